@@ -1,0 +1,174 @@
+// Package disks gives a test a real filesystem of its own: a sparse image on a loop device, formatted and mounted,
+// and gone with the test, however the test ends.
+package disks
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The filesystems that New makes, by the names that mount(2) knows.
+const (
+	Ext4  = "ext4"
+	XFS   = "xfs"
+	Btrfs = "btrfs"
+)
+
+// DefaultSize is enough for each filesystem (mkfs.xfs refuses less than 300 MiB). The image is sparse: what is not
+// written costs nothing.
+const DefaultSize = 512 << 20
+
+// Types lists the filesystems, for a test that is to hold on each.
+func Types() []string { return []string{Ext4, XFS, Btrfs} }
+
+// Disk is a mounted filesystem.
+type Disk struct {
+	// Dir is the mount point: the filesystem's root, owned by root, mode 0755.
+	Dir string
+	// Device is the loop device.
+	Device string
+	// Image is the sparse file behind the device.
+	Image string
+}
+
+// Option changes how a disk is made.
+type Option func(*options)
+
+type options struct {
+	mkfs []string
+	data string
+}
+
+// MkfsArgs are further arguments of mkfs, such as "-O", "quota,project" for ext4.
+func MkfsArgs(args ...string) Option {
+	return func(o *options) { o.mkfs = append(o.mkfs, args...) }
+}
+
+// MountData is the filesystem's own part of the mount options, such as "prjquota".
+func MountData(data string) Option {
+	return func(o *options) { o.data = data }
+}
+
+// RequireRoot skips the test when it does not run as root.
+func RequireRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: run `sudo make test`")
+	}
+}
+
+// New makes a filesystem of size bytes (0: DefaultSize) and mounts it. It skips the test where that cannot be done
+// at all (not root, no loop devices, no mkfs, a kernel without the filesystem) and fails it where it goes wrong.
+// When the test ends, everything mounted from the disk or below it is unmounted, wherever it is, and the disk is removed.
+// What a killed test leaves is removed by the next New.
+func New(t testing.TB, fstype string, size int64, opts ...Option) Disk {
+	t.Helper()
+	RequireRoot(t)
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if size == 0 {
+		size = DefaultSize
+	}
+	slot, err := reserve(t.Logf)
+	if err != nil {
+		t.Fatalf("disks: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := slot.release(); err != nil {
+			t.Errorf("disks: %v", err)
+		}
+	})
+	disk := Disk{Dir: slot.mountPoint(), Image: slot.image()}
+	if err := format(t, disk.Image, fstype, size, o.mkfs); err != nil {
+		t.Fatalf("disks: %v", err)
+	}
+	if disk.Device, err = mountImage(disk, fstype, o.data); err != nil {
+		skipIfImpossible(t, fstype, err)
+		t.Fatalf("disks: %v", err)
+	}
+	return disk
+}
+
+// format makes the filesystem in the image itself, so that no device event races with it.
+func format(t testing.TB, image, fstype string, size int64, args []string) error {
+	t.Helper()
+	program, quick := mkfs(fstype)
+	if program == "" {
+		return fmt.Errorf("filesystem %q is none of %v", fstype, Types())
+	}
+	path, err := lookPath(program)
+	if err != nil {
+		t.Skipf("needs %s: run hack/ensure-packages as root", program)
+	}
+	if err := sparse(image, size); err != nil {
+		return err
+	}
+	args = append(append(quick, args...), image)
+	// The program is one of ours, its arguments are the test's.
+	if out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput(); err != nil { //nolint:gosec // see above
+		return fmt.Errorf("%s %v: %w: %s", program, args, err, out)
+	}
+	return nil
+}
+
+// mkfs is the program for a filesystem and the arguments that make it quick and quiet.
+func mkfs(fstype string) (program string, args []string) {
+	switch fstype {
+	case Ext4:
+		return "mkfs.ext4", []string{"-q", "-F", "-E", "nodiscard"}
+	case XFS:
+		return "mkfs.xfs", []string{"-q", "-f", "-K", "-m", "reflink=1"}
+	case Btrfs:
+		return "mkfs.btrfs", []string{"-q", "-f", "-K"}
+	default:
+		return "", nil
+	}
+}
+
+// lookPath looks in /usr/sbin too, which `su` leaves out of PATH.
+func lookPath(program string) (string, error) {
+	if path, err := exec.LookPath(program); err == nil {
+		return path, nil
+	}
+	return exec.LookPath(filepath.Join("/usr/sbin", program))
+}
+
+func sparse(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Close())
+}
+
+// mountImage attaches the image and mounts it. The device frees itself once nothing is mounted from it.
+func mountImage(disk Disk, fstype, data string) (string, error) {
+	device, err := attach(disk.Image)
+	if err != nil {
+		return "", err
+	}
+	defer device.Close() // from here on the mount holds the device
+	if err := unix.Mount(device.Name(), disk.Dir, fstype, 0, data); err != nil {
+		return "", &os.PathError{Op: "mount " + fstype, Path: device.Name(), Err: err}
+	}
+	return device.Name(), nil
+}
+
+// skipIfImpossible skips for what no change to this project could mend.
+func skipIfImpossible(t testing.TB, fstype string, err error) {
+	t.Helper()
+	switch {
+	case errors.Is(err, errNoLoop):
+		t.Skipf("needs loop devices: %v", err)
+	case errors.Is(err, unix.ENODEV):
+		t.Skipf("needs a kernel with %s: %v", fstype, err)
+	}
+}
