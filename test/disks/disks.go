@@ -112,8 +112,7 @@ func format(t testing.TB, image, fstype string, size int64, args []string) error
 		return err
 	}
 	args = append(append(quick, args...), image)
-	// The program is one of ours, its arguments are the test's.
-	if out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput(); err != nil { //nolint:gosec // see above
+	if out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%s %v: %w: %s", program, args, err, out)
 	}
 	return nil

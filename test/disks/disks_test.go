@@ -102,7 +102,6 @@ func TestChild(t *testing.T) {
 // runChild runs TestChild in a process of its own, and returns the disk that it made.
 func runChild(t *testing.T, death string) Disk {
 	t.Helper()
-	//nolint:gosec // this very program
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestChild$")
 	cmd.Env = append(os.Environ(), childEnv+"="+death)
 	out, err := cmd.CombinedOutput()

@@ -1,0 +1,82 @@
+# `make help` lists everything. A recipe of more than a few lines is a script in hack/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+IMAGE ?= csi-hostpath:$(VERSION)
+# Which packages `make test` runs, and with what else: make test PACKAGES=./pkg/pool TEST_FLAGS='-run Crash -v'
+PACKAGES ?= ./...
+TEST_FLAGS ?=
+# How long `make fuzz` spends on each fuzz test.
+FUZZTIME ?= 30s
+
+TOOLS := bin/tools
+TEST_LOG := .cache/test.json
+ENGINE ?= $(firstword $(foreach e,docker podman buildah,$(shell command -v $(e))))
+
+##@ Build
+
+.PHONY: help
+help: ## Show this list.
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The version is stamped by hand: -buildvcs fails where git refuses a checkout that another user owns.
+.PHONY: build
+build: ## Build the driver, a static binary, into bin/csi-hostpath.
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/csi-hostpath ./cmd/csi-hostpath
+
+.PHONY: image
+image: ## Build the container image IMAGE with docker, podman or buildah.
+	@test -n '$(ENGINE)' || { echo "make image: needs docker, podman or buildah: apt-get install buildah" >&2; exit 1; }
+	$(ENGINE) build --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
+
+.PHONY: clean
+clean: ## Remove what was built here.
+	rm -rf bin .cache
+
+##@ Check
+
+.PHONY: test
+test: packages $(TOOLS)/gotestsum ## Run all tests under the race detector (as root, or most of them skip).
+	@mkdir -p $(dir $(TEST_LOG))
+	$(TOOLS)/gotestsum --format standard-quiet --jsonfile $(TEST_LOG) -- -race -count=1 -timeout 30m $(TEST_FLAGS) $(PACKAGES)
+	@go run ./test/skips $(TEST_LOG)
+
+# failpoint is the tag under which tests build the driver that can be killed at a step.
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## Run golangci-lint, as .golangci.yml says.
+	$(TOOLS)/golangci-lint run
+	$(TOOLS)/golangci-lint run --build-tags failpoint ./pkg/failpoint/...
+
+.PHONY: fmt
+fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.
+	$(TOOLS)/golangci-lint fmt
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz test for FUZZTIME (30s).
+	hack/fuzz $(FUZZTIME)
+
+.PHONY: verify
+verify: ## Check that go.mod and the documents agree with the code.
+	go mod tidy -diff
+	go mod verify
+	hack/verify-dependencies
+
+##@ Prepare (done by the others as needed)
+
+.PHONY: packages
+packages: ## Install the Debian packages that the tests need, when missing.
+	@hack/ensure-packages
+
+.PHONY: tools
+tools: $(TOOLS)/golangci-lint $(TOOLS)/gotestsum ## Build the pinned linter and test runner into bin/tools.
+
+# Pinned by tools/go.mod, so that their dependencies stay out of the driver's module.
+$(TOOLS)/golangci-lint: tools/go.mod tools/go.sum
+	go -C tools build -buildvcs=false -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+$(TOOLS)/gotestsum: tools/go.mod tools/go.sum
+	go -C tools build -buildvcs=false -o ../$@ gotest.tools/gotestsum
