@@ -1,0 +1,85 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// codeTable is the one place where a failure gets its code (CSI spec, "Error Scheme"). An error that wraps several
+// entries gets the first: the driver's own words say more than the system's.
+var codeTable = []struct {
+	err  error
+	code codes.Code
+}{
+	{volume.ErrInvalid, codes.InvalidArgument},
+	{volume.ErrNotFound, codes.NotFound},
+	{volume.ErrIncompatible, codes.AlreadyExists},
+	{volume.ErrInUse, codes.FailedPrecondition},
+	{volume.ErrNoSpace, codes.ResourceExhausted},
+	{volume.ErrOutOfRange, codes.OutOfRange},
+	{volume.ErrBusy, codes.Aborted},
+	{volume.ErrBadToken, codes.Aborted},
+	{volume.ErrUnavailable, codes.Unavailable},
+	// Not DATA_LOSS: that says "unrecoverable", and what cannot be read here is most often a record that a person can
+	// mend while the data is whole. kubelet takes both as final alike (isFinalError in pkg/volume/csi/csi_client.go).
+	{volume.ErrCorrupt, codes.Internal},
+	{context.Canceled, codes.Canceled},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	// A disk that fills up under an operation is the same news to the scheduler as a ledger that has no room.
+	{syscall.ENOSPC, codes.ResourceExhausted},
+	{syscall.EDQUOT, codes.ResourceExhausted},
+}
+
+// Code is the status code that a caller sees when a handler returns err. Unknown errors are INTERNAL, nil is OK.
+func Code(err error) codes.Code { return toStatus(err).Code() }
+
+// toStatus never carries details: "The status details MUST be empty" (CSI spec, "Error Scheme").
+func toStatus(err error) *status.Status {
+	if err == nil {
+		return nil
+	}
+	// A status that says OK is no failure, and gRPC would send an empty success for it.
+	if st, ok := status.FromError(err); ok && st.Code() != codes.OK {
+		return status.New(st.Code(), describe(st.Message(), st.Code()))
+	}
+	code := lookUp(err)
+	return status.New(code, describe(err.Error(), code))
+}
+
+func lookUp(err error) codes.Code {
+	for _, entry := range codeTable {
+		if errors.Is(err, entry.err) {
+			return entry.code
+		}
+	}
+	return codes.Internal
+}
+
+// describe fills an empty message: the spec demands a human-readable one beside every code but OK.
+func describe(message string, code codes.Code) string {
+	if message == "" {
+		return code.String()
+	}
+	return message
+}
+
+// mapErrors turns what the handler returns into a status. A call that nobody waits for any more is not begun: its caller
+// has given up or retried, and would meet the stale call's lock.
+func mapErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, toStatus(fmt.Errorf("%w before the call began", err)).Err()
+	}
+	resp, err := handler(ctx, req)
+	if err != nil {
+		return nil, toStatus(err).Err()
+	}
+	return resp, nil
+}

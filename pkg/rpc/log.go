@@ -1,0 +1,72 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+)
+
+// The verbosities of what goes well. What fails is always logged.
+const (
+	callVerbosity    = 3
+	requestVerbosity = 5
+)
+
+// callLog writes one line for a call, and gives handlers a logger whose lines name the call.
+type callLog struct {
+	logger klog.Logger
+	// calls numbers them within the process: enough to find the lines of one call, and free of entropy's cost.
+	calls atomic.Uint64
+}
+
+func newCallLog(logger klog.Logger) *callLog { return &callLog{logger: logger} }
+
+func (c *callLog) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	start := time.Now()
+	logger := klog.LoggerWithValues(c.logger, c.values(req, info)...)
+	// Before the call: a handler that hangs is what the request is wanted for.
+	if v := logger.V(requestVerbosity); v.Enabled() {
+		v.Info("Call received", "request", Redact(req))
+	}
+	resp, err := handler(klog.NewContext(ctx, logger), req)
+	if err != nil {
+		logFailure(logger, err, time.Since(start))
+	} else if v := logger.V(callVerbosity); v.Enabled() {
+		v.Info("Call succeeded", "duration", time.Since(start))
+	}
+	return resp, err
+}
+
+// values name the call in each of its lines.
+func (c *callLog) values(req any, info *grpc.UnaryServerInfo) []any {
+	kv := make([]any, 0, 6)
+	kv = append(kv, "method", methodName(info.FullMethod), "requestID", c.calls.Add(1))
+	switch r := req.(type) {
+	case interface{ GetVolumeId() string }:
+		kv = append(kv, "volumeID", clip(r.GetVolumeId(), maxStringBytes))
+	case interface{ GetName() string }:
+		kv = append(kv, "name", clip(r.GetName(), maxStringBytes))
+	}
+	return kv
+}
+
+// logFailure keeps the error level for what an operator must look at; the rest is the caller's business.
+func logFailure(logger klog.Logger, err error, took time.Duration) {
+	st := status.Convert(err)
+	switch st.Code() {
+	case codes.Internal, codes.Unknown, codes.DataLoss:
+		logger.Error(errors.New(st.Message()), "Call failed", "code", st.Code().String(), "duration", took)
+	default:
+		logger.Info("Call failed", "code", st.Code().String(), "err", st.Message(), "duration", took)
+	}
+}
+
+// methodName is the last part of "/csi.v1.Node/NodePublishVolume"; CSI's services share no method names.
+func methodName(full string) string { return full[strings.LastIndexByte(full, '/')+1:] }

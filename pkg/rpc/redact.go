@@ -1,0 +1,165 @@
+package rpc
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-logr/logr"
+	"github.com/kubernetes-csi/csi-lib-utils/protosanitizer"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Redacted is a gRPC message that prints without what must not be seen, however it is printed, and only when it is. The
+// message is behind a function so that not even a printer that reflects over unexported fields gets at it.
+type Redacted struct {
+	render func() string
+}
+
+var (
+	_ fmt.Formatter  = Redacted{}
+	_ fmt.Stringer   = Redacted{}
+	_ fmt.GoStringer = Redacted{}
+	_ json.Marshaler = Redacted{}
+	_ logr.Marshaler = Redacted{}
+)
+
+// mask stands for a value that is not shown.
+const mask = "***stripped***"
+
+// publicFields are the strings that say what a call is about. All others are masked, so that a field of a later spec stays
+// hidden until somebody has thought about it.
+var publicFields = map[protoreflect.Name]int{
+	"volume_id":          maxStringBytes,
+	"name":               maxStringBytes,
+	"node_id":            maxNodeIDBytes,
+	"starting_token":     maxStringBytes,
+	"snapshot_id":        maxStringBytes,
+	"snapshot_ids":       maxStringBytes,
+	"base_snapshot_id":   maxStringBytes,
+	"target_snapshot_id": maxStringBytes,
+	"group_snapshot_id":  maxStringBytes,
+	"source_volume_id":   maxStringBytes,
+	"source_volume_ids":  maxStringBytes,
+	"fs_type":            maxStringBytes,
+	"volume_mount_group": maxStringBytes,
+	"segments":           maxStringBytes,
+
+	"staging_target_path": maxPathBytes,
+	"target_path":         maxPathBytes,
+	"volume_path":         maxPathBytes,
+	"volume_publish_path": maxPathBytes,
+}
+
+// publicKeys are the entries of parameters and contexts whose meaning we know, and know to be harmless.
+var publicKeys = append(volume.ParameterKeys(), volume.ParamPVCName, volume.ParamPVCNamespace, volume.ParamPVName)
+
+// Redact wraps a message for the log. It costs next to nothing until it is printed; the message must not change before.
+// What is not a protobuf message prints as its type.
+func Redact(msg any) Redacted {
+	return Redacted{render: func() string { return render(msg) }}
+}
+
+// render masks in a copy, then lets protosanitizer strip the fields that the spec itself marks csi_secret.
+func render(msg any) string {
+	m, ok := msg.(proto.Message)
+	if !ok {
+		return strconv.Quote(fmt.Sprintf("%T", msg))
+	}
+	m = proto.Clone(m)
+	maskMessage(m.ProtoReflect())
+	return protosanitizer.StripSecrets(m).String()
+}
+
+// String is the message as JSON in one line.
+func (r Redacted) String() string {
+	if r.render == nil {
+		return "null"
+	}
+	return r.render()
+}
+
+// GoString is String: %#v shows no more than %v.
+func (r Redacted) GoString() string { return r.String() }
+
+// Format is String for every verb: without it, %d and %x would walk the struct.
+func (r Redacted) Format(w fmt.State, _ rune) { _, _ = io.WriteString(w, r.String()) }
+
+// MarshalJSON embeds the message instead of quoting it.
+func (r Redacted) MarshalJSON() ([]byte, error) { return []byte(r.String()), nil }
+
+// MarshalLog lets a JSON log have the message's fields as fields.
+func (r Redacted) MarshalLog() any { return json.RawMessage(r.String()) }
+
+func maskMessage(m protoreflect.Message) {
+	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		switch {
+		case field.IsMap():
+			maskMap(field, value.Map())
+		case field.IsList():
+			maskList(field, value.List())
+		case field.Kind() == protoreflect.MessageKind:
+			maskMessage(value.Message())
+		default:
+			m.Set(field, maskScalar(field, value))
+		}
+		return true
+	})
+}
+
+func maskList(field protoreflect.FieldDescriptor, list protoreflect.List) {
+	for i := range list.Len() {
+		if field.Kind() == protoreflect.MessageKind {
+			maskMessage(list.Get(i).Message())
+			continue
+		}
+		list.Set(i, maskScalar(field, list.Get(i)))
+	}
+}
+
+func maskMap(field protoreflect.FieldDescriptor, entries protoreflect.Map) {
+	entries.Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {
+		switch {
+		case field.MapValue().Kind() == protoreflect.MessageKind:
+			maskMessage(value.Message())
+		case slices.Contains(publicKeys, key.String()) && field.MapValue().Kind() == protoreflect.StringKind:
+			entries.Set(key, protoreflect.ValueOfString(clip(value.String(), maxStringBytes)))
+		default:
+			entries.Set(key, maskKind(field.MapValue().Kind(), field.Name(), value))
+		}
+		return true
+	})
+}
+
+func maskScalar(field protoreflect.FieldDescriptor, value protoreflect.Value) protoreflect.Value {
+	return maskKind(field.Kind(), field.Name(), value)
+}
+
+// maskKind hides texts; numbers, booleans and enumerations hold no secrets.
+func maskKind(kind protoreflect.Kind, name protoreflect.Name, value protoreflect.Value) protoreflect.Value {
+	switch kind {
+	case protoreflect.StringKind:
+		if limit, public := publicFields[name]; public {
+			return protoreflect.ValueOfString(clip(value.String(), limit))
+		}
+		return protoreflect.ValueOfString(mask)
+	case protoreflect.BytesKind:
+		return protoreflect.ValueOfBytes([]byte(mask))
+	default:
+		return value
+	}
+}
+
+// clip keeps a hostile megabyte out of the log: requests are logged before their limits are checked.
+func clip(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "") + fmt.Sprintf("… (%d bytes)", len(s))
+}
