@@ -1,0 +1,279 @@
+package driver
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// byteCount is a size in bytes, written in Kubernetes' quantity syntax.
+type byteCount int64
+
+// decoder walks a YAML tree by hand: yaml's own decoder stops at the first syntax of a kind, follows aliases, guesses
+// types, names Go types in its errors, and forgets the lines that later faults need.
+type decoder struct {
+	file    string
+	sources sources
+	found   []fault
+}
+
+func (d *decoder) fail(line int, format string, args ...any) {
+	text := fmt.Sprintf("%s:%d: ", d.file, line) + fmt.Sprintf(format, args...)
+	d.found = append(d.found, fault{line, text})
+}
+
+// reject reports a node that has the wrong form.
+func (d *decoder) reject(field string, n *yaml.Node, want string) {
+	src := d.sources[field]
+	src.bad = true
+	d.sources[field] = src
+	what := map[yaml.Kind]string{
+		yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list", yaml.AliasNode: "an alias",
+	}[n.Kind]
+	switch {
+	case what != "":
+	case n.ShortTag() == "!!null":
+		what = "nothing"
+	default:
+		what = quote(n.Value)
+	}
+	if field != "" {
+		field += ": "
+	}
+	d.fail(n.Line, "%smust be %s, not %s", field, want, what)
+}
+
+func (d *decoder) expect(field, got, want string) {
+	if d.sources.isBad(field) || got == want {
+		return
+	}
+	if _, ok := d.sources[field]; !ok {
+		d.fail(d.sources[""].line, "%s is missing: it must be %s", field, want)
+		return
+	}
+	d.fail(d.sources[field].line, "%s: %s must be %s", field, quote(got), want)
+}
+
+// document is the root of the only document in data; nil when there is none, which has then been reported.
+func (d *decoder) document(data []byte) *yaml.Node {
+	if len(data) > maxConfigBytes {
+		d.fail(1, "the file has more than %d bytes", maxConfigBytes)
+		return nil
+	}
+	if !d.text(data) {
+		return nil
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, more yaml.Node
+	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
+		d.fail(1, "the file is empty: it must have apiVersion: %s, kind: %s", ConfigAPIVersion, ConfigKind)
+		return nil
+	} else if err != nil {
+		d.syntax(err)
+		return nil
+	}
+	switch err := dec.Decode(&more); {
+	case err == nil:
+		d.fail(max(more.Line, 1), "a second document begins: the file must have one")
+	case !errors.Is(err, io.EOF):
+		d.syntax(err)
+	}
+	root := doc.Content[0]
+	if root.Kind != yaml.MappingNode {
+		d.reject("", root, "a mapping with apiVersion, kind and pools")
+		return nil
+	}
+	return root
+}
+
+// text refuses what YAML text cannot contain, with the line, which yaml's own error lacks.
+func (d *decoder) text(data []byte) bool {
+	line := 1
+	for i := 0; i < len(data); {
+		r, size := utf8.DecodeRune(data[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			d.fail(line, "the file must be UTF-8: byte %#02x is not", data[i])
+			return false
+		case r == '\n':
+			line++
+		case unicode.IsControl(r) && !strings.ContainsRune("\t\r\u0085", r):
+			d.fail(line, "control character %#02x is not allowed", r)
+			return false
+		}
+		i += size
+	}
+	return true
+}
+
+var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line ([0-9]+): )?(.*)$`)
+
+func (d *decoder) syntax(err error) {
+	m := yamlError.FindStringSubmatch(err.Error())
+	if m == nil {
+		d.fail(1, "not YAML: %q", err.Error())
+		return
+	}
+	line, _ := strconv.Atoi(m[1]) // the first line, where yaml does not know better
+	d.fail(max(line, 1), "not YAML: %s", m[2])
+}
+
+// configField is a key of a mapping and where its value goes: a pointer into the configuration.
+type configField struct {
+	name string
+	to   any
+}
+
+// fieldsOf lists the fields of a struct that have a yaml name, in the order in which they are declared.
+func fieldsOf(structure any) []configField {
+	v := reflect.ValueOf(structure).Elem()
+	var fields []configField
+	for i := range v.NumField() {
+		tag := v.Type().Field(i).Tag
+		name := tag.Get("yaml")
+		if name == "" || name == "-" {
+			continue
+		}
+		to := v.Field(i).Addr().Interface()
+		if size, ok := to.(*int64); ok && tag.Get("unit") == "bytes" {
+			to = (*byteCount)(size)
+		}
+		fields = append(fields, configField{name, to})
+	}
+	return fields
+}
+
+// mapping decodes the mapping n, which is the field at ("" for the root), into its known fields.
+func (d *decoder) mapping(at string, n *yaml.Node, known []configField) {
+	names := make([]string, len(known))
+	targets := map[string]any{}
+	for i, field := range known {
+		names[i], targets[field.name] = field.name, field.to
+	}
+	lines := map[string]int{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		to := targets[key.Value]
+		switch first, seen := lines[key.Value]; {
+		case key.Kind != yaml.ScalarNode || to == nil:
+			d.fail(key.Line, "%sunknown key %s: known are %s", within(at), quote(key.Value), strings.Join(names, ", "))
+		case seen:
+			d.fail(key.Line, "%s%s is given twice, first on line %d", within(at), key.Value, first)
+		default:
+			lines[key.Value] = key.Line
+			field := strings.TrimPrefix(at+"."+key.Value, ".")
+			d.sources[field] = source{file: d.file, line: key.Line}
+			d.value(field, value, to)
+		}
+	}
+}
+
+func within(at string) string {
+	if at == "" {
+		return ""
+	}
+	return at + ": "
+}
+
+// value decodes a node into what its target points at.
+func (d *decoder) value(field string, n *yaml.Node, to any) {
+	if pools, ok := to.(*[]PoolConfig); ok {
+		d.pools(field, n, pools)
+		return
+	}
+	want, ok := scalarTypes[reflect.TypeOf(to)], false
+	if n.Kind == yaml.ScalarNode && slices.Contains(want.tags, n.ShortTag()) {
+		ok = scan(n.Value, to)
+	}
+	if !ok {
+		d.reject(field, n, want.text)
+	}
+}
+
+func (d *decoder) pools(field string, n *yaml.Node, to *[]PoolConfig) {
+	if n.Kind != yaml.SequenceNode {
+		d.reject(field, n, "a list of pools")
+		return
+	}
+	for _, item := range n.Content {
+		at := fmt.Sprintf("%s[%d]", field, len(*to))
+		d.sources[at] = source{file: d.file, line: item.Line}
+		pool := NewPoolConfig("", "")
+		if item.Kind == yaml.MappingNode {
+			d.mapping(at, item, fieldsOf(&pool))
+		} else {
+			d.reject(at, item, "a mapping with name and path")
+		}
+		*to = append(*to, pool)
+	}
+}
+
+// scalarType is what a scalar must look like, for YAML and for people.
+type scalarType struct {
+	name string
+	tags []string
+	text string
+}
+
+var scalarTypes = map[reflect.Type]scalarType{
+	reflect.TypeFor[*string]():  {"string", []string{"!!str"}, "a string (a number or word such as true needs quotes)"},
+	reflect.TypeFor[*bool]():    {"boolean", []string{"!!bool"}, "true or false"},
+	reflect.TypeFor[*float64](): {"number", []string{"!!int", "!!float"}, "a number, such as 1.5"},
+	reflect.TypeFor[*int64]():   {"integer", []string{"!!int"}, "a whole number, in decimal digits"},
+	reflect.TypeFor[*byteCount](): {"quantity", []string{"!!str", "!!int", "!!float"},
+		"a size in bytes of 0 to less than 8Ei, such as 10Gi, 500M or 1048576"},
+	reflect.TypeFor[*time.Duration](): {"duration", []string{"!!str", "!!int"}, "a duration with a unit, such as 90s, 30m or 24h"},
+}
+
+// scan reads a scalar; false when its text is not of the type.
+func scan(text string, to any) bool {
+	var err error
+	switch to := to.(type) {
+	case *string:
+		*to = text
+	case *bool:
+		*to, err = strconv.ParseBool(text)
+	case *float64:
+		*to, err = strconv.ParseFloat(text, 64)
+	case *int64:
+		*to, err = strconv.ParseInt(text, 10, 64)
+	case *byteCount:
+		*to, err = parseQuantity(text)
+	case *time.Duration:
+		*to, err = time.ParseDuration(text)
+	default:
+		return false
+	}
+	return err == nil
+}
+
+// plainQuantity keeps exponents small: resource.ParseQuantity would compute 1e999999999 digit by digit.
+var plainQuantity = regexp.MustCompile(`^[0-9]{1,19}(\.[0-9]{1,9})?([KMGTPE]i|[kMGTPE]|[eE][0-9]{1,2})?$`)
+
+func parseQuantity(text string) (byteCount, error) {
+	if !plainQuantity.MatchString(text) {
+		return 0, resource.ErrFormatWrong
+	}
+	q, err := resource.ParseQuantity(text)
+	if err != nil {
+		return 0, err
+	}
+	// Compared before it is an int64: Value wraps around, and the parser may have cut to the largest one.
+	if q.Sign() >= 0 && q.CmpInt64(math.MaxInt64) < 0 {
+		return byteCount(q.Value()), nil
+	}
+	return 0, resource.ErrNumeric
+}

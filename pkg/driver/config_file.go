@@ -1,0 +1,132 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+)
+
+const (
+	// ConfigAPIVersion and ConfigKind say which fields the file has and what they mean.
+	ConfigAPIVersion = "hostpath.csi.local/v1"
+	ConfigKind       = "DriverConfiguration"
+
+	// maxConfigBytes is as much as a ConfigMap can hold.
+	maxConfigBytes = 1 << 20
+)
+
+// fileHeader is what the file says about itself.
+type fileHeader struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string `yaml:"kind"`
+}
+
+// Load merges defaults, environment, file and command line, and validates the outcome. The error names every fault,
+// each on a line of its own that begins with the flag, or the file and line, that it comes from.
+func (f *Flags) Load() (Config, error) {
+	c := f.Config
+	c.Pools = slices.Clone(c.Pools)
+	c.sources = flagSources()
+	c.nameNode()
+	found := &faults{sources: c.sources}
+	if f.ConfigFile != "" {
+		c.sources[""] = source{file: f.ConfigFile, line: 1}
+		data, err := readConfig(f.ConfigFile)
+		if err != nil {
+			found.list = append(found.list, fault{1, err.Error()})
+			c.sources["pools"] = source{bad: true}
+		} else {
+			found.list = append(found.list, c.parseFile(f.ConfigFile, data)...)
+		}
+	}
+	for _, arg := range f.PoolPaths {
+		c.addPool(found, arg)
+	}
+	c.check(found)
+	if err := found.err(); err != nil {
+		return Config{}, err
+	}
+	if len(c.Pools) == 1 {
+		c.Pools[0].Default = true
+	}
+	return c, nil
+}
+
+func flagSources() sources {
+	return sources{
+		"endpoint":       {flag: "--endpoint"},
+		"nodeName":       {flag: "--node-name"},
+		"driverName":     {flag: "--driver-name"},
+		"kubeletDir":     {flag: "--kubelet-dir"},
+		"metricsAddress": {flag: "--metrics-address"},
+		"shutdownGrace":  {flag: "--shutdown-grace"},
+	}
+}
+
+// nameNode fills in a missing node name. A host without a name leaves it empty, which Validate reports.
+func (c *Config) nameNode() {
+	if c.NodeName != "" {
+		return
+	}
+	if name := os.Getenv("NODE_NAME"); name != "" {
+		c.NodeName, c.sources["nodeName"] = name, source{flag: "NODE_NAME"}
+		return
+	}
+	if name, err := os.Hostname(); err == nil {
+		c.NodeName, c.sources["nodeName"] = name, source{flag: "the host's name"}
+	}
+}
+
+// addPool takes a --pool flag.
+func (c *Config) addPool(found *faults, arg string) {
+	name, path, ok := strings.Cut(arg, "=")
+	field := fmt.Sprintf("pools[%d]", len(c.Pools))
+	c.sources[field] = source{flag: "--pool " + quote(arg), bad: !ok}
+	if !ok {
+		found.list = append(found.list, fault{0, "--pool " + quote(arg) + ": must be name=path"})
+	}
+	c.Pools = append(c.Pools, NewPoolConfig(name, path))
+}
+
+// readConfig reads a bounded file; every error begins with its name.
+func readConfig(file string) ([]byte, error) {
+	// Asked before opening: opening a pipe would wait for a writer.
+	if info, err := os.Stat(file); err != nil {
+		return nil, fmt.Errorf("%s: cannot be read: %w", file, errors.Unwrap(err))
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: must be a regular file", file)
+	}
+	in, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: cannot be read: %w", file, errors.Unwrap(err))
+	}
+	defer in.Close()
+	data, err := io.ReadAll(io.LimitReader(in, maxConfigBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: cannot be read: %w", file, errors.Unwrap(err))
+	}
+	return data, nil
+}
+
+// parseFile reads a configuration file into c and returns what is wrong with its form.
+func (c *Config) parseFile(file string, data []byte) []fault {
+	if c.sources == nil {
+		c.sources = sources{}
+	}
+	d := &decoder{file: file, sources: c.sources}
+	root := d.document(data)
+	if root == nil {
+		c.sources[""] = source{file: file, line: 1, bad: true}
+		return d.found
+	}
+	c.sources[""] = source{file: file, line: root.Line}
+	var header fileHeader
+	known := append(fieldsOf(&header), fieldsOf(c)...)
+	d.mapping("", root, known)
+	d.expect("apiVersion", header.APIVersion, ConfigAPIVersion)
+	d.expect("kind", header.Kind, ConfigKind)
+	return d.found
+}

@@ -1,0 +1,300 @@
+package driver
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// socketIn is the path of a socket in a new directory, short enough for sun_path wherever tests run.
+func socketIn(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "csi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "csi.sock")
+}
+
+func listen(t *testing.T, path string) net.Listener {
+	t.Helper()
+	l, err := Listen("unix://" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// leaveStale makes a socket as a process that was killed leaves it.
+func leaveStale(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+}
+
+func answers(path string) bool {
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+func TestListenAnswersOnAPrivateSocket(t *testing.T) {
+	// Nothing may depend on a strict umask. Tests of this package that make files do not run in parallel.
+	defer unix.Umask(unix.Umask(0))
+	for _, scheme := range []string{"unix://", "unix:"} {
+		path := socketIn(t)
+		l, err := Listen(scheme + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode() != fs.ModeSocket|0o600 {
+			t.Errorf("mode %v", info.Mode())
+		}
+		if !answers(path) {
+			t.Error("nobody answers")
+		}
+		if l.Addr().String() != path {
+			t.Errorf("address %s, want %s", l.Addr(), path)
+		}
+		if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
+			t.Errorf("left beside the socket: %v", entries)
+		}
+		l.Close()
+	}
+}
+
+// The moment between bind and listen is when a chmod that comes afterwards would be too late.
+func TestSocketIsPrivateFromBindOn(t *testing.T) {
+	defer unix.Umask(unix.Umask(0))
+	path := socketIn(t)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(fd), "socket")
+	defer file.Close()
+	conn, err := file.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := restrict("unix", path, conn); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("after bind: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestListenReplacesAStaleSocket(t *testing.T) {
+	path := socketIn(t)
+	leaveStale(t, path)
+	listen(t, path)
+	if !answers(path) {
+		t.Error("nobody answers")
+	}
+}
+
+func TestListenRefusesALiveSocket(t *testing.T) {
+	path := socketIn(t)
+	first := listen(t, path)
+	if _, err := Listen("unix://" + path); err == nil || !strings.Contains(err.Error(), "in use: another process answers") {
+		t.Errorf("got %v", err)
+	}
+	if !answers(path) {
+		t.Error("the first no longer answers")
+	}
+	first.Close()
+	listen(t, path)
+}
+
+func TestListenRefusesASocketOfAnotherKind(t *testing.T) {
+	path := socketIn(t)
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := Listen("unix://" + path); !errors.Is(err, syscall.EPROTOTYPE) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("it was removed: %v", err)
+	}
+}
+
+func TestListenNeverRemovesWhatIsNotASocket(t *testing.T) {
+	makers := map[string]func(path string) error{
+		"file":      func(path string) error { return os.WriteFile(path, nil, 0o600) },
+		"directory": func(path string) error { return os.Mkdir(path, 0o700) },
+		"pipe":      func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"link":      func(path string) error { return os.Symlink("elsewhere", path) },
+	}
+	for name, create := range makers {
+		t.Run(name, func(t *testing.T) {
+			path := socketIn(t)
+			if err := create(path); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Listen("unix://" + path); err == nil || !strings.Contains(err.Error(), "is not a socket") {
+				t.Errorf("got %v", err)
+			}
+			if _, err := os.Lstat(path); err != nil {
+				t.Errorf("it was removed: %v", err)
+			}
+		})
+	}
+}
+
+func TestListenSaysThatTheDirectoryIsMissing(t *testing.T) {
+	path := filepath.Join(filepath.Dir(socketIn(t)), "no", "csi.sock")
+	if _, err := Listen("unix://" + path); err == nil || !strings.Contains(err.Error(), "does not exist: make it") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestListenRefusesEndpointsThatAreNoUnixSocket(t *testing.T) {
+	longest := "/" + strings.Repeat("x", maxSocketBytes-1)
+	if path, err := socketPath("unix://" + longest); err != nil || path != longest {
+		t.Errorf("the longest path: %v", err)
+	}
+	for _, endpoint := range []string{
+		"", "/csi/csi.sock", "tcp://127.0.0.1:80", "unix://csi.sock", "unix:csi.sock", "unix:@abstract", "unix:///", "unix:////a",
+		"unix:///a/../b", "unix:///a/", "unix:///a\x00b", "unix:///a\nb", "unix:///\xff", "UNIX:///a", "unix://" + longest + "x",
+	} {
+		if l, err := Listen(endpoint); err == nil {
+			l.Close()
+			t.Errorf("%q: accepted", endpoint)
+		} else if !strings.HasPrefix(err.Error(), "endpoint") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: %v", endpoint, err)
+		}
+	}
+}
+
+func TestCloseRemovesTheSocketOnceAndOnlyItsOwn(t *testing.T) {
+	path := socketIn(t)
+	first := listen(t, path)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+	// A filesystem may give the successor the same inode number; a second Close must not be fooled by it.
+	listen(t, path)
+	if err := first.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("second Close: %v", err)
+	}
+	if !answers(path) {
+		t.Error("the successor no longer answers")
+	}
+}
+
+func TestCloseLeavesASuccessorsSocketAlone(t *testing.T) {
+	path := socketIn(t)
+	first := listen(t, path)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	listen(t, path)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !answers(path) {
+		t.Error("the successor no longer answers")
+	}
+}
+
+// listenerEnv makes the test binary a process that listens, says so, and waits for its standard input to end.
+const listenerEnv = "CSI_HOSTPATH_TEST_LISTEN"
+
+func TestOneOfSeveralProcessesRacingForAStaleSocketWins(t *testing.T) {
+	if endpoint := os.Getenv(listenerEnv); endpoint != "" {
+		listenAndWait(endpoint)
+	}
+	const processes, rounds = 4, 5
+	for range rounds {
+		path := socketIn(t)
+		leaveStale(t, path)
+		said := make(chan string, processes)
+		stop := make([]io.Closer, processes)
+		for i := range processes {
+			cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+			cmd.Env = append(os.Environ(), listenerEnv+"=unix://"+path)
+			stop[i] = startListener(t, cmd, said)
+		}
+		won := 0
+		for range processes {
+			switch line := <-said; {
+			case line == "listening":
+				won++
+			case !strings.Contains(line, "in use"):
+				t.Errorf("a process said %q", line)
+			}
+		}
+		if won != 1 || !answers(path) {
+			t.Errorf("%d of %d processes listen, answered: %v", won, processes, answers(path))
+		}
+		for _, c := range stop {
+			c.Close()
+		}
+	}
+}
+
+func startListener(t *testing.T, cmd *exec.Cmd, said chan<- string) io.Closer {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		line, _ := bufio.NewReader(out).ReadString('\n')
+		said <- strings.TrimSpace(line)
+	}()
+	t.Cleanup(func() { cmd.Wait() })
+	return in
+}
+
+func listenAndWait(endpoint string) {
+	l, err := Listen(endpoint)
+	if err != nil {
+		os.Stdout.WriteString(err.Error() + "\n")
+		os.Exit(0)
+	}
+	os.Stdout.WriteString("listening\n")
+	io.Copy(io.Discard, os.Stdin)
+	l.Close()
+	os.Exit(0)
+}
