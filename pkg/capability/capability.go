@@ -1,0 +1,89 @@
+// Package capability reads what a CSI caller wants to do with a volume, its VolumeCapability, into a typed value.
+package capability
+
+import (
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Access is how a volume is to be used at one target.
+type Access struct {
+	// Exclusive: no second target while this one is published (SINGLE_NODE_SINGLE_WRITER, Kubernetes' ReadWriteOncePod).
+	Exclusive bool
+	// MultiNode: the mode speaks of several nodes, which only some pools accept.
+	MultiNode bool
+	// Mount has the attributes of the bind mount, read-only included.
+	Mount mount.Options
+}
+
+// modes says what each access mode means for a volume that one node has. SINGLE_NODE_WRITER is what callers send that do not
+// know SINGLE_NODE_MULTI_WRITER, and to them it means "of one node" (CSI spec, SINGLE_NODE_MULTI_WRITER capability).
+var modes = map[csi.VolumeCapability_AccessMode_Mode]struct{ exclusive, readOnly, multiNode bool }{
+	csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER:        {},
+	csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER:  {},
+	csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER: {exclusive: true},
+	csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY:   {readOnly: true},
+	csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY:    {readOnly: true, multiNode: true},
+	csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER:  {multiNode: true},
+	csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER:   {multiNode: true},
+}
+
+// Parse reads one capability; readOnly is the request's own wish, beside the access mode's. Errors: ErrInvalid, also for what
+// this driver does not offer.
+func Parse(c *csi.VolumeCapability, readOnly bool) (Access, error) {
+	if c == nil {
+		return Access{}, fmt.Errorf("%w: volume capability is missing", volume.ErrInvalid)
+	}
+	mode, ok := modes[c.GetAccessMode().GetMode()]
+	if !ok {
+		return Access{}, fmt.Errorf("%w: access mode %s is not known", volume.ErrInvalid, c.GetAccessMode().GetMode())
+	}
+	if c.GetBlock() != nil {
+		return Access{}, fmt.Errorf("%w: raw block volumes (volumeMode: Block) are not offered; use volumeMode: Filesystem", volume.ErrInvalid)
+	}
+	m := c.GetMount()
+	switch {
+	case m == nil:
+		return Access{}, fmt.Errorf("%w: volume capability has no access type: want mount", volume.ErrInvalid)
+	case m.GetFsType() != "":
+		return Access{}, fmt.Errorf("%w: fsType %q cannot be chosen: a volume is a directory or a file of its pool's filesystem", volume.ErrInvalid, m.GetFsType())
+	case m.GetVolumeMountGroup() != "":
+		return Access{}, fmt.Errorf("%w: volume_mount_group is not offered (VOLUME_MOUNT_GROUP): the caller applies fsGroup", volume.ErrInvalid)
+	}
+	options, err := mount.ParseOptions(m.GetMountFlags(), readOnly || mode.readOnly)
+	if err != nil {
+		return Access{}, err
+	}
+	return Access{Exclusive: mode.exclusive, MultiNode: mode.multiNode, Mount: options}, nil
+}
+
+// ParseAll reads the capabilities a volume must have all of. Errors: ErrInvalid, also when there is none.
+func ParseAll(caps []*csi.VolumeCapability) ([]Access, error) {
+	if len(caps) == 0 {
+		return nil, fmt.Errorf("%w: volume capabilities are missing", volume.ErrInvalid)
+	}
+	all := make([]Access, 0, len(caps))
+	for i, c := range caps {
+		a, err := Parse(c, false)
+		if err != nil {
+			return nil, fmt.Errorf("capability %d: %w", i, err)
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}
+
+// CheckNodes refuses multi-node modes unless the volume's pool accepts them. Errors: ErrInvalid.
+func CheckNodes(allowMultiNode bool, all ...Access) error {
+	for _, a := range all {
+		if a.MultiNode && !allowMultiNode {
+			return fmt.Errorf("%w: access mode is of several nodes, and a volume here is on one: use ReadWriteOnce, or let the operator set allowMultiNode on the pool (its pods then share one node)",
+				volume.ErrInvalid)
+		}
+	}
+	return nil
+}

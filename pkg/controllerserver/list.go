@@ -1,0 +1,61 @@
+package controllerserver
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// maxPage bounds a page, so that an answer stays far below gRPC's 4 MiB; there is a token for the rest.
+const maxPage = 1000
+
+// ListVolumes lists volumes in the order of their IDs. A token is the ID of the last volume of the page before, so pages stay
+// right while volumes come and go: what exists during the whole listing is listed exactly once.
+func (s *Server) ListVolumes(_ context.Context, req *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
+	if req.GetMaxEntries() < 0 {
+		return nil, fmt.Errorf("%w: max_entries is %d: want 0 for as many as possible, or more", volume.ErrInvalid, req.GetMaxEntries())
+	}
+	var after volume.ID
+	if token := req.GetStartingToken(); token != "" {
+		var err error
+		if after, err = volume.ParseID(token); err != nil {
+			return nil, fmt.Errorf("%w: %q is no token of this driver", volume.ErrBadToken, token)
+		}
+	}
+	limit := maxPage
+	if n := int(req.GetMaxEntries()); n > 0 {
+		limit = min(n, maxPage)
+	}
+	page := s.page(after, limit+1) // one more says whether there is a next page
+	resp := &csi.ListVolumesResponse{}
+	if len(page) > limit {
+		page = page[:limit]
+		resp.NextToken = page[limit-1].ID.String()
+	}
+	for _, v := range page {
+		resp.Entries = append(resp.Entries, &csi.ListVolumesResponse_Entry{Volume: s.message(v)})
+	}
+	return resp, nil
+}
+
+// page collects over the pools, which are in the order of their IDs.
+func (s *Server) page(after volume.ID, limit int) []volume.Volume {
+	var page []volume.Volume
+	for _, p := range s.Pools.Open() {
+		switch {
+		case p.ID() < after.Pool():
+			continue
+		case p.ID() == after.Pool():
+			page = append(page, p.List(after.Dir(), limit)...)
+		default:
+			page = append(page, p.List("", limit-len(page))...)
+		}
+		if len(page) >= limit {
+			break
+		}
+	}
+	return page
+}

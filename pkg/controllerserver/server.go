@@ -1,0 +1,294 @@
+// Package controllerserver is the CSI Controller service: it translates between CSI's messages and the node's pools.
+package controllerserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Pools finds pools. Errors: ErrUnavailable when the one in question is configured and not open, ErrNotFound when this node has
+// no such pool.
+type Pools interface {
+	ByID(id volume.PoolID) (*pool.Pool, error)
+	// ByName finds a pool as the configuration calls it; "" is the default one.
+	ByName(name string) (*pool.Pool, error)
+	// Open lists the open pools in the order of their IDs.
+	Open() []*pool.Pool
+}
+
+// Publications says where a volume is published.
+type Publications interface {
+	Verify(id volume.ID, data *os.File) ([]mount.Target, error)
+}
+
+// Options are what a Server works with.
+type Options struct {
+	Topology     map[string]string
+	Pools        Pools
+	Publications Publications
+}
+
+// Server implements csi.ControllerServer. What it does not implement answers UNIMPLEMENTED and is not advertised.
+type Server struct {
+	csi.UnimplementedControllerServer
+	Options
+}
+
+var _ csi.ControllerServer = (*Server)(nil)
+
+// New makes a Server.
+func New(options Options) *Server { return &Server{Options: options} }
+
+// ControllerGetCapabilities advertises what is built, nothing more.
+func (s *Server) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
+	types := []csi.ControllerServiceCapability_RPC_Type{
+		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
+		csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
+		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
+		csi.ControllerServiceCapability_RPC_GET_VOLUME,
+		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+	}
+	resp := &csi.ControllerGetCapabilitiesResponse{}
+	for _, t := range types {
+		resp.Capabilities = append(resp.Capabilities, &csi.ControllerServiceCapability{
+			Type: &csi.ControllerServiceCapability_Rpc{Rpc: &csi.ControllerServiceCapability_RPC{Type: t}},
+		})
+	}
+	return resp, nil
+}
+
+// CreateVolume makes a volume in the pool that the parameters name. It is durable when the call returns.
+func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+	create, poolName, err := parseCreate(req)
+	if err != nil {
+		return nil, err
+	}
+	access, err := capability.ParseAll(req.GetVolumeCapabilities())
+	if err != nil {
+		return nil, err
+	}
+	if !s.reachable(req.GetAccessibilityRequirements()) {
+		return nil, fmt.Errorf("%w: this node, %v, is none of those asked for", volume.ErrNoSpace, s.Topology)
+	}
+	p, err := s.Pools.ByName(poolName)
+	if errors.Is(err, volume.ErrNotFound) { // another node may have it: make the scheduler look there
+		return nil, fmt.Errorf("%w: %w", volume.ErrNoSpace, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := capability.CheckNodes(p.AllowMultiNode(), access...); err != nil {
+		return nil, err
+	}
+	v, err := p.Create(ctx, create)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.CreateVolumeResponse{Volume: s.message(v)}, nil
+}
+
+func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, string, error) {
+	name, err := volume.ParseName(req.GetName())
+	if err != nil {
+		return volume.CreateRequest{}, "", err
+	}
+	size, err := volume.ParseSizeRange(req.GetCapacityRange().GetRequiredBytes(), req.GetCapacityRange().GetLimitBytes())
+	if err != nil {
+		return volume.CreateRequest{}, "", err
+	}
+	params, err := volume.ParseParameters(req.GetParameters())
+	if err != nil {
+		return volume.CreateRequest{}, "", err
+	}
+	if req.GetVolumeContentSource() != nil {
+		return volume.CreateRequest{}, "", fmt.Errorf("%w: a volume cannot be made from a snapshot or another volume yet", volume.ErrInvalid)
+	}
+	if len(req.GetMutableParameters()) > 0 {
+		return volume.CreateRequest{}, "", fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)", volume.ErrInvalid)
+	}
+	return volume.CreateRequest{Name: name, Size: size, Spec: params.Spec, Owner: params.Owner}, params.Pool, nil
+}
+
+// reachable says whether the volume may be on this node.
+func (s *Server) reachable(want *csi.TopologyRequirement) bool {
+	if len(want.GetRequisite()) == 0 {
+		return true
+	}
+	for _, t := range want.GetRequisite() {
+		if s.covers(t) {
+			return true
+		}
+	}
+	return false
+}
+
+// covers says whether this node is part of a topology.
+func (s *Server) covers(t *csi.Topology) bool {
+	for key, value := range t.GetSegments() {
+		if s.Topology[key] != value {
+			return false
+		}
+	}
+	return true
+}
+
+// message is a volume as CSI has it. The topology is always there: without it a PV could be deleted through a node that
+// does not have the volume.
+func (s *Server) message(v volume.Volume) *csi.Volume {
+	return &csi.Volume{
+		VolumeId:           v.ID.String(),
+		CapacityBytes:      v.CapacityBytes,
+		AccessibleTopology: []*csi.Topology{{Segments: s.Topology}},
+	}
+}
+
+// find parses an ID and looks the volume up.
+func (s *Server) find(rawID string) (volume.Volume, *pool.Pool, error) {
+	id, err := volume.ParseID(rawID)
+	if err != nil {
+		return volume.Volume{}, nil, err
+	}
+	p, err := s.Pools.ByID(id.Pool())
+	if err != nil {
+		return volume.Volume{}, nil, fmt.Errorf("volume %s: %w", id, err)
+	}
+	v, err := p.Get(id)
+	return v, p, err
+}
+
+// DeleteVolume deletes a volume of this node's pools, durably; one that is gone is no error, one of another node's pool is.
+func (s *Server) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
+	id, err := volume.ParseID(req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.Pools.ByID(id.Pool())
+	if err != nil {
+		return nil, fmt.Errorf("delete volume %s: %w", id, err)
+	}
+	if err := s.checkUnused(p, id); err != nil {
+		return nil, err
+	}
+	return &csi.DeleteVolumeResponse{}, p.Delete(ctx, id)
+}
+
+// checkUnused refuses a volume that a pod can see.
+func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
+	data, _, err := p.Data(id)
+	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrCorrupt) {
+		return nil // nothing there that could be published
+	}
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	targets, err := s.Publications.Verify(id, data)
+	if err != nil {
+		return err
+	}
+	if len(targets) > 0 {
+		return fmt.Errorf("%w: volume %s is published at %d targets, such as %s: delete the pod first", volume.ErrInUse, id, len(targets), targets[0])
+	}
+	return nil
+}
+
+// ControllerGetVolume describes one volume.
+func (s *Server) ControllerGetVolume(_ context.Context, req *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
+	v, _, err := s.find(req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	return &csi.ControllerGetVolumeResponse{Volume: s.message(v), Status: &csi.ControllerGetVolumeResponse_VolumeStatus{}}, nil
+}
+
+// ValidateVolumeCapabilities confirms what the volume can do. What it cannot is told in the message, not as an error
+// (CSI spec, ValidateVolumeCapabilities).
+func (s *Server) ValidateVolumeCapabilities(_ context.Context, req *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
+	v, p, err := s.find(req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	if len(req.GetVolumeCapabilities()) == 0 {
+		return nil, fmt.Errorf("%w: volume capabilities are missing", volume.ErrInvalid)
+	}
+	if err := validate(v, p, req); err != nil {
+		return &csi.ValidateVolumeCapabilitiesResponse{Message: err.Error()}, nil
+	}
+	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
+		VolumeContext:      req.GetVolumeContext(),
+		VolumeCapabilities: req.GetVolumeCapabilities(),
+		Parameters:         req.GetParameters(),
+		MutableParameters:  req.GetMutableParameters(),
+	}}, nil
+}
+
+func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilitiesRequest) error {
+	access, err := capability.ParseAll(req.GetVolumeCapabilities())
+	if err != nil {
+		return err
+	}
+	if err := capability.CheckNodes(p.AllowMultiNode(), access...); err != nil {
+		return err
+	}
+	if len(req.GetMutableParameters()) > 0 {
+		return fmt.Errorf("%w: there are no mutable parameters", volume.ErrInvalid)
+	}
+	if len(req.GetParameters()) == 0 {
+		return nil
+	}
+	params, err := volume.ParseParameters(req.GetParameters())
+	if err != nil {
+		return err
+	}
+	if params.Spec != v.Spec || params.Pool != "" && params.Pool != p.Name() {
+		return fmt.Errorf("%w: the volume is %+v in pool %s", volume.ErrIncompatible, v.Spec, p.Name())
+	}
+	return nil
+}
+
+// GetCapacity says how large the next volume of a class may be on this node: nothing, where the node does not have the
+// class's pool.
+func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
+	params, err := volume.ParseParameters(req.GetParameters())
+	if err != nil {
+		return nil, err
+	}
+	none := &csi.GetCapacityResponse{MaximumVolumeSize: wrapperspb.Int64(0)}
+	if !s.covers(req.GetAccessibleTopology()) {
+		return none, nil
+	}
+	p, err := s.Pools.ByName(params.Pool)
+	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrUnavailable) {
+		return none, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(req.GetVolumeCapabilities()) > 0 {
+		access, err := capability.ParseAll(req.GetVolumeCapabilities())
+		if err != nil {
+			return nil, err
+		}
+		if capability.CheckNodes(p.AllowMultiNode(), access...) != nil {
+			return none, nil
+		}
+	}
+	status, err := p.Status()
+	if err != nil {
+		return nil, err
+	}
+	return &csi.GetCapacityResponse{
+		AvailableCapacity: status.AvailableBytes,
+		MaximumVolumeSize: wrapperspb.Int64(status.AvailableBytes),
+	}, nil
+}

@@ -1,0 +1,236 @@
+// Package mount binds a volume's data on a target path and takes it off again, by system calls on open descriptors, and reads
+// the mount table back. (k8s.io/mount-utils' mount.Interface takes paths, which a pod's owner could exchange between check and
+// use, and starts mount(8); it serves for reading the table, and for formatting images.)
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// maxStacked bounds how many mounts on one target Unbind takes off; the driver itself never puts a second one there.
+const maxStacked = 64
+
+// API is how the kernel is asked for a bind mount.
+type API int
+
+const (
+	// DescriptorAPI is open_tree(2), mount_setattr(2), move_mount(2): the mount appears with all its attributes at once.
+	DescriptorAPI API = iota
+	// ClassicAPI is mount(2) twice, for kernels before 5.12: for a moment the mount has the attributes of the pool's own.
+	ClassicAPI
+)
+
+// Binder makes bind mounts.
+type Binder struct{ api API }
+
+// NewBinder finds out what the kernel has.
+func NewBinder() Binder {
+	// An invalid descriptor is EBADF where the call exists, ENOSYS or EPERM (an old seccomp profile) where it does not.
+	if err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		return Binder{api: ClassicAPI}
+	}
+	return Binder{api: DescriptorAPI}
+}
+
+// NewBinderWith uses that API whatever the kernel has.
+func NewBinderWith(api API) Binder { return Binder{api: api} }
+
+// Bind makes source, an O_PATH descriptor of a directory or a file, visible at the target, which it makes if need be. Doing it
+// again changes nothing. Errors: ErrIncompatible when the target shows the source with other options, ErrInUse when something
+// else is there, ErrUnavailable when the source's filesystem is read-only and options are not.
+func (b Binder) Bind(source *os.File, t Target, options Options) error {
+	from, err := statx(int(source.Fd()), "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("stat of %s: %w", source.Name(), err)
+	}
+	if err := checkWritable(source, options); err != nil {
+		return err
+	}
+	at, err := t.open()
+	if err != nil {
+		return err
+	}
+	defer at.close()
+	isDir := from.mode&unix.S_IFMT == unix.S_IFDIR
+	made, err := at.make(isDir)
+	if err != nil {
+		return err
+	}
+	if !made {
+		if done, err := at.alreadyShows(from.id, isDir, options); done || err != nil {
+			return err
+		}
+	}
+	if err := b.attach(source, at, options); err != nil {
+		if made {
+			err = errors.Join(err, at.unmake())
+		}
+		return fmt.Errorf("bind a volume at %s: %w", t, err)
+	}
+	return nil
+}
+
+func checkWritable(source *os.File, options Options) error {
+	flags, err := mountFlags(source)
+	if err != nil {
+		return err
+	}
+	if flags&unix.ST_RDONLY != 0 && !options.ReadOnly() {
+		return fmt.Errorf("%w: its filesystem is mounted read-only: look into the kernel's log for disk errors, remount it", volume.ErrUnavailable)
+	}
+	return nil
+}
+
+// mountFlags are the ST_ flags of the mount through which a file was opened.
+func mountFlags(f *os.File) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("statfs of %s: %w", f.Name(), err)
+	}
+	return st.Flags, nil
+}
+
+// alreadyShows looks at a target that exists: true if the work is done, an error if something else is in the way.
+func (p *place) alreadyShows(id identity, isDir bool, options Options) (bool, error) {
+	st, err := p.look()
+	if err != nil {
+		return false, &os.PathError{Op: "stat", Path: p.target.String(), Err: err}
+	}
+	if !st.mountRoot {
+		return false, p.checkUnused(st, isDir)
+	}
+	if st.id != id {
+		return false, fmt.Errorf("%w: something else is mounted at %s: unmount it", volume.ErrInUse, p.target)
+	}
+	shown, err := p.pin()
+	if err != nil {
+		return false, err
+	}
+	defer shown.Close()
+	have, err := mountFlags(shown)
+	if err != nil {
+		return false, err
+	}
+	if !options.satisfiedBy(have) {
+		return false, fmt.Errorf("%w: the volume is mounted at %s with %s, asked for is %s", volume.ErrIncompatible, p.target,
+			describe(func(a attribute) bool { return have&a.st != 0 }), options)
+	}
+	return true, nil
+}
+
+func (b Binder) attach(source *os.File, at *place, options Options) error {
+	target, err := at.pin()
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	if b.api == ClassicAPI {
+		return attachClassic(source, target, at, options)
+	}
+	return attachDescriptor(source, target, options)
+}
+
+func attachDescriptor(source, target *os.File, options Options) error {
+	fd, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return os.NewSyscallError("open_tree", err)
+	}
+	defer unix.Close(fd) // a tree that was not moved anywhere goes with its descriptor
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, options.attr()); err != nil {
+		return os.NewSyscallError("mount_setattr", err)
+	}
+	err = unix.MoveMount(fd, "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return os.NewSyscallError("move_mount", err)
+}
+
+func attachClassic(source, target *os.File, at *place, options Options) error {
+	if err := unix.Mount(fdPath(source), fdPath(target), "", unix.MS_BIND, ""); err != nil {
+		return os.NewSyscallError("mount", err)
+	}
+	err := restrict(at, options)
+	if err != nil {
+		err = errors.Join(err, at.unmountTop()) // never leave a mount that is weaker than was asked for
+	}
+	return err
+}
+
+// restrict sets the attributes of the mount at a place; a bind by mount(2) ignores them (mount(2), "Creating a bind mount").
+func restrict(at *place, options Options) error {
+	shown, err := at.pin() // not the descriptor from before the mount: that one is under it
+	if err != nil {
+		return err
+	}
+	defer shown.Close()
+	have, err := mountFlags(shown)
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("mount", unix.Mount("", fdPath(shown), "", options.remountFlags(have), ""))
+}
+
+// Shows says whether the target is a mount of that file or directory.
+func Shows(t Target, source *os.File) (bool, error) {
+	from, err := statx(int(source.Fd()), "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return false, err
+	}
+	at, err := t.open()
+	if err != nil {
+		return false, ignoreNotExist(err)
+	}
+	defer at.close()
+	st, err := at.look()
+	return err == nil && st.mountRoot && st.id == from.id, ignoreNotExist(err)
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Unbind takes every mount off the target and removes the directory or file that Bind made there. A target that is gone is
+// no error. It removes nothing that has content. Errors: ErrInUse.
+func Unbind(t Target) error {
+	at, err := t.open()
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	defer at.close()
+	for range maxStacked {
+		st, err := at.look()
+		switch {
+		case errors.Is(err, unix.ENOENT):
+			return nil
+		case err == nil && !st.mountRoot:
+			return at.unmake()
+		}
+		// An error other than ENOENT is what a dead disk answers: whatever is mounted there has to go.
+		if err := at.unmountTop(); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: more than %d mounts are stacked on %s", volume.ErrInUse, maxStacked, t)
+}
+
+// unmountTop takes the topmost mount off. The parent is named by its descriptor, the last component is not followed.
+func (p *place) unmountTop() error {
+	name := path.Join("/proc/self/fd", strconv.Itoa(p.fd()), p.name)
+	switch err := unix.Unmount(name, unix.UMOUNT_NOFOLLOW); {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("%w: a process of the host still uses the mount at %s: see fuser -m", volume.ErrInUse, p.target)
+	default:
+		return &os.PathError{Op: "unmount", Path: p.target.String(), Err: err}
+	}
+}

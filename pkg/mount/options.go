@@ -1,0 +1,135 @@
+package mount
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Options are the attributes of one bind mount. They belong to the mount, not to the filesystem: two mounts of a volume may differ.
+type Options struct {
+	// attributes are MOUNT_ATTR_ bits (mount_setattr(2)) without those that say how access times are kept.
+	attributes uint64
+	// atime is one of the MOUNT_ATTR__ATIME values, meaningful when setAtime is true; else the pool's own mount decides.
+	atime    uint64
+	setAtime bool
+}
+
+// attribute is one mount flag in the three forms the kernel has for it.
+type attribute struct {
+	name    string
+	attr    uint64  // mount_setattr(2)
+	ms      uintptr // mount(2)
+	st      int64   // statfs(2), f_flags
+	isAtime bool
+}
+
+// attributes are the flags that a caller may ask for. They can only take rights away: "suid", "dev" and "exec" are not among
+// them, nor is anything that belongs to the filesystem and so to every volume of the pool.
+var attributes = []attribute{
+	{name: "ro", attr: unix.MOUNT_ATTR_RDONLY, ms: unix.MS_RDONLY, st: unix.ST_RDONLY},
+	{name: "nosuid", attr: unix.MOUNT_ATTR_NOSUID, ms: unix.MS_NOSUID, st: unix.ST_NOSUID},
+	{name: "nodev", attr: unix.MOUNT_ATTR_NODEV, ms: unix.MS_NODEV, st: unix.ST_NODEV},
+	{name: "noexec", attr: unix.MOUNT_ATTR_NOEXEC, ms: unix.MS_NOEXEC, st: unix.ST_NOEXEC},
+	{name: "nosymfollow", attr: unix.MOUNT_ATTR_NOSYMFOLLOW, ms: unix.MS_NOSYMFOLLOW, st: stNoSymfollow},
+	{name: "nodiratime", attr: unix.MOUNT_ATTR_NODIRATIME, ms: unix.MS_NODIRATIME, st: unix.ST_NODIRATIME},
+	{name: "noatime", attr: unix.MOUNT_ATTR_NOATIME, ms: unix.MS_NOATIME, st: unix.ST_NOATIME, isAtime: true},
+	{name: "relatime", attr: unix.MOUNT_ATTR_RELATIME, ms: unix.MS_RELATIME, st: unix.ST_RELATIME, isAtime: true},
+	{name: "strictatime", attr: unix.MOUNT_ATTR_STRICTATIME, ms: unix.MS_STRICTATIME, isAtime: true},
+}
+
+// stNoSymfollow is ST_NOSYMFOLLOW of linux/statfs.h, which x/sys does not have.
+const stNoSymfollow = 0x2000
+
+// FlagNames lists the mount flags that ParseOptions takes.
+func FlagNames() []string {
+	names := make([]string, 0, len(attributes))
+	for _, a := range attributes {
+		names = append(names, a.name)
+	}
+	return names
+}
+
+// ParseOptions reads mount flags; nosuid and nodev are always on. Errors: ErrInvalid, naming the flag.
+func ParseOptions(flags []string, readOnly bool) (Options, error) {
+	o := Options{attributes: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+	if readOnly {
+		o.attributes |= unix.MOUNT_ATTR_RDONLY
+	}
+	for _, flag := range flags {
+		i := slices.IndexFunc(attributes, func(a attribute) bool { return a.name == flag })
+		if i < 0 {
+			return Options{}, fmt.Errorf("%w: mount flag %q is not allowed; allowed: %s", volume.ErrInvalid, flag, strings.Join(FlagNames(), ", "))
+		}
+		a := attributes[i]
+		switch {
+		case !a.isAtime:
+			o.attributes |= a.attr
+		case o.setAtime && o.atime != a.attr:
+			return Options{}, fmt.Errorf("%w: mount flag %q contradicts another one about access times", volume.ErrInvalid, flag)
+		default:
+			o.atime, o.setAtime = a.attr, true
+		}
+	}
+	return o, nil
+}
+
+// ReadOnly says whether the mount is to refuse writes.
+func (o Options) ReadOnly() bool { return o.attributes&unix.MOUNT_ATTR_RDONLY != 0 }
+
+// attr is the argument of mount_setattr(2).
+func (o Options) attr() *unix.MountAttr {
+	a := &unix.MountAttr{Attr_set: o.attributes}
+	if o.setAtime {
+		a.Attr_set |= o.atime
+		a.Attr_clr = unix.MOUNT_ATTR__ATIME
+	}
+	return a
+}
+
+// remountFlags is the argument of mount(2) with MS_REMOUNT|MS_BIND, which replaces every flag: what the mount has already, as
+// statfs(2) reports it, has to be repeated.
+func (o Options) remountFlags(have int64) uintptr {
+	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND)
+	for _, a := range attributes {
+		switch {
+		case a.isAtime && o.setAtime:
+			if a.attr == o.atime {
+				flags |= a.ms
+			}
+		case have&a.st != 0, !a.isAtime && o.attributes&a.attr != 0:
+			flags |= a.ms
+		}
+	}
+	return flags
+}
+
+// satisfiedBy says whether an existing mount, by its statfs(2) flags, is what was asked for: exactly as read-only, and
+// at least as restricted.
+func (o Options) satisfiedBy(have int64) bool {
+	if o.ReadOnly() != (have&unix.ST_RDONLY != 0) {
+		return false
+	}
+	return !slices.ContainsFunc(attributes, func(a attribute) bool {
+		return !a.isAtime && o.attributes&a.attr != 0 && have&a.st == 0
+	})
+}
+
+// String lists the flags as mount(8) would, for messages.
+func (o Options) String() string {
+	return describe(func(a attribute) bool { return o.attributes&a.attr != 0 && !a.isAtime })
+}
+
+func describe(has func(attribute) bool) string {
+	var names []string
+	for _, a := range attributes {
+		if has(a) {
+			names = append(names, a.name)
+		}
+	}
+	return strings.Join(names, ",")
+}

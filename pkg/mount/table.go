@@ -1,0 +1,157 @@
+package mount
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	mountutils "k8s.io/mount-utils"
+)
+
+const mountInfoPath = "/proc/self/mountinfo"
+
+// Mount is one line of the mount table (proc_pid_mountinfo(5)).
+type Mount struct {
+	ID int
+	// Device is the filesystem's "major:minor". For btrfs it is not what stat(2) says of a file in it, so compare it only
+	// with other Mounts.
+	Device string
+	// Root is the path within the filesystem that is shown at Point.
+	Root   string
+	Point  string
+	FSType string
+}
+
+// Table reads the mount table of this process's mount namespace. Its cost grows with the number of mounts: it is for the
+// start of the driver, not for a call.
+func Table() ([]Mount, error) {
+	infos, err := mountutils.ParseMountInfo(mountInfoPath)
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	mounts := make([]Mount, 0, len(infos))
+	for _, info := range infos {
+		mounts = append(mounts, Mount{
+			ID:     info.ID,
+			Device: fmt.Sprintf("%d:%d", info.Major, info.Minor),
+			Root:   unescape(info.Root),
+			Point:  unescape(info.MountPoint),
+			FSType: info.FsType,
+		})
+	}
+	return mounts, nil
+}
+
+// unescape undoes what the kernel does to blanks, newlines and backslashes in the table: \ooo, three octal digits.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// Location is where a directory stands in its filesystem, whatever it is mounted as.
+type Location struct {
+	device string
+	root   string
+}
+
+// Locate finds the location of an open directory.
+func Locate(d *os.File) (Location, error) {
+	m, err := mountOf(d)
+	if err != nil {
+		return Location{}, err
+	}
+	name, err := os.Readlink(fdPath(d))
+	if err != nil {
+		return Location{}, err
+	}
+	rel, ok := below(m.Point, name)
+	if !ok {
+		return Location{}, fmt.Errorf("%s is not below its mount point %s: was it moved while the driver started?", name, m.Point)
+	}
+	return Location{device: m.Device, root: path.Join(m.Root, rel)}, nil
+}
+
+// Below says whether a mount shows something below the location, and what: its path from there.
+func (l Location) Below(m Mount) (string, bool) {
+	if m.Device != l.device {
+		return "", false
+	}
+	return below(l.root, m.Root)
+}
+
+// below is the part of an absolute clean path under a base; false if it is not under it.
+func below(base, name string) (string, bool) {
+	if name == base {
+		return "", true
+	}
+	return strings.CutPrefix(name, strings.TrimSuffix(base, "/")+"/")
+}
+
+// IsFilesystemRoot says whether a path is where a filesystem is mounted, as opposed to a directory of the filesystem above it,
+// also when that directory is bind-mounted on itself, as it is in a container. A btrfs subvolume counts as a filesystem.
+func IsFilesystemRoot(name string) (bool, error) {
+	d, err := os.Open(name)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	m, err := mountOf(d)
+	if err != nil {
+		return false, err
+	}
+	real, err := os.Readlink(fdPath(d))
+	return m.Point == real && (m.Root == "/" || m.FSType == "btrfs"), err
+}
+
+// mountOf finds the mount through which a file was opened.
+func mountOf(f *os.File) (Mount, error) {
+	id, err := mountID(f)
+	if err != nil {
+		return Mount{}, err
+	}
+	mounts, err := Table()
+	if err != nil {
+		return Mount{}, err
+	}
+	i := slices.IndexFunc(mounts, func(m Mount) bool { return m.ID == id })
+	if i < 0 {
+		return Mount{}, fmt.Errorf("mount %d of %s is not in the mount table", id, f.Name())
+	}
+	return mounts[i], nil
+}
+
+// mountID is the ID that the mount table uses (proc_pid_fdinfo(5)).
+func mountID(f *os.File) (int, error) {
+	info, err := os.Open(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
+	if err != nil {
+		return 0, err
+	}
+	defer info.Close()
+	lines := bufio.NewScanner(info)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), "mnt_id:"); ok {
+			return strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	return 0, fmt.Errorf("%s has no mnt_id (%w)", info.Name(), lines.Err())
+}
+
+// fdPath names an open file for the system calls that take no descriptor.
+func fdPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }

@@ -1,0 +1,135 @@
+package nodeserver
+
+import (
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Publications knows which volume is published where. It is never stored: it is read from the mount table when a pool opens,
+// kept up by publish and unpublish, and checked against the mount itself before anybody is refused because of it.
+type Publications struct {
+	mu       sync.Mutex
+	byTarget map[mount.Target]publication
+	byVolume map[volume.ID]map[mount.Target]struct{}
+}
+
+// publication is a volume at a target.
+type publication struct {
+	id volume.ID
+	// exclusive is false also for what was published before the driver started: the mount table does not know it. The
+	// request for a second target is then what says that the volume has a single writer.
+	exclusive bool
+}
+
+// NewPublications is an empty table.
+func NewPublications() *Publications {
+	return &Publications{byTarget: make(map[mount.Target]publication), byVolume: make(map[volume.ID]map[mount.Target]struct{})}
+}
+
+// locator says which volume a mount shows. A pool is one.
+type locator interface {
+	VolumeAt(m mount.Mount) (volume.ID, bool)
+}
+
+// Rebuild adds what the mount table says of the volumes of one pool. Its cost grows with the number of mounts: once a start.
+func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
+	mounts, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range mounts {
+		id, ours := volumes.VolumeAt(m)
+		if !ours {
+			continue
+		}
+		if target, err := mount.ParseTarget(kubeletDir, m.Point); err == nil { // elsewhere it is the operator's own mount
+			p.addLocked(target, publication{id: id})
+		}
+	}
+	return nil
+}
+
+func (p *Publications) addLocked(t mount.Target, pub publication) {
+	p.byTarget[t] = pub
+	if p.byVolume[pub.id] == nil {
+		p.byVolume[pub.id] = make(map[mount.Target]struct{}, 1)
+	}
+	p.byVolume[pub.id][t] = struct{}{}
+}
+
+// admit enters a publication that is about to be made. Errors: ErrInUse when the target has another volume, or when another
+// target is in the way of a single writer.
+func (p *Publications) admit(t mount.Target, pub publication) (isNew bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if there, ok := p.byTarget[t]; ok {
+		if there.id != pub.id {
+			return false, fmt.Errorf("%w: volume %s is published at %s", volume.ErrInUse, there.id, t)
+		}
+		p.byTarget[t] = publication{id: pub.id, exclusive: pub.exclusive || there.exclusive}
+		return false, nil
+	}
+	for other := range p.byVolume[pub.id] {
+		if pub.exclusive || p.byTarget[other].exclusive {
+			return false, fmt.Errorf("%w: volume %s has a single writer and is published at %s", volume.ErrInUse, pub.id, other)
+		}
+	}
+	p.addLocked(t, pub)
+	return true, nil
+}
+
+// forget takes a target out.
+func (p *Publications) forget(t mount.Target) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pub, ok := p.byTarget[t]
+	if !ok {
+		return
+	}
+	delete(p.byTarget, t)
+	delete(p.byVolume[pub.id], t)
+	if len(p.byVolume[pub.id]) == 0 {
+		delete(p.byVolume, pub.id)
+	}
+}
+
+// at is the volume published at a target.
+func (p *Publications) at(t mount.Target) (volume.ID, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pub, ok := p.byTarget[t]
+	return pub.id, ok
+}
+
+func (p *Publications) targets(id volume.ID) []mount.Target {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	targets := make([]mount.Target, 0, len(p.byVolume[id]))
+	for t := range p.byVolume[id] {
+		targets = append(targets, t)
+	}
+	return targets
+}
+
+// Verify drops the targets at which somebody else has unmounted the volume, and returns the others. The data is the volume's, open.
+func (p *Publications) Verify(id volume.ID, data *os.File) ([]mount.Target, error) {
+	var real []mount.Target
+	for _, t := range p.targets(id) {
+		shown, err := mount.Shows(t, data)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("look whether volume %s is still published at %s: %w", id, t, err)
+		case shown:
+			real = append(real, t)
+		default:
+			p.forget(t)
+		}
+	}
+	return real, nil
+}

@@ -1,0 +1,176 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Create makes a volume, or returns the one of that name if it is what the request asks for. When it returns a volume, the
+// volume survives a power cut. Errors: ErrIncompatible when the name is taken by something else, ErrNoSpace, ErrBusy while
+// another call creates or deletes that name, ErrCorrupt when the name belongs to a damaged volume.
+func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Volume, error) {
+	id := volume.NewID(p.id, req.Name)
+	if err := p.index.claim(id); err != nil {
+		return volume.Volume{}, err
+	}
+	defer p.index.unclaim(id)
+	if e, ok := p.index.get(id.Dir()); ok {
+		return e.volume, errors.Join(e.damaged, compatible(e, req))
+	}
+	v := volume.Volume{
+		ID:            id,
+		Name:          req.Name,
+		Spec:          req.Spec,
+		CapacityBytes: req.Size.Choose(),
+		Created:       time.Now().UTC(),
+		Owner:         req.Owner,
+	}
+	r, err := p.room()
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	if err := p.ledger.reserve(v.CapacityBytes, r); err != nil {
+		return volume.Volume{}, fmt.Errorf("pool %s: %w", p.opts.Name, err)
+	}
+	failpoint.Here("create.reserved")
+	if err := p.commit(ctx, v); err != nil {
+		return volume.Volume{}, fmt.Errorf("create volume %s in pool %s: %w", id, p.opts.Name, err)
+	}
+	p.index.put(&entry{volume: v})
+	failpoint.Here("create.indexed")
+	return v, nil
+}
+
+// compatible says whether an existing volume answers a request of the same name (CSI spec, CreateVolume: ALREADY_EXISTS).
+func compatible(e *entry, req volume.CreateRequest) error {
+	v := e.volume
+	switch {
+	case e.damaged != nil:
+		return nil // the damage is the answer
+	case v.Name != req.Name:
+		return fmt.Errorf("%w: volume %s has the name %q, asked for is %q", volume.ErrIncompatible, v.ID, v.Name, req.Name)
+	case v.Spec != req.Spec:
+		return fmt.Errorf("%w: volume %s is %+v, asked for is %+v", volume.ErrIncompatible, v.ID, v.Spec, req.Spec)
+	case !req.Size.Contains(v.CapacityBytes):
+		return fmt.Errorf("%w: volume %s has %d bytes, asked for are at least %d and at most %d (0: any)",
+			volume.ErrIncompatible, v.ID, v.CapacityBytes, req.Size.Required, req.Size.Limit)
+	default:
+		return nil
+	}
+}
+
+// commit builds the volume under tmp/ and renames it into place. It takes over the ledger's reservation: on failure the
+// bytes are given back, or go to the trash with what was built.
+func (p *Pool) commit(ctx context.Context, v volume.Volume) error {
+	building := withSuffix(v.ID.Dir())
+	if err := p.build(ctx, building, v); err != nil {
+		p.ledger.release(v.CapacityBytes)
+		p.abandon(ctx, building)
+		return err
+	}
+	failpoint.Here("create.built")
+	if err := p.tmp.rename(building, p.volumes, v.ID.Dir()); err != nil {
+		p.ledger.release(v.CapacityBytes)
+		p.abandon(ctx, building)
+		if errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("%w: volumes/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
+				volume.ErrCorrupt, v.ID.Dir())
+		}
+		return err
+	}
+	failpoint.Here("create.renamed")
+	if err := p.volumes.Sync(); err != nil {
+		// In place, but perhaps not after a power cut: nobody was told of it, so it goes.
+		return errors.Join(err, p.throwAway(ctx, v))
+	}
+	return nil
+}
+
+// build makes everything a volume consists of, durable but for its final name.
+func (p *Pool) build(ctx context.Context, building string, v volume.Volume) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d, err := p.tmp.mkdir(building)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	failpoint.Here("create.directory-made")
+	data, err := makeData(d, v.Spec)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	failpoint.Here("create.data-made")
+	content, err := encodeRecord(v)
+	if err != nil {
+		return err
+	}
+	// The record's fsync comes first: on a journalling filesystem it carries the rest, and the others find nothing to do.
+	if err := d.writeFile(recordFile, content); err != nil {
+		return err
+	}
+	failpoint.Here("create.record-written")
+	if err := data.Sync(); err != nil {
+		return err
+	}
+	if err := d.Sync(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// makeData makes the empty directory or file that pods will see, with exactly the specification's mode and owner. Until it
+// has both, nobody but root reaches it, because its parent is 0700.
+func makeData(d dir, spec volume.Spec) (*os.File, error) {
+	f, err := makeEmpty(d, spec.Type)
+	if err != nil {
+		return nil, err
+	}
+	// Owner before mode: chown(2) clears setgid.
+	err = unix.Fchown(int(f.Fd()), int(spec.UID), int(spec.GID))
+	if err == nil {
+		err = unix.Fchmod(int(f.Fd()), spec.Mode)
+	}
+	if err != nil {
+		return nil, errors.Join(&os.PathError{Op: "set owner and mode of", Path: dataEntry, Err: err}, f.Close())
+	}
+	return f, nil
+}
+
+func makeEmpty(d dir, t volume.Type) (*os.File, error) {
+	if t == volume.FileOrCreate {
+		return d.create(dataEntry)
+	}
+	made, err := d.mkdir(dataEntry)
+	return made.File, err
+}
+
+// abandon removes what build left. A failure leaves it to the next start, which empties tmp/.
+func (p *Pool) abandon(ctx context.Context, building string) {
+	if err := removeTree(context.WithoutCancel(ctx), p.tmp, building); err != nil {
+		klog.FromContext(ctx).Error(err, "Left in tmp/ until the next start", "pool", p.opts.Name, "entry", building)
+	}
+}
+
+// throwAway puts a volume that nobody was told of into the trash, with its reservation.
+func (p *Pool) throwAway(ctx context.Context, v volume.Volume) error {
+	thrown, err := p.throwIn(p.volumes, v.ID.Dir())
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "A volume that was never acknowledged stays until it is deleted", "volumeID", v.ID)
+		p.index.put(&entry{volume: v})
+		return err
+	}
+	p.discard(thrown, v.CapacityBytes)
+	return nil
+}

@@ -1,0 +1,104 @@
+package pool
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Data is an O_PATH descriptor of what the volume's pods see: to bind-mount, never to read. The caller closes it.
+// Errors: ErrNotFound; ErrCorrupt when record and data disagree.
+func (p *Pool) Data(id volume.ID) (*os.File, volume.Volume, error) {
+	v, err := p.Get(id)
+	if err != nil {
+		return nil, volume.Volume{}, err
+	}
+	f, err := openAt(p.volumes.fd(), id.Dir()+"/"+dataEntry, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, volume.Volume{}, fmt.Errorf("%w: data of volume %s: %w", volume.ErrCorrupt, id, err)
+	}
+	if err := checkKind(f, v.Spec.Type); err != nil {
+		f.Close()
+		return nil, volume.Volume{}, fmt.Errorf("%w: data of volume %s: %w", volume.ErrCorrupt, id, err)
+	}
+	return f, v, nil
+}
+
+func checkKind(f *os.File, t volume.Type) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	want := uint32(unix.S_IFDIR)
+	if t == volume.FileOrCreate {
+		want = unix.S_IFREG
+	}
+	if got := st.Mode & unix.S_IFMT; got != want {
+		return fmt.Errorf("it has file type %#o, a volume of type %s has %#o", got, t, want)
+	}
+	return nil
+}
+
+// Usage is what NodeGetVolumeStats reports.
+type Usage struct {
+	TotalBytes, UsedBytes, AvailableBytes    int64
+	TotalInodes, UsedInodes, AvailableInodes int64
+}
+
+// Usage is one statfs(2), whatever the volume holds. A filesystem without quotas knows only its own numbers, and those are
+// what bounds the writer: they are reported, not an invented share of them.
+func (p *Pool) Usage(id volume.ID) (Usage, error) {
+	f, _, err := p.Data(id)
+	if err != nil {
+		return Usage{}, err
+	}
+	defer f.Close()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return Usage{}, fmt.Errorf("statfs of volume %s: %w", id, err)
+	}
+	return usageOf(st), nil
+}
+
+func usageOf(st unix.Statfs_t) Usage {
+	return Usage{
+		TotalBytes:      blocksToBytes(st.Blocks, st.Bsize),
+		UsedBytes:       blocksToBytes(st.Blocks-min(st.Bfree, st.Blocks), st.Bsize),
+		AvailableBytes:  blocksToBytes(st.Bavail, st.Bsize),
+		TotalInodes:     blocksToBytes(st.Files, 1),
+		UsedInodes:      blocksToBytes(st.Files-min(st.Ffree, st.Files), 1),
+		AvailableInodes: blocksToBytes(st.Ffree, 1),
+	}
+}
+
+// Status is a pool at a glance, for GetCapacity and the metrics. Sizes are in bytes.
+type Status struct {
+	SizeBytes      int64 // of the filesystem
+	FreeBytes      int64 // of the filesystem
+	AvailableBytes int64 // what the next volume may have at most
+	CommittedBytes int64 // promised to volumes
+	TrashBytes     int64 // deleted, not purged yet
+	Volumes        int
+	PurgeFailing   bool
+}
+
+// Status costs one system call.
+func (p *Pool) Status() (Status, error) {
+	r, err := p.room()
+	if err != nil {
+		return Status{}, err
+	}
+	committed, trash := p.ledger.counts()
+	return Status{
+		SizeBytes:      r.size,
+		FreeBytes:      r.free,
+		AvailableBytes: p.ledger.available(r),
+		CommittedBytes: committed,
+		TrashBytes:     trash,
+		Volumes:        p.index.len(),
+		PurgeFailing:   p.purger.isFailing(),
+	}, nil
+}

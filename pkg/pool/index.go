@@ -1,0 +1,86 @@
+package pool
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/tidwall/btree"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// entry is a volume as the index has it. A volume whose record cannot be read keeps its place, so that its name is
+// not given out again; damaged says why.
+type entry struct {
+	volume  volume.Volume
+	damaged error
+}
+
+// index has every volume of a pool in the order of their directories. It is rebuilt from the tree at start: what is
+// on disk is the truth.
+type index struct {
+	mu      sync.RWMutex
+	entries btree.Map[string, *entry]
+	claimed map[string]struct{}
+}
+
+// claim reserves a directory's name for one operation that changes it, until unclaim. Errors: ErrBusy.
+func (x *index) claim(id volume.ID) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if _, taken := x.claimed[id.Dir()]; taken {
+		return fmt.Errorf("%w: volume %s is being created or deleted", volume.ErrBusy, id)
+	}
+	if x.claimed == nil {
+		x.claimed = make(map[string]struct{})
+	}
+	x.claimed[id.Dir()] = struct{}{}
+	return nil
+}
+
+func (x *index) unclaim(id volume.ID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.claimed, id.Dir())
+}
+
+func (x *index) get(dirName string) (*entry, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.entries.Get(dirName)
+}
+
+func (x *index) put(e *entry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.entries.Set(e.volume.ID.Dir(), e)
+}
+
+func (x *index) remove(dirName string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.entries.Delete(dirName)
+}
+
+func (x *index) len() int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.entries.Len()
+}
+
+// after lists at most limit volumes whose directory is greater than the given one.
+func (x *index) after(dirName string, limit int) []volume.Volume {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var page []volume.Volume
+	x.entries.Ascend(dirName, func(name string, e *entry) bool {
+		if len(page) == limit {
+			return false
+		}
+		if name != dirName {
+			page = append(page, e.volume)
+		}
+		return true
+	})
+	return page
+}

@@ -1,0 +1,124 @@
+package pool
+
+import (
+	"fmt"
+	"math"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// ledger counts what a pool has promised. Bytes enter it once, when a volume is about to be made or is found on disk,
+// and leave it once, when the volume's data is gone from the disk; between the two they move from committed to trash.
+type ledger struct {
+	mu        sync.Mutex
+	committed int64
+	trash     int64
+}
+
+// room is what a pool's filesystem can hold, in bytes.
+type room struct {
+	size      int64 // of the filesystem
+	free      int64 // what an unprivileged writer can still write
+	promise   int64 // what may be promised in all: size × overcommit − reserve
+	available int64 // what may be promised now
+}
+
+// reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace.
+func (l *ledger) reserve(bytes int64, r room) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if available := l.availableLocked(r); bytes > available {
+		return fmt.Errorf("%w: %d bytes wanted, %d available (filesystem %d, free %d, promised to volumes %d, waiting to be purged %d)",
+			volume.ErrNoSpace, bytes, available, r.size, r.free, l.committed, l.trash)
+	}
+	l.committed += bytes
+	return nil
+}
+
+// release gives back what reserve took.
+func (l *ledger) release(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.committed -= bytes
+}
+
+// add counts a volume that was found on disk, even if it is more than may be promised: the promise has been made.
+func (l *ledger) add(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.committed = addSaturating(l.committed, bytes)
+}
+
+// discard moves a volume's bytes to the trash: its name is free again, its space is not.
+func (l *ledger) discard(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.committed -= bytes
+	l.trash = addSaturating(l.trash, bytes)
+}
+
+// addTrash counts what an earlier process had deleted and not purged.
+func (l *ledger) addTrash(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trash = addSaturating(l.trash, bytes)
+}
+
+// purged gives the space of purged data back.
+func (l *ledger) purged(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trash -= bytes
+}
+
+func (l *ledger) counts() (committed, trash int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.committed, l.trash
+}
+
+func (l *ledger) available(r room) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.availableLocked(r)
+}
+
+// availableLocked is never negative, and never more than overcommit times what the filesystem has free: space that
+// others have taken cannot be promised.
+func (l *ledger) availableLocked(r room) int64 {
+	return max(0, min(r.available, r.promise-addSaturating(l.committed, l.trash)))
+}
+
+func addSaturating(a, b int64) int64 {
+	if b > math.MaxInt64-a {
+		return math.MaxInt64
+	}
+	return a + b
+}
+
+// room asks the filesystem; it is one system call, whatever the pool holds.
+func (p *Pool) room() (room, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
+		return room{}, fmt.Errorf("statfs of pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
+	}
+	r := room{size: blocksToBytes(st.Blocks, st.Bsize), free: blocksToBytes(st.Bavail, st.Bsize)}
+	r.promise = max(0, scale(r.size, p.opts.overcommit())-p.opts.ReserveBytes)
+	r.available = scale(r.free, p.opts.overcommit())
+	return r, nil
+}
+
+func blocksToBytes(blocks uint64, blockSize int64) int64 {
+	return scale(int64(min(blocks, math.MaxInt64)), float64(blockSize)) //nolint:gosec // bounded on this line
+}
+
+// scale multiplies without wrapping: beyond 8 EiB everything is 8 EiB.
+func scale(n int64, factor float64) int64 {
+	if product := float64(n) * factor; product < math.MaxInt64 {
+		return int64(product)
+	}
+	return math.MaxInt64
+}

@@ -1,0 +1,31 @@
+package pool
+
+import (
+	"time"
+)
+
+// Options says where a pool is and how it accounts. Every field but Name and Path may be zero.
+type Options struct {
+	// Name is what StorageClasses call the pool.
+	Name string
+	// Path is the pool's directory: absolute and clean.
+	Path string
+	// Overcommit is how many times the filesystem's size may be promised. 0 means 1: nothing is oversold.
+	Overcommit float64
+	// ReserveBytes is what is never promised.
+	ReserveBytes int64
+	// RequireMountpoint refuses the pool unless Path is where a filesystem is mounted, so that a missing
+	// disk never sends data to the filesystem below it.
+	RequireMountpoint bool
+	// TrashRetention is how long a deleted volume can still be taken out of trash/ by hand.
+	TrashRetention time.Duration
+	// AllowMultiNode accepts the multi-node access modes for volumes of the pool.
+	AllowMultiNode bool
+}
+
+func (o Options) overcommit() float64 {
+	if o.Overcommit == 0 {
+		return 1
+	}
+	return o.Overcommit
+}

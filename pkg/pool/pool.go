@@ -1,0 +1,196 @@
+// Package pool keeps volumes in a directory of one filesystem. The tree is the catalogue: a volume exists when its
+// directory stands in volumes/, and every change of that is one rename(2), durable before it is acknowledged.
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Pool is one open pool. Its methods may be called concurrently; of two calls that change the same volume at the same time,
+// the second fails with ErrBusy.
+type Pool struct {
+	opts Options
+	id   volume.PoolID
+
+	lock                      *os.File
+	root, volumes, tmp, trash dir
+	location                  mount.Location
+	index                     index
+	ledger                    ledger
+	purger                    *purger
+}
+
+// Open takes the pool at opts.Path, making it first where the directory is empty or absent, finishes what a crash
+// interrupted, and reads every record. The caller closes the pool. Errors: ErrUnavailable when the directory is not fit to
+// be this pool (it says why), ErrCorrupt when its marker makes no sense. A volume that makes no sense does not fail the pool.
+func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("pool %s at %s: %w", opts.Name, opts.Path, err)
+		}
+	}()
+	p := &Pool{opts: opts, purger: newPurger()}
+	defer func() {
+		if err != nil {
+			p.closeFiles()
+		}
+	}()
+	if err := p.openRoot(); err != nil {
+		return nil, err
+	}
+	if err := p.openLayout(); err != nil {
+		return nil, err
+	}
+	if p.location, err = mount.Locate(p.root.File); err != nil {
+		return nil, err
+	}
+	if err := p.scan(ctx); err != nil {
+		return nil, err
+	}
+	p.purger.start(context.WithoutCancel(ctx), p.purge)
+	return p, nil
+}
+
+// openRoot opens the pool's directory. Only a directory that need not be a mount point is ever made.
+func (p *Pool) openRoot() error {
+	if err := checkMountpoint(p.opts); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(p.opts.Path), 0o755); err != nil { //nolint:gosec // the parents are the host's
+		return err
+	}
+	err := os.Mkdir(p.opts.Path, 0o700)
+	made := err == nil
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	f, err := os.OpenFile(p.opts.Path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	p.root = dir{f}
+	if made {
+		return syncPath(filepath.Dir(p.opts.Path))
+	}
+	return nil
+}
+
+func checkMountpoint(opts Options) error {
+	if !opts.RequireMountpoint {
+		return nil
+	}
+	ok, err := mount.IsFilesystemRoot(opts.Path)
+	if err != nil {
+		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
+	}
+	if !ok {
+		return fmt.Errorf("%w: no filesystem is mounted there, and requireMountpoint is set: mount the pool's disk", volume.ErrUnavailable)
+	}
+	return nil
+}
+
+// openLayout checks what the directory is, locks it, and makes it a pool if it is not one yet.
+func (p *Pool) openLayout() error {
+	m, err := readMarker(p.root)
+	isNew := errors.Is(err, os.ErrNotExist)
+	if err != nil && !isNew {
+		return err
+	}
+	if isNew {
+		if err := checkUnused(p.root); err != nil {
+			return err
+		}
+	}
+	if p.lock, err = lockPool(p.root); err != nil {
+		return err
+	}
+	if isNew {
+		if m, err = initialize(p.root); err != nil {
+			return err
+		}
+	}
+	if err := p.root.Chmod(0o700); err != nil {
+		return err
+	}
+	if p.id, err = m.poolID(); err != nil {
+		return err
+	}
+	return errors.Join(openInto(&p.volumes, p.root, volumesDir), openInto(&p.tmp, p.root, tmpDir), openInto(&p.trash, p.root, trashDir))
+}
+
+func openInto(d *dir, root dir, name string) (err error) {
+	*d, err = root.openDir(name)
+	return err
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return syncAndClose(f, nil)
+}
+
+// Close stops the purger, waits for it, and lets another process have the pool. What is in the trash is purged by the next Open.
+func (p *Pool) Close() error {
+	p.purger.stop()
+	return p.closeFiles()
+}
+
+func (p *Pool) closeFiles() error {
+	var errs []error
+	for _, f := range []*os.File{p.volumes.File, p.tmp.File, p.trash.File, p.root.File, p.lock} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ID is the part of the pool's UUID that stands in the IDs of its volumes.
+func (p *Pool) ID() volume.PoolID { return p.id }
+
+// Name is what the configuration calls the pool.
+func (p *Pool) Name() string { return p.opts.Name }
+
+// Get is one volume. Errors: ErrNotFound; ErrCorrupt when it is there and its record makes no sense.
+func (p *Pool) Get(id volume.ID) (volume.Volume, error) {
+	e, ok := p.index.get(id.Dir())
+	if !ok || id.Pool() != p.id {
+		return volume.Volume{}, fmt.Errorf("%w: volume %s is not in pool %s", volume.ErrNotFound, id, p.opts.Name)
+	}
+	return e.volume, e.damaged
+}
+
+// AllowMultiNode says whether the operator lets multi-node access modes mean "the pods of one node".
+func (p *Pool) AllowMultiNode() bool { return p.opts.AllowMultiNode }
+
+// List is at most limit volumes in the order of their IDs, from the first one whose directory comes after the given one. Its cost
+// is that of the page.
+func (p *Pool) List(afterDir string, limit int) []volume.Volume {
+	return p.index.after(afterDir, limit)
+}
+
+// VolumeAt says which volume's data a mount shows, if one of this pool.
+func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
+	rest, ok := p.location.Below(m)
+	if !ok {
+		return volume.ID{}, false
+	}
+	parts := strings.Split(rest, "/")
+	if len(parts) != 3 || parts[0] != volumesDir || parts[2] != dataEntry {
+		return volume.ID{}, false
+	}
+	id, err := volume.IDFromDir(p.id, parts[1])
+	return id, err == nil
+}

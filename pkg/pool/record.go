@@ -1,0 +1,91 @@
+package pool
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	recordFile    = "volume.json"
+	dataEntry     = "data"
+	recordVersion = 1
+	// maxRecordBytes bounds what is read from a record: many times the largest that CreateVolume can cause.
+	maxRecordBytes = 64 << 10
+)
+
+// record is volume.json: what a volume is, for the next start of the driver and for a person with a pager. The volume's
+// ID is not in it: that follows from the pool and the name, so a volume moved to another pool belongs there.
+type record struct {
+	FormatVersion int          `json:"formatVersion"`
+	Name          string       `json:"name"`
+	Spec          volume.Spec  `json:"spec"`
+	CapacityBytes int64        `json:"capacityBytes"`
+	Created       time.Time    `json:"created"`
+	Owner         volume.Owner `json:"owner,omitzero"`
+}
+
+func encodeRecord(v volume.Volume) ([]byte, error) {
+	content, err := json.MarshalIndent(record{
+		FormatVersion: recordVersion,
+		Name:          v.Name.String(),
+		Spec:          v.Spec,
+		CapacityBytes: v.CapacityBytes,
+		Created:       v.Created,
+		Owner:         v.Owner,
+	}, "", "  ")
+	return append(content, '\n'), err
+}
+
+// decodeRecord reads the record found in a directory of a pool. Errors: ErrCorrupt.
+func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Volume, error) {
+	var r record
+	if err := json.Unmarshal(content, &r); err != nil {
+		return volume.Volume{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, recordFile, err)
+	}
+	if r.FormatVersion != recordVersion {
+		return volume.Volume{}, fmt.Errorf("%w: %s has format version %d, this driver knows %d", volume.ErrCorrupt, recordFile, r.FormatVersion, recordVersion)
+	}
+	name, err := volume.ParseName(r.Name)
+	if err != nil {
+		return volume.Volume{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, recordFile, err)
+	}
+	if name.Dir() != dirName {
+		return volume.Volume{}, fmt.Errorf("%w: %s is of volume %q, which belongs in directory %s, not %s",
+			volume.ErrCorrupt, recordFile, r.Name, name.Dir(), dirName)
+	}
+	if !slices.Contains(volume.Types(), r.Spec.Type) {
+		return volume.Volume{}, fmt.Errorf("%w: %s has type %q, this driver knows %v", volume.ErrCorrupt, recordFile, r.Spec.Type, volume.Types())
+	}
+	if r.CapacityBytes <= 0 {
+		return volume.Volume{}, fmt.Errorf("%w: %s has capacityBytes %d", volume.ErrCorrupt, recordFile, r.CapacityBytes)
+	}
+	return volume.Volume{
+		ID:            volume.NewID(pool, name),
+		Name:          name,
+		Spec:          r.Spec,
+		CapacityBytes: r.CapacityBytes,
+		Created:       r.Created,
+		Owner:         r.Owner,
+	}, nil
+}
+
+// readRecord reads the record of an entry of volumes/, tmp/ or trash/; dirName is the volume's own directory.
+func (p *Pool) readRecord(parent dir, entryName, dirName string) (volume.Volume, error) {
+	f, err := openAt(parent.fd(), entryName+"/"+recordFile, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return volume.Volume{}, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxRecordBytes))
+	if err != nil {
+		return volume.Volume{}, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
+	}
+	return decodeRecord(p.id, dirName, content)
+}

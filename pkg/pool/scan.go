@@ -1,0 +1,92 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// scanBatch is how many records one worker reads before it takes more.
+const scanBatch = 512
+
+// scan makes memory agree with the tree: what was being built is thrown away, every volume is indexed and counted, and the
+// trash is queued.
+func (p *Pool) scan(ctx context.Context) error {
+	start := time.Now()
+	if err := p.emptyTmp(); err != nil {
+		return err
+	}
+	if err := p.scanVolumes(ctx); err != nil {
+		return err
+	}
+	if err := p.scanTrash(); err != nil {
+		return err
+	}
+	committed, trash := p.ledger.counts()
+	klog.FromContext(ctx).Info("Pool is open", "pool", p.opts.Name, "path", p.opts.Path, "poolID", p.id, "volumes", p.index.len(),
+		"committedBytes", committed, "trashBytes", trash, "took", time.Since(start))
+	return nil
+}
+
+// emptyTmp throws away what a crash left unfinished; the purger does the removing, however much it is.
+func (p *Pool) emptyTmp() error {
+	names, err := p.tmp.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("read %s/: %w", tmpDir, err)
+	}
+	for _, name := range names {
+		if err := p.tmp.rename(name, p.trash, withSuffix(withoutSuffix(name))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scanVolumes reads the records in parallel: with 100,000 of them it is the latency of the disk that counts.
+func (p *Pool) scanVolumes(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(4 * runtime.GOMAXPROCS(0))
+	for ctx.Err() == nil {
+		names, err := p.volumes.Readdirnames(scanBatch)
+		if len(names) > 0 {
+			group.Go(func() error { return p.scanBatch(ctx, names) })
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("read %s/: %w", volumesDir, err), group.Wait())
+		}
+	}
+	return group.Wait()
+}
+
+func (p *Pool) scanBatch(ctx context.Context, names []string) error {
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		id, err := volume.IDFromDir(p.id, name)
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Left alone", "pool", p.opts.Name, "directory", name)
+			continue
+		}
+		v, err := p.readRecord(p.volumes, name, name)
+		if err != nil {
+			err = fmt.Errorf("volume %s in pool %s: %w", id, p.opts.Name, err)
+			klog.FromContext(ctx).Error(err, "Damaged volume: it can be deleted, but not used", "volumeID", id)
+			v.ID = id
+		}
+		p.index.put(&entry{volume: v, damaged: err})
+		p.ledger.add(v.CapacityBytes)
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+)
+
+const (
+	purgeWorkers = 2
+	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a person, not a loop.
+	purgeRetry = time.Minute
+)
+
+// discarded is an entry of trash/.
+type discarded struct {
+	name  string
+	bytes int64     // what the ledger gives back when the entry is gone
+	due   time.Time // when it may be purged
+}
+
+// purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.
+type purger struct {
+	mu      sync.Mutex
+	changed sync.Cond
+	queue   []discarded
+	stopped bool
+	failed  bool // the last purge that ended failed
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
+}
+
+func newPurger() *purger {
+	q := &purger{cancel: func() {}}
+	q.changed.L = &q.mu
+	return q
+}
+
+func (q *purger) start(ctx context.Context, purge func(context.Context, discarded)) {
+	ctx, q.cancel = context.WithCancel(ctx)
+	for range purgeWorkers {
+		q.workers.Go(func() {
+			for d, ok := q.next(); ok; d, ok = q.next() {
+				purge(ctx, d)
+			}
+		})
+	}
+}
+
+// stop ends the workers, in the middle of a tree if need be, and waits for them.
+func (q *purger) stop() {
+	q.cancel()
+	q.mu.Lock()
+	q.stopped = true
+	q.mu.Unlock()
+	q.changed.Broadcast()
+	q.workers.Wait()
+}
+
+// add queues an entry for when it is due.
+func (q *purger) add(d discarded) {
+	if wait := time.Until(d.due); wait > 0 {
+		time.AfterFunc(wait, func() { q.push(d) })
+		return
+	}
+	q.push(d)
+}
+
+func (q *purger) push(d discarded) {
+	q.mu.Lock()
+	q.queue = append(q.queue, d)
+	q.mu.Unlock()
+	q.changed.Signal()
+}
+
+// next waits for an entry; false means that the purger has been stopped.
+func (q *purger) next() (discarded, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.queue) == 0 && !q.stopped {
+		q.changed.Wait()
+	}
+	if q.stopped {
+		return discarded{}, false
+	}
+	d := q.queue[0]
+	q.queue = q.queue[1:]
+	return d, true
+}
+
+func (q *purger) setFailed(failed bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.failed = failed
+}
+
+func (q *purger) isFailing() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.failed
+}
+
+// purge removes an entry of trash/ and gives its space back; not before.
+func (p *Pool) purge(ctx context.Context, d discarded) {
+	err := removeTree(ctx, p.trash, d.name)
+	switch {
+	case err == nil:
+		p.ledger.purged(d.bytes)
+		p.purger.setFailed(false)
+	case ctx.Err() != nil: // the next start goes on from here
+	default:
+		klog.FromContext(ctx).Error(err, "Deleted data could not be purged; its space stays taken, and the purge is tried again",
+			"pool", p.opts.Name, "entry", d.name, "retryIn", purgeRetry)
+		p.purger.setFailed(true)
+		d.due = time.Now().Add(purgeRetry)
+		p.purger.add(d)
+	}
+}
+
+// throwIn moves an entry of another directory of the pool into the trash, durable when it returns. On failure the entry is
+// where it was, as far as that could be done.
+func (p *Pool) throwIn(from dir, name string) (thrown string, err error) {
+	thrown = withSuffix(name)
+	if err := from.rename(name, p.trash, thrown); err != nil {
+		return "", err
+	}
+	failpoint.Here("trash.renamed")
+	if err := errors.Join(p.trash.Sync(), from.Sync()); err != nil {
+		return "", errors.Join(err, p.trash.rename(thrown, from, name))
+	}
+	failpoint.Here("trash.durable")
+	return thrown, nil
+}
+
+// scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk.
+func (p *Pool) scanTrash() error {
+	names, err := p.trash.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("read %s/: %w", trashDir, err)
+	}
+	for _, name := range names {
+		d := discarded{name: name, due: p.thrownAt(name).Add(p.opts.TrashRetention)}
+		if v, err := p.readRecord(p.trash, name, withoutSuffix(name)); err == nil {
+			d.bytes = v.CapacityBytes
+		}
+		p.ledger.addTrash(d.bytes)
+		p.purger.add(d)
+	}
+	return nil
+}
+
+// thrownAt is when an entry came to the trash: rename(2) sets the change time of what it moves.
+func (p *Pool) thrownAt(name string) time.Time {
+	var st unix.Stat_t
+	if err := unix.Fstatat(p.trash.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return time.Time{}
+	}
+	return time.Unix(st.Ctim.Unix())
+}

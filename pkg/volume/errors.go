@@ -1,0 +1,29 @@
+package volume
+
+import "errors"
+
+// The sentinels below are the whole vocabulary of failure under the gRPC layer. Each is wrapped with
+// %w and a text that says what was wrong, where, and what would be right; pkg/rpc turns them into
+// status codes in one table. An error that wraps none of them is a defect or a broken disk: INTERNAL.
+var (
+	// ErrInvalid: the request can never be right as it is written.
+	ErrInvalid = errors.New("invalid argument")
+	// ErrNotFound: what the request names does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrIncompatible: a thing of that name exists, and it is not what was asked for.
+	ErrIncompatible = errors.New("exists with other properties")
+	// ErrInUse: the state of the volume forbids the request now (published, single writer, …).
+	ErrInUse = errors.New("in use")
+	// ErrNoSpace: there is no room here; another node may have some.
+	ErrNoSpace = errors.New("no space")
+	// ErrOutOfRange: no pool could ever give that size.
+	ErrOutOfRange = errors.New("out of range")
+	// ErrBusy: another operation on the same thing is under way; the caller retries.
+	ErrBusy = errors.New("operation in progress")
+	// ErrBadToken: a list was continued with a token that no list call returned.
+	ErrBadToken = errors.New("bad starting token")
+	// ErrUnavailable: the pool exists in the configuration but cannot be used now.
+	ErrUnavailable = errors.New("pool unavailable")
+	// ErrCorrupt: the disk holds something the driver cannot make sense of. Nothing is guessed or repaired.
+	ErrCorrupt = errors.New("corrupt")
+)

@@ -1,0 +1,69 @@
+package volume
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+)
+
+// poolIDDigits is how much of a pool's UUID stands in an ID: 48 bits, and the driver refuses two pools that share them.
+const poolIDDigits = 12
+
+var poolIDPattern = regexp.MustCompile(`^[0-9a-f]{12}$`)
+
+// PoolID is the first 12 hexadecimal digits of a pool's UUID.
+type PoolID string
+
+// ParsePoolID reads the digits from a UUID or a PoolID. Errors: ErrInvalid.
+func ParsePoolID(s string) (PoolID, error) {
+	if !poolIDPattern.MatchString(s) {
+		return "", fmt.Errorf("%w: pool ID %q is not %d lower-case hexadecimal digits", ErrInvalid, s, poolIDDigits)
+	}
+	return PoolID(s), nil
+}
+
+// ID is a volume's ID: the pool that holds it and its directory there. IDs compare with ==. The zero ID names nothing.
+type ID struct {
+	pool PoolID
+	dir  string
+}
+
+// NewID is the ID of the named volume in a pool.
+func NewID(pool PoolID, name Name) ID { return ID{pool: pool, dir: name.dir} }
+
+// ParseID reads "<12 hex>-<directory>". What it returns is safe to use as a path component; a string with a
+// slash, a "..", or anything else that CreateVolume would not have returned is ErrInvalid.
+func ParseID(s string) (ID, error) {
+	if s == "" {
+		return ID{}, fmt.Errorf("%w: volume ID is empty", ErrInvalid)
+	}
+	if len(s) > MaxNameBytes {
+		return ID{}, fmt.Errorf("%w: volume ID has %d bytes, at most %d are allowed", ErrInvalid, len(s), MaxNameBytes)
+	}
+	if len(s) <= poolIDDigits+1 || s[poolIDDigits] != '-' || !poolIDPattern.MatchString(s[:poolIDDigits]) || !isDir(s[poolIDDigits+1:]) {
+		return ID{}, fmt.Errorf("%w: %q is not a volume ID of this driver: want <12 hex digits of the pool's UUID>-<name>", ErrInvalid, s)
+	}
+	return ID{pool: PoolID(s[:poolIDDigits]), dir: s[poolIDDigits+1:]}, nil
+}
+
+// IDFromDir is the ID of a volume found on disk. Errors: ErrCorrupt, for a directory that no volume can have.
+func IDFromDir(pool PoolID, dir string) (ID, error) {
+	if !isDir(dir) {
+		return ID{}, fmt.Errorf("%w: %q is not the directory of a volume", ErrCorrupt, dir)
+	}
+	return ID{pool: pool, dir: dir}, nil
+}
+
+// Pool is the pool that holds the volume.
+func (id ID) Pool() PoolID { return id.pool }
+
+// Dir is the volume's directory in its pool: one safe path component.
+func (id ID) Dir() string { return id.dir }
+
+// String is the form that CSI calls carry, at most 77 bytes.
+func (id ID) String() string { return string(id.pool) + "-" + id.dir }
+
+// Compare orders IDs by pool and directory: the order in which they are listed.
+func (id ID) Compare(other ID) int {
+	return cmp.Or(cmp.Compare(id.pool, other.pool), cmp.Compare(id.dir, other.dir))
+}

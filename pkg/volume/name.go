@@ -1,0 +1,69 @@
+package volume
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	// MaxNameBytes is the CSI limit on a volume's name (spec, "Size Limits": 128 bytes for a string field).
+	MaxNameBytes = 128
+	// maxDirBytes keeps an ID (12 hex, a dash, the directory) well below the same limit.
+	maxDirBytes = 64
+
+	hashPrefix     = "h-"
+	snapshotPrefix = "s-"
+	hashHexDigits  = 40
+)
+
+var (
+	safeDir   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	hashedDir = regexp.MustCompile(`^h-[0-9a-f]{40}$`)
+)
+
+// Name is a volume's name as the caller of CreateVolume chose it, together with the directory that stands for
+// it in a pool. The zero Name is no name; ParseName makes the only others.
+type Name struct {
+	full string
+	dir  string
+}
+
+// ParseName takes any non-empty string of at most MaxNameBytes: one that is not a safe file name gets a directory made
+// of its SHA-256, so that two names never share one. Only what protobuf would not carry either, bytes that are not UTF-8,
+// is refused, because the record could not give it back.
+// Errors: ErrInvalid.
+func ParseName(s string) (Name, error) {
+	switch {
+	case s == "":
+		return Name{}, fmt.Errorf("%w: name is empty: give the volume a name of 1 to %d bytes", ErrInvalid, MaxNameBytes)
+	case len(s) > MaxNameBytes:
+		return Name{}, fmt.Errorf("%w: name has %d bytes, at most %d are allowed", ErrInvalid, len(s), MaxNameBytes)
+	case !utf8.ValidString(s):
+		return Name{}, fmt.Errorf("%w: name %q is not UTF-8", ErrInvalid, s)
+	}
+	if isPlainDir(s) {
+		return Name{full: s, dir: s}, nil
+	}
+	sum := sha256.Sum256([]byte(s))
+	return Name{full: s, dir: hashPrefix + hex.EncodeToString(sum[:])[:hashHexDigits]}, nil
+}
+
+// String is the name as the caller wrote it: arbitrary bytes, never part of a path.
+func (n Name) String() string { return n.full }
+
+// Dir is the directory of the name in a pool: one safe path component.
+func (n Name) Dir() string { return n.dir }
+
+// isPlainDir says whether a name can be its own directory. The prefixes are kept free: "h-" for hashed names,
+// "s-" for snapshots, so that no volume ID can be read as a snapshot ID.
+func isPlainDir(s string) bool {
+	return len(s) <= maxDirBytes && safeDir.MatchString(s) &&
+		!strings.HasPrefix(s, hashPrefix) && !strings.HasPrefix(s, snapshotPrefix)
+}
+
+// isDir says whether s can be the directory of some volume.
+func isDir(s string) bool { return isPlainDir(s) || hashedDir.MatchString(s) }

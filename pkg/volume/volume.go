@@ -1,0 +1,66 @@
+// Package volume has the values that move between the driver's layers: names, IDs, specifications, volumes, and
+// the errors that every layer shares. It uses the standard library only and nothing of this module.
+package volume
+
+import (
+	"fmt"
+	"time"
+)
+
+// Volume is what a pool knows of one volume. It is a value; changing a copy changes nothing on disk.
+type Volume struct {
+	ID ID
+	// Name is what the caller of CreateVolume chose.
+	Name Name
+	Spec Spec
+	// CapacityBytes is the size that was promised.
+	CapacityBytes int64
+	Created       time.Time
+	Owner         Owner
+}
+
+// SizeRange is how large a volume may be, in bytes. Zero means not said, for either bound.
+type SizeRange struct {
+	Required int64
+	Limit    int64
+}
+
+// DefaultCapacityBytes is the size of a volume whose creator names none: 1 GiB.
+const DefaultCapacityBytes = 1 << 30
+
+// ParseSizeRange checks the two numbers of a CSI capacity_range. Errors: ErrInvalid for a negative number, ErrOutOfRange for a
+// limit below the requirement.
+func ParseSizeRange(required, limit int64) (SizeRange, error) {
+	if required < 0 || limit < 0 {
+		return SizeRange{}, fmt.Errorf("%w: capacity range is required=%d limit=%d bytes: a size is never negative", ErrInvalid, required, limit)
+	}
+	if limit > 0 && required > limit {
+		return SizeRange{}, fmt.Errorf("%w: capacity range asks for at least %d and at most %d bytes: no size is both", ErrOutOfRange, required, limit)
+	}
+	return SizeRange{Required: required, Limit: limit}, nil
+}
+
+// Choose is the size to make: the least that satisfies the range, DefaultCapacityBytes where it says nothing.
+func (r SizeRange) Choose() int64 {
+	switch {
+	case r.Required > 0:
+		return r.Required
+	case r.Limit > 0:
+		return min(r.Limit, DefaultCapacityBytes)
+	default:
+		return DefaultCapacityBytes
+	}
+}
+
+// Contains says whether an existing volume of that size satisfies the range.
+func (r SizeRange) Contains(bytes int64) bool {
+	return bytes >= r.Required && (r.Limit == 0 || bytes <= r.Limit)
+}
+
+// CreateRequest is what CreateVolume asks of a pool.
+type CreateRequest struct {
+	Name  Name
+	Size  SizeRange
+	Spec  Spec
+	Owner Owner
+}
