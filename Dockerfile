@@ -11,7 +11,7 @@ ARG TARGETARCH
 ARG VERSION=unknown
 # An empty TARGETARCH (a builder that does not set it) is the build machine's own.
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -X main.version=$VERSION" -o /csi-hostpath ./cmd/csi-hostpath
+    -ldflags "-s -w -X github.com/csi-hostpath/csi-hostpath/pkg/driver.buildVersion=$VERSION" -o /csi-hostpath ./cmd/csi-hostpath
 
 FROM debian:bookworm-slim
 # The programs that make, check and grow the filesystems of block images; everything else the driver does by system calls.

@@ -12,6 +12,7 @@ TEST_FLAGS ?=
 # How long `make fuzz` spends on each fuzz test.
 FUZZTIME ?= 30s
 
+VERSION_VARIABLE := github.com/csi-hostpath/csi-hostpath/pkg/driver.buildVersion
 TOOLS := bin/tools
 TEST_LOG := .cache/test.json
 ENGINE ?= $(firstword $(foreach e,docker podman buildah,$(shell command -v $(e))))
@@ -26,7 +27,7 @@ help: ## Show this list.
 # The version is stamped by hand: -buildvcs fails where git refuses a checkout that another user owns.
 .PHONY: build
 build: ## Build the driver, a static binary, into bin/csi-hostpath.
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/csi-hostpath ./cmd/csi-hostpath
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X $(VERSION_VARIABLE)=$(VERSION)' -o bin/csi-hostpath ./cmd/csi-hostpath
 
 .PHONY: image
 image: ## Build the container image IMAGE with docker, podman or buildah.
