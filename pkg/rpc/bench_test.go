@@ -14,10 +14,13 @@ import (
 // benchmarkRequest is what kubelet sends for a pod: podInfoOnMount fills the volume context.
 func benchmarkRequest() *csi.NodePublishVolumeRequest {
 	const pvc = "pvc-7d0c2c1e-3d7b-4a2f-9b1e-0f6c9f5a7c11"
-	kubelet := "/var/lib/kubelet"
+	const (
+		kubelet = "/var/lib/kubelet"
+		staging = kubelet + "/plugins/kubernetes.io/csi/hostpath.csi.local/"
+	)
 	return &csi.NodePublishVolumeRequest{
 		VolumeId:          testPool + "-" + pvc,
-		StagingTargetPath: kubelet + "/plugins/kubernetes.io/csi/hostpath.csi.local/0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0/globalmount",
+		StagingTargetPath: staging + "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0/globalmount",
 		TargetPath:        kubelet + "/pods/5e6f7a8b-1234-4cde-9f01-23456789abcd/volumes/kubernetes.io~csi/" + pvc + "/mount",
 		VolumeCapability: &csi.VolumeCapability{
 			AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER},

@@ -13,12 +13,15 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// codeTable is the one place where a failure gets its code (CSI spec, "Error Scheme"). An error that wraps several
-// entries gets the first: the driver's own words say more than the system's.
-var codeTable = []struct {
+// codeEntry says that an error which wraps err goes out as code.
+type codeEntry struct {
 	err  error
 	code codes.Code
-}{
+}
+
+// codeTable is the one place where a failure gets its code (CSI spec, "Error Scheme"). An error that wraps several
+// entries gets the first: the driver's own words say more than the system's.
+var codeTable = []codeEntry{
 	{volume.ErrInvalid, codes.InvalidArgument},
 	{volume.ErrNotFound, codes.NotFound},
 	{volume.ErrIncompatible, codes.AlreadyExists},

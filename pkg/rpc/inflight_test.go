@@ -155,6 +155,7 @@ func TestOneCallAtATimeForAVolume(t *testing.T) {
 }
 
 func unreachable(t *testing.T) grpc.UnaryHandler {
+	t.Helper()
 	return func(context.Context, any) (any, error) {
 		t.Error("the handler was called")
 		return nil, nil

@@ -3,6 +3,7 @@ package rpc
 import (
 	"errors"
 	"iter"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 
 // requests yields a new message of every unary CSI request type.
 func requests(t testing.TB) iter.Seq[proto.Message] {
+	t.Helper()
 	return func(yield func(proto.Message) bool) {
 		services := csi.File_csi_proto.Services()
 		for i := range services.Len() {
@@ -76,7 +78,7 @@ func textChains(desc protoreflect.MessageDescriptor, prefix []protoreflect.Field
 	var chains [][]protoreflect.FieldDescriptor
 	for i := range desc.Fields().Len() {
 		field := desc.Fields().Get(i)
-		chain := append(prefix[:len(prefix):len(prefix)], field)
+		chain := slices.Concat(prefix, []protoreflect.FieldDescriptor{field})
 		switch {
 		case field.IsMap(), field.Kind() == protoreflect.StringKind:
 			chains = append(chains, chain)

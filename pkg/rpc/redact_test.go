@@ -59,7 +59,8 @@ func renderings(t testing.TB, req any) map[string]string {
 	slog.New(slog.NewTextHandler(&slogText, nil)).Info("x", "request", r)
 	slog.New(slog.NewJSONHandler(&slogJSON, nil)).Info("x", "request", r)
 	funcr.New(func(_, args string) { plain.WriteString(args) }, funcr.Options{}).Info("x", "request", r)
-	out["klog text"], out["slog text"], out["slog json"], out["funcr"] = klogText.String(), slogText.String(), slogJSON.String(), plain.String()
+	out["klog text"], out["funcr"] = klogText.String(), plain.String()
+	out["slog text"], out["slog json"] = slogText.String(), slogJSON.String()
 	return out
 }
 
@@ -195,7 +196,8 @@ func FuzzRedact(f *testing.F) {
 			VolumeContext:  map[string]string{"!" + key: hidden},
 			PublishContext: map[string]string{"!" + other: hidden},
 			VolumeCapability: &csi.VolumeCapability{AccessType: &csi.VolumeCapability_Mount{
-				Mount: &csi.VolumeCapability_MountVolume{MountFlags: []string{hidden, key}}}},
+				Mount: &csi.VolumeCapability_MountVolume{MountFlags: []string{hidden, key}},
+			}},
 		}
 		for how, text := range renderings(t, req) {
 			if strings.Contains(text, hidden) && !strings.Contains(key+value+other, secret) {

@@ -40,9 +40,8 @@ func (fakeController) CreateVolume(ctx context.Context, req *csi.CreateVolumeReq
 		panic("the handler fell")
 	case "panic-request":
 		panic(req)
-	case "panic-nil-map":
-		var m map[string]int
-		m["x"]++
+	case "panic-index":
+		_ = req.GetVolumeCapabilities()[3]
 	case "busy":
 		return nil, fmt.Errorf("%w: copying", volume.ErrBusy)
 	case "broken":
@@ -102,6 +101,9 @@ func newEdge(t testing.TB, verbosity int) edge {
 	return e
 }
 
+// panicked is all that a caller learns of a panic.
+const panicked = "internal error: CreateVolume panicked; the driver's log has the stack"
+
 func TestChain(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -110,20 +112,39 @@ func TestChain(t *testing.T) {
 		message string
 		logs    []string
 	}{
-		{"success", &csi.CreateVolumeRequest{Name: "pvc-1"}, codes.OK, "",
-			[]string{`"Call succeeded" method="CreateVolume" requestID=1 name="pvc-1" duration=`, `"In the handler" method="CreateVolume" requestID=1`}},
-		{"a sentinel", &csi.CreateVolumeRequest{Name: "busy"}, codes.Aborted, "operation in progress: copying",
-			[]string{`I`, `"Call failed" method="CreateVolume" requestID=1 name="busy" code="Aborted" err="operation in progress: copying"`}},
-		{"an unknown error", &csi.CreateVolumeRequest{Name: "broken"}, codes.Internal, "the disk smokes",
-			[]string{`"Call failed" err="the disk smokes" method="CreateVolume" requestID=1 name="broken" code="Internal"`}},
-		{"a panic", &csi.CreateVolumeRequest{Name: "panic"}, codes.Internal, "internal error: CreateVolume panicked; the driver's log has the stack",
-			[]string{`"Handler panicked"`, `panic="the handler fell"`, "server_test.go", `code="Internal"`}},
-		{"a panic with secrets", &csi.CreateVolumeRequest{Name: "panic-request", Secrets: map[string]string{"p": secret}}, codes.Internal,
-			"internal error: CreateVolume panicked; the driver's log has the stack", []string{`panic="a value of type *csi.CreateVolumeRequest"`}},
-		{"a runtime panic", &csi.CreateVolumeRequest{Name: "panic-nil-map"}, codes.Internal,
-			"internal error: CreateVolume panicked; the driver's log has the stack", []string{`panic="assignment to entry in nil map"`}},
-		{"too long", &csi.CreateVolumeRequest{Name: strings.Repeat("x", 200)}, codes.InvalidArgument,
-			`invalid argument: field name has 200 bytes, at most 128 are allowed (CSI spec, "Size Limits")`, []string{`(200 bytes)" code="InvalidArgument"`}},
+		{
+			"success", &csi.CreateVolumeRequest{Name: "pvc-1"}, codes.OK, "",
+			[]string{
+				`"Call succeeded" method="CreateVolume" requestID=1 name="pvc-1" duration=`,
+				`"In the handler" method="CreateVolume" requestID=1`,
+			},
+		},
+		{
+			"a sentinel", &csi.CreateVolumeRequest{Name: "busy"}, codes.Aborted, "operation in progress: copying",
+			[]string{`"Call failed" method="CreateVolume" requestID=1 name="busy" code="Aborted" err="operation in progress: copying"`},
+		},
+		{
+			"an unknown error", &csi.CreateVolumeRequest{Name: "broken"}, codes.Internal, "the disk smokes",
+			[]string{`"Call failed" err="the disk smokes" method="CreateVolume" requestID=1 name="broken" code="Internal"`},
+		},
+		{
+			"a panic", &csi.CreateVolumeRequest{Name: "panic"}, codes.Internal, panicked,
+			[]string{`"Handler panicked"`, `panic="the handler fell"`, "server_test.go", `code="Internal"`},
+		},
+		{
+			"a panic with secrets", &csi.CreateVolumeRequest{Name: "panic-request", Secrets: map[string]string{"p": secret}},
+			codes.Internal, panicked,
+			[]string{`panic="a value of type *csi.CreateVolumeRequest"`},
+		},
+		{
+			"a runtime panic", &csi.CreateVolumeRequest{Name: "panic-index"}, codes.Internal, panicked,
+			[]string{`panic="runtime error: index out of range [3] with length 0"`},
+		},
+		{
+			"too long", &csi.CreateVolumeRequest{Name: strings.Repeat("x", 200)}, codes.InvalidArgument,
+			`invalid argument: field name has 200 bytes, at most 128 are allowed (CSI spec, "Size Limits")`,
+			[]string{`(200 bytes)" code="InvalidArgument"`},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
