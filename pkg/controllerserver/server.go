@@ -184,8 +184,8 @@ func (s *Server) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest)
 
 // checkUnused refuses a volume that a pod can see.
 func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
-	data, _, err := p.Data(id)
-	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrCorrupt) {
+	data, err := p.AnyData(id)
+	if errors.Is(err, volume.ErrNotFound) {
 		return nil // nothing there that could be published
 	}
 	if err != nil {

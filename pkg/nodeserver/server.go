@@ -91,7 +91,7 @@ func (s *Server) open(req volumeRequest, readOnly bool) (*os.File, volume.ID, ca
 	if err := capability.CheckNodes(p.AllowMultiNode(), access); err != nil {
 		return nil, id, access, err
 	}
-	data, _, err := p.Data(id)
+	data, err := p.Data(id)
 	return data, id, access, err
 }
 

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -11,20 +12,31 @@ import (
 
 // Data is an O_PATH descriptor of what the volume's pods see: to bind-mount, never to read. The caller closes it.
 // Errors: ErrNotFound; ErrCorrupt when record and data disagree.
-func (p *Pool) Data(id volume.ID) (*os.File, volume.Volume, error) {
+func (p *Pool) Data(id volume.ID) (*os.File, error) {
 	v, err := p.Get(id)
 	if err != nil {
-		return nil, volume.Volume{}, err
+		return nil, err
 	}
-	f, err := openAt(p.volumes.fd(), id.Dir()+"/"+dataEntry, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	f, err := p.AnyData(id)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil, fmt.Errorf("%w: volume %s has a record and no %s", volume.ErrCorrupt, id, dataEntry)
+	}
 	if err != nil {
-		return nil, volume.Volume{}, fmt.Errorf("%w: data of volume %s: %w", volume.ErrCorrupt, id, err)
+		return nil, err
 	}
 	if err := checkKind(f, v.Spec.Type); err != nil {
-		f.Close()
-		return nil, volume.Volume{}, fmt.Errorf("%w: data of volume %s: %w", volume.ErrCorrupt, id, err)
+		return nil, errors.Join(fmt.Errorf("%w: data of volume %s: %w", volume.ErrCorrupt, id, err), f.Close())
 	}
-	return f, v, nil
+	return f, nil
+}
+
+// AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
+func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
+	f, err := openAt(p.volumes.fd(), id.Dir()+"/"+dataEntry, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
+	}
+	return f, err
 }
 
 func checkKind(f *os.File, t volume.Type) error {
@@ -51,7 +63,7 @@ type Usage struct {
 // Usage is one statfs(2), whatever the volume holds. A filesystem without quotas knows only its own numbers, and those are
 // what bounds the writer: they are reported, not an invented share of them.
 func (p *Pool) Usage(id volume.ID) (Usage, error) {
-	f, _, err := p.Data(id)
+	f, err := p.Data(id)
 	if err != nil {
 		return Usage{}, err
 	}

@@ -17,6 +17,8 @@ type Options struct {
 	// RequireMountpoint refuses the pool unless Path is where a filesystem is mounted, so that a missing
 	// disk never sends data to the filesystem below it.
 	RequireMountpoint bool
+	// MustExist refuses to make the directory: an absent one is ErrUnavailable and os.ErrNotExist.
+	MustExist bool
 	// TrashRetention is how long a deleted volume can still be taken out of trash/ by hand.
 	TrashRetention time.Duration
 	// AllowMultiNode accepts the multi-node access modes for volumes of the pool.

@@ -61,9 +61,9 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	return p, nil
 }
 
-// openRoot opens the pool's directory. Only a directory that need not be a mount point is ever made.
+// openRoot opens the pool's directory, after making it where the options let it.
 func (p *Pool) openRoot() error {
-	if err := checkMountpoint(p.opts); err != nil {
+	if err := checkPlace(p.opts); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(p.opts.Path), 0o755); err != nil { //nolint:gosec // the parents are the host's
@@ -85,7 +85,13 @@ func (p *Pool) openRoot() error {
 	return nil
 }
 
-func checkMountpoint(opts Options) error {
+// checkPlace refuses a path that must exist, or must be where a filesystem is mounted, and is not. Errors: ErrUnavailable.
+func checkPlace(opts Options) error {
+	if opts.MustExist {
+		if _, err := os.Stat(opts.Path); err != nil {
+			return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
+		}
+	}
 	if !opts.RequireMountpoint {
 		return nil
 	}

@@ -1,0 +1,97 @@
+// Package driver puts the parts together: from a configuration to pools, services and a gRPC server, and back down again.
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
+)
+
+// Run serves until the context ends, then takes no more calls, lets those under way finish within cfg.ShutdownGrace, and returns.
+// The configuration has been validated. An error means that the driver could not serve; a pool that cannot be opened is none.
+func Run(ctx context.Context, cfg Config) error {
+	listener, err := Listen(cfg.Endpoint)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	publications := nodeserver.NewPublications()
+	pools := newPoolSet(cfg, publications)
+	registry := newRegistry(pools)
+	server := newServer(ctx, cfg, pools, publications, registry)
+
+	group, ctx := errgroup.WithContext(ctx)
+	if cfg.MetricsAddress != "" {
+		if err := serveHTTP(ctx, group, cfg, registry, pools); err != nil {
+			return err
+		}
+	}
+	group.Go(func() error { pools.run(ctx); return nil })
+	group.Go(func() error { return serveGRPC(ctx, server, listener, cfg.ShutdownGrace) })
+	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", Version, "node", cfg.NodeName, "endpoint", cfg.Endpoint)
+	return errors.Join(group.Wait(), pools.close())
+}
+
+func newServer(ctx context.Context, cfg Config, pools *poolSet, publications *nodeserver.Publications, registry prometheus.Registerer) *grpc.Server {
+	server := rpc.NewServer(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
+	topology := topologyOf(cfg.DriverName, cfg.NodeName)
+	csi.RegisterIdentityServer(server, &identity{name: cfg.DriverName, pools: pools})
+	csi.RegisterControllerServer(server, controllerserver.New(controllerserver.Options{
+		Topology:     topology,
+		Pools:        pools,
+		Publications: publications,
+	}))
+	csi.RegisterNodeServer(server, nodeserver.New(nodeserver.Options{
+		NodeName:     cfg.NodeName,
+		KubeletDir:   cfg.KubeletDir,
+		MaxVolumes:   cfg.MaxVolumesPerNode,
+		Topology:     topology,
+		Pools:        pools,
+		Publications: publications,
+		Binder:       mount.NewBinder(),
+	}))
+	return server
+}
+
+// serveGRPC serves until the context ends; after the grace period it cuts the calls that are still under way. That is safe
+// for data at any moment, as a crash is, but the callers have to ask again.
+func serveGRPC(ctx context.Context, server *grpc.Server, listener net.Listener, grace time.Duration) error {
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve the CSI socket: %w", err)
+	case <-ctx.Done():
+	}
+	timer := time.AfterFunc(grace, server.Stop)
+	defer timer.Stop()
+	server.GracefulStop()
+	return <-served
+}
+
+func serveHTTP(ctx context.Context, group *errgroup.Group, cfg Config, registry *prometheus.Registry, pools *poolSet) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.MetricsAddress)
+	if err != nil {
+		return fmt.Errorf("--metrics-address: %w", err)
+	}
+	server := newHTTPServer(registry, pools)
+	group.Go(func() error { return ignoreClosed(server.Serve(listener)) })
+	group.Go(func() error {
+		<-ctx.Done()
+		return server.Close()
+	})
+	return nil
+}

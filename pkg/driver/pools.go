@@ -1,0 +1,225 @@
+package driver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// poolRetry is how often a pool that could not be opened is tried again: an operator who has mounted the disk need not restart
+// the driver.
+const poolRetry = 5 * time.Second
+
+var errOpening = fmt.Errorf("%w: it is being opened", volume.ErrUnavailable)
+
+// poolSet has the configured pools, each of them open or with the reason why not.
+type poolSet struct {
+	kubeletDir   string
+	defaultPool  string
+	publications *nodeserver.Publications
+
+	mu    sync.RWMutex
+	slots []*poolSlot // in the order of the configuration
+}
+
+// poolSlot is one configured pool: pool is nil as long as err is not.
+type poolSlot struct {
+	config PoolConfig
+	pool   *pool.Pool
+	err    error
+}
+
+func newPoolSet(cfg Config, publications *nodeserver.Publications) *poolSet {
+	s := &poolSet{kubeletDir: cfg.KubeletDir, defaultPool: cfg.DefaultPool(), publications: publications}
+	for _, c := range cfg.Pools {
+		s.slots = append(s.slots, &poolSlot{config: c, err: errOpening})
+	}
+	return s
+}
+
+// run opens the pools, each on its own, and keeps trying those that fail until the context ends. It returns when all
+// of that has ended; the pools stay open until close.
+func (s *poolSet) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, slot := range s.slots {
+		wg.Go(func() { s.keepTrying(ctx, slot) })
+	}
+	wg.Wait()
+}
+
+func (s *poolSet) keepTrying(ctx context.Context, slot *poolSlot) {
+	for told := ""; ; {
+		err := s.open(ctx, slot)
+		if err == nil {
+			return
+		}
+		if err.Error() != told && !isAbsent(slot, err) {
+			told = err.Error()
+			klog.FromContext(ctx).Error(err, "Pool is not usable; it is tried again", "pool", slot.config.Name, "every", poolRetry)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(poolRetry):
+		}
+	}
+}
+
+// isAbsent: an optional pool that is not there is as it should be.
+func isAbsent(slot *poolSlot, err error) bool {
+	return slot.config.Optional && errors.Is(err, os.ErrNotExist)
+}
+
+func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
+	p, err := openPool(ctx, slot.config)
+	if err == nil {
+		// Before anybody can find the pool, what is published from it is known.
+		err = s.publications.Rebuild(s.kubeletDir, p)
+		if err == nil {
+			err = s.enter(slot, p)
+		}
+		if err != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}
+	if err != nil {
+		s.mu.Lock()
+		slot.err = err
+		s.mu.Unlock()
+	}
+	return err
+}
+
+func openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error) {
+	if c.Quota == QuotaRequired {
+		return nil, fmt.Errorf("%w: quota is required, and this version of the driver enforces no sizes: set quota to preferred or off", volume.ErrUnavailable)
+	}
+	p, err := pool.Open(ctx, pool.Options{
+		Name:              c.Name,
+		Path:              c.Path,
+		Overcommit:        c.Overcommit,
+		ReserveBytes:      c.Reserve,
+		RequireMountpoint: c.RequireMountpoint,
+		MustExist:         c.Optional,
+		TrashRetention:    c.TrashRetention,
+		AllowMultiNode:    c.AllowMultiNode,
+	})
+	if err == nil && c.Quota == QuotaPreferred {
+		klog.FromContext(ctx).Info("Sizes are counted but not enforced in this pool: a volume can fill its filesystem", "pool", c.Name, "path", c.Path)
+	}
+	return p, err
+}
+
+// enter makes a pool findable. Two pools of one UUID, one a copy of the other, could not be told apart by a volume ID.
+func (s *poolSet) enter(slot *poolSlot, p *pool.Pool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, other := range s.slots {
+		if other.pool != nil && other.pool.ID() == p.ID() {
+			return fmt.Errorf("%w: pool %s at %s has the UUID of pool %s at %s: is it a copy? Give one of them an empty directory",
+				volume.ErrUnavailable, slot.config.Name, slot.config.Path, other.config.Name, other.config.Path)
+		}
+	}
+	slot.pool, slot.err = p, nil
+	return nil
+}
+
+// close closes the pools; run has returned.
+func (s *poolSet) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, slot := range s.slots {
+		if slot.pool != nil {
+			errs = append(errs, slot.pool.Close())
+			slot.pool, slot.err = nil, fmt.Errorf("%w: the driver is stopping", volume.ErrUnavailable)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ByID finds the pool that holds a volume.
+func (s *poolSet) ByID(id volume.PoolID) (*pool.Pool, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var closed []string
+	for _, slot := range s.slots {
+		if slot.pool == nil {
+			closed = append(closed, fmt.Sprintf("%s (%v)", slot.config.Name, slot.err))
+		} else if slot.pool.ID() == id {
+			return slot.pool, nil
+		}
+	}
+	if len(closed) > 0 { // a pool's UUID is on its disk: any of these may be the one
+		return nil, fmt.Errorf("%w: pool %s is not among the open pools; not open: %s", volume.ErrUnavailable, id, strings.Join(closed, "; "))
+	}
+	return nil, fmt.Errorf("%w: this node has no pool %s: the volume is on another node, or its pool was taken out of the configuration", volume.ErrNotFound, id)
+}
+
+// ByName finds a pool as the configuration calls it; "" is the default one.
+func (s *poolSet) ByName(name string) (*pool.Pool, error) {
+	name = cmp.Or(name, s.defaultPool)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var names []string
+	for _, slot := range s.slots {
+		if slot.config.Name == name {
+			if slot.err != nil {
+				return nil, fmt.Errorf("%w: pool %s: %w", volume.ErrUnavailable, name, slot.err)
+			}
+			return slot.pool, nil
+		}
+		names = append(names, slot.config.Name)
+	}
+	return nil, fmt.Errorf("%w: this node has no pool %q; it has: %s", volume.ErrNotFound, name, strings.Join(names, ", "))
+}
+
+// Open lists the open pools in the order of their IDs.
+func (s *poolSet) Open() []*pool.Pool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	pools := make([]*pool.Pool, 0, len(s.slots))
+	for _, slot := range s.slots {
+		if slot.pool != nil {
+			pools = append(pools, slot.pool)
+		}
+	}
+	slices.SortFunc(pools, func(a, b *pool.Pool) int { return cmp.Compare(a.ID(), b.ID()) })
+	return pools
+}
+
+// notReady says which pools that must be open are not, and why; nil is ready.
+func (s *poolSet) notReady() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var errs []error
+	for _, slot := range s.slots {
+		if slot.err != nil && !slot.config.Optional {
+			errs = append(errs, fmt.Errorf("pool %s: %w", slot.config.Name, slot.err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// snapshot copies the slots, for the metrics.
+func (s *poolSet) snapshot() []poolSlot {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	slots := make([]poolSlot, 0, len(s.slots))
+	for _, slot := range s.slots {
+		slots = append(slots, *slot)
+	}
+	return slots
+}
