@@ -1,0 +1,45 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
+)
+
+func checkCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check-config",
+		Short: "Check a configuration and name every fault; takes the same flags as serve, and touches nothing",
+		Args:  cobra.NoArgs,
+	}
+	o := addOptions(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := o.logging.Apply(cmd.ErrOrStderr()); err != nil {
+			return err
+		}
+		config, err := o.driver.Load()
+		if err != nil {
+			return err
+		}
+		describe(cmd, config)
+		return nil
+	}
+	return cmd
+}
+
+// describe shows what the driver would work with, defaults included.
+func describe(cmd *cobra.Command, c driver.Config) {
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "The configuration is valid: %s on node %s, %d pools.\n", c.DriverName, c.NodeName, len(c.Pools))
+	for _, p := range c.Pools {
+		mark := ""
+		if p.Default {
+			mark = ", the default"
+		}
+		fmt.Fprintf(out, "pool %s%s: %s, overcommit %v, reserve %d bytes, quota %s, optional %v, requireMountpoint %v, "+
+			"allowMultiNode %v, trashRetention %v\n", p.Name, mark, p.Path, p.Overcommit, p.Reserve, p.Quota, p.Optional,
+			p.RequireMountpoint, p.AllowMultiNode, p.TrashRetention)
+	}
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
+)
+
+// behaviourEnv makes the test binary the program, with a driver that behaves as it says.
+const behaviourEnv = "CSI_HOSTPATH_TEST_DRIVER"
+
+func TestMain(m *testing.M) {
+	if behaviour := os.Getenv(behaviourEnv); behaviour != "" {
+		p := program{serve: behave(behaviour), stdout: os.Stdout, stderr: os.Stderr}
+		os.Exit(p.run(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+func behave(behaviour string) func(context.Context, driver.Config) error {
+	return func(ctx context.Context, _ driver.Config) error {
+		klog.FromContext(ctx).Info("Serving")
+		<-ctx.Done()
+		switch behaviour {
+		case "drain":
+			return nil
+		case "fail":
+			return errors.New("a call was cut off")
+		default: // hang
+			klog.FromContext(ctx).Info("Draining")
+			select {}
+		}
+	}
+}
+
+// call runs the program in this process, with a driver that fails with err.
+func call(err error, args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	p := program{
+		serve:  func(context.Context, driver.Config) error { return err },
+		stdout: &out, stderr: &errs,
+	}
+	return p.run(args), out.String(), errs.String()
+}
+
+func TestExitCodesAndMessages(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv("NODE_NAME", "node-1")
+	write(t, "good.yaml", "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: fast\n  path: /data/fast\n")
+	write(t, "bad.yaml", "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: fast\n  path: fast\n  siez: 1\n")
+	const unknownKey = "csi-hostpath: bad.yaml:6: pools[0]: unknown key \"siez\": known are name, path, default, optional, " +
+		"allowMultiNode, overcommit, reserve, quota, requireMountpoint, trashRetention\n"
+	for _, c := range []struct {
+		args   string
+		driver error
+		code   int
+		stdout string
+		stderr string
+	}{
+		{args: "--version", stdout: driver.Version + "\n"},
+		{args: "serve --version", stdout: driver.Version + "\n"},
+		{args: "serve --pool a=/data/a"},
+		{args: "serve --config good.yaml -v=0 --vmodule="},
+		{args: "serve --pool a=/data/a", driver: errors.Join(errors.New("one"), errors.New("two")), code: 1,
+			stderr: "csi-hostpath: one\ncsi-hostpath: two\n"},
+		{args: "", code: 2, stderr: "csi-hostpath: give a command: serve, check-config, or --help\n"},
+		{args: "server", code: 2, stderr: "csi-hostpath: unknown command \"server\" for \"csi-hostpath\"\n"},
+		{args: "serve now", code: 2, stderr: "csi-hostpath: unknown command \"now\" for \"csi-hostpath serve\"\n"},
+		{args: "serve --no-such", code: 2, stderr: "csi-hostpath: unknown flag: --no-such\n"},
+		{args: "serve --pool a=/data/a --logging-format=xml", code: 2,
+			stderr: "csi-hostpath: --logging-format: \"xml\" must be text or json\n"},
+		{args: "serve --config bad.yaml --endpoint=tcp://:1", code: 2,
+			stderr: "csi-hostpath: --endpoint: \"tcp://:1\" must be unix:///absolute/path\n" +
+				"csi-hostpath: bad.yaml:5: pools[0].path: \"fast\" must be an absolute path\n" + unknownKey},
+		{args: "check-config --config bad.yaml", code: 2,
+			stderr: "csi-hostpath: bad.yaml:5: pools[0].path: \"fast\" must be an absolute path\n" + unknownKey},
+		{args: "check-config --config good.yaml --shutdown-grace=5s",
+			stdout: "The configuration is valid: hostpath.csi.local on node node-1, 1 pools.\n" +
+				"pool fast, the default: /data/fast, overcommit 1, reserve 0 bytes, quota preferred, optional false, " +
+				"requireMountpoint false, allowMultiNode false, trashRetention 0s\n"},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			code, stdout, stderr := call(c.driver, strings.Fields(c.args)...)
+			if code != c.code || stdout != c.stdout || stderr != c.stderr {
+				t.Errorf("exit %d, stdout:\n%sstderr:\n%swant exit %d, stdout:\n%sstderr:\n%s",
+					code, stdout, stderr, c.code, c.stdout, c.stderr)
+			}
+		})
+	}
+}
+
+func TestServeGetsTheConfiguration(t *testing.T) {
+	t.Setenv("NODE_NAME", "node-1")
+	var got driver.Config
+	p := program{
+		serve:  func(_ context.Context, c driver.Config) error { got = c; return nil },
+		stdout: new(bytes.Buffer), stderr: new(bytes.Buffer),
+	}
+	if code := p.run([]string{"serve", "--pool=a=/data/a", "--shutdown-grace=3s", "--metrics-address=:9"}); code != exitOK {
+		t.Fatalf("exit %d: %s", code, p.stderr)
+	}
+	if got.NodeName != "node-1" || got.ShutdownGrace != 3*time.Second || got.MetricsAddress != ":9" || got.DefaultPool() != "a" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestSignalsDrainThenExit(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		driver  string
+		signals []syscall.Signal
+		code    int
+		last    string // of what the process says
+	}{
+		{"SIGTERM drains", "drain", []syscall.Signal{syscall.SIGTERM}, exitOK, "Stopping"},
+		{"SIGINT drains", "drain", []syscall.Signal{syscall.SIGINT}, exitOK, "Stopping"},
+		{"a failed drain is a failure", "fail", []syscall.Signal{syscall.SIGTERM}, exitFailure, "csi-hostpath: a call was cut off"},
+		{"a second signal exits at once", "hang", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}, exitFailure, "Exiting at once"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cmd := exec.Command(os.Args[0], "serve", "--pool=a=/data/a", "--node-name=n")
+			cmd.Env = append(os.Environ(), behaviourEnv+"="+c.driver)
+			stderr, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			timeout := time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() })
+			defer timeout.Stop()
+			last := signalInTurn(t, cmd.Process, bufio.NewScanner(stderr), c.signals)
+			cmd.Wait()
+			if code := cmd.ProcessState.ExitCode(); code != c.code || !strings.Contains(last, c.last) {
+				t.Errorf("exit %d after %q, want %d after %q", code, last, c.code, c.last)
+			}
+		})
+	}
+}
+
+// signalInTurn sends the first signal when the driver serves, the second when it drains; it returns the last line.
+func signalInTurn(t *testing.T, process *os.Process, stderr *bufio.Scanner, signals []syscall.Signal) (last string) {
+	t.Helper()
+	for stderr.Scan() {
+		last = stderr.Text()
+		if !strings.Contains(last, `"Serving"`) && !strings.Contains(last, `"Draining"`) {
+			continue
+		}
+		if len(signals) == 0 {
+			t.Errorf("no signal is left at %q", last)
+			return last
+		}
+		if err := process.Signal(signals[0]); err != nil {
+			t.Error(err)
+		}
+		signals = signals[1:]
+	}
+	return last
+}
+
+func write(t *testing.T, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Clean(name), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
+)
+
+// Exit codes.
+const (
+	exitOK      = 0
+	exitFailure = 1 // the driver failed
+	exitUsage   = 2 // the command line or the configuration is wrong: the same call will fail again
+)
+
+// program is the command with what it needs from its process.
+type program struct {
+	serve          func(context.Context, driver.Config) error
+	stdout, stderr io.Writer
+}
+
+// serveError is a failure of the driver itself; every other error is one of usage.
+type serveError struct{ error }
+
+func (e serveError) Unwrap() error { return e.error }
+
+// run is the command without its name; it returns the exit code.
+func (p program) run(args []string) int {
+	root := p.rootCommand()
+	root.SetArgs(args)
+	err := root.Execute()
+	if err == nil {
+		return exitOK
+	}
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(p.stderr, "csi-hostpath:", strings.TrimSuffix(line, "\n"))
+	}
+	if failure := (serveError{}); errors.As(err, &failure) {
+		return exitFailure
+	}
+	return exitUsage
+}
+
+func (p program) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:               "csi-hostpath",
+		Short:             "A CSI driver that turns a node's own directories into real Kubernetes volumes",
+		Args:              cobra.NoArgs,
+		RunE:              needCommand,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	addVersion(root)
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	root.AddCommand(p.serveCommand(), checkCommand())
+	return root
+}
+
+// needCommand: a container without arguments must not look like one that has done its work.
+func needCommand(*cobra.Command, []string) error {
+	return errors.New("give a command: serve, check-config, or --help")
+}
+
+// addVersion gives a command --version. Declared here because cobra's own takes -v, which is the log's.
+func addVersion(cmd *cobra.Command) {
+	cmd.Version = driver.Version
+	cmd.SetVersionTemplate("{{.Version}}\n")
+	cmd.Flags().Bool("version", false, "print the version and exit")
+}
+
+// options are the flags of serve and check-config, the same for both: so a DaemonSet's arguments can be checked as
+// they are.
+type options struct {
+	driver  *driver.Flags
+	logging *driver.LoggingFlags
+}
+
+func addOptions(cmd *cobra.Command) options {
+	o := options{driver.NewFlags(), driver.NewLoggingFlags()}
+	o.driver.Register(cmd.Flags())
+	o.logging.Register(cmd.Flags())
+	addVersion(cmd)
+	return o
+}
