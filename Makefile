@@ -15,7 +15,6 @@ FUZZTIME ?= 30s
 VERSION_VARIABLE := github.com/csi-hostpath/csi-hostpath/pkg/driver.buildVersion
 TOOLS := bin/tools
 TEST_LOG := .cache/test.json
-ENGINE ?= $(firstword $(foreach e,docker podman buildah,$(shell command -v $(e))))
 
 ##@ Build
 
@@ -31,8 +30,7 @@ build: ## Build the driver, a static binary, into bin/csi-hostpath.
 
 .PHONY: image
 image: ## Build the container image IMAGE with docker, podman or buildah.
-	@test -n '$(ENGINE)' || { echo "make image: needs docker, podman or buildah: apt-get install buildah" >&2; exit 1; }
-	$(ENGINE) build --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
+	hack/image $(IMAGE) $(VERSION)
 
 .PHONY: clean
 clean: ## Remove what was built here.
