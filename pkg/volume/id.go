@@ -3,20 +3,17 @@ package volume
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 )
 
 // poolIDDigits is how much of a pool's UUID stands in an ID: 48 bits, and the driver refuses two pools that share them.
 const poolIDDigits = 12
-
-var poolIDPattern = regexp.MustCompile(`^[0-9a-f]{12}$`)
 
 // PoolID is the first 12 hexadecimal digits of a pool's UUID.
 type PoolID string
 
 // ParsePoolID reads the digits from a UUID or a PoolID. Errors: ErrInvalid.
 func ParsePoolID(s string) (PoolID, error) {
-	if !poolIDPattern.MatchString(s) {
+	if len(s) != poolIDDigits || !isHex(s) {
 		return "", fmt.Errorf("%w: pool ID %q is not %d lower-case hexadecimal digits", ErrInvalid, s, poolIDDigits)
 	}
 	return PoolID(s), nil
@@ -40,7 +37,7 @@ func ParseID(s string) (ID, error) {
 	if len(s) > MaxNameBytes {
 		return ID{}, fmt.Errorf("%w: volume ID has %d bytes, at most %d are allowed", ErrInvalid, len(s), MaxNameBytes)
 	}
-	if len(s) <= poolIDDigits+1 || s[poolIDDigits] != '-' || !poolIDPattern.MatchString(s[:poolIDDigits]) || !isDir(s[poolIDDigits+1:]) {
+	if len(s) <= poolIDDigits+1 || s[poolIDDigits] != '-' || !isHex(s[:poolIDDigits]) || !isDir(s[poolIDDigits+1:]) {
 		return ID{}, fmt.Errorf("%w: %q is not a volume ID of this driver: want <12 hex digits of the pool's UUID>-<name>", ErrInvalid, s)
 	}
 	return ID{pool: PoolID(s[:poolIDDigits]), dir: s[poolIDDigits+1:]}, nil

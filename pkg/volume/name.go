@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"regexp"
 	"strings"
 	"unicode/utf8"
 )
@@ -18,11 +17,6 @@ const (
 	hashPrefix     = "h-"
 	snapshotPrefix = "s-"
 	hashHexDigits  = 40
-)
-
-var (
-	safeDir   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
-	hashedDir = regexp.MustCompile(`^h-[0-9a-f]{40}$`)
 )
 
 // Name is a volume's name as the caller of CreateVolume chose it, together with the directory that stands for
@@ -61,9 +55,27 @@ func (n Name) Dir() string { return n.dir }
 // isPlainDir says whether a name can be its own directory. The prefixes are kept free: "h-" for hashed names,
 // "s-" for snapshots, so that no volume ID can be read as a snapshot ID.
 func isPlainDir(s string) bool {
-	return len(s) <= maxDirBytes && safeDir.MatchString(s) &&
-		!strings.HasPrefix(s, hashPrefix) && !strings.HasPrefix(s, snapshotPrefix)
+	if s == "" || len(s) > maxDirBytes || !isAlphanumeric(s[0]) || strings.HasPrefix(s, hashPrefix) || strings.HasPrefix(s, snapshotPrefix) {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !isAlphanumeric(c) && c != '.' && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return true
 }
 
-// isDir says whether s can be the directory of some volume.
-func isDir(s string) bool { return isPlainDir(s) || hashedDir.MatchString(s) }
+// isDir says whether s can be the directory of some volume. (Bytes are compared here and below because every call parses an ID:
+// a regular expression would be a sixth of the call's whole overhead.)
+func isDir(s string) bool {
+	digits, hashed := strings.CutPrefix(s, hashPrefix)
+	return isPlainDir(s) || hashed && len(digits) == hashHexDigits && isHex(digits)
+}
+
+func isAlphanumeric(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// isHex says whether s consists of lower-case hexadecimal digits.
+func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
