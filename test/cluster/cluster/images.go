@@ -1,0 +1,182 @@
+package cluster
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/component"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/image"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/node"
+)
+
+// Images that every node has from the start, beside the sidecars under the names
+// registry.k8s.io/sig-storage/{csi-provisioner,csi-resizer,csi-snapshotter,snapshot-controller}
+// with the tag of their version.
+const (
+	// BusyboxImage has a shell and the usual tools.
+	BusyboxImage = "docker.io/library/busybox:stable"
+	// AgnhostImage is Kubernetes' own test image.
+	AgnhostImage = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
+)
+
+// sidecars are those that run as the unprivileged user of upstream's images.
+var sidecars = []string{"csi-provisioner", "csi-resizer", "csi-snapshotter", "snapshot-controller"}
+
+// archiveForm changes when the archives are put together in another way.
+const archiveForm = "1"
+
+// archive is an image in the cache.
+type archive struct {
+	name string
+	path string
+}
+
+// images makes the archives that are not in the cache yet.
+func (b builds) images(cache, pause string) ([]archive, error) {
+	folder := filepath.Join(cache, "images")
+	var archives []archive
+	add := func(name, key string, write func(path string) error) error {
+		path := filepath.Join(folder, filepath.Base(name)+"-"+archiveForm+"-"+key+".tar")
+		archives = append(archives, archive{name: name, path: path})
+		if _, err := os.Stat(path); err == nil {
+			return nil
+		}
+		return write(path)
+	}
+	pauseKey, pauseErr := fileKey(pause)
+	busybox, busyboxErr := exec.LookPath("busybox")
+	if err := errors.Join(pauseErr, busyboxErr); err != nil {
+		return nil, err
+	}
+	busyboxKey, err := fileKey(busybox)
+	if err != nil {
+		return nil, err
+	}
+	errs := []error{
+		add(node.PauseImage, pauseKey, func(path string) error {
+			return image.Pack(path, image.Config{Name: node.PauseImage, User: "65535:65535"}, pause)
+		}),
+		add(BusyboxImage, busyboxKey, func(path string) error { return image.Busybox(path, BusyboxImage) }),
+		add(AgnhostImage, b["agnhost"].Key, func(path string) error {
+			return image.Pack(path, image.Config{Name: AgnhostImage, Cmd: []string{"pause"}}, b["agnhost"].Program("agnhost"))
+		}),
+	}
+	for _, program := range sidecars {
+		built := b[program]
+		name := fmt.Sprintf("registry.k8s.io/sig-storage/%s:%s", program, built.Version)
+		errs = append(errs, add(name, built.Key, func(path string) error {
+			return image.Pack(path, image.Config{Name: name, User: "65532:65532"}, built.Program(program))
+		}))
+	}
+	return archives, errors.Join(errs...)
+}
+
+func fileKey(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:6]), nil
+}
+
+// builds are the built components by program name.
+type builds map[string]component.Built
+
+// buildAll builds what the cache lacks, one after another: each build uses all
+// cores by itself.
+func buildAll(ctx context.Context, builder component.Builder) (builds, error) {
+	all := builds{}
+	for _, c := range component.All() {
+		built, err := builder.Build(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		for _, program := range c.Programs {
+			all[program.Name] = built
+		}
+	}
+	return all, nil
+}
+
+// link puts the programs into one folder, which the machines then see. Hard
+// links cost nothing; over a border between filesystems they are copied.
+func (b builds) link(folder string) error {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	for name, built := range b {
+		source, target := built.Program(name), filepath.Join(folder, name)
+		if err := os.Link(source, target); err == nil {
+			continue
+		}
+		if err := copyProgram(source, target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyProgram(source, target string) error {
+	data, err := os.ReadFile(source)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(target, data, 0o755)
+}
+
+// Load imports an image archive (of `docker save` or OCI form) into every node
+// that runs; nodes keep their images over a reboot.
+func (c *Cluster) Load(ctx context.Context, archive string) error {
+	if _, err := os.Stat(archive); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no image archive %s: make one with `go run ./test/cluster image`", archive)
+	}
+	s, err := c.folder.read()
+	if err != nil {
+		return err
+	}
+	var wait sync.WaitGroup
+	errs := make([]error, len(s.Nodes))
+	for i, n := range s.Nodes {
+		if !n.Machine.Alive() {
+			continue
+		}
+		wait.Go(func() { errs[i] = importImage(ctx, n.Machine, archive) })
+	}
+	wait.Wait()
+	return errors.Join(errs...)
+}
+
+// importImage unpacks at once, so that the first pod does not pay for it.
+func importImage(ctx context.Context, m machine.Machine, archive string) error {
+	file, err := os.Open(archive)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	_, err = m.Run(ctx, file, machine.Programs+"/ctr", "--address", node.ContainerdSocket,
+		"--namespace", "k8s.io", "images", "import", "-")
+	if err != nil {
+		return fmt.Errorf("load %s: %w", archive, err)
+	}
+	return nil
+}
+
+// ImageConfig is what an image says of itself.
+type ImageConfig = image.Config
+
+// PackImage writes an image archive of a static program, which becomes the
+// entrypoint unless the configuration has one, or of a folder with a root
+// filesystem.
+func PackImage(output string, config ImageConfig, source string) error {
+	return image.Pack(output, config, source)
+}

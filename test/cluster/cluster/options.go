@@ -1,0 +1,143 @@
+// Package cluster runs a real Kubernetes on one Linux machine, without a
+// container engine or a registry: for `go run ./test/cluster`, and for tests.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/component"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/disk"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/network"
+)
+
+// Environment variables that give the defaults of flags and options.
+const (
+	NameVariable  = "CLUSTER_NAME"
+	CacheVariable = "CLUSTER_CACHE"
+)
+
+// Defaults of Options.
+const (
+	DefaultName     = "csi-hostpath"
+	DefaultNodes    = 3
+	DefaultDisks    = "btrfs,xfs,ext4"
+	DefaultDiskSize = 10 << 30
+	DefaultDiskPath = "/var/lib/csi-hostpath"
+)
+
+// stateRoot holds one folder a cluster, with everything that the cluster is.
+const stateRoot = "/var/lib/csi-hostpath-cluster"
+
+// validName is what fits a folder, a control group and a host name.
+var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
+
+// Options say what cluster to start. Zero values mean the defaults.
+type Options struct {
+	// Name tells clusters of one machine apart; default CLUSTER_NAME, else DefaultName.
+	Name string `json:"name"`
+	// Nodes is how many nodes there are, beside the control plane.
+	Nodes int `json:"nodes"`
+	// Disks are the filesystems of the nodes' disks (ext4, xfs, btrfs), separated
+	// by commas and repeated when there are more nodes.
+	Disks string `json:"disks"`
+	// DiskSize is the size of each disk in bytes; the files are sparse.
+	DiskSize int64 `json:"diskSize"`
+	// DiskPath is where each node mounts its disk, below /var/lib, /srv or /mnt.
+	DiskPath string `json:"diskPath"`
+	// Cache keeps built programs and images between clusters; default
+	// CLUSTER_CACHE, else csi-hostpath-cluster in the user's cache folder.
+	Cache string `json:"cache"`
+	// Progress is told of each step; default: nobody is.
+	Progress func(format string, args ...any) `json:"-"`
+
+	// moduleRoot is the checkout that this runs in.
+	moduleRoot string
+}
+
+// complete fills in the defaults and names every fault at once.
+func (o *Options) complete(ctx context.Context) error {
+	o.Name = DefaultedName(o.Name)
+	setDefault(&o.Nodes, DefaultNodes)
+	setDefault(&o.Disks, DefaultDisks)
+	setDefault(&o.DiskSize, DefaultDiskSize)
+	setDefault(&o.DiskPath, DefaultDiskPath)
+	if o.Progress == nil {
+		o.Progress = func(string, ...any) {}
+	}
+	var errs []error
+	if err := checkName(o.Name); err != nil {
+		errs = append(errs, err)
+	}
+	if o.Nodes < 1 || o.Nodes > network.MaxNodes {
+		errs = append(errs, fmt.Errorf("%d nodes: ask for 1 to %d", o.Nodes, network.MaxNodes))
+	} else if _, err := disk.ParseFilesystems(o.disks(), o.Nodes); err != nil {
+		errs = append(errs, err)
+	}
+	if !filepath.IsAbs(o.DiskPath) || filepath.Clean(o.DiskPath) != o.DiskPath {
+		errs = append(errs, fmt.Errorf("disk path %q: give a clean absolute path", o.DiskPath))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	var err error
+	if o.Cache, err = CacheFolder(o.Cache); err != nil {
+		return err
+	}
+	o.moduleRoot, err = component.ModuleRoot(ctx)
+	return err
+}
+
+// disks is the list without what one or two nodes have no use for, when it is
+// the default.
+func (o *Options) disks() string {
+	if o.Disks == DefaultDisks && o.Nodes < 3 {
+		return [...]string{"btrfs", "btrfs,xfs"}[o.Nodes-1]
+	}
+	return o.Disks
+}
+
+// same reports whether two completed options describe one cluster.
+func (o *Options) same(other *Options) bool {
+	return o.Name == other.Name && o.Nodes == other.Nodes && o.Disks == other.Disks &&
+		o.DiskSize == other.DiskSize && o.DiskPath == other.DiskPath
+}
+
+// checkName stands before every use of a name in a path.
+func checkName(name string) error {
+	if !validName.MatchString(name) {
+		return fmt.Errorf("cluster name %q: use at most 40 lower-case letters, digits and dashes", name)
+	}
+	return nil
+}
+
+// DefaultedName returns name, or else the environment's, or else the default.
+func DefaultedName(name string) string {
+	setDefault(&name, os.Getenv(NameVariable))
+	setDefault(&name, DefaultName)
+	return name
+}
+
+// CacheFolder returns folder, or else the environment's, or else the user's.
+func CacheFolder(folder string) (string, error) {
+	setDefault(&folder, os.Getenv(CacheVariable))
+	if folder != "" {
+		return filepath.Abs(folder)
+	}
+	user, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no cache folder: %w: set %s", err, CacheVariable)
+	}
+	return filepath.Join(user, "csi-hostpath-cluster"), nil
+}
+
+func setDefault[T comparable](value *T, fallback T) {
+	var zero T
+	if *value == zero {
+		*value = fallback
+	}
+}

@@ -1,0 +1,136 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/cgroup"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/disk"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/sysctl"
+)
+
+// detachTimeout is how long the kernel may take to let go of a dead node's disk.
+const detachTimeout = 30 * time.Second
+
+// tearDown ends all that the state file names and removes the folder. The caller
+// holds the lock. Without a state file nothing was started yet.
+func (f folder) tearDown(ctx context.Context, progress func(string, ...any)) error {
+	s, err := f.read()
+	if errors.Is(err, fs.ErrNotExist) {
+		return f.remove()
+	}
+	if err != nil {
+		return fmt.Errorf("%w (nothing was ended: look for machineinit processes, then remove %s)", err, f)
+	}
+	c := newCluster(f, s.Options)
+	progress("stopping %d nodes and the control plane", len(s.Nodes))
+	var errs []error
+	for i, n := range s.Nodes {
+		errs = append(errs, c.node(i+1).powerOff(ctx, n.Machine))
+	}
+	errs = append(errs, s.ControlPlane.Kill(ctx))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return errors.Join(
+		cgroup.Remove(c.cgroup()),
+		sysctl.Restore(s.Settings),
+		f.remove(),
+	)
+}
+
+// powerOff ends a node's processes at once and waits until its disk is free. Loop
+// devices that something in the node attached to files on its disk are detached:
+// they are the host's, so they do not go with the node's namespaces.
+func (n *Node) powerOff(ctx context.Context, m machine.Machine) error {
+	image := n.spec.DiskImage()
+	stray, err := n.loopsOnDisk(m, image)
+	if err != nil {
+		return err
+	}
+	if err := m.Kill(ctx); err != nil {
+		return err
+	}
+	for _, loop := range stray {
+		if err := loop.Detach(); err != nil {
+			return err
+		}
+	}
+	return waitDetached(ctx, image)
+}
+
+// loopsOnDisk returns the loop devices that are backed by files on the node's
+// disk. When the node has ended by itself, only the number of the disk's own
+// loop device is left to tell them by.
+func (n *Node) loopsOnDisk(m machine.Machine, image string) ([]disk.Loop, error) {
+	loops, err := disk.Loops()
+	if err != nil {
+		return nil, err
+	}
+	own, err := loopOf(loops, image)
+	if err != nil {
+		return nil, err
+	}
+	var found []disk.Loop
+	for _, loop := range loops {
+		onDisk := m.Alive() && loop.BackedIn(m.Path("/"), n.spec.DiskTarget)
+		if onDisk || own != nil && loop.BackingDevice == own.Number() {
+			found = append(found, loop)
+		}
+	}
+	return found, nil
+}
+
+// loopOf returns the loop device of an image file, or nil.
+func loopOf(loops []disk.Loop, image string) (*disk.Loop, error) {
+	var st unix.Stat_t
+	err := unix.Stat(image, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "stat", Path: image, Err: err}
+	}
+	for _, loop := range loops {
+		if loop.BackingDevice == st.Dev && loop.BackingInode == st.Ino {
+			return &loop, nil
+		}
+	}
+	return nil, nil
+}
+
+func waitDetached(ctx context.Context, image string) error {
+	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
+	defer cancel()
+	for {
+		loops, err := disk.Loops()
+		if err != nil {
+			return err
+		}
+		own, err := loopOf(loops, image)
+		if own == nil || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the disk %s is still in use as %s; detach what lies on it with `losetup -d`: %s", image, own.Device, describe(loops))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func describe(loops []disk.Loop) string {
+	var lines []string
+	for _, loop := range loops {
+		lines = append(lines, loop.Device+" on "+loop.BackingFile)
+	}
+	return strings.Join(lines, ", ")
+}

@@ -1,0 +1,109 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Loop is an attached loop device.
+type Loop struct {
+	Device string
+	// BackingFile is a path in whatever mount namespace attached it.
+	BackingFile   string
+	BackingDevice uint64
+	BackingInode  uint64
+	number        uint64
+}
+
+// Loops lists the machine's attached loop devices.
+func Loops() ([]Loop, error) {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, err
+	}
+	var loops []Loop
+	for _, file := range files {
+		device := "/dev/" + strings.Split(file, "/")[3]
+		backing, err := os.ReadFile(file)
+		if err != nil {
+			continue // detached meanwhile
+		}
+		loop := Loop{Device: device, BackingFile: strings.TrimSpace(string(backing))}
+		attached, err := loop.fill()
+		if err != nil {
+			return nil, err
+		}
+		if attached {
+			loops = append(loops, loop)
+		}
+	}
+	return loops, nil
+}
+
+func (l *Loop) fill() (attached bool, err error) {
+	fd, err := unix.Open(l.Device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("open %s: %w", l.Device, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	info, err := unix.IoctlLoopGetStatus64(fd)
+	if errors.Is(err, unix.ENXIO) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("status of %s: %w", l.Device, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return false, fmt.Errorf("stat %s: %w", l.Device, err)
+	}
+	l.BackingDevice, l.BackingInode, l.number = info.Device, info.Inode, st.Rdev
+	return true, nil
+}
+
+// Number is the device number that files of a filesystem on this device have,
+// unless it is btrfs.
+func (l Loop) Number() uint64 { return l.number }
+
+// BackedIn reports whether the backing file lies on the filesystem mounted at
+// target, in a machine whose root directory the host sees as root. A btrfs
+// subvolume has a device number of its own, so the file itself is compared too.
+func (l Loop) BackedIn(root, target string) bool {
+	var mounted, backing unix.Stat_t
+	if unix.Stat(filepath.Join(root, target), &mounted) == nil && mounted.Dev == l.BackingDevice {
+		return true
+	}
+	path := strings.TrimSuffix(l.BackingFile, " (deleted)")
+	if !strings.HasPrefix(path, target+"/") || unix.Stat(filepath.Join(root, path), &backing) != nil {
+		return false
+	}
+	return backing.Dev == l.BackingDevice && backing.Ino == l.BackingInode
+}
+
+// Detach detaches the device, if the same file is still attached to it.
+func (l Loop) Detach() error {
+	fd, err := unix.Open(l.Device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", l.Device, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	info, err := unix.IoctlLoopGetStatus64(fd)
+	if errors.Is(err, unix.ENXIO) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("status of %s: %w", l.Device, err)
+	}
+	if info.Device != l.BackingDevice || info.Inode != l.BackingInode {
+		return nil
+	}
+	if err := unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("detach %s from %s: %w", l.Device, l.BackingFile, err)
+	}
+	return nil
+}
