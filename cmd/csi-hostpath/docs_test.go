@@ -184,22 +184,24 @@ func TestExamplesOfFieldsWork(t *testing.T) {
 	file, pool := table(t, "## The file"), table(t, "### A pool")
 	t.Chdir(t.TempDir())
 	for name, r := range file {
-		content := r.example + "\n"
+		var content strings.Builder
+		content.WriteString(r.example + "\n")
 		for line := range strings.Lines(fileHeader + "pools: [{name: a, path: /data/a}]\n") {
 			if !strings.HasPrefix(line, name+":") {
-				content += line
+				content.WriteString(line)
 			}
 		}
-		checkExample(t, name, r.example, content)
+		checkExample(t, name, r.example, content.String())
 	}
 	for name, r := range pool {
-		content := fileHeader + "pools:\n- " + r.example + "\n"
+		var content strings.Builder
+		content.WriteString(fileHeader + "pools:\n- " + r.example + "\n")
 		for _, line := range []string{"name: a", "path: /data/a"} {
 			if !strings.HasPrefix(line, name+":") {
-				content += "  " + line + "\n"
+				content.WriteString("  " + line + "\n")
 			}
 		}
-		checkExample(t, name, r.example, content)
+		checkExample(t, name, r.example, content.String())
 	}
 }
 

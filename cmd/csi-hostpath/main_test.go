@@ -47,6 +47,7 @@ func behave(behaviour string) func(context.Context, driver.Config) error {
 
 // call runs the program in this process, with a driver that fails with err.
 func call(err error, args ...string) (code int, stdout, stderr string) {
+	defer klog.CaptureState().Restore() // the log's flags are the process's
 	var out, errs bytes.Buffer
 	p := program{
 		serve:  func(context.Context, driver.Config) error { return err },
@@ -73,23 +74,33 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{args: "serve --version", stdout: driver.Version + "\n"},
 		{args: "serve --pool a=/data/a"},
 		{args: "serve --config good.yaml -v=0 --vmodule="},
-		{args: "serve --pool a=/data/a", driver: errors.Join(errors.New("one"), errors.New("two")), code: 1,
-			stderr: "csi-hostpath: one\ncsi-hostpath: two\n"},
+		{
+			args: "serve --pool a=/data/a", driver: errors.Join(errors.New("one"), errors.New("two")), code: 1,
+			stderr: "csi-hostpath: one\ncsi-hostpath: two\n",
+		},
 		{args: "", code: 2, stderr: "csi-hostpath: give a command: serve, check-config, or --help\n"},
 		{args: "server", code: 2, stderr: "csi-hostpath: unknown command \"server\" for \"csi-hostpath\"\n"},
 		{args: "serve now", code: 2, stderr: "csi-hostpath: unknown command \"now\" for \"csi-hostpath serve\"\n"},
 		{args: "serve --no-such", code: 2, stderr: "csi-hostpath: unknown flag: --no-such\n"},
-		{args: "serve --pool a=/data/a --logging-format=xml", code: 2,
-			stderr: "csi-hostpath: --logging-format: \"xml\" must be text or json\n"},
-		{args: "serve --config bad.yaml --endpoint=tcp://:1", code: 2,
+		{
+			args: "serve --pool a=/data/a --logging-format=xml", code: 2,
+			stderr: "csi-hostpath: --logging-format: \"xml\" must be text or json\n",
+		},
+		{
+			args: "serve --config bad.yaml --endpoint=tcp://:1", code: 2,
 			stderr: "csi-hostpath: --endpoint: \"tcp://:1\" must be unix:///absolute/path\n" +
-				"csi-hostpath: bad.yaml:5: pools[0].path: \"fast\" must be an absolute path\n" + unknownKey},
-		{args: "check-config --config bad.yaml", code: 2,
-			stderr: "csi-hostpath: bad.yaml:5: pools[0].path: \"fast\" must be an absolute path\n" + unknownKey},
-		{args: "check-config --config good.yaml --shutdown-grace=5s",
+				"csi-hostpath: bad.yaml:5: pools[0].path: \"fast\" must be an absolute path\n" + unknownKey,
+		},
+		{
+			args: "check-config --config bad.yaml", code: 2,
+			stderr: "csi-hostpath: bad.yaml:5: pools[0].path: \"fast\" must be an absolute path\n" + unknownKey,
+		},
+		{
+			args: "check-config --config good.yaml --shutdown-grace=5s",
 			stdout: "The configuration is valid: hostpath.csi.local on node node-1, 1 pools.\n" +
 				"pool fast, the default: /data/fast, overcommit 1, reserve 0 bytes, quota preferred, optional false, " +
-				"requireMountpoint false, allowMultiNode false, trashRetention 0s\n"},
+				"requireMountpoint false, allowMultiNode false, trashRetention 0s\n",
+		},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			code, stdout, stderr := call(c.driver, strings.Fields(c.args)...)
@@ -130,7 +141,7 @@ func TestSignalsDrainThenExit(t *testing.T) {
 		{"a second signal exits at once", "hang", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}, exitFailure, "Exiting at once"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cmd := exec.Command(os.Args[0], "serve", "--pool=a=/data/a", "--node-name=n")
+			cmd := exec.Command(os.Args[0], "serve", "--pool=a=/data/a", "--node-name=n") //nolint:gosec // this very program
 			cmd.Env = append(os.Environ(), behaviourEnv+"="+c.driver)
 			stderr, err := cmd.StderrPipe()
 			if err != nil {
@@ -139,10 +150,10 @@ func TestSignalsDrainThenExit(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			timeout := time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() })
+			timeout := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
 			defer timeout.Stop()
 			last := signalInTurn(t, cmd.Process, bufio.NewScanner(stderr), c.signals)
-			cmd.Wait()
+			_ = cmd.Wait() // the exit code says more
 			if code := cmd.ProcessState.ExitCode(); code != c.code || !strings.Contains(last, c.last) {
 				t.Errorf("exit %d after %q, want %d after %q", code, last, c.code, c.last)
 			}

@@ -34,7 +34,7 @@ func (e serveError) Unwrap() error { return e.error }
 func (p program) run(args []string) int {
 	root := p.rootCommand()
 	root.SetArgs(args)
-	err := root.Execute()
+	err := root.ExecuteContext(context.Background())
 	if err == nil {
 		return exitOK
 	}

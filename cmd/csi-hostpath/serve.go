@@ -39,34 +39,33 @@ func (p program) serveCommand() *cobra.Command {
 
 // untilSignal is a context that ends with the first SIGTERM or SIGINT. The second ends the process: whoever sends it
 // has waited long enough, and kill -9 at any moment is safe. stop gives the signals back and waits for the watcher.
-func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
-	if parent == nil {
-		parent = context.Background()
-	}
+func untilSignal(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
-	signals, stopped, done := make(chan os.Signal, 2), make(chan struct{}), make(chan struct{})
+	signals, done := make(chan os.Signal, 2), make(chan struct{})
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	go func() {
 		defer close(done)
-		for count := 1; ; count++ {
-			select {
-			case <-stopped:
-				return
-			case got := <-signals:
-				if count > 1 {
-					klog.FromContext(ctx).Info("Exiting at once on a second signal", "signal", got.String())
-					klog.Flush()
-					os.Exit(exitFailure)
-				}
-				klog.FromContext(ctx).Info("Stopping; a second signal exits at once", "signal", got.String())
-				cancel(fmt.Errorf("received signal: %v", got))
-			}
-		}
+		watch(klog.FromContext(parent), signals, cancel)
 	}()
 	return ctx, func() {
-		signal.Stop(signals)
-		close(stopped)
+		signal.Stop(signals) // returns when no more signals will be sent
+		close(signals)
 		<-done
 		cancel(nil)
+	}
+}
+
+// watch acts on signals until their channel is closed.
+func watch(logger klog.Logger, signals <-chan os.Signal, cancel context.CancelCauseFunc) {
+	first := true
+	for got := range signals {
+		if !first {
+			logger.Info("Exiting at once on a second signal", "signal", got.String())
+			klog.Flush()
+			os.Exit(exitFailure)
+		}
+		first = false
+		logger.Info("Stopping; a second signal exits at once", "signal", got.String())
+		cancel(fmt.Errorf("received signal: %v", got))
 	}
 }

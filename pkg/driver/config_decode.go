@@ -30,7 +30,7 @@ type decoder struct {
 	found   []fault
 }
 
-func (d *decoder) fail(line int, format string, args ...any) {
+func (d *decoder) failf(line int, format string, args ...any) {
 	text := fmt.Sprintf("%s:%d: ", d.file, line) + fmt.Sprintf(format, args...)
 	d.found = append(d.found, fault{line, text})
 }
@@ -53,7 +53,7 @@ func (d *decoder) reject(field string, n *yaml.Node, want string) {
 	if field != "" {
 		field += ": "
 	}
-	d.fail(n.Line, "%smust be %s, not %s", field, want, what)
+	d.failf(n.Line, "%smust be %s, not %s", field, want, what)
 }
 
 func (d *decoder) expect(field, got, want string) {
@@ -61,16 +61,16 @@ func (d *decoder) expect(field, got, want string) {
 		return
 	}
 	if _, ok := d.sources[field]; !ok {
-		d.fail(d.sources[""].line, "%s is missing: it must be %s", field, want)
+		d.failf(d.sources[""].line, "%s is missing: it must be %s", field, want)
 		return
 	}
-	d.fail(d.sources[field].line, "%s: %s must be %s", field, quote(got), want)
+	d.failf(d.sources[field].line, "%s: %s must be %s", field, quote(got), want)
 }
 
 // document is the root of the only document in data; nil when there is none, which has then been reported.
 func (d *decoder) document(data []byte) *yaml.Node {
 	if len(data) > maxConfigBytes {
-		d.fail(1, "the file has more than %d bytes", maxConfigBytes)
+		d.failf(1, "the file has more than %d bytes", maxConfigBytes)
 		return nil
 	}
 	if !d.text(data) {
@@ -79,7 +79,7 @@ func (d *decoder) document(data []byte) *yaml.Node {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, more yaml.Node
 	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
-		d.fail(1, "the file is empty: it must have apiVersion: %s, kind: %s", ConfigAPIVersion, ConfigKind)
+		d.failf(1, "the file is empty: it must have apiVersion: %s, kind: %s", ConfigAPIVersion, ConfigKind)
 		return nil
 	} else if err != nil {
 		d.syntax(err)
@@ -87,7 +87,7 @@ func (d *decoder) document(data []byte) *yaml.Node {
 	}
 	switch err := dec.Decode(&more); {
 	case err == nil:
-		d.fail(max(more.Line, 1), "a second document begins: the file must have one")
+		d.failf(max(more.Line, 1), "a second document begins: the file must have one")
 	case !errors.Is(err, io.EOF):
 		d.syntax(err)
 	}
@@ -106,12 +106,12 @@ func (d *decoder) text(data []byte) bool {
 		r, size := utf8.DecodeRune(data[i:])
 		switch {
 		case r == utf8.RuneError && size == 1:
-			d.fail(line, "the file must be UTF-8: byte %#02x is not", data[i])
+			d.failf(line, "the file must be UTF-8: byte %#02x is not", data[i])
 			return false
 		case r == '\n':
 			line++
 		case unicode.IsControl(r) && !strings.ContainsRune("\t\r\u0085", r):
-			d.fail(line, "control character %#02x is not allowed", r)
+			d.failf(line, "control character %#02x is not allowed", r)
 			return false
 		}
 		i += size
@@ -124,11 +124,11 @@ var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line ([0-9]+): )?(.*)$`)
 func (d *decoder) syntax(err error) {
 	m := yamlError.FindStringSubmatch(err.Error())
 	if m == nil {
-		d.fail(1, "not YAML: %q", err.Error())
+		d.failf(1, "not YAML: %q", err.Error())
 		return
 	}
 	line, _ := strconv.Atoi(m[1]) // the first line, where yaml does not know better
-	d.fail(max(line, 1), "not YAML: %s", m[2])
+	d.failf(max(line, 1), "not YAML: %s", m[2])
 }
 
 // configField is a key of a mapping and where its value goes: a pointer into the configuration.
@@ -169,9 +169,9 @@ func (d *decoder) mapping(at string, n *yaml.Node, known []configField) {
 		to := targets[key.Value]
 		switch first, seen := lines[key.Value]; {
 		case key.Kind != yaml.ScalarNode || to == nil:
-			d.fail(key.Line, "%sunknown key %s: known are %s", within(at), quote(key.Value), strings.Join(names, ", "))
+			d.failf(key.Line, "%sunknown key %s: known are %s", within(at), quote(key.Value), strings.Join(names, ", "))
 		case seen:
-			d.fail(key.Line, "%s%s is given twice, first on line %d", within(at), key.Value, first)
+			d.failf(key.Line, "%s%s is given twice, first on line %d", within(at), key.Value, first)
 		default:
 			lines[key.Value] = key.Line
 			field := strings.TrimPrefix(at+"."+key.Value, ".")
@@ -233,8 +233,11 @@ var scalarTypes = map[reflect.Type]scalarType{
 	reflect.TypeFor[*bool]():    {"boolean", []string{"!!bool"}, "true or false"},
 	reflect.TypeFor[*float64](): {"number", []string{"!!int", "!!float"}, "a number, such as 1.5"},
 	reflect.TypeFor[*int64]():   {"integer", []string{"!!int"}, "a whole number, in decimal digits"},
-	reflect.TypeFor[*byteCount](): {"quantity", []string{"!!str", "!!int", "!!float"},
-		"a size in bytes of 0 to less than 8Ei, such as 10Gi, 500M or 1048576"},
+	reflect.TypeFor[*byteCount](): {
+		"quantity",
+		[]string{"!!str", "!!int", "!!float"},
+		"a size in bytes of 0 to less than 8Ei, such as 10Gi, 500M or 1048576",
+	},
 	reflect.TypeFor[*time.Duration](): {"duration", []string{"!!str", "!!int"}, "a duration with a unit, such as 90s, 30m or 24h"},
 }
 

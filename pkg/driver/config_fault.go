@@ -75,8 +75,8 @@ type faults struct {
 	list    []fault
 }
 
-// add reports a fault of a field, unless that field is known to be unreadable.
-func (f *faults) add(field, format string, args ...any) {
+// addf reports a fault of a field, unless that field is known to be unreadable.
+func (f *faults) addf(field, format string, args ...any) {
 	if f.sources.isBad(field) {
 		return
 	}

@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	// ConfigAPIVersion and ConfigKind say which fields the file has and what they mean.
+	// ConfigAPIVersion says what the fields of the file mean.
 	ConfigAPIVersion = "hostpath.csi.local/v1"
-	ConfigKind       = "DriverConfiguration"
+	// ConfigKind says that the file is the driver's configuration.
+	ConfigKind = "DriverConfiguration"
 
 	// maxConfigBytes is as much as a ConfigMap can hold.
 	maxConfigBytes = 1 << 20
@@ -30,7 +31,7 @@ func (f *Flags) Load() (Config, error) {
 	c := f.Config
 	c.Pools = slices.Clone(c.Pools)
 	c.sources = flagSources()
-	c.nameNode()
+	nameNode(&c)
 	found := &faults{sources: c.sources}
 	if f.ConfigFile != "" {
 		c.sources[""] = source{file: f.ConfigFile, line: 1}
@@ -39,11 +40,11 @@ func (f *Flags) Load() (Config, error) {
 			found.list = append(found.list, fault{1, err.Error()})
 			c.sources["pools"] = source{bad: true}
 		} else {
-			found.list = append(found.list, c.parseFile(f.ConfigFile, data)...)
+			found.list = append(found.list, parseFile(&c, f.ConfigFile, data)...)
 		}
 	}
 	for _, arg := range f.PoolPaths {
-		c.addPool(found, arg)
+		addPool(&c, found, arg)
 	}
 	c.check(found)
 	if err := found.err(); err != nil {
@@ -67,7 +68,7 @@ func flagSources() sources {
 }
 
 // nameNode fills in a missing node name. A host without a name leaves it empty, which Validate reports.
-func (c *Config) nameNode() {
+func nameNode(c *Config) {
 	if c.NodeName != "" {
 		return
 	}
@@ -81,7 +82,7 @@ func (c *Config) nameNode() {
 }
 
 // addPool takes a --pool flag.
-func (c *Config) addPool(found *faults, arg string) {
+func addPool(c *Config, found *faults, arg string) {
 	name, path, ok := strings.Cut(arg, "=")
 	field := fmt.Sprintf("pools[%d]", len(c.Pools))
 	c.sources[field] = source{flag: "--pool " + quote(arg), bad: !ok}
@@ -112,7 +113,7 @@ func readConfig(file string) ([]byte, error) {
 }
 
 // parseFile reads a configuration file into c and returns what is wrong with its form.
-func (c *Config) parseFile(file string, data []byte) []fault {
+func parseFile(c *Config, file string, data []byte) []fault {
 	if c.sources == nil {
 		c.sources = sources{}
 	}

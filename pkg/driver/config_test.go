@@ -12,6 +12,9 @@ import (
 	"unicode/utf8"
 )
 
+const knownPoolKeys = "known are name, path, default, optional, allowMultiNode, overcommit, reserve, quota, " +
+	"requireMountpoint, trashRetention"
+
 const header = "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" // lines 1 and 2
 
 // load runs Flags.Load over a file named driver.yaml with the given content, in a directory of its own.
@@ -130,7 +133,7 @@ pools:
 		`driver.yaml:11: pools[0].quota: "maybe" must be required, preferred or off`,
 		`driver.yaml:12: pools[0].trashRetention: must be a duration with a unit, such as 90s, 30m or 24h, not "7d"`,
 		`driver.yaml:13: pools[1].name: is missing: every pool needs a name`,
-		`driver.yaml:14: pools[1]: unknown key "overcomit": known are name, path, default, optional, allowMultiNode, overcommit, reserve, quota, requireMountpoint, trashRetention`,
+		`driver.yaml:14: pools[1]: unknown key "overcomit": ` + knownPoolKeys,
 		`driver.yaml:16: pools[1]: default is given twice, first on line 15`,
 		`driver.yaml:18: pools[2].path: "/data/slow" overlaps "/data" of another pool (driver.yaml:13: pools[1].path): pools must lie apart`,
 		`driver.yaml:19: pools[3]: must be a mapping with name and path, not "just text"`,
@@ -157,31 +160,34 @@ pools:
 
 func TestConfigFileThatIsNoDocumentIsRefused(t *testing.T) {
 	const pool = "pools: [{name: a, path: /a}]\n"
-	for name, c := range map[string]struct{ file, want string }{
-		"empty":              {"", `driver.yaml:1: the file is empty: it must have apiVersion: hostpath.csi.local/v1, kind: DriverConfiguration`},
-		"only comments":      {"# nothing\n\n", `driver.yaml:1: the file is empty: it must have apiVersion: hostpath.csi.local/v1, kind: DriverConfiguration`},
-		"only a marker":      {"---\n", `driver.yaml:2: must be a mapping with apiVersion, kind and pools, not nothing`},
-		"a list":             {"- a\n- b\n", `driver.yaml:1: must be a mapping with apiVersion, kind and pools, not a list`},
-		"a scalar":           {"hello\n", `driver.yaml:1: must be a mapping with apiVersion, kind and pools, not "hello"`},
-		"two documents":      {header + pool + "---\n" + header, `driver.yaml:4: a second document begins: the file must have one`},
-		"broken second":      {header + pool + "---\na: [\n", `driver.yaml:5: not YAML: did not find expected node content`},
-		"bad syntax":         {header + "pools: [\n", `driver.yaml:3: not YAML: did not find expected node content`},
-		"bad indentation":    {header + "pools: a: b\n", `driver.yaml:3: not YAML: mapping values are not allowed in this context`},
-		"not UTF-8":          {header + "pools: \xff\n", `driver.yaml:3: the file must be UTF-8: byte 0xff is not`},
-		"UTF-16":             {"\xff\xfea\x00", `driver.yaml:1: the file must be UTF-8: byte 0xff is not`},
-		"control characters": {header + "\x00\n", `driver.yaml:3: control character 0x00 is not allowed`},
-		"huge":               {strings.Repeat("#", maxConfigBytes+1), `driver.yaml:1: the file has more than 1048576 bytes`},
-		"no header":          {pool, "driver.yaml:1: apiVersion is missing: it must be hostpath.csi.local/v1\ndriver.yaml:1: kind is missing: it must be DriverConfiguration"},
-		"no pools":           {header, `driver.yaml:1: pools: no pool is configured: list pools in the --config file, or give --pool name=path`},
-		"pools of nothing":   {header + "pools:\n", `driver.yaml:3: pools: must be a list of pools, not nothing`},
-		"an alias":           {header + "pools: [&p {name: a, path: /a, default: true}, *p]\n", `driver.yaml:3: pools[1]: must be a mapping with name and path, not an alias`},
-		"a merge key":        {header + "pools: [&p {name: a, path: /a, default: true}, {<<: *p, name: b, path: /b}]\n", `driver.yaml:3: pools[1]: unknown key "<<": known are name, path, default, optional, allowMultiNode, overcommit, reserve, quota, requireMountpoint, trashRetention`},
-		"a bomb": {header + pool + "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n",
+	for _, c := range []struct{ name, file, want string }{
+		{"empty", "", `driver.yaml:1: the file is empty: it must have apiVersion: hostpath.csi.local/v1, kind: DriverConfiguration`},
+		{"only comments", "# nothing\n\n", `driver.yaml:1: the file is empty: it must have apiVersion: hostpath.csi.local/v1, kind: DriverConfiguration`},
+		{"only a marker", "---\n", `driver.yaml:2: must be a mapping with apiVersion, kind and pools, not nothing`},
+		{"a list", "- a\n- b\n", `driver.yaml:1: must be a mapping with apiVersion, kind and pools, not a list`},
+		{"a scalar", "hello\n", `driver.yaml:1: must be a mapping with apiVersion, kind and pools, not "hello"`},
+		{"two documents", header + pool + "---\n" + header, `driver.yaml:4: a second document begins: the file must have one`},
+		{"broken second", header + pool + "---\na: [\n", `driver.yaml:5: not YAML: did not find expected node content`},
+		{"bad syntax", header + "pools: [\n", `driver.yaml:3: not YAML: did not find expected node content`},
+		{"bad indentation", header + "pools: a: b\n", `driver.yaml:3: not YAML: mapping values are not allowed in this context`},
+		{"not UTF-8", header + "pools: \xff\n", `driver.yaml:3: the file must be UTF-8: byte 0xff is not`},
+		{"UTF-16", "\xff\xfea\x00", `driver.yaml:1: the file must be UTF-8: byte 0xff is not`},
+		{"control characters", header + "\x00\n", `driver.yaml:3: control character 0x00 is not allowed`},
+		{"huge", strings.Repeat("#", maxConfigBytes+1), `driver.yaml:1: the file has more than 1048576 bytes`},
+		{"no header", pool, "driver.yaml:1: apiVersion is missing: it must be hostpath.csi.local/v1\ndriver.yaml:1: kind is missing: it must be DriverConfiguration"},
+		{"no pools", header, `driver.yaml:1: pools: no pool is configured: list pools in the --config file, or give --pool name=path`},
+		{"pools of nothing", header + "pools:\n", `driver.yaml:3: pools: must be a list of pools, not nothing`},
+		{"an alias", header + "pools: [&p {name: a, path: /a, default: true}, *p]\n", `driver.yaml:3: pools[1]: must be a mapping with name and path, not an alias`},
+		{"a merge key", header + "pools: [&p {name: a, path: /a, default: true}, {<<: *p, name: b, path: /b}]\n", `driver.yaml:3: pools[1]: unknown key "<<": ` + knownPoolKeys},
+		{
+			"a bomb",
+			header + pool + "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n",
 			"driver.yaml:4: unknown key \"a\": known are apiVersion, kind, maxVolumesPerNode, pools\n" +
 				"driver.yaml:5: unknown key \"b\": known are apiVersion, kind, maxVolumesPerNode, pools\n" +
-				"driver.yaml:6: unknown key \"c\": known are apiVersion, kind, maxVolumesPerNode, pools"},
+				"driver.yaml:6: unknown key \"c\": known are apiVersion, kind, maxVolumesPerNode, pools",
+		},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			_, err := load(t, c.file)
 			if got := strings.Join(lines(err), "\n"); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
@@ -327,19 +333,20 @@ func TestPoolsMustDifferAndOneBeTheDefault(t *testing.T) {
 		p.Default = len(isDefault) > 0
 		return p
 	}
-	for name, c := range map[string]struct {
+	for _, c := range []struct {
+		name  string
 		pools []PoolConfig
 		want  string
 	}{
-		"apart":        {[]PoolConfig{pool("a", "/d/a", true), pool("b", "/d/ab")}, ""},
-		"same name":    {[]PoolConfig{pool("a", "/a", true), pool("a", "/b")}, `pools[1].name: "a" is the name of another pool (pools[0].name): names must differ`},
-		"same path":    {[]PoolConfig{pool("a", "/a", true), pool("b", "/a")}, `pools[1].path: "/a" overlaps "/a" of another pool (pools[0].path): pools must lie apart`},
-		"inside":       {[]PoolConfig{pool("a", "/a", true), pool("b", "/a/b")}, `pools[1].path: "/a/b" overlaps "/a" of another pool (pools[0].path): pools must lie apart`},
-		"around":       {[]PoolConfig{pool("a", "/b/a", true), pool("b", "/b")}, `pools[1].path: "/b" overlaps "/b/a" of another pool (pools[0].path): pools must lie apart`},
-		"no default":   {[]PoolConfig{pool("a", "/a"), pool("b", "/b")}, `pools: none of the 2 pools is the default: exactly one must say default: true`},
-		"two defaults": {[]PoolConfig{pool("a", "/a", true), pool("b", "/b", true)}, `pools[1].default: another pool is the default (pools[0].default): exactly one may be`},
+		{"apart", []PoolConfig{pool("a", "/d/a", true), pool("b", "/d/ab")}, ""},
+		{"same name", []PoolConfig{pool("a", "/a", true), pool("a", "/b")}, `pools[1].name: "a" is the name of another pool (pools[0].name): names must differ`},
+		{"same path", []PoolConfig{pool("a", "/a", true), pool("b", "/a")}, `pools[1].path: "/a" overlaps "/a" of another pool (pools[0].path): pools must lie apart`},
+		{"inside", []PoolConfig{pool("a", "/a", true), pool("b", "/a/b")}, `pools[1].path: "/a/b" overlaps "/a" of another pool (pools[0].path): pools must lie apart`},
+		{"around", []PoolConfig{pool("a", "/b/a", true), pool("b", "/b")}, `pools[1].path: "/b" overlaps "/b/a" of another pool (pools[0].path): pools must lie apart`},
+		{"no default", []PoolConfig{pool("a", "/a"), pool("b", "/b")}, `pools: none of the 2 pools is the default: exactly one must say default: true`},
+		{"two defaults", []PoolConfig{pool("a", "/a", true), pool("b", "/b", true)}, `pools[1].default: another pool is the default (pools[0].default): exactly one may be`},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			config := DefaultConfig()
 			config.NodeName, config.Pools = "n", c.pools
 			if got := strings.Join(lines(config.Validate()), "\n"); got != c.want {
@@ -393,7 +400,7 @@ func FuzzParseConfig(f *testing.F) {
 		c := DefaultConfig()
 		c.NodeName, c.sources = "n", flagSources()
 		found := &faults{sources: c.sources}
-		found.list = c.parseFile(file, data)
+		found.list = parseFile(&c, file, data)
 		formal := len(found.list)
 		c.check(found)
 		for _, one := range found.list {
@@ -403,6 +410,17 @@ func FuzzParseConfig(f *testing.F) {
 		}
 		if formal == 0 && len(c.Pools) == 0 && len(found.list) == 0 {
 			t.Error("a configuration without pools was accepted")
+		}
+	})
+}
+
+func FuzzParseQuantity(f *testing.F) {
+	for _, seed := range []string{"0", "10Gi", "1.5M", "1e9", "1e999999999", "8Ei", "-1", "9223372036854775807", "0.000000001"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if n, err := parseQuantity(text); n < 0 || n == math.MaxInt64 || err != nil && n != 0 {
+			t.Errorf("%q: %d, %v", text, n, err)
 		}
 	})
 }

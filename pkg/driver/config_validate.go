@@ -42,20 +42,20 @@ func (c Config) Validate() error {
 
 func (c Config) check(f *faults) {
 	if _, err := socketPath(c.Endpoint); err != nil {
-		f.add("endpoint", "%v", err)
+		f.addf("endpoint", "%v", err)
 	}
 	c.checkNames(f)
 	checkPath(f, "kubeletDir", c.KubeletDir)
 	if c.KubeletDir == "/" {
-		f.add("kubeletDir", "\"/\" is not kubelet's directory: publish paths would be confined to nothing")
+		f.addf("kubeletDir", "\"/\" is not kubelet's directory: publish paths would be confined to nothing")
 	}
 	if err := checkAddress(c.MetricsAddress); c.MetricsAddress != "" && err != nil {
-		f.add("metricsAddress", "%v", err)
+		f.addf("metricsAddress", "%v", err)
 	}
 	checkDuration(f, "shutdownGrace", c.ShutdownGrace, maxShutdownGrace)
 	// kubelet keeps the count in 32 bits and would cut a larger one down.
 	if c.MaxVolumesPerNode < 0 || c.MaxVolumesPerNode > math.MaxInt32 {
-		f.add("maxVolumesPerNode", "%d must be 0 (no limit) to %d", c.MaxVolumesPerNode, math.MaxInt32)
+		f.addf("maxVolumesPerNode", "%d must be 0 (no limit) to %d", c.MaxVolumesPerNode, math.MaxInt32)
 	}
 	c.checkPools(f)
 }
@@ -63,14 +63,14 @@ func (c Config) check(f *faults) {
 func (c Config) checkNames(f *faults) {
 	switch {
 	case c.NodeName == "":
-		f.add("nodeName", "is empty: give --node-name or set NODE_NAME")
+		f.addf("nodeName", "is empty: give --node-name or set NODE_NAME")
 	case len(c.NodeName) > maxNodeNameBytes:
-		f.add("nodeName", "%s has %d bytes, at most %d are allowed", quote(c.NodeName), len(c.NodeName), maxNodeNameBytes)
+		f.addf("nodeName", "%s has %d bytes, at most %d are allowed", quote(c.NodeName), len(c.NodeName), maxNodeNameBytes)
 	case hasControl(c.NodeName):
-		f.add("nodeName", "%s must be UTF-8 without control characters", quote(c.NodeName))
+		f.addf("nodeName", "%s must be UTF-8 without control characters", quote(c.NodeName))
 	}
 	if len(c.DriverName) > maxDriverNameBytes || !driverName.MatchString(c.DriverName) {
-		f.add("driverName", "%s is no CSI plugin name: 1 to %d letters, digits, dashes and dots, "+
+		f.addf("driverName", "%s is no CSI plugin name: 1 to %d letters, digits, dashes and dots, "+
 			"each part between dots beginning and ending with a letter or digit", quote(c.DriverName), maxDriverNameBytes)
 	}
 }
@@ -78,10 +78,10 @@ func (c Config) checkNames(f *faults) {
 func (c Config) checkPools(f *faults) {
 	switch {
 	case len(c.Pools) == 0:
-		f.add("pools", "no pool is configured: list pools in the --config file, or give --pool name=path")
+		f.addf("pools", "no pool is configured: list pools in the --config file, or give --pool name=path")
 		return
 	case len(c.Pools) > maxPools:
-		f.add("pools", "%d pools, at most %d are allowed", len(c.Pools), maxPools)
+		f.addf("pools", "%d pools, at most %d are allowed", len(c.Pools), maxPools)
 		return
 	}
 	for i, p := range c.Pools {
@@ -98,23 +98,23 @@ func (c Config) checkPools(f *faults) {
 func (p PoolConfig) check(f *faults, at string) {
 	switch {
 	case p.Name == "":
-		f.add(at+"name", "is missing: every pool needs a name")
+		f.addf(at+"name", "is missing: every pool needs a name")
 	case len(p.Name) > maxPoolNameBytes || !poolName.MatchString(p.Name):
-		f.add(at+"name", "%s must be 1 to %d of a-z, 0-9 and -, beginning and ending with a letter or digit",
+		f.addf(at+"name", "%s must be 1 to %d of a-z, 0-9 and -, beginning and ending with a letter or digit",
 			quote(p.Name), maxPoolNameBytes)
 	}
 	checkPath(f, at+"path", p.Path)
 	// Not written as "outside": a NaN compares false with everything.
 	if !(p.Overcommit >= minOvercommit && p.Overcommit <= maxOvercommit) {
-		f.add(at+"overcommit", "%v must be a factor of %v to %v", p.Overcommit, minOvercommit, maxOvercommit)
+		f.addf(at+"overcommit", "%v must be a factor of %v to %v", p.Overcommit, minOvercommit, maxOvercommit)
 	}
 	if p.Reserve < 0 {
-		f.add(at+"reserve", "%d must be 0 or more bytes", p.Reserve)
+		f.addf(at+"reserve", "%d must be 0 or more bytes", p.Reserve)
 	}
 	switch p.Quota {
 	case QuotaRequired, QuotaPreferred, QuotaOff:
 	default:
-		f.add(at+"quota", "%s must be %s, %s or %s", quote(p.Quota), QuotaRequired, QuotaPreferred, QuotaOff)
+		f.addf(at+"quota", "%s must be %s, %s or %s", quote(p.Quota), QuotaRequired, QuotaPreferred, QuotaOff)
 	}
 	checkDuration(f, at+"trashRetention", p.TrashRetention, maxTrashRetention)
 }
@@ -126,19 +126,19 @@ func (c Config) checkPlace(f *faults, i int) {
 		return // said already
 	}
 	if path == "/" {
-		f.add(field, "\"/\" is the whole node: give the pool a directory of its own")
+		f.addf(field, "\"/\" is the whole node: give the pool a directory of its own")
 		return
 	}
 	for _, dir := range []string{"/proc", "/sys", "/dev"} {
 		if isWithin(dir, path) {
-			f.add(field, "%s is in %s, which is no disk: give the pool a directory of its own", quote(path), dir)
+			f.addf(field, "%s is in %s, which is no disk: give the pool a directory of its own", quote(path), dir)
 		}
 	}
 	if kubelet := c.KubeletDir; filepath.IsAbs(kubelet) && (isWithin(kubelet, path) || isWithin(path, kubelet)) {
-		f.add(field, "%s overlaps kubelet's directory %s: give the pool a directory apart from it", quote(path), quote(kubelet))
+		f.addf(field, "%s overlaps kubelet's directory %s: give the pool a directory apart from it", quote(path), quote(kubelet))
 	}
 	if socket, err := socketPath(c.Endpoint); err == nil && isWithin(path, socket) {
-		f.add(field, "%s contains the driver's own socket %s: give the pool a directory apart from it", quote(path), quote(socket))
+		f.addf(field, "%s contains the driver's own socket %s: give the pool a directory apart from it", quote(path), quote(socket))
 	}
 }
 
@@ -146,14 +146,14 @@ func (c Config) checkPlace(f *faults, i int) {
 func (c Config) checkPair(f *faults, i, j int) {
 	p, earlier := c.Pools[i], c.Pools[j]
 	if p.Name != "" && p.Name == earlier.Name {
-		f.add(poolField(i, "name"), "%s is the name of another pool (%s): names must differ",
+		f.addf(poolField(i, "name"), "%s is the name of another pool (%s): names must differ",
 			quote(p.Name), f.sources.place(poolField(j, "name")))
 	}
 	if !filepath.IsAbs(p.Path) || !filepath.IsAbs(earlier.Path) {
 		return
 	}
 	if isWithin(p.Path, earlier.Path) || isWithin(earlier.Path, p.Path) {
-		f.add(poolField(i, "path"), "%s overlaps %s of another pool (%s): pools must lie apart",
+		f.addf(poolField(i, "path"), "%s overlaps %s of another pool (%s): pools must lie apart",
 			quote(p.Path), quote(earlier.Path), f.sources.place(poolField(j, "path")))
 	}
 }
@@ -166,14 +166,14 @@ func (c Config) checkDefault(f *faults) {
 		case f.sources.isBad(poolField(i, "default")):
 			return // nobody knows what was meant
 		case p.Default && first >= 0:
-			f.add(poolField(i, "default"), "another pool is the default (%s): exactly one may be",
+			f.addf(poolField(i, "default"), "another pool is the default (%s): exactly one may be",
 				f.sources.place(poolField(first, "default")))
 		case p.Default:
 			first = i
 		}
 	}
 	if first < 0 && len(c.Pools) > 1 {
-		f.add("pools", "none of the %d pools is the default: exactly one must say default: true", len(c.Pools))
+		f.addf("pools", "none of the %d pools is the default: exactly one must say default: true", len(c.Pools))
 	}
 }
 
@@ -182,19 +182,19 @@ func poolField(i int, name string) string { return fmt.Sprintf("pools[%d].%s", i
 func checkPath(f *faults, field, path string) {
 	switch {
 	case path == "":
-		f.add(field, "is missing: give an absolute path")
+		f.addf(field, "is missing: give an absolute path")
 	case hasControl(path):
-		f.add(field, "%s must be UTF-8 without control characters", quote(path))
+		f.addf(field, "%s must be UTF-8 without control characters", quote(path))
 	case !filepath.IsAbs(path):
-		f.add(field, "%s must be an absolute path", quote(path))
+		f.addf(field, "%s must be an absolute path", quote(path))
 	case filepath.Clean(path) != path:
-		f.add(field, "%s must be written without \"..\", \".\" and needless slashes: %s", quote(path), quote(filepath.Clean(path)))
+		f.addf(field, "%s must be written without \"..\", \".\" and needless slashes: %s", quote(path), quote(filepath.Clean(path)))
 	}
 }
 
 func checkDuration(f *faults, field string, d, most time.Duration) {
 	if d < 0 || d > most {
-		f.add(field, "%v must be 0 to %v", d, most)
+		f.addf(field, "%v must be 0 to %v", d, most)
 	}
 }
 

@@ -104,7 +104,8 @@ func removeStale(path string) error {
 	case info.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("%s exists and is not a socket: it is left alone, remove it or choose another endpoint", path)
 	}
-	conn, err := net.DialTimeout("unix", path, dialTimeout)
+	dialer := net.Dialer{Timeout: dialTimeout}
+	conn, err := dialer.DialContext(context.Background(), "unix", path)
 	switch {
 	case err == nil:
 		conn.Close()
@@ -126,7 +127,10 @@ func bind(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := l.(*net.UnixListener)
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%s: a %T is no unix socket", path, l), l.Close())
+	}
 	u.SetUnlinkOnClose(false) // by name, whoever's it is by then
 	info, err := os.Lstat(path)
 	if err != nil {

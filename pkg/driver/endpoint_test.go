@@ -3,6 +3,7 @@ package driver
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -19,11 +20,15 @@ import (
 // socketIn is the path of a socket in a new directory, short enough for sun_path wherever tests run.
 func socketIn(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "csi")
+	dir, err := os.MkdirTemp("", "csi") //nolint:usetesting // t.TempDir has the test's name in it
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	return filepath.Join(dir, "csi.sock")
 }
 
@@ -45,7 +50,9 @@ func leaveStale(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	l.SetUnlinkOnClose(false)
-	l.Close()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func answers(path string) bool {
@@ -135,10 +142,11 @@ func TestListenRefusesALiveSocket(t *testing.T) {
 
 func TestListenRefusesASocketOfAnotherKind(t *testing.T) {
 	path := socketIn(t)
-	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	var l io.Closer = conn
 	defer l.Close()
 	if _, err := Listen("unix://" + path); !errors.Is(err, syscall.EPROTOTYPE) {
 		t.Errorf("got %v", err)
@@ -244,7 +252,7 @@ func TestOneOfSeveralProcessesRacingForAStaleSocketWins(t *testing.T) {
 		said := make(chan string, processes)
 		stop := make([]io.Closer, processes)
 		for i := range processes {
-			cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+			cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // this very program
 			cmd.Env = append(os.Environ(), listenerEnv+"=unix://"+path)
 			stop[i] = startListener(t, cmd, said)
 		}
@@ -280,21 +288,42 @@ func startListener(t *testing.T, cmd *exec.Cmd, said chan<- string) io.Closer {
 		t.Fatal(err)
 	}
 	go func() {
-		line, _ := bufio.NewReader(out).ReadString('\n')
+		line, _ := bufio.NewReader(out).ReadString('\n') // what a process that died said is what matters
 		said <- strings.TrimSpace(line)
 	}()
-	t.Cleanup(func() { cmd.Wait() })
+	t.Cleanup(func() {
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
 	return in
 }
 
 func listenAndWait(endpoint string) {
 	l, err := Listen(endpoint)
 	if err != nil {
-		os.Stdout.WriteString(err.Error() + "\n")
+		fmt.Println(err)
 		os.Exit(0)
 	}
-	os.Stdout.WriteString("listening\n")
-	io.Copy(io.Discard, os.Stdin)
+	fmt.Println("listening")
+	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+		fmt.Println(err)
+	}
 	l.Close()
 	os.Exit(0)
+}
+
+func FuzzSocketPath(f *testing.F) {
+	for _, seed := range []string{"unix:///csi/csi.sock", "unix:/a", "unix:////a", "tcp://a", "unix://a", "unix:///a/..", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, endpoint string) {
+		path, err := socketPath(endpoint)
+		if err != nil {
+			return
+		}
+		if !filepath.IsAbs(path) || filepath.Clean(path) != path || len(path) > maxSocketBytes || strings.ContainsRune(path, 0) {
+			t.Errorf("%q: accepted as %q", endpoint, path)
+		}
+	})
 }

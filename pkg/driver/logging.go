@@ -75,8 +75,11 @@ func (l *LoggingFlags) applyJSON(w io.Writer) error {
 }
 
 // plainAttr writes what slog calls DEBUG+3 as level INFO with "v":1, which is what log pipelines know from Kubernetes,
-// and the source as file:line.
+// the source as file:line, and a duration as people do.
 func plainAttr(groups []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		return slog.String(a.Key, a.Value.Duration().String()) // with its unit, not bare nanoseconds
+	}
 	if len(groups) > 0 {
 		return a
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
@@ -38,7 +39,7 @@ func TestJSONLogIsAnObjectALineAtTheChosenVerbosity(t *testing.T) {
 		t.Fatal(err)
 	}
 	logger := klog.FromContext(context.Background())
-	logger.Info("at zero", "volume", "pvc-1")
+	logger.Info("at zero", "volume", "pvc-1", "took", 90*time.Second)
 	logger.V(4).Info("at four")
 	logger.V(5).Info("at five")
 	logger.Error(errors.New("broken"), "failed")
@@ -48,8 +49,8 @@ func TestJSONLogIsAnObjectALineAtTheChosenVerbosity(t *testing.T) {
 	var got []string
 	for line := range strings.Lines(out.String()) {
 		var entry struct {
-			Level, Source, Msg, Volume, Err string
-			V                               int
+			Level, Source, Msg, Volume, Took, Err string
+			V                                     int
 		}
 		if err := json.Unmarshal([]byte(line), &entry); err != nil {
 			t.Fatalf("%v in %s", err, line)
@@ -57,9 +58,10 @@ func TestJSONLogIsAnObjectALineAtTheChosenVerbosity(t *testing.T) {
 		if entry.Msg != "somebody's log" && !strings.HasPrefix(entry.Source, "logging_test.go:") {
 			t.Errorf("source %q in %s", entry.Source, line)
 		}
-		got = append(got, strings.TrimSpace(strings.Join([]string{entry.Level, strings.Repeat("v", entry.V), entry.Msg, entry.Volume, entry.Err}, " ")))
+		words := []string{entry.Level, strings.Repeat("v", entry.V), entry.Msg, entry.Volume, entry.Took, entry.Err}
+		got = append(got, strings.Join(strings.Fields(strings.Join(words, " ")), " "))
 	}
-	want := []string{"INFO  at zero pvc-1", "INFO vvvv at four", "ERROR  failed  broken", "INFO vvvv uncontextual", "INFO  somebody's log"}
+	want := []string{"INFO at zero pvc-1 1m30s", "INFO vvvv at four", "ERROR failed broken", "INFO vvvv uncontextual", "INFO somebody's log"}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s\nfrom\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"), out.String())
 	}
