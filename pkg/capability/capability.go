@@ -32,9 +32,8 @@ var modes = map[csi.VolumeCapability_AccessMode_Mode]struct{ exclusive, readOnly
 	csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER:   {multiNode: true},
 }
 
-// Parse reads one capability; readOnly is the request's own wish, beside the access mode's. Errors: ErrInvalid, also for what
-// this driver does not offer.
-func Parse(c *csi.VolumeCapability, readOnly bool) (Access, error) {
+// Parse reads one capability. Errors: ErrInvalid, also for what this driver does not offer.
+func Parse(c *csi.VolumeCapability) (Access, error) {
 	if c == nil {
 		return Access{}, fmt.Errorf("%w: volume capability is missing", volume.ErrInvalid)
 	}
@@ -50,13 +49,17 @@ func Parse(c *csi.VolumeCapability, readOnly bool) (Access, error) {
 	case m == nil:
 		return Access{}, fmt.Errorf("%w: volume capability has no access type: want mount", volume.ErrInvalid)
 	case m.GetFsType() != "":
-		return Access{}, fmt.Errorf("%w: fsType %q cannot be chosen: a volume is a directory or a file of its pool's filesystem", volume.ErrInvalid, m.GetFsType())
+		return Access{}, fmt.Errorf("%w: fsType %q cannot be chosen: a volume is a directory or a file of its pool's filesystem",
+			volume.ErrInvalid, m.GetFsType())
 	case m.GetVolumeMountGroup() != "":
 		return Access{}, fmt.Errorf("%w: volume_mount_group is not offered (VOLUME_MOUNT_GROUP): the caller applies fsGroup", volume.ErrInvalid)
 	}
-	options, err := mount.ParseOptions(m.GetMountFlags(), readOnly || mode.readOnly)
+	options, err := mount.ParseOptions(m.GetMountFlags())
 	if err != nil {
 		return Access{}, err
+	}
+	if mode.readOnly {
+		options = options.AsReadOnly()
 	}
 	return Access{Exclusive: mode.exclusive, MultiNode: mode.multiNode, Mount: options}, nil
 }
@@ -68,7 +71,7 @@ func ParseAll(caps []*csi.VolumeCapability) ([]Access, error) {
 	}
 	all := make([]Access, 0, len(caps))
 	for i, c := range caps {
-		a, err := Parse(c, false)
+		a, err := Parse(c)
 		if err != nil {
 			return nil, fmt.Errorf("capability %d: %w", i, err)
 		}
@@ -77,12 +80,17 @@ func ParseAll(caps []*csi.VolumeCapability) ([]Access, error) {
 	return all, nil
 }
 
+// policy is what a pool's operator accepts.
+type policy interface {
+	AllowMultiNode() bool
+}
+
 // CheckNodes refuses multi-node modes unless the volume's pool accepts them. Errors: ErrInvalid.
-func CheckNodes(allowMultiNode bool, all ...Access) error {
+func CheckNodes(pool policy, all ...Access) error {
 	for _, a := range all {
-		if a.MultiNode && !allowMultiNode {
-			return fmt.Errorf("%w: access mode is of several nodes, and a volume here is on one: use ReadWriteOnce, or let the operator set allowMultiNode on the pool (its pods then share one node)",
-				volume.ErrInvalid)
+		if a.MultiNode && !pool.AllowMultiNode() {
+			return fmt.Errorf("%w: access mode is of several nodes, and a volume here is on one: use ReadWriteOnce, "+
+				"or let the operator set allowMultiNode on the pool (its pods then share one node)", volume.ErrInvalid)
 		}
 	}
 	return nil

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
-	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -26,9 +26,9 @@ type Pools interface {
 	Open() []*pool.Pool
 }
 
-// Publications says where a volume is published.
+// Publications says whether a volume, given its open data, is published. Errors: ErrInUse when it is.
 type Publications interface {
-	Verify(id volume.ID, data *os.File) ([]mount.Target, error)
+	CheckUnused(id volume.ID, data *os.File) error
 }
 
 // Options are what a Server works with.
@@ -50,7 +50,9 @@ var _ csi.ControllerServer = (*Server)(nil)
 func New(options Options) *Server { return &Server{Options: options} }
 
 // ControllerGetCapabilities advertises what is built, nothing more.
-func (s *Server) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
+func (*Server) ControllerGetCapabilities(
+	context.Context, *csi.ControllerGetCapabilitiesRequest,
+) (*csi.ControllerGetCapabilitiesResponse, error) {
 	types := []csi.ControllerServiceCapability_RPC_Type{
 		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
 		csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
@@ -87,7 +89,7 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	if err != nil {
 		return nil, err
 	}
-	if err := capability.CheckNodes(p.AllowMultiNode(), access...); err != nil {
+	if err := capability.CheckNodes(p, access...); err != nil {
 		return nil, err
 	}
 	v, err := p.Create(ctx, create)
@@ -124,12 +126,7 @@ func (s *Server) reachable(want *csi.TopologyRequirement) bool {
 	if len(want.GetRequisite()) == 0 {
 		return true
 	}
-	for _, t := range want.GetRequisite() {
-		if s.covers(t) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(want.GetRequisite(), s.covers)
 }
 
 // covers says whether this node is part of a topology.
@@ -192,14 +189,7 @@ func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
 		return err
 	}
 	defer data.Close()
-	targets, err := s.Publications.Verify(id, data)
-	if err != nil {
-		return err
-	}
-	if len(targets) > 0 {
-		return fmt.Errorf("%w: volume %s is published at %d targets, such as %s: delete the pod first", volume.ErrInUse, id, len(targets), targets[0])
-	}
-	return nil
+	return s.Publications.CheckUnused(id, data)
 }
 
 // ControllerGetVolume describes one volume.
@@ -213,7 +203,9 @@ func (s *Server) ControllerGetVolume(_ context.Context, req *csi.ControllerGetVo
 
 // ValidateVolumeCapabilities confirms what the volume can do. What it cannot is told in the message, not as an error
 // (CSI spec, ValidateVolumeCapabilities).
-func (s *Server) ValidateVolumeCapabilities(_ context.Context, req *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
+func (s *Server) ValidateVolumeCapabilities(
+	_ context.Context, req *csi.ValidateVolumeCapabilitiesRequest,
+) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 	v, p, err := s.find(req.GetVolumeId())
 	if err != nil {
 		return nil, err
@@ -221,8 +213,8 @@ func (s *Server) ValidateVolumeCapabilities(_ context.Context, req *csi.Validate
 	if len(req.GetVolumeCapabilities()) == 0 {
 		return nil, fmt.Errorf("%w: volume capabilities are missing", volume.ErrInvalid)
 	}
-	if err := validate(v, p, req); err != nil {
-		return &csi.ValidateVolumeCapabilitiesResponse{Message: err.Error()}, nil
+	if unconfirmed := validate(v, p, req); unconfirmed != nil {
+		return &csi.ValidateVolumeCapabilitiesResponse{Message: unconfirmed.Error()}, nil //nolint:nilerr // that is the answer
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
 		VolumeContext:      req.GetVolumeContext(),
@@ -237,7 +229,7 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 	if err != nil {
 		return err
 	}
-	if err := capability.CheckNodes(p.AllowMultiNode(), access...); err != nil {
+	if err := capability.CheckNodes(p, access...); err != nil {
 		return err
 	}
 	if len(req.GetMutableParameters()) > 0 {
@@ -257,38 +249,38 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 }
 
 // GetCapacity says how large the next volume of a class may be on this node: nothing, where the node does not have the
-// class's pool.
+// class's pool, or not the class's access modes.
 func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	params, err := volume.ParseParameters(req.GetParameters())
 	if err != nil {
 		return nil, err
 	}
-	none := &csi.GetCapacityResponse{MaximumVolumeSize: wrapperspb.Int64(0)}
-	if !s.covers(req.GetAccessibleTopology()) {
-		return none, nil
-	}
-	p, err := s.Pools.ByName(params.Pool)
-	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrUnavailable) {
-		return none, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if len(req.GetVolumeCapabilities()) > 0 {
-		access, err := capability.ParseAll(req.GetVolumeCapabilities())
-		if err != nil {
+	var access []capability.Access
+	if caps := req.GetVolumeCapabilities(); len(caps) > 0 {
+		if access, err = capability.ParseAll(caps); err != nil {
 			return nil, err
 		}
-		if capability.CheckNodes(p.AllowMultiNode(), access...) != nil {
-			return none, nil
-		}
 	}
-	status, err := p.Status()
+	available, err := s.available(params.Pool, req.GetAccessibleTopology(), access)
 	if err != nil {
 		return nil, err
 	}
-	return &csi.GetCapacityResponse{
-		AvailableCapacity: status.AvailableBytes,
-		MaximumVolumeSize: wrapperspb.Int64(status.AvailableBytes),
-	}, nil
+	return &csi.GetCapacityResponse{AvailableCapacity: available, MaximumVolumeSize: wrapperspb.Int64(available)}, nil
+}
+
+func (s *Server) available(poolName string, where *csi.Topology, access []capability.Access) (int64, error) {
+	if !s.covers(where) {
+		return 0, nil
+	}
+	p, err := s.Pools.ByName(poolName)
+	switch {
+	case errors.Is(err, volume.ErrNotFound), errors.Is(err, volume.ErrUnavailable):
+		return 0, nil //nolint:nilerr // a pool that is not there has no room
+	case err != nil:
+		return 0, err
+	case capability.CheckNodes(p, access...) != nil:
+		return 0, nil
+	}
+	status, err := p.Status()
+	return status.AvailableBytes, err
 }

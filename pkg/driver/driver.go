@@ -23,7 +23,7 @@ import (
 // Run serves until the context ends, then takes no more calls, lets those under way finish within cfg.ShutdownGrace, and returns.
 // The configuration has been validated. An error means that the driver could not serve; a pool that cannot be opened is none.
 func Run(ctx context.Context, cfg Config) error {
-	listener, err := Listen(cfg.Endpoint)
+	listener, err := Listen(cfg.Endpoint) //nolint:contextcheck // it waits for nothing
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,9 @@ func Run(ctx context.Context, cfg Config) error {
 	return errors.Join(group.Wait(), pools.close())
 }
 
-func newServer(ctx context.Context, cfg Config, pools *poolSet, publications *nodeserver.Publications, registry prometheus.Registerer) *grpc.Server {
+func newServer(
+	ctx context.Context, cfg Config, pools *poolSet, publications *nodeserver.Publications, registry prometheus.Registerer,
+) *grpc.Server {
 	server := rpc.NewServer(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
 	topology := topologyOf(cfg.DriverName, cfg.NodeName)
 	csi.RegisterIdentityServer(server, &identity{name: cfg.DriverName, pools: pools})

@@ -10,31 +10,35 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-var poolLabel = []string{"pool"}
+// poolMetrics is a prometheus.Collector. A scrape costs one system call for each pool.
+type poolMetrics struct {
+	pools *poolSet
 
-func poolMetric(name, help string) *prometheus.Desc {
-	return prometheus.NewDesc("csi_hostpath_pool_"+name, help, poolLabel, nil)
+	ready, size, free, available, committed, trash, volumes, purgesFailing, quotaEnforced *prometheus.Desc
 }
 
-var (
-	poolReady        = poolMetric("ready", "Whether the pool is open (1) or not (0); the log says why not.")
-	poolSize         = poolMetric("size_bytes", "Size of the pool's filesystem.")
-	poolFree         = poolMetric("free_bytes", "Free space of the pool's filesystem.")
-	poolAvailable    = poolMetric("available_bytes", "The largest volume that could be made now.")
-	poolCommitted    = poolMetric("committed_bytes", "What is promised to the volumes of the pool.")
-	poolTrash        = poolMetric("trash_bytes", "What was promised to deleted volumes that are not purged yet.")
-	poolVolumes      = poolMetric("volumes", "Number of volumes.")
-	poolPurgeFailing = poolMetric("purge_failing", "Whether the last purge of deleted data failed (1); the log says why.")
-	poolQuota        = poolMetric("quota_enforced", "Whether a volume cannot grow beyond its size (1) or can (0).")
-)
-
-// poolMetrics is a prometheus.Collector. A scrape costs one system call for each pool.
-type poolMetrics struct{ pools *poolSet }
+func newPoolMetrics(pools *poolSet) poolMetrics {
+	desc := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc("csi_hostpath_pool_"+name, help, []string{"pool"}, nil)
+	}
+	return poolMetrics{
+		pools:         pools,
+		ready:         desc("ready", "Whether the pool is open (1) or not (0); the log says why not."),
+		size:          desc("size_bytes", "Size of the pool's filesystem."),
+		free:          desc("free_bytes", "Free space of the pool's filesystem."),
+		available:     desc("available_bytes", "The largest volume that could be made now."),
+		committed:     desc("committed_bytes", "What is promised to the volumes of the pool."),
+		trash:         desc("trash_bytes", "What was promised to deleted volumes that are not purged yet."),
+		volumes:       desc("volumes", "Number of volumes."),
+		purgesFailing: desc("purges_failing", "Number of deleted volumes whose data could not be purged and is tried again; the log says why."),
+		quotaEnforced: desc("quota_enforced", "Whether a volume cannot grow beyond its size (1) or can (0)."),
+	}
+}
 
 // Describe implements prometheus.Collector.
 func (m poolMetrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		poolReady, poolSize, poolFree, poolAvailable, poolCommitted, poolTrash, poolVolumes, poolPurgeFailing, poolQuota,
+		m.ready, m.size, m.free, m.available, m.committed, m.trash, m.volumes, m.purgesFailing, m.quotaEnforced,
 	} {
 		ch <- d
 	}
@@ -43,40 +47,33 @@ func (m poolMetrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 	for _, slot := range m.pools.snapshot() {
-		gauge := func(d *prometheus.Desc, value float64) {
-			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, slot.config.Name)
+		gauge := func(d *prometheus.Desc, value int64) {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(value), slot.config.Name)
 		}
-		if slot.pool == nil {
-			gauge(poolReady, 0)
-			continue
-		}
-		status, err := slot.pool.Status()
+		status, err := slot.status()
 		if err != nil {
-			gauge(poolReady, 0)
+			gauge(m.ready, 0)
 			continue
 		}
-		gauge(poolReady, 1)
-		gauge(poolSize, float64(status.SizeBytes))
-		gauge(poolFree, float64(status.FreeBytes))
-		gauge(poolAvailable, float64(status.AvailableBytes))
-		gauge(poolCommitted, float64(status.CommittedBytes))
-		gauge(poolTrash, float64(status.TrashBytes))
-		gauge(poolVolumes, float64(status.Volumes))
-		gauge(poolPurgeFailing, boolValue(status.PurgeFailing))
-		gauge(poolQuota, 0)
+		gauge(m.ready, 1)
+		gauge(m.size, status.SizeBytes)
+		gauge(m.free, status.FreeBytes)
+		gauge(m.available, status.AvailableBytes)
+		gauge(m.committed, status.CommittedBytes)
+		gauge(m.trash, status.TrashBytes)
+		gauge(m.volumes, int64(status.Volumes))
+		gauge(m.purgesFailing, int64(status.PurgesFailing))
+		gauge(m.quotaEnforced, 0)
 	}
-}
-
-func boolValue(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 func newRegistry(pools *poolSet) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), poolMetrics{pools})
+	registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		newPoolMetrics(pools),
+	)
 	return registry
 }
 

@@ -41,6 +41,14 @@ type poolSlot struct {
 	err    error
 }
 
+// status is that of the pool. Errors: why it is not open.
+func (s poolSlot) status() (pool.Status, error) {
+	if s.pool == nil {
+		return pool.Status{}, s.err
+	}
+	return s.pool.Status()
+}
+
 func newPoolSet(cfg Config, publications *nodeserver.Publications) *poolSet {
 	s := &poolSet{kubeletDir: cfg.KubeletDir, defaultPool: cfg.DefaultPool(), publications: publications}
 	for _, c := range cfg.Pools {
@@ -104,7 +112,8 @@ func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 
 func openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error) {
 	if c.Quota == QuotaRequired {
-		return nil, fmt.Errorf("%w: quota is required, and this version of the driver enforces no sizes: set quota to preferred or off", volume.ErrUnavailable)
+		return nil, fmt.Errorf("%w: quota is required, and this version of the driver enforces no sizes: set quota to preferred or off",
+			volume.ErrUnavailable)
 	}
 	p, err := pool.Open(ctx, pool.Options{
 		Name:              c.Name,
@@ -117,7 +126,8 @@ func openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error) {
 		AllowMultiNode:    c.AllowMultiNode,
 	})
 	if err == nil && c.Quota == QuotaPreferred {
-		klog.FromContext(ctx).Info("Sizes are counted but not enforced in this pool: a volume can fill its filesystem", "pool", c.Name, "path", c.Path)
+		klog.FromContext(ctx).Info("Sizes are counted but not enforced in this pool: a volume can fill its filesystem",
+			"pool", c.Name, "path", c.Path)
 	}
 	return p, err
 }
@@ -165,7 +175,8 @@ func (s *poolSet) ByID(id volume.PoolID) (*pool.Pool, error) {
 	if len(closed) > 0 { // a pool's UUID is on its disk: any of these may be the one
 		return nil, fmt.Errorf("%w: pool %s is not among the open pools; not open: %s", volume.ErrUnavailable, id, strings.Join(closed, "; "))
 	}
-	return nil, fmt.Errorf("%w: this node has no pool %s: the volume is on another node, or its pool was taken out of the configuration", volume.ErrNotFound, id)
+	return nil, fmt.Errorf("%w: this node has no pool %s: the volume is on another node, or its pool was taken out of the configuration",
+		volume.ErrNotFound, id)
 }
 
 // ByName finds a pool as the configuration calls it; "" is the default one.

@@ -59,13 +59,12 @@ func (b Binder) Bind(source *os.File, t Target, options Options) error {
 		return err
 	}
 	defer at.close()
-	isDir := from.mode&unix.S_IFMT == unix.S_IFDIR
-	made, err := at.make(isDir)
+	made, err := at.make(from.kind())
 	if err != nil {
 		return err
 	}
 	if !made {
-		if done, err := at.alreadyShows(from.id, isDir, options); done || err != nil {
+		if done, err := at.alreadyShows(from, options); done || err != nil {
 			return err
 		}
 	}
@@ -84,7 +83,8 @@ func checkWritable(source *os.File, options Options) error {
 		return err
 	}
 	if flags&unix.ST_RDONLY != 0 && !options.ReadOnly() {
-		return fmt.Errorf("%w: its filesystem is mounted read-only: look into the kernel's log for disk errors, remount it", volume.ErrUnavailable)
+		return fmt.Errorf("%w: its filesystem is mounted read-only: look into the kernel's log for disk errors, remount it",
+			volume.ErrUnavailable)
 	}
 	return nil
 }
@@ -99,15 +99,15 @@ func mountFlags(f *os.File) (int64, error) {
 }
 
 // alreadyShows looks at a target that exists: true if the work is done, an error if something else is in the way.
-func (p *place) alreadyShows(id identity, isDir bool, options Options) (bool, error) {
+func (p *place) alreadyShows(source state, options Options) (bool, error) {
 	st, err := p.look()
 	if err != nil {
 		return false, &os.PathError{Op: "stat", Path: p.target.String(), Err: err}
 	}
 	if !st.mountRoot {
-		return false, p.checkUnused(st, isDir)
+		return false, p.checkUnused(st, source.kind())
 	}
-	if st.id != id {
+	if st.id != source.id {
 		return false, fmt.Errorf("%w: something else is mounted at %s: unmount it", volume.ErrInUse, p.target)
 	}
 	shown, err := p.pin()

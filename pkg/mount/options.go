@@ -55,11 +55,8 @@ func FlagNames() []string {
 }
 
 // ParseOptions reads mount flags; nosuid and nodev are always on. Errors: ErrInvalid, naming the flag.
-func ParseOptions(flags []string, readOnly bool) (Options, error) {
+func ParseOptions(flags []string) (Options, error) {
 	o := Options{attributes: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
-	if readOnly {
-		o.attributes |= unix.MOUNT_ATTR_RDONLY
-	}
 	for _, flag := range flags {
 		i := slices.IndexFunc(attributes, func(a attribute) bool { return a.name == flag })
 		if i < 0 {
@@ -76,6 +73,12 @@ func ParseOptions(flags []string, readOnly bool) (Options, error) {
 		}
 	}
 	return o, nil
+}
+
+// AsReadOnly is the same, refusing writes.
+func (o Options) AsReadOnly() Options {
+	o.attributes |= unix.MOUNT_ATTR_RDONLY
+	return o
 }
 
 // ReadOnly says whether the mount is to refuse writes.

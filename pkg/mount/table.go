@@ -116,8 +116,8 @@ func IsFilesystemRoot(name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	real, err := os.Readlink(fdPath(d))
-	return m.Point == real && (m.Root == "/" || m.FSType == "btrfs"), err
+	resolved, err := os.Readlink(fdPath(d))
+	return m.Point == resolved && (m.Root == "/" || m.FSType == "btrfs"), err
 }
 
 // mountOf finds the mount through which a file was opened.

@@ -82,6 +82,9 @@ type state struct {
 	id        identity
 }
 
+// kind is the file type: S_IFDIR, S_IFREG and so on.
+func (s state) kind() uint32 { return s.mode & unix.S_IFMT }
+
 // identity tells two files apart, over all filesystems.
 type identity struct {
 	major, minor uint32
@@ -113,8 +116,8 @@ func statx(fd int, name string, flags int) (state, error) {
 }
 
 // make makes what the source can be bound on, a directory or an empty file, if nothing is there. It says whether it did.
-func (p *place) make(isDir bool) (made bool, err error) {
-	if isDir {
+func (p *place) make(kind uint32) (made bool, err error) {
+	if kind == unix.S_IFDIR {
 		err = unix.Mkdirat(p.fd(), p.name, 0o750)
 	} else {
 		var fd int
@@ -141,17 +144,17 @@ func (p *place) pin() (*os.File, error) {
 	return os.NewFile(uintptr(fd), p.target.String()), nil
 }
 
-// checkUnused refuses a place where a mount would hide something. Errors: ErrInUse.
-func (p *place) checkUnused(st state, isDir bool) error {
-	switch kind := st.mode & unix.S_IFMT; {
-	case isDir && kind == unix.S_IFDIR:
+// checkUnused refuses a place where a mount would hide something, or that is not of the kind to mount on. Errors: ErrInUse.
+func (p *place) checkUnused(st state, want uint32) error {
+	switch kind := st.kind(); {
+	case kind != want:
+		return fmt.Errorf("%w: %s has file type %#o, on which this volume cannot be mounted: remove it", volume.ErrInUse, p.target, kind)
+	case kind == unix.S_IFDIR:
 		return p.checkEmptyDir()
-	case !isDir && kind == unix.S_IFREG && st.size == 0:
-		return nil
-	case !isDir && kind == unix.S_IFREG:
+	case st.size != 0:
 		return fmt.Errorf("%w: %s is a file of %d bytes and not a mount: move it away", volume.ErrInUse, p.target, st.size)
 	default:
-		return fmt.Errorf("%w: %s has file type %#o, on which this volume cannot be mounted: remove it", volume.ErrInUse, p.target, kind)
+		return nil
 	}
 }
 
@@ -177,13 +180,14 @@ func (p *place) unmake() error {
 	if err != nil {
 		return &os.PathError{Op: "stat", Path: p.target.String(), Err: err}
 	}
-	switch kind := st.mode & unix.S_IFMT; {
+	switch kind := st.kind(); {
 	case kind == unix.S_IFDIR:
 		err = unix.Unlinkat(p.fd(), p.name, unix.AT_REMOVEDIR)
 	case kind == unix.S_IFREG && st.size == 0:
 		err = unix.Unlinkat(p.fd(), p.name, 0)
 	default:
-		return fmt.Errorf("%w: %s is not a mount and not an empty file: the driver did not make it and does not remove it", volume.ErrInUse, p.target)
+		return fmt.Errorf("%w: %s is not a mount and not an empty file: the driver did not make it and does not remove it",
+			volume.ErrInUse, p.target)
 	}
 	switch {
 	case err == nil, errors.Is(err, unix.ENOENT):

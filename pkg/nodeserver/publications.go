@@ -117,19 +117,32 @@ func (p *Publications) targets(id volume.ID) []mount.Target {
 	return targets
 }
 
-// Verify drops the targets at which somebody else has unmounted the volume, and returns the others. The data is the volume's, open.
-func (p *Publications) Verify(id volume.ID, data *os.File) ([]mount.Target, error) {
-	var real []mount.Target
+// CheckUnused refuses a volume that a pod can see; the data is the volume's, open. Errors: ErrInUse.
+func (p *Publications) CheckUnused(id volume.ID, data *os.File) error {
+	targets, err := p.verify(id, data)
+	if err != nil {
+		return err
+	}
+	if len(targets) > 0 {
+		return fmt.Errorf("%w: volume %s is published at %d targets, such as %s: delete the pod first",
+			volume.ErrInUse, id, len(targets), targets[0])
+	}
+	return nil
+}
+
+// verify drops the targets at which somebody else has unmounted the volume, and returns the others.
+func (p *Publications) verify(id volume.ID, data *os.File) ([]mount.Target, error) {
+	var current []mount.Target
 	for _, t := range p.targets(id) {
 		shown, err := mount.Shows(t, data)
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("look whether volume %s is still published at %s: %w", id, t, err)
 		case shown:
-			real = append(real, t)
+			current = append(current, t)
 		default:
 			p.forget(t)
 		}
 	}
-	return real, nil
+	return current, nil
 }

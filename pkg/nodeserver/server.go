@@ -53,7 +53,7 @@ func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.Nod
 }
 
 // NodeGetCapabilities advertises what is built, nothing more.
-func (s *Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
+func (*Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
 	types := []csi.NodeServiceCapability_RPC_Type{
 		csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME,
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
@@ -75,12 +75,12 @@ type volumeRequest interface {
 }
 
 // open parses and opens what a request names. The caller closes the file.
-func (s *Server) open(req volumeRequest, readOnly bool) (*os.File, volume.ID, capability.Access, error) {
+func (s *Server) open(req volumeRequest) (*os.File, volume.ID, capability.Access, error) {
 	id, err := volume.ParseID(req.GetVolumeId())
 	if err != nil {
 		return nil, id, capability.Access{}, err
 	}
-	access, err := capability.Parse(req.GetVolumeCapability(), readOnly)
+	access, err := capability.Parse(req.GetVolumeCapability())
 	if err != nil {
 		return nil, id, access, err
 	}
@@ -88,7 +88,7 @@ func (s *Server) open(req volumeRequest, readOnly bool) (*os.File, volume.ID, ca
 	if err != nil {
 		return nil, id, access, fmt.Errorf("volume %s: %w", id, err)
 	}
-	if err := capability.CheckNodes(p.AllowMultiNode(), access); err != nil {
+	if err := capability.CheckNodes(p, access); err != nil {
 		return nil, id, access, err
 	}
 	data, err := p.Data(id)
@@ -101,7 +101,7 @@ func (s *Server) NodeStageVolume(_ context.Context, req *csi.NodeStageVolumeRequ
 	if _, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath()); err != nil {
 		return nil, err
 	}
-	data, _, _, err := s.open(req, false)
+	data, _, _, err := s.open(req)
 	if err != nil {
 		return nil, err
 	}
@@ -125,13 +125,16 @@ func (s *Server) NodePublishVolume(_ context.Context, req *csi.NodePublishVolume
 	if err != nil {
 		return nil, err
 	}
-	data, id, access, err := s.open(req, req.GetReadonly())
+	data, id, access, err := s.open(req)
 	if err != nil {
 		return nil, err
 	}
 	defer data.Close()
+	if req.GetReadonly() {
+		access.Mount = access.Mount.AsReadOnly()
+	}
 	if access.Exclusive {
-		if _, err := s.Publications.Verify(id, data); err != nil {
+		if _, err := s.Publications.verify(id, data); err != nil {
 			return nil, err
 		}
 	}

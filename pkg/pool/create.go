@@ -24,7 +24,7 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 	}
 	defer p.index.unclaim(id)
 	if e, ok := p.index.get(id.Dir()); ok {
-		return e.volume, errors.Join(e.damaged, compatible(e, req))
+		return e.volume, compatible(e, req)
 	}
 	v := volume.Volume{
 		ID:            id,
@@ -55,7 +55,7 @@ func compatible(e *entry, req volume.CreateRequest) error {
 	v := e.volume
 	switch {
 	case e.damaged != nil:
-		return nil // the damage is the answer
+		return e.damaged
 	case v.Name != req.Name:
 		return fmt.Errorf("%w: volume %s has the name %q, asked for is %q", volume.ErrIncompatible, v.ID, v.Name, req.Name)
 	case v.Spec != req.Spec:

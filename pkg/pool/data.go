@@ -94,7 +94,7 @@ type Status struct {
 	CommittedBytes int64 // promised to volumes
 	TrashBytes     int64 // deleted, not purged yet
 	Volumes        int
-	PurgeFailing   bool
+	PurgesFailing  int // deleted volumes whose data could not be removed yet
 }
 
 // Status costs one system call.
@@ -111,6 +111,6 @@ func (p *Pool) Status() (Status, error) {
 		CommittedBytes: committed,
 		TrashBytes:     trash,
 		Volumes:        p.index.len(),
-		PurgeFailing:   p.purger.isFailing(),
+		PurgesFailing:  p.purger.failures(),
 	}, nil
 }

@@ -112,7 +112,7 @@ func (p *Pool) room() (room, error) {
 }
 
 func blocksToBytes(blocks uint64, blockSize int64) int64 {
-	return scale(int64(min(blocks, math.MaxInt64)), float64(blockSize)) //nolint:gosec // bounded on this line
+	return scale(int64(min(blocks, math.MaxInt64)), float64(blockSize))
 }
 
 // scale multiplies without wrapping: beyond 8 EiB everything is 8 EiB.

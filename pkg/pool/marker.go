@@ -56,7 +56,7 @@ func readMarker(root dir) (marker, error) {
 	}
 	var m marker
 	if err := json.Unmarshal(content, &m); err != nil {
-		return marker{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, markerFile, err)
+		return marker{}, fmt.Errorf("%w: %s: %w", volume.ErrCorrupt, markerFile, err)
 	}
 	if m.FormatVersion > formatVersion {
 		return marker{}, fmt.Errorf("%w: %s has format version %d, this driver knows up to %d: run the newer driver",
@@ -157,7 +157,8 @@ func lockPool(root dir) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(f, 32))
 		f.Close()
-		return nil, fmt.Errorf("%w: a live driver owns it (process %q by its %s file): %w", volume.ErrUnavailable, strings.TrimSpace(string(holder)), lockFile, err)
+		return nil, fmt.Errorf("%w: a live driver owns it (process %q by its %s file): %w",
+			volume.ErrUnavailable, strings.TrimSpace(string(holder)), lockFile, err)
 	}
 	// The number only helps the person who reads that message; a failure to write it changes nothing.
 	_ = f.Truncate(0)

@@ -42,7 +42,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	p := &Pool{opts: opts, purger: newPurger()}
 	defer func() {
 		if err != nil {
-			p.closeFiles()
+			err = errors.Join(err, p.closeFiles())
 		}
 	}()
 	if err := p.openRoot(); err != nil {
@@ -66,7 +66,7 @@ func (p *Pool) openRoot() error {
 	if err := checkPlace(p.opts); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(p.opts.Path), 0o755); err != nil { //nolint:gosec // the parents are the host's
+	if err := os.MkdirAll(filepath.Dir(p.opts.Path), 0o755); err != nil {
 		return err
 	}
 	err := os.Mkdir(p.opts.Path, 0o700)

@@ -47,14 +47,15 @@ func encodeRecord(v volume.Volume) ([]byte, error) {
 func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Volume, error) {
 	var r record
 	if err := json.Unmarshal(content, &r); err != nil {
-		return volume.Volume{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, recordFile, err)
+		return volume.Volume{}, fmt.Errorf("%w: %s: %w", volume.ErrCorrupt, recordFile, err)
 	}
 	if r.FormatVersion != recordVersion {
-		return volume.Volume{}, fmt.Errorf("%w: %s has format version %d, this driver knows %d", volume.ErrCorrupt, recordFile, r.FormatVersion, recordVersion)
+		return volume.Volume{}, fmt.Errorf("%w: %s has format version %d, this driver knows %d",
+			volume.ErrCorrupt, recordFile, r.FormatVersion, recordVersion)
 	}
 	name, err := volume.ParseName(r.Name)
 	if err != nil {
-		return volume.Volume{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, recordFile, err)
+		return volume.Volume{}, fmt.Errorf("%w: %s: %w", volume.ErrCorrupt, recordFile, err)
 	}
 	if name.Dir() != dirName {
 		return volume.Volume{}, fmt.Errorf("%w: %s is of volume %q, which belongs in directory %s, not %s",

@@ -32,7 +32,7 @@ type purger struct {
 	changed sync.Cond
 	queue   []discarded
 	stopped bool
-	failed  bool // the last purge that ended failed
+	failing int // entries that wait for another try
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
 }
@@ -95,16 +95,23 @@ func (q *purger) next() (discarded, bool) {
 	return d, true
 }
 
-func (q *purger) setFailed(failed bool) {
+// retry queues an entry that could not be purged.
+func (q *purger) retry(d discarded) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.failed = failed
+	q.failing++
+	q.mu.Unlock()
+	time.AfterFunc(purgeRetry, func() {
+		q.mu.Lock()
+		q.failing--
+		q.mu.Unlock()
+		q.push(d)
+	})
 }
 
-func (q *purger) isFailing() bool {
+func (q *purger) failures() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.failed
+	return q.failing
 }
 
 // purge removes an entry of trash/ and gives its space back; not before.
@@ -113,14 +120,11 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 	switch {
 	case err == nil:
 		p.ledger.purged(d.bytes)
-		p.purger.setFailed(false)
 	case ctx.Err() != nil: // the next start goes on from here
 	default:
 		klog.FromContext(ctx).Error(err, "Deleted data could not be purged; its space stays taken, and the purge is tried again",
 			"pool", p.opts.Name, "entry", d.name, "retryIn", purgeRetry)
-		p.purger.setFailed(true)
-		d.due = time.Now().Add(purgeRetry)
-		p.purger.add(d)
+		p.purger.retry(d)
 	}
 }
 

@@ -94,14 +94,15 @@ func ParseParameters(params map[string]string) (Parameters, error) {
 			return Parameters{}, fmt.Errorf("%w: unknown parameter %q; known: %s", ErrInvalid, key, strings.Join(ParameterKeys(), ", "))
 		}
 		if err := set(&p, params[key]); err != nil {
-			return Parameters{}, fmt.Errorf("%w: parameter %q is %q: %s", ErrInvalid, key, params[key], err)
+			return Parameters{}, fmt.Errorf("%w: parameter %q is %q: %w", ErrInvalid, key, params[key], err)
 		}
 	}
 	if _, given := params[ParamMode]; !given {
 		p.Spec.Mode = defaultMode(p.Spec.Type)
 	}
 	if p.Spec.Type == FileOrCreate && p.Spec.Mode&^0o777 != 0 {
-		return Parameters{}, fmt.Errorf("%w: parameter %q is %q: a file volume takes permission bits up to 0777", ErrInvalid, ParamMode, params[ParamMode])
+		return Parameters{}, fmt.Errorf("%w: parameter %q is %q: a file volume takes permission bits up to 0777",
+			ErrInvalid, ParamMode, params[ParamMode])
 	}
 	return p, nil
 }

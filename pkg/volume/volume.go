@@ -32,10 +32,12 @@ const DefaultCapacityBytes = 1 << 30
 // limit below the requirement.
 func ParseSizeRange(required, limit int64) (SizeRange, error) {
 	if required < 0 || limit < 0 {
-		return SizeRange{}, fmt.Errorf("%w: capacity range is required=%d limit=%d bytes: a size is never negative", ErrInvalid, required, limit)
+		return SizeRange{}, fmt.Errorf("%w: capacity range is required=%d limit=%d bytes: a size is never negative",
+			ErrInvalid, required, limit)
 	}
 	if limit > 0 && required > limit {
-		return SizeRange{}, fmt.Errorf("%w: capacity range asks for at least %d and at most %d bytes: no size is both", ErrOutOfRange, required, limit)
+		return SizeRange{}, fmt.Errorf("%w: capacity range asks for at least %d and at most %d bytes: no size is both",
+			ErrOutOfRange, required, limit)
 	}
 	return SizeRange{Required: required, Limit: limit}, nil
 }

@@ -87,7 +87,8 @@ func Start(options Options) (*Process, error) {
 }
 
 func (p *Process) connect() (err error) {
-	p.conn, err = grpc.NewClient("unix://"+p.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"))
+	p.conn, err = grpc.NewClient("unix://"+p.Socket(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"))
 	if err != nil {
 		return errors.Join(err, p.Kill())
 	}
