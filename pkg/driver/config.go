@@ -32,6 +32,8 @@ type Config struct {
 	KubeletDir string `yaml:"-"`
 	// MetricsAddress is the host:port on which metrics are served over HTTP. Default empty: not served.
 	MetricsAddress string `yaml:"-"`
+	// RegisterWithKubelet offers the driver to kubelet, in plugins_registry of KubeletDir. Default false.
+	RegisterWithKubelet bool `yaml:"-"`
 	// ShutdownGrace is how long the calls under way may take to finish after SIGTERM, 0 to 10m. Default 10s.
 	ShutdownGrace time.Duration `yaml:"-"`
 
@@ -118,6 +120,7 @@ func (f *Flags) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.DriverName, "driver-name", f.DriverName, "CSI plugin name")
 	fs.StringVar(&f.KubeletDir, "kubelet-dir", f.KubeletDir, "kubelet's root directory; every publish path lies in it")
 	fs.StringVar(&f.MetricsAddress, "metrics-address", f.MetricsAddress, "host:port to serve metrics on (default: not served)")
+	fs.BoolVar(&f.RegisterWithKubelet, "register-with-kubelet", f.RegisterWithKubelet, "offer the driver to kubelet, without a registrar")
 	fs.DurationVar(&f.ShutdownGrace, "shutdown-grace", f.ShutdownGrace, "time for calls under way to finish after SIGTERM")
 	fs.StringVar(&f.ConfigFile, "config", f.ConfigFile, "configuration file: pools and limits")
 	fs.StringArrayVar(&f.PoolPaths, "pool", f.PoolPaths, "a pool, name=path, with defaults for the rest; repeatable")

@@ -33,15 +33,12 @@ func Run(ctx context.Context, cfg Config) error {
 	registry := newRegistry(pools)
 	server := newServer(ctx, cfg, pools, publications, registry)
 
+	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", Version, "node", cfg.NodeName, "endpoint", cfg.Endpoint)
 	group, ctx := errgroup.WithContext(ctx)
-	if cfg.MetricsAddress != "" {
-		if err := serveHTTP(ctx, group, cfg, registry, pools); err != nil {
-			return err
-		}
-	}
 	group.Go(func() error { pools.run(ctx); return nil })
 	group.Go(func() error { return serveGRPC(ctx, server, listener, cfg.ShutdownGrace) })
-	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", Version, "node", cfg.NodeName, "endpoint", cfg.Endpoint)
+	group.Go(func() error { return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(registry, pools)) })
+	group.Go(func() error { return serveRegistration(ctx, cfg) })
 	return errors.Join(group.Wait(), pools.close())
 }
 
@@ -82,18 +79,4 @@ func serveGRPC(ctx context.Context, server *grpc.Server, listener net.Listener, 
 	defer timer.Stop()
 	server.GracefulStop()
 	return <-served
-}
-
-func serveHTTP(ctx context.Context, group *errgroup.Group, cfg Config, registry *prometheus.Registry, pools *poolSet) error {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.MetricsAddress)
-	if err != nil {
-		return fmt.Errorf("--metrics-address: %w", err)
-	}
-	server := newHTTPServer(registry, pools)
-	group.Go(func() error { return ignoreClosed(server.Serve(listener)) })
-	group.Go(func() error {
-		<-ctx.Done()
-		return server.Close()
-	})
-	return nil
 }

@@ -1,7 +1,10 @@
 package driver
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"time"
 
@@ -94,9 +97,18 @@ func answer(w http.ResponseWriter, err error) {
 	_, _ = w.Write([]byte("ok\n")) // the prober has gone: nothing to do
 }
 
-func ignoreClosed(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
+// serveHTTP serves on the address, if there is one, until the context ends.
+func serveHTTP(ctx context.Context, address string, server *http.Server) error {
+	if address == "" {
 		return nil
 	}
-	return err
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("--metrics-address: %w", err)
+	}
+	defer context.AfterFunc(ctx, func() { server.Close() })()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
 }
