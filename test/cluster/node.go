@@ -57,7 +57,11 @@ func nodeExecCommand(name *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			command, err := n.Command(cmd.Context(), args[1:]...)
+			args = args[1:]
+			if args[0] == "--" {
+				args = args[1:]
+			}
+			command, err := n.Command(cmd.Context(), args...)
 			if err != nil {
 				return err
 			}
