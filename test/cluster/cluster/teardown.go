@@ -64,7 +64,11 @@ func (n *Node) powerOff(ctx context.Context, m machine.Machine) error {
 			return err
 		}
 	}
-	return waitDetached(ctx, image)
+	if err := waitDetached(ctx, image); err != nil {
+		return err
+	}
+	// A kubelet spends seconds on each group of a dead container that it finds.
+	return cgroup.Remove(n.spec.CGroup)
 }
 
 // loopsOnDisk returns the loop devices that are backed by files on the node's
