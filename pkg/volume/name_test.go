@@ -28,7 +28,7 @@ func TestNameBecomesADirectory(t *testing.T) {
 		{"a\x00b", "h-"},
 		{"a\nb", "h-"},
 		{"größe", "h-"},
-		{"名前", "h-"},
+		{"\u540d\u524d", "h-"},
 		{"h-0123", "h-"},
 		{"s-0123", "h-"},
 	} {
@@ -55,7 +55,7 @@ func TestNameThatCannotBeKeptIsRefused(t *testing.T) {
 func TestNamesNeverShareADirectory(t *testing.T) {
 	seen := map[string]string{}
 	names := []string{"a/b", "a", "A", "a.", "a_", "s-a", "h-a", "/a", "a/", " a", "a ", "á", "á", ".", "..", strings.Repeat("x", 65)}
-	for i := range len(names) {
+	for i := range names {
 		n, err := ParseName(names[i])
 		if err != nil {
 			t.Fatal(err)

@@ -1,0 +1,349 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+func TestVolumeHasExactlyItsModeAndOwner(t *testing.T) {
+	specs := []volume.Spec{
+		{Type: volume.DirectoryOrCreate, Mode: 0o755},
+		{Type: volume.DirectoryOrCreate, Mode: 0},
+		{Type: volume.DirectoryOrCreate, Mode: 0o777, UID: 1000, GID: 2000},
+		{Type: volume.DirectoryOrCreate, Mode: 0o2770, UID: 1, GID: 4294967294},
+		{Type: volume.DirectoryOrCreate, Mode: 0o3777, UID: 4294967294},
+		{Type: volume.FileOrCreate, Mode: 0o644},
+		{Type: volume.FileOrCreate, Mode: 0},
+		{Type: volume.FileOrCreate, Mode: 0o777, UID: 1000, GID: 2000},
+	}
+	for _, fstype := range disks.Types() {
+		disk := disks.New(t, fstype, 0)
+		p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
+		for _, umask := range []int{0, 0o077, 0o777} {
+			for i, spec := range specs {
+				t.Run(fmt.Sprintf("%s umask %03o %s %04o", fstype, umask, spec.Type, spec.Mode), func(t *testing.T) {
+					req := request(t, fmt.Sprintf("v-%d-%d", umask, i), 1)
+					req.Spec = spec
+					defer unix.Umask(unix.Umask(umask)) // no test of this package is parallel
+					v, err := p.Create(t.Context(), req)
+					if err != nil {
+						t.Fatal(err)
+					}
+					wantMade(t, p, v, spec)
+				})
+			}
+		}
+		wantEntries(t, p, tmpDir)
+		closePool(t, p)
+	}
+}
+
+func wantMade(t *testing.T, p *Pool, v volume.Volume, spec volume.Spec) {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(dataPath(p, v.ID), &st); err != nil {
+		t.Fatal(err)
+	}
+	kind := map[volume.Type]uint32{volume.DirectoryOrCreate: unix.S_IFDIR, volume.FileOrCreate: unix.S_IFREG}[spec.Type]
+	if st.Mode != kind|spec.Mode || st.Uid != spec.UID || st.Gid != spec.GID {
+		t.Errorf("data has mode %#o and owner %d:%d, want %#o and %d:%d", st.Mode, st.Uid, st.Gid, kind|spec.Mode, spec.UID, spec.GID)
+	}
+	if kind == unix.S_IFREG && st.Size != 0 {
+		t.Errorf("a new file has %d bytes", st.Size)
+	}
+	data, err := p.Data(v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data.Close()
+}
+
+func TestCreateTwiceIsOneVolume(t *testing.T) {
+	p := newPool(t)
+	req := request(t, "a name/that is hashed", mib)
+	req.Owner = volume.Owner{Namespace: "shop", Claim: "data", PV: "pvc-1"}
+	first, err := p.Create(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeTree(t, dataPath(p, first.ID), map[string]string{"file": "precious"})
+	// What another request may say of the same volume.
+	for _, size := range []volume.SizeRange{req.Size, {}, {Required: 1}, {Limit: 2 * mib}, {Required: mib, Limit: 2 * mib}} {
+		again := req
+		again.Size, again.Owner = size, volume.Owner{}
+		if v, err := p.Create(t.Context(), again); v != first || err != nil {
+			t.Errorf("size %+v: %+v, %v, want %+v", size, v, err, first)
+		}
+	}
+	wantLedger(t, p, mib, 0)
+	p = restart(t, p)
+	if v, err := p.Create(t.Context(), req); v != first || err != nil {
+		t.Errorf("after a restart: %+v, %v, want %+v", v, err, first)
+	}
+	wantLedger(t, p, mib, 0)
+	if content, err := os.ReadFile(filepath.Join(dataPath(p, first.ID), "file")); string(content) != "precious" {
+		t.Errorf("the data is %q, %v", content, err)
+	}
+}
+
+func TestSameNameForOtherThingsIsIncompatible(t *testing.T) {
+	p := newPool(t)
+	first := create(t, p, "v", mib)
+	for _, tc := range []struct {
+		title string
+		size  volume.SizeRange
+		spec  volume.Spec
+	}{
+		{"larger", volume.SizeRange{Required: mib + 1}, directory},
+		{"smaller", volume.SizeRange{Limit: mib - 1}, directory},
+		{"file", volume.SizeRange{}, volume.Spec{Type: volume.FileOrCreate, Mode: 0o755}},
+		{"mode", volume.SizeRange{}, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o700}},
+		{"user", volume.SizeRange{}, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, UID: 1}},
+		{"group", volume.SizeRange{}, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, GID: 1}},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			req := volume.CreateRequest{Name: first.Name, Size: tc.size, Spec: tc.spec}
+			if v, err := p.Create(t.Context(), req); !errors.Is(err, volume.ErrIncompatible) {
+				t.Errorf("%+v, %v, want ErrIncompatible", v, err)
+			}
+		})
+	}
+	wantLedger(t, p, mib, 0)
+}
+
+func TestNameWithACallUnderWayIsBusy(t *testing.T) {
+	p := newPool(t)
+	v := create(t, p, "v", mib)
+	if err := p.index.claim(v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("create: %v, want ErrBusy", err)
+	}
+	if err := p.Delete(t.Context(), v.ID); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("delete: %v, want ErrBusy", err)
+	}
+	create(t, p, "another", mib)
+	p.index.unclaim(v.ID)
+	remove(t, p, v.ID)
+}
+
+func TestCancelledCallLeavesNothing(t *testing.T) {
+	p := newPool(t)
+	kept := create(t, p, "kept", mib)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := p.Create(ctx, request(t, "v", mib)); !errors.Is(err, context.Canceled) {
+		t.Errorf("create: %v, want context.Canceled", err)
+	}
+	if err := p.Delete(ctx, kept.ID); !errors.Is(err, context.Canceled) {
+		t.Errorf("delete: %v, want context.Canceled", err)
+	}
+	wantEntries(t, p, tmpDir)
+	wantEntries(t, p, volumesDir, "kept")
+	wantLedger(t, p, mib, 0)
+}
+
+// What somebody puts into volumes/ while the driver runs is neither replaced nor returned as the volume asked for.
+func TestDirectoryPutThereByHandIsNotTouched(t *testing.T) {
+	p := newPool(t)
+	byHand := map[string]string{"v/": "", "v/data/": "", "v/data/file": "precious"}
+	writeTree(t, filepath.Join(p.opts.Path, volumesDir), byHand)
+	if v, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrCorrupt) {
+		t.Errorf("%+v, %v, want ErrCorrupt", v, err)
+	}
+	if got := listTree(t, filepath.Join(p.opts.Path, volumesDir)); got["v/data/file"] != "precious" || len(got) != len(byHand) {
+		t.Errorf("volumes/ has %q", got)
+	}
+	wantEntries(t, p, tmpDir)
+	wantLedger(t, p, 0, 0)
+}
+
+func TestVolumeMovedToAnotherPoolBelongsThere(t *testing.T) {
+	root := t.TempDir()
+	from := openPool(t, Options{Name: "a", Path: filepath.Join(root, "a")})
+	to := openPool(t, Options{Name: "b", Path: filepath.Join(root, "b")})
+	v := create(t, from, "v", mib)
+	closePool(t, from)
+	closePool(t, to)
+	if err := os.Rename(filepath.Join(from.opts.Path, volumesDir, "v"), filepath.Join(to.opts.Path, volumesDir, "v")); err != nil {
+		t.Fatal(err)
+	}
+	from, to = openPool(t, from.opts), openPool(t, to.opts)
+	if _, err := from.Get(v.ID); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("in the old pool: %v, want ErrNotFound", err)
+	}
+	moved, err := to.Get(volume.NewID(to.ID(), v.Name))
+	if err != nil || moved.Name != v.Name || moved.CapacityBytes != mib {
+		t.Errorf("in the new pool: %+v, %v", moved, err)
+	}
+}
+
+func TestRacingCreatesNeverOversell(t *testing.T) {
+	const clients, size = 32, 4 * mib
+	p := newPool(t)
+	free := status(t, p).AvailableBytes
+	// Room for ten, give or take what other processes write to the same filesystem meanwhile.
+	p.opts.ReserveBytes = status(t, p).SizeBytes - 10*size - size/2
+	if free < 11*size {
+		t.Skipf("needs %d free bytes, the temporary directory has %d", 11*size, free)
+	}
+	errs := make([]error, clients)
+	var wg sync.WaitGroup
+	for i := range clients {
+		req := request(t, fmt.Sprintf("v-%d", i), size)
+		wg.Go(func() { _, errs[i] = p.Create(t.Context(), req) })
+	}
+	wg.Wait()
+	made := 0
+	for _, err := range errs {
+		switch {
+		case err == nil:
+			made++
+		case !errors.Is(err, volume.ErrNoSpace):
+			t.Error(err)
+		}
+	}
+	if made != 10 {
+		t.Errorf("%d volumes were made where 10 have room", made)
+	}
+	wantLedger(t, p, 10*size, 0)
+	wantEntries(t, p, tmpDir)
+}
+
+func TestRacingCreatesOfOneNameMakeOneVolume(t *testing.T) {
+	const clients = 32
+	p := newPool(t)
+	req := request(t, "v", mib)
+	volumes, errs := make([]volume.Volume, clients), make([]error, clients)
+	var wg sync.WaitGroup
+	for i := range clients {
+		wg.Go(func() { volumes[i], errs[i] = p.Create(t.Context(), req) })
+	}
+	wg.Wait()
+	want, err := p.Create(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, err := range errs {
+		if err == nil && volumes[i] != want || err != nil && !errors.Is(err, volume.ErrBusy) {
+			t.Errorf("client %d got %+v, %v, want ErrBusy or %+v", i, volumes[i], err, want)
+		}
+	}
+	wantLedger(t, p, mib, 0)
+	wantEntries(t, p, volumesDir, "v")
+}
+
+func isNoSpace(err error) bool {
+	return errors.Is(err, volume.ErrNoSpace) || errors.Is(err, syscall.ENOSPC)
+}
+
+// TestFullFilesystemLeaksNothing leaves a few blocks more each time, so that each step of a create meets the end of the disk.
+func TestFullFilesystemLeaksNothing(t *testing.T) {
+	size := map[string]int64{disks.Ext4: 16 * mib, disks.XFS: 300 * mib, disks.Btrfs: 128 * mib}
+	for _, fstype := range disks.Types() {
+		t.Run(fstype, func(t *testing.T) {
+			disk := disks.New(t, fstype, size[fstype])
+			// Overcommit takes the ledger out of the way: the disk itself has to say no.
+			p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), Overcommit: 1000})
+			kept := create(t, p, "kept", 1)
+			filler := fill(t, filepath.Join(disk.Dir, "filler"))
+			refused := 0
+			for blocks := range int64(12) {
+				req := request(t, strings.Repeat("x", 64-1)+string(rune('a'+blocks)), 1)
+				_, err := p.Create(t.Context(), req)
+				switch {
+				case err == nil:
+					remove(t, p, volume.NewID(p.ID(), req.Name))
+					waitPurged(t, p)
+				case isNoSpace(err):
+					refused++
+				default:
+					t.Errorf("with %d blocks: %v, want ErrNoSpace or ENOSPC", blocks, err)
+				}
+				wantEntries(t, p, tmpDir)
+				wantLedger(t, p, 1, 0)
+				giveBack(t, filler, 4096)
+			}
+			if refused == 0 {
+				t.Error("no create met the end of the disk")
+			}
+			if err := os.Remove(filler.Name()); err != nil {
+				t.Fatal(err)
+			}
+			filler.Close()
+			create(t, p, "after", 1)
+			p = restart(t, p)
+			wantEntries(t, p, volumesDir, "after", kept.ID.Dir())
+		})
+	}
+}
+
+// fill takes all the space there is.
+func fill(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	chunk := make([]byte, 64<<10)
+	for len(chunk) > 0 {
+		if _, err = f.Write(chunk); err == nil {
+			err = f.Sync()
+		}
+		if errors.Is(err, syscall.ENOSPC) {
+			chunk = chunk[:len(chunk)/2]
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+func giveBack(t *testing.T, f *os.File, bytes int64) {
+	t.Helper()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(max(0, info.Size()-bytes)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFilesystemOutOfInodesLeaksNothing(t *testing.T) {
+	disk := disks.New(t, disks.Ext4, 16*mib, disks.MkfsArgs("-N", "64"))
+	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
+	var made []volume.Volume
+	for {
+		v, err := p.Create(t.Context(), request(t, fmt.Sprintf("v-%02d", len(made)), 1))
+		if err != nil {
+			if !isNoSpace(err) {
+				t.Errorf("%v: want ErrNoSpace or ENOSPC", err)
+			}
+			break
+		}
+		made = append(made, v)
+	}
+	wantEntries(t, p, tmpDir)
+	wantLedger(t, p, int64(len(made)), 0)
+	remove(t, p, made[0].ID)
+	waitPurged(t, p)
+	create(t, p, "after", 1)
+}

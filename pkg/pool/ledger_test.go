@@ -1,0 +1,154 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+func TestAvailableIsNeverNegativeAndNeverMoreThanThereIs(t *testing.T) {
+	for _, tc := range []struct {
+		title            string
+		committed, trash int64
+		room             room
+		want             int64
+	}{
+		{"empty", 0, 0, room{promise: 100, available: 100}, 100},
+		{"some promised", 30, 20, room{promise: 100, available: 100}, 50},
+		{"all promised", 50, 50, room{promise: 100, available: 100}, 0},
+		{"oversold, as after a change of overcommit", 500, 0, room{promise: 100, available: 100}, 0},
+		{"taken by others", 10, 0, room{promise: 100, available: 5}, 5},
+		{"full", 10, 0, room{promise: 100}, 0},
+		{"reserve larger than the filesystem", 0, 0, room{promise: 0, available: 100}, 0},
+		{"endless", math.MaxInt64, math.MaxInt64, room{promise: math.MaxInt64, available: math.MaxInt64}, 0},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			l := ledger{committed: tc.committed, trash: tc.trash}
+			if got := l.available(tc.room); got != tc.want {
+				t.Errorf("available is %d, want %d", got, tc.want)
+			}
+			if err := l.reserve(tc.want+1, tc.room); tc.want < math.MaxInt64 && !errors.Is(err, volume.ErrNoSpace) {
+				t.Errorf("one byte more: %v, want ErrNoSpace", err)
+			}
+			if err := l.reserve(tc.want, tc.room); err != nil {
+				t.Errorf("what is available: %v", err)
+			}
+		})
+	}
+}
+
+func TestSumsBeyondTheLargestNumberStayThere(t *testing.T) {
+	var l ledger
+	l.add(math.MaxInt64)
+	l.add(math.MaxInt64)
+	l.addTrash(math.MaxInt64)
+	l.addTrash(1)
+	if committed, trash := l.counts(); committed != math.MaxInt64 || trash != math.MaxInt64 {
+		t.Errorf("counts are %d and %d", committed, trash)
+	}
+	if got := blocksToBytes(math.MaxUint64, 4096); got != math.MaxInt64 {
+		t.Errorf("a filesystem beyond all bounds has %d bytes", got)
+	}
+}
+
+func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
+	disk := disks.New(t, disks.Ext4, 64*mib, disks.MkfsArgs("-m", "0"))
+	for _, tc := range []struct {
+		title      string
+		overcommit float64
+		reserve    int64
+		ofSize     float64 // what may be promised: this part of the filesystem's size, minus the reserve,
+		ofFree     float64 // but no more than this part of what is free
+	}{
+		{"default", 0, 0, 1, 1},
+		{"overcommitted", 2, 0, 2, 2},
+		{"undercommitted", 0.5, 0, 0.5, 0.5},
+		{"with a reserve", 0, 40 * mib, 1, 1},
+		{"with both", 3, 10 * mib, 3, 3},
+		{"with a reserve beyond the size", 0, 1 << 40, 1, 1},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			p := openPool(t, Options{
+				Name: "p", Path: filepath.Join(disk.Dir, "pool"), Overcommit: tc.overcommit, ReserveBytes: tc.reserve, TrashRetention: time.Hour,
+			})
+			s := status(t, p)
+			want := max(0, min(int64(float64(s.SizeBytes)*tc.ofSize)-tc.reserve, int64(float64(s.FreeBytes)*tc.ofFree)))
+			if s.AvailableBytes != want {
+				t.Errorf("%d bytes are available of %d, %d free, want %d", s.AvailableBytes, s.SizeBytes, s.FreeBytes, want)
+			}
+			if _, err := p.Create(t.Context(), request(t, "v", want+1)); !errors.Is(err, volume.ErrNoSpace) {
+				t.Errorf("one byte more: %v, want ErrNoSpace", err)
+			}
+			wantLedger(t, p, 0, 0)
+			closePool(t, p)
+		})
+	}
+}
+
+// Space is given back when it is free, not when it is promised to be: another volume could have it twice.
+func TestTrashCountsUntilItIsPurged(t *testing.T) {
+	const size = 24 * mib
+	disk := disks.New(t, disks.Ext4, 64*mib)
+	opts := Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), TrashRetention: time.Hour}
+	p := openPool(t, opts)
+	first := create(t, p, "first", size)
+	create(t, p, "second", size)
+	remove(t, p, first.ID)
+	remove(t, p, first.ID) // a retry
+	wantLedger(t, p, size, size)
+	for range 2 {
+		if _, err := p.Create(t.Context(), request(t, "third", size)); !errors.Is(err, volume.ErrNoSpace) {
+			t.Errorf("while the first is in the trash: %v, want ErrNoSpace", err)
+		}
+		p = restart(t, p)
+		wantLedger(t, p, size, size)
+	}
+	closePool(t, p)
+	opts.TrashRetention = 0
+	p = openPool(t, opts)
+	waitPurged(t, p)
+	create(t, p, "third", size)
+	wantLedger(t, p, 2*size, 0)
+}
+
+func TestVolumeRemovedByHandGivesItsSpaceBackOnce(t *testing.T) {
+	p := newPool(t)
+	v := create(t, p, "v", mib)
+	create(t, p, "w", mib)
+	if err := os.RemoveAll(filepath.Join(p.opts.Path, volumesDir, "v")); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, p, v.ID)
+	remove(t, p, v.ID)
+	wantLedger(t, p, mib, 0)
+}
+
+func TestRestartFindsTheSameVolumesAndTheSameSums(t *testing.T) {
+	p := newPool(t)
+	p.opts.TrashRetention = time.Hour
+	var committed, trash int64
+	for i := range 1500 { // more than two batches of the scan
+		v := create(t, p, fmt.Sprintf("volume %d", i), int64(i+1))
+		if i%3 == 0 {
+			remove(t, p, v.ID)
+			trash += v.CapacityBytes
+		} else {
+			committed += v.CapacityBytes
+		}
+	}
+	wantLedger(t, p, committed, trash)
+	before := p.List("", 2000)
+	p = restart(t, p)
+	if after := p.List("", 2000); !slices.Equal(before, after) || len(after) != 1000 || status(t, p).Volumes != 1000 {
+		t.Errorf("%d volumes before, %d after", len(before), len(after))
+	}
+	wantLedger(t, p, committed, trash)
+}

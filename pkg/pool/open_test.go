@@ -1,0 +1,235 @@
+package pool
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+var wholePool = []string{lockFile, markerFile, snapshotsDir, tmpDir, trashDir, volumesDir}
+
+func TestOpenMakesAPoolOfAnUnusedDirectory(t *testing.T) {
+	for _, tc := range []struct {
+		title string
+		path  string
+		tree  map[string]string // below the test's directory
+		more  []string          // what stays beside the pool's own entries
+	}{
+		{title: "absent", path: "pool"},
+		{title: "absent with parents", path: "a/b/pool"},
+		{title: "empty", path: "pool", tree: map[string]string{"pool/": ""}},
+		{title: "new filesystem", path: "pool", tree: map[string]string{"pool/lost+found/": ""}, more: []string{lostAndFound}},
+		{title: "crashed with a lock", path: "pool", tree: map[string]string{"pool/lock": "4711\n"}},
+		{title: "crashed with a directory", path: "pool", tree: map[string]string{"pool/lock": "", "pool/volumes/": ""}},
+		{
+			title: "crashed with half a marker", path: "pool",
+			tree: map[string]string{
+				"pool/lock": "", "pool/volumes/": "", "pool/snapshots/": "", "pool/tmp/": "", "pool/trash/": "", "pool/pool.json.tmp": `{"formatVer`,
+			},
+		},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			root := t.TempDir()
+			writeTree(t, root, tc.tree)
+			p := openPool(t, Options{Name: "p", Path: filepath.Join(root, tc.path)})
+			want := slices.Sorted(slices.Values(append(slices.Clone(tc.more), wholePool...)))
+			if got := entries(t, p.opts.Path); !slices.Equal(got, want) {
+				t.Errorf("the pool has %q, want %q", got, want)
+			}
+			if again := restart(t, p); again.ID() != p.ID() || p.ID() == "" {
+				t.Errorf("pool ID is %q, then %q", p.ID(), again.ID())
+			}
+		})
+	}
+}
+
+// Only a bind mount may show anything of a pool to anybody but root.
+func TestPoolIsClosedToEverybodyButRoot(t *testing.T) {
+	root := t.TempDir()
+	writeTree(t, root, map[string]string{"pool/": ""}) // 0755
+	defer unix.Umask(unix.Umask(0))                    // no test of this package is parallel
+	p := openPool(t, Options{Name: "p", Path: filepath.Join(root, "pool")})
+	v := create(t, p, "v", 1)
+	for _, name := range []string{"", volumesDir, snapshotsDir, tmpDir, trashDir, filepath.Join(volumesDir, v.ID.Dir())} {
+		info, err := os.Stat(filepath.Join(p.opts.Path, name))
+		if err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("<pool>/%s: mode %v, %v, want 0700", name, info.Mode(), err)
+		}
+	}
+	for _, name := range []string{markerFile, lockFile, filepath.Join(volumesDir, v.ID.Dir(), recordFile)} {
+		info, err := os.Stat(filepath.Join(p.opts.Path, name))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("<pool>/%s: mode %v, %v, want 0600", name, info.Mode(), err)
+		}
+	}
+}
+
+func TestDirectoryUnfitForAPoolIsRefusedUntouched(t *testing.T) {
+	const uuid = `"uuid":"01234567-89ab-4def-8123-456789abcdef"`
+	for _, tc := range []struct {
+		title string
+		tree  map[string]string
+		want  error
+		says  string
+	}{
+		{"foreign file", map[string]string{"notes.txt": "mine"}, volume.ErrUnavailable, "notes.txt"},
+		{"foreign hidden file", map[string]string{".git/": ""}, volume.ErrUnavailable, ".git"},
+		{"foreign beside own", map[string]string{"volumes/": "", "lock": "", "home/": ""}, volume.ErrUnavailable, "home"},
+		{"lost marker", map[string]string{"volumes/pvc-1/data/file": "precious", "trash/": ""}, volume.ErrUnavailable, markerFile},
+		{"lost marker, trash", map[string]string{"volumes/": "", "trash/x.01234567/data": ""}, volume.ErrUnavailable, "trash"},
+		{"newer format", map[string]string{markerFile: `{"formatVersion":2,` + uuid + `}`}, volume.ErrUnavailable, "format version 2"},
+		{"empty marker", map[string]string{markerFile: ""}, volume.ErrCorrupt, markerFile},
+		{"half a marker", map[string]string{markerFile: `{"formatVersion":1,`}, volume.ErrCorrupt, markerFile},
+		{"marker without UUID", map[string]string{markerFile: `{"formatVersion":1}`}, volume.ErrCorrupt, "uuid"},
+		{"marker with hostile UUID", map[string]string{markerFile: `{"formatVersion":1,"uuid":"../../../../../.."}`}, volume.ErrCorrupt, "uuid"},
+		{"marker is a directory", map[string]string{markerFile + "/": ""}, nil, ""},
+		{"volumes is a file", map[string]string{"volumes": ""}, nil, ""},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			disks.RequireRoot(t)
+			root := t.TempDir()
+			writeTree(t, root, tc.tree)
+			before := listTree(t, root)
+			p, err := Open(t.Context(), Options{Name: "fast", Path: root})
+			if err == nil {
+				p.Close()
+				t.Fatal("the pool was opened")
+			}
+			if tc.want != nil && !errors.Is(err, tc.want) {
+				t.Errorf("%v: want %v", err, tc.want)
+			}
+			for _, says := range []string{"fast", root, tc.says} {
+				if !strings.Contains(err.Error(), says) {
+					t.Errorf("%q does not name %s", err, says)
+				}
+			}
+			after := listTree(t, root)
+			delete(after, lockFile)
+			delete(before, lockFile)
+			if !maps.Equal(after, before) {
+				t.Errorf("the directory has %q now, had %q", after, before)
+			}
+		})
+	}
+}
+
+func TestPathThatIsNoDirectoryIsRefused(t *testing.T) {
+	disks.RequireRoot(t)
+	root := t.TempDir()
+	writeTree(t, root, map[string]string{"file": "mine"})
+	if p, err := Open(t.Context(), Options{Name: "p", Path: filepath.Join(root, "file")}); err == nil {
+		p.Close()
+		t.Error("a file was opened as a pool")
+	}
+	if content, err := os.ReadFile(filepath.Join(root, "file")); string(content) != "mine" {
+		t.Errorf("the file has %q, %v", content, err)
+	}
+}
+
+// A link in place of a pool's own entry would send volumes to where it points.
+func TestLinkInPlaceOfAnOwnEntryIsNotFollowed(t *testing.T) {
+	for _, name := range []string{volumesDir, tmpDir, trashDir, markerFile, lockFile} {
+		t.Run(name, func(t *testing.T) {
+			p := newPool(t)
+			closePool(t, p)
+			path := filepath.Join(p.opts.Path, name)
+			if err := os.Rename(path, path+".real"); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(path+".real", path); err != nil {
+				t.Fatal(err)
+			}
+			if p, err := Open(t.Context(), p.opts); err == nil {
+				p.Close()
+				t.Error("the pool was opened")
+			}
+		})
+	}
+}
+
+func TestPoolBelongsToOneProcess(t *testing.T) {
+	p := newPool(t)
+	create(t, p, "v", 1)
+	if second, err := Open(t.Context(), p.opts); !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
+		t.Errorf("second open: %v, %v, want ErrUnavailable naming process %d", second, err, os.Getpid())
+	}
+	closePool(t, p)
+	again := openPool(t, p.opts)
+	if len(again.List("", 10)) != 1 {
+		t.Errorf("after all that the pool has %v", again.List("", 10))
+	}
+}
+
+func TestPoolThatMustBeADiskIsNotMadeBelowIt(t *testing.T) {
+	disk := disks.New(t, disks.Ext4, 32*mib)
+	bound := filepath.Join(t.TempDir(), "bound") // as a container sees a directory of its host
+	writeTree(t, bound, map[string]string{"/": ""})
+	if err := unix.Mount(bound, bound, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(bound, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	plain := t.TempDir()
+	for _, path := range []string{plain, filepath.Join(plain, "absent"), bound, filepath.Join(disk.Dir, "below")} {
+		p, err := Open(t.Context(), Options{Name: "p", Path: path, RequireMountpoint: true})
+		if err == nil {
+			p.Close()
+		}
+		if !errors.Is(err, volume.ErrUnavailable) {
+			t.Errorf("%s: %v, want ErrUnavailable", path, err)
+		}
+		if got, err := os.ReadDir(path); err == nil && len(got) > 0 {
+			t.Errorf("%s has %v now", path, got)
+		}
+	}
+	openPool(t, Options{Name: "p", Path: disk.Dir, RequireMountpoint: true})
+}
+
+func TestPoolThatMustExistIsNotMade(t *testing.T) {
+	disks.RequireRoot(t)
+	path := filepath.Join(t.TempDir(), "pool")
+	opts := Options{Name: "p", Path: path, MustExist: true}
+	if _, err := Open(t.Context(), opts); !errors.Is(err, volume.ErrUnavailable) || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v: want ErrUnavailable and os.ErrNotExist", err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory is there: %v", err)
+	}
+	writeTree(t, path, map[string]string{"/": ""})
+	openPool(t, opts)
+}
+
+func TestWhatACrashLeftInTmpIsThrownAway(t *testing.T) {
+	p := newPool(t)
+	v := create(t, p, "bystander", mib)
+	writeTree(t, dataPath(p, v.ID), map[string]string{"file": "precious"})
+	closePool(t, p)
+	writeTree(t, filepath.Join(p.opts.Path, tmpDir), map[string]string{
+		"pvc-1.0123abcd/":             "",
+		"pvc-2.0123abcd/data/file":    "half a copy",
+		"pvc-3.0123abcd/volume.json":  `{"formatVersion":1,"na`,
+		"bystander.1/data/other-file": "",
+		"stray":                       "",
+	})
+	p = openPool(t, p.opts)
+	wantEntries(t, p, tmpDir)
+	waitPurged(t, p)
+	wantLedger(t, p, mib, 0)
+	wantEntries(t, p, volumesDir, "bystander")
+	if content, err := os.ReadFile(filepath.Join(dataPath(p, v.ID), "file")); string(content) != "precious" {
+		t.Errorf("the volume beside it has %q, %v", content, err)
+	}
+}
