@@ -1,10 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
@@ -54,6 +58,9 @@ func makeBinds(binds []machine.Bind) error {
 		trees[i] = fd
 	}
 	for i, bind := range binds {
+		if err := dropMountsBelow(bind.Target); err != nil {
+			return err
+		}
 		err := unix.MoveMount(trees[i], "", unix.AT_FDCWD, bind.Target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 		if err != nil {
 			return fmt.Errorf("bind %s on %s: %w", bind.Source, bind.Target, err)
@@ -65,6 +72,26 @@ func makeBinds(binds []machine.Bind) error {
 			if err := makeReadOnly(bind.Target); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// dropMountsBelow lets go of the host's mounts that a bind is about to hide: a
+// copy that nobody can see would keep the host from freeing their devices.
+func dropMountsBelow(target string) error {
+	below := func(info *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(info.Mountpoint, target+"/"), false
+	}
+	mounts, err := mountinfo.GetMounts(below)
+	if err != nil {
+		return fmt.Errorf("read the mount table: %w", err)
+	}
+	for _, mount := range slices.Backward(mounts) {
+		err := unix.Unmount(mount.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		// One that went along with the mount it was on is gone already.
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("let go of the host's mount on %s: %w", mount.Mountpoint, err)
 		}
 	}
 	return nil
