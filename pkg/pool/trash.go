@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,10 +36,12 @@ type purger struct {
 	failing int // entries that wait for another try
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
+	// retryAfter is purgeRetry but in tests.
+	retryAfter time.Duration
 }
 
 func newPurger() *purger {
-	q := &purger{cancel: func() {}}
+	q := &purger{cancel: func() {}, retryAfter: purgeRetry}
 	q.changed.L = &q.mu
 	return q
 }
@@ -100,7 +103,7 @@ func (q *purger) retry(d discarded) {
 	q.mu.Lock()
 	q.failing++
 	q.mu.Unlock()
-	time.AfterFunc(purgeRetry, func() {
+	time.AfterFunc(q.retryAfter, func() {
 		q.mu.Lock()
 		q.failing--
 		q.mu.Unlock()
@@ -116,16 +119,31 @@ func (q *purger) failures() int {
 
 // purge removes an entry of trash/ and gives its space back; not before.
 func (p *Pool) purge(ctx context.Context, d discarded) {
-	err := removeTree(ctx, p.trash, d.name)
+	err := p.removeDiscarded(ctx, d.name)
 	switch {
 	case err == nil:
 		p.ledger.purged(d.bytes)
 	case ctx.Err() != nil: // the next start goes on from here
 	default:
 		klog.FromContext(ctx).Error(err, "Deleted data could not be purged; its space stays taken, and the purge is tried again",
-			"pool", p.opts.Name, "entry", d.name, "retryIn", purgeRetry)
+			"pool", p.opts.Name, "entry", d.name, "retryIn", p.purger.retryAfter)
 		p.purger.retry(d)
 	}
+}
+
+// removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it.
+func (p *Pool) removeDiscarded(ctx context.Context, name string) error {
+	if d, err := openNoMount(p.trash, name); err == nil {
+		defer d.Close()
+		names, err := d.Readdirnames(-1)
+		for _, n := range slices.DeleteFunc(names, func(n string) bool { return n == recordFile }) {
+			err = errors.Join(err, removeTree(ctx, d, n))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return removeTree(ctx, p.trash, name)
 }
 
 // throwIn moves an entry of another directory of the pool into the trash, durable when it returns. On failure the entry is

@@ -1,0 +1,138 @@
+package pool
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+func TestDeletedVolumeStaysInTheTrashForItsRetention(t *testing.T) {
+	for _, fstype := range disks.Types() { // each keeps the time of the deletion in its own way
+		t.Run(fstype, func(t *testing.T) {
+			p := poolOn(t, fstype)
+			closePool(t, p)
+			p.opts.TrashRetention = time.Hour
+			p = openPool(t, p.opts)
+			v := create(t, p, "v", mib)
+			writeTree(t, dataPath(p, v.ID), map[string]string{"file": "precious"})
+			remove(t, p, v.ID)
+			create(t, p, "v", mib) // its name is free at once
+			p = restart(t, p)
+			trash := filepath.Join(p.opts.Path, trashDir)
+			thrown := entries(t, trash)
+			if len(thrown) != 1 || !strings.HasPrefix(thrown[0], "v.") {
+				t.Fatalf("trash/ has %q", thrown)
+			}
+			if got := listTree(t, trash); got[thrown[0]+"/data/file"] != "precious" || got[thrown[0]+"/"+recordFile] == "" {
+				t.Errorf("trash/ has %q", got)
+			}
+			if age := time.Since(p.thrownAt(thrown[0])); age < 0 || age > time.Minute {
+				t.Errorf("it was thrown in %s ago", age)
+			}
+			closePool(t, p)
+			p.opts.TrashRetention = time.Since(p.thrownAtPath(t, filepath.Join(trash, thrown[0]))) + 200*time.Millisecond
+			waitPurged(t, openPool(t, p.opts))
+		})
+	}
+}
+
+// thrownAtPath is thrownAt of a closed pool.
+func (*Pool) thrownAtPath(t *testing.T, path string) time.Time {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return time.Unix(st.Ctim.Unix())
+}
+
+func TestDeleteOfAnAbsentVolumeIsNoError(t *testing.T) {
+	p := newPool(t)
+	v := create(t, p, "v", mib)
+	for range 3 {
+		remove(t, p, v.ID)
+	}
+	waitPurged(t, p)
+	wantLedger(t, p, 0, 0)
+}
+
+// TestPurgeOfALargeVolumeIsInterruptedAndResumed: neither a delete nor a stop waits for 100,000 files, and the space they
+// take is not given to another volume before they are gone.
+func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
+	const files = 100_000
+	p := newPool(t)
+	v := create(t, p, "v", mib)
+	data := dataPath(p, v.ID)
+	plantMany(t, data, files)
+	begin := time.Now()
+	remove(t, p, v.ID)
+	deleted := time.Since(begin)
+	thrown := filepath.Join(p.opts.Path, trashDir, entries(t, filepath.Join(p.opts.Path, trashDir))[0])
+	eventually(t, "the purge begins", func() bool { return len(entries(t, filepath.Join(thrown, dataEntry))) < files/removeBatch })
+	begin = time.Now()
+	closePool(t, p)
+	stopped := time.Since(begin)
+	// Generous, for a busy machine under the race detector: the whole purge takes longer.
+	if deleted > time.Second || stopped > time.Second {
+		t.Errorf("the delete took %s, the stop %s", deleted, stopped)
+	}
+	if left := entries(t, filepath.Join(thrown, dataEntry)); len(left) == 0 {
+		t.Error("the stop waited for the whole purge")
+	}
+	p = openPool(t, p.opts)
+	if s := status(t, p); s.TrashBytes != mib && len(entries(t, filepath.Join(p.opts.Path, trashDir))) > 0 {
+		t.Errorf("%d bytes are in the trash after a restart, want %d", s.TrashBytes, mib)
+	}
+	waitPurged(t, p)
+	wantLedger(t, p, 0, 0)
+}
+
+// plantMany makes files in directories of removeBatch each. Hard links are the quickest to make; to the purger they are files.
+func plantMany(t *testing.T, root string, files int) {
+	t.Helper()
+	for n := 0; n < files; n += removeBatch {
+		sub := filepath.Join(root, strconv.Itoa(n))
+		writeTree(t, sub, map[string]string{"0": "content"})
+		d, err := os.Open(sub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 1; i < removeBatch; i++ {
+			if err := unix.Linkat(int(d.Fd()), "0", int(d.Fd()), strconv.Itoa(i), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d.Close()
+	}
+}
+
+// A crash in the middle of a purge must not lose count of what is left: the record goes last.
+func TestRecordOutlivesTheDataItCounts(t *testing.T) {
+	p := newPool(t)
+	v := create(t, p, "v", mib)
+	source := t.TempDir()
+	point := filepath.Join(dataPath(p, v.ID), "mnt")
+	writeTree(t, point, map[string]string{"/": ""})
+	if err := unix.Mount(source, point, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, p, v.ID)
+	trash := filepath.Join(p.opts.Path, trashDir)
+	point = filepath.Join(trash, entries(t, trash)[0], dataEntry, "mnt")
+	t.Cleanup(func() { _ = unix.Unmount(point, unix.MNT_DETACH) })
+	eventually(t, "the purge stops at the mount", func() bool { return status(t, p).PurgesFailing == 1 })
+	p = restart(t, p)
+	wantLedger(t, p, 0, mib)
+	if err := unix.Unmount(point, 0); err != nil {
+		t.Fatal(err)
+	}
+	p = restart(t, p)
+	waitPurged(t, p)
+}
