@@ -100,11 +100,7 @@ func TestDirectoryUnfitForAPoolIsRefusedUntouched(t *testing.T) {
 			root := t.TempDir()
 			writeTree(t, root, tc.tree)
 			before := listTree(t, root)
-			p, err := Open(t.Context(), Options{Name: "fast", Path: root})
-			if err == nil {
-				p.Close()
-				t.Fatal("the pool was opened")
-			}
+			err := refused(t, Options{Name: "fast", Path: root})
 			if tc.want != nil && !errors.Is(err, tc.want) {
 				t.Errorf("%v: want %v", err, tc.want)
 			}
@@ -127,10 +123,7 @@ func TestPathThatIsNoDirectoryIsRefused(t *testing.T) {
 	disks.RequireRoot(t)
 	root := t.TempDir()
 	writeTree(t, root, map[string]string{"file": "mine"})
-	if p, err := Open(t.Context(), Options{Name: "p", Path: filepath.Join(root, "file")}); err == nil {
-		p.Close()
-		t.Error("a file was opened as a pool")
-	}
+	_ = refused(t, Options{Name: "p", Path: filepath.Join(root, "file")})
 	if content, err := os.ReadFile(filepath.Join(root, "file")); string(content) != "mine" {
 		t.Errorf("the file has %q, %v", content, err)
 	}
@@ -149,10 +142,7 @@ func TestLinkInPlaceOfAnOwnEntryIsNotFollowed(t *testing.T) {
 			if err := os.Symlink(path+".real", path); err != nil {
 				t.Fatal(err)
 			}
-			if p, err := Open(t.Context(), p.opts); err == nil {
-				p.Close()
-				t.Error("the pool was opened")
-			}
+			_ = refused(t, p.opts)
 		})
 	}
 }
@@ -160,8 +150,9 @@ func TestLinkInPlaceOfAnOwnEntryIsNotFollowed(t *testing.T) {
 func TestPoolBelongsToOneProcess(t *testing.T) {
 	p := newPool(t)
 	create(t, p, "v", 1)
-	if second, err := Open(t.Context(), p.opts); !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
-		t.Errorf("second open: %v, %v, want ErrUnavailable naming process %d", second, err, os.Getpid())
+	err := refused(t, p.opts)
+	if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
+		t.Errorf("second open: %v, want ErrUnavailable naming process %d", err, os.Getpid())
 	}
 	closePool(t, p)
 	again := openPool(t, p.opts)
@@ -184,10 +175,7 @@ func TestPoolThatMustBeADiskIsNotMadeBelowIt(t *testing.T) {
 	})
 	plain := t.TempDir()
 	for _, path := range []string{plain, filepath.Join(plain, "absent"), bound, filepath.Join(disk.Dir, "below")} {
-		p, err := Open(t.Context(), Options{Name: "p", Path: path, RequireMountpoint: true})
-		if err == nil {
-			p.Close()
-		}
+		err := refused(t, Options{Name: "p", Path: path, RequireMountpoint: true})
 		if !errors.Is(err, volume.ErrUnavailable) {
 			t.Errorf("%s: %v, want ErrUnavailable", path, err)
 		}

@@ -35,6 +35,17 @@ func openPool(t *testing.T, opts Options) *Pool {
 	return p
 }
 
+// refused is the error with which a pool does not open.
+func refused(t *testing.T, opts Options) error {
+	t.Helper()
+	p, err := Open(t.Context(), opts)
+	if err == nil {
+		closePool(t, p)
+		t.Fatalf("%s was opened as a pool", opts.Path)
+	}
+	return err
+}
+
 // newPool is a new pool in a directory of the test.
 func newPool(t *testing.T) *Pool {
 	t.Helper()
@@ -177,7 +188,7 @@ func listTree(t *testing.T, root string) map[string]string {
 			tree[name+"/"] = ""
 			return nil
 		}
-		content, err := os.ReadFile(path)
+		content, err := os.ReadFile(path) //nolint:gosec // nobody exchanges anything in a test's directory
 		tree[name] = string(content)
 		return err
 	})
