@@ -94,7 +94,7 @@ func command(t *testing.T, name string) *cobra.Command {
 func TestDocumentHasEveryFlagWithItsTypeAndDefault(t *testing.T) {
 	types := map[string]string{
 		"string": "string", "duration": "duration", "bool": "boolean", "stringArray": "string, repeatable",
-		"Level": "integer", "moduleSpec": "string",
+		"Level": "integer", "moduleSpec": "string", "uint32": "integer",
 	}
 	for _, name := range []string{"serve", "check-config"} {
 		rows := table(t, "## Flags")

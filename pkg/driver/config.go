@@ -22,6 +22,12 @@ type Config struct {
 	// Endpoint is the CSI socket: unix:///path or unix:/path, absolute, at most 107 bytes of path.
 	// Default unix:///csi/csi.sock.
 	Endpoint string `yaml:"-"`
+	// SidecarEndpoint is a second socket, for the sidecar containers beside the driver: they need no right to mount, and no
+	// root. Written as Endpoint is. Default empty: none.
+	SidecarEndpoint string `yaml:"-"`
+	// SidecarGroup is the group that may use SidecarEndpoint, a group ID of 1 to 4294967294. Default 65532, which is
+	// "nonroot" in the images of the sidecars.
+	SidecarGroup uint32 `yaml:"-"`
 	// NodeName is the node's name in the orchestrator, 1 to 256 bytes.
 	// Default: the environment's NODE_NAME, then the host's name; Flags.Load fills it in.
 	NodeName string `yaml:"-"`
@@ -76,6 +82,7 @@ type PoolConfig struct {
 func DefaultConfig() Config {
 	return Config{
 		Endpoint:      "unix:///csi/csi.sock",
+		SidecarGroup:  65532,
 		DriverName:    "hostpath.csi.local",
 		KubeletDir:    "/var/lib/kubelet",
 		ShutdownGrace: 10 * time.Second,
@@ -116,6 +123,8 @@ func NewFlags() *Flags { return &Flags{Config: DefaultConfig()} }
 // Register adds the driver's flags to a flag set that has not been parsed yet.
 func (f *Flags) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.Endpoint, "endpoint", f.Endpoint, "CSI socket, unix:///absolute/path")
+	fs.StringVar(&f.SidecarEndpoint, "sidecar-endpoint", f.SidecarEndpoint, "second CSI socket, without the calls that mount (default: none)")
+	fs.Uint32Var(&f.SidecarGroup, "sidecar-group", f.SidecarGroup, "group ID that may use the socket of --sidecar-endpoint")
 	fs.StringVar(&f.NodeName, "node-name", f.NodeName, "name of this node (default: $NODE_NAME, then the host's name)")
 	fs.StringVar(&f.DriverName, "driver-name", f.DriverName, "CSI plugin name")
 	fs.StringVar(&f.KubeletDir, "kubelet-dir", f.KubeletDir, "kubelet's root directory; every publish path lies in it")

@@ -58,12 +58,14 @@ func (f *Flags) Load() (Config, error) {
 
 func flagSources() sources {
 	return sources{
-		"endpoint":       {flag: "--endpoint"},
-		"nodeName":       {flag: "--node-name"},
-		"driverName":     {flag: "--driver-name"},
-		"kubeletDir":     {flag: "--kubelet-dir"},
-		"metricsAddress": {flag: "--metrics-address"},
-		"shutdownGrace":  {flag: "--shutdown-grace"},
+		"endpoint":        {flag: "--endpoint"},
+		"sidecarEndpoint": {flag: "--sidecar-endpoint"},
+		"sidecarGroup":    {flag: "--sidecar-group"},
+		"nodeName":        {flag: "--node-name"},
+		"driverName":      {flag: "--driver-name"},
+		"kubeletDir":      {flag: "--kubelet-dir"},
+		"metricsAddress":  {flag: "--metrics-address"},
+		"shutdownGrace":   {flag: "--shutdown-grace"},
 	}
 }
 

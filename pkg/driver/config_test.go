@@ -251,6 +251,9 @@ func TestValidateNamesEachFault(t *testing.T) {
 		want  string // the only line, or its beginning
 	}{
 		{"tcp endpoint", "Endpoint", "tcp://:80", `endpoint: "tcp://:80" must be unix:///absolute/path`},
+		{"tcp endpoint for sidecars", "SidecarEndpoint", "tcp://:80", `sidecarEndpoint: "tcp://:80" must be unix:///absolute/path`},
+		{"one socket for all", "SidecarEndpoint", "unix:/csi/csi.sock", `sidecarEndpoint: "unix:/csi/csi.sock" is the socket of endpoint`},
+		{"sidecars' socket in a pool", "SidecarEndpoint", "unix:///data/a/csi.sock", `pools[0].path: "/data/a" contains the driver's own socket`},
 		{"no node name", "NodeName", "", "nodeName: is empty"},
 		{"long node name", "NodeName", long, "nodeName: "},
 		{"node name not UTF-8", "NodeName", "\xff", `nodeName: "\xff" must be UTF-8`},
@@ -283,6 +286,21 @@ func TestValidateNamesEachFault(t *testing.T) {
 				t.Errorf("got %s\nwant %s…", got[0], c.want)
 			}
 		})
+	}
+}
+
+func TestSidecarGroupIsNotRootAndAGroup(t *testing.T) {
+	for _, gid := range []uint32{0, math.MaxUint32} {
+		c := DefaultConfig()
+		c.NodeName, c.Pools = "node-1", []PoolConfig{NewPoolConfig("a", "/data/a")}
+		c.SidecarGroup = gid
+		if err := c.Validate(); err != nil {
+			t.Errorf("%d without a socket for it: %v", gid, err)
+		}
+		c.SidecarEndpoint = "unix:///sidecars/csi.sock"
+		if got := lines(c.Validate()); len(got) != 1 || !strings.HasPrefix(got[0], "sidecarGroup: ") {
+			t.Errorf("%d: got %q", gid, got)
+		}
 	}
 }
 

@@ -41,9 +41,7 @@ func (c Config) Validate() error {
 }
 
 func (c Config) check(f *faults) {
-	if _, err := socketPath(c.Endpoint); err != nil {
-		f.addf("endpoint", "%v", err)
-	}
+	c.checkSockets(f)
 	c.checkNames(f)
 	checkPath(f, "kubeletDir", c.KubeletDir)
 	if c.KubeletDir == "/" {
@@ -58,6 +56,27 @@ func (c Config) check(f *faults) {
 		f.addf("maxVolumesPerNode", "%d must be 0 (no limit) to %d", c.MaxVolumesPerNode, math.MaxInt32)
 	}
 	c.checkPools(f)
+}
+
+func (c Config) checkSockets(f *faults) {
+	path, err := socketPath(c.Endpoint)
+	if err != nil {
+		f.addf("endpoint", "%v", err)
+	}
+	if c.SidecarEndpoint == "" {
+		return
+	}
+	switch sidecars, sidecarErr := socketPath(c.SidecarEndpoint); {
+	case sidecarErr != nil:
+		f.addf("sidecarEndpoint", "%v", sidecarErr)
+	case err == nil && sidecars == path:
+		f.addf("sidecarEndpoint", "%s is the socket of %s: the sidecars need one of their own",
+			quote(c.SidecarEndpoint), f.sources.place("endpoint"))
+	}
+	// 0 is root's group, and 4294967295 is -1, "leave it", to chown(2).
+	if c.SidecarGroup == 0 || c.SidecarGroup == math.MaxUint32 {
+		f.addf("sidecarGroup", "%d must be a group ID of 1 to %d", c.SidecarGroup, uint32(math.MaxUint32-1))
+	}
 }
 
 func (c Config) checkNames(f *faults) {
@@ -137,8 +156,10 @@ func (c Config) checkPlace(f *faults, i int) {
 	if kubelet := c.KubeletDir; filepath.IsAbs(kubelet) && (isWithin(kubelet, path) || isWithin(path, kubelet)) {
 		f.addf(field, "%s overlaps kubelet's directory %s: give the pool a directory apart from it", quote(path), quote(kubelet))
 	}
-	if socket, err := socketPath(c.Endpoint); err == nil && isWithin(path, socket) {
-		f.addf(field, "%s contains the driver's own socket %s: give the pool a directory apart from it", quote(path), quote(socket))
+	for _, endpoint := range []string{c.Endpoint, c.SidecarEndpoint} {
+		if socket, err := socketPath(endpoint); err == nil && isWithin(path, socket) {
+			f.addf(field, "%s contains the driver's own socket %s: give the pool a directory apart from it", quote(path), quote(socket))
+		}
 	}
 }
 

@@ -28,32 +28,40 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer listener.Close()
+	sidecarListener, err := listenForSidecars(cfg) //nolint:contextcheck // it waits for nothing
+	if err != nil {
+		return err
+	}
 	publications := nodeserver.NewPublications()
 	pools := newPoolSet(cfg, publications)
 	registry := newRegistry(pools)
-	server := newServer(ctx, cfg, pools, publications, registry)
+	servers := newServers(ctx, cfg, pools, publications, registry)
 
 	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", Version, "node", cfg.NodeName, "endpoint", cfg.Endpoint)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { pools.run(ctx); return nil })
-	group.Go(func() error { return serveGRPC(ctx, server, listener, cfg.ShutdownGrace) })
+	group.Go(func() error { return serveGRPC(ctx, servers.full, listener, cfg.ShutdownGrace) })
+	if sidecarListener != nil {
+		group.Go(func() error { return serveGRPC(ctx, servers.sidecars, sidecarListener, cfg.ShutdownGrace) })
+	}
 	group.Go(func() error { return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(registry, pools)) })
 	group.Go(func() error { return serveRegistration(ctx, cfg) })
 	return errors.Join(group.Wait(), pools.close())
 }
 
-func newServer(
+// servers are the same services for two kinds of callers.
+type servers struct {
+	full     *grpc.Server // for kubelet, which is root
+	sidecars *grpc.Server // without the calls that mount
+}
+
+func newServers(
 	ctx context.Context, cfg Config, pools *poolSet, publications *nodeserver.Publications, registry prometheus.Registerer,
-) *grpc.Server {
-	server := rpc.NewServer(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
+) servers {
+	// One set of interceptors: a volume's lock holds whichever socket a call comes by.
+	options := rpc.ServerOptions(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
 	topology := topologyOf(cfg.DriverName, cfg.NodeName)
-	csi.RegisterIdentityServer(server, &identity{name: cfg.DriverName, pools: pools})
-	csi.RegisterControllerServer(server, controllerserver.New(controllerserver.Options{
-		Topology:     topology,
-		Pools:        pools,
-		Publications: publications,
-	}))
-	csi.RegisterNodeServer(server, nodeserver.New(nodeserver.Options{
+	node := nodeserver.New(nodeserver.Options{
 		NodeName:     cfg.NodeName,
 		KubeletDir:   cfg.KubeletDir,
 		MaxVolumes:   cfg.MaxVolumesPerNode,
@@ -61,8 +69,19 @@ func newServer(
 		Pools:        pools,
 		Publications: publications,
 		Binder:       mount.NewBinder(),
-	}))
-	return server
+	})
+	s := servers{full: grpc.NewServer(options...), sidecars: grpc.NewServer(options...)}
+	for _, server := range []*grpc.Server{s.full, s.sidecars} {
+		csi.RegisterIdentityServer(server, &identity{name: cfg.DriverName, pools: pools})
+		csi.RegisterControllerServer(server, controllerserver.New(controllerserver.Options{
+			Topology:     topology,
+			Pools:        pools,
+			Publications: publications,
+		}))
+	}
+	csi.RegisterNodeServer(s.full, node)
+	csi.RegisterNodeServer(s.sidecars, nodeFacts{node: node})
+	return s
 }
 
 // serveGRPC serves until the context ends; after the grace period it cuts the calls that are still under way. That is safe

@@ -21,6 +21,8 @@ const (
 	maxSocketBytes = 107
 	// socketMode: only root may talk to the driver; a CSI socket is root on the node.
 	socketMode = 0o600
+	// groupSocketMode is that of the sidecars' socket, which does not mount.
+	groupSocketMode = 0o660
 	// dialTimeout bounds the question whether somebody answers on an existing socket.
 	dialTimeout = time.Second
 	// lockTimeout bounds the wait for another process that is in Listen for the same directory.
@@ -49,6 +51,36 @@ func Listen(endpoint string) (net.Listener, error) {
 		return nil, fmt.Errorf("endpoint %s: %w", endpoint, err)
 	}
 	return l, nil
+}
+
+// ListenForGroup is Listen, but the members of a group may connect too: the socket's mode is 0660.
+func ListenForGroup(endpoint string, gid uint32) (net.Listener, error) {
+	l, err := Listen(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if err := admitGroup(l.Addr().String(), gid); err != nil {
+		return nil, errors.Join(fmt.Errorf("endpoint %s: %w", endpoint, err), l.Close())
+	}
+	return l, nil
+}
+
+// admitGroup opens the socket at path to a group. It works on a descriptor, because the name may lie in a directory where
+// others can exchange it; and after bind(2), because the umask takes the group's right from what restrict asks for.
+func admitGroup(path string, gid uint32) error {
+	socket, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	if info, err := socket.Stat(); err != nil || info.Mode() != fs.ModeSocket|socketMode {
+		return errors.Join(fmt.Errorf("%s was exchanged for something else", path), err)
+	}
+	if err := unix.Fchownat(int(socket.Fd()), "", -1, int(gid), unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("give %s to group %d: %w", path, gid, err)
+	}
+	// fchmod(2) refuses an O_PATH descriptor; the link in /proc leads to the same inode.
+	return os.Chmod(fmt.Sprintf("/proc/self/fd/%d", socket.Fd()), groupSocketMode)
 }
 
 // socketPath is the path in an endpoint.

@@ -1,0 +1,194 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+)
+
+const sidecarGroup = 65532
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it gives a socket to a group")
+	}
+}
+
+// connectAs connects as a user and group other than the test's. It changes its thread, which ends with the goroutine.
+func connectAs(path string, uid, gid int) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			done <- err
+			return
+		}
+		defer unix.Close(fd)
+		// The group first: the change of user takes the right to it.
+		done <- errors.Join(unix.Setfsgid(gid), unix.Setfsuid(uid), unix.Connect(fd, &unix.SockaddrUnix{Name: path}))
+	}()
+	return <-done
+}
+
+func TestSidecarSocketIsForItsGroupAlone(t *testing.T) {
+	needRoot(t)
+	for _, umask := range []int{0, 0o022, 0o077} {
+		func() {
+			defer unix.Umask(unix.Umask(umask))
+			path := socketIn(t)
+			if err := os.Chmod(filepath.Dir(path), 0o755); err != nil { // others may look in, and must fail at the socket
+				t.Fatal(err)
+			}
+			l, err := ListenForGroup("unix://"+path, sidecarGroup)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			info, err := os.Lstat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			owner, _ := info.Sys().(*syscall.Stat_t)
+			if info.Mode() != fs.ModeSocket|0o660 || owner.Uid != 0 || owner.Gid != sidecarGroup {
+				t.Errorf("umask %#o: mode %v, owner %d:%d", umask, info.Mode(), owner.Uid, owner.Gid)
+			}
+			if err := connectAs(path, sidecarGroup, sidecarGroup); err != nil {
+				t.Errorf("umask %#o: the group cannot connect: %v", umask, err)
+			}
+			if err := connectAs(path, sidecarGroup, sidecarGroup+1); !errors.Is(err, unix.EACCES) {
+				t.Errorf("umask %#o: another group: %v", umask, err)
+			}
+		}()
+	}
+}
+
+func TestGroupIsGivenNothingButTheSocket(t *testing.T) {
+	needRoot(t)
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := os.WriteFile(victim, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "csi.sock")
+	if err := os.Symlink(victim, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{victim, link} {
+		if err := admitGroup(path, sidecarGroup); err == nil || !strings.Contains(err.Error(), "exchanged") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if info, err := os.Stat(victim); err != nil || info.Mode() != 0o600 {
+		t.Errorf("the file that stood in the socket's place: %v, %v", info.Mode(), err)
+	}
+}
+
+// runDriver runs a driver with one pool and both sockets until the test ends.
+func runDriver(t *testing.T) Config {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.NodeName, cfg.KubeletDir = "node-1", t.TempDir()
+	cfg.Endpoint, cfg.SidecarEndpoint = "unix://"+socketIn(t), "unix://"+socketIn(t)
+	cfg.Pools = []PoolConfig{NewPoolConfig("a", filepath.Join(t.TempDir(), "a"))}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, cfg) }()
+	t.Cleanup(func() {
+		stop()
+		if err := wait(t, ended); err != nil {
+			t.Error(err)
+		}
+	})
+	return cfg
+}
+
+func dial(t *testing.T, endpoint string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return conn
+}
+
+func waitUntilReady(t *testing.T, conn *grpc.ClientConn) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		resp, err := csi.NewIdentityClient(conn).Probe(t.Context(), &csi.ProbeRequest{})
+		if err == nil && resp.GetReady().GetValue() {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not ready: %v, %v", resp, err)
+		}
+	}
+}
+
+func TestSidecarsProvisionButDoNotMount(t *testing.T) {
+	needRoot(t)
+	cfg := runDriver(t)
+	sidecar, kubelet := dial(t, cfg.SidecarEndpoint), dial(t, cfg.Endpoint)
+	waitUntilReady(t, sidecar)
+	access := &csi.VolumeCapability{
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER},
+	}
+	created, err := csi.NewControllerClient(sidecar).CreateVolume(t.Context(), &csi.CreateVolumeRequest{
+		Name: "pvc-1", VolumeCapabilities: []*csi.VolumeCapability{access},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := csi.NewNodeClient(sidecar).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
+	if err != nil || info.GetNodeId() != "node-1" {
+		t.Errorf("NodeGetInfo: %v, %v", info, err)
+	}
+	if _, err := csi.NewNodeClient(sidecar).NodeGetCapabilities(t.Context(), &csi.NodeGetCapabilitiesRequest{}); err != nil {
+		t.Errorf("NodeGetCapabilities: %v", err)
+	}
+	stage := &csi.NodeStageVolumeRequest{
+		VolumeId: created.GetVolume().GetVolumeId(), VolumeCapability: access, StagingTargetPath: filepath.Join(cfg.KubeletDir, "staging"),
+	}
+	publish := &csi.NodePublishVolumeRequest{
+		VolumeId: stage.GetVolumeId(), VolumeCapability: access,
+		StagingTargetPath: stage.GetStagingTargetPath(), TargetPath: filepath.Join(cfg.KubeletDir, "target"),
+	}
+	_, stageErr := csi.NewNodeClient(sidecar).NodeStageVolume(t.Context(), stage)
+	_, publishErr := csi.NewNodeClient(sidecar).NodePublishVolume(t.Context(), publish)
+	_, unpublishErr := csi.NewNodeClient(sidecar).NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{
+		VolumeId: publish.GetVolumeId(), TargetPath: publish.GetTargetPath(),
+	})
+	for _, err := range []error{stageErr, publishErr, unpublishErr} {
+		if status.Code(err) != codes.Unimplemented {
+			t.Errorf("a sidecar may mount: %v", err)
+		}
+	}
+	if _, err := csi.NewNodeClient(kubelet).NodeStageVolume(t.Context(), stage); err != nil {
+		t.Errorf("kubelet may not: %v", err)
+	}
+	remove := &csi.DeleteVolumeRequest{VolumeId: stage.GetVolumeId()}
+	if _, err := csi.NewControllerClient(sidecar).DeleteVolume(t.Context(), remove); err != nil {
+		t.Error(err)
+	}
+}
