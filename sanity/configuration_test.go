@@ -1,0 +1,163 @@
+package sanity
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	csisanity "github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
+	"github.com/onsi/ginkgo/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/process"
+)
+
+const (
+	// volumeSize is so small that all volumes of a configuration fit into its pool at once, purged or not.
+	volumeSize = 1 << 20
+
+	// Where kubelet has its targets and its staging paths, below its directory.
+	targetParent = "pods/6f1d8b0e-4a57-4c0f-9d0a-0c5be1a7a2f1/volumes/kubernetes.io~csi/pvc-1"
+	stagingPath  = "plugins/kubernetes.io/csi/hostpath.csi.local/8d5a4f/globalmount"
+)
+
+// configuration is a driver of its own, with one pool, that makes volumes of one type.
+type configuration struct {
+	fstype     string
+	volumeType volume.Type
+	pool       string // its directory
+	process    *process.Process
+	config     csisanity.TestConfig
+}
+
+func (c *configuration) name() string { return c.fstype + " " + string(c.volumeType) }
+
+// start starts the driver, and stops it when the test ends.
+func start(t *testing.T, disk disks.Disk, fstype string, volumeType volume.Type, options process.Options) *configuration {
+	t.Helper()
+	c := &configuration{fstype: fstype, volumeType: volumeType, pool: filepath.Join(disk.Dir, string(volumeType))}
+	options.Pools = map[string]string{"default": c.pool}
+	options.Log = ginkgo.GinkgoWriter // shown with the spec that fails
+	var err error
+	if c.process, err = process.StartReady(t.Context(), options); err != nil {
+		t.Fatalf("%s: %v", c.name(), err)
+	}
+	t.Cleanup(func() {
+		if err := c.process.Stop(); err != nil {
+			t.Errorf("%s: the driver does not stop cleanly: %v", c.name(), err)
+		}
+	})
+	c.config = c.testConfig(poolID(t, c.process.Controller))
+	return c
+}
+
+func (c *configuration) testConfig(pool volume.PoolID) csisanity.TestConfig {
+	config := csisanity.NewTestConfig() // a bare struct skips the tests of idempotency
+	config.Address = c.process.Socket()
+	config.TargetPath = filepath.Join(c.process.KubeletDir(), targetParent)
+	config.CreateTargetDir = makeDir
+	config.RemoveTargetPath = removeDir
+	config.CheckPath = c.checkPath // without it csi-test skips "should remove target path"
+	config.StagingPath = filepath.Join(c.process.KubeletDir(), stagingPath)
+	config.CreateStagingDir = makeDir
+	config.RemoveStagingPath = removeDir
+	config.IDGen = ids{pool: pool}
+	config.TestVolumeSize = volumeSize
+	config.TestVolumeExpandSize = 2 * volumeSize
+	config.TestVolumeParameters = map[string]string{volume.ParamType: string(c.volumeType)}
+	return config
+}
+
+// register adds all of csi-test's specs for this configuration to the suite.
+func (c *configuration) register(t *testing.T) {
+	t.Helper()
+	ginkgo.Describe(c.name(), func() {
+		specs := csisanity.GinkgoTest(&c.config)
+		t.Cleanup(specs.Finalize)
+	})
+}
+
+// poolID is in the ID of every volume of the pool.
+func poolID(t *testing.T, controller csi.ControllerClient) volume.PoolID {
+	t.Helper()
+	created, err := controller.CreateVolume(t.Context(), &csi.CreateVolumeRequest{
+		Name:          "which-pool",
+		CapacityRange: &csi.CapacityRange{RequiredBytes: volumeSize},
+		VolumeCapabilities: []*csi.VolumeCapability{{
+			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+			AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := volume.ParseID(created.GetVolume().GetVolumeId())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := controller.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: id.String()}); err != nil {
+		t.Fatal(err)
+	}
+	return id.Pool()
+}
+
+// ids makes volume IDs that this driver could have given out, and has not. (Others are INVALID_ARGUMENT or, for a pool of
+// another node, an error also in DeleteVolume: pkg/controllerserver tests those.)
+type ids struct {
+	csisanity.DefaultIDGenerator
+	pool volume.PoolID
+}
+
+// GenerateUniqueValidVolumeID is the ID of a volume whose name is its directory's.
+func (g ids) GenerateUniqueValidVolumeID() string { return string(g.pool) + "-" + rand.Text() }
+
+// GenerateInvalidVolumeID is the ID of a volume whose name is hashed.
+func (g ids) GenerateInvalidVolumeID() string {
+	return string(g.pool) + "-h-" + strings.Repeat("0", 40)
+}
+
+// makeDir makes a directory as kubelet does before it calls the driver.
+func makeDir(path string) (string, error) { return path, os.MkdirAll(path, 0o750) }
+
+// removeDir fails the spec when the driver has left something in the directory. csi-test would not look at an error.
+func removeDir(path string) error {
+	if err := os.Remove(path); err != nil {
+		ginkgo.Fail(fmt.Sprintf("after the spec, kubelet cannot remove its directory: %v", err))
+	}
+	return nil
+}
+
+// checkPath says what is at a target. It is an error when that is not a mount of this configuration's type.
+func (c *configuration) checkPath(path string) (csisanity.PathKind, error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return csisanity.PathIsNotFound, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	mounts, err := mount.Table()
+	if err != nil {
+		return "", err
+	}
+	if !slices.ContainsFunc(mounts, func(m mount.Mount) bool { return m.Point == path }) {
+		return "", fmt.Errorf("%s is there, and nothing is mounted on it", path)
+	}
+	switch {
+	case c.volumeType == volume.DirectoryOrCreate && info.IsDir():
+		return csisanity.PathIsDir, nil
+	case c.volumeType == volume.FileOrCreate && info.Mode().IsRegular():
+		return csisanity.PathIsFile, nil
+	default:
+		return "", fmt.Errorf("%s has mode %s, which is no %s volume", path, info.Mode(), c.volumeType)
+	}
+}

@@ -1,0 +1,61 @@
+package sanity
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+)
+
+const (
+	// purgeTimeout is how long the purger may take for volumes without content.
+	purgeTimeout = 15 * time.Second
+	purgePoll    = 10 * time.Millisecond
+)
+
+// wantNothingLeft looks at a driver that still runs, and has been told to unpublish and to delete everything.
+func (c *configuration) wantNothingLeft(t *testing.T) {
+	t.Helper()
+	mounts, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range mounts {
+		if strings.HasPrefix(m.Point, c.process.KubeletDir()+"/") {
+			t.Errorf("%s is still mounted", m.Point)
+		}
+	}
+	listed, err := c.process.Controller.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
+	if err != nil || len(listed.GetEntries()) > 0 {
+		t.Errorf("the driver still lists %v, %v", listed.GetEntries(), err)
+	}
+	for _, dir := range []string{"volumes", "tmp"} {
+		if left := entries(t, filepath.Join(c.pool, dir)); len(left) > 0 {
+			t.Errorf("%s still has %q", dir, left)
+		}
+	}
+	trash := filepath.Join(c.pool, "trash")
+	for deadline := time.Now().Add(purgeTimeout); len(entries(t, trash)) > 0; time.Sleep(purgePoll) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after %s trash still has %q", purgeTimeout, entries(t, trash))
+		}
+	}
+}
+
+func entries(t *testing.T, dir string) []string {
+	t.Helper()
+	found, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := make([]string, 0, len(found))
+	for _, entry := range found {
+		names = append(names, entry.Name())
+	}
+	return names
+}

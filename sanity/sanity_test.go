@@ -1,0 +1,65 @@
+// Package sanity holds the driver to what every CSI driver is held to: csi-test's suite against the driver's own process on
+// its socket, with real mounts, for each type of volume on each filesystem.
+//
+// One spec by name: go test ./sanity -ginkgo.focus='be idempotent' -ginkgo.v. Such a run always fails at the end, because what
+// it leaves out is not on the list of skips.
+package sanity
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/onsi/ginkgo/v2"
+	"github.com/onsi/gomega"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/process"
+)
+
+// suiteTimeout is for a driver that hangs: csi-test gives its calls no deadline.
+const suiteTimeout = 10 * time.Minute
+
+// TestSanity runs all configurations in one suite, because Ginkgo runs one suite in a process.
+func TestSanity(t *testing.T) {
+	disks.RequireRoot(t)
+	binary, err := process.Build(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []*configuration
+	for _, fstype := range disks.Types() {
+		dirs := map[volume.Type]string{}
+		for _, volumeType := range volume.Types() {
+			dirs[volumeType] = t.TempDir() // before the disk, whose mounts go first then
+		}
+		disk := disks.New(t, fstype, 0)
+		for _, volumeType := range volume.Types() {
+			all = append(all, start(t, disk, fstype, volumeType, process.Options{Binary: binary, Dir: dirs[volumeType]}))
+		}
+	}
+	runSuite(t, all)
+	for _, c := range all {
+		t.Run(c.name()+" leaves nothing", c.wantNothingLeft)
+	}
+}
+
+func runSuite(t *testing.T, all []*configuration) {
+	t.Helper()
+	gomega.RegisterFailHandler(ginkgo.Fail)
+	names := make([]string, 0, len(all))
+	for _, c := range all {
+		names = append(names, c.name())
+		c.register(t)
+	}
+	ginkgo.ReportAfterSuite("what skips is listed", func(report ginkgo.Report) {
+		if faults := compareSkips(report, names); len(faults) > 0 {
+			ginkgo.Fail("see skips_test.go:\n" + strings.Join(faults, "\n"))
+		}
+	})
+	suite, reporter := ginkgo.GinkgoConfiguration()
+	suite.Timeout = suiteTimeout
+	reporter.NoColor = true // the output goes into logs
+	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
+}
