@@ -36,6 +36,12 @@ image: ## Build the container image IMAGE with docker, podman or buildah.
 clean: ## Remove what was built here.
 	rm -rf bin .cache
 
+##@ See
+
+.PHONY: demo
+demo: ## Do what kubelet does with the driver, and show each step (as root; takes seconds, leaves nothing).
+	@go run ./test/demo
+
 ##@ Check
 
 .PHONY: test
