@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
-
-// clientCounts are how many calls are under way at a time.
-var clientCounts = []int{1, 2, 4, 8, 16, 32}
 
 // comparison is the driver beside the floor, round by round.
 type comparison struct {
@@ -27,7 +25,7 @@ func (b *bench) cycles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	driver, err := newSockets(p, clientCounts[len(clientCounts)-1])
+	driver, err := newSockets(p, slices.Max(b.clients))
 	if err != nil {
 		return err
 	}
@@ -35,17 +33,23 @@ func (b *bench) cycles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	found := map[int]*comparison{}
-	for _, clients := range clientCounts {
-		found[clients] = &comparison{}
+	var rows, calls []row
+	for _, clients := range b.clients {
+		var c comparison
 		for range b.rounds {
-			if err := b.compare(ctx, found[clients], driver, bottom, clients); err != nil {
+			if err := b.compare(ctx, &c, driver, bottom, clients); err != nil {
 				return err
 			}
 		}
+		rows = append(rows, cycleRow(clients, c))
+		if clients == 1 {
+			calls = callRows(c)
+		}
 	}
-	b.report.chapter("Full cycle: create, stage, publish, write, stats, unpublish, unstage, delete", cycleRows(found)...)
-	b.report.chapter("The calls, one at a time", callRows(found[1])...)
+	b.report.chapter("Full cycle: create, stage, publish, write, stats, unpublish, unstage, delete", rows...)
+	if calls != nil {
+		b.report.chapter("The calls, one at a time", calls...)
+	}
 	return errors.Join(bottom.close(), b.stop(p))
 }
 
@@ -87,23 +91,17 @@ func (b *bench) drain(ctx context.Context, poolName string) (behind int, took ti
 	}
 }
 
-func cycleRows(found map[int]*comparison) []row {
-	var rows []row
-	for _, clients := range clientCounts {
-		c := found[clients]
-		r := newRow(fmt.Sprintf("%d at a time", clients), "cycles/s", rates(c.driver)).beside(rates(c.driver), rates(c.floor))
-		switch clients {
-		case 1:
-			r = r.ratioAtLeast(0.4)
-		case 32:
-			r = r.atLeast(1000)
-			behind, drain := spreadOf(c.behind), spreadOf(c.drain)
-			r = r.with("After a round with 32, %s volumes waited to be purged, and took %s ms (medians).",
-				number(behind.Median), number(drain.Median))
-		}
-		rows = append(rows, r)
+func cycleRow(clients int, c comparison) row {
+	r := newRow(fmt.Sprintf("%d at a time", clients), "cycles/s", rates(c.driver)).beside(rates(c.driver), rates(c.floor))
+	switch clients {
+	case 1:
+		return r.ratioAtLeast(0.4)
+	case 32:
+		return r.atLeast(1000).with("After a round with 32, %s volumes waited to be purged, and took %s ms (medians).",
+			number(spreadOf(c.behind).Median), number(spreadOf(c.drain).Median))
+	default:
+		return r
 	}
-	return rows
 }
 
 func rates(results []result) []float64 {
@@ -115,7 +113,7 @@ func rates(results []result) []float64 {
 }
 
 // callRows compares medians of one round with those of the same round.
-func callRows(c *comparison) []row {
+func callRows(c comparison) []row {
 	var rows []row
 	var slowest []string
 	for s := range purge {

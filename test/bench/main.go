@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"syscall"
 	"time"
 
@@ -22,6 +23,8 @@ type options struct {
 	parent   string
 	only     string
 	json     string
+	env      []string
+	clients  []int
 	rounds   int
 	duration time.Duration
 	volumes  int
@@ -69,6 +72,8 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.parent, "dir", os.TempDir(), "where images and host pools are made, and removed again")
 	flags.StringVar(&o.only, "run", "", "regular expression: which of cycle, processes, idle, create, delete, start (default all)")
 	flags.StringVar(&o.json, "json", "", "a file that gets the report as JSON")
+	flags.StringArrayVar(&o.env, "env", nil, "what the driver's environment has besides, such as GOMAXPROCS=4; repeatable")
+	flags.IntSliceVar(&o.clients, "clients", []int{1, 2, 4, 8, 16, 32}, "how many cycles are under way at a time")
 	flags.IntVar(&o.rounds, "rounds", 5, "how often each measurement is made")
 	flags.DurationVar(&o.duration, "duration", 2*time.Second, "how long a round of cycles takes")
 	flags.IntVar(&o.volumes, "volumes", 100_000, "how many volumes the large pool has; a tenth of it is in the medium one")
@@ -79,8 +84,8 @@ func parse(args []string) (options, error) {
 	if _, known := mkfs[o.fs]; !known && o.fs != onHost {
 		return o, fmt.Errorf("--fs=%s: want ext4, xfs, btrfs or host", o.fs)
 	}
-	if o.rounds < 1 || o.volumes < 1000 || o.files < 1 {
-		return o, errors.New("want at least 1 round, 1,000 volumes and 1 file")
+	if o.rounds < 1 || o.volumes < 1000 || o.files < 1 || len(o.clients) == 0 || slices.Min(o.clients) < 1 {
+		return o, errors.New("want at least 1 round, 1,000 volumes, 1 file and 1 client")
 	}
 	return o, nil
 }
@@ -96,7 +101,7 @@ func measure(o options, out io.Writer) (err error) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	w, err := newWorld(ctx, o.fs, o.parent)
+	w, err := newWorld(ctx, o)
 	defer func() { err = errors.Join(err, w.close()) }()
 	if err != nil {
 		return err

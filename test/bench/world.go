@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -24,16 +22,17 @@ type world struct {
 	binary  string
 	disk    disk
 	log     *os.File
+	env     []string
 	running map[*process.Process]struct{}
 }
 
-// newWorld makes a world below parent. The caller closes it, also after an error.
-func newWorld(ctx context.Context, fs, parent string) (*world, error) {
-	dir, err := os.MkdirTemp(parent, "csi-hostpath-bench-")
+// newWorld makes a world. The caller closes it, also after an error.
+func newWorld(ctx context.Context, o options) (*world, error) {
+	dir, err := os.MkdirTemp(o.parent, "csi-hostpath-bench-")
 	if err != nil {
 		return &world{}, err
 	}
-	w := &world{running: map[*process.Process]struct{}{}}
+	w := &world{env: o.env, running: map[*process.Process]struct{}{}}
 	// The mount table has the names without links.
 	if w.dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return w, err
@@ -44,7 +43,7 @@ func newWorld(ctx context.Context, fs, parent string) (*world, error) {
 	if w.binary, err = process.Build(ctx, w.dir); err != nil {
 		return w, err
 	}
-	w.disk, err = newDisk(ctx, fs, w.dir)
+	w.disk, err = newDisk(ctx, o.fs, w.dir)
 	return w, err
 }
 
@@ -55,40 +54,18 @@ func (w *world) driver(ctx context.Context, poolName string) (*process.Process, 
 		return nil, 0, err
 	}
 	start := time.Now()
-	p, err := process.Start(process.Options{
+	p, err := process.StartReady(ctx, process.Options{
 		Binary: w.binary,
 		Dir:    dir,
 		Pools:  map[string]string{"default": w.pool(poolName)},
+		Env:    w.env,
 		Log:    w.log,
 	})
 	if err != nil {
 		return nil, 0, err
 	}
 	w.running[p] = struct{}{}
-	if err := waitReady(ctx, p); err != nil {
-		return nil, 0, errors.Join(err, w.stop(p))
-	}
 	return p, time.Since(start), nil
-}
-
-// waitReady asks often, to know the time well; a client that finds no socket would wait a second.
-func waitReady(ctx context.Context, p *process.Process) error {
-	for {
-		if conn, err := net.Dial("unix", p.Socket()); err == nil {
-			conn.Close()
-			resp, err := p.Identity.Probe(ctx, &csi.ProbeRequest{})
-			if err != nil || resp.GetReady().GetValue() {
-				return err
-			}
-		}
-		select {
-		case <-p.Exited():
-			return errors.New("the driver ended before it was ready")
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Millisecond):
-		}
-	}
 }
 
 // stop ends a driver as an upgrade does.
