@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -63,6 +64,7 @@ func (b Binder) Bind(source *os.File, t Target, options Options) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("publish.target-made")
 	if !made {
 		if done, err := at.alreadyShows(from, options); done || err != nil {
 			return err
@@ -74,6 +76,7 @@ func (b Binder) Bind(source *os.File, t Target, options Options) error {
 		}
 		return fmt.Errorf("bind a volume at %s: %w", t, err)
 	}
+	failpoint.Here("publish.attached")
 	return nil
 }
 
@@ -212,12 +215,15 @@ func Unbind(t Target) error {
 		case errors.Is(err, unix.ENOENT):
 			return nil
 		case err == nil && !st.mountRoot:
-			return at.unmake()
+			err := at.unmake()
+			failpoint.Here("unpublish.target-removed")
+			return err
 		}
 		// An error other than ENOENT is what a dead disk answers: whatever is mounted there has to go.
 		if err := at.unmountTop(); err != nil {
 			return err
 		}
+		failpoint.Here("unpublish.unmounted")
 	}
 	return fmt.Errorf("%w: more than %d mounts are stacked on %s", volume.ErrInUse, maxStacked, t)
 }
