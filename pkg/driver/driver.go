@@ -72,13 +72,16 @@ func newServers(
 	})
 	s := servers{full: grpc.NewServer(options...), sidecars: grpc.NewServer(options...)}
 	for _, server := range []*grpc.Server{s.full, s.sidecars} {
-		csi.RegisterIdentityServer(server, &identity{name: cfg.DriverName, pools: pools})
 		csi.RegisterControllerServer(server, controllerserver.New(controllerserver.Options{
 			Topology:     topology,
 			Pools:        pools,
 			Publications: publications,
 		}))
 	}
+	// Sidecars wait for Probe before they do anything, and one of the things they do is to tell the scheduler that a pool has no room
+	// (external-provisioner, CSIStorageCapacity): to them a missing disk must not look like a driver that is still starting.
+	csi.RegisterIdentityServer(s.full, &identity{name: cfg.DriverName, notReady: pools.notReady})
+	csi.RegisterIdentityServer(s.sidecars, &identity{name: cfg.DriverName, notReady: pools.stillOpening})
 	csi.RegisterNodeServer(s.full, node)
 	csi.RegisterNodeServer(s.sidecars, nodeFacts{node: node})
 	return s
