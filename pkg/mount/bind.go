@@ -185,13 +185,25 @@ func Shows(t Target, source *os.File) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	st, err := lookAt(t)
+	return st.mountRoot && st.id == from.id, err
+}
+
+// Mounted says whether anything is mounted at the target.
+func Mounted(t Target) (bool, error) {
+	st, err := lookAt(t)
+	return st.mountRoot, err
+}
+
+// lookAt is the state of a target; zero when there is none.
+func lookAt(t Target) (state, error) {
 	at, err := t.open()
 	if err != nil {
-		return false, ignoreNotExist(err)
+		return state{}, ignoreNotExist(err)
 	}
 	defer at.close()
 	st, err := at.look()
-	return err == nil && st.mountRoot && st.id == from.id, ignoreNotExist(err)
+	return st, ignoreNotExist(err)
 }
 
 func ignoreNotExist(err error) error {

@@ -3,6 +3,7 @@ package nodeserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -133,12 +134,7 @@ func (s *Server) NodePublishVolume(_ context.Context, req *csi.NodePublishVolume
 	if req.GetReadonly() {
 		access.Mount = access.Mount.AsReadOnly()
 	}
-	if access.Exclusive {
-		if _, err := s.Publications.verify(id, data); err != nil {
-			return nil, err
-		}
-	}
-	isNew, err := s.Publications.admit(target, publication{id: id, exclusive: access.Exclusive})
+	isNew, err := s.admit(target, publication{id: id, exclusive: access.Exclusive}, data)
 	if err != nil {
 		return nil, err
 	}
@@ -149,6 +145,27 @@ func (s *Server) NodePublishVolume(_ context.Context, req *csi.NodePublishVolume
 		return nil, fmt.Errorf("volume %s: %w", id, err)
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+// admit enters a publication that is about to be made. Before it refuses one it looks at the mounts: somebody may have unmounted
+// by hand. The caller has the volume and the target for itself (pkg/rpc), and only of these a memory may be dropped: another
+// volume could be about to appear at another target. Errors: ErrInUse.
+func (s *Server) admit(t mount.Target, pub publication, data *os.File) (isNew bool, err error) {
+	isNew, err = s.Publications.admit(t, pub)
+	if !errors.Is(err, volume.ErrInUse) {
+		return isNew, err
+	}
+	if _, err := s.Publications.verify(pub.id, data); err != nil {
+		return false, err
+	}
+	mounted, err := mount.Mounted(t)
+	if err != nil {
+		return false, err
+	}
+	if !mounted {
+		s.Publications.forget(t)
+	}
+	return s.Publications.admit(t, pub)
 }
 
 // NodeUnpublishVolume takes the volume off the target path. It needs no pool: a volume whose disk has died can be unpublished.
