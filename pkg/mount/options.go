@@ -86,7 +86,8 @@ func (o Options) ReadOnly() bool { return o.attributes&unix.MOUNT_ATTR_RDONLY !=
 
 // attr is the argument of mount_setattr(2).
 func (o Options) attr() *unix.MountAttr {
-	a := &unix.MountAttr{Attr_set: o.attributes}
+	// Out of the peer group of the pool's mount: what is mounted in a pod's volume must not show in the pool, nor the other way round.
+	a := &unix.MountAttr{Attr_set: o.attributes, Propagation: unix.MS_PRIVATE}
 	if o.setAtime {
 		a.Attr_set |= o.atime
 		a.Attr_clr = unix.MOUNT_ATTR__ATIME
