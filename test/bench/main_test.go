@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -55,7 +56,7 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 }
 
 func TestSpreadOfRounds(t *testing.T) {
-	if got, want := spreadOf([]float64{3, 1, 2}), (spread{Min: 1, Median: 2, Max: 3}); got != want {
+	if got, want := spreadOf([]float64{3, math.NaN(), 1, 2, math.Inf(1)}), (spread{Min: 1, Median: 2, Max: 3}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
