@@ -43,7 +43,7 @@ type poolSlot struct {
 }
 
 // status is that of the pool. Errors: why it is not open.
-func (s poolSlot) status() (pool.Status, error) {
+func (s *poolSlot) status() (pool.Status, error) {
 	if s.pool == nil {
 		return pool.Status{}, s.err
 	}
@@ -218,11 +218,34 @@ func (s *poolSet) notReady() error {
 	defer s.mu.RUnlock()
 	var errs []error
 	for _, slot := range s.slots {
-		if slot.err != nil && !slot.config.Optional {
-			errs = append(errs, fmt.Errorf("pool %s: %w", slot.config.Name, slot.err))
+		if slot.config.Optional {
+			continue
+		}
+		if err := slot.healthy(); err != nil {
+			errs = append(errs, fmt.Errorf("pool %s: %w", slot.config.Name, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Complete says whether every pool that must be open is. Errors: ErrUnavailable.
+func (s *poolSet) Complete() error {
+	if err := s.notReady(); err != nil {
+		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// healthy says why the pool cannot be written to: it is not open, or its filesystem has become read-only or unreachable.
+func (s *poolSlot) healthy() error {
+	status, err := s.status()
+	if err != nil {
+		return err
+	}
+	if status.ReadOnly {
+		return fmt.Errorf("%w: its filesystem is mounted read-only: look into the kernel's log for disk errors, remount it", volume.ErrUnavailable)
+	}
+	return nil
 }
 
 // stillOpening is nil as soon as every pool has been opened, or has been found unusable for now.

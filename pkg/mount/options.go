@@ -60,7 +60,8 @@ func ParseOptions(flags []string) (Options, error) {
 	for _, flag := range flags {
 		i := slices.IndexFunc(attributes, func(a attribute) bool { return a.name == flag })
 		if i < 0 {
-			return Options{}, fmt.Errorf("%w: mount flag %q is not allowed; allowed: %s", volume.ErrInvalid, flag, strings.Join(FlagNames(), ", "))
+			name, _, _ := strings.Cut(flag, "=") // what is behind it may be a password, and messages are logged
+			return Options{}, fmt.Errorf("%w: mount flag %q is not allowed; allowed: %s", volume.ErrInvalid, name, strings.Join(FlagNames(), ", "))
 		}
 		a := attributes[i]
 		switch {

@@ -95,6 +95,7 @@ type Status struct {
 	TrashBytes     int64 // deleted, not purged yet
 	Volumes        int
 	PurgesFailing  int // deleted volumes whose data could not be removed yet
+	ReadOnly       bool
 }
 
 // Status costs one system call.
@@ -112,5 +113,6 @@ func (p *Pool) Status() (Status, error) {
 		TrashBytes:     trash,
 		Volumes:        p.index.len(),
 		PurgesFailing:  p.purger.failures(),
+		ReadOnly:       r.readOnly,
 	}, nil
 }

@@ -25,6 +25,7 @@ type room struct {
 	used      int64 // by volumes, by others, and what the filesystem keeps for root
 	promise   int64 // what may be promised in all: (size − what others use) × overcommit − reserve
 	available int64 // what may be promised now
+	readOnly  bool
 }
 
 // reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace.
@@ -107,9 +108,10 @@ func (p *Pool) room() (room, error) {
 		return room{}, fmt.Errorf("statfs of pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
 	}
 	r := room{
-		size: blocksToBytes(st.Blocks, st.Bsize),
-		free: blocksToBytes(st.Bavail, st.Bsize),
-		used: blocksToBytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
+		readOnly: st.Flags&unix.ST_RDONLY != 0,
+		size:     blocksToBytes(st.Blocks, st.Bsize),
+		free:     blocksToBytes(st.Bavail, st.Bsize),
+		used:     blocksToBytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
 	}
 	if committed, trash := p.ledger.counts(); committed == 0 && trash == 0 {
 		p.foreignBytes.Store(r.used) // nothing here is ours
