@@ -27,7 +27,8 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 	})
 	results := filepath.Join(t.TempDir(), "report.json")
 	o := options{
-		fs: onHost, parent: dir, json: results, rounds: 1, clients: []int{1, 2, 32}, duration: time.Millisecond, volumes: 1000, files: 1000,
+		fs: onHost, parent: dir, json: results, rounds: 1, clients: []int{1, 2, 32}, duration: time.Millisecond,
+		calls: 10, volumes: 1000, files: 1000,
 	}
 	var out bytes.Buffer
 	if err := measure(o, &out); err != nil {

@@ -19,11 +19,8 @@ import (
 
 const (
 	fewVolumes = 100
-	// createsPerRound and pagesPerRound make a median steady.
-	createsPerRound = 300
-	pagesPerRound   = 300
-	pageSize        = 100
-	readers         = 32
+	pageSize   = 100
+	readers    = 32
 )
 
 // createBesideMany compares CreateVolume in a small and in a large pool, call by call in turn.
@@ -45,7 +42,7 @@ func (b *bench) createBesideMany(ctx context.Context) error {
 	}
 	var few, lots []float64
 	for range b.rounds {
-		times, err := createInTurn(ctx, pools)
+		times, err := createInTurn(ctx, pools, b.calls)
 		if err != nil {
 			return err
 		}
@@ -57,8 +54,8 @@ func (b *bench) createBesideMany(ctx context.Context) error {
 }
 
 // createInTurn makes volumes and deletes each at once, so that the pools keep their sizes.
-func createInTurn(ctx context.Context, pools [2]sockets) (times [2][]time.Duration, err error) {
-	for range createsPerRound {
+func createInTurn(ctx context.Context, pools [2]sockets, calls int) (times [2][]time.Duration, err error) {
+	for range calls {
 		for i, s := range pools {
 			start := time.Now()
 			id, err := s.create(ctx, volumeName())
@@ -191,15 +188,15 @@ func (b *bench) pages(ctx context.Context) error {
 	}
 	var large, few, probe []float64
 	for range b.rounds {
-		l, err := timeOf(func() error { return page(ctx, p, b.middle(ctx, p)) })
+		l, err := timeOf(b.calls, func() error { return page(ctx, p, b.middle(ctx, p)) })
 		if err != nil {
 			return err
 		}
-		s, err := timeOf(func() error { return page(ctx, small, "") })
+		s, err := timeOf(b.calls, func() error { return page(ctx, small, "") })
 		if err != nil {
 			return err
 		}
-		n, err := timeOf(func() error { _, err := p.Identity.Probe(ctx, &csi.ProbeRequest{}); return err })
+		n, err := timeOf(b.calls, func() error { _, err := p.Identity.Probe(ctx, &csi.ProbeRequest{}); return err })
 		if err != nil {
 			return err
 		}
@@ -230,9 +227,9 @@ func page(ctx context.Context, p *process.Process, token string) error {
 }
 
 // timeOf is the median of many calls, in milliseconds.
-func timeOf(call func() error) (float64, error) {
-	times := make([]time.Duration, 0, pagesPerRound)
-	for range pagesPerRound {
+func timeOf(calls int, call func() error) (float64, error) {
+	times := make([]time.Duration, 0, calls)
+	for range calls {
 		start := time.Now()
 		if err := call(); err != nil {
 			return 0, err
