@@ -42,7 +42,7 @@ func newNamespace(t *testing.T) string {
 			t.Log(describe(ns))
 			collectLogs(context.WithoutCancel(t.Context()), t.Name())
 		}
-		kubectl(t, "delete", "namespace", ns, "--wait=false")
+		kubectl(t, "delete", "namespace", ns, "--wait=false", "--ignore-not-found")
 	})
 	return ns
 }
