@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -59,7 +60,7 @@ func (b Binder) Bind(source *os.File, t Target, options Options) error {
 		return err
 	}
 	defer at.close()
-	made, err := at.make(from.kind())
+	made, err := at.make(from.targetKind())
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func (p *place) alreadyShows(source state, options Options) (bool, error) {
 		return false, &os.PathError{Op: "stat", Path: p.target.String(), Err: err}
 	}
 	if !st.mountRoot {
-		return false, p.checkUnused(st, source.kind())
+		return false, p.checkUnused(st, source.targetKind())
 	}
 	if st.id != source.id {
 		return false, fmt.Errorf("%w: something else is mounted at %s: unmount it", volume.ErrInUse, p.target)
@@ -139,12 +140,16 @@ func (b Binder) attach(source *os.File, at *place, options Options) error {
 }
 
 func attachDescriptor(source, target *os.File, options Options) error {
-	fd, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	recursive := uint(0)
+	if options.recursive {
+		recursive = unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|recursive)
 	if err != nil {
 		return os.NewSyscallError("open_tree", err)
 	}
 	defer unix.Close(fd) // a tree that was not moved anywhere goes with its descriptor
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, options.attr()); err != nil {
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|recursive, options.attr()); err != nil {
 		return os.NewSyscallError("mount_setattr", err)
 	}
 	err = unix.MoveMount(fd, "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
@@ -152,7 +157,14 @@ func attachDescriptor(source, target *os.File, options Options) error {
 }
 
 func attachClassic(source, target *os.File, at *place, options Options) error {
-	if err := unix.Mount(fdPath(source), fdPath(target), "", unix.MS_BIND, ""); err != nil {
+	flags := uintptr(unix.MS_BIND)
+	if options.recursive {
+		if options.ReadOnly() {
+			return fmt.Errorf("%w: read-only with the mounts below it needs mount_setattr(2), Linux 5.12 or newer", volume.ErrInvalid)
+		}
+		flags |= unix.MS_REC
+	}
+	if err := unix.Mount(fdPath(source), fdPath(target), "", flags, ""); err != nil {
 		return os.NewSyscallError("mount", err)
 	}
 	err := restrict(at, options)
@@ -225,7 +237,12 @@ func Unbind(t Target) error {
 // unmountTop takes the topmost mount off. The parent is named by its descriptor, the last component is not followed.
 func (p *place) unmountTop() error {
 	name := path.Join("/proc/self/fd", strconv.Itoa(p.fd()), p.name)
-	switch err := unix.Unmount(name, unix.UMOUNT_NOFOLLOW); {
+	err := unix.Unmount(name, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) && p.hasMountsBelow() {
+		// With what is mounted below it, as one: their paths lead through the volume, which is a pod's, and cannot be walked.
+		err = unix.Unmount(name, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EBUSY):
@@ -233,4 +250,13 @@ func (p *place) unmountTop() error {
 	default:
 		return &os.PathError{Op: "unmount", Path: p.target.String(), Err: err}
 	}
+}
+
+// hasMountsBelow reads the mount table: for the rare target that cannot be unmounted. If it cannot be read there are none.
+func (p *place) hasMountsBelow() bool {
+	mounts, err := Table()
+	return err == nil && slices.ContainsFunc(mounts, func(m Mount) bool {
+		rest, isBelow := below(p.target.String(), m.Point)
+		return isBelow && rest != ""
+	})
 }

@@ -17,6 +17,8 @@ type Options struct {
 	// atime is one of the MOUNT_ATTR__ATIME values, meaningful when setAtime is true; else the pool's own mount decides.
 	atime    uint64
 	setAtime bool
+	// recursive shows also what is mounted below the source, with the same attributes.
+	recursive bool
 }
 
 // attribute is one mount flag in the three forms the kernel has for it.
@@ -78,6 +80,18 @@ func ParseOptions(flags []string) (Options, error) {
 // AsReadOnly is the same, refusing writes.
 func (o Options) AsReadOnly() Options {
 	o.attributes |= unix.MOUNT_ATTR_RDONLY
+	return o
+}
+
+// Recursive is the same, for the source and everything mounted below it.
+func (o Options) Recursive() Options {
+	o.recursive = true
+	return o
+}
+
+// WithDevices is the same, for a source that is a device node and would be useless with nodev.
+func (o Options) WithDevices() Options {
+	o.attributes &^= unix.MOUNT_ATTR_NODEV
 	return o
 }
 

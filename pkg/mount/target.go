@@ -85,6 +85,14 @@ type state struct {
 // kind is the file type: S_IFDIR, S_IFREG and so on.
 func (s state) kind() uint32 { return s.mode & unix.S_IFMT }
 
+// targetKind is what the thing can be mounted on: a directory on a directory, anything else on a regular file.
+func (s state) targetKind() uint32 {
+	if s.kind() == unix.S_IFDIR {
+		return unix.S_IFDIR
+	}
+	return unix.S_IFREG
+}
+
 // identity tells two files apart, over all filesystems.
 type identity struct {
 	major, minor uint32

@@ -14,12 +14,13 @@ import (
 type Publications struct {
 	mu       sync.Mutex
 	byTarget map[mount.Target]publication
-	byVolume map[volume.ID]map[mount.Target]struct{}
+	byVolume map[string]map[mount.Target]struct{}
 }
 
 // publication is a volume at a target.
 type publication struct {
-	id volume.ID
+	// volume is the volume's ID: that in its pool, also for an inline volume, which requests call by another name.
+	volume string
 	// exclusive is false also for what was published before the driver started: the mount table does not know it. The
 	// request for a second target is then what says that the volume has a single writer.
 	exclusive bool
@@ -27,7 +28,7 @@ type publication struct {
 
 // NewPublications is an empty table.
 func NewPublications() *Publications {
-	return &Publications{byTarget: make(map[mount.Target]publication), byVolume: make(map[volume.ID]map[mount.Target]struct{})}
+	return &Publications{byTarget: make(map[mount.Target]publication), byVolume: make(map[string]map[mount.Target]struct{})}
 }
 
 // locator says which volume a mount shows. A pool is one.
@@ -49,7 +50,7 @@ func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
 			continue
 		}
 		if target, err := mount.ParseTarget(kubeletDir, m.Point); err == nil { // elsewhere it is the operator's own mount
-			p.addLocked(target, publication{id: id})
+			p.addLocked(target, publication{volume: id.String()})
 		}
 	}
 	return nil
@@ -57,10 +58,10 @@ func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
 
 func (p *Publications) addLocked(t mount.Target, pub publication) {
 	p.byTarget[t] = pub
-	if p.byVolume[pub.id] == nil {
-		p.byVolume[pub.id] = make(map[mount.Target]struct{}, 1)
+	if p.byVolume[pub.volume] == nil {
+		p.byVolume[pub.volume] = make(map[mount.Target]struct{}, 1)
 	}
-	p.byVolume[pub.id][t] = struct{}{}
+	p.byVolume[pub.volume][t] = struct{}{}
 }
 
 // admit enters a publication that is about to be made. Errors: ErrInUse when the target has another volume, or when another
@@ -69,15 +70,15 @@ func (p *Publications) admit(t mount.Target, pub publication) (isNew bool, err e
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if there, ok := p.byTarget[t]; ok {
-		if there.id != pub.id {
-			return false, fmt.Errorf("%w: volume %s is published at %s", volume.ErrInUse, there.id, t)
+		if there.volume != pub.volume {
+			return false, fmt.Errorf("%w: volume %s is published at %s", volume.ErrInUse, there.volume, t)
 		}
-		p.byTarget[t] = publication{id: pub.id, exclusive: pub.exclusive || there.exclusive}
+		p.byTarget[t] = publication{volume: pub.volume, exclusive: pub.exclusive || there.exclusive}
 		return false, nil
 	}
-	for other := range p.byVolume[pub.id] {
+	for other := range p.byVolume[pub.volume] {
 		if pub.exclusive || p.byTarget[other].exclusive {
-			return false, fmt.Errorf("%w: volume %s has a single writer and is published at %s", volume.ErrInUse, pub.id, other)
+			return false, fmt.Errorf("%w: volume %s has a single writer and is published at %s", volume.ErrInUse, pub.volume, other)
 		}
 	}
 	p.addLocked(t, pub)
@@ -93,21 +94,21 @@ func (p *Publications) forget(t mount.Target) {
 		return
 	}
 	delete(p.byTarget, t)
-	delete(p.byVolume[pub.id], t)
-	if len(p.byVolume[pub.id]) == 0 {
-		delete(p.byVolume, pub.id)
+	delete(p.byVolume[pub.volume], t)
+	if len(p.byVolume[pub.volume]) == 0 {
+		delete(p.byVolume, pub.volume)
 	}
 }
 
 // at is the volume published at a target.
-func (p *Publications) at(t mount.Target) (volume.ID, bool) {
+func (p *Publications) at(t mount.Target) (id string, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pub, ok := p.byTarget[t]
-	return pub.id, ok
+	return pub.volume, ok
 }
 
-func (p *Publications) targets(id volume.ID) []mount.Target {
+func (p *Publications) targets(id string) []mount.Target {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	targets := make([]mount.Target, 0, len(p.byVolume[id]))
@@ -119,7 +120,7 @@ func (p *Publications) targets(id volume.ID) []mount.Target {
 
 // CheckUnused refuses a volume that a pod can see; the data is the volume's, open. Errors: ErrInUse.
 func (p *Publications) CheckUnused(id volume.ID, data *os.File) error {
-	targets, err := p.verify(id, data)
+	targets, err := p.verify(id.String(), data)
 	if err != nil {
 		return err
 	}
@@ -131,7 +132,7 @@ func (p *Publications) CheckUnused(id volume.ID, data *os.File) error {
 }
 
 // verify drops the targets at which somebody else has unmounted the volume, and returns the others.
-func (p *Publications) verify(id volume.ID, data *os.File) ([]mount.Target, error) {
+func (p *Publications) verify(id string, data *os.File) ([]mount.Target, error) {
 	var current []mount.Target
 	for _, t := range p.targets(id) {
 		shown, err := mount.Shows(t, data)

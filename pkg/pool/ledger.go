@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -105,14 +106,10 @@ func (p *Pool) room() (room, error) {
 	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
 		return room{}, fmt.Errorf("statfs of pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
 	}
-	r := room{size: blocksToBytes(st.Blocks, st.Bsize), free: blocksToBytes(st.Bavail, st.Bsize)}
+	r := room{size: mount.Bytes(st.Blocks, st.Bsize), free: mount.Bytes(st.Bavail, st.Bsize)}
 	r.promise = max(0, scale(r.size, p.opts.overcommit())-p.opts.ReserveBytes)
 	r.available = scale(r.free, p.opts.overcommit())
 	return r, nil
-}
-
-func blocksToBytes(blocks uint64, blockSize int64) int64 {
-	return scale(int64(min(blocks, math.MaxInt64)), float64(blockSize))
 }
 
 // scale multiplies without wrapping: beyond 8 EiB everything is 8 EiB.

@@ -54,7 +54,7 @@ func TestSumsBeyondTheLargestNumberStayThere(t *testing.T) {
 	if committed, trash := l.counts(); committed != math.MaxInt64 || trash != math.MaxInt64 {
 		t.Errorf("counts are %d and %d", committed, trash)
 	}
-	if got := blocksToBytes(math.MaxUint64, 4096); got != math.MaxInt64 {
+	if got := mount.Bytes(math.MaxUint64, 4096); got != math.MaxInt64 {
 		t.Errorf("a filesystem beyond all bounds has %d bytes", got)
 	}
 }

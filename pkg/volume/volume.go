@@ -19,6 +19,15 @@ type Volume struct {
 	Owner         Owner
 }
 
+// IsInline says whether the volume lives with a pod.
+func (v Volume) IsInline() bool { return v.Owner.PodUID != "" }
+
+// Usage is what a volume holds and can hold.
+type Usage struct {
+	TotalBytes, UsedBytes, AvailableBytes    int64
+	TotalInodes, UsedInodes, AvailableInodes int64
+}
+
 // SizeRange is how large a volume may be, in bytes. Zero means not said, for either bound.
 type SizeRange struct {
 	Required int64
