@@ -54,7 +54,7 @@ var listedSkips = []struct {
 		"Node Service NodeExpandVolume should fail when volume is not found",
 		"Node Service NodeExpandVolume should work if node-expand is called after node-publish",
 	}},
-	{"in node deployment the node grows volumes: external-resizer has no node mode (docs/design.md)", []string{
+	{"in node deployment the node grows volumes: external-resizer has no node mode (controller EXPAND_VOLUME)", []string{
 		"ExpandVolume [Controller Server] should fail if no capacity range is given",
 		"ExpandVolume [Controller Server] should fail if no volume id is given",
 		"ExpandVolume [Controller Server] should work",
