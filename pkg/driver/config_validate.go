@@ -79,6 +79,49 @@ func (c Config) checkSockets(f *faults) {
 	}
 }
 
+// checkHostPaths: a rule for a path that is never offered would be a promise that is not kept.
+func (c Config) checkHostPaths(f *faults) {
+	if len(c.HostPaths) > maxHostPaths {
+		f.addf("hostPaths", "%d rules, at most %d are allowed", len(c.HostPaths), maxHostPaths)
+		return
+	}
+	own := c.ownPaths()
+	for i, rule := range c.HostPaths {
+		at := fmt.Sprintf("hostPaths[%d].", i)
+		checkPath(f, at+"path", rule.Path)
+		for j, namespace := range rule.Namespaces {
+			if len(namespace) > maxPoolNameBytes || !poolName.MatchString(namespace) {
+				f.addf(fmt.Sprintf("%snamespaces[%d]", at, j), "%s is no name of a namespace", quote(namespace))
+			}
+		}
+		for j, t := range rule.Types {
+			if !slices.Contains(volume.Types(), volume.Type(t)) {
+				f.addf(fmt.Sprintf("%stypes[%d]", at, j), "%s must be one of %v", quote(t), volume.Types())
+			}
+		}
+		if _, err := hostpath.NewRules([]hostpath.Rule{rule.rule()}, own...); err != nil && filepath.IsAbs(rule.Path) {
+			f.addf(at+"path", "%v", err)
+		}
+	}
+}
+
+// ownPaths are the directories of the driver and of kubelet.
+func (c Config) ownPaths() []string {
+	own := []string{c.KubeletDir}
+	for _, p := range c.Pools {
+		own = append(own, p.Path)
+	}
+	return own
+}
+
+func (h HostPathConfig) rule() hostpath.Rule {
+	types := make([]volume.Type, 0, len(h.Types))
+	for _, t := range h.Types {
+		types = append(types, volume.Type(t))
+	}
+	return hostpath.Rule{Path: h.Path, ReadOnly: h.ReadOnly, Namespaces: h.Namespaces, Inline: h.Inline, Types: types}
+}
+
 func (c Config) checkNames(f *faults) {
 	switch {
 	case c.NodeName == "":
