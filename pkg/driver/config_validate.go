@@ -6,11 +6,15 @@ import (
 	"net"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 const (
@@ -21,6 +25,7 @@ const (
 	maxPoolNameBytes   = 63
 	// maxPools bounds the pairwise comparison of paths; a node has far fewer filesystems.
 	maxPools          = 256
+	maxHostPaths      = 256
 	maxShutdownGrace  = 10 * time.Minute
 	maxTrashRetention = 8760 * time.Hour
 	minOvercommit     = 0.1
@@ -55,7 +60,9 @@ func (c Config) check(f *faults) {
 	if c.MaxVolumesPerNode < 0 || c.MaxVolumesPerNode > math.MaxInt32 {
 		f.addf("maxVolumesPerNode", "%d must be 0 (no limit) to %d", c.MaxVolumesPerNode, math.MaxInt32)
 	}
+	checkPath(f, "hostRoot", c.HostRoot)
 	c.checkPools(f)
+	c.checkHostPaths(f)
 }
 
 func (c Config) checkSockets(f *faults) {
@@ -112,6 +119,19 @@ func (c Config) ownPaths() []string {
 		own = append(own, p.Path)
 	}
 	return own
+}
+
+// host is the node's file tree under the operator's rules.
+func (c Config) host() (*hostpath.Host, error) {
+	list := make([]hostpath.Rule, 0, len(c.HostPaths))
+	for _, h := range c.HostPaths {
+		list = append(list, h.rule())
+	}
+	rules, err := hostpath.NewRules(list, c.ownPaths()...)
+	if err != nil {
+		return nil, err
+	}
+	return hostpath.NewHost(c.HostRoot, rules), nil
 }
 
 func (h HostPathConfig) rule() hostpath.Rule {

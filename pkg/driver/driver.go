@@ -35,11 +35,32 @@ func Run(ctx context.Context, cfg Config) error {
 	publications := nodeserver.NewPublications()
 	pools := newPoolSet(cfg, publications)
 	registry := newRegistry(pools)
-	servers := newServers(ctx, cfg, pools, publications, registry)
+	host, err := cfg.host()
+	if err != nil {
+		return err
+	}
+	node := nodeserver.New(nodeserver.Options{
+		NodeName:     cfg.NodeName,
+		KubeletDir:   cfg.KubeletDir,
+		MaxVolumes:   cfg.MaxVolumesPerNode,
+		Topology:     topologyOf(cfg.DriverName, cfg.NodeName),
+		Pools:        pools,
+		Publications: publications,
+		Binder:       mount.NewBinder(),
+		Host:         host,
+	})
+	controller := controllerserver.New(controllerserver.Options{
+		Topology:     node.Topology,
+		Pools:        pools,
+		Publications: publications,
+		Host:         host,
+	})
+	servers := newServers(ctx, &identity{name: cfg.DriverName, pools: pools}, controller, node, registry)
 
 	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", Version, "node", cfg.NodeName, "endpoint", cfg.Endpoint)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { pools.run(ctx); return nil })
+	group.Go(func() error { sweep(ctx, node); return nil })
 	group.Go(func() error { return serveGRPC(ctx, servers.full, listener, cfg.ShutdownGrace) })
 	if sidecarListener != nil {
 		group.Go(func() error { return serveGRPC(ctx, servers.sidecars, sidecarListener, cfg.ShutdownGrace) })
@@ -56,32 +77,32 @@ type servers struct {
 }
 
 func newServers(
-	ctx context.Context, cfg Config, pools *poolSet, publications *nodeserver.Publications, registry prometheus.Registerer,
+	ctx context.Context, id *identity, controller *controllerserver.Server, node *nodeserver.Server, registry prometheus.Registerer,
 ) servers {
 	// One set of interceptors: a volume's lock holds whichever socket a call comes by.
 	options := rpc.ServerOptions(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
-	topology := topologyOf(cfg.DriverName, cfg.NodeName)
-	node := nodeserver.New(nodeserver.Options{
-		NodeName:     cfg.NodeName,
-		KubeletDir:   cfg.KubeletDir,
-		MaxVolumes:   cfg.MaxVolumesPerNode,
-		Topology:     topology,
-		Pools:        pools,
-		Publications: publications,
-		Binder:       mount.NewBinder(),
-	})
 	s := servers{full: grpc.NewServer(options...), sidecars: grpc.NewServer(options...)}
 	for _, server := range []*grpc.Server{s.full, s.sidecars} {
-		csi.RegisterIdentityServer(server, &identity{name: cfg.DriverName, pools: pools})
-		csi.RegisterControllerServer(server, controllerserver.New(controllerserver.Options{
-			Topology:     topology,
-			Pools:        pools,
-			Publications: publications,
-		}))
+		csi.RegisterIdentityServer(server, id)
+		csi.RegisterControllerServer(server, controller)
 	}
 	csi.RegisterNodeServer(s.full, node)
 	csi.RegisterNodeServer(s.sidecars, nodeFacts{node: node})
 	return s
+}
+
+// sweepInterval is how often inline volumes of pods that are gone are looked for: they are rare, and nobody waits for them.
+const sweepInterval = time.Minute
+
+// sweep deletes the inline volumes that a crash has left, until the context ends.
+func sweep(ctx context.Context, node *nodeserver.Server) {
+	for ctx.Err() == nil {
+		node.SweepInline(ctx)
+		select {
+		case <-ctx.Done():
+		case <-time.After(sweepInterval):
+		}
+	}
 }
 
 // serveGRPC serves until the context ends; after the grace period it cuts the calls that are still under way. That is safe

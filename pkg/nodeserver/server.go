@@ -179,6 +179,11 @@ func (s *Server) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeSta
 		return nil, err
 	}
 	target, err := s.parseTarget("volume_path", req.GetVolumePath())
+	if err != nil && req.GetVolumePath() != "" {
+		// Where no target can be, the volume "does not exist on specified volume_path" either (CSI spec, NodeGetVolumeStats
+		// Errors); csi-test asks with a relative path.
+		return nil, fmt.Errorf("%w: volume %s is not published at %q", volume.ErrNotFound, handle, req.GetVolumePath())
+	}
 	if err != nil {
 		return nil, err
 	}
