@@ -32,6 +32,10 @@ build: ## Build the driver, a static binary, into bin/csi-hostpath.
 image: ## Build the container image IMAGE with docker, podman or buildah.
 	hack/image $(IMAGE) $(VERSION)
 
+.PHONY: manifests
+manifests: $(TOOLS)/helm ## Render deploy/kubernetes from the Helm chart.
+	hack/manifests $(TOOLS)/helm
+
 .PHONY: clean
 clean: ## Remove what was built here.
 	rm -rf bin .cache
@@ -45,7 +49,7 @@ demo: ## Do what kubelet does with the driver, and show each step (as root; take
 ##@ Check
 
 .PHONY: test
-test: packages $(TOOLS)/gotestsum ## Run all tests under the race detector (as root, or most of them skip).
+test: packages $(TOOLS)/gotestsum $(TOOLS)/helm ## Run all tests under the race detector (as root, or most of them skip).
 	@mkdir -p $(dir $(TEST_LOG))
 	$(TOOLS)/gotestsum --format standard-quiet --jsonfile $(TEST_LOG) -- -race -count=1 -timeout 30m $(TEST_FLAGS) $(PACKAGES)
 	@go run ./test/skips $(TEST_LOG)
@@ -65,10 +69,11 @@ fuzz: ## Run each fuzz test for FUZZTIME (30s).
 	hack/fuzz $(FUZZTIME)
 
 .PHONY: verify
-verify: ## Check that go.mod and the documents agree with the code.
+verify: $(TOOLS)/helm ## Check that go.mod, the documents and the manifests agree with the code.
 	go mod tidy -diff
 	go mod verify
 	hack/verify-dependencies
+	hack/manifests $(TOOLS)/helm --check
 
 ##@ Prepare (done by the others as needed)
 
@@ -77,7 +82,7 @@ packages: ## Install the Debian packages that the tests need, when missing.
 	@hack/ensure-packages
 
 .PHONY: tools
-tools: $(TOOLS)/golangci-lint $(TOOLS)/gotestsum ## Build the pinned linter and test runner into bin/tools.
+tools: $(TOOLS)/golangci-lint $(TOOLS)/gotestsum $(TOOLS)/helm ## Build the pinned linter, test runner and Helm into bin/tools.
 
 # Pinned by tools/go.mod, so that their dependencies stay out of the driver's module.
 $(TOOLS)/golangci-lint: tools/go.mod tools/go.sum
@@ -85,3 +90,7 @@ $(TOOLS)/golangci-lint: tools/go.mod tools/go.sum
 
 $(TOOLS)/gotestsum: tools/go.mod tools/go.sum
 	go -C tools build -buildvcs=false -o ../$@ gotest.tools/gotestsum
+
+# A module of its own again: what it requires would decide about the linter's versions.
+$(TOOLS)/helm: tools/helm/go.mod tools/helm/go.sum
+	go -C tools/helm build -buildvcs=false -o ../../$@ helm.sh/helm/v4/cmd/helm

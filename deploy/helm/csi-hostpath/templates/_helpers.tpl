@@ -1,0 +1,111 @@
+{{- define "csi-hostpath.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "csi-hostpath.selectorLabels" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "csi-hostpath.labels" -}}
+{{ include "csi-hostpath.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ if .Values.namespace.create }}kubectl{{ else }}{{ .Release.Service }}{{ end }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "csi-hostpath.serviceAccountName" -}}
+{{- default (include "csi-hostpath.fullname" .) .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{- /* An image's full name: dict "image" IMAGE "tag" DEFAULT. */ -}}
+{{- define "csi-hostpath.image" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .image.repository (default .tag .image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "csi-hostpath.endpoint" -}}
+{{- printf "%s/plugins/%s" .Values.kubeletDir .Values.driverName -}}
+{{- end -}}
+
+{{- /* The topology key that pkg/driver/topology.go gives to each node. */ -}}
+{{- define "csi-hostpath.topologyKey" -}}
+topology.{{ .Values.driverName }}/node
+{{- end -}}
+
+{{- define "csi-hostpath.config" -}}
+apiVersion: hostpath.csi.local/v1
+kind: DriverConfiguration
+maxVolumesPerNode: {{ int64 .Values.config.maxVolumesPerNode }}
+pools:
+{{- toYaml .Values.config.pools | nindent 2 }}
+{{- end -}}
+
+{{- /* The directories of the node to mount, as JSON: {"list": [...]}. A pool's parent, not the pool itself: kubelet would make
+the directory of an optional pool on the nodes that have none, and the driver a pool in it. */ -}}
+{{- define "csi-hostpath.hostDirectories" -}}
+{{- $kubelet := .Values.kubeletDir -}}
+{{- $candidates := list -}}
+{{- if .Values.hostDirectories -}}
+{{- $candidates = .Values.hostDirectories -}}
+{{- else -}}
+{{- range .Values.config.pools -}}
+{{- $candidates = append $candidates (dir .path) -}}
+{{- end -}}
+{{- end -}}
+{{- $candidates = $candidates | uniq | sortAlpha -}}
+{{- range $candidates -}}
+{{- if or (hasPrefix (printf "%s/" .) (printf "%s/" $kubelet)) (hasPrefix (printf "%s/" $kubelet) (printf "%s/" .)) (has . (list "/" "/bin" "/dev" "/etc" "/lib" "/lib64" "/proc" "/run" "/sbin" "/sys" "/usr")) -}}
+{{- fail (printf "the driver's container cannot have the node's directory %s: it holds what the container or kubelet needs. Put the pool one level deeper, or list in hostDirectories the directories to mount" .) -}}
+{{- end -}}
+{{- end -}}
+{{- $directories := list -}}
+{{- range $candidate := $candidates -}}
+{{- $covered := false -}}
+{{- range $candidates -}}
+{{- if and (ne . $candidate) (hasPrefix (printf "%s/" .) $candidate) -}}{{- $covered = true -}}{{- end -}}
+{{- end -}}
+{{- if not $covered -}}{{- $directories = append $directories $candidate -}}{{- end -}}
+{{- end -}}
+{{- range $pool := .Values.config.pools -}}
+{{- $found := false -}}
+{{- range $directories -}}
+{{- if hasPrefix (printf "%s/" .) (printf "%s/" $pool.path) -}}{{- $found = true -}}{{- end -}}
+{{- end -}}
+{{- if not $found -}}
+{{- fail (printf "pool %s: %s is in none of hostDirectories (%s)" $pool.name $pool.path (join ", " $directories)) -}}
+{{- end -}}
+{{- end -}}
+{{- dict "list" $directories | toJson -}}
+{{- end -}}
+
+{{- /* What every container but the driver's runs under. */ -}}
+{{- define "csi-hostpath.restricted" -}}
+runAsNonRoot: true
+runAsUser: {{ int64 .Values.sidecars.uid }}
+runAsGroup: {{ int64 .Values.sidecars.gid }}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- with .Values.sidecars.seLinuxOptions }}
+seLinuxOptions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,234 @@
+package mount
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+// oddNames are what the kernel escapes in the mount table, and what looks like an escape.
+var oddNames = []string{"plain", "with blank", "tab\tand\nnewline", `back\slash`, `\040`, `trailing\`, "größe", "\xff"}
+
+func TestUnescapeUndoesWhatTheKernelDoes(t *testing.T) {
+	for _, tc := range []struct{ table, want string }{
+		{"/plain", "/plain"},
+		{`/with\040blank`, "/with blank"},
+		{`/\011\012\134`, "/\t\n\\"},
+		{`/\134040`, `/\040`},
+		{`\377`, "\xff"},
+		// Not the kernel's: left as it is.
+		{`\`, `\`},
+		{`\04`, `\04`},
+		{`\999`, `\999`},
+		{`\777`, `\777`},
+		{`\+12`, `\+12`},
+	} {
+		if got := unescape(tc.table); got != tc.want {
+			t.Errorf("unescape(%q) = %q, want %q", tc.table, got, tc.want)
+		}
+	}
+}
+
+func FuzzUnescape(f *testing.F) {
+	for _, s := range oddNames {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if got := unescape(escape(s)); got != s {
+			t.Errorf("%q became %q", s, got)
+		}
+		_ = unescape(s) // never panics
+	})
+}
+
+// escape is mangle() of the kernel's fs/seq_file.c, for show_mountinfo().
+func escape(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if strings.IndexByte(" \t\n\\#", s[i]) >= 0 {
+			fmt.Fprintf(&b, `\%03o`, s[i])
+		} else {
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
+}
+
+func TestTableShowsOddPathsAsTheyAre(t *testing.T) {
+	base := newBase(t)
+	for _, name := range oddNames {
+		source, point := filepath.Join(base, "source "+name), filepath.Join(base, "point "+name)
+		put(t, source, emptyDir)
+		put(t, point, emptyDir)
+		mountByHand(t, source, point)
+	}
+	mounts, err := Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range oddNames {
+		point := filepath.Join(base, "point "+name)
+		i := slices.IndexFunc(mounts, func(m Mount) bool { return m.Point == point })
+		if i < 0 || !strings.HasSuffix(mounts[i].Root, "/source "+name) {
+			t.Errorf("%q is not in the table, or with another root", point)
+		}
+	}
+}
+
+// The place of a pool in its filesystem does not depend on the way there: in a container it is a bind mount.
+func TestLocationIsTheSameByEveryWay(t *testing.T) {
+	for _, fstype := range disks.Types() {
+		t.Run(fstype, func(t *testing.T) {
+			disk, base := disks.New(t, fstype, 0), newBase(t)
+			for _, name := range oddNames {
+				pool := filepath.Join(disk.Dir, name)
+				put(t, pool, emptyDir)
+				put(t, filepath.Join(pool, "data dir"), emptyDir)
+				point, deeper := filepath.Join(base, name), filepath.Join(base, "data of "+name)
+				put(t, point, emptyDir)
+				put(t, deeper, emptyDir)
+				mountByHand(t, pool, point)
+				mountByHand(t, filepath.Join(point, "data dir"), deeper)
+				direct, bound := locate(t, pool), locate(t, point)
+				if direct != bound {
+					t.Errorf("%q is at %+v, and by its bind mount at %+v", name, direct, bound)
+				}
+				wantBelow(t, direct, deeper, "data dir")
+				if _, ok := locate(t, filepath.Join(pool, "data dir")).Below(at(t, point)); ok {
+					t.Errorf("%q counts as below its own content", name)
+				}
+			}
+		})
+	}
+}
+
+func TestLocationInABtrfsSubvolume(t *testing.T) {
+	disk, base := disks.New(t, disks.Btrfs, 0), newBase(t)
+	sub := filepath.Join(disk.Dir, "sub")
+	makeSubvolume(t, disk.Dir, "sub")
+	put(t, filepath.Join(sub, "data"), emptyDir)
+	mounted, point := filepath.Join(base, "mounted"), filepath.Join(base, "point")
+	put(t, mounted, emptyDir)
+	put(t, point, emptyDir)
+	if err := unix.Mount(disk.Device, mounted, disks.Btrfs, 0, "subvol=/sub"); err != nil {
+		t.Fatal(err)
+	}
+	mountByHand(t, filepath.Join(mounted, "data"), point)
+	if direct, byMount := locate(t, sub), locate(t, mounted); direct != byMount {
+		t.Errorf("the subvolume is at %+v, mounted at %+v", direct, byMount)
+	}
+	wantBelow(t, locate(t, sub), point, "data")
+	if ok, err := IsFilesystemRoot(mounted); !ok || err != nil {
+		t.Errorf("a mounted subvolume is a filesystem's root: %v, %v", ok, err)
+	}
+}
+
+func makeSubvolume(t *testing.T, parent, name string) {
+	t.Helper()
+	d, err := os.Open(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	// BTRFS_IOC_SUBVOL_CREATE of linux/btrfs.h with struct btrfs_ioctl_vol_args: s64 fd, char name[4088].
+	const subvolCreate = 0x5000940e
+	var args [4096]byte
+	copy(args[8:], name)
+	if err := ioctl(d, subvolCreate, &args); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func locate(t *testing.T, path string) Location {
+	t.Helper()
+	d, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	l, err := Locate(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// at is the topmost mount at a path.
+func at(t *testing.T, path string) Mount {
+	t.Helper()
+	mounts, err := Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range slices.Backward(mounts) {
+		if m.Point == path {
+			return m
+		}
+	}
+	t.Fatalf("nothing is mounted at %s", path)
+	return Mount{}
+}
+
+func wantBelow(t *testing.T, l Location, point, want string) {
+	t.Helper()
+	if rel, ok := l.Below(at(t, point)); !ok || rel != want {
+		t.Errorf("the mount at %s is %q below %+v, %v, want %q", point, rel, l, ok, want)
+	}
+}
+
+func TestOtherFilesystemIsNotBelow(t *testing.T) {
+	disk, base := disks.New(t, disks.Ext4, 32<<20), newBase(t)
+	point := filepath.Join(base, "point")
+	put(t, point, emptyDir)
+	mountByHand(t, disk.Dir, point)
+	if rel, ok := locate(t, base).Below(at(t, point)); ok {
+		t.Errorf("the mount of another filesystem is %q below", rel)
+	}
+}
+
+func TestOnlyAMountedFilesystemIsAFilesystemRoot(t *testing.T) {
+	base := newBase(t)
+	bound, boundFS := filepath.Join(base, "bound on itself"), filepath.Join(base, "elsewhere")
+	put(t, bound, emptyDir)
+	put(t, boundFS, emptyDir)
+	mountByHand(t, bound, bound)
+	want := map[string]bool{base: false, bound: false, boundFS: true, "/": true, "/proc": true}
+	for _, fstype := range disks.Types() {
+		disk := disks.New(t, fstype, 0)
+		want[disk.Dir] = true
+		put(t, filepath.Join(disk.Dir, "sub"), emptyDir)
+		want[filepath.Join(disk.Dir, "sub")] = false
+		link := filepath.Join(base, "link-to-"+fstype)
+		if err := os.Symlink(disk.Dir, link); err != nil {
+			t.Fatal(err)
+		}
+		want[link] = true
+		if fstype == disks.Ext4 {
+			mountByHand(t, disk.Dir, boundFS)
+		}
+	}
+	for path, is := range want {
+		if got, err := IsFilesystemRoot(path); got != is || err != nil {
+			t.Errorf("IsFilesystemRoot(%s) = %v, %v, want %v", path, got, err, is)
+		}
+	}
+	if _, err := IsFilesystemRoot(filepath.Join(base, "absent")); !os.IsNotExist(err) {
+		t.Errorf("absent: %v, want os.ErrNotExist", err)
+	}
+}
+
+func ioctl(f *os.File, request uintptr, args *[4096]byte) error {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(args))) //nolint:gosec // ioctl(2) has no other way
+	if errno != 0 {
+		return os.NewSyscallError("ioctl", errno)
+	}
+	return nil
+}
