@@ -143,13 +143,17 @@ var kindNames = map[uint32]string{
 	unix.S_IFIFO:  "a FIFO",
 }
 
-// checkKind looks at the descriptor that will be bound. Errors: ErrInUse.
+// checkKind looks at the descriptor that will be bound. Errors: ErrInUse; ErrForbidden for a link.
 func checkKind(f *os.File, use Use) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return fmt.Errorf("host path %s: %w", use.Path, err)
 	}
-	if kind := st.Mode & unix.S_IFMT; kind != kinds[use.Type] {
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFLNK { // O_PATH|O_NOFOLLOW opens the link itself
+		return describe(unix.ELOOP, use.Path, string(use.Type))
+	}
+	if kind != kinds[use.Type] {
 		return fmt.Errorf("%w: host path %s is %s, type %s wants %s", volume.ErrInUse, use.Path, kindNames[kind], use.Type, kindNames[kinds[use.Type]])
 	}
 	return nil
