@@ -224,6 +224,18 @@ func (s *poolSet) notReady() error {
 	return errors.Join(errs...)
 }
 
+// stillOpening is nil as soon as every pool has been opened, or has been found unusable for now.
+func (s *poolSet) stillOpening() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, slot := range s.slots {
+		if slot.pool == nil && errors.Is(slot.err, errOpening) {
+			return fmt.Errorf("pool %s: %w", slot.config.Name, slot.err)
+		}
+	}
+	return nil
+}
+
 // snapshot copies the slots, for the metrics.
 func (s *poolSet) snapshot() []poolSlot {
 	s.mu.RLock()
