@@ -2,6 +2,7 @@ package volume
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,11 +27,8 @@ func TestAttributesBecomeWhatAPodWants(t *testing.T) {
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			all := map[string]string{}
-			for _, m := range []map[string]string{tc.given, kubelet} {
-				for k, v := range m {
-					all[k] = v
-				}
-			}
+			maps.Copy(all, tc.given)
+			maps.Copy(all, kubelet)
 			tc.want.Inline, tc.want.Pod = true, Pod{Name: "p", Namespace: "ns", UID: "uid"}
 			tc.want.Owner = Owner{Namespace: "ns", Pod: "p", PodUID: "uid"}
 			if got, err := ParseAttributes(all, parseSize); err != nil || got != tc.want {

@@ -35,7 +35,7 @@ func (w *world) putAll() {
 	listener, err := (&net.ListenConfig{}).Listen(w.t.Context(), "unix", w.path("srv/sock"))
 	w.must(err)
 	w.t.Cleanup(func() { listener.Close() })
-	w.must(unix.Mknod(w.path("srv/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))) //nolint:gosec // null: a small number
+	w.must(unix.Mknod(w.path("srv/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))   //nolint:gosec // null: a small number
 	w.must(unix.Mknod(w.path("srv/loop"), unix.S_IFBLK|0o600, int(unix.Mkdev(7, 200)))) //nolint:gosec // a loop device: a small number
 }
 
