@@ -25,6 +25,8 @@ type Pools interface {
 	ByName(name string) (*pool.Pool, error)
 	// Open lists the open pools in the order of their IDs.
 	Open() []*pool.Pool
+	// Complete says whether every pool that must be open is. Errors: ErrUnavailable.
+	Complete() error
 }
 
 // Publications says whether a volume, given its open data, is published. Errors: ErrInUse when it is.

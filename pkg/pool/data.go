@@ -33,8 +33,8 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 
 // AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
-	f, err := openAt(p.volumes.fd(), id.Dir()+"/"+dataEntry, unix.O_PATH|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, os.ErrNotExist) {
+	f, err := p.volumes.openBelow(id.Dir(), dataEntry, unix.O_PATH)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
 	}
 	return f, err
@@ -75,6 +75,7 @@ type Status struct {
 	TrashBytes     int64 // deleted, not purged yet
 	Volumes        int
 	PurgesFailing  int // deleted volumes whose data could not be removed yet
+	ReadOnly       bool
 }
 
 // Status costs one system call.
@@ -92,5 +93,6 @@ func (p *Pool) Status() (Status, error) {
 		TrashBytes:     trash,
 		Volumes:        p.index.len(),
 		PurgesFailing:  p.purger.failures(),
+		ReadOnly:       r.readOnly,
 	}, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -26,7 +27,8 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 	})
 	results := filepath.Join(t.TempDir(), "report.json")
 	o := options{
-		fs: onHost, parent: dir, json: results, rounds: 1, clients: []int{1, 2, 32}, duration: time.Millisecond, volumes: 1000, files: 1000,
+		fs: onHost, parent: dir, json: results, rounds: 1, clients: []int{1, 2, 32}, duration: time.Millisecond,
+		calls: 10, volumes: 1000, files: 1000,
 	}
 	var out bytes.Buffer
 	if err := measure(o, &out); err != nil {
@@ -55,7 +57,7 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 }
 
 func TestSpreadOfRounds(t *testing.T) {
-	if got, want := spreadOf([]float64{3, 1, 2}), (spread{Min: 1, Median: 2, Max: 3}); got != want {
+	if got, want := spreadOf([]float64{3, math.NaN(), 1, 2, math.Inf(1)}), (spread{Min: 1, Median: 2, Max: 3}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

@@ -13,11 +13,13 @@ type spread struct {
 	Max    float64 `json:"max"`
 }
 
+// spreadOf leaves out what is no number: a round too short to measure. The spread of nothing is zero.
 func spreadOf(rounds []float64) spread {
-	if len(rounds) == 0 {
-		return spread{Min: math.NaN(), Median: math.NaN(), Max: math.NaN()}
+	sorted := slices.DeleteFunc(slices.Clone(rounds), func(f float64) bool { return math.IsNaN(f) || math.IsInf(f, 0) })
+	slices.Sort(sorted)
+	if len(sorted) == 0 {
+		return spread{}
 	}
-	sorted := slices.Sorted(slices.Values(rounds))
 	return spread{Min: sorted[0], Median: quantile(sorted, 0.5), Max: sorted[len(sorted)-1]}
 }
 
