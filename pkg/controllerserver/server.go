@@ -279,8 +279,8 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 // class's pool, or not the class's access modes.
 func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	params, err := volume.ParseParameters(req.GetParameters())
-	if err != nil {
-		return nil, err
+	if err != nil { // a mistake is not a lack of room, which is what the scheduler would say: CreateVolume names the mistake
+		params = volume.Parameters{Pool: req.GetParameters()[volume.ParamPool]}
 	}
 	var access []capability.Access
 	if caps := req.GetVolumeCapabilities(); len(caps) > 0 {

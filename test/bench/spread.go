@@ -20,7 +20,9 @@ func spreadOf(rounds []float64) spread {
 	if len(sorted) == 0 {
 		return spread{}
 	}
-	return spread{Min: sorted[0], Median: quantile(sorted, 0.5), Max: sorted[len(sorted)-1]}
+	// Of an even number of rounds the middle two count: the lower one alone would flatter.
+	median := (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+	return spread{Min: sorted[0], Median: median, Max: sorted[len(sorted)-1]}
 }
 
 // quantile is the nearest-rank quantile of sorted values.

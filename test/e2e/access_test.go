@@ -145,7 +145,7 @@ spec:
     - name: feeder
       image: %[1]s
       restartPolicy: Always
-      command: [sh, -c, "trap exit TERM; i=0; while true; do i=$((i+1)); echo $i > /scratch/new; mv /scratch/new /scratch/now; sleep 1 & wait $!; done"]
+      command: [sh, -c, "trap exit TERM; i=0; while i=$((i+1)); do echo $i >/scratch/n; mv /scratch/n /scratch/now; sleep 1; done"]
       volumeMounts: [{name: scratch, mountPath: /scratch}]
   containers:
     - name: main
@@ -154,7 +154,9 @@ spec:
       volumeMounts: [{name: scratch, mountPath: /scratch, readOnly: true}]
   volumes:
     - name: scratch
-      ephemeral: {volumeClaimTemplate: {spec: {storageClassName: csi-hostpath, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}}
+      ephemeral:
+        volumeClaimTemplate:
+          spec: {storageClassName: csi-hostpath, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
 `, cluster.BusyboxImage))
 	waitReady(t, ns, "app")
 	read := func() string {

@@ -42,14 +42,15 @@ func TestBooksOutliveACrash(t *testing.T) {
 	kubectl(t, "-n", ns, "rollout", "status", "deployment/books", "--timeout=180s")
 	apply(t, ns, pod("client", podSpec{}))
 	waitReady(t, ns, "client")
+	// The port stands in the addresses because Debian's static busybox crashes when it looks one up.
 	ip := kubectl(t, "-n", ns, "get", "service", "books", "-o", "jsonpath={.spec.clusterIP}")
 	books := func(command string) string { return sh(t, ns, "client", strings.ReplaceAll(command, "IP", ip)) }
 	eventually(t, readyTimeout, func() error { // kube-proxy may not have heard of the pod yet
-		_, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "client", "--", "wget", "-q", "-T", "2", "-O-", "http://"+ip+"/book")
+		_, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "client", "--", "wget", "-q", "-T", "2", "-O-", "http://"+ip+":80/book")
 		return err
 	})
-	books(`wget -q -O- --post-data '{"title": "Dune", "publishedAt": "1965-08-01"}' --header 'Content-Type: application/json' http://IP/book`)
-	if list := books("wget -q -O- http://IP/book"); !strings.Contains(list, "Dune") {
+	books(`wget -q -O- --post-data '{"title": "Dune", "publishedAt": "1965-08-01"}' http://IP:80/book`)
+	if list := books("wget -q -O- http://IP:80/book"); !strings.Contains(list, "Dune") {
 		t.Fatalf("the list is %s", list)
 	}
 	books(`printf 'PATCH /error HTTP/1.0\r\n\r\n' | nc IP 80 || true`)
@@ -62,7 +63,7 @@ func TestBooksOutliveACrash(t *testing.T) {
 	})
 	kubectl(t, "-n", ns, "rollout", "status", "deployment/books", "--timeout=180s")
 	eventually(t, readyTimeout, func() error {
-		if list := books("wget -q -T 2 -O- http://IP/ || true"); !strings.Contains(list, "Dune") {
+		if list := books("wget -q -T 2 -O- http://IP:80/ || true"); !strings.Contains(list, "Dune") {
 			return fmt.Errorf("after the crash the list is %q", list)
 		}
 		return nil
@@ -83,7 +84,8 @@ func TestForeignVolumeIDIsAnError(t *testing.T) {
 	handle := kubectl(t, "get", "pv", v, "-o", "jsonpath={.spec.csi.volumeHandle}")
 	name := "foreign-" + ns
 	t.Cleanup(func() {
-		kubectl(t, "patch", "pv", name, "--type=merge", "-p", `{"metadata": {"finalizers": null}, "spec": {"persistentVolumeReclaimPolicy": "Retain"}}`)
+		kubectl(t, "patch", "pv", name, "--type=merge", "-p",
+			`{"metadata": {"finalizers": null}, "spec": {"persistentVolumeReclaimPolicy": "Retain"}}`)
 		kubectl(t, "delete", "pv", name, "--timeout=60s")
 	})
 	apply(t, ns, foreignVolume(name, ns, handle, there.Name())+pod("reader", mounts("foreign", "/data")))

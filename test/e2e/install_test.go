@@ -47,13 +47,15 @@ func install(ctx context.Context, set ...string) error {
 			return err
 		}
 	}
-	if _, err := testCluster.Kubectl(ctx, "label", "--overwrite", "namespace", namespace, "pod-security.kubernetes.io/enforce=privileged"); err != nil {
+	if _, err := testCluster.Kubectl(ctx, "label", "--overwrite", "namespace", namespace,
+		"pod-security.kubernetes.io/enforce=privileged"); err != nil {
 		return err
 	}
-	set = append(set, "podLabels.e2e-image="+imageMark)
-	args := []string{"upgrade", "--install", release, filepath.Join(root, "deploy/helm/csi-hostpath"), "--namespace", namespace,
-		"--values", "-", "--wait", "--timeout", "3m"}
-	for _, s := range set {
+	args := []string{
+		"upgrade", "--install", release, filepath.Join(root, "deploy/helm/csi-hostpath"), "--namespace", namespace,
+		"--values", "-", "--wait", "--timeout", "3m",
+	}
+	for _, s := range append(set, "podLabels.e2e-image="+imageMark) {
 		args = append(args, "--set-string", s)
 	}
 	return runHelm(ctx, values, args...)
@@ -88,7 +90,8 @@ func TestUninstallKeepsDataAndReinstallFindsIt(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if left := kubectl(t, "get", "csidrivers,clusterroles,clusterrolebindings,validatingadmissionpolicies,storageclasses", "-o", "name"); strings.Contains(left, release) {
+	const ours = "csidrivers,storageclasses,clusterroles,clusterrolebindings,validatingadmissionpolicies"
+	if left := kubectl(t, "get", ours, "-l", "app.kubernetes.io/name=csi-hostpath", "-o", "name"); left != "" {
 		t.Errorf("the uninstallation left %s", left)
 	}
 	if got := sh(t, ns, "writer", "cat /data/file; echo more >> /data/file"); got != "kept" {
@@ -119,8 +122,8 @@ func plainManifests(t *testing.T) string {
 	}
 	lines := strings.Split(string(content), "\n")
 	for i, line := range lines {
-		if at := strings.Index(line, "image: "); at >= 0 && strings.Contains(line, "localhost/csi-hostpath") {
-			lines[i] = line[:at] + "image: " + driverImage
+		if indent, image, found := strings.Cut(line, "image: "); found && strings.Contains(image, "localhost/csi-hostpath") {
+			lines[i] = indent + "image: " + driverImage
 		}
 	}
 	name := filepath.Join(t.TempDir(), "csi-hostpath.yaml")
@@ -133,16 +136,16 @@ func plainManifests(t *testing.T) string {
 // TestUpgradeDoesNotDisturbRunningPods replaces every driver, one after the other, while a pod writes on each node.
 func TestUpgradeDoesNotDisturbRunningPods(t *testing.T) {
 	ns := newNamespace(t)
-	var manifests string
+	var manifests strings.Builder
 	var writers []string
 	for _, node := range testCluster.Nodes() {
 		name := "on-" + node.Name()
 		p := mounts(name, "/data")
 		p.node = node.Name()
-		manifests += claim(name, "csi-hostpath", "1Gi") + pod(name, p)
+		manifests.WriteString(claim(name, "csi-hostpath", "1Gi") + pod(name, p))
 		writers = append(writers, name)
 	}
-	apply(t, ns, manifests)
+	apply(t, ns, manifests.String())
 	waitReady(t, ns, writers...)
 	var stops []func()
 	for _, name := range writers {

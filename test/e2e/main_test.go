@@ -107,7 +107,7 @@ func loadImage(ctx context.Context, progress func(string, ...any)) error {
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(folder)
+		defer func() { _ = os.RemoveAll(folder) }()
 		*archive = filepath.Join(folder, "image.tar")
 		progress("build the image from the Dockerfile")
 		err = cluster.BuildImage(ctx, cluster.ImageBuild{

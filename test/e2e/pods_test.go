@@ -137,7 +137,7 @@ type podSpec struct {
 	command               string
 }
 
-// mounts mounts claims: name, path, name, path, …
+// mounts makes a pod mount claims, given as pairs of a name and a path.
 func mounts(pairs ...string) podSpec {
 	var p podSpec
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -156,6 +156,7 @@ func pod(name string, p podSpec) string {
 	if security == "" {
 		security = "{}"
 	}
+	command = "trap exit TERM; " + command + " & wait" // a PID 1 without a trap ignores SIGTERM
 	selector := "{}"
 	if p.node != "" {
 		selector = "{kubernetes.io/hostname: " + p.node + "}"
@@ -176,7 +177,8 @@ spec:
       command: [sh, -c, %q]
       volumeMounts: [%s]
   volumes: [%s]
-`, name, name, security, selector, p.boundTo, cluster.BusyboxImage, "trap exit TERM; "+command+" & wait", strings.Join(p.volumeMounts, ", "), strings.Join(p.volumes, ", "))
+`, name, name, security, selector, p.boundTo, cluster.BusyboxImage, command,
+		strings.Join(p.volumeMounts, ", "), strings.Join(p.volumes, ", "))
 }
 
 func waitReady(t *testing.T, ns string, names ...string) {
@@ -316,12 +318,18 @@ func hostLs(t *testing.T, n *cluster.Node, dir string) []string {
 // lockOwners lists the processes of the node that hold the lock of the default pool.
 func lockOwners(t *testing.T, n *cluster.Node) []string {
 	t.Helper()
-	out, err := n.Exec(t.Context(), "sh", "-c",
-		`inode=$(stat -c %i `+cluster.DefaultDiskPath+`/lock); awk -v i=":$inode" '$2=="FLOCK" && index($6 "", i) && substr($6, length($6)-length(i)+1)==i {print $5}' /proc/locks`)
+	out, err := n.Exec(t.Context(), "sh", "-c", "stat -c %i "+cluster.DefaultDiskPath+"/lock; cat /proc/locks")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Fields(out)
+	inode, locks, _ := strings.Cut(out, "\n")
+	var owners []string
+	for line := range strings.Lines(locks) { // 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF
+		if f := strings.Fields(line); len(f) > 5 && f[1] == "FLOCK" && strings.HasSuffix(f[5], ":"+inode) {
+			owners = append(owners, f[4])
+		}
+	}
+	return owners
 }
 
 // volumeOf is the directory that a claim's volume has in the pool.

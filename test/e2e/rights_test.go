@@ -18,12 +18,28 @@ func TestTakenOverSidecarCannot(t *testing.T) {
 		return strings.TrimSpace(out)
 	}
 	for _, action := range [][]string{
-		{"get", "secrets", "-A"}, {"list", "secrets", "-n", namespace}, {"create", "pods", "-n", namespace}, {"delete", "pods", "-A"},
-		{"list", "pods", "-A"}, {"get", "pods", "-A"}, {"get", "nodes"}, {"patch", "nodes"}, {"update", "nodes"},
-		{"create", "persistentvolumeclaims", "-A"}, {"delete", "persistentvolumeclaims", "-A"}, {"patch", "persistentvolumeclaims", "-A"},
-		{"create", "clusterrolebindings"}, {"impersonate", "users"}, {"create", "pods/exec", "-A"}, {"get", "configmaps", "-A"},
-		{"update", "daemonsets", "-n", namespace}, {"create", "serviceaccounts/token", "-n", namespace}, {"create", "storageclasses"},
-		{"update", "csidrivers"}, {"create", "csistoragecapacities", "-n", "default"}, {"*", "*", "-A"},
+		{"get", "secrets", "-A"},
+		{"list", "secrets", "-n", namespace},
+		{"create", "pods", "-n", namespace},
+		{"delete", "pods", "-A"},
+		{"list", "pods", "-A"},
+		{"get", "pods", "-A"},
+		{"get", "nodes"},
+		{"patch", "nodes"},
+		{"update", "nodes"},
+		{"create", "persistentvolumeclaims", "-A"},
+		{"delete", "persistentvolumeclaims", "-A"},
+		{"patch", "persistentvolumeclaims", "-A"},
+		{"create", "clusterrolebindings"},
+		{"impersonate", "users"},
+		{"create", "pods/exec", "-A"},
+		{"get", "configmaps", "-A"},
+		{"update", "daemonsets", "-n", namespace},
+		{"create", "serviceaccounts/token", "-n", namespace},
+		{"create", "storageclasses"},
+		{"update", "csidrivers"},
+		{"create", "csistoragecapacities", "-n", "default"},
+		{"*", "*", "-A"},
 	} {
 		if answer := canI(action...); answer != "no" {
 			t.Errorf("the sidecar can %v: %q", action, answer)
@@ -38,13 +54,12 @@ func TestTakenOverSidecarCannot(t *testing.T) {
 func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 	ns := newNamespace(t)
 	here, there := testCluster.Nodes()[0].Name(), testCluster.Nodes()[1].Name()
-	manifests := ""
 	for name, node := range map[string]string{"here": here, "there": there} {
 		p := mounts(name, "/data")
 		p.node = node
-		manifests += claim(name, "csi-hostpath", "1Mi") + pod(name, p)
+		apply(t, ns, claim(name, "csi-hostpath", "1Mi")+pod(name, p))
 	}
-	apply(t, ns, manifests+claim("foreign", "of-another-driver", "1Mi"))
+	apply(t, ns, claim("foreign", "of-another-driver", "1Mi"))
 	waitReady(t, ns, "here", "there")
 	sidecar := asServiceAccount(t, boundTo(t, here)...)
 	unbound := asServiceAccount(t)
@@ -56,8 +71,11 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 	refused(t, sidecar, "may only change volumes of "+driverName, rootVolume, "create", "--validate=false", "-f", "-")
 	refused(t, sidecar, onlyThatNode, strings.ReplaceAll(rootVolume, "hostPath: {path: /}",
 		"csi: {driver: "+driverName+", volumeHandle: x}"), "create", "--validate=false", "-f", "-")
-	refused(t, sidecar, "may not take a claim from another node", claimJSON(t, ns, "there"), "replace", "--raw", claimPath(ns, "there"), "-f", "-")
-	refused(t, sidecar, "may only mark claims of "+driverName, claimJSON(t, ns, "foreign"), "replace", "--raw", claimPath(ns, "foreign"), "-f", "-")
+	for name, want := range map[string]string{
+		"there": "may not take a claim from another node", "foreign": "may only mark claims of " + driverName,
+	} {
+		refused(t, sidecar, want, claimJSON(t, ns, name), "replace", "--raw", claimPath(ns, name), "-f", "-")
+	}
 
 	// And what it must be able to do: what lies on its own node.
 	for _, allowed := range []struct{ stdin, args string }{

@@ -5,6 +5,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -97,7 +98,7 @@ func TestFullNodeSendsThePodElsewhere(t *testing.T) {
 		filler := fmt.Sprintf("filler-%d", i)
 		p := mounts(filler, "/data")
 		p.node = n.Name()
-		apply(t, ns, claim(filler, "csi-hostpath", fmt.Sprint(free[n.Name()]-256<<20))+pod(filler, p))
+		apply(t, ns, claim(filler, "csi-hostpath", strconv.FormatInt(free[n.Name()]-256<<20, 10))+pod(filler, p))
 	}
 	waitReady(t, ns, "filler-0", "filler-1")
 	// The size that only the third node has; the scheduler knows it from the CSIStorageCapacity objects, or learns it by being refused.

@@ -31,8 +31,7 @@ var (
 		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
 		"etc/group":  "root:x:0:\nnogroup:x:65534:\n",
 		"etc/hosts":  "127.0.0.1 localhost\n",
-		// As mount(8) would write it.
-		"etc/fstab": "",
+		"etc/fstab":  "", // mount(8) and fsck(8) complain without one
 	}
 )
 

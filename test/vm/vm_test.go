@@ -25,17 +25,14 @@ func TestPowerCutTakesOnlyWhatWasNotFsynced(t *testing.T) {
 		Packages: []string{guestTests},
 		Disks:    []Disk{{FS: "xfs"}, {FS: "ext4"}, {FS: "btrfs"}, {Name: "raw", Size: 1 << 20}},
 	},
-		Boot{Run: "^TestBeforePowerCut$", PowerCut: true},
+		Boot{Run: "^TestBeforePowerCut$", PowerCut: true, CutDelay: 50 * time.Millisecond},
 		Boot{Run: "^TestAfterPowerCut$"},
 	)
 }
 
-// TestPackagesPass runs the driver's own tests on a kernel that clusters have: Debian's is years older than CI's.
+// TestPackagesPass runs tests of the driver on a kernel that clusters have: Debian's is years older than CI's.
 func TestPackagesPass(t *testing.T) {
-	// These make or wait for more than an emulated processor does in their time.
-	slow := []string{"TestPurgeRemovesATreeOfAnyDepth", "TestPurgeOfALargeVolumeIsInterruptedAndResumed", "TestFullFilesystemLeaksNothing"}
-	Run(t, Config{Packages: []string{"./pkg/mount", "./pkg/pool"}, Memory: 2 << 30},
-		Boot{Flags: []string{"-test.skip=^(" + strings.Join(slow, "|") + ")$"}, Timeout: 10 * time.Minute})
+	Run(t, Config{Packages: []string{"./pkg/mount"}})
 }
 
 // TestOutcomesComeOut boots one machine several times, and looks at what it says of itself.
