@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
+	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -33,11 +34,17 @@ type Publications interface {
 	CheckUnused(id volume.ID, data *os.File) error
 }
 
+// Host has the operator's rules for paths of the host. Errors: ErrForbidden.
+type Host interface {
+	Check(use hostpath.Use) error
+}
+
 // Options are what a Server works with.
 type Options struct {
 	Topology     map[string]string
 	Pools        Pools
 	Publications Publications
+	Host         Host
 }
 
 // Server implements csi.ControllerServer. What it does not implement answers UNIMPLEMENTED and is not advertised.
@@ -73,7 +80,7 @@ func (*Server) ControllerGetCapabilities(
 
 // CreateVolume makes a volume in the pool that the parameters name. It is durable when the call returns.
 func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
-	create, poolName, err := parseCreate(req)
+	create, params, err := parseCreate(req)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +91,10 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	if !s.reachable(req.GetAccessibilityRequirements()) {
 		return nil, fmt.Errorf("%w: this node, %v, is none of those asked for", volume.ErrNoSpace, s.Topology)
 	}
-	p, err := s.Pools.ByName(poolName)
+	if params.Path != "" {
+		return s.createReference(create, params, req.GetParameters())
+	}
+	p, err := s.Pools.ByName(params.Pool)
 	if errors.Is(err, volume.ErrNotFound) { // another node may have it: make the scheduler look there
 		return nil, fmt.Errorf("%w: %s", volume.ErrNoSpace, err) //nolint:errorlint // wrapped, it would go out as NOT_FOUND
 	}
@@ -101,26 +111,28 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	return &csi.CreateVolumeResponse{Volume: s.message(v)}, nil
 }
 
-func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, string, error) {
+func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, volume.Parameters, error) {
 	name, err := volume.ParseName(req.GetName())
 	if err != nil {
-		return volume.CreateRequest{}, "", err
+		return volume.CreateRequest{}, volume.Parameters{}, err
 	}
 	size, err := volume.ParseSizeRange(req.GetCapacityRange().GetRequiredBytes(), req.GetCapacityRange().GetLimitBytes())
 	if err != nil {
-		return volume.CreateRequest{}, "", err
+		return volume.CreateRequest{}, volume.Parameters{}, err
 	}
 	params, err := volume.ParseParameters(req.GetParameters())
 	if err != nil {
-		return volume.CreateRequest{}, "", err
+		return volume.CreateRequest{}, volume.Parameters{}, err
 	}
 	if req.GetVolumeContentSource() != nil {
-		return volume.CreateRequest{}, "", fmt.Errorf("%w: a volume cannot be made from a snapshot or another volume yet", volume.ErrInvalid)
+		return volume.CreateRequest{}, volume.Parameters{},
+			fmt.Errorf("%w: a volume cannot be made from a snapshot or another volume yet", volume.ErrInvalid)
 	}
 	if len(req.GetMutableParameters()) > 0 {
-		return volume.CreateRequest{}, "", fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)", volume.ErrInvalid)
+		return volume.CreateRequest{}, volume.Parameters{},
+			fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)", volume.ErrInvalid)
 	}
-	return volume.CreateRequest{Name: name, Size: size, Spec: params.Spec, Owner: params.Owner}, params.Pool, nil
+	return volume.CreateRequest{Name: name, Size: size, Spec: params.Spec, Owner: params.Owner}, params, nil
 }
 
 // reachable says whether the volume may be on this node.
@@ -166,7 +178,11 @@ func (s *Server) find(rawID string) (volume.Volume, *pool.Pool, error) {
 }
 
 // DeleteVolume deletes a volume of this node's pools, durably; one that is gone is no error, one of another node's pool is.
+// A reference to a path of the host has nothing that could be deleted.
 func (s *Server) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
+	if volume.IsReferenceID(req.GetVolumeId()) {
+		return &csi.DeleteVolumeResponse{}, nil
+	}
 	id, err := volume.ParseID(req.GetVolumeId())
 	if err != nil {
 		return nil, err
@@ -194,8 +210,13 @@ func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
 	return s.Publications.CheckUnused(id, data)
 }
 
-// ControllerGetVolume describes one volume.
+// ControllerGetVolume describes one volume. Of a reference to a path of the host only the ID is known here.
 func (s *Server) ControllerGetVolume(_ context.Context, req *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
+	if id := req.GetVolumeId(); volume.IsReferenceID(id) {
+		return &csi.ControllerGetVolumeResponse{
+			Volume: &csi.Volume{VolumeId: id}, Status: &csi.ControllerGetVolumeResponse_VolumeStatus{},
+		}, nil
+	}
 	v, _, err := s.find(req.GetVolumeId())
 	if err != nil {
 		return nil, err
@@ -208,14 +229,18 @@ func (s *Server) ControllerGetVolume(_ context.Context, req *csi.ControllerGetVo
 func (s *Server) ValidateVolumeCapabilities(
 	_ context.Context, req *csi.ValidateVolumeCapabilitiesRequest,
 ) (*csi.ValidateVolumeCapabilitiesResponse, error) {
-	v, p, err := s.find(req.GetVolumeId())
-	if err != nil {
-		return nil, err
+	check := validateReference
+	if !volume.IsReferenceID(req.GetVolumeId()) {
+		v, p, err := s.find(req.GetVolumeId())
+		if err != nil {
+			return nil, err
+		}
+		check = func(req *csi.ValidateVolumeCapabilitiesRequest) error { return validate(v, p, req) }
 	}
 	if len(req.GetVolumeCapabilities()) == 0 {
 		return nil, fmt.Errorf("%w: volume capabilities are missing", volume.ErrInvalid)
 	}
-	if unconfirmed := validate(v, p, req); unconfirmed != nil {
+	if unconfirmed := check(req); unconfirmed != nil {
 		return &csi.ValidateVolumeCapabilitiesResponse{Message: unconfirmed.Error()}, nil //nolint:nilerr // that is the answer
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
@@ -263,18 +288,21 @@ func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*c
 			return nil, err
 		}
 	}
-	available, err := s.available(params.Pool, req.GetAccessibleTopology(), access)
+	available, err := s.available(params, req.GetAccessibleTopology(), access)
 	if err != nil {
 		return nil, err
 	}
 	return &csi.GetCapacityResponse{AvailableCapacity: available, MaximumVolumeSize: wrapperspb.Int64(available)}, nil
 }
 
-func (s *Server) available(poolName string, where *csi.Topology, access []capability.Access) (int64, error) {
-	if !s.covers(where) {
+func (s *Server) available(params volume.Parameters, where *csi.Topology, access []capability.Access) (int64, error) {
+	switch {
+	case !s.covers(where):
 		return 0, nil
+	case params.Path != "":
+		return unlimited, nil
 	}
-	p, err := s.Pools.ByName(poolName)
+	p, err := s.Pools.ByName(params.Pool)
 	switch {
 	case errors.Is(err, volume.ErrNotFound), errors.Is(err, volume.ErrUnavailable):
 		return 0, nil

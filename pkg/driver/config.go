@@ -40,6 +40,8 @@ type Config struct {
 	MetricsAddress string `yaml:"-"`
 	// RegisterWithKubelet offers the driver to kubelet, in plugins_registry of KubeletDir. Default false.
 	RegisterWithKubelet bool `yaml:"-"`
+	// HostRoot is where the node's file tree is for the driver: / or, in a container, where the host's / is mounted. Default /.
+	HostRoot string `yaml:"-"`
 	// ShutdownGrace is how long the calls under way may take to finish after SIGTERM, 0 to 10m. Default 10s.
 	ShutdownGrace time.Duration `yaml:"-"`
 
@@ -48,6 +50,8 @@ type Config struct {
 	MaxVolumesPerNode int64 `yaml:"maxVolumesPerNode"`
 	// Pools are the pools of this node, 1 to 256, exactly one of them the default. No default.
 	Pools []PoolConfig `yaml:"pools"`
+	// HostPaths are the existing paths of the node that volumes may refer to, at most 256 rules. Default none: nothing is allowed.
+	HostPaths []HostPathConfig `yaml:"hostPaths"`
 
 	// sources says where each field was set, so that a fault can send the reader there.
 	sources sources
@@ -78,6 +82,20 @@ type PoolConfig struct {
 	TrashRetention time.Duration `yaml:"trashRetention"`
 }
 
+// HostPathConfig allows volumes to refer to a path of the node and what is below it.
+type HostPathConfig struct {
+	// Path is the root that is allowed, absolute and clean; no symbolic link may lead through it. Required.
+	Path string `yaml:"path"`
+	// ReadOnly makes every mount of it read-only, with what is mounted below. Default false.
+	ReadOnly bool `yaml:"readOnly"`
+	// Namespaces are those whose pods may use it. Default none: all of them.
+	Namespaces []string `yaml:"namespaces"`
+	// Inline lets pods name the path themselves, without a PersistentVolume. Default false.
+	Inline bool `yaml:"inline"`
+	// Types are the volume types that may be asked for. Default none: all but devices.
+	Types []string `yaml:"types"`
+}
+
 // DefaultConfig is a Config with every default in place; node name and pools are missing.
 func DefaultConfig() Config {
 	return Config{
@@ -85,6 +103,7 @@ func DefaultConfig() Config {
 		SidecarGroup:  65532,
 		DriverName:    "hostpath.csi.local",
 		KubeletDir:    "/var/lib/kubelet",
+		HostRoot:      "/",
 		ShutdownGrace: 10 * time.Second,
 	}
 }
@@ -130,6 +149,7 @@ func (f *Flags) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.KubeletDir, "kubelet-dir", f.KubeletDir, "kubelet's root directory; every publish path lies in it")
 	fs.StringVar(&f.MetricsAddress, "metrics-address", f.MetricsAddress, "host:port to serve metrics on (default: not served)")
 	fs.BoolVar(&f.RegisterWithKubelet, "register-with-kubelet", f.RegisterWithKubelet, "offer the driver to kubelet, without a registrar")
+	fs.StringVar(&f.HostRoot, "host-root", f.HostRoot, "where the node's / is mounted, for hostPaths")
 	fs.DurationVar(&f.ShutdownGrace, "shutdown-grace", f.ShutdownGrace, "time for calls under way to finish after SIGTERM")
 	fs.StringVar(&f.ConfigFile, "config", f.ConfigFile, "configuration file: pools and limits")
 	fs.StringArrayVar(&f.PoolPaths, "pool", f.PoolPaths, "a pool, name=path, with defaults for the rest; repeatable")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"reflect"
 	"regexp"
 	"slices"
@@ -16,7 +15,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
-	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 )
 
 // byteCount is a size in bytes, written in Kubernetes' quantity syntax.
@@ -190,8 +190,15 @@ func within(at string) string {
 
 // value decodes a node into what its target points at.
 func (d *decoder) value(field string, n *yaml.Node, to any) {
-	if pools, ok := to.(*[]PoolConfig); ok {
-		d.pools(field, n, pools)
+	switch to := to.(type) {
+	case *[]PoolConfig:
+		decodeList(d, field, n, to, listOf[PoolConfig]{blank: NewPoolConfig("", ""), name: "pools", item: "name and path"})
+		return
+	case *[]HostPathConfig:
+		decodeList(d, field, n, to, listOf[HostPathConfig]{name: "host paths", item: "path"})
+		return
+	case *[]string:
+		d.strings(field, n, to)
 		return
 	}
 	want, ok := scalarTypes[reflect.TypeOf(to)], false
@@ -203,21 +210,41 @@ func (d *decoder) value(field string, n *yaml.Node, to any) {
 	}
 }
 
-func (d *decoder) pools(field string, n *yaml.Node, to *[]PoolConfig) {
+// listOf describes a list of mappings: an item with its defaults, and what people call the list and what an item must have.
+type listOf[T any] struct {
+	blank      T
+	name, item string
+}
+
+func decodeList[T any](d *decoder, field string, n *yaml.Node, to *[]T, what listOf[T]) {
 	if n.Kind != yaml.SequenceNode {
-		d.reject(field, n, "a list of pools")
+		d.reject(field, n, "a list of "+what.name)
 		return
 	}
 	for _, item := range n.Content {
 		at := fmt.Sprintf("%s[%d]", field, len(*to))
 		d.sources[at] = source{file: d.file, line: item.Line}
-		pool := NewPoolConfig("", "")
+		value := what.blank
 		if item.Kind == yaml.MappingNode {
-			d.mapping(at, item, fieldsOf(&pool))
+			d.mapping(at, item, fieldsOf(&value))
 		} else {
-			d.reject(at, item, "a mapping with name and path")
+			d.reject(at, item, "a mapping with "+what.item)
 		}
-		*to = append(*to, pool)
+		*to = append(*to, value)
+	}
+}
+
+func (d *decoder) strings(field string, n *yaml.Node, to *[]string) {
+	if n.Kind != yaml.SequenceNode {
+		d.reject(field, n, "a list of strings")
+		return
+	}
+	for _, item := range n.Content {
+		at := fmt.Sprintf("%s[%d]", field, len(*to))
+		d.sources[at] = source{file: d.file, line: item.Line}
+		var text string
+		d.value(at, item, &text)
+		*to = append(*to, text)
 	}
 }
 
@@ -254,29 +281,13 @@ func scan(text string, to any) bool {
 	case *int64:
 		*to, err = strconv.ParseInt(text, 10, 64)
 	case *byteCount:
-		*to, err = parseQuantity(text)
+		var n int64
+		n, err = quantity.Parse(text)
+		*to = byteCount(n)
 	case *time.Duration:
 		*to, err = time.ParseDuration(text)
 	default:
 		return false
 	}
 	return err == nil
-}
-
-// plainQuantity keeps exponents small: resource.ParseQuantity would compute 1e999999999 digit by digit.
-var plainQuantity = regexp.MustCompile(`^[0-9]{1,19}(\.[0-9]{1,9})?([KMGTPE]i|[kMGTPE]|[eE][0-9]{1,2})?$`)
-
-func parseQuantity(text string) (byteCount, error) {
-	if !plainQuantity.MatchString(text) {
-		return 0, resource.ErrFormatWrong
-	}
-	q, err := resource.ParseQuantity(text)
-	if err != nil {
-		return 0, err
-	}
-	// Compared before it is an int64: Value wraps around, and the parser may have cut to the largest one.
-	if q.Sign() >= 0 && q.CmpInt64(math.MaxInt64) < 0 {
-		return byteCount(q.Value()), nil
-	}
-	return 0, resource.ErrNumeric
 }

@@ -65,6 +65,7 @@ func flagSources() sources {
 		"driverName":      {flag: "--driver-name"},
 		"kubeletDir":      {flag: "--kubelet-dir"},
 		"metricsAddress":  {flag: "--metrics-address"},
+		"hostRoot":        {flag: "--host-root"},
 		"shutdownGrace":   {flag: "--shutdown-grace"},
 	}
 }

@@ -6,11 +6,15 @@ import (
 	"net"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 const (
@@ -21,6 +25,7 @@ const (
 	maxPoolNameBytes   = 63
 	// maxPools bounds the pairwise comparison of paths; a node has far fewer filesystems.
 	maxPools          = 256
+	maxHostPaths      = 256
 	maxShutdownGrace  = 10 * time.Minute
 	maxTrashRetention = 8760 * time.Hour
 	minOvercommit     = 0.1
@@ -55,7 +60,9 @@ func (c Config) check(f *faults) {
 	if c.MaxVolumesPerNode < 0 || c.MaxVolumesPerNode > math.MaxInt32 {
 		f.addf("maxVolumesPerNode", "%d must be 0 (no limit) to %d", c.MaxVolumesPerNode, math.MaxInt32)
 	}
+	checkPath(f, "hostRoot", c.HostRoot)
 	c.checkPools(f)
+	c.checkHostPaths(f)
 }
 
 func (c Config) checkSockets(f *faults) {
@@ -77,6 +84,64 @@ func (c Config) checkSockets(f *faults) {
 	if c.SidecarGroup == 0 || c.SidecarGroup == math.MaxUint32 {
 		f.addf("sidecarGroup", "%d must be a group ID of 1 to %d", c.SidecarGroup, uint32(math.MaxUint32-1))
 	}
+}
+
+// checkHostPaths: a rule for a path that is never offered would be a promise that is not kept.
+func (c Config) checkHostPaths(f *faults) {
+	if len(c.HostPaths) > maxHostPaths {
+		f.addf("hostPaths", "%d rules, at most %d are allowed", len(c.HostPaths), maxHostPaths)
+		return
+	}
+	rules := c.rules()
+	for i, rule := range c.HostPaths {
+		at := fmt.Sprintf("hostPaths[%d].", i)
+		checkPath(f, at+"path", rule.Path)
+		if err := rules.Validate(rule.rule()); err != nil && filepath.IsAbs(rule.Path) && filepath.Clean(rule.Path) == rule.Path {
+			f.addf(at+"path", "%v", err)
+		}
+		rule.checkLists(f, at)
+	}
+}
+
+// checkLists looks at the lists of a rule; at is the rule's place among the fields, with the dot.
+func (h HostPathConfig) checkLists(f *faults, at string) {
+	for j, namespace := range h.Namespaces {
+		// A namespace's name is a DNS label (RFC 1123), as a pool's is.
+		if len(namespace) > maxPoolNameBytes || !poolName.MatchString(namespace) {
+			f.addf(fmt.Sprintf("%snamespaces[%d]", at, j), "%s is no name of a namespace", quote(namespace))
+		}
+	}
+	for j, t := range h.Types {
+		if !slices.Contains(volume.Types(), volume.Type(t)) {
+			f.addf(fmt.Sprintf("%stypes[%d]", at, j), "%s must be one of %v", quote(t), volume.Types())
+		}
+	}
+}
+
+// rules are the operator's, with what they can never give away: the directories of the driver and of kubelet.
+func (c Config) rules() *hostpath.Rules {
+	own := []string{c.KubeletDir}
+	for _, p := range c.Pools {
+		own = append(own, p.Path)
+	}
+	for _, endpoint := range []string{c.Endpoint, c.SidecarEndpoint} {
+		if socket, err := socketPath(endpoint); err == nil {
+			own = append(own, socket)
+		}
+	}
+	list := make([]hostpath.Rule, 0, len(c.HostPaths))
+	for _, h := range c.HostPaths {
+		list = append(list, h.rule())
+	}
+	return hostpath.NewRules(list, own...)
+}
+
+func (h HostPathConfig) rule() hostpath.Rule {
+	types := make([]volume.Type, 0, len(h.Types))
+	for _, t := range h.Types {
+		types = append(types, volume.Type(t))
+	}
+	return hostpath.Rule{Path: h.Path, ReadOnly: h.ReadOnly, Namespaces: h.Namespaces, Inline: h.Inline, Types: types}
 }
 
 func (c Config) checkNames(f *faults) {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
@@ -35,11 +36,29 @@ func Run(ctx context.Context, cfg Config) error {
 	publications := nodeserver.NewPublications()
 	pools := newPoolSet(cfg, publications)
 	registry := newRegistry(pools)
-	servers := newServers(ctx, cfg, pools, publications, registry)
+	host := hostpath.NewHost(cfg.HostRoot, cfg.rules())
+	node := nodeserver.New(nodeserver.Options{
+		NodeName:     cfg.NodeName,
+		KubeletDir:   cfg.KubeletDir,
+		MaxVolumes:   cfg.MaxVolumesPerNode,
+		Topology:     topologyOf(cfg.DriverName, cfg.NodeName),
+		Pools:        pools,
+		Publications: publications,
+		Binder:       mount.NewBinder(),
+		Host:         host,
+	})
+	controller := controllerserver.New(controllerserver.Options{
+		Topology:     node.Topology,
+		Pools:        pools,
+		Publications: publications,
+		Host:         host,
+	})
+	servers := newServers(ctx, services{name: cfg.DriverName, pools: pools, controller: controller, node: node}, registry)
 
 	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", Version, "node", cfg.NodeName, "endpoint", cfg.Endpoint)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { pools.run(ctx); return nil })
+	group.Go(func() error { sweep(ctx, node); return nil })
 	group.Go(func() error { return serveGRPC(ctx, servers.full, listener, cfg.ShutdownGrace) })
 	if sidecarListener != nil {
 		group.Go(func() error { return serveGRPC(ctx, servers.sidecars, sidecarListener, cfg.ShutdownGrace) })
@@ -55,36 +74,42 @@ type servers struct {
 	sidecars *grpc.Server // without the calls that mount
 }
 
-func newServers(
-	ctx context.Context, cfg Config, pools *poolSet, publications *nodeserver.Publications, registry prometheus.Registerer,
-) servers {
+// services are what both kinds of callers get, or a part of it.
+type services struct {
+	name       string // the driver's
+	pools      *poolSet
+	controller *controllerserver.Server
+	node       *nodeserver.Server
+}
+
+func newServers(ctx context.Context, what services, registry prometheus.Registerer) servers {
 	// One set of interceptors: a volume's lock holds whichever socket a call comes by.
 	options := rpc.ServerOptions(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
-	topology := topologyOf(cfg.DriverName, cfg.NodeName)
-	node := nodeserver.New(nodeserver.Options{
-		NodeName:     cfg.NodeName,
-		KubeletDir:   cfg.KubeletDir,
-		MaxVolumes:   cfg.MaxVolumesPerNode,
-		Topology:     topology,
-		Pools:        pools,
-		Publications: publications,
-		Binder:       mount.NewBinder(),
-	})
 	s := servers{full: grpc.NewServer(options...), sidecars: grpc.NewServer(options...)}
 	for _, server := range []*grpc.Server{s.full, s.sidecars} {
-		csi.RegisterControllerServer(server, controllerserver.New(controllerserver.Options{
-			Topology:     topology,
-			Pools:        pools,
-			Publications: publications,
-		}))
+		csi.RegisterControllerServer(server, what.controller)
 	}
 	// Sidecars wait for Probe before they do anything, and one of the things they do is to tell the scheduler that a pool has no room
 	// (external-provisioner, CSIStorageCapacity): to them a missing disk must not look like a driver that is still starting.
-	csi.RegisterIdentityServer(s.full, &identity{name: cfg.DriverName, notReady: pools.notReady})
-	csi.RegisterIdentityServer(s.sidecars, &identity{name: cfg.DriverName, notReady: pools.stillOpening})
-	csi.RegisterNodeServer(s.full, node)
-	csi.RegisterNodeServer(s.sidecars, nodeFacts{node: node})
+	csi.RegisterIdentityServer(s.full, &identity{name: what.name, notReady: what.pools.notReady})
+	csi.RegisterIdentityServer(s.sidecars, &identity{name: what.name, notReady: what.pools.stillOpening})
+	csi.RegisterNodeServer(s.full, what.node)
+	csi.RegisterNodeServer(s.sidecars, nodeFacts{node: what.node})
 	return s
+}
+
+// sweepInterval is how often inline volumes of pods that are gone are looked for: a system call for each inline volume.
+const sweepInterval = 10 * time.Second
+
+// sweep deletes the inline volumes that a crash has left, until the context ends.
+func sweep(ctx context.Context, node *nodeserver.Server) {
+	for ctx.Err() == nil {
+		node.SweepInline(ctx)
+		select {
+		case <-ctx.Done():
+		case <-time.After(sweepInterval):
+		}
+	}
 }
 
 // errCutOff: calls were still under way when the grace period ended.

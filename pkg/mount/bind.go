@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -60,7 +61,7 @@ func (b Binder) Bind(source *os.File, t Target, options Options) error {
 		return err
 	}
 	defer at.close()
-	made, err := at.make(from.kind())
+	made, err := at.make(from.targetKind())
 	if err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func (p *place) alreadyShows(source state, options Options) (bool, error) {
 		return false, &os.PathError{Op: "stat", Path: p.target.String(), Err: err}
 	}
 	if !st.mountRoot {
-		return false, p.checkUnused(st, source.kind())
+		return false, p.checkUnused(st, source.targetKind())
 	}
 	if st.id != source.id {
 		return false, fmt.Errorf("%w: something else is mounted at %s: unmount it", volume.ErrInUse, p.target)
@@ -142,12 +143,16 @@ func (b Binder) attach(source *os.File, at *place, options Options) error {
 }
 
 func attachDescriptor(source, target *os.File, options Options) error {
-	fd, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	recursive := uint(0)
+	if options.recursive {
+		recursive = unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|recursive)
 	if err != nil {
 		return os.NewSyscallError("open_tree", err)
 	}
 	defer unix.Close(fd) // a tree that was not moved anywhere goes with its descriptor
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, options.attr()); err != nil {
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|recursive, options.attr()); err != nil {
 		return os.NewSyscallError("mount_setattr", err)
 	}
 	err = unix.MoveMount(fd, "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
@@ -155,12 +160,32 @@ func attachDescriptor(source, target *os.File, options Options) error {
 }
 
 func attachClassic(source, target *os.File, at *place, options Options) error {
+	if options.recursive {
+		if err := checkNothingBelow(source); err != nil {
+			return err
+		}
+	}
 	if err := unix.Mount(fdPath(source), fdPath(target), "", unix.MS_BIND, ""); err != nil {
 		return os.NewSyscallError("mount", err)
 	}
 	err := restrict(at, options)
 	if err != nil {
 		err = errors.Join(err, at.unmountTop()) // never leave a mount that is weaker than was asked for
+	}
+	return err
+}
+
+// checkNothingBelow refuses a source with mounts below it: mount(2) can neither restrict them nor, in one step, keep them out of the
+// source's peer group. Errors: ErrUnavailable.
+func checkNothingBelow(source *os.File) error {
+	mounts, err := Table()
+	if err != nil {
+		return err
+	}
+	shown, err := Shown(mounts, source)
+	if err == nil && len(shown) > 1 {
+		err = fmt.Errorf("%w: something is mounted below it, and showing that safely needs mount_setattr(2), Linux 5.12 or newer",
+			volume.ErrUnavailable)
 	}
 	return err
 }
@@ -207,7 +232,7 @@ func lookAt(t Target) (state, error) {
 }
 
 func ignoreNotExist(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
+	if isAbsent(err) {
 		return nil
 	}
 	return err
@@ -243,7 +268,12 @@ func Unbind(t Target) error {
 // unmountTop takes the topmost mount off. The parent is named by its descriptor, the last component is not followed.
 func (p *place) unmountTop() error {
 	name := path.Join("/proc/self/fd", strconv.Itoa(p.fd()), p.name)
-	switch err := unix.Unmount(name, unix.UMOUNT_NOFOLLOW); {
+	err := unix.Unmount(name, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) && p.hasMountsBelow() {
+		// With what is mounted below it, as one: their paths lead through the volume, which is a pod's, and cannot be walked.
+		err = unix.Unmount(name, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EBUSY):
@@ -251,4 +281,18 @@ func (p *place) unmountTop() error {
 	default:
 		return &os.PathError{Op: "unmount", Path: p.target.String(), Err: err}
 	}
+}
+
+// hasMountsBelow reads the mount table: for the rare target that cannot be unmounted. If it cannot be read there are none. The table
+// has the resolved path, in which the kubelet's directory may be another one.
+func (p *place) hasMountsBelow() bool {
+	parent, err := os.Readlink(fdPath(p.parent))
+	if err != nil {
+		return false
+	}
+	mounts, err := Table()
+	return err == nil && slices.ContainsFunc(mounts, func(m Mount) bool {
+		rest, isBelow := below(path.Join(parent, p.name), m.Point)
+		return isBelow && rest != ""
+	})
 }

@@ -17,6 +17,8 @@ type Options struct {
 	// atime is one of the MOUNT_ATTR__ATIME values, meaningful when setAtime is true; else the pool's own mount decides.
 	atime    uint64
 	setAtime bool
+	// recursive shows also what is mounted below the source, with the same attributes.
+	recursive bool
 }
 
 // attribute is one mount flag in the three forms the kernel has for it.
@@ -82,18 +84,40 @@ func (o Options) AsReadOnly() Options {
 	return o
 }
 
+// Recursive is the same, for the source and everything mounted below it.
+func (o Options) Recursive() Options {
+	o.recursive = true
+	return o
+}
+
+// WithDevices is the same, for a source that is a device node and would be useless with nodev.
+func (o Options) WithDevices() Options {
+	o.attributes &^= unix.MOUNT_ATTR_NODEV
+	return o
+}
+
 // ReadOnly says whether the mount is to refuse writes.
 func (o Options) ReadOnly() bool { return o.attributes&unix.MOUNT_ATTR_RDONLY != 0 }
 
 // attr is the argument of mount_setattr(2).
 func (o Options) attr() *unix.MountAttr {
-	// Out of the peer group of the pool's mount: what is mounted in a pod's volume must not show in the pool, nor the other way round.
-	a := &unix.MountAttr{Attr_set: o.attributes, Propagation: unix.MS_PRIVATE}
+	a := &unix.MountAttr{Attr_set: o.attributes, Propagation: o.propagation()}
 	if o.setAtime {
 		a.Attr_set |= o.atime
 		a.Attr_clr = unix.MOUNT_ATTR__ATIME
 	}
 	return a
+}
+
+// propagation takes the mount out of its source's peer group: what is mounted in a pod's volume must not show in the pool or on the host,
+// nor the other way round, and the unmount of a tree that shows the host's mounts would unmount them on the host as well
+// (mount_namespaces(7)). Only what the host mounts later below a path of its own appears below the target too, as hostPath's
+// HostToContainer has it, unless the target is read-only: such a mount would come with attributes of its own.
+func (o Options) propagation() uint64 {
+	if o.recursive && !o.ReadOnly() {
+		return unix.MS_SLAVE
+	}
+	return unix.MS_PRIVATE
 }
 
 // remountFlags is the argument of mount(2) with MS_REMOUNT|MS_BIND, which replaces every flag: what the mount has already, as

@@ -31,6 +31,12 @@ func ParseTarget(base, target string) (Target, error) {
 	case !path.IsAbs(target) || path.Clean(target) != target:
 		return Target{}, fmt.Errorf("%w: path %q must be absolute, without \".\", \"..\" or repeated slashes", volume.ErrInvalid, target)
 	}
+	for part := range strings.SplitSeq(target, "/") {
+		if len(part) > maxNameBytes {
+			return Target{}, fmt.Errorf("%w: path %q has a component of %d bytes, at most %d are allowed",
+				volume.ErrInvalid, target, len(part), maxNameBytes)
+		}
+	}
 	rel, ok := below(base, target)
 	if !ok || rel == "" {
 		return Target{}, fmt.Errorf("%w: path %q is not below the kubelet's directory %s (--kubelet-dir)", volume.ErrInvalid, target, base)
@@ -40,6 +46,19 @@ func ParseTarget(base, target string) (Target, error) {
 
 // String is the path as requests have it.
 func (t Target) String() string { return path.Join(t.base, t.rel) }
+
+// PodUID is the UID of the pod in whose directory kubelet has the target: <base>/pods/<UID>/…; empty elsewhere.
+func (t Target) PodUID() string {
+	rest, ok := strings.CutPrefix(t.rel, "pods/")
+	uid, _, isBelow := strings.Cut(rest, "/")
+	if !ok || !isBelow {
+		return ""
+	}
+	return uid
+}
+
+// maxNameBytes is NAME_MAX of linux/limits.h.
+const maxNameBytes = 255
 
 // place is a target's parent directory, open, and the name in it. Every step on a target goes through it, so that nobody can
 // exchange a directory on the way between two steps.
@@ -64,6 +83,8 @@ func (t Target) open() (*place, error) {
 	switch {
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
 		return nil, fmt.Errorf("%w: the way to %s leads through a link", volume.ErrInvalid, t)
+	case errors.Is(err, unix.ENOTDIR):
+		return nil, fmt.Errorf("%w: the way to %s leads through a file: %w", volume.ErrInvalid, t, err)
 	case err != nil:
 		return nil, &os.PathError{Op: "open the parent directory of", Path: t.String(), Err: err}
 	}
@@ -84,6 +105,14 @@ type state struct {
 
 // kind is the file type: S_IFDIR, S_IFREG and so on.
 func (s state) kind() uint32 { return s.mode & unix.S_IFMT }
+
+// targetKind is what the thing can be mounted on: a directory on a directory, anything else on a regular file.
+func (s state) targetKind() uint32 {
+	if s.kind() == unix.S_IFDIR {
+		return unix.S_IFDIR
+	}
+	return unix.S_IFREG
+}
 
 // identity tells two files apart, over all filesystems.
 type identity struct {

@@ -1,8 +1,10 @@
 package nodeserver
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -14,12 +16,13 @@ import (
 type Publications struct {
 	mu       sync.Mutex
 	byTarget map[mount.Target]publication
-	byVolume map[volume.ID]map[mount.Target]struct{}
+	byVolume map[string]map[mount.Target]struct{}
 }
 
 // publication is a volume at a target.
 type publication struct {
-	id volume.ID
+	// volume is the volume's ID: that in its pool, also for an inline volume, which requests call by another name.
+	volume string
 	// exclusive is false also for what was published before the driver started: the mount table does not know it. The
 	// request for a second target is then what says that the volume has a single writer.
 	exclusive bool
@@ -27,7 +30,7 @@ type publication struct {
 
 // NewPublications is an empty table.
 func NewPublications() *Publications {
-	return &Publications{byTarget: make(map[mount.Target]publication), byVolume: make(map[volume.ID]map[mount.Target]struct{})}
+	return &Publications{byTarget: make(map[mount.Target]publication), byVolume: make(map[string]map[mount.Target]struct{})}
 }
 
 // locator says which volume a mount shows. A pool is one.
@@ -37,6 +40,15 @@ type locator interface {
 
 // Rebuild adds what the mount table says of the volumes of one pool. Its cost grows with the number of mounts: once a start.
 func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
+	// The mount table has no links in its paths, and the way to kubelet's directory may lead through some.
+	resolved, err := filepath.EvalSymlinks(kubeletDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("kubelet's directory: %w", err)
+	}
+	// Nothing is published or unpublished from this pool while the table is read: nobody has found the pool yet.
 	mounts, err := mount.Table()
 	if err != nil {
 		return err
@@ -48,8 +60,8 @@ func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
 		if !ours {
 			continue
 		}
-		if target, err := mount.ParseTarget(kubeletDir, m.Point); err == nil { // elsewhere it is the operator's own mount
-			p.addLocked(target, publication{id: id})
+		if target, ok := mount.TargetAt(kubeletDir, resolved, m.Point); ok { // elsewhere it is the operator's own mount
+			p.addLocked(target, publication{volume: id.String()})
 		}
 	}
 	return nil
@@ -57,31 +69,38 @@ func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
 
 func (p *Publications) addLocked(t mount.Target, pub publication) {
 	p.byTarget[t] = pub
-	if p.byVolume[pub.id] == nil {
-		p.byVolume[pub.id] = make(map[mount.Target]struct{}, 1)
+	if p.byVolume[pub.volume] == nil {
+		p.byVolume[pub.volume] = make(map[mount.Target]struct{}, 1)
 	}
-	p.byVolume[pub.id][t] = struct{}{}
+	p.byVolume[pub.volume][t] = struct{}{}
 }
 
-// admit enters a publication that is about to be made. Errors: ErrInUse when the target has another volume, or when another
-// target is in the way of a single writer.
-func (p *Publications) admit(t mount.Target, pub publication) (isNew bool, err error) {
+// admit enters a publication that is about to be made; undo takes that back if it cannot be. Errors: ErrInUse when the target has
+// another volume, or when another target is in the way of a single writer.
+func (p *Publications) admit(t mount.Target, pub publication) (undo func(), err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if there, ok := p.byTarget[t]; ok {
-		if there.id != pub.id {
-			return false, fmt.Errorf("%w: volume %s is published at %s", volume.ErrInUse, there.id, t)
-		}
-		p.byTarget[t] = publication{id: pub.id, exclusive: pub.exclusive || there.exclusive}
-		return false, nil
+	there, known := p.byTarget[t]
+	if known && there.volume != pub.volume {
+		return nil, fmt.Errorf("%w: volume %s is published at %s", volume.ErrInUse, there.volume, t)
 	}
-	for other := range p.byVolume[pub.id] {
-		if pub.exclusive || p.byTarget[other].exclusive {
-			return false, fmt.Errorf("%w: volume %s has a single writer and is published at %s", volume.ErrInUse, pub.id, other)
+	for other := range p.byVolume[pub.volume] {
+		if other != t && (pub.exclusive || p.byTarget[other].exclusive) {
+			return nil, fmt.Errorf("%w: volume %s has a single writer and is published at %s", volume.ErrInUse, pub.volume, other)
 		}
+	}
+	if known {
+		p.byTarget[t] = publication{volume: pub.volume, exclusive: pub.exclusive || there.exclusive}
+		return func() { p.enter(t, there) }, nil
 	}
 	p.addLocked(t, pub)
-	return true, nil
+	return func() { p.forget(t) }, nil
+}
+
+func (p *Publications) enter(t mount.Target, pub publication) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.addLocked(t, pub)
 }
 
 // forget takes a target out.
@@ -93,21 +112,21 @@ func (p *Publications) forget(t mount.Target) {
 		return
 	}
 	delete(p.byTarget, t)
-	delete(p.byVolume[pub.id], t)
-	if len(p.byVolume[pub.id]) == 0 {
-		delete(p.byVolume, pub.id)
+	delete(p.byVolume[pub.volume], t)
+	if len(p.byVolume[pub.volume]) == 0 {
+		delete(p.byVolume, pub.volume)
 	}
 }
 
 // at is the volume published at a target.
-func (p *Publications) at(t mount.Target) (volume.ID, bool) {
+func (p *Publications) at(t mount.Target) (id string, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pub, ok := p.byTarget[t]
-	return pub.id, ok
+	return pub.volume, ok
 }
 
-func (p *Publications) targets(id volume.ID) []mount.Target {
+func (p *Publications) targets(id string) []mount.Target {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	targets := make([]mount.Target, 0, len(p.byVolume[id]))
@@ -119,7 +138,7 @@ func (p *Publications) targets(id volume.ID) []mount.Target {
 
 // CheckUnused refuses a volume that a pod can see; the data is the volume's, open. Errors: ErrInUse.
 func (p *Publications) CheckUnused(id volume.ID, data *os.File) error {
-	targets, err := p.verify(id, data)
+	targets, err := p.verify(id.String(), data)
 	if err != nil {
 		return err
 	}
@@ -130,9 +149,10 @@ func (p *Publications) CheckUnused(id volume.ID, data *os.File) error {
 	return nil
 }
 
-// verify drops the targets at which somebody else has unmounted the volume, and returns the others.
-func (p *Publications) verify(id volume.ID, data *os.File) ([]mount.Target, error) {
-	var current []mount.Target
+// verify drops the targets at which somebody else has unmounted the volume, and returns the others. A target that does not show the
+// volume may only be covered by another mount: as long as the mount table has any mount of the volume, nothing is dropped.
+func (p *Publications) verify(id string, data *os.File) ([]mount.Target, error) {
+	var current, doubtful []mount.Target
 	for _, t := range p.targets(id) {
 		shown, err := mount.Shows(t, data)
 		switch {
@@ -141,8 +161,21 @@ func (p *Publications) verify(id volume.ID, data *os.File) ([]mount.Target, erro
 		case shown:
 			current = append(current, t)
 		default:
-			p.forget(t)
+			doubtful = append(doubtful, t)
 		}
+	}
+	if len(doubtful) == 0 {
+		return current, nil
+	}
+	points, err := mount.PointsOf(data)
+	if err != nil {
+		return nil, fmt.Errorf("look whether volume %s is still mounted: %w", id, err)
+	}
+	if len(points) > len(current) {
+		return append(current, doubtful...), nil
+	}
+	for _, t := range doubtful {
+		p.forget(t)
 	}
 	return current, nil
 }

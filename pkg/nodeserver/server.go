@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
+	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -19,6 +22,10 @@ import (
 // that may have it is not open.
 type Pools interface {
 	ByID(id volume.PoolID) (*pool.Pool, error)
+	// ByName finds a pool as the configuration calls it; "" is the default one.
+	ByName(name string) (*pool.Pool, error)
+	// Open lists the open pools.
+	Open() []*pool.Pool
 }
 
 // Options are what a Server works with.
@@ -31,6 +38,7 @@ type Options struct {
 	Pools        Pools
 	Publications *Publications
 	Binder       mount.Binder
+	Host         *hostpath.Host
 }
 
 // Server implements csi.NodeServer. What it does not implement answers UNIMPLEMENTED and is not advertised.
@@ -69,49 +77,29 @@ func (*Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 	return resp, nil
 }
 
-// volumeRequest is what every call about one volume at one path has.
-type volumeRequest interface {
-	GetVolumeId() string
-	GetVolumeCapability() *csi.VolumeCapability
-}
-
-// open parses and opens what a request names. The caller closes the file.
-func (s *Server) open(req volumeRequest) (*os.File, volume.ID, capability.Access, error) {
-	id, err := volume.ParseID(req.GetVolumeId())
-	if err != nil {
-		return nil, id, capability.Access{}, err
-	}
-	access, err := capability.Parse(req.GetVolumeCapability())
-	if err != nil {
-		return nil, id, access, err
-	}
-	p, err := s.Pools.ByID(id.Pool())
-	if err != nil {
-		return nil, id, access, fmt.Errorf("volume %s: %w", id, err)
-	}
-	if err := capability.CheckNodes(p, access); err != nil {
-		return nil, id, access, err
-	}
-	data, err := p.Data(id)
-	return data, id, access, err
-}
-
-// NodeStageVolume makes sure that the volume can be published. A directory or a file needs nothing mounted in between, so the
-// staging path stays as it is.
+// NodeStageVolume makes sure that the volume can be published. Neither a directory nor a file needs anything mounted in between, so
+// the staging path stays as it is. A path of the host is looked at when a pod wants it: until then nobody knows whose it is.
 func (s *Server) NodeStageVolume(_ context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	if _, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath()); err != nil {
 		return nil, err
 	}
-	data, _, _, err := s.open(req)
+	access, err := capability.Parse(req.GetVolumeCapability())
 	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeStageVolumeResponse{}, data.Close()
+	if volume.HasPath(req.GetVolumeContext()) {
+		return &csi.NodeStageVolumeResponse{}, nil
+	}
+	src, err := s.openManaged(req.GetVolumeId(), access)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.NodeStageVolumeResponse{}, src.file.Close()
 }
 
 // NodeUnstageVolume has nothing to undo.
 func (s *Server) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
-	if _, err := volume.ParseID(req.GetVolumeId()); err != nil {
+	if err := volume.CheckHandle(req.GetVolumeId()); err != nil {
 		return nil, err
 	}
 	if _, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath()); err != nil {
@@ -121,46 +109,62 @@ func (s *Server) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolume
 }
 
 // NodePublishVolume makes the volume visible at the target path.
-func (s *Server) NodePublishVolume(_ context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	target, err := s.parseTarget("target_path", req.GetTargetPath())
 	if err != nil {
 		return nil, err
 	}
-	data, id, access, err := s.open(req)
+	wish, err := parseWish(target, req)
 	if err != nil {
 		return nil, err
 	}
-	defer data.Close()
-	if req.GetReadonly() {
-		access.Mount = access.Mount.AsReadOnly()
+	if wish.attributes.Memory {
+		err = mount.Memory(target, wish.attributes.SizeBytes, wish.attributes.Spec, wish.access.Mount)
+	} else {
+		err = s.publishSource(ctx, target, wish)
 	}
-	isNew, err := s.admit(target, publication{id: id, exclusive: access.Exclusive}, data)
 	if err != nil {
-		return nil, err
-	}
-	if err := s.Binder.Bind(data, target, access.Mount); err != nil {
-		if isNew {
-			s.Publications.forget(target)
-		}
-		return nil, fmt.Errorf("volume %s: %w", id, err)
+		return nil, fmt.Errorf("volume %s: %w", wish.handle, err)
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+func (s *Server) publishSource(ctx context.Context, target mount.Target, w wish) error {
+	src, err := s.open(ctx, w)
+	if err != nil {
+		return err
+	}
+	defer src.file.Close()
+	return s.publish(target, src)
+}
+
+// publish enters the publication and makes it so.
+func (s *Server) publish(target mount.Target, src source) error {
+	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive}, src.file)
+	if err != nil {
+		return err
+	}
+	if err := s.Binder.Bind(src.file, target, src.access.Mount); err != nil {
+		undo()
+		return err
+	}
+	return nil
 }
 
 // admit enters a publication that is about to be made. Before it refuses one it looks at the mounts: somebody may have unmounted
 // by hand. The caller has the volume and the target for itself (pkg/rpc), and only of these a memory may be dropped: another
 // volume could be about to appear at another target. Errors: ErrInUse.
-func (s *Server) admit(t mount.Target, pub publication, data *os.File) (isNew bool, err error) {
-	isNew, err = s.Publications.admit(t, pub)
+func (s *Server) admit(t mount.Target, pub publication, data *os.File) (undo func(), err error) {
+	undo, err = s.Publications.admit(t, pub)
 	if !errors.Is(err, volume.ErrInUse) {
-		return isNew, err
+		return undo, err
 	}
-	if _, err := s.Publications.verify(pub.id, data); err != nil {
-		return false, err
+	if _, err := s.Publications.verify(pub.volume, data); err != nil {
+		return nil, err
 	}
 	mounted, err := mount.Mounted(t)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if !mounted {
 		s.Publications.forget(t)
@@ -168,49 +172,69 @@ func (s *Server) admit(t mount.Target, pub publication, data *os.File) (isNew bo
 	return s.Publications.admit(t, pub)
 }
 
-// NodeUnpublishVolume takes the volume off the target path. It needs no pool: a volume whose disk has died can be unpublished.
-func (s *Server) NodeUnpublishVolume(_ context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
-	id, err := volume.ParseID(req.GetVolumeId())
-	if err != nil {
+// NodeUnpublishVolume takes the volume off the target path, and deletes it if it was inline. It needs no pool: a volume whose disk
+// has died can be unpublished.
+func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	handle := req.GetVolumeId()
+	if err := volume.CheckHandle(handle); err != nil {
 		return nil, err
 	}
 	target, err := s.parseTarget("target_path", req.GetTargetPath())
 	if err != nil {
 		return nil, err
 	}
-	if there, ok := s.Publications.at(target); ok && there != id {
-		return nil, fmt.Errorf("%w: volume %s is published at %s, not %s", volume.ErrInUse, there, target, id)
+	if err := s.checkPublished(handle, target); err != nil {
+		return nil, err
 	}
 	if err := mount.Unbind(target); err != nil {
-		return nil, fmt.Errorf("unpublish volume %s: %w", id, err)
+		return nil, fmt.Errorf("unpublish volume %s: %w", handle, err)
 	}
 	s.Publications.forget(target)
+	if err := s.deleteInline(ctx, handle); err != nil {
+		return nil, err
+	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
+}
+
+// checkPublished refuses to take something off a target that is not the volume. What the driver does not know of, because the
+// volume's pool is not open, the mount table does. Errors: ErrInUse.
+func (s *Server) checkPublished(handle string, target mount.Target) error {
+	there, known := s.Publications.at(target)
+	if known && !isHandleOf(handle, there) {
+		mounted, err := mount.Mounted(target)
+		if mounted || err != nil {
+			return errors.Join(fmt.Errorf("%w: volume %s is published at %s, not %s", volume.ErrInUse, there, target, handle), err)
+		}
+	}
+	id, err := volume.ParseID(handle)
+	if known || err != nil { // an inline volume or a path of the host: any mount may be theirs
+		return nil //nolint:nilerr // said above
+	}
+	root, mounted, err := mount.RootAt(target)
+	if err != nil || !mounted || slices.ContainsFunc(strings.Split(root, "/"), func(part string) bool {
+		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".") // in the trash it has a suffix
+	}) {
+		return err
+	}
+	return fmt.Errorf("%w: what is mounted at %s is %s of its filesystem, not volume %s: it is left alone", volume.ErrInUse, target, root, handle)
 }
 
 // NodeGetVolumeStats costs a few system calls, whatever the volume holds.
 func (s *Server) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
-	id, err := volume.ParseID(req.GetVolumeId())
-	if err != nil {
+	handle := req.GetVolumeId()
+	if err := volume.CheckHandle(handle); err != nil {
 		return nil, err
 	}
 	target, err := s.parseTarget("volume_path", req.GetVolumePath())
 	if err != nil && req.GetVolumePath() != "" {
 		// Where no target can be, the volume "does not exist on specified volume_path" either (CSI spec, NodeGetVolumeStats
 		// Errors); csi-test asks with a relative path.
-		return nil, fmt.Errorf("%w: volume %s is not published at %q", volume.ErrNotFound, id, req.GetVolumePath())
+		return nil, fmt.Errorf("%w: volume %s is not published at %q", volume.ErrNotFound, handle, req.GetVolumePath())
 	}
 	if err != nil {
 		return nil, err
 	}
-	if there, ok := s.Publications.at(target); !ok || there != id {
-		return nil, fmt.Errorf("%w: volume %s is not published at %s", volume.ErrNotFound, id, target)
-	}
-	p, err := s.Pools.ByID(id.Pool())
-	if err != nil {
-		return nil, fmt.Errorf("volume %s: %w", id, err)
-	}
-	usage, err := p.Usage(id)
+	usage, err := s.usage(handle, target)
 	if err != nil {
 		return nil, err
 	}
@@ -218,6 +242,48 @@ func (s *Server) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeSta
 		{Unit: csi.VolumeUsage_BYTES, Total: usage.TotalBytes, Used: usage.UsedBytes, Available: usage.AvailableBytes},
 		{Unit: csi.VolumeUsage_INODES, Total: usage.TotalInodes, Used: usage.UsedInodes, Available: usage.AvailableInodes},
 	}}, nil
+}
+
+// usage asks the pool for its own volumes, and the mount for inline ones and for paths of the host, which nobody remembers over a
+// restart. Errors: ErrNotFound.
+func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error) {
+	there, known := s.Publications.at(target)
+	if known && !isHandleOf(handle, there) || !known && volume.IsID(handle) {
+		return volume.Usage{}, fmt.Errorf("%w: volume %s is not published at %s", volume.ErrNotFound, handle, target)
+	}
+	if !volume.IsID(handle) {
+		return mount.Usage(target)
+	}
+	id, err := volume.ParseID(handle)
+	if err != nil {
+		return volume.Usage{}, err
+	}
+	p, err := s.Pools.ByID(id.Pool())
+	if err != nil {
+		return volume.Usage{}, fmt.Errorf("volume %s: %w", id, err)
+	}
+	data, err := p.Data(id)
+	if err != nil {
+		return volume.Usage{}, err
+	}
+	defer data.Close()
+	if shown, err := mount.Shows(target, data); err != nil || !shown {
+		return volume.Usage{}, errors.Join(err, fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound, handle, target))
+	}
+	return p.Usage(id)
+}
+
+// isHandleOf says whether requests call a published volume by that handle: its ID, or kubelet's name for an inline volume.
+func isHandleOf(handle, published string) bool {
+	if handle == published {
+		return true
+	}
+	name, err := volume.ParseName(handle)
+	if err != nil || !volume.IsInlineHandle(handle) {
+		return false
+	}
+	id, err := volume.ParseID(published)
+	return err == nil && id.Dir() == name.Dir()
 }
 
 func (s *Server) parseTarget(field, path string) (mount.Target, error) {

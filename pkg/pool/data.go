@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -54,36 +55,15 @@ func checkKind(f *os.File, t volume.Type) error {
 	return nil
 }
 
-// Usage is what NodeGetVolumeStats reports.
-type Usage struct {
-	TotalBytes, UsedBytes, AvailableBytes    int64
-	TotalInodes, UsedInodes, AvailableInodes int64
-}
-
 // Usage is one statfs(2), whatever the volume holds. A filesystem without quotas knows only its own numbers, and those are
 // what bounds the writer: they are reported, not an invented share of them.
-func (p *Pool) Usage(id volume.ID) (Usage, error) {
+func (p *Pool) Usage(id volume.ID) (volume.Usage, error) {
 	f, err := p.Data(id)
 	if err != nil {
-		return Usage{}, err
+		return volume.Usage{}, err
 	}
 	defer f.Close()
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-		return Usage{}, fmt.Errorf("statfs of volume %s: %w", id, err)
-	}
-	return usageOf(st), nil
-}
-
-func usageOf(st unix.Statfs_t) Usage {
-	return Usage{
-		TotalBytes:      blocksToBytes(st.Blocks, st.Bsize),
-		UsedBytes:       blocksToBytes(st.Blocks-min(st.Bfree, st.Blocks), st.Bsize),
-		AvailableBytes:  blocksToBytes(st.Bavail, st.Bsize),
-		TotalInodes:     blocksToBytes(st.Files, 1),
-		UsedInodes:      blocksToBytes(st.Files-min(st.Ffree, st.Files), 1),
-		AvailableInodes: blocksToBytes(st.Ffree, 1),
-	}
+	return mount.UsageOf(f)
 }
 
 // Status is a pool at a glance, for GetCapacity and the metrics. Sizes are in bytes.

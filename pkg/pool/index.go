@@ -22,6 +22,8 @@ type index struct {
 	mu      sync.RWMutex
 	entries btree.Map[string, *entry]
 	claimed map[string]struct{}
+	// inline has the directories of the volumes that live with a pod.
+	inline map[string]struct{}
 }
 
 // claim reserves a directory's name for one operation that changes it, until unclaim. Errors: ErrBusy.
@@ -54,12 +56,32 @@ func (x *index) put(e *entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.entries.Set(e.volume.ID.Dir(), e)
+	if e.volume.IsInline() {
+		if x.inline == nil {
+			x.inline = make(map[string]struct{})
+		}
+		x.inline[e.volume.ID.Dir()] = struct{}{}
+	}
 }
 
 func (x *index) remove(dirName string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.entries.Delete(dirName)
+	delete(x.inline, dirName)
+}
+
+// inlineVolumes lists the volumes that live with a pod, in no order.
+func (x *index) inlineVolumes() []volume.Volume {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	volumes := make([]volume.Volume, 0, len(x.inline))
+	for dirName := range x.inline {
+		if e, ok := x.entries.Get(dirName); ok {
+			volumes = append(volumes, e.volume)
+		}
+	}
+	return volumes
 }
 
 func (x *index) len() int {

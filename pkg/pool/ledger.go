@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -109,9 +110,9 @@ func (p *Pool) room() (room, error) {
 	}
 	r := room{
 		readOnly: st.Flags&unix.ST_RDONLY != 0,
-		size:     blocksToBytes(st.Blocks, st.Bsize),
-		free:     blocksToBytes(st.Bavail, st.Bsize),
-		used:     blocksToBytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
+		size:     mount.Bytes(st.Blocks, st.Bsize),
+		free:     mount.Bytes(st.Bavail, st.Bsize),
+		used:     mount.Bytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
 	}
 	if committed, trash := p.ledger.counts(); committed == 0 && trash == 0 {
 		p.foreignBytes.Store(r.used) // nothing here is ours
@@ -131,10 +132,6 @@ func (p *Pool) measureForeign() error {
 	committed, trash := p.ledger.counts()
 	p.foreignBytes.Store(max(0, r.used-addSaturating(committed, trash)))
 	return nil
-}
-
-func blocksToBytes(blocks uint64, blockSize int64) int64 {
-	return scale(int64(min(blocks, math.MaxInt64)), float64(blockSize))
 }
 
 // scale multiplies without wrapping: beyond 8 EiB everything is 8 EiB.

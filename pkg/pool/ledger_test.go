@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -54,7 +55,7 @@ func TestSumsBeyondTheLargestNumberStayThere(t *testing.T) {
 	if committed, trash := l.counts(); committed != math.MaxInt64 || trash != math.MaxInt64 {
 		t.Errorf("counts are %d and %d", committed, trash)
 	}
-	if got := blocksToBytes(math.MaxUint64, 4096); got != math.MaxInt64 {
+	if got := mount.Bytes(math.MaxUint64, 4096); got != math.MaxInt64 {
 		t.Errorf("a filesystem beyond all bounds has %d bytes", got)
 	}
 }

@@ -222,6 +222,9 @@ func (p *Pool) List(afterDir string, limit int) []volume.Volume {
 	return p.index.after(afterDir, limit)
 }
 
+// Inline lists the volumes that live with a pod, in no order.
+func (p *Pool) Inline() []volume.Volume { return p.index.inlineVolumes() }
+
 // VolumeAt says which volume's data a mount shows, if one of this pool.
 func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
 	rest, ok := p.location.Below(m)

@@ -61,8 +61,8 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 		return volume.Volume{}, fmt.Errorf("%w: %s is of volume %q, which belongs in directory %s, not %s",
 			volume.ErrCorrupt, recordFile, r.Name, name.Dir(), dirName)
 	}
-	if !slices.Contains(volume.Types(), r.Spec.Type) {
-		return volume.Volume{}, fmt.Errorf("%w: %s has type %q, this driver knows %v", volume.ErrCorrupt, recordFile, r.Spec.Type, volume.Types())
+	if !slices.Contains(volume.ManagedTypes(), r.Spec.Type) {
+		return volume.Volume{}, fmt.Errorf("%w: %s has type %q, this driver knows %v", volume.ErrCorrupt, recordFile, r.Spec.Type, volume.ManagedTypes())
 	}
 	if r.CapacityBytes <= 0 || r.CapacityBytes > volume.MaxCapacityBytes {
 		return volume.Volume{}, fmt.Errorf("%w: %s has capacityBytes %d", volume.ErrCorrupt, recordFile, r.CapacityBytes)

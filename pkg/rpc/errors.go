@@ -23,6 +23,7 @@ type codeEntry struct {
 // entries gets the first: the driver's own words say more than the system's.
 var codeTable = []codeEntry{
 	{volume.ErrInvalid, codes.InvalidArgument},
+	{volume.ErrForbidden, codes.PermissionDenied},
 	{volume.ErrNotFound, codes.NotFound},
 	{volume.ErrIncompatible, codes.AlreadyExists},
 	{volume.ErrInUse, codes.FailedPrecondition},

@@ -8,6 +8,8 @@ import "errors"
 var (
 	// ErrInvalid: the request can never be right as it is written.
 	ErrInvalid = errors.New("invalid argument")
+	// ErrForbidden: the operator's rules do not allow it.
+	ErrForbidden = errors.New("not allowed")
 	// ErrNotFound: what the request names does not exist.
 	ErrNotFound = errors.New("not found")
 	// ErrIncompatible: a thing of that name exists, and it is not what was asked for.

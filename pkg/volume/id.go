@@ -3,6 +3,7 @@ package volume
 import (
 	"cmp"
 	"fmt"
+	"strings"
 )
 
 // poolIDDigits is how much of a pool's UUID stands in an ID: 48 bits, and the driver refuses two pools that share them.
@@ -41,6 +42,50 @@ func ParseID(s string) (ID, error) {
 		return ID{}, fmt.Errorf("%w: %q is not a volume ID of this driver: want <12 hex digits of the pool's UUID>-<name>", ErrInvalid, s)
 	}
 	return ID{pool: PoolID(s[:poolIDDigits]), dir: s[poolIDDigits+1:]}, nil
+}
+
+// IsID says whether ParseID would take it.
+func IsID(s string) bool {
+	_, err := ParseID(s)
+	return err == nil
+}
+
+// referencePrefix begins the ID of a dynamically made reference to a path of the host. No pool's ID has such digits.
+const referencePrefix = "host-"
+
+// ReferenceID is the volume ID of a reference to a path of the host. Nothing on any disk belongs to it: what it refers to is in the
+// volume's attributes.
+func ReferenceID(name Name) string { return referencePrefix + name.dir }
+
+// IsReferenceID says whether ReferenceID may have returned it.
+func IsReferenceID(s string) bool {
+	dirName, ok := strings.CutPrefix(s, referencePrefix)
+	return ok && isDir(dirName)
+}
+
+// CheckHandle checks the ID of a volume that the driver has not made: any string, in a PersistentVolume written by hand.
+// Errors: ErrInvalid.
+func CheckHandle(s string) error {
+	if s == "" {
+		return fmt.Errorf("%w: volume ID is empty", ErrInvalid)
+	}
+	if len(s) > MaxNameBytes {
+		return fmt.Errorf("%w: volume ID has %d bytes, at most %d are allowed", ErrInvalid, len(s), MaxNameBytes)
+	}
+	return nil
+}
+
+// inlinePrefix begins the ID that kubelet gives an inline volume, and 64 hexadecimal digits end it (Kubernetes pkg/volume/csi/
+// csi_mounter.go, makeVolumeHandle).
+const (
+	inlinePrefix    = "csi-"
+	inlineHexDigits = 64
+)
+
+// IsInlineHandle says whether kubelet gives such an ID to inline volumes.
+func IsInlineHandle(s string) bool {
+	digits, ok := strings.CutPrefix(s, inlinePrefix)
+	return ok && len(digits) == inlineHexDigits && isHex(digits)
 }
 
 // IDFromDir is the ID of a volume found on disk. Errors: ErrCorrupt, for a directory that no volume can have.

@@ -8,17 +8,33 @@ import (
 	"strings"
 )
 
-// Type is what a volume is made as, in hostPath's own words.
+// Type is what a volume is, in hostPath's own words.
 type Type string
 
-// The types of volume that a pool makes.
+// A pool makes volumes of the first two types; a reference to a path of the host may be of any.
 const (
 	DirectoryOrCreate Type = "DirectoryOrCreate"
 	FileOrCreate      Type = "FileOrCreate"
+	Directory         Type = "Directory"
+	File              Type = "File"
+	Socket            Type = "Socket"
+	CharDevice        Type = "CharDevice"
+	BlockDevice       Type = "BlockDevice"
 )
 
-// Types lists every Type, in the order in which messages name them.
-func Types() []Type { return []Type{DirectoryOrCreate, FileOrCreate} }
+// ManagedTypes lists the types that a pool makes, in the order in which messages name them.
+func ManagedTypes() []Type { return []Type{DirectoryOrCreate, FileOrCreate} }
+
+// Types lists every type, in the order in which messages name them.
+func Types() []Type {
+	return []Type{DirectoryOrCreate, FileOrCreate, Directory, File, Socket, CharDevice, BlockDevice}
+}
+
+// Creates says whether something is made where nothing is.
+func (t Type) Creates() bool { return t == DirectoryOrCreate || t == FileOrCreate }
+
+// IsDevice says whether the type is a device node.
+func (t Type) IsDevice() bool { return t == CharDevice || t == BlockDevice }
 
 // The permissions hostPath documents for what it creates; they hold whatever the process's umask.
 const (
@@ -26,15 +42,20 @@ const (
 	defaultFileMode      = 0o644
 )
 
-// The keys of StorageClass parameters.
+// The keys of StorageClass parameters and volume attributes.
 const (
 	ParamPool = "pool"
 	ParamType = "type"
+	ParamPath = "path"
 	ParamMode = "mode"
 	ParamUID  = "uid"
 	ParamGID  = "gid"
+	// ParamSize and ParamMedium are for inline volumes only: other volumes get their size from the claim.
+	ParamSize   = "size"
+	ParamMedium = "medium"
 
-	// What external-provisioner adds with --extra-create-metadata: kept in the record for people, never acted on.
+	// What external-provisioner adds with --extra-create-metadata. The namespace is what the rules for host paths go by; the
+	// rest is kept in the record for people.
 	ParamPVCName      = "csi.storage.k8s.io/pvc/name"
 	ParamPVCNamespace = "csi.storage.k8s.io/pvc/namespace"
 	ParamPVName       = "csi.storage.k8s.io/pv/name"
@@ -57,61 +78,106 @@ type Owner struct {
 	Namespace string `json:"namespace,omitempty"`
 	Claim     string `json:"claim,omitempty"`
 	PV        string `json:"pv,omitempty"`
+	// Pod and PodUID name the pod of an inline volume; it lives as long as that.
+	Pod    string `json:"pod,omitempty"`
+	PodUID string `json:"podUid,omitempty"`
 }
 
 // Parameters is what ParseParameters reads from a StorageClass.
 type Parameters struct {
 	// Pool is the name of the pool as configured; empty is the default pool.
-	Pool  string
+	Pool string
+	// Path is set for a reference to a path of the host, which no pool holds: absolute and clean.
+	Path  string
 	Spec  Spec
 	Owner Owner
 }
 
-// parameterSetters has one entry for each key that CreateVolume takes.
-var parameterSetters = map[string]func(*Parameters, string) error{
-	ParamPool:         func(p *Parameters, v string) error { p.Pool = v; return nil },
-	ParamType:         func(p *Parameters, v string) (err error) { p.Spec.Type, err = parseType(v); return err },
-	ParamMode:         func(p *Parameters, v string) (err error) { p.Spec.Mode, err = parseMode(v); return err },
-	ParamUID:          func(p *Parameters, v string) (err error) { p.Spec.UID, err = parseUserID(v); return err },
-	ParamGID:          func(p *Parameters, v string) (err error) { p.Spec.GID, err = parseUserID(v); return err },
-	ParamPVCName:      func(p *Parameters, v string) error { p.Owner.Claim = v; return nil },
-	ParamPVCNamespace: func(p *Parameters, v string) error { p.Owner.Namespace = v; return nil },
-	ParamPVName:       func(p *Parameters, v string) error { p.Owner.PV = v; return nil },
+// setter reads one value into the parameters.
+type setter func(*Parameters, string) error
+
+// classSetters has one entry for each key that CreateVolume takes.
+func classSetters() map[string]setter {
+	return map[string]setter{
+		ParamPool:         func(p *Parameters, v string) error { p.Pool = v; return nil },
+		ParamPath:         func(p *Parameters, v string) (err error) { p.Path, err = parsePath(v); return err },
+		ParamType:         func(p *Parameters, v string) (err error) { p.Spec.Type, err = parseType(v); return err },
+		ParamMode:         func(p *Parameters, v string) (err error) { p.Spec.Mode, err = parseMode(v); return err },
+		ParamUID:          func(p *Parameters, v string) (err error) { p.Spec.UID, err = parseUserID(v); return err },
+		ParamGID:          func(p *Parameters, v string) (err error) { p.Spec.GID, err = parseUserID(v); return err },
+		ParamPVCName:      func(p *Parameters, v string) error { p.Owner.Claim = v; return nil },
+		ParamPVCNamespace: func(p *Parameters, v string) error { p.Owner.Namespace = v; return nil },
+		ParamPVName:       func(p *Parameters, v string) error { p.Owner.PV = v; return nil },
+	}
 }
 
 // ParameterKeys lists the keys that an operator may set in a StorageClass.
 func ParameterKeys() []string {
-	return []string{ParamGID, ParamMode, ParamPool, ParamType, ParamUID}
+	return []string{ParamGID, ParamMode, ParamPath, ParamPool, ParamType, ParamUID}
 }
 
-// ParseParameters reads StorageClass parameters. The type defaults to DirectoryOrCreate, the mode to 0755 for a
-// directory and 0644 for a file, the owner to root:root. Errors: ErrInvalid, naming the key.
+// ParseParameters reads StorageClass parameters. The type defaults to DirectoryOrCreate, but a path of the host needs its type
+// said; the mode to 0755 for a directory and 0644 for a file, the owner to root:root. Errors: ErrInvalid, naming the key.
 func ParseParameters(params map[string]string) (Parameters, error) {
 	p := Parameters{Spec: Spec{Type: DirectoryOrCreate}}
-	for _, key := range slices.Sorted(maps.Keys(params)) {
-		set, ok := parameterSetters[key]
-		if !ok {
-			return Parameters{}, fmt.Errorf("%w: unknown parameter %q; known: %s", ErrInvalid, key, strings.Join(ParameterKeys(), ", "))
-		}
-		if err := set(&p, params[key]); err != nil {
-			return Parameters{}, fmt.Errorf("%w: parameter %q is %q: %w", ErrInvalid, key, params[key], err)
-		}
+	if err := p.set(classSetters(), params, ParameterKeys()); err != nil {
+		return Parameters{}, err
+	}
+	if err := p.check(params); err != nil {
+		return Parameters{}, err
 	}
 	if _, given := params[ParamMode]; !given {
 		p.Spec.Mode = defaultMode(p.Spec.Type)
 	}
-	if p.Spec.Type == FileOrCreate && p.Spec.Mode&^0o777 != 0 {
-		return Parameters{}, fmt.Errorf("%w: parameter %q is %q: a file volume takes permission bits up to 0777",
-			ErrInvalid, ParamMode, params[ParamMode])
-	}
 	return p, nil
 }
 
-func defaultMode(t Type) uint32 {
-	if t == FileOrCreate {
-		return defaultFileMode
+func (p *Parameters) set(setters map[string]setter, params map[string]string, known []string) error {
+	for _, key := range slices.Sorted(maps.Keys(params)) {
+		set, ok := setters[key]
+		if !ok {
+			return fmt.Errorf("%w: unknown parameter %q; known: %s", ErrInvalid, key, strings.Join(known, ", "))
+		}
+		if err := set(p, params[key]); err != nil {
+			return fmt.Errorf("%w: parameter %q is %q: %w", ErrInvalid, key, params[key], err)
+		}
 	}
-	return defaultDirectoryMode
+	return nil
+}
+
+// check refuses combinations that say two things, or nothing.
+func (p *Parameters) check(params map[string]string) error {
+	switch _, typeGiven := params[ParamType]; {
+	case p.Path == "" && !slices.Contains(ManagedTypes(), p.Spec.Type):
+		return fmt.Errorf("%w: parameter %q is %q, which is an existing path of the host: name it with %q, or use one of %v",
+			ErrInvalid, ParamType, p.Spec.Type, ParamPath, ManagedTypes())
+	case p.Path != "" && !typeGiven:
+		return fmt.Errorf("%w: parameter %q needs %q beside it, one of %v", ErrInvalid, ParamPath, ParamType, Types())
+	case p.Path != "" && p.Pool != "":
+		return fmt.Errorf("%w: parameter %q is %q: a path of the host is in no %q", ErrInvalid, ParamPath, p.Path, ParamPool)
+	case p.Spec.Type == FileOrCreate && p.Spec.Mode&^0o777 != 0:
+		return fmt.Errorf("%w: parameter %q is %q: a file volume takes permission bits up to 0777", ErrInvalid, ParamMode, params[ParamMode])
+	}
+	if p.Spec.Type.Creates() {
+		return nil
+	}
+	for _, key := range []string{ParamMode, ParamUID, ParamGID} {
+		if _, given := params[key]; given {
+			return fmt.Errorf("%w: parameter %q is for what the driver makes, and type %q makes nothing", ErrInvalid, key, p.Spec.Type)
+		}
+	}
+	return nil
+}
+
+func defaultMode(t Type) uint32 {
+	switch t {
+	case DirectoryOrCreate:
+		return defaultDirectoryMode
+	case FileOrCreate:
+		return defaultFileMode
+	default:
+		return 0 // what exists keeps its mode
+	}
 }
 
 func parseType(s string) (Type, error) {
@@ -120,6 +186,22 @@ func parseType(s string) (Type, error) {
 	}
 	return "", fmt.Errorf("want one of %v", Types())
 }
+
+// parsePath takes what can only mean one place: nothing is cleaned away that a rule could have been meant for.
+func parsePath(s string) (string, error) {
+	if strings.ContainsRune(s, 0) || !strings.HasPrefix(s, "/") || len(s) == 1 || len(s) > maxPathBytes {
+		return "", fmt.Errorf("want an absolute path below / of at most %d bytes, without NUL", maxPathBytes)
+	}
+	for part := range strings.SplitSeq(s[1:], "/") {
+		if part == "" || part == "." || part == ".." {
+			return "", fmt.Errorf("want a path without \".\", \"..\", repeated slashes or a slash at its end")
+		}
+	}
+	return s, nil
+}
+
+// maxPathBytes is PATH_MAX without the final NUL.
+const maxPathBytes = 4095
 
 // parseMode takes octal digits as chmod(1) does. Setuid is refused: it means nothing on a directory and is a hole on a file.
 func parseMode(s string) (uint32, error) {

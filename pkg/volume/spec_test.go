@@ -80,7 +80,7 @@ func TestFileTakesNoSetgidOrStickyBit(t *testing.T) {
 
 func TestEveryParameterKeyIsTaken(t *testing.T) {
 	for _, key := range ParameterKeys() {
-		if _, ok := parameterSetters[key]; !ok {
+		if _, ok := classSetters()[key]; !ok {
 			t.Errorf("key %q is listed and not read", key)
 		}
 	}

@@ -19,6 +19,15 @@ type Volume struct {
 	Owner         Owner
 }
 
+// IsInline says whether the volume lives with a pod.
+func (v Volume) IsInline() bool { return v.Owner.PodUID != "" }
+
+// Usage is what a volume holds and can hold.
+type Usage struct {
+	TotalBytes, UsedBytes, AvailableBytes    int64
+	TotalInodes, UsedInodes, AvailableInodes int64
+}
+
 // SizeRange is how large a volume may be, in bytes. Zero means not said, for either bound.
 type SizeRange struct {
 	Required int64
@@ -59,6 +68,14 @@ func (r SizeRange) Choose() int64 {
 	default:
 		return DefaultCapacityBytes
 	}
+}
+
+// String says the range in words.
+func (r SizeRange) String() string {
+	if r.Limit == 0 {
+		return fmt.Sprintf("at least %d bytes", r.Required)
+	}
+	return fmt.Sprintf("%d to %d bytes", r.Required, r.Limit)
 }
 
 // Contains says whether an existing volume of that size satisfies the range.

@@ -1,0 +1,118 @@
+package nodeserver
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
+	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// wish is a publish request as typed values.
+type wish struct {
+	handle     string // the volume ID; for an inline volume and a path of the host, any string
+	access     capability.Access
+	attributes volume.Attributes
+}
+
+func parseWish(target mount.Target, req *csi.NodePublishVolumeRequest) (wish, error) {
+	if err := volume.CheckHandle(req.GetVolumeId()); err != nil {
+		return wish{}, err
+	}
+	access, err := capability.Parse(req.GetVolumeCapability())
+	if err != nil {
+		return wish{}, err
+	}
+	if req.GetReadonly() {
+		access.Mount = access.Mount.AsReadOnly()
+	}
+	attributes, err := volume.ParseAttributes(req.GetVolumeContext(), quantity.Parse)
+	if err != nil {
+		return wish{}, fmt.Errorf("volume_context: %w", err)
+	}
+	w := wish{handle: req.GetVolumeId(), access: access, attributes: attributes}
+	return w, w.check(target)
+}
+
+// check keeps apart what a request could mix up. Everything that depends on whose pod it is, an inline volume and a path of the host,
+// needs to know that from kubelet: its own attributes are told from a user's by the pod's UID in the target path. Errors: ErrInvalid,
+// ErrForbidden.
+func (w wish) check(target mount.Target) error {
+	managed := w.attributes.Path == "" && !w.attributes.Inline
+	switch {
+	case !managed && volume.IsID(w.handle):
+		return fmt.Errorf("%w: %q is the ID of a volume in a pool: a volume with a path of the host, or in a pod, has another one",
+			volume.ErrInvalid, w.handle)
+	case !managed && (w.attributes.Pod.UID == "" || w.attributes.Pod.UID != target.PodUID()):
+		return fmt.Errorf("%w: the pod's UID is %q, and the target path is one of %q: only kubelet can say whose volume it is, "+
+			"and it does if the CSIDriver object has podInfoOnMount: true", volume.ErrForbidden, w.attributes.Pod.UID, target.PodUID())
+	case !w.attributes.Inline && volume.IsInlineHandle(w.handle):
+		return fmt.Errorf("%w: volume %s is an inline one, and kubelet does not say so: the CSIDriver object needs podInfoOnMount: true",
+			volume.ErrForbidden, w.handle)
+	default:
+		return nil
+	}
+}
+
+// source is what becomes visible at a target. Who gets one closes the file.
+type source struct {
+	volume string // the volume's ID, as Publications have it
+	file   *os.File
+	access capability.Access
+}
+
+// open finds what a pod wants: a volume of a pool, a path of the host, or a volume of its own.
+func (s *Server) open(ctx context.Context, w wish) (source, error) {
+	switch {
+	case w.attributes.Path != "":
+		return s.openHostPath(w)
+	case w.attributes.Inline:
+		return s.openInline(ctx, w)
+	default:
+		return s.openManaged(w.handle, w.access)
+	}
+}
+
+func (s *Server) openManaged(handle string, access capability.Access) (source, error) {
+	id, err := volume.ParseID(handle)
+	if err != nil {
+		return source{}, err
+	}
+	p, err := s.Pools.ByID(id.Pool())
+	if err != nil {
+		return source{}, fmt.Errorf("volume %s: %w", id, err)
+	}
+	if err := capability.CheckNodes(p, access); err != nil {
+		return source{}, err
+	}
+	data, err := p.Data(id)
+	return source{volume: id.String(), file: data, access: access}, err
+}
+
+// openHostPath applies the operator's rules. A mount of a host path shows what is mounted below it too, as hostPath does; several
+// nodes may have the same path, so every access mode is right.
+func (s *Server) openHostPath(w wish) (source, error) {
+	opened, err := s.Host.Open(hostpath.Use{
+		Path:      w.attributes.Path,
+		Type:      w.attributes.Spec.Type,
+		Namespace: w.attributes.Pod.Namespace,
+		Inline:    w.attributes.Inline,
+	}, w.attributes.Spec)
+	if err != nil {
+		return source{}, err
+	}
+	w.access.Mount = w.access.Mount.Recursive()
+	if opened.ReadOnly {
+		w.access.Mount = w.access.Mount.AsReadOnly()
+	}
+	if w.attributes.Spec.Type.IsDevice() {
+		w.access.Mount = w.access.Mount.WithDevices()
+	}
+	return source{volume: w.handle, file: opened.File, access: w.access}, nil
+}
