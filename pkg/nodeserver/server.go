@@ -216,7 +216,8 @@ func (s *Server) checkPublished(handle string, target mount.Target) error {
 	}) {
 		return err
 	}
-	return fmt.Errorf("%w: what is mounted at %s is %s of its filesystem, not volume %s: it is left alone", volume.ErrInUse, target, root, handle)
+	return fmt.Errorf("%w: what is mounted at %s is %s of its filesystem, not volume %s: it is left alone",
+		volume.ErrInUse, target, root, handle)
 }
 
 // NodeGetVolumeStats costs a few system calls, whatever the volume holds.
