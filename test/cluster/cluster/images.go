@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/component"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/debian"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/image"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/node"
@@ -179,4 +181,30 @@ type ImageConfig = image.Config
 // filesystem.
 func PackImage(output string, config ImageConfig, source string) error {
 	return image.Pack(output, config, source)
+}
+
+// ImageBuild is a Dockerfile to build without a registry.
+type ImageBuild = image.Build
+
+// BuildImage builds a Dockerfile whose base images are debian:SUITE[-slim],
+// golang:VERSION or scratch, with Debian's buildah, and writes the image's archive.
+// Progress and Log may be nil; Cache is as in Options.
+func BuildImage(ctx context.Context, build ImageBuild) error {
+	if err := requireRoot(); err != nil {
+		return err
+	}
+	if build.Progress == nil {
+		build.Progress = func(string, ...any) {}
+	}
+	if build.Log == nil {
+		build.Log = io.Discard
+	}
+	var err error
+	if build.Cache, err = CacheFolder(build.Cache); err != nil {
+		return err
+	}
+	if err := debian.Ensure(ctx, debian.Build, build.Progress); err != nil {
+		return err
+	}
+	return build.Run(ctx)
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 )
 
 // Config is what an image says of itself.
@@ -112,12 +113,22 @@ func imageConfig(config Config, digest string) map[string]any {
 		"config": map[string]any{
 			"Entrypoint": config.Entrypoint,
 			"Cmd":        config.Cmd,
-			"Env":        append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, config.Env...),
+			"Env":        environment(config),
 			"User":       config.User,
 			"WorkingDir": config.WorkingDir,
 		},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + digest}},
 	}
+}
+
+// environment has a PATH in any case.
+func environment(config Config) []string {
+	for _, variable := range config.Env {
+		if strings.HasPrefix(variable, "PATH=") {
+			return config.Env
+		}
+	}
+	return append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, config.Env...)
 }
 
 func addBytes(archive *tar.Writer, name string, data []byte) error {

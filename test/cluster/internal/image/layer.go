@@ -69,9 +69,12 @@ func (l *Layer) Link(name, target string) error {
 	return l.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777})
 }
 
-// Tree copies a root file system, with its owners and modes. Devices and sockets
-// are left out: a container gets its own.
-func (l *Layer) Tree(root string) error {
+// Tree copies a folder to a place in the image, with its owners and modes. Devices
+// and sockets are left out: a container gets its own.
+func (l *Layer) Tree(place, root string) error {
+	if err := l.Directory(place, 0o755); err != nil {
+		return err
+	}
 	return filepath.WalkDir(root, func(source string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -80,7 +83,7 @@ func (l *Layer) Tree(root string) error {
 		if err != nil || relative == "." {
 			return err
 		}
-		return l.treeEntry(filepath.ToSlash(relative), source, entry)
+		return l.treeEntry(clean(path.Join(place, filepath.ToSlash(relative))), source, entry)
 	})
 }
 

@@ -23,7 +23,7 @@ func Pack(path string, config Config, source string) error {
 		return err
 	}
 	if info.IsDir() {
-		return Write(path, config, func(l *Layer) error { return l.Tree(source) })
+		return Write(path, config, func(l *Layer) error { return l.Tree("/", source) })
 	}
 	if err := checkStatic(source); err != nil {
 		return err
