@@ -66,7 +66,11 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.trash, status.TrashBytes)
 		gauge(m.volumes, int64(status.Volumes))
 		gauge(m.purgesFailing, int64(status.PurgesFailing))
-		gauge(m.quotaEnforced, 0)
+		if slot.pool.EnforcesSizes() {
+			gauge(m.quotaEnforced, 1)
+		} else {
+			gauge(m.quotaEnforced, 0)
+		}
 	}
 }
 

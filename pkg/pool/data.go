@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -58,12 +58,16 @@ func checkKind(f *os.File, t volume.Type) error {
 // Usage is one statfs(2), whatever the volume holds. A filesystem without quotas knows only its own numbers, and those are
 // what bounds the writer: they are reported, not an invented share of them.
 func (p *Pool) Usage(id volume.ID) (volume.Usage, error) {
+	v, err := p.Get(id)
+	if err != nil {
+		return volume.Usage{}, err
+	}
 	f, err := p.Data(id)
 	if err != nil {
 		return volume.Usage{}, err
 	}
 	defer f.Close()
-	return mount.UsageOf(f)
+	return p.backend.Usage(f, backend.Tag(v.ProjectID))
 }
 
 // Status is a pool at a glance, for GetCapacity and the metrics. Sizes are in bytes.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -25,6 +26,7 @@ type Pool struct {
 	lock                      *os.File
 	root, volumes, tmp, trash dir
 	location                  mount.Location
+	backend                   backend.Backend
 	index                     index
 	ledger                    ledger
 	purger                    *purger
@@ -52,6 +54,9 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 		return nil, err
 	}
 	if p.location, err = mount.Locate(p.root.File); err != nil {
+		return nil, err
+	}
+	if err := p.openBackend(); err != nil {
 		return nil, err
 	}
 	if err := p.scan(ctx); err != nil {

@@ -29,6 +29,7 @@ type record struct {
 	CapacityBytes int64        `json:"capacityBytes"`
 	Created       time.Time    `json:"created"`
 	Owner         volume.Owner `json:"owner,omitzero"`
+	ProjectID     uint32       `json:"projectID,omitempty"`
 }
 
 func encodeRecord(v volume.Volume) ([]byte, error) {
@@ -39,6 +40,7 @@ func encodeRecord(v volume.Volume) ([]byte, error) {
 		CapacityBytes: v.CapacityBytes,
 		Created:       v.Created,
 		Owner:         v.Owner,
+		ProjectID:     v.ProjectID,
 	}, "", "  ")
 	return append(content, '\n'), err
 }
@@ -74,6 +76,7 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 		CapacityBytes: r.CapacityBytes,
 		Created:       r.Created,
 		Owner:         r.Owner,
+		ProjectID:     r.ProjectID,
 	}, nil
 }
 

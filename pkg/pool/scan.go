@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -85,8 +86,24 @@ func (p *Pool) scanBatch(ctx context.Context, names []string) error {
 			klog.FromContext(ctx).Error(err, "Damaged volume: it can be deleted, but not used", "volumeID", id)
 			v.ID = id
 		}
+		if err == nil {
+			p.adopt(ctx, v)
+		}
 		p.index.put(&entry{volume: v, damaged: err})
 		p.ledger.add(v.CapacityBytes)
 	}
 	return nil
+}
+
+// adopt makes the filesystem agree with the record. A volume for which it cannot is used all the same: its data is whole, and its
+// size is what is not sure.
+func (p *Pool) adopt(ctx context.Context, v volume.Volume) {
+	d, err := p.volumes.openDir(v.ID.Dir())
+	if err == nil {
+		defer d.Close()
+		err = p.backend.Adopt(d.File, dataEntry, backend.Tag(v.ProjectID), v.CapacityBytes)
+	}
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "The size of a volume is not enforced", "pool", p.opts.Name, "volumeID", v.ID)
+	}
 }

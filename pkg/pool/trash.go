@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 )
 
@@ -133,8 +134,10 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 
 // removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it.
 func (p *Pool) removeDiscarded(ctx context.Context, name string) error {
+	var tag backend.Tag
 	if d, err := openNoMount(p.trash, name); err == nil {
 		defer d.Close()
+		tag = p.tagOfDiscarded(d, name)
 		names, err := d.Readdirnames(-1)
 		for _, n := range slices.DeleteFunc(names, func(n string) bool { return n == recordFile }) {
 			err = errors.Join(err, removeTree(ctx, d, n))
@@ -143,7 +146,19 @@ func (p *Pool) removeDiscarded(ctx context.Context, name string) error {
 			return err
 		}
 	}
+	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still counts files must not be given out.
+	if err := p.backend.Release(tag); err != nil {
+		return err
+	}
 	return removeTree(ctx, p.trash, name)
+}
+
+// tagOfDiscarded asks the record, or the data itself where there is none: a crash may have come before it was written.
+func (p *Pool) tagOfDiscarded(d dir, name string) backend.Tag {
+	if v, err := p.readRecord(p.trash, name, withoutSuffix(name)); err == nil {
+		return backend.Tag(v.ProjectID)
+	}
+	return p.backend.TagOf(d.File, dataEntry)
 }
 
 // throwIn moves an entry of another directory of the pool into the trash, durable when it returns. On failure the entry is
