@@ -97,7 +97,7 @@ func (p *Pool) commit(ctx context.Context, v volume.Volume) (volume.Volume, erro
 	return v, nil
 }
 
-// build makes everything a volume consists of, durable but for its final name. What it returns has the project ID, also on failure.
+// build makes everything a volume consists of, durable but for its final name. What it returns has the quota ID, also on failure.
 func (p *Pool) build(ctx context.Context, building string, v volume.Volume) (volume.Volume, error) {
 	if err := ctx.Err(); err != nil {
 		return v, err
@@ -108,12 +108,12 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume) (vol
 	}
 	defer d.Close()
 	failpoint.Here("create.directory-made")
-	data, tag, err := p.backend.Make(d.File, dataEntry, v.Spec, v.CapacityBytes)
+	data, tag, err := p.backend.Make(d.File, v.Spec, v.CapacityBytes)
 	if err != nil {
 		return v, err
 	}
 	defer data.Close()
-	v.ProjectID = uint32(tag)
+	v.QuotaID = uint64(tag)
 	failpoint.Here("create.data-made")
 	content, err := encodeRecord(v)
 	if err != nil {
@@ -133,15 +133,15 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume) (vol
 	return v, ctx.Err()
 }
 
-// abandon removes what build left. A failure leaves it to the next start, which empties tmp/.
+// abandon throws away what build left; the purger removes it, and has the patience that a quota may need. A failure leaves it to the
+// next start, which empties tmp/.
 func (p *Pool) abandon(ctx context.Context, building string, v volume.Volume) {
-	err := removeTree(context.WithoutCancel(ctx), p.tmp, building)
-	if err == nil {
-		err = p.backend.Release(backend.Tag(v.ProjectID))
-	}
-	if err != nil {
+	thrown := withSuffix(v.ID.Dir())
+	if err := p.tmp.rename(building, p.trash, thrown); err != nil && !errors.Is(err, os.ErrNotExist) {
 		klog.FromContext(ctx).Error(err, "Left in tmp/ until the next start", "pool", p.opts.Name, "entry", building)
+		return
 	}
+	p.purger.add(discarded{name: thrown, tag: backend.Tag(v.QuotaID)})
 }
 
 // throwAway puts a volume that nobody was told of into the trash, with its reservation.
@@ -152,6 +152,6 @@ func (p *Pool) throwAway(ctx context.Context, v volume.Volume) error {
 		p.index.put(&entry{volume: v})
 		return err
 	}
-	p.discard(thrown, v.CapacityBytes)
+	p.discard(thrown, v)
 	return nil
 }

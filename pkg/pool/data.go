@@ -33,7 +33,12 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 
 // AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
-	f, err := openAt(p.volumes.fd(), id.Dir()+"/"+dataEntry, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	d, err := p.volumes.openDir(id.Dir())
+	var f *os.File
+	if err == nil {
+		defer d.Close()
+		f, err = backend.OpenData(d.File, unix.O_PATH)
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
 	}
@@ -55,7 +60,7 @@ func checkKind(f *os.File, t volume.Type) error {
 	return nil
 }
 
-// Usage is one statfs(2), whatever the volume holds. A filesystem without quotas knows only its own numbers, and those are
+// Usage costs a few system calls, whatever the volume holds. A filesystem without quotas knows only its own numbers, and those are
 // what bounds the writer: they are reported, not an invented share of them.
 func (p *Pool) Usage(id volume.ID) (volume.Usage, error) {
 	v, err := p.Get(id)
@@ -67,7 +72,7 @@ func (p *Pool) Usage(id volume.ID) (volume.Usage, error) {
 		return volume.Usage{}, err
 	}
 	defer f.Close()
-	return p.backend.Usage(f, backend.Tag(v.ProjectID))
+	return p.backend.Usage(f, backend.Tag(v.QuotaID))
 }
 
 // Status is a pool at a glance, for GetCapacity and the metrics. Sizes are in bytes.
@@ -78,6 +83,7 @@ type Status struct {
 	CommittedBytes int64 // promised to volumes
 	TrashBytes     int64 // deleted, not purged yet
 	Volumes        int
+	Unenforced     int // volumes that can grow beyond their size
 	PurgesFailing  int // deleted volumes whose data could not be removed yet
 }
 
@@ -88,6 +94,10 @@ func (p *Pool) Status() (Status, error) {
 		return Status{}, err
 	}
 	committed, trash := p.ledger.counts()
+	unenforced := p.index.len()
+	if p.backend.Enforces() {
+		unenforced = p.index.unenforcedLen()
+	}
 	return Status{
 		SizeBytes:      r.size,
 		FreeBytes:      r.free,
@@ -95,6 +105,7 @@ func (p *Pool) Status() (Status, error) {
 		CommittedBytes: committed,
 		TrashBytes:     trash,
 		Volumes:        p.index.len(),
+		Unenforced:     unenforced,
 		PurgesFailing:  p.purger.failures(),
 	}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -29,18 +30,24 @@ func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
 	if errors.Is(err, os.ErrNotExist) { // removed by hand, with the driver running
 		p.index.remove(id.Dir())
 		p.ledger.release(e.volume.CapacityBytes)
+		p.purger.add(discarded{name: withSuffix(id.Dir()), tag: backend.Tag(e.volume.QuotaID)})
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("delete volume %s: %w", id, err)
 	}
 	p.index.remove(id.Dir())
-	p.discard(thrown, e.volume.CapacityBytes)
+	p.discard(thrown, e.volume)
 	return nil
 }
 
 // discard hands an entry of trash/ to the purger, with the bytes that it holds in the ledger.
-func (p *Pool) discard(thrown string, bytes int64) {
-	p.ledger.discard(bytes)
-	p.purger.add(discarded{name: thrown, bytes: bytes, due: time.Now().Add(p.opts.TrashRetention)})
+func (p *Pool) discard(thrown string, v volume.Volume) {
+	p.ledger.discard(v.CapacityBytes)
+	p.purger.add(discarded{
+		name:  thrown,
+		bytes: v.CapacityBytes,
+		tag:   backend.Tag(v.QuotaID),
+		due:   time.Now().Add(p.opts.TrashRetention),
+	})
 }

@@ -23,10 +23,11 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 		return 0, err
 	}
 	defer p.index.unclaim(id)
-	v, err := p.Get(id)
-	if err != nil {
+	if _, err := p.Get(id); err != nil {
 		return 0, err
 	}
+	e, _ := p.index.get(id.Dir())
+	v := e.volume
 	if size.Contains(v.CapacityBytes) {
 		return v.CapacityBytes, nil
 	}
@@ -34,14 +35,15 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 		return 0, fmt.Errorf("%w: volume %s has %d bytes and never shrinks; asked for are at most %d",
 			volume.ErrOutOfRange, id, v.CapacityBytes, size.Limit)
 	}
-	if err := p.grow(ctx, v, size.Required); err != nil {
+	if err := p.grow(ctx, *e, size.Required); err != nil {
 		return 0, fmt.Errorf("expand volume %s from %d to %d bytes: %w", id, v.CapacityBytes, size.Required, err)
 	}
 	return size.Required, nil
 }
 
 // grow reserves, raises the limit, and then says so in the record: at a start the record wins, so a crash in between leaves the old size.
-func (p *Pool) grow(ctx context.Context, v volume.Volume, bytes int64) error {
+func (p *Pool) grow(ctx context.Context, e entry, bytes int64) error {
+	v := e.volume
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -54,18 +56,17 @@ func (p *Pool) grow(ctx context.Context, v volume.Volume, bytes int64) error {
 		return err
 	}
 	failpoint.Here("expand.reserved")
-	grown := v
-	grown.CapacityBytes = bytes
-	err = p.backend.Resize(backend.Tag(v.ProjectID), bytes)
+	e.volume.CapacityBytes = bytes
+	err = p.backend.Resize(backend.Tag(v.QuotaID), bytes)
 	if err == nil {
 		failpoint.Here("expand.resized")
-		err = p.replaceRecord(grown)
+		err = p.replaceRecord(e.volume)
 	}
 	if err != nil {
 		p.ledger.release(more)
-		return errors.Join(err, p.backend.Resize(backend.Tag(v.ProjectID), v.CapacityBytes))
+		return errors.Join(err, p.backend.Resize(backend.Tag(v.QuotaID), v.CapacityBytes))
 	}
-	p.index.put(&entry{volume: grown})
+	p.index.put(&e)
 	return nil
 }
 
@@ -84,6 +85,7 @@ func (p *Pool) replaceRecord(v volume.Volume) error {
 		return &os.PathError{Op: "unlink", Path: recordTmpFile, Err: err}
 	}
 	if err := d.writeFile(recordTmpFile, content); err != nil {
+		_ = unix.Unlinkat(d.fd(), recordTmpFile, 0) // else the next try does it
 		return err
 	}
 	failpoint.Here("expand.record-written")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -56,7 +57,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	if p.location, err = mount.Locate(p.root.File); err != nil {
 		return nil, err
 	}
-	if err := p.openBackend(); err != nil {
+	if err := p.openBackend(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.scan(ctx); err != nil {
@@ -202,9 +203,14 @@ func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
 		return volume.ID{}, false
 	}
 	parts := strings.Split(rest, "/")
-	if len(parts) != 3 || parts[0] != volumesDir || parts[2] != dataEntry {
+	if len(parts) < 3 || parts[0] != volumesDir || !isData(parts[2:]) {
 		return volume.ID{}, false
 	}
 	id, err := volume.IDFromDir(p.id, parts[1])
 	return id, err == nil
+}
+
+// isData says whether a path in a volume's directory is that of its data, as backend.OpenData finds it. What is below it is a pod's.
+func isData(parts []string) bool {
+	return slices.Equal(parts, []string{backend.Data}) || slices.Equal(parts, []string{backend.Holder, backend.Data})
 }

@@ -9,12 +9,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 const (
 	recordFile    = "volume.json"
-	dataEntry     = "data"
+	dataEntry     = backend.Data
 	recordVersion = 1
 	// maxRecordBytes bounds what is read from a record: many times the largest that CreateVolume can cause.
 	maxRecordBytes = 64 << 10
@@ -29,7 +30,7 @@ type record struct {
 	CapacityBytes int64        `json:"capacityBytes"`
 	Created       time.Time    `json:"created"`
 	Owner         volume.Owner `json:"owner,omitzero"`
-	ProjectID     uint32       `json:"projectID,omitempty"`
+	QuotaID       uint64       `json:"quotaID,omitempty"`
 }
 
 func encodeRecord(v volume.Volume) ([]byte, error) {
@@ -40,7 +41,7 @@ func encodeRecord(v volume.Volume) ([]byte, error) {
 		CapacityBytes: v.CapacityBytes,
 		Created:       v.Created,
 		Owner:         v.Owner,
-		ProjectID:     v.ProjectID,
+		QuotaID:       v.QuotaID,
 	}, "", "  ")
 	return append(content, '\n'), err
 }
@@ -76,7 +77,7 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 		CapacityBytes: r.CapacityBytes,
 		Created:       r.Created,
 		Owner:         r.Owner,
-		ProjectID:     r.ProjectID,
+		QuotaID:       r.QuotaID,
 	}, nil
 }
 

@@ -19,13 +19,16 @@ const (
 	purgeWorkers = 2
 	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a person, not a loop.
 	purgeRetry = time.Minute
+	// purgePoll is how long it waits for the filesystem to end what it does in the background.
+	purgePoll = 500 * time.Millisecond
 )
 
 // discarded is an entry of trash/.
 type discarded struct {
 	name  string
-	bytes int64     // what the ledger gives back when the entry is gone
-	due   time.Time // when it may be purged
+	bytes int64       // what the ledger gives back when the entry is gone
+	tag   backend.Tag // what the backend gets back, once
+	due   time.Time   // when it may be purged
 }
 
 // purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.
@@ -120,10 +123,12 @@ func (q *purger) failures() int {
 
 // purge removes an entry of trash/ and gives its space back; not before.
 func (p *Pool) purge(ctx context.Context, d discarded) {
-	err := p.removeDiscarded(ctx, d.name)
+	err := p.removeDiscarded(ctx, &d)
 	switch {
 	case err == nil:
 		p.ledger.purged(d.bytes)
+	case errors.Is(err, backend.ErrPending):
+		time.AfterFunc(purgePoll, func() { p.purger.push(d) })
 	case ctx.Err() != nil: // the next start goes on from here
 	default:
 		klog.FromContext(ctx).Error(err, "Deleted data could not be purged; its space stays taken, and the purge is tried again",
@@ -132,33 +137,35 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 	}
 }
 
-// removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it.
-func (p *Pool) removeDiscarded(ctx context.Context, name string) error {
-	var tag backend.Tag
-	if d, err := openNoMount(p.trash, name); err == nil {
+// removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it, and
+// as long as there is a quota, whose that is.
+func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
+	if d, err := openNoMount(p.trash, thrown.name); err == nil {
 		defer d.Close()
-		tag = p.tagOfDiscarded(d, name)
-		names, err := d.Readdirnames(-1)
-		for _, n := range slices.DeleteFunc(names, func(n string) bool { return n == recordFile }) {
-			err = errors.Join(err, removeTree(ctx, d, n))
-		}
-		if err != nil {
+		if err := p.removeData(ctx, d); err != nil {
 			return err
 		}
 	}
+	failpoint.Here("purge.data-removed")
 	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still counts files must not be given out.
-	if err := p.backend.Release(tag); err != nil {
+	if err := p.backend.Release(thrown.tag); err != nil {
 		return err
 	}
-	return removeTree(ctx, p.trash, name)
+	thrown.tag = 0 // from here on it can be another volume's
+	failpoint.Here("purge.released")
+	return removeTree(ctx, p.trash, thrown.name)
 }
 
-// tagOfDiscarded asks the record, or the data itself where there is none: a crash may have come before it was written.
-func (p *Pool) tagOfDiscarded(d dir, name string) backend.Tag {
-	if v, err := p.readRecord(p.trash, name, withoutSuffix(name)); err == nil {
-		return backend.Tag(v.ProjectID)
+// removeData removes all but the record.
+func (p *Pool) removeData(ctx context.Context, d dir) error {
+	if err := p.backend.Discard(d.File); err != nil {
+		return err
 	}
-	return p.backend.TagOf(d.File, dataEntry)
+	names, err := d.Readdirnames(-1)
+	for _, n := range slices.DeleteFunc(names, func(n string) bool { return n == recordFile }) {
+		err = errors.Join(err, removeTree(ctx, d, n))
+	}
+	return err
 }
 
 // throwIn moves an entry of another directory of the pool into the trash, durable when it returns. On failure the entry is
@@ -176,7 +183,8 @@ func (p *Pool) throwIn(from dir, name string) (thrown string, err error) {
 	return thrown, nil
 }
 
-// scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk.
+// scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk, and
+// its quota is nobody else's yet.
 func (p *Pool) scanTrash() error {
 	names, err := p.trash.Readdirnames(-1)
 	if err != nil {
@@ -184,13 +192,25 @@ func (p *Pool) scanTrash() error {
 	}
 	for _, name := range names {
 		d := discarded{name: name, due: p.thrownAt(name).Add(p.opts.TrashRetention)}
-		if v, err := p.readRecord(p.trash, name, withoutSuffix(name)); err == nil {
+		v, err := p.readRecord(p.trash, name, withoutSuffix(name))
+		if err == nil {
 			d.bytes = v.CapacityBytes
 		}
+		d.tag = p.holdDiscarded(name, backend.Tag(v.QuotaID))
 		p.ledger.addTrash(d.bytes)
 		p.purger.add(d)
 	}
 	return nil
+}
+
+// holdDiscarded is 0 for an entry whose quota is another volume's: a crash came after the release.
+func (p *Pool) holdDiscarded(name string, tag backend.Tag) backend.Tag {
+	d, err := openNoMount(p.trash, name)
+	if err != nil {
+		return 0
+	}
+	defer d.Close()
+	return p.backend.Hold(d.File, tag)
 }
 
 // thrownAt is when an entry came to the trash: rename(2) sets the change time of what it moves.

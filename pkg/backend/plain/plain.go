@@ -21,13 +21,16 @@ func (Plain) Name() string { return "plain" }
 func (Plain) Enforces() bool { return false }
 
 // Make implements backend.Backend.
-func (Plain) Make(dir *os.File, name string, spec volume.Spec, _ int64) (*os.File, backend.Tag, error) {
-	f, err := backend.MakeEmpty(dir, name, spec)
+func (Plain) Make(dir *os.File, spec volume.Spec, _ int64) (*os.File, backend.Tag, error) {
+	f, err := backend.MakeEmpty(dir, spec)
 	return f, 0, err
 }
 
 // Adopt implements backend.Backend.
-func (Plain) Adopt(*os.File, string, backend.Tag, int64) error { return nil }
+func (Plain) Adopt(*os.File, backend.Tag, int64) (bool, error) { return false, nil }
+
+// Hold implements backend.Backend.
+func (Plain) Hold(*os.File, backend.Tag) backend.Tag { return 0 }
 
 // Resize implements backend.Backend: the size is a number, and the pool keeps that.
 func (Plain) Resize(backend.Tag, int64) error { return nil }
@@ -36,8 +39,8 @@ func (Plain) Resize(backend.Tag, int64) error { return nil }
 // reported, not an invented share of them.
 func (Plain) Usage(data *os.File, _ backend.Tag) (volume.Usage, error) { return mount.UsageOf(data) }
 
-// TagOf implements backend.Backend.
-func (Plain) TagOf(*os.File, string) backend.Tag { return 0 }
+// Discard implements backend.Backend.
+func (Plain) Discard(*os.File) error { return nil }
 
 // Release implements backend.Backend.
 func (Plain) Release(backend.Tag) error { return nil }

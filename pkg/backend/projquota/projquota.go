@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -16,177 +15,194 @@ import (
 )
 
 // The project IDs of volumes. kubelet takes IDs from 1048577 up (k8s.io/kubernetes pkg/volume/util/fsquota/common, FirstQuota), people
-// small ones; these are far from both.
+// small ones; these are far from both. ID 0 is not only nobody's: its limits are those of every project without its own.
 const (
 	firstTag backend.Tag = 1 << 30
 	tagCount             = 1 << 30
 )
 
+// Mode says whether volumes are held to their sizes.
+type Mode int
+
+const (
+	// Enforce holds every volume to its size.
+	Enforce Mode = iota
+	// Lift makes volumes without limits, and takes the limits off those that have one.
+	Lift
+)
+
 // ProjectQuota is the backend of one pool.
 type ProjectQuota struct {
 	quota quota
-
-	mu   sync.Mutex
-	used map[backend.Tag]struct{}
-	next backend.Tag
+	mode  Mode
+	tags  *backend.Tags
 }
 
 var _ backend.Backend = (*ProjectQuota)(nil)
 
-// Open is the backend for the filesystem of a directory; false if that does not enforce project quotas. The seed says where the search
-// for free IDs begins: two pools of one filesystem begin apart.
-func Open(root *os.File, seed uint32) (*ProjectQuota, bool, error) {
+// Open is the backend for the filesystem of a directory, which stays the caller's and open; false if it does not enforce project
+// quotas. The seed says where the search for free IDs begins.
+func Open(root *os.File, mode Mode, seed uint64) (*ProjectQuota, bool, error) {
 	q := quota{root: root}
 	enforced, err := q.enforced()
 	if err != nil || !enforced {
 		return nil, false, err
 	}
-	return &ProjectQuota{quota: q, used: make(map[backend.Tag]struct{}), next: firstTag + backend.Tag(seed%tagCount)}, true, nil
+	return &ProjectQuota{quota: q, mode: mode, tags: backend.NewTags(firstTag, tagCount, seed)}, true, nil
 }
 
 // Name implements backend.Backend.
 func (*ProjectQuota) Name() string { return "projquota" }
 
 // Enforces implements backend.Backend.
-func (*ProjectQuota) Enforces() bool { return true }
+func (p *ProjectQuota) Enforces() bool { return p.mode == Enforce }
+
+// limit is what the filesystem is told of a volume's size; 0 is none.
+func (p *ProjectQuota) limit(bytes int64) int64 {
+	if p.mode == Lift {
+		return 0
+	}
+	return bytes
+}
 
 // Make implements backend.Backend.
-func (p *ProjectQuota) Make(dir *os.File, name string, spec volume.Spec, bytes int64) (*os.File, backend.Tag, error) {
-	tag, err := p.claim()
+func (p *ProjectQuota) Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, backend.Tag, error) {
+	if p.mode == Lift {
+		f, err := backend.MakeEmpty(dir, spec)
+		return f, 0, err
+	}
+	tag, err := p.tags.Claim(p.quota.unused)
 	if err != nil {
 		return nil, 0, err
 	}
-	f, err := p.makeTagged(dir, name, spec, tag, bytes)
+	f, err := p.makeTagged(dir, spec, tag, bytes)
 	if err != nil {
 		return nil, 0, errors.Join(err, p.Release(tag))
 	}
 	return f, tag, nil
 }
 
-// makeTagged sets the limit before there is anything that could exceed it.
-func (p *ProjectQuota) makeTagged(dir *os.File, name string, spec volume.Spec, tag backend.Tag, bytes int64) (*os.File, error) {
-	if err := p.quota.setLimit(tag, bytes); err != nil {
-		return nil, err
-	}
-	f, err := backend.MakeEmpty(dir, name, spec)
+// makeTagged gives the data its ID before it gives the ID its limit: what a crash in between leaves in tmp/ says which ID it has, and
+// no limit is ever left that belongs to nothing.
+func (p *ProjectQuota) makeTagged(dir *os.File, spec volume.Spec, tag backend.Tag, bytes int64) (*os.File, error) {
+	f, err := backend.MakeEmpty(dir, spec)
 	if err != nil {
 		return nil, err
 	}
-	if err := setProject(f, tag); err != nil {
-		return nil, errors.Join(err, f.Close(), remove(dir, name, spec.Type))
+	err = setProject(f, tag)
+	if err == nil {
+		err = p.quota.setLimit(tag, bytes)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), backend.RemoveEmpty(dir, spec.Type))
 	}
 	return f, nil
 }
 
-func remove(dir *os.File, name string, t volume.Type) error {
-	flags := unix.AT_REMOVEDIR
-	if t == volume.FileOrCreate {
-		flags = 0
+// Adopt implements backend.Backend: what the record says is true, whatever became of the quota while the driver was away. An ID that
+// somebody took off the data is put back on the data itself, not on what is in it.
+func (p *ProjectQuota) Adopt(dir *os.File, tag backend.Tag, bytes int64) (repaired bool, err error) {
+	if tag == 0 && p.mode == Lift {
+		return false, nil
 	}
-	return unix.Unlinkat(int(dir.Fd()), name, flags)
-}
-
-// claim finds an ID that no volume of the pool has, and that nobody else of the filesystem has ever used.
-func (p *ProjectQuota) claim() (backend.Tag, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for range tagCount {
-		tag := p.next
-		p.next = firstTag + (p.next-firstTag+1)%tagCount
-		if _, taken := p.used[tag]; taken {
-			continue
-		}
-		free, err := p.quota.unused(tag)
-		if err != nil {
-			return 0, err
-		}
-		if free {
-			p.used[tag] = struct{}{}
-			return tag, nil
-		}
-	}
-	return 0, fmt.Errorf("%w: every project ID from %d to %d is taken", volume.ErrNoSpace, firstTag, firstTag+tagCount-1)
-}
-
-// Adopt implements backend.Backend: what the record says is true, whatever became of the quota while the driver was away.
-func (p *ProjectQuota) Adopt(dir *os.File, name string, tag backend.Tag, bytes int64) error {
-	if tag < firstTag {
-		return fmt.Errorf("%w: its record has project ID %d, so its size is not enforced: it was made while the filesystem had no quotas",
+	if !p.tags.Contains(tag) {
+		return false, fmt.Errorf("%w: its record has no project ID, but %d: it was made while the filesystem had no quotas, or on another one",
 			volume.ErrUnavailable, tag)
 	}
-	p.mu.Lock()
-	_, taken := p.used[tag]
-	p.used[tag] = struct{}{}
-	p.mu.Unlock()
-	if taken {
-		return fmt.Errorf("%w: project ID %d belongs to another volume as well", volume.ErrCorrupt, tag)
+	if !p.tags.Hold(tag) {
+		return false, fmt.Errorf("%w: project ID %d belongs to another volume as well", volume.ErrCorrupt, tag)
 	}
-	f, err := openData(dir, name)
+	f, err := openData(dir)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer f.Close()
-	have, err := project(f)
+	tagged, err := ensureProject(f, tag)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if have != tag {
-		return fmt.Errorf("%w: its data has project ID %d, its record %d", volume.ErrCorrupt, have, tag)
-	}
-	return p.quota.ensureLimit(tag, bytes)
+	limited, err := p.quota.ensureLimit(tag, p.limit(bytes))
+	return tagged || limited, err
 }
 
-// Resize implements backend.Backend.
-func (p *ProjectQuota) Resize(tag backend.Tag, bytes int64) error {
-	return p.quota.setLimit(tag, bytes)
-}
-
-// Usage implements backend.Backend. The filesystem can be full before the volume is; then that is what is available.
-func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, error) {
-	fs, err := mount.UsageOf(p.quota.root)
-	if err != nil {
-		return volume.Usage{}, err
-	}
+// Hold implements backend.Backend.
+func (p *ProjectQuota) Hold(dir *os.File, tag backend.Tag) backend.Tag {
 	if tag == 0 {
-		return mount.UsageOf(data)
+		tag = tagOf(dir)
 	}
-	q, err := p.quota.get(tag)
-	if err != nil {
-		return volume.Usage{}, err
-	}
-	u := volume.Usage{
-		TotalBytes:  limitBytes(q),
-		UsedBytes:   int64(q.curSpace),  //nolint:gosec // less than a filesystem holds
-		UsedInodes:  int64(q.curInodes), //nolint:gosec // as above
-		TotalInodes: fs.TotalInodes,
-	}
-	u.AvailableBytes = max(0, min(u.TotalBytes-u.UsedBytes, fs.AvailableBytes))
-	u.AvailableInodes = fs.AvailableInodes
-	return u, nil
-}
-
-// TagOf implements backend.Backend.
-func (*ProjectQuota) TagOf(dir *os.File, name string) backend.Tag {
-	f, err := openData(dir, name)
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	tag, err := project(f)
-	if err != nil || tag < firstTag {
+	if !p.tags.Hold(tag) {
 		return 0
 	}
 	return tag
 }
 
-// Release implements backend.Backend.
-func (p *ProjectQuota) Release(tag backend.Tag) error {
-	if tag < firstTag {
+// tagOf reads the ID of data whose record is gone.
+func tagOf(dir *os.File) backend.Tag {
+	f, err := openData(dir)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	a, err := getAttributes(f)
+	if err != nil {
+		return 0
+	}
+	return backend.Tag(a.project)
+}
+
+// Resize implements backend.Backend.
+func (p *ProjectQuota) Resize(tag backend.Tag, bytes int64) error {
+	if !p.tags.Contains(tag) {
 		return nil
 	}
-	err := p.quota.setLimit(tag, 0)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.used, tag)
-	return err
+	return p.quota.setLimit(tag, p.limit(bytes))
+}
+
+// Usage implements backend.Backend. The filesystem can be full before the volume is; then that is what is available.
+func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, error) {
+	if !p.tags.Contains(tag) {
+		return mount.UsageOf(data)
+	}
+	// Of the pool's directory: statfs(2) of a directory with an ID is about that ID, on ext4 and XFS.
+	fs, err := mount.UsageOf(p.quota.root)
+	if err != nil {
+		return volume.Usage{}, err
+	}
+	q, err := p.quota.get(tag)
+	if err != nil {
+		return volume.Usage{}, err
+	}
+	u := fs
+	u.UsedBytes = int64(q.curSpace)   //nolint:gosec // less than a filesystem holds
+	u.UsedInodes = int64(q.curInodes) //nolint:gosec // as above
+	if q.blockHard > 0 {
+		u.TotalBytes = limitBytes(q)
+		u.AvailableBytes = max(0, min(u.TotalBytes-u.UsedBytes, fs.AvailableBytes))
+	}
+	return u, nil
+}
+
+// Discard implements backend.Backend: a tree of files is removed file by file.
+func (*ProjectQuota) Discard(*os.File) error { return nil }
+
+// Release implements backend.Backend. Something may still count, a deleted file that somebody has open: that stays limited, and the ID
+// is not given out before it is gone.
+func (p *ProjectQuota) Release(tag backend.Tag) error {
+	if !p.tags.Contains(tag) {
+		return nil
+	}
+	q, err := p.quota.get(tag)
+	if err == nil && q.isUnused() {
+		err = p.quota.setLimit(tag, 0)
+	}
+	if err != nil {
+		return err
+	}
+	p.tags.Free(tag)
+	return nil
+}
+
+// openData opens data to read and set its attributes, not its content.
+func openData(dir *os.File) (*os.File, error) {
+	return backend.OpenData(dir, unix.O_RDONLY|unix.O_NONBLOCK)
 }

@@ -91,10 +91,13 @@ func (q quota) get(id backend.Tag) (dqblk, error) {
 	}
 }
 
+// unused says that nothing counts under an ID. A limit alone is what an earlier volume left, whose last file took long to vanish.
 func (q quota) unused(id backend.Tag) (bool, error) {
 	d, err := q.get(id)
-	return d.blockHard == 0 && d.blockSoft == 0 && d.inodeHard == 0 && d.curSpace == 0 && d.curInodes == 0, err
+	return d.isUnused(), err
 }
+
+func (d dqblk) isUnused() bool { return d.curSpace == 0 && d.curInodes == 0 }
 
 // setLimit holds a project to a size, rounded up to a whole kilobyte; 0 is no limit.
 func (q quota) setLimit(id backend.Tag, bytes int64) error {
@@ -105,32 +108,18 @@ func (q quota) setLimit(id backend.Tag, bytes int64) error {
 	return nil
 }
 
-// ensureLimit writes only what is not so yet: at a start it is so for every volume.
-func (q quota) ensureLimit(id backend.Tag, bytes int64) error {
+// ensureLimit writes only what is not so yet, and says whether it did: at a start it is so for every volume.
+func (q quota) ensureLimit(id backend.Tag, bytes int64) (changed bool, err error) {
 	d, err := q.get(id)
-	if err != nil || d.blockHard == limitBlocks(bytes) {
-		return err
+	if err != nil || d.blockHard == limitBlocks(bytes) && d.blockSoft == 0 && d.inodeHard == 0 && d.inodeSoft == 0 {
+		return false, err
 	}
-	return q.setLimit(id, bytes)
+	return true, q.setLimit(id, bytes)
 }
 
 func limitBlocks(bytes int64) uint64 { return (uint64(bytes) + blockBytes - 1) / blockBytes } //nolint:gosec // never negative
 
 func limitBytes(d dqblk) int64 { return int64(d.blockHard * blockBytes) } //nolint:gosec // what setLimit wrote
-
-// openData opens data to read and set its attributes, not its content.
-func openData(dir *os.File, name string) (*os.File, error) {
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
-func project(f *os.File) (backend.Tag, error) {
-	a, err := getAttributes(f)
-	return backend.Tag(a.project), err
-}
 
 func getAttributes(f *os.File) (attributes, error) {
 	var a attributes
@@ -140,19 +129,29 @@ func getAttributes(f *os.File) (attributes, error) {
 
 // setProject gives an empty directory or file its project ID; what is made in the directory inherits it.
 func setProject(f *os.File, id backend.Tag) error {
-	a, err := getAttributes(f)
+	_, err := ensureProject(f, id)
+	return err
+}
+
+// ensureProject writes only what is not so yet, and says whether it did.
+func ensureProject(f *os.File, id backend.Tag) (changed bool, err error) {
+	have, err := getAttributes(f)
 	if err != nil {
-		return err
+		return false, err
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return false, err
 	}
-	a.project = uint32(id)
+	want := have
+	want.project = uint32(id) //nolint:gosec // below firstTag+tagCount
 	if info.IsDir() {
-		a.flags |= inheritProject
+		want.flags |= inheritProject
 	}
-	return ioctl(f, ioctlSetAttr, &a)
+	if have == want {
+		return false, nil
+	}
+	return true, ioctl(f, ioctlSetAttr, &want)
 }
 
 func ioctl(f *os.File, request uintptr, a *attributes) error {
