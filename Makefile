@@ -9,6 +9,8 @@ IMAGE ?= csi-hostpath:$(VERSION)
 # Which packages `make test` runs, and with what else: make test PACKAGES=./pkg/pool TEST_FLAGS='-run Crash -v'
 PACKAGES ?= ./...
 TEST_FLAGS ?=
+# What else `make bench` is told: make bench BENCH_FLAGS=--help
+BENCH_FLAGS ?=
 # How long `make fuzz` spends on each fuzz test.
 FUZZTIME ?= 30s
 
@@ -45,6 +47,10 @@ clean: ## Remove what was built here.
 .PHONY: demo
 demo: ## Do what kubelet does with the driver, and show each step (as root; takes seconds, leaves nothing).
 	@go run ./test/demo
+
+.PHONY: bench
+bench: packages ## Measure the driver beside its floor (as root; minutes): make bench BENCH_FLAGS='--fs xfs --run cycle'
+	@go run ./test/bench $(BENCH_FLAGS)
 
 ##@ Check
 

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -42,4 +44,15 @@ func describe(cmd *cobra.Command, c driver.Config) {
 			"allowMultiNode %v, trashRetention %v\n", p.Name, mark, p.Path, p.Overcommit, p.Reserve, p.Quota, p.Optional,
 			p.RequireMountpoint, p.AllowMultiNode, p.TrashRetention)
 	}
+	for _, h := range c.HostPaths {
+		readOnly := ""
+		if h.ReadOnly {
+			readOnly = ", read-only"
+		}
+		fmt.Fprintf(out, "host path %s%s: types %s, namespaces %s, inline %v\n",
+			h.Path, readOnly, listed(h.Types, "all but devices"), listed(h.Namespaces, "all"), h.Inline)
+	}
 }
+
+// listed joins a list whose absence means something.
+func listed(list []string, none string) string { return cmp.Or(strings.Join(list, " "), none) }

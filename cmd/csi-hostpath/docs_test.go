@@ -125,6 +125,7 @@ func TestDocumentHasEveryFieldWithItsTypeAndDefault(t *testing.T) {
 	}
 	compare(t, rows, driver.DefaultConfig(), nil)
 	compare(t, table(t, "### A pool"), driver.NewPoolConfig("", ""), []string{"name", "path"})
+	compare(t, table(t, "### A host path"), driver.HostPathConfig{}, []string{"path"})
 }
 
 // compare checks rows against the fields of a struct that holds its defaults.
@@ -133,7 +134,8 @@ func compare(t *testing.T, rows map[string]row, defaults any, required []string)
 	types := map[reflect.Type]string{
 		reflect.TypeFor[string](): "string", reflect.TypeFor[bool](): "boolean", reflect.TypeFor[float64](): "number",
 		reflect.TypeFor[int64](): "integer", reflect.TypeFor[time.Duration](): "duration",
-		reflect.TypeFor[[]driver.PoolConfig](): "list of pools",
+		reflect.TypeFor[[]driver.PoolConfig](): "list of pools", reflect.TypeFor[[]driver.HostPathConfig](): "list of host paths",
+		reflect.TypeFor[[]string](): "list of strings",
 	}
 	v := reflect.ValueOf(defaults)
 	for i := range v.NumField() {
@@ -181,7 +183,7 @@ func TestExamplesOfFlagsWork(t *testing.T) {
 }
 
 func TestExamplesOfFieldsWork(t *testing.T) {
-	file, pool := table(t, "## The file"), table(t, "### A pool")
+	file, pool, hostPath := table(t, "## The file"), table(t, "### A pool"), table(t, "### A host path")
 	t.Chdir(t.TempDir())
 	for name, r := range file {
 		var content strings.Builder
@@ -194,15 +196,22 @@ func TestExamplesOfFieldsWork(t *testing.T) {
 		checkExample(t, name, r.example, content.String())
 	}
 	for name, r := range pool {
-		var content strings.Builder
-		content.WriteString(fileHeader + "pools:\n- " + r.example + "\n")
-		for _, line := range []string{"name: a", "path: /data/a"} {
-			if !strings.HasPrefix(line, name+":") {
-				content.WriteString("  " + line + "\n")
-			}
-		}
-		checkExample(t, name, r.example, content.String())
+		checkExample(t, name, r.example, fileHeader+item("pools", name, r.example, "name: a", "path: /data/a"))
 	}
+	for name, r := range hostPath {
+		checkExample(t, name, r.example, fileHeader+"pools: [{name: a, path: /data/a}]\n"+item("hostPaths", name, r.example, "path: /srv/a"))
+	}
+}
+
+// item is a list of one mapping with a field's example and the other required fields.
+func item(list, name, example string, required ...string) string {
+	text := list + ":\n- " + example + "\n"
+	for _, line := range required {
+		if !strings.HasPrefix(line, name+":") {
+			text += "  " + line + "\n"
+		}
+	}
+	return text
 }
 
 func checkExample(t *testing.T, name, example, content string) {

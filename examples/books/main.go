@@ -41,7 +41,8 @@ func run(address, folder string) error {
 	defer stop()
 	go func() {
 		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		// The signal ended ctx; what is being answered may still be finished.
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		_ = server.Shutdown(grace)
 	}()

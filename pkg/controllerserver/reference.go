@@ -1,17 +1,23 @@
 package controllerserver
 
 import (
+	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
+// unlimited is the capacity of a class that names a path of the host: nothing of it is counted.
+const unlimited = math.MaxInt64
+
 // createReference answers for a class that names a path of the host: the volume is its attributes, nothing is made until a pod
-// wants it, and nothing is counted or enforced. It is bound to this node, like every volume.
+// wants it, and nothing is counted or enforced. It is bound to this node, like every volume. Errors: ErrForbidden.
 func (s *Server) createReference(
 	create volume.CreateRequest, params volume.Parameters, raw map[string]string,
 ) (*csi.CreateVolumeResponse, error) {
@@ -27,4 +33,31 @@ func (s *Server) createReference(
 		VolumeContext:      attributes,
 		AccessibleTopology: []*csi.Topology{{Segments: s.Topology}},
 	}}, nil
+}
+
+// validateReference confirms a reference's capabilities. Whether the rules allow its path is said when a pod wants it: they are the
+// node's, and only then is it known whose the pod is.
+func validateReference(req *csi.ValidateVolumeCapabilitiesRequest) error {
+	if _, err := capability.ParseAll(req.GetVolumeCapabilities()); err != nil {
+		return err
+	}
+	if len(req.GetMutableParameters()) > 0 {
+		return fmt.Errorf("%w: there are no mutable parameters", volume.ErrInvalid)
+	}
+	if len(req.GetParameters()) == 0 {
+		return nil
+	}
+	params, err := volume.ParseParameters(req.GetParameters())
+	if err != nil {
+		return err
+	}
+	if params.Path == "" {
+		return fmt.Errorf("%w: the volume is a path of the host, and the parameters name none", volume.ErrIncompatible)
+	}
+	for key, value := range req.GetVolumeContext() {
+		if slices.Contains(volume.ParameterKeys(), key) && req.GetParameters()[key] != value {
+			return fmt.Errorf("%w: the volume's %s is %q, the parameters say %q", volume.ErrIncompatible, key, value, req.GetParameters()[key])
+		}
+	}
+	return nil
 }

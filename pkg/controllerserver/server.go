@@ -206,8 +206,13 @@ func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
 	return s.Publications.CheckUnused(id, data)
 }
 
-// ControllerGetVolume describes one volume.
+// ControllerGetVolume describes one volume. Of a reference to a path of the host only the ID is known here.
 func (s *Server) ControllerGetVolume(_ context.Context, req *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
+	if id := req.GetVolumeId(); volume.IsReferenceID(id) {
+		return &csi.ControllerGetVolumeResponse{
+			Volume: &csi.Volume{VolumeId: id}, Status: &csi.ControllerGetVolumeResponse_VolumeStatus{},
+		}, nil
+	}
 	v, _, err := s.find(req.GetVolumeId())
 	if err != nil {
 		return nil, err
@@ -220,14 +225,18 @@ func (s *Server) ControllerGetVolume(_ context.Context, req *csi.ControllerGetVo
 func (s *Server) ValidateVolumeCapabilities(
 	_ context.Context, req *csi.ValidateVolumeCapabilitiesRequest,
 ) (*csi.ValidateVolumeCapabilitiesResponse, error) {
-	v, p, err := s.find(req.GetVolumeId())
-	if err != nil {
-		return nil, err
+	check := validateReference
+	if !volume.IsReferenceID(req.GetVolumeId()) {
+		v, p, err := s.find(req.GetVolumeId())
+		if err != nil {
+			return nil, err
+		}
+		check = func(req *csi.ValidateVolumeCapabilitiesRequest) error { return validate(v, p, req) }
 	}
 	if len(req.GetVolumeCapabilities()) == 0 {
 		return nil, fmt.Errorf("%w: volume capabilities are missing", volume.ErrInvalid)
 	}
-	if unconfirmed := validate(v, p, req); unconfirmed != nil {
+	if unconfirmed := check(req); unconfirmed != nil {
 		return &csi.ValidateVolumeCapabilitiesResponse{Message: unconfirmed.Error()}, nil //nolint:nilerr // that is the answer
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
@@ -275,18 +284,21 @@ func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*c
 			return nil, err
 		}
 	}
-	available, err := s.available(params.Pool, req.GetAccessibleTopology(), access)
+	available, err := s.available(params, req.GetAccessibleTopology(), access)
 	if err != nil {
 		return nil, err
 	}
 	return &csi.GetCapacityResponse{AvailableCapacity: available, MaximumVolumeSize: wrapperspb.Int64(available)}, nil
 }
 
-func (s *Server) available(poolName string, where *csi.Topology, access []capability.Access) (int64, error) {
-	if !s.covers(where) {
+func (s *Server) available(params volume.Parameters, where *csi.Topology, access []capability.Access) (int64, error) {
+	switch {
+	case !s.covers(where):
 		return 0, nil
+	case params.Path != "":
+		return unlimited, nil
 	}
-	p, err := s.Pools.ByName(poolName)
+	p, err := s.Pools.ByName(params.Pool)
 	switch {
 	case errors.Is(err, volume.ErrNotFound), errors.Is(err, volume.ErrUnavailable):
 		return 0, nil //nolint:nilerr // a pool that is not there has no room

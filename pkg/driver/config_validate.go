@@ -92,46 +92,48 @@ func (c Config) checkHostPaths(f *faults) {
 		f.addf("hostPaths", "%d rules, at most %d are allowed", len(c.HostPaths), maxHostPaths)
 		return
 	}
-	own := c.ownPaths()
+	rules := c.rules()
 	for i, rule := range c.HostPaths {
 		at := fmt.Sprintf("hostPaths[%d].", i)
 		checkPath(f, at+"path", rule.Path)
-		for j, namespace := range rule.Namespaces {
-			if len(namespace) > maxPoolNameBytes || !poolName.MatchString(namespace) {
-				f.addf(fmt.Sprintf("%snamespaces[%d]", at, j), "%s is no name of a namespace", quote(namespace))
-			}
-		}
-		for j, t := range rule.Types {
-			if !slices.Contains(volume.Types(), volume.Type(t)) {
-				f.addf(fmt.Sprintf("%stypes[%d]", at, j), "%s must be one of %v", quote(t), volume.Types())
-			}
-		}
-		if _, err := hostpath.NewRules([]hostpath.Rule{rule.rule()}, own...); err != nil && filepath.IsAbs(rule.Path) {
+		if err := rules.Validate(rule.rule()); err != nil && filepath.IsAbs(rule.Path) && filepath.Clean(rule.Path) == rule.Path {
 			f.addf(at+"path", "%v", err)
+		}
+		rule.checkLists(f, at)
+	}
+}
+
+// checkLists looks at the lists of a rule; at is the rule's place among the fields, with the dot.
+func (h HostPathConfig) checkLists(f *faults, at string) {
+	for j, namespace := range h.Namespaces {
+		// A namespace's name is a DNS label (RFC 1123), as a pool's is.
+		if len(namespace) > maxPoolNameBytes || !poolName.MatchString(namespace) {
+			f.addf(fmt.Sprintf("%snamespaces[%d]", at, j), "%s is no name of a namespace", quote(namespace))
+		}
+	}
+	for j, t := range h.Types {
+		if !slices.Contains(volume.Types(), volume.Type(t)) {
+			f.addf(fmt.Sprintf("%stypes[%d]", at, j), "%s must be one of %v", quote(t), volume.Types())
 		}
 	}
 }
 
-// ownPaths are the directories of the driver and of kubelet.
-func (c Config) ownPaths() []string {
+// rules are the operator's, with what they can never give away: the directories of the driver and of kubelet.
+func (c Config) rules() *hostpath.Rules {
 	own := []string{c.KubeletDir}
 	for _, p := range c.Pools {
 		own = append(own, p.Path)
 	}
-	return own
-}
-
-// host is the node's file tree under the operator's rules.
-func (c Config) host() (*hostpath.Host, error) {
+	for _, endpoint := range []string{c.Endpoint, c.SidecarEndpoint} {
+		if socket, err := socketPath(endpoint); err == nil {
+			own = append(own, socket)
+		}
+	}
 	list := make([]hostpath.Rule, 0, len(c.HostPaths))
 	for _, h := range c.HostPaths {
 		list = append(list, h.rule())
 	}
-	rules, err := hostpath.NewRules(list, c.ownPaths()...)
-	if err != nil {
-		return nil, err
-	}
-	return hostpath.NewHost(c.HostRoot, rules), nil
+	return hostpath.NewRules(list, own...)
 }
 
 func (h HostPathConfig) rule() hostpath.Rule {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
@@ -35,10 +36,7 @@ func Run(ctx context.Context, cfg Config) error {
 	publications := nodeserver.NewPublications()
 	pools := newPoolSet(cfg, publications)
 	registry := newRegistry(pools)
-	host, err := cfg.host()
-	if err != nil {
-		return err
-	}
+	host := hostpath.NewHost(cfg.HostRoot, cfg.rules())
 	node := nodeserver.New(nodeserver.Options{
 		NodeName:     cfg.NodeName,
 		KubeletDir:   cfg.KubeletDir,

@@ -16,6 +16,7 @@ type Rule struct {
 	// Path is the root: absolute, clean, and no link leads through it.
 	Path string
 	// ReadOnly makes every mount of the root read-only, mounts below it included.
+	// It also keeps the driver from making anything there.
 	ReadOnly bool
 	// Namespaces are those whose pods may use it; none is all of them.
 	Namespaces []string
@@ -41,30 +42,60 @@ type Rules struct {
 
 // alwaysForbidden are directories that are root on the node, whoever writes to them; a single device below /dev may be allowed.
 var alwaysForbidden = []string{
-	"/boot", "/dev", "/etc", "/proc", "/root", "/run/containerd", "/run/crio", "/run/docker.sock", "/sys",
-	"/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/etcd", "/var/lib/kubelet",
-	"/var/run/containerd", "/var/run/crio", "/var/run/docker.sock",
+	"/boot", "/dev", "/etc", "/proc", "/root", "/run/containerd", "/run/crio", "/run/docker", "/run/docker.sock", "/run/k0s", "/run/k3s",
+	"/run/podman", "/run/systemd", "/sys", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/etcd", "/var/lib/k0s",
+	"/var/lib/kubelet", "/var/lib/rancher", "/var/run/containerd", "/var/run/crio", "/var/run/docker.sock", "/var/spool/cron",
 }
 
-// NewRules makes rules that never allow a directory of the driver's own, such as its pools, or the system's, or a parent of one.
-// Errors: ErrForbidden, naming the rule; every rule at fault is in it.
-func NewRules(rules []Rule, own ...string) (*Rules, error) {
-	r := &Rules{rules: slices.Clone(rules), forbidden: append(slices.Clone(alwaysForbidden), own...)}
+// readOnlyAtMost are directories that are harmless to read, and root on the node to whoever writes: root runs what is there. Links that a
+// pod makes among its logs, kubelet follows for whoever may read logs (CVE-2017-1002101's family).
+var readOnlyAtMost = []string{"/bin", "/lib", "/lib64", "/opt/cni", "/sbin", "/usr", "/var/log/containers", "/var/log/pods"}
+
+// NewRules makes rules that never allow a directory of the driver's own, such as its pools, or the system's, or a parent of one. What
+// Validate says of a rule is for the operator: one that it finds fault with allows nothing that it must not, either.
+func NewRules(rules []Rule, own ...string) *Rules {
+	r := &Rules{rules: slices.Clone(rules), forbidden: slices.Concat(alwaysForbidden, own)}
 	// The longest root first: it is the one that was written for the path.
 	slices.SortStableFunc(r.rules, func(a, b Rule) int { return len(b.Path) - len(a.Path) })
-	for _, rule := range rules {
-		if err := r.checkRule(rule); err != nil {
-			return nil, err
-		}
-	}
-	return r, nil
+	return r
 }
 
-func (r *Rules) checkRule(rule Rule) error {
+// Validate says why a rule is a promise that cannot be kept. Errors: ErrForbidden.
+func (r *Rules) Validate(rule Rule) error {
 	if rule.Path == "/" || !path.IsAbs(rule.Path) || path.Clean(rule.Path) != rule.Path {
 		return fmt.Errorf("%w: host path %q: a root is absolute and clean, and not /", volume.ErrForbidden, rule.Path)
 	}
-	return r.checkForbidden(rule.Path, rule.onlyDevices())
+	if err := r.checkForbidden(rule, rule.Path, rule.onlyDevices()); err != nil {
+		return err
+	}
+	for _, other := range r.rules {
+		if err := rule.checkNotUndone(other); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkNotUndone refuses a rule that is stricter than one for a directory above it: whoever may mount that directory has what is below
+// as well, so the stricter rule would be a promise that is not kept. Errors: ErrForbidden.
+func (rule Rule) checkNotUndone(above Rule) error {
+	if rule.Path == above.Path || !isBelow(above.Path, rule.Path) || !above.hasDirectories() {
+		return nil
+	}
+	excluded := func(namespace string) bool { return !slices.Contains(rule.Namespaces, namespace) }
+	switch {
+	case rule.ReadOnly && !above.ReadOnly,
+		above.Inline && !rule.Inline,
+		len(rule.Namespaces) > 0 && (len(above.Namespaces) == 0 || slices.ContainsFunc(above.Namespaces, excluded)):
+		return fmt.Errorf("%w: host path %s: its rule is stricter than the one for %s, which gives the same files away",
+			volume.ErrForbidden, rule.Path, above.Path)
+	default:
+		return nil
+	}
+}
+
+func (rule Rule) hasDirectories() bool {
+	return len(rule.Types) == 0 || slices.Contains(rule.Types, volume.Directory) || slices.Contains(rule.Types, volume.DirectoryOrCreate)
 }
 
 // onlyDevices: the rule is for device nodes alone.
@@ -72,20 +103,28 @@ func (rule Rule) onlyDevices() bool {
 	return len(rule.Types) > 0 && !slices.ContainsFunc(rule.Types, func(t volume.Type) bool { return !t.IsDevice() })
 }
 
+// forbiddenTo lists the directories that the rule cannot give away.
+func (r *Rules) forbiddenTo(rule Rule) []string {
+	if rule.ReadOnly {
+		return r.forbidden
+	}
+	return slices.Concat(r.forbidden, readOnlyAtMost)
+}
+
 // checkForbidden refuses what is in, or above, a forbidden directory. Errors: ErrForbidden.
-func (r *Rules) checkForbidden(name string, device bool) error {
-	for _, f := range r.forbidden {
-		if f == "/dev" && device && isBelow(f, name) && name != f {
+func (r *Rules) checkForbidden(rule Rule, name string, isDevice bool) error { //nolint:revive // what the caller found out, no mode of working
+	for _, f := range r.forbiddenTo(rule) {
+		if f == "/dev" && isDevice && name != f && isBelow(f, name) {
 			continue
 		}
 		if isBelow(f, name) || isBelow(name, f) {
-			return fmt.Errorf("%w: host path %s: %s is never offered, nor a directory above it", volume.ErrForbidden, name, f)
+			return fmt.Errorf("%w: host path %s: %s is never offered%s, nor a directory above it", volume.ErrForbidden, name, f, unlessReadOnly(f))
 		}
 	}
 	return nil
 }
 
-// find is the rule for a use, or what is missing. Errors: ErrForbidden.
+// find is the rule for a use, or what is missing. Rules add up: one that does not fit takes nothing away. Errors: ErrForbidden.
 func (r *Rules) find(use Use) (Rule, error) {
 	var near []string
 	for _, rule := range r.rules {
@@ -96,7 +135,7 @@ func (r *Rules) find(use Use) (Rule, error) {
 			near = append(near, fmt.Sprintf("the one for %s %s", rule.Path, missing))
 			continue
 		}
-		return rule, nil
+		return rule, r.checkForbidden(rule, use.Path, use.Type.IsDevice())
 	}
 	why := "there is none for the path or a directory above it"
 	if len(near) > 0 {
@@ -104,6 +143,14 @@ func (r *Rules) find(use Use) (Rule, error) {
 	}
 	return Rule{}, fmt.Errorf("%w: no hostPaths rule allows %s %s to a pod of namespace %q%s: %s",
 		volume.ErrForbidden, use.Type, use.Path, use.Namespace, inlineText(use), why)
+}
+
+// unlessReadOnly completes a message about a forbidden directory.
+func unlessReadOnly(name string) string {
+	if slices.Contains(readOnlyAtMost, name) {
+		return " unless the rule has readOnly: true"
+	}
+	return ""
 }
 
 func inlineText(use Use) string {

@@ -157,19 +157,32 @@ func attachDescriptor(source, target *os.File, options Options) error {
 }
 
 func attachClassic(source, target *os.File, at *place, options Options) error {
-	flags := uintptr(unix.MS_BIND)
 	if options.recursive {
-		if options.ReadOnly() {
-			return fmt.Errorf("%w: read-only with the mounts below it needs mount_setattr(2), Linux 5.12 or newer", volume.ErrInvalid)
+		if err := checkNothingBelow(source); err != nil {
+			return err
 		}
-		flags |= unix.MS_REC
 	}
-	if err := unix.Mount(fdPath(source), fdPath(target), "", flags, ""); err != nil {
+	if err := unix.Mount(fdPath(source), fdPath(target), "", unix.MS_BIND, ""); err != nil {
 		return os.NewSyscallError("mount", err)
 	}
 	err := restrict(at, options)
 	if err != nil {
 		err = errors.Join(err, at.unmountTop()) // never leave a mount that is weaker than was asked for
+	}
+	return err
+}
+
+// checkNothingBelow refuses a source with mounts below it: mount(2) can neither restrict them nor, in one step, keep them out of the
+// source's peer group. Errors: ErrUnavailable.
+func checkNothingBelow(source *os.File) error {
+	mounts, err := Table()
+	if err != nil {
+		return err
+	}
+	shown, err := Shown(mounts, source)
+	if err == nil && len(shown) > 1 {
+		err = fmt.Errorf("%w: something is mounted below it, and showing that safely needs mount_setattr(2), Linux 5.12 or newer",
+			volume.ErrUnavailable)
 	}
 	return err
 }
@@ -252,11 +265,16 @@ func (p *place) unmountTop() error {
 	}
 }
 
-// hasMountsBelow reads the mount table: for the rare target that cannot be unmounted. If it cannot be read there are none.
+// hasMountsBelow reads the mount table: for the rare target that cannot be unmounted. If it cannot be read there are none. The table
+// has the resolved path, in which the kubelet's directory may be another one.
 func (p *place) hasMountsBelow() bool {
+	parent, err := os.Readlink(fdPath(p.parent))
+	if err != nil {
+		return false
+	}
 	mounts, err := Table()
 	return err == nil && slices.ContainsFunc(mounts, func(m Mount) bool {
-		rest, isBelow := below(p.target.String(), m.Point)
+		rest, isBelow := below(path.Join(parent, p.name), m.Point)
 		return isBelow && rest != ""
 	})
 }

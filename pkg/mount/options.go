@@ -100,12 +100,23 @@ func (o Options) ReadOnly() bool { return o.attributes&unix.MOUNT_ATTR_RDONLY !=
 
 // attr is the argument of mount_setattr(2).
 func (o Options) attr() *unix.MountAttr {
-	a := &unix.MountAttr{Attr_set: o.attributes}
+	a := &unix.MountAttr{Attr_set: o.attributes, Propagation: o.propagation()}
 	if o.setAtime {
 		a.Attr_set |= o.atime
 		a.Attr_clr = unix.MOUNT_ATTR__ATIME
 	}
 	return a
+}
+
+// propagation never leaves the mount in its source's peer group: the unmount of a tree that shows the host's mounts would unmount
+// them on the host as well (mount_namespaces(7), "a mount and an unmount event in one propagates to the others"). What the host
+// mounts below a path later appears below the target too, as hostPath's HostToContainer has it, unless the target is read-only:
+// such a mount would come with attributes of its own.
+func (o Options) propagation() uint64 {
+	if o.recursive && !o.ReadOnly() {
+		return unix.MS_SLAVE
+	}
+	return unix.MS_PRIVATE
 }
 
 // remountFlags is the argument of mount(2) with MS_REMOUNT|MS_BIND, which replaces every flag: what the mount has already, as

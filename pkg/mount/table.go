@@ -73,7 +73,16 @@ type Location struct {
 
 // Locate finds the location of an open directory.
 func Locate(d *os.File) (Location, error) {
-	m, err := mountOf(d)
+	mounts, err := Table()
+	if err != nil {
+		return Location{}, err
+	}
+	return LocateIn(mounts, d)
+}
+
+// LocateIn is Locate for an open directory or file, with a mount table that was read after it was opened.
+func LocateIn(mounts []Mount, d *os.File) (Location, error) {
+	m, err := mountOf(mounts, d)
 	if err != nil {
 		return Location{}, err
 	}
@@ -86,6 +95,36 @@ func Locate(d *os.File) (Location, error) {
 		return Location{}, fmt.Errorf("%s is not below its mount point %s: was it moved while the driver started?", name, m.Point)
 	}
 	return Location{device: m.Device, root: path.Join(m.Root, rel)}, nil
+}
+
+// Shown has the location of an open directory or file, and those of what is mounted below it: all that a recursive bind mount of it
+// shows.
+func Shown(mounts []Mount, f *os.File) ([]Location, error) {
+	own, err := LocateIn(mounts, f)
+	if err != nil {
+		return nil, err
+	}
+	name, err := os.Readlink(fdPath(f))
+	if err != nil {
+		return nil, err
+	}
+	shown := []Location{own}
+	for _, m := range mounts {
+		if rest, isBelow := below(name, m.Point); isBelow && rest != "" {
+			shown = append(shown, Location{device: m.Device, root: m.Root})
+		}
+	}
+	return shown, nil
+}
+
+// Overlaps says whether the locations are the same, or one of them contains the other.
+func (l Location) Overlaps(other Location) bool {
+	if l.device != other.device {
+		return false
+	}
+	_, contains := below(l.root, other.root)
+	_, isContained := below(other.root, l.root)
+	return contains || isContained
 }
 
 // Below says whether a mount shows something below the location, and what: its path from there.
@@ -112,7 +151,11 @@ func IsFilesystemRoot(name string) (bool, error) {
 		return false, err
 	}
 	defer d.Close()
-	m, err := mountOf(d)
+	mounts, err := Table()
+	if err != nil {
+		return false, err
+	}
+	m, err := mountOf(mounts, d)
 	if err != nil {
 		return false, err
 	}
@@ -121,12 +164,8 @@ func IsFilesystemRoot(name string) (bool, error) {
 }
 
 // mountOf finds the mount through which a file was opened.
-func mountOf(f *os.File) (Mount, error) {
+func mountOf(mounts []Mount, f *os.File) (Mount, error) {
 	id, err := mountID(f)
-	if err != nil {
-		return Mount{}, err
-	}
-	mounts, err := Table()
 	if err != nil {
 		return Mount{}, err
 	}

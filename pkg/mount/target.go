@@ -41,6 +41,16 @@ func ParseTarget(base, target string) (Target, error) {
 // String is the path as requests have it.
 func (t Target) String() string { return path.Join(t.base, t.rel) }
 
+// PodUID is the UID of the pod in whose directory kubelet has the target: <base>/pods/<UID>/…; empty elsewhere.
+func (t Target) PodUID() string {
+	rest, ok := strings.CutPrefix(t.rel, "pods/")
+	uid, _, isBelow := strings.Cut(rest, "/")
+	if !ok || !isBelow {
+		return ""
+	}
+	return uid
+}
+
 // place is a target's parent directory, open, and the name in it. Every step on a target goes through it, so that nobody can
 // exchange a directory on the way between two steps.
 type place struct {

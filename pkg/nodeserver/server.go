@@ -111,22 +111,28 @@ func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolu
 	if err != nil {
 		return nil, err
 	}
-	wish, err := parseWish(req)
+	wish, err := parseWish(target, req)
 	if err != nil {
 		return nil, err
 	}
 	if wish.attributes.Memory {
-		return &csi.NodePublishVolumeResponse{}, mount.Memory(target, wish.attributes.SizeBytes, wish.attributes.Spec, wish.access.Mount)
+		err = mount.Memory(target, wish.attributes.SizeBytes, wish.attributes.Spec, wish.access.Mount)
+	} else {
+		err = s.publishSource(ctx, target, wish)
 	}
-	src, err := s.open(ctx, wish)
 	if err != nil {
-		return nil, err
-	}
-	defer src.file.Close()
-	if err := s.publish(target, src); err != nil {
 		return nil, fmt.Errorf("volume %s: %w", wish.handle, err)
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+func (s *Server) publishSource(ctx context.Context, target mount.Target, w wish) error {
+	src, err := s.open(ctx, w)
+	if err != nil {
+		return err
+	}
+	defer src.file.Close()
+	return s.publish(target, src)
 }
 
 // publish enters the publication and makes it so.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -22,7 +24,7 @@ type wish struct {
 	attributes volume.Attributes
 }
 
-func parseWish(req *csi.NodePublishVolumeRequest) (wish, error) {
+func parseWish(target mount.Target, req *csi.NodePublishVolumeRequest) (wish, error) {
 	if err := volume.CheckHandle(req.GetVolumeId()); err != nil {
 		return wish{}, err
 	}
@@ -37,7 +39,28 @@ func parseWish(req *csi.NodePublishVolumeRequest) (wish, error) {
 	if err != nil {
 		return wish{}, fmt.Errorf("volume_context: %w", err)
 	}
-	return wish{handle: req.GetVolumeId(), access: access, attributes: attributes}, nil
+	w := wish{handle: req.GetVolumeId(), access: access, attributes: attributes}
+	return w, w.check(target)
+}
+
+// check keeps apart what a request could mix up. Everything that depends on whose pod it is, an inline volume and a path of the host,
+// needs to know that from kubelet: its own attributes are told from a user's by the pod's UID in the target path. Errors: ErrInvalid,
+// ErrForbidden.
+func (w wish) check(target mount.Target) error {
+	managed := w.attributes.Path == "" && !w.attributes.Inline
+	switch {
+	case !managed && volume.IsID(w.handle):
+		return fmt.Errorf("%w: %q is the ID of a volume in a pool: a volume with a path of the host, or in a pod, has another one",
+			volume.ErrInvalid, w.handle)
+	case !managed && (w.attributes.Pod.UID == "" || w.attributes.Pod.UID != target.PodUID()):
+		return fmt.Errorf("%w: the pod's UID is %q, and the target path is one of %q: only kubelet can say whose volume it is, "+
+			"and it does if the CSIDriver object has podInfoOnMount: true", volume.ErrForbidden, w.attributes.Pod.UID, target.PodUID())
+	case !w.attributes.Inline && volume.IsInlineHandle(w.handle):
+		return fmt.Errorf("%w: volume %s is an inline one, and kubelet does not say so: the CSIDriver object needs podInfoOnMount: true",
+			volume.ErrForbidden, w.handle)
+	default:
+		return nil
+	}
 }
 
 // source is what becomes visible at a target. Who gets one closes the file.
@@ -116,26 +139,38 @@ func (s *Server) openInline(ctx context.Context, w wish) (source, error) {
 	if err != nil {
 		return source{}, err
 	}
-	if v.Owner.PodUID != w.attributes.Owner.PodUID {
-		return source{}, fmt.Errorf("%w: volume %s belongs to the pod with UID %q", volume.ErrIncompatible, v.ID, v.Owner.PodUID)
-	}
 	data, err := p.Data(v.ID)
 	return source{volume: v.ID.String(), file: data, access: w.access}, err
 }
 
-// deleteInline deletes the inline volume of that handle, in whichever pool it is; most handles have none.
+// deleteInline deletes the inline volume of that handle; most handles have none. More than one pool has it if the default pool was
+// another one when an earlier try made it. A pool that is not open keeps it until SweepInline finds it.
 func (s *Server) deleteInline(ctx context.Context, handle string) error {
 	name, err := volume.ParseName(handle)
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, p := range s.Pools.Open() {
 		v, err := p.Get(volume.NewID(p.ID(), name))
 		if err == nil && v.IsInline() {
-			return p.Delete(ctx, v.ID)
+			errs = append(errs, s.deleteUnused(ctx, p, v.ID))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// deleteUnused keeps a volume that is visible somewhere. Errors: ErrInUse.
+func (s *Server) deleteUnused(ctx context.Context, p inlinePool, id volume.ID) error {
+	data, err := p.AnyData(id)
+	if err == nil {
+		defer data.Close()
+		err = s.Publications.CheckUnused(id, data)
+	}
+	if err != nil && !errors.Is(err, volume.ErrNotFound) {
+		return err
+	}
+	return p.Delete(ctx, id)
 }
 
 // SweepInline deletes the inline volumes whose pods are gone: what a crash between a pod's end and its unpublish left. A pod that
@@ -150,27 +185,22 @@ func (s *Server) SweepInline(ctx context.Context) {
 	}
 }
 
-type deleter interface {
+// inlinePool is what deleting an inline volume takes.
+type inlinePool interface {
 	AnyData(id volume.ID) (*os.File, error)
 	Delete(ctx context.Context, id volume.ID) error
 }
 
-func (s *Server) sweep(ctx context.Context, p deleter, v volume.Volume) error {
+var _ inlinePool = (*pool.Pool)(nil)
+
+func (s *Server) sweep(ctx context.Context, p inlinePool, v volume.Volume) error {
 	exists, err := podExists(s.KubeletDir, v.Owner.PodUID)
 	if exists || err != nil {
 		return err
 	}
-	data, err := p.AnyData(v.ID)
-	if err == nil {
-		defer data.Close()
-		err = s.Publications.CheckUnused(v.ID, data)
-	}
-	if err != nil && !errors.Is(err, volume.ErrNotFound) {
-		return err
-	}
 	klog.FromContext(ctx).Info("Deleting an inline volume whose pod is gone", "volumeID", v.ID,
 		"namespace", v.Owner.Namespace, "pod", v.Owner.Pod, "podUID", v.Owner.PodUID)
-	return p.Delete(ctx, v.ID)
+	return s.deleteUnused(ctx, p, v.ID)
 }
 
 // podExists looks for the directory that kubelet keeps for a pod as long as it has anything of it. Any doubt keeps the volume.

@@ -59,6 +59,9 @@ func compatible(e *entry, req volume.CreateRequest) error {
 		return e.damaged
 	case v.Name != req.Name:
 		return fmt.Errorf("%w: volume %s has the name %q, asked for is %q", volume.ErrIncompatible, v.ID, v.Name, req.Name)
+	case v.Owner.PodUID != req.Owner.PodUID:
+		return fmt.Errorf("%w: volume %s belongs to the pod with UID %q, asked for is one of %q (empty: of no pod)",
+			volume.ErrIncompatible, v.ID, v.Owner.PodUID, req.Owner.PodUID)
 	case v.Spec != req.Spec:
 		return fmt.Errorf("%w: volume %s is %+v, asked for is %+v", volume.ErrIncompatible, v.ID, v.Spec, req.Spec)
 	case !req.Size.Contains(v.CapacityBytes):

@@ -201,23 +201,27 @@ func TestPoolThatMustExistIsNotMade(t *testing.T) {
 }
 
 func TestWhatACrashLeftInTmpIsThrownAway(t *testing.T) {
-	p := newPool(t)
-	v := create(t, p, "bystander", mib)
-	writeTree(t, dataPath(p, v.ID), map[string]string{"file": "precious"})
-	closePool(t, p)
-	writeTree(t, filepath.Join(p.opts.Path, tmpDir), map[string]string{
-		"pvc-1.0123abcd/":             "",
-		"pvc-2.0123abcd/data/file":    "half a copy",
-		"pvc-3.0123abcd/volume.json":  `{"formatVersion":1,"na`,
-		"bystander.1/data/other-file": "",
-		"stray":                       "",
-	})
-	p = openPool(t, p.opts)
-	wantEntries(t, p, tmpDir)
-	waitPurged(t, p)
-	wantLedger(t, p, mib, 0)
-	wantEntries(t, p, volumesDir, "bystander")
-	if content, err := os.ReadFile(filepath.Join(dataPath(p, v.ID), "file")); string(content) != "precious" {
-		t.Errorf("the volume beside it has %q, %v", content, err)
+	for _, fstype := range disks.Types() { // each has its own idea of what an open directory shows
+		t.Run(fstype, func(t *testing.T) {
+			p := poolOn(t, fstype)
+			v := create(t, p, "bystander", mib)
+			writeTree(t, dataPath(p, v.ID), map[string]string{"file": "precious"})
+			closePool(t, p)
+			writeTree(t, filepath.Join(p.opts.Path, tmpDir), map[string]string{
+				"pvc-1.0123abcd/":             "",
+				"pvc-2.0123abcd/data/file":    "half a copy",
+				"pvc-3.0123abcd/volume.json":  `{"formatVersion":1,"na`,
+				"bystander.1/data/other-file": "",
+				"stray":                       "",
+			})
+			p = openPool(t, p.opts)
+			wantEntries(t, p, tmpDir)
+			waitPurged(t, p)
+			wantLedger(t, p, mib, 0)
+			wantEntries(t, p, volumesDir, "bystander")
+			if content, err := os.ReadFile(filepath.Join(dataPath(p, v.ID), "file")); string(content) != "precious" {
+				t.Errorf("the volume beside it has %q, %v", content, err)
+			}
+		})
 	}
 }

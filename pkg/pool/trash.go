@@ -186,7 +186,13 @@ func (p *Pool) throwIn(from dir, name string) (thrown string, err error) {
 // scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk, and
 // its quota is nobody else's yet.
 func (p *Pool) scanTrash() error {
-	names, err := p.trash.Readdirnames(-1)
+	// Opened anew: what emptyTmp has moved here since the pool's own descriptor was opened is not read through that on btrfs.
+	trash, err := p.root.openDir(trashDir)
+	if err != nil {
+		return err
+	}
+	defer trash.Close()
+	names, err := trash.Readdirnames(-1)
 	if err != nil {
 		return fmt.Errorf("read %s/: %w", trashDir, err)
 	}

@@ -24,6 +24,7 @@ import (
 // sentinels names every error of package volume, for TestEverySentinelHasACode.
 var sentinels = map[string]error{
 	"ErrInvalid":      volume.ErrInvalid,
+	"ErrForbidden":    volume.ErrForbidden,
 	"ErrNotFound":     volume.ErrNotFound,
 	"ErrIncompatible": volume.ErrIncompatible,
 	"ErrInUse":        volume.ErrInUse,

@@ -6,15 +6,17 @@ import (
 	"strings"
 )
 
-// The keys that kubelet adds to a volume's attributes, over whatever the user wrote there (pkg/volume/csi, podInfoOnMount): they
-// can be trusted, the others cannot.
+// The keys that kubelet adds to a volume's attributes, over whatever the user wrote there, if the CSIDriver object has podInfoOnMount
+// (Kubernetes pkg/volume/csi: getPodInfoAttrs in csi_util.go, mergeMap in SetUpAt of csi_mounter.go). If it has not, they are the
+// user's own: see Pod.
 const (
-	AttrPodName        = "csi.storage.k8s.io/pod.name"
-	AttrPodNamespace   = "csi.storage.k8s.io/pod.namespace"
-	AttrPodUID         = "csi.storage.k8s.io/pod.uid"
-	AttrServiceAccount = "csi.storage.k8s.io/serviceAccount.name"
-	AttrEphemeral      = "csi.storage.k8s.io/ephemeral"
+	AttrPodName      = "csi.storage.k8s.io/pod.name"
+	AttrPodNamespace = "csi.storage.k8s.io/pod.namespace"
+	AttrPodUID       = "csi.storage.k8s.io/pod.uid"
+	AttrEphemeral    = "csi.storage.k8s.io/ephemeral"
 
+	// attrReserved begins the keys that Kubernetes adds, today and in later versions. A service account's token may be among them.
+	attrReserved = "csi.storage.k8s.io/"
 	// attrProvisioner is what external-provisioner adds to a PV's attributes.
 	attrProvisioner = "storage.kubernetes.io/csiProvisionerIdentity"
 )
@@ -22,7 +24,8 @@ const (
 // defaultInlineMode is what emptyDir has: any user of the pod may write.
 const defaultInlineMode = 0o777
 
-// Pod is who mounts a volume, as kubelet says. All fields are empty where kubelet says nothing.
+// Pod is who mounts a volume, as the attributes say. It is kubelet who says it when the UID is also in the target path: nobody knows
+// a pod's UID before the pod exists, and a pod's volumes cannot be changed after that.
 type Pod struct {
 	Name, Namespace, UID string
 }
@@ -57,9 +60,7 @@ func ParseAttributes(attributes map[string]string, parseSize func(string) (int64
 		Parameters: Parameters{Spec: Spec{Type: DirectoryOrCreate}},
 	}
 	rest := maps.Clone(attributes)
-	for _, key := range []string{AttrPodName, AttrPodNamespace, AttrPodUID, AttrServiceAccount, AttrEphemeral, attrProvisioner} {
-		delete(rest, key)
-	}
+	maps.DeleteFunc(rest, func(key, _ string) bool { return strings.HasPrefix(key, attrReserved) || key == attrProvisioner })
 	setters, known := classSetters(), ParameterKeys()
 	if a.Inline {
 		known = InlineKeys()
@@ -90,9 +91,6 @@ func (a *Attributes) checkInline(given map[string]string) error {
 	switch _, sized := given[ParamSize]; {
 	case !a.Inline:
 		return nil
-	case a.Pod.UID == "" || strings.ContainsAny(a.Pod.UID, "/\x00") || a.Pod.UID == "." || a.Pod.UID == "..":
-		return fmt.Errorf("%w: pod UID %q: kubelet says whose inline volume it is only if the CSIDriver object has podInfoOnMount: true",
-			ErrInvalid, a.Pod.UID)
 	case a.Path != "" && (a.Memory || sized):
 		return fmt.Errorf("%w: attribute %q is %q: a path of the host has no %q and no %q", ErrInvalid, ParamPath, a.Path, ParamSize, ParamMedium)
 	case a.Memory && (!sized || a.Pool != "" || a.Spec.Type != DirectoryOrCreate):

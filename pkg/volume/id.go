@@ -75,6 +75,19 @@ func CheckHandle(s string) error {
 	return nil
 }
 
+// inlinePrefix begins the ID that kubelet gives an inline volume, and 64 hexadecimal digits end it (Kubernetes pkg/volume/csi/
+// csi_mounter.go, makeVolumeHandle).
+const (
+	inlinePrefix    = "csi-"
+	inlineHexDigits = 64
+)
+
+// IsInlineHandle says whether kubelet gives such an ID to inline volumes.
+func IsInlineHandle(s string) bool {
+	digits, ok := strings.CutPrefix(s, inlinePrefix)
+	return ok && len(digits) == inlineHexDigits && isHex(digits)
+}
+
 // IDFromDir is the ID of a volume found on disk. Errors: ErrCorrupt, for a directory that no volume can have.
 func IDFromDir(pool PoolID, dir string) (ID, error) {
 	if !isDir(dir) {

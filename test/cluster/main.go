@@ -17,10 +17,10 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := rootCommand().ExecuteContext(ctx); err != nil {
+	err := rootCommand().ExecuteContext(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
-		stop()
 		os.Exit(1)
 	}
 }
@@ -32,7 +32,8 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	name := root.PersistentFlags().String("name", cluster.DefaultedName(""), "name of the cluster, when there are several ($"+cluster.NameVariable+")")
+	name := root.PersistentFlags().String("name", cluster.DefaultedName(""),
+		"name of the cluster, when there are several ($"+cluster.NameVariable+")")
 	root.AddCommand(
 		upCommand(name), downCommand(name), loadCommand(name), kubectlCommand(name),
 		nodeCommand(name), logsCommand(name), envCommand(name), imageCommand(),
@@ -73,7 +74,8 @@ func upCommand(name *string) *cobra.Command {
 	flags.StringVar(&options.Disks, "disk", cluster.DefaultDisks, "filesystem of each node's disk: ext4, xfs or btrfs, separated by commas")
 	flags.Int64Var(&diskGiB, "disk-size", cluster.DefaultDiskSize>>30, "size of each node's disk in GiB (a sparse file)")
 	flags.StringVar(&options.DiskPath, "disk-path", cluster.DefaultDiskPath, "where each node mounts its disk")
-	flags.StringVar(&options.Cache, "cache", "", "folder that keeps built programs and images (default: csi-hostpath-cluster in the user's cache folder; $"+cluster.CacheVariable+")")
+	flags.StringVar(&options.Cache, "cache", "",
+		"folder that keeps built programs and images (default: csi-hostpath-cluster in the user's cache folder; $"+cluster.CacheVariable+")")
 	return cmd
 }
 

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,43 +49,13 @@ func (s *scene) kubelet() string { return filepath.Join(s.dir, "kubelet") }
 
 // start starts the driver and waits until it is ready.
 func (s *scene) start(ctx context.Context) (err error) {
-	s.driver, err = process.Start(process.Options{
+	s.driver, err = process.StartReady(ctx, process.Options{
 		Binary: s.binary,
 		Dir:    s.dir,
 		Pools:  map[string]string{"default": s.pool()},
 		Log:    s.log,
 	})
-	if err != nil {
-		return err
-	}
-	// A client that finds no socket tries again after a second; then the times shown would not be the driver's.
-	if err := s.waitForSocket(ctx); err != nil {
-		return err
-	}
-	return s.driver.WaitReady(ctx)
-}
-
-// waitForSocket returns when the driver answers.
-func (s *scene) waitForSocket(ctx context.Context) error {
-	for !answers(s.driver.Socket()) {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.driver.Exited():
-			return errors.New("the driver ended at once")
-		case <-time.After(time.Millisecond):
-		}
-	}
-	return nil
-}
-
-func answers(socket string) bool {
-	conn, err := net.Dial("unix", socket)
-	if err != nil {
-		return false
-	}
-	conn.Close()
-	return true
+	return err
 }
 
 // kill ends the driver with SIGKILL, if one runs.

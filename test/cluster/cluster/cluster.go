@@ -34,7 +34,8 @@ func Attach(name string) (*Cluster, error) {
 		return nil, err
 	}
 	if !s.Ready || !s.ControlPlane.Alive() {
-		return nil, fmt.Errorf("cluster %q is not whole (its start was interrupted, or its control plane ended): run `go run ./test/cluster up` again", name)
+		return nil, fmt.Errorf("cluster %q is not whole (its start was interrupted, or its control plane ended): "+
+			"run `go run ./test/cluster up` again", name)
 	}
 	return newCluster(f, s.Options), nil
 }

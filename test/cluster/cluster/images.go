@@ -26,6 +26,8 @@ import (
 const (
 	// BusyboxImage has a shell and the usual tools.
 	BusyboxImage = "docker.io/library/busybox:stable"
+	// BooksImage is examples/books.
+	BooksImage = "docker.io/library/books:dev"
 	// AgnhostImage is Kubernetes' own test image.
 	AgnhostImage = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
 )
@@ -36,50 +38,77 @@ var sidecars = []string{"csi-provisioner", "csi-resizer", "csi-snapshotter", "sn
 // archiveForm changes when the archives are put together in another way.
 const archiveForm = "1"
 
-// archive is an image in the cache.
+// archive is an image archive in the cache.
 type archive struct {
 	name string
 	path string
 }
 
 // images makes the archives that are not in the cache yet.
-func (b builds) images(cache, pause string) ([]archive, error) {
+func (b builds) images(cache, pause, books string) ([]archive, error) {
 	folder := filepath.Join(cache, "images")
-	var archives []archive
-	add := func(name, key string, write func(path string) error) error {
-		path := filepath.Join(folder, filepath.Base(name)+"-"+archiveForm+"-"+key+".tar")
-		archives = append(archives, archive{name: name, path: path})
-		if _, err := os.Stat(path); err == nil {
-			return nil
-		}
-		return write(path)
-	}
-	pauseKey, pauseErr := fileKey(pause)
-	busybox, busyboxErr := exec.LookPath("busybox")
-	if err := errors.Join(pauseErr, busyboxErr); err != nil {
-		return nil, err
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		return nil, fmt.Errorf("%w (install the package busybox-static)", err)
 	}
 	busyboxKey, err := fileKey(busybox)
 	if err != nil {
 		return nil, err
 	}
-	errs := []error{
-		add(node.PauseImage, pauseKey, func(path string) error {
-			return image.Pack(path, image.Config{Name: node.PauseImage, User: "65535:65535"}, pause)
-		}),
-		add(BusyboxImage, busyboxKey, func(path string) error { return image.Busybox(path, BusyboxImage) }),
-		add(AgnhostImage, b["agnhost"].Key, func(path string) error {
-			return image.Pack(path, image.Config{Name: AgnhostImage, Cmd: []string{"pause"}}, b["agnhost"].Program("agnhost"))
-		}),
+	made := archive{name: BusyboxImage, path: archivePath(folder, BusyboxImage, busyboxKey)}
+	err = made.unlessThere(func() error { return image.Busybox(made.path, made.name) })
+	archives := []archive{made}
+	for _, p := range b.packed(pause, books) {
+		key := p.key
+		if key == "" {
+			var keyErr error
+			key, keyErr = fileKey(p.program)
+			err = errors.Join(err, keyErr)
+		}
+		made := archive{name: p.config.Name, path: archivePath(folder, p.config.Name, key)}
+		archives = append(archives, made)
+		err = errors.Join(err, made.unlessThere(func() error { return image.Pack(made.path, p.config, p.program) }))
+	}
+	return archives, err
+}
+
+// packed is an image of one program.
+type packed struct {
+	config  image.Config
+	program string
+	// key changes with the program; empty means that its content is the key.
+	key string
+}
+
+// packed lists the images that consist of one program each.
+func (b builds) packed(pause, books string) []packed {
+	list := []packed{
+		{config: image.Config{Name: node.PauseImage, User: "65535:65535"}, program: pause},
+		{config: image.Config{Name: BooksImage, User: "65532:65532"}, program: books},
+		{
+			config:  image.Config{Name: AgnhostImage, Cmd: []string{"pause"}},
+			program: b["agnhost"].Program("agnhost"), key: b["agnhost"].Key,
+		},
 	}
 	for _, program := range sidecars {
-		built := b[program]
-		name := fmt.Sprintf("registry.k8s.io/sig-storage/%s:%s", program, built.Version)
-		errs = append(errs, add(name, built.Key, func(path string) error {
-			return image.Pack(path, image.Config{Name: name, User: "65532:65532"}, built.Program(program))
-		}))
+		name := fmt.Sprintf("registry.k8s.io/sig-storage/%s:%s", program, b[program].Version)
+		list = append(list, packed{
+			config:  image.Config{Name: name, User: "65532:65532"},
+			program: b[program].Program(program), key: b[program].Key,
+		})
 	}
-	return archives, errors.Join(errs...)
+	return list
+}
+
+func archivePath(folder, name, key string) string {
+	return filepath.Join(folder, filepath.Base(name)+"-"+archiveForm+"-"+key+".tar")
+}
+
+func (a archive) unlessThere(write func() error) error {
+	if _, err := os.Stat(a.path); err == nil {
+		return nil
+	}
+	return write()
 }
 
 func fileKey(path string) (string, error) {

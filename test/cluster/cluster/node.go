@@ -8,11 +8,14 @@ import (
 	"os/exec"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/disk"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/network"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/node"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/pki"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/process"
 )
 
 // The programs that a node runs, for Restart, StopUnit and the like.
@@ -37,10 +40,10 @@ func (n *Node) Index() int { return n.spec.Index }
 // IP returns the node's address; only the cluster's machines reach it.
 func (n *Node) IP() string { return network.NodeIP(n.spec.Index).String() }
 
-// Filesystem returns what the node's disk is formatted with.
-func (n *Node) Filesystem() (disk.Filesystem, error) {
+// Filesystem returns what the node's disk is formatted with: ext4, xfs or btrfs.
+func (n *Node) Filesystem() (string, error) {
 	s, err := n.state()
-	return s.Filesystem, err
+	return string(s.Filesystem), err
 }
 
 // Running reports whether the node's PID 1 runs.
@@ -115,6 +118,25 @@ func (n *Node) StartUnits(ctx context.Context, units ...string) error {
 // KillUnits sends SIGKILL to programs; the node starts them again by itself.
 func (n *Node) KillUnits(ctx context.Context, units ...string) error {
 	return n.do(ctx, machine.Kill, units)
+}
+
+// KillProcesses sends SIGKILL to every process in the node, its containers' too,
+// that runs a program of this file name, and returns how many there were.
+func (n *Node) KillProcesses(program string) (int, error) {
+	s, err := n.state()
+	if err != nil {
+		return 0, err
+	}
+	found, err := process.Descendants(s.Machine.Init, program)
+	if err != nil {
+		return 0, err
+	}
+	for _, identity := range found {
+		if err := identity.Signal(unix.SIGKILL); err != nil {
+			return 0, err
+		}
+	}
+	return len(found), nil
 }
 
 func (n *Node) do(ctx context.Context, action machine.Action, units []string) error {

@@ -27,7 +27,7 @@ const (
 	DefaultNodes    = 3
 	DefaultDisks    = "btrfs,xfs,ext4"
 	DefaultDiskSize = 10 << 30
-	DefaultDiskPath = "/var/lib/csi-hostpath"
+	DefaultDiskPath = "/var/lib/csi-hostpath/pools/default"
 )
 
 // stateRoot holds one folder a cluster, with everything that the cluster is.

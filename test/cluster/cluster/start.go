@@ -44,43 +44,41 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 		return nil, err
 	}
 	defer unlock()
-	running, err := f.running(ctx, &options)
-	if running != nil || err != nil {
-		return running, err
-	}
 	c := newCluster(f, options)
+	up, err := c.alreadyUp(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if up {
+		return c, nil
+	}
 	if err := c.start(ctx); err != nil {
 		return nil, fmt.Errorf("start cluster %q: %w (logs: `go run ./test/cluster logs DIR`; then: `down`)", options.Name, err)
 	}
 	return c, nil
 }
 
-// running returns the cluster when it is up, and removes what is there when it is
-// only part of one.
-func (f folder) running(ctx context.Context, options *Options) (*Cluster, error) {
-	s, err := f.read()
+// alreadyUp reports whether the cluster is up, and removes what is there when it
+// is only part of one.
+func (c *Cluster) alreadyUp(ctx context.Context) (bool, error) {
+	s, err := c.folder.read()
 	if errors.Is(err, fs.ErrNotExist) {
 		// The folder may hold files of a start that got no further.
-		if err := f.empty(); err != nil {
-			return nil, err
-		}
-		return nil, nil
+		return false, c.folder.empty()
 	}
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	if !s.Ready || !s.ControlPlane.Alive() {
-		options.Progress("removing what an interrupted run left")
-		if err := f.tearDown(ctx, options.Progress); err != nil {
-			return nil, err
-		}
-		return nil, os.MkdirAll(string(f), 0o711)
+		c.progress("removing what an interrupted run left")
+		return false, errors.Join(c.folder.tearDown(ctx, c.progress), os.MkdirAll(string(c.folder), 0o711))
 	}
-	if !s.Options.same(options) {
-		return nil, fmt.Errorf("cluster %q is up with other options (%d nodes, disks %s): run `go run ./test/cluster down` first, or give another name", options.Name, s.Options.Nodes, s.Options.Disks)
+	if !s.Options.same(&c.options) {
+		return false, fmt.Errorf("cluster %q is up with other options (%d nodes, disks %s): "+
+			"run `go run ./test/cluster down` first, or give another name", c.options.Name, s.Options.Nodes, s.Options.Disks)
 	}
-	options.Progress("cluster %q is up already", options.Name)
-	return newCluster(f, *options), nil
+	c.progress("cluster %q is up already", c.options.Name)
+	return true, nil
 }
 
 func (f folder) empty() error {
@@ -138,17 +136,18 @@ func (c *Cluster) prepareFiles(ctx context.Context, all builds) ([]archive, erro
 	if err := all.link(c.folder.programs()); err != nil {
 		return nil, err
 	}
-	pause := c.folder.path("pause")
+	pause, books := c.folder.path("pause"), c.folder.path("books")
 	own := map[string]string{
 		"./test/cluster/machineinit": c.folder.initProgram(),
 		"./test/cluster/pause":       pause,
+		"./examples/books":           books,
 	}
 	for pkg, output := range own {
 		if err := component.BuildOwn(ctx, c.options.moduleRoot, pkg, output); err != nil {
 			return nil, err
 		}
 	}
-	return all.images(c.options.Cache, pause)
+	return all.images(c.options.Cache, pause, books)
 }
 
 // begin writes the state file, before the first thing that outlives this process.
@@ -180,12 +179,12 @@ func (c *Cluster) begin() (*pki.Authority, error) {
 }
 
 func (c *Cluster) startControlPlane(ctx context.Context, authority *pki.Authority) error {
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = listener.Close() }()
-	inherited, err := listener.(*net.TCPListener).File()
+	inherited, err := listener.File()
 	if err != nil {
 		return err
 	}

@@ -79,36 +79,36 @@ func (n *Node) loopsOnDisk(m machine.Machine, image string) ([]disk.Loop, error)
 	if err != nil {
 		return nil, err
 	}
-	own, err := loopOf(loops, image)
+	own, attached, err := loopOf(loops, image)
 	if err != nil {
 		return nil, err
 	}
 	var found []disk.Loop
 	for _, loop := range loops {
 		onDisk := m.Alive() && loop.BackedIn(m.Path("/"), n.spec.DiskTarget)
-		if onDisk || own != nil && loop.BackingDevice == own.Number() {
+		if onDisk || attached && loop.BackingDevice == own.Number() {
 			found = append(found, loop)
 		}
 	}
 	return found, nil
 }
 
-// loopOf returns the loop device of an image file, or nil.
-func loopOf(loops []disk.Loop, image string) (*disk.Loop, error) {
+// loopOf returns the loop device that an image file is attached to, if it is.
+func loopOf(loops []disk.Loop, image string) (found disk.Loop, attached bool, err error) {
 	var st unix.Stat_t
-	err := unix.Stat(image, &st)
+	err = unix.Stat(image, &st)
 	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
+		return found, false, nil
 	}
 	if err != nil {
-		return nil, &os.PathError{Op: "stat", Path: image, Err: err}
+		return found, false, &os.PathError{Op: "stat", Path: image, Err: err}
 	}
 	for _, loop := range loops {
 		if loop.BackingDevice == st.Dev && loop.BackingInode == st.Ino {
-			return &loop, nil
+			return loop, true, nil
 		}
 	}
-	return nil, nil
+	return found, false, nil
 }
 
 func waitDetached(ctx context.Context, image string) error {
@@ -119,8 +119,8 @@ func waitDetached(ctx context.Context, image string) error {
 		if err != nil {
 			return err
 		}
-		own, err := loopOf(loops, image)
-		if own == nil || err != nil {
+		own, attached, err := loopOf(loops, image)
+		if !attached || err != nil {
 			return err
 		}
 		select {

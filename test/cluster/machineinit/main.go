@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/cgroup"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
@@ -78,7 +79,7 @@ func serve(spec machine.Spec) error {
 	// From here on every child is one of the supervisor's: it alone waits.
 	go supervisor.reap()
 	supervisor.startAll()
-	server := &http.Server{Handler: supervisor.handler()}
+	server := &http.Server{Handler: supervisor.handler(), ReadHeaderTimeout: time.Minute}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			log.Printf("serve %s: %v", machine.InitSocket, err)

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+	mountutils "k8s.io/mount-utils"
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
 )
@@ -80,18 +80,18 @@ func makeBinds(binds []machine.Bind) error {
 // dropMountsBelow lets go of the host's mounts that a bind is about to hide: a
 // copy that nobody can see would keep the host from freeing their devices.
 func dropMountsBelow(target string) error {
-	below := func(info *mountinfo.Info) (skip, stop bool) {
-		return !strings.HasPrefix(info.Mountpoint, target+"/"), false
-	}
-	mounts, err := mountinfo.GetMounts(below)
+	mounts, err := mountutils.ParseMountInfo("/proc/self/mountinfo")
 	if err != nil {
 		return fmt.Errorf("read the mount table: %w", err)
 	}
 	for _, mount := range slices.Backward(mounts) {
-		err := unix.Unmount(mount.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if !strings.HasPrefix(mount.MountPoint, target+"/") {
+			continue
+		}
+		err := unix.Unmount(mount.MountPoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		// One that went along with the mount it was on is gone already.
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("let go of the host's mount on %s: %w", mount.Mountpoint, err)
+			return fmt.Errorf("let go of the host's mount on %s: %w", mount.MountPoint, err)
 		}
 	}
 	return nil

@@ -162,7 +162,9 @@ func (s *supervisor) list(w http.ResponseWriter, _ *http.Request) {
 		statuses = append(statuses, machine.UnitStatus{Name: u.Name, PID: u.pid, Starts: u.starts, Stopped: !u.wanted})
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(statuses)
+	if err := json.NewEncoder(w).Encode(statuses); err != nil {
+		log.Printf("answer: %v", err)
+	}
 }
 
 func (s *supervisor) act(w http.ResponseWriter, r *http.Request) {

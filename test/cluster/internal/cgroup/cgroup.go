@@ -58,7 +58,7 @@ func Create(path string) error {
 
 func createIn(hierarchy, path string) error {
 	folder := hierarchy
-	for _, name := range strings.Split(path, "/") {
+	for name := range strings.SplitSeq(path, "/") {
 		if err := delegateControllers(folder); err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func delegateControllers(folder string) error {
 	if err != nil {
 		return err
 	}
-	for _, controller := range strings.Fields(string(available)) {
+	for controller := range strings.FieldsSeq(string(available)) {
 		file := filepath.Join(folder, "cgroup.subtree_control")
 		if err := os.WriteFile(file, []byte("+"+controller), 0); err != nil {
 			return fmt.Errorf("enable controller %s in %s: %w", controller, folder, err)

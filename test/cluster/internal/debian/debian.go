@@ -46,7 +46,8 @@ func Ensure(ctx context.Context, packages []Package, progress func(string, ...an
 	}
 	progress("installing Debian packages: %s", strings.Join(missing, " "))
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return fmt.Errorf("programs of these Debian packages are missing, and there is no apt-get: install them by your system's means: %s", strings.Join(missing, " "))
+		return fmt.Errorf("programs of these Debian packages are missing, and there is no apt-get: "+
+			"install them by your system's means: %s", strings.Join(missing, " "))
 	}
 	install := append([]string{"install", "--yes", "--no-install-recommends"}, missing...)
 	if _, err := aptGet(ctx, install...); err == nil {
@@ -55,7 +56,8 @@ func Ensure(ctx context.Context, packages []Package, progress func(string, ...an
 	// A machine that never ran update knows no package, one that ran it long ago
 	// asks for versions that are gone.
 	if output, err := aptGet(ctx, "update"); err != nil {
-		return fmt.Errorf("apt-get update: %w: %s: check this machine's package sources, or install by hand: %s", err, lastLine(output), strings.Join(missing, " "))
+		return fmt.Errorf("apt-get update: %w: %s: check this machine's package sources, or install by hand: %s",
+			err, lastLine(output), strings.Join(missing, " "))
 	}
 	if output, err := aptGet(ctx, install...); err != nil {
 		return fmt.Errorf("apt-get install: %w: %s: install by hand: %s", err, lastLine(output), strings.Join(missing, " "))

@@ -33,37 +33,36 @@ func Loops() ([]Loop, error) {
 		if err != nil {
 			continue // detached meanwhile
 		}
-		loop := Loop{Device: device, BackingFile: strings.TrimSpace(string(backing))}
-		attached, err := loop.fill()
+		loop, attached, err := inspect(device)
 		if err != nil {
 			return nil, err
 		}
 		if attached {
+			loop.BackingFile = strings.TrimSpace(string(backing))
 			loops = append(loops, loop)
 		}
 	}
 	return loops, nil
 }
 
-func (l *Loop) fill() (attached bool, err error) {
-	fd, err := unix.Open(l.Device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func inspect(device string) (loop Loop, attached bool, err error) {
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return false, fmt.Errorf("open %s: %w", l.Device, err)
+		return loop, false, fmt.Errorf("open %s: %w", device, err)
 	}
 	defer func() { _ = unix.Close(fd) }()
 	info, err := unix.IoctlLoopGetStatus64(fd)
 	if errors.Is(err, unix.ENXIO) {
-		return false, nil
+		return loop, false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("status of %s: %w", l.Device, err)
+		return loop, false, fmt.Errorf("status of %s: %w", device, err)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return false, fmt.Errorf("stat %s: %w", l.Device, err)
+		return loop, false, fmt.Errorf("stat %s: %w", device, err)
 	}
-	l.BackingDevice, l.BackingInode, l.number = info.Device, info.Inode, st.Rdev
-	return true, nil
+	return Loop{Device: device, BackingDevice: info.Device, BackingInode: info.Inode, number: st.Rdev}, true, nil
 }
 
 // Number is the device number that files of a filesystem on this device have,

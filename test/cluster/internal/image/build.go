@@ -71,8 +71,10 @@ func (b Build) Run(ctx context.Context) error {
 }
 
 func (b Build) build(ctx context.Context, volumes []string) error {
-	args := []string{"build", "--pull-never", "--isolation", "oci", "--network", "host", "--layers=false",
-		"--file", b.Dockerfile, "--tag", b.Name}
+	args := []string{
+		"build", "--pull-never", "--isolation", "oci", "--network", "host", "--layers=false",
+		"--file", b.Dockerfile, "--tag", b.Name,
+	}
 	for _, volume := range volumes {
 		args = append(args, "--volume", volume)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -20,7 +21,7 @@ func untar(t *testing.T, data []byte) (map[string]*tar.Header, map[string][]byte
 	reader := tar.NewReader(bytes.NewReader(data))
 	for {
 		header, err := reader.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return headers, contents
 		}
 		if err != nil {
@@ -34,8 +35,8 @@ func untar(t *testing.T, data []byte) (map[string]*tar.Header, map[string][]byte
 	}
 }
 
-// layerOf returns the only layer of an image archive, and its configuration.
-func layerOf(t *testing.T, path string) (headers map[string]*tar.Header, config map[string]any, tags []string) {
+// layerOf returns the files of an image archive's only layer, and the image's names.
+func layerOf(t *testing.T, path string) (headers map[string]*tar.Header, tags []string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -51,16 +52,21 @@ func layerOf(t *testing.T, path string) (headers map[string]*tar.Header, config 
 		t.Fatal(err)
 	}
 	layer := files[manifest[0].Layers[0]]
+	var config struct {
+		RootFS struct {
+			DiffIDs []string `json:"diff_ids"` //nolint:tagliatelle // the OCI specification's name
+		} `json:"rootfs"`
+	}
 	if err := json.Unmarshal(files[manifest[0].Config], &config); err != nil {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256(layer)
 	want := "sha256:" + hex.EncodeToString(sum[:])
-	if got := config["rootfs"].(map[string]any)["diff_ids"].([]any)[0]; got != want {
-		t.Fatalf("diff ID %v, want the layer's %s", got, want)
+	if got := config.RootFS.DiffIDs; len(got) != 1 || got[0] != want {
+		t.Fatalf("diff IDs %v, want the layer's %s", got, want)
 	}
 	headers, _ = untar(t, layer)
-	return headers, config, manifest[0].RepoTags
+	return headers, manifest[0].RepoTags
 }
 
 func TestLayerMakesParentsOnce(t *testing.T) {
@@ -74,7 +80,7 @@ func TestLayerMakesParentsOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	headers, _, tags := layerOf(t, path)
+	headers, tags := layerOf(t, path)
 	if len(headers) != 4 || headers["etc/deep/"] == nil || headers["etc/deep/b"].Linkname != "a" {
 		t.Fatalf("layer holds %v", headers)
 	}
@@ -115,7 +121,7 @@ func TestPackKeepsModesAndLinksOfATree(t *testing.T) {
 	if err := Pack(path, Config{Name: "example.test/tree:1"}, root); err != nil {
 		t.Fatal(err)
 	}
-	headers, _, _ := layerOf(t, path)
+	headers, _ := layerOf(t, path)
 	if headers["tmp/"].Mode != 0o1777 || headers["link"].Linkname != "tmp" {
 		t.Fatalf("tmp has mode %o, link points to %q", headers["tmp/"].Mode, headers["link"].Linkname)
 	}

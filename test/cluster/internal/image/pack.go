@@ -63,7 +63,7 @@ func Busybox(path, name string) error {
 		if err := errors.Join(minimalRoot(l), l.File("/bin/busybox", program, 0o755)); err != nil {
 			return err
 		}
-		for _, applet := range strings.Fields(string(list)) {
+		for applet := range strings.FieldsSeq(string(list)) {
 			if applet == "busybox" {
 				continue
 			}
@@ -85,7 +85,8 @@ func checkStatic(program string) error {
 	defer func() { _ = file.Close() }()
 	for _, header := range file.Progs {
 		if header.Type == elf.PT_INTERP {
-			return fmt.Errorf("%s is dynamically linked: pack a static one (CGO_ENABLED=0 for Go, the package busybox-static for busybox) or a folder with its libraries", program)
+			return fmt.Errorf("%s is dynamically linked: pack a static one (CGO_ENABLED=0 for Go, "+
+				"the package busybox-static for busybox) or a folder with its libraries", program)
 		}
 	}
 	return nil

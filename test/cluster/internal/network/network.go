@@ -28,8 +28,10 @@ var (
 	ControlPlaneIP = net.IPv4(10, 97, 0, 254)
 )
 
-// NodeIP returns the address of a node; index starts at 1.
-func NodeIP(index int) net.IP { return net.IPv4(10, 97, 0, byte(index)) }
+// NodeIP returns the address of a node; index is 1 to MaxNodes.
+func NodeIP(index int) net.IP {
+	return net.IPv4(10, 97, 0, byte(index)) //nolint:gosec // G115: MaxNodes fits a byte
+}
 
 // PodSubnet returns the addresses of a node's pods.
 func PodSubnet(index int) string { return fmt.Sprintf("10.244.%d.0/24", index) }

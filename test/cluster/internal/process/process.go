@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,30 +29,40 @@ func Identify(pid int) (Identity, error) {
 	if err != nil {
 		return Identity{}, fmt.Errorf("identify process %d: %w", pid, err)
 	}
-	_, start, err := parseStat(stat)
+	parsed, err := parseStat(stat)
 	if err != nil {
 		return Identity{}, fmt.Errorf("identify process %d: %w", pid, err)
 	}
-	return Identity{PID: pid, StartTime: start}, nil
+	return Identity{PID: pid, StartTime: parsed.start}, nil
 }
 
-// parseStat returns the state and the start time out of a /proc/PID/stat line.
-// The command name may hold spaces and parentheses, so fields are counted from
-// the last closing one (proc_pid_stat(5)).
-func parseStat(stat []byte) (state byte, start uint64, err error) {
-	end := bytes.LastIndexByte(stat, ')')
+// stat is what we need of a /proc/PID/stat line.
+type stat struct {
+	state  byte
+	parent int
+	start  uint64
+}
+
+// parseStat counts fields from the last closing parenthesis: the command name may
+// hold spaces and parentheses (proc_pid_stat(5)).
+func parseStat(line []byte) (stat, error) {
+	end := bytes.LastIndexByte(line, ')')
 	if end < 0 {
-		return 0, 0, fmt.Errorf("malformed stat line %q", stat)
+		return stat{}, fmt.Errorf("malformed stat line %q", line)
 	}
-	fields := bytes.Fields(stat[end+1:])
+	fields := bytes.Fields(line[end+1:])
 	if len(fields) < 20 {
-		return 0, 0, fmt.Errorf("stat line with %d fields after the name, want 20 or more", len(fields))
+		return stat{}, fmt.Errorf("stat line with %d fields after the name, want 20 or more", len(fields))
 	}
-	start, err = strconv.ParseUint(string(fields[19]), 10, 64)
+	parent, err := strconv.Atoi(string(fields[1]))
 	if err != nil {
-		return 0, 0, fmt.Errorf("start time in stat line: %w", err)
+		return stat{}, fmt.Errorf("parent in stat line: %w", err)
 	}
-	return fields[0][0], start, nil
+	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
+	if err != nil {
+		return stat{}, fmt.Errorf("start time in stat line: %w", err)
+	}
+	return stat{state: fields[0][0], parent: parent, start: start}, nil
 }
 
 // Alive reports whether that very process still runs. A zombie does not.
@@ -62,8 +74,8 @@ func (id Identity) Alive() bool {
 	if err != nil {
 		return false
 	}
-	state, start, err := parseStat(stat)
-	return err == nil && start == id.StartTime && state != 'Z' && state != 'X'
+	parsed, err := parseStat(stat)
+	return err == nil && parsed.start == id.StartTime && parsed.state != 'Z' && parsed.state != 'X'
 }
 
 // Signal sends a signal to that very process; one that is gone is no error.
@@ -111,4 +123,54 @@ func (id Identity) WaitGone(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Descendants returns the processes below root that run a program of this file
+// name. Those of containers are found too: their orphans go to a process below root.
+func Descendants(root Identity, program string) ([]Identity, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	parents := map[int]int{}
+	var candidates []Identity
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue // ended meanwhile
+		}
+		parsed, err := parseStat(line)
+		if err != nil {
+			return nil, fmt.Errorf("process %d: %w", pid, err)
+		}
+		parents[pid] = parsed.parent
+		if runs(pid, program) {
+			candidates = append(candidates, Identity{PID: pid, StartTime: parsed.start})
+		}
+	}
+	var found []Identity
+	for _, candidate := range candidates {
+		if root.Alive() && isBelow(candidate.PID, root.PID, parents) {
+			found = append(found, candidate)
+		}
+	}
+	return found, nil
+}
+
+func runs(pid int, program string) bool {
+	executable, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && filepath.Base(strings.TrimSuffix(executable, " (deleted)")) == program
+}
+
+func isBelow(pid, root int, parents map[int]int) bool {
+	for pid = parents[pid]; pid > 0; pid = parents[pid] {
+		if pid == root {
+			return true
+		}
+	}
+	return false
 }

@@ -4,21 +4,22 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 )
 
 func TestParseStatIgnoresWhatTheNameHolds(t *testing.T) {
-	line := "42 (a) (b c) R 1 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 777 1 1 1"
-	state, start, err := parseStat([]byte(line))
-	if err != nil || state != 'R' || start != 777 {
-		t.Fatalf("parseStat = %c, %d, %v, want R, 777, nil", state, start, err)
+	line := "42 (a) (b c) R 7 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 777 1 1 1"
+	want := stat{state: 'R', parent: 7, start: 777}
+	if got, err := parseStat([]byte(line)); err != nil || got != want {
+		t.Fatalf("parseStat = %v, %v, want %v", got, err, want)
 	}
 }
 
 func TestParseStatRefusesShortLines(t *testing.T) {
 	for _, line := range []string{"", "42 name R", "42 (name) R 1"} {
-		if _, _, err := parseStat([]byte(line)); err == nil {
+		if _, err := parseStat([]byte(line)); err == nil {
 			t.Errorf("parseStat(%q) succeeded", line)
 		}
 	}
@@ -58,5 +59,38 @@ func TestKillEndsTheProcess(t *testing.T) {
 	_ = cmd.Wait()
 	if err := id.Kill(ctx); err != nil {
 		t.Fatalf("second kill: %v", err)
+	}
+}
+
+func TestDescendantsAreFoundByProgram(t *testing.T) {
+	shell := exec.Command("sh", "-c", "sleep 60 & wait")
+	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := shell.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(-shell.Process.Pid, syscall.SIGKILL)
+		_ = shell.Wait()
+	})
+	self, err := Identify(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		found, err := Descendants(self, "sleep")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("found %v, want one sleep", found)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if found, err := Descendants(self, "no-such-program"); err != nil || len(found) != 0 {
+		t.Fatalf("found %v, %v, want nothing", found, err)
 	}
 }

@@ -1,0 +1,454 @@
+// Package deploy_test holds the chart, and the manifests rendered from it, to what the driver and a careful operator expect.
+package deploy_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	manifestFile = "kubernetes/csi-hostpath.yaml"
+	chart        = "helm/csi-hostpath"
+	helmProgram  = "../bin/tools/helm"
+)
+
+// object is what the tests look at in a manifest; unknown fields are left out.
+type object struct {
+	Kind       string            `yaml:"kind"`
+	Metadata   metadata          `yaml:"metadata"`
+	Data       map[string]string `yaml:"data"`
+	Rules      []rule            `yaml:"rules"`
+	Parameters map[string]string `yaml:"parameters"`
+	Spec       struct {
+		Template struct {
+			Metadata metadata `yaml:"metadata"`
+			Spec     podSpec  `yaml:"spec"`
+		} `yaml:"template"`
+		UpdateStrategy struct {
+			RollingUpdate map[string]string `yaml:"rollingUpdate"`
+		} `yaml:"updateStrategy"`
+	} `yaml:"spec"`
+	Provisioner string `yaml:"provisioner"`
+}
+
+type metadata struct {
+	Name        string            `yaml:"name"`
+	Labels      map[string]string `yaml:"labels"`
+	Annotations map[string]string `yaml:"annotations"`
+}
+
+type rule struct {
+	APIGroups []string `yaml:"apiGroups"`
+	Resources []string `yaml:"resources"`
+	Verbs     []string `yaml:"verbs"`
+}
+
+type podSpec struct {
+	AutomountServiceAccountToken  *bool       `yaml:"automountServiceAccountToken"`
+	HostNetwork                   bool        `yaml:"hostNetwork"`
+	HostPID                       bool        `yaml:"hostPID"` //nolint:tagliatelle // Kubernetes' own name
+	TerminationGracePeriodSeconds int         `yaml:"terminationGracePeriodSeconds"`
+	InitContainers                []container `yaml:"initContainers"`
+	Containers                    []container `yaml:"containers"`
+	Volumes                       []podVolume `yaml:"volumes"`
+}
+
+type container struct {
+	Name            string         `yaml:"name"`
+	Args            []string       `yaml:"args"`
+	SecurityContext map[string]any `yaml:"securityContext"`
+	Resources       map[string]any `yaml:"resources"`
+	VolumeMounts    []volumeMount  `yaml:"volumeMounts"`
+}
+
+type volumeMount struct {
+	Name        string `yaml:"name"`
+	MountPath   string `yaml:"mountPath"`
+	Propagation string `yaml:"mountPropagation"`
+	ReadOnly    bool   `yaml:"readOnly"`
+}
+
+type podVolume struct {
+	Name     string `yaml:"name"`
+	HostPath *struct {
+		Path string `yaml:"path"`
+		Type string `yaml:"type"`
+	} `yaml:"hostPath"`
+}
+
+func parse(t *testing.T, text []byte) []object {
+	t.Helper()
+	var objects []object
+	for decoder := yaml.NewDecoder(bytes.NewReader(text)); ; {
+		var o object
+		err := decoder.Decode(&o)
+		if errors.Is(err, io.EOF) {
+			return objects
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects = append(objects, o)
+	}
+}
+
+func manifests(t *testing.T) []object {
+	t.Helper()
+	text, err := os.ReadFile(manifestFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parse(t, text)
+}
+
+// only is the one object of a kind.
+func only(t *testing.T, objects []object, kind string) object {
+	t.Helper()
+	var found []object
+	for _, o := range objects {
+		if o.Kind == kind {
+			found = append(found, o)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d objects of kind %s", len(found), kind)
+	}
+	return found[0]
+}
+
+// helm renders the chart with further values.
+func helm(t *testing.T, values string) ([]object, error) {
+	t.Helper()
+	if _, err := os.Stat(helmProgram); err != nil {
+		t.Skip("needs Helm: run 'make tools'")
+	}
+	file := filepath.Join(t.TempDir(), "values.yaml")
+	if err := os.WriteFile(file, []byte(values), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), helmProgram, "template", "test", chart, "--namespace", "test", "--values", file)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, errors.New(stderr.String())
+	}
+	return parse(t, stdout.Bytes()), nil
+}
+
+func render(t *testing.T, values string) []object {
+	t.Helper()
+	objects, err := helm(t, values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects
+}
+
+func TestOnlyTheDriverIsPrivileged(t *testing.T) {
+	pod := only(t, manifests(t), "DaemonSet").Spec.Template.Spec
+	if pod.HostNetwork || pod.HostPID || len(pod.InitContainers) > 0 {
+		t.Errorf("the pod has more of the host than it needs: %+v", pod)
+	}
+	if token := pod.AutomountServiceAccountToken; token == nil || *token {
+		t.Error("every container gets a token of the service account")
+	}
+	restricted := map[string]any{
+		"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
+		"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+		"capabilities":   map[string]any{"drop": []any{"ALL"}},
+		"seccompProfile": map[string]any{"type": "RuntimeDefault"},
+	}
+	hostPaths := map[string]bool{}
+	for _, v := range pod.Volumes {
+		hostPaths[v.Name] = v.HostPath != nil
+	}
+	for _, c := range pod.Containers {
+		if c.Resources["requests"] == nil || c.Resources["limits"] == nil {
+			t.Errorf("%s has no requests or no limits", c.Name)
+		}
+		if c.Name == "driver" {
+			continue
+		}
+		if !reflect.DeepEqual(c.SecurityContext, restricted) {
+			t.Errorf("%s runs with %v\nwant %v", c.Name, c.SecurityContext, restricted)
+		}
+		for _, m := range c.VolumeMounts {
+			if hostPaths[m.Name] || !m.ReadOnly || m.Propagation != "" {
+				t.Errorf("%s gets more than it needs: %+v", c.Name, m)
+			}
+		}
+	}
+}
+
+func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
+	got := map[string][]string{}
+	for _, o := range manifests(t) {
+		for _, r := range o.Rules {
+			for _, group := range r.APIGroups {
+				for _, resource := range r.Resources {
+					got[o.Kind+" "+group+"/"+resource] = r.Verbs
+				}
+			}
+		}
+	}
+	want := map[string][]string{
+		"ClusterRole /persistentvolumes":            {"list", "watch", "create", "patch", "delete"},
+		"ClusterRole /persistentvolumeclaims":       {"list", "watch", "update"},
+		"ClusterRole storage.k8s.io/storageclasses": {"list", "watch"},
+		"ClusterRole /events":                       {"create", "patch"},
+		"Role storage.k8s.io/csistoragecapacities":  {"list", "watch", "create", "update", "delete"},
+		"Role /pods": {"get"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
+
+func TestDriverAcceptsWhatTheChartTellsIt(t *testing.T) {
+	for name, values := range map[string]string{
+		"defaults": "",
+		"everything": `
+driverName: local.example.com
+kubeletDir: /var/lib/k0s/kubelet
+driver: {loggingFormat: json, logLevel: 5, shutdownGraceSeconds: 600}
+config:
+  maxVolumesPerNode: 2147483647
+  pools:
+    - {name: fast, path: /data/nvme, default: true, requireMountpoint: true, quota: "off", reserve: 10Gi, allowMultiNode: true}
+    - {name: big, path: /mnt/hdd, optional: true, overcommit: 2.5, trashRetention: 24h, reserve: 1048576}
+`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			objects := render(t, values)
+			daemonSet := only(t, objects, "DaemonSet")
+			args := daemonSet.Spec.Template.Spec.Containers[0].Args
+			if args[0] != "serve" {
+				t.Fatalf("arguments %q", args)
+			}
+			file := filepath.Join(t.TempDir(), "driver.yaml")
+			if err := os.WriteFile(file, []byte(only(t, objects, "ConfigMap").Data["driver.yaml"]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("NODE_NAME", "node-1")
+			flags, logging := driver.NewFlags(), driver.NewLoggingFlags()
+			set := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+			flags.Register(set)
+			logging.Register(set)
+			if err := set.Parse(append(args[1:], "--config="+file)); err != nil {
+				t.Fatal(err)
+			}
+			config, err := flags.Load()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if grace := daemonSet.Spec.Template.Spec.TerminationGracePeriodSeconds; float64(grace) <= config.ShutdownGrace.Seconds() {
+				t.Errorf("the pod has %d s to end, its calls have %v", grace, config.ShutdownGrace)
+			}
+			for _, class := range objects {
+				if class.Kind == "StorageClass" {
+					checkClass(t, class, config.DriverName)
+				}
+			}
+			seesPools(t, daemonSet.Spec.Template.Spec, config)
+		})
+	}
+}
+
+func checkClass(t *testing.T, class object, driverName string) {
+	t.Helper()
+	if class.Provisioner != driverName {
+		t.Errorf("class %s is of driver %s", class.Metadata.Name, class.Provisioner)
+	}
+	if _, err := volume.ParseParameters(class.Parameters); err != nil {
+		t.Errorf("class %s: %v", class.Metadata.Name, err)
+	}
+}
+
+// seesPools: the container has the directory above each pool under the node's own path, and kubelet's with what it mounts there.
+func seesPools(t *testing.T, pod podSpec, config driver.Config) {
+	t.Helper()
+	propagation := map[string]string{}
+	for _, m := range pod.Containers[0].VolumeMounts {
+		for _, v := range pod.Volumes {
+			if v.Name == m.Name && v.HostPath != nil && v.HostPath.Path == m.MountPath {
+				propagation[m.MountPath] = m.Propagation
+			}
+		}
+	}
+	if propagation[config.KubeletDir] != "Bidirectional" {
+		t.Errorf("kubelet's directory is mounted as %q", propagation[config.KubeletDir])
+	}
+	for _, p := range config.Pools {
+		if got := propagation[filepath.Dir(p.Path)]; got != "HostToContainer" {
+			t.Errorf("pool %s: its parent directory is mounted as %q", p.Path, got)
+		}
+	}
+}
+
+func TestNodeNeverHasTwoDrivers(t *testing.T) {
+	got := only(t, manifests(t), "DaemonSet").Spec.UpdateStrategy.RollingUpdate
+	if want := (map[string]string{"maxUnavailable": "1", "maxSurge": "0"}); !maps.Equal(got, want) {
+		t.Errorf("rolling update with %v, want %v", got, want)
+	}
+}
+
+func TestChangedConfigurationRestartsTheDrivers(t *testing.T) {
+	checksum := func(values string) string {
+		return only(t, render(t, values), "DaemonSet").Spec.Template.Metadata.Annotations["checksum/config"]
+	}
+	one, other := checksum(""), checksum("config: {maxVolumesPerNode: 1}")
+	if one == "" || one == other {
+		t.Errorf("checksums %q and %q", one, other)
+	}
+}
+
+func TestValuesThatCannotWorkAreRefused(t *testing.T) {
+	for _, c := range []struct{ name, values, want string }{
+		{"unknown key", "colour: blue", "additional properties 'colour' not allowed"},
+		{"unknown key of a pool", "config: {pools: [{name: a, path: /data/a, siez: 1}]}", "additional properties 'siez' not allowed"},
+		{"unknown parameter", "storageClasses: [{name: a, parameters: {tpye: DirectoryOrCreate}}]", "additional properties 'tpye' not allowed"},
+		{"mode that YAML takes for a number", "storageClasses: [{name: a, parameters: {mode: 0750}}]", "want string"},
+		{"no pool", "config: {pools: []}", "minItems: got 0, want 1"},
+		{"relative pool", "config: {pools: [{name: a, path: data/a}]}", "does not match pattern"},
+		{"pool at the root", "config: {pools: [{name: a, path: /data}]}", "cannot have the node's directory /:"},
+		{"pool beside kubelet", "config: {pools: [{name: a, path: /var/lib/a}]}", "cannot have the node's directory /var/lib:"},
+		{"pool in kubelet's directory", "config: {pools: [{name: a, path: /var/lib/kubelet/a/b}]}", "cannot have the node's directory /var/lib/kubelet/a:"},
+		{"pool outside", "hostDirectories: [/data]", "is in none of hostDirectories (/data)"},
+		{"root as a sidecar's user", "sidecars: {uid: 0}", "minimum: got 0, want 1"},
+		{"driver name in capitals", "driverName: Local", "does not match pattern"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if _, err := helm(t, c.values); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v\nwant …%s…", err, c.want)
+			}
+		})
+	}
+}
+
+func TestHostDirectoriesAreMountedOnce(t *testing.T) {
+	values := "config: {pools: [{name: a, path: /mnt/a, default: true}, {name: b, path: /mnt/b}, {name: c, path: /mnt/c/d}]}"
+	var got []string
+	for _, v := range only(t, render(t, values), "DaemonSet").Spec.Template.Spec.Volumes {
+		if strings.HasPrefix(v.Name, "directory-") {
+			got = append(got, v.HostPath.Path)
+		}
+	}
+	if want := []string{"/mnt"}; !slices.Equal(got, want) {
+		t.Errorf("mounted: %q, want %q", got, want)
+	}
+}
+
+// schema is a JSON schema's part that the tests compare.
+type schema struct {
+	Type                 string            `json:"type"`
+	Properties           map[string]schema `json:"properties"`
+	AdditionalProperties any               `json:"additionalProperties"`
+	Items                *schema           `json:"items"`
+}
+
+func valuesSchema(t *testing.T) schema {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(chart, "values.schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s schema
+	if err := json.Unmarshal(text, &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestSchemaKnowsWhatTheDriverKnows(t *testing.T) {
+	s := valuesSchema(t).Properties
+	config := s["config"]
+	for name, c := range map[string]struct {
+		schema schema
+		want   []string
+	}{
+		"configuration":         {config, yamlNames(reflect.TypeFor[driver.Config]())},
+		"pool":                  {*config.Properties["pools"].Items, yamlNames(reflect.TypeFor[driver.PoolConfig]())},
+		"parameters of a class": {s["storageClasses"].Items.Properties["parameters"], volume.ParameterKeys()},
+	} {
+		if got := slices.Sorted(maps.Keys(c.schema.Properties)); !slices.Equal(got, slices.Sorted(slices.Values(c.want))) {
+			t.Errorf("%s: the schema has %q, the driver %q", name, got, c.want)
+		}
+	}
+}
+
+func yamlNames(structure reflect.Type) []string {
+	var names []string
+	for field := range structure.Fields() {
+		if name := field.Tag.Get("yaml"); name != "" && name != "-" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestEveryValueIsShownWithItsDefault(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(chart, "values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	values["global"] = map[string]any{} // a parent chart's
+	compareKeys(t, "values", valuesSchema(t), values)
+}
+
+// compareKeys descends into the objects that both have. An object whose defaults are "none of it" is shown as {}.
+func compareKeys(t *testing.T, at string, s schema, values map[string]any) {
+	t.Helper()
+	if s.Properties == nil || len(values) == 0 && at != "values" {
+		return
+	}
+	if open, ok := s.AdditionalProperties.(bool); !ok || open {
+		t.Errorf("%s: the schema lets unknown keys pass", at)
+	}
+	for name, property := range s.Properties {
+		value, ok := values[name]
+		if !ok {
+			t.Errorf("%s.%s is not in values.yaml", at, name)
+		}
+		if object, ok := value.(map[string]any); ok {
+			compareKeys(t, at+"."+name, property, object)
+		}
+	}
+}
+
+func TestExamplesAreOfTheDriver(t *testing.T) {
+	files, err := filepath.Glob("../examples/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("examples: %q, %v", files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range parse(t, text) {
+			if o.Kind == "StorageClass" {
+				checkClass(t, o, driver.DefaultConfig().DriverName)
+			}
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package hostpath
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+// newTree is a directory that stands for the node's root. Whatever is mounted below it goes with the test.
+func newTree(t *testing.T) string {
+	t.Helper()
+	disks.RequireRoot(t)
+	root := t.TempDir()
+	t.Cleanup(func() {
+		mounts, err := mount.Table()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range slices.Backward(mounts) {
+			if strings.HasPrefix(m.Point, root+"/") {
+				if err := unix.Unmount(m.Point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+					t.Errorf("unmount %s: %v", m.Point, err)
+				}
+			}
+		}
+	})
+	return root
+}
+
+func mkdir(t *testing.T, elements ...string) string {
+	t.Helper()
+	path := filepath.Join(elements...)
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func bind(t *testing.T, source, point string) {
+	t.Helper()
+	if err := unix.Mount(source, point, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// putKind makes what a type of volume wants.
+func putKind(t *testing.T, path string, kind uint32) {
+	t.Helper()
+	var err error
+	switch kind {
+	case unix.S_IFDIR:
+		err = os.Mkdir(path, 0o755)
+	case unix.S_IFREG:
+		err = os.WriteFile(path, nil, 0o600)
+	case unix.S_IFSOCK, unix.S_IFIFO:
+		err = unix.Mknod(path, kind|0o600, 0)
+	case unix.S_IFCHR:
+		err = unix.Mknod(path, kind|0o600, int(unix.Mkdev(1, 3))) // null
+	case unix.S_IFBLK:
+		err = unix.Mknod(path, kind|0o600, int(unix.Mkdev(7, 0)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// allow is a host with one rule for everything below /srv.
+func allow(root string) *Host {
+	return NewHost(root, NewRules([]Rule{{Path: "/srv", Inline: true}}))
+}
+
+// try opens and closes; the type is the specification's.
+func (h *Host) try(use Use, spec volume.Spec) error {
+	spec.Type = use.Type
+	opened, err := h.Open(use, spec)
+	if err != nil {
+		return err
+	}
+	return opened.File.Close()
+}
+
+func wantError(t *testing.T, err, want error, words ...string) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%v, want %v", err, want)
+		return
+	}
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("%q does not say %q", err, word)
+		}
+	}
+}

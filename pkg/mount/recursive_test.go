@@ -1,0 +1,185 @@
+package mount
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// newHost is a directory of the host with two filesystems mounted one in the other below it, each with a file. It is shared, as
+// systemd makes every mount.
+func newHost(t *testing.T) string {
+	t.Helper()
+	host := filepath.Join(newBase(t), "host")
+	put(t, host, emptyDir)
+	for _, dir := range []string{host, filepath.Join(host, "disk"), filepath.Join(host, "disk/inner")} {
+		if dir != host {
+			put(t, dir, emptyDir)
+		}
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+			t.Fatal(err)
+		}
+		put(t, filepath.Join(dir, "file"), fullFile)
+	}
+	return host
+}
+
+// newKubelet is a base whose mounts are shared, as kubelet's directory is.
+func newKubelet(t *testing.T) string {
+	t.Helper()
+	base := newBase(t)
+	mountByHand(t, base, base)
+	if err := unix.Mount("", base, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	return base
+}
+
+var hostFiles = []string{"file", "disk/file", "disk/inner/file"}
+
+func TestRecursiveBindShowsWhatIsMountedBelow(t *testing.T) {
+	for _, readOnly := range []bool{false, true} {
+		host, at := newHost(t), target(t, newKubelet(t), "target")
+		if err := NewBinder().Bind(pinned(t, host), at, options(t, readOnly).Recursive()); err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range []string{"", "disk", "disk/inner"} {
+			dir = filepath.Join(at.String(), dir)
+			shown, hidden := []string{"rw", "nosuid", "nodev"}, []string{"ro"}
+			if readOnly {
+				shown, hidden = []string{"ro", "nosuid", "nodev"}, []string{"rw"}
+			}
+			wantAttributes(t, dir, shown, hidden)
+			wantWritable(t, dir, fullDir, !readOnly)
+		}
+		wantAttributes(t, filepath.Join(host, "disk"), []string{"rw"}, []string{"nosuid", "nodev"})
+		if err := Unbind(at); err != nil {
+			t.Fatal(err)
+		}
+		wantAbsent(t, at.String())
+	}
+}
+
+// Were the target in the source's peer group, its lazy unmount would unmount the host's own disks.
+func TestUnbindOfARecursiveBindLeavesTheHostsMounts(t *testing.T) {
+	for _, readOnly := range []bool{false, true} {
+		host, at := newHost(t), target(t, newKubelet(t), "target")
+		if err := NewBinder().Bind(pinned(t, host), at, options(t, readOnly).Recursive()); err != nil {
+			t.Fatal(err)
+		}
+		if err := Unbind(at); err != nil {
+			t.Fatal(err)
+		}
+		wantAbsent(t, at.String())
+		for _, file := range hostFiles {
+			if content, err := os.ReadFile(filepath.Join(host, file)); string(content) != fullContent {
+				t.Errorf("read-only %v: %s on the host has %q, %v", readOnly, file, content, err)
+			}
+		}
+	}
+}
+
+// A pod's container with mountPropagation: Bidirectional, or anybody else who mounts below the target.
+func TestWhatIsMountedBelowATargetDoesNotReachTheHost(t *testing.T) {
+	host, at := newHost(t), target(t, newKubelet(t), "target")
+	put(t, filepath.Join(host, "empty"), emptyDir)
+	if err := NewBinder().Bind(pinned(t, host), at, options(t, false).Recursive()); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", filepath.Join(at.String(), "empty"), "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	wantMounts(t, filepath.Join(host, "empty"), 0)
+	if err := Unbind(at); err != nil {
+		t.Fatal(err)
+	}
+	wantAbsent(t, at.String())
+	wantMounts(t, filepath.Join(host, "disk"), 1)
+}
+
+// HostToContainer: what the host mounts later appears below a writable target. Below a read-only one it would be writable.
+func TestWhatTheHostMountsLaterAppearsOnlyBelowAWritableTarget(t *testing.T) {
+	for _, readOnly := range []bool{false, true} {
+		host, at := newHost(t), target(t, newKubelet(t), "target")
+		put(t, filepath.Join(host, "later"), emptyDir)
+		if err := NewBinder().Bind(pinned(t, host), at, options(t, readOnly).Recursive()); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("tmpfs", filepath.Join(host, "later"), "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		want := 1
+		if readOnly {
+			want = 0
+		}
+		wantMounts(t, filepath.Join(at.String(), "later"), want)
+		if err := Unbind(at); err != nil {
+			t.Fatal(err)
+		}
+		wantMounts(t, filepath.Join(host, "later"), 1)
+	}
+}
+
+func TestClassicAPIRefusesWhatItCannotShowSafely(t *testing.T) {
+	host, base := newHost(t), newKubelet(t)
+	at, classic := target(t, base, "target"), NewBinderWith(ClassicAPI)
+	for _, readOnly := range []bool{false, true} {
+		err := classic.Bind(pinned(t, host), at, options(t, readOnly).Recursive())
+		if !errors.Is(err, volume.ErrUnavailable) {
+			t.Errorf("%v, want ErrUnavailable", err)
+		}
+		wantAbsent(t, at.String())
+		if err := classic.Bind(pinned(t, filepath.Join(host, "disk/inner")), at, options(t, readOnly).Recursive()); err != nil {
+			t.Fatal(err) // nothing is mounted below this one
+		}
+		wantWritable(t, at.String(), fullDir, !readOnly)
+		if err := Unbind(at); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestSocketsAndDevicesAreBoundOnRegularFiles(t *testing.T) {
+	for name, api := range apis {
+		for _, tc := range []struct {
+			title string
+			mode  uint32
+			want  []string
+		}{
+			{"socket", unix.S_IFSOCK | 0o666, []string{"nodev", "nosuid"}},
+			{"character device", unix.S_IFCHR | 0o666, []string{"nosuid"}},
+		} {
+			t.Run(tc.title+" "+name, func(t *testing.T) {
+				base := newBase(t)
+				source, at := filepath.Join(base, "source"), target(t, base, "target")
+				if err := unix.Mknod(source, tc.mode, int(unix.Mkdev(1, 3))); err != nil { // null
+					t.Fatal(err)
+				}
+				o := options(t, false).Recursive()
+				hidden := []string{"ro"}
+				if tc.mode&unix.S_IFMT == unix.S_IFCHR {
+					o, hidden = o.WithDevices(), []string{"nodev"}
+				}
+				for range 2 {
+					if err := NewBinderWith(api).Bind(pinned(t, source), at, o); err != nil {
+						t.Fatal(err)
+					}
+				}
+				wantMounts(t, at.String(), 1)
+				wantAttributes(t, at.String(), tc.want, hidden)
+				if err := Unbind(at); err != nil {
+					t.Fatal(err)
+				}
+				wantAbsent(t, at.String())
+			})
+		}
+	}
+}

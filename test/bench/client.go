@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-hostpath/csi-hostpath/test/process"
+)
+
+// sockets goes through cycles over the driver's socket.
+type sockets struct{ *process.Process }
+
+// newSockets makes what kubelet has made before it calls: a directory for each client's pod.
+func newSockets(p *process.Process, clients int) (sockets, error) {
+	s := sockets{p}
+	for client := range clients {
+		if err := os.MkdirAll(filepath.Dir(s.target(client)), 0o750); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (s sockets) target(client int) string {
+	return filepath.Join(s.KubeletDir(), "pods", fmt.Sprintf("%08x-0000-4000-8000-000000000000", client),
+		"volumes", "kubernetes.io~csi", "pv", "mount")
+}
+
+func (s sockets) staging(client int) string {
+	return filepath.Join(s.KubeletDir(), "plugins", "kubernetes.io", "csi", "hostpath.csi.local", strconv.Itoa(client), "globalmount")
+}
+
+func (s sockets) cycle(ctx context.Context, client int, name string) (laps, error) {
+	w := startWatch()
+	id, err := s.create(ctx, name)
+	if err != nil {
+		return laps{}, err
+	}
+	w.lap(create)
+	steps := []struct {
+		step step
+		do   func(context.Context, int, string) error
+	}{
+		{stage, s.stage},
+		{publish, s.publish},
+		{write, func(context.Context, int, string) error { return writeAsPod(s.target(client)) }},
+		{stats, s.stats},
+		{unpublish, s.unpublish},
+		{unstage, s.unstage},
+		{remove, func(context.Context, int, string) error { return s.remove(ctx, id) }},
+	}
+	for _, step := range steps {
+		if err := step.do(ctx, client, id); err != nil {
+			return laps{}, fmt.Errorf("%s %s: %w", step.step, name, err)
+		}
+		w.lap(step.step)
+	}
+	return w.laps, nil
+}
+
+// access is what Kubernetes sends for ReadWriteOnce to a driver with SINGLE_NODE_MULTI_WRITER.
+var access = &csi.VolumeCapability{
+	AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+	AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER},
+}
+
+// create asks for so little that capacity never ends before the disk does.
+func (s sockets) create(ctx context.Context, name string) (string, error) {
+	resp, err := s.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
+		Name:               name,
+		CapacityRange:      &csi.CapacityRange{RequiredBytes: 4096},
+		VolumeCapabilities: []*csi.VolumeCapability{access},
+		Parameters: map[string]string{
+			"csi.storage.k8s.io/pvc/name": "data-books-0", "csi.storage.k8s.io/pvc/namespace": "library", "csi.storage.k8s.io/pv/name": name,
+		},
+	})
+	return resp.GetVolume().GetVolumeId(), err
+}
+
+func (s sockets) stage(ctx context.Context, client int, id string) error {
+	_, err := s.Node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
+		VolumeId: id, StagingTargetPath: s.staging(client), VolumeCapability: access,
+	})
+	return err
+}
+
+func (s sockets) publish(ctx context.Context, client int, id string) error {
+	_, err := s.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
+		VolumeId: id, StagingTargetPath: s.staging(client), TargetPath: s.target(client), VolumeCapability: access,
+		VolumeContext: map[string]string{
+			"csi.storage.k8s.io/pod.name": "books-0", "csi.storage.k8s.io/pod.namespace": "library", "csi.storage.k8s.io/ephemeral": "false",
+		},
+	})
+	return err
+}
+
+func (s sockets) stats(ctx context.Context, client int, id string) error {
+	_, err := s.Node.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: s.target(client)})
+	return err
+}
+
+func (s sockets) unpublish(ctx context.Context, client int, id string) error {
+	_, err := s.Node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: s.target(client)})
+	return err
+}
+
+func (s sockets) unstage(ctx context.Context, client int, id string) error {
+	_, err := s.Node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: s.staging(client)})
+	return err
+}
+
+func (s sockets) remove(ctx context.Context, id string) error {
+	_, err := s.Controller.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id})
+	return err
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// comparison is the driver beside the floor, round by round.
+type comparison struct {
+	driver, floor []result
+	// behind is how many deleted volumes waited to be purged when a round ended, and drain how long they took.
+	behind []float64
+	drain  []float64
+}
+
+// cycles measures whole lives of volumes.
+func (b *bench) cycles(ctx context.Context) error {
+	p, _, err := b.driver(ctx, "cycle")
+	if err != nil {
+		return err
+	}
+	driver, err := newSockets(p, slices.Max(b.clients))
+	if err != nil {
+		return err
+	}
+	bottom, err := newFloor(b.pool("floor"), filepath.Join(b.dir, "floor-targets"))
+	if err != nil {
+		return err
+	}
+	var rows, calls []row
+	for _, clients := range b.clients {
+		var c comparison
+		for range b.rounds {
+			if err := b.compare(ctx, &c, driver, bottom, clients); err != nil {
+				return err
+			}
+		}
+		rows = append(rows, cycleRow(clients, c))
+		if clients == 1 {
+			calls = callRows(c)
+		}
+	}
+	b.report.chapter("Full cycle: create, stage, publish, write, stats, unpublish, unstage, delete", rows...)
+	if calls != nil {
+		b.report.chapter("The calls, one at a time", calls...)
+	}
+	return errors.Join(bottom.close(), b.stop(p))
+}
+
+// compare makes one round. The driver's purger is left to end before the floor is measured.
+func (b *bench) compare(ctx context.Context, c *comparison, driver, bottom subject, clients int) error {
+	d, err := run(ctx, driver, clients, b.duration)
+	if err != nil {
+		return err
+	}
+	behind, drained, err := b.drain(ctx, "cycle")
+	if err != nil {
+		return err
+	}
+	f, err := run(ctx, bottom, clients, b.duration)
+	if err != nil {
+		return err
+	}
+	c.driver, c.floor = append(c.driver, d), append(c.floor, f)
+	c.behind, c.drain = append(c.behind, float64(behind)), append(c.drain, milliseconds(drained))
+	return ctx.Err()
+}
+
+// drain waits until the pool's trash is empty, and says how much was in it.
+func (b *bench) drain(ctx context.Context, poolName string) (behind int, took time.Duration, err error) {
+	start := time.Now()
+	for first := true; ; first = false {
+		entries, err := os.ReadDir(filepath.Join(b.pool(poolName), "trash"))
+		if err != nil || len(entries) == 0 {
+			return behind, time.Since(start), err
+		}
+		if first {
+			behind = len(entries)
+		}
+		select {
+		case <-ctx.Done():
+			return behind, 0, ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func cycleRow(clients int, c comparison) row {
+	r := newRow(fmt.Sprintf("%d at a time", clients), "cycles/s", rates(c.driver)).beside(rates(c.driver), rates(c.floor))
+	switch clients {
+	case 1:
+		return r.ratioAtLeast(0.4)
+	case 32:
+		return r.atLeast(1000).with("After a round with 32, %s volumes waited to be purged, and took %s ms (medians).",
+			number(spreadOf(c.behind).Median), number(spreadOf(c.drain).Median))
+	default:
+		return r
+	}
+}
+
+func rates(results []result) []float64 {
+	all := make([]float64, 0, len(results))
+	for _, r := range results {
+		all = append(all, r.rate)
+	}
+	return all
+}
+
+// callRows compares medians of one round with those of the same round.
+func callRows(c comparison) []row {
+	var rows []row
+	var slowest []string
+	for s := range purge {
+		var medians, worst, bottom []float64
+		for i := range c.driver {
+			medians, worst = append(medians, p50(c.driver[i].times(s))), append(worst, p99(c.driver[i].times(s)))
+			bottom = append(bottom, p50(c.floor[i].times(s)))
+		}
+		slowest = append(slowest, s.String()+" "+number(spreadOf(worst).Median))
+		r := newRow(s.String()+", p50", "ms", medians)
+		if s != stage && s != unstage { // nothing has to be done there
+			r = r.beside(medians, bottom)
+		}
+		if s == publish || s == unpublish {
+			r = r.atMost(0.5)
+		}
+		rows = append(rows, r)
+	}
+	rows[len(rows)-1].Note = "p99 of each, ms: " + strings.Join(slowest, ", ")
+	return rows
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// machine says on what was measured, and what.
+type machine struct {
+	Date       time.Time `json:"date"`
+	Commit     string    `json:"commit"`
+	CPU        string    `json:"cpu"`
+	Cores      int       `json:"cores"`
+	Kernel     string    `json:"kernel"`
+	Go         string    `json:"go"`
+	Filesystem string    `json:"filesystem"`
+	Load       string    `json:"load"` // the averages when the run began: what else the machine did
+	Command    string    `json:"command"`
+}
+
+func describeMachine(filesystem string) machine {
+	return machine{
+		Date:       time.Now().UTC().Truncate(time.Minute),
+		Commit:     commit(),
+		CPU:        cpu(),
+		Cores:      runtime.NumCPU(),
+		Kernel:     kernel(),
+		Go:         runtime.Version(),
+		Filesystem: filesystem,
+		Load:       load(),
+		Command:    "go run ./test/bench " + strings.Join(os.Args[1:], " "),
+	}
+}
+
+func (m machine) print(out io.Writer) {
+	fmt.Fprintf(out, "%s, commit %s, %s\n", m.Date.Format("2006-01-02 15:04 MST"), m.Commit, m.Go)
+	fmt.Fprintf(out, "%d cores of %s, Linux %s, load %s\n", m.Cores, m.CPU, m.Kernel, m.Load)
+	fmt.Fprintf(out, "pools on %s\n%s\n", m.Filesystem, m.Command)
+}
+
+// commit is empty outside of a checkout.
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func cpu() string {
+	content, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "unknown"
+	}
+	_, rest, _ := strings.Cut(string(content), "model name")
+	line, _, _ := strings.Cut(rest, "\n")
+	return strings.TrimLeft(line, "\t: ")
+}
+
+func kernel() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(name.Release[:])
+}
+
+func load() string {
+	content, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.Join(strings.Fields(string(content))[:3], " ")
+}

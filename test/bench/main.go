@@ -1,0 +1,124 @@
+// Command bench measures the driver over its socket, and in the same rounds the floor: the durable system calls that no driver
+// can do without, made directly. `make bench` runs it; `make bench BENCH_FLAGS='--fs xfs --run cycle'` runs a part.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// options say what to measure and where.
+type options struct {
+	fs       string
+	parent   string
+	only     string
+	json     string
+	env      []string
+	clients  []int
+	rounds   int
+	duration time.Duration
+	volumes  int
+	files    int
+}
+
+// bench is one run.
+type bench struct {
+	options
+	*world
+	report *report
+}
+
+// benchmarks are in the order in which they disturb each other least: the small ones find the filesystem fresh.
+var benchmarks = []struct {
+	name string
+	run  func(*bench, context.Context) error
+}{
+	{"cycle", (*bench).cycles},
+	{"processes", (*bench).processes},
+	{"idle", (*bench).idle},
+	{"create", (*bench).createBesideMany},
+	{"delete", (*bench).deleteLarge},
+	{"start", (*bench).startWithMany},
+}
+
+func main() {
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, pflag.ErrHelp) {
+		return
+	}
+	if err == nil {
+		err = measure(o, os.Stdout)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
+	flags.StringVar(&o.fs, "fs", "ext4", "filesystem of the pools: ext4, xfs or btrfs on a loop device, or host")
+	flags.StringVar(&o.parent, "dir", os.TempDir(), "where images and host pools are made, and removed again")
+	flags.StringVar(&o.only, "run", "", "regular expression: which of cycle, processes, idle, create, delete, start (default all)")
+	flags.StringVar(&o.json, "json", "", "a file that gets the report as JSON")
+	flags.StringArrayVar(&o.env, "env", nil, "what the driver's environment has besides, such as GOMAXPROCS=4; repeatable")
+	flags.IntSliceVar(&o.clients, "clients", []int{1, 2, 4, 8, 16, 32}, "how many cycles are under way at a time")
+	flags.IntVar(&o.rounds, "rounds", 5, "how often each measurement is made")
+	flags.DurationVar(&o.duration, "duration", 2*time.Second, "how long a round of cycles takes")
+	flags.IntVar(&o.volumes, "volumes", 100_000, "how many volumes the large pool has; a tenth of it is in the medium one")
+	flags.IntVar(&o.files, "files", 100_000, "how many files the large volume has")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if _, known := mkfs[o.fs]; !known && o.fs != onHost {
+		return o, fmt.Errorf("--fs=%s: want ext4, xfs, btrfs or host", o.fs)
+	}
+	if o.rounds < 1 || o.volumes < 1000 || o.files < 1 || len(o.clients) == 0 || slices.Min(o.clients) < 1 {
+		return o, errors.New("want at least 1 round, 1,000 volumes, 1 file and 1 client")
+	}
+	return o, nil
+}
+
+// measure runs the benchmarks and cleans up whatever happens, also when interrupted.
+func measure(o options, out io.Writer) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("mounting needs root: run `sudo make bench`")
+	}
+	only, err := regexp.Compile(o.only)
+	if err != nil {
+		return fmt.Errorf("--run: %w", err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	w, err := newWorld(ctx, o)
+	defer func() { err = errors.Join(err, w.close()) }()
+	if err != nil {
+		return err
+	}
+	b := &bench{options: o, world: w, report: &report{Machine: describeMachine(w.disk.about), out: out}}
+	b.report.Machine.print(out)
+	for _, benchmark := range benchmarks {
+		if !only.MatchString(benchmark.name) {
+			continue
+		}
+		if err := errors.Join(w.disk.settle(), benchmark.run(b, ctx)); err != nil {
+			return fmt.Errorf("%s: %w", benchmark.name, err)
+		}
+	}
+	fmt.Fprintf(out, "\nload at the end: %s\n", load())
+	if o.json == "" {
+		return nil
+	}
+	return b.report.writeJSON(o.json)
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-hostpath/csi-hostpath/test/process"
+)
+
+const (
+	fewVolumes = 100
+	// createsPerRound and pagesPerRound make a median steady.
+	createsPerRound = 300
+	pagesPerRound   = 300
+	pageSize        = 100
+)
+
+// createBesideMany compares CreateVolume in a small and in a large pool, call by call in turn.
+func (b *bench) createBesideMany(ctx context.Context) error {
+	many := b.volumes / 10
+	if err := errors.Join(b.populate(ctx, "few", fewVolumes), b.populate(ctx, "many", many)); err != nil {
+		return err
+	}
+	var pools [2]sockets
+	for i, name := range []string{"few", "many"} {
+		p, _, err := b.driver(ctx, name)
+		if err != nil {
+			return err
+		}
+		pools[i] = sockets{p}
+	}
+	if err := b.checkPopulation(ctx, pools[1].Process, many); err != nil {
+		return err
+	}
+	var few, lots []float64
+	for range b.rounds {
+		times, err := createInTurn(ctx, pools)
+		if err != nil {
+			return err
+		}
+		few, lots = append(few, p50(times[0])), append(lots, p50(times[1]))
+	}
+	b.report.chapter("CreateVolume in a large pool",
+		newRow(fmt.Sprintf("p50 with %d volumes; floor: with %d", many, fewVolumes), "ms", lots).beside(lots, few).ratioAtMost(1.3))
+	return errors.Join(b.stop(pools[0].Process), b.stop(pools[1].Process))
+}
+
+// createInTurn makes volumes and deletes each at once, so that the pools keep their sizes.
+func createInTurn(ctx context.Context, pools [2]sockets) (times [2][]time.Duration, err error) {
+	for range createsPerRound {
+		for i, s := range pools {
+			start := time.Now()
+			id, err := s.create(ctx, volumeName())
+			times[i] = append(times[i], time.Since(start))
+			if err != nil {
+				return times, err
+			}
+			if err := s.remove(ctx, id); err != nil {
+				return times, err
+			}
+		}
+	}
+	return times, nil
+}
+
+// idle measures a driver that has nothing to do.
+func (b *bench) idle(ctx context.Context) error {
+	var starts, resident []float64
+	for range b.rounds {
+		p, took, err := b.driver(ctx, "idle")
+		if err != nil {
+			return err
+		}
+		rss, _, err := memory(p.PID())
+		if err := errors.Join(err, b.stop(p)); err != nil {
+			return err
+		}
+		starts, resident = append(starts, took.Seconds()), append(resident, rss)
+	}
+	b.report.chapter("A driver without volumes", newRow("start until ready", "s", starts), newRow("resident", "MiB", resident).atMost(30))
+	return nil
+}
+
+// startWithMany measures the start with a large pool, and what the driver can do then.
+func (b *bench) startWithMany(ctx context.Context) error {
+	if err := b.populate(ctx, "large", b.volumes); err != nil {
+		return err
+	}
+	var warm, cold starts
+	for range b.rounds {
+		isCold, err := b.disk.cool(ctx)
+		if err != nil {
+			return err
+		}
+		if isCold {
+			if err := b.startOnce(ctx, &cold); err != nil {
+				return err
+			}
+		}
+		if err := b.startOnce(ctx, &warm); err != nil {
+			return err
+		}
+	}
+	name := fmt.Sprintf("start with %d volumes until ready", b.volumes)
+	rows := []row{
+		newRow(name+", cached", "s", warm.seconds).atMost(5),
+		newRow("resident after it", "MiB", warm.resident).atMost(200),
+		newRow("at most during it", "MiB", warm.peak),
+	}
+	if len(cold.seconds) > 0 {
+		rows = append([]row{newRow(name+", as after a reboot", "s", cold.seconds).atMost(5)}, rows...)
+	}
+	b.report.chapter("A large pool", rows...)
+	return b.pages(ctx)
+}
+
+// starts has what each start came to.
+type starts struct{ seconds, resident, peak []float64 }
+
+func (b *bench) startOnce(ctx context.Context, s *starts) error {
+	p, took, err := b.driver(ctx, "large")
+	if err != nil {
+		return err
+	}
+	resident, peak, err := memory(p.PID())
+	s.seconds, s.resident, s.peak = append(s.seconds, took.Seconds()), append(s.resident, resident), append(s.peak, peak)
+	return errors.Join(err, b.checkPopulation(ctx, p, b.volumes), b.stop(p))
+}
+
+// pages compares a page of the large pool with one of a small pool, and with a call that does nothing.
+func (b *bench) pages(ctx context.Context) error {
+	p, _, err := b.driver(ctx, "large")
+	if err != nil {
+		return err
+	}
+	small, _, err := b.driver(ctx, "small")
+	if err != nil {
+		return err
+	}
+	for range 2 * pageSize {
+		if _, err := (sockets{small}).create(ctx, volumeName()); err != nil {
+			return err
+		}
+	}
+	var large, few, probe []float64
+	for range b.rounds {
+		l, err := timeOf(func() error { return page(ctx, p, b.middle(ctx, p)) })
+		if err != nil {
+			return err
+		}
+		s, err := timeOf(func() error { return page(ctx, small, "") })
+		if err != nil {
+			return err
+		}
+		n, err := timeOf(func() error { _, err := p.Identity.Probe(ctx, &csi.ProbeRequest{}); return err })
+		if err != nil {
+			return err
+		}
+		large, few, probe = append(large, l), append(few, s), append(probe, n)
+	}
+	b.report.chapter("ListVolumes",
+		newRow(fmt.Sprintf("page of %d of %d, p50; floor: of %d", pageSize, b.volumes, 2*pageSize), "ms", large).beside(large, few).atMost(2),
+		newRow("a call that does nothing (Probe), p50", "ms", probe))
+	return errors.Join(b.stop(p), b.stop(small))
+}
+
+// middle is a token from within the large pool; it names a volume that nobody need have.
+func (b *bench) middle(ctx context.Context, p *process.Process) string {
+	resp, err := p.Controller.ListVolumes(ctx, &csi.ListVolumesRequest{MaxEntries: 1})
+	if err != nil {
+		return ""
+	}
+	prefix, _, _ := strings.Cut(resp.GetEntries()[0].GetVolume().GetVolumeId(), "-")
+	return fmt.Sprintf("%s-pvc-b3a1e5c0-0000-4000-8000-%012x", prefix, serial.Load()-int64(b.volumes/2))
+}
+
+func page(ctx context.Context, p *process.Process, token string) error {
+	resp, err := p.Controller.ListVolumes(ctx, &csi.ListVolumesRequest{MaxEntries: pageSize, StartingToken: token})
+	if err == nil && len(resp.GetEntries()) != pageSize {
+		err = fmt.Errorf("page has %d volumes, want %d", len(resp.GetEntries()), pageSize)
+	}
+	return err
+}
+
+// timeOf is the median of many calls, in milliseconds.
+func timeOf(call func() error) (float64, error) {
+	times := make([]time.Duration, 0, pagesPerRound)
+	for range pagesPerRound {
+		start := time.Now()
+		if err := call(); err != nil {
+			return 0, err
+		}
+		times = append(times, time.Since(start))
+	}
+	return p50(times), nil
+}
+
+// memory is what a process has resident now, and had at most, in MiB (proc_pid_status(5)).
+func memory(pid int) (now, most float64, err error) {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(string(content)) {
+		name, value, _ := strings.Cut(line, ":")
+		kib, _ := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 64)
+		switch name {
+		case "VmRSS":
+			now = kib / 1024
+		case "VmHWM":
+			most = kib / 1024
+		}
+	}
+	return now, most, nil
+}

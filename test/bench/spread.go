@@ -1,0 +1,55 @@
+package main
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+// spread is what several rounds of one measurement came to.
+type spread struct {
+	Min    float64 `json:"min"`
+	Median float64 `json:"median"`
+	Max    float64 `json:"max"`
+}
+
+func spreadOf(rounds []float64) spread {
+	if len(rounds) == 0 {
+		return spread{Min: math.NaN(), Median: math.NaN(), Max: math.NaN()}
+	}
+	sorted := slices.Sorted(slices.Values(rounds))
+	return spread{Min: sorted[0], Median: quantile(sorted, 0.5), Max: sorted[len(sorted)-1]}
+}
+
+// quantile is the nearest-rank quantile of sorted values.
+func quantile[T any](sorted []T, q float64) T {
+	rank := int(math.Ceil(q*float64(len(sorted)))) - 1
+	return sorted[min(max(rank, 0), len(sorted)-1)]
+}
+
+// p50 is the median of times in milliseconds.
+func p50(times []time.Duration) float64 {
+	if len(times) == 0 {
+		return math.NaN()
+	}
+	return milliseconds(quantile(slices.Sorted(slices.Values(times)), 0.5))
+}
+
+// p99 is the time in milliseconds that one in a hundred exceeds.
+func p99(times []time.Duration) float64 {
+	if len(times) == 0 {
+		return math.NaN()
+	}
+	return milliseconds(quantile(slices.Sorted(slices.Values(times)), 0.99))
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// ratios divides round by round: what disturbs the machine for a while disturbs both.
+func ratios(a, b []float64) []float64 {
+	all := make([]float64, 0, len(a))
+	for i := range min(len(a), len(b)) {
+		all = append(all, a[i]/b[i])
+	}
+	return all
+}
