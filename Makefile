@@ -70,6 +70,11 @@ lint: $(TOOLS)/golangci-lint ## Run golangci-lint, as .golangci.yml says.
 fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.
 	$(TOOLS)/golangci-lint fmt
 
+# The cluster's programs are built once into a cache; a first run takes as long as Kubernetes takes to compile.
+.PHONY: e2e
+e2e: $(TOOLS)/helm ## Test on a real Kubernetes of three nodes, with the driver's own image (E2E_FLAGS: -run …, -keep).
+	go test -tags e2e -count=1 -timeout 45m -v ./test/e2e -helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME (30s).
 	hack/fuzz $(FUZZTIME)

@@ -36,6 +36,9 @@ type object struct {
 	Rules      []rule            `yaml:"rules"`
 	Parameters map[string]string `yaml:"parameters"`
 	Spec       struct {
+		PodInfoOnMount       bool     `yaml:"podInfoOnMount"`
+		VolumeLifecycleModes []string `yaml:"volumeLifecycleModes"`
+
 		Template struct {
 			Metadata metadata `yaml:"metadata"`
 			Spec     podSpec  `yaml:"spec"`
@@ -232,6 +235,12 @@ config:
   pools:
     - {name: fast, path: /data/nvme, default: true, requireMountpoint: true, quota: "off", reserve: 10Gi, allowMultiNode: true}
     - {name: big, path: /mnt/hdd, optional: true, overcommit: 2.5, trashRetention: 24h, reserve: 1048576}
+  hostPaths:
+    - {path: /srv/shared, namespaces: [team-a], inline: true, types: [Directory, File]}
+    - {path: /var/log, readOnly: true}
+    - {path: /dev/fuse, types: [CharDevice]}
+storageClasses:
+  - {name: shared, parameters: {path: /srv/shared, type: Directory}}
 `,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -330,6 +339,9 @@ func TestValuesThatCannotWorkAreRefused(t *testing.T) {
 		{"pool beside kubelet", "config: {pools: [{name: a, path: /var/lib/a}]}", "cannot have the node's directory /var/lib:"},
 		{"pool in kubelet's directory", "config: {pools: [{name: a, path: /var/lib/kubelet/a/b}]}", "cannot have the node's directory /var/lib/kubelet/a:"},
 		{"pool outside", "hostDirectories: [/data]", "is in none of hostDirectories (/data)"},
+		{"host path that is relative", "config: {hostPaths: [{path: srv}]}", "does not match pattern"},
+		{"host path of an unknown type", "config: {hostPaths: [{path: /srv, types: [Dir]}]}", "value must be one of"},
+		{"unknown key of a host path", "config: {hostPaths: [{path: /srv, readonly: true}]}", "additional properties 'readonly' not allowed"},
 		{"root as a sidecar's user", "sidecars: {uid: 0}", "minimum: got 0, want 1"},
 		{"driver name in capitals", "driverName: Local", "does not match pattern"},
 	} {
@@ -338,6 +350,34 @@ func TestValuesThatCannotWorkAreRefused(t *testing.T) {
 				t.Errorf("got %v\nwant …%s…", err, c.want)
 			}
 		})
+	}
+}
+
+func TestDriverSeesTheHostOnlyWhenPathsOfItAreAllowed(t *testing.T) {
+	for values, want := range map[string]string{"": "", "config: {hostPaths: [{path: /srv/shared}]}": "HostToContainer"} {
+		pod := only(t, render(t, values), "DaemonSet").Spec.Template.Spec
+		var source, got string
+		for _, v := range pod.Volumes {
+			if v.Name == "host" {
+				source = v.HostPath.Path
+			}
+		}
+		for _, m := range pod.Containers[0].VolumeMounts {
+			if m.Name == "host" && m.MountPath == "/host" && !m.ReadOnly {
+				got = m.Propagation
+			}
+		}
+		flagged := slices.Contains(pod.Containers[0].Args, "--host-root=/host")
+		if got != want || flagged != (want != "") || (source == "/") != flagged {
+			t.Errorf("%q: the host's %q is mounted as %q, the flag is there: %v", values, source, got, flagged)
+		}
+	}
+}
+
+func TestInlineVolumesAreOfferedAndKubeletSaysWhoseTheyAre(t *testing.T) {
+	spec := only(t, manifests(t), "CSIDriver").Spec
+	if !spec.PodInfoOnMount || !slices.Equal(spec.VolumeLifecycleModes, []string{"Persistent", "Ephemeral"}) {
+		t.Errorf("the CSIDriver object has podInfoOnMount %v and the modes %q", spec.PodInfoOnMount, spec.VolumeLifecycleModes)
 	}
 }
 
@@ -384,6 +424,7 @@ func TestSchemaKnowsWhatTheDriverKnows(t *testing.T) {
 	}{
 		"configuration":         {config, yamlNames(reflect.TypeFor[driver.Config]())},
 		"pool":                  {*config.Properties["pools"].Items, yamlNames(reflect.TypeFor[driver.PoolConfig]())},
+		"host path":             {*config.Properties["hostPaths"].Items, yamlNames(reflect.TypeFor[driver.HostPathConfig]())},
 		"parameters of a class": {s["storageClasses"].Items.Properties["parameters"], volume.ParameterKeys()},
 	} {
 		if got := slices.Sorted(maps.Keys(c.schema.Properties)); !slices.Equal(got, slices.Sorted(slices.Values(c.want))) {

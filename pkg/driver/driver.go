@@ -53,7 +53,7 @@ func Run(ctx context.Context, cfg Config) error {
 		Publications: publications,
 		Host:         host,
 	})
-	servers := newServers(ctx, &identity{name: cfg.DriverName, pools: pools}, controller, node, registry)
+	servers := newServers(ctx, services{name: cfg.DriverName, pools: pools, controller: controller, node: node}, registry)
 
 	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", Version, "node", cfg.NodeName, "endpoint", cfg.Endpoint)
 	group, ctx := errgroup.WithContext(ctx)
@@ -74,23 +74,32 @@ type servers struct {
 	sidecars *grpc.Server // without the calls that mount
 }
 
-func newServers(
-	ctx context.Context, id *identity, controller *controllerserver.Server, node *nodeserver.Server, registry prometheus.Registerer,
-) servers {
+// services are what both kinds of callers get, or a part of it.
+type services struct {
+	name       string // the driver's
+	pools      *poolSet
+	controller *controllerserver.Server
+	node       *nodeserver.Server
+}
+
+func newServers(ctx context.Context, what services, registry prometheus.Registerer) servers {
 	// One set of interceptors: a volume's lock holds whichever socket a call comes by.
 	options := rpc.ServerOptions(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
 	s := servers{full: grpc.NewServer(options...), sidecars: grpc.NewServer(options...)}
 	for _, server := range []*grpc.Server{s.full, s.sidecars} {
-		csi.RegisterIdentityServer(server, id)
-		csi.RegisterControllerServer(server, controller)
+		csi.RegisterControllerServer(server, what.controller)
 	}
-	csi.RegisterNodeServer(s.full, node)
-	csi.RegisterNodeServer(s.sidecars, nodeFacts{node: node})
+	// Sidecars wait for Probe before they do anything, and one of the things they do is to tell the scheduler that a pool has no room
+	// (external-provisioner, CSIStorageCapacity): to them a missing disk must not look like a driver that is still starting.
+	csi.RegisterIdentityServer(s.full, &identity{name: what.name, notReady: what.pools.notReady})
+	csi.RegisterIdentityServer(s.sidecars, &identity{name: what.name, notReady: what.pools.stillOpening})
+	csi.RegisterNodeServer(s.full, what.node)
+	csi.RegisterNodeServer(s.sidecars, nodeFacts{node: what.node})
 	return s
 }
 
-// sweepInterval is how often inline volumes of pods that are gone are looked for: they are rare, and nobody waits for them.
-const sweepInterval = time.Minute
+// sweepInterval is how often inline volumes of pods that are gone are looked for: a system call for each inline volume.
+const sweepInterval = 10 * time.Second
 
 // sweep deletes the inline volumes that a crash has left, until the context ends.
 func sweep(ctx context.Context, node *nodeserver.Server) {

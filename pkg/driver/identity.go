@@ -10,8 +10,9 @@ import (
 // identity implements csi.IdentityServer.
 type identity struct {
 	csi.UnimplementedIdentityServer
-	name  string
-	pools *poolSet
+	name string
+	// notReady says why the caller should not count on the driver; nil is ready.
+	notReady func() error
 }
 
 var _ csi.IdentityServer = (*identity)(nil)
@@ -36,7 +37,7 @@ func (*identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabiliti
 	return resp, nil
 }
 
-// Probe is ready when every pool that is not optional is open. It is never an error: restarting the driver mounts no disk.
+// Probe is never an error: restarting the driver mounts no disk.
 func (i *identity) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
-	return &csi.ProbeResponse{Ready: wrapperspb.Bool(i.pools.notReady() == nil)}, nil
+	return &csi.ProbeResponse{Ready: wrapperspb.Bool(i.notReady() == nil)}, nil
 }

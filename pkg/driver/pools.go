@@ -29,6 +29,7 @@ type poolSet struct {
 	kubeletDir   string
 	defaultPool  string
 	publications *nodeserver.Publications
+	retry        time.Duration // poolRetry but in tests
 
 	mu    sync.RWMutex
 	slots []*poolSlot // in the order of the configuration
@@ -50,7 +51,7 @@ func (s poolSlot) status() (pool.Status, error) {
 }
 
 func newPoolSet(cfg Config, publications *nodeserver.Publications) *poolSet {
-	s := &poolSet{kubeletDir: cfg.KubeletDir, defaultPool: cfg.DefaultPool(), publications: publications}
+	s := &poolSet{kubeletDir: cfg.KubeletDir, defaultPool: cfg.DefaultPool(), publications: publications, retry: poolRetry}
 	for _, c := range cfg.Pools {
 		s.slots = append(s.slots, &poolSlot{config: c, err: errOpening})
 	}
@@ -75,12 +76,12 @@ func (s *poolSet) keepTrying(ctx context.Context, slot *poolSlot) {
 		}
 		if err.Error() != told && !isAbsent(slot, err) {
 			told = err.Error()
-			klog.FromContext(ctx).Error(err, "Pool is not usable; it is tried again", "pool", slot.config.Name, "every", poolRetry)
+			klog.FromContext(ctx).Error(err, "Pool is not usable; it is tried again", "pool", slot.config.Name, "every", s.retry)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(poolRetry):
+		case <-time.After(s.retry):
 		}
 	}
 }
@@ -220,6 +221,18 @@ func (s *poolSet) notReady() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// stillOpening is nil as soon as every pool has been opened, or has been found unusable for now.
+func (s *poolSet) stillOpening() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, slot := range s.slots {
+		if slot.pool == nil && errors.Is(slot.err, errOpening) {
+			return fmt.Errorf("pool %s: %w", slot.config.Name, slot.err)
+		}
+	}
+	return nil
 }
 
 // snapshot copies the slots, for the metrics.

@@ -13,7 +13,7 @@ import (
 
 // csiVersions are what kubelet wants to hear from a plugin that speaks CSI 1.x (pkg/volume/csi, versionParse: it takes the highest
 // that it supports, and 1.0.0 stands for all of them).
-var csiVersions = []string{"1.0.0"} //nolint:gochecknoglobals // a constant
+var csiVersions = []string{"1.0.0"}
 
 // registration implements registerapi.RegistrationServer: kubelet finds its socket in plugins_registry and asks what the plugin is.
 type registration struct {
@@ -57,7 +57,7 @@ func serveRegistration(ctx context.Context, cfg Config) error {
 	case err = <-served:
 		return fmt.Errorf("serve the registration socket: %w", err)
 	}
-	server.Stop() // closes the listener, which removes the socket
+	server.GracefulStop() // kubelet gets its answer; closes the listener, which removes the socket
 	return errors.Join(err, <-served)
 }
 

@@ -32,7 +32,7 @@ func startRegistration(t *testing.T) (client registerapi.RegistrationClient, soc
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { stop(); conn.Close() })
+	t.Cleanup(func() { stop(); _ = conn.Close() })
 	return registerapi.NewRegistrationClient(conn), socket, stop, done
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -64,6 +65,7 @@ func (b Binder) Bind(source *os.File, t Target, options Options) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("publish.target-made")
 	if !made {
 		if done, err := at.alreadyShows(from, options); done || err != nil {
 			return err
@@ -75,6 +77,7 @@ func (b Binder) Bind(source *os.File, t Target, options Options) error {
 		}
 		return fmt.Errorf("bind a volume at %s: %w", t, err)
 	}
+	failpoint.Here("publish.attached")
 	return nil
 }
 
@@ -207,13 +210,25 @@ func Shows(t Target, source *os.File) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	st, err := lookAt(t)
+	return st.mountRoot && st.id == from.id, err
+}
+
+// Mounted says whether anything is mounted at the target.
+func Mounted(t Target) (bool, error) {
+	st, err := lookAt(t)
+	return st.mountRoot, err
+}
+
+// lookAt is the state of a target; zero when there is none.
+func lookAt(t Target) (state, error) {
 	at, err := t.open()
 	if err != nil {
-		return false, ignoreNotExist(err)
+		return state{}, ignoreNotExist(err)
 	}
 	defer at.close()
 	st, err := at.look()
-	return err == nil && st.mountRoot && st.id == from.id, ignoreNotExist(err)
+	return st, ignoreNotExist(err)
 }
 
 func ignoreNotExist(err error) error {
@@ -237,12 +252,15 @@ func Unbind(t Target) error {
 		case errors.Is(err, unix.ENOENT):
 			return nil
 		case err == nil && !st.mountRoot:
-			return at.unmake()
+			err := at.unmake()
+			failpoint.Here("unpublish.target-removed")
+			return err
 		}
 		// An error other than ENOENT is what a dead disk answers: whatever is mounted there has to go.
 		if err := at.unmountTop(); err != nil {
 			return err
 		}
+		failpoint.Here("unpublish.unmounted")
 	}
 	return fmt.Errorf("%w: more than %d mounts are stacked on %s", volume.ErrInUse, maxStacked, t)
 }

@@ -3,7 +3,9 @@ package nodeserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -137,12 +139,7 @@ func (s *Server) publishSource(ctx context.Context, target mount.Target, w wish)
 
 // publish enters the publication and makes it so.
 func (s *Server) publish(target mount.Target, src source) error {
-	if src.access.Exclusive {
-		if _, err := s.Publications.verify(src.volume, src.file); err != nil {
-			return err
-		}
-	}
-	isNew, err := s.Publications.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive})
+	isNew, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive}, src.file)
 	if err != nil {
 		return err
 	}
@@ -153,6 +150,27 @@ func (s *Server) publish(target mount.Target, src source) error {
 		return err
 	}
 	return nil
+}
+
+// admit enters a publication that is about to be made. Before it refuses one it looks at the mounts: somebody may have unmounted
+// by hand. The caller has the volume and the target for itself (pkg/rpc), and only of these a memory may be dropped: another
+// volume could be about to appear at another target. Errors: ErrInUse.
+func (s *Server) admit(t mount.Target, pub publication, data *os.File) (isNew bool, err error) {
+	isNew, err = s.Publications.admit(t, pub)
+	if !errors.Is(err, volume.ErrInUse) {
+		return isNew, err
+	}
+	if _, err := s.Publications.verify(pub.volume, data); err != nil {
+		return false, err
+	}
+	mounted, err := mount.Mounted(t)
+	if err != nil {
+		return false, err
+	}
+	if !mounted {
+		s.Publications.forget(t)
+	}
+	return s.Publications.admit(t, pub)
 }
 
 // NodeUnpublishVolume takes the volume off the target path, and deletes it if it was inline. It needs no pool: a volume whose disk
@@ -166,7 +184,7 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	if err != nil {
 		return nil, err
 	}
-	if there, ok := s.Publications.at(target); ok && there != handle && volume.IsID(handle) {
+	if there, ok := s.Publications.at(target); ok && !isHandleOf(handle, there) {
 		return nil, fmt.Errorf("%w: volume %s is published at %s, not %s", volume.ErrInUse, there, target, handle)
 	}
 	if err := mount.Unbind(target); err != nil {
@@ -233,13 +251,15 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, nil
 }
 
-// usage asks the pool for its own volumes, and the mount for inline ones and for paths of the host.
+// usage asks the pool for its own volumes, and the mount for inline ones and for paths of the host, which nobody remembers over a
+// restart. Errors: ErrNotFound.
 func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error) {
+	there, known := s.Publications.at(target)
+	if known && !isHandleOf(handle, there) || !known && volume.IsID(handle) {
+		return volume.Usage{}, fmt.Errorf("%w: volume %s is not published at %s", volume.ErrNotFound, handle, target)
+	}
 	if !volume.IsID(handle) {
 		return mount.Usage(target)
-	}
-	if there, ok := s.Publications.at(target); !ok || there != handle {
-		return volume.Usage{}, fmt.Errorf("%w: volume %s is not published at %s", volume.ErrNotFound, handle, target)
 	}
 	id, err := volume.ParseID(handle)
 	if err != nil {
@@ -250,6 +270,19 @@ func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error)
 		return volume.Usage{}, fmt.Errorf("volume %s: %w", id, err)
 	}
 	return p.Usage(id)
+}
+
+// isHandleOf says whether requests call a published volume by that handle: its ID, or kubelet's name for an inline volume.
+func isHandleOf(handle, published string) bool {
+	if handle == published {
+		return true
+	}
+	name, err := volume.ParseName(handle)
+	if err != nil || !volume.IsInlineHandle(handle) {
+		return false
+	}
+	id, err := volume.ParseID(published)
+	return err == nil && id.Dir() == name.Dir()
 }
 
 func (s *Server) parseTarget(field, path string) (mount.Target, error) {

@@ -24,7 +24,11 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 	}
 	defer p.index.unclaim(id)
 	if e, ok := p.index.get(id.Dir()); ok {
-		return e.volume, compatible(e, req)
+		if err := compatible(e, req); err != nil {
+			return volume.Volume{}, err
+		}
+		// Whoever made it may have died, or been refused, between the rename and the fsync: this answer has to be as good as the first.
+		return e.volume, p.volumes.Sync()
 	}
 	v := volume.Volume{
 		ID:            id,
@@ -95,7 +99,9 @@ func (p *Pool) commit(ctx context.Context, v volume.Volume) (volume.Volume, erro
 	failpoint.Here("create.renamed")
 	if err := p.volumes.Sync(); err != nil {
 		// In place, but perhaps not after a power cut: nobody was told of it, so it goes.
-		return volume.Volume{}, errors.Join(err, p.throwAway(ctx, v))
+		e := &entry{volume: v}
+		p.index.put(e) // should that fail too, a retry finds it, and syncs
+		return volume.Volume{}, errors.Join(err, p.take(e))
 	}
 	return v, nil
 }
@@ -144,17 +150,5 @@ func (p *Pool) abandon(ctx context.Context, building string, v volume.Volume) {
 		klog.FromContext(ctx).Error(err, "Left in tmp/ until the next start", "pool", p.opts.Name, "entry", building)
 		return
 	}
-	p.purger.add(discarded{name: thrown, tag: backend.Tag(v.QuotaID)})
-}
-
-// throwAway puts a volume that nobody was told of into the trash, with its reservation.
-func (p *Pool) throwAway(ctx context.Context, v volume.Volume) error {
-	thrown, err := p.throwIn(p.volumes, v.ID.Dir())
-	if err != nil {
-		klog.FromContext(ctx).Error(err, "A volume that was never acknowledged stays until it is deleted", "volumeID", v.ID)
-		p.index.put(&entry{volume: v})
-		return err
-	}
-	p.discard(thrown, v)
-	return nil
+	p.purger.add(discarded{name: thrown, tag: backend.Tag(v.QuotaID), thrown: time.Now()})
 }

@@ -284,6 +284,9 @@ func TestFullFilesystemLeaksNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			filler.Close()
+			if err := unix.Syncfs(p.root.fd()); err != nil { // btrfs gives space back with its next transaction
+				t.Fatal(err)
+			}
 			create(t, p, "after", 1)
 			p = restart(t, p)
 			wantEntries(t, p, volumesDir, "after", kept.ID.Dir())
@@ -299,16 +302,19 @@ func fill(t *testing.T, path string) *os.File {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	chunk := make([]byte, 64<<10)
-	for len(chunk) > 0 {
-		if _, err = f.Write(chunk); err == nil {
-			err = f.Sync()
-		}
-		if errors.Is(err, syscall.ENOSPC) {
-			chunk = chunk[:len(chunk)/2]
-		} else if err != nil {
+	size, chunk := int64(0), int64(64*mib)
+	for chunk >= 512 {
+		switch err := unix.Fallocate(int(f.Fd()), 0, size, chunk); {
+		case err == nil:
+			size += chunk
+		case errors.Is(err, syscall.ENOSPC):
+			chunk /= 2
+		default:
 			t.Fatal(err)
 		}
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
 	}
 	return f
 }

@@ -88,6 +88,8 @@ func wantDamaged(t *testing.T, p *Pool, v volume.Volume) {
 	t.Helper()
 	if _, err := p.Get(v.ID); !errors.Is(err, volume.ErrCorrupt) || !strings.Contains(err.Error(), v.ID.String()) {
 		t.Errorf("get: %v, want ErrCorrupt naming the volume", err)
+	} else if errors.Is(err, volume.ErrInvalid) {
+		t.Errorf("get: %v blames the caller", err)
 	}
 	if _, err := p.Data(v.ID); !errors.Is(err, volume.ErrCorrupt) {
 		t.Errorf("data: %v, want ErrCorrupt", err)

@@ -7,7 +7,10 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -19,35 +22,41 @@ func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
 		return err
 	}
 	defer p.index.unclaim(id)
-	e, ok := p.index.get(id.Dir())
-	if !ok {
-		return nil
-	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	thrown, err := p.throwIn(p.volumes, id.Dir())
-	if errors.Is(err, os.ErrNotExist) { // removed by hand, with the driver running
-		p.index.remove(id.Dir())
-		p.ledger.release(e.volume.CapacityBytes)
-		p.purger.add(discarded{name: withSuffix(id.Dir()), tag: backend.Tag(e.volume.QuotaID)})
-		return nil
+	if e, ok := p.index.get(id.Dir()); ok {
+		if err := p.take(e); err != nil {
+			return fmt.Errorf("delete volume %s: %w", id, err)
+		}
 	}
-	if err != nil {
+	failpoint.Here("delete.renamed")
+	// Also for a volume that is gone: whoever took it away may have died, or failed, before this.
+	if err := errors.Join(p.trash.Sync(), p.volumes.Sync()); err != nil {
 		return fmt.Errorf("delete volume %s: %w", id, err)
 	}
-	p.index.remove(id.Dir())
-	p.discard(thrown, e.volume)
+	failpoint.Here("delete.durable")
 	return nil
 }
 
-// discard hands an entry of trash/ to the purger, with the bytes that it holds in the ledger.
-func (p *Pool) discard(thrown string, v volume.Volume) {
-	p.ledger.discard(v.CapacityBytes)
-	p.purger.add(discarded{
-		name:  thrown,
-		bytes: v.CapacityBytes,
-		tag:   backend.Tag(v.QuotaID),
-		due:   time.Now().Add(p.opts.TrashRetention),
-	})
+// take moves a volume out of volumes/ and out of the index. From here on it only ever goes further away.
+func (p *Pool) take(e *entry) error {
+	name := e.volume.ID.Dir()
+	thrown := withSuffix(name)
+	err := p.volumes.rename(name, p.trash, thrown)
+	if errors.Is(err, os.ErrNotExist) { // removed by hand, with the driver running
+		p.index.remove(name)
+		p.ledger.release(e.volume.CapacityBytes)
+		p.purger.add(discarded{name: thrown, tag: backend.Tag(e.volume.QuotaID), thrown: time.Now()})
+		return nil
+	}
+	if errors.Is(err, unix.ENOSPC) { // trash/ itself has to grow: what it keeps for a while has to yield
+		p.purger.hurry()
+	}
+	if err != nil {
+		return err
+	}
+	p.index.remove(name)
+	p.discard(thrown, e.volume)
+	return nil
 }

@@ -136,6 +136,7 @@ func initialize(root dir) (marker, error) {
 	if err := root.rename(markerTmpFile, root, markerFile); err != nil {
 		return marker{}, err
 	}
+	failpoint.Here("pool.init.marker-renamed")
 	return m, root.Sync()
 }
 

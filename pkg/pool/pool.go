@@ -31,6 +31,7 @@ type Pool struct {
 	index                     index
 	ledger                    ledger
 	purger                    *purger
+	mounts                    mountSnapshot
 }
 
 // Open takes the pool at opts.Path, making it first where the directory is empty or absent, finishes what a crash

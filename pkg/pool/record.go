@@ -58,7 +58,7 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 	}
 	name, err := volume.ParseName(r.Name)
 	if err != nil {
-		return volume.Volume{}, fmt.Errorf("%w: %s: %w", volume.ErrCorrupt, recordFile, err)
+		return volume.Volume{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, recordFile, err) //nolint:errorlint // it would blame the caller
 	}
 	if name.Dir() != dirName {
 		return volume.Volume{}, fmt.Errorf("%w: %s is of volume %q, which belongs in directory %s, not %s",

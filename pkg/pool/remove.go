@@ -19,17 +19,18 @@ const (
 
 // removeTree removes an entry of parent and all that is below it. The content is a pod's: no link is followed, no mount is
 // entered, depth and size do not matter, and what chattr(1) has made immutable goes too. When the context ends it stops
-// between two batches; it can be called again to go on.
+// between two batches; it can be called again to go on. What cannot be removed stays, the rest goes, and the first reason is returned.
 func removeTree(ctx context.Context, parent dir, name string) error {
 	r := remover{ctx: ctx, top: parent, pending: []string{name}}
+	var first error
 	for len(r.pending) > 0 {
 		next := r.pending[len(r.pending)-1]
 		r.pending = r.pending[:len(r.pending)-1]
-		if err := r.remove(parent, next, 0); err != nil {
-			return err
+		if err := r.remove(parent, next, 0); err != nil && first == nil {
+			first = err
 		}
 	}
-	return nil
+	return first
 }
 
 // remover is one removeTree. A directory deeper than removeDepth is moved up to top and becomes pending there, so that a
@@ -63,14 +64,15 @@ func (r *remover) removeDir(at dir, name string, depth int) error {
 	}
 	defer d.Close()
 	for {
-		if err := r.removeContent(d, depth+1); err != nil {
+		removed, err := r.removeContent(d, depth+1)
+		if err != nil {
 			return err
 		}
-		err := unlinkStubborn(at, name, unix.AT_REMOVEDIR)
+		err = unlinkStubborn(at, name, unix.AT_REMOVEDIR)
 		switch {
 		case err == nil, errors.Is(err, unix.ENOENT):
 			return nil
-		case !errors.Is(err, unix.ENOTEMPTY):
+		case !errors.Is(err, unix.ENOTEMPTY) || !removed:
 			return &os.PathError{Op: "rmdir", Path: name, Err: err}
 		}
 		// Some filesystems skip entries when others are removed while the directory is read: read it again.
@@ -80,22 +82,24 @@ func (r *remover) removeDir(at dir, name string, depth int) error {
 	}
 }
 
-func (r *remover) removeContent(d dir, depth int) error {
+// removeContent empties a directory. It says whether anything was there, and the first reason why something still is.
+func (r *remover) removeContent(d dir, depth int) (removed bool, first error) {
 	for {
 		if err := r.ctx.Err(); err != nil {
-			return err
+			return removed, err
 		}
 		names, err := d.Readdirnames(removeBatch)
 		for _, name := range names {
-			if err := r.remove(d, name, depth); err != nil {
-				return err
+			removed = true
+			if err := r.remove(d, name, depth); err != nil && first == nil {
+				first = err
 			}
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			return nil
+			return removed, first
 		case err != nil:
-			return err
+			return removed, errors.Join(first, err)
 		}
 	}
 }

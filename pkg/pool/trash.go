@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,122 +14,21 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
-
-const (
-	purgeWorkers = 2
-	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a person, not a loop.
-	purgeRetry = time.Minute
-	// purgePoll is how long it waits for the filesystem to end what it does in the background.
-	purgePoll = 500 * time.Millisecond
-)
-
-// discarded is an entry of trash/.
-type discarded struct {
-	name  string
-	bytes int64       // what the ledger gives back when the entry is gone
-	tag   backend.Tag // what the backend gets back, once
-	due   time.Time   // when it may be purged
-}
-
-// purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.
-type purger struct {
-	mu      sync.Mutex
-	changed sync.Cond
-	queue   []discarded
-	stopped bool
-	failing int // entries that wait for another try
-	cancel  context.CancelFunc
-	workers sync.WaitGroup
-	// retryAfter is purgeRetry but in tests.
-	retryAfter time.Duration
-}
-
-func newPurger() *purger {
-	q := &purger{cancel: func() {}, retryAfter: purgeRetry}
-	q.changed.L = &q.mu
-	return q
-}
-
-func (q *purger) start(ctx context.Context, purge func(context.Context, discarded)) {
-	ctx, q.cancel = context.WithCancel(ctx)
-	for range purgeWorkers {
-		q.workers.Go(func() {
-			for d, ok := q.next(); ok; d, ok = q.next() {
-				purge(ctx, d)
-			}
-		})
-	}
-}
-
-// stop ends the workers, in the middle of a tree if need be, and waits for them.
-func (q *purger) stop() {
-	q.cancel()
-	q.mu.Lock()
-	q.stopped = true
-	q.mu.Unlock()
-	q.changed.Broadcast()
-	q.workers.Wait()
-}
-
-// add queues an entry for when it is due.
-func (q *purger) add(d discarded) {
-	if wait := time.Until(d.due); wait > 0 {
-		time.AfterFunc(wait, func() { q.push(d) })
-		return
-	}
-	q.push(d)
-}
-
-func (q *purger) push(d discarded) {
-	q.mu.Lock()
-	q.queue = append(q.queue, d)
-	q.mu.Unlock()
-	q.changed.Signal()
-}
-
-// next waits for an entry; false means that the purger has been stopped.
-func (q *purger) next() (discarded, bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for len(q.queue) == 0 && !q.stopped {
-		q.changed.Wait()
-	}
-	if q.stopped {
-		return discarded{}, false
-	}
-	d := q.queue[0]
-	q.queue = q.queue[1:]
-	return d, true
-}
-
-// retry queues an entry that could not be purged.
-func (q *purger) retry(d discarded) {
-	q.mu.Lock()
-	q.failing++
-	q.mu.Unlock()
-	time.AfterFunc(q.retryAfter, func() {
-		q.mu.Lock()
-		q.failing--
-		q.mu.Unlock()
-		q.push(d)
-	})
-}
-
-func (q *purger) failures() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.failing
-}
 
 // purge removes an entry of trash/ and gives its space back; not before.
 func (p *Pool) purge(ctx context.Context, d discarded) {
-	err := p.removeDiscarded(ctx, &d)
+	err := p.checkUnmounted(d)
+	if err == nil {
+		err = p.removeDiscarded(ctx, &d)
+	}
 	switch {
 	case err == nil:
 		p.ledger.purged(d.bytes)
 	case errors.Is(err, backend.ErrPending):
-		time.AfterFunc(purgePoll, func() { p.purger.push(d) })
+		p.purger.wait(d)
 	case ctx.Err() != nil: // the next start goes on from here
 	default:
 		klog.FromContext(ctx).Error(err, "Deleted data could not be purged; its space stays taken, and the purge is tried again",
@@ -137,8 +37,47 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 	}
 }
 
+// checkUnmounted is the last guard of the data: as long as a mount anywhere shows an entry of the trash, or part of it, somebody uses
+// it, whatever the driver was told. Errors: ErrInUse.
+func (p *Pool) checkUnmounted(d discarded) error {
+	mounts, err := p.mounts.since(d.thrown)
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		rest, ours := p.location.Below(m)
+		if entry := trashDir + "/" + d.name; ours && (rest == entry || strings.HasPrefix(rest, entry+"/")) {
+			return fmt.Errorf("%w: it is mounted at %s: unmount it", volume.ErrInUse, m.Point)
+		}
+	}
+	return nil
+}
+
+// mountSnapshot is the mount table as it was read last, for many purges: it grows with the number of mounts.
+type mountSnapshot struct {
+	mu     sync.Mutex
+	taken  time.Time
+	mounts []mount.Mount
+}
+
+// since is a mount table that was read after a time.
+func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken.After(earliest) {
+		return s.mounts, nil
+	}
+	now := time.Now()
+	mounts, err := mount.Table()
+	if err != nil {
+		return nil, err
+	}
+	s.taken, s.mounts = now, mounts
+	return mounts, nil
+}
+
 // removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it, and
-// as long as there is a quota, whose that is.
+// as long as there is a quota, whose that is. Errors: backend.ErrPending.
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 	if d, err := openNoMount(p.trash, thrown.name); err == nil {
 		defer d.Close()
@@ -168,19 +107,17 @@ func (p *Pool) removeData(ctx context.Context, d dir) error {
 	return err
 }
 
-// throwIn moves an entry of another directory of the pool into the trash, durable when it returns. On failure the entry is
-// where it was, as far as that could be done.
-func (p *Pool) throwIn(from dir, name string) (thrown string, err error) {
-	thrown = withSuffix(name)
-	if err := from.rename(name, p.trash, thrown); err != nil {
-		return "", err
-	}
-	failpoint.Here("trash.renamed")
-	if err := errors.Join(p.trash.Sync(), from.Sync()); err != nil {
-		return "", errors.Join(err, p.trash.rename(thrown, from, name))
-	}
-	failpoint.Here("trash.durable")
-	return thrown, nil
+// discard hands an entry of trash/ to the purger, with the bytes that it holds in the ledger.
+func (p *Pool) discard(thrown string, v volume.Volume) {
+	p.ledger.discard(v.CapacityBytes)
+	now := time.Now()
+	p.purger.add(discarded{
+		name:   thrown,
+		bytes:  v.CapacityBytes,
+		tag:    backend.Tag(v.QuotaID),
+		thrown: now,
+		due:    now.Add(p.opts.TrashRetention),
+	})
 }
 
 // scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk, and
@@ -197,7 +134,7 @@ func (p *Pool) scanTrash() error {
 		return fmt.Errorf("read %s/: %w", trashDir, err)
 	}
 	for _, name := range names {
-		d := discarded{name: name, due: p.thrownAt(name).Add(p.opts.TrashRetention)}
+		d := discarded{name: name, thrown: time.Now(), due: p.thrownAt(name).Add(p.opts.TrashRetention)}
 		v, err := p.readRecord(p.trash, name, withoutSuffix(name))
 		if err == nil {
 			d.bytes = v.CapacityBytes

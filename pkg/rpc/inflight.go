@@ -131,10 +131,12 @@ func nameKey(s string) lockKey {
 	return lockKey{volumeSpace, name.Dir()}
 }
 
+// What is no ID of this driver may be another's handle: of a path of the host, in a PersistentVolume written by hand, or of an inline
+// volume, whose directory is named for it.
 func idKey(s string) lockKey {
 	id, err := volume.ParseID(s)
 	if err != nil {
-		return lockKey{}
+		return nameKey(s)
 	}
 	return lockKey{volumeSpace, id.Dir()}
 }

@@ -46,10 +46,11 @@ func TestKeysOf(t *testing.T) {
 		{"unstage", &csi.NodeUnstageVolumeRequest{VolumeId: testPool + "-pvc-1", StagingTargetPath: "/s/"}, lockKeys{vol, {pathSpace, "/s"}}},
 		{"publish", &csi.NodePublishVolumeRequest{VolumeId: testPool + "-pvc-1", StagingTargetPath: "/s", TargetPath: "/t"}, lockKeys{vol, {pathSpace, "/t"}}},
 		{"unpublish", &csi.NodeUnpublishVolumeRequest{VolumeId: testPool + "-pvc-1", TargetPath: "/x/../t"}, lockKeys{vol, {pathSpace, "/t"}}},
-		{"a hostile ID locks its path only", &csi.NodeUnpublishVolumeRequest{VolumeId: "../etc", TargetPath: "/t"}, lockKeys{{}, {pathSpace, "/t"}}},
+		{"a handle that somebody wrote", &csi.NodeUnpublishVolumeRequest{VolumeId: "no file name/", TargetPath: "/t"}, lockKeys{{volumeSpace, hashed.Dir()}, {pathSpace, "/t"}}},
+		{"a hostile ID locks its path only", &csi.NodeUnpublishVolumeRequest{VolumeId: strings.Repeat("x", 129), TargetPath: "/t"}, lockKeys{{}, {pathSpace, "/t"}}},
 		{"node expand", &csi.NodeExpandVolumeRequest{VolumeId: testPool + "-pvc-1"}, lockKeys{vol}},
 		{"no name", &csi.CreateVolumeRequest{}, lockKeys{}},
-		{"a hostile ID", &csi.DeleteVolumeRequest{VolumeId: "../etc"}, lockKeys{}},
+		{"a hostile ID", &csi.DeleteVolumeRequest{VolumeId: "\xff"}, lockKeys{}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

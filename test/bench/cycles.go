@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -17,6 +18,8 @@ type comparison struct {
 	// behind is how many deleted volumes waited to be purged when a round ended, and drain how long they took.
 	behind []float64
 	drain  []float64
+	// The processors' time for one cycle in milliseconds: the driver's, that of the clients in this process, and the floor's.
+	driverCPU, clientCPU, floorCPU []float64
 }
 
 // cycles measures whole lives of volumes.
@@ -33,7 +36,7 @@ func (b *bench) cycles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var rows, calls []row
+	var rows, calls, cpu []row
 	for _, clients := range b.clients {
 		var c comparison
 		for range b.rounds {
@@ -45,8 +48,12 @@ func (b *bench) cycles(ctx context.Context) error {
 		if clients == 1 {
 			calls = callRows(c)
 		}
+		cpu = append(cpu,
+			newRow(fmt.Sprintf("driver, %d at a time", clients), "ms/cycle", c.driverCPU).beside(c.driverCPU, c.floorCPU),
+			newRow(fmt.Sprintf("clients, %d at a time", clients), "ms/cycle", c.clientCPU))
 	}
 	b.report.chapter("Full cycle: create, stage, publish, write, stats, unpublish, unstage, delete", rows...)
+	b.report.chapter("Processor time, without the kernel's own threads", cpu...)
 	if calls != nil {
 		b.report.chapter("The calls, one at a time", calls...)
 	}
@@ -54,7 +61,8 @@ func (b *bench) cycles(ctx context.Context) error {
 }
 
 // compare makes one round. The driver's purger is left to end before the floor is measured.
-func (b *bench) compare(ctx context.Context, c *comparison, driver, bottom subject, clients int) error {
+func (b *bench) compare(ctx context.Context, c *comparison, driver sockets, bottom subject, clients int) error {
+	begin := cpuOf(driver.PID(), os.Getpid())
 	d, err := run(ctx, driver, clients, b.duration)
 	if err != nil {
 		return err
@@ -63,10 +71,15 @@ func (b *bench) compare(ctx context.Context, c *comparison, driver, bottom subje
 	if err != nil {
 		return err
 	}
+	middle := cpuOf(driver.PID(), os.Getpid())
 	f, err := run(ctx, bottom, clients, b.duration)
 	if err != nil {
 		return err
 	}
+	end := cpuOf(driver.PID(), os.Getpid())
+	c.driverCPU = append(c.driverCPU, (middle[0]-begin[0])/float64(len(d.laps)))
+	c.clientCPU = append(c.clientCPU, (middle[1]-begin[1])/float64(len(d.laps)))
+	c.floorCPU = append(c.floorCPU, (end[1]-middle[1])/float64(len(f.laps)))
 	c.driver, c.floor = append(c.driver, d), append(c.floor, f)
 	c.behind, c.drain = append(c.behind, float64(behind)), append(c.drain, milliseconds(drained))
 	return ctx.Err()
@@ -134,4 +147,23 @@ func callRows(c comparison) []row {
 	}
 	rows[len(rows)-1].Note = "p99 of each, ms: " + strings.Join(slowest, ", ")
 	return rows
+}
+
+// cpuOf is the processor time in milliseconds that each process has used (proc_pid_stat(5)).
+func cpuOf(pids ...int) []float64 {
+	const tick = 10 // USER_HZ is 100 on every architecture that Go knows
+	used := make([]float64, len(pids))
+	for i, pid := range pids {
+		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue // its process has ended, and its calls say so
+		}
+		_, rest, _ := strings.Cut(string(content), ") ")
+		fields := strings.Fields(rest)
+		for _, field := range fields[11:13] { // utime and stime, counted from the state, which is the third
+			ticks, _ := strconv.ParseFloat(field, 64)
+			used[i] += ticks * tick
+		}
+	}
+	return used
 }

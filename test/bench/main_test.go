@@ -45,11 +45,11 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, row := range r.Rows {
-		if row.Unit != "processes" && row.Measured.Median <= 0 {
+		if row.Unit != "processes" && row.Unit != "ms/cycle" && row.Measured.Median <= 0 {
 			t.Errorf("%s: nothing was measured", row.Name)
 		}
 	}
-	if want := 24; len(r.Rows) != want {
+	if want := 30; len(r.Rows) != want {
 		t.Errorf("%d rows, want %d:\n%s", len(r.Rows), want, out.String())
 	}
 }

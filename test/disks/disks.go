@@ -41,8 +41,9 @@ type Disk struct {
 type Option func(*options)
 
 type options struct {
-	mkfs []string
-	data string
+	mkfs         []string
+	data         string
+	projectQuota bool
 }
 
 // MkfsArgs are further arguments of mkfs, such as "-O", "quota,project" for ext4.
@@ -53,6 +54,11 @@ func MkfsArgs(args ...string) Option {
 // MountData is the filesystem's own part of the mount options, such as "prjquota".
 func MountData(data string) Option {
 	return func(o *options) { o.data = data }
+}
+
+// ProjectQuota turns project quotas on. The test skips where the kernel has none: that of package vm has them.
+func ProjectQuota() Option {
+	return func(o *options) { o.projectQuota = true }
 }
 
 // RequireRoot skips the test when it does not run as root.
@@ -77,6 +83,7 @@ func New(t testing.TB, fstype string, size int64, opts ...Option) Disk {
 	if size == 0 {
 		size = DefaultSize
 	}
+	o.addProjectQuota(t, fstype)
 	slot, err := reserve(t.Logf)
 	if err != nil {
 		t.Fatalf("disks: %v", err)
@@ -91,7 +98,7 @@ func New(t testing.TB, fstype string, size int64, opts ...Option) Disk {
 		t.Fatalf("disks: %v", err)
 	}
 	if disk.Device, err = mountImage(disk, fstype, o.data); err != nil {
-		skipIfImpossible(t, fstype, err)
+		skipIfImpossible(t, fstype, o, err)
 		t.Fatalf("disks: %v", err)
 	}
 	return disk
@@ -100,7 +107,7 @@ func New(t testing.TB, fstype string, size int64, opts ...Option) Disk {
 // format makes the filesystem in the image itself, so that no device event races with it.
 func format(t testing.TB, image, fstype string, size int64, args []string) error {
 	t.Helper()
-	program, quick := mkfs(fstype)
+	program, quick := Mkfs(fstype)
 	if program == "" {
 		return fmt.Errorf("filesystem %q is none of %v", fstype, Types())
 	}
@@ -118,8 +125,9 @@ func format(t testing.TB, image, fstype string, size int64, args []string) error
 	return nil
 }
 
-// mkfs is the program for a filesystem and the arguments that make it quick and quiet.
-func mkfs(fstype string) (program string, args []string) {
+// Mkfs is the program that makes a filesystem in an image and the arguments that make it quick and quiet; none for one that
+// New does not make.
+func Mkfs(fstype string) (program string, args []string) {
 	switch fstype {
 	case Ext4:
 		return "mkfs.ext4", []string{"-q", "-F", "-E", "nodiscard"}
@@ -130,6 +138,34 @@ func mkfs(fstype string) (program string, args []string) {
 	default:
 		return "", nil
 	}
+}
+
+// ProjectQuotaArgs are the arguments of mkfs and the mount data that turn project quotas on; none for a filesystem without.
+func ProjectQuotaArgs(fstype string) (mkfs []string, data string) {
+	switch fstype {
+	case Ext4:
+		return []string{"-O", "quota,project", "-E", "nodiscard,quotatype=prjquota"}, "prjquota"
+	case XFS:
+		return nil, "prjquota"
+	default:
+		return nil, ""
+	}
+}
+
+func (o *options) addProjectQuota(t testing.TB, fstype string) {
+	t.Helper()
+	if !o.projectQuota {
+		return
+	}
+	mkfs, data := ProjectQuotaArgs(fstype)
+	if data == "" {
+		t.Fatalf("disks: %s has no project quotas", fstype)
+	}
+	o.mkfs = append(o.mkfs, mkfs...)
+	if o.data != "" {
+		data = o.data + "," + data
+	}
+	o.data = data
 }
 
 // lookPath looks in /usr/sbin too, which `su` leaves out of PATH.
@@ -162,11 +198,13 @@ func mountImage(disk Disk, fstype, data string) (string, error) {
 }
 
 // skipIfImpossible skips for what no change to this project could mend.
-func skipIfImpossible(t testing.TB, fstype string, err error) {
+func skipIfImpossible(t testing.TB, fstype string, o options, err error) {
 	t.Helper()
 	switch {
 	case errors.Is(err, errNoLoop):
 		t.Skipf("needs loop devices: %v", err)
+	case o.projectQuota && errors.Is(err, unix.EINVAL):
+		t.Skipf("needs a kernel with project quotas on %s: run the package's tests with test/vm: %v", fstype, err)
 	case errors.Is(err, unix.ENODEV):
 		t.Skipf("needs a kernel with %s: %v", fstype, err)
 	}

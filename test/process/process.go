@@ -25,10 +25,19 @@ const readyTimeout = 60 * time.Second
 
 // Build compiles the driver into dir with those build tags, and returns the binary's path.
 func Build(ctx context.Context, dir string, tags ...string) (string, error) {
+	return build(ctx, dir, "CGO_ENABLED=0", "-tags", strings.Join(tags, ","))
+}
+
+// BuildRace compiles the driver with the race detector, which needs cgo: what it finds is in the log and in the exit code.
+func BuildRace(ctx context.Context, dir string) (string, error) {
+	return build(ctx, dir, "CGO_ENABLED=1", "-race")
+}
+
+func build(ctx context.Context, dir, env string, args ...string) (string, error) {
 	binary := filepath.Join(dir, "csi-hostpath")
-	cmd := exec.CommandContext(ctx, "go", "build", "-tags", strings.Join(tags, ","), "-o", binary,
-		"github.com/csi-hostpath/csi-hostpath/cmd/csi-hostpath")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	args = append([]string{"build", "-buildvcs=false", "-o", binary}, args...)
+	cmd := exec.CommandContext(ctx, "go", append(args, "github.com/csi-hostpath/csi-hostpath/cmd/csi-hostpath")...)
+	cmd.Env = append(os.Environ(), env)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the driver: %w\n%s", err, out)
 	}
@@ -120,14 +129,32 @@ func StartReady(ctx context.Context, options Options) (*Process, error) {
 func (p *Process) WaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
+	err := p.pollReady(ctx)
+	select {
+	case <-p.exited:
+		return fmt.Errorf("the driver ended before it was ready: %w", p.waitErr)
+	default:
+		return err
+	}
+}
+
+// pollReady gives up when the context or the process ends: nobody answers a call to a process that has.
+func (p *Process) pollReady(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-p.exited:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	for {
 		resp, err := p.Identity.Probe(ctx, &csi.ProbeRequest{}, grpc.WaitForReady(true))
 		if err == nil && resp.GetReady().GetValue() {
 			return nil
 		}
 		select {
-		case <-p.exited:
-			return fmt.Errorf("the driver ended before it was ready: %w", p.waitErr)
 		case <-ctx.Done():
 			return fmt.Errorf("the driver is not ready after %s: %w", readyTimeout, errors.Join(err, ctx.Err()))
 		case <-time.After(5 * time.Millisecond):

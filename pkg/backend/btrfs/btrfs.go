@@ -23,6 +23,10 @@ const (
 	tagCount             = 1 << 40
 )
 
+// leastLimit is what an empty volume needs for itself, rounded up: with less, not even its owner can be set. A smaller volume may hold
+// as much.
+const leastLimit = 1 << 20
+
 // Mode says whether volumes are held to their sizes.
 type Mode int
 
@@ -97,7 +101,7 @@ func (b *Btrfs) limit(bytes int64) uint64 {
 	if !b.enforces {
 		return noLimit
 	}
-	return uint64(bytes) //nolint:gosec // never negative
+	return uint64(max(bytes, leastLimit))
 }
 
 // Make implements backend.Backend.

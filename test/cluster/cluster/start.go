@@ -18,7 +18,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/network"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/pki"
-	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/sysctl"
 )
 
 // readyTimeout is how long the control plane or a node may take to be ready.
@@ -152,15 +151,14 @@ func (c *Cluster) prepareFiles(ctx context.Context, all builds) ([]archive, erro
 
 // begin writes the state file, before the first thing that outlives this process.
 func (c *Cluster) begin() (*pki.Authority, error) {
-	settings, err := sysctl.Save()
-	if err != nil {
+	if err := c.folder.saveSettings(); err != nil {
 		return nil, err
 	}
 	filesystems, err := disk.ParseFilesystems(c.options.disks(), c.options.Nodes)
 	if err != nil {
 		return nil, err
 	}
-	s := &state{Options: c.options, Settings: settings}
+	s := &state{Options: c.options}
 	for _, filesystem := range filesystems {
 		s.Nodes = append(s.Nodes, nodeState{Filesystem: filesystem})
 	}

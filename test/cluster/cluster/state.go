@@ -14,6 +14,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/disk"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/sysctl"
 )
 
 // state is what a cluster's state file says: enough for another run to end
@@ -21,12 +22,10 @@ import (
 type state struct {
 	Options Options `json:"options"`
 	// Ready is set last: a state without it is that of an interrupted start.
-	Ready bool `json:"ready"`
-	// Settings are the kernel settings to put back.
-	Settings     map[string]string `json:"settings"`
-	ControlPlane machine.Machine   `json:"controlPlane"`
-	Nodes        []nodeState       `json:"nodes"`
-	Images       []string          `json:"images"`
+	Ready        bool            `json:"ready"`
+	ControlPlane machine.Machine `json:"controlPlane"`
+	Nodes        []nodeState     `json:"nodes"`
+	Images       []string        `json:"images"`
 }
 
 type nodeState struct {
@@ -126,13 +125,61 @@ func (f folder) tryLock(file *os.File) (bool, error) {
 	return err == nil && os.SameFile(opened, current), nil
 }
 
-// remove removes the folder, and its parent with the last cluster.
+// settingsFile keeps the kernel settings of before the first cluster: a second one
+// finds them changed already.
+func (f folder) settingsFile() string { return filepath.Join(filepath.Dir(string(f)), "settings.json") }
+
+// saveSettings remembers the kernel settings, unless another cluster has.
+func (f folder) saveSettings() error {
+	settings, err := sysctl.Save()
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(settings)
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(f.settingsFile(), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	return errors.Join(err, file.Close())
+}
+
+// remove removes the folder; with the last cluster the kernel settings are put
+// back, and the parent goes too.
 func (f folder) remove() error {
 	if err := os.RemoveAll(string(f)); err != nil {
 		return err
 	}
-	if err := os.Remove(stateRoot); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+	parent := filepath.Dir(string(f))
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return err
+	}
+	if len(entries) == 1 && entries[0].Name() == filepath.Base(f.settingsFile()) {
+		if err := f.restoreSettings(); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(parent); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
 		return err
 	}
 	return nil
+}
+
+func (f folder) restoreSettings() error {
+	data, err := os.ReadFile(f.settingsFile())
+	if err != nil {
+		return err
+	}
+	var settings map[string]string
+	if err := json.Unmarshal(data, &settings); err != nil {
+		return fmt.Errorf("%s: %w", f.settingsFile(), err)
+	}
+	return errors.Join(sysctl.Restore(settings), os.Remove(f.settingsFile()))
 }

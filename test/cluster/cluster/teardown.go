@@ -14,7 +14,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/cgroup"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/disk"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
-	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/sysctl"
 )
 
 // detachTimeout is how long the kernel may take to let go of a dead node's disk.
@@ -40,11 +39,7 @@ func (f folder) tearDown(ctx context.Context, progress func(string, ...any)) err
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return errors.Join(
-		cgroup.Remove(c.cgroup()),
-		sysctl.Restore(s.Settings),
-		f.remove(),
-	)
+	return errors.Join(cgroup.Remove(c.cgroup()), f.remove())
 }
 
 // powerOff ends a node's processes at once and waits until its disk is free. Loop

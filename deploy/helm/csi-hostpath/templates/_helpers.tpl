@@ -53,6 +53,10 @@ kind: DriverConfiguration
 maxVolumesPerNode: {{ int64 .Values.config.maxVolumesPerNode }}
 pools:
 {{- toYaml .Values.config.pools | nindent 2 }}
+{{- with .Values.config.hostPaths }}
+hostPaths:
+{{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{- /* The directories of the node to mount, as JSON: {"list": [...]}. A pool's parent, not the pool itself: kubelet would make

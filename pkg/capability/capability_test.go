@@ -1,0 +1,133 @@
+package capability
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	writer = csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
+	multi  = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
+)
+
+func mounted(mode csi.VolumeCapability_AccessMode_Mode, m *csi.VolumeCapability_MountVolume) *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: mode},
+		AccessType: &csi.VolumeCapability_Mount{Mount: m},
+	}
+}
+
+func TestEveryAccessModeMeansSomething(t *testing.T) {
+	type meaning struct{ exclusive, multiNode, readOnly bool }
+	want := map[csi.VolumeCapability_AccessMode_Mode]meaning{
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER:        {},
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER:  {},
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER: {exclusive: true},
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY:   {readOnly: true},
+		csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY:    {readOnly: true, multiNode: true},
+		csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER:  {multiNode: true},
+		csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER:   {multiNode: true},
+	}
+	for number, name := range csi.VolumeCapability_AccessMode_Mode_name {
+		mode := csi.VolumeCapability_AccessMode_Mode(number)
+		a, err := Parse(mounted(mode, &csi.VolumeCapability_MountVolume{}))
+		meant, known := want[mode]
+		if !known {
+			if mode != csi.VolumeCapability_AccessMode_UNKNOWN || !errors.Is(err, volume.ErrInvalid) {
+				t.Errorf("%s: %+v, %v, want ErrInvalid for UNKNOWN only", name, a, err)
+			}
+			continue
+		}
+		if got := (meaning{a.Exclusive, a.MultiNode, a.Mount.ReadOnly()}); got != meant || err != nil {
+			t.Errorf("%s: %+v, %v, want %+v", name, got, err, meant)
+		}
+	}
+}
+
+func TestCapabilityThatIsNotOfferedIsRefused(t *testing.T) {
+	for _, tc := range []struct {
+		title string
+		c     *csi.VolumeCapability
+		says  string
+	}{
+		{"none", nil, "missing"},
+		{"empty", &csi.VolumeCapability{}, "UNKNOWN"},
+		{"no access mode", &csi.VolumeCapability{AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}}}, "UNKNOWN"},
+		{"mode of the future", mounted(99, &csi.VolumeCapability_MountVolume{}), "99"},
+		{"negative mode", mounted(-1, &csi.VolumeCapability_MountVolume{}), "-1"},
+		{"no access type", &csi.VolumeCapability{AccessMode: &csi.VolumeCapability_AccessMode{Mode: writer}}, "access type"},
+		{"mount without content", mounted(writer, nil), "access type"},
+		{
+			"block", &csi.VolumeCapability{
+				AccessMode: &csi.VolumeCapability_AccessMode{Mode: writer},
+				AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}},
+			}, "block",
+		},
+		{"filesystem", mounted(writer, &csi.VolumeCapability_MountVolume{FsType: "ext4"}), "ext4"},
+		{"mount group", mounted(writer, &csi.VolumeCapability_MountVolume{VolumeMountGroup: "1000"}), "volume_mount_group"},
+		{"flag", mounted(writer, &csi.VolumeCapability_MountVolume{MountFlags: []string{"noexec", "suid"}}), `"suid"`},
+		{"empty flag", mounted(writer, &csi.VolumeCapability_MountVolume{MountFlags: []string{""}}), `""`},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			if a, err := Parse(tc.c); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("%+v, %v, want ErrInvalid that says %q", a, err, tc.says)
+			}
+		})
+	}
+}
+
+func TestMountFlagsReachTheMount(t *testing.T) {
+	a, err := Parse(mounted(multi, &csi.VolumeCapability_MountVolume{MountFlags: []string{"noexec", "ro"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := strings.Split(a.Mount.String(), ",")
+	for _, flag := range []string{"noexec", "ro", "nosuid", "nodev"} {
+		if !slices.Contains(flags, flag) {
+			t.Errorf("the mount is to have %v, without %s", flags, flag)
+		}
+	}
+}
+
+func TestAllCapabilitiesHaveToBeGood(t *testing.T) {
+	good := mounted(multi, &csi.VolumeCapability_MountVolume{})
+	if _, err := ParseAll(nil); !errors.Is(err, volume.ErrInvalid) {
+		t.Errorf("none: %v, want ErrInvalid", err)
+	}
+	if all, err := ParseAll([]*csi.VolumeCapability{good, good}); len(all) != 2 || err != nil {
+		t.Errorf("two good ones: %v, %v", all, err)
+	}
+	_, err := ParseAll([]*csi.VolumeCapability{good, nil})
+	if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "capability 1") {
+		t.Errorf("a bad one: %v, want ErrInvalid naming it", err)
+	}
+}
+
+// pool is a policy.
+type pool bool
+
+func (p pool) AllowMultiNode() bool { return bool(p) }
+
+func TestSeveralNodesNeedThePoolsConsent(t *testing.T) {
+	one, several := Access{}, Access{MultiNode: true}
+	for _, tc := range []struct {
+		pool pool
+		all  []Access
+		want error
+	}{
+		{false, nil, nil},
+		{false, []Access{one}, nil},
+		{false, []Access{one, several}, volume.ErrInvalid},
+		{true, []Access{several, one}, nil},
+	} {
+		if err := CheckNodes(tc.pool, tc.all...); !errors.Is(err, tc.want) {
+			t.Errorf("pool allows %v, %+v: %v, want %v", tc.pool, tc.all, err, tc.want)
+		}
+	}
+}

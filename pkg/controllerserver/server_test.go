@@ -1,0 +1,409 @@
+package controllerserver
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+const mib = 1 << 20
+
+// somePools implements Pools: the first is the default one, and "closed" with closedPool is not open.
+type somePools []*pool.Pool
+
+const closedPool = "cccccccccccc"
+
+var errClosed = fmt.Errorf("%w: its disk is not mounted", volume.ErrUnavailable)
+
+func (s somePools) ByID(id volume.PoolID) (*pool.Pool, error) {
+	for _, p := range s {
+		if p.ID() == id {
+			return p, nil
+		}
+	}
+	if id == closedPool {
+		return nil, errClosed
+	}
+	return nil, fmt.Errorf("%w: no pool %s", volume.ErrNotFound, id)
+}
+
+func (s somePools) ByName(name string) (*pool.Pool, error) {
+	for _, p := range s {
+		if p.Name() == name || name == "" {
+			return p, nil
+		}
+	}
+	if name == "closed" {
+		return nil, errClosed
+	}
+	return nil, fmt.Errorf("%w: no pool %s", volume.ErrNotFound, name)
+}
+
+func (s somePools) Open() []*pool.Pool {
+	return slices.SortedFunc(slices.Values(s), func(a, b *pool.Pool) int { return strings.Compare(string(a.ID()), string(b.ID())) })
+}
+
+// published implements Publications: the volumes in it are.
+type published map[volume.ID]bool
+
+func (p published) CheckUnused(id volume.ID, _ *os.File) error {
+	if p[id] {
+		return fmt.Errorf("%w: volume %s is published", volume.ErrInUse, id)
+	}
+	return nil
+}
+
+type controller struct {
+	*Server
+	published published
+	pools     somePools
+}
+
+// newController has a pool for each name; "shared" is one with allowMultiNode.
+func newController(t *testing.T, names ...string) *controller {
+	t.Helper()
+	disks.RequireRoot(t)
+	c := &controller{published: published{}}
+	for _, name := range names {
+		p, err := pool.Open(t.Context(), pool.Options{Name: name, Path: filepath.Join(t.TempDir(), name), AllowMultiNode: name == "shared"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := p.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		c.pools = append(c.pools, p)
+	}
+	c.Server = New(Options{Topology: map[string]string{"topology.example/node": "node-1"}, Pools: c.pools, Publications: c.published})
+	return c
+}
+
+func mounted(mode csi.VolumeCapability_AccessMode_Mode) []*csi.VolumeCapability {
+	return []*csi.VolumeCapability{{
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: mode},
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+	}}
+}
+
+func block() []*csi.VolumeCapability {
+	caps := mounted(csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER)
+	caps[0].AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
+	return caps
+}
+
+const (
+	multiWriter  = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
+	severalNodes = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
+)
+
+func createRequest(name string) *csi.CreateVolumeRequest {
+	return &csi.CreateVolumeRequest{
+		Name: name, VolumeCapabilities: mounted(multiWriter), CapacityRange: &csi.CapacityRange{RequiredBytes: mib},
+	}
+}
+
+func (c *controller) create(t *testing.T, req *csi.CreateVolumeRequest) *csi.Volume {
+	t.Helper()
+	resp, err := c.CreateVolume(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetVolume()
+}
+
+func wantCode(t *testing.T, err error, want codes.Code) {
+	t.Helper()
+	if got := rpc.Code(err); got != want {
+		t.Errorf("%v is %s, want %s", err, got, want)
+	}
+}
+
+func TestVolumeSaysWhereItIs(t *testing.T) {
+	c := newController(t, "p")
+	v := c.create(t, createRequest("pvc-1"))
+	topology := v.GetAccessibleTopology()
+	if v.GetVolumeId() != string(c.pools[0].ID())+"-pvc-1" || v.GetCapacityBytes() != mib || v.GetContentSource() != nil ||
+		len(topology) != 1 || topology[0].GetSegments()["topology.example/node"] != "node-1" {
+		t.Errorf("the volume is %v", v)
+	}
+	if got, err := c.ControllerGetVolume(t.Context(), &csi.ControllerGetVolumeRequest{VolumeId: v.GetVolumeId()}); err != nil ||
+		got.GetVolume().String() != v.String() {
+		t.Errorf("asked for again it is %v, %v", got, err)
+	}
+}
+
+// A row changes a request that is right otherwise.
+func TestCreateAnswersWithItsCode(t *testing.T) {
+	c := newController(t, "p", "shared")
+	c.create(t, createRequest("taken"))
+	oversized := map[string]string{}
+	for i := range 1000 {
+		oversized[fmt.Sprintf("key-%d", i)] = "value"
+	}
+	here, there := node("node-1"), node("node-2")
+	for _, tc := range []struct {
+		title string
+		req   *csi.CreateVolumeRequest
+		want  codes.Code
+	}{
+		{"nothing at all", &csi.CreateVolumeRequest{}, codes.InvalidArgument},
+		{"no name", &csi.CreateVolumeRequest{VolumeCapabilities: mounted(multiWriter)}, codes.InvalidArgument},
+		{"name of 129 bytes", with(t, strings.Repeat("x", 129)), codes.InvalidArgument},
+		{"name of 128 bytes", with(t, strings.Repeat("x", 128)), codes.OK},
+		{"hostile name", with(t, "../../../etc"), codes.OK},
+		{"name with NUL", with(t, "a\x00b"), codes.OK},
+		{"name that is no UTF-8", with(t, "\xff"), codes.InvalidArgument},
+		{"no capabilities", &csi.CreateVolumeRequest{Name: "v"}, codes.InvalidArgument},
+		{"block", with(t, "v", block()), codes.InvalidArgument},
+		{"several nodes", with(t, "v", mounted(severalNodes)), codes.InvalidArgument},
+		{"several nodes where allowed", with(t, "several", mounted(severalNodes), map[string]string{"pool": "shared"}), codes.OK},
+		{"zero size", with(t, "zero", &csi.CapacityRange{}), codes.OK},
+		{"negative size", with(t, "v", &csi.CapacityRange{RequiredBytes: -1}), codes.InvalidArgument},
+		{"negative limit", with(t, "v", &csi.CapacityRange{LimitBytes: math.MinInt64}), codes.InvalidArgument},
+		{"limit below", with(t, "v", &csi.CapacityRange{RequiredBytes: 2, LimitBytes: 1}), codes.OutOfRange},
+		{"huge size", with(t, "v", &csi.CapacityRange{RequiredBytes: math.MaxInt64}), codes.ResourceExhausted},
+		{"taken, larger", with(t, "taken", &csi.CapacityRange{RequiredBytes: 2 * mib}), codes.AlreadyExists},
+		{"taken, a file", with(t, "taken", map[string]string{"type": "FileOrCreate"}), codes.AlreadyExists},
+		{"taken, the same", with(t, "taken"), codes.OK},
+		{"unknown parameter", with(t, "v", map[string]string{"path": "/etc"}), codes.InvalidArgument},
+		{"oversized parameters", with(t, "v", oversized), codes.InvalidArgument},
+		{"bad mode", with(t, "v", map[string]string{"mode": "u+s"}), codes.InvalidArgument},
+		{"unknown pool", with(t, "v", map[string]string{"pool": "elsewhere"}), codes.ResourceExhausted},
+		{"hostile pool", with(t, "v", map[string]string{"pool": "../../etc"}), codes.ResourceExhausted},
+		{"closed pool", with(t, "v", map[string]string{"pool": "closed"}), codes.Unavailable},
+		{"this node", with(t, "here", &csi.TopologyRequirement{Requisite: []*csi.Topology{there, here}}), codes.OK},
+		{"any node", with(t, "any", &csi.TopologyRequirement{}), codes.OK},
+		{"preferred only", with(t, "preferred", &csi.TopologyRequirement{Preferred: []*csi.Topology{here}}), codes.OK},
+		{"another node", with(t, "v", &csi.TopologyRequirement{Requisite: []*csi.Topology{there}}), codes.ResourceExhausted},
+		{"unknown segment", with(t, "v", &csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: map[string]string{"zone": "a"}}}}), codes.ResourceExhausted},
+		{"from a snapshot", with(t, "v", &csi.VolumeContentSource{}), codes.InvalidArgument},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			_, err := c.CreateVolume(t.Context(), tc.req)
+			wantCode(t, err, tc.want)
+			if err != nil && err.Error() == "" {
+				t.Error("the error says nothing")
+			}
+		})
+	}
+}
+
+func node(name string) *csi.Topology {
+	return &csi.Topology{Segments: map[string]string{"topology.example/node": name}}
+}
+
+// with is a good request, but for the parts given.
+func with(t *testing.T, name string, parts ...any) *csi.CreateVolumeRequest {
+	t.Helper()
+	req := createRequest(name)
+	for _, part := range parts {
+		switch part := part.(type) {
+		case []*csi.VolumeCapability:
+			req.VolumeCapabilities = part
+		case *csi.CapacityRange:
+			req.CapacityRange = part
+		case map[string]string:
+			req.Parameters = part
+		case *csi.TopologyRequirement:
+			req.AccessibilityRequirements = part
+		case *csi.VolumeContentSource:
+			req.VolumeContentSource = part
+		default:
+			t.Fatalf("part %T is unknown", part)
+		}
+	}
+	return req
+}
+
+func TestMutableParametersAreRefused(t *testing.T) {
+	c := newController(t, "p")
+	req := createRequest("v")
+	req.MutableParameters = map[string]string{"mode": "0700"}
+	_, err := c.CreateVolume(t.Context(), req)
+	wantCode(t, err, codes.InvalidArgument)
+}
+
+func TestDeleteAnswersWithItsCode(t *testing.T) {
+	c := newController(t, "p")
+	own := string(c.pools[0].ID())
+	unused, used := c.create(t, createRequest("unused")).GetVolumeId(), c.create(t, createRequest("used")).GetVolumeId()
+	id, err := volume.ParseID(used)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.published[id] = true
+	for _, tc := range []struct {
+		title, id string
+		want      codes.Code
+	}{
+		{"published", used, codes.FailedPrecondition},
+		{"not published", unused, codes.OK},
+		{"again", unused, codes.OK},
+		{"never there", own + "-never", codes.OK},
+		{"no ID", "", codes.InvalidArgument},
+		{"no ID of ours", "pvc-1", codes.InvalidArgument},
+		{"hostile ID", own + "-../../../etc", codes.InvalidArgument},
+		{"ID of a snapshot", own + "-s-1", codes.InvalidArgument},
+		// Not OK: the volume would be forgotten, and its data stay on the other node.
+		{"another node's pool", "ffffffffffff-unused", codes.NotFound},
+		{"closed pool", closedPool + "-unused", codes.Unavailable},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			_, err := c.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: tc.id})
+			wantCode(t, err, tc.want)
+		})
+	}
+	delete(c.published, id)
+	_, err = c.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: used})
+	wantCode(t, err, codes.OK)
+}
+
+func TestGetAnswersWithItsCode(t *testing.T) {
+	c := newController(t, "p")
+	own := string(c.pools[0].ID())
+	for id, want := range map[string]codes.Code{
+		c.create(t, createRequest("v")).GetVolumeId(): codes.OK,
+		own + "-absent":     codes.NotFound,
+		"ffffffffffff-v":    codes.NotFound,
+		closedPool + "-v":   codes.Unavailable,
+		"":                  codes.InvalidArgument,
+		own + "-..":         codes.InvalidArgument,
+		"\xff\xfe-\x00":     codes.InvalidArgument,
+		own + "-s-snapshot": codes.InvalidArgument,
+	} {
+		_, err := c.ControllerGetVolume(t.Context(), &csi.ControllerGetVolumeRequest{VolumeId: id})
+		wantCode(t, err, want)
+		_, err = c.ValidateVolumeCapabilities(t.Context(), &csi.ValidateVolumeCapabilitiesRequest{
+			VolumeId: id, VolumeCapabilities: mounted(multiWriter),
+		})
+		wantCode(t, err, want)
+	}
+}
+
+// What a volume cannot do is no error: the caller asked.
+func TestValidationConfirmsOnlyWhatHolds(t *testing.T) {
+	c := newController(t, "p", "shared")
+	id := c.create(t, createRequest("v")).GetVolumeId()
+	shared := c.create(t, with(t, "v", map[string]string{"pool": "shared"})).GetVolumeId()
+	for _, tc := range []struct {
+		title  string
+		id     string
+		caps   []*csi.VolumeCapability
+		params map[string]string
+		want   bool
+	}{
+		{"as it is", id, mounted(multiWriter), nil, true},
+		{"with its parameters", id, mounted(multiWriter), map[string]string{"type": "DirectoryOrCreate", "pool": "p"}, true},
+		{"with other parameters", id, mounted(multiWriter), map[string]string{"type": "FileOrCreate"}, false},
+		{"in another pool", id, mounted(multiWriter), map[string]string{"pool": "shared"}, false},
+		{"with unknown parameters", id, mounted(multiWriter), map[string]string{"x": "y"}, false},
+		{"block", id, block(), nil, false},
+		{"one good and one bad", id, append(mounted(multiWriter), block()...), nil, false},
+		{"several nodes", id, mounted(severalNodes), nil, false},
+		{"several nodes where allowed", shared, mounted(severalNodes), nil, true},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			resp, err := c.ValidateVolumeCapabilities(t.Context(), &csi.ValidateVolumeCapabilitiesRequest{
+				VolumeId: tc.id, VolumeCapabilities: tc.caps, Parameters: tc.params, VolumeContext: map[string]string{"k": "v"},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			confirmed := resp.GetConfirmed()
+			if (confirmed != nil) != tc.want || (resp.GetMessage() != "") == tc.want {
+				t.Errorf("confirmed is %v with message %q, want it: %v", confirmed, resp.GetMessage(), tc.want)
+			}
+			if tc.want && (len(confirmed.GetVolumeCapabilities()) != len(tc.caps) || confirmed.GetVolumeContext()["k"] != "v") {
+				t.Errorf("confirmed is %v, want what was asked", confirmed)
+			}
+		})
+	}
+	_, err := c.ValidateVolumeCapabilities(t.Context(), &csi.ValidateVolumeCapabilitiesRequest{VolumeId: id})
+	wantCode(t, err, codes.InvalidArgument)
+}
+
+func TestCapacityIsWhatTheNextVolumeMayHave(t *testing.T) {
+	c := newController(t, "p", "shared")
+	for _, tc := range []struct {
+		title  string
+		params map[string]string
+		where  *csi.Topology
+		caps   []*csi.VolumeCapability
+		some   bool
+		want   codes.Code
+	}{
+		{title: "default pool", some: true},
+		{title: "named pool", params: map[string]string{"pool": "shared"}, some: true},
+		{title: "this node", where: node("node-1"), some: true},
+		{title: "another node", where: node("node-2")},
+		{title: "unknown pool", params: map[string]string{"pool": "elsewhere"}},
+		{title: "closed pool", params: map[string]string{"pool": "closed"}},
+		{title: "possible access", caps: mounted(multiWriter), some: true},
+		{title: "several nodes", caps: mounted(severalNodes)},
+		{title: "several nodes where allowed", caps: mounted(severalNodes), params: map[string]string{"pool": "shared"}, some: true},
+		{title: "bad parameter", params: map[string]string{"x": "y"}, want: codes.InvalidArgument},
+		{title: "bad capability", caps: block(), want: codes.InvalidArgument},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			resp, err := c.GetCapacity(t.Context(), &csi.GetCapacityRequest{
+				Parameters: tc.params, AccessibleTopology: tc.where, VolumeCapabilities: tc.caps,
+			})
+			wantCode(t, err, tc.want)
+			if err != nil {
+				return
+			}
+			if (resp.GetAvailableCapacity() > 0) != tc.some || resp.GetMaximumVolumeSize().GetValue() != resp.GetAvailableCapacity() {
+				t.Errorf("capacity is %v, want some: %v", resp, tc.some)
+			}
+		})
+	}
+}
+
+// What GetCapacity offers, CreateVolume gives; one byte more it does not. The room to spare is for other users of the disk.
+func TestCapacityIsKept(t *testing.T) {
+	c := newController(t, "p")
+	resp, err := c.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const spare = 1 << 30
+	_, err = c.CreateVolume(t.Context(), with(t, "more", &csi.CapacityRange{RequiredBytes: resp.GetAvailableCapacity() + spare}))
+	wantCode(t, err, codes.ResourceExhausted)
+	_, err = c.CreateVolume(t.Context(), with(t, "all", &csi.CapacityRange{RequiredBytes: resp.GetAvailableCapacity() - spare}))
+	wantCode(t, err, codes.OK)
+}
+
+func TestNothingUnbuiltIsAdvertised(t *testing.T) {
+	c := newController(t, "p")
+	resp, err := c.ControllerGetCapabilities(t.Context(), &csi.ControllerGetCapabilitiesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range resp.GetCapabilities() {
+		got = append(got, c.GetRpc().GetType().String())
+	}
+	slices.Sort(got)
+	want := []string{"CREATE_DELETE_VOLUME", "GET_CAPACITY", "GET_VOLUME", "LIST_VOLUMES", "SINGLE_NODE_MULTI_WRITER"}
+	if !slices.Equal(got, want) {
+		t.Errorf("advertised are %q, want %q", got, want)
+	}
+	_, err = c.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{})
+	wantCode(t, err, codes.Unimplemented)
+	_, err = c.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{})
+	wantCode(t, err, codes.Unimplemented)
+}

@@ -1,0 +1,109 @@
+package driver
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// scrape is the driver's own lines of /metrics.
+func scrape(t *testing.T, s *poolSet) []string {
+	t.Helper()
+	code, body := get(t, s, "/metrics")
+	if code != http.StatusOK {
+		t.Fatalf("/metrics: %d %s", code, body)
+	}
+	var lines []string
+	for line := range strings.Lines(body) {
+		if strings.HasPrefix(line, "csi_hostpath_pool_") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
+func get(t *testing.T, s *poolSet, path string) (int, string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	newHTTPServer(newRegistry(s), s).Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	body, err := io.ReadAll(w.Result().Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.Code, string(body)
+}
+
+func TestMetricsCountWhatIsPromised(t *testing.T) {
+	good, bad := NewPoolConfig("good", filepath.Join(t.TempDir(), "p")), NewPoolConfig("bad", foreign(t))
+	good.Default, good.TrashRetention = true, time.Hour
+	s := newPools(t, good, bad)
+	if err := s.open(t.Context(), s.slots[0]); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	p := s.slots[0].pool
+	for _, v := range []string{"kept", "deleted"} {
+		name, err := volume.ParseName(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Create(t.Context(), volume.CreateRequest{
+			Name: name, Size: volume.SizeRange{Required: 1 << 20}, Spec: volume.Spec{Type: volume.DirectoryOrCreate},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if v == "deleted" {
+			if err := p.Delete(t.Context(), volume.NewID(p.ID(), name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	lines := scrape(t, s)
+	for _, want := range []string{
+		`csi_hostpath_pool_ready{pool="good"} 1`,
+		`csi_hostpath_pool_ready{pool="bad"} 0`,
+		`csi_hostpath_pool_volumes{pool="good"} 1`,
+		`csi_hostpath_pool_committed_bytes{pool="good"} 1.048576e+06`,
+		`csi_hostpath_pool_trash_bytes{pool="good"} 1.048576e+06`,
+		`csi_hostpath_pool_purges_failing{pool="good"} 0`,
+		`csi_hostpath_pool_quota_enforced{pool="good"} 0`,
+	} {
+		if !slices.Contains(lines, want) {
+			t.Errorf("no %s in\n%s", want, strings.Join(lines, "\n"))
+		}
+	}
+	for _, name := range []string{"size_bytes", "free_bytes", "available_bytes"} {
+		if !slices.ContainsFunc(lines, func(l string) bool {
+			return strings.HasPrefix(l, "csi_hostpath_pool_"+name+`{pool="good"} `) && !strings.HasSuffix(l, " 0")
+		}) {
+			t.Errorf("no %s in\n%s", name, strings.Join(lines, "\n"))
+		}
+	}
+}
+
+func TestReadinessSaysWhyNot(t *testing.T) {
+	s := newPools(t, NewPoolConfig("bad", foreign(t)))
+	if err := s.open(t.Context(), s.slots[0]); err == nil {
+		t.Fatal("a directory of somebody else was taken for a pool")
+	}
+	if code, body := get(t, s, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "somebody's") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	if code, body := get(t, s, "/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz: %d %s", code, body)
+	}
+	if code, _ := get(t, s, "/debug/pprof/"); code != http.StatusNotFound {
+		t.Errorf("/debug/pprof/: %d, want 404", code)
+	}
+}

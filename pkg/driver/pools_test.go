@@ -1,0 +1,189 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+// newPools are the pools of a configuration, none of them open yet.
+func newPools(t *testing.T, configs ...PoolConfig) *poolSet {
+	t.Helper()
+	disks.RequireRoot(t)
+	cfg := DefaultConfig()
+	cfg.KubeletDir = t.TempDir()
+	cfg.Pools = configs
+	s := newPoolSet(cfg, nodeserver.NewPublications())
+	s.retry = 5 * time.Millisecond
+	return s
+}
+
+// keepOpening runs the set for the length of the test.
+func keepOpening(t *testing.T, s *poolSet) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.run(ctx)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+// foreign is a directory that is somebody else's.
+func foreign(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "somebody's"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestOneBadPoolDoesNotStopTheOthers(t *testing.T) {
+	good, bad := NewPoolConfig("good", filepath.Join(t.TempDir(), "good")), NewPoolConfig("bad", foreign(t))
+	good.Default = true
+	s := newPools(t, good, bad)
+	keepOpening(t, s)
+	eventually(t, "all pools are tried", func() bool { return s.stillOpening() == nil })
+
+	open, err := s.ByName("")
+	if err != nil || open.Name() != "good" {
+		t.Fatalf("the default pool is %v, %v", open, err)
+	}
+	if found, err := s.ByID(open.ID()); found != open || err != nil {
+		t.Errorf("by its ID it is %v, %v", found, err)
+	}
+	if all := s.Open(); !slices.Equal(all, []*pool.Pool{open}) {
+		t.Errorf("open are %v", all)
+	}
+	_, byName := s.ByName("bad")
+	_, byID := s.ByID("ffffffffffff") // it may be the bad one's: a pool's UUID is on its disk
+	for _, err := range []error{byName, byID, s.notReady()} {
+		if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "bad") || !strings.Contains(err.Error(), "somebody's") {
+			t.Errorf("%v: want ErrUnavailable that names the pool and says why", err)
+		}
+	}
+	if _, err := s.ByName("other"); !errors.Is(err, volume.ErrNotFound) || !strings.Contains(err.Error(), "good, bad") {
+		t.Errorf("%v: want ErrNotFound naming the pools there are", err)
+	}
+
+	if err := os.Remove(filepath.Join(bad.Path, "somebody's")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the repaired pool is picked up", func() bool { return s.notReady() == nil })
+	if p, err := s.ByName("bad"); err != nil || p.Name() != "bad" {
+		t.Errorf("the repaired pool is %v, %v", p, err)
+	}
+	if _, err := s.ByID("ffffffffffff"); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("%v: want ErrNotFound, now that every pool is open", err)
+	}
+	if all := s.Open(); len(all) != 2 || all[0].ID() > all[1].ID() {
+		t.Errorf("open are %v, want two in the order of their IDs", all)
+	}
+}
+
+func TestAbsentOptionalPoolIsAsItShouldBe(t *testing.T) {
+	main, spare := NewPoolConfig("main", filepath.Join(t.TempDir(), "main")), NewPoolConfig("spare", filepath.Join(t.TempDir(), "spare"))
+	main.Default, spare.Optional = true, true
+	s := newPools(t, main, spare)
+	keepOpening(t, s)
+	eventually(t, "the driver is ready", func() bool { return s.notReady() == nil && s.stillOpening() == nil })
+	if _, err := s.ByName("spare"); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("%v: want ErrUnavailable", err)
+	}
+	if _, err := os.Lstat(spare.Path); !os.IsNotExist(err) {
+		t.Errorf("the absent pool was made: %v", err)
+	}
+	if err := os.Mkdir(spare.Path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pool is used when it comes", func() bool { _, err := s.ByName("spare"); return err == nil })
+}
+
+// A volume ID could mean either of them.
+func TestCopyOfAPoolIsRefused(t *testing.T) {
+	first, second := NewPoolConfig("first", filepath.Join(t.TempDir(), "p")), NewPoolConfig("second", filepath.Join(t.TempDir(), "p"))
+	s := newPools(t, first, second)
+	if err := s.open(t.Context(), s.slots[0]); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.CopyFS(second.Path, os.DirFS(first.Path)); err != nil {
+		t.Fatal(err)
+	}
+	err := s.open(t.Context(), s.slots[1])
+	if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), first.Path) || !strings.Contains(err.Error(), second.Path) {
+		t.Errorf("%v: want ErrUnavailable naming both directories", err)
+	}
+	if p, err := s.ByID(s.slots[0].pool.ID()); err != nil || p.Name() != "first" {
+		t.Errorf("the ID means %v, %v", p, err)
+	}
+	// It is let go of: another process may have it.
+	p, err := pool.Open(t.Context(), pool.Options{Name: "second", Path: second.Path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPoolThatMustEnforceSizesIsNotUsed(t *testing.T) {
+	c := NewPoolConfig("p", filepath.Join(t.TempDir(), "p"))
+	c.Quota = QuotaRequired
+	s := newPools(t, c)
+	if err := s.open(t.Context(), s.slots[0]); !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "quota") {
+		t.Errorf("%v: want ErrUnavailable about the quota", err)
+	}
+	if _, err := os.Lstat(c.Path); !os.IsNotExist(err) {
+		t.Errorf("the pool was made: %v", err)
+	}
+}
+
+func TestClosedPoolsAreUnavailable(t *testing.T) {
+	s := newPools(t, NewPoolConfig("p", filepath.Join(t.TempDir(), "p")))
+	if err := s.open(t.Context(), s.slots[0]); err != nil {
+		t.Fatal(err)
+	}
+	id := s.slots[0].pool.ID()
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	_, byID := s.ByID(id)
+	_, byName := s.ByName("")
+	for _, err := range []error{byID, byName} {
+		if !errors.Is(err, volume.ErrUnavailable) {
+			t.Errorf("%v: want ErrUnavailable", err)
+		}
+	}
+}

@@ -1,0 +1,142 @@
+package pool
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+)
+
+const (
+	purgeWorkers = 2
+	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a person, not a loop.
+	purgeRetry = time.Minute
+	// purgePoll is how long it waits for the filesystem to end what it does in the background.
+	purgePoll = 500 * time.Millisecond
+)
+
+// discarded is an entry of trash/.
+type discarded struct {
+	name   string
+	bytes  int64       // what the ledger gives back when the entry is gone
+	tag    backend.Tag // what the backend gets back, once
+	thrown time.Time   // when it was in trash/ at the latest
+	due    time.Time   // when it may be purged
+	failed bool        // it was tried, and has to wait
+}
+
+// purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.
+type purger struct {
+	mu      sync.Mutex
+	changed sync.Cond
+	queue   []discarded // in the order in which they are due
+	wake    *time.Timer // broadcasts changed when the first one is due
+	stopped bool
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
+	// retryAfter is purgeRetry but in tests.
+	retryAfter time.Duration
+}
+
+func newPurger() *purger {
+	q := &purger{cancel: func() {}, retryAfter: purgeRetry}
+	q.changed.L = &q.mu
+	q.wake = time.AfterFunc(time.Hour, q.changed.Broadcast)
+	return q
+}
+
+func (q *purger) start(ctx context.Context, purge func(context.Context, discarded)) {
+	ctx, q.cancel = context.WithCancel(ctx)
+	for range purgeWorkers {
+		q.workers.Go(func() {
+			for d, ok := q.next(); ok; d, ok = q.next() {
+				purge(ctx, d)
+			}
+		})
+	}
+}
+
+// stop ends the workers, in the middle of a tree if need be, and waits for them.
+func (q *purger) stop() {
+	q.cancel()
+	q.mu.Lock()
+	q.stopped = true
+	q.wake.Stop()
+	q.mu.Unlock()
+	q.changed.Broadcast()
+	q.workers.Wait()
+}
+
+// add queues an entry for when it is due.
+func (q *purger) add(d discarded) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	at, _ := slices.BinarySearchFunc(q.queue, d.due, func(e discarded, due time.Time) int {
+		if e.due.After(due) {
+			return 1
+		}
+		return -1
+	})
+	q.queue = slices.Insert(q.queue, at, d)
+	q.changed.Signal()
+}
+
+// retry queues an entry that could not be purged.
+func (q *purger) retry(d discarded) {
+	d.failed, d.due = true, time.Now().Add(q.retryAfter)
+	q.add(d)
+}
+
+// wait queues an entry that the filesystem is still removing.
+func (q *purger) wait(d discarded) {
+	d.due = time.Now().Add(purgePoll)
+	q.add(d)
+}
+
+// hurry makes every entry due: the disk is full, and what is kept for a while has to go.
+func (q *purger) hurry() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	for i := range q.queue {
+		if q.queue[i].due.After(now) {
+			q.queue[i].due = now
+		}
+	}
+	q.changed.Broadcast()
+}
+
+// next waits for an entry that is due; false means that the purger has been stopped.
+func (q *purger) next() (discarded, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for !q.stopped {
+		if len(q.queue) > 0 {
+			wait := time.Until(q.queue[0].due)
+			if wait <= 0 {
+				d := q.queue[0]
+				q.queue = q.queue[1:]
+				d.failed = false
+				return d, true
+			}
+			q.wake.Reset(wait)
+		}
+		q.changed.Wait()
+	}
+	return discarded{}, false
+}
+
+// failures counts the entries that wait for another try.
+func (q *purger) failures() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := 0
+	for _, d := range q.queue {
+		if d.failed {
+			n++
+		}
+	}
+	return n
+}

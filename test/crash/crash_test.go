@@ -1,0 +1,274 @@
+// Package crash kills the driver at every step of what it does, and races clients against it: it loses nothing and leaks nothing.
+package crash
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/process"
+)
+
+// operation is a call that changes something.
+type operation string
+
+const (
+	creating     operation = "create"
+	deleting     operation = "delete"
+	publishing   operation = "publish"
+	unpublishing operation = "unpublish"
+)
+
+// maxSteps bounds the search for the last step.
+const maxSteps = 50
+
+// TestSIGKILLAtEveryStepLosesAndLeaksNothing counts the failpoints up until the driver survives the call, so no step can be
+// forgotten; at the end it compares those it died at with those in the source.
+func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
+	disks.RequireRoot(t)
+	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") })
+	for _, fstype := range disks.Types() {
+		t.Run(fstype, func(t *testing.T) {
+			disk := disks.New(t, fstype, 0)
+			hit := map[string]bool{}
+			t.Run("initialize", func(t *testing.T) { crashInitializing(t, binary, disk.Dir, hit) })
+			for _, op := range []operation{creating, deleting, publishing, unpublishing} {
+				for _, volumeType := range []string{"DirectoryOrCreate", "FileOrCreate"} {
+					t.Run(fmt.Sprintf("%s %s", op, volumeType), func(t *testing.T) {
+						crashAtEveryStep(t, binary, filepath.Join(disk.Dir, string(op)+"-"+volumeType[:1]), op, volumeType, hit)
+					})
+				}
+			}
+			if got, want := slices.Sorted(maps.Keys(hit)), failpointsInSource(t); !slices.Equal(got, want) {
+				t.Errorf("the driver died at %q, the source has %q", got, want)
+			}
+		})
+	}
+}
+
+func crashAtEveryStep(t *testing.T, binary, dir string, op operation, volumeType string, hit map[string]bool) {
+	t.Helper()
+	for n := 1; n <= maxSteps; n++ {
+		point := newCrash(t, binary, fmt.Sprintf("%s-%d", dir, n), op, volumeType).run(n)
+		if point == "" {
+			return // it has survived
+		}
+		hit[point] = true
+	}
+	t.Fatalf("the driver still dies at step %d", maxSteps)
+}
+
+// failpointsInSource are the names that the driver's code passes to failpoint.Here.
+func failpointsInSource(t *testing.T) []string {
+	t.Helper()
+	call := regexp.MustCompile(`failpoint\.Here\("([^"]+)"\)`)
+	names := map[string]bool{}
+	err := filepath.WalkDir("../../pkg", func(path string, _ os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path) //nolint:gosec // our own source
+		for _, match := range call.FindAllSubmatch(source, -1) {
+			names[string(match[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// killedAt is the last failpoint in the log.
+func (w *world) killedAt() string {
+	_, after, _ := lastCut(w.log.String(), "failpoint: killed at ")
+	point, _, _ := strings.Cut(after, "\n")
+	return point
+}
+
+func lastCut(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+func crashInitializing(t *testing.T, binary, dir string, hit map[string]bool) {
+	t.Helper()
+	for n := 1; n <= maxSteps; n++ {
+		w := newWorld(t, binary, filepath.Join(dir, fmt.Sprintf("initialize-%d", n)))
+		d, err := process.Start(w.options(failpoint(n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.driver = d
+		if err := d.WaitReady(t.Context()); err == nil {
+			return // it has survived
+		}
+		<-d.Exited()
+		hit[w.killedAt()] = true
+		w.restart()
+		id, err := w.create(t.Context(), "first", "DirectoryOrCreate")
+		w.must(err)
+		w.wantClean(0, id)
+	}
+	t.Fatalf("the driver still dies at step %d", maxSteps)
+}
+
+// crash is one death: a victim volume, which the operation is on, and a published bystander, which must not notice.
+type crash struct {
+	*world
+	op                      operation
+	volumeType              string
+	bystander, victim       string // IDs
+	bystanderAt, victimAt   string // targets
+	bystanderFile, dataFile string
+}
+
+func newCrash(t *testing.T, binary, dir string, op operation, volumeType string) *crash {
+	t.Helper()
+	c := &crash{world: newWorld(t, binary, dir), op: op, volumeType: volumeType}
+	c.start()
+	var err error
+	c.bystanderAt, c.victimAt = c.target("bystander"), c.target("victim")
+	c.bystander, err = c.create(t.Context(), "bystander", "DirectoryOrCreate")
+	c.must(err)
+	c.must(c.publish(t.Context(), c.bystander, c.bystanderAt))
+	c.bystanderFile = file(c.bystanderAt, "DirectoryOrCreate")
+	write(t, c.bystanderFile)
+	if op == creating {
+		return c
+	}
+	c.victim, err = c.create(t.Context(), "victim", volumeType)
+	c.must(err)
+	c.dataFile = file(c.path("pool", "volumes", "victim", "data"), volumeType)
+	write(t, c.dataFile)
+	if op == unpublishing {
+		c.must(c.publish(t.Context(), c.victim, c.victimAt))
+	}
+	return c
+}
+
+// run does the operation with the n-th failpoint armed, and again after a restart. It returns where the driver died; empty, if
+// it did not.
+func (c *crash) run(n int) (point string) {
+	c.t.Helper()
+	c.restart(failpoint(n))
+	if err := c.call(); c.survives(err) {
+		c.restart()
+		c.check()
+		return ""
+	}
+	<-c.driver.Exited()
+	point = c.killedAt()
+	c.t.Logf("killed at %s", point)
+	c.restart()
+	for range 2 { // a retry, and one that came twice
+		if err := c.call(); err != nil {
+			c.t.Errorf("killed at %s: the retry: %v", point, err)
+		}
+	}
+	c.check()
+	if c.t.Failed() {
+		c.t.FailNow()
+	}
+	return point
+}
+
+func (c *crash) call() (err error) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	defer cancel()
+	switch c.op {
+	case creating:
+		var id string
+		if id, err = c.create(ctx, "victim", c.volumeType); err == nil {
+			if c.victim != "" && c.victim != id {
+				c.t.Errorf("the retry made volume %s, the first call %s", id, c.victim)
+			}
+			c.victim = id
+		}
+	case deleting:
+		err = c.delete(ctx, c.victim)
+	case publishing:
+		err = c.publish(ctx, c.victim, c.victimAt)
+	case unpublishing:
+		err = c.unpublish(ctx, c.victim, c.victimAt)
+	}
+	return err
+}
+
+// survives says whether the driver is alive when all of the operation has ended, also what goes on after the answer.
+func (c *crash) survives(err error) bool {
+	c.t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		select {
+		case <-c.driver.Exited():
+			return false
+		case <-time.After(5 * time.Millisecond):
+		}
+		if err == nil && len(c.entries("pool", "trash")) == 0 {
+			return true
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("the driver is alive and the call fails with %v", err)
+		}
+	}
+}
+
+// check is what holds after the operation, and takes everything down again.
+func (c *crash) check() {
+	c.t.Helper()
+	ids, mounts := []string{c.bystander}, 1
+	switch c.op {
+	case creating, unpublishing:
+		ids = append(ids, c.victim)
+	case publishing:
+		ids, mounts = append(ids, c.victim), 2
+	case deleting:
+	}
+	c.wantClean(mounts, ids...)
+	wantContent(c.t, c.bystanderFile)
+	if err := c.delete(c.t.Context(), c.bystander); status.Code(err) != codes.FailedPrecondition {
+		c.t.Errorf("deleting the published bystander: %v, want FAILED_PRECONDITION", err)
+	}
+	switch c.op {
+	case creating:
+		c.must(c.publish(c.t.Context(), c.victim, c.victimAt))
+		write(c.t, file(c.victimAt, c.volumeType))
+		wantContent(c.t, file(c.victimAt, c.volumeType))
+	case publishing:
+		wantContent(c.t, file(c.victimAt, c.volumeType))
+	case unpublishing:
+		if _, err := os.Lstat(c.victimAt); !os.IsNotExist(err) {
+			c.t.Errorf("the target is still there: %v", err)
+		}
+		wantContent(c.t, c.dataFile)
+	case deleting:
+	}
+	c.takeDown()
+}
+
+func (c *crash) takeDown() {
+	c.t.Helper()
+	ctx := c.t.Context()
+	c.must(c.unpublish(ctx, c.bystander, c.bystanderAt))
+	c.must(c.unpublish(ctx, c.victim, c.victimAt))
+	c.must(c.delete(ctx, c.bystander))
+	c.must(c.delete(ctx, c.victim))
+	c.wantClean(0)
+	c.must(c.driver.Stop())
+	c.driver = nil
+}

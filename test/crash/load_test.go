@@ -1,0 +1,109 @@
+package crash
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/process"
+)
+
+// worker leads one volume after the other through its life. What was not acknowledged it does again, as kubelet and the provisioner
+// do; what was, it does not.
+type worker struct {
+	*world
+	name, target, id string
+	phase            int
+	lives            int
+}
+
+// phases is how many there are in worker.step.
+const phases = 8
+
+// step does what comes next.
+func (k *worker) step(ctx context.Context) (err error) {
+	switch k.phase {
+	case 0:
+		k.id, err = k.create(ctx, k.name, "DirectoryOrCreate")
+	case 1, 4:
+		err = k.publish(ctx, k.id, k.target)
+	case 2:
+		err = os.WriteFile(file(k.target, "DirectoryOrCreate"), []byte(content), 0o600)
+	case 5:
+		wantContent(k.t, file(k.target, "DirectoryOrCreate"))
+	case 3, 6:
+		err = k.unpublish(ctx, k.id, k.target)
+	case 7:
+		err = k.delete(ctx, k.id)
+		k.lives++
+	}
+	if err == nil {
+		k.phase = (k.phase + 1) % phases
+	}
+	return err
+}
+
+// work goes on until the driver dies.
+func (k *worker) work(ctx context.Context) {
+	for {
+		err := k.step(ctx)
+		if status.Code(err) == codes.Unavailable {
+			return
+		}
+		if err != nil {
+			k.t.Errorf("%s in phase %d: %v", k.name, k.phase, err)
+			return
+		}
+	}
+}
+
+// TestSIGKILLUnderLoadLosesNothing kills where no failpoint is.
+func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
+	const deaths, workers = 10, 16
+	disk := disks.New(t, disks.Ext4, 2<<30)
+	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
+	w := newWorld(t, binary, filepath.Join(disk.Dir, "load"))
+	w.start()
+	kept, err := w.create(t.Context(), "kept", "DirectoryOrCreate")
+	w.must(err)
+	keptAt := w.target("kept")
+	w.must(w.publish(t.Context(), kept, keptAt))
+	write(t, file(keptAt, "DirectoryOrCreate"))
+
+	all := make([]worker, workers)
+	for i := range all {
+		name := fmt.Sprintf("load-%d", i)
+		all[i] = worker{world: w, name: name, target: w.target(name)}
+	}
+	for death := range deaths {
+		var wg sync.WaitGroup
+		for i := range all {
+			wg.Go(func() { all[i].work(t.Context()) })
+		}
+		time.Sleep(time.Duration(30+20*death) * time.Millisecond) // how long the driver lives is what the test is about
+		dead := w.driver
+		if err := dead.Kill(); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		w.start()
+		wantContent(t, file(keptAt, "DirectoryOrCreate"))
+	}
+	lives := 0
+	for i := range all {
+		for all[i].phase != 0 {
+			w.must(all[i].step(t.Context()))
+		}
+		lives += all[i].lives
+	}
+	t.Logf("%d volumes lived and died", lives)
+	w.wantClean(1, kept)
+}

@@ -1,0 +1,306 @@
+package crash
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"k8s.io/mount-utils"
+
+	"github.com/csi-hostpath/csi-hostpath/test/process"
+)
+
+const (
+	// volumeBytes is what each volume is promised; the filesystem has room for several.
+	volumeBytes = 32 << 20
+	// reserve makes the ledger say no before the filesystem does: GetCapacity then shows the ledger, to the byte.
+	reserve = 160 << 20
+	// patience bounds how long a test waits for what happens in the background.
+	patience = 20 * time.Second
+	content  = "precious"
+)
+
+// world is a pool and a kubelet's directory on a test's disk, and the driver that serves them, dead or alive. All of it lies on
+// the disk, which is unmounted with everything that is bound from it: nothing is ever removed through a mount.
+type world struct {
+	t      *testing.T
+	binary string
+	dir    string
+	driver *process.Process
+	log    *lockedBuffer
+}
+
+// newWorld has no driver yet.
+func newWorld(t *testing.T, binary, dir string) *world {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf("apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n"+
+		"pools: [{name: p, path: %s/pool, reserve: %d}]\n", dir, reserve)
+	if err := os.WriteFile(filepath.Join(dir, "config.yaml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, binary: binary, dir: dir, log: &lockedBuffer{}}
+	t.Cleanup(func() {
+		if err := w.kill(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("the drivers' log:\n%s", w.log)
+		}
+	})
+	return w
+}
+
+// lockedBuffer takes the log of one driver after another.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func (w *world) options(env ...string) process.Options {
+	return process.Options{Binary: w.binary, Dir: w.dir, Args: []string{"--config", w.path("config.yaml")}, Env: env, Log: w.log}
+}
+
+func (w *world) path(elements ...string) string {
+	return filepath.Join(append([]string{w.dir}, elements...)...)
+}
+
+// start starts a driver that is ready.
+func (w *world) start(env ...string) {
+	w.t.Helper()
+	d, err := process.StartReady(w.t.Context(), w.options(env...))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.driver = d
+}
+
+func (w *world) kill() error {
+	if w.driver == nil {
+		return nil
+	}
+	d := w.driver
+	w.driver = nil
+	return d.Kill()
+}
+
+func (w *world) restart(env ...string) {
+	w.t.Helper()
+	if err := w.kill(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.start(env...)
+}
+
+// mountCapability is what Kubernetes sends for ReadWriteOnce.
+func mountCapability() *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER},
+	}
+}
+
+func (w *world) create(ctx context.Context, name, volumeType string) (string, error) {
+	resp, err := w.driver.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
+		Name:               name,
+		CapacityRange:      &csi.CapacityRange{RequiredBytes: volumeBytes, LimitBytes: volumeBytes},
+		VolumeCapabilities: []*csi.VolumeCapability{mountCapability()},
+		Parameters:         map[string]string{"type": volumeType},
+	})
+	return resp.GetVolume().GetVolumeId(), err
+}
+
+func (w *world) delete(ctx context.Context, id string) error {
+	_, err := w.driver.Controller.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id})
+	return err
+}
+
+func (w *world) publish(ctx context.Context, id, target string) error {
+	_, err := w.driver.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
+		VolumeId: id, TargetPath: target, StagingTargetPath: w.path("kubelet", "staging"), VolumeCapability: mountCapability(),
+	})
+	return err
+}
+
+func (w *world) unpublish(ctx context.Context, id, target string) error {
+	_, err := w.driver.Node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})
+	return err
+}
+
+// target is the path at which a pod would see a volume. Kubelet makes its parent.
+func (w *world) target(pod string) string {
+	w.t.Helper()
+	parent := w.path("kubelet", "pods", pod)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	return filepath.Join(parent, "mount")
+}
+
+// volumes are the IDs that the driver lists.
+func (w *world) volumes() []string {
+	w.t.Helper()
+	resp, err := w.driver.Controller.ListVolumes(w.t.Context(), &csi.ListVolumesRequest{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var ids []string
+	for _, e := range resp.GetEntries() {
+		ids = append(ids, e.GetVolume().GetVolumeId())
+	}
+	return ids
+}
+
+// wantClean checks all that a crash could leave behind, given the volumes that there ought to be and the number of mounts.
+func (w *world) wantClean(mounts int, ids ...string) {
+	w.t.Helper()
+	slices.Sort(ids)
+	if got := w.volumes(); !slices.Equal(got, ids) {
+		w.t.Errorf("the driver lists %q, want %q", got, ids)
+	}
+	w.eventually("the trash is purged and its space given back", func() bool {
+		return len(w.entries("pool", "trash")) == 0 && w.available() == w.promise()-int64(len(ids))*volumeBytes
+	})
+	if got := w.entries("pool", "tmp"); len(got) > 0 {
+		w.t.Errorf("tmp/ has %q", got)
+	}
+	if got := w.entries("pool", "volumes"); len(got) != len(ids) {
+		w.t.Errorf("volumes/ has %q, want %q", got, ids)
+	}
+	if got, want := w.entries("pool"), []string{"lock", "pool.json", "snapshots", "tmp", "trash", "volumes"}; !slices.Equal(got, want) {
+		w.t.Errorf("the pool has %q, want %q", got, want)
+	}
+	if got := w.mounts(); len(got) != mounts {
+		w.t.Errorf("mounted are %q, want %d", got, mounts)
+	}
+}
+
+// available is what the ledger has left.
+func (w *world) available() int64 {
+	w.t.Helper()
+	resp, err := w.driver.Controller.GetCapacity(w.t.Context(), &csi.GetCapacityRequest{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return resp.GetAvailableCapacity()
+}
+
+// promise is what may be promised in all.
+func (w *world) promise() int64 {
+	w.t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(w.dir, &st); err != nil {
+		w.t.Fatal(err)
+	}
+	return int64(st.Blocks)*st.Bsize - reserve //nolint:gosec // a disk is small
+}
+
+// mounts are the points below the kubelet's directory, with repetitions.
+func (w *world) mounts() []string {
+	w.t.Helper()
+	infos, err := mount.ParseMountInfo("/proc/self/mountinfo")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var points []string
+	for _, info := range infos {
+		if strings.HasPrefix(info.MountPoint, w.path("kubelet")+"/") {
+			points = append(points, info.MountPoint)
+		}
+	}
+	return points
+}
+
+func (w *world) entries(elements ...string) []string {
+	w.t.Helper()
+	list, err := os.ReadDir(w.path(elements...))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func (w *world) eventually(what string, done func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("not after %s: %s (trash/ has %q, %d bytes are available of %d)",
+				patience, what, w.entries("pool", "trash"), w.available(), w.promise())
+		}
+	}
+}
+
+// file is where a volume's content is: itself, or a file in it.
+func file(path, volumeType string) string {
+	if volumeType == "FileOrCreate" {
+		return path
+	}
+	return filepath.Join(path, "file")
+}
+
+func write(t *testing.T, path string) {
+	t.Helper()
+	// Not os.Create, which would truncate: what a failed test left must show.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = f.WriteString(content)
+		f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantContent(t *testing.T, path string) {
+	t.Helper()
+	if got, err := os.ReadFile(path); string(got) != content {
+		t.Errorf("%s has %q, %v, want %q", path, got, err, content)
+	}
+}
+
+// must is for the calls that prepare a test.
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// buildDriver makes the binary for the length of the test.
+func buildDriver(t *testing.T, build func(ctx context.Context, dir string) (string, error)) string {
+	t.Helper()
+	binary, err := build(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
+}
+
+func failpoint(n int) string { return fmt.Sprintf("CSI_HOSTPATH_FAILPOINT=:%d", n) }

@@ -1,0 +1,150 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/cluster"
+)
+
+func TestPodsOfANodeShareAReadWriteOnceVolume(t *testing.T) {
+	ns := newNamespace(t)
+	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("a", mounts("data", "/data"))+pod("b", mounts("data", "/data")))
+	waitReady(t, ns, "a", "b")
+	sh(t, ns, "a", "echo from-a > /data/a.new && mv /data/a.new /data/a")
+	sh(t, ns, "b", "echo from-b > /data/b")
+	if got := sh(t, ns, "b", "cat /data/a") + " " + sh(t, ns, "a", "cat /data/b"); got != "from-a from-b" {
+		t.Errorf("they see %q", got)
+	}
+	if a, b := nodeOf(t, ns, "a"), nodeOf(t, ns, "b"); a != b {
+		t.Errorf("they are on %s and %s", a, b)
+	}
+}
+
+func TestReadWriteOncePodIsRefusedToASecondPod(t *testing.T) {
+	ns := newNamespace(t)
+	apply(t, ns, claim("data", "csi-hostpath", "1Gi", "ReadWriteOncePod")+pod("first", mounts("data", "/data")))
+	waitReady(t, ns, "first")
+	apply(t, ns, pod("second", mounts("data", "/data")))
+	eventually(t, readyTimeout, func() error {
+		out := kubectl(t, "-n", ns, "get", "pod", "second", "-o", "jsonpath={.status.conditions[?(@.type=='PodScheduled')].message}")
+		if !strings.Contains(out, "ReadWriteOncePod") {
+			return fmt.Errorf("the second pod is told %q", out)
+		}
+		return nil
+	})
+	deletePod(t, ns, "first")
+	waitReady(t, ns, "second")
+}
+
+func TestReadOnlyMountRefusesWrites(t *testing.T) {
+	ns := newNamespace(t)
+	reader := podSpec{
+		volumes:      []string{"{name: data, persistentVolumeClaim: {claimName: data, readOnly: true}}"},
+		volumeMounts: []string{"{name: data, mountPath: /data}"},
+	}
+	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("writer", mounts("data", "/data")))
+	waitReady(t, ns, "writer")
+	sh(t, ns, "writer", "echo x > /data/file")
+	apply(t, ns, pod("reader", reader))
+	waitReady(t, ns, "reader")
+	if got := sh(t, ns, "reader", "cat /data/file"); got != "x" {
+		t.Errorf("the reader reads %q", got)
+	}
+	if err := shError(t, ns, "reader", "echo y > /data/file"); !strings.Contains(err.Error(), "Read-only file system") {
+		t.Errorf("the reader's write says %v", err)
+	}
+}
+
+func TestSubPathShowsPartOfTheVolume(t *testing.T) {
+	ns := newNamespace(t)
+	p := mounts("data", "/whole")
+	p.volumeMounts = append(p.volumeMounts, "{name: data, mountPath: /part, subPath: inner/dir}")
+	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("app", p))
+	waitReady(t, ns, "app")
+	sh(t, ns, "app", "echo x > /part/file")
+	if got := sh(t, ns, "app", "cat /whole/inner/dir/file"); got != "x" {
+		t.Errorf("in the whole volume the file holds %q", got)
+	}
+	v := volumeOf(t, ns, "data")
+	deletePod(t, ns, "app")
+	kubectl(t, "-n", ns, "delete", "pvc", "data", "--timeout=180s")
+	checkNothingLeft(t, v)
+}
+
+func TestNonRootPodWritesThroughFSGroup(t *testing.T) {
+	ns := newNamespace(t)
+	p := mounts("data", "/data", "file", "/etc/app.conf")
+	p.security = "{runAsUser: 1000, runAsGroup: 3000, runAsNonRoot: true, fsGroup: 2000}"
+	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+claim("file", "csi-hostpath-file", "1Mi")+pod("app", p))
+	waitReady(t, ns, "app")
+	sh(t, ns, "app", "echo x > /data/file; echo y > /etc/app.conf")
+	if got := sh(t, ns, "app", "stat -c %g /data /data/file /etc/app.conf | tr '\\n' ' '"); got != "2000 2000 2000" {
+		t.Errorf("the groups are %q, want fsGroup 2000", got)
+	}
+}
+
+func TestFileVolumeMountsOverAFile(t *testing.T) {
+	ns := newNamespace(t)
+	apply(t, ns, claim("file", "csi-hostpath-file", "1Mi")+pod("app", mounts("file", "/etc/passwd")))
+	waitReady(t, ns, "app")
+	if got := sh(t, ns, "app", "stat -c '%F %a %s' /etc/passwd"); got != "regular empty file 644 0" {
+		t.Errorf("the container sees %q", got)
+	}
+	sh(t, ns, "app", "echo root:x:0:0::/:/bin/sh > /etc/passwd")
+	deletePod(t, ns, "app")
+	apply(t, ns, pod("again", mounts("file", "/etc/app.conf")))
+	waitReady(t, ns, "again")
+	if got := sh(t, ns, "again", "cat /etc/app.conf"); got != "root:x:0:0::/:/bin/sh" {
+		t.Errorf("the next pod reads %q", got)
+	}
+}
+
+func TestGenericEphemeralVolumeFeedsAContainerFromItsSidecar(t *testing.T) {
+	ns := newNamespace(t)
+	apply(t, ns, fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: app}
+spec:
+  terminationGracePeriodSeconds: 1
+  initContainers:
+    - name: feeder
+      image: %[1]s
+      restartPolicy: Always
+      command: [sh, -c, "trap exit TERM; i=0; while true; do i=$((i+1)); echo $i > /scratch/new; mv /scratch/new /scratch/now; sleep 1 & wait $!; done"]
+      volumeMounts: [{name: scratch, mountPath: /scratch}]
+  containers:
+    - name: main
+      image: %[1]s
+      command: [sh, -c, "trap exit TERM; sleep 1000000 & wait"]
+      volumeMounts: [{name: scratch, mountPath: /scratch, readOnly: true}]
+  volumes:
+    - name: scratch
+      ephemeral: {volumeClaimTemplate: {spec: {storageClassName: csi-hostpath, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}}
+`, cluster.BusyboxImage))
+	waitReady(t, ns, "app")
+	read := func() string {
+		return kubectl(t, "-n", ns, "exec", "app", "-c", "main", "--", "sh", "-c", "cat /scratch/now 2>/dev/null || true")
+	}
+	eventually(t, readyTimeout, func() error {
+		if read() == "" {
+			return fmt.Errorf("nothing comes through the volume")
+		}
+		return nil
+	})
+	first := read()
+	eventually(t, time.Minute, func() error {
+		if read() == first {
+			return fmt.Errorf("the volume stays at %q", first)
+		}
+		return nil
+	})
+	v := volumeOf(t, ns, "app-scratch")
+	deletePod(t, ns, "app")
+	checkNothingLeft(t, v)
+}

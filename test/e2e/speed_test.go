@@ -1,0 +1,75 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/cluster"
+)
+
+const manyPods = 60
+
+// TestManyPodsStartLikeWithEmptyDir reports, and asserts no time: 60 pods with a volume of ours each, and 60 with an emptyDir, in one
+// run; the first ones warm up what both need.
+func TestManyPodsStartLikeWithEmptyDir(t *testing.T) {
+	emptyDir := "{name: data, emptyDir: {}}"
+	ours := "{name: data, ephemeral: {volumeClaimTemplate: {spec: {storageClassName: csi-hostpath, accessModes: [ReadWriteOnce], " +
+		"resources: {requests: {storage: 16Mi}}}}}}"
+	startMany(t, 6, emptyDir)
+	startMany(t, 6, ours)
+	var with, without []time.Duration
+	for range 2 {
+		without = append(without, startMany(t, manyPods, emptyDir))
+		with = append(with, startMany(t, manyPods, ours))
+	}
+	for i := range with {
+		t.Logf("%d pods on 3 nodes, all ready after: emptyDir %.1f s, csi-hostpath %.1f s, ratio %.2f",
+			manyPods, without[i].Seconds(), with[i].Seconds(), with[i].Seconds()/without[i].Seconds())
+	}
+}
+
+// startMany starts pods and waits until all are ready; their end is not counted.
+func startMany(t *testing.T, n int, volume string) time.Duration {
+	t.Helper()
+	ns := newNamespace(t)
+	start := time.Now()
+	apply(t, ns, fmt.Sprintf(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: many}
+spec:
+  replicas: %d
+  selector: {matchLabels: {app: many}}
+  template:
+    metadata: {labels: {app: many}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: main
+          image: %s
+          command: [sleep, "1000000"]
+          volumeMounts: [{name: data, mountPath: /data}]
+      volumes: [%s]
+`, n, cluster.BusyboxImage, volume))
+	eventually(t, 10*time.Minute, func() error {
+		if got := kubectl(t, "-n", ns, "get", "deployment", "many", "-o", "jsonpath={.status.readyReplicas}"); got != fmt.Sprint(n) {
+			return fmt.Errorf("%s of %d pods are ready", got, n)
+		}
+		return nil
+	})
+	took := time.Since(start)
+	kubectl(t, "-n", ns, "delete", "deployment", "many", "--timeout=300s", "--cascade=foreground")
+	if strings.Contains(volume, "ephemeral") {
+		eventually(t, 5*time.Minute, func() error {
+			if out := kubectl(t, "-n", ns, "get", "pvc", "-o", "name"); out != "" {
+				return fmt.Errorf("claims are left: %s", out)
+			}
+			return nil
+		})
+	}
+	return took
+}

@@ -1,0 +1,90 @@
+// Command init is the first and only process of the virtual machine: it mounts the disks, runs the tests one after the other,
+// and says on a serial port what becomes of them. See package job for what goes in and comes out.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/test/vm/internal/job"
+)
+
+func main() {
+	if err := start(); err != nil {
+		// There is no way to tell but the kernel's console.
+		fmt.Fprintln(os.Stderr, "init:", err)
+		halt()
+	}
+	port, err := openPort()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "init:", err)
+		halt()
+	}
+	if err := work(port); err != nil {
+		port.send(job.Event{Kind: job.Fault, Text: err.Error()})
+	} else {
+		port.send(job.Event{Kind: job.Done})
+	}
+	halt()
+}
+
+// work does the job, and takes the disks out of use.
+func work(port *port) error {
+	disks, err := findDisks()
+	if err != nil {
+		return err
+	}
+	j, err := readJob(disks)
+	if err != nil {
+		return err
+	}
+	where, err := mountDisks(j.Disks, disks)
+	if err != nil {
+		return err
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return err
+	}
+	port.send(job.Event{Kind: job.Ready, Text: "booted " + unix.ByteSliceToString(name.Release[:]) + " with " + where})
+	for i, program := range j.Programs {
+		code, err := run(program, where, func(text string) {
+			port.send(job.Event{Kind: job.Output, Program: i, Text: text})
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", program.Path, err)
+		}
+		port.send(job.Event{Kind: job.Exit, Program: i, ExitCode: code})
+	}
+	return unmountAll()
+}
+
+// readJob mounts the work disk and reads the job that is on it.
+func readJob(disks map[string]string) (job.Job, error) {
+	var j job.Job
+	device := disks[job.WorkSerial]
+	if err := mount(device, job.WorkDir, "ext4", "noinit_itable"); err != nil {
+		return j, err
+	}
+	if err := unix.Mount(filepath.Join(job.WorkDir, "tmp"), "/tmp", "", unix.MS_BIND, ""); err != nil {
+		return j, &os.PathError{Op: "bind", Path: "/tmp", Err: err}
+	}
+	text, err := os.ReadFile(filepath.Join(job.WorkDir, job.FileName))
+	if err != nil {
+		return j, err
+	}
+	return j, errors.Join(json.Unmarshal(text, &j), os.Chmod("/tmp", 0o777|os.ModeSticky))
+}
+
+// halt restarts the machine, which QEMU was told to take for its end.
+func halt() {
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		panic(err) // and so does a panic of the first process
+	}
+}

@@ -1,0 +1,90 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/test/vm/internal/job"
+)
+
+const (
+	defaultTimeout = 5 * time.Minute
+	defaultMemory  = 1 << 30
+	// dumpTime is what remains of a boot's timeout for a test binary that has used up its own: it prints its goroutines.
+	dumpTime = 15 * time.Second
+)
+
+// Machine is what boots: a kernel, the tests, and disks that outlive each boot.
+type Machine struct {
+	config  Config
+	dir     string
+	kernel  kernel
+	payload payload
+	initrd  string
+	disks   []attached
+	boots   int
+}
+
+// Boot runs the tests once, and returns what became of those packages that ran. The error is about the machine, or about a
+// power cut that nobody asked for: failed tests are none.
+func (m *Machine) Boot(ctx context.Context, boot Boot, logf Logf) ([]Result, error) {
+	if boot.Timeout == 0 {
+		boot.Timeout = defaultTimeout
+	}
+	m.boots++
+	dir := filepath.Join(m.dir, fmt.Sprintf("boot-%d", m.boots))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	work := filepath.Join(dir, "work.img")
+	if err := errors.Join(m.writeJob(boot), makeWorkDisk(ctx, m.payload.dir, work)); err != nil {
+		return nil, err
+	}
+	defer os.Remove(work) // it is large, and a machine may boot often
+
+	ctx, cancel := context.WithTimeout(ctx, boot.Timeout)
+	defer cancel()
+	console := filepath.Join(dir, "console")
+	w := newWatch(m.payload.tests, boot, logf)
+	err := runQEMU(ctx, m.arguments(work, console), w)
+	results, resultsErr := w.results(context.WithoutCancel(ctx))
+	if ctx.Err() != nil {
+		err = fmt.Errorf("the machine has not ended within %s: %w", boot.Timeout, ctx.Err())
+	}
+	if err != nil {
+		err = fmt.Errorf("%w\nits console:\n%s", err, tail(console))
+	}
+	return results, errors.Join(err, resultsErr)
+}
+
+// writeJob tells the guest what to do in this boot.
+func (m *Machine) writeJob(boot Boot) error {
+	var j job.Job
+	for _, d := range m.disks {
+		j.Disks = append(j.Disks, d.Disk)
+	}
+	args := []string{"-test.v=test2json", "-test.paniconexit0", "-test.timeout=" + max(boot.Timeout-dumpTime, time.Second).String()}
+	if boot.Run != "" {
+		args = append(args, "-test.run="+boot.Run)
+	}
+	for _, test := range m.payload.tests {
+		j.Programs = append(j.Programs, job.Program{
+			Path: path.Join(job.WorkDir, "bin", test.file),
+			Dir:  path.Join(job.WorkDir, "src", test.name),
+			Args: slices.Concat(args, boot.Flags),
+			Env:  boot.Env,
+		})
+	}
+	text, err := json.Marshal(j)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(m.payload.dir, job.FileName), text, 0o644)
+}
