@@ -2,8 +2,11 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
+	"os"
+	"path/filepath"
 
 	"k8s.io/klog/v2"
 
@@ -15,20 +18,44 @@ import (
 )
 
 // openBackend finds out what the pool's filesystem can do. Errors: ErrUnavailable when that is less than the options require.
-func (p *Pool) openBackend(ctx context.Context) error {
-	b, err := p.detect(ctx)
+func (p *Pool) openBackend(ctx context.Context) (err error) {
+	p.backend, err = p.detect(ctx, p.root.File)
+	return err
+}
+
+// checkQuota refuses a filesystem that does not do what the options require, before anything is made on it. Errors: ErrUnavailable.
+func (p *Pool) checkQuota(ctx context.Context) error {
+	if !p.opts.RequireQuota {
+		return nil
+	}
+	there, err := openNearest(p.opts.Path)
 	if err != nil {
 		return err
 	}
-	p.backend = b
-	if p.opts.RequireQuota && !b.Enforces() {
-		return fmt.Errorf("%w: quota is required, and its filesystem enforces none: mount XFS or ext4 with prjquota, or use btrfs",
-			volume.ErrUnavailable)
-	}
-	return nil
+	defer there.Close()
+	_, err = p.detect(ctx, there)
+	return err
 }
 
-func (p *Pool) detect(ctx context.Context) (backend.Backend, error) {
+// openNearest opens a directory, or the first of its parents that exists.
+func openNearest(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) && path != "/" {
+		return openNearest(filepath.Dir(path))
+	}
+	return f, err
+}
+
+func (p *Pool) detect(ctx context.Context, root *os.File) (backend.Backend, error) {
+	b, err := p.detectAny(ctx, root)
+	if err == nil && p.opts.RequireQuota && !b.Enforces() {
+		return nil, fmt.Errorf("%w: quota is required, and its filesystem enforces none: mount XFS or ext4 with prjquota, or use btrfs",
+			volume.ErrUnavailable)
+	}
+	return b, err
+}
+
+func (p *Pool) detectAny(ctx context.Context, root *os.File) (backend.Backend, error) {
 	hash := fnv.New32a()
 	hash.Write([]byte(p.id))
 	seed := uint64(hash.Sum32())
@@ -36,11 +63,11 @@ func (p *Pool) detect(ctx context.Context) (backend.Backend, error) {
 	if p.opts.IgnoreQuota {
 		subvolumes, projects = btrfs.Lift, projquota.Lift
 	}
-	b, ok, err := btrfs.Open(klog.FromContext(ctx), p.root.File, subvolumes, seed)
+	b, ok, err := btrfs.Open(klog.FromContext(ctx), root, subvolumes, seed)
 	if ok || err != nil {
 		return b, err
 	}
-	q, ok, err := projquota.Open(p.root.File, projects, seed)
+	q, ok, err := projquota.Open(root, projects, seed)
 	if ok || err != nil {
 		return q, err
 	}

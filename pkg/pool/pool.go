@@ -49,6 +49,12 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 			err = errors.Join(err, p.closeFiles())
 		}
 	}()
+	if err := checkPlace(p.opts); err != nil {
+		return nil, err
+	}
+	if err := p.checkQuota(ctx); err != nil {
+		return nil, err
+	}
 	if err := p.openRoot(); err != nil {
 		return nil, err
 	}
@@ -70,9 +76,6 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 
 // openRoot opens the pool's directory, after making it where the options let it.
 func (p *Pool) openRoot() error {
-	if err := checkPlace(p.opts); err != nil {
-		return err
-	}
 	if err := os.MkdirAll(filepath.Dir(p.opts.Path), 0o755); err != nil {
 		return err
 	}
