@@ -72,7 +72,7 @@ func testRemove(t *testing.T, w *world) {
 }
 
 func testUsage(t *testing.T, w *world) {
-	const written = 5 * mib
+	const written = 2 * mib
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType, size)
 		before := w.usage(v)

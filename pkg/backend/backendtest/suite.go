@@ -11,7 +11,7 @@ import (
 
 const (
 	mib  = 1 << 20
-	size = 16 * mib
+	size = 4 * mib
 	// block is what a writer writes at a time.
 	block = 4096
 )
