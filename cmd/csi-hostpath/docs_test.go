@@ -205,13 +205,14 @@ func TestExamplesOfFieldsWork(t *testing.T) {
 
 // item is a list of one mapping with a field's example and the other required fields.
 func item(list, name, example string, required ...string) string {
-	text := list + ":\n- " + example + "\n"
+	var text strings.Builder
+	text.WriteString(list + ":\n- " + example + "\n")
 	for _, line := range required {
 		if !strings.HasPrefix(line, name+":") {
-			text += "  " + line + "\n"
+			text.WriteString("  " + line + "\n")
 		}
 	}
-	return text
+	return text.String()
 }
 
 func checkExample(t *testing.T, name, example, content string) {

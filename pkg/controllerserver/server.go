@@ -123,10 +123,12 @@ func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, volume.Par
 		return volume.CreateRequest{}, volume.Parameters{}, err
 	}
 	if req.GetVolumeContentSource() != nil {
-		return volume.CreateRequest{}, volume.Parameters{}, fmt.Errorf("%w: a volume cannot be made from a snapshot or another volume yet", volume.ErrInvalid)
+		return volume.CreateRequest{}, volume.Parameters{},
+			fmt.Errorf("%w: a volume cannot be made from a snapshot or another volume yet", volume.ErrInvalid)
 	}
 	if len(req.GetMutableParameters()) > 0 {
-		return volume.CreateRequest{}, volume.Parameters{}, fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)", volume.ErrInvalid)
+		return volume.CreateRequest{}, volume.Parameters{},
+			fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)", volume.ErrInvalid)
 	}
 	return volume.CreateRequest{Name: name, Size: size, Spec: params.Spec, Owner: params.Owner}, params, nil
 }

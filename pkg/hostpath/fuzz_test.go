@@ -29,7 +29,9 @@ func FuzzOpenStaysBeneathTheRoot(f *testing.F) {
 			f.Fatal(err)
 		}
 	}
-	for link, to := range map[string]string{"srv/up": "..", "srv/abs": "/", "srv/a/s": "../../secret", "srv/m": "/proc/self/root", "l": "srv"} {
+	for link, to := range map[string]string{
+		"srv/up": "..", "srv/abs": "/", "srv/a/s": "../../secret", "srv/m": "/proc/self/root", "l": "srv",
+	} {
 		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
 			f.Fatal(err)
 		}

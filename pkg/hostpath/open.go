@@ -110,7 +110,8 @@ func describe(err error, name, wanted string) error {
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("%w: host path %s does not exist, wanted is %s", volume.ErrInUse, name, wanted)
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
-		return fmt.Errorf("%w: host path %s leads through a symbolic link, and none is followed: name the place itself", volume.ErrForbidden, name)
+		return fmt.Errorf("%w: host path %s leads through a symbolic link, and none is followed: name the place itself",
+			volume.ErrForbidden, name)
 	case errors.Is(err, unix.ENOTDIR):
 		return fmt.Errorf("%w: host path %s leads through something that is not a directory, wanted is %s", volume.ErrInUse, name, wanted)
 	case errors.Is(err, unix.ENAMETOOLONG):
@@ -154,7 +155,8 @@ func checkKind(f *os.File, use Use) error {
 		return describe(unix.ELOOP, use.Path, string(use.Type))
 	}
 	if kind != kinds[use.Type] {
-		return fmt.Errorf("%w: host path %s is %s, type %s wants %s", volume.ErrInUse, use.Path, kindNames[kind], use.Type, kindNames[kinds[use.Type]])
+		return fmt.Errorf("%w: host path %s is %s, type %s wants %s",
+			volume.ErrInUse, use.Path, kindNames[kind], use.Type, kindNames[kinds[use.Type]])
 	}
 	return nil
 }

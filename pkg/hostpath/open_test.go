@@ -191,7 +191,8 @@ func TestNoLinkIsFollowedAnywhere(t *testing.T) {
 	before := listAll(t, root)
 	for _, path := range []string{
 		"/srv/abs", "/srv/abs/shadow", "/srv/out", "/srv/out/file", "/srv/in", "/srv/in/dir", "/srv/in/new", "/srv/magic", "/srv/magic/etc",
-		"/srv/self", "/srv/self/real", "/srv/real/up/secret", "/srv/file", "/srv/none", "/srv/none/new", "/rootlink", "/rootlink/real", "/rootlink/real/dir",
+		"/srv/self", "/srv/self/real", "/srv/real/up/secret", "/srv/file", "/srv/none", "/srv/none/new",
+		"/rootlink", "/rootlink/real", "/rootlink/real/dir",
 	} {
 		for _, wanted := range []volume.Type{volume.DirectoryOrCreate, volume.FileOrCreate, volume.Directory, volume.File} {
 			err := h.try(Use{Path: path, Type: wanted}, volume.Spec{Mode: 0o755})

@@ -66,7 +66,7 @@ func exchange(t *testing.T, a, b string) func() {
 }
 
 // A pod that has the allowed root exchanges every component of a path for a link to the host's own files while the path is opened:
-// what is opened is never one of those. (CVE-2021-25741, CVE-2017-1002101, CVE-2023-3676's family.)
+// what is opened is never one of those. (What subPath suffered from: CVE-2017-1002101, CVE-2021-25741.)
 func TestLinksSwappedInDuringTheCallLeadNowhere(t *testing.T) {
 	root := newTree(t)
 	secret := mkdir(t, root, "secret/b")

@@ -48,7 +48,7 @@ var alwaysForbidden = []string{
 }
 
 // readOnlyAtMost are directories that are harmless to read, and root on the node to whoever writes: root runs what is there. Links that a
-// pod makes among its logs, kubelet follows for whoever may read logs (CVE-2017-1002101's family).
+// pod makes among the logs, kubelet follows, as root, for whoever may read logs.
 var readOnlyAtMost = []string{"/bin", "/lib", "/lib64", "/opt/cni", "/sbin", "/usr", "/var/log/containers", "/var/log/pods"}
 
 // NewRules makes rules that never allow a directory of the driver's own, such as its pools, or the system's, or a parent of one. What
@@ -112,7 +112,7 @@ func (r *Rules) forbiddenTo(rule Rule) []string {
 }
 
 // checkForbidden refuses what is in, or above, a forbidden directory. Errors: ErrForbidden.
-func (r *Rules) checkForbidden(rule Rule, name string, isDevice bool) error { //nolint:revive // what the caller found out, no mode of working
+func (r *Rules) checkForbidden(rule Rule, name string, isDevice bool) error { //nolint:revive // a fact, no mode
 	for _, f := range r.forbiddenTo(rule) {
 		if f == "/dev" && isDevice && name != f && isBelow(f, name) {
 			continue

@@ -160,7 +160,7 @@ func TestSocketsAndDevicesAreBoundOnRegularFiles(t *testing.T) {
 			t.Run(tc.title+" "+name, func(t *testing.T) {
 				base := newBase(t)
 				source, at := filepath.Join(base, "source"), target(t, base, "target")
-				if err := unix.Mknod(source, tc.mode, int(unix.Mkdev(1, 3))); err != nil { // null
+				if err := unix.Mknod(source, tc.mode, int(unix.Mkdev(1, 3))); err != nil { //nolint:gosec // null: a small number
 					t.Fatal(err)
 				}
 				o := options(t, false).Recursive()

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -34,6 +35,7 @@ func Memory(t Target, sizeBytes int64, spec volume.Spec, options Options) error 
 	if err != nil {
 		return err
 	}
+	failpoint.Here("publish.target-made")
 	if !made {
 		if done, err := at.alreadyMemory(sizeBytes, options); done || err != nil {
 			return err
@@ -45,6 +47,7 @@ func Memory(t Target, sizeBytes int64, spec volume.Spec, options Options) error 
 		}
 		return fmt.Errorf("mount a tmpfs at %s: %w", t, err)
 	}
+	failpoint.Here("publish.attached")
 	return nil
 }
 

@@ -2,10 +2,10 @@ package mount
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -51,7 +51,7 @@ func TestMemoryHoldsABoundedNumberOfFiles(t *testing.T) {
 	made := 0
 	var err error
 	for ; err == nil && made <= memorySize; made++ {
-		err = os.WriteFile(filepath.Join(at.String(), fmt.Sprint(made)), nil, 0o600)
+		err = os.WriteFile(filepath.Join(at.String(), strconv.Itoa(made)), nil, 0o600)
 	}
 	if !errors.Is(err, syscall.ENOSPC) || made > memorySize/bytesPerInode+spareInodes {
 		t.Errorf("%d files, then %v", made, err)

@@ -58,5 +58,5 @@ func Bytes(blocks uint64, blockSize int64) int64 {
 	if blockSize <= 0 || blocks > math.MaxInt64/uint64(blockSize) {
 		return math.MaxInt64
 	}
-	return int64(blocks) * blockSize
+	return int64(blocks) * blockSize //nolint:gosec // compared above
 }

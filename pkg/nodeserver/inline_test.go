@@ -34,10 +34,18 @@ func (n *node) publishInline(t *testing.T, uid string, attributes map[string]str
 	if all == nil {
 		all = map[string]string{}
 	}
-	maps.Copy(all, map[string]string{volume.AttrPodUID: uid, volume.AttrPodNamespace: "ns", volume.AttrPodName: "pod", volume.AttrEphemeral: "true"})
+	maps.Copy(all, map[string]string{
+		volume.AttrPodUID: uid, volume.AttrPodNamespace: "ns", volume.AttrPodName: "pod", volume.AttrEphemeral: "true",
+	})
 	return n.publish(t, &csi.NodePublishVolumeRequest{
 		VolumeId: inlineHandle(uid), TargetPath: inlineTarget(n, uid), VolumeCapability: capabilityOf(multiWriter), VolumeContext: all,
 	})
+}
+
+func (n *node) unpublishHandle(t *testing.T, handle, target string) error {
+	t.Helper()
+	_, err := n.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: handle, TargetPath: target})
+	return err
 }
 
 func (n *node) inlineVolumes() int { return len(n.pool.Inline()) }
@@ -88,17 +96,14 @@ func TestUnpublishDeletesAnInlineVolumeFromEveryPoolAndNothingElse(t *testing.T)
 	must(t, n.publishInline(t, deadUID, nil))
 	managed := n.create(t, "managed", volume.DirectoryOrCreate)
 	for _, handle := range []string{"managed", managed.Dir(), inlineHandle(liveUID)} {
-		_, err := n.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: handle, TargetPath: n.target("elsewhere")})
-		must(t, err)
+		must(t, n.unpublishHandle(t, handle, n.target("elsewhere")))
 	}
 	if got := len(n.pool.List("", 10)); got != 2 {
 		t.Errorf("%d volumes are left, want 2", got)
 	}
 	// The same handle at another target is not the pod's end.
-	_, err := n.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: inlineHandle(deadUID), TargetPath: n.target("elsewhere")})
-	wantCode(t, err, codes.FailedPrecondition)
-	_, err = n.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: inlineHandle(deadUID), TargetPath: inlineTarget(n, deadUID)})
-	must(t, err)
+	wantCode(t, n.unpublishHandle(t, inlineHandle(deadUID), n.target("elsewhere")), codes.FailedPrecondition)
+	must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, deadUID)))
 	if got := n.inlineVolumes(); got != 0 {
 		t.Errorf("%d inline volumes are left", got)
 	}
@@ -113,7 +118,9 @@ func TestInlineVolumeIsKnownAfterARestart(t *testing.T) {
 	if got := mountsBelow(t, n.KubeletDir); len(got) != 1 {
 		t.Errorf("mounted are %q", got)
 	}
-	for handle, want := range map[string]codes.Code{inlineHandle(deadUID): codes.OK, inlineHandle(liveUID): codes.NotFound, "other": codes.NotFound} {
+	for handle, want := range map[string]codes.Code{
+		inlineHandle(deadUID): codes.OK, inlineHandle(liveUID): codes.NotFound, "other": codes.NotFound,
+	} {
 		resp, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: handle, VolumePath: inlineTarget(n, deadUID)})
 		wantCode(t, err, want)
 		if err == nil {

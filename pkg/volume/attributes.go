@@ -64,7 +64,10 @@ func ParseAttributes(attributes map[string]string, parseSize func(string) (int64
 	setters, known := classSetters(), ParameterKeys()
 	if a.Inline {
 		known = InlineKeys()
-		setters[ParamSize] = func(_ *Parameters, v string) (err error) { a.SizeBytes, err = parsePositive(v, parseSize); return err }
+		setters[ParamSize] = func(_ *Parameters, v string) (err error) {
+			a.SizeBytes, err = parsePositive(v, parseSize)
+			return err
+		}
 		setters[ParamMedium] = func(_ *Parameters, v string) (err error) { a.Memory, err = parseMedium(v); return err }
 	}
 	if err := a.set(setters, rest, known); err != nil {

@@ -80,7 +80,7 @@ type Owner struct {
 	PV        string `json:"pv,omitempty"`
 	// Pod and PodUID name the pod of an inline volume; it lives as long as that.
 	Pod    string `json:"pod,omitempty"`
-	PodUID string `json:"podUID,omitempty"`
+	PodUID string `json:"podUid,omitempty"`
 }
 
 // Parameters is what ParseParameters reads from a StorageClass.

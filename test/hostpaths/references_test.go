@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -23,7 +24,8 @@ var (
 	podB = pod{uid: "0d4c1f9a-7d0b-4b52-8a39-3b8a8c3c9a52", namespace: "team-b"}
 )
 
-const everything = "[{path: '{srv}', inline: true}, {path: '{srv}/null', types: [CharDevice], inline: true}, {path: '{srv}/loop', types: [BlockDevice], inline: true}]"
+const everything = "[{path: '{srv}', inline: true}, " +
+	"{path: '{srv}/null', types: [CharDevice], inline: true}, {path: '{srv}/loop', types: [BlockDevice], inline: true}]"
 
 // putAll makes something of each type that must exist.
 func (w *world) putAll() {
@@ -33,8 +35,8 @@ func (w *world) putAll() {
 	listener, err := (&net.ListenConfig{}).Listen(w.t.Context(), "unix", w.path("srv/sock"))
 	w.must(err)
 	w.t.Cleanup(func() { listener.Close() })
-	w.must(unix.Mknod(w.path("srv/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
-	w.must(unix.Mknod(w.path("srv/loop"), unix.S_IFBLK|0o600, int(unix.Mkdev(7, 200))))
+	w.must(unix.Mknod(w.path("srv/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))   //nolint:gosec // null: a small number
+	w.must(unix.Mknod(w.path("srv/loop"), unix.S_IFBLK|0o600, int(unix.Mkdev(7, 200)))) //nolint:gosec // a loop device: a small number
 }
 
 var wayOfType = map[volume.Type]struct {
@@ -200,9 +202,7 @@ func TestForgedPodInformationIsRefused(t *testing.T) {
 		{volume.AttrPodNamespace: "team-a", volume.AttrPodUID: "."},
 		{volume.AttrPodNamespace: "team-a", volume.AttrPodUID: podB.uid}, // even if it knew it
 	} {
-		for k, v := range forger.attributes {
-			forged[k] = v
-		}
+		maps.Copy(forged, forger.attributes)
 		w.wantCode(w.publishWith(forger, forged), codes.PermissionDenied, "podInfoOnMount")
 	}
 	// With it, kubelet's words stand over the author's.

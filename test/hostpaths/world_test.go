@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -48,7 +49,9 @@ func TestMain(m *testing.M) {
 	}
 	built.path = dir
 	code := m.Run()
-	os.RemoveAll(dir)
+	if err := os.RemoveAll(dir); err != nil {
+		panic(err)
+	}
 	os.Exit(code)
 }
 
@@ -64,10 +67,9 @@ func driverBinary(t *testing.T) string {
 // world is a node: a pool, a kubelet's directory and files of the host, and the driver that serves them.
 type world struct {
 	*process.Process
-	t    *testing.T
-	dir  string
-	log  *lockedBuffer
-	args []string
+	t   *testing.T
+	dir string
+	log *lockedBuffer
 }
 
 type lockedBuffer struct {
@@ -136,7 +138,7 @@ func (w *world) mounts() []string {
 
 func (w *world) options(env ...string) process.Options {
 	return process.Options{
-		Binary: driverBinary(w.t), Dir: w.dir, Args: append([]string{"--config", w.path("config.yaml"), "--v=4"}, w.args...), Env: env, Log: w.log,
+		Binary: driverBinary(w.t), Dir: w.dir, Args: []string{"--config", w.path("config.yaml"), "--v=4"}, Env: env, Log: w.log,
 	}
 }
 
@@ -285,7 +287,7 @@ func (v volumeOf) kubeletSays() map[string]string {
 	all := maps.Clone(v.attributes)
 	maps.Copy(all, map[string]string{
 		volume.AttrPodName: "pod", volume.AttrPodNamespace: v.pod.namespace, volume.AttrPodUID: v.pod.uid,
-		"csi.storage.k8s.io/serviceAccount.name": "default", volume.AttrEphemeral: fmt.Sprint(v.inline),
+		"csi.storage.k8s.io/serviceAccount.name": "default", volume.AttrEphemeral: strconv.FormatBool(v.inline),
 	})
 	return all
 }
@@ -301,7 +303,8 @@ func (w *world) publishWith(v volumeOf, attributes map[string]string) error {
 	defer cancel()
 	if !v.inline {
 		if _, err := w.Node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
-			VolumeId: v.handle, StagingTargetPath: filepath.Join(w.KubeletDir(), "plugins/staging"), VolumeCapability: v.capability(), VolumeContext: attributes,
+			VolumeId: v.handle, StagingTargetPath: filepath.Join(w.KubeletDir(), "plugins/staging"),
+			VolumeCapability: v.capability(), VolumeContext: attributes,
 		}); err != nil {
 			return err
 		}

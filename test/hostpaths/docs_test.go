@@ -1,0 +1,143 @@
+package hostpaths
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+func readDoc(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("../../docs", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Each row of the table of threats names tests, and they exist.
+func TestEveryThreatNamesTestsThatExist(t *testing.T) {
+	tests := testsOfTheProject(t)
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`")
+	rows := 0
+	for line := range strings.Lines(readDoc(t, "security.md")) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 5 || strings.HasPrefix(cells[1], "---") || strings.Contains(cells[1], "Threat") {
+			continue
+		}
+		rows++
+		found := named.FindAllStringSubmatch(cells[3], -1)
+		if len(found) == 0 {
+			t.Errorf("no test for %s", cells[1])
+		}
+		for _, match := range found {
+			if !tests[match[1]] {
+				t.Errorf("there is no %s, which shows that nothing comes of %s", match[1], cells[1])
+			}
+		}
+	}
+	if rows < 20 {
+		t.Errorf("%d rows: the test looks at the wrong table", rows)
+	}
+}
+
+func testsOfTheProject(t *testing.T) map[string]bool {
+	t.Helper()
+	function := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Za-z0-9]+)\(`)
+	names := map[string]bool{}
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path) //nolint:gosec // our own source
+		for _, match := range function.FindAllSubmatch(source, -1) {
+			names[string(match[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// The attributes and parameters that the document shows are those that the driver takes.
+func TestExamplesOfHostPathsAreTaken(t *testing.T) {
+	blocks := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllStringSubmatch(readDoc(t, "host-paths.md"), -1)
+	checked := 0
+	for _, block := range blocks {
+		for decoder := yaml.NewDecoder(bytes.NewReader([]byte(block[1]))); ; {
+			var doc any
+			err := decoder.Decode(&doc)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			checked += checkExamples(t, doc, "")
+		}
+	}
+	if checked < 5 {
+		t.Errorf("only %d examples were checked", checked)
+	}
+}
+
+// checkExamples descends to the attributes of volumes and the parameters of classes. It counts them.
+func checkExamples(t *testing.T, value any, kind string) (checked int) {
+	t.Helper()
+	switch value := value.(type) {
+	case []any:
+		for _, item := range value {
+			checked += checkExamples(t, item, kind)
+		}
+	case map[string]any:
+		if k, ok := value["kind"].(string); ok {
+			kind = k
+		}
+		for key, below := range value {
+			if key != "volumeAttributes" && key != "parameters" {
+				checked += checkExamples(t, below, kind)
+				continue
+			}
+			checked++
+			if err := parseExample(below, kind); err != nil {
+				t.Errorf("%s of a %s: %v", key, kind, err)
+			}
+		}
+	}
+	return checked
+}
+
+func parseExample(value any, kind string) error {
+	attributes := map[string]string{}
+	all, ok := value.(map[string]any)
+	for key, v := range all {
+		text, isString := v.(string)
+		ok = ok && isString
+		attributes[key] = text
+	}
+	if !ok {
+		return errors.New("a value is no string: Kubernetes refuses it")
+	}
+	if kind == "StorageClass" {
+		_, err := volume.ParseParameters(attributes)
+		return err
+	}
+	if kind == "Pod" {
+		attributes[volume.AttrEphemeral] = "true"
+	}
+	_, err := volume.ParseAttributes(attributes, quantity.Parse)
+	return err
+}
