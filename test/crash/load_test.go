@@ -55,7 +55,7 @@ func (k *worker) step(ctx context.Context) (err error) {
 func (k *worker) work(ctx context.Context) {
 	for {
 		err := k.step(ctx)
-		if status.Code(err) == codes.Unavailable {
+		if code := status.Code(err); code == codes.Unavailable || code == codes.Canceled { // Canceled: Kill has closed the connection
 			return
 		}
 		if err != nil {

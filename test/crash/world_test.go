@@ -22,6 +22,7 @@ import (
 const (
 	// volumeBytes is what each volume is promised; the filesystem has room for several.
 	volumeBytes = 32 << 20
+	grownBytes  = 48 << 20
 	// reserve makes the ledger say no before the filesystem does: GetCapacity then shows the ledger, to the byte.
 	reserve = 160 << 20
 	// patience bounds how long a test waits for what happens in the background.
@@ -37,6 +38,7 @@ type world struct {
 	dir    string
 	driver *process.Process
 	log    *lockedBuffer
+	grown  int64 // what all volumes together have more than volumeBytes each
 }
 
 // newWorld has no driver yet.
@@ -133,6 +135,13 @@ func (w *world) create(ctx context.Context, name, volumeType string) (string, er
 	return resp.GetVolume().GetVolumeId(), err
 }
 
+func (w *world) expand(ctx context.Context, id, target string) error {
+	_, err := w.driver.Node.NodeExpandVolume(ctx, &csi.NodeExpandVolumeRequest{
+		VolumeId: id, VolumePath: target, CapacityRange: &csi.CapacityRange{RequiredBytes: grownBytes},
+	})
+	return err
+}
+
 func (w *world) delete(ctx context.Context, id string) error {
 	_, err := w.driver.Controller.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id})
 	return err
@@ -182,7 +191,7 @@ func (w *world) wantClean(mounts int, ids ...string) {
 		w.t.Errorf("the driver lists %q, want %q", got, ids)
 	}
 	w.eventually("the trash is purged and its space given back", func() bool {
-		return len(w.entries("pool", "trash")) == 0 && w.available() == w.promise()-int64(len(ids))*volumeBytes
+		return len(w.entries("pool", "trash")) == 0 && w.available() == w.promise()-int64(len(ids))*volumeBytes-w.grown
 	})
 	if got := w.entries("pool", "tmp"); len(got) > 0 {
 		w.t.Errorf("tmp/ has %q", got)
@@ -255,6 +264,15 @@ func (w *world) eventually(what string, done func() bool) {
 				patience, what, w.entries("pool", "trash"), w.available(), w.promise())
 		}
 	}
+}
+
+// dataPath is where a pool keeps a volume's data: a file volume's in a directory of its own where only directories have a size.
+func dataPath(volume string) string {
+	held := filepath.Join(volume, "holder", "data")
+	if _, err := os.Lstat(held); err == nil {
+		return held
+	}
+	return filepath.Join(volume, "data")
 }
 
 // file is where a volume's content is: itself, or a file in it.
