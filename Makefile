@@ -9,6 +9,8 @@ IMAGE ?= csi-hostpath:$(VERSION)
 # Which packages `make test` runs, and with what else: make test PACKAGES=./pkg/pool TEST_FLAGS='-run Crash -v'
 PACKAGES ?= ./...
 TEST_FLAGS ?=
+# What else `make e2e` is told: make e2e E2E_FLAGS='-keep -run Reboot -image /tmp/image.tar'
+E2E_FLAGS ?=
 # What else `make bench` is told: make bench BENCH_FLAGS=--help
 BENCH_FLAGS ?=
 # How long `make fuzz` spends on each fuzz test.
@@ -48,6 +50,10 @@ clean: ## Remove what was built here.
 demo: ## Do what kubelet does with the driver, and show each step (as root; takes seconds, leaves nothing).
 	@go run ./test/demo
 
+.PHONY: cluster
+cluster: $(TOOLS)/helm ## Start a real Kubernetes of three nodes here, with csi-hostpath and the books app, to try things on (as root).
+	@hack/cluster $(CURDIR)/$(TOOLS)/helm
+
 .PHONY: bench
 bench: packages ## Measure the driver beside its floor (as root; minutes): make bench BENCH_FLAGS='--fs xfs --run cycle'
 	@go run ./test/bench $(BENCH_FLAGS)
@@ -60,11 +66,12 @@ test: packages $(TOOLS)/gotestsum $(TOOLS)/helm ## Run all tests under the race 
 	$(TOOLS)/gotestsum --format standard-quiet --jsonfile $(TEST_LOG) -- -race -count=1 -timeout 30m $(TEST_FLAGS) $(PACKAGES)
 	@go run ./test/skips $(TEST_LOG)
 
-# failpoint is the tag under which tests build the driver that can be killed at a step.
+# failpoint is the tag under which tests build the driver that can be killed at a step; e2e that of the tests on a cluster.
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## Run golangci-lint, as .golangci.yml says.
 	$(TOOLS)/golangci-lint run
 	$(TOOLS)/golangci-lint run --build-tags failpoint ./pkg/failpoint/...
+	$(TOOLS)/golangci-lint run --build-tags e2e ./test/e2e/...
 
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.
@@ -73,6 +80,7 @@ fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.
 # The cluster's programs are built once into a cache; a first run takes as long as Kubernetes takes to compile.
 .PHONY: e2e
 e2e: $(TOOLS)/helm ## Test on a real Kubernetes of three nodes, with the driver's own image (E2E_FLAGS: -run …, -keep).
+	@rm -rf .cache/e2e
 	go test -tags e2e -count=1 -timeout 45m -v ./test/e2e -helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
 
 .PHONY: fuzz

@@ -50,14 +50,17 @@ type Backend interface {
 	Release(tag Tag) error
 }
 
-// OpenData opens a volume's data, wherever it is in its directory. No link is followed. Errors: os.ErrNotExist.
+// DataPaths are where a volume's data can be, from its directory.
+func DataPaths() []string { return []string{Data, Holder + "/" + Data} }
+
+// OpenData opens a volume's data, wherever it is in its directory. Nothing on the way is a link or a mount. Errors: os.ErrNotExist.
 func OpenData(dir *os.File, flags int) (*os.File, error) {
 	var fd int
 	var err error
-	for _, name := range []string{Data, Holder + "/" + Data} {
+	for _, name := range DataPaths() {
 		fd, err = unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
 			Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC), //nolint:gosec // flags are never negative
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 		})
 		if err == nil {
 			return os.NewFile(uintptr(fd), name), nil

@@ -18,6 +18,9 @@ func (s *Server) ListVolumes(_ context.Context, req *csi.ListVolumesRequest) (*c
 	if req.GetMaxEntries() < 0 {
 		return nil, fmt.Errorf("%w: max_entries is %d: want 0 for as many as possible, or more", volume.ErrInvalid, req.GetMaxEntries())
 	}
+	if err := s.Pools.Complete(); err != nil { // a list that lacks volumes is not the list
+		return nil, err
+	}
 	var after volume.ID
 	if token := req.GetStartingToken(); token != "" {
 		var err error

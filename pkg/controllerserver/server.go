@@ -25,6 +25,8 @@ type Pools interface {
 	ByName(name string) (*pool.Pool, error)
 	// Open lists the open pools in the order of their IDs.
 	Open() []*pool.Pool
+	// Complete says whether every pool that must be open is. Errors: ErrUnavailable.
+	Complete() error
 }
 
 // Publications says whether a volume, given its open data, is published. Errors: ErrInUse when it is.
@@ -277,8 +279,8 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 // class's pool, or not the class's access modes.
 func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	params, err := volume.ParseParameters(req.GetParameters())
-	if err != nil {
-		return nil, err
+	if err != nil { // a mistake is not a lack of room, which is what the scheduler would say: CreateVolume names the mistake
+		params = volume.Parameters{Pool: req.GetParameters()[volume.ParamPool]}
 	}
 	var access []capability.Access
 	if caps := req.GetVolumeCapabilities(); len(caps) > 0 {

@@ -51,6 +51,8 @@ func (s somePools) ByName(name string) (*pool.Pool, error) {
 	return nil, fmt.Errorf("%w: no pool %s", volume.ErrNotFound, name)
 }
 
+func (somePools) Complete() error { return nil }
+
 func (s somePools) Open() []*pool.Pool {
 	return slices.SortedFunc(slices.Values(s), func(a, b *pool.Pool) int { return strings.Compare(string(a.ID()), string(b.ID())) })
 }
@@ -175,7 +177,8 @@ func TestCreateAnswersWithItsCode(t *testing.T) {
 		{"negative size", with(t, "v", &csi.CapacityRange{RequiredBytes: -1}), codes.InvalidArgument},
 		{"negative limit", with(t, "v", &csi.CapacityRange{LimitBytes: math.MinInt64}), codes.InvalidArgument},
 		{"limit below", with(t, "v", &csi.CapacityRange{RequiredBytes: 2, LimitBytes: 1}), codes.OutOfRange},
-		{"huge size", with(t, "v", &csi.CapacityRange{RequiredBytes: math.MaxInt64}), codes.ResourceExhausted},
+		{"size that no node has", with(t, "v", &csi.CapacityRange{RequiredBytes: volume.MaxCapacityBytes}), codes.ResourceExhausted},
+		{"size that nothing has", with(t, "v", &csi.CapacityRange{RequiredBytes: math.MaxInt64}), codes.OutOfRange},
 		{"taken, larger", with(t, "taken", &csi.CapacityRange{RequiredBytes: 2 * mib}), codes.AlreadyExists},
 		{"taken, a file", with(t, "taken", map[string]string{"type": "FileOrCreate"}), codes.AlreadyExists},
 		{"taken, the same", with(t, "taken"), codes.OK},
@@ -355,7 +358,7 @@ func TestCapacityIsWhatTheNextVolumeMayHave(t *testing.T) {
 		{title: "possible access", caps: mounted(multiWriter), some: true},
 		{title: "several nodes", caps: mounted(severalNodes)},
 		{title: "several nodes where allowed", caps: mounted(severalNodes), params: map[string]string{"pool": "shared"}, some: true},
-		{title: "bad parameter", params: map[string]string{"x": "y"}, want: codes.InvalidArgument},
+		{title: "bad parameter", params: map[string]string{"x": "y"}, some: true}, // CreateVolume names it
 		{title: "bad capability", caps: block(), want: codes.InvalidArgument},
 	} {
 		t.Run(tc.title, func(t *testing.T) {

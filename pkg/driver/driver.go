@@ -65,7 +65,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	group.Go(func() error { return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(registry, pools)) })
 	group.Go(func() error { return serveRegistration(ctx, cfg) })
-	return errors.Join(group.Wait(), pools.close())
+	return closeWithin(ctx, pools, cfg.ShutdownGrace, group.Wait())
 }
 
 // servers are the same services for two kinds of callers.
@@ -112,8 +112,11 @@ func sweep(ctx context.Context, node *nodeserver.Server) {
 	}
 }
 
-// serveGRPC serves until the context ends; after the grace period it cuts the calls that are still under way. That is safe
-// for data at any moment, as a crash is, but the callers have to ask again.
+// errCutOff: calls were still under way when the grace period ended.
+var errCutOff = errors.New("calls under way were cut off")
+
+// serveGRPC serves until the context ends; after the grace period it cuts the calls that are still under way, and does not wait for
+// them: on a dead disk they would take for ever. That is safe for data at any moment, as a crash is, but the callers have to ask again.
 func serveGRPC(ctx context.Context, server *grpc.Server, listener net.Listener, grace time.Duration) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -122,8 +125,34 @@ func serveGRPC(ctx context.Context, server *grpc.Server, listener net.Listener, 
 		return fmt.Errorf("serve the CSI socket: %w", err)
 	case <-ctx.Done():
 	}
-	timer := time.AfterFunc(grace, server.Stop)
-	defer timer.Stop()
-	server.GracefulStop()
-	return <-served
+	stopped := make(chan struct{})
+	go func() {
+		server.GracefulStop()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+		return <-served
+	case <-time.After(grace):
+		go server.Stop() // closes the connections, and then waits for the handlers as well
+		return fmt.Errorf("%w after %s", errCutOff, grace)
+	}
+}
+
+// closeWithin closes the pools, unless a call still uses one: then the end of the process does, as it does in a crash. So it does
+// when a purge hangs on a dead disk.
+func closeWithin(ctx context.Context, pools *poolSet, grace time.Duration, served error) error {
+	if errors.Is(served, errCutOff) {
+		klog.FromContext(ctx).Error(served, "Stopping all the same")
+		return nil
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- pools.close() }()
+	select {
+	case err := <-closed:
+		return errors.Join(served, err)
+	case <-time.After(grace):
+		klog.FromContext(ctx).Info("A purge does not end; stopping all the same", "after", grace)
+		return served
+	}
 }

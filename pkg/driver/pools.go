@@ -43,7 +43,7 @@ type poolSlot struct {
 }
 
 // status is that of the pool. Errors: why it is not open.
-func (s poolSlot) status() (pool.Status, error) {
+func (s *poolSlot) status() (pool.Status, error) {
 	if s.pool == nil {
 		return pool.Status{}, s.err
 	}
@@ -92,26 +92,23 @@ func isAbsent(slot *poolSlot, err error) bool {
 }
 
 func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
-	p, err := openPool(ctx, slot.config)
+	p, err := s.openPool(ctx, slot.config)
 	if err == nil {
 		// Before anybody can find the pool, what is published from it is known.
-		err = s.publications.Rebuild(s.kubeletDir, p)
-		if err == nil {
-			err = s.enter(slot, p)
-		}
-		if err != nil {
+		if err = s.publications.Rebuild(s.kubeletDir, p); err != nil {
 			err = errors.Join(err, p.Close())
 		}
 	}
 	if err != nil {
-		s.mu.Lock()
-		slot.err = err
-		s.mu.Unlock()
+		p = nil
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slot.pool, slot.err = p, err
 	return err
 }
 
-func openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error) {
+func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error) {
 	p, err := pool.Open(ctx, pool.Options{
 		Name:              c.Name,
 		Path:              c.Path,
@@ -121,6 +118,7 @@ func openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error) {
 		IgnoreQuota:       c.Quota == QuotaOff,
 		RequireMountpoint: c.RequireMountpoint,
 		MustExist:         c.Optional,
+		Claim:             func(id volume.PoolID) error { return s.checkUnique(c, id) },
 		TrashRetention:    c.TrashRetention,
 		AllowMultiNode:    c.AllowMultiNode,
 	})
@@ -131,17 +129,19 @@ func openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error) {
 	return p, err
 }
 
-// enter makes a pool findable. Two pools of one UUID, one a copy of the other, could not be told apart by a volume ID.
-func (s *poolSet) enter(slot *poolSlot, p *pool.Pool) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// checkUnique refuses a pool that has the ID of another configured one. Both of them: which one is the copy nobody can tell, and a
+// volume ID must not mean one directory today and another one tomorrow.
+func (s *poolSet) checkUnique(c PoolConfig, id volume.PoolID) error {
 	for _, other := range s.slots {
-		if other.pool != nil && other.pool.ID() == p.ID() {
-			return fmt.Errorf("%w: pool %s at %s has the UUID of pool %s at %s: is it a copy? Give one of them an empty directory",
-				volume.ErrUnavailable, slot.config.Name, slot.config.Path, other.config.Name, other.config.Path)
+		if other.config.Name == c.Name {
+			continue
+		}
+		if otherID, err := pool.IDAt(other.config.Path); err == nil && otherID == id {
+			return fmt.Errorf("%w: it has the UUID of pool %s at %s: one is a copy of the other, and neither is used. "+
+				"Take the copy out of the configuration, or give that pool an empty directory",
+				volume.ErrUnavailable, other.config.Name, other.config.Path)
 		}
 	}
-	slot.pool, slot.err = p, nil
 	return nil
 }
 
@@ -216,11 +216,34 @@ func (s *poolSet) notReady() error {
 	defer s.mu.RUnlock()
 	var errs []error
 	for _, slot := range s.slots {
-		if slot.err != nil && !slot.config.Optional {
-			errs = append(errs, fmt.Errorf("pool %s: %w", slot.config.Name, slot.err))
+		if slot.config.Optional {
+			continue
+		}
+		if err := slot.healthy(); err != nil {
+			errs = append(errs, fmt.Errorf("pool %s: %w", slot.config.Name, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Complete says whether every pool that must be open is. Errors: ErrUnavailable.
+func (s *poolSet) Complete() error {
+	if err := s.notReady(); err != nil {
+		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// healthy says why the pool cannot be written to: it is not open, or its filesystem has become read-only or unreachable.
+func (s *poolSlot) healthy() error {
+	status, err := s.status()
+	if err != nil {
+		return err
+	}
+	if status.ReadOnly {
+		return fmt.Errorf("%w: its filesystem is mounted read-only: look into the kernel's log for disk errors, remount it", volume.ErrUnavailable)
+	}
+	return nil
 }
 
 // stillOpening is nil as soon as every pool has been opened, or has been found unusable for now.

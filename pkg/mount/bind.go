@@ -1,6 +1,6 @@
 // Package mount binds a volume's data on a target path and takes it off again, by system calls on open descriptors, and reads
 // the mount table back. (k8s.io/mount-utils' mount.Interface takes paths, which a pod's owner could exchange between check and
-// use, and starts mount(8); it serves for reading the table, and for formatting images.)
+// use, and starts mount(8); the tests ask it what kubelet, which uses it, would see.)
 package mount
 
 import (

@@ -167,11 +167,11 @@ func options(t *testing.T, readOnly bool, flags ...string) Options { //nolint:re
 // mountsAt are the lines of the mount table for a path, the topmost last.
 func mountsAt(t *testing.T, path string) []mountutils.MountInfo {
 	t.Helper()
-	infos, err := mountutils.ParseMountInfo(mountInfoPath)
+	infos, err := mountutils.ParseMountInfo("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(infos, func(m mountutils.MountInfo) bool { return unescape(m.MountPoint) != path })
+	return slices.DeleteFunc(infos, func(m mountutils.MountInfo) bool { return m.MountPoint != escape(path) })
 }
 
 func wantMounts(t *testing.T, path string, want int) {

@@ -62,7 +62,8 @@ func ParseOptions(flags []string) (Options, error) {
 	for _, flag := range flags {
 		i := slices.IndexFunc(attributes, func(a attribute) bool { return a.name == flag })
 		if i < 0 {
-			return Options{}, fmt.Errorf("%w: mount flag %q is not allowed; allowed: %s", volume.ErrInvalid, flag, strings.Join(FlagNames(), ", "))
+			name, _, _ := strings.Cut(flag, "=") // what is behind it may be a password, and messages are logged
+			return Options{}, fmt.Errorf("%w: mount flag %q is not allowed; allowed: %s", volume.ErrInvalid, name, strings.Join(FlagNames(), ", "))
 		}
 		a := attributes[i]
 		switch {
@@ -108,10 +109,10 @@ func (o Options) attr() *unix.MountAttr {
 	return a
 }
 
-// propagation never leaves the mount in its source's peer group: the unmount of a tree that shows the host's mounts would unmount
-// them on the host as well (mount_namespaces(7), "a mount and an unmount event in one propagates to the others"). What the host
-// mounts below a path later appears below the target too, as hostPath's HostToContainer has it, unless the target is read-only:
-// such a mount would come with attributes of its own.
+// propagation takes the mount out of its source's peer group: what is mounted in a pod's volume must not show in the pool or on the host,
+// nor the other way round, and the unmount of a tree that shows the host's mounts would unmount them on the host as well
+// (mount_namespaces(7)). Only what the host mounts later below a path of its own appears below the target too, as hostPath's
+// HostToContainer has it, unless the target is read-only: such a mount would come with attributes of its own.
 func (o Options) propagation() uint64 {
 	if o.recursive && !o.ReadOnly() {
 		return unix.MS_SLAVE

@@ -2,6 +2,7 @@ package mount
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -9,10 +10,9 @@ import (
 	"strconv"
 	"strings"
 
-	mountutils "k8s.io/mount-utils"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
-
-const mountInfoPath = "/proc/self/mountinfo"
 
 // Mount is one line of the mount table (proc_pid_mountinfo(5)).
 type Mount struct {
@@ -24,12 +24,14 @@ type Mount struct {
 	Root   string
 	Point  string
 	FSType string
+	// Shared: what is mounted below Point shows in other mount namespaces too, such as kubelet's (mount_namespaces(7)).
+	Shared bool
 }
 
 // Table reads the mount table of this process's mount namespace. Its cost grows with the number of mounts: it is for the
 // start of the driver, not for a call.
 func Table() ([]Mount, error) {
-	infos, err := mountutils.ParseMountInfo(mountInfoPath)
+	infos, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}
@@ -38,31 +40,13 @@ func Table() ([]Mount, error) {
 		mounts = append(mounts, Mount{
 			ID:     info.ID,
 			Device: fmt.Sprintf("%d:%d", info.Major, info.Minor),
-			Root:   unescape(info.Root),
-			Point:  unescape(info.MountPoint),
-			FSType: info.FsType,
+			Root:   info.Root,
+			Point:  info.Mountpoint,
+			FSType: info.FSType,
+			Shared: strings.HasPrefix(info.Optional, "shared:"),
 		})
 	}
 	return mounts, nil
-}
-
-// unescape undoes what the kernel does to blanks, newlines and backslashes in the table: \ooo, three octal digits.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // Location is where a directory stands in its filesystem, whatever it is mounted as.
@@ -143,9 +127,37 @@ func below(base, name string) (string, bool) {
 	return strings.CutPrefix(name, strings.TrimSuffix(base, "/")+"/")
 }
 
-// IsFilesystemRoot says whether a path is where a filesystem is mounted, as opposed to a directory of the filesystem above it,
-// also when that directory is bind-mounted on itself, as it is in a container. A btrfs subvolume counts as a filesystem.
-func IsFilesystemRoot(name string) (bool, error) {
+// btrfsRootInode is the inode number of every btrfs subvolume's root (BTRFS_FIRST_FREE_OBJECTID).
+const btrfsRootInode = 256
+
+// IsFilesystemRoot says whether an open directory is where a filesystem is mounted, as opposed to a directory of the filesystem above
+// it, also when that directory is bind-mounted on itself, as it is in a container. A btrfs subvolume counts as a filesystem.
+func IsFilesystemRoot(d *os.File) (bool, error) {
+	mounts, err := Table()
+	if err != nil {
+		return false, err
+	}
+	m, err := mountOf(mounts, d)
+	if err != nil {
+		return false, err
+	}
+	resolved, err := os.Readlink(fdPath(d))
+	if err != nil || m.Point != resolved {
+		return false, err
+	}
+	if m.Root == "/" {
+		return true, nil
+	}
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if err := errors.Join(unix.Fstatfs(int(d.Fd()), &fs), unix.Fstat(int(d.Fd()), &st)); err != nil {
+		return false, fmt.Errorf("stat of %s: %w", resolved, err)
+	}
+	return fs.Type == unix.BTRFS_SUPER_MAGIC && st.Ino == btrfsRootInode, nil
+}
+
+// IsShared says whether what is mounted below a directory shows in the mount namespaces that share it.
+func IsShared(name string) (bool, error) {
 	d, err := os.Open(name)
 	if err != nil {
 		return false, err
@@ -156,11 +168,7 @@ func IsFilesystemRoot(name string) (bool, error) {
 		return false, err
 	}
 	m, err := mountOf(mounts, d)
-	if err != nil {
-		return false, err
-	}
-	resolved, err := os.Readlink(fdPath(d))
-	return m.Point == resolved && (m.Root == "/" || m.FSType == "btrfs"), err
+	return m.Shared, err
 }
 
 // mountOf finds the mount through which a file was opened.

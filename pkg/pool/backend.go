@@ -24,8 +24,17 @@ func (p *Pool) openBackend(ctx context.Context) (err error) {
 }
 
 // checkQuota refuses a filesystem that does not do what the options require, before anything is made on it. Errors: ErrUnavailable.
-func (p *Pool) checkQuota(ctx context.Context) error {
+func (p *Pool) checkQuota(ctx context.Context, there *os.File) error {
 	if !p.opts.RequireQuota {
+		return nil
+	}
+	_, err := p.detect(ctx, there)
+	return err
+}
+
+// checkParent is checkQuota for a directory that is not there yet.
+func (p *Pool) checkParent(ctx context.Context) error {
+	if _, err := os.Stat(p.opts.Path); err == nil || !p.opts.RequireQuota {
 		return nil
 	}
 	there, err := openNearest(p.opts.Path)
@@ -33,8 +42,7 @@ func (p *Pool) checkQuota(ctx context.Context) error {
 		return err
 	}
 	defer there.Close()
-	_, err = p.detect(ctx, there)
-	return err
+	return p.checkQuota(ctx, there)
 }
 
 // openNearest opens a directory, or the first of its parents that exists.

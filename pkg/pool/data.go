@@ -33,16 +33,15 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 
 // AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
-	d, err := p.volumes.openDir(id.Dir())
 	var f *os.File
-	if err == nil {
-		defer d.Close()
-		f, err = backend.OpenData(d.File, unix.O_PATH)
+	var err error
+	for _, path := range backend.DataPaths() {
+		f, err = p.volumes.openBelow(id.Dir(), path, unix.O_PATH)
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+			return f, err
+		}
 	}
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
-	}
-	return f, err
+	return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
 }
 
 func checkKind(f *os.File, t volume.Type) error {
@@ -85,6 +84,7 @@ type Status struct {
 	Volumes        int
 	Unenforced     int // volumes that can grow beyond their size
 	PurgesFailing  int // deleted volumes whose data could not be removed yet
+	ReadOnly       bool
 }
 
 // Status costs one system call.
@@ -107,5 +107,6 @@ func (p *Pool) Status() (Status, error) {
 		Volumes:        p.index.len(),
 		Unenforced:     unenforced,
 		PurgesFailing:  p.purger.failures(),
+		ReadOnly:       r.readOnly,
 	}, nil
 }

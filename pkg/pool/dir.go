@@ -36,6 +36,18 @@ func openAt(parent int, name string, flags int, mode uint32) (*os.File, error) {
 	}
 }
 
+// openBelow opens an entry of an entry: nothing on the way is a link or a mount.
+func (d dir) openBelow(entry, name string, flags uint64) (*os.File, error) {
+	fd, err := unix.Openat2(d.fd(), entry+"/"+name, &unix.OpenHow{
+		Flags:   flags | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: entry + "/" + name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
 func (d dir) fd() int { return int(d.Fd()) }
 
 func (d dir) openDir(name string) (dir, error) { return openDirAt(d.fd(), name) }

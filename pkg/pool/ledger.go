@@ -23,8 +23,10 @@ type ledger struct {
 type room struct {
 	size      int64 // of the filesystem
 	free      int64 // what an unprivileged writer can still write
-	promise   int64 // what may be promised in all: size × overcommit − reserve
+	used      int64 // by volumes, by others, and what the filesystem keeps for root
+	promise   int64 // what may be promised in all: (size − what others use) × overcommit − reserve
 	available int64 // what may be promised now
+	readOnly  bool
 }
 
 // reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace.
@@ -43,7 +45,7 @@ func (l *ledger) reserve(bytes int64, r room) error {
 func (l *ledger) release(bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.committed -= bytes
+	l.committed = max(0, l.committed-bytes)
 }
 
 // add counts a volume that was found on disk, even if it is more than may be promised: the promise has been made.
@@ -57,7 +59,7 @@ func (l *ledger) add(bytes int64) {
 func (l *ledger) discard(bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.committed -= bytes
+	l.committed = max(0, l.committed-bytes)
 	l.trash = addSaturating(l.trash, bytes)
 }
 
@@ -72,7 +74,7 @@ func (l *ledger) addTrash(bytes int64) {
 func (l *ledger) purged(bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.trash -= bytes
+	l.trash = max(0, l.trash-bytes)
 }
 
 func (l *ledger) counts() (committed, trash int64) {
@@ -87,8 +89,8 @@ func (l *ledger) available(r room) int64 {
 	return l.availableLocked(r)
 }
 
-// availableLocked is never negative, and never more than overcommit times what the filesystem has free: space that
-// others have taken cannot be promised.
+// availableLocked is never negative, and never more than overcommit times what the filesystem has free, without the reserve: what
+// others have written since the start cannot be promised either.
 func (l *ledger) availableLocked(r room) int64 {
 	return max(0, min(r.available, r.promise-addSaturating(l.committed, l.trash)))
 }
@@ -106,10 +108,30 @@ func (p *Pool) room() (room, error) {
 	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
 		return room{}, fmt.Errorf("statfs of pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
 	}
-	r := room{size: mount.Bytes(st.Blocks, st.Bsize), free: mount.Bytes(st.Bavail, st.Bsize)}
-	r.promise = max(0, scale(r.size, p.opts.overcommit())-p.opts.ReserveBytes)
-	r.available = scale(r.free, p.opts.overcommit())
+	r := room{
+		readOnly: st.Flags&unix.ST_RDONLY != 0,
+		size:     mount.Bytes(st.Blocks, st.Bsize),
+		free:     mount.Bytes(st.Bavail, st.Bsize),
+		used:     mount.Bytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
+	}
+	if committed, trash := p.ledger.counts(); committed == 0 && trash == 0 {
+		p.foreignBytes.Store(r.used) // nothing here is ours
+	}
+	r.promise = max(0, scale(max(0, r.size-p.foreignBytes.Load()), p.opts.overcommit())-p.opts.ReserveBytes)
+	r.available = max(0, scale(r.free, p.opts.overcommit())-p.opts.ReserveBytes)
 	return r, nil
+}
+
+// measureForeign estimates, at the start, what others use of the filesystem: all that is used beyond what has been promised to volumes,
+// which may not have been written yet. It is exact for a pool without volumes, and never too much.
+func (p *Pool) measureForeign() error {
+	r, err := p.room()
+	if err != nil {
+		return err
+	}
+	committed, trash := p.ledger.counts()
+	p.foreignBytes.Store(max(0, r.used-addSaturating(committed, trash)))
+	return nil
 }
 
 // scale multiplies without wrapping: beyond 8 EiB everything is 8 EiB.

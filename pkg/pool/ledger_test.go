@@ -66,8 +66,8 @@ func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
 		title      string
 		overcommit float64
 		reserve    int64
-		ofSize     float64 // what may be promised: this part of the filesystem's size, minus the reserve,
-		ofFree     float64 // but no more than this part of what is free
+		ofSize     float64 // what may be promised: this part of the filesystem, but for what others use, minus the reserve,
+		ofFree     float64 // but no more than this part of what is free, minus the reserve
 	}{
 		{"default", 0, 0, 1, 1},
 		{"overcommitted", 2, 0, 2, 2},
@@ -81,7 +81,8 @@ func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
 				Name: "p", Path: filepath.Join(disk.Dir, "pool"), Overcommit: tc.overcommit, ReserveBytes: tc.reserve, TrashRetention: time.Hour,
 			})
 			s := status(t, p)
-			want := max(0, min(int64(float64(s.SizeBytes)*tc.ofSize)-tc.reserve, int64(float64(s.FreeBytes)*tc.ofFree)))
+			ours := s.SizeBytes - p.foreignBytes.Load()
+			want := max(0, min(int64(float64(ours)*tc.ofSize), int64(float64(s.FreeBytes)*tc.ofFree))-tc.reserve)
 			if s.AvailableBytes != want {
 				t.Errorf("%d bytes are available of %d, %d free, want %d", s.AvailableBytes, s.SizeBytes, s.FreeBytes, want)
 			}
@@ -152,4 +153,20 @@ func TestRestartFindsTheSameVolumesAndTheSameSums(t *testing.T) {
 		t.Errorf("%d volumes before, %d after", len(before), len(after))
 	}
 	wantLedger(t, p, committed, trash)
+}
+
+func TestSpaceThatOthersUseIsNotPromised(t *testing.T) {
+	disk := disks.New(t, disks.Ext4, 128*mib, disks.MkfsArgs("-m", "0"))
+	if err := os.WriteFile(filepath.Join(disk.Dir, "somebody's"), make([]byte, 64*mib), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
+	size := status(t, p).AvailableBytes * 2 / 3
+	if _, err := p.Create(t.Context(), request(t, "first", size)); err != nil {
+		t.Fatal(err)
+	}
+	// The first volume is empty, so most of the disk is free; it is promised all the same.
+	if _, err := p.Create(t.Context(), request(t, "second", size)); !errors.Is(err, volume.ErrNoSpace) {
+		t.Errorf("a second volume of %d bytes: %v, with %+v", size, err, status(t, p))
+	}
 }

@@ -148,21 +148,22 @@ func newUUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// lockPool takes the pool for this process until the file is closed. The kernel lets go of it when the process ends,
-// however it ends. Errors: ErrUnavailable while another process has it.
-func lockPool(root dir) (*os.File, error) {
+// lockPool takes the pool for this process until its directory is closed. The kernel lets go of it when the process ends, however it
+// ends. The lock is on the directory itself, because a file could be removed, and made again for a second driver; the file says who
+// has it. Errors: ErrUnavailable while another process has it.
+func lockPool(root dir) error {
 	f, err := openAt(root.fd(), lockFile, unix.O_CREAT|unix.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	defer f.Close()
+	if err := unix.Flock(root.fd(), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(f, 32))
-		f.Close()
-		return nil, fmt.Errorf("%w: a live driver owns it (process %q by its %s file): %w",
+		return fmt.Errorf("%w: a live driver owns it (process %q by its %s file): %w",
 			volume.ErrUnavailable, strings.TrimSpace(string(holder)), lockFile, err)
 	}
 	// The number only helps the person who reads that message; a failure to write it changes nothing.
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	return f, nil
+	return nil
 }

@@ -2,6 +2,8 @@ package pool
 
 import (
 	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // Options says where a pool is and how it accounts. Every field but Name and Path may be zero.
@@ -21,6 +23,8 @@ type Options struct {
 	// RequireMountpoint refuses the pool unless Path is where a filesystem is mounted, so that a missing
 	// disk never sends data to the filesystem below it.
 	RequireMountpoint bool
+	// Claim, if set, is asked whether the pool with that ID may be opened, before anything in it is changed.
+	Claim func(id volume.PoolID) error
 	// MustExist refuses to make the directory: an absent one is ErrUnavailable and os.ErrNotExist.
 	MustExist bool
 	// TrashRetention is how long a deleted volume can still be taken out of trash/ by hand.

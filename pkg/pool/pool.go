@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -24,7 +25,6 @@ type Pool struct {
 	opts Options
 	id   volume.PoolID
 
-	lock                      *os.File
 	root, volumes, tmp, trash dir
 	location                  mount.Location
 	backend                   backend.Backend
@@ -32,6 +32,7 @@ type Pool struct {
 	ledger                    ledger
 	purger                    *purger
 	mounts                    mountSnapshot
+	foreignBytes              atomic.Int64 // of the filesystem, used by others
 }
 
 // Open takes the pool at opts.Path, making it first where the directory is empty or absent, finishes what a crash
@@ -49,13 +50,10 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 			err = errors.Join(err, p.closeFiles())
 		}
 	}()
-	if err := checkPlace(p.opts); err != nil {
+	if err := p.openRoot(ctx); err != nil {
 		return nil, err
 	}
-	if err := p.checkQuota(ctx); err != nil {
-		return nil, err
-	}
-	if err := p.openRoot(); err != nil {
+	if err := p.checkQuota(ctx, p.root.File); err != nil {
 		return nil, err
 	}
 	if err := p.openLayout(); err != nil {
@@ -67,7 +65,14 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	if err := p.openBackend(ctx); err != nil {
 		return nil, err
 	}
+	// A crash may have come between a rename and its fsync: what is there now is what everybody will be told of.
+	if err := errors.Join(p.volumes.Sync(), p.trash.Sync(), p.tmp.Sync(), p.root.Sync()); err != nil {
+		return nil, err
+	}
 	if err := p.scan(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.measureForeign(); err != nil {
 		return nil, err
 	}
 	p.purger.start(context.WithoutCancel(ctx), p.purge)
@@ -75,7 +80,15 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 }
 
 // openRoot opens the pool's directory, after making it where the options let it.
-func (p *Pool) openRoot() error {
+func (p *Pool) openRoot(ctx context.Context) error {
+	if p.opts.MustExist || p.opts.RequireMountpoint {
+		if _, err := os.Stat(p.opts.Path); err != nil {
+			return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
+		}
+	}
+	if err := p.checkParent(ctx); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Dir(p.opts.Path), 0o755); err != nil {
 		return err
 	}
@@ -90,22 +103,19 @@ func (p *Pool) openRoot() error {
 	}
 	p.root = dir{f}
 	if made {
-		return syncPath(filepath.Dir(p.opts.Path))
-	}
-	return nil
-}
-
-// checkPlace refuses a path that must exist, or must be where a filesystem is mounted, and is not. Errors: ErrUnavailable.
-func checkPlace(opts Options) error {
-	if opts.MustExist {
-		if _, err := os.Stat(opts.Path); err != nil {
-			return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
+		if err := syncPath(filepath.Dir(p.opts.Path)); err != nil {
+			return err
 		}
 	}
-	if !opts.RequireMountpoint {
+	return p.checkMountpoint()
+}
+
+// checkMountpoint refuses a directory, by its descriptor, that must be where a filesystem is mounted and is not. Errors: ErrUnavailable.
+func (p *Pool) checkMountpoint() error {
+	if !p.opts.RequireMountpoint {
 		return nil
 	}
-	ok, err := mount.IsFilesystemRoot(opts.Path)
+	ok, err := mount.IsFilesystemRoot(p.root.File)
 	if err != nil {
 		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
 	}
@@ -127,8 +137,13 @@ func (p *Pool) openLayout() error {
 			return err
 		}
 	}
-	if p.lock, err = lockPool(p.root); err != nil {
+	if err := lockPool(p.root); err != nil {
 		return err
+	}
+	if !isNew { // before anything is changed that might be another pool's
+		if err := p.identify(m); err != nil {
+			return err
+		}
 	}
 	if isNew {
 		if m, err = initialize(p.root); err != nil {
@@ -138,10 +153,32 @@ func (p *Pool) openLayout() error {
 	if err := p.root.Chmod(0o700); err != nil {
 		return err
 	}
-	if p.id, err = m.poolID(); err != nil {
+	if err := p.identify(m); err != nil {
 		return err
 	}
 	return errors.Join(openInto(&p.volumes, p.root, volumesDir), openInto(&p.tmp, p.root, tmpDir), openInto(&p.trash, p.root, trashDir))
+}
+
+// identify reads the pool's ID and asks whether it may have it.
+func (p *Pool) identify(m marker) (err error) {
+	if p.id, err = m.poolID(); err != nil || p.opts.Claim == nil {
+		return err
+	}
+	return p.opts.Claim(p.id)
+}
+
+// IDAt is the ID of the pool at a path, which need not be open. Errors: os.ErrNotExist when there is no pool.
+func IDAt(path string) (volume.PoolID, error) {
+	f, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	m, err := readMarker(dir{f})
+	if err != nil {
+		return "", err
+	}
+	return m.poolID()
 }
 
 func openInto(d *dir, root dir, name string) (err error) {
@@ -165,7 +202,7 @@ func (p *Pool) Close() error {
 
 func (p *Pool) closeFiles() error {
 	var errs []error
-	for _, f := range []*os.File{p.volumes.File, p.tmp.File, p.trash.File, p.root.File, p.lock} {
+	for _, f := range []*os.File{p.volumes.File, p.tmp.File, p.trash.File, p.root.File} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
@@ -216,5 +253,5 @@ func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
 
 // isData says whether a path in a volume's directory is that of its data, as backend.OpenData finds it. What is below it is a pod's.
 func isData(parts []string) bool {
-	return slices.Equal(parts, []string{backend.Data}) || slices.Equal(parts, []string{backend.Holder, backend.Data})
+	return slices.Contains(backend.DataPaths(), strings.Join(parts, "/"))
 }

@@ -67,7 +67,7 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 	if !slices.Contains(volume.ManagedTypes(), r.Spec.Type) {
 		return volume.Volume{}, fmt.Errorf("%w: %s has type %q, this driver knows %v", volume.ErrCorrupt, recordFile, r.Spec.Type, volume.ManagedTypes())
 	}
-	if r.CapacityBytes <= 0 {
+	if r.CapacityBytes <= 0 || r.CapacityBytes > volume.MaxCapacityBytes {
 		return volume.Volume{}, fmt.Errorf("%w: %s has capacityBytes %d", volume.ErrCorrupt, recordFile, r.CapacityBytes)
 	}
 	return volume.Volume{
@@ -83,7 +83,7 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 
 // readRecord reads the record of an entry of volumes/, tmp/ or trash/; dirName is the volume's own directory.
 func (p *Pool) readRecord(parent dir, entryName, dirName string) (volume.Volume, error) {
-	f, err := openAt(parent.fd(), entryName+"/"+recordFile, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := parent.openBelow(entryName, recordFile, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
 	}

@@ -39,8 +39,11 @@ type SizeRange struct {
 // DefaultCapacityBytes is the size of a volume whose creator names none: 1 GiB.
 const DefaultCapacityBytes = 1 << 30
 
+// MaxCapacityBytes is more than any filesystem holds: 1 EiB. What is larger is a mistake, and sums of it would not be numbers.
+const MaxCapacityBytes = 1 << 60
+
 // ParseSizeRange checks the two numbers of a CSI capacity_range. Errors: ErrInvalid for a negative number, ErrOutOfRange for a
-// limit below the requirement.
+// limit below the requirement, or a requirement that nothing could meet.
 func ParseSizeRange(required, limit int64) (SizeRange, error) {
 	if required < 0 || limit < 0 {
 		return SizeRange{}, fmt.Errorf("%w: capacity range is required=%d limit=%d bytes: a size is never negative",
@@ -49,6 +52,10 @@ func ParseSizeRange(required, limit int64) (SizeRange, error) {
 	if limit > 0 && required > limit {
 		return SizeRange{}, fmt.Errorf("%w: capacity range asks for at least %d and at most %d bytes: no size is both",
 			ErrOutOfRange, required, limit)
+	}
+	if required > MaxCapacityBytes {
+		return SizeRange{}, fmt.Errorf("%w: capacity range asks for %d bytes, and no volume can have more than %d",
+			ErrOutOfRange, required, int64(MaxCapacityBytes))
 	}
 	return SizeRange{Required: required, Limit: limit}, nil
 }

@@ -14,8 +14,8 @@ func TestSizeIsTheLeastOfTheRange(t *testing.T) {
 		{5, 7, 5},
 		{0, 7, 7},
 		{0, DefaultCapacityBytes + 1, DefaultCapacityBytes},
-		{math.MaxInt64, 0, math.MaxInt64},
-		{math.MaxInt64, math.MaxInt64, math.MaxInt64},
+		{MaxCapacityBytes, 0, MaxCapacityBytes},
+		{MaxCapacityBytes, math.MaxInt64, MaxCapacityBytes},
 	} {
 		r, err := ParseSizeRange(tc.required, tc.limit)
 		if err != nil || r.Choose() != tc.size || !r.Contains(tc.size) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -46,26 +47,39 @@ func newDisk(ctx context.Context, fs, dir string) (disk, error) {
 		return d, nil
 	}
 	d.image = filepath.Join(dir, "image")
-	d.about = fmt.Sprintf("%s on a loop device over a sparse file on the host's %s", fs, filesystemOf(dir))
+	d.about = fmt.Sprintf("%s on a loop device (direct I/O) over a sparse file on the host's %s", fs, filesystemOf(dir))
 	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
 		return d, err
 	}
 	if err := os.Truncate(d.image, diskSize); err != nil {
 		return d, err
 	}
-	command := slices.Concat(mkfs[fs], []string{d.image})
-	if out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput(); err != nil {
-		return d, fmt.Errorf("%v: %w: %s", command, err, out)
+	if _, err := output(ctx, slices.Concat(mkfs[fs], []string{d.image})...); err != nil {
+		return d, err
 	}
 	return d, d.mount(ctx)
 }
 
+// mount attaches the image with direct I/O: otherwise each fsync would also write what other calls have left in the host's cache,
+// which a disk does not have.
 func (d disk) mount(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "mount", "-o", "loop", d.image, d.dir).CombinedOutput()
+	device, err := output(ctx, "losetup", "--find", "--show", "--direct-io=on", d.image)
 	if err != nil {
-		return fmt.Errorf("mount %s: %w: %s", d.image, err, out)
+		return err
 	}
-	return nil
+	_, err = output(ctx, "mount", device, d.dir)
+	// From here on the mount holds the device, and frees it.
+	_, detachErr := output(ctx, "losetup", "--detach", device)
+	return errors.Join(err, detachErr)
+}
+
+// output runs a command and returns the line that it says.
+func output(ctx context.Context, command ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%v: %w: %s", command, err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 // cool empties the caches of the filesystem, as a reboot does, and no others: the machine is not ours. It says whether it could.

@@ -27,6 +27,7 @@ type options struct {
 	clients  []int
 	rounds   int
 	duration time.Duration
+	calls    int
 	volumes  int
 	files    int
 }
@@ -76,6 +77,7 @@ func parse(args []string) (options, error) {
 	flags.IntSliceVar(&o.clients, "clients", []int{1, 2, 4, 8, 16, 32}, "how many cycles are under way at a time")
 	flags.IntVar(&o.rounds, "rounds", 5, "how often each measurement is made")
 	flags.DurationVar(&o.duration, "duration", 2*time.Second, "how long a round of cycles takes")
+	flags.IntVar(&o.calls, "calls", 300, "how many calls the median of a single call is taken of")
 	flags.IntVar(&o.volumes, "volumes", 100_000, "how many volumes the large pool has; a tenth of it is in the medium one")
 	flags.IntVar(&o.files, "files", 100_000, "how many files the large volume has")
 	if err := flags.Parse(args); err != nil {
@@ -84,8 +86,8 @@ func parse(args []string) (options, error) {
 	if _, known := mkfs[o.fs]; !known && o.fs != onHost {
 		return o, fmt.Errorf("--fs=%s: want ext4, xfs, btrfs or host", o.fs)
 	}
-	if o.rounds < 1 || o.volumes < 1000 || o.files < 1 || len(o.clients) == 0 || slices.Min(o.clients) < 1 {
-		return o, errors.New("want at least 1 round, 1,000 volumes, 1 file and 1 client")
+	if o.rounds < 1 || o.calls < 1 || o.volumes < 1000 || o.files < 1 || len(o.clients) == 0 || slices.Min(o.clients) < 1 {
+		return o, errors.New("want at least 1 round, 1 call, 1,000 volumes, 1 file and 1 client")
 	}
 	return o, nil
 }

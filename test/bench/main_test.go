@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -26,7 +27,8 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 	})
 	results := filepath.Join(t.TempDir(), "report.json")
 	o := options{
-		fs: onHost, parent: dir, json: results, rounds: 1, clients: []int{1, 2, 32}, duration: time.Millisecond, volumes: 1000, files: 1000,
+		fs: onHost, parent: dir, json: results, rounds: 1, clients: []int{1, 2, 32}, duration: time.Millisecond,
+		calls: 10, volumes: 1000, files: 1000,
 	}
 	var out bytes.Buffer
 	if err := measure(o, &out); err != nil {
@@ -55,7 +57,21 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 }
 
 func TestSpreadOfRounds(t *testing.T) {
-	if got, want := spreadOf([]float64{3, 1, 2}), (spread{Min: 1, Median: 2, Max: 3}); got != want {
-		t.Errorf("got %+v, want %+v", got, want)
+	tests := []struct {
+		name   string
+		rounds []float64
+		want   spread
+	}{
+		{name: "odd", rounds: []float64{3, 1, 2}, want: spread{Min: 1, Median: 2, Max: 3}},
+		{name: "even", rounds: []float64{4, 1}, want: spread{Min: 1, Median: 2.5, Max: 4}},
+		{name: "not all numbers", rounds: []float64{math.NaN(), 1, math.Inf(1)}, want: spread{Min: 1, Median: 1, Max: 1}},
+		{name: "none", want: spread{}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := spreadOf(test.rounds); got != test.want {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
 	}
 }

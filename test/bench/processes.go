@@ -15,7 +15,7 @@ import (
 )
 
 // tracedCycles are enough to meet every code path of the cycle; strace makes them slow.
-const tracedCycles = 50
+const tracedCycles = 20
 
 // started matches a line of strace about a new process. A clone with CLONE_THREAD is a thread of the Go runtime.
 var started = regexp.MustCompile(`\b(fork|vfork|execve|execveat|clone|clone3)\(`)

@@ -115,8 +115,6 @@ func (r row) verdict() string {
 // number has three digits that count, as many as such a measurement has.
 func number(f float64) string {
 	switch {
-	case math.IsNaN(f):
-		return "–"
 	case math.Abs(f) >= 100 || f == math.Trunc(f):
 		return strconv.FormatFloat(f, 'f', 0, 64)
 	default:

@@ -13,12 +13,16 @@ type spread struct {
 	Max    float64 `json:"max"`
 }
 
+// spreadOf leaves out what is no number: a round too short to measure. The spread of nothing is zero.
 func spreadOf(rounds []float64) spread {
-	if len(rounds) == 0 {
-		return spread{Min: math.NaN(), Median: math.NaN(), Max: math.NaN()}
+	sorted := slices.DeleteFunc(slices.Clone(rounds), func(f float64) bool { return math.IsNaN(f) || math.IsInf(f, 0) })
+	slices.Sort(sorted)
+	if len(sorted) == 0 {
+		return spread{}
 	}
-	sorted := slices.Sorted(slices.Values(rounds))
-	return spread{Min: sorted[0], Median: quantile(sorted, 0.5), Max: sorted[len(sorted)-1]}
+	// Of an even number of rounds the middle two count: the lower one alone would flatter.
+	median := (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+	return spread{Min: sorted[0], Median: median, Max: sorted[len(sorted)-1]}
 }
 
 // quantile is the nearest-rank quantile of sorted values.

@@ -29,15 +29,17 @@ func TestReadWriteOncePodIsRefusedToASecondPod(t *testing.T) {
 	ns := newNamespace(t)
 	apply(t, ns, claim("data", "csi-hostpath", "1Gi", "ReadWriteOncePod")+pod("first", mounts("data", "/data")))
 	waitReady(t, ns, "first")
-	apply(t, ns, pod("second", mounts("data", "/data")))
-	eventually(t, readyTimeout, func() error {
-		out := kubectl(t, "-n", ns, "get", "pod", "second", "-o", "jsonpath={.status.conditions[?(@.type=='PodScheduled')].message}")
-		if !strings.Contains(out, "ReadWriteOncePod") {
-			return fmt.Errorf("the second pod is told %q", out)
-		}
-		return nil
-	})
-	deletePod(t, ns, "first")
+	// The second one asks the scheduler; the third is bound to the node by hand, so that kubelet and the driver have to refuse it.
+	unscheduled := mounts("data", "/data")
+	unscheduled.boundTo = nodeOf(t, ns, "first")
+	apply(t, ns, pod("second", mounts("data", "/data"))+pod("third", unscheduled))
+	for name, want := range map[string]string{"second": "ReadWriteOncePod", "third": "FailedMount"} {
+		eventually(t, readyTimeout, func() error { return describes(t, ns, "pod", name, want) })
+	}
+	if phase := kubectl(t, "-n", ns, "get", "pod", "third", "-o", "jsonpath={.status.phase}"); phase != "Pending" {
+		t.Errorf("the pod that bypassed the scheduler is %s", phase)
+	}
+	deletePod(t, ns, "first", "third")
 	waitReady(t, ns, "second")
 }
 
@@ -60,18 +62,45 @@ func TestReadOnlyMountRefusesWrites(t *testing.T) {
 	}
 }
 
+// TestProgramOnAVolumeRuns: unlike a scratch mount, a volume is not noexec; but nosuid and nodev, so that it brings nobody rights.
+func TestProgramOnAVolumeRuns(t *testing.T) {
+	ns := newNamespace(t)
+	p := mounts("data", "/data")
+	p.security = "{runAsUser: 1000, fsGroup: 2000}"
+	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("app", p)+pod("root", mounts("data", "/data")))
+	waitReady(t, ns, "app", "root")
+	sh(t, ns, "app", `printf '#!/bin/sh\necho it runs' >/data/script; chmod +x /data/script`)
+	if got := kubectl(t, "-n", ns, "exec", "app", "--", "/data/script"); got != "it runs" {
+		t.Errorf("the program says %q", got)
+	}
+	sh(t, ns, "root", "cp /bin/busybox /data/id; chmod 4755 /data/id; mknod -m 666 /data/null c 1 3")
+	if got := sh(t, ns, "app", "/data/id -u"); got != "1000" {
+		t.Errorf("a set-uid program of the volume runs as %s", got)
+	}
+	if err := shError(t, ns, "app", "echo x >/data/null"); !strings.Contains(err.Error(), "Permission denied") {
+		t.Errorf("a device node of the volume says %v", err)
+	}
+}
+
 func TestSubPathShowsPartOfTheVolume(t *testing.T) {
 	ns := newNamespace(t)
+	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("first", mounts("data", "/whole")))
+	waitReady(t, ns, "first")
+	sh(t, ns, "first", "echo colour=blue > /whole/app.conf")
 	p := mounts("data", "/whole")
-	p.volumeMounts = append(p.volumeMounts, "{name: data, mountPath: /part, subPath: inner/dir}")
-	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("app", p))
+	p.volumeMounts = append(p.volumeMounts, "{name: data, mountPath: /part, subPath: inner/dir}",
+		"{name: data, mountPath: /etc/app.conf, subPath: app.conf, readOnly: true}")
+	apply(t, ns, pod("app", p))
 	waitReady(t, ns, "app")
 	sh(t, ns, "app", "echo x > /part/file")
-	if got := sh(t, ns, "app", "cat /whole/inner/dir/file"); got != "x" {
-		t.Errorf("in the whole volume the file holds %q", got)
+	if got := sh(t, ns, "app", "cat /whole/inner/dir/file /etc/app.conf"); got != "x\ncolour=blue" {
+		t.Errorf("the whole volume and the file of it hold %q", got)
+	}
+	if err := shError(t, ns, "app", "echo y > /etc/app.conf"); !strings.Contains(err.Error(), "Read-only file system") {
+		t.Errorf("writing the file says %v", err)
 	}
 	v := volumeOf(t, ns, "data")
-	deletePod(t, ns, "app")
+	deletePod(t, ns, "first", "app")
 	kubectl(t, "-n", ns, "delete", "pvc", "data", "--timeout=180s")
 	checkNothingLeft(t, v)
 }
@@ -116,7 +145,7 @@ spec:
     - name: feeder
       image: %[1]s
       restartPolicy: Always
-      command: [sh, -c, "trap exit TERM; i=0; while true; do i=$((i+1)); echo $i > /scratch/new; mv /scratch/new /scratch/now; sleep 1 & wait $!; done"]
+      command: [sh, -c, "trap exit TERM; i=0; while i=$((i+1)); do echo $i >/scratch/n; mv /scratch/n /scratch/now; sleep 1; done"]
       volumeMounts: [{name: scratch, mountPath: /scratch}]
   containers:
     - name: main
@@ -125,7 +154,9 @@ spec:
       volumeMounts: [{name: scratch, mountPath: /scratch, readOnly: true}]
   volumes:
     - name: scratch
-      ephemeral: {volumeClaimTemplate: {spec: {storageClassName: csi-hostpath, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}}
+      ephemeral:
+        volumeClaimTemplate:
+          spec: {storageClassName: csi-hostpath, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
 `, cluster.BusyboxImage))
 	waitReady(t, ns, "app")
 	read := func() string {

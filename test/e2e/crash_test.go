@@ -72,8 +72,11 @@ func TestRebootedNodeBringsItsPodsBackWithTheirData(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if strings.TrimSpace(out) == starts+"\ncolour=blue" || !strings.Contains(out, "colour=blue") {
-			return fmt.Errorf("the pod says %q, before the reboot it had %s starts", out, starts)
+		if strings.TrimSpace(out) == starts+"\ncolour=blue" {
+			return fmt.Errorf("the pod has not started again")
+		}
+		if !strings.HasSuffix(out, "colour=blue\n") {
+			t.Fatalf("the pod says %q, before the reboot it had %s starts", out, starts)
 		}
 		return nil
 	})

@@ -15,6 +15,8 @@ import (
 // values is the installation that the tests run on: every node has a disk for its pool, and must have it.
 const values = `
 image: {repository: localhost/csi-hostpath, tag: e2e, pullPolicy: Never}
+# The scheduler's next look at a pool that has come or gone, which tests wait for.
+provisioner: {capacityPollInterval: 5s}
 config:
   pools:
     - name: default
@@ -35,20 +37,26 @@ storageClasses:
     reclaimPolicy: Retain
   - name: csi-hostpath-fast
     parameters: {pool: fast}
-  - name: csi-hostpath-typo
-    parameters: {tpye: FileOrCreate}
 `
 
+// install is the README's three commands. The label stands for the image that is loaded: under the same tag, a new one would not
+// replace the driver of a cluster that was kept.
 func install(ctx context.Context, set ...string) error {
-	if _, err := testCluster.KubectlInput(ctx, strings.NewReader(
-		"{apiVersion: v1, kind: Namespace, metadata: {name: "+namespace+", labels: {pod-security.kubernetes.io/enforce: privileged}}}",
-	), "apply", "-f", "-"); err != nil {
+	if _, err := testCluster.Kubectl(ctx, "get", "namespace", namespace); err != nil {
+		if _, err := testCluster.Kubectl(ctx, "create", "namespace", namespace); err != nil {
+			return err
+		}
+	}
+	if _, err := testCluster.Kubectl(ctx, "label", "--overwrite", "namespace", namespace,
+		"pod-security.kubernetes.io/enforce=privileged"); err != nil {
 		return err
 	}
-	args := []string{"upgrade", "--install", release, filepath.Join(root, "deploy/helm/csi-hostpath"), "--namespace", namespace,
-		"--values", "-", "--wait", "--timeout", "3m"}
-	for _, s := range set {
-		args = append(args, "--set", s)
+	args := []string{
+		"upgrade", "--install", release, filepath.Join(root, "deploy/helm/csi-hostpath"), "--namespace", namespace,
+		"--values", "-", "--wait", "--timeout", "3m",
+	}
+	for _, s := range append(set, "podLabels.e2e-image="+imageMark) {
+		args = append(args, "--set-string", s)
 	}
 	return runHelm(ctx, values, args...)
 }
@@ -65,11 +73,14 @@ func runHelm(ctx context.Context, stdin string, args ...string) error {
 
 // TestUninstallKeepsDataAndReinstallFindsIt also shows that the plain manifests install: they bring the driver back.
 func TestUninstallKeepsDataAndReinstallFindsIt(t *testing.T) {
+	quiet(t) // a pod that ends while there is no driver would hold up the uninstallation's own tests
 	ns := newNamespace(t)
-	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("writer", mounts("data", "/data")))
-	waitReady(t, ns, "writer")
+	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("writer", mounts("data", "/data"))+
+		claim("other", "csi-hostpath", "1Gi")+pod("other", mounts("other", "/data")))
+	waitReady(t, ns, "writer", "other")
 	sh(t, ns, "writer", "echo kept > /data/file && sync")
-	node := nodeOf(t, ns, "writer")
+	node, other := nodeOf(t, ns, "writer"), volumeOf(t, ns, "other")
+	deletePod(t, ns, "other")
 	if err := runHelm(t.Context(), "", "uninstall", release, "--namespace", namespace, "--wait"); err != nil {
 		t.Fatal(err)
 	}
@@ -79,20 +90,27 @@ func TestUninstallKeepsDataAndReinstallFindsIt(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if got := sh(t, ns, "writer", "cat /data/file"); got != "kept" {
+	const ours = "csidrivers,storageclasses,clusterroles,clusterrolebindings,validatingadmissionpolicies"
+	if left := kubectl(t, "get", ours, "-l", "app.kubernetes.io/name=csi-hostpath", "-o", "name"); left != "" {
+		t.Errorf("the uninstallation left %s", left)
+	}
+	if got := sh(t, ns, "writer", "cat /data/file; echo more >> /data/file"); got != "kept" {
 		t.Errorf("a running pod reads %q while nothing is installed", got)
 	}
+	kubectl(t, "-n", ns, "delete", "pvc", "other", "--timeout=60s") // waits for its volume to be deleted by the next installation
+
 	kubectl(t, "apply", "-f", plainManifests(t))
 	kubectl(t, "-n", namespace, "rollout", "status", "daemonset/"+release, "--timeout=180s")
 	deletePod(t, ns, "writer")
-	apply(t, ns, pod("reader", mounts("data", "/data")))
-	waitReady(t, ns, "reader")
-	if got := sh(t, ns, "reader", "cat /data/file"); got != "kept" {
+	apply(t, ns, pod("reader", mounts("data", "/data"))+claim("new", "csi-hostpath", "1Gi")+pod("new", mounts("new", "/data")))
+	waitReady(t, ns, "reader", "new")
+	if got := sh(t, ns, "reader", "cat /data/file"); got != "kept\nmore" {
 		t.Errorf("after the reinstallation a pod reads %q", got)
 	}
 	if got := nodeOf(t, ns, "reader"); got != node {
 		t.Errorf("the pod is on %s, its volume on %s", got, node)
 	}
+	checkNothingLeft(t, other)
 }
 
 // plainManifests is deploy/kubernetes with the image of the test.
@@ -104,8 +122,8 @@ func plainManifests(t *testing.T) string {
 	}
 	lines := strings.Split(string(content), "\n")
 	for i, line := range lines {
-		if at := strings.Index(line, "image: "); at >= 0 && strings.Contains(line, "localhost/csi-hostpath") {
-			lines[i] = line[:at] + "image: " + driverImage
+		if indent, image, found := strings.Cut(line, "image: "); found && strings.Contains(image, "localhost/csi-hostpath") {
+			lines[i] = indent + "image: " + driverImage
 		}
 	}
 	name := filepath.Join(t.TempDir(), "csi-hostpath.yaml")
@@ -115,25 +133,40 @@ func plainManifests(t *testing.T) string {
 	return name
 }
 
-// TestUpgradeDoesNotDisturbRunningPods changes the configuration, which restarts every driver, while a pod writes.
+// TestUpgradeDoesNotDisturbRunningPods replaces every driver, one after the other, while a pod writes on each node.
 func TestUpgradeDoesNotDisturbRunningPods(t *testing.T) {
 	ns := newNamespace(t)
-	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("writer", mounts("data", "/data")))
-	waitReady(t, ns, "writer")
-	stop := startWriting(t, ns, "writer")
+	var manifests strings.Builder
+	var writers []string
+	for _, node := range testCluster.Nodes() {
+		name := "on-" + node.Name()
+		p := mounts(name, "/data")
+		p.node = node.Name()
+		manifests.WriteString(claim(name, "csi-hostpath", "1Gi") + pod(name, p))
+		writers = append(writers, name)
+	}
+	apply(t, ns, manifests.String())
+	waitReady(t, ns, writers...)
+	var stops []func()
+	for _, name := range writers {
+		stops = append(stops, startWriting(t, ns, name))
+	}
 	before := driverPods(t)
-	if err := install(t.Context(), "driver.logLevel=4"); err != nil {
+	if err := install(t.Context(), "podAnnotations.e2e-upgrade="+ns); err != nil {
 		t.Fatal(err)
 	}
 	kubectl(t, "-n", namespace, "rollout", "status", "daemonset/"+release, "--timeout=180s")
+	after := driverPods(t)
 	for name := range before {
-		if _, same := driverPods(t)[name]; same {
+		if _, same := after[name]; same {
 			t.Errorf("driver pod %s was not replaced by the upgrade", name)
 		}
 	}
 	apply(t, ns, claim("more", "csi-hostpath", "1Gi")+pod("after", mounts("more", "/data")))
 	waitReady(t, ns, "after")
-	stop()
+	for _, stop := range stops {
+		stop()
+	}
 	for _, node := range testCluster.Nodes() {
 		if owners := lockOwners(t, node); len(owners) != 1 {
 			t.Errorf("%s: the pool's lock is held by %v, want one process", node.Name(), owners)

@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/sha256"
 	"flag"
 	"fmt"
 	"os"
@@ -22,6 +23,9 @@ const (
 	release     = "csi-hostpath"
 	driverImage = "localhost/csi-hostpath:e2e"
 	volumesPath = cluster.DefaultDiskPath + "/volumes"
+
+	// clusterName is not the default, so that the cluster that somebody tries things on is left alone.
+	clusterName = "e2e"
 )
 
 var (
@@ -32,8 +36,11 @@ var (
 	root    = "../.." // of the checkout
 )
 
-// testCluster is the one cluster of the run.
-var testCluster *cluster.Cluster
+// testCluster is the one cluster of the run; imageMark tells the image that it runs from earlier ones.
+var (
+	testCluster *cluster.Cluster
+	imageMark   string
+)
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -49,14 +56,29 @@ func run(m *testing.M) int {
 	defer down(ctx)
 	if err := setUp(ctx); err != nil {
 		fmt.Println("e2e: set-up:", err)
-		collectLogs(ctx)
+		collectLogs(ctx, "set-up")
 		return 1
 	}
 	code := m.Run()
-	if code != 0 {
-		collectLogs(ctx)
+	if err := waitNothingLeft(ctx); err != nil {
+		fmt.Println("e2e: the tests are over, but", err)
+		collectLogs(ctx, "leftovers")
+		code = max(code, 1)
 	}
 	return code
+}
+
+// waitNothingLeft is the last test: after all those crashes, reboots and reinstallations, each volume was deleted.
+func waitNothingLeft(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for {
+		err := leftovers(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(pollInterval)
+	}
 }
 
 func setUp(ctx context.Context) (err error) {
@@ -64,7 +86,7 @@ func setUp(ctx context.Context) (err error) {
 	progress := func(format string, args ...any) {
 		fmt.Printf("%6.1fs  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	}
-	testCluster, err = cluster.Start(ctx, cluster.Options{Nodes: 3, Disks: "ext4,xfs,btrfs", Progress: progress})
+	testCluster, err = cluster.Start(ctx, cluster.Options{Name: clusterName, Nodes: 3, Disks: "ext4,xfs,btrfs", Progress: progress})
 	if err != nil {
 		return err
 	}
@@ -72,7 +94,11 @@ func setUp(ctx context.Context) (err error) {
 		return err
 	}
 	progress("install the chart")
-	return install(ctx)
+	if err := install(ctx); err != nil {
+		return err
+	}
+	progress("run the tests")
+	return nil
 }
 
 func loadImage(ctx context.Context, progress func(string, ...any)) error {
@@ -81,7 +107,7 @@ func loadImage(ctx context.Context, progress func(string, ...any)) error {
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(folder)
+		defer func() { _ = os.RemoveAll(folder) }()
 		*archive = filepath.Join(folder, "image.tar")
 		progress("build the image from the Dockerfile")
 		err = cluster.BuildImage(ctx, cluster.ImageBuild{
@@ -92,24 +118,31 @@ func loadImage(ctx context.Context, progress func(string, ...any)) error {
 		}
 	}
 	progress("load the image")
+	content, err := os.ReadFile(*archive)
+	if err != nil {
+		return err
+	}
+	imageMark = fmt.Sprintf("h-%x", sha256.Sum256(content))[:20]
 	return testCluster.Load(ctx, *archive)
 }
 
-func collectLogs(ctx context.Context) {
+// collectLogs keeps every component's log, and what Kubernetes says of itself, in a folder named for what failed.
+func collectLogs(ctx context.Context, name string) {
 	if *logs == "" {
 		return
 	}
-	if err := cluster.CollectLogs(ctx, "", *logs); err != nil {
+	folder := filepath.Join(*logs, name)
+	if err := cluster.CollectLogs(ctx, clusterName, folder); err != nil {
 		fmt.Println("e2e: logs:", err)
 	}
-	fmt.Println("e2e: every component's log is in", *logs)
+	fmt.Println("e2e: every component's log is in", folder)
 }
 
 func down(ctx context.Context) {
 	if *keep {
 		return
 	}
-	if err := cluster.Down(ctx, "", func(string, ...any) {}); err != nil {
+	if err := cluster.Down(ctx, clusterName, func(string, ...any) {}); err != nil {
 		fmt.Println("e2e: take the cluster down:", err)
 	}
 }

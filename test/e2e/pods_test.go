@@ -31,19 +31,58 @@ func kubectl(t *testing.T, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// newNamespace makes a namespace that is deleted, with its pods and volumes, when the test ends.
+// newNamespace makes a namespace that is deleted, with its pods and volumes, when the test ends. The next test does not wait for
+// that, unless it calls quiet; the run does in the end, and counts what is left (TestMain).
 func newNamespace(t *testing.T) string {
 	t.Helper()
 	ns := fmt.Sprintf("e2e-%x", time.Now().UnixNano())
 	kubectl(t, "create", "namespace", ns)
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() { // before anything is gone
 			t.Log(describe(ns))
+			collectLogs(context.WithoutCancel(t.Context()), t.Name())
 		}
-		kubectl(t, "-n", ns, "delete", "pods,statefulsets,deployments,pvc", "--all", "--grace-period=1", "--timeout=180s")
-		kubectl(t, "delete", "namespace", ns, "--timeout=180s")
+		kubectl(t, "delete", "namespace", ns, "--wait=false")
 	})
 	return ns
+}
+
+// quiet waits until earlier tests' volumes are gone, for a test that counts the room or takes the driver away.
+func quiet(t *testing.T) {
+	t.Helper()
+	eventually(t, readyTimeout, func() error { return leftovers(t.Context()) })
+}
+
+// leftovers is an error that names the volumes that the cluster, or a node, still has.
+func leftovers(ctx context.Context) error {
+	out, err := testCluster.Kubectl(ctx, "get", "pv", "-o", "name")
+	if err != nil {
+		return err
+	}
+	if out != "" {
+		return fmt.Errorf("the cluster still has %s", strings.Join(strings.Fields(out), ", "))
+	}
+	for _, n := range testCluster.Nodes() {
+		out, err := n.Exec(ctx, "sh", "-c", "cd "+cluster.DefaultDiskPath+" && ls -d volumes/* tmp/* trash/* 2>/dev/null; "+
+			"grep kubernetes.io~csi/ /proc/mounts || true")
+		if err != nil {
+			return err
+		}
+		if out != "" {
+			return fmt.Errorf("%s still has %s", n.Name(), strings.Join(strings.Fields(out), ", "))
+		}
+	}
+	return nil
+}
+
+// describes is an error unless kubectl describe, where users look, says what is wanted.
+func describes(t *testing.T, ns, kind, name, want string) error {
+	t.Helper()
+	out := kubectl(t, "-n", ns, "describe", kind, name)
+	if !strings.Contains(out, want) {
+		return fmt.Errorf("%s %s does not say %q:\n%s", kind, name, want, out)
+	}
+	return nil
 }
 
 func describe(ns string) string {
@@ -56,6 +95,20 @@ func apply(t *testing.T, ns, manifests string) {
 	if _, err := testCluster.KubectlInput(t.Context(), strings.NewReader(manifests), "-n", ns, "apply", "-f", "-"); err != nil {
 		t.Fatalf("%v\n%s", err, manifests)
 	}
+}
+
+// class makes a StorageClass with one parameter, which the chart would refuse when it is wrong; it goes with the test.
+func class(t *testing.T, name, parameter, value string) {
+	t.Helper()
+	t.Cleanup(func() { kubectl(t, "delete", "storageclass", name, "--ignore-not-found") })
+	apply(t, "default", fmt.Sprintf(`
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: %s}
+provisioner: %s
+volumeBindingMode: WaitForFirstConsumer
+parameters: {%s: %q}
+`, name, driverName, parameter, value))
 }
 
 func claim(name, class, size string, options ...string) string {
@@ -79,11 +132,12 @@ spec:
 type podSpec struct {
 	volumes, volumeMounts []string // YAML flow mappings
 	security              string   // a pod's securityContext
-	node                  string
+	node                  string   // the scheduler's only choice
+	boundTo               string   // the node, without asking the scheduler
 	command               string
 }
 
-// mounts mounts claims: name, path, name, path, …
+// mounts makes a pod mount claims, given as pairs of a name and a path.
 func mounts(pairs ...string) podSpec {
 	var p podSpec
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -102,6 +156,7 @@ func pod(name string, p podSpec) string {
 	if security == "" {
 		security = "{}"
 	}
+	command = "trap exit TERM; " + command + " & wait" // a PID 1 without a trap ignores SIGTERM
 	selector := "{}"
 	if p.node != "" {
 		selector = "{kubernetes.io/hostname: " + p.node + "}"
@@ -115,13 +170,15 @@ spec:
   terminationGracePeriodSeconds: 1
   securityContext: %s
   nodeSelector: %s
+  nodeName: %q
   containers:
     - name: main
       image: %s
       command: [sh, -c, %q]
       volumeMounts: [%s]
   volumes: [%s]
-`, name, name, security, selector, cluster.BusyboxImage, "trap exit TERM; "+command+" & wait", strings.Join(p.volumeMounts, ", "), strings.Join(p.volumes, ", "))
+`, name, name, security, selector, p.boundTo, cluster.BusyboxImage, command,
+		strings.Join(p.volumeMounts, ", "), strings.Join(p.volumes, ", "))
 }
 
 func waitReady(t *testing.T, ns string, names ...string) {
@@ -190,16 +247,20 @@ func eventually(t *testing.T, timeout time.Duration, condition func() error) {
 // startWriting has a pod append a line every tenth of a second. What it returns stops that, and fails the test if a write failed.
 func startWriting(t *testing.T, ns, name string) (stop func()) {
 	t.Helper()
-	sh(t, ns, name, `rm -f /data/stop /data/failed; (i=0; while [ ! -e /data/stop ]; do
-		i=$((i+1)); echo $i >>/data/log && sync /data/log || echo $i >>/tmp/failed; usleep 100000; done) >/dev/null 2>&1 &`)
+	sh(t, ns, name, `(i=0; while [ ! -e /tmp/stop ]; do i=$((i+1))
+		echo $i >>/data/log && sync /data/log || echo $i >>/tmp/failed
+		usleep 100000; done; touch /tmp/stopped) >/dev/null 2>&1 &`)
 	return func() {
 		t.Helper()
-		sh(t, ns, name, "touch /data/stop; sleep 1")
+		sh(t, ns, name, "touch /tmp/stop; while [ ! -e /tmp/stopped ]; do usleep 50000; done")
 		if failed := sh(t, ns, name, "cat /tmp/failed 2>/dev/null || true"); failed != "" {
 			t.Errorf("these writes failed: %s", failed)
 		}
-		if out := sh(t, ns, name, `awk '$1 != NR {print "line " NR " is " $1; exit}' /data/log; wc -l </data/log`); strings.Contains(out, "line") {
-			t.Errorf("the log has a gap: %s", out)
+		if gap := sh(t, ns, name, `awk '$1 != NR {print "line " NR " is " $1; exit}' /data/log`); gap != "" {
+			t.Errorf("the log has a gap: %s", gap)
+		}
+		if lines := sh(t, ns, name, "wc -l </data/log"); len(lines) < 2 {
+			t.Errorf("the log has only %s lines: the test shows nothing", lines)
 		}
 	}
 }
@@ -257,12 +318,18 @@ func hostLs(t *testing.T, n *cluster.Node, dir string) []string {
 // lockOwners lists the processes of the node that hold the lock of the default pool.
 func lockOwners(t *testing.T, n *cluster.Node) []string {
 	t.Helper()
-	out, err := n.Exec(t.Context(), "sh", "-c",
-		`inode=$(stat -c %i `+cluster.DefaultDiskPath+`/lock); awk -v i=":$inode" '$2=="FLOCK" && index($6 "", i) && substr($6, length($6)-length(i)+1)==i {print $5}' /proc/locks`)
+	out, err := n.Exec(t.Context(), "sh", "-c", "stat -c %i "+cluster.DefaultDiskPath+"/lock; cat /proc/locks")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Fields(out)
+	inode, locks, _ := strings.Cut(out, "\n")
+	var owners []string
+	for line := range strings.Lines(locks) { // 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF
+		if f := strings.Fields(line); len(f) > 5 && f[1] == "FLOCK" && strings.HasSuffix(f[5], ":"+inode) {
+			owners = append(owners, f[4])
+		}
+	}
+	return owners
 }
 
 // volumeOf is the directory that a claim's volume has in the pool.

@@ -3,9 +3,9 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -39,16 +39,28 @@ spec:
       spec: {storageClassName: csi-hostpath, accessModes: [ReadWriteOnce], resources: {requests: {storage: 256Mi}}}
 `, cluster.BusyboxImage))
 	kubectl(t, "-n", ns, "rollout", "status", "statefulset/db", "--timeout=300s")
+	homes := make(map[string]string)
 	where := make(map[string]int)
 	for i := range 6 {
 		name := fmt.Sprintf("db-%d", i)
-		where[nodeOf(t, ns, name)]++
-		if got := sh(t, ns, name, "cat /data/names"); got != name {
-			t.Errorf("the volume of %s has %q", name, got)
+		homes[name] = nodeOf(t, ns, name)
+		where[homes[name]]++
+	}
+	for node, n := range where {
+		if n != 2 {
+			t.Errorf("%d of the pods are on %s, want two on each of three nodes", n, node)
 		}
 	}
-	if len(where) != 3 {
-		t.Errorf("the pods are on %v, want two on each of three nodes", where)
+	// All at once: each comes back to its own volume, so to its own node.
+	kubectl(t, "-n", ns, "delete", "pods", "-l", "app=db", "--timeout=180s")
+	kubectl(t, "-n", ns, "rollout", "status", "statefulset/db", "--timeout=300s")
+	for name, home := range homes {
+		if got := nodeOf(t, ns, name); got != home {
+			t.Errorf("%s has come back on %s, its volume is on %s", name, got, home)
+		}
+		if got := sh(t, ns, name, "cat /data/names"); got != name+"\n"+name {
+			t.Errorf("the volume of %s has %q, want its name of both starts", name, got)
+		}
 	}
 }
 
@@ -72,14 +84,21 @@ func TestImmediateBindingBringsThePodToTheVolume(t *testing.T) {
 
 // TestFullNodeSendsThePodElsewhere takes nearly all the room of every node but one, and claims more than the full ones have left.
 func TestFullNodeSendsThePodElsewhere(t *testing.T) {
+	quiet(t)
 	ns := newNamespace(t)
-	free := capacities(t, "csi-hostpath")
+	var free map[string]int64
+	eventually(t, readyTimeout, func() error {
+		if free = capacities(t, "csi-hostpath"); len(free) != 3 {
+			return fmt.Errorf("the capacities are %v", free)
+		}
+		return nil
+	})
 	nodes := testCluster.Nodes()
 	for i, n := range nodes[:2] {
 		filler := fmt.Sprintf("filler-%d", i)
 		p := mounts(filler, "/data")
 		p.node = n.Name()
-		apply(t, ns, claim(filler, "csi-hostpath", fmt.Sprint(free[n.Name()]-256<<20))+pod(filler, p))
+		apply(t, ns, claim(filler, "csi-hostpath", strconv.FormatInt(free[n.Name()]-256<<20, 10))+pod(filler, p))
 	}
 	waitReady(t, ns, "filler-0", "filler-1")
 	// The size that only the third node has; the scheduler knows it from the CSIStorageCapacity objects, or learns it by being refused.
@@ -127,20 +146,13 @@ func quantity(t *testing.T, text string) int64 {
 	return n * factor
 }
 
-// TestPoolOfChosenNodesGetsThePodsOfItsClass makes the optional pool on one node.
+// TestPoolOfChosenNodesGetsThePodsOfItsClass makes the directory of the optional pool on one node. It stays, for nothing else uses it.
 func TestPoolOfChosenNodesGetsThePodsOfItsClass(t *testing.T) {
 	ns := newNamespace(t)
 	chosen := testCluster.Nodes()[1]
 	if _, err := chosen.Exec(t.Context(), "mkdir", "-p", "/srv/fast"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { // the driver has it open until it is restarted; the pool is empty by then
-		if _, err := chosen.Exec(context.Background(), "rm", "-rf", "/srv/fast"); err != nil {
-			t.Error(err)
-		}
-		kubectl(t, "-n", namespace, "rollout", "restart", "daemonset/"+release)
-		kubectl(t, "-n", namespace, "rollout", "status", "daemonset/"+release, "--timeout=180s")
-	})
 	apply(t, ns, claim("data", "csi-hostpath-fast", "64Mi")+pod("app", mounts("data", "/data")))
 	waitReady(t, ns, "app")
 	if node := nodeOf(t, ns, "app"); node != chosen.Name() {
@@ -149,6 +161,11 @@ func TestPoolOfChosenNodesGetsThePodsOfItsClass(t *testing.T) {
 	v := volumeOf(t, ns, "data")
 	if names := hostLs(t, chosen, "/srv/fast/volumes"); len(names) != 1 || names[0] != v {
 		t.Errorf("the pool has %v, want %s", names, v)
+	}
+	for node, bytes := range capacities(t, "csi-hostpath-fast") {
+		if node != chosen.Name() && bytes > 0 {
+			t.Errorf("%s offers %d bytes of a pool that it does not have", node, bytes)
+		}
 	}
 	deletePod(t, ns, "app")
 	kubectl(t, "-n", ns, "delete", "pvc", "data", "--timeout=180s")

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +57,7 @@ spec:
       volumes: [%s]
 `, n, cluster.BusyboxImage, volume))
 	eventually(t, 10*time.Minute, func() error {
-		if got := kubectl(t, "-n", ns, "get", "deployment", "many", "-o", "jsonpath={.status.readyReplicas}"); got != fmt.Sprint(n) {
+		if got := kubectl(t, "-n", ns, "get", "deployment", "many", "-o", "jsonpath={.status.readyReplicas}"); got != strconv.Itoa(n) {
 			return fmt.Errorf("%s of %d pods are ready", got, n)
 		}
 		return nil

@@ -5,44 +5,41 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/cluster"
 )
 
-// TestClaimSaysWhatIsWrongWithIt is what a user sees in `kubectl describe pvc`.
+// TestClaimSaysWhatIsWrongWithIt is what a user sees in `kubectl describe`.
 func TestClaimSaysWhatIsWrongWithIt(t *testing.T) {
 	ns := newNamespace(t)
+	class(t, "csi-hostpath-typo", "tpye", "FileOrCreate")
 	apply(t, ns, claim("typo", "csi-hostpath-typo", "1Gi")+pod("typo", mounts("typo", "/data"))+
-		claim("huge", "csi-hostpath", "1Ei")+pod("huge", mounts("huge", "/data"))+
-		claim("shared", "csi-hostpath", "1Gi", "ReadWriteMany")+pod("shared", mounts("shared", "/data")))
-	for _, tc := range []struct{ kind, name, want string }{
-		{"pvc", "typo", `unknown parameter "tpye"; known: `},
-		{"pvc", "shared", "access mode is of several nodes"},
-		{"pod", "huge", "did not have enough free storage"},
-	} {
-		eventually(t, readyTimeout, func() error {
-			out := kubectl(t, "-n", ns, "describe", tc.kind, tc.name)
-			if !strings.Contains(out, tc.want) {
-				return fmt.Errorf("%s %s does not say %q:\n%s", tc.kind, tc.name, tc.want, out)
-			}
-			return nil
-		})
+		claim("full", "csi-hostpath", "1Ti")+pod("full", mounts("full", "/data"))+
+		claim("shared", "csi-hostpath", "1Gi", "ReadWriteMany")+pod("shared", mounts("shared", "/data"))+
+		claim("impossible", "csi-hostpath", "2Ei")+claim("late", "csi-hostpath", "1Ti"))
+	// What the scheduler does while it does not know yet that a node is full.
+	for _, name := range []string{"impossible", "late"} {
+		kubectl(t, "-n", ns, "annotate", "pvc", name, "volume.kubernetes.io/selected-node="+testCluster.Nodes()[0].Name())
 	}
-}
-
-// TestNoRoomAnywhereSaysHowMuchThereIs: the scheduler knows no capacities for a claim that is bound at once, so the driver is asked.
-func TestNoRoomAnywhereSaysHowMuchThereIs(t *testing.T) {
-	ns := newNamespace(t)
-	apply(t, ns, claim("huge", "csi-hostpath-immediate", "1Ei"))
-	eventually(t, readyTimeout, func() error {
-		out := kubectl(t, "-n", ns, "describe", "pvc", "huge")
-		if !strings.Contains(out, "ResourceExhausted") || !strings.Contains(out, "available") {
-			return fmt.Errorf("the claim says:\n%s", out)
+	for _, tc := range []struct {
+		kind, name string
+		want       []string
+	}{
+		{"pvc", "typo", []string{`unknown parameter "tpye"; known: gid, mode, pool, type, uid`}},
+		{"pvc", "shared", []string{"access mode is of several nodes", "use ReadWriteOnce"}},
+		// No room anywhere: the scheduler knows the capacities, and does not ask the driver.
+		{"pod", "full", []string{"3 node(s) did not have enough free storage"}},
+		{"pvc", "full", []string{"waiting for pod full to be scheduled"}},
+		{"pvc", "impossible", []string{"OutOfRange", "no volume can have more than 1152921504606846976"}},
+		{"pvc", "late", []string{"ResourceExhausted", "1099511627776 bytes wanted", "available"}},
+	} {
+		for _, want := range tc.want {
+			eventually(t, readyTimeout, func() error { return describes(t, ns, tc.kind, tc.name, want) })
 		}
-		return nil
-	})
+	}
 }
 
 // TestMissingDiskIsNotReplacedByTheRootFilesystem boots a node without its disk.
@@ -68,10 +65,19 @@ func TestMissingDiskIsNotReplacedByTheRootFilesystem(t *testing.T) {
 		})
 	})
 	eventually(t, readyTimeout, func() error {
-		if free, ok := capacities(t, "csi-hostpath")[node.Name()]; ok && free > 0 {
-			return fmt.Errorf("%s is offered with %d bytes", node.Name(), free)
+		if free, ok := capacities(t, "csi-hostpath")[node.Name()]; !ok || free > 0 {
+			return fmt.Errorf("%s is offered with %d bytes, %v", node.Name(), free, ok)
 		}
 		return nil
+	})
+	// The operator is told, in words and by the pod that is not ready.
+	eventually(t, readyTimeout, func() error {
+		for name, where := range driverPods(t) {
+			if where == node.Name() {
+				return logSays(t, name, "no filesystem is mounted there, and requireMountpoint is set")
+			}
+		}
+		return fmt.Errorf("no driver runs on %s", node.Name())
 	})
 	stuck := mounts("stuck", "/data")
 	stuck.node = node.Name()
@@ -84,21 +90,40 @@ func TestMissingDiskIsNotReplacedByTheRootFilesystem(t *testing.T) {
 	if names := hostLs(t, node, cluster.DefaultDiskPath); len(names) != 0 {
 		t.Errorf("on the root filesystem of %s there are %v", node.Name(), names)
 	}
+	if err := describes(t, ns, "pod", "stuck", "did not have enough free storage"); err != nil {
+		t.Error(err)
+	}
+	if got := kubectl(t, "-n", ns, "get", "pod", "stuck", "-o", "jsonpath={.spec.nodeName}"); got != "" {
+		t.Errorf("a pod with a volume was sent to %s, whose disk is missing", got)
+	}
 	deletePod(t, ns, "stuck")
 }
 
+// logSays is an error unless the log of the driver's container does.
+func logSays(t *testing.T, name, want string) error {
+	t.Helper()
+	out, err := testCluster.Kubectl(t.Context(), "-n", namespace, "logs", name, "-c", "driver")
+	if err == nil && !strings.Contains(out, want) {
+		err = fmt.Errorf("the log of %s does not say %q", name, want)
+	}
+	return err
+}
+
 func TestMetricsShowEachVolumesUse(t *testing.T) {
+	const written = 64 << 20
 	ns := newNamespace(t)
 	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("app", mounts("data", "/data")))
 	waitReady(t, ns, "app")
-	sh(t, ns, "app", "dd if=/dev/zero of=/data/file bs=1M count=64 2>/dev/null; sync")
+	sh(t, ns, "app", "dd if=/dev/urandom of=/data/file bs=1M count=64 2>/dev/null; sync")
 	node := nodeOf(t, ns, "app")
+	labels := fmt.Sprintf(`{namespace=%q,persistentvolumeclaim="data"}`, ns)
 	eventually(t, readyTimeout, func() error {
 		out := kubectl(t, "get", "--raw", "/api/v1/nodes/"+node+"/proxy/metrics")
-		for _, name := range []string{"capacity_bytes", "available_bytes", "used_bytes", "inodes", "inodes_used"} {
-			want := fmt.Sprintf(`kubelet_volume_stats_%s{namespace=%q,persistentvolumeclaim="data"}`, name, ns)
-			if !strings.Contains(out, want) {
-				return fmt.Errorf("kubelet of %s does not have %s", node, want)
+		for name, least := range map[string]float64{
+			"capacity_bytes": written, "available_bytes": 1, "used_bytes": written, "inodes": 0, "inodes_free": 0, "inodes_used": 0,
+		} {
+			if err := atLeast(out, "kubelet_volume_stats_"+name+labels, least); err != nil {
+				return fmt.Errorf("kubelet of %s: %w", node, err)
 			}
 		}
 		return nil
@@ -108,27 +133,32 @@ func TestMetricsShowEachVolumesUse(t *testing.T) {
 			continue
 		}
 		out := kubectl(t, "get", "--raw", "/api/v1/namespaces/"+namespace+"/pods/"+name+":9809/proxy/metrics")
-		for _, want := range []string{`csi_hostpath_pool_ready{pool="default"} 1`, `csi_hostpath_pool_committed_bytes{pool="default"}`,
-			`grpc_server_handled_total{grpc_code="OK",grpc_method="NodePublishVolume"`} {
-			if !strings.Contains(out, want) {
-				t.Errorf("the driver's metrics do not have %s", want)
+		for series, least := range map[string]float64{
+			`csi_hostpath_pool_ready{pool="default"}`:           1,
+			`csi_hostpath_pool_committed_bytes{pool="default"}`: 1 << 30,
+			`csi_hostpath_pool_available_bytes{pool="default"}`: 1,
+			`csi_hostpath_pool_volumes{pool="default"}`:         1,
+		} {
+			if err := atLeast(out, series, least); err != nil {
+				t.Errorf("the driver of %s: %v", node, err)
 			}
+		}
+		if want := `grpc_server_handled_total{grpc_code="OK",grpc_method="NodePublishVolume"`; !strings.Contains(out, want) {
+			t.Errorf("the driver's metrics do not have %s", want)
 		}
 	}
 }
 
-// TestServiceAccountCannot shows what whoever takes over a sidecar cannot do.
-func TestServiceAccountCannot(t *testing.T) {
-	account := "--as=system:serviceaccount:" + namespace + ":" + release
-	for _, action := range [][]string{
-		{"get", "secrets", "-A"}, {"list", "secrets", "-n", namespace}, {"create", "pods", "-n", namespace}, {"delete", "pods", "-A"},
-		{"patch", "nodes"}, {"update", "nodes"}, {"create", "persistentvolumeclaims", "-A"}, {"delete", "persistentvolumeclaims", "-A"},
-		{"create", "clusterrolebindings"}, {"impersonate", "users"}, {"create", "pods/exec", "-A"}, {"get", "configmaps", "-A"},
-		{"update", "daemonsets", "-n", namespace}, {"create", "serviceaccounts/token", "-n", namespace}, {"create", "storageclasses"},
-	} {
-		out, _ := testCluster.Kubectl(t.Context(), append([]string{"auth", "can-i", account}, action...)...)
-		if strings.TrimSpace(out) != "no" {
-			t.Errorf("the service account can %v: %q", action, out)
-		}
+// atLeast is an error unless the metrics have the series, with that value or more.
+func atLeast(metrics, series string, least float64) error {
+	_, rest, found := strings.Cut(metrics, "\n"+series+" ")
+	if !found {
+		return fmt.Errorf("there is no %s", series)
 	}
+	text, _, _ := strings.Cut(rest, "\n")
+	value, err := strconv.ParseFloat(strings.Fields(text)[0], 64)
+	if err == nil && value < least {
+		err = fmt.Errorf("%s is %s, want at least %g", series, text, least)
+	}
+	return err
 }

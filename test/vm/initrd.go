@@ -21,7 +21,9 @@ var tools = []string{
 
 // The guest's directories, merged as Debian's are.
 var (
-	guestDirs  = []string{"usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "dev", "proc", "sys", "run", "tmp", "etc", "root", "var/lib", "vm", "disks"}
+	guestDirs = []string{
+		"usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "dev", "proc", "sys", "run", "tmp", "etc", "root", "var/lib", "vm", "disks",
+	}
 	guestLinks = map[string]string{
 		"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "etc/mtab": "../proc/self/mounts",
 	}
@@ -29,8 +31,7 @@ var (
 		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
 		"etc/group":  "root:x:0:\nnogroup:x:65534:\n",
 		"etc/hosts":  "127.0.0.1 localhost\n",
-		// As mount(8) would write it.
-		"etc/fstab": "",
+		"etc/fstab":  "", // mount(8) and fsck(8) complain without one
 	}
 )
 
@@ -105,11 +106,7 @@ func addTools(ctx context.Context, root string) error {
 		if err := os.Remove(to); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		libraries, err := librariesOf(ctx, path)
-		if err != nil {
-			return err
-		}
-		for _, library := range libraries {
+		for _, library := range librariesOf(ctx, path) {
 			if err := copyMissing(library, filepath.Join(root, library)); err != nil {
 				return err
 			}
@@ -121,11 +118,11 @@ func addTools(ctx context.Context, root string) error {
 	return nil
 }
 
-// librariesOf lists the shared libraries of a program, and its loader.
-func librariesOf(ctx context.Context, path string) ([]string, error) {
+// librariesOf lists the shared libraries of a program, and its loader. A script or a static binary has none, and ldd fails.
+func librariesOf(ctx context.Context, path string) []string {
 	out, err := output(ctx, "", nil, "ldd", path)
 	if err != nil {
-		return nil, nil //nolint:nilerr // ldd fails for what has none: a script, a static binary
+		return nil
 	}
 	var libraries []string
 	for line := range strings.Lines(string(out)) {
@@ -136,7 +133,7 @@ func librariesOf(ctx context.Context, path string) ([]string, error) {
 			}
 		}
 	}
-	return libraries, nil
+	return libraries
 }
 
 func addModules(k kernel, root string) error {

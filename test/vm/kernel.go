@@ -81,7 +81,12 @@ func fetchKernel(ctx context.Context, cache, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	err = unpackKernel(ctx, tmp, dir)
+	return errors.Join(err, os.RemoveAll(tmp))
+}
+
+// unpackKernel works in tmp.
+func unpackKernel(ctx context.Context, tmp, dir string) error {
 	name, err := realPackage(ctx)
 	if err != nil {
 		return err

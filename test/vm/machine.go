@@ -19,6 +19,8 @@ const (
 	defaultMemory  = 1 << 30
 	// dumpTime is what remains of a boot's timeout for a test binary that has used up its own: it prints its goroutines.
 	dumpTime = 15 * time.Second
+
+	driver = "./cmd/csi-hostpath"
 )
 
 // Machine is what boots: a kernel, the tests, and disks that outlive each boot.
@@ -47,8 +49,12 @@ func (m *Machine) Boot(ctx context.Context, boot Boot, logf Logf) ([]Result, err
 	if err := errors.Join(m.writeJob(boot), makeWorkDisk(ctx, m.payload.dir, work)); err != nil {
 		return nil, err
 	}
-	defer os.Remove(work) // it is large, and a machine may boot often
+	results, err := m.run(ctx, boot, dir, work, logf)
+	return results, errors.Join(err, os.Remove(work)) // it is large, and a machine may boot often
+}
 
+// run keeps the console's output in dir.
+func (m *Machine) run(ctx context.Context, boot Boot, dir, work string, logf Logf) ([]Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, boot.Timeout)
 	defer cancel()
 	console := filepath.Join(dir, "console")
@@ -74,12 +80,16 @@ func (m *Machine) writeJob(boot Boot) error {
 	if boot.Run != "" {
 		args = append(args, "-test.run="+boot.Run)
 	}
+	env := boot.Env
+	if slices.Contains(m.config.Programs, driver) {
+		env = append([]string{job.DriverEnv + "=" + path.Join(job.WorkDir, "bin", path.Base(driver))}, env...)
+	}
 	for _, test := range m.payload.tests {
 		j.Programs = append(j.Programs, job.Program{
 			Path: path.Join(job.WorkDir, "bin", test.file),
 			Dir:  path.Join(job.WorkDir, "src", test.name),
 			Args: slices.Concat(args, boot.Flags),
-			Env:  boot.Env,
+			Env:  env,
 		})
 	}
 	text, err := json.Marshal(j)

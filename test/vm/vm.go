@@ -31,7 +31,8 @@ type Config struct {
 	Packages []string
 	// Tags are build tags. The tag vm is always set: a test file that makes sense nowhere else asks for it.
 	Tags []string
-	// Programs are main packages that the tests call, such as ./cmd/csi-hostpath. They are in the guest's PATH.
+	// Programs are main packages that the tests call, such as ./cmd/csi-hostpath, built with Tags too. They are in the guest's
+	// PATH, and CSI_HOSTPATH_TEST_DRIVER has the path of the driver.
 	Programs []string
 	// Disks are made once, and keep what is written to them over all boots.
 	Disks []Disk

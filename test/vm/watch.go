@@ -103,11 +103,22 @@ func (w *watch) armed(lines string, cutPower func() error) {
 }
 
 func (w *watch) log(r *run, end int) {
-	text := strings.TrimSuffix(r.output.String()[r.logged:end], "\n")
+	text := r.output.String()[r.logged:end]
 	r.logged = end
-	if text != "" {
-		w.logf("%s", strings.ReplaceAll(text, frame, ""))
+	if text = readable(text); text != "" {
+		w.logf("%s", text)
 	}
+}
+
+// readable leaves out what only test2json reads.
+func readable(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if line = strings.TrimPrefix(line, frame); !strings.HasPrefix(line, "=== NAME") {
+			b.WriteString(line)
+		}
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // cut tells whether the power was cut.

@@ -1,8 +1,11 @@
 package projquota
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"unsafe"
 
@@ -158,4 +161,62 @@ func mkdir(t *testing.T, path string) *os.File {
 		t.Fatal(err)
 	}
 	return open(t, path)
+}
+
+// ownerEnv makes this test binary a pod's process: it takes the project ID off the directory that it names.
+const ownerEnv = "PROJQUOTA_TEST_OWNER"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(ownerEnv); path != "" {
+		f, err := os.Open(path)
+		if err == nil {
+			err = ioctl(f, ioctlSetAttr, &attributes{})
+		}
+		var errno unix.Errno
+		if errors.As(err, &errno) {
+			os.Exit(int(errno))
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// What docs/sizes.md says of who can leave a quota: the owner of a file, without any privilege, but nobody in a user namespace
+// (fs/file_attr.c, fileattr_set_prepare).
+func TestOwnerLeavesAQuotaUnlessInAUserNamespace(t *testing.T) {
+	const owner = 1000
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			subject := newSubject(fstype)(t)
+			if err := os.Chmod(subject.Dir, 0o755); err != nil { //nolint:gosec // the owner has to get there
+				t.Fatal(err)
+			}
+			b := subject.Open(t, open(t, subject.Dir))
+			dir := mkdir(t, filepath.Join(subject.Dir, "v"))
+			if err := dir.Chmod(0o755); err != nil { //nolint:gosec // as above
+				t.Fatal(err)
+			}
+			f, _, err := b.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, UID: owner, GID: owner}, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			id := []syscall.SysProcIDMap{{ContainerID: 0, HostID: owner, Size: 1}}
+			for _, tt := range []struct {
+				name string
+				attr syscall.SysProcAttr
+				want int
+			}{
+				{"in a user namespace", syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: id, GidMappings: id}, int(unix.EINVAL)},
+				{"in the host's", syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}, 0},
+			} {
+				pod := exec.CommandContext(t.Context(), "/proc/self/exe")
+				pod.Env = []string{ownerEnv + "=" + filepath.Join(dir.Name(), backend.Data)}
+				pod.SysProcAttr = &tt.attr
+				if err := pod.Run(); pod.ProcessState.ExitCode() != tt.want {
+					t.Errorf("%s: %v, want exit code %d", tt.name, err, tt.want)
+				}
+			}
+		})
+	}
 }

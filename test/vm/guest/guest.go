@@ -18,7 +18,7 @@ func Running() bool { return os.Getenv(job.DisksEnv) != "" }
 func Disk(t testing.TB, name string) string {
 	t.Helper()
 	if !Running() {
-		t.Skip("needs the virtual machine of test/vm: run `go run ./test/vm/cmd/vmtest PACKAGE`")
+		t.Skip("needs the virtual machine of test/vm: run `go run ./test/vm/vmtest PACKAGE`")
 	}
 	for entry := range strings.SplitSeq(os.Getenv(job.DisksEnv), ",") {
 		if got, path, _ := strings.Cut(entry, "="); got == name {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// start makes of a bare kernel what a program expects of Linux.
+// start makes of a bare kernel what a program expects of Linux. Mounts stay private, as in a container.
 func start() error {
 	if err := os.Setenv("PATH", "/vm/bin:/usr/sbin:/usr/bin"); err != nil {
 		return err
@@ -26,10 +26,6 @@ func start() error {
 		if err := os.Symlink(target, "/dev/"+link); err != nil {
 			return err
 		}
-	}
-	// As systemd has it.
-	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
-		return &os.PathError{Op: "make shared", Path: "/", Err: err}
 	}
 	files := unix.Rlimit{Cur: 1 << 20, Max: 1 << 20}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &files); err != nil {

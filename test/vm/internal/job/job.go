@@ -13,6 +13,8 @@ const (
 	DisksDir = "/disks"
 	// DisksEnv tells the tests about the disks: name=path, separated by commas. The path is a directory, or a block device.
 	DisksEnv = "CSI_HOSTPATH_TEST_DISKS"
+	// DriverEnv is the path of the driver, when it is among the programs: it cannot be built in the guest.
+	DriverEnv = "CSI_HOSTPATH_TEST_DRIVER"
 	// PowerCutLine in a test's output says that the power may go now.
 	PowerCutLine = "guest: the power may be cut now"
 )

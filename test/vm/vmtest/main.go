@@ -1,7 +1,7 @@
 // Command vmtest runs tests of this module in the virtual machine, with an XFS and an ext4 disk that have project quotas, and a
 // raw one:
 //
-//	go run ./test/vm/cmd/vmtest [-run PATTERN] [-tags TAGS] [-memory MIB] [-timeout 10m] PACKAGE...
+//	go run ./test/vm/vmtest [-run PATTERN] [-tags TAGS] [-memory MIB] [-timeout 10m] PACKAGE...
 package main
 
 import (
@@ -34,7 +34,10 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	return errors.Join(test(ctx, config, boot, dir), os.RemoveAll(dir))
+}
+
+func test(ctx context.Context, config vm.Config, boot vm.Boot, dir string) error {
 	logf := func(format string, args ...any) { fmt.Fprintf(os.Stdout, format+"\n", args...) }
 	start := time.Now()
 	machine, err := vm.Prepare(ctx, config, dir, logf)

@@ -1,0 +1,157 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestTakenOverSidecarCannot shows what whoever takes over a sidecar can not do, with the token that the sidecar has.
+func TestTakenOverSidecarCannot(t *testing.T) {
+	sidecar := asServiceAccount(t, boundTo(t, testCluster.Nodes()[0].Name())...)
+	canI := func(action ...string) string {
+		out, _ := sidecar("", append([]string{"auth", "can-i"}, action...)...)
+		return strings.TrimSpace(out)
+	}
+	for _, action := range [][]string{
+		{"get", "secrets", "-A"},
+		{"list", "secrets", "-n", namespace},
+		{"create", "pods", "-n", namespace},
+		{"delete", "pods", "-A"},
+		{"list", "pods", "-A"},
+		{"get", "pods", "-A"},
+		{"get", "nodes"},
+		{"patch", "nodes"},
+		{"update", "nodes"},
+		{"create", "persistentvolumeclaims", "-A"},
+		{"delete", "persistentvolumeclaims", "-A"},
+		{"patch", "persistentvolumeclaims", "-A"},
+		{"create", "clusterrolebindings"},
+		{"impersonate", "users"},
+		{"create", "pods/exec", "-A"},
+		{"get", "configmaps", "-A"},
+		{"update", "daemonsets", "-n", namespace},
+		{"create", "serviceaccounts/token", "-n", namespace},
+		{"create", "storageclasses"},
+		{"update", "csidrivers"},
+		{"create", "csistoragecapacities", "-n", "default"},
+		{"*", "*", "-A"},
+	} {
+		if answer := canI(action...); answer != "no" {
+			t.Errorf("the sidecar can %v: %q", action, answer)
+		}
+	}
+	if answer := canI("list", "persistentvolumeclaims", "-A"); answer != "yes" {
+		t.Fatalf("the token is not the sidecar's: can it list claims? %q", answer)
+	}
+}
+
+// TestTakenOverNodeCannotTouchOthersVolumes: what RBAC cannot tell apart, the admission policies do.
+func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
+	ns := newNamespace(t)
+	here, there := testCluster.Nodes()[0].Name(), testCluster.Nodes()[1].Name()
+	for name, node := range map[string]string{"here": here, "there": there} {
+		p := mounts(name, "/data")
+		p.node = node
+		apply(t, ns, claim(name, "csi-hostpath", "1Mi")+pod(name, p))
+	}
+	apply(t, ns, claim("foreign", "of-another-driver", "1Mi"))
+	waitReady(t, ns, "here", "there")
+	sidecar := asServiceAccount(t, boundTo(t, here)...)
+	unbound := asServiceAccount(t)
+
+	const onlyThatNode = "may only change volumes of that node"
+	deleteThere := []string{"delete", "pv", volumeOf(t, ns, "there"), "--wait=false"}
+	refused(t, sidecar, onlyThatNode, "", deleteThere...)
+	refused(t, unbound, "does not say for which node", "", deleteThere...)
+	refused(t, sidecar, "may only change volumes of "+driverName, rootVolume, "create", "--validate=false", "-f", "-")
+	refused(t, sidecar, onlyThatNode, strings.ReplaceAll(rootVolume, "hostPath: {path: /}",
+		"csi: {driver: "+driverName+", volumeHandle: x}"), "create", "--validate=false", "-f", "-")
+	for name, want := range map[string]string{
+		"there": "may not take a claim from another node", "foreign": "may only mark claims of " + driverName,
+	} {
+		refused(t, sidecar, want, claimJSON(t, ns, name), "replace", "--raw", claimPath(ns, name), "-f", "-")
+	}
+
+	// And what it must be able to do: what lies on its own node.
+	for _, allowed := range []struct{ stdin, args string }{
+		{"", "delete pv " + volumeOf(t, ns, "here") + " --dry-run=server"},
+		{claimJSON(t, ns, "here"), "replace --raw " + claimPath(ns, "here") + " -f -"},
+	} {
+		if _, err := sidecar(allowed.stdin, strings.Fields(allowed.args)...); err != nil {
+			t.Errorf("%s on its own node: %v", allowed.args, err)
+		}
+	}
+}
+
+// rootVolume would give its claim the root directory of any node.
+const rootVolume = `
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: e2e-root}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  hostPath: {path: /}
+`
+
+type asUser func(stdin string, args ...string) (string, error)
+
+func refused(t *testing.T, user asUser, want, stdin string, args ...string) {
+	t.Helper()
+	out, err := user(stdin, args...)
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("kubectl %v: %q, %v; want an error that says %q", args, out, err, want)
+	}
+}
+
+func claimPath(ns, name string) string {
+	return "/api/v1/namespaces/" + ns + "/persistentvolumeclaims/" + name
+}
+
+// claimJSON is a claim with a mark on it: what the provisioner writes when it gives a claim back to the scheduler.
+func claimJSON(t *testing.T, ns, name string) string {
+	t.Helper()
+	return kubectl(t, "-n", ns, "annotate", "pvc", name, "e2e=mark", "--dry-run=client", "-o", "json")
+}
+
+// boundTo are the flags that make a token the one of a node's driver pod, as kubelet mounts it there.
+func boundTo(t *testing.T, node string) []string {
+	t.Helper()
+	for name, where := range driverPods(t) {
+		if where == node {
+			uid := kubectl(t, "-n", namespace, "get", "pod", name, "-o", "jsonpath={.metadata.uid}")
+			return []string{"--bound-object-kind=Pod", "--bound-object-name=" + name, "--bound-object-uid=" + uid}
+		}
+	}
+	t.Fatalf("no driver runs on %s", node)
+	return nil
+}
+
+// asServiceAccount returns a kubectl that has a token of the driver's service account, and nothing else.
+func asServiceAccount(t *testing.T, bound ...string) asUser {
+	t.Helper()
+	token := kubectl(t, append([]string{"-n", namespace, "create", "token", release}, bound...)...)
+	view := func(what string) string {
+		return kubectl(t, "config", "view", "--raw", "--minify", "-o", "jsonpath={.clusters[0].cluster."+what+"}")
+	}
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	content := fmt.Sprintf(`
+apiVersion: v1
+kind: Config
+current-context: it
+contexts: [{name: it, context: {cluster: it, user: it}}]
+clusters: [{name: it, cluster: {server: %q, certificate-authority-data: %q}}]
+users: [{name: it, user: {token: %q}}]
+`, view("server"), view("certificate-authority-data"), token)
+	if err := os.WriteFile(kubeconfig, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func(stdin string, args ...string) (string, error) {
+		return testCluster.KubectlInput(t.Context(), strings.NewReader(stdin), append([]string{"--kubeconfig=" + kubeconfig}, args...)...)
+	}
+}

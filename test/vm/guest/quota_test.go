@@ -1,0 +1,186 @@
+//go:build vm
+
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	limit = 4 << 20 // bytes
+	block = 4 << 10
+
+	// From linux/fs.h and linux/quota.h: golang.org/x/sys/unix does not have them.
+	fsIocFsgetxattr    = 0x801c581f
+	fsIocFssetxattr    = 0x401c5820
+	fsXflagProjinherit = 0x200
+	qSetquota          = 0x800008
+	qGetquota          = 0x800007
+	prjquota           = 2
+	subcommandShift    = 8
+	qifBlimits         = 1
+	quotaBlock         = 1 << 10 // the unit of the limits
+)
+
+// fsxattr is struct fsxattr.
+type fsxattr struct {
+	Xflags, Extsize, Nextents, Projid, Cowextsize uint32
+	_                                             [8]byte
+}
+
+// dqblk is struct if_dqblk.
+type dqblk struct {
+	Bhardlimit, Bsoftlimit, Curspace, Ihardlimit, Isoftlimit, Curinodes, Btime, Itime uint64
+	Valid                                                                             uint32
+	_                                                                                 uint32
+}
+
+// TestProjectQuotaHolds is what this machine is for: a directory with a project ID takes as much as its limit and no more, and
+// its neighbour does not notice.
+func TestProjectQuotaHolds(t *testing.T) {
+	for i, fstype := range []string{"xfs", "ext4"} {
+		t.Run(fstype, func(t *testing.T) {
+			root := Disk(t, fstype)
+			project := uint32(1000 + i) //nolint:gosec // small
+			dir := filepath.Join(root, "limited")
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			setProject(t, dir, project)
+			setLimit(t, root, project)
+
+			written, err := fillUnprivileged(t, filepath.Join(dir, "data"))
+			// XFS answers ENOSPC for a project, as statfs(2) there shows the project's size.
+			if !errors.Is(err, unix.EDQUOT) && !errors.Is(err, unix.ENOSPC) {
+				t.Errorf("after %d bytes: %v, want EDQUOT or ENOSPC", written, err)
+			}
+			if written > limit || written < limit-64*block {
+				t.Errorf("%d bytes were written, want the limit of %d, or a little less", written, limit)
+			}
+			if used := usage(t, root, project); used > limit {
+				t.Errorf("%d bytes are used, want at most %d", used, limit)
+			}
+			if err := os.WriteFile(filepath.Join(root, "neighbour"), make([]byte, 2*limit), 0o600); err != nil {
+				t.Errorf("a file outside of the project: %v", err)
+			}
+			var st unix.Statfs_t
+			if err := unix.Statfs(dir, &st); err != nil {
+				t.Fatal(err)
+			}
+			if size := int64(st.Blocks) * st.Bsize; size != limit { //nolint:gosec // a disk is small
+				t.Errorf("df shows %d bytes, want the limit of %d", size, limit)
+			}
+		})
+	}
+}
+
+func setProject(t *testing.T, dir string, project uint32) {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var attributes fsxattr
+	ioctl(t, f, fsIocFsgetxattr, &attributes)
+	attributes.Projid = project
+	attributes.Xflags |= fsXflagProjinherit
+	ioctl(t, f, fsIocFssetxattr, &attributes)
+}
+
+func ioctl(t *testing.T, f *os.File, request uintptr, attributes *fsxattr) {
+	t.Helper()
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request,
+		uintptr(unsafe.Pointer(attributes))) //nolint:gosec // the kernel's own structure, as fsxattr has it
+	if errno != 0 {
+		t.Fatalf("ioctl %#x: %v", request, errno)
+	}
+}
+
+func setLimit(t *testing.T, root string, project uint32) {
+	t.Helper()
+	if err := quotactl(root, qSetquota, project, &dqblk{Bhardlimit: limit / quotaBlock, Valid: qifBlimits}); err != nil {
+		t.Fatalf("Q_SETQUOTA: %v", err)
+	}
+}
+
+func usage(t *testing.T, root string, project uint32) uint64 {
+	t.Helper()
+	var q dqblk
+	if err := quotactl(root, qGetquota, project, &q); err != nil {
+		t.Fatalf("Q_GETQUOTA: %v", err)
+	}
+	return q.Curspace
+}
+
+// quotactl needs no device: quotactl_fd(2) takes any file of the filesystem.
+func quotactl(root string, command uintptr, project uint32, q *dqblk) error {
+	f, err := os.Open(root)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, f.Fd(), command<<subcommandShift|prjquota, uintptr(project),
+		uintptr(unsafe.Pointer(q)), 0, 0) //nolint:gosec // the kernel's own structure, as dqblk has it
+	if errno != 0 {
+		return fmt.Errorf("quotactl_fd: %w", errno)
+	}
+	return nil
+}
+
+// fillUnprivileged fills as a container without privileges would: ext4 lets CAP_SYS_RESOURCE write past every limit (XFS does
+// not, for projects).
+func fillUnprivileged(t *testing.T, path string) (int64, error) {
+	t.Helper()
+	type result struct {
+		written int64
+		err     error
+	}
+	results := make(chan result)
+	go func() {
+		runtime.LockOSThread() // for good: a thread without the capability is of no use to others
+		var r result
+		if r.err = dropResource(); r.err == nil {
+			r.written, r.err = fill(path)
+		}
+		results <- r
+	}()
+	r := <-results
+	return r.written, r.err
+}
+
+// dropResource takes CAP_SYS_RESOURCE from this thread.
+func dropResource() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var capabilities [2]unix.CapUserData
+	if err := unix.Capget(&header, &capabilities[0]); err != nil {
+		return err
+	}
+	capabilities[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+	return unix.Capset(&header, &capabilities[0])
+}
+
+// fill writes past the limit, a block at a time, and returns how much has gone in.
+func fill(path string) (written int64, err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for written < 2*limit {
+		n, err := f.Write(make([]byte, block))
+		written += int64(n)
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, f.Sync()
+}

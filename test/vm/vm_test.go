@@ -1,0 +1,137 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const guestTests = "./test/vm/guest"
+
+func TestProjectQuotasHold(t *testing.T) {
+	Run(t, Config{
+		Packages: []string{guestTests},
+		Disks:    []Disk{{FS: "xfs", ProjectQuota: true}, {FS: "ext4", ProjectQuota: true}},
+	}, Boot{Run: "^TestProjectQuotaHolds$"})
+}
+
+func TestPowerCutTakesOnlyWhatWasNotFsynced(t *testing.T) {
+	Run(t, Config{
+		Packages: []string{guestTests},
+		Disks:    []Disk{{FS: "xfs"}, {FS: "ext4"}, {FS: "btrfs"}, {Name: "raw", Size: 1 << 20}},
+	},
+		Boot{Run: "^TestBeforePowerCut$", PowerCut: true, CutDelay: 50 * time.Millisecond},
+		Boot{Run: "^TestAfterPowerCut$"},
+	)
+}
+
+// TestPackagesPass runs tests of the driver on a kernel that clusters have: Debian's is years older than CI's.
+func TestPackagesPass(t *testing.T) {
+	Run(t, Config{Packages: []string{"./pkg/mount"}})
+}
+
+// TestOutcomesComeOut boots one machine several times, and looks at what it says of itself.
+func TestOutcomesComeOut(t *testing.T) {
+	machine := prepare(t, Config{Packages: []string{guestTests}, Disks: []Disk{{FS: "ext4", Size: 64 << 20}}})
+	tests := []struct {
+		name     string
+		boot     Boot
+		outcomes string
+		exitCode int
+		wantErr  string
+	}{
+		{name: "first", boot: Boot{Run: "^TestFirstBoot$"}, outcomes: "TestFirstBoot pass"},
+		{name: "second", boot: Boot{Run: "^TestSecondBoot$"}, outcomes: "TestSecondBoot pass"},
+		{
+			name: "fail and skip, no power cut", boot: Boot{Env: []string{"VM_TEST_OUTCOME=fail, skip"}, PowerCut: true},
+			outcomes: "TestOutcomePass pass, TestOutcomeFail fail, TestOutcomeSkip skip", exitCode: 1,
+			wantErr: "no test has called guest.CutPower",
+		},
+		{name: "hang", boot: Boot{Env: []string{"VM_TEST_OUTCOME=hang"}, Timeout: dumpTime + time.Second}, exitCode: 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.boot.Run == "" {
+				tt.boot.Run = "^TestOutcome"
+			}
+			results, err := machine.Boot(t.Context(), tt.boot, t.Logf)
+			if (err == nil) != (tt.wantErr == "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {
+				t.Errorf("error %v, want %q", err, tt.wantErr)
+			}
+			if len(results) != 1 || results[0].ExitCode != tt.exitCode || results[0].Package != "test/vm/guest" {
+				t.Fatalf("results %v, want exit code %d of test/vm/guest", results, tt.exitCode)
+			}
+			if got := outcomes(results[0]); !strings.Contains(got, tt.outcomes) {
+				t.Errorf("outcomes %q, want %q", got, tt.outcomes)
+			}
+		})
+	}
+}
+
+// TestMachineEndsWithItsContext also shows that no process is left.
+func TestMachineEndsWithItsContext(t *testing.T) {
+	machine := prepare(t, Config{Packages: []string{guestTests}})
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if _, err := machine.Boot(ctx, Boot{}, t.Logf); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, want DeadlineExceeded", err)
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range processes {
+		// A process may be gone by now.
+		if line, err := os.ReadFile(file); err == nil && strings.Contains(string(line), machine.dir) {
+			t.Errorf("%s still runs: %q", file, line)
+		}
+	}
+}
+
+func TestFaultyConfigIsRefused(t *testing.T) {
+	tests := []struct {
+		name    string
+		disks   []Disk
+		wantErr string
+	}{
+		{name: "no name", disks: []Disk{{Size: 1 << 20}}, wantErr: "want a name"},
+		{name: "twice", disks: []Disk{{Name: "a", Size: 1}, {Name: "a", Size: 1}}, wantErr: "want a name of its own"},
+		{name: "our own name", disks: []Disk{{Name: "work"}}, wantErr: "want a name of its own"},
+		{name: "long name", disks: []Disk{{Name: "a-name-of-twenty-one-x"}}, wantErr: "want a name"},
+		{name: "filesystem", disks: []Disk{{FS: "ntfs"}}, wantErr: `"ntfs" is none of`},
+		{name: "quota", disks: []Disk{{FS: "btrfs", ProjectQuota: true}}, wantErr: "btrfs has no project quotas"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := makeDisks(t.Context(), tt.disks, t.TempDir())
+			if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
+				t.Errorf("%v, want %q", err, tt.wantErr)
+			}
+		})
+	}
+}
+
+func prepare(t *testing.T, config Config) *Machine {
+	t.Helper()
+	machine, err := Prepare(t.Context(), config, t.TempDir(), t.Logf)
+	if errors.Is(err, ErrUnavailable) {
+		t.Skipf("no virtual machine here: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return machine
+}
+
+func outcomes(result Result) string {
+	var all []string
+	for _, test := range result.Tests {
+		all = append(all, fmt.Sprintf("%s %s", test.Name, test.Outcome))
+	}
+	return strings.Join(all, ", ")
+}
