@@ -48,12 +48,6 @@ var listedSkips = []struct {
 		"Controller Service [Controller Server] CreateVolume should create volume from an existing source volume",
 		"Controller Service [Controller Server] CreateVolume should fail when the volume source volume is not found",
 	}},
-	{"growing on the node is not built yet (node EXPAND_VOLUME)", []string{
-		"Node Service NodeExpandVolume should fail when no volume id is provided",
-		"Node Service NodeExpandVolume should fail when no volume path is provided",
-		"Node Service NodeExpandVolume should fail when volume is not found",
-		"Node Service NodeExpandVolume should work if node-expand is called after node-publish",
-	}},
 	{"in node deployment the node grows volumes: external-resizer has no node mode (controller EXPAND_VOLUME)", []string{
 		"ExpandVolume [Controller Server] should fail if no capacity range is given",
 		"ExpandVolume [Controller Server] should fail if no volume id is given",

@@ -17,7 +17,7 @@ import (
 type poolMetrics struct {
 	pools *poolSet
 
-	ready, size, free, available, committed, trash, volumes, purgesFailing, quotaEnforced *prometheus.Desc
+	ready, size, free, available, committed, trash, volumes, purgesFailing, quotaEnforced, unenforced *prometheus.Desc
 }
 
 func newPoolMetrics(pools *poolSet) poolMetrics {
@@ -34,14 +34,15 @@ func newPoolMetrics(pools *poolSet) poolMetrics {
 		trash:         desc("trash_bytes", "What was promised to deleted volumes that are not purged yet."),
 		volumes:       desc("volumes", "Number of volumes."),
 		purgesFailing: desc("purges_failing", "Number of deleted volumes whose data could not be purged and is tried again; the log says why."),
-		quotaEnforced: desc("quota_enforced", "Whether a volume cannot grow beyond its size (1) or can (0)."),
+		quotaEnforced: desc("quota_enforced", "Whether volumes cannot grow beyond their sizes (1) or can (0)."),
+		unenforced:    desc("volumes_unenforced", "Number of volumes that can grow beyond their size; the log of the start says which, and why."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (m poolMetrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		m.ready, m.size, m.free, m.available, m.committed, m.trash, m.volumes, m.purgesFailing, m.quotaEnforced,
+		m.ready, m.size, m.free, m.available, m.committed, m.trash, m.volumes, m.purgesFailing, m.quotaEnforced, m.unenforced,
 	} {
 		ch <- d
 	}
@@ -66,7 +67,12 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.trash, status.TrashBytes)
 		gauge(m.volumes, int64(status.Volumes))
 		gauge(m.purgesFailing, int64(status.PurgesFailing))
-		gauge(m.quotaEnforced, 0)
+		gauge(m.unenforced, int64(status.Unenforced))
+		if slot.pool.EnforcesSizes() {
+			gauge(m.quotaEnforced, 1)
+		} else {
+			gauge(m.quotaEnforced, 0)
+		}
 	}
 }
 

@@ -109,24 +109,22 @@ func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 }
 
 func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error) {
-	if c.Quota == QuotaRequired {
-		return nil, fmt.Errorf("%w: quota is required, and this version of the driver enforces no sizes: set quota to preferred or off",
-			volume.ErrUnavailable)
-	}
 	p, err := pool.Open(ctx, pool.Options{
 		Name:              c.Name,
 		Path:              c.Path,
 		Overcommit:        c.Overcommit,
 		ReserveBytes:      c.Reserve,
+		RequireQuota:      c.Quota == QuotaRequired,
+		IgnoreQuota:       c.Quota == QuotaOff,
 		RequireMountpoint: c.RequireMountpoint,
 		MustExist:         c.Optional,
 		Claim:             func(id volume.PoolID) error { return s.checkUnique(c, id) },
 		TrashRetention:    c.TrashRetention,
 		AllowMultiNode:    c.AllowMultiNode,
 	})
-	if err == nil && c.Quota == QuotaPreferred {
+	if err == nil && !p.EnforcesSizes() {
 		klog.FromContext(ctx).Info("Sizes are counted but not enforced in this pool: a volume can fill its filesystem",
-			"pool", c.Name, "path", c.Path)
+			"pool", c.Name, "path", c.Path, "backend", p.Backend(), "quota", c.Quota)
 	}
 	return p, err
 }

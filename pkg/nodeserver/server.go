@@ -66,6 +66,7 @@ func (*Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 	types := []csi.NodeServiceCapability_RPC_Type{
 		csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME,
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
+		csi.NodeServiceCapability_RPC_EXPAND_VOLUME,
 		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	}
 	resp := &csi.NodeGetCapabilitiesResponse{}
@@ -243,6 +244,48 @@ func (s *Server) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeSta
 		{Unit: csi.VolumeUsage_BYTES, Total: usage.TotalBytes, Used: usage.UsedBytes, Available: usage.AvailableBytes},
 		{Unit: csi.VolumeUsage_INODES, Total: usage.TotalInodes, Used: usage.UsedInodes, Available: usage.AvailableInodes},
 	}}, nil
+}
+
+// NodeExpandVolume grows a volume of a pool, published or not, while pods use it. There is no controller's part: external-resizer
+// raises the size of the PersistentVolume and kubelet calls the node that has it.
+func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
+	size, err := volume.ParseSizeRange(req.GetCapacityRange().GetRequiredBytes(), req.GetCapacityRange().GetLimitBytes())
+	if err != nil {
+		return nil, err
+	}
+	if req.GetVolumePath() == "" {
+		return nil, fmt.Errorf("%w: volume_path is empty", volume.ErrInvalid)
+	}
+	p, id, err := s.find(req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.parseTarget("volume_path", req.GetVolumePath()); err != nil {
+		return nil, err
+	}
+	bytes, err := p.Expand(ctx, id, size)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, nil
+}
+
+// find returns a volume's pool. A volume that is not there is told before any other fault of a request. Errors: ErrNotFound, also for
+// an inline volume and a path of the host, whose handles are no IDs.
+func (s *Server) find(handle string) (*pool.Pool, volume.ID, error) {
+	if !volume.IsID(handle) && volume.CheckHandle(handle) == nil {
+		return nil, volume.ID{}, fmt.Errorf("%w: volume %q is in no pool of this driver, and has no size that could grow", volume.ErrNotFound, handle)
+	}
+	id, err := volume.ParseID(handle)
+	if err != nil {
+		return nil, volume.ID{}, err
+	}
+	p, err := s.Pools.ByID(id.Pool())
+	if err != nil {
+		return nil, volume.ID{}, fmt.Errorf("volume %s: %w", id, err)
+	}
+	_, err = p.Get(id)
+	return p, id, err
 }
 
 // usage asks the pool for its own volumes, and the mount for inline ones and for paths of the host, which nobody remembers over a

@@ -1,7 +1,6 @@
 package nodeserver
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -411,9 +410,7 @@ func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 		got = append(got, c.GetRpc().GetType().String())
 	}
 	slices.Sort(got)
-	if want := []string{"GET_VOLUME_STATS", "SINGLE_NODE_MULTI_WRITER", "STAGE_UNSTAGE_VOLUME"}; !slices.Equal(got, want) {
+	if want := []string{"EXPAND_VOLUME", "GET_VOLUME_STATS", "SINGLE_NODE_MULTI_WRITER", "STAGE_UNSTAGE_VOLUME"}; !slices.Equal(got, want) {
 		t.Errorf("advertised are %q, want %q", got, want)
 	}
-	_, err = n.NodeExpandVolume(context.Background(), &csi.NodeExpandVolumeRequest{})
-	wantCode(t, err, codes.Unimplemented)
 }

@@ -7,9 +7,9 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -46,7 +46,8 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 		return volume.Volume{}, fmt.Errorf("pool %s: %w", p.opts.Name, err)
 	}
 	failpoint.Here("create.reserved")
-	if err := p.commit(ctx, v); err != nil {
+	v, err = p.commit(ctx, v)
+	if err != nil {
 		return volume.Volume{}, fmt.Errorf("create volume %s in pool %s: %w", id, p.opts.Name, err)
 	}
 	p.index.put(&entry{volume: v})
@@ -76,97 +77,77 @@ func compatible(e *entry, req volume.CreateRequest) error {
 
 // commit builds the volume under tmp/ and renames it into place. It takes over the ledger's reservation: on failure the
 // bytes are given back, or go to the trash with what was built.
-func (p *Pool) commit(ctx context.Context, v volume.Volume) error {
+func (p *Pool) commit(ctx context.Context, v volume.Volume) (volume.Volume, error) {
 	building := withSuffix(v.ID.Dir())
-	if err := p.build(ctx, building, v); err != nil {
+	v, err := p.build(ctx, building, v)
+	if err != nil {
 		p.ledger.release(v.CapacityBytes)
-		p.abandon(ctx, building)
-		return err
+		p.abandon(ctx, building, v)
+		return volume.Volume{}, err
 	}
 	failpoint.Here("create.built")
 	if err := p.tmp.rename(building, p.volumes, v.ID.Dir()); err != nil {
 		p.ledger.release(v.CapacityBytes)
-		p.abandon(ctx, building)
+		p.abandon(ctx, building, v)
 		if errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("%w: volumes/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
+			return volume.Volume{}, fmt.Errorf("%w: volumes/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
 				volume.ErrCorrupt, v.ID.Dir())
 		}
-		return err
+		return volume.Volume{}, err
 	}
 	failpoint.Here("create.renamed")
 	if err := p.volumes.Sync(); err != nil {
 		// In place, but perhaps not after a power cut: nobody was told of it, so it goes.
 		e := &entry{volume: v}
 		p.index.put(e) // should that fail too, a retry finds it, and syncs
-		return errors.Join(err, p.take(e))
+		return volume.Volume{}, errors.Join(err, p.take(e))
 	}
-	return nil
+	return v, nil
 }
 
-// build makes everything a volume consists of, durable but for its final name.
-func (p *Pool) build(ctx context.Context, building string, v volume.Volume) error {
+// build makes everything a volume consists of, durable but for its final name. What it returns has the quota ID, also on failure.
+func (p *Pool) build(ctx context.Context, building string, v volume.Volume) (volume.Volume, error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return v, err
 	}
 	d, err := p.tmp.mkdir(building)
 	if err != nil {
-		return err
+		return v, err
 	}
 	defer d.Close()
 	failpoint.Here("create.directory-made")
-	data, err := makeData(d, v.Spec)
+	data, tag, err := p.backend.Make(d.File, v.Spec, v.CapacityBytes)
 	if err != nil {
-		return err
+		return v, err
 	}
 	defer data.Close()
+	v.QuotaID = uint64(tag)
 	failpoint.Here("create.data-made")
 	content, err := encodeRecord(v)
 	if err != nil {
-		return err
+		return v, err
 	}
 	// The record's fsync comes first: on a journalling filesystem it carries the rest, and the others find nothing to do.
 	if err := d.writeFile(recordFile, content); err != nil {
-		return err
+		return v, err
 	}
 	failpoint.Here("create.record-written")
 	if err := data.Sync(); err != nil {
-		return err
+		return v, err
 	}
 	if err := d.Sync(); err != nil {
-		return err
+		return v, err
 	}
-	return ctx.Err()
+	return v, ctx.Err()
 }
 
-// makeData makes the empty directory or file that pods will see, with exactly the specification's mode and owner. Until it
-// has both, nobody but root reaches it, because its parent is 0700.
-func makeData(d dir, spec volume.Spec) (*os.File, error) {
-	f, err := makeEmpty(d, spec.Type)
-	if err != nil {
-		return nil, err
-	}
-	// Owner before mode: chown(2) clears setgid.
-	err = unix.Fchown(int(f.Fd()), int(spec.UID), int(spec.GID))
-	if err == nil {
-		err = unix.Fchmod(int(f.Fd()), spec.Mode)
-	}
-	if err != nil {
-		return nil, errors.Join(&os.PathError{Op: "set owner and mode of", Path: dataEntry, Err: err}, f.Close())
-	}
-	return f, nil
-}
-
-func makeEmpty(d dir, t volume.Type) (*os.File, error) {
-	if t == volume.FileOrCreate {
-		return d.create(dataEntry)
-	}
-	made, err := d.mkdir(dataEntry)
-	return made.File, err
-}
-
-// abandon removes what build left. A failure leaves it to the next start, which empties tmp/.
-func (p *Pool) abandon(ctx context.Context, building string) {
-	if err := removeTree(context.WithoutCancel(ctx), p.tmp, building); err != nil {
+// abandon throws away what build left; the purger removes it, and has the patience that a quota may need. A failure leaves it to the
+// next start, which empties tmp/.
+func (p *Pool) abandon(ctx context.Context, building string, v volume.Volume) {
+	thrown := withSuffix(v.ID.Dir())
+	if err := p.tmp.rename(building, p.trash, thrown); err != nil && !errors.Is(err, os.ErrNotExist) {
 		klog.FromContext(ctx).Error(err, "Left in tmp/ until the next start", "pool", p.opts.Name, "entry", building)
+		return
 	}
+	p.purger.add(discarded{name: thrown, tag: backend.Tag(v.QuotaID), thrown: time.Now()})
 }

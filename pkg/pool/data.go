@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -33,11 +33,15 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 
 // AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
-	f, err := p.volumes.openBelow(id.Dir(), dataEntry, unix.O_PATH)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
+	var f *os.File
+	var err error
+	for _, path := range backend.DataPaths() {
+		f, err = p.volumes.openBelow(id.Dir(), path, unix.O_PATH)
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+			return f, err
+		}
 	}
-	return f, err
+	return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
 }
 
 func checkKind(f *os.File, t volume.Type) error {
@@ -55,15 +59,19 @@ func checkKind(f *os.File, t volume.Type) error {
 	return nil
 }
 
-// Usage is one statfs(2), whatever the volume holds. A filesystem without quotas knows only its own numbers, and those are
+// Usage costs a few system calls, whatever the volume holds. A filesystem without quotas knows only its own numbers, and those are
 // what bounds the writer: they are reported, not an invented share of them.
 func (p *Pool) Usage(id volume.ID) (volume.Usage, error) {
+	v, err := p.Get(id)
+	if err != nil {
+		return volume.Usage{}, err
+	}
 	f, err := p.Data(id)
 	if err != nil {
 		return volume.Usage{}, err
 	}
 	defer f.Close()
-	return mount.UsageOf(f)
+	return p.backend.Usage(f, backend.Tag(v.QuotaID))
 }
 
 // Status is a pool at a glance, for GetCapacity and the metrics. Sizes are in bytes.
@@ -74,6 +82,7 @@ type Status struct {
 	CommittedBytes int64 // promised to volumes
 	TrashBytes     int64 // deleted, not purged yet
 	Volumes        int
+	Unenforced     int // volumes that can grow beyond their size
 	PurgesFailing  int // deleted volumes whose data could not be removed yet
 	ReadOnly       bool
 }
@@ -85,6 +94,10 @@ func (p *Pool) Status() (Status, error) {
 		return Status{}, err
 	}
 	committed, trash := p.ledger.counts()
+	unenforced := p.index.len()
+	if p.backend.Enforces() {
+		unenforced = p.index.unenforcedLen()
+	}
 	return Status{
 		SizeBytes:      r.size,
 		FreeBytes:      r.free,
@@ -92,6 +105,7 @@ func (p *Pool) Status() (Status, error) {
 		CommittedBytes: committed,
 		TrashBytes:     trash,
 		Volumes:        p.index.len(),
+		Unenforced:     unenforced,
 		PurgesFailing:  p.purger.failures(),
 		ReadOnly:       r.readOnly,
 	}, nil

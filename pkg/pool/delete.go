@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -45,6 +47,7 @@ func (p *Pool) take(e *entry) error {
 	if errors.Is(err, os.ErrNotExist) { // removed by hand, with the driver running
 		p.index.remove(name)
 		p.ledger.release(e.volume.CapacityBytes)
+		p.purger.add(discarded{name: thrown, tag: backend.Tag(e.volume.QuotaID), thrown: time.Now()})
 		return nil
 	}
 	if errors.Is(err, unix.ENOSPC) { // trash/ itself has to grow: what it keeps for a while has to yield
@@ -54,6 +57,6 @@ func (p *Pool) take(e *entry) error {
 		return err
 	}
 	p.index.remove(name)
-	p.discard(thrown, e.volume.CapacityBytes)
+	p.discard(thrown, e.volume)
 	return nil
 }

@@ -14,6 +14,8 @@ import (
 type entry struct {
 	volume  volume.Volume
 	damaged error
+	// unenforced: the volume can grow beyond its size, in a pool whose others cannot.
+	unenforced bool
 }
 
 // index has every volume of a pool in the order of their directories. It is rebuilt from the tree at start: what is
@@ -24,6 +26,8 @@ type index struct {
 	claimed map[string]struct{}
 	// inline has the directories of the volumes that live with a pod.
 	inline map[string]struct{}
+	// unenforced counts the entries that are.
+	unenforced int
 }
 
 // claim reserves a directory's name for one operation that changes it, until unclaim. Errors: ErrBusy.
@@ -31,7 +35,7 @@ func (x *index) claim(id volume.ID) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if _, taken := x.claimed[id.Dir()]; taken {
-		return fmt.Errorf("%w: volume %s is being created or deleted", volume.ErrBusy, id)
+		return fmt.Errorf("%w: volume %s is being created, expanded or deleted", volume.ErrBusy, id)
 	}
 	if x.claimed == nil {
 		x.claimed = make(map[string]struct{})
@@ -55,7 +59,8 @@ func (x *index) get(dirName string) (*entry, bool) {
 func (x *index) put(e *entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.entries.Set(e.volume.ID.Dir(), e)
+	old, _ := x.entries.Set(e.volume.ID.Dir(), e)
+	x.unenforced += countUnenforced(e) - countUnenforced(old)
 	if e.volume.IsInline() {
 		if x.inline == nil {
 			x.inline = make(map[string]struct{})
@@ -67,8 +72,22 @@ func (x *index) put(e *entry) {
 func (x *index) remove(dirName string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.entries.Delete(dirName)
+	old, _ := x.entries.Delete(dirName)
+	x.unenforced -= countUnenforced(old)
 	delete(x.inline, dirName)
+}
+
+func countUnenforced(e *entry) int {
+	if e != nil && e.unenforced {
+		return 1
+	}
+	return 0
+}
+
+func (x *index) unenforcedLen() int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.unenforced
 }
 
 // inlineVolumes lists the volumes that live with a pod, in no order.

@@ -16,6 +16,10 @@ type Options struct {
 	Overcommit float64
 	// ReserveBytes is what is never promised.
 	ReserveBytes int64
+	// RequireQuota refuses the pool unless its filesystem holds volumes to their sizes.
+	RequireQuota bool
+	// IgnoreQuota makes volumes without limits even where the filesystem could hold them to their sizes.
+	IgnoreQuota bool
 	// RequireMountpoint refuses the pool unless Path is where a filesystem is mounted, so that a missing
 	// disk never sends data to the filesystem below it.
 	RequireMountpoint bool

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -25,6 +27,7 @@ type Pool struct {
 
 	root, volumes, tmp, trash dir
 	location                  mount.Location
+	backend                   backend.Backend
 	index                     index
 	ledger                    ledger
 	purger                    *purger
@@ -47,13 +50,19 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 			err = errors.Join(err, p.closeFiles())
 		}
 	}()
-	if err := p.openRoot(); err != nil {
+	if err := p.openRoot(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.checkQuota(ctx, p.root.File); err != nil {
 		return nil, err
 	}
 	if err := p.openLayout(); err != nil {
 		return nil, err
 	}
 	if p.location, err = mount.Locate(p.root.File); err != nil {
+		return nil, err
+	}
+	if err := p.openBackend(ctx); err != nil {
 		return nil, err
 	}
 	// A crash may have come between a rename and its fsync: what is there now is what everybody will be told of.
@@ -71,11 +80,14 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 }
 
 // openRoot opens the pool's directory, after making it where the options let it.
-func (p *Pool) openRoot() error {
+func (p *Pool) openRoot(ctx context.Context) error {
 	if p.opts.MustExist || p.opts.RequireMountpoint {
 		if _, err := os.Stat(p.opts.Path); err != nil {
 			return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
 		}
+	}
+	if err := p.checkParent(ctx); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(p.opts.Path), 0o755); err != nil {
 		return err
@@ -232,9 +244,14 @@ func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
 		return volume.ID{}, false
 	}
 	parts := strings.Split(rest, "/")
-	if len(parts) != 3 || parts[0] != volumesDir || parts[2] != dataEntry {
+	if len(parts) < 3 || parts[0] != volumesDir || !isData(parts[2:]) {
 		return volume.ID{}, false
 	}
 	id, err := volume.IDFromDir(p.id, parts[1])
 	return id, err == nil
+}
+
+// isData says whether a path in a volume's directory is that of its data, as backend.OpenData finds it. What is below it is a pod's.
+func isData(parts []string) bool {
+	return slices.Contains(backend.DataPaths(), strings.Join(parts, "/"))
 }

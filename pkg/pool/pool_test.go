@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -96,7 +97,16 @@ func remove(t *testing.T, p *Pool, id volume.ID) {
 
 // dataPath is the way to a volume's data that an administrator would take.
 func dataPath(p *Pool, id volume.ID) string {
-	return filepath.Join(p.opts.Path, volumesDir, id.Dir(), dataEntry)
+	dir := filepath.Join(p.opts.Path, volumesDir, id.Dir())
+	if held := filepath.Join(dir, backend.Holder, backend.Data); pathExists(held) {
+		return held
+	}
+	return filepath.Join(dir, backend.Data)
+}
+
+func pathExists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func status(t *testing.T, p *Pool) Status {

@@ -5,21 +5,26 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 )
 
 const (
 	purgeWorkers = 2
 	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a person, not a loop.
 	purgeRetry = time.Minute
+	// purgePoll is how long it waits for the filesystem to end what it does in the background.
+	purgePoll = 500 * time.Millisecond
 )
 
 // discarded is an entry of trash/.
 type discarded struct {
 	name   string
-	bytes  int64     // what the ledger gives back when the entry is gone
-	thrown time.Time // when it was in trash/ at the latest
-	due    time.Time // when it may be purged
-	failed bool      // it was tried, and has to wait
+	bytes  int64       // what the ledger gives back when the entry is gone
+	tag    backend.Tag // what the backend gets back, once
+	thrown time.Time   // when it was in trash/ at the latest
+	due    time.Time   // when it may be purged
+	failed bool        // it was tried, and has to wait
 }
 
 // purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.
@@ -81,6 +86,12 @@ func (q *purger) add(d discarded) {
 // retry queues an entry that could not be purged.
 func (q *purger) retry(d discarded) {
 	d.failed, d.due = true, time.Now().Add(q.retryAfter)
+	q.add(d)
+}
+
+// wait queues an entry that the filesystem is still removing.
+func (q *purger) wait(d discarded) {
+	d.due = time.Now().Add(purgePoll)
 	q.add(d)
 }
 

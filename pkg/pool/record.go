@@ -9,12 +9,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 const (
 	recordFile    = "volume.json"
-	dataEntry     = "data"
+	dataEntry     = backend.Data
 	recordVersion = 1
 	// maxRecordBytes bounds what is read from a record: many times the largest that CreateVolume can cause.
 	maxRecordBytes = 64 << 10
@@ -29,6 +30,7 @@ type record struct {
 	CapacityBytes int64        `json:"capacityBytes"`
 	Created       time.Time    `json:"created"`
 	Owner         volume.Owner `json:"owner,omitzero"`
+	QuotaID       uint64       `json:"quotaID,omitempty"`
 }
 
 func encodeRecord(v volume.Volume) ([]byte, error) {
@@ -39,6 +41,7 @@ func encodeRecord(v volume.Volume) ([]byte, error) {
 		CapacityBytes: v.CapacityBytes,
 		Created:       v.Created,
 		Owner:         v.Owner,
+		QuotaID:       v.QuotaID,
 	}, "", "  ")
 	return append(content, '\n'), err
 }
@@ -75,6 +78,7 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 		CapacityBytes: r.CapacityBytes,
 		Created:       r.Created,
 		Owner:         r.Owner,
+		QuotaID:       r.QuotaID,
 	}, nil
 }
 

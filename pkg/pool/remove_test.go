@@ -188,7 +188,7 @@ func TestPurgeRemovesATreeOfAnyDepth(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
 			p := poolOn(t, fstype)
-			v := create(t, p, "v", mib)
+			v := create(t, p, "v", 100*mib)
 			at, err := os.Open(dataPath(p, v.ID))
 			if err != nil {
 				t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -85,8 +86,33 @@ func (p *Pool) scanBatch(ctx context.Context, names []string) error {
 			klog.FromContext(ctx).Error(err, "Damaged volume: it can be deleted, but not used", "volumeID", id)
 			v.ID = id
 		}
-		p.index.put(&entry{volume: v, damaged: err})
+		e := &entry{volume: v, damaged: err}
+		p.adopt(ctx, e)
+		p.index.put(e)
 		p.ledger.add(v.CapacityBytes)
 	}
 	return nil
+}
+
+// adopt makes the filesystem agree with the record. A volume for which it cannot is used all the same: its data is whole, and its
+// size is what is not sure. Of a damaged one it keeps the quota, whatever that is.
+func (p *Pool) adopt(ctx context.Context, e *entry) {
+	d, err := p.volumes.openDir(e.volume.ID.Dir())
+	repaired := false
+	if err == nil {
+		defer d.Close()
+		if e.damaged != nil {
+			e.volume.QuotaID = uint64(p.backend.Hold(d.File, 0))
+			return
+		}
+		repaired, err = p.backend.Adopt(d.File, backend.Tag(e.volume.QuotaID), e.volume.CapacityBytes)
+	}
+	switch {
+	case err != nil:
+		e.unenforced = true
+		klog.FromContext(ctx).Error(err, "The size of a volume is not enforced", "pool", p.opts.Name, "volumeID", e.volume.ID)
+	case repaired:
+		klog.FromContext(ctx).Info("The quota of a volume was not as its record says, and is again",
+			"pool", p.opts.Name, "volumeID", e.volume.ID, "quotaID", e.volume.QuotaID, "bytes", e.volume.CapacityBytes)
+	}
 }

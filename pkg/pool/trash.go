@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -21,11 +22,13 @@ import (
 func (p *Pool) purge(ctx context.Context, d discarded) {
 	err := p.checkUnmounted(d)
 	if err == nil {
-		err = p.removeDiscarded(ctx, d.name)
+		err = p.removeDiscarded(ctx, &d)
 	}
 	switch {
 	case err == nil:
 		p.ledger.purged(d.bytes)
+	case errors.Is(err, backend.ErrPending):
+		p.purger.wait(d)
 	case ctx.Err() != nil: // the next start goes on from here
 	default:
 		klog.FromContext(ctx).Error(err, "Deleted data could not be purged; its space stays taken, and the purge is tried again",
@@ -73,30 +76,52 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 	return mounts, nil
 }
 
-// removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it.
-func (p *Pool) removeDiscarded(ctx context.Context, name string) error {
-	if d, err := openNoMount(p.trash, name); err == nil {
+// removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it, and
+// as long as there is a quota, whose that is. Errors: backend.ErrPending.
+func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
+	if d, err := openNoMount(p.trash, thrown.name); err == nil {
 		defer d.Close()
-		names, err := d.Readdirnames(-1)
-		for _, n := range slices.DeleteFunc(names, func(n string) bool { return n == recordFile }) {
-			err = errors.Join(err, removeTree(ctx, d, n))
-		}
-		if err != nil {
+		if err := p.removeData(ctx, d); err != nil {
 			return err
 		}
 	}
 	failpoint.Here("purge.data-removed")
-	return removeTree(ctx, p.trash, name)
+	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still counts files must not be given out.
+	if err := p.backend.Release(thrown.tag); err != nil {
+		return err
+	}
+	thrown.tag = 0 // from here on it can be another volume's
+	failpoint.Here("purge.released")
+	return removeTree(ctx, p.trash, thrown.name)
+}
+
+// removeData removes all but the record.
+func (p *Pool) removeData(ctx context.Context, d dir) error {
+	if err := p.backend.Discard(d.File); err != nil {
+		return err
+	}
+	names, err := d.Readdirnames(-1)
+	for _, n := range slices.DeleteFunc(names, func(n string) bool { return n == recordFile }) {
+		err = errors.Join(err, removeTree(ctx, d, n))
+	}
+	return err
 }
 
 // discard hands an entry of trash/ to the purger, with the bytes that it holds in the ledger.
-func (p *Pool) discard(thrown string, bytes int64) {
-	p.ledger.discard(bytes)
+func (p *Pool) discard(thrown string, v volume.Volume) {
+	p.ledger.discard(v.CapacityBytes)
 	now := time.Now()
-	p.purger.add(discarded{name: thrown, bytes: bytes, thrown: now, due: now.Add(p.opts.TrashRetention)})
+	p.purger.add(discarded{
+		name:   thrown,
+		bytes:  v.CapacityBytes,
+		tag:    backend.Tag(v.QuotaID),
+		thrown: now,
+		due:    now.Add(p.opts.TrashRetention),
+	})
 }
 
-// scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk.
+// scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk, and
+// its quota is nobody else's yet.
 func (p *Pool) scanTrash() error {
 	// Opened anew: what emptyTmp has moved here since the pool's own descriptor was opened is not read through that on btrfs.
 	trash, err := p.root.openDir(trashDir)
@@ -110,13 +135,25 @@ func (p *Pool) scanTrash() error {
 	}
 	for _, name := range names {
 		d := discarded{name: name, thrown: time.Now(), due: p.thrownAt(name).Add(p.opts.TrashRetention)}
-		if v, err := p.readRecord(p.trash, name, withoutSuffix(name)); err == nil {
+		v, err := p.readRecord(p.trash, name, withoutSuffix(name))
+		if err == nil {
 			d.bytes = v.CapacityBytes
 		}
+		d.tag = p.holdDiscarded(name, backend.Tag(v.QuotaID))
 		p.ledger.addTrash(d.bytes)
 		p.purger.add(d)
 	}
 	return nil
+}
+
+// holdDiscarded is 0 for an entry whose quota is another volume's: a crash came after the release.
+func (p *Pool) holdDiscarded(name string, tag backend.Tag) backend.Tag {
+	d, err := openNoMount(p.trash, name)
+	if err != nil {
+		return 0
+	}
+	defer d.Close()
+	return p.backend.Hold(d.File, tag)
 }
 
 // thrownAt is when an entry came to the trash: rename(2) sets the change time of what it moves.

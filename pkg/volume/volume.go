@@ -17,6 +17,8 @@ type Volume struct {
 	CapacityBytes int64
 	Created       time.Time
 	Owner         Owner
+	// QuotaID is what the filesystem counts the volume's blocks under, a project or a quota group; 0 where it counts none.
+	QuotaID uint64
 }
 
 // IsInline says whether the volume lives with a pod.

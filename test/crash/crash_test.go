@@ -25,6 +25,7 @@ type operation string
 
 const (
 	creating     operation = "create"
+	expanding    operation = "expand"
 	deleting     operation = "delete"
 	publishing   operation = "publish"
 	unpublishing operation = "unpublish"
@@ -43,7 +44,7 @@ func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
 			disk := disks.New(t, fstype, 0)
 			hit := map[string]bool{}
 			t.Run("initialize", func(t *testing.T) { crashInitializing(t, binary, disk.Dir, hit) })
-			for _, op := range []operation{creating, deleting, publishing, unpublishing} {
+			for _, op := range []operation{creating, expanding, deleting, publishing, unpublishing} {
 				for _, volumeType := range []string{"DirectoryOrCreate", "FileOrCreate"} {
 					t.Run(fmt.Sprintf("%s %s", op, volumeType), func(t *testing.T) {
 						crashAtEveryStep(t, binary, filepath.Join(disk.Dir, string(op)+"-"+volumeType[:1]), op, volumeType, hit)
@@ -153,9 +154,9 @@ func newCrash(t *testing.T, binary, dir string, op operation, volumeType string)
 	}
 	c.victim, err = c.create(t.Context(), "victim", volumeType)
 	c.must(err)
-	c.dataFile = file(c.path("pool", "volumes", "victim", "data"), volumeType)
+	c.dataFile = file(dataPath(c.path("pool", "volumes", "victim")), volumeType)
 	write(t, c.dataFile)
-	if op == unpublishing {
+	if op == unpublishing || op == expanding {
 		c.must(c.publish(t.Context(), c.victim, c.victimAt))
 	}
 	return c
@@ -200,6 +201,8 @@ func (c *crash) call() (err error) {
 			}
 			c.victim = id
 		}
+	case expanding:
+		err = c.expand(ctx, c.victim, c.victimAt)
 	case deleting:
 		err = c.delete(ctx, c.victim)
 	case publishing:
@@ -237,6 +240,8 @@ func (c *crash) check() {
 		ids = append(ids, c.victim)
 	case publishing:
 		ids, mounts = append(ids, c.victim), 2
+	case expanding:
+		ids, mounts, c.grown = append(ids, c.victim), 2, grownBytes-volumeBytes
 	case deleting:
 	}
 	c.wantClean(mounts, ids...)
@@ -256,6 +261,11 @@ func (c *crash) check() {
 			c.t.Errorf("the target is still there: %v", err)
 		}
 		wantContent(c.t, c.dataFile)
+	case expanding:
+		wantContent(c.t, c.dataFile)
+		if got := c.entries("pool", "volumes", "victim"); slices.Contains(got, "volume.json.tmp") {
+			c.t.Errorf("the volume has %q", got)
+		}
 	case deleting:
 	}
 	c.takeDown()
@@ -268,6 +278,7 @@ func (c *crash) takeDown() {
 	c.must(c.unpublish(ctx, c.victim, c.victimAt))
 	c.must(c.delete(ctx, c.bystander))
 	c.must(c.delete(ctx, c.victim))
+	c.grown = 0
 	c.wantClean(0)
 	c.must(c.driver.Stop())
 	c.driver = nil

@@ -25,6 +25,7 @@ import (
 const (
 	// volumeBytes is what each volume is promised; the filesystem has room for several.
 	volumeBytes = 32 << 20
+	grownBytes  = 48 << 20
 	// patience bounds how long a test waits for what happens in the background.
 	patience = 20 * time.Second
 	content  = "precious"
@@ -38,6 +39,7 @@ type world struct {
 	dir    string
 	driver *process.Process
 	log    *lockedBuffer
+	grown  int64 // what all volumes together have more than volumeBytes each
 	// metricsAddress is where the drivers show their ledger.
 	metricsAddress string
 }
@@ -142,6 +144,13 @@ func (w *world) create(ctx context.Context, name, volumeType string) (string, er
 	return resp.GetVolume().GetVolumeId(), err
 }
 
+func (w *world) expand(ctx context.Context, id, target string) error {
+	_, err := w.driver.Node.NodeExpandVolume(ctx, &csi.NodeExpandVolumeRequest{
+		VolumeId: id, VolumePath: target, CapacityRange: &csi.CapacityRange{RequiredBytes: grownBytes},
+	})
+	return err
+}
+
 func (w *world) delete(ctx context.Context, id string) error {
 	_, err := w.driver.Controller.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id})
 	return err
@@ -191,7 +200,7 @@ func (w *world) wantClean(mounts int, ids ...string) {
 		w.t.Errorf("the driver lists %q, want %q", got, ids)
 	}
 	w.eventually("the trash is purged and its space given back", func() bool {
-		return len(w.entries("pool", "trash")) == 0 && w.ledger() == [2]int64{int64(len(ids)) * volumeBytes, 0}
+		return len(w.entries("pool", "trash")) == 0 && w.ledger() == [2]int64{int64(len(ids))*volumeBytes + w.grown, 0}
 	})
 	if got := w.entries("pool", "tmp"); len(got) > 0 {
 		w.t.Errorf("tmp/ has %q", got)
@@ -268,6 +277,15 @@ func (w *world) eventually(what string, done func() bool) {
 			w.t.Fatalf("not after %s: %s (trash/ has %q, the ledger %d)", patience, what, w.entries("pool", "trash"), w.ledger())
 		}
 	}
+}
+
+// dataPath is where a pool keeps a volume's data: a file volume's in a directory of its own where only directories have a size.
+func dataPath(volume string) string {
+	held := filepath.Join(volume, "holder", "data")
+	if _, err := os.Lstat(held); err == nil {
+		return held
+	}
+	return filepath.Join(volume, "data")
 }
 
 // file is where a volume's content is: itself, or a file in it.

@@ -1,0 +1,126 @@
+// Package backend says what a pool's filesystem does for a volume: make its data, hold it to its size, tell its use.
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// The entry that holds a volume's data, in the volume's directory. Where a filesystem holds only directories to a size, the data of
+// a file volume is in a directory of its own that no pod sees: Holder/Data.
+const (
+	Data   = "data"
+	Holder = "holder"
+)
+
+// Tag is what the filesystem counts a volume under: a project ID, a quota group. It is kept in the record. 0 is none.
+type Tag uint64
+
+// ErrPending says that the filesystem has not finished yet: ask again.
+var ErrPending = errors.New("the filesystem is still removing it")
+
+// Backend is a kind of filesystem. Its methods may be called concurrently for different volumes. A volume is passed in as its open
+// directory, which stays the caller's; what is returned is the caller's to close.
+type Backend interface {
+	// Name is how logs and metrics call it.
+	Name() string
+	// Enforces says whether a volume is held to its size.
+	Enforces() bool
+	// Make makes the empty data of a volume, with exactly that mode and owner and held to that size. It is durable after the fsync
+	// of what is returned and of dir. On failure nothing is left. Errors: ErrNoSpace.
+	Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, Tag, error)
+	// Adopt makes the filesystem agree with the record of a volume found on disk, and says whether it did not. It is called for all
+	// of them, and Hold for what is deleted, before the first Make. Errors: why the volume is not held to its size.
+	Adopt(dir *os.File, tag Tag, bytes int64) (repaired bool, err error)
+	// Hold keeps the tag of a volume that is deleted, or cannot be adopted, from being given out. The tag is the record's, 0 where
+	// that is gone. What it returns is to be released.
+	Hold(dir *os.File, tag Tag) Tag
+	// Resize holds a volume to another size.
+	Resize(tag Tag, bytes int64) error
+	// Usage is what a volume, its data open with O_PATH, holds and can hold. It costs a few system calls, whatever that is.
+	Usage(data *os.File, tag Tag) (volume.Usage, error)
+	// Discard removes of a volume's data what the filesystem removes at once. The rest is the caller's.
+	Discard(dir *os.File) error
+	// Release frees the tag of a volume whose data has been removed. It may be called again. Errors: ErrPending.
+	Release(tag Tag) error
+}
+
+// DataPaths are where a volume's data can be, from its directory.
+func DataPaths() []string { return []string{Data, Holder + "/" + Data} }
+
+// OpenData opens a volume's data, wherever it is in its directory. Nothing on the way is a link or a mount. Errors: os.ErrNotExist.
+func OpenData(dir *os.File, flags int) (*os.File, error) {
+	var fd int
+	var err error
+	for _, name := range DataPaths() {
+		fd, err = unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
+			Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC), //nolint:gosec // flags are never negative
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+		})
+		if err == nil {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+			break
+		}
+	}
+	return nil, &os.PathError{Op: "open", Path: Data, Err: err}
+}
+
+// MakeEmpty makes the empty directory or file that pods will see, with exactly the specification's mode and owner, whatever the
+// umask. Until it has both, nobody but root reaches it, because its parent is 0700. The caller closes it.
+func MakeEmpty(dir *os.File, spec volume.Spec) (*os.File, error) {
+	f, err := openNew(dir, spec.Type)
+	if err != nil {
+		return nil, &os.PathError{Op: "make", Path: Data, Err: err}
+	}
+	if err := SetOwner(f, spec); err != nil {
+		return nil, errors.Join(err, f.Close(), RemoveEmpty(dir, spec.Type))
+	}
+	return f, nil
+}
+
+// RemoveEmpty undoes MakeEmpty.
+func RemoveEmpty(dir *os.File, t volume.Type) error {
+	flags := unix.AT_REMOVEDIR
+	if t == volume.FileOrCreate {
+		flags = 0
+	}
+	if err := unix.Unlinkat(int(dir.Fd()), Data, flags); err != nil {
+		return &os.PathError{Op: "remove", Path: Data, Err: err}
+	}
+	return nil
+}
+
+// SetOwner gives data its owner and mode.
+func SetOwner(f *os.File, spec volume.Spec) error {
+	// Owner before mode: chown(2) clears setgid.
+	err := unix.Fchown(int(f.Fd()), int(spec.UID), int(spec.GID))
+	if err == nil {
+		err = unix.Fchmod(int(f.Fd()), spec.Mode)
+	}
+	if err != nil {
+		return fmt.Errorf("set owner and mode of %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+func openNew(dir *os.File, t volume.Type) (*os.File, error) {
+	flags := unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY
+	if t != volume.FileOrCreate {
+		if err := unix.Mkdirat(int(dir.Fd()), Data, 0o700); err != nil {
+			return nil, err
+		}
+		flags = unix.O_RDONLY | unix.O_DIRECTORY
+	}
+	fd, err := unix.Openat(int(dir.Fd()), Data, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), Data), nil
+}

@@ -1,0 +1,295 @@
+package backendtest
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+func testModeAndOwner(t *testing.T, w *world) {
+	old := unix.Umask(0o077)
+	defer unix.Umask(old)
+	for _, s := range []volume.Spec{
+		{Type: volume.DirectoryOrCreate, Mode: 0o755},
+		{Type: volume.DirectoryOrCreate, Mode: 0o3777, UID: 1000, GID: 2000},
+		{Type: volume.FileOrCreate, Mode: 0o644},
+		{Type: volume.FileOrCreate, Mode: 0o602, UID: 4294967294, GID: 4294967294},
+	} {
+		dir := w.mkdir()
+		f, _, err := w.backend.Make(dir, s, size)
+		w.must(err)
+		f.Close()
+		data, err := backend.OpenData(dir, unix.O_PATH)
+		w.must(err)
+		var st unix.Stat_t
+		w.must(unix.Fstat(int(data.Fd()), &st))
+		data.Close()
+		if got := (volume.Spec{Type: typeOf(st), Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid}); got != s {
+			t.Errorf("made %+v, want %+v", got, s)
+		}
+	}
+}
+
+func typeOf(st unix.Stat_t) volume.Type {
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		return volume.FileOrCreate
+	}
+	return volume.DirectoryOrCreate
+}
+
+func testFailedMake(t *testing.T, w *world) {
+	for _, volumeType := range volume.ManagedTypes() {
+		v := w.make(volumeType, size)
+		if f, tag, err := w.backend.Make(v.dir, spec(volumeType), size); err == nil || tag != 0 {
+			t.Errorf("made %s over another one: %v, tag %d, %v", volumeType, f, tag, err)
+		}
+		w.wantRoom(v.file("f"), mib)
+		if w.backend.Enforces() {
+			w.fill(v.file("f"), mib, size)
+		}
+	}
+}
+
+func testRemove(t *testing.T, w *world) {
+	for _, volumeType := range volume.ManagedTypes() {
+		v := w.make(volumeType, size)
+		w.wantRoom(v.file("f"), mib)
+		w.remove(v)
+		names, err := os.ReadDir(v.dir.Name())
+		if err != nil || len(names) > 0 {
+			t.Errorf("after a removed %s there are %v, %v", volumeType, names, err)
+		}
+		w.must(w.backend.Discard(v.dir)) // of nothing
+		w.release(v.tag)                 // again
+	}
+}
+
+func testUsage(t *testing.T, w *world) {
+	const written = 2 * mib
+	for _, volumeType := range volume.ManagedTypes() {
+		v := w.make(volumeType, size)
+		before := w.usage(v)
+		w.wantRoom(v.file("f"), written)
+		u := w.usage(v)
+		if got := u.UsedBytes - before.UsedBytes; got < written || got > written+w.subject.Slack+256<<10 {
+			t.Errorf("%s: after %d bytes the use has grown by %d", volumeType, written, got)
+		}
+		if u.UsedBytes+u.AvailableBytes > u.TotalBytes {
+			t.Errorf("%s: more used and available than there is: %+v", volumeType, u)
+		}
+		if w.backend.Enforces() && (u.TotalBytes != size || u.AvailableBytes != size-u.UsedBytes) {
+			t.Errorf("%s: use is %+v, want a total of %d", volumeType, u, size)
+		}
+	}
+}
+
+func testFullDirectory(t *testing.T, w *world) {
+	v, neighbour := w.make(volume.DirectoryOrCreate, size), w.make(volume.DirectoryOrCreate, size)
+	w.must(os.Mkdir(v.file("sub"), 0o755))
+	w.wantRoom(v.file("f"), size/2)
+	w.fill(v.file("sub/f"), size/2, size)
+	w.wantFull(v.file("another"))
+	w.wantRoom(neighbour.file("f"), size/2)
+	w.must(os.Remove(v.file("f")))
+	w.eventuallyRoom(v.file("again"), size/4)
+	w.fill(neighbour.file("f"), size/2, size)
+	if u := w.usage(neighbour); u.UsedBytes > size || u.AvailableBytes > w.subject.Slack+block {
+		t.Errorf("a full volume has %+v", u)
+	}
+}
+
+// eventuallyRoom allows for filesystems that free deleted files in the background.
+func (w *world) eventuallyRoom(path string, bytes int64) {
+	w.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		written, err := grow(path, bytes)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("after freeing, %d of %d bytes were written: %v", written, bytes, err)
+		}
+		bytes -= written
+	}
+}
+
+func testFullFile(_ *testing.T, w *world) {
+	v, neighbour := w.make(volume.FileOrCreate, size), w.make(volume.FileOrCreate, size)
+	w.fill(v.path, 0, size)
+	w.wantRoom(neighbour.path, size/2)
+	w.must(w.backend.Resize(v.tag, size+w.subject.TruncateNeeds))
+	w.must(os.Truncate(v.path, 0))
+	w.must(w.backend.Resize(v.tag, size))
+	w.eventuallyRoom(v.path, size/2)
+}
+
+func testEscapes(_ *testing.T, w *world) {
+	v := w.make(volume.DirectoryOrCreate, size)
+	w.wantRoom(v.file("f"), size/2)
+	w.must(os.Link(v.file("f"), v.file("link")))
+	w.must(os.Remove(v.file("f")))
+	w.must(os.Mkdir(v.file("sub"), 0o755))
+	w.must(os.Rename(v.file("link"), v.file("sub/renamed")))
+	f, err := os.Open(v.file("sub/renamed"))
+	w.must(err)
+	w.must(os.Remove(v.file("sub/renamed")))
+	w.fill(v.file("f"), size/2, size)
+	w.wantFull(v.file("g"))
+	f.Close()
+	w.eventuallyRoom(v.file("g"), size/2-w.subject.Slack)
+}
+
+// A pod with two volumes sees them as two mounts; this is the filesystem's own defence.
+func testMoves(t *testing.T, w *world) {
+	v, other := w.make(volume.DirectoryOrCreate, size), w.make(volume.DirectoryOrCreate, size)
+	w.wantRoom(v.file("f"), mib)
+	if err := os.Link(v.file("f"), other.file("f")); !errors.Is(err, unix.EXDEV) {
+		t.Errorf("link from one volume into another: %v, want EXDEV", err)
+	}
+	if err := os.Rename(v.file("f"), other.file("f")); !errors.Is(err, unix.EXDEV) {
+		t.Errorf("rename from one volume into another: %v, want EXDEV", err)
+	}
+}
+
+func testResize(t *testing.T, w *world) {
+	for _, volumeType := range volume.ManagedTypes() {
+		v := w.make(volumeType, size)
+		w.fill(v.file("f"), 0, size)
+		w.must(w.backend.Resize(v.tag, 2*size))
+		w.wantRoom(v.file("f"), size-w.subject.Slack)
+		w.must(w.backend.Resize(v.tag, size)) // an expansion that failed is taken back
+		w.wantFull(v.file("f"))
+		if u := w.usage(v); u.TotalBytes != size || u.AvailableBytes != 0 {
+			t.Errorf("%s: with more in it than it may have, use is %+v", volumeType, u)
+		}
+	}
+}
+
+func testRestart(t *testing.T, w *world) {
+	for _, volumeType := range volume.ManagedTypes() {
+		v := w.make(volumeType, size)
+		w.wantRoom(v.file("f"), size/2)
+		if repaired, err := w.reopen().Adopt(v.dir, v.tag, size); repaired || err != nil {
+			t.Errorf("%s: repaired %t, %v; want as it was", volumeType, repaired, err)
+		}
+		w.fill(v.file("f"), size/2, size)
+		if _, err := w.backend.Adopt(v.dir, v.tag, size); !errors.Is(err, volume.ErrCorrupt) {
+			t.Errorf("%s: adopted twice: %v", volumeType, err)
+		}
+	}
+}
+
+func testRepair(t *testing.T, w *world) {
+	for _, volumeType := range volume.ManagedTypes() {
+		v := w.make(volumeType, size)
+		w.must(w.backend.Resize(v.tag, 3*size)) // a crash came before the record said so
+		if repaired, err := w.reopen().Adopt(v.dir, v.tag, size); !repaired || err != nil {
+			t.Errorf("%s: repaired %t, %v", volumeType, repaired, err)
+		}
+		w.fill(v.file("f"), 0, size)
+	}
+}
+
+func testLift(t *testing.T, w *world) {
+	for _, volumeType := range volume.ManagedTypes() {
+		v := w.make(volumeType, size)
+		w.backend = w.subject.OpenLifted(t, w.root)
+		if w.backend.Enforces() {
+			t.Error("enforces, with quotas off")
+		}
+		_, err := w.backend.Adopt(v.dir, v.tag, size)
+		w.must(err)
+		w.must(w.backend.Resize(v.tag, size))
+		w.wantRoom(v.file("f"), 2*size)
+		free := w.make(volumeType, size)
+		w.wantRoom(free.file("f"), 2*size)
+		if repaired, err := w.reopen().Adopt(v.dir, v.tag, size); !repaired || err != nil {
+			t.Errorf("%s: quotas on again: repaired %t, %v", volumeType, repaired, err)
+		}
+		w.wantFull(v.file("f"))
+		if _, err := w.backend.Adopt(free.dir, free.tag, size); !errors.Is(err, volume.ErrUnavailable) {
+			t.Errorf("%s: what was made with quotas off: %v, want ErrUnavailable", volumeType, err)
+		}
+	}
+}
+
+// On XFS and ext4 the limit of ID 0 would be that of every project that has none.
+func testUntagged(_ *testing.T, w *world) {
+	v := w.make(volume.DirectoryOrCreate, size)
+	plain := w.mkdir()
+	f, err := backend.MakeEmpty(plain, spec(volume.DirectoryOrCreate))
+	w.must(err)
+	f.Close()
+	w.must(w.backend.Resize(0, mib))
+	w.wantRoom(filepath.Join(plain.Name(), backend.Data, "f"), size)
+	data, err := backend.OpenData(plain, unix.O_PATH)
+	w.must(err)
+	defer data.Close()
+	_, err = w.backend.Usage(data, 0)
+	w.must(err)
+	w.must(w.backend.Release(0))
+	w.fill(v.file("f"), 0, size)
+}
+
+func testTags(t *testing.T, w *world) {
+	seen := map[backend.Tag]bool{}
+	// The second knows nothing of the first's, like another pool, or a start before it has read the records.
+	for _, b := range []backend.Backend{w.backend, w.subject.Open(t, w.root)} {
+		for range 20 {
+			v := w.makeBy(b, volume.DirectoryOrCreate, size)
+			if v.tag == 0 || seen[v.tag] {
+				t.Errorf("tag %d was given out twice", v.tag)
+			}
+			seen[v.tag] = true
+		}
+	}
+}
+
+func testHold(t *testing.T, w *world) {
+	v := w.make(volume.DirectoryOrCreate, size)
+	w.reopen()
+	if got := w.backend.Hold(v.dir, 0); got != v.tag { // its record is gone
+		t.Errorf("the data says that its tag is %d, want %d", got, v.tag)
+	}
+	if got := w.backend.Hold(v.dir, v.tag); got != 0 {
+		t.Errorf("held a second time: %d", got)
+	}
+	w.reopen()
+	if got := w.backend.Hold(v.dir, v.tag); got != v.tag {
+		t.Errorf("holds %d, want %d", got, v.tag)
+	}
+	w.must(v.data.Close())
+	w.must(w.backend.Discard(v.dir))
+	rest, err := os.OpenRoot(v.dir.Name())
+	w.must(err)
+	defer rest.Close()
+	w.must(rest.RemoveAll(backend.Data))
+	if next := w.make(volume.DirectoryOrCreate, size); next.tag == v.tag {
+		t.Error("a tag was given out before its release")
+	}
+	w.release(v.tag)
+}
+
+func testShownSize(t *testing.T, w *world) {
+	if !w.subject.ShowsSize {
+		return
+	}
+	v := w.make(volume.DirectoryOrCreate, size)
+	w.wantRoom(v.file("f"), size/2)
+	w.must(unix.Syncfs(int(w.root.Fd())))
+	var st unix.Statfs_t
+	w.must(unix.Statfs(v.path, &st))
+	if total := int64(st.Blocks) * st.Bsize; total != size { //nolint:gosec // a disk is small
+		t.Errorf("df shows a size of %d, want %d", total, size)
+	}
+	if free := int64(st.Bavail) * st.Bsize; free > size/2 || free < size/2-w.subject.Slack-256<<10 { //nolint:gosec // as above
+		t.Errorf("df shows %d available of %d", free, size)
+	}
+}

@@ -1,0 +1,105 @@
+// Package backendtest is what every backend is held to, on a filesystem of its own, and what it is measured by.
+package backendtest
+
+import (
+	"os"
+	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	mib  = 1 << 20
+	size = 4 * mib
+	// block is what a writer writes at a time.
+	block = 4096
+)
+
+// Subject is a backend, and a filesystem to use it on. The backends of one subject share the filesystem, as pools may.
+type Subject struct {
+	// Dir is a directory of the filesystem that is empty, and root's.
+	Dir string
+	// Open opens a backend as a start of the driver does.
+	Open func(t testing.TB, root *os.File) backend.Backend
+	// OpenLifted opens it as a start with `quota: off` does. Not needed for a backend that never enforces.
+	OpenLifted func(t testing.TB, root *os.File) backend.Backend
+	// Slack is by how many bytes a volume may be full before it holds its size: what the filesystem counts besides content.
+	Slack int64
+	// TruncateNeeds is how many bytes must be left for a file to be truncated.
+	TruncateNeeds int64
+	// ShowsSize: df in a directory volume shows the volume's size, not the filesystem's.
+	ShowsSize bool
+}
+
+// Run runs every case, each on a subject of its own.
+func Run(t *testing.T, newSubject func(testing.TB) Subject) {
+	t.Helper()
+	cases := []struct {
+		name     string
+		run      func(t *testing.T, w *world)
+		enforces bool // makes sense only where sizes are enforced
+	}{
+		{name: "data has exactly its mode and owner", run: testModeAndOwner},
+		{name: "a failed make leaves nothing", run: testFailedMake},
+		{name: "a removed volume leaves nothing", run: testRemove},
+		{name: "usage is what was written", run: testUsage},
+		{name: "a full directory is full, its neighbour is not", run: testFullDirectory, enforces: true},
+		{name: "a full file is full", run: testFullFile, enforces: true},
+		{name: "no link, rename or open file escapes", run: testEscapes, enforces: true},
+		{name: "a file never moves from volume to volume", run: testMoves, enforces: true},
+		{name: "resizing is online, both ways", run: testResize, enforces: true},
+		{name: "a restart finds all as it was", run: testRestart, enforces: true},
+		{name: "a limit that is gone is put right", run: testRepair, enforces: true},
+		{name: "a limit is lifted when quotas are off", run: testLift, enforces: true},
+		{name: "a data without a tag is not enforced and hurts nobody", run: testUntagged, enforces: true},
+		{name: "a tag is given out once", run: testTags, enforces: true},
+		{name: "a tag is not given out before its release", run: testHold, enforces: true},
+		{name: "df shows the size", run: testShownSize, enforces: true},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, newSubject(t))
+			if c.enforces && !w.backend.Enforces() {
+				t.Log("nothing to see: this backend enforces nothing")
+				return
+			}
+			c.run(t, w)
+		})
+	}
+}
+
+// Benchmark measures what each operation costs; compare with that of plain on the same filesystem.
+func Benchmark(b *testing.B, newSubject func(testing.TB) Subject) {
+	b.Helper()
+	for _, volumeType := range volume.ManagedTypes() {
+		b.Run("Make/"+string(volumeType), func(b *testing.B) {
+			w := newWorld(b, newSubject(b))
+			dirs := make([]*os.File, b.N)
+			for i := range dirs {
+				dirs[i] = w.mkdir()
+			}
+			for b.ResetTimer(); b.N > 0 && len(dirs) > 0; dirs = dirs[1:] {
+				f, _, err := w.backend.Make(dirs[0], spec(volumeType), size)
+				w.must(err)
+				f.Close()
+			}
+		})
+	}
+	b.Run("Usage", func(b *testing.B) {
+		w := newWorld(b, newSubject(b))
+		v := w.make(volume.DirectoryOrCreate, size)
+		for b.Loop() {
+			_, err := w.backend.Usage(v.data, v.tag)
+			w.must(err)
+		}
+	})
+	b.Run("Adopt", func(b *testing.B) {
+		w := newWorld(b, newSubject(b))
+		v := w.make(volume.DirectoryOrCreate, size)
+		for b.Loop() {
+			_, err := w.reopen().Adopt(v.dir, v.tag, size)
+			w.must(err)
+		}
+	})
+}

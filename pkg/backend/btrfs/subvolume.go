@@ -1,0 +1,114 @@
+package btrfs
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+)
+
+// destroy removes a subvolume and those that a pod has made in it; false if there is no subvolume of that name. No time is spent on
+// files: the kernel removes them afterwards. What is mounted there is refused, what is mounted inside is detached.
+func (f filesystem) destroy(dir *os.File, name string) (bool, error) {
+	top, err := openNoMount(dir, name)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer top.Close()
+	if ok, err := isSubvolume(top); !ok {
+		return false, err
+	}
+	id, err := subvolumeOf(top)
+	if err != nil {
+		return false, err
+	}
+	if err := f.destroyBelow(id); err != nil {
+		return false, err
+	}
+	unlock(top)
+	return true, destroySubvolume(dir, []byte(name))
+}
+
+// destroyBelow removes the subvolumes in a subvolume, wherever in it they are: the kernel refuses to destroy one that has others.
+func (f filesystem) destroyBelow(parent uint64) error {
+	return f.each(rootTree, parent, rootRef, func(i item) error {
+		if err := f.destroyBelow(i.offset); err != nil {
+			return err
+		}
+		inode, name, err := parseRef(i.data)
+		if err != nil {
+			return fmt.Errorf("subvolume %d in %d: %w", i.offset, parent, err)
+		}
+		return f.destroyChild(parent, inode, i.offset, name)
+	})
+}
+
+func (f filesystem) destroyChild(parent, inode, child uint64, name []byte) error {
+	for _, d := range []struct{ subvolume, inode uint64 }{{parent, firstFreeObject}, {child, firstFreeObject}} {
+		root, err := f.openDir(d.subvolume, d.inode)
+		if err != nil {
+			return err
+		}
+		unlock(root)
+		root.Close()
+	}
+	dir, err := f.openDir(parent, inode)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	unlock(dir)
+	return destroySubvolume(dir, name)
+}
+
+// parseRef reads struct btrfs_root_ref: the directory in which a subvolume is, and its name there.
+func parseRef(data []byte) (inode uint64, name []byte, err error) {
+	const header = 18 // dirid, sequence, name_len
+	if len(data) < header || len(data) != header+int(binary.LittleEndian.Uint16(data[16:])) {
+		return 0, nil, fmt.Errorf("btrfs: a reference of %d bytes makes no sense", len(data))
+	}
+	return binary.LittleEndian.Uint64(data), data[header:], nil
+}
+
+// openNoMount opens a directory unless something is mounted on it (EXDEV): what is mounted there is not the volume's.
+func openNoMount(dir *os.File, name string) (*os.File, error) {
+	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if errors.Is(err, unix.EXDEV) {
+		return nil, fmt.Errorf("%q is a mount point: unmount it", name)
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// openSubvolume opens the subvolume that holds a volume's data.
+func openSubvolume(dir *os.File) (*os.File, error) {
+	for _, name := range []string{backend.Data, backend.Holder} {
+		f, err := openNoMount(dir, name)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		ok, err := isSubvolume(f)
+		if ok {
+			return f, nil
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%w: its data is in no subvolume", os.ErrNotExist)
+}

@@ -1,0 +1,46 @@
+// Package plain is the backend for a filesystem that can hold nobody to a size.
+package plain
+
+import (
+	"os"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Plain makes directories and files, and that is all.
+type Plain struct{}
+
+var _ backend.Backend = Plain{}
+
+// Name implements backend.Backend.
+func (Plain) Name() string { return "plain" }
+
+// Enforces implements backend.Backend.
+func (Plain) Enforces() bool { return false }
+
+// Make implements backend.Backend.
+func (Plain) Make(dir *os.File, spec volume.Spec, _ int64) (*os.File, backend.Tag, error) {
+	f, err := backend.MakeEmpty(dir, spec)
+	return f, 0, err
+}
+
+// Adopt implements backend.Backend.
+func (Plain) Adopt(*os.File, backend.Tag, int64) (bool, error) { return false, nil }
+
+// Hold implements backend.Backend.
+func (Plain) Hold(*os.File, backend.Tag) backend.Tag { return 0 }
+
+// Resize implements backend.Backend: the size is a number, and the pool keeps that.
+func (Plain) Resize(backend.Tag, int64) error { return nil }
+
+// Usage implements backend.Backend. The filesystem knows only its own numbers, and those are what bounds the writer: they are
+// reported, not an invented share of them.
+func (Plain) Usage(data *os.File, _ backend.Tag) (volume.Usage, error) { return mount.UsageOf(data) }
+
+// Discard implements backend.Backend.
+func (Plain) Discard(*os.File) error { return nil }
+
+// Release implements backend.Backend.
+func (Plain) Release(backend.Tag) error { return nil }

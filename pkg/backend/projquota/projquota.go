@@ -1,0 +1,208 @@
+// Package projquota holds volumes to their sizes by project quotas, on XFS and ext4 mounted with prjquota: a volume's data has a
+// project ID that everything made in it inherits, and the filesystem counts and limits the blocks of that ID.
+package projquota
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// The project IDs of volumes. kubelet takes IDs from 1048577 up (k8s.io/kubernetes pkg/volume/util/fsquota/common, FirstQuota), people
+// small ones; these are far from both. ID 0 is not only nobody's: its limits are those of every project without its own.
+const (
+	firstTag backend.Tag = 1 << 30
+	tagCount             = 1 << 30
+)
+
+// Mode says whether volumes are held to their sizes.
+type Mode int
+
+const (
+	// Enforce holds every volume to its size.
+	Enforce Mode = iota
+	// Lift makes volumes without limits, and takes the limits off those that have one.
+	Lift
+)
+
+// ProjectQuota is the backend of one pool.
+type ProjectQuota struct {
+	quota quota
+	mode  Mode
+	tags  *backend.Tags
+}
+
+var _ backend.Backend = (*ProjectQuota)(nil)
+
+// Open is the backend for the filesystem of a directory, which stays the caller's and open; false if it does not enforce project
+// quotas. The seed says where the search for free IDs begins.
+func Open(root *os.File, mode Mode, seed uint64) (*ProjectQuota, bool, error) {
+	q := quota{root: root}
+	enforced, err := q.enforced()
+	if err != nil || !enforced {
+		return nil, false, err
+	}
+	return &ProjectQuota{quota: q, mode: mode, tags: backend.NewTags(firstTag, tagCount, seed)}, true, nil
+}
+
+// Name implements backend.Backend.
+func (*ProjectQuota) Name() string { return "projquota" }
+
+// Enforces implements backend.Backend.
+func (p *ProjectQuota) Enforces() bool { return p.mode == Enforce }
+
+// limit is what the filesystem is told of a volume's size; 0 is none.
+func (p *ProjectQuota) limit(bytes int64) int64 {
+	if p.mode == Lift {
+		return 0
+	}
+	return bytes
+}
+
+// Make implements backend.Backend.
+func (p *ProjectQuota) Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, backend.Tag, error) {
+	if p.mode == Lift {
+		f, err := backend.MakeEmpty(dir, spec)
+		return f, 0, err
+	}
+	tag, err := p.tags.Claim(p.quota.unused)
+	if err != nil {
+		return nil, 0, err
+	}
+	f, err := p.makeTagged(dir, spec, tag, bytes)
+	if err != nil {
+		return nil, 0, errors.Join(err, p.Release(tag))
+	}
+	return f, tag, nil
+}
+
+// makeTagged gives the data its ID before it gives the ID its limit: what a crash in between leaves in tmp/ says which ID it has, and
+// no limit is ever left that belongs to nothing.
+func (p *ProjectQuota) makeTagged(dir *os.File, spec volume.Spec, tag backend.Tag, bytes int64) (*os.File, error) {
+	f, err := backend.MakeEmpty(dir, spec)
+	if err != nil {
+		return nil, err
+	}
+	err = setProject(f, tag)
+	if err == nil {
+		err = p.quota.setLimit(tag, bytes)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), backend.RemoveEmpty(dir, spec.Type))
+	}
+	return f, nil
+}
+
+// Adopt implements backend.Backend: what the record says is true, whatever became of the quota while the driver was away. An ID that
+// somebody took off the data is put back on the data itself, not on what is in it.
+func (p *ProjectQuota) Adopt(dir *os.File, tag backend.Tag, bytes int64) (repaired bool, err error) {
+	if tag == 0 && p.mode == Lift {
+		return false, nil
+	}
+	if !p.tags.Contains(tag) {
+		return false, fmt.Errorf("%w: its record has no project ID, but %d: it was made while the filesystem had no quotas, or on another one",
+			volume.ErrUnavailable, tag)
+	}
+	if !p.tags.Hold(tag) {
+		return false, fmt.Errorf("%w: project ID %d belongs to another volume as well", volume.ErrCorrupt, tag)
+	}
+	f, err := openData(dir)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	tagged, err := ensureProject(f, tag)
+	if err != nil {
+		return false, err
+	}
+	limited, err := p.quota.ensureLimit(tag, p.limit(bytes))
+	return tagged || limited, err
+}
+
+// Hold implements backend.Backend.
+func (p *ProjectQuota) Hold(dir *os.File, tag backend.Tag) backend.Tag {
+	if tag == 0 {
+		tag = tagOf(dir)
+	}
+	if !p.tags.Hold(tag) {
+		return 0
+	}
+	return tag
+}
+
+// tagOf reads the ID of data whose record is gone.
+func tagOf(dir *os.File) backend.Tag {
+	f, err := openData(dir)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	a, err := getAttributes(f)
+	if err != nil {
+		return 0
+	}
+	return backend.Tag(a.project)
+}
+
+// Resize implements backend.Backend.
+func (p *ProjectQuota) Resize(tag backend.Tag, bytes int64) error {
+	if !p.tags.Contains(tag) {
+		return nil
+	}
+	return p.quota.setLimit(tag, p.limit(bytes))
+}
+
+// Usage implements backend.Backend. The filesystem can be full before the volume is; then that is what is available.
+func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, error) {
+	if !p.tags.Contains(tag) {
+		return mount.UsageOf(data)
+	}
+	// Of the pool's directory: statfs(2) of a directory with an ID is about that ID, on ext4 and XFS.
+	fs, err := mount.UsageOf(p.quota.root)
+	if err != nil {
+		return volume.Usage{}, err
+	}
+	q, err := p.quota.get(tag)
+	if err != nil {
+		return volume.Usage{}, err
+	}
+	u := fs
+	u.UsedBytes = int64(q.curSpace)   //nolint:gosec // less than a filesystem holds
+	u.UsedInodes = int64(q.curInodes) //nolint:gosec // as above
+	if q.blockHard > 0 {
+		u.TotalBytes = limitBytes(q)
+		u.AvailableBytes = max(0, min(u.TotalBytes-u.UsedBytes, fs.AvailableBytes))
+	}
+	return u, nil
+}
+
+// Discard implements backend.Backend: a tree of files is removed file by file.
+func (*ProjectQuota) Discard(*os.File) error { return nil }
+
+// Release implements backend.Backend. Something may still count, a deleted file that somebody has open: that stays limited, and the ID
+// is not given out before it is gone.
+func (p *ProjectQuota) Release(tag backend.Tag) error {
+	if !p.tags.Contains(tag) {
+		return nil
+	}
+	q, err := p.quota.get(tag)
+	if err == nil && q.isUnused() {
+		err = p.quota.setLimit(tag, 0)
+	}
+	if err != nil {
+		return err
+	}
+	p.tags.Free(tag)
+	return nil
+}
+
+// openData opens data to read and set its attributes, not its content.
+func openData(dir *os.File) (*os.File, error) {
+	return backend.OpenData(dir, unix.O_RDONLY|unix.O_NONBLOCK)
+}

@@ -1,0 +1,222 @@
+package projquota
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend/backendtest"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
+)
+
+var filesystems = []string{disks.Ext4, disks.XFS}
+
+func opener(mode Mode) func(testing.TB, *os.File) backend.Backend {
+	return func(t testing.TB, root *os.File) backend.Backend {
+		t.Helper()
+		b, ok, err := Open(root, mode, 7)
+		if err != nil || !ok {
+			t.Fatalf("open: %t, %v", ok, err)
+		}
+		return b
+	}
+}
+
+// newSubject is a directory of the virtual machine's disk. What earlier ones have left there is theirs: the disk is shared, as it
+// would be by pools.
+func newSubject(fstype string) func(testing.TB) backendtest.Subject {
+	return func(t testing.TB) backendtest.Subject {
+		t.Helper()
+		dir, err := os.MkdirTemp(guest.Disk(t, fstype), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Error(err)
+			}
+		})
+		return backendtest.Subject{
+			Dir: dir, Open: opener(Enforce), OpenLifted: opener(Lift),
+			Slack:     64 << 10, // the directory, the blocks that map the file's
+			ShowsSize: true,
+		}
+	}
+}
+
+func TestConformance(t *testing.T) {
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) { backendtest.Run(t, newSubject(fstype)) })
+	}
+}
+
+func BenchmarkProjectQuota(b *testing.B) {
+	for _, fstype := range filesystems {
+		b.Run(fstype, func(b *testing.B) { backendtest.Benchmark(b, newSubject(fstype)) })
+	}
+}
+
+func TestFilesystemWithoutQuotasIsNotUsed(t *testing.T) {
+	root, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if _, ok, err := Open(root, Enforce, 0); ok || err != nil {
+		t.Errorf("open: %t, %v; want false", ok, err)
+	}
+}
+
+// The kernel's structures (linux/quota.h, linux/dqblk_xfs.h, linux/fs.h) are as long on every 64-bit machine.
+func TestStructuresAreTheKernels(t *testing.T) {
+	for name, size := range map[string][2]uintptr{
+		"if_dqblk":      {unsafe.Sizeof(dqblk{}), 72},
+		"fs_quota_stat": {unsafe.Sizeof(quotaStat{}), 80},
+		"fsxattr":       {unsafe.Sizeof(attributes{}), 28},
+	} {
+		if size[0] != size[1] {
+			t.Errorf("struct %s has %d bytes, the kernel's %d", name, size[0], size[1])
+		}
+	}
+}
+
+// A pod that owns its volume can do this, unless it is in a user namespace of its own (docs/sizes.md). A start puts it right.
+func TestProjectThatWasTakenAwayIsPutBack(t *testing.T) {
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			subject := newSubject(fstype)(t)
+			root, dir := open(t, subject.Dir), mkdir(t, filepath.Join(subject.Dir, "v"))
+			b := subject.Open(t, root)
+			f, tag, err := b.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if err := ioctl(f, ioctlSetAttr, &attributes{}); err != nil {
+				t.Fatal(err)
+			}
+			if repaired, err := subject.Open(t, root).Adopt(dir, tag, 1<<20); !repaired || err != nil {
+				t.Errorf("adopt: %t, %v", repaired, err)
+			}
+			if have, err := getAttributes(f); err != nil || have.project != uint32(tag) || have.flags&inheritProject == 0 {
+				t.Errorf("attributes are %+v, %v; want project %d", have, err, tag)
+			}
+		})
+	}
+}
+
+// What is deleted and still open counts: it stays limited, and its ID is not given out.
+func TestIDThatStillCountsStaysLimited(t *testing.T) {
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			subject := newSubject(fstype)(t)
+			b, _, err := Open(open(t, subject.Dir), Enforce, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := mkdir(t, filepath.Join(subject.Dir, "v"))
+			f, tag, err := b.Make(dir, volume.Spec{Type: volume.FileOrCreate, Mode: 0o600}, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if err := os.Remove(filepath.Join(dir.Name(), backend.Data)); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Release(tag); err != nil {
+				t.Fatal(err)
+			}
+			if q, err := b.quota.get(tag); err != nil || q.blockHard == 0 {
+				t.Errorf("quota is %+v, %v; want its limit", q, err)
+			}
+			if free, err := b.quota.unused(tag); free || err != nil {
+				t.Errorf("unused: %t, %v", free, err)
+			}
+		})
+	}
+}
+
+func open(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(path, unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func mkdir(t *testing.T, path string) *os.File {
+	t.Helper()
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return open(t, path)
+}
+
+// ownerEnv makes this test binary a pod's process: it takes the project ID off the directory that it names.
+const ownerEnv = "PROJQUOTA_TEST_OWNER"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(ownerEnv); path != "" {
+		f, err := os.Open(path)
+		if err == nil {
+			err = ioctl(f, ioctlSetAttr, &attributes{})
+		}
+		var errno unix.Errno
+		if errors.As(err, &errno) {
+			os.Exit(int(errno))
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// What docs/sizes.md says of who can leave a quota: the owner of a file, without any privilege, but nobody in a user namespace
+// (fs/file_attr.c, fileattr_set_prepare).
+func TestOwnerLeavesAQuotaUnlessInAUserNamespace(t *testing.T) {
+	const owner = 1000
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			subject := newSubject(fstype)(t)
+			if err := os.Chmod(subject.Dir, 0o755); err != nil { //nolint:gosec // the owner has to get there
+				t.Fatal(err)
+			}
+			b := subject.Open(t, open(t, subject.Dir))
+			dir := mkdir(t, filepath.Join(subject.Dir, "v"))
+			if err := dir.Chmod(0o755); err != nil { //nolint:gosec // as above
+				t.Fatal(err)
+			}
+			f, _, err := b.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, UID: owner, GID: owner}, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			id := []syscall.SysProcIDMap{{ContainerID: 0, HostID: owner, Size: 1}}
+			for _, tt := range []struct {
+				name string
+				attr syscall.SysProcAttr
+				want int
+			}{
+				{"in a user namespace", syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: id, GidMappings: id}, int(unix.EINVAL)},
+				{"in the host's", syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}, 0},
+			} {
+				pod := exec.CommandContext(t.Context(), "/proc/self/exe")
+				pod.Env = []string{ownerEnv + "=" + filepath.Join(dir.Name(), backend.Data)}
+				pod.SysProcAttr = &tt.attr
+				if err := pod.Run(); pod.ProcessState.ExitCode() != tt.want {
+					t.Errorf("%s: %v, want exit code %d", tt.name, err, tt.want)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,163 @@
+package projquota
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+)
+
+// quotactl(2) and linux/quota.h, linux/dqblk_xfs.h, linux/fs.h; x/sys has none of it.
+const (
+	prjQuota = 2 // PRJQUOTA
+
+	cmdGetQuota = 0x800007 // Q_GETQUOTA
+	cmdSetQuota = 0x800008 // Q_SETQUOTA
+	cmdGetStat  = 0x5805   // Q_XGETQSTAT, which every filesystem with quotas answers, not only XFS
+
+	projectEnforced = 1 << 5 // FS_QUOTA_PDQ_ENFD
+	validLimits     = 1 | 4  // QIF_BLIMITS | QIF_ILIMITS
+	blockBytes      = 1024   // QIF_DQBLKSIZE: the unit of limits
+
+	ioctlGetAttr   = 0x801c581f // FS_IOC_FSGETXATTR
+	ioctlSetAttr   = 0x401c5820 // FS_IOC_FSSETXATTR
+	inheritProject = 0x200      // FS_XFLAG_PROJINHERIT
+)
+
+// dqblk is struct if_dqblk.
+type dqblk struct {
+	blockHard, blockSoft uint64 // in blockBytes
+	curSpace             uint64 // in bytes
+	inodeHard, inodeSoft uint64
+	curInodes            uint64
+	blockTime, inodeTime uint64
+	valid                uint32
+	_                    uint32
+}
+
+// quotaStat is struct fs_quota_stat.
+type quotaStat struct {
+	version int8
+	flags   uint16
+	_       [76]byte
+}
+
+// attributes is struct fsxattr.
+type attributes struct {
+	flags, extentSize, extents, project, cowExtentSize uint32
+	_                                                  [8]byte
+}
+
+// quota is the quota of the filesystem on which root is.
+type quota struct{ root *os.File }
+
+// call is quotactl_fd(2), Linux 5.14: it needs no path of a device, which a container may not have.
+func (q quota) call(cmd int, id backend.Tag, arg unsafe.Pointer) error {
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, q.root.Fd(), uintptr(cmd<<8|prjQuota), uintptr(id), uintptr(arg), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// enforced says whether the filesystem holds projects to their limits.
+func (q quota) enforced() (bool, error) {
+	var st quotaStat
+	err := q.call(cmdGetStat, 0, unsafe.Pointer(&st)) //nolint:gosec // the kernel fills it
+	switch {
+	case err == nil:
+		return st.flags&projectEnforced != 0, nil
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ESRCH):
+		return false, nil // no quotas in the kernel, the filesystem, or its mount
+	default:
+		return false, fmt.Errorf("ask for the filesystem's quotas: %w", err)
+	}
+}
+
+func (q quota) get(id backend.Tag) (dqblk, error) {
+	var d dqblk
+	err := q.call(cmdGetQuota, id, unsafe.Pointer(&d)) //nolint:gosec // the kernel fills it
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH): // XFS has nothing for an ID that was never used
+		return dqblk{}, nil
+	case err != nil:
+		return dqblk{}, fmt.Errorf("quota of project %d: %w", id, err)
+	default:
+		return d, nil
+	}
+}
+
+// unused says that nothing counts under an ID. A limit alone is what an earlier volume left, whose last file took long to vanish.
+func (q quota) unused(id backend.Tag) (bool, error) {
+	d, err := q.get(id)
+	return d.isUnused(), err
+}
+
+func (d dqblk) isUnused() bool { return d.curSpace == 0 && d.curInodes == 0 }
+
+// setLimit holds a project to a size, rounded up to a whole kilobyte; 0 is no limit.
+func (q quota) setLimit(id backend.Tag, bytes int64) error {
+	d := dqblk{blockHard: limitBlocks(bytes), valid: validLimits}
+	if err := q.call(cmdSetQuota, id, unsafe.Pointer(&d)); err != nil { //nolint:gosec // the kernel reads it
+		return fmt.Errorf("limit project %d to %d bytes: %w", id, bytes, err)
+	}
+	return nil
+}
+
+// ensureLimit writes only what is not so yet, and says whether it did: at a start it is so for every volume.
+func (q quota) ensureLimit(id backend.Tag, bytes int64) (changed bool, err error) {
+	d, err := q.get(id)
+	if err != nil || d.blockHard == limitBlocks(bytes) && d.blockSoft == 0 && d.inodeHard == 0 && d.inodeSoft == 0 {
+		return false, err
+	}
+	return true, q.setLimit(id, bytes)
+}
+
+func limitBlocks(bytes int64) uint64 { return (uint64(bytes) + blockBytes - 1) / blockBytes } //nolint:gosec // never negative
+
+func limitBytes(d dqblk) int64 { return int64(d.blockHard * blockBytes) } //nolint:gosec // what setLimit wrote
+
+func getAttributes(f *os.File) (attributes, error) {
+	var a attributes
+	err := ioctl(f, ioctlGetAttr, &a)
+	return a, err
+}
+
+// setProject gives an empty directory or file its project ID; what is made in the directory inherits it.
+func setProject(f *os.File, id backend.Tag) error {
+	_, err := ensureProject(f, id)
+	return err
+}
+
+// ensureProject writes only what is not so yet, and says whether it did.
+func ensureProject(f *os.File, id backend.Tag) (changed bool, err error) {
+	have, err := getAttributes(f)
+	if err != nil {
+		return false, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	want := have
+	want.project = uint32(id) //nolint:gosec // below firstTag+tagCount
+	if info.IsDir() {
+		want.flags |= inheritProject
+	}
+	if have == want {
+		return false, nil
+	}
+	return true, ioctl(f, ioctlSetAttr, &want)
+}
+
+func ioctl(f *os.File, request uintptr, a *attributes) error {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(a))) //nolint:gosec // the kernel's own structure
+	if errno != 0 {
+		return &os.PathError{Op: "ioctl", Path: f.Name(), Err: errno}
+	}
+	return nil
+}

@@ -1,0 +1,89 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"path/filepath"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend/btrfs"
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend/plain"
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend/projquota"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// openBackend finds out what the pool's filesystem can do. Errors: ErrUnavailable when that is less than the options require.
+func (p *Pool) openBackend(ctx context.Context) (err error) {
+	p.backend, err = p.detect(ctx, p.root.File)
+	return err
+}
+
+// checkQuota refuses a filesystem that does not do what the options require, before anything is made on it. Errors: ErrUnavailable.
+func (p *Pool) checkQuota(ctx context.Context, there *os.File) error {
+	if !p.opts.RequireQuota {
+		return nil
+	}
+	_, err := p.detect(ctx, there)
+	return err
+}
+
+// checkParent is checkQuota for a directory that is not there yet.
+func (p *Pool) checkParent(ctx context.Context) error {
+	if _, err := os.Stat(p.opts.Path); err == nil || !p.opts.RequireQuota {
+		return nil
+	}
+	there, err := openNearest(p.opts.Path)
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	return p.checkQuota(ctx, there)
+}
+
+// openNearest opens a directory, or the first of its parents that exists.
+func openNearest(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) && path != "/" {
+		return openNearest(filepath.Dir(path))
+	}
+	return f, err
+}
+
+func (p *Pool) detect(ctx context.Context, root *os.File) (backend.Backend, error) {
+	b, err := p.detectAny(ctx, root)
+	if err == nil && p.opts.RequireQuota && !b.Enforces() {
+		return nil, fmt.Errorf("%w: quota is required, and its filesystem enforces none: mount XFS or ext4 with prjquota, or use btrfs",
+			volume.ErrUnavailable)
+	}
+	return b, err
+}
+
+func (p *Pool) detectAny(ctx context.Context, root *os.File) (backend.Backend, error) {
+	hash := fnv.New32a()
+	hash.Write([]byte(p.id))
+	seed := uint64(hash.Sum32())
+	subvolumes, projects := btrfs.Enforce, projquota.Enforce
+	if p.opts.IgnoreQuota {
+		subvolumes, projects = btrfs.Lift, projquota.Lift
+	}
+	b, ok, err := btrfs.Open(klog.FromContext(ctx), root, subvolumes, seed)
+	if ok || err != nil {
+		return b, err
+	}
+	q, ok, err := projquota.Open(root, projects, seed)
+	if ok || err != nil {
+		return q, err
+	}
+	return plain.Plain{}, nil
+}
+
+// Backend says what holds the pool's volumes to their sizes.
+func (p *Pool) Backend() string { return p.backend.Name() }
+
+// EnforcesSizes says whether a volume cannot grow beyond its size.
+func (p *Pool) EnforcesSizes() bool { return p.backend.Enforces() }

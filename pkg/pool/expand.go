@@ -1,0 +1,97 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const recordTmpFile = recordFile + ".tmp"
+
+// Expand gives a volume at least the size that is required, while pods use it, and returns the size it has. A size it has already is
+// success. When it returns the new size, that survives a power cut. Errors: ErrNotFound, ErrCorrupt, ErrBusy; ErrOutOfRange when the
+// volume is larger than the limit, because it never shrinks; ErrNoSpace, with the volume as it was.
+func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) (int64, error) {
+	if err := p.index.claim(id); err != nil {
+		return 0, err
+	}
+	defer p.index.unclaim(id)
+	if _, err := p.Get(id); err != nil {
+		return 0, err
+	}
+	e, _ := p.index.get(id.Dir())
+	v := e.volume
+	if size.Contains(v.CapacityBytes) {
+		return v.CapacityBytes, nil
+	}
+	if v.CapacityBytes > size.Required {
+		return 0, fmt.Errorf("%w: volume %s has %d bytes and never shrinks; asked for are at most %d",
+			volume.ErrOutOfRange, id, v.CapacityBytes, size.Limit)
+	}
+	if err := p.grow(ctx, *e, size.Required); err != nil {
+		return 0, fmt.Errorf("expand volume %s from %d to %d bytes: %w", id, v.CapacityBytes, size.Required, err)
+	}
+	return size.Required, nil
+}
+
+// grow reserves, raises the limit, and then says so in the record: at a start the record wins, so a crash in between leaves the old size.
+func (p *Pool) grow(ctx context.Context, e entry, bytes int64) error {
+	v := e.volume
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r, err := p.room()
+	if err != nil {
+		return err
+	}
+	more := bytes - v.CapacityBytes
+	if err := p.ledger.reserve(more, r); err != nil {
+		return err
+	}
+	failpoint.Here("expand.reserved")
+	e.volume.CapacityBytes = bytes
+	err = p.backend.Resize(backend.Tag(v.QuotaID), bytes)
+	if err == nil {
+		failpoint.Here("expand.resized")
+		err = p.replaceRecord(e.volume)
+	}
+	if err != nil {
+		p.ledger.release(more)
+		return errors.Join(err, p.backend.Resize(backend.Tag(v.QuotaID), v.CapacityBytes))
+	}
+	p.index.put(&e)
+	return nil
+}
+
+// replaceRecord exchanges a volume's record by one rename(2), durable when it returns.
+func (p *Pool) replaceRecord(v volume.Volume) error {
+	d, err := p.volumes.openDir(v.ID.Dir())
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	content, err := encodeRecord(v)
+	if err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(d.fd(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) { // a crash has left it
+		return &os.PathError{Op: "unlink", Path: recordTmpFile, Err: err}
+	}
+	if err := d.writeFile(recordTmpFile, content); err != nil {
+		_ = unix.Unlinkat(d.fd(), recordTmpFile, 0) // else the next try does it
+		return err
+	}
+	failpoint.Here("expand.record-written")
+	if err := unix.Renameat(d.fd(), recordTmpFile, d.fd(), recordFile); err != nil {
+		return &os.LinkError{Op: "rename", Old: recordTmpFile, New: recordFile, Err: err}
+	}
+	failpoint.Here("expand.record-renamed")
+	return d.Sync()
+}
