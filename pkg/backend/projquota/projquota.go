@@ -99,8 +99,8 @@ func (p *ProjectQuota) makeTagged(dir *os.File, spec volume.Spec, tag backend.Ta
 	return f, nil
 }
 
-// Adopt implements backend.Backend: what the record says is true, whatever became of the quota while the driver was away. An ID that
-// somebody took off the data is put back on the data itself, not on what is in it.
+// Adopt implements backend.Backend: what the record says is true, whatever became of the quota while the driver was away. Data without
+// its ID was copied here, or robbed of it: everything in it gets the ID, however much that is.
 func (p *ProjectQuota) Adopt(dir *os.File, tag backend.Tag, bytes int64) (repaired bool, err error) {
 	if tag == 0 && p.mode == Lift {
 		return false, nil
@@ -117,12 +117,31 @@ func (p *ProjectQuota) Adopt(dir *os.File, tag backend.Tag, bytes int64) (repair
 		return false, err
 	}
 	defer f.Close()
-	tagged, err := ensureProject(f, tag)
+	tagged, err := p.ensureTagged(f, tag)
 	if err != nil {
 		return false, err
 	}
 	limited, err := p.quota.ensureLimit(tag, p.limit(bytes))
 	return tagged || limited, err
+}
+
+// ensureTagged looks at the data itself only: at a start it is as it should be for every volume. It is tagged last, so that a crash
+// leaves it for the next start.
+func (p *ProjectQuota) ensureTagged(f *os.File, tag backend.Tag) (changed bool, err error) {
+	tagged, err := isTagged(f, tag)
+	if err != nil || tagged {
+		return false, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	if info.IsDir() {
+		if err := retag(f, tag); err != nil {
+			return false, err
+		}
+	}
+	return ensureProject(f, tag)
 }
 
 // Hold implements backend.Backend.

@@ -114,6 +114,46 @@ func TestProjectThatWasTakenAwayIsPutBack(t *testing.T) {
 	}
 }
 
+// `cp -a` copies a pool with its records and without its project IDs (docs/operations.md).
+func TestCopiedVolumeIsCountedWhole(t *testing.T) {
+	const bytes = 4 << 20
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			subject := newSubject(fstype)(t)
+			dir := mkdir(t, filepath.Join(subject.Dir, "v"))
+			sub := filepath.Join(dir.Name(), backend.Data, "a", "b")
+			if err := os.MkdirAll(sub, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(sub, "file"), make([]byte, bytes/2), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink("/etc", filepath.Join(sub, "link")); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Mkfifo(filepath.Join(sub, "fifo"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b := subject.Open(t, open(t, subject.Dir))
+			tag := firstTag + 99
+			if repaired, err := b.Adopt(dir, tag, bytes); !repaired || err != nil {
+				t.Fatalf("adopt: %t, %v", repaired, err)
+			}
+			data, err := backend.OpenData(dir, unix.O_PATH)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer data.Close()
+			if u, err := b.Usage(data, tag); err != nil || u.UsedBytes < bytes/2 || u.TotalBytes != bytes {
+				t.Errorf("usage is %+v, %v", u, err)
+			}
+			if a, err := getAttributes(open(t, "/etc")); err == nil && a.project == uint32(tag) {
+				t.Error("a link was followed")
+			}
+		})
+	}
+}
+
 // What is deleted and still open counts: it stays limited, and its ID is not given out.
 func TestIDThatStillCountsStaysLimited(t *testing.T) {
 	for _, fstype := range filesystems {
@@ -207,7 +247,10 @@ func TestOwnerLeavesAQuotaUnlessInAUserNamespace(t *testing.T) {
 				attr syscall.SysProcAttr
 				want int
 			}{
-				{"in a user namespace", syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: id, GidMappings: id}, int(unix.EINVAL)},
+				{"in a user namespace", syscall.SysProcAttr{
+					Cloneflags: unix.CLONE_NEWUSER, UidMappings: id, GidMappings: id,
+					Credential: &syscall.Credential{NoSetGroups: true}, // its root, who is the owner
+				}, int(unix.EINVAL)},
 				{"in the host's", syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}, 0},
 			} {
 				pod := exec.CommandContext(t.Context(), "/proc/self/exe")

@@ -139,19 +139,32 @@ func ensureProject(f *os.File, id backend.Tag) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	info, err := f.Stat()
+	want, err := withProject(f, have, id)
+	if err != nil || have == want {
+		return false, err
+	}
+	return true, ioctl(f, ioctlSetAttr, &want)
+}
+
+func isTagged(f *os.File, id backend.Tag) (bool, error) {
+	have, err := getAttributes(f)
 	if err != nil {
 		return false, err
 	}
-	want := have
-	want.project = uint32(id) //nolint:gosec // below firstTag+tagCount
+	want, err := withProject(f, have, id)
+	return have == want, err
+}
+
+func withProject(f *os.File, a attributes, id backend.Tag) (attributes, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return a, err
+	}
+	a.project = uint32(id) //nolint:gosec // below firstTag+tagCount
 	if info.IsDir() {
-		want.flags |= inheritProject
+		a.flags |= inheritProject
 	}
-	if have == want {
-		return false, nil
-	}
-	return true, ioctl(f, ioctlSetAttr, &want)
+	return a, nil
 }
 
 func ioctl(f *os.File, request uintptr, a *attributes) error {
