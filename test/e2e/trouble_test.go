@@ -28,7 +28,7 @@ func TestClaimSaysWhatIsWrongWithIt(t *testing.T) {
 		kind, name string
 		want       []string
 	}{
-		{"pvc", "typo", []string{`unknown parameter "tpye"; known: gid, mode, pool, type, uid`}},
+		{"pvc", "typo", []string{`unknown parameter "tpye"; known: `}},
 		{"pvc", "shared", []string{"access mode is of several nodes", "use ReadWriteOnce"}},
 		// No room anywhere: the scheduler knows the capacities, and does not ask the driver.
 		{"pod", "full", []string{"3 node(s) did not have enough free storage"}},
