@@ -31,11 +31,11 @@ func TestSanity(t *testing.T) {
 	var all []*configuration
 	for _, fstype := range disks.Types() {
 		dirs := map[volume.Type]string{}
-		for _, volumeType := range volume.Types() {
+		for _, volumeType := range volume.ManagedTypes() {
 			dirs[volumeType] = t.TempDir() // before the disk, whose mounts go first then
 		}
 		disk := disks.New(t, fstype, 0)
-		for _, volumeType := range volume.Types() {
+		for _, volumeType := range volume.ManagedTypes() {
 			all = append(all, start(t, disk, fstype, volumeType, process.Options{Binary: binary, Dir: dirs[volumeType]}))
 		}
 	}
