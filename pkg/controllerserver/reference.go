@@ -54,8 +54,11 @@ func validateReference(req *csi.ValidateVolumeCapabilitiesRequest) error {
 	if params.Path == "" {
 		return fmt.Errorf("%w: the volume is a path of the host, and the parameters name none", volume.ErrIncompatible)
 	}
-	for key, value := range req.GetVolumeContext() {
-		if slices.Contains(volume.ParameterKeys(), key) && req.GetParameters()[key] != value {
+	if len(req.GetVolumeContext()) == 0 {
+		return nil
+	}
+	for _, key := range volume.ParameterKeys() {
+		if value := req.GetVolumeContext()[key]; req.GetParameters()[key] != value {
 			return fmt.Errorf("%w: the volume's %s is %q, the parameters say %q", volume.ErrIncompatible, key, value, req.GetParameters()[key])
 		}
 	}
