@@ -54,12 +54,9 @@ func validateReference(req *csi.ValidateVolumeCapabilitiesRequest) error {
 	if params.Path == "" {
 		return fmt.Errorf("%w: the volume is a path of the host, and the parameters name none", volume.ErrIncompatible)
 	}
-	if len(req.GetVolumeContext()) == 0 {
-		return nil
-	}
-	for _, key := range volume.ParameterKeys() {
-		if value := req.GetVolumeContext()[key]; req.GetParameters()[key] != value {
-			return fmt.Errorf("%w: the volume's %s is %q, the parameters say %q", volume.ErrIncompatible, key, value, req.GetParameters()[key])
+	for _, key := range []string{volume.ParamPath, volume.ParamType, volume.ParamMode, volume.ParamUID, volume.ParamGID} {
+		if was, is := req.GetVolumeContext()[key], req.GetParameters()[key]; was != is {
+			return fmt.Errorf("%w: the volume's %s is %q, the parameters say %q", volume.ErrIncompatible, key, was, is)
 		}
 	}
 	return nil
