@@ -274,7 +274,8 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 // an inline volume and a path of the host, whose handles are no IDs.
 func (s *Server) find(handle string) (*pool.Pool, volume.ID, error) {
 	if !volume.IsID(handle) && volume.CheckHandle(handle) == nil {
-		return nil, volume.ID{}, fmt.Errorf("%w: volume %q is in no pool of this driver, and has no size that could grow", volume.ErrNotFound, handle)
+		return nil, volume.ID{}, fmt.Errorf("%w: volume %q is in no pool of this driver, and has no size that could grow",
+			volume.ErrNotFound, handle)
 	}
 	id, err := volume.ParseID(handle)
 	if err != nil {

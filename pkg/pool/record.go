@@ -30,7 +30,7 @@ type record struct {
 	CapacityBytes int64        `json:"capacityBytes"`
 	Created       time.Time    `json:"created"`
 	Owner         volume.Owner `json:"owner,omitzero"`
-	QuotaID       uint64       `json:"quotaID,omitempty"`
+	QuotaID       uint64       `json:"quotaTag,omitempty"`
 }
 
 func encodeRecord(v volume.Volume) ([]byte, error) {

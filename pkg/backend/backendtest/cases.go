@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +12,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-func testModeAndOwner(t *testing.T, w *world) {
+func testModeAndOwner(w *world) {
 	old := unix.Umask(0o077)
 	defer unix.Umask(old)
 	for _, s := range []volume.Spec{
@@ -32,7 +31,7 @@ func testModeAndOwner(t *testing.T, w *world) {
 		w.must(unix.Fstat(int(data.Fd()), &st))
 		data.Close()
 		if got := (volume.Spec{Type: typeOf(st), Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid}); got != s {
-			t.Errorf("made %+v, want %+v", got, s)
+			w.t.Errorf("made %+v, want %+v", got, s)
 		}
 	}
 }
@@ -44,64 +43,64 @@ func typeOf(st unix.Stat_t) volume.Type {
 	return volume.DirectoryOrCreate
 }
 
-func testFailedMake(t *testing.T, w *world) {
+func testFailedMake(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
-		v := w.make(volumeType, size)
+		v := w.make(volumeType)
 		if f, tag, err := w.backend.Make(v.dir, spec(volumeType), size); err == nil || tag != 0 {
-			t.Errorf("made %s over another one: %v, tag %d, %v", volumeType, f, tag, err)
+			w.t.Errorf("made %s over another one: %v, tag %d, %v", volumeType, f, tag, err)
 		}
 		w.wantRoom(v.file("f"), mib)
 		if w.backend.Enforces() {
-			w.fill(v.file("f"), mib, size)
+			w.fill(v.file("f"), mib)
 		}
 	}
 }
 
-func testRemove(t *testing.T, w *world) {
+func testRemove(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
-		v := w.make(volumeType, size)
+		v := w.make(volumeType)
 		w.wantRoom(v.file("f"), mib)
 		w.remove(v)
 		names, err := os.ReadDir(v.dir.Name())
 		if err != nil || len(names) > 0 {
-			t.Errorf("after a removed %s there are %v, %v", volumeType, names, err)
+			w.t.Errorf("after a removed %s there are %v, %v", volumeType, names, err)
 		}
 		w.must(w.backend.Discard(v.dir)) // of nothing
 		w.release(v.tag)                 // again
 	}
 }
 
-func testUsage(t *testing.T, w *world) {
+func testUsage(w *world) {
 	const written = 2 * mib
 	for _, volumeType := range volume.ManagedTypes() {
-		v := w.make(volumeType, size)
+		v := w.make(volumeType)
 		before := w.usage(v)
 		w.wantRoom(v.file("f"), written)
 		u := w.usage(v)
 		if got := u.UsedBytes - before.UsedBytes; got < written || got > written+w.subject.Slack+256<<10 {
-			t.Errorf("%s: after %d bytes the use has grown by %d", volumeType, written, got)
+			w.t.Errorf("%s: after %d bytes the use has grown by %d", volumeType, written, got)
 		}
 		if u.UsedBytes+u.AvailableBytes > u.TotalBytes {
-			t.Errorf("%s: more used and available than there is: %+v", volumeType, u)
+			w.t.Errorf("%s: more used and available than there is: %+v", volumeType, u)
 		}
 		if w.backend.Enforces() && (u.TotalBytes != size || u.AvailableBytes != size-u.UsedBytes) {
-			t.Errorf("%s: use is %+v, want a total of %d", volumeType, u, size)
+			w.t.Errorf("%s: use is %+v, want a total of %d", volumeType, u, size)
 		}
 	}
 }
 
-func testFullDirectory(t *testing.T, w *world) {
-	v, neighbour := w.make(volume.DirectoryOrCreate, size), w.make(volume.DirectoryOrCreate, size)
+func testFullDirectory(w *world) {
+	v, neighbour := w.make(volume.DirectoryOrCreate), w.make(volume.DirectoryOrCreate)
 	w.must(os.Mkdir(v.file("sub"), 0o755))
 	w.wantRoom(v.file("f"), size/2)
-	w.fill(v.file("sub/f"), size/2, size)
+	w.fill(v.file("sub/f"), size/2)
 	w.wantFull(v.file("another"))
 	w.wantRoom(neighbour.file("f"), size/2)
 	w.must(os.Remove(v.file("f")))
 	w.eventuallyRoom(v.file("again"), size/4)
-	w.fill(neighbour.file("f"), size/2, size)
+	w.fill(neighbour.file("f"), size/2)
 	if u := w.usage(neighbour); u.UsedBytes > size || u.AvailableBytes > w.subject.Slack+block {
-		t.Errorf("a full volume has %+v", u)
+		w.t.Errorf("a full volume has %+v", u)
 	}
 }
 
@@ -120,9 +119,9 @@ func (w *world) eventuallyRoom(path string, bytes int64) {
 	}
 }
 
-func testFullFile(_ *testing.T, w *world) {
-	v, neighbour := w.make(volume.FileOrCreate, size), w.make(volume.FileOrCreate, size)
-	w.fill(v.path, 0, size)
+func testFullFile(w *world) {
+	v, neighbour := w.make(volume.FileOrCreate), w.make(volume.FileOrCreate)
+	w.fill(v.path, 0)
 	w.wantRoom(neighbour.path, size/2)
 	w.must(w.backend.Resize(v.tag, size+w.subject.TruncateNeeds))
 	w.must(os.Truncate(v.path, 0))
@@ -130,8 +129,8 @@ func testFullFile(_ *testing.T, w *world) {
 	w.eventuallyRoom(v.path, size/2)
 }
 
-func testEscapes(_ *testing.T, w *world) {
-	v := w.make(volume.DirectoryOrCreate, size)
+func testEscapes(w *world) {
+	v := w.make(volume.DirectoryOrCreate)
 	w.wantRoom(v.file("f"), size/2)
 	w.must(os.Link(v.file("f"), v.file("link")))
 	w.must(os.Remove(v.file("f")))
@@ -140,89 +139,89 @@ func testEscapes(_ *testing.T, w *world) {
 	f, err := os.Open(v.file("sub/renamed"))
 	w.must(err)
 	w.must(os.Remove(v.file("sub/renamed")))
-	w.fill(v.file("f"), size/2, size)
+	w.fill(v.file("f"), size/2)
 	w.wantFull(v.file("g"))
 	f.Close()
 	w.eventuallyRoom(v.file("g"), size/2-w.subject.Slack)
 }
 
 // A pod with two volumes sees them as two mounts; this is the filesystem's own defence.
-func testMoves(t *testing.T, w *world) {
-	v, other := w.make(volume.DirectoryOrCreate, size), w.make(volume.DirectoryOrCreate, size)
+func testMoves(w *world) {
+	v, other := w.make(volume.DirectoryOrCreate), w.make(volume.DirectoryOrCreate)
 	w.wantRoom(v.file("f"), mib)
 	if err := os.Link(v.file("f"), other.file("f")); !errors.Is(err, unix.EXDEV) {
-		t.Errorf("link from one volume into another: %v, want EXDEV", err)
+		w.t.Errorf("link from one volume into another: %v, want EXDEV", err)
 	}
 	if err := os.Rename(v.file("f"), other.file("f")); !errors.Is(err, unix.EXDEV) {
-		t.Errorf("rename from one volume into another: %v, want EXDEV", err)
+		w.t.Errorf("rename from one volume into another: %v, want EXDEV", err)
 	}
 }
 
-func testResize(t *testing.T, w *world) {
+func testResize(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
-		v := w.make(volumeType, size)
-		w.fill(v.file("f"), 0, size)
+		v := w.make(volumeType)
+		w.fill(v.file("f"), 0)
 		w.must(w.backend.Resize(v.tag, 2*size))
 		w.wantRoom(v.file("f"), size-w.subject.Slack)
 		w.must(w.backend.Resize(v.tag, size)) // an expansion that failed is taken back
 		w.wantFull(v.file("f"))
 		if u := w.usage(v); u.TotalBytes != size || u.AvailableBytes != 0 {
-			t.Errorf("%s: with more in it than it may have, use is %+v", volumeType, u)
+			w.t.Errorf("%s: with more in it than it may have, use is %+v", volumeType, u)
 		}
 	}
 }
 
-func testRestart(t *testing.T, w *world) {
+func testRestart(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
-		v := w.make(volumeType, size)
+		v := w.make(volumeType)
 		w.wantRoom(v.file("f"), size/2)
 		if repaired, err := w.reopen().Adopt(v.dir, v.tag, size); repaired || err != nil {
-			t.Errorf("%s: repaired %t, %v; want as it was", volumeType, repaired, err)
+			w.t.Errorf("%s: repaired %t, %v; want as it was", volumeType, repaired, err)
 		}
-		w.fill(v.file("f"), size/2, size)
+		w.fill(v.file("f"), size/2)
 		if _, err := w.backend.Adopt(v.dir, v.tag, size); !errors.Is(err, volume.ErrCorrupt) {
-			t.Errorf("%s: adopted twice: %v", volumeType, err)
+			w.t.Errorf("%s: adopted twice: %v", volumeType, err)
 		}
 	}
 }
 
-func testRepair(t *testing.T, w *world) {
+func testRepair(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
-		v := w.make(volumeType, size)
+		v := w.make(volumeType)
 		w.must(w.backend.Resize(v.tag, 3*size)) // a crash came before the record said so
 		if repaired, err := w.reopen().Adopt(v.dir, v.tag, size); !repaired || err != nil {
-			t.Errorf("%s: repaired %t, %v", volumeType, repaired, err)
+			w.t.Errorf("%s: repaired %t, %v", volumeType, repaired, err)
 		}
-		w.fill(v.file("f"), 0, size)
+		w.fill(v.file("f"), 0)
 	}
 }
 
-func testLift(t *testing.T, w *world) {
+func testLift(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
-		v := w.make(volumeType, size)
-		w.backend = w.subject.OpenLifted(t, w.root)
+		v := w.make(volumeType)
+		w.backend = w.subject.OpenLifted(w.t, w.root)
 		if w.backend.Enforces() {
-			t.Error("enforces, with quotas off")
+			w.t.Error("enforces, with quotas off")
 		}
 		_, err := w.backend.Adopt(v.dir, v.tag, size)
 		w.must(err)
 		w.must(w.backend.Resize(v.tag, size))
 		w.wantRoom(v.file("f"), 2*size)
-		free := w.make(volumeType, size)
+		free := w.make(volumeType)
 		w.wantRoom(free.file("f"), 2*size)
 		if repaired, err := w.reopen().Adopt(v.dir, v.tag, size); !repaired || err != nil {
-			t.Errorf("%s: quotas on again: repaired %t, %v", volumeType, repaired, err)
+			w.t.Errorf("%s: quotas on again: repaired %t, %v", volumeType, repaired, err)
 		}
 		w.wantFull(v.file("f"))
 		if _, err := w.backend.Adopt(free.dir, free.tag, size); !errors.Is(err, volume.ErrUnavailable) {
-			t.Errorf("%s: what was made with quotas off: %v, want ErrUnavailable", volumeType, err)
+			w.t.Errorf("%s: what was made with quotas off: %v, want ErrUnavailable", volumeType, err)
 		}
 	}
 }
 
 // On XFS and ext4 the limit of ID 0 would be that of every project that has none.
-func testUntagged(_ *testing.T, w *world) {
-	v := w.make(volume.DirectoryOrCreate, size)
+func testUntagged(w *world) {
+	v := w.make(volume.DirectoryOrCreate)
 	plain := w.mkdir()
 	f, err := backend.MakeEmpty(plain, spec(volume.DirectoryOrCreate))
 	w.must(err)
@@ -235,35 +234,35 @@ func testUntagged(_ *testing.T, w *world) {
 	_, err = w.backend.Usage(data, 0)
 	w.must(err)
 	w.must(w.backend.Release(0))
-	w.fill(v.file("f"), 0, size)
+	w.fill(v.file("f"), 0)
 }
 
-func testTags(t *testing.T, w *world) {
+func testTags(w *world) {
 	seen := map[backend.Tag]bool{}
 	// The second knows nothing of the first's, like another pool, or a start before it has read the records.
-	for _, b := range []backend.Backend{w.backend, w.subject.Open(t, w.root)} {
+	for _, b := range []backend.Backend{w.backend, w.subject.Open(w.t, w.root)} {
 		for range 20 {
-			v := w.makeBy(b, volume.DirectoryOrCreate, size)
+			v := w.makeBy(b, volume.DirectoryOrCreate)
 			if v.tag == 0 || seen[v.tag] {
-				t.Errorf("tag %d was given out twice", v.tag)
+				w.t.Errorf("tag %d was given out twice", v.tag)
 			}
 			seen[v.tag] = true
 		}
 	}
 }
 
-func testHold(t *testing.T, w *world) {
-	v := w.make(volume.DirectoryOrCreate, size)
+func testHold(w *world) {
+	v := w.make(volume.DirectoryOrCreate)
 	w.reopen()
 	if got := w.backend.Hold(v.dir, 0); got != v.tag { // its record is gone
-		t.Errorf("the data says that its tag is %d, want %d", got, v.tag)
+		w.t.Errorf("the data says that its tag is %d, want %d", got, v.tag)
 	}
 	if got := w.backend.Hold(v.dir, v.tag); got != 0 {
-		t.Errorf("held a second time: %d", got)
+		w.t.Errorf("held a second time: %d", got)
 	}
 	w.reopen()
 	if got := w.backend.Hold(v.dir, v.tag); got != v.tag {
-		t.Errorf("holds %d, want %d", got, v.tag)
+		w.t.Errorf("holds %d, want %d", got, v.tag)
 	}
 	w.must(v.data.Close())
 	w.must(w.backend.Discard(v.dir))
@@ -271,25 +270,25 @@ func testHold(t *testing.T, w *world) {
 	w.must(err)
 	defer rest.Close()
 	w.must(rest.RemoveAll(backend.Data))
-	if next := w.make(volume.DirectoryOrCreate, size); next.tag == v.tag {
-		t.Error("a tag was given out before its release")
+	if next := w.make(volume.DirectoryOrCreate); next.tag == v.tag {
+		w.t.Error("a tag was given out before its release")
 	}
 	w.release(v.tag)
 }
 
-func testShownSize(t *testing.T, w *world) {
+func testShownSize(w *world) {
 	if !w.subject.ShowsSize {
 		return
 	}
-	v := w.make(volume.DirectoryOrCreate, size)
+	v := w.make(volume.DirectoryOrCreate)
 	w.wantRoom(v.file("f"), size/2)
 	w.must(unix.Syncfs(int(w.root.Fd())))
 	var st unix.Statfs_t
 	w.must(unix.Statfs(v.path, &st))
 	if total := int64(st.Blocks) * st.Bsize; total != size { //nolint:gosec // a disk is small
-		t.Errorf("df shows a size of %d, want %d", total, size)
+		w.t.Errorf("df shows a size of %d, want %d", total, size)
 	}
 	if free := int64(st.Bavail) * st.Bsize; free > size/2 || free < size/2-w.subject.Slack-256<<10 { //nolint:gosec // as above
-		t.Errorf("df shows %d available of %d", free, size)
+		w.t.Errorf("df shows %d available of %d", free, size)
 	}
 }

@@ -37,7 +37,7 @@ func Run(t *testing.T, newSubject func(testing.TB) Subject) {
 	t.Helper()
 	cases := []struct {
 		name     string
-		run      func(t *testing.T, w *world)
+		run      func(w *world)
 		enforces bool // makes sense only where sizes are enforced
 	}{
 		{name: "data has exactly its mode and owner", run: testModeAndOwner},
@@ -52,7 +52,7 @@ func Run(t *testing.T, newSubject func(testing.TB) Subject) {
 		{name: "a restart finds all as it was", run: testRestart, enforces: true},
 		{name: "a limit that is gone is put right", run: testRepair, enforces: true},
 		{name: "a limit is lifted when quotas are off", run: testLift, enforces: true},
-		{name: "a data without a tag is not enforced and hurts nobody", run: testUntagged, enforces: true},
+		{name: "data without a tag is not enforced and hurts nobody", run: testUntagged, enforces: true},
 		{name: "a tag is given out once", run: testTags, enforces: true},
 		{name: "a tag is not given out before its release", run: testHold, enforces: true},
 		{name: "df shows the size", run: testShownSize, enforces: true},
@@ -64,7 +64,7 @@ func Run(t *testing.T, newSubject func(testing.TB) Subject) {
 				t.Log("nothing to see: this backend enforces nothing")
 				return
 			}
-			c.run(t, w)
+			c.run(w)
 		})
 	}
 }
@@ -88,7 +88,7 @@ func Benchmark(b *testing.B, newSubject func(testing.TB) Subject) {
 	}
 	b.Run("Usage", func(b *testing.B) {
 		w := newWorld(b, newSubject(b))
-		v := w.make(volume.DirectoryOrCreate, size)
+		v := w.make(volume.DirectoryOrCreate)
 		for b.Loop() {
 			_, err := w.backend.Usage(v.data, v.tag)
 			w.must(err)
@@ -96,7 +96,7 @@ func Benchmark(b *testing.B, newSubject func(testing.TB) Subject) {
 	})
 	b.Run("Adopt", func(b *testing.B) {
 		w := newWorld(b, newSubject(b))
-		v := w.make(volume.DirectoryOrCreate, size)
+		v := w.make(volume.DirectoryOrCreate)
 		for b.Loop() {
 			_, err := w.reopen().Adopt(v.dir, v.tag, size)
 			w.must(err)

@@ -73,15 +73,16 @@ func (w *world) mkdir() *os.File {
 	return dir
 }
 
-func (w *world) make(volumeType volume.Type, bytes int64) made {
+// make makes a volume of size bytes.
+func (w *world) make(volumeType volume.Type) made {
 	w.t.Helper()
-	return w.makeBy(w.backend, volumeType, bytes)
+	return w.makeBy(w.backend, volumeType)
 }
 
-func (w *world) makeBy(b backend.Backend, volumeType volume.Type, bytes int64) made {
+func (w *world) makeBy(b backend.Backend, volumeType volume.Type) made {
 	w.t.Helper()
 	dir := w.mkdir()
-	f, tag, err := b.Make(dir, spec(volumeType), bytes)
+	f, tag, err := b.Make(dir, spec(volumeType), size)
 	w.must(err)
 	w.must(f.Sync())
 	w.must(f.Close())
@@ -182,14 +183,14 @@ func grow(path string, bytes int64) (written int64, err error) {
 func isFull(err error) bool { return errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.ENOSPC) }
 
 // fill writes to a volume that has had so many bytes written to it, until it is full; and it has to be full just there.
-func (w *world) fill(path string, before, limit int64) {
+func (w *world) fill(path string, before int64) {
 	w.t.Helper()
-	written, err := grow(path, 2*limit)
+	written, err := grow(path, 2*size)
 	if !isFull(err) {
-		w.t.Fatalf("after %d bytes in a volume of %d: %v, want EDQUOT or ENOSPC", before+written, limit, err)
+		w.t.Fatalf("after %d bytes in a volume of %d: %v, want EDQUOT or ENOSPC", before+written, int64(size), err)
 	}
-	if total := before + written; total > limit || total < limit-w.subject.Slack-block {
-		w.t.Errorf("full after %d bytes, want %d, or up to %d less", total, limit, w.subject.Slack+block)
+	if total := before + written; total > size || total < size-w.subject.Slack-block {
+		w.t.Errorf("full after %d bytes, want %d, or up to %d less", total, int64(size), w.subject.Slack+block)
 	}
 }
 

@@ -283,7 +283,7 @@ func (b *Btrfs) Usage(data *os.File, tag backend.Tag) (volume.Usage, error) {
 	return u, nil
 }
 
-func clamp(bytes uint64) int64 { return int64(min(bytes, math.MaxInt64)) } //nolint:gosec // it fits
+func clamp(bytes uint64) int64 { return int64(min(bytes, math.MaxInt64)) }
 
 // Discard implements backend.Backend.
 func (b *Btrfs) Discard(dir *os.File) error {

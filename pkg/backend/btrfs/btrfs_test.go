@@ -220,7 +220,7 @@ func wantReleased(t *testing.T, b *Btrfs, tag backend.Tag) {
 			t.Fatalf("release: %v", err)
 		}
 	}
-	if data, err := b.fs.item(quotaTree, 0, qgroupInfo, groupOf(tag)); data != nil || err != nil {
+	if data, err := b.fs.quotaItem(qgroupInfo, groupOf(tag)); data != nil || err != nil {
 		t.Errorf("the group is still there: %v, %v", data, err)
 	}
 }

@@ -74,8 +74,8 @@ type qgroupInherit struct {
 
 // limits is struct btrfs_qgroup_limit.
 type limits struct {
-	flags, maxRfer, maxExcl uint64
-	_                       [2]uint64
+	flags, maxRfer uint64
+	_              [3]uint64
 }
 
 // limitArgs is struct btrfs_ioctl_qgroup_limit_args.
@@ -85,7 +85,7 @@ type limitArgs struct {
 }
 
 // quotaArgs is struct btrfs_ioctl_quota_ctl_args.
-type quotaArgs struct{ cmd, status uint64 }
+type quotaArgs struct{ cmd, _ uint64 }
 
 // createArgs is struct btrfs_ioctl_qgroup_create_args.
 type createArgs struct{ create, group uint64 }
@@ -104,8 +104,7 @@ type searchArgs struct {
 	tree                 uint64
 	minObject, maxObject uint64
 	minOffset, maxOffset uint64
-	minTransid           uint64
-	maxTransid           uint64
+	_, maxTransid        uint64
 	minType, maxType     uint32
 	items                uint32
 	_                    uint32
@@ -171,9 +170,9 @@ func (f filesystem) items(tree, object uint64, kind uint32, minOffset, maxOffset
 	return found, nil
 }
 
-// item reads one item; nil if it is absent.
-func (f filesystem) item(tree, object uint64, kind uint32, offset uint64) ([]byte, error) {
-	found, err := f.items(tree, object, kind, offset, offset)
+// quotaItem reads one item of the tree of quotas; nil if it is absent.
+func (f filesystem) quotaItem(kind uint32, group uint64) ([]byte, error) {
+	found, err := f.items(quotaTree, 0, kind, group, group)
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
@@ -245,7 +244,7 @@ func isSubvolume(f *os.File) (bool, error) {
 	return st.Ino == firstFreeObject && st.Mode&unix.S_IFMT == unix.S_IFDIR && fs.Type == unix.BTRFS_SUPER_MAGIC, nil
 }
 
-// handleType is FILEID_BTRFS_WITHOUT_PARENT of include/linux/exportfs.h.
+// handleType is FILEID_BTRFS_WITHOUT_PARENT of linux/exportfs.h, a number that is never to change.
 const handleType = 0x4d
 
 // openDir opens a directory by its inode number and its subvolume, however deep it lies; a generation of 0 is not compared

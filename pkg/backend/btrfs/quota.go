@@ -23,7 +23,7 @@ const (
 
 // status is the filesystem's accounting. It is inconsistent when numbers are known to be wrong until a rescan.
 func (f filesystem) status() (kind accounting, inconsistent bool, err error) {
-	data, err := f.item(quotaTree, 0, qgroupStatus, 0)
+	data, err := f.quotaItem(qgroupStatus, 0)
 	if err != nil || data == nil {
 		return none, false, err
 	}
@@ -70,7 +70,7 @@ func (f filesystem) createGroup(tag backend.Tag) (free bool, err error) {
 
 // ensureGroup makes a group again that went with the filesystem's quotas, and says whether it did.
 func (f filesystem) ensureGroup(tag backend.Tag) (changed bool, err error) {
-	data, err := f.item(quotaTree, 0, qgroupInfo, groupOf(tag))
+	data, err := f.quotaItem(qgroupInfo, groupOf(tag))
 	if err != nil || data != nil {
 		return false, err
 	}
@@ -99,7 +99,7 @@ func (f filesystem) setLimit(tag backend.Tag, bytes uint64) error {
 }
 
 func (f filesystem) limit(tag backend.Tag) (uint64, error) {
-	data, err := f.item(quotaTree, 0, qgroupLimit, groupOf(tag))
+	data, err := f.quotaItem(qgroupLimit, groupOf(tag))
 	if err != nil {
 		return 0, err
 	}
@@ -120,7 +120,7 @@ func (f filesystem) ensureLimit(tag backend.Tag, bytes uint64) (changed bool, er
 
 // used is what the group referred to when the filesystem last committed a transaction, by default every 30 seconds.
 func (f filesystem) used(tag backend.Tag) (bytes uint64, err error) {
-	data, err := f.item(quotaTree, 0, qgroupInfo, groupOf(tag))
+	data, err := f.quotaItem(qgroupInfo, groupOf(tag))
 	return numbers(data, 2)[1], err // generation, rfer
 }
 

@@ -36,7 +36,7 @@ func opener(mode Mode) func(testing.TB, *os.File) backend.Backend {
 func newSubject(fstype string) func(testing.TB) backendtest.Subject {
 	return func(t testing.TB) backendtest.Subject {
 		t.Helper()
-		dir, err := os.MkdirTemp(guest.Disk(t, fstype), "")
+		dir, err := os.MkdirTemp(guest.Disk(t, fstype), "") //nolint:usetesting // on that disk
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func TestProjectThatWasTakenAwayIsPutBack(t *testing.T) {
 			if repaired, err := subject.Open(t, root).Adopt(dir, tag, 1<<20); !repaired || err != nil {
 				t.Errorf("adopt: %t, %v", repaired, err)
 			}
-			if have, err := getAttributes(f); err != nil || have.project != uint32(tag) || have.flags&inheritProject == 0 {
+			if have, err := getAttributes(f); err != nil || backend.Tag(have.project) != tag || have.flags&inheritProject == 0 {
 				t.Errorf("attributes are %+v, %v; want project %d", have, err, tag)
 			}
 		})
@@ -212,8 +212,7 @@ func TestMain(m *testing.M) {
 		if err == nil {
 			err = ioctl(f, ioctlSetAttr, &attributes{})
 		}
-		var errno unix.Errno
-		if errors.As(err, &errno) {
+		if errno, ok := errors.AsType[unix.Errno](err); ok {
 			os.Exit(int(errno))
 		}
 		os.Exit(0)
@@ -228,12 +227,12 @@ func TestOwnerLeavesAQuotaUnlessInAUserNamespace(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
 			subject := newSubject(fstype)(t)
-			if err := os.Chmod(subject.Dir, 0o755); err != nil { //nolint:gosec // the owner has to get there
+			if err := os.Chmod(subject.Dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
 			b := subject.Open(t, open(t, subject.Dir))
 			dir := mkdir(t, filepath.Join(subject.Dir, "v"))
-			if err := dir.Chmod(0o755); err != nil { //nolint:gosec // as above
+			if err := dir.Chmod(0o755); err != nil {
 				t.Fatal(err)
 			}
 			f, _, err := b.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, UID: owner, GID: owner}, 1<<20)
