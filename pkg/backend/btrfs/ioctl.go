@@ -244,7 +244,7 @@ func isSubvolume(f *os.File) (bool, error) {
 	return st.Ino == firstFreeObject && st.Mode&unix.S_IFMT == unix.S_IFDIR && fs.Type == unix.BTRFS_SUPER_MAGIC, nil
 }
 
-// handleType is FILEID_BTRFS_WITHOUT_PARENT of linux/exportfs.h, a number that is never to change.
+// handleType is FILEID_BTRFS_WITHOUT_PARENT (name_to_handle_at(2)), a number that is never to change.
 const handleType = 0x4d
 
 // openDir opens a directory by its inode number and its subvolume, however deep it lies; a generation of 0 is not compared
