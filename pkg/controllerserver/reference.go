@@ -54,9 +54,9 @@ func validateReference(req *csi.ValidateVolumeCapabilitiesRequest) error {
 	if params.Path == "" {
 		return fmt.Errorf("%w: the volume is a path of the host, and the parameters name none", volume.ErrIncompatible)
 	}
-	for key, value := range req.GetVolumeContext() {
-		if slices.Contains(volume.ParameterKeys(), key) && req.GetParameters()[key] != value {
-			return fmt.Errorf("%w: the volume's %s is %q, the parameters say %q", volume.ErrIncompatible, key, value, req.GetParameters()[key])
+	for _, key := range []string{volume.ParamPath, volume.ParamType, volume.ParamMode, volume.ParamUID, volume.ParamGID} {
+		if was, is := req.GetVolumeContext()[key], req.GetParameters()[key]; was != is {
+			return fmt.Errorf("%w: the volume's %s is %q, the parameters say %q", volume.ErrIncompatible, key, was, is)
 		}
 	}
 	return nil

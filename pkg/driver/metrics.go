@@ -112,7 +112,8 @@ func serveHTTP(ctx context.Context, address string, server *http.Server) error {
 	if err != nil {
 		return fmt.Errorf("--metrics-address: %w", err)
 	}
-	defer context.AfterFunc(ctx, func() { _ = server.Close() })() // Serve says what there is to say
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // Serve says what there is to say
+	defer stop()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve metrics: %w", err)
 	}

@@ -232,7 +232,7 @@ func lookAt(t Target) (state, error) {
 }
 
 func ignoreNotExist(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
+	if isAbsent(err) {
 		return nil
 	}
 	return err

@@ -31,6 +31,12 @@ func ParseTarget(base, target string) (Target, error) {
 	case !path.IsAbs(target) || path.Clean(target) != target:
 		return Target{}, fmt.Errorf("%w: path %q must be absolute, without \".\", \"..\" or repeated slashes", volume.ErrInvalid, target)
 	}
+	for part := range strings.SplitSeq(target, "/") {
+		if len(part) > maxNameBytes {
+			return Target{}, fmt.Errorf("%w: path %q has a component of %d bytes, at most %d are allowed",
+				volume.ErrInvalid, target, len(part), maxNameBytes)
+		}
+	}
 	rel, ok := below(base, target)
 	if !ok || rel == "" {
 		return Target{}, fmt.Errorf("%w: path %q is not below the kubelet's directory %s (--kubelet-dir)", volume.ErrInvalid, target, base)
@@ -50,6 +56,9 @@ func (t Target) PodUID() string {
 	}
 	return uid
 }
+
+// maxNameBytes is NAME_MAX of linux/limits.h.
+const maxNameBytes = 255
 
 // place is a target's parent directory, open, and the name in it. Every step on a target goes through it, so that nobody can
 // exchange a directory on the way between two steps.
@@ -74,6 +83,8 @@ func (t Target) open() (*place, error) {
 	switch {
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
 		return nil, fmt.Errorf("%w: the way to %s leads through a link", volume.ErrInvalid, t)
+	case errors.Is(err, unix.ENOTDIR):
+		return nil, fmt.Errorf("%w: the way to %s leads through a file: %w", volume.ErrInvalid, t, err)
 	case err != nil:
 		return nil, &os.PathError{Op: "open the parent directory of", Path: t.String(), Err: err}
 	}

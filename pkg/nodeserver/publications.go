@@ -1,8 +1,10 @@
 package nodeserver
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -38,6 +40,15 @@ type locator interface {
 
 // Rebuild adds what the mount table says of the volumes of one pool. Its cost grows with the number of mounts: once a start.
 func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
+	// The mount table has no links in its paths, and the way to kubelet's directory may lead through some.
+	resolved, err := filepath.EvalSymlinks(kubeletDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("kubelet's directory: %w", err)
+	}
+	// Nothing is published or unpublished from this pool while the table is read: nobody has found the pool yet.
 	mounts, err := mount.Table()
 	if err != nil {
 		return err
@@ -49,7 +60,7 @@ func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
 		if !ours {
 			continue
 		}
-		if target, err := mount.ParseTarget(kubeletDir, m.Point); err == nil { // elsewhere it is the operator's own mount
+		if target, ok := mount.TargetAt(kubeletDir, resolved, m.Point); ok { // elsewhere it is the operator's own mount
 			p.addLocked(target, publication{volume: id.String()})
 		}
 	}
@@ -64,25 +75,32 @@ func (p *Publications) addLocked(t mount.Target, pub publication) {
 	p.byVolume[pub.volume][t] = struct{}{}
 }
 
-// admit enters a publication that is about to be made. Errors: ErrInUse when the target has another volume, or when another
-// target is in the way of a single writer.
-func (p *Publications) admit(t mount.Target, pub publication) (isNew bool, err error) {
+// admit enters a publication that is about to be made; undo takes that back if it cannot be. Errors: ErrInUse when the target has
+// another volume, or when another target is in the way of a single writer.
+func (p *Publications) admit(t mount.Target, pub publication) (undo func(), err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if there, ok := p.byTarget[t]; ok {
-		if there.volume != pub.volume {
-			return false, fmt.Errorf("%w: volume %s is published at %s", volume.ErrInUse, there.volume, t)
-		}
-		p.byTarget[t] = publication{volume: pub.volume, exclusive: pub.exclusive || there.exclusive}
-		return false, nil
+	there, known := p.byTarget[t]
+	if known && there.volume != pub.volume {
+		return nil, fmt.Errorf("%w: volume %s is published at %s", volume.ErrInUse, there.volume, t)
 	}
 	for other := range p.byVolume[pub.volume] {
-		if pub.exclusive || p.byTarget[other].exclusive {
-			return false, fmt.Errorf("%w: volume %s has a single writer and is published at %s", volume.ErrInUse, pub.volume, other)
+		if other != t && (pub.exclusive || p.byTarget[other].exclusive) {
+			return nil, fmt.Errorf("%w: volume %s has a single writer and is published at %s", volume.ErrInUse, pub.volume, other)
 		}
 	}
+	if known {
+		p.byTarget[t] = publication{volume: pub.volume, exclusive: pub.exclusive || there.exclusive}
+		return func() { p.enter(t, there) }, nil
+	}
 	p.addLocked(t, pub)
-	return true, nil
+	return func() { p.forget(t) }, nil
+}
+
+func (p *Publications) enter(t mount.Target, pub publication) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.addLocked(t, pub)
 }
 
 // forget takes a target out.
@@ -131,9 +149,10 @@ func (p *Publications) CheckUnused(id volume.ID, data *os.File) error {
 	return nil
 }
 
-// verify drops the targets at which somebody else has unmounted the volume, and returns the others.
+// verify drops the targets at which somebody else has unmounted the volume, and returns the others. A target that does not show the
+// volume may only be covered by another mount: as long as the mount table has any mount of the volume, nothing is dropped.
 func (p *Publications) verify(id string, data *os.File) ([]mount.Target, error) {
-	var current []mount.Target
+	var current, doubtful []mount.Target
 	for _, t := range p.targets(id) {
 		shown, err := mount.Shows(t, data)
 		switch {
@@ -142,8 +161,21 @@ func (p *Publications) verify(id string, data *os.File) ([]mount.Target, error) 
 		case shown:
 			current = append(current, t)
 		default:
-			p.forget(t)
+			doubtful = append(doubtful, t)
 		}
+	}
+	if len(doubtful) == 0 {
+		return current, nil
+	}
+	points, err := mount.PointsOf(data)
+	if err != nil {
+		return nil, fmt.Errorf("look whether volume %s is still mounted: %w", id, err)
+	}
+	if len(points) > len(current) {
+		return append(current, doubtful...), nil
+	}
+	for _, t := range doubtful {
+		p.forget(t)
 	}
 	return current, nil
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -139,14 +141,12 @@ func (s *Server) publishSource(ctx context.Context, target mount.Target, w wish)
 
 // publish enters the publication and makes it so.
 func (s *Server) publish(target mount.Target, src source) error {
-	isNew, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive}, src.file)
+	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive}, src.file)
 	if err != nil {
 		return err
 	}
 	if err := s.Binder.Bind(src.file, target, src.access.Mount); err != nil {
-		if isNew {
-			s.Publications.forget(target)
-		}
+		undo()
 		return err
 	}
 	return nil
@@ -155,17 +155,17 @@ func (s *Server) publish(target mount.Target, src source) error {
 // admit enters a publication that is about to be made. Before it refuses one it looks at the mounts: somebody may have unmounted
 // by hand. The caller has the volume and the target for itself (pkg/rpc), and only of these a memory may be dropped: another
 // volume could be about to appear at another target. Errors: ErrInUse.
-func (s *Server) admit(t mount.Target, pub publication, data *os.File) (isNew bool, err error) {
-	isNew, err = s.Publications.admit(t, pub)
+func (s *Server) admit(t mount.Target, pub publication, data *os.File) (undo func(), err error) {
+	undo, err = s.Publications.admit(t, pub)
 	if !errors.Is(err, volume.ErrInUse) {
-		return isNew, err
+		return undo, err
 	}
 	if _, err := s.Publications.verify(pub.volume, data); err != nil {
-		return false, err
+		return nil, err
 	}
 	mounted, err := mount.Mounted(t)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if !mounted {
 		s.Publications.forget(t)
@@ -184,8 +184,8 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	if err != nil {
 		return nil, err
 	}
-	if there, ok := s.Publications.at(target); ok && !isHandleOf(handle, there) {
-		return nil, fmt.Errorf("%w: volume %s is published at %s, not %s", volume.ErrInUse, there, target, handle)
+	if err := s.checkPublished(handle, target); err != nil {
+		return nil, err
 	}
 	if err := mount.Unbind(target); err != nil {
 		return nil, fmt.Errorf("unpublish volume %s: %w", handle, err)
@@ -195,6 +195,30 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 		return nil, err
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
+}
+
+// checkPublished refuses to take something off a target that is not the volume. What the driver does not know of, because the
+// volume's pool is not open, the mount table does. Errors: ErrInUse.
+func (s *Server) checkPublished(handle string, target mount.Target) error {
+	there, known := s.Publications.at(target)
+	if known && !isHandleOf(handle, there) {
+		mounted, err := mount.Mounted(target)
+		if mounted || err != nil {
+			return errors.Join(fmt.Errorf("%w: volume %s is published at %s, not %s", volume.ErrInUse, there, target, handle), err)
+		}
+	}
+	id, err := volume.ParseID(handle)
+	if known || err != nil { // an inline volume or a path of the host: any mount may be theirs
+		return nil //nolint:nilerr // said above
+	}
+	root, mounted, err := mount.RootAt(target)
+	if err != nil || !mounted || slices.ContainsFunc(strings.Split(root, "/"), func(part string) bool {
+		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".") // in the trash it has a suffix
+	}) {
+		return err
+	}
+	return fmt.Errorf("%w: what is mounted at %s is %s of its filesystem, not volume %s: it is left alone",
+		volume.ErrInUse, target, root, handle)
 }
 
 // NodeGetVolumeStats costs a few system calls, whatever the volume holds.
@@ -282,6 +306,14 @@ func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error)
 	p, err := s.Pools.ByID(id.Pool())
 	if err != nil {
 		return volume.Usage{}, fmt.Errorf("volume %s: %w", id, err)
+	}
+	data, err := p.Data(id)
+	if err != nil {
+		return volume.Usage{}, err
+	}
+	defer data.Close()
+	if shown, err := mount.Shows(target, data); err != nil || !shown {
+		return volume.Usage{}, errors.Join(err, fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound, handle, target))
 	}
 	return p.Usage(id)
 }

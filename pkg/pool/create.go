@@ -69,8 +69,7 @@ func compatible(e *entry, req volume.CreateRequest) error {
 	case v.Spec != req.Spec:
 		return fmt.Errorf("%w: volume %s is %+v, asked for is %+v", volume.ErrIncompatible, v.ID, v.Spec, req.Spec)
 	case !req.Size.Contains(v.CapacityBytes):
-		return fmt.Errorf("%w: volume %s has %d bytes, asked for are at least %d and at most %d (0: any)",
-			volume.ErrIncompatible, v.ID, v.CapacityBytes, req.Size.Required, req.Size.Limit)
+		return fmt.Errorf("%w: volume %s has %d bytes, asked for are %s", volume.ErrIncompatible, v.ID, v.CapacityBytes, req.Size)
 	default:
 		return nil
 	}

@@ -65,7 +65,8 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 			volume.ErrCorrupt, recordFile, r.Name, name.Dir(), dirName)
 	}
 	if !slices.Contains(volume.ManagedTypes(), r.Spec.Type) {
-		return volume.Volume{}, fmt.Errorf("%w: %s has type %q, this driver knows %v", volume.ErrCorrupt, recordFile, r.Spec.Type, volume.ManagedTypes())
+		return volume.Volume{}, fmt.Errorf("%w: %s has type %q, this driver knows %v",
+			volume.ErrCorrupt, recordFile, r.Spec.Type, volume.ManagedTypes())
 	}
 	if r.CapacityBytes <= 0 || r.CapacityBytes > volume.MaxCapacityBytes {
 		return volume.Volume{}, fmt.Errorf("%w: %s has capacityBytes %d", volume.ErrCorrupt, recordFile, r.CapacityBytes)

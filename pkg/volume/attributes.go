@@ -97,7 +97,8 @@ func (a *Attributes) checkInline(given map[string]string) error {
 	case a.Path != "" && (a.Memory || sized):
 		return fmt.Errorf("%w: attribute %q is %q: a path of the host has no %q and no %q", ErrInvalid, ParamPath, a.Path, ParamSize, ParamMedium)
 	case a.Memory && (!sized || a.Pool != "" || a.Spec.Type != DirectoryOrCreate):
-		return fmt.Errorf("%w: attribute %q is Memory: that needs %q, is in no %q, and is a directory", ErrInvalid, ParamMedium, ParamSize, ParamPool)
+		return fmt.Errorf("%w: attribute %q is Memory: that needs %q, is in no %q, and is a directory",
+			ErrInvalid, ParamMedium, ParamSize, ParamPool)
 	default:
 		return nil
 	}

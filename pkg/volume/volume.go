@@ -72,6 +72,14 @@ func (r SizeRange) Choose() int64 {
 	}
 }
 
+// String says the range in words.
+func (r SizeRange) String() string {
+	if r.Limit == 0 {
+		return fmt.Sprintf("at least %d bytes", r.Required)
+	}
+	return fmt.Sprintf("%d to %d bytes", r.Required, r.Limit)
+}
+
 // Contains says whether an existing volume of that size satisfies the range.
 func (r SizeRange) Contains(bytes int64) bool {
 	return bytes >= r.Required && (r.Limit == 0 || bytes <= r.Limit)

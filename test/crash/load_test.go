@@ -42,8 +42,9 @@ func (k *worker) step(ctx context.Context) (err error) {
 	case 3, 6:
 		err = k.unpublish(ctx, k.id, k.target)
 	case 7:
-		err = k.delete(ctx, k.id)
-		k.lives++
+		if err = k.delete(ctx, k.id); err == nil {
+			k.lives++
+		}
 	}
 	if err == nil {
 		k.phase = (k.phase + 1) % phases
@@ -55,7 +56,8 @@ func (k *worker) step(ctx context.Context) (err error) {
 func (k *worker) work(ctx context.Context) {
 	for {
 		err := k.step(ctx)
-		if code := status.Code(err); code == codes.Unavailable || code == codes.Canceled { // Canceled: Kill has closed the connection
+		// Canceled is what the test's own end of the connection answers once it is closed.
+		if code := status.Code(err); code == codes.Unavailable || code == codes.Canceled {
 			return
 		}
 		if err != nil {
@@ -99,7 +101,8 @@ func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
 	}
 	lives := 0
 	for i := range all {
-		for all[i].phase != 0 {
+		// At least one life more: in phase 0, too, a volume may have been made and not acknowledged.
+		for end := all[i].lives + 1; all[i].lives < end; {
 			w.must(all[i].step(t.Context()))
 		}
 		lives += all[i].lives

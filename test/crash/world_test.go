@@ -4,16 +4,19 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"golang.org/x/sys/unix"
 	"k8s.io/mount-utils"
 
 	"github.com/csi-hostpath/csi-hostpath/test/process"
@@ -23,8 +26,6 @@ const (
 	// volumeBytes is what each volume is promised; the filesystem has room for several.
 	volumeBytes = 32 << 20
 	grownBytes  = 48 << 20
-	// reserve makes the ledger say no before the filesystem does: GetCapacity then shows the ledger, to the byte.
-	reserve = 160 << 20
 	// patience bounds how long a test waits for what happens in the background.
 	patience = 20 * time.Second
 	content  = "precious"
@@ -38,7 +39,17 @@ type world struct {
 	dir    string
 	driver *process.Process
 	log    *lockedBuffer
-	grown  int64 // what all volumes together have more than volumeBytes each
+	// metricsAddress is where the drivers show their ledger.
+	metricsAddress string
+	grown          int64 // what all volumes together have more than volumeBytes each
+}
+
+var worlds atomic.Uint32
+
+// nextAddress is of the loopback network, which has 16 million addresses: nobody else listens on one made of this process's ID.
+func nextAddress() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d:19099", pid>>8&0xff, pid&0xff, 1+worlds.Add(1)%254)
 }
 
 // newWorld has no driver yet.
@@ -47,12 +58,7 @@ func newWorld(t *testing.T, binary, dir string) *world {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	config := fmt.Sprintf("apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n"+
-		"pools: [{name: p, path: %s/pool, reserve: %d}]\n", dir, reserve)
-	if err := os.WriteFile(filepath.Join(dir, "config.yaml"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w := &world{t: t, binary: binary, dir: dir, log: &lockedBuffer{}}
+	w := &world{t: t, binary: binary, dir: dir, log: &lockedBuffer{}, metricsAddress: nextAddress()}
 	t.Cleanup(func() {
 		if err := w.kill(); err != nil {
 			t.Error(err)
@@ -83,7 +89,10 @@ func (b *lockedBuffer) String() string {
 }
 
 func (w *world) options(env ...string) process.Options {
-	return process.Options{Binary: w.binary, Dir: w.dir, Args: []string{"--config", w.path("config.yaml")}, Env: env, Log: w.log}
+	return process.Options{
+		Binary: w.binary, Dir: w.dir, Pools: map[string]string{"p": w.path("pool")},
+		Args: []string{"--metrics-address", w.metricsAddress}, Env: env, Log: w.log,
+	}
 }
 
 func (w *world) path(elements ...string) string {
@@ -191,7 +200,7 @@ func (w *world) wantClean(mounts int, ids ...string) {
 		w.t.Errorf("the driver lists %q, want %q", got, ids)
 	}
 	w.eventually("the trash is purged and its space given back", func() bool {
-		return len(w.entries("pool", "trash")) == 0 && w.available() == w.promise()-int64(len(ids))*volumeBytes-w.grown
+		return len(w.entries("pool", "trash")) == 0 && w.ledger() == [2]int64{int64(len(ids))*volumeBytes + w.grown, 0}
 	})
 	if got := w.entries("pool", "tmp"); len(got) > 0 {
 		w.t.Errorf("tmp/ has %q", got)
@@ -207,24 +216,29 @@ func (w *world) wantClean(mounts int, ids ...string) {
 	}
 }
 
-// available is what the ledger has left.
-func (w *world) available() int64 {
+// ledger is what is committed to volumes and what the trash still holds.
+func (w *world) ledger() [2]int64 {
 	w.t.Helper()
-	resp, err := w.driver.Controller.GetCapacity(w.t.Context(), &csi.GetCapacityRequest{})
+	resp, err := http.Get("http://" + w.metricsAddress + "/metrics")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return resp.GetAvailableCapacity()
-}
-
-// promise is what may be promised in all.
-func (w *world) promise() int64 {
-	w.t.Helper()
-	var st unix.Statfs_t
-	if err := unix.Statfs(w.dir, &st); err != nil {
+	defer resp.Body.Close()
+	metrics, err := io.ReadAll(resp.Body)
+	if err != nil {
 		w.t.Fatal(err)
 	}
-	return int64(st.Blocks)*st.Bsize - reserve //nolint:gosec // a disk is small
+	var values [2]int64
+	for i, name := range []string{"committed_bytes", "trash_bytes"} {
+		_, rest, _ := strings.Cut(string(metrics), "\ncsi_hostpath_pool_"+name+`{pool="p"} `)
+		number, _, _ := strings.Cut(rest, "\n")
+		value, err := strconv.ParseFloat(number, 64)
+		if err != nil {
+			w.t.Fatalf("%s: %v", name, err)
+		}
+		values[i] = int64(value)
+	}
+	return values
 }
 
 // mounts are the points below the kubelet's directory, with repetitions.
@@ -260,8 +274,7 @@ func (w *world) eventually(what string, done func() bool) {
 	w.t.Helper()
 	for deadline := time.Now().Add(patience); !done(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("not after %s: %s (trash/ has %q, %d bytes are available of %d)",
-				patience, what, w.entries("pool", "trash"), w.available(), w.promise())
+			w.t.Fatalf("not after %s: %s (trash/ has %q, the ledger %d)", patience, what, w.entries("pool", "trash"), w.ledger())
 		}
 	}
 }

@@ -33,7 +33,10 @@ func TestReadWriteOncePodIsRefusedToASecondPod(t *testing.T) {
 	unscheduled := mounts("data", "/data")
 	unscheduled.boundTo = nodeOf(t, ns, "first")
 	apply(t, ns, pod("second", mounts("data", "/data"))+pod("third", unscheduled))
-	for name, want := range map[string]string{"second": "ReadWriteOncePod", "third": "FailedMount"} {
+	for name, want := range map[string]string{
+		"second": "PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod",
+		"third":  "volume uses the ReadWriteOncePod access mode and is already in use by another pod",
+	} {
 		eventually(t, readyTimeout, func() error { return describes(t, ns, "pod", name, want) })
 	}
 	if phase := kubectl(t, "-n", ns, "get", "pod", "third", "-o", "jsonpath={.status.phase}"); phase != "Pending" {

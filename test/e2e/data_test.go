@@ -42,11 +42,11 @@ func TestBooksOutliveACrash(t *testing.T) {
 	kubectl(t, "-n", ns, "rollout", "status", "deployment/books", "--timeout=180s")
 	apply(t, ns, pod("client", podSpec{}))
 	waitReady(t, ns, "client")
-	// The port stands in the addresses because Debian's static busybox crashes when it looks one up.
+	// Debian's static busybox crashes when it looks a port up, and with wget -T.
 	ip := kubectl(t, "-n", ns, "get", "service", "books", "-o", "jsonpath={.spec.clusterIP}")
 	books := func(command string) string { return sh(t, ns, "client", strings.ReplaceAll(command, "IP", ip)) }
 	eventually(t, readyTimeout, func() error { // kube-proxy may not have heard of the pod yet
-		_, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "client", "--", "wget", "-q", "-T", "2", "-O-", "http://"+ip+":80/book")
+		_, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "client", "--", "timeout", "5", "wget", "-q", "-O-", "http://"+ip+":80/book")
 		return err
 	})
 	books(`wget -q -O- --post-data '{"title": "Dune", "publishedAt": "1965-08-01"}' http://IP:80/book`)
@@ -63,7 +63,7 @@ func TestBooksOutliveACrash(t *testing.T) {
 	})
 	kubectl(t, "-n", ns, "rollout", "status", "deployment/books", "--timeout=180s")
 	eventually(t, readyTimeout, func() error {
-		if list := books("wget -q -T 2 -O- http://IP:80/ || true"); !strings.Contains(list, "Dune") {
+		if list := books("timeout 5 wget -q -O- http://IP:80/ || true"); !strings.Contains(list, "Dune") {
 			return fmt.Errorf("after the crash the list is %q", list)
 		}
 		return nil

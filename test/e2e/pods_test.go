@@ -42,7 +42,7 @@ func newNamespace(t *testing.T) string {
 			t.Log(describe(ns))
 			collectLogs(context.WithoutCancel(t.Context()), t.Name())
 		}
-		kubectl(t, "delete", "namespace", ns, "--wait=false")
+		kubectl(t, "delete", "namespace", ns, "--wait=false", "--ignore-not-found")
 	})
 	return ns
 }
@@ -315,17 +315,22 @@ func hostLs(t *testing.T, n *cluster.Node, dir string) []string {
 	return names
 }
 
-// lockOwners lists the processes of the node that hold the lock of the default pool.
+// lockOwners lists the drivers of the node that have locked the default pool, which is a lock on its directory.
 func lockOwners(t *testing.T, n *cluster.Node) []string {
 	t.Helper()
-	out, err := n.Exec(t.Context(), "sh", "-c", "stat -c %i "+cluster.DefaultDiskPath+"/lock; cat /proc/locks")
+	out, err := n.Exec(t.Context(), "sh", "-c", "stat -c %i "+cluster.DefaultDiskPath+"; cat /proc/locks")
 	if err != nil {
 		t.Fatal(err)
 	}
 	inode, locks, _ := strings.Cut(out, "\n")
 	var owners []string
 	for line := range strings.Lines(locks) { // 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF
-		if f := strings.Fields(line); len(f) > 5 && f[1] == "FLOCK" && strings.HasSuffix(f[5], ":"+inode) {
+		f := strings.Fields(line)
+		if len(f) < 6 || f[1] != "FLOCK" || !strings.HasSuffix(f[5], ":"+inode) {
+			continue
+		}
+		// Another filesystem can have an inode of this number.
+		if name, err := n.Exec(t.Context(), "cat", "/proc/"+f[4]+"/comm"); err == nil && name == "csi-hostpath\n" {
 			owners = append(owners, f[4])
 		}
 	}

@@ -40,6 +40,10 @@ func TestClaimSaysWhatIsWrongWithIt(t *testing.T) {
 			eventually(t, readyTimeout, func() error { return describes(t, ns, tc.kind, tc.name, want) })
 		}
 	}
+	// What docs/troubleshooting.md advises: a class of the same name without the mistake. The claim need not be made again.
+	kubectl(t, "delete", "storageclass", "csi-hostpath-typo")
+	class(t, "csi-hostpath-typo", "type", "FileOrCreate")
+	waitReady(t, ns, "typo")
 }
 
 // TestMissingDiskIsNotReplacedByTheRootFilesystem boots a node without its disk.

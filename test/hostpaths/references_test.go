@@ -270,7 +270,7 @@ func (w *world) checkReference(v volumeOf) {
 	}
 	other, err := w.Controller.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{
 		VolumeId: v.handle, VolumeContext: v.attributes, VolumeCapabilities: []*csi.VolumeCapability{v.capability()},
-		Parameters: map[string]string{"path": "/elsewhere", "type": "Directory"},
+		Parameters: map[string]string{"path": "/elsewhere", "type": v.attributes["type"], "mode": v.attributes["mode"]},
 	})
 	if err != nil || other.GetConfirmed() != nil || !strings.Contains(other.GetMessage(), "elsewhere") {
 		w.t.Errorf("ValidateVolumeCapabilities with another path: %v, %v", other, err)

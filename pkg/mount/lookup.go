@@ -1,0 +1,66 @@
+package mount
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// TargetAt is the target at a mount point, for a base directory that is resolved, without links, in the mount table; false if the
+// mount point is elsewhere.
+func TargetAt(base, resolved, point string) (Target, bool) {
+	rel, ok := below(resolved, point)
+	if !ok || rel == "" {
+		return Target{}, false
+	}
+	return Target{base: base, rel: rel}, true
+}
+
+// PointsOf lists where a file or directory, or part of it, is mounted, covered by other mounts or not. It reads the mount table, which
+// grows with the number of mounts: it is for the doubtful case.
+func PointsOf(f *os.File) ([]string, error) {
+	mounts, err := Table()
+	if err != nil {
+		return nil, err
+	}
+	location, err := LocateIn(mounts, f)
+	if err != nil {
+		return nil, err
+	}
+	var points []string
+	for _, m := range mounts {
+		if _, shows := location.Below(m); shows {
+			points = append(points, m.Point)
+		}
+	}
+	return points, nil
+}
+
+// RootAt says what of its filesystem the topmost mount at a target shows; false if nothing is mounted there. It reads the mount table
+// if something is.
+func RootAt(t Target) (root string, mounted bool, err error) {
+	if mounted, err = Mounted(t); err != nil || !mounted {
+		return "", false, err
+	}
+	resolved, err := filepath.EvalSymlinks(t.base)
+	if err != nil {
+		return "", false, err
+	}
+	mounts, err := Table()
+	if err != nil {
+		return "", false, err
+	}
+	for _, m := range mounts { // in the order of their mounting: the last one is on top
+		if at, ok := TargetAt(t.base, resolved, m.Point); ok && at == t {
+			root = m.Root
+		}
+	}
+	return root, true, nil
+}
+
+// isAbsent: nothing can be there, because there is no such directory, or it is none.
+func isAbsent(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR)
+}
