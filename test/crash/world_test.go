@@ -40,9 +40,9 @@ type world struct {
 	dir    string
 	driver *process.Process
 	log    *lockedBuffer
-	grown  int64 // what all volumes together have more than volumeBytes each
 	// metricsAddress is where the drivers show their ledger.
 	metricsAddress string
+	grown          int64 // what all volumes together have more than volumeBytes each
 }
 
 var worlds atomic.Uint32
