@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -42,6 +44,7 @@ type Btrfs struct {
 	fs       filesystem
 	enforces bool
 	tags     *backend.Tags
+	hurried  atomic.Int64 // when, in Unix nanoseconds
 }
 
 var _ backend.Backend = (*Btrfs)(nil)
@@ -142,8 +145,7 @@ func (b *Btrfs) makeData(dir *os.File, spec volume.Spec, tag backend.Tag) (*os.F
 	}
 	f, err := fillNew(dir, name, spec, fill)
 	if err != nil {
-		_, undo := b.fs.destroy(dir, name)
-		return nil, errors.Join(err, undo)
+		return nil, errors.Join(err, b.fs.destroy(dir, name))
 	}
 	return f, nil
 }
@@ -288,21 +290,11 @@ func clamp(bytes uint64) int64 { return int64(min(bytes, math.MaxInt64)) }
 // Discard implements backend.Backend.
 func (b *Btrfs) Discard(dir *os.File) error {
 	for _, name := range []string{backend.Data, backend.Holder} {
-		destroyed, err := b.fs.destroy(dir, name)
-		if err != nil {
+		if err := b.fs.destroy(dir, name); err != nil {
 			return err
-		}
-		if destroyed {
-			b.startCommit()
 		}
 	}
 	return nil
-}
-
-// startCommit lets the kernel's cleaner begin at once, not when the next transaction is due. A failure only makes it later.
-func (b *Btrfs) startCommit() {
-	var transaction uint64
-	_ = ioctl(b.fs.root, iocStartSync, "start a commit", &transaction)
 }
 
 // Release implements backend.Backend.
@@ -310,9 +302,34 @@ func (b *Btrfs) Release(tag backend.Tag) error {
 	if !b.tags.Contains(tag) {
 		return nil
 	}
-	if err := b.fs.removeGroup(tag); err != nil {
+	err := b.fs.removeGroup(tag)
+	if errors.Is(err, backend.ErrPending) {
+		return errors.Join(err, b.hurry(tag))
+	}
+	if err != nil {
 		return err
 	}
 	b.tags.Free(tag)
 	return nil
+}
+
+// hurryInterval bounds how often the filesystem commits for the sake of a purge.
+const hurryInterval = time.Second
+
+// hurry lets the kernel's cleaner begin at once, not when the next transaction is due, by default after 30 seconds: it is woken when
+// the filesystem's own thread has committed one. There is one to commit only if something has changed, so something is written.
+func (b *Btrfs) hurry(tag backend.Tag) error {
+	now, last := time.Now().UnixNano(), b.hurried.Load()
+	if now-last < int64(hurryInterval) || !b.hurried.CompareAndSwap(last, now) {
+		return nil
+	}
+	bytes, err := b.fs.limit(tag)
+	if err != nil {
+		return err
+	}
+	if err := b.fs.setLimit(tag, bytes); err != nil {
+		return err
+	}
+	var transaction uint64
+	return ioctl(b.fs.root, iocStartSync, "start a commit", &transaction)
 }

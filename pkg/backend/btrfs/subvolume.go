@@ -11,29 +11,29 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 )
 
-// destroy removes a subvolume and those that a pod has made in it; false if there is no subvolume of that name. No time is spent on
-// files: the kernel removes them afterwards. What is mounted there is refused, what is mounted inside is detached.
-func (f filesystem) destroy(dir *os.File, name string) (bool, error) {
+// destroy removes a subvolume and those that a pod has made in it, if there is one of that name. No time is spent on files: the kernel
+// removes them afterwards. What is mounted there is refused, what is mounted inside is detached.
+func (f filesystem) destroy(dir *os.File, name string) error {
 	top, err := openNoMount(dir, name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return false, nil
+		return nil
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer top.Close()
 	if ok, err := isSubvolume(top); !ok {
-		return false, err
+		return err
 	}
 	id, err := subvolumeOf(top)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if err := f.destroyBelow(id); err != nil {
-		return false, err
+		return err
 	}
 	unlock(top)
-	return true, destroySubvolume(dir, []byte(name))
+	return destroySubvolume(dir, []byte(name))
 }
 
 // destroyBelow removes the subvolumes in a subvolume, wherever in it they are: the kernel refuses to destroy one that has others.
