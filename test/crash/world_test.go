@@ -26,9 +26,8 @@ const (
 	// volumeBytes is what each volume is promised; the filesystem has room for several.
 	volumeBytes = 32 << 20
 	grownBytes  = 48 << 20
-	// patience bounds how long a test waits for what happens in the background: btrfs removes a deleted subvolume in a thread of its
-	// own, which begins at the next commit, up to 30 s later.
-	patience = 90 * time.Second
+	// patience bounds how long a test waits for what happens in the background.
+	patience = 20 * time.Second
 	content  = "precious"
 )
 

@@ -1,68 +1,27 @@
 package projquota
 
 import (
-	"errors"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"syscall"
 	"testing"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend/backendtest"
-	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/vm"
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
 var filesystems = []string{disks.Ext4, disks.XFS}
 
-func opener(mode Mode) func(testing.TB, *os.File) backend.Backend {
-	return func(t testing.TB, root *os.File) backend.Backend {
-		t.Helper()
-		b, ok, err := Open(root, mode, 7)
-		if err != nil || !ok {
-			t.Fatalf("open: %t, %v", ok, err)
-		}
-		return b
+// TestOnAKernelWithProjectQuotas runs this package's tests, those with the build tag vm too, where they can run.
+func TestOnAKernelWithProjectQuotas(t *testing.T) {
+	if guest.Running() {
+		return
 	}
-}
-
-// newSubject is a directory of the virtual machine's disk. What earlier ones have left there is theirs: the disk is shared, as it
-// would be by pools.
-func newSubject(fstype string) func(testing.TB) backendtest.Subject {
-	return func(t testing.TB) backendtest.Subject {
-		t.Helper()
-		dir, err := os.MkdirTemp(guest.Disk(t, fstype), "") //nolint:usetesting // on that disk
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := os.RemoveAll(dir); err != nil {
-				t.Error(err)
-			}
-		})
-		return backendtest.Subject{
-			Dir: dir, Open: opener(Enforce), OpenLifted: opener(Lift),
-			Slack:     64 << 10, // the directory, the blocks that map the file's
-			ShowsSize: true,
-		}
-	}
-}
-
-func TestConformance(t *testing.T) {
+	machine := vm.Config{Packages: []string{"./pkg/backend/projquota"}}
 	for _, fstype := range filesystems {
-		t.Run(fstype, func(t *testing.T) { backendtest.Run(t, newSubject(fstype)) })
+		machine.Disks = append(machine.Disks, vm.Disk{FS: fstype, ProjectQuota: true})
 	}
-}
-
-func BenchmarkProjectQuota(b *testing.B) {
-	for _, fstype := range filesystems {
-		b.Run(fstype, func(b *testing.B) { backendtest.Benchmark(b, newSubject(fstype)) })
-	}
+	vm.Run(t, machine)
 }
 
 func TestFilesystemWithoutQuotasIsNotUsed(t *testing.T) {
@@ -86,179 +45,5 @@ func TestStructuresAreTheKernels(t *testing.T) {
 		if size[0] != size[1] {
 			t.Errorf("struct %s has %d bytes, the kernel's %d", name, size[0], size[1])
 		}
-	}
-}
-
-// A pod that owns its volume can do this, unless it is in a user namespace of its own (docs/sizes.md). A start puts it right.
-func TestProjectThatWasTakenAwayIsPutBack(t *testing.T) {
-	for _, fstype := range filesystems {
-		t.Run(fstype, func(t *testing.T) {
-			subject := newSubject(fstype)(t)
-			root, dir := open(t, subject.Dir), mkdir(t, filepath.Join(subject.Dir, "v"))
-			b := subject.Open(t, root)
-			f, tag, err := b.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}, 1<<20)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			if err := ioctl(f, ioctlSetAttr, &attributes{}); err != nil {
-				t.Fatal(err)
-			}
-			if repaired, err := subject.Open(t, root).Adopt(dir, tag, 1<<20); !repaired || err != nil {
-				t.Errorf("adopt: %t, %v", repaired, err)
-			}
-			if have, err := getAttributes(f); err != nil || backend.Tag(have.project) != tag || have.flags&inheritProject == 0 {
-				t.Errorf("attributes are %+v, %v; want project %d", have, err, tag)
-			}
-		})
-	}
-}
-
-// `cp -a` copies a pool with its records and without its project IDs (docs/operations.md).
-func TestCopiedVolumeIsCountedWhole(t *testing.T) {
-	const bytes = 4 << 20
-	for _, fstype := range filesystems {
-		t.Run(fstype, func(t *testing.T) {
-			subject := newSubject(fstype)(t)
-			dir := mkdir(t, filepath.Join(subject.Dir, "v"))
-			sub := filepath.Join(dir.Name(), backend.Data, "a", "b")
-			if err := os.MkdirAll(sub, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(sub, "file"), make([]byte, bytes/2), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Symlink("/etc", filepath.Join(sub, "link")); err != nil {
-				t.Fatal(err)
-			}
-			if err := unix.Mkfifo(filepath.Join(sub, "fifo"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			b := subject.Open(t, open(t, subject.Dir))
-			tag := firstTag + 99
-			if repaired, err := b.Adopt(dir, tag, bytes); !repaired || err != nil {
-				t.Fatalf("adopt: %t, %v", repaired, err)
-			}
-			data, err := backend.OpenData(dir, unix.O_PATH)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer data.Close()
-			if u, err := b.Usage(data, tag); err != nil || u.UsedBytes < bytes/2 || u.TotalBytes != bytes {
-				t.Errorf("usage is %+v, %v", u, err)
-			}
-			if a, err := getAttributes(open(t, "/etc")); err == nil && a.project == uint32(tag) {
-				t.Error("a link was followed")
-			}
-		})
-	}
-}
-
-// What is deleted and still open counts: it stays limited, and its ID is not given out.
-func TestIDThatStillCountsStaysLimited(t *testing.T) {
-	for _, fstype := range filesystems {
-		t.Run(fstype, func(t *testing.T) {
-			subject := newSubject(fstype)(t)
-			b, _, err := Open(open(t, subject.Dir), Enforce, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			dir := mkdir(t, filepath.Join(subject.Dir, "v"))
-			f, tag, err := b.Make(dir, volume.Spec{Type: volume.FileOrCreate, Mode: 0o600}, 1<<20)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			if err := os.Remove(filepath.Join(dir.Name(), backend.Data)); err != nil {
-				t.Fatal(err)
-			}
-			if err := b.Release(tag); err != nil {
-				t.Fatal(err)
-			}
-			if q, err := b.quota.get(tag); err != nil || q.blockHard == 0 {
-				t.Errorf("quota is %+v, %v; want its limit", q, err)
-			}
-			if free, err := b.quota.unused(tag); free || err != nil {
-				t.Errorf("unused: %t, %v", free, err)
-			}
-		})
-	}
-}
-
-func open(t *testing.T, path string) *os.File {
-	t.Helper()
-	f, err := os.OpenFile(path, unix.O_DIRECTORY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return f
-}
-
-func mkdir(t *testing.T, path string) *os.File {
-	t.Helper()
-	if err := os.Mkdir(path, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	return open(t, path)
-}
-
-// ownerEnv makes this test binary a pod's process: it takes the project ID off the directory that it names.
-const ownerEnv = "PROJQUOTA_TEST_OWNER"
-
-func TestMain(m *testing.M) {
-	if path := os.Getenv(ownerEnv); path != "" {
-		f, err := os.Open(path)
-		if err == nil {
-			err = ioctl(f, ioctlSetAttr, &attributes{})
-		}
-		if errno, ok := errors.AsType[unix.Errno](err); ok {
-			os.Exit(int(errno))
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
-// What docs/sizes.md says of who can leave a quota: the owner of a file, without any privilege, but nobody in a user namespace
-// (fs/file_attr.c, fileattr_set_prepare).
-func TestOwnerLeavesAQuotaUnlessInAUserNamespace(t *testing.T) {
-	const owner = 1000
-	for _, fstype := range filesystems {
-		t.Run(fstype, func(t *testing.T) {
-			subject := newSubject(fstype)(t)
-			if err := os.Chmod(subject.Dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			b := subject.Open(t, open(t, subject.Dir))
-			dir := mkdir(t, filepath.Join(subject.Dir, "v"))
-			if err := dir.Chmod(0o755); err != nil {
-				t.Fatal(err)
-			}
-			f, _, err := b.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, UID: owner, GID: owner}, 1<<20)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			id := []syscall.SysProcIDMap{{ContainerID: 0, HostID: owner, Size: 1}}
-			for _, tt := range []struct {
-				name string
-				attr syscall.SysProcAttr
-				want int
-			}{
-				{"in a user namespace", syscall.SysProcAttr{
-					Cloneflags: unix.CLONE_NEWUSER, UidMappings: id, GidMappings: id,
-					Credential: &syscall.Credential{NoSetGroups: true}, // its root, who is the owner
-				}, int(unix.EINVAL)},
-				{"in the host's", syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}, 0},
-			} {
-				pod := exec.CommandContext(t.Context(), "/proc/self/exe")
-				pod.Env = []string{ownerEnv + "=" + filepath.Join(dir.Name(), backend.Data)}
-				pod.SysProcAttr = &tt.attr
-				if err := pod.Run(); pod.ProcessState.ExitCode() != tt.want {
-					t.Errorf("%s: %v, want exit code %d", tt.name, err, tt.want)
-				}
-			}
-		})
 	}
 }
