@@ -27,7 +27,7 @@ const (
 	volumeBytes = 32 << 20
 	grownBytes  = 48 << 20
 	// patience bounds how long a test waits for what happens in the background.
-	patience = 20 * time.Second
+	patience = time.Minute
 	content  = "precious"
 )
 
