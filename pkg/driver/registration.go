@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 )
 
 // csiVersions are what kubelet wants to hear from a plugin that speaks CSI 1.x (pkg/volume/csi, versionParse: it takes the highest
@@ -36,6 +38,10 @@ func serveRegistration(ctx context.Context, cfg Config) error {
 	csiSocket, err := socketPath(cfg.Endpoint)
 	if err != nil {
 		return err
+	}
+	if shared, err := mount.IsShared(cfg.KubeletDir); err == nil && !shared {
+		klog.FromContext(ctx).Error(nil, "Kubelet's directory is not a shared mount here: volumes would be mounted where no pod sees them. "+
+			"A container needs Bidirectional mount propagation", "kubeletDir", cfg.KubeletDir)
 	}
 	listener, err := Listen(registrationEndpoint(cfg)) //nolint:contextcheck // it waits for nothing
 	if err != nil {
