@@ -100,7 +100,11 @@ func (p *Pool) commit(ctx context.Context, v volume.Volume) (volume.Volume, erro
 		// In place, but perhaps not after a power cut: nobody was told of it, so it goes.
 		e := &entry{volume: v}
 		p.index.put(e) // should that fail too, a retry finds it, and syncs
-		return volume.Volume{}, errors.Join(err, p.take(e))
+		thrown, taken := p.take(e)
+		if taken == nil {
+			p.queue(thrown, err)
+		}
+		return volume.Volume{}, errors.Join(err, taken)
 	}
 	return v, nil
 }

@@ -107,17 +107,26 @@ func (p *Pool) removeData(ctx context.Context, d dir) error {
 	return err
 }
 
-// discard hands an entry of trash/ to the purger, with the bytes that it holds in the ledger.
-func (p *Pool) discard(thrown string, v volume.Volume) {
+// discard moves a volume's bytes in the ledger to the trash, and says what is to be purged there.
+func (p *Pool) discard(thrown string, v volume.Volume) discarded {
 	p.ledger.discard(v.CapacityBytes)
 	now := time.Now()
-	p.purger.add(discarded{
+	return discarded{
 		name:   thrown,
 		bytes:  v.CapacityBytes,
 		tag:    backend.Tag(v.QuotaID),
 		thrown: now,
 		due:    now.Add(p.opts.TrashRetention),
-	})
+	}
+}
+
+// queue hands an entry of trash/ to the purger: at once if its rename is durable, else later, as a purge that failed.
+func (p *Pool) queue(d discarded, failed error) {
+	if failed != nil {
+		p.purger.retry(d)
+		return
+	}
+	p.purger.add(d)
 }
 
 // scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk, and
