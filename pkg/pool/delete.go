@@ -22,7 +22,7 @@ func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
 		return err
 	}
 	defer p.index.unclaim(id)
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), p.index.checkUnheld(id)); err != nil {
 		return err
 	}
 	// No purge before the fsync: a power cut must not bring back a volume with part of its data. Should the fsync fail, the purge
@@ -54,7 +54,7 @@ func (p *Pool) take(e *entry) (discarded, error) {
 	err := p.volumes.rename(name, p.trash, thrown)
 	if errors.Is(err, os.ErrNotExist) { // removed by hand, with the driver running
 		p.index.remove(name)
-		p.ledger.release(e.volume.CapacityBytes)
+		p.ledger.release(e.volume.PromisedBytes())
 		return discarded{name: thrown, tag: backend.Tag(e.volume.QuotaID), thrown: time.Now()}, nil
 	}
 	if errors.Is(err, unix.ENOSPC) { // trash/ itself has to grow: what it keeps for a while has to yield
@@ -64,5 +64,5 @@ func (p *Pool) take(e *entry) (discarded, error) {
 		return discarded{}, err
 	}
 	p.index.remove(name)
-	return p.discard(thrown, e.volume), nil
+	return p.discard(thrown, e.volume.PromisedBytes(), e.volume.QuotaID), nil
 }

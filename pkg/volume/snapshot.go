@@ -74,11 +74,13 @@ type Snapshot struct {
 	RestoreBytes int64
 	// HeldBytes is what it can keep from being freed, and what the pool counts for it.
 	HeldBytes int64
-	// Created is when it was taken; a snapshot that is copied file by file is taken until then.
+	// Created is when it was taken: what was written before is in it. What is copied file by file may also have what came later.
 	Created time.Time
 	Owner   SnapshotOwner
-	// QuotaID is what the filesystem counts its blocks under; 0 where it counts none.
+	// QuotaID is what the filesystem counts its own blocks under; 0 where it counts none.
 	QuotaID uint64
+	// SourceQuotaID is what it counts those under that the snapshot shares with its source; 0 where it shares none.
+	SourceQuotaID uint64
 }
 
 // SnapshotOwner says whose snapshot it is, for the person who reads the record. All fields may be empty.
