@@ -408,8 +408,6 @@ func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("advertised are %q, want %q", got, want)
 	}
-	_, err = c.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{})
-	wantCode(t, err, codes.Unimplemented)
 	_, err = c.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{})
 	wantCode(t, err, codes.Unimplemented)
 }

@@ -60,7 +60,7 @@ func parseSnapshot(req *csi.CreateSnapshotRequest) (volume.SnapshotRequest, erro
 func (s *Server) DeleteSnapshot(ctx context.Context, req *csi.DeleteSnapshotRequest) (*csi.DeleteSnapshotResponse, error) {
 	id, err := volume.ParseSnapshotID(req.GetSnapshotId())
 	if err != nil && req.GetSnapshotId() != "" {
-		return &csi.DeleteSnapshotResponse{}, nil //nolint:nilerr // "reply 0 OK if a snapshot … does not exist" (CSI spec, DeleteSnapshot)
+		return &csi.DeleteSnapshotResponse{}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -163,7 +163,7 @@ func (s *Server) oneSnapshot(rawID, rawSource string, after volume.SnapshotID) (
 	}
 	found, err := p.GetSnapshot(id)
 	if errors.Is(err, volume.ErrNotFound) || id.Compare(after) <= 0 || rawSource != "" && rawSource != found.Source.String() {
-		return nil, nil //nolint:nilerr // as above
+		return nil, nil
 	}
 	return []pool.SnapshotEntry{{Snapshot: found, Damaged: err}}, nil
 }

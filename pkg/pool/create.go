@@ -65,11 +65,15 @@ func (p *Pool) make(ctx context.Context, v volume.Volume, content content) (volu
 // content makes the data of a new volume in its directory, as backend.Backend's Make does, and says in the volume what became of it. On
 // failure something may be left.
 type content interface {
+	// leaves is how much of the disk may be taken by what a failure has left.
+	leaves(v volume.Volume) int64
 	make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error)
 }
 
 // empty is the content of a volume that is made from nothing.
 type empty struct{}
+
+func (empty) leaves(volume.Volume) int64 { return 0 }
 
 func (empty) make(_ context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
 	f, tag, err := p.backend.Make(d.File, v.Spec, v.CapacityBytes)
@@ -105,12 +109,14 @@ func (p *Pool) commit(ctx context.Context, v volume.Volume, content content) (vo
 	building := withSuffix(v.ID.Dir())
 	v, err := p.build(ctx, building, v, content)
 	if err != nil {
-		p.abandon(ctx, building, v.PromisedBytes(), v.QuotaID)
+		p.ledger.release(v.PromisedBytes() - content.leaves(v))
+		p.abandon(ctx, building, content.leaves(v), v.QuotaID)
 		return volume.Volume{}, err
 	}
 	failpoint.Here("create.built")
 	if err := p.tmp.rename(building, p.volumes, v.ID.Dir()); err != nil {
-		p.abandon(ctx, building, v.PromisedBytes(), v.QuotaID)
+		p.ledger.release(v.PromisedBytes() - content.leaves(v))
+		p.abandon(ctx, building, content.leaves(v), v.QuotaID)
 		if errors.Is(err, os.ErrExist) {
 			return volume.Volume{}, fmt.Errorf("%w: volumes/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
 				volume.ErrCorrupt, v.ID.Dir())
@@ -166,7 +172,7 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume, cont
 	return v, ctx.Err()
 }
 
-// abandon throws away what build left, with the bytes that were reserved for it: half a copy fills the disk until it is purged. The
+// abandon throws away what build left, with the bytes that are still reserved for it: half a copy fills the disk until it is purged. The
 // purger removes it, and has the patience that a quota may need. A failure leaves it to the next start, which empties tmp/.
 func (p *Pool) abandon(ctx context.Context, building string, bytes int64, quotaID uint64) {
 	thrown := withSuffix(withoutSuffix(building))

@@ -3,6 +3,7 @@ package pool
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -83,11 +84,26 @@ func (o *origin) fits(spec volume.Spec, size volume.SizeRange) error {
 	}
 }
 
-// chargesWriter says whether shared blocks count for who wrote them.
-func (p *Pool) chargesWriter() bool {
-	c, ok := p.backend.(backend.Cloner)
-	return ok && c.ChargesWriter()
+// cloner is the pool's filesystem, or what answers for one that cannot copy a volume at once.
+func (p *Pool) cloner() backend.Cloner {
+	if c, ok := p.backend.(backend.Cloner); ok {
+		return c
+	}
+	return noCloner{}
 }
+
+// noCloner can do nothing.
+type noCloner struct{}
+
+func (noCloner) Snapshot(backend.Source, *os.File) (backend.Clone, error) {
+	return backend.Clone{}, errors.ErrUnsupported
+}
+
+func (noCloner) Clone(backend.Source, *os.File, int64) (backend.Clone, error) {
+	return backend.Clone{}, errors.ErrUnsupported
+}
+
+func (noCloner) ChargesWriter() bool { return false }
 
 // limitOf is what the filesystem is told of a volume's size. Where a block counts for the volume that wrote it as long as a snapshot
 // has it, a volume that overwrites what is in its snapshots needs that much more; the ledger has it, as what the snapshots hold.
@@ -98,7 +114,7 @@ func (p *Pool) limitOf(v volume.Volume) int64 {
 // relimit makes the filesystem agree with limitOf after that has changed. It is asked again after each change of the limit, so that
 // of two at the same time the one that ends last sets what is right.
 func (p *Pool) relimit(id volume.ID) error {
-	if !p.chargesWriter() {
+	if !p.cloner().ChargesWriter() {
 		return nil
 	}
 	for set := int64(-1); ; {

@@ -160,7 +160,8 @@ func (p *Pool) openLayout() error {
 	if err := p.identify(m); err != nil {
 		return err
 	}
-	return errors.Join(openInto(&p.volumes, p.root, volumesDir), openInto(&p.snapshots, p.root, snapshotsDir), openInto(&p.tmp, p.root, tmpDir), openInto(&p.trash, p.root, trashDir))
+	return errors.Join(openInto(&p.volumes, p.root, volumesDir), openInto(&p.snapshots, p.root, snapshotsDir),
+		openInto(&p.tmp, p.root, tmpDir), openInto(&p.trash, p.root, trashDir))
 }
 
 // identify reads the pool's ID and asks whether it may have it.

@@ -69,7 +69,7 @@ func (p *Pool) restore(
 		CapacityBytes: max(req.Size.Required, from.restoreBytes),
 		Created:       time.Now().UTC(),
 	}
-	if p.chargesWriter() {
+	if p.cloner().ChargesWriter() {
 		v.SharedBytes = from.sharedBytes
 		if _, live := req.Source.Volume(); live {
 			v.SharedBytes = addSaturating(from.restoreBytes, from.sharedBytes)
@@ -85,15 +85,15 @@ type copied struct {
 	progress *copytree.Progress
 }
 
+func (copied) leaves(v volume.Volume) int64 { return v.PromisedBytes() }
+
 func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
-	if cloner, ok := p.backend.(backend.Cloner); ok {
-		made, err := cloner.Clone(backend.Source{Dir: c.from.dir.File, Tag: c.from.tag}, d.File, v.CapacityBytes)
-		if !errors.Is(err, errors.ErrUnsupported) {
-			v.QuotaID = uint64(made.Tag)
-			return made.Data, err
-		}
+	made, err := p.cloner().Clone(backend.Source{Dir: c.from.dir.File, Tag: c.from.tag}, d.File, v.CapacityBytes)
+	if !errors.Is(err, errors.ErrUnsupported) {
+		v.QuotaID = uint64(made.Tag)
+		return made.Data, err
 	}
-	p.settle(&v.SharedBytes, 0)
+	p.settle(&v.SharedBytes, 0) // a copy shares nothing, or the filesystem counts that as if it did not
 	data, tag, _, err := p.duplicate(ctx, d, c.from, v.CapacityBytes, c.progress)
 	v.QuotaID = uint64(tag)
 	if err == nil {

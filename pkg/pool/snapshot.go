@@ -162,25 +162,23 @@ func (p *Pool) buildSnapshot(
 
 // freeze makes the snapshot's data, and says in the snapshot how it counts: the filesystem's own snapshot where it has them, else a copy.
 func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *origin, progress *copytree.Progress) (*os.File, error) {
-	if cloner, ok := p.backend.(backend.Cloner); ok {
-		c, err := cloner.Snapshot(backend.Source{Dir: from.dir.File, Tag: from.tag}, d.File)
-		if !errors.Is(err, errors.ErrUnsupported) {
-			s.QuotaID = uint64(c.Tag)
-			if c.WrittenBytes > 0 {
-				p.settle(&s.HeldBytes, addSaturating(c.WrittenBytes, from.sharedBytes))
-			}
-			if cloner.ChargesWriter() {
-				s.SourceQuotaID = uint64(from.tag)
-			}
-			return c.Data, err
+	made, err := p.cloner().Snapshot(backend.Source{Dir: from.dir.File, Tag: from.tag}, d.File)
+	if errors.Is(err, errors.ErrUnsupported) {
+		data, tag, stats, err := p.duplicate(ctx, d, from, s.RestoreBytes, progress)
+		s.QuotaID = uint64(tag)
+		if err == nil {
+			p.settle(&s.HeldBytes, stats.Bytes)
 		}
+		return data, err
 	}
-	data, tag, stats, err := p.duplicate(ctx, d, from, s.RestoreBytes, progress)
-	s.QuotaID = uint64(tag)
-	if err == nil {
-		p.settle(&s.HeldBytes, stats.Bytes)
+	s.QuotaID = uint64(made.Tag)
+	if made.WrittenBytes > 0 {
+		p.settle(&s.HeldBytes, addSaturating(made.WrittenBytes, from.sharedBytes))
 	}
-	return data, err
+	if p.cloner().ChargesWriter() {
+		s.SourceQuotaID = uint64(from.tag)
+	}
+	return made.Data, err
 }
 
 // settle puts a number in the place of another one that was reserved. It may be more, for what enforces no sizes can hold more.
@@ -212,29 +210,14 @@ func (p *Pool) ListSnapshotsOf(source volume.ID, afterDir string, limit int) []S
 
 // DeleteSnapshot takes the snapshot away as Delete does a volume. Errors: ErrBusy while a volume is being made from it.
 func (p *Pool) DeleteSnapshot(ctx context.Context, id volume.SnapshotID) error {
-	if err := p.snapshotIndex.claim(id); err != nil {
-		return err
-	}
-	defer p.snapshotIndex.unclaim(id)
-	if err := errors.Join(ctx.Err(), p.snapshotIndex.checkUnheld(id)); err != nil {
-		return err
-	}
-	purge := func(error) {}
-	if e, ok := p.snapshotIndex.get(id.Dir()); ok {
-		thrown, err := p.takeAwaySnapshot(e)
-		if err != nil {
-			return fmt.Errorf("delete snapshot %s: %w", id, err)
+	return p.delete(ctx, id, deletion{claims: &p.snapshotIndex.claims, from: p.snapshots, take: func() (discarded, bool, error) {
+		e, ok := p.snapshotIndex.get(id.Dir())
+		if !ok {
+			return discarded{}, false, nil
 		}
-		purge = func(failed error) { p.queue(thrown, failed) }
-	}
-	failpoint.Here("delete-snapshot.renamed")
-	err := errors.Join(p.trash.Sync(), p.snapshots.Sync()) // also for one that is gone, as in Delete
-	purge(err)
-	if err != nil {
-		return fmt.Errorf("delete snapshot %s: %w", id, err)
-	}
-	failpoint.Here("delete-snapshot.durable")
-	return nil
+		thrown, err := p.takeAwaySnapshot(e)
+		return thrown, true, err
+	}})
 }
 
 // takeAwaySnapshot moves a snapshot out of snapshots/ and out of the index. What it returns is to be queued for the purge.

@@ -53,7 +53,8 @@ func decodeSnapshot(pool volume.PoolID, dirName string, content []byte) (volume.
 	}
 	name, err := volume.ParseName(r.Name)
 	if err != nil {
-		return volume.Snapshot{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, snapshotRecordFile, err) //nolint:errorlint // it would blame the caller
+		//nolint:errorlint // wrapped, it would blame the caller
+		return volume.Snapshot{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, snapshotRecordFile, err)
 	}
 	if name.Dir() != dirName {
 		return volume.Snapshot{}, fmt.Errorf("%w: %s is of snapshot %q, which belongs in directory %s, not %s",
