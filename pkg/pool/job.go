@@ -114,16 +114,19 @@ func (j *jobs) join(ctx context.Context, key string, asked any, work func(contex
 	w := &job{key: key, asked: asked, progress: &copytree.Progress{}, began: time.Now(), waiters: 1, done: make(chan struct{})}
 	j.running[key] = w
 	log := klog.FromContext(ctx)
-	j.wg.Go(func() {
-		stop := j.report(log, w)
-		defer stop()
-		err := work(klog.NewContext(j.ctx, log), w.progress)
-		if err != nil && j.ctx.Err() != nil {
-			err = errors.Join(context.Cause(j.ctx), err)
-		}
-		j.end(log, w, err)
-	})
+	j.wg.Go(func() { j.do(log, w, work) }) //nolint:contextcheck // it outlives the call
 	return w, nil
+}
+
+// do works with the context of the pool and the log of the call.
+func (j *jobs) do(log klog.Logger, w *job, work func(context.Context, *copytree.Progress) error) {
+	stop := j.report(log, w)
+	defer stop()
+	err := work(klog.NewContext(j.ctx, log), w.progress)
+	if err != nil && j.ctx.Err() != nil {
+		err = errors.Join(context.Cause(j.ctx), err)
+	}
+	j.end(log, w, err)
 }
 
 // end tells those who wait, or keeps what went wrong for the next one.

@@ -271,7 +271,8 @@ func (w *world) wantSnapshots(id string) {
 }
 
 // shared is what the records on disk say that snapshots hold, and what clones share with their sources.
-func (w *world) shared() (bytes int64) {
+func (w *world) shared() int64 {
+	var sum int64
 	w.t.Helper()
 	records, err := filepath.Glob(w.path("pool", "*", "*", "*.json"))
 	if err != nil {
@@ -281,7 +282,7 @@ func (w *world) shared() (bytes int64) {
 		if strings.HasPrefix(path, w.path("pool", "t")) { // tmp/ and trash/
 			continue
 		}
-		content, err := os.ReadFile(path) //nolint:gosec // a test's own
+		content, err := os.ReadFile(path)
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -289,9 +290,9 @@ func (w *world) shared() (bytes int64) {
 		if err := json.Unmarshal(content, &record); err != nil {
 			w.t.Fatal(err)
 		}
-		bytes += record.HeldBytes + record.SharedBytes
+		sum += record.HeldBytes + record.SharedBytes
 	}
-	return bytes
+	return sum
 }
 
 // ledger is what is committed to volumes and what the trash still holds.
