@@ -100,8 +100,8 @@ func TestPurgeNeedsNoTypesOfEntries(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer d.Close()
 			got, err := d.readEntries(make([]byte, direntBuffer))
+			d.Close() // with quotas, what is open is not purged
 			slices.SortFunc(got, func(x, y dirent) int { return strings.Compare(x.name, y.name) })
 			if want := []dirent{{name: "a", isDir: tt.known}, {name: "f"}}; err != nil || !slices.Equal(got, want) {
 				t.Errorf("entries are %+v, %v, want %+v", got, err, want)
