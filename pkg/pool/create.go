@@ -28,7 +28,7 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 			return volume.Volume{}, err
 		}
 		// Whoever made it may have died, or been refused, between the rename and the fsync: this answer has to be as good as the first.
-		return e.volume, p.volumes.Sync()
+		return e.volume, p.syncCreated()
 	}
 	v := volume.Volume{
 		ID:            id,
@@ -96,7 +96,7 @@ func (p *Pool) commit(ctx context.Context, v volume.Volume) (volume.Volume, erro
 		return volume.Volume{}, err
 	}
 	failpoint.Here("create.renamed")
-	if err := p.volumes.Sync(); err != nil {
+	if err := p.syncCreated(); err != nil {
 		// In place, but perhaps not after a power cut: nobody was told of it, so it goes.
 		e := &entry{volume: v}
 		p.index.put(e) // should that fail too, a retry finds it, and syncs
@@ -131,16 +131,14 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume) (vol
 	if err != nil {
 		return v, err
 	}
-	// The record's fsync comes first: on a journalling filesystem it carries the rest, and the others find nothing to do.
-	if err := d.writeFile(recordFile, content); err != nil {
+	if err := d.writeFile(recordFile, content, func(f *os.File) error { return p.commits.sync(f) }); err != nil {
 		return v, err
 	}
 	failpoint.Here("create.record-written")
-	if err := data.Sync(); err != nil {
-		return v, err
-	}
-	if err := d.Sync(); err != nil {
-		return v, err
+	if !p.ordered { // else the record's fsync has carried the rest, which is all metadata
+		if err := errors.Join(data.Sync(), d.Sync()); err != nil {
+			return v, err
+		}
 	}
 	return v, ctx.Err()
 }

@@ -37,7 +37,7 @@ func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
 	}
 	failpoint.Here("delete.renamed")
 	// Also for a volume that is gone: whoever took it away may have died, or failed, before this.
-	err := errors.Join(p.trash.Sync(), p.volumes.Sync())
+	err := p.syncDeleted()
 	purge(err)
 	if err != nil {
 		return fmt.Errorf("delete volume %s: %w", id, err)

@@ -13,6 +13,8 @@ const (
 	purgeWorkers = 2
 	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a person, not a loop.
 	purgeRetry = time.Minute
+	// purgeDelay lets many purges look at one reading of the mount table, and share the filesystem's commits.
+	purgeDelay = 100 * time.Millisecond
 	// purgePoll is how long it waits for the filesystem to end what it does in the background.
 	purgePoll = 500 * time.Millisecond
 )

@@ -116,7 +116,7 @@ func (p *Pool) discard(thrown string, v volume.Volume) discarded {
 		bytes:  v.CapacityBytes,
 		tag:    backend.Tag(v.QuotaID),
 		thrown: now,
-		due:    now.Add(p.opts.TrashRetention),
+		due:    now.Add(max(purgeDelay, p.opts.TrashRetention)),
 	}
 }
 
