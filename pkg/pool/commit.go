@@ -12,7 +12,8 @@ import (
 // filesystem's journal, and calls for one directory share one fsync. Only what has little to write may go through it, because
 // everybody waits for the slowest.
 type commits struct {
-	turn chan struct{} // held by the call that makes the present commit
+	fsync func(*os.File) error
+	turn  chan struct{} // held by the call that makes the present commit
 
 	mu   sync.Mutex
 	next *commit // what calls join until somebody begins it
@@ -24,7 +25,9 @@ type commit struct {
 	errs map[*os.File]error // to be read when done is closed
 }
 
-func newCommits() *commits { return &commits{turn: make(chan struct{}, 1)} }
+func newCommits(fsync func(*os.File) error) *commits {
+	return &commits{fsync: fsync, turn: make(chan struct{}, 1)}
+}
 
 // sync returns when everything that was done to the files before is durable.
 func (c *commits) sync(files ...*os.File) error {
@@ -65,23 +68,23 @@ func (c *commits) lead(mine *commit) {
 	if made {
 		return
 	}
-	mine.syncAll()
+	files := slices.Collect(maps.Keys(mine.errs))
+	for i, err := range c.syncAll(files) {
+		mine.errs[files[i]] = err
+	}
 	close(mine.done)
 }
 
 // syncAll syncs at the same time, so that a filesystem with one journal commits once.
-func (c *commit) syncAll() {
-	files := slices.Collect(maps.Keys(c.errs))
+func (c *commits) syncAll(files []*os.File) []error {
 	errs := make([]error, len(files))
 	var others sync.WaitGroup
 	for i, f := range files[1:] {
-		others.Go(func() { errs[1+i] = f.Sync() })
+		others.Go(func() { errs[1+i] = c.fsync(f) })
 	}
-	errs[0] = files[0].Sync()
+	errs[0] = c.fsync(files[0])
 	others.Wait()
-	for i, f := range files {
-		c.errs[f] = errs[i]
-	}
+	return errs
 }
 
 // syncCreated makes the renames into volumes/ durable.

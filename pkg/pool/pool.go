@@ -46,7 +46,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 			err = fmt.Errorf("pool %s at %s: %w", opts.Name, opts.Path, err)
 		}
 	}()
-	p := &Pool{opts: opts, purger: newPurger(), commits: newCommits()}
+	p := &Pool{opts: opts, purger: newPurger(), commits: newCommits((*os.File).Sync)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.closeFiles())
