@@ -39,6 +39,11 @@ func TestTakenOverSidecarCannot(t *testing.T) {
 		{"create", "storageclasses"},
 		{"update", "csidrivers"},
 		{"create", "csistoragecapacities", "-n", "default"},
+		{"update", "leases", "-n", "kube-system"},
+		{"create", "volumesnapshots.snapshot.storage.k8s.io", "-A"},
+		{"update", "volumesnapshots.snapshot.storage.k8s.io", "-A"},
+		{"create", "volumesnapshotcontents.snapshot.storage.k8s.io"},
+		{"delete", "volumesnapshotcontents.snapshot.storage.k8s.io"},
 		{"*", "*", "-A"},
 	} {
 		if answer := canI(action...); answer != "no" {
@@ -77,7 +82,30 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 		refused(t, sidecar, want, claimJSON(t, ns, name), "replace", "--raw", claimPath(ns, name), "-f", "-")
 	}
 
-	// And what it must be able to do: what lies on its own node.
+	// The resizer raises the sizes of all nodes' volumes: nothing else of them changes.
+	pvThere := []string{"patch", "pv", volumeOf(t, ns, "there"), "--dry-run=server", "-p"}
+	for _, change := range []string{
+		`{"spec": {"capacity": {"storage": "1Ki"}}}`,
+		`{"spec": {"capacity": {"storage": "2Mi"}, "persistentVolumeReclaimPolicy": "Retain"}}`,
+		`{"spec": {"capacity": {"storage": "2Mi"}, "claimRef": {"namespace": "default", "name": "mine", "uid": null}}}`,
+		`{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"finalizers": []}}`,
+		`{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}}`,
+		`{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"labels": {"x": "y"}}}`,
+	} {
+		refused(t, sidecar, onlyThatNode, "", append(pvThere, change)...)
+	}
+	statusThere := []string{"-n", ns, "patch", "pvc", "there", "--subresource=status", "--dry-run=server", "-p"}
+	for _, change := range []string{
+		`{"status": {"phase": "Lost"}}`, `{"status": {"capacity": {"storage": "1Gi"}}}`, `{"metadata": {"annotations": {"x": "y"}}}`,
+	} {
+		refused(t, sidecar, "may not take a claim from another node", "", append(statusThere, change)...)
+	}
+	refused(t, unbound, "does not say for which node", "", append(pvThere, `{"spec": {"capacity": {"storage": "2Mi"}}}`)...)
+
+	// And what it must be able to do: what lies on its own node, and letting others grow.
+	allow(t, sidecar, append(pvThere, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": `+
+		`{"volume.alpha.kubernetes.io/pre-resize-capacity": "1Mi"}}}`)...)
+	allow(t, sidecar, append(statusThere, `{"status": {"allocatedResources": {"storage": "2Mi"}}}`)...)
 	for _, allowed := range []struct{ stdin, args string }{
 		{"", "delete pv " + volumeOf(t, ns, "here") + " --dry-run=server"},
 		{claimJSON(t, ns, "here"), "replace --raw " + claimPath(ns, "here") + " -f -"},
@@ -106,6 +134,13 @@ func refused(t *testing.T, user asUser, want, stdin string, args ...string) {
 	out, err := user(stdin, args...)
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("kubectl %v: %q, %v; want an error that says %q", args, out, err, want)
+	}
+}
+
+func allow(t *testing.T, user asUser, args ...string) {
+	t.Helper()
+	if _, err := user("", args...); err != nil {
+		t.Errorf("kubectl %v: %v", args, err)
 	}
 }
 
