@@ -276,7 +276,8 @@ func TestEveryRightToChangeHasAPolicy(t *testing.T) {
 }
 
 func TestClassesGrowUnlessTheyArePathsOfTheNode(t *testing.T) {
-	objects := render(t, "storageClasses: [{name: a}, {name: b, allowVolumeExpansion: false}, {name: c, parameters: {path: /srv/c, type: Directory}}]")
+	objects := render(t, "storageClasses: [{name: a}, {name: b, allowVolumeExpansion: false}, "+
+		"{name: c, parameters: {path: /srv/c, type: Directory}}]")
 	got := map[string]bool{}
 	for _, o := range objects {
 		if o.Kind == "StorageClass" {

@@ -36,8 +36,8 @@ func (s *Server) createReference(
 	}}, nil
 }
 
-// validateReference confirms a reference's capabilities, and what its ID says that it refers to. Whether the rules allow its path is said when a pod wants it: they are the
-// node's, and only then is it known whose the pod is.
+// validateReference confirms a reference's capabilities, and what its ID says that it refers to. Whether the rules allow its path is said
+// when a pod wants it: they are the node's, and only then is it known whose the pod is.
 func validateReference(req *csi.ValidateVolumeCapabilitiesRequest) error {
 	if _, err := capability.ParseAll(req.GetVolumeCapabilities()); err != nil {
 		return err

@@ -52,13 +52,16 @@ func TestReferenceIDsAreNoPoolsIDs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		id := Parameters{Path: "/srv/x", Spec: Spec{Type: Directory}}.ReferenceID(name)
+		params := Parameters{Path: "/srv/x", Spec: Spec{Type: Directory}}
+		id := params.ReferenceID(name)
 		if IsID(id) || !IsReferenceID(id) || IsInlineHandle(id) || IsReferenceID("0123456789ab-"+name.Dir()) || len(id) > MaxNameBytes {
 			t.Errorf("%q has the ID %q", s, id)
 		}
 	}
-	for _, s := range []string{"", "host-", "host-../x", "host", "hosts-x", "host-x", "host-0123456789ab", "host-0123456789ab-", "host-0123456789AB-x",
-		"host-0123456789ab-s-x", "host-0123456789ab-../x"} {
+	for _, s := range []string{
+		"", "host-", "host-../x", "host", "hosts-x", "host-x", "host-0123456789ab", "host-0123456789ab-", "host-0123456789AB-x",
+		"host-0123456789ab-s-x", "host-0123456789ab-../x",
+	} {
 		if IsReferenceID(s) {
 			t.Errorf("%q is taken", s)
 		}

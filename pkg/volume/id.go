@@ -58,10 +58,10 @@ const referencePrefix = "host-"
 // ReferenceID is the volume ID of a reference to a path of the host. Nothing on any disk belongs to it: what it refers to is in the
 // volume's attributes, and the ID holds a digest of them, so that the one cannot be taken for another: a name that is asked for again with
 // another path is another volume.
-func (p Parameters) ReferenceID(name Name) string { return p.referenceStem() + name.dir }
+func (p *Parameters) ReferenceID(name Name) string { return p.referenceStem() + name.dir }
 
 // referenceStem is the part of a reference's ID that says what it refers to.
-func (p Parameters) referenceStem() string {
+func (p *Parameters) referenceStem() string {
 	digest := sha256.Sum256(fmt.Appendf(nil, "%q %q %o %d %d", p.Path, p.Spec.Type, p.Spec.Mode, p.Spec.UID, p.Spec.GID))
 	return referencePrefix + hex.EncodeToString(digest[:])[:poolIDDigits] + "-"
 }
@@ -73,9 +73,10 @@ func IsReferenceID(s string) bool {
 }
 
 // CheckReference refuses parameters that are not those that the ID of a reference was made of. Errors: ErrInvalid.
-func (p Parameters) CheckReference(id string) error {
+func (p *Parameters) CheckReference(id string) error {
 	if IsReferenceID(id) && !strings.HasPrefix(id, p.referenceStem()) {
-		return fmt.Errorf("%w: volume %s was made for another path, or another type, mode or owner, than %s %s", ErrInvalid, id, p.Spec.Type, p.Path)
+		return fmt.Errorf("%w: volume %s was made for another path, or another type, mode or owner, than %s %s",
+			ErrInvalid, id, p.Spec.Type, p.Path)
 	}
 	return nil
 }

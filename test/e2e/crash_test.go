@@ -60,7 +60,7 @@ func TestRebootedNodeBringsItsPodsBackWithTheirData(t *testing.T) {
 	p.command = "date >> /data/starts; sync; sleep 1000000"
 	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+claim("settings", "csi-hostpath-file", "1Mi")+pod("app", p))
 	waitReady(t, ns, "app")
-	sh(t, ns, "app", "echo colour=blue > /etc/app.conf; cp /etc/app.conf /own/copy; sync")
+	sh(t, ns, "app", "echo colour=blue > /etc/app.conf; echo colour=red > /own/conf; sync")
 	machine := machineOf(t, ns, "app")
 	doomed := podSpec{node: machine.Name()}.withInline("own", "/own")
 	apply(t, ns, pod("doomed", doomed))
@@ -77,15 +77,17 @@ func TestRebootedNodeBringsItsPodsBackWithTheirData(t *testing.T) {
 	if err := machine.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	const kept = "; colour=blue; colour=red"
 	eventually(t, readyTimeout, func() error {
-		out, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "app", "--", "sh", "-c", "wc -l < /data/starts; cat /own/copy /etc/app.conf")
+		out, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "app", "--", "sh", "-c",
+			"echo $(wc -l < /data/starts)'; '$(cat /etc/app.conf)'; '$(cat /own/conf)")
 		if err != nil {
 			return err
 		}
-		if strings.TrimSpace(out) == starts+"\ncolour=blue\ncolour=blue" {
+		if strings.TrimSpace(out) == starts+kept {
 			return fmt.Errorf("the pod has not started again")
 		}
-		if !strings.HasSuffix(out, "colour=blue\ncolour=blue\n") {
+		if !strings.HasSuffix(out, kept+"\n") {
 			t.Fatalf("the pod says %q, before the reboot it had %s starts", out, starts)
 		}
 		return nil

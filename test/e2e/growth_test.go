@@ -27,7 +27,8 @@ func TestClaimGrowsWhileItsPodWrites(t *testing.T) {
 	sh(t, ns, "app", write96)
 	stop()
 	restarts := kubectl(t, "-n", ns, "get", "pod", "app", "-o", "jsonpath={.status.containerStatuses[0].restartCount}")
-	if size := kubectl(t, "get", "pv", volumeOf(t, ns, "data"), "-o", "jsonpath={.spec.capacity.storage}"); size != "160Mi" || restarts != "0" {
+	size := kubectl(t, "get", "pv", volumeOf(t, ns, "data"), "-o", "jsonpath={.spec.capacity.storage}")
+	if size != "160Mi" || restarts != "0" {
 		t.Errorf("the volume's capacity is %s, and the pod was restarted %s times", size, restarts)
 	}
 	// More than the pool has: the pod's events say so, and the volume stays as it was.

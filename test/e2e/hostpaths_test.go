@@ -3,12 +3,12 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,9 +100,9 @@ func (p podSpec) withInline(name, path string, attributes ...string) podSpec {
 }
 
 // with adds a volume, and where it is mounted, as Kubernetes writes both.
-func (p podSpec) with(volume, mount string) podSpec {
-	p.volumes = append(p.volumes[:len(p.volumes):len(p.volumes)], volume)
-	p.volumeMounts = append(p.volumeMounts[:len(p.volumeMounts):len(p.volumeMounts)], mount)
+func (p podSpec) with(source, mount string) podSpec {
+	p.volumes = append(slices.Clip(p.volumes), source)
+	p.volumeMounts = append(slices.Clip(p.volumeMounts), mount)
 	return p
 }
 
@@ -183,8 +183,8 @@ func TestEveryHostPathTypeComesToAPodInThreeWays(t *testing.T) {
 	if wrong := sh(t, ns, "app", checks.String()); wrong != "" {
 		t.Errorf("these are not what they should be: %s", wrong)
 	}
-	sh(t, ns, "app", "echo seen >/pv-directory/new.tmp; mv /pv-directory/new.tmp /pv-directory/new")
-	if got := sh(t, ns, "app", "cat /inline-directory/new /class-directory/new"); got != "seen\nseen" {
+	sh(t, ns, "app", "echo first >/pv-directory/new.tmp; mv /pv-directory/new.tmp /pv-directory/new; echo second >>/class-directory/new")
+	if got := sh(t, ns, "app", "cat /inline-directory/new"); got != "first\nsecond" {
 		t.Errorf("the same directory has %q", got)
 	}
 	deletePod(t, ns, "app")
@@ -235,13 +235,14 @@ func TestRefusedHostPathSaysWhyInThePodsEvents(t *testing.T) {
 		}},
 	}
 	reader := podSpec{node: h.node.Name()}.withInline("data", "/data", "path", "/srv/models", "type", "Directory")
-	manifests := pod("reader", reader)
+	var manifests strings.Builder
+	manifests.WriteString(pod("reader", reader))
 	for _, r := range refusals {
-		manifests += pod(r.name, podSpec{node: h.node.Name()}.withInline("data", "/data", r.attributes...))
+		manifests.WriteString(pod(r.name, podSpec{node: h.node.Name()}.withInline("data", "/data", r.attributes...)))
 	}
 	class(t, ns, "path", "/srv/none", "type", "Directory")
-	manifests += claim("claim", ns, "1Mi") + pod("claim", mounts("claim", "/data"))
-	apply(t, ns, manifests)
+	manifests.WriteString(claim("claim", ns, "1Mi") + pod("claim", mounts("claim", "/data")))
+	apply(t, ns, manifests.String())
 	for _, r := range refusals {
 		for _, want := range append(r.want, "FailedMount") {
 			eventually(t, readyTimeout, func() error { return saysEvent(t, ns, r.name, want) })
@@ -325,7 +326,8 @@ func TestHostPathAndEmptyDirSideBySide(t *testing.T) {
 func TestFullVolumeIsAnErrorToItsWriterAndToNobodyElse(t *testing.T) {
 	ns := newNamespace(t)
 	node := nodeWith(t, "btrfs")
-	filler := podSpec{node: node.Name()}.withInline("data", "/data", "size", "64Mi").withInline("memory", "/memory", "medium", "Memory", "size", "1Mi")
+	filler := podSpec{node: node.Name()}.withInline("data", "/data", "size", "64Mi").
+		withInline("memory", "/memory", "medium", "Memory", "size", "1Mi")
 	evicted := podSpec{node: node.Name(), command: "dd if=/dev/zero of=/data/file bs=1M count=16; sleep 1000000"}.
 		with("{name: data, emptyDir: {sizeLimit: 1Mi}}", "{name: data, mountPath: /data}")
 	apply(t, ns, pod("filler", filler)+pod("evicted", evicted)+
@@ -339,9 +341,10 @@ func TestFullVolumeIsAnErrorToItsWriterAndToNobodyElse(t *testing.T) {
 	}
 	sh(t, ns, "filler", "rm /data/file; sync; echo again >/data/small")
 	eventually(t, readyTimeout, func() error {
-		return describes(t, ns, "pod", "evicted", "Usage of EmptyDir volume \"data\" exceeds the limit")
+		return describes(t, ns, "pod", "evicted", `Usage of EmptyDir volume "data" exceeds the limit`)
 	})
-	if got := kubectl(t, "-n", ns, "get", "pod", "filler", "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].restartCount}"); got != "Running 0" {
+	const state = "jsonpath={.status.phase} {.status.containerStatuses[0].restartCount}"
+	if got := kubectl(t, "-n", ns, "get", "pod", "filler", "-o", state); got != "Running 0" {
 		t.Errorf("the pod with the full volume is %q", got)
 	}
 	stop()
@@ -402,8 +405,5 @@ func inlineVolumesOf(t *testing.T, n *cluster.Node, ns string) (volumes []string
 // forceDelete makes Kubernetes forget a pod whose node does not answer.
 func forceDelete(t *testing.T, ns, name string) {
 	t.Helper()
-	_, err := testCluster.Kubectl(context.WithoutCancel(t.Context()), "-n", ns, "delete", "pod", name, "--force", "--grace-period=0", "--timeout=60s")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kubectl(t, "-n", ns, "delete", "pod", name, "--force", "--grace-period=0", "--timeout=60s")
 }

@@ -286,7 +286,8 @@ func (w *world) checkReference(v volumeOf) {
 	}
 	// Also when the caller has no volume context: the ID says what it was made of.
 	foreign, err := w.Controller.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{
-		VolumeId: v.handle, VolumeCapabilities: []*csi.VolumeCapability{v.capability()}, Parameters: map[string]string{"path": "/elsewhere", "type": "File"},
+		VolumeId: v.handle, VolumeCapabilities: []*csi.VolumeCapability{v.capability()},
+		Parameters: map[string]string{"path": "/elsewhere", "type": "File"},
 	})
 	if err != nil || foreign.GetConfirmed() != nil || !strings.Contains(foreign.GetMessage(), "elsewhere") {
 		w.t.Errorf("ValidateVolumeCapabilities with another path and no context: %v, %v", foreign, err)

@@ -262,7 +262,7 @@ func persistent(p pod, handle string, attributes ...string) volumeOf {
 
 func pairs(list []string) map[string]string {
 	m := map[string]string{}
-	for i := 0; i < len(list); i += 2 {
+	for i := 0; i+1 < len(list); i += 2 {
 		m[list[i]] = list[i+1]
 	}
 	return m
