@@ -101,14 +101,15 @@ func (p Policy) copyExtended(src, dst subject) error {
 	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && size == 0 {
 		return nil
 	}
-	names := make([]byte, extendedMax)
+	buffer, _ := buffers.Get().(*[MaxChunk]byte)
+	defer buffers.Put(buffer)
+	names, value := buffer[:extendedMax], buffer[extendedMax:2*extendedMax]
 	if err == nil {
 		size, err = src.list(names)
 	}
 	if err != nil {
 		return os.NewSyscallError("listxattr", err)
 	}
-	value := make([]byte, extendedMax)
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:size]), "\x00"), "\x00") {
 		if !p.copies(name) {
 			continue
@@ -137,8 +138,8 @@ func (p Policy) copies(name string) bool {
 	switch namespace, _, _ := strings.Cut(name, "."); namespace {
 	case "security":
 		return name == capabilities && !p.has(DropSetID)
-	case "trusted":
-		return !p.has(DropTrusted)
+	case "trusted": // with XFS's own name for an ACL, which is another attribute elsewhere (fs/xfs/xfs_xattr.c)
+		return !p.has(DropTrusted) && !strings.HasPrefix(name, "trusted.SGI_ACL_")
 	case "btrfs": // properties, such as compression, are inode flags by another name
 		return false
 	default:

@@ -11,7 +11,7 @@ import (
 )
 
 // entriesBuffer is how much of a directory is known at a time: some hundred names.
-const entriesBuffer = 16 << 10
+const entriesBuffer = 32 << 10
 
 // entries reads a directory, of any size, a little at a time.
 type entries struct {
@@ -23,8 +23,9 @@ type entries struct {
 
 // entry is a name, and what the directory says of it, which may be nothing and may be wrong by now.
 type entry struct {
-	name string
-	kind uint8 // unix.DT_DIR, …
+	name  string
+	kind  uint8 // unix.DT_DIR, …
+	inode uint64
 }
 
 // next returns io.EOF at the end, and when the directory has been removed.
@@ -62,6 +63,7 @@ func (e *entries) fill(dir descriptor) error {
 
 // The offsets of struct linux_dirent64 (getdents(2)): ino, off, reclen, type, name.
 const (
+	direntIno    = 0
 	direntOff    = 8
 	direntReclen = 16
 	direntType   = 18
@@ -74,7 +76,7 @@ func (e *entries) take() entry {
 	e.unread = e.unread[length:]
 	e.position = int64(binary.NativeEndian.Uint64(record[direntOff:])) //nolint:gosec // the kernel's off is signed
 	name, _, _ := bytes.Cut(record[direntName:], []byte{0})
-	return entry{name: string(name), kind: record[direntType]}
+	return entry{name: string(name), kind: record[direntType], inode: binary.NativeEndian.Uint64(record[direntIno:])}
 }
 
 // forget drops what was read and not returned; seek on the directory, opened again, brings it back.

@@ -17,6 +17,9 @@ type parked struct {
 // park closes a directory that the walk will come back to. Where the filesystem has no handles (overlayfs), it stays open, and depth is
 // bounded by the number of descriptors that a process may have.
 func (w *walk) park(l *level) error {
+	if l.parked != nil {
+		return nil
+	}
 	l.helpers.Wait()
 	src, err := l.src.handle()
 	if errors.Is(err, unix.EOPNOTSUPP) {

@@ -1,9 +1,11 @@
 package copytree
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -13,8 +15,8 @@ import (
 const (
 	// openLevels bounds how many directories of a walk are open at once, however deep the tree is.
 	openLevels = 32
-	// batch is how many names of a directory one worker takes.
-	batch = 64
+	// batch is how many names of a directory are known at a time.
+	batch = 1024
 )
 
 // pair is a directory and its copy.
@@ -74,11 +76,11 @@ func (c *copier) walk(root pair) {
 	for err == nil && len(w.levels) > 0 {
 		err = w.step()
 	}
+	if err != nil {
+		c.fail(err) // first, so that helpers stop
+	}
 	for _, l := range w.levels {
 		l.close()
-	}
-	if err != nil {
-		c.fail(err)
 	}
 }
 
@@ -132,60 +134,57 @@ func (w *walk) step() error {
 		return err
 	}
 	l := w.levels[len(w.levels)-1]
-	names, next, err := l.read()
+	found, directory, end := l.read()
+	if end != nil && !errors.Is(end, io.EOF) {
+		return end
+	}
+	// A directory is read in the order of its hashes; its files lie on the disk in that of their inodes.
+	slices.SortFunc(found, func(a, b entry) int { return cmp.Compare(a.inode, b.inode) })
+	if err := w.files(l.pair, found, &l.helpers); err != nil {
+		return err
+	}
 	switch {
-	case errors.Is(err, io.EOF):
-		if err := w.files(l.pair, names); err != nil {
-			return err
-		}
+	case end != nil:
 		return w.up()
-	case err != nil:
-		return err
-	case next == "":
-		return w.spread(l, names)
+	case directory != "":
+		return w.down(l, directory)
+	default:
+		return nil
 	}
-	if err := w.files(l.pair, names); err != nil {
-		return err
-	}
-	return w.down(l, next)
 }
 
-// read returns names of what are no directories, and io.EOF with the last ones. It stops at a directory, whose name comes apart.
-func (l *level) read() (names []string, directory string, err error) {
+// read returns what are no directories, and io.EOF with the last of them. It stops at a directory, whose name comes apart.
+func (l *level) read() (found []entry, directory string, err error) {
 	if l.removed != nil {
 		return nil, "", io.EOF
 	}
-	for len(names) < batch {
-		found, err := l.entries.next(l.src)
+	for len(found) < batch {
+		next, err := l.entries.next(l.src)
 		if err != nil {
-			return names, "", err
+			return found, "", err
 		}
-		if found.kind == unix.DT_DIR {
-			return names, found.name, nil
+		if next.kind == unix.DT_DIR {
+			return found, next.name, nil
 		}
-		names = append(names, found.name)
+		found = append(found, next)
 	}
-	return names, "", nil
+	return found, "", nil
 }
 
-// spread lets another worker copy files, if one is idle.
-func (w *walk) spread(l *level, names []string) error {
-	at := l.pair
-	taken := w.offer(&l.helpers, func() error { return w.files(at, names) })
-	if taken {
-		return nil
-	}
-	return w.files(at, names)
-}
-
-func (c *copier) files(at pair, names []string) error {
-	for _, name := range names {
+// files copies them, and gives half of what is left to whoever is idle meanwhile.
+func (c *copier) files(at pair, left []entry, helpers *sync.WaitGroup) error {
+	for len(left) > 0 {
 		if err := c.stopped(); err != nil {
 			return err
 		}
-		if err := c.entry(at, name); err != nil {
+		if mine, yours := left[:(len(left)+1)/2], left[(len(left)+1)/2:]; len(yours) > 0 &&
+			c.offer(helpers, func() error { return c.files(at, yours, helpers) }) {
+			left = mine
+		}
+		if err := c.entry(at, left[0].name); err != nil {
 			return err
 		}
+		left = left[1:]
 	}
 	return nil
 }
