@@ -3,7 +3,12 @@
 package e2e
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,29 +88,35 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 	}
 
 	// The resizer raises the sizes of all nodes' volumes: nothing else of them changes.
-	pvThere := []string{"patch", "pv", volumeOf(t, ns, "there"), "--dry-run=server", "-p"}
-	for _, change := range []string{
-		`{"spec": {"capacity": {"storage": "1Ki"}}}`,
-		`{"spec": {"capacity": {"storage": "2Mi"}, "persistentVolumeReclaimPolicy": "Retain"}}`,
-		`{"spec": {"capacity": {"storage": "2Mi"}, "claimRef": {"namespace": "default", "name": "mine", "uid": null}}}`,
-		`{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"finalizers": []}}`,
-		`{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}}`,
-		`{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"labels": {"x": "y"}}}`,
+	bound, anybody := patcher(t, boundTo(t, here)...), patcher(t)
+	pv, status := "/api/v1/persistentvolumes/"+volumeOf(t, ns, "there"), claimPath(ns, "there")+"/status"
+	const larger = `{"spec": {"capacity": {"storage": "2Mi"}}}`
+	for _, tc := range []struct {
+		patch      patch
+		path, body string
+		want       string
+	}{
+		{bound, pv, `{"spec": {"capacity": {"storage": "1Ki"}}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}, "persistentVolumeReclaimPolicy": "Retain"}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}, "claimRef": {"name": "mine"}}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"finalizers": null}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"labels": {"x": "y"}}}`, onlyThatNode},
+		{anybody, pv, larger, "does not say for which node"},
+		{bound, pv, larger, ""},
+		{bound, pv, `{"metadata": {"annotations": {"volume.alpha.kubernetes.io/pre-resize-capacity": "1Mi"}}}`, ""},
+		{bound, status, `{"status": {"phase": "Lost"}}`, "may not take a claim from another node"},
+		{bound, status, `{"status": {"capacity": {"storage": "1Gi"}}}`, "may not take a claim from another node"},
+		{bound, status, `{"metadata": {"annotations": {"x": "y"}}}`, "may not take a claim from another node"},
+		{bound, status, `{"status": {"allocatedResources": {"storage": "1Mi"}}}`, ""},
+		{bound, claimPath(ns, "foreign") + "/status", `{"status": {"allocatedResources": {"storage": "1Mi"}}}`, "may only mark claims of " + driverName},
 	} {
-		refused(t, sidecar, onlyThatNode, "", append(pvThere, change)...)
+		if got := tc.patch(tc.path, tc.body); tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
+			t.Errorf("patching %s with %s says %q, want %q", tc.path, tc.body, got, tc.want)
+		}
 	}
-	statusThere := []string{"-n", ns, "patch", "pvc", "there", "--subresource=status", "--dry-run=server", "-p"}
-	for _, change := range []string{
-		`{"status": {"phase": "Lost"}}`, `{"status": {"capacity": {"storage": "1Gi"}}}`, `{"metadata": {"annotations": {"x": "y"}}}`,
-	} {
-		refused(t, sidecar, "may not take a claim from another node", "", append(statusThere, change)...)
-	}
-	refused(t, unbound, "does not say for which node", "", append(pvThere, `{"spec": {"capacity": {"storage": "2Mi"}}}`)...)
 
-	// And what it must be able to do: what lies on its own node, and letting others grow.
-	allow(t, sidecar, append(pvThere, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": `+
-		`{"volume.alpha.kubernetes.io/pre-resize-capacity": "1Mi"}}}`)...)
-	allow(t, sidecar, append(statusThere, `{"status": {"allocatedResources": {"storage": "2Mi"}}}`)...)
+	// And what it must be able to do: what lies on its own node.
 	for _, allowed := range []struct{ stdin, args string }{
 		{"", "delete pv " + volumeOf(t, ns, "here") + " --dry-run=server"},
 		{claimJSON(t, ns, "here"), "replace --raw " + claimPath(ns, "here") + " -f -"},
@@ -137,13 +148,6 @@ func refused(t *testing.T, user asUser, want, stdin string, args ...string) {
 	}
 }
 
-func allow(t *testing.T, user asUser, args ...string) {
-	t.Helper()
-	if _, err := user("", args...); err != nil {
-		t.Errorf("kubectl %v: %v", args, err)
-	}
-}
-
 func claimPath(ns, name string) string {
 	return "/api/v1/namespaces/" + ns + "/persistentvolumeclaims/" + name
 }
@@ -167,13 +171,61 @@ func boundTo(t *testing.T, node string) []string {
 	return nil
 }
 
-// asServiceAccount returns a kubectl that has a token of the driver's service account, and nothing else.
-func asServiceAccount(t *testing.T, bound ...string) asUser {
+// identity is how the API server is reached, and by whom.
+type identity struct{ server, authority, token string }
+
+// serviceAccount has a token of the driver's service account.
+func serviceAccount(t *testing.T, bound ...string) identity {
 	t.Helper()
-	token := kubectl(t, append([]string{"-n", namespace, "create", "token", release}, bound...)...)
 	view := func(what string) string {
 		return kubectl(t, "config", "view", "--raw", "--minify", "-o", "jsonpath={.clusters[0].cluster."+what+"}")
 	}
+	return identity{
+		server: view("server"), authority: view("certificate-authority-data"),
+		token: kubectl(t, append([]string{"-n", namespace, "create", "token", release}, bound...)...),
+	}
+}
+
+// patch tries a merge patch, and returns the API server's refusal, or nothing. kubectl would have to be able to get the object as well.
+type patch func(path, body string) string
+
+func patcher(t *testing.T, bound ...string) patch {
+	t.Helper()
+	it := serviceAccount(t, bound...)
+	authority, err := base64.StdEncoding.DecodeString(it.authority)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(authority)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}}
+	return func(path, body string) string {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, it.server+path+"?dryRun=All", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer "+it.token)
+		request.Header.Set("Content-Type", "application/merge-patch+json")
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		answer, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response.StatusCode == http.StatusOK {
+			return ""
+		}
+		return string(answer)
+	}
+}
+
+// asServiceAccount returns a kubectl that has a token of the driver's service account, and nothing else.
+func asServiceAccount(t *testing.T, bound ...string) asUser {
+	t.Helper()
+	it := serviceAccount(t, bound...)
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	content := fmt.Sprintf(`
 apiVersion: v1
@@ -182,7 +234,7 @@ current-context: it
 contexts: [{name: it, context: {cluster: it, user: it}}]
 clusters: [{name: it, cluster: {server: %q, certificate-authority-data: %q}}]
 users: [{name: it, user: {token: %q}}]
-`, view("server"), view("certificate-authority-data"), token)
+`, it.server, it.authority, it.token)
 	if err := os.WriteFile(kubeconfig, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
