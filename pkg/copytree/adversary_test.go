@@ -95,10 +95,12 @@ func (a arena) exchange(x, y string) {
 	_ = unix.Renameat2(unix.AT_FDCWD, a.in(x), unix.AT_FDCWD, a.in(y), unix.RENAME_EXCHANGE)
 }
 
+func chance(n int) int { return rand.IntN(n) } //nolint:gosec // an attacker needs no secret
+
 // attackers are what a pod can do while its volume is copied.
 func (a arena) attackers() []func() {
-	dir := func() string { return "d" + strconv.Itoa(rand.IntN(arenaDirs)) }
-	file := func() string { return "f" + strconv.Itoa(rand.IntN(arenaFiles)) }
+	dir := func() string { return "d" + strconv.Itoa(chance(arenaDirs)) }
+	file := func() string { return "f" + strconv.Itoa(chance(arenaFiles)) }
 	return []func(){
 		func() { // directories become links to the host's
 			d := dir()
@@ -118,7 +120,7 @@ func (a arena) attackers() []func() {
 			x, y := a.in(dir()+"/"+file()), a.in(dir()+"/link")
 			_ = os.Link(x, y)
 			if f, err := os.OpenFile(y, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0); err == nil {
-				_ = f.Truncate(int64(rand.IntN(1 << 20)))
+				_ = f.Truncate(int64(chance(1 << 20)))
 				_ = f.Truncate(13)
 				f.Close()
 			}
@@ -176,7 +178,7 @@ func (a arena) copyOnce(n int) (files int64) {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}
-		content, err := os.ReadFile(path)
+		content, err := os.ReadFile(path) //nolint:gosec // nobody else is in the copy
 		if bytes.Contains(content, []byte(secret)) {
 			a.t.Errorf("copy %d has the host's secret in %s", n, path)
 		}

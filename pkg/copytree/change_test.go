@@ -107,16 +107,15 @@ func TestProgramThatChangesWhileItIsReadLosesItsSetIDBit(t *testing.T) {
 const deeper = openLevels + 20
 
 // buildStairs makes a directory in a directory, and so on; in each, behind the directory, a file. The last one has content.
-func (w world) buildStairs() (path string) {
+func (w world) buildStairs() {
 	w.t.Helper()
-	path = "."
+	path := "."
 	for i := range deeper {
 		path = filepath.Join(path, "l"+strconv.Itoa(i))
 		w.mkdir(path)
 		w.write(filepath.Dir(path)+"/after", "")
 	}
 	w.write(path+"/content", "content")
-	return path
 }
 
 // While a walk is far below, the directories above are closed. It comes back to the same ones, wherever they are by now.
