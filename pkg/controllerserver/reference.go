@@ -21,6 +21,10 @@ const unlimited = math.MaxInt64
 func (s *Server) createReference(
 	create volume.CreateRequest, params volume.Parameters, raw map[string]string,
 ) (*csi.CreateVolumeResponse, error) {
+	if !create.Source.IsNone() {
+		return nil, fmt.Errorf("%w: parameter %q is %q, a path of the host: nothing is copied to it",
+			volume.ErrInvalid, volume.ParamPath, params.Path)
+	}
 	use := hostpath.Use{Path: params.Path, Type: params.Spec.Type, Namespace: params.Owner.Namespace}
 	if err := s.Host.Check(use); err != nil {
 		return nil, err
