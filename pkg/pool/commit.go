@@ -45,6 +45,9 @@ func (c *commits) sync(files ...*os.File) error {
 	return errors.Join(errs...)
 }
 
+// syncFile is sync for one file.
+func (c *commits) syncFile(f *os.File) error { return c.sync(f) }
+
 func (c *commits) join(files []*os.File) *commit {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -87,13 +90,13 @@ func (c *commits) syncAll(files []*os.File) []error {
 	return errs
 }
 
-// syncCreated makes the renames into volumes/ durable.
-func (p *Pool) syncCreated() error { return p.commits.sync(p.volumes.File) }
+// syncPlaced makes renames from tmp/ into volumes/ or snapshots/ durable.
+func (p *Pool) syncPlaced(to dir) error { return p.commits.syncFile(to.File) }
 
-// syncDeleted makes the renames from volumes/ into trash/ durable.
-func (p *Pool) syncDeleted() error {
+// syncTaken makes renames from volumes/ or snapshots/ into trash/ durable.
+func (p *Pool) syncTaken(from dir) error {
 	if p.ordered {
-		return p.commits.sync(p.volumes.File)
+		return p.commits.sync(from.File)
 	}
-	return p.commits.sync(p.trash.File, p.volumes.File)
+	return p.commits.sync(p.trash.File, from.File)
 }
