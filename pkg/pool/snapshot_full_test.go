@@ -40,8 +40,8 @@ func TestCopyThatFillsTheDiskLeavesNothing(t *testing.T) {
 			return err
 		},
 	}
-	for name, make := range copies {
-		if err := make(); !errors.Is(err, syscall.ENOSPC) {
+	for name, run := range copies {
+		if err := run(); !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("%s: %v, want ENOSPC", name, err)
 		}
 		waitPurged(t, p)

@@ -32,8 +32,8 @@ func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
 			return w.copy(ctx, "clone", "DirectoryOrCreate", fromVolume(source))
 		},
 	}
-	for name, make := range copies {
-		killInTheMiddle(t, w, name, make)
+	for name, run := range copies {
+		killInTheMiddle(t, w, name, run)
 		w.wantClean(0, source)
 		w.wantSnapshots("")
 	}
@@ -43,8 +43,8 @@ func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
 	w.must(err)
 	clone, err := copies["clone"](t.Context())
 	w.must(err)
-	for _, path := range []string{w.path("pool", "snapshots", "snapshot"), w.path("pool", "volumes", "clone"), w.path("pool", "volumes", "source")} {
-		if got, err := os.ReadFile(dataPath(path) + "/file"); err != nil || !bytes.Equal(got, data) {
+	for _, path := range []string{"snapshots/snapshot", "volumes/clone", "volumes/source"} {
+		if got, err := os.ReadFile(dataPath(w.path("pool", path)) + "/file"); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%s has %d bytes, %v, want %d", path, len(got), err, len(data))
 		}
 	}
@@ -56,11 +56,11 @@ func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
 }
 
 // killInTheMiddle makes a copy that takes 9 s, asks again once, and kills the driver before it is done.
-func killInTheMiddle(t *testing.T, w *world, what string, make func(context.Context) (string, error)) {
+func killInTheMiddle(t *testing.T, w *world, what string, run func(context.Context) (string, error)) {
 	t.Helper()
 	for range 2 { // the second call joins
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		_, err := make(ctx)
+		_, err := run(ctx)
 		cancel()
 		if status.Code(err) != codes.Aborted || !strings.Contains(err.Error(), "bytes in") {
 			t.Errorf("%s: %v, want ABORTED and how far it is", what, err)
