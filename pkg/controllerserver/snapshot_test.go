@@ -98,7 +98,7 @@ func TestCreateSnapshotAnswersWithItsCode(t *testing.T) {
 		{"no name", &csi.CreateSnapshotRequest{SourceVolumeId: source}, codes.InvalidArgument},
 		{"no source", &csi.CreateSnapshotRequest{Name: "t"}, codes.InvalidArgument},
 		{"hostile source", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "0123456789ab-../../etc"}, codes.InvalidArgument},
-		{"a path of the host", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "host-v"}, codes.InvalidArgument},
+		{"a path of the host", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "host-0123456789ab-v"}, codes.InvalidArgument},
 		{"a snapshot of a snapshot", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "0123456789ab-s-taken"}, codes.InvalidArgument},
 		{"absent source", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: string(c.pools[0].ID()) + "-absent"}, codes.NotFound},
 		{"source of another node", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "0123456789ab-v"}, codes.NotFound},
@@ -184,7 +184,7 @@ func TestSnapshotPagesAreCompleteWhateverTheFilter(t *testing.T) {
 		{SourceVolumeId: "none"},
 		{SourceVolumeId: "0123456789ab-v"},
 		{SourceVolumeId: string(c.pools[0].ID()) + "-never"},
-		{SnapshotId: all[0], SourceVolumeId: source},
+		{SnapshotId: all[slices.IndexFunc(all, func(id string) bool { return !slices.Contains(ofOne, id) })], SourceVolumeId: source},
 	} {
 		if got := c.listSnapshots(t, filter); len(got) > 0 {
 			t.Errorf("%v lists %q", filter, got)
@@ -234,7 +234,7 @@ func TestCreateFromASourceAnswersWithItsCode(t *testing.T) {
 		{"nobodys", nil, fromSnapshot("non-existing-snapshot-id"), codes.NotFound},
 		{"nobodys", nil, fromVolume("non-existing-volume-id"), codes.NotFound},
 		{"a-volume-as-a-snapshot", nil, fromSnapshot(source), codes.NotFound},
-		{"host", nil, fromVolume("host-v"), codes.InvalidArgument},
+		{"host", nil, fromVolume("host-0123456789ab-v"), codes.InvalidArgument},
 		{"elsewhere", nil, fromSnapshot("0123456789ab-s-s"), codes.ResourceExhausted},
 		{"elsewhere", nil, fromVolume("0123456789ab-v"), codes.ResourceExhausted},
 		{"closed", nil, fromSnapshot(closedPool + "-s-s"), codes.Unavailable},

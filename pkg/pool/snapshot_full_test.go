@@ -62,14 +62,14 @@ func TestCopyThatFillsTheDiskLeavesNothing(t *testing.T) {
 // A pod that writes, appends, renames and removes all the time makes no copy fail, and every file of a copy is one that was there.
 func TestPodMayWriteWhileItsVolumeIsCopied(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
-		v := create(t, p, "v", 64*mib)
+		v := create(t, p, "v", 16*mib)
 		writeTree(t, dataPath(p, v.ID), map[string]string{"steady": strings.Repeat("s", mib)})
 		ctx, stop := context.WithCancel(t.Context())
 		var pod sync.WaitGroup
 		pod.Go(func() { scribble(ctx, t, dataPath(p, v.ID)) })
-		for i := range 10 {
+		for i := range 5 {
 			s := snapshot(t, p, fmt.Sprintf("s-%d", i), v.ID)
-			c := restore(t, p, from(t, fmt.Sprintf("c-%d", i), volume.FromVolume(v.ID), 64*mib), only{p})
+			c := restore(t, p, from(t, fmt.Sprintf("c-%d", i), volume.FromVolume(v.ID), 16*mib), only{p})
 			for _, root := range []string{snapshotPath(p, s.ID), dataPath(p, c.ID)} {
 				tree := listTree(t, root)
 				if tree["steady"] != strings.Repeat("s", mib) {
