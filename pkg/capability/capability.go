@@ -16,6 +16,8 @@ type Access struct {
 	Exclusive bool
 	// MultiNode: the mode speaks of several nodes, which only some pools accept.
 	MultiNode bool
+	// Group is to be able to write; it means nothing to a path of the host.
+	Group volume.Group
 	// Mount has the attributes of the bind mount, read-only included.
 	Mount mount.Options
 }
@@ -51,8 +53,10 @@ func Parse(c *csi.VolumeCapability) (Access, error) {
 	case m.GetFsType() != "":
 		return Access{}, fmt.Errorf("%w: fsType %q cannot be chosen: a volume is a directory or a file of its pool's filesystem",
 			volume.ErrInvalid, m.GetFsType())
-	case m.GetVolumeMountGroup() != "":
-		return Access{}, fmt.Errorf("%w: volume_mount_group is not offered (VOLUME_MOUNT_GROUP): the caller applies fsGroup", volume.ErrInvalid)
+	}
+	group, err := volume.ParseGroup(m.GetVolumeMountGroup())
+	if err != nil {
+		return Access{}, err
 	}
 	options, err := mount.ParseOptions(m.GetMountFlags())
 	if err != nil {
@@ -61,7 +65,7 @@ func Parse(c *csi.VolumeCapability) (Access, error) {
 	if mode.readOnly {
 		options = options.AsReadOnly()
 	}
-	return Access{Exclusive: mode.exclusive, MultiNode: mode.multiNode, Mount: options}, nil
+	return Access{Exclusive: mode.exclusive, MultiNode: mode.multiNode, Group: group, Mount: options}, nil
 }
 
 // ParseAll reads the capabilities a volume must have all of. Errors: ErrInvalid, also when there is none.

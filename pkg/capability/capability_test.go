@@ -70,7 +70,9 @@ func TestCapabilityThatIsNotOfferedIsRefused(t *testing.T) {
 			}, "block",
 		},
 		{"filesystem", mounted(writer, &csi.VolumeCapability_MountVolume{FsType: "ext4"}), "ext4"},
-		{"mount group", mounted(writer, &csi.VolumeCapability_MountVolume{VolumeMountGroup: "1000"}), "volume_mount_group"},
+		{"mount group by name", mounted(writer, &csi.VolumeCapability_MountVolume{VolumeMountGroup: "staff"}), "volume_mount_group"},
+		{"negative mount group", mounted(writer, &csi.VolumeCapability_MountVolume{VolumeMountGroup: "-1"}), "volume_mount_group"},
+		{"mount group that chown takes for none", mounted(writer, &csi.VolumeCapability_MountVolume{VolumeMountGroup: "4294967295"}), "volume_mount_group"},
 		{"flag", mounted(writer, &csi.VolumeCapability_MountVolume{MountFlags: []string{"noexec", "suid"}}), `"suid"`},
 		{"empty flag", mounted(writer, &csi.VolumeCapability_MountVolume{MountFlags: []string{""}}), `""`},
 	} {

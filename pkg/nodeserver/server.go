@@ -68,6 +68,7 @@ func (*Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
 		csi.NodeServiceCapability_RPC_EXPAND_VOLUME,
 		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
 	}
 	resp := &csi.NodeGetCapabilitiesResponse{}
 	for _, t := range types {
@@ -120,7 +121,7 @@ func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolu
 		return nil, err
 	}
 	if wish.attributes.Memory {
-		err = mount.Memory(target, wish.attributes.SizeBytes, wish.attributes.Spec, wish.access.Mount)
+		err = mount.Memory(target, wish.attributes.SizeBytes, wish.access.Group.Of(wish.attributes.Spec), wish.access.Mount)
 	} else {
 		err = s.publishSource(ctx, target, wish)
 	}
@@ -136,20 +137,23 @@ func (s *Server) publishSource(ctx context.Context, target mount.Target, w wish)
 		return err
 	}
 	defer src.file.Close()
-	return s.publish(target, src)
+	return s.publish(ctx, target, src)
 }
 
-// publish enters the publication and makes it so.
-func (s *Server) publish(target mount.Target, src source) error {
+// publish enters the publication and makes it so. The group can write before anybody sees the volume.
+func (s *Server) publish(ctx context.Context, target mount.Target, src source) error {
 	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive}, src.file)
 	if err != nil {
 		return err
 	}
-	if err := s.Binder.Bind(src.file, target, src.access.Mount); err != nil {
-		undo()
-		return err
+	err = pool.SetGroup(ctx, src.file, src.group())
+	if err == nil {
+		err = s.Binder.Bind(src.file, target, src.access.Mount)
 	}
-	return nil
+	if err != nil {
+		undo()
+	}
+	return err
 }
 
 // admit enters a publication that is about to be made. Before it refuses one it looks at the mounts: somebody may have unmounted

@@ -410,7 +410,8 @@ func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 		got = append(got, c.GetRpc().GetType().String())
 	}
 	slices.Sort(got)
-	if want := []string{"EXPAND_VOLUME", "GET_VOLUME_STATS", "SINGLE_NODE_MULTI_WRITER", "STAGE_UNSTAGE_VOLUME"}; !slices.Equal(got, want) {
+	want := []string{"EXPAND_VOLUME", "GET_VOLUME_STATS", "SINGLE_NODE_MULTI_WRITER", "STAGE_UNSTAGE_VOLUME", "VOLUME_MOUNT_GROUP"}
+	if !slices.Equal(got, want) {
 		t.Errorf("advertised are %q, want %q", got, want)
 	}
 }

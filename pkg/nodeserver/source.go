@@ -67,6 +67,15 @@ type source struct {
 	access capability.Access
 }
 
+// group is who is to be able to write: nobody new where the pod itself cannot, which is what kubelet does too (supportsFSGroup of
+// Kubernetes pkg/volume/csi/csi_mounter.go).
+func (s source) group() volume.Group {
+	if s.access.Mount.ReadOnly() {
+		return volume.Group{}
+	}
+	return s.access.Group
+}
+
 // open finds what a pod wants: a volume of a pool, a path of the host, or a volume of its own.
 func (s *Server) open(ctx context.Context, w wish) (source, error) {
 	switch {
@@ -96,7 +105,7 @@ func (s *Server) openManaged(handle string, access capability.Access) (source, e
 }
 
 // openHostPath applies the operator's rules. A mount of a host path shows what is mounted below it too, as hostPath does; several
-// nodes may have the same path, so every access mode is right.
+// nodes may have the same path, so every access mode is right. Its files are the node's: a pod's fsGroup changes none, as with hostPath.
 func (s *Server) openHostPath(w wish) (source, error) {
 	opened, err := s.Host.Open(hostpath.Use{
 		Path:      w.attributes.Path,
@@ -107,6 +116,7 @@ func (s *Server) openHostPath(w wish) (source, error) {
 	if err != nil {
 		return source{}, err
 	}
+	w.access.Group = volume.Group{}
 	w.access.Mount = w.access.Mount.Recursive()
 	if opened.ReadOnly {
 		w.access.Mount = w.access.Mount.AsReadOnly()

@@ -244,6 +244,7 @@ type volumeOf struct {
 	handle     string
 	inline     bool
 	readOnly   bool
+	group      string // the pod's fsGroup
 	mode       csi.VolumeCapability_AccessMode_Mode
 	attributes map[string]string
 }
@@ -277,7 +278,7 @@ func (v volumeOf) capability() *csi.VolumeCapability {
 		mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
 	}
 	return &csi.VolumeCapability{
-		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{VolumeMountGroup: v.group}},
 		AccessMode: &csi.VolumeCapability_AccessMode{Mode: mode},
 	}
 }
