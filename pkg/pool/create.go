@@ -30,11 +30,15 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 		// Whoever made it may have died, or been refused, between the rename and the fsync: this answer has to be as good as the first.
 		return e.volume, p.volumes.Sync()
 	}
+	bytes, err := req.Spec.Size(req.Size)
+	if err != nil {
+		return volume.Volume{}, err
+	}
 	v := volume.Volume{
 		ID:            id,
 		Name:          req.Name,
 		Spec:          req.Spec,
-		CapacityBytes: req.Size.Choose(),
+		CapacityBytes: bytes,
 		Created:       time.Now().UTC(),
 		Owner:         req.Owner,
 	}
@@ -50,7 +54,7 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("create volume %s in pool %s: %w", id, p.opts.Name, err)
 	}
-	p.index.put(&entry{volume: v})
+	p.index.put(&entry{volume: v, unenforced: !p.backendOf(v.Spec).Enforces()})
 	failpoint.Here("create.indexed")
 	return v, nil
 }
@@ -120,7 +124,7 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume) (vol
 	}
 	defer d.Close()
 	failpoint.Here("create.directory-made")
-	data, tag, err := p.backend.Make(d.File, v.Spec, v.CapacityBytes)
+	data, tag, err := p.backendOf(v.Spec).Make(d.File, v.Spec, v.CapacityBytes)
 	if err != nil {
 		return v, err
 	}

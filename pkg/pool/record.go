@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +30,8 @@ type record struct {
 	Created       time.Time    `json:"created"`
 	Owner         volume.Owner `json:"owner,omitzero"`
 	QuotaID       uint64       `json:"quotaTag,omitempty"`
+	// Formatted: the image has its filesystem. It is never made again, whatever becomes of it.
+	Formatted bool `json:"formatted,omitempty"`
 }
 
 func encodeRecord(v volume.Volume) ([]byte, error) {
@@ -42,6 +43,7 @@ func encodeRecord(v volume.Volume) ([]byte, error) {
 		Created:       v.Created,
 		Owner:         v.Owner,
 		QuotaID:       v.QuotaID,
+		Formatted:     v.Formatted,
 	}, "", "  ")
 	return append(content, '\n'), err
 }
@@ -64,9 +66,8 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 		return volume.Volume{}, fmt.Errorf("%w: %s is of volume %q, which belongs in directory %s, not %s",
 			volume.ErrCorrupt, recordFile, r.Name, name.Dir(), dirName)
 	}
-	if !slices.Contains(volume.ManagedTypes(), r.Spec.Type) {
-		return volume.Volume{}, fmt.Errorf("%w: %s has type %q, this driver knows %v",
-			volume.ErrCorrupt, recordFile, r.Spec.Type, volume.ManagedTypes())
+	if err := r.Spec.Check(); err != nil {
+		return volume.Volume{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, recordFile, err) //nolint:errorlint // as above
 	}
 	if r.CapacityBytes <= 0 || r.CapacityBytes > volume.MaxCapacityBytes {
 		return volume.Volume{}, fmt.Errorf("%w: %s has capacityBytes %d", volume.ErrCorrupt, recordFile, r.CapacityBytes)
@@ -79,6 +80,7 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 		Created:       r.Created,
 		Owner:         r.Owner,
 		QuotaID:       r.QuotaID,
+		Formatted:     r.Formatted,
 	}, nil
 }
 

@@ -255,7 +255,7 @@ func (b *Btrfs) tagOf(dir *os.File) backend.Tag {
 }
 
 // Resize implements backend.Backend.
-func (b *Btrfs) Resize(tag backend.Tag, bytes int64) error {
+func (b *Btrfs) Resize(_ *os.File, tag backend.Tag, bytes int64) error {
 	if !b.enforces || !b.tags.Contains(tag) {
 		return nil
 	}

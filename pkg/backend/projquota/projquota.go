@@ -170,7 +170,7 @@ func tagOf(dir *os.File) backend.Tag {
 }
 
 // Resize implements backend.Backend.
-func (p *ProjectQuota) Resize(tag backend.Tag, bytes int64) error {
+func (p *ProjectQuota) Resize(_ *os.File, tag backend.Tag, bytes int64) error {
 	if !p.tags.Contains(tag) {
 		return nil
 	}
