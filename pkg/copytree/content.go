@@ -1,0 +1,240 @@
+package copytree
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// file copies a regular file, open with O_PATH or otherwise, into an empty one.
+func (c *copier) file(path, dst descriptor) error {
+	src, err := c.reopen(path)
+	if err != nil {
+		return err
+	}
+	defer src.close()
+	before, err := src.attributes()
+	if err != nil {
+		return err
+	}
+	if err := c.content(src, dst, before); err != nil {
+		return err
+	}
+	after, err := src.attributes()
+	if err != nil {
+		return err
+	}
+	trust := c.Policy
+	if before.ctime != after.ctime {
+		// Content that came from anybody must not get the set-ID bit that was meant for what replaced it.
+		trust |= DropSetID
+	}
+	return trust.imitate(opened(src), opened(dst), after)
+}
+
+// leasePatience is how often we look whether a lease is gone (the kernel breaks it after /proc/sys/fs/lease-break-time, 45 s).
+const leasePatience = 20 * time.Millisecond
+
+// reopen opens for reading what is known to be a regular file.
+func (c *copier) reopen(path descriptor) (descriptor, error) {
+	for {
+		fd, err := unix.Open(path.path(), readFile|unix.O_CLOEXEC, 0)
+		switch {
+		case err == nil:
+			return descriptor(fd), nil
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			if err := c.pause(leasePatience); err != nil {
+				return -1, err
+			}
+		default:
+			return -1, os.NewSyscallError("open", err)
+		}
+	}
+}
+
+func (c *copier) pause(d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-c.ctx.Done():
+		return c.stopped()
+	}
+}
+
+func (c *copier) content(src, dst descriptor, a attributes) error {
+	if a.size == 0 {
+		return nil
+	}
+	shared, err := c.reflink(src, dst)
+	if err != nil {
+		return err
+	}
+	if shared {
+		c.Progress.bytes.Add(a.blocks)
+		c.Progress.sharedBytes.Add(a.blocks)
+		return nil
+	}
+	reached, err := c.extents(src, dst, a)
+	if err != nil || reached == a.size {
+		return err
+	}
+	return finish(src, dst, reached, a.size)
+}
+
+// finish makes the copy as long as the file was, or is by now if that is less: behind what was reached is a hole, or nothing any more.
+func finish(src, dst descriptor, reached, size int64) error {
+	now, err := src.attributes()
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("ftruncate", unix.Ftruncate(int(dst), min(size, max(reached, now.size))))
+}
+
+// reflink makes dst share all of src's blocks; false where that cannot be.
+func (c *copier) reflink(src, dst descriptor) (bool, error) {
+	if c.plain.Load() {
+		return false, nil
+	}
+	err := retry(func() error { return unix.IoctlFileClone(int(dst), int(src)) })
+	switch {
+	case err == nil:
+		return true, nil
+	case isElsewhere(err):
+		c.plain.Store(true)
+		return false, nil
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ETXTBSY), errors.Is(err, unix.EPERM): // this file only (ioctl_ficlone(2))
+		return false, nil
+	default:
+		return false, os.NewSyscallError("ioctl FICLONE", err)
+	}
+}
+
+// isElsewhere says whether two files are not where one system call could serve both.
+func isElsewhere(err error) bool {
+	return errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.ENOSYS)
+}
+
+func retry(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// seekFrom is the size from which on a file is asked for its holes; a smaller one has some if its blocks do not fill it.
+const seekFrom = 64 << 10
+
+// extents copies what is not a hole, and says where the last of it ended.
+func (c *copier) extents(src, dst descriptor, a attributes) (reached int64, err error) {
+	if a.size < seekFrom && a.blocks >= a.size {
+		return c.extent(src, dst, 0, a.size)
+	}
+	for reached < a.size {
+		data, end, err := nextExtent(src, reached, a.size)
+		if err != nil || data == end {
+			return reached, err
+		}
+		reached, err = c.extent(src, dst, data, end)
+		if err != nil || reached < end {
+			return reached, err
+		}
+	}
+	return reached, nil
+}
+
+// nextExtent finds data from an offset on; nothing of it if there is none below the size.
+func nextExtent(src descriptor, from, size int64) (data, end int64, err error) {
+	data, err = unix.Seek(int(src), from, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) || err == nil && data >= size {
+		return size, size, nil
+	}
+	if err != nil {
+		return 0, 0, os.NewSyscallError("lseek SEEK_DATA", err)
+	}
+	end, err = unix.Seek(int(src), data, unix.SEEK_HOLE)
+	if errors.Is(err, unix.ENXIO) { // it has shrunk
+		return size, size, nil
+	}
+	if end <= data { // it was data and is a hole by now: go on behind it
+		end = data + MaxChunk
+	}
+	return data, min(end, size), os.NewSyscallError("lseek SEEK_HOLE", err)
+}
+
+// extent copies bytes, and says where they ended: before the end if the file has become that short.
+func (c *copier) extent(src, dst descriptor, from, end int64) (reached int64, err error) {
+	for reached = from; reached < end; {
+		n := int(min(end-reached, MaxChunk))
+		if err := c.admit(n); err != nil {
+			return reached, err
+		}
+		n, err := c.chunk(src, dst, reached, n)
+		if err != nil || n == 0 {
+			return reached, err
+		}
+		reached += int64(n)
+		c.Progress.bytes.Add(int64(n))
+	}
+	return reached, nil
+}
+
+func (c *copier) admit(bytes int) error {
+	if err := c.stopped(); err != nil || c.Limiter == nil {
+		return err
+	}
+	return c.Limiter.WaitN(c.ctx, bytes)
+}
+
+// chunk copies bytes at an offset, in the kernel if it can; 0 at the end of the file.
+func (c *copier) chunk(src, dst descriptor, offset int64, length int) (int, error) {
+	if c.slow.Load() {
+		return readWrite(src, dst, offset, length)
+	}
+	from, to := offset, offset
+	n, err := unix.CopyFileRange(int(src), &from, int(dst), &to, length, 0)
+	switch {
+	case err == nil && n > 0:
+		return n, nil
+	case isElsewhere(err):
+		c.slow.Store(true)
+	case err == nil, errors.Is(err, unix.EINTR), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ETXTBSY), errors.Is(err, unix.EPERM):
+	default:
+		return 0, os.NewSyscallError("copy_file_range", err)
+	}
+	return readWrite(src, dst, offset, length)
+}
+
+//nolint:gochecknoglobals // a pool is one for all, and empty when nobody copies
+var buffers = sync.Pool{New: func() any { return new([MaxChunk]byte) }}
+
+func readWrite(src, dst descriptor, offset int64, length int) (int, error) {
+	buffer, _ := buffers.Get().(*[MaxChunk]byte)
+	defer buffers.Put(buffer)
+	var n int
+	err := retry(func() (err error) {
+		n, err = unix.Pread(int(src), buffer[:length], offset)
+		return err
+	})
+	if err != nil {
+		return 0, os.NewSyscallError("read", err)
+	}
+	return n, writeAll(dst, buffer[:n], offset)
+}
+
+func writeAll(dst descriptor, content []byte, offset int64) error {
+	for done := 0; done < len(content); {
+		n, err := unix.Pwrite(int(dst), content[done:], offset+int64(done))
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("write", err)
+		}
+		done += max(n, 0)
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package copytree
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// parked is a pair of directories that is not open: name_to_handle_at(2) names the very inodes, wherever a pod moves them meanwhile.
+type parked struct {
+	src, dst unix.FileHandle
+	// attributes are what src had, should it be gone.
+	attributes attributes
+}
+
+// park closes a directory that the walk will come back to. Where the filesystem has no handles (overlayfs), it stays open, and depth is
+// bounded by the number of descriptors that a process may have.
+func (w *walk) park(l *level) error {
+	if l.parked != nil {
+		return nil
+	}
+	l.helpers.Wait()
+	src, err := l.src.handle()
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	dst, err := l.dst.handle()
+	if err != nil {
+		return err
+	}
+	a, err := l.src.attributes()
+	if err != nil {
+		return err
+	}
+	l.parked = &parked{src: src, dst: dst, attributes: a}
+	l.entries.forget()
+	l.pair.close()
+	return nil
+}
+
+// unpark opens the directory again, on the filesystems of a pair that is open.
+func (l *level) unpark(on pair) error {
+	if l.parked == nil {
+		return nil
+	}
+	dst, err := on.dst.openHandle(l.parked.dst)
+	if err != nil {
+		return err
+	}
+	src, err := on.src.openHandle(l.parked.src)
+	if err == nil {
+		err = l.entries.seek(src)
+	}
+	if errors.Is(err, unix.ESTALE) {
+		src, l.removed = dst, &l.parked.attributes
+		dst, err = dst.again()
+	}
+	l.pair, l.parked = pair{src, dst}, nil
+	return err
+}
+
+func (d descriptor) handle() (unix.FileHandle, error) {
+	handle, _, err := unix.NameToHandleAt(int(d), "", unix.AT_EMPTY_PATH)
+	return handle, os.NewSyscallError("name_to_handle_at", err)
+}
+
+func (d descriptor) openHandle(handle unix.FileHandle) (descriptor, error) {
+	fd, err := unix.OpenByHandleAt(int(d), handle, readDirectory|unix.O_CLOEXEC)
+	return descriptor(fd), os.NewSyscallError("open_by_handle_at", err)
+}

@@ -1,0 +1,80 @@
+package copytree
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// copier is one call of Tree.
+type copier struct {
+	Options
+
+	ctx  context.Context //nolint:containedctx // lives as long as one call
+	fail context.CancelCauseFunc
+	// idle is received from by workers that have nothing to do: a send succeeds only when one waits. So nothing is ever queued, and
+	// what is known of the tree is what the workers stand in, whatever its size.
+	idle chan func()
+	// trees are the walks that have been handed to other workers.
+	trees sync.WaitGroup
+	links links
+	// plain and slow are set once the two files of a copy have turned out to be where nothing can be shared or copied by the kernel.
+	plain, slow atomic.Bool
+}
+
+// newCopier starts the workers; done waits for them.
+func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, done func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	running, fail := context.WithCancelCause(ctx)
+	c = &copier{Options: opts, ctx: running, fail: fail, idle: make(chan func()), links: links{root: dst}}
+	var workers sync.WaitGroup
+	for range opts.Workers - 1 {
+		workers.Go(func() {
+			for work := range c.idle {
+				work()
+			}
+		})
+	}
+	return c, func() {
+		close(c.idle)
+		workers.Wait()
+		fail(nil)
+	}, nil
+}
+
+// offer has work done by a worker that is idle, and counted in the group; false if there is none. Work may offer further work and wait for
+// that: nobody ever waits for the one who gave him his.
+func (c *copier) offer(group *sync.WaitGroup, work func() error) bool {
+	group.Add(1)
+	counted := func() {
+		defer group.Done()
+		if err := work(); err != nil {
+			c.fail(err)
+		}
+	}
+	select {
+	case c.idle <- counted:
+		return true
+	default:
+		group.Done()
+		return false
+	}
+}
+
+// stopped says why nothing more is to be done: the first error, or the end of the caller's context.
+func (c *copier) stopped() error {
+	if c.ctx.Err() == nil {
+		return nil
+	}
+	return context.Cause(c.ctx)
+}
+
+// vanished says whether an error only means that a name does not lead to what it led to.
+func vanished(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ESTALE)
+}
