@@ -2,6 +2,7 @@
 package capability
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -16,6 +17,8 @@ type Access struct {
 	Exclusive bool
 	// MultiNode: the mode speaks of several nodes, which only some pools accept.
 	MultiNode bool
+	// Type is what is to be seen.
+	Type volume.AccessType
 	// Group is to be able to write; it means nothing to a path of the host.
 	Group volume.Group
 	// Mount has the attributes of the bind mount, read-only included.
@@ -47,12 +50,12 @@ func Parse(c *csi.VolumeCapability) (Access, error) {
 		return Access{}, fmt.Errorf("%w: raw block volumes (volumeMode: Block) are not offered; use volumeMode: Filesystem", volume.ErrInvalid)
 	}
 	m := c.GetMount()
-	switch {
-	case m == nil:
+	if m == nil {
 		return Access{}, fmt.Errorf("%w: volume capability has no access type: want mount", volume.ErrInvalid)
-	case m.GetFsType() != "":
-		return Access{}, fmt.Errorf("%w: fsType %q cannot be chosen: a volume is a directory or a file of its pool's filesystem",
-			volume.ErrInvalid, m.GetFsType())
+	}
+	fsType, err := volume.ParseFSType(m.GetFsType())
+	if err != nil {
+		return Access{}, err
 	}
 	group, err := volume.ParseGroup(m.GetVolumeMountGroup())
 	if err != nil {
@@ -65,7 +68,25 @@ func Parse(c *csi.VolumeCapability) (Access, error) {
 	if mode.readOnly {
 		options = options.AsReadOnly()
 	}
-	return Access{Exclusive: mode.exclusive, MultiNode: mode.multiNode, Group: group, Mount: options}, nil
+	return Access{
+		Exclusive: mode.exclusive,
+		MultiNode: mode.multiNode,
+		Type:      volume.AccessType{FSType: fsType},
+		Group:     group,
+		Mount:     options,
+	}, nil
+}
+
+// Type is what all of the capabilities want to see. Errors: ErrInvalid when no volume could be all of that.
+func Type(all []Access) (volume.AccessType, error) {
+	var t volume.AccessType
+	for i, a := range all {
+		if i > 0 && (a.Type.Block != t.Block || a.Type.FSType != "" && t.FSType != "" && a.Type.FSType != t.FSType) {
+			return t, fmt.Errorf("%w: capability %d wants %s, one before it %s: no volume is both", volume.ErrInvalid, i, a.Type, t)
+		}
+		t.Block, t.FSType = a.Type.Block, cmp.Or(t.FSType, a.Type.FSType)
+	}
+	return t, nil
 }
 
 // ParseAll reads the capabilities a volume must have all of. Errors: ErrInvalid, also when there is none.

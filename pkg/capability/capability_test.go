@@ -69,7 +69,7 @@ func TestCapabilityThatIsNotOfferedIsRefused(t *testing.T) {
 				AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}},
 			}, "block",
 		},
-		{"filesystem", mounted(writer, &csi.VolumeCapability_MountVolume{FsType: "ext4"}), "ext4"},
+		{"filesystem", mounted(writer, &csi.VolumeCapability_MountVolume{FsType: "ntfs"}), "ext4"},
 		{"mount group by name", mounted(writer, &csi.VolumeCapability_MountVolume{VolumeMountGroup: "staff"}), "volume_mount_group"},
 		{"negative mount group", mounted(writer, &csi.VolumeCapability_MountVolume{VolumeMountGroup: "-1"}), "volume_mount_group"},
 		{"mount group that chown takes for none", mounted(writer, &csi.VolumeCapability_MountVolume{VolumeMountGroup: "4294967295"}), "volume_mount_group"},

@@ -88,6 +88,9 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	if err != nil {
 		return nil, err
 	}
+	if create.Spec, err = specFor(params, access); err != nil {
+		return nil, err
+	}
 	if !s.reachable(req.GetAccessibilityRequirements()) {
 		return nil, fmt.Errorf("%w: this node, %v, is none of those asked for", volume.ErrNoSpace, s.Topology)
 	}
@@ -132,7 +135,16 @@ func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, volume.Par
 		return volume.CreateRequest{}, volume.Parameters{},
 			fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)", volume.ErrInvalid)
 	}
-	return volume.CreateRequest{Name: name, Size: size, Spec: params.Spec, Owner: params.Owner}, params, nil
+	return volume.CreateRequest{Name: name, Size: size, Owner: params.Owner}, params, nil
+}
+
+// specFor is what a class makes for those capabilities.
+func specFor(params volume.Parameters, access []capability.Access) (volume.Spec, error) {
+	t, err := capability.Type(access)
+	if err != nil {
+		return volume.Spec{}, err
+	}
+	return params.SpecFor(t)
 }
 
 // reachable says whether the volume may be on this node.
@@ -197,8 +209,11 @@ func (s *Server) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest)
 	return &csi.DeleteVolumeResponse{}, p.Delete(ctx, id)
 }
 
-// checkUnused refuses a volume that a pod can see.
+// checkUnused refuses a volume that a pod can see, or that is staged.
 func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
+	if err := p.CheckDetached(id); err != nil {
+		return err
+	}
 	data, err := p.AnyData(id)
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil // nothing there that could be published
@@ -259,6 +274,11 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 	if err := capability.CheckNodes(p, access...); err != nil {
 		return err
 	}
+	for _, a := range access {
+		if err := v.Spec.CheckAccess(a.Type); err != nil {
+			return err
+		}
+	}
 	if len(req.GetMutableParameters()) > 0 {
 		return fmt.Errorf("%w: there are no mutable parameters", volume.ErrInvalid)
 	}
@@ -269,7 +289,11 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 	if err != nil {
 		return err
 	}
-	if params.Spec != v.Spec || params.Pool != "" && params.Pool != p.Name() {
+	spec, err := specFor(params, access)
+	if err != nil {
+		return err
+	}
+	if spec != v.Spec || params.Pool != "" && params.Pool != p.Name() {
 		return fmt.Errorf("%w: the volume is %+v in pool %s", volume.ErrIncompatible, v.Spec, p.Name())
 	}
 	return nil
@@ -292,7 +316,20 @@ func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	return &csi.GetCapacityResponse{AvailableCapacity: available, MaximumVolumeSize: wrapperspb.Int64(available)}, nil
+	return &csi.GetCapacityResponse{
+		AvailableCapacity: available,
+		MaximumVolumeSize: wrapperspb.Int64(available),
+		MinimumVolumeSize: minimum(params, access),
+	}, nil
+}
+
+// minimum is the size of the smallest volume of a class: that of an image's filesystem, nothing for a directory.
+func minimum(params volume.Parameters, access []capability.Access) *wrapperspb.Int64Value {
+	spec, err := specFor(params, access)
+	if err != nil || !spec.IsImage() {
+		return nil
+	}
+	return wrapperspb.Int64(spec.MinimumBytes())
 }
 
 func (s *Server) available(params volume.Parameters, where *csi.Topology, access []capability.Access) (int64, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -80,9 +81,11 @@ func (*Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 }
 
 // NodeStageVolume makes sure that the volume can be published. Neither a directory nor a file needs anything mounted in between, so
-// the staging path stays as it is. A path of the host is looked at when a pod wants it: until then nobody knows whose it is.
-func (s *Server) NodeStageVolume(_ context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
-	if _, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath()); err != nil {
+// the staging path stays as it is; the filesystem of an image is mounted there. A path of the host is looked at when a pod wants it: until
+// then nobody knows whose it is.
+func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+	at, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath())
+	if err != nil {
 		return nil, err
 	}
 	access, err := capability.Parse(req.GetVolumeCapability())
@@ -92,22 +95,34 @@ func (s *Server) NodeStageVolume(_ context.Context, req *csi.NodeStageVolumeRequ
 	if volume.HasPath(req.GetVolumeContext()) {
 		return &csi.NodeStageVolumeResponse{}, nil
 	}
-	src, err := s.openManaged(req.GetVolumeId(), access)
+	v, err := s.managed(req.GetVolumeId(), access)
 	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeStageVolumeResponse{}, src.file.Close()
+	if v.Spec.IsImage() {
+		return &csi.NodeStageVolumeResponse{}, v.Mount(ctx, at)
+	}
+	data, err := v.Pool.Data(v.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.NodeStageVolumeResponse{}, data.Close()
 }
 
-// NodeUnstageVolume has nothing to undo.
+// NodeUnstageVolume undoes what NodeStageVolume did for an image.
 func (s *Server) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	if err := volume.CheckHandle(req.GetVolumeId()); err != nil {
 		return nil, err
 	}
-	if _, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath()); err != nil {
+	at, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath())
+	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeUnstageVolumeResponse{}, nil
+	id, err := volume.ParseID(req.GetVolumeId())
+	if err != nil { // an inline volume or a path of the host
+		return &csi.NodeUnstageVolumeResponse{}, nil //nolint:nilerr // said above
+	}
+	return &csi.NodeUnstageVolumeResponse{}, staging.Unmount(id, at)
 }
 
 // NodePublishVolume makes the volume visible at the target path.
@@ -218,7 +233,7 @@ func (s *Server) checkPublished(handle string, target mount.Target) error {
 	root, mounted, err := mount.RootAt(target)
 	if err != nil || !mounted || slices.ContainsFunc(strings.Split(root, "/"), func(part string) bool {
 		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".") // in the trash it has a suffix
-	}) {
+	}) || staging.MayShow(id, target) {
 		return err
 	}
 	return fmt.Errorf("%w: what is mounted at %s is %s of its filesystem, not volume %s: it is left alone",
@@ -264,14 +279,15 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.parseTarget("volume_path", req.GetVolumePath()); err != nil {
+	at, err := s.parseTarget("volume_path", req.GetVolumePath())
+	if err != nil {
 		return nil, err
 	}
 	bytes, err := p.Expand(ctx, id, size)
 	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, nil
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, s.growStaged(ctx, p, id, req.GetStagingTargetPath(), at)
 }
 
 // find returns a volume's pool. A volume that is not there is told before any other fault of a request. Errors: ErrNotFound, also for
@@ -310,6 +326,13 @@ func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error)
 	p, err := s.Pools.ByID(id.Pool())
 	if err != nil {
 		return volume.Usage{}, fmt.Errorf("volume %s: %w", id, err)
+	}
+	v, err := p.Get(id)
+	if err != nil {
+		return volume.Usage{}, err
+	}
+	if v.Spec.IsImage() {
+		return imageUsage(staging.Volume{Volume: v, Pool: p}, target)
 	}
 	data, err := p.Data(id)
 	if err != nil {

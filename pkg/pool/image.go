@@ -43,7 +43,7 @@ func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
 
 // ClearImage makes an image that has no filesystem yet all zeroes again: what a crash left of one is not to be taken for another.
 func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
-	if v.Formatted {
+	if v.FilesystemBytes > 0 {
 		return fmt.Errorf("%w: volume %s has its filesystem", volume.ErrInUse, v.ID)
 	}
 	own, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_NONBLOCK, 0)
@@ -58,8 +58,9 @@ func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
 	return syncAndClose(own, err)
 }
 
-// MarkFormatted puts into the record that a volume's image has its filesystem, durably. Errors: ErrNotFound, ErrCorrupt, ErrBusy.
-func (p *Pool) MarkFormatted(ctx context.Context, id volume.ID) error {
+// SetFilesystemBytes puts into the record that a volume's image has a filesystem of that size, durably. Errors: ErrNotFound, ErrCorrupt,
+// ErrBusy.
+func (p *Pool) SetFilesystemBytes(ctx context.Context, id volume.ID, bytes int64) error {
 	if err := p.index.claim(id); err != nil {
 		return err
 	}
@@ -69,13 +70,13 @@ func (p *Pool) MarkFormatted(ctx context.Context, id volume.ID) error {
 	}
 	found, _ := p.index.get(id.Dir())
 	e := *found
-	if e.volume.Formatted {
+	if e.volume.FilesystemBytes == bytes {
 		return nil
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	e.volume.Formatted = true
+	e.volume.FilesystemBytes = bytes
 	if err := p.replaceRecord(e.volume); err != nil {
 		return err
 	}

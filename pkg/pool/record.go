@@ -30,8 +30,8 @@ type record struct {
 	Created       time.Time    `json:"created"`
 	Owner         volume.Owner `json:"owner,omitzero"`
 	QuotaID       uint64       `json:"quotaTag,omitempty"`
-	// Formatted: the image has its filesystem. It is never made again, whatever becomes of it.
-	Formatted bool `json:"formatted,omitempty"`
+	// FilesystemBytes is the size of the filesystem that an image has. Once it is set, none is ever made again, whatever becomes of it.
+	FilesystemBytes int64 `json:"filesystemBytes,omitempty"`
 }
 
 func encodeRecord(v volume.Volume) ([]byte, error) {
@@ -43,7 +43,8 @@ func encodeRecord(v volume.Volume) ([]byte, error) {
 		Created:       v.Created,
 		Owner:         v.Owner,
 		QuotaID:       v.QuotaID,
-		Formatted:     v.Formatted,
+
+		FilesystemBytes: v.FilesystemBytes,
 	}, "", "  ")
 	return append(content, '\n'), err
 }
@@ -72,6 +73,9 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 	if r.CapacityBytes <= 0 || r.CapacityBytes > volume.MaxCapacityBytes {
 		return volume.Volume{}, fmt.Errorf("%w: %s has capacityBytes %d", volume.ErrCorrupt, recordFile, r.CapacityBytes)
 	}
+	if r.FilesystemBytes < 0 || r.FilesystemBytes > r.CapacityBytes || r.FilesystemBytes > 0 && r.Spec.FSType == "" {
+		return volume.Volume{}, fmt.Errorf("%w: %s has filesystemBytes %d", volume.ErrCorrupt, recordFile, r.FilesystemBytes)
+	}
 	return volume.Volume{
 		ID:            volume.NewID(pool, name),
 		Name:          name,
@@ -80,7 +84,8 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 		Created:       r.Created,
 		Owner:         r.Owner,
 		QuotaID:       r.QuotaID,
-		Formatted:     r.Formatted,
+
+		FilesystemBytes: r.FilesystemBytes,
 	}, nil
 }
 

@@ -19,8 +19,8 @@ type Volume struct {
 	Owner         Owner
 	// QuotaID is what the filesystem counts the volume's blocks under, a project or a quota group; 0 where it counts none.
 	QuotaID uint64
-	// Formatted: an image that has its filesystem.
-	Formatted bool
+	// FilesystemBytes is the size for which an image's filesystem was made, or to which it has been grown; 0 as long as it has none.
+	FilesystemBytes int64
 }
 
 // IsInline says whether the volume lives with a pod.
