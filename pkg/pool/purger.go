@@ -13,8 +13,12 @@ const (
 	purgeWorkers = 2
 	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a person, not a loop.
 	purgeRetry = time.Minute
-	// purgePoll is how long it waits for the filesystem to end what it does in the background.
+	// purgePoll is how long it waits at most before it asks again whether the filesystem has ended what it does in the background; the
+	// first time it waits firstPoll, and then twice as long each time.
 	purgePoll = 500 * time.Millisecond
+	firstPoll = 8 * time.Millisecond
+	// longWait is the number of polls, a minute in all, after which somebody may want to know.
+	longWait = 120
 )
 
 // discarded is an entry of trash/.
@@ -25,6 +29,7 @@ type discarded struct {
 	thrown time.Time   // when it was in trash/ at the latest
 	due    time.Time   // when it may be purged
 	failed bool        // it was tried, and has to wait
+	polls  int         // how often the filesystem had not finished
 }
 
 // purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.
@@ -91,8 +96,19 @@ func (q *purger) retry(d discarded) {
 
 // wait queues an entry that the filesystem is still removing.
 func (q *purger) wait(d discarded) {
-	d.due = time.Now().Add(purgePoll)
+	d.due = time.Now().Add(pollAfter(d.polls))
+	d.polls++
 	q.add(d)
+}
+
+func pollAfter(polls int) time.Duration {
+	for delay := firstPoll; delay < purgePoll; delay *= 2 {
+		if polls == 0 {
+			return delay
+		}
+		polls--
+	}
+	return purgePoll
 }
 
 // hurry makes every entry due: the disk is full, and what is kept for a while has to go.

@@ -10,18 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// removeDepth bounds how many directories are open at once, whatever a pod has built.
-	removeDepth = 64
-	// removeBatch is how many names are read before they are removed: a directory of any size takes little memory.
-	removeBatch = 1024
-)
+// removeDepth bounds how many directories are open at once, whatever a pod has built.
+const removeDepth = 64
 
 // removeTree removes an entry of parent and all that is below it. The content is a pod's: no link is followed, no mount is
 // entered, depth and size do not matter, and what chattr(1) has made immutable goes too. When the context ends it stops
 // between two batches; it can be called again to go on. What cannot be removed stays, the rest goes, and the first reason is returned.
 func removeTree(ctx context.Context, parent dir, name string) error {
-	r := remover{ctx: ctx, top: parent, pending: []string{name}}
+	r := remover{ctx: ctx, top: parent, pending: []dirent{{name: name}}, buffer: make([]byte, direntBuffer)}
 	var first error
 	for len(r.pending) > 0 {
 		next := r.pending[len(r.pending)-1]
@@ -38,22 +34,28 @@ func removeTree(ctx context.Context, parent dir, name string) error {
 type remover struct {
 	ctx     context.Context //nolint:containedctx // lives as long as one call
 	top     dir
-	pending []string
+	pending []dirent
+	buffer  []byte // a directory of any size takes no more memory
 }
 
-func (r *remover) remove(at dir, name string, depth int) error {
-	err := unlinkStubborn(at, name, 0)
+// remove finds out what an entry is by unlinking it, unless the filesystem has said that it is a directory. (A pod may exchange it in
+// between: then it stays for the next try.)
+func (r *remover) remove(at dir, e dirent, depth int) error {
+	err := error(unix.EISDIR)
+	if !e.isDir {
+		err = unlinkStubborn(at, e.name, 0)
+	}
 	switch {
 	case err == nil, errors.Is(err, unix.ENOENT):
 		return nil
 	case !errors.Is(err, unix.EISDIR):
-		return &os.PathError{Op: "unlink", Path: name, Err: err}
+		return &os.PathError{Op: "unlink", Path: e.name, Err: err}
 	case depth >= removeDepth:
 		moved := withSuffix("deep")
-		r.pending = append(r.pending, moved)
-		return at.rename(name, r.top, moved)
+		r.pending = append(r.pending, dirent{name: moved, isDir: true})
+		return at.rename(e.name, r.top, moved)
 	default:
-		return r.removeDir(at, name, depth)
+		return r.removeDir(at, e.name, depth)
 	}
 }
 
@@ -76,8 +78,8 @@ func (r *remover) removeDir(at dir, name string, depth int) error {
 			return &os.PathError{Op: "rmdir", Path: name, Err: err}
 		}
 		// Some filesystems skip entries when others are removed while the directory is read: read it again.
-		if _, err := d.Seek(0, io.SeekStart); err != nil {
-			return err
+		if _, err := unix.Seek(d.fd(), 0, io.SeekStart); err != nil {
+			return &os.PathError{Op: "seek", Path: name, Err: err}
 		}
 	}
 }
@@ -88,18 +90,15 @@ func (r *remover) removeContent(d dir, depth int) (removed bool, first error) {
 		if err := r.ctx.Err(); err != nil {
 			return removed, err
 		}
-		names, err := d.Readdirnames(removeBatch)
-		for _, name := range names {
-			removed = true
-			if err := r.remove(d, name, depth); err != nil && first == nil {
+		entries, err := d.readEntries(r.buffer)
+		if err != nil || len(entries) == 0 {
+			return removed, errors.Join(first, err)
+		}
+		removed = true
+		for _, e := range entries {
+			if err := r.remove(d, e, depth); err != nil && first == nil {
 				first = err
 			}
-		}
-		switch {
-		case errors.Is(err, io.EOF):
-			return removed, first
-		case err != nil:
-			return removed, errors.Join(first, err)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,6 +81,33 @@ func TestPurgeRemovesWhateverAPodLeaves(t *testing.T) {
 				})
 			}
 			closePool(t, p)
+		})
+	}
+}
+
+// An ext4 without the feature filetype does not say what an entry is (getdents64(2), DT_UNKNOWN); on others the purge knows directories.
+func TestPurgeNeedsNoTypesOfEntries(t *testing.T) {
+	for _, tt := range []struct {
+		feature string
+		known   bool
+	}{{"filetype", true}, {"^filetype", false}} {
+		t.Run(tt.feature, func(t *testing.T) {
+			disk := disks.New(t, disks.Ext4, 16*mib, disks.MkfsArgs("-O", tt.feature))
+			p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
+			v := create(t, p, "v", mib)
+			writeTree(t, dataPath(p, v.ID), map[string]string{"a/b/": "", "a/f": "file", "f": "file"})
+			d, err := openDirAt(unix.AT_FDCWD, dataPath(p, v.ID))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := d.readEntries(make([]byte, direntBuffer))
+			d.Close() // with quotas, what is open is not purged
+			slices.SortFunc(got, func(x, y dirent) int { return strings.Compare(x.name, y.name) })
+			if want := []dirent{{name: "a", isDir: tt.known}, {name: "f"}}; err != nil || !slices.Equal(got, want) {
+				t.Errorf("entries are %+v, %v, want %+v", got, err, want)
+			}
+			remove(t, p, v.ID)
+			waitPurged(t, p)
 		})
 	}
 }

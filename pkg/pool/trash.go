@@ -28,6 +28,10 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 	case err == nil:
 		p.ledger.purged(d.bytes)
 	case errors.Is(err, backend.ErrPending):
+		if d.polls == longWait {
+			klog.FromContext(ctx).Info("Deleted data still takes its space: a process may have a file of it open (lsof +L1 shows which)",
+				"pool", p.opts.Name, "entry", d.name, "err", err)
+		}
 		p.purger.wait(d)
 	case ctx.Err() != nil: // the next start goes on from here
 	default:

@@ -75,7 +75,7 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 	remove(t, p, v.ID)
 	deleted := time.Since(begin)
 	thrown := filepath.Join(p.opts.Path, trashDir, entries(t, filepath.Join(p.opts.Path, trashDir))[0])
-	eventually(t, "the purge begins", func() bool { return len(entries(t, filepath.Join(thrown, dataEntry))) < files/removeBatch })
+	eventually(t, "the purge begins", func() bool { return len(entries(t, filepath.Join(thrown, dataEntry))) < files/manyInADir })
 	begin = time.Now()
 	closePool(t, p)
 	stopped := time.Since(begin)
@@ -94,17 +94,19 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 	wantLedger(t, p, 0, 0)
 }
 
-// plantMany makes files in directories of removeBatch each. Hard links are the quickest to make; to the purger they are files.
+const manyInADir = 1000
+
+// plantMany makes files in directories of manyInADir each. Hard links are the quickest to make; to the purger they are files.
 func plantMany(t *testing.T, root string, files int) {
 	t.Helper()
-	for n := 0; n < files; n += removeBatch {
+	for n := 0; n < files; n += manyInADir {
 		sub := filepath.Join(root, strconv.Itoa(n))
 		writeTree(t, sub, map[string]string{"0": "content"})
 		d, err := os.Open(sub)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := 1; i < removeBatch; i++ {
+		for i := 1; i < manyInADir; i++ {
 			if err := unix.Linkat(int(d.Fd()), "0", int(d.Fd()), strconv.Itoa(i), 0); err != nil {
 				t.Fatal(err)
 			}

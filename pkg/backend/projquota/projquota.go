@@ -77,7 +77,8 @@ func (p *ProjectQuota) Make(dir *os.File, spec volume.Spec, bytes int64) (*os.Fi
 	}
 	f, err := p.makeTagged(dir, spec, tag, bytes)
 	if err != nil {
-		return nil, 0, errors.Join(err, p.Release(tag))
+		p.tags.Free(tag) // it has no limit; should the data that was removed count for a while, Claim will see that
+		return nil, 0, err
 	}
 	return f, tag, nil
 }
@@ -204,17 +205,20 @@ func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, erro
 // Discard implements backend.Backend: a tree of files is removed file by file.
 func (*ProjectQuota) Discard(*os.File) error { return nil }
 
-// Release implements backend.Backend. Something may still count, a deleted file that somebody has open: that stays limited, and the ID
-// is not given out before it is gone.
+// Release implements backend.Backend. As long as anything counts it stays limited, and its space is not free: a deleted file that
+// somebody has open, or, on XFS, one that was deleted a moment ago and that the kernel frees in the background.
 func (p *ProjectQuota) Release(tag backend.Tag) error {
 	if !p.tags.Contains(tag) {
 		return nil
 	}
 	q, err := p.quota.get(tag)
-	if err == nil && q.isUnused() {
-		err = p.quota.setLimit(tag, 0)
+	switch {
+	case err != nil:
+		return err
+	case !q.isUnused():
+		return fmt.Errorf("%w: %d bytes in %d files of project %d", backend.ErrPending, q.curSpace, q.curInodes, tag)
 	}
-	if err != nil {
+	if err := p.quota.setLimit(tag, 0); err != nil {
 		return err
 	}
 	p.tags.Free(tag)

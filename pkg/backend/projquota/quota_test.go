@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -128,7 +129,7 @@ func TestCopiedVolumeIsCountedWhole(t *testing.T) {
 	}
 }
 
-// What is deleted and still open counts: it stays limited, and its ID is not given out.
+// What is deleted and still open counts: it stays limited, and its ID is not given out, until it is closed.
 func TestIDThatStillCountsStaysLimited(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
@@ -146,8 +147,8 @@ func TestIDThatStillCountsStaysLimited(t *testing.T) {
 			if err := os.Remove(filepath.Join(dir.Name(), backend.Data)); err != nil {
 				t.Fatal(err)
 			}
-			if err := b.Release(tag); err != nil {
-				t.Fatal(err)
+			if err := b.Release(tag); !errors.Is(err, backend.ErrPending) {
+				t.Fatalf("release: %v, want ErrPending", err)
 			}
 			if q, err := b.quota.get(tag); err != nil || q.blockHard == 0 {
 				t.Errorf("quota is %+v, %v; want its limit", q, err)
@@ -155,9 +156,21 @@ func TestIDThatStillCountsStaysLimited(t *testing.T) {
 			if free, err := b.quota.unused(tag); free || err != nil {
 				t.Errorf("unused: %t, %v", free, err)
 			}
+			f.Close()
+			for deadline := time.Now().Add(patience); b.Release(tag) != nil; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("after %s it still counts", patience)
+				}
+			}
+			if q := guest.ProjectQuota(t, subject.Dir, uint32(tag)); q != (guest.Quota{}) { //nolint:gosec // an ID has 32 bits
+				t.Errorf("quota is %+v, want none", q)
+			}
 		})
 	}
 }
+
+// patience bounds how long a test waits for what the kernel does in the background.
+const patience = time.Minute
 
 func open(t *testing.T, path string) *os.File {
 	t.Helper()

@@ -4,10 +4,8 @@ package guest
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"unsafe"
 
@@ -22,25 +20,12 @@ const (
 	fsIocFsgetxattr    = 0x801c581f
 	fsIocFssetxattr    = 0x401c5820
 	fsXflagProjinherit = 0x200
-	qSetquota          = 0x800008
-	qGetquota          = 0x800007
-	prjquota           = 2
-	subcommandShift    = 8
-	qifBlimits         = 1
-	quotaBlock         = 1 << 10 // the unit of the limits
 )
 
 // fsxattr is struct fsxattr.
 type fsxattr struct {
 	Xflags, Extsize, Nextents, Projid, Cowextsize uint32
 	_                                             [8]byte
-}
-
-// dqblk is struct if_dqblk.
-type dqblk struct {
-	Bhardlimit, Bsoftlimit, Curspace, Ihardlimit, Isoftlimit, Curinodes, Btime, Itime uint64
-	Valid                                                                             uint32
-	_                                                                                 uint32
 }
 
 // TestProjectQuotaHolds is what this machine is for: a directory with a project ID takes as much as its limit and no more, and
@@ -55,9 +40,10 @@ func TestProjectQuotaHolds(t *testing.T) {
 				t.Fatal(err)
 			}
 			setProject(t, dir, project)
-			setLimit(t, root, project)
+			LimitProject(t, root, project, limit)
 
-			written, err := fillUnprivileged(t, filepath.Join(dir, "data"))
+			var written int64
+			err := AsPod(func() (err error) { written, err = fill(filepath.Join(dir, "data")); return err })
 			// XFS answers ENOSPC for a project, as statfs(2) there shows the project's size.
 			if !errors.Is(err, unix.EDQUOT) && !errors.Is(err, unix.ENOSPC) {
 				t.Errorf("after %d bytes: %v, want EDQUOT or ENOSPC", written, err)
@@ -65,7 +51,7 @@ func TestProjectQuotaHolds(t *testing.T) {
 			if written > limit || written < limit-64*block {
 				t.Errorf("%d bytes were written, want the limit of %d, or a little less", written, limit)
 			}
-			if used := usage(t, root, project); used > limit {
+			if used := ProjectQuota(t, root, project).UsedBytes; used > limit {
 				t.Errorf("%d bytes are used, want at most %d", used, limit)
 			}
 			if err := os.WriteFile(filepath.Join(root, "neighbour"), make([]byte, 2*limit), 0o600); err != nil {
@@ -103,69 +89,6 @@ func ioctl(t *testing.T, f *os.File, request uintptr, attributes *fsxattr) {
 	if errno != 0 {
 		t.Fatalf("ioctl %#x: %v", request, errno)
 	}
-}
-
-func setLimit(t *testing.T, root string, project uint32) {
-	t.Helper()
-	if err := quotactl(root, qSetquota, project, &dqblk{Bhardlimit: limit / quotaBlock, Valid: qifBlimits}); err != nil {
-		t.Fatalf("Q_SETQUOTA: %v", err)
-	}
-}
-
-func usage(t *testing.T, root string, project uint32) uint64 {
-	t.Helper()
-	var q dqblk
-	if err := quotactl(root, qGetquota, project, &q); err != nil {
-		t.Fatalf("Q_GETQUOTA: %v", err)
-	}
-	return q.Curspace
-}
-
-// quotactl needs no device: quotactl_fd(2) takes any file of the filesystem.
-func quotactl(root string, command uintptr, project uint32, q *dqblk) error {
-	f, err := os.Open(root)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, f.Fd(), command<<subcommandShift|prjquota, uintptr(project),
-		uintptr(unsafe.Pointer(q)), 0, 0) //nolint:gosec // the kernel's own structure, as dqblk has it
-	if errno != 0 {
-		return fmt.Errorf("quotactl_fd: %w", errno)
-	}
-	return nil
-}
-
-// fillUnprivileged fills as a container without privileges would: ext4 lets CAP_SYS_RESOURCE write past every limit (XFS does
-// not, for projects).
-func fillUnprivileged(t *testing.T, path string) (int64, error) {
-	t.Helper()
-	type result struct {
-		written int64
-		err     error
-	}
-	results := make(chan result)
-	go func() {
-		runtime.LockOSThread() // for good: a thread without the capability is of no use to others
-		var r result
-		if r.err = dropResource(); r.err == nil {
-			r.written, r.err = fill(path)
-		}
-		results <- r
-	}()
-	r := <-results
-	return r.written, r.err
-}
-
-// dropResource takes CAP_SYS_RESOURCE from this thread.
-func dropResource() error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var capabilities [2]unix.CapUserData
-	if err := unix.Capget(&header, &capabilities[0]); err != nil {
-		return err
-	}
-	capabilities[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
-	return unix.Capset(&header, &capabilities[0])
 }
 
 // fill writes past the limit, a block at a time, and returns how much has gone in.

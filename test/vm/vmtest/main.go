@@ -1,7 +1,7 @@
 // Command vmtest runs tests of this module in the virtual machine, with an XFS and an ext4 disk that have project quotas, and a
 // raw one:
 //
-//	go run ./test/vm/vmtest [-run PATTERN] [-tags TAGS] [-memory MIB] [-timeout 10m] PACKAGE...
+//	go run ./test/vm/vmtest [-run PATTERN] [-skip PATTERN] [-env KEY=VALUE] [-tags TAGS] [-memory MIB] [-timeout 10m] PACKAGE...
 package main
 
 import (
@@ -59,6 +59,14 @@ func parse() (vm.Config, vm.Boot) {
 	tags := flag.String("tags", "", "build `tags`, separated by commas")
 	memory := flag.Int64("memory", 1024, "the machine's memory in `MiB`")
 	flag.StringVar(&boot.Run, "run", "", "run only the tests that match `pattern`")
+	flag.Func("skip", "leave out the tests that match `pattern`", func(pattern string) error {
+		boot.Flags = append(boot.Flags, "-test.skip="+pattern)
+		return nil
+	})
+	flag.Func("env", "add `KEY=VALUE` to the tests' environment; may be repeated", func(entry string) error {
+		boot.Env = append(boot.Env, entry)
+		return nil
+	})
 	flag.DurationVar(&boot.Timeout, "timeout", 10*time.Minute, "end the machine after that time")
 	flag.Parse()
 	config.Packages = flag.Args()

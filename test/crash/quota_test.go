@@ -1,0 +1,43 @@
+//go:build vm
+
+package crash
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/process"
+	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
+)
+
+// firstID is where the project IDs of volumes begin (pkg/backend/projquota).
+const firstID = 1 << 30
+
+// TestSIGKILLAtEveryStepLeaksNoQuota is for what only filesystems with project quotas have: IDs and limits, which no directory shows.
+// The operations that touch them are divided among the filesystems: starts take long where the processor is emulated.
+func TestSIGKILLAtEveryStepLeaksNoQuota(t *testing.T) {
+	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") })
+	for _, tt := range []struct {
+		fstype     string
+		op         operation
+		volumeType string
+	}{
+		{disks.XFS, creating, "DirectoryOrCreate"},
+		{disks.Ext4, expanding, "FileOrCreate"},
+		{disks.XFS, deleting, "FileOrCreate"},
+	} {
+		t.Run(tt.fstype+" "+string(tt.op), func(t *testing.T) {
+			disk := disks.New(t, tt.fstype, 0)
+			hit := map[string]bool{}
+			crashAtEveryStep(t, binary, filepath.Join(disk.Dir, "crash"), tt.op, tt.volumeType, hit)
+			if len(hit) == 0 {
+				t.Error("the driver has not died once: was it built with the tag failpoint?")
+			}
+			if left := guest.ProjectQuotas(t, disk.Dir, firstID); len(left) > 0 {
+				t.Errorf("quotas are left: %+v", left)
+			}
+		})
+	}
+}

@@ -1,0 +1,137 @@
+//go:build vm
+
+package quotas
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
+)
+
+// The disk has some blocks more at each try, so that every step of a create meets its end. The ledger would not let it come so far: an
+// operator who oversells a thousand times has none.
+func TestDiskThatIsFullUnderARecordLeavesNothingHalfMade(t *testing.T) {
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			disk := disks.New(t, fstype, 300*mib, append(unreserved(fstype), disks.ProjectQuota())...)
+			w := newWorld(t, disk.Dir, "full", "  overcommit: 1000\n")
+			w.start()
+			old := make([]string, 3)
+			for i := range old {
+				var err error
+				old[i], err = w.create(t.Context(), fmt.Sprintf("old-%d", i), volume.DirectoryOrCreate, mib)
+				w.must(err)
+			}
+			filler := fillDisk(t, disk.Dir)
+			w.wantRefusals(filler, len(old))
+
+			// On the full disk everything can go, and what has gone makes room.
+			w.must(fillUp(filler))
+			for _, id := range old {
+				w.must(w.delete(t.Context(), id))
+			}
+			w.wantNothingLeft()
+			w.must(os.Remove(filler.Name()))
+			w.must(filler.Close())
+			id, err := w.create(t.Context(), "after", volume.DirectoryOrCreate, mib)
+			w.must(err)
+			w.wantQuotaOfEach(1)
+			w.must(w.delete(t.Context(), id))
+			w.wantNothingLeft()
+		})
+	}
+}
+
+// unreserved lets ext4 keep nothing for root: what the ledger takes for the last free block is the last one.
+func unreserved(fstype string) []disks.Option {
+	if fstype == disks.Ext4 {
+		return []disks.Option{disks.MkfsArgs("-m", "0")}
+	}
+	return nil
+}
+
+// wantRefusals creates on a disk that has no room, then a block, then two, until a volume fits.
+func (w *world) wantRefusals(filler *os.File, volumes int) {
+	w.t.Helper()
+	const tries = 64
+	var st unix.Statfs_t
+	w.must(unix.Statfs(w.disk, &st))
+	for refused := range tries {
+		name := fmt.Sprintf("%060d", refused) // as long as names are, so that directories grow too
+		id, err := w.create(w.t.Context(), name, volume.DirectoryOrCreate, 1)
+		if err == nil {
+			if refused == 0 {
+				w.t.Error("no create met the end of the disk")
+			}
+			w.must(w.delete(w.t.Context(), id))
+			w.eventually("it is purged", func() bool { return len(w.entries("trash")) == 0 })
+			return
+		}
+		if status.Code(err) != codes.ResourceExhausted {
+			w.t.Errorf("after %d blocks: %v, want RESOURCE_EXHAUSTED", refused, err)
+		}
+		if got := w.volumes(); len(got) != volumes {
+			w.t.Errorf("after %d blocks the driver lists %q", refused, got)
+		}
+		if left := w.entries("tmp"); len(left) > 0 {
+			w.t.Errorf("after %d blocks tmp/ has %q", refused, left)
+		}
+		w.eventually("what was begun is purged", func() bool { return len(w.entries("trash")) == 0 })
+		w.wantQuotaOfEach(volumes)
+		info, err := filler.Stat()
+		w.must(err)
+		w.must(filler.Truncate(info.Size() - st.Bsize))
+		w.must(filler.Sync())
+	}
+	w.t.Errorf("no volume fits into %d blocks", tries)
+}
+
+// wantQuotaOfEach: so many projects have a limit, and no others.
+func (w *world) wantQuotaOfEach(volumes int) {
+	w.t.Helper()
+	if quotas := guest.ProjectQuotas(w.t, w.disk, firstID); len(quotas) != volumes {
+		w.t.Errorf("quotas are %+v, want %d", quotas, volumes)
+	}
+}
+
+// fillDisk takes all the space there is.
+func fillDisk(t *testing.T, dir string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(dir, "filler"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fillUp(f); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// fillUp lets a file take what space there is.
+func fillUp(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	size := info.Size()
+	for chunk := int64(64 * mib); chunk >= 512; {
+		switch err := unix.Fallocate(int(f.Fd()), 0, size, chunk); {
+		case err == nil:
+			size += chunk
+		case isFull(err):
+			chunk /= 2
+		default:
+			return err
+		}
+	}
+	return f.Sync()
+}

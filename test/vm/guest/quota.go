@@ -1,0 +1,115 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// quotactl(2) and linux/quota.h: golang.org/x/sys/unix has none of it. The driver's own (pkg/backend/projquota) is not asked: it is
+// what the tests are about.
+const (
+	qGetquota       = 0x800007
+	qSetquota       = 0x800008
+	qGetnextquota   = 0x800009
+	prjquota        = 2
+	subcommandShift = 8
+	qifBlimits      = 1
+	quotaBlock      = 1 << 10 // the unit of the limits
+)
+
+// dqblk is struct if_nextdqblk, which begins as struct if_dqblk.
+type dqblk struct {
+	blockHard, blockSoft, curSpace, inodeHard, inodeSoft, curInodes, blockTime, inodeTime uint64
+	valid                                                                                 uint32
+	id                                                                                    uint32
+}
+
+// Quota is what a filesystem knows of a project: its limits, and what counts under it. 0 is no limit.
+type Quota struct {
+	LimitBytes, UsedBytes, LimitInodes, UsedInodes uint64
+}
+
+// ProjectQuota is that of one project of the filesystem on which dir is.
+func ProjectQuota(t testing.TB, dir string, project uint32) Quota {
+	t.Helper()
+	var d dqblk
+	if err := quotactl(dir, qGetquota, project, &d); err != nil && !errors.Is(err, unix.ENOENT) {
+		t.Fatalf("Q_GETQUOTA of project %d: %v", project, err)
+	}
+	return d.quota()
+}
+
+// ProjectQuotas are those of all projects from first on that have a limit or anything that counts.
+func ProjectQuotas(t testing.TB, dir string, first uint32) map[uint32]Quota {
+	t.Helper()
+	quotas := map[uint32]Quota{}
+	for next := first; ; {
+		var d dqblk
+		err := quotactl(dir, qGetnextquota, next, &d)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+			return quotas
+		}
+		if err != nil {
+			t.Fatalf("Q_GETNEXTQUOTA from project %d on: %v", next, err)
+		}
+		if q := d.quota(); q != (Quota{}) {
+			quotas[d.id] = q
+		}
+		next = d.id + 1
+	}
+}
+
+// LimitProject gives a project a limit, as somebody else does who uses project quotas; 0 takes it away.
+func LimitProject(t testing.TB, dir string, project uint32, bytes uint64) {
+	t.Helper()
+	if err := quotactl(dir, qSetquota, project, &dqblk{blockHard: bytes / quotaBlock, valid: qifBlimits}); err != nil {
+		t.Fatalf("Q_SETQUOTA of project %d: %v", project, err)
+	}
+}
+
+func (d dqblk) quota() Quota {
+	return Quota{LimitBytes: d.blockHard * quotaBlock, UsedBytes: d.curSpace, LimitInodes: d.inodeHard, UsedInodes: d.curInodes}
+}
+
+// quotactl needs no device: quotactl_fd(2) takes any file of the filesystem.
+func quotactl(dir string, command uintptr, project uint32, d *dqblk) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, f.Fd(), command<<subcommandShift|prjquota, uintptr(project),
+		uintptr(unsafe.Pointer(d)), 0, 0) //nolint:gosec // the kernel's own structure, as dqblk has it
+	if errno != 0 {
+		return fmt.Errorf("quotactl_fd: %w", errno)
+	}
+	return nil
+}
+
+// AsPod runs f as a container without privileges would: ext4 lets CAP_SYS_RESOURCE write past every limit (XFS does not, for
+// projects). The thread gets the capability back: were it to end, the processes that it has started would be killed (PR_SET_PDEATHSIG).
+func AsPod(f func() error) error {
+	runtime.LockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var had [2]unix.CapUserData
+	if err := unix.Capget(&header, &had[0]); err != nil {
+		return err
+	}
+	has := had
+	has[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+	if err := unix.Capset(&header, &has[0]); err != nil {
+		return err
+	}
+	err := f()
+	if restored := unix.Capset(&header, &had[0]); restored != nil {
+		return errors.Join(err, restored) // the thread stays locked, and is nobody else's
+	}
+	runtime.UnlockOSThread()
+	return err
+}
