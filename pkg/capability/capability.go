@@ -46,35 +46,33 @@ func Parse(c *csi.VolumeCapability) (Access, error) {
 	if !ok {
 		return Access{}, fmt.Errorf("%w: access mode %s is not known", volume.ErrInvalid, c.GetAccessMode().GetMode())
 	}
-	if c.GetBlock() != nil {
-		return Access{}, fmt.Errorf("%w: raw block volumes (volumeMode: Block) are not offered; use volumeMode: Filesystem", volume.ErrInvalid)
-	}
+	a := Access{Exclusive: mode.exclusive, MultiNode: mode.multiNode}
 	m := c.GetMount()
+	if c.GetBlock() != nil {
+		a.Type.Block = true
+		m = &csi.VolumeCapability_MountVolume{} // its node is mounted with what is always on
+	}
 	if m == nil {
-		return Access{}, fmt.Errorf("%w: volume capability has no access type: want mount", volume.ErrInvalid)
+		return Access{}, fmt.Errorf("%w: volume capability has no access type: want mount or block", volume.ErrInvalid)
 	}
-	fsType, err := volume.ParseFSType(m.GetFsType())
-	if err != nil {
-		return Access{}, err
-	}
-	group, err := volume.ParseGroup(m.GetVolumeMountGroup())
-	if err != nil {
-		return Access{}, err
-	}
-	options, err := mount.ParseOptions(m.GetMountFlags())
-	if err != nil {
+	if err := a.parseMount(m); err != nil {
 		return Access{}, err
 	}
 	if mode.readOnly {
-		options = options.AsReadOnly()
+		a.Mount = a.Mount.AsReadOnly()
 	}
-	return Access{
-		Exclusive: mode.exclusive,
-		MultiNode: mode.multiNode,
-		Type:      volume.AccessType{FSType: fsType},
-		Group:     group,
-		Mount:     options,
-	}, nil
+	return a, nil
+}
+
+func (a *Access) parseMount(m *csi.VolumeCapability_MountVolume) (err error) {
+	if a.Type.FSType, err = volume.ParseFSType(m.GetFsType()); err != nil {
+		return err
+	}
+	if a.Group, err = volume.ParseGroup(m.GetVolumeMountGroup()); err != nil {
+		return err
+	}
+	a.Mount, err = mount.ParseOptions(m.GetMountFlags())
+	return err
 }
 
 // Type is what all of the capabilities want to see. Errors: ErrInvalid when no volume could be all of that.

@@ -157,11 +157,31 @@ func (o Options) flags() uint32 {
 
 // prepare does what LOOP_CONFIGURE has no word for.
 func (d *Device) prepare(o Options) (err error) {
-	if d.status, err = readStatus(d.file); err != nil || !o.KeepBlocks {
+	if d.status, err = readStatus(d.file); err != nil {
 		return err
 	}
-	// Documentation/ABI/stable/sysfs-block: 0 switches discards off.
-	return os.WriteFile(filepath.Join(sysfs, d.name(), "queue/discard_max_bytes"), []byte("0"), 0)
+	limit := "0"
+	if !o.KeepBlocks {
+		if limit, err = d.queueValue("discard_max_hw_bytes"); err != nil {
+			return err
+		}
+	}
+	return d.limitDiscards(limit)
+}
+
+func (d *Device) queueValue(name string) (string, error) {
+	content, err := os.ReadFile(filepath.Join(sysfs, d.name(), "queue", name))
+	return strings.TrimSpace(string(content)), err
+}
+
+// limitDiscards says how many bytes one discard may have at most, 0 for no discards at all (Documentation/ABI/stable/sysfs-block). The
+// device's queue remembers it from one file to the next.
+func (d *Device) limitDiscards(limit string) error {
+	const name = "discard_max_bytes"
+	if is, err := d.queueValue(name); err != nil || is == limit {
+		return err
+	}
+	return os.WriteFile(filepath.Join(sysfs, d.name(), "queue", name), []byte(limit), 0)
 }
 
 // Find is the device that a file, which is best open with O_PATH only, has with that access. It is quick for a file that nobody has open;
@@ -250,14 +270,23 @@ func openNode(number int, access Access) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, errors.Join(&os.PathError{Op: "stat", Path: f.Name(), Err: err}, f.Close())
-	}
-	if got, ok := numberOf(st.Rdev); st.Mode&unix.S_IFMT != unix.S_IFBLK || !ok || got != number {
-		return nil, errors.Join(fmt.Errorf("%w: %s is not loop device %d", volume.ErrUnavailable, f.Name(), number), f.Close())
+	if err := checkNode(f, number); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// checkNode makes sure that an open file is the node of that device: what /dev has under its name may be something else. Errors:
+// ErrUnavailable.
+func checkNode(f *os.File, number int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	if got, ok := numberOf(st.Rdev); st.Mode&unix.S_IFMT != unix.S_IFBLK || !ok || got != number {
+		return fmt.Errorf("%w: %s is not loop device %d", volume.ErrUnavailable, f.Name(), number)
+	}
+	return nil
 }
 
 // numberOf is the number of a loop device, whose minor it is as long as devices have no partitions (max_part of the module is 0).
@@ -310,6 +339,32 @@ func (d *Device) Detach() error {
 		return &os.PathError{Op: "LOOP_CLR_FD", Path: d.file.Name(), Err: err}
 	}
 	return nil
+}
+
+// Keep makes the device stay until it is detached, as if it had been attached so.
+func (d *Device) Keep() error {
+	info, err := unix.IoctlLoopGetStatus64(int(d.file.Fd()))
+	if err == nil {
+		info.Flags &^= unix.LO_FLAGS_AUTOCLEAR
+		err = unix.IoctlLoopSetStatus64(int(d.file.Fd()), info)
+	}
+	if err != nil {
+		return &os.PathError{Op: "LOOP_SET_STATUS64", Path: d.file.Name(), Err: err}
+	}
+	d.status.flags = info.Flags
+	return nil
+}
+
+// Node opens the device's node with O_PATH, to be shown to a pod. The caller closes it.
+func (d *Device) Node() (*os.File, error) {
+	f, err := os.OpenFile(d.file.Name(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkNode(f, d.number); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // SetCapacity makes the device as large as its file has become.

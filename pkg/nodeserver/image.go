@@ -28,6 +28,9 @@ func (s *Server) growStaged(ctx context.Context, p *pool.Pool, id volume.ID, sta
 	if err != nil || !v.Spec.IsImage() {
 		return err
 	}
+	if v.Spec.IsBlock() {
+		return staging.Volume{Volume: v, Pool: p}.GrowDevices()
+	}
 	candidates := []mount.Target{at}
 	if staged, err := s.parseTarget("staging_target_path", stagingPath); err == nil {
 		candidates = []mount.Target{staged, at}
@@ -35,8 +38,12 @@ func (s *Server) growStaged(ctx context.Context, p *pool.Pool, id volume.ID, sta
 	return staging.Volume{Volume: v, Pool: p}.Grow(ctx, candidates...)
 }
 
-// imageUsage is what df says in the pod. Errors: ErrNotFound when the volume is not at the target.
+// imageUsage is what df says in the pod, and of a raw block volume only the size. Errors: ErrNotFound when the volume is not at the target.
 func imageUsage(v staging.Volume, target mount.Target) (volume.Usage, error) {
+	if v.Spec.IsBlock() {
+		bytes, err := v.DeviceBytes(target)
+		return volume.Usage{TotalBytes: bytes}, err
+	}
 	f, mounted, err := mount.Open(target)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return volume.Usage{}, err

@@ -99,10 +99,14 @@ func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRe
 	if err != nil {
 		return nil, err
 	}
-	if v.Spec.IsImage() {
+	if v.Spec.IsImage() && !v.Spec.IsBlock() {
 		return &csi.NodeStageVolumeResponse{}, v.Mount(ctx, at)
 	}
-	data, err := v.Pool.Data(v.ID)
+	open := v.Pool.Data
+	if v.Spec.IsBlock() { // its size is what the pod sees
+		open = v.Pool.OpenImage
+	}
+	data, err := open(v.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +126,10 @@ func (s *Server) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolume
 	if err != nil { // an inline volume or a path of the host
 		return &csi.NodeUnstageVolumeResponse{}, nil //nolint:nilerr // said above
 	}
-	return &csi.NodeUnstageVolumeResponse{}, staging.Unmount(id, at)
+	if err := staging.Unmount(id, at); err != nil {
+		return nil, err
+	}
+	return &csi.NodeUnstageVolumeResponse{}, s.releaseDevices(id)
 }
 
 // NodePublishVolume makes the volume visible at the target path.
@@ -151,13 +158,17 @@ func (s *Server) publishSource(ctx context.Context, target mount.Target, w wish)
 	if err != nil {
 		return err
 	}
-	defer src.file.Close()
-	return s.publish(ctx, target, src)
+	defer src.close()
+	err = s.publish(ctx, target, src)
+	if id, parseErr := volume.ParseID(w.handle); err != nil && parseErr == nil {
+		err = errors.Join(err, s.releaseDevices(id))
+	}
+	return err
 }
 
 // publish enters the publication and makes it so. The group can write before anybody sees the volume.
 func (s *Server) publish(ctx context.Context, target mount.Target, src source) error {
-	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive}, src.file)
+	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive}, src.views())
 	if err != nil {
 		return err
 	}
@@ -174,12 +185,12 @@ func (s *Server) publish(ctx context.Context, target mount.Target, src source) e
 // admit enters a publication that is about to be made. Before it refuses one it looks at the mounts: somebody may have unmounted
 // by hand. The caller has the volume and the target for itself (pkg/rpc), and only of these a memory may be dropped: another
 // volume could be about to appear at another target. Errors: ErrInUse.
-func (s *Server) admit(t mount.Target, pub publication, data *os.File) (undo func(), err error) {
+func (s *Server) admit(t mount.Target, pub publication, views []*os.File) (undo func(), err error) {
 	undo, err = s.Publications.admit(t, pub)
 	if !errors.Is(err, volume.ErrInUse) {
 		return undo, err
 	}
-	if _, err := s.Publications.verify(pub.volume, data); err != nil {
+	if _, err := s.Publications.verify(pub.volume, views...); err != nil {
 		return nil, err
 	}
 	mounted, err := mount.Mounted(t)
@@ -210,6 +221,9 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 		return nil, fmt.Errorf("unpublish volume %s: %w", handle, err)
 	}
 	s.Publications.forget(target)
+	if id, err := volume.ParseID(handle); err == nil {
+		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(id)
+	}
 	if err := s.deleteInline(ctx, handle); err != nil {
 		return nil, err
 	}
@@ -258,6 +272,9 @@ func (s *Server) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeSta
 	usage, err := s.usage(handle, target)
 	if err != nil {
 		return nil, err
+	}
+	if usage == (volume.Usage{TotalBytes: usage.TotalBytes}) { // of a raw block volume nobody but its reader knows more
+		return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{{Unit: csi.VolumeUsage_BYTES, Total: usage.TotalBytes}}}, nil
 	}
 	return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{
 		{Unit: csi.VolumeUsage_BYTES, Total: usage.TotalBytes, Used: usage.UsedBytes, Available: usage.AvailableBytes},

@@ -19,6 +19,7 @@ import (
 type wish struct {
 	handle     string // the volume ID; for an inline volume and a path of the host, any string
 	staging    string // where the volume was staged, not parsed yet
+	target     mount.Target
 	access     capability.Access
 	attributes volume.Attributes
 }
@@ -38,7 +39,7 @@ func parseWish(target mount.Target, req *csi.NodePublishVolumeRequest) (wish, er
 	if err != nil {
 		return wish{}, fmt.Errorf("volume_context: %w", err)
 	}
-	w := wish{handle: req.GetVolumeId(), staging: req.GetStagingTargetPath(), access: access, attributes: attributes}
+	w := wish{handle: req.GetVolumeId(), staging: req.GetStagingTargetPath(), target: target, access: access, attributes: attributes}
 	return w, w.check(target)
 }
 
@@ -64,12 +65,23 @@ func (w wish) check(target mount.Target) error {
 	}
 }
 
-// source is what becomes visible at a target. Who gets one closes the file.
+// source is what becomes visible at a target. Who gets one closes it.
 type source struct {
 	volume string // the volume's ID, as Publications have it
 	file   *os.File
 	access capability.Access
+	// nodes are those of all devices of a raw block volume: at another target it may be another one that shows it.
+	nodes []*os.File
 }
+
+func (s source) close() {
+	for _, f := range append(s.nodes, s.file) {
+		f.Close()
+	}
+}
+
+// views are what shows the volume where it is published.
+func (s source) views() []*os.File { return append([]*os.File{s.file}, s.nodes...) }
 
 // group is who is to be able to write: nobody new where the pod itself cannot, which is what kubelet does too (supportsFSGroup of
 // Kubernetes pkg/volume/csi/csi_mounter.go).
@@ -88,19 +100,22 @@ func (s *Server) open(ctx context.Context, w wish) (source, error) {
 	case w.attributes.Inline:
 		return s.openInline(ctx, w)
 	default:
-		return s.openManaged(w)
+		return s.openManaged(ctx, w)
 	}
 }
 
-func (s *Server) openManaged(w wish) (source, error) {
+func (s *Server) openManaged(ctx context.Context, w wish) (source, error) {
 	v, err := s.managed(w.handle, w.access)
 	if err != nil {
 		return source{}, err
 	}
 	src := source{volume: v.ID.String(), access: w.access}
-	if v.Spec.IsImage() {
+	switch {
+	case v.Spec.IsBlock():
+		return s.openBlock(ctx, v, w)
+	case v.Spec.IsImage():
 		src.file, err = s.openStaged(v, w.staging)
-	} else {
+	default:
 		src.file, err = v.Pool.Data(v.ID)
 	}
 	return src, err

@@ -102,7 +102,7 @@ func (p *Pool) imageAt(m mount.Mount) (volume.ID, bool) {
 		return volume.ID{}, false
 	}
 	defer d.Close()
-	id, ok := p.volumeOn(d)
+	id, ok := p.VolumeOn(d)
 	return id, ok
 }
 
@@ -122,8 +122,8 @@ func deviceShown(m mount.Mount) (*loopdev.Device, error) {
 	return loopdev.NodeOf(node)
 }
 
-// volumeOn is the volume of the pool whose image a device has. The kernel's word for where the file is says only where to look.
-func (p *Pool) volumeOn(d *loopdev.Device) (volume.ID, bool) {
+// VolumeOn is the volume of the pool whose image a device has. The kernel's word for where the file is says only where to look.
+func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
 	file, err := loopdev.BackingPath(d.Number())
 	if err != nil || path.Base(path.Dir(path.Dir(file))) != volumesDir {
 		return volume.ID{}, false
