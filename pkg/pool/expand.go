@@ -61,17 +61,17 @@ func (p *Pool) grow(ctx context.Context, e entry, bytes int64) error {
 	}
 	failpoint.Here("expand.reserved")
 	e.volume.CapacityBytes = bytes
-	err = p.resize(v, bytes)
+	err = p.resize(e.volume, p.limitOf(e.volume))
 	if err == nil {
 		failpoint.Here("expand.resized")
 		err = p.replaceRecord(e.volume)
 	}
 	if err != nil {
 		p.ledger.release(more)
-		return errors.Join(err, p.resize(v, v.CapacityBytes))
+		return errors.Join(err, p.resize(v, p.limitOf(v)))
 	}
 	p.index.put(&e)
-	return nil
+	return p.relimit(v.ID)
 }
 
 func (p *Pool) resize(v volume.Volume, bytes int64) error {
