@@ -117,20 +117,20 @@ func TestAccessTypeIsWhatIsToBeSeen(t *testing.T) {
 }
 
 func TestCapabilitiesOfOneVolumeWantOneThing(t *testing.T) {
-	any, xfs, ext4, raw := Access{}, Access{Type: volume.AccessType{FSType: volume.XFS}}, Access{Type: volume.AccessType{FSType: volume.Ext4}},
-		Access{Type: volume.AccessType{Block: true}}
+	either, raw := Access{}, Access{Type: volume.AccessType{Block: true}}
+	xfs, ext4 := Access{Type: volume.AccessType{FSType: volume.XFS}}, Access{Type: volume.AccessType{FSType: volume.Ext4}}
 	for _, tc := range []struct {
 		all  []Access
 		want volume.AccessType
 		ok   bool
 	}{
 		{nil, volume.AccessType{}, true},
-		{[]Access{any, any}, volume.AccessType{}, true},
-		{[]Access{any, xfs}, xfs.Type, true},
-		{[]Access{xfs, any}, xfs.Type, true},
+		{[]Access{either, either}, volume.AccessType{}, true},
+		{[]Access{either, xfs}, xfs.Type, true},
+		{[]Access{xfs, either}, xfs.Type, true},
 		{[]Access{raw, raw}, raw.Type, true},
 		{[]Access{xfs, ext4}, volume.AccessType{}, false},
-		{[]Access{raw, any}, volume.AccessType{}, false},
+		{[]Access{raw, either}, volume.AccessType{}, false},
 		{[]Access{xfs, raw}, volume.AccessType{}, false},
 	} {
 		got, err := Type(tc.all)

@@ -1,5 +1,5 @@
-// Package filesystem makes, checks, mounts and grows the filesystem on a block device. What takes a program goes through k8s.io/mount-utils,
-// as it does in kubelet; the mount is a system call on a descriptor.
+// Package filesystem makes, checks, mounts and grows the filesystem on a block device. What takes a program goes through
+// k8s.io/mount-utils, as it does in kubelet; the mount is a system call on a descriptor.
 package filesystem
 
 import (

@@ -139,12 +139,11 @@ func TestRepairableDamageIsRepairedBeforeTheMount(t *testing.T) {
 	w := newWorld(t, volume.Ext4)
 	w.must(filesystem.Make(w.device.Path(), w.dir, w.fsType))
 	w.unmount()
-	out, err := exec.CommandContext(t.Context(), "debugfs", "-w", "-R", "set_super_value free_blocks_count 1", w.device.Path()).CombinedOutput()
-	if err == nil {
-		out, err = exec.CommandContext(t.Context(), "debugfs", "-w", "-R", "set_super_value state 0", w.device.Path()).CombinedOutput()
-	}
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+	for _, damage := range []string{"set_super_value free_blocks_count 1", "set_super_value state 0"} {
+		out, err := exec.CommandContext(t.Context(), "debugfs", "-w", "-R", damage, w.device.Path()).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
 	}
 	w.must(filesystem.Mount(w.device.Path(), w.dir, w.fsType))
 	u, err := mount.UsageOf(w.dirMounted())

@@ -98,7 +98,8 @@ func (s status) access() Access {
 }
 
 // Attach puts a file, which may be open with O_PATH only, on a free device: with direct I/O, unless the file's filesystem cannot do it. It
-// scans for no partitions: what is in the file is a pod's. The caller has made sure that the file is on no device yet, and has it for itself.
+// scans for no partitions: what is in the file is a pod's. The caller has made sure that the file is on no device yet, and has it for
+// itself.
 func Attach(image *os.File, options Options) (*Device, error) {
 	backing, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", image.Fd()), options.Access.flag(), 0)
 	if err != nil {
@@ -130,7 +131,11 @@ func attachFree(ctl, backing *os.File, options Options) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w: give the driver the node's /dev", volume.ErrUnavailable, err)
 	}
-	config := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: BlockSize, Info: unix.LoopInfo64{Flags: options.flags()}} //nolint:gosec // a small number
+	config := unix.LoopConfig{
+		Fd:   uint32(backing.Fd()), //nolint:gosec // a small number
+		Size: BlockSize,
+		Info: unix.LoopInfo64{Flags: options.flags()},
+	}
 	if err := unix.IoctlLoopConfigure(int(f.Fd()), &config); err != nil {
 		return nil, errors.Join(&os.PathError{Op: "LOOP_CONFIGURE", Path: f.Name(), Err: err}, f.Close())
 	}

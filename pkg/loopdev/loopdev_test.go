@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -200,7 +201,7 @@ func TestManyFilesAttachedAtOnceGetADeviceEach(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range files {
 		wg.Go(func() {
-			f, err := os.Create(filepath.Join(dir, string(rune('a'+i))))
+			f, err := os.Create(filepath.Join(dir, strconv.Itoa(i)))
 			if err == nil {
 				err = f.Truncate(mib)
 			}

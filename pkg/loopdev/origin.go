@@ -55,11 +55,11 @@ func numberAt(name string) int {
 	if !ok || err != nil {
 		return -1
 	}
-	return int(n) //nolint:gosec // 20 bits
+	return int(n)
 }
 
-// BackingPath is where a device's file is, as the kernel says it for people: in a mount namespace that may not be ours, and it may have been
-// moved since. What it leads to has to be compared with Backing. Errors: os.ErrNotExist.
+// BackingPath is where a device's file is, as the kernel says it for people: in a mount namespace that may not be ours, and it may have
+// been moved since. What it leads to has to be compared with Backing. Errors: os.ErrNotExist.
 func BackingPath(number int) (string, error) {
 	content, err := os.ReadFile(filepath.Join(sysfs, fmt.Sprintf("loop%d", number), "loop/backing_file"))
 	return strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), " (deleted)"), err
@@ -95,8 +95,8 @@ func btrfsDevice(f *os.File) (string, error) {
 	}
 	defer readable.Close()
 	info := btrfsDeviceInfo{DeviceID: 1}
-	err = ioctl(readable, btrfsDevInfo, unsafe.Pointer(&info))
-	if errors.Is(err, unix.ENODEV) { // its first device was taken away: it is none of ours
+	err = ioctl(readable, btrfsDevInfo, unsafe.Pointer(&info)) //nolint:gosec // the structure of the request
+	if errors.Is(err, unix.ENODEV) {                           // its first device was taken away: it is none of ours
 		return "", fmt.Errorf("%s is on no loop device: %w", f.Name(), os.ErrNotExist)
 	}
 	if err != nil {
@@ -107,7 +107,7 @@ func btrfsDevice(f *os.File) (string, error) {
 }
 
 func getUint64(f *os.File, request uint) (n uint64, err error) {
-	err = ioctl(f, request, unsafe.Pointer(&n))
+	err = ioctl(f, request, unsafe.Pointer(&n)) //nolint:gosec // as above
 	return n, err
 }
 

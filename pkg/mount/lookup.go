@@ -72,7 +72,7 @@ func Open(t Target) (f *os.File, mounted bool, err error) {
 	}
 	st, err := statx(int(f.Fd()), "", unix.AT_EMPTY_PATH)
 	if err != nil {
-		return nil, false, errors.Join(&os.PathError{Op: "stat", Path: t.String(), Err: err}, f.Close())
+		return nil, false, errors.Join(&os.PathError{Op: "statx", Path: t.String(), Err: err}, f.Close())
 	}
 	return f, st.mountRoot, nil
 }

@@ -74,7 +74,7 @@ func (n *imageNode) publishBlockReadOnly(pod string) error {
 func (n *imageNode) stageBlock() error {
 	n.t.Helper()
 	_, err := n.NodeStageVolume(n.t.Context(), &csi.NodeStageVolumeRequest{
-		VolumeId: n.id.String(), StagingTargetPath: n.target("staging"), VolumeCapability: blockCapability(),
+		VolumeId: n.id.String(), StagingTargetPath: n.stagingPath(), VolumeCapability: blockCapability(),
 	})
 	return err
 }

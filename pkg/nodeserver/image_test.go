@@ -2,6 +2,7 @@ package nodeserver
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -25,11 +27,21 @@ type imageNode struct {
 	*node
 	t  *testing.T
 	id volume.ID
+	// stagingName is the volume's staging path; empty is "staging".
+	stagingName string
 }
+
+func (n *imageNode) stagingPath() string { return n.target(cmp.Or(n.stagingName, "staging")) }
 
 func newImageNode(t *testing.T, spec volume.Spec) *imageNode {
 	t.Helper()
-	n := &imageNode{node: newNode(t), t: t}
+	return newImageNodeOn(t, spec, "")
+}
+
+// newImageNodeOn has its pool in a directory.
+func newImageNodeOn(t *testing.T, spec volume.Spec, dir string) *imageNode {
+	t.Helper()
+	n := &imageNode{node: newNodeWith(t, pool.Options{Path: dir}), t: t}
 	must(t, os.Mkdir(n.target("staging"), 0o750))
 	n.id = n.createImage("v", spec)
 	t.Cleanup(func() { // before the node's own, which closes the pool
@@ -63,7 +75,7 @@ func onEachFilesystem(t *testing.T, test func(n *imageNode)) {
 func (n *imageNode) stage() error {
 	n.t.Helper()
 	_, err := n.NodeStageVolume(n.t.Context(), &csi.NodeStageVolumeRequest{
-		VolumeId: n.id.String(), StagingTargetPath: n.target("staging"), VolumeCapability: capabilityOf(multiWriter),
+		VolumeId: n.id.String(), StagingTargetPath: n.stagingPath(), VolumeCapability: capabilityOf(multiWriter),
 	})
 	return err
 }
@@ -71,14 +83,16 @@ func (n *imageNode) stage() error {
 func (n *imageNode) unstage() error {
 	n.t.Helper()
 	_, err := n.NodeUnstageVolume(n.t.Context(), &csi.NodeUnstageVolumeRequest{
-		VolumeId: n.id.String(), StagingTargetPath: n.target("staging"),
+		VolumeId: n.id.String(), StagingTargetPath: n.stagingPath(),
 	})
 	return err
 }
 
 func (n *imageNode) publishAt(pod string) error {
 	n.t.Helper()
-	return n.publish(n.t, n.publishRequest(n.id, pod))
+	req := n.publishRequest(n.id, pod)
+	req.StagingTargetPath = n.stagingPath()
+	return n.publish(n.t, req)
 }
 
 // stageAndPublish makes the volume visible at those targets.
@@ -169,21 +183,22 @@ func TestImageIsADiskOfItsOwnThatPodsShare(t *testing.T) {
 			n.t.Errorf("df shows %d bytes, the volume has %d", u.TotalBytes, n.capacity())
 		}
 		must(n.t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
-		wantFile(n.t, n.target("b/file"), "precious")
+		wantPrecious(n.t, n.target("b/file"))
 		n.takeDown("a", "b")
 		n.wantDetached(n.id)
 
 		n.stageAndPublish("c")
-		wantFile(n.t, n.target("c/file"), "precious")
+		wantPrecious(n.t, n.target("c/file"))
 		n.takeDown("c")
 		must(n.t, n.pool.CheckDetached(n.id))
 	})
 }
 
-func wantFile(t *testing.T, path, want string) {
+// wantPrecious looks at what a pod has written.
+func wantPrecious(t *testing.T, path string) {
 	t.Helper()
-	if got, err := os.ReadFile(path); string(got) != want {
-		t.Errorf("%s has %q, %v, want %q", path, got, err, want)
+	if got, err := os.ReadFile(path); string(got) != "precious" {
+		t.Errorf("%s has %q, %v", path, got, err)
 	}
 }
 
@@ -318,7 +333,8 @@ func TestImageThatIsNotStagedIsNotPublished(t *testing.T) {
 func TestImageIsNotShownWithAnotherFilesystem(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
 	n.stageAndPublish()
-	for fsType, want := range map[string]codes.Code{"": codes.OK, "ext4": codes.OK, "xfs": codes.InvalidArgument, "ntfs": codes.InvalidArgument} {
+	const refused = codes.InvalidArgument
+	for fsType, want := range map[string]codes.Code{"": codes.OK, "ext4": codes.OK, "xfs": refused, "ntfs": refused} {
 		req := n.publishRequest(n.id, "a")
 		req.GetVolumeCapability().GetMount().FsType = fsType
 		wantCode(t, n.publish(t, req), want)
@@ -334,7 +350,7 @@ func TestPodThatOutlivesTheStagingPathKeepsItsDevice(t *testing.T) {
 		n.wantOneDevice()
 		n.stageAndPublish("b")
 		n.wantOneDevice()
-		wantFile(n.t, n.target("b/file"), "precious")
+		wantPrecious(n.t, n.target("b/file"))
 		n.takeDown("a", "b")
 	})
 }
@@ -356,7 +372,7 @@ func TestDamagedImageIsAnErrorAndStaysAsItIs(t *testing.T) {
 	}
 	must(t, os.WriteFile(image, content, 0o600))
 	n.stageAndPublish("a")
-	wantFile(t, n.target("a/file"), "precious")
+	wantPrecious(t, n.target("a/file"))
 	n.takeDown("a")
 	must(t, os.Truncate(image, 8*mib))
 	wantCode(t, n.stage(), codes.Internal)

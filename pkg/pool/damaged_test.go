@@ -29,8 +29,8 @@ func TestDamagedVolumeKeepsItsNameAndCanBeDeleted(t *testing.T) {
 		{"of an unknown backing", withSpec(`"backing":"tape"`)},
 		{"of an unknown filesystem", withSpec(`"backing":"image","fsType":"ntfs","allocation":"sparse"`)},
 		{"of a directory with a filesystem", withSpec(`"fsType":"xfs"`)},
-		{"of a filesystem larger than its image", withSpec(`"backing":"image","fsType":"xfs","allocation":"sparse"`, `"filesystemBytes":1048577`)},
-		{"of a filesystem of a negative size", withSpec(`"backing":"image","fsType":"xfs","allocation":"sparse"`, `"filesystemBytes":-1`)},
+		{"of a filesystem larger than its image", withSpec(xfsSpec, `"filesystemBytes":1048577`)},
+		{"of a filesystem of a negative size", withSpec(xfsSpec, `"filesystemBytes":-1`)},
 		{"of a raw block volume with a filesystem", withSpec(`"backing":"image","allocation":"sparse"`, `"filesystemBytes":1048576`)},
 		{"endless", `{"formatVersion":1,"name":"v","x":"` + strings.Repeat("x", 1<<20) + `",` + rest + `}`},
 	} {
@@ -45,6 +45,8 @@ func TestDamagedVolumeKeepsItsNameAndCanBeDeleted(t *testing.T) {
 		})
 	}
 }
+
+const xfsSpec = `"backing":"image","fsType":"xfs","allocation":"sparse"`
 
 // withSpec is a record of 1 MiB with more in its specification, and beside it.
 func withSpec(spec string, more ...string) string {

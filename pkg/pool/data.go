@@ -11,7 +11,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Data is an O_PATH descriptor of what the volume's pods see, or of the image that it is in: to bind-mount, never to read. The caller closes it.
+// Data is an O_PATH descriptor of what the volume's pods see, or of the image that it is in: to bind-mount, never to read. The caller
+// closes it.
 // Errors: ErrNotFound; ErrCorrupt when record and data disagree.
 func (p *Pool) Data(id volume.ID) (*os.File, error) {
 	v, err := p.Get(id)

@@ -12,9 +12,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-func createImage(t *testing.T, p *Pool, name string, spec volume.Spec, size volume.SizeRange) volume.Volume {
+// createImage makes a volume called v.
+func createImage(t *testing.T, p *Pool, spec volume.Spec, size volume.SizeRange) volume.Volume {
 	t.Helper()
-	parsed, err := volume.ParseName(name)
+	parsed, err := volume.ParseName("v")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +32,7 @@ func imageSpec(fsType volume.FSType) volume.Spec {
 
 func TestImageIsAsLargeAsItsRecordSaysAlsoAfterARestart(t *testing.T) {
 	p := newPool(t)
-	v := createImage(t, p, "v", imageSpec(volume.Ext4), volume.SizeRange{Required: 1})
+	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{Required: 1})
 	for range 2 {
 		f, err := p.OpenImage(v.ID)
 		if err != nil {
@@ -55,7 +56,7 @@ func TestImageIsAsLargeAsItsRecordSaysAlsoAfterARestart(t *testing.T) {
 
 func TestImageOfAnotherSizeThanItsRecordIsNotUsed(t *testing.T) {
 	p := newPool(t)
-	v := createImage(t, p, "v", imageSpec(volume.Ext4), volume.SizeRange{})
+	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{})
 	if err := os.Truncate(dataPath(p, v.ID), v.CapacityBytes-4096); err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +71,7 @@ func TestImageOfAnotherSizeThanItsRecordIsNotUsed(t *testing.T) {
 
 func TestFilesystemOnceMadeIsNeverClearedAlsoAfterARestart(t *testing.T) {
 	p := newPool(t)
-	v := createImage(t, p, "v", imageSpec(volume.Ext4), volume.SizeRange{})
+	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{})
 	if err := p.SetFilesystemBytes(t.Context(), v.ID, v.CapacityBytes); err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +97,7 @@ func TestClearedImageIsAllZeroesAndTakesWhatItTookBefore(t *testing.T) {
 		p := newPool(t)
 		spec := imageSpec("")
 		spec.Allocation = allocation
-		v := createImage(t, p, "v", spec, volume.SizeRange{Required: mib})
+		v := createImage(t, p, spec, volume.SizeRange{Required: mib})
 		f, err := os.OpenFile(dataPath(p, v.ID), os.O_RDWR, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -125,7 +126,7 @@ func TestClearedImageIsAllZeroesAndTakesWhatItTookBefore(t *testing.T) {
 
 func TestDeletedImageIsPurgedOnlyWhenNoDeviceHasIt(t *testing.T) {
 	p := newPool(t)
-	v := createImage(t, p, "v", imageSpec(""), volume.SizeRange{Required: mib})
+	v := createImage(t, p, imageSpec(""), volume.SizeRange{Required: mib})
 	image, err := p.OpenImage(v.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +180,8 @@ func TestPreallocatedImageThatDoesNotFitIsRefusedAndLeavesNothing(t *testing.T) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Create(t.Context(), volume.CreateRequest{Name: name, Size: volume.SizeRange{Required: 1 << 50}, Spec: spec}); !errors.Is(err, volume.ErrNoSpace) {
+	_, err = p.Create(t.Context(), volume.CreateRequest{Name: name, Size: volume.SizeRange{Required: 1 << 50}, Spec: spec})
+	if !errors.Is(err, volume.ErrNoSpace) {
 		t.Errorf("got %v, want ErrNoSpace", err)
 	}
 	wantEntries(t, p, volumesDir)
@@ -188,7 +190,7 @@ func TestPreallocatedImageThatDoesNotFitIsRefusedAndLeavesNothing(t *testing.T) 
 
 func TestImageGrowsAndAnExpansionThatFailsLeavesItAsItWas(t *testing.T) {
 	p := newPool(t)
-	v := createImage(t, p, "v", imageSpec(""), volume.SizeRange{Required: mib})
+	v := createImage(t, p, imageSpec(""), volume.SizeRange{Required: mib})
 	if got, err := expand(t, p, v.ID, mib+1, 0); got != mib+4096 || err != nil {
 		t.Errorf("expanded to %d, %v", got, err)
 	}

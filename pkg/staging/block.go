@@ -31,7 +31,7 @@ func (v Volume) Attach(ctx context.Context, access loopdev.Access) (*os.File, er
 	device, err := loopdev.Find(image, access)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		device, err = v.attach(ctx, image, loopdev.Options{Access: access, Lifetime: loopdev.UntilDetached})
+		device, err = v.attachUncopied(ctx, image, access)
 	case err == nil && device.Lifetime() == loopdev.WhileUsed: // Release met somebody who still had it open
 		err = device.Keep()
 	}
@@ -40,6 +40,16 @@ func (v Volume) Attach(ctx context.Context, access loopdev.Access) (*os.File, er
 	}
 	defer device.Close()
 	return device.Node()
+}
+
+// attachUncopied attaches an image that nobody copies: as long as a copy takes its time, nobody may be able to write. Errors: ErrBusy.
+func (v Volume) attachUncopied(ctx context.Context, image *os.File, access loopdev.Access) (*loopdev.Device, error) {
+	release, err := v.Pool.Claim(v.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return v.attach(ctx, image, loopdev.Options{Access: access, Lifetime: loopdev.UntilDetached})
 }
 
 // ReplacesOther refuses to show a raw block volume at a target that shows it with another access. Errors: ErrIncompatible.
@@ -196,33 +206,37 @@ func reconcile(ctx context.Context, p *pool.Pool, id volume.ID, mounts []mount.M
 		return Volume{Volume: v, Pool: p}.Release(targets)
 	}
 	for _, m := range mounts {
-		thawed, err := thaw(m.Point)
-		if err != nil {
-			return err
-		}
+		thawed, err := thaw(m.Point, p, id)
 		if thawed {
-			klog.FromContext(ctx).Info("A crash had left the filesystem of a volume frozen", "volumeID", id)
+			klog.FromContext(ctx).Info("A crash had left the filesystem of a volume frozen; its writers go on", "volumeID", id)
+		}
+		if thawed || err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// mountsOf are those of the root of the filesystem on a device: its staging paths.
+// mountsOf are those of the filesystem on a device.
 func mountsOf(mounts []mount.Mount, device int) []mount.Mount {
 	var found []mount.Mount
 	for _, m := range mounts {
-		if n, ok := loopdev.NumberAt(m.Source); ok && n == device && m.Root == "/" {
+		if n, ok := loopdev.NumberAt(m.Source); ok && n == device {
 			found = append(found, m)
 		}
 	}
 	return found
 }
 
-func thaw(path string) (bool, error) {
-	root, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+// thaw thaws the filesystem of a volume's image; false if something else is mounted above it.
+func thaw(path string, p *pool.Pool, id volume.ID) (bool, error) {
+	root, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return false, err
 	}
 	defer root.Close()
+	if !(Volume{Volume: volume.Volume{ID: id}, Pool: p}).IsOn(root) {
+		return false, nil
+	}
 	return filesystem.Thaw(root)
 }

@@ -30,7 +30,8 @@ type Volume struct {
 
 // Mount mounts the filesystem of the volume's image at the staging path, a directory of the caller's. The first time it makes it; later it
 // checks it, and grows it when the image has grown. The device goes with the last mount of the filesystem. Doing it again changes nothing.
-// Errors: ErrInUse when something else is mounted there, ErrCorrupt when the filesystem is damaged, ErrUnavailable when a program is missing.
+// Errors: ErrInUse when something else is mounted there, ErrCorrupt when the filesystem is damaged, ErrUnavailable when a program is
+// missing, ErrBusy while the image is copied.
 func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 	done, err := v.resume(at)
 	if err != nil {
@@ -53,8 +54,8 @@ func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 	return v.grow(ctx, at)
 }
 
-// resume looks at what an earlier call has left at the staging path: true if it is the mounted filesystem. One that may not be whole, because
-// its record does not say so, nobody has seen: it is unmounted, to be made anew.
+// resume looks at what an earlier call has left at the staging path: true if it is the mounted filesystem. One that may not be whole,
+// because its record does not say so, nobody has seen: it is unmounted, to be made anew.
 func (v Volume) resume(at mount.Target) (done bool, err error) {
 	device, err := deviceAt(at)
 	if errors.Is(err, errNotMounted) {
@@ -158,6 +159,11 @@ func onDirectory(at mount.Target, do func(dir *os.File) error) error {
 
 // mountFilesystem mounts what is there. A device that has it mounted elsewhere, in a pod that outlived its staging path, is used again.
 func (v Volume) mountFilesystem(ctx context.Context, image *os.File, at mount.Target) error {
+	release, err := v.Pool.Claim(v.ID) // a copy of an image that nobody can write to takes its time
+	if err != nil {
+		return err
+	}
+	defer release()
 	device, err := loopdev.Find(image, loopdev.ReadWrite)
 	if errors.Is(err, os.ErrNotExist) {
 		device, err = v.attach(ctx, image, loopdev.Options{})

@@ -85,7 +85,7 @@ func ParseFSType(s string) (FSType, error) {
 }
 
 // SpecFor is what a volume of the class is to be when it is asked for like that. Errors: ErrInvalid for what contradicts itself.
-func (p Parameters) SpecFor(t AccessType) (Spec, error) {
+func (p *Parameters) SpecFor(t AccessType) (Spec, error) {
 	spec := p.Spec
 	switch {
 	case p.Path != "" && t != AccessType{}:
@@ -108,9 +108,10 @@ func (p Parameters) SpecFor(t AccessType) (Spec, error) {
 
 // blockSpec is that of a raw block volume. Mode and owner of the class are for its directories: the node of a device is made by the
 // container runtime.
-func (p Parameters) blockSpec() (Spec, error) {
+func (p *Parameters) blockSpec() (Spec, error) {
 	if p.Spec.Type != DirectoryOrCreate {
-		return Spec{}, fmt.Errorf("%w: parameter %q is %q, and a raw block volume is asked for (volumeMode: Block)", ErrInvalid, ParamType, p.Spec.Type)
+		return Spec{}, fmt.Errorf("%w: parameter %q is %q, and a raw block volume is asked for (volumeMode: Block)",
+			ErrInvalid, ParamType, p.Spec.Type)
 	}
 	return Spec{Type: DirectoryOrCreate, Backing: ImageBacking, Allocation: cmp.Or(p.allocation, Sparse)}, nil
 }

@@ -92,6 +92,15 @@ func (i Image) extend(f *os.File, from, to int64) error {
 	return err
 }
 
+// Fill takes the blocks that a copy, which keeps holes, has not.
+func (i Image) Fill(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil || i.allocation != volume.Preallocated {
+		return err
+	}
+	return i.extend(f, 0, info.Size())
+}
+
 // Adopt implements backend.Backend: a file that is longer than its record says was being expanded in a crash.
 func (i Image) Adopt(dir *os.File, _ backend.Tag, bytes int64) (repaired bool, err error) {
 	f, size, err := open(dir)
