@@ -165,28 +165,33 @@ func (d *Device) prepare(o Options) (err error) {
 	if d.status, err = readStatus(d.file); err != nil {
 		return err
 	}
-	limit := "0"
-	if !o.KeepBlocks {
-		if limit, err = d.queueValue("discard_max_hw_bytes"); err != nil {
-			return err
-		}
-	}
-	return d.limitDiscards(limit)
+	return d.setDiscards(o)
 }
 
-func (d *Device) queueValue(name string) (string, error) {
-	content, err := os.ReadFile(filepath.Join(sysfs, d.name(), "queue", name))
-	return strings.TrimSpace(string(content)), err
-}
-
-// limitDiscards says how many bytes one discard may have at most, 0 for no discards at all (Documentation/ABI/stable/sysfs-block). The
-// device's queue remembers it from one file to the next.
-func (d *Device) limitDiscards(limit string) error {
-	const name = "discard_max_bytes"
-	if is, err := d.queueValue(name); err != nil || is == limit {
+// setDiscards switches discards off, or on again: the device's queue remembers it from one file to the next. 0 is off
+// (Documentation/ABI/stable/sysfs-block).
+func (d *Device) setDiscards(o Options) error {
+	limit := filepath.Join(sysfs, d.name(), "queue/discard_max_bytes")
+	is, err := readNumber(limit)
+	if err != nil || (is == 0) == o.KeepBlocks {
 		return err
 	}
-	return os.WriteFile(filepath.Join(sysfs, d.name(), "queue", name), []byte(limit), 0)
+	most := uint64(0)
+	if !o.KeepBlocks {
+		most, err = readNumber(filepath.Join(sysfs, d.name(), "queue/discard_max_hw_bytes"))
+	}
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(limit, []byte(strconv.FormatUint(most/BlockSize*BlockSize, 10)), 0) // a multiple of discard_granularity
+}
+
+func readNumber(path string) (uint64, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(strings.TrimSpace(string(content)), 10, 64)
 }
 
 // Find is the device that a file, which is best open with O_PATH only, has with that access. It is quick for a file that nobody has open;
