@@ -16,17 +16,17 @@ import (
 
 // Make makes a filesystem on a device and mounts it at a directory, open with O_PATH. The device is all zeroes, and nobody's: there is
 // nothing that could be lost. Errors: ErrUnavailable when a program is missing.
-func Make(device string, at *os.File, fsType volume.FSType) error {
-	if err := require("blkid", "mkfs."+string(fsType)); err != nil {
+func Make(device string, at *os.File, spec volume.Spec) error {
+	if err := require("blkid", "mkfs."+string(spec.FSType)); err != nil {
 		return err
 	}
-	return run(device, at, fsType, utilexec.New())
+	return run(device, at, spec, utilexec.New())
 }
 
 // Mount checks a filesystem that has been made, repairs what can be repaired without losing anything, and mounts it at a directory, open
 // with O_PATH. It never makes one: a device on which none is recognised is damaged, not empty. Errors: ErrCorrupt, ErrUnavailable when a
 // program is missing.
-func Mount(device string, at *os.File, fsType volume.FSType) error {
+func Mount(device string, at *os.File, spec volume.Spec) error {
 	if err := require("blkid", "fsck"); err != nil {
 		return err
 	}
@@ -34,24 +34,24 @@ func Mount(device string, at *os.File, fsType volume.FSType) error {
 	if err != nil {
 		return fmt.Errorf("blkid %s: %w", device, err)
 	}
-	if found != string(fsType) {
+	if found != string(spec.FSType) {
 		return fmt.Errorf("%w: it has been given %s, and %q is recognised on %s: it is not formatted again; "+
-			"look at it with fsck.%s, or restore a snapshot", volume.ErrCorrupt, fsType, found, device, fsType)
+			"look at it with fsck.%s, or restore a snapshot", volume.ErrCorrupt, spec.FSType, found, device, spec.FSType)
 	}
-	return run(device, at, fsType, neverFormats{utilexec.New()})
+	return run(device, at, spec, neverFormats{utilexec.New()})
 }
 
 // MountAgain mounts a filesystem that is mounted elsewhere at a second directory. A check of it would be wrong now.
-func MountAgain(device string, at *os.File, fsType volume.FSType) error {
-	return mounter{at: at}.MountSensitive(device, "", string(fsType), nil, nil)
+func MountAgain(device string, at *os.File, spec volume.Spec) error {
+	return mounter{at: at, spec: spec}.MountSensitive(device, "", string(spec.FSType), nil, nil)
 }
 
-func run(device string, at *os.File, fsType volume.FSType, exec utilexec.Interface) error {
-	m := mount.NewSafeFormatAndMount(mounter{at: at}, exec)
-	err := m.FormatAndMountSensitiveWithFormatOptions(device, at.Name(), string(fsType), nil, nil, formatOptions(fsType))
+func run(device string, at *os.File, spec volume.Spec, exec utilexec.Interface) error {
+	m := mount.NewSafeFormatAndMount(mounter{at: at, spec: spec}, exec)
+	err := m.FormatAndMountSensitiveWithFormatOptions(device, at.Name(), string(spec.FSType), nil, nil, formatOptions(spec.FSType))
 	var failed mount.MountError
 	if errors.As(err, &failed) && failed.Type == mount.HasFilesystemErrors {
-		return fmt.Errorf("%w: %w: repair it with fsck.%s, or restore a snapshot", volume.ErrCorrupt, err, fsType)
+		return fmt.Errorf("%w: %w: repair it with fsck.%s, or restore a snapshot", volume.ErrCorrupt, err, spec.FSType)
 	}
 	return err
 }
@@ -89,21 +89,30 @@ func (refused) CombinedOutput() ([]byte, error) { return nil, errWouldFormat }
 // mounter is the one method of mount-utils' interface that SafeFormatAndMount calls, on a descriptor instead of a path.
 type mounter struct {
 	mount.Interface
-	at *os.File
+	at   *os.File
+	spec volume.Spec
 }
 
 // MountSensitive implements mount.Interface. What a pod may do is decided at each target; here nothing may be done that none may.
 func (m mounter) MountSensitive(source, _, fsType string, _, _ []string) error {
-	data := ""
-	if volume.FSType(fsType) == volume.XFS {
-		// A snapshot's copy has the UUID of its source, and XFS refuses the second one of a UUID; the driver knows its images by their files.
-		data = "nouuid"
-	}
-	err := unix.Mount(source, fmt.Sprintf("/proc/self/fd/%d", m.at.Fd()), fsType, unix.MS_NOSUID|unix.MS_NODEV, data)
+	err := unix.Mount(source, fmt.Sprintf("/proc/self/fd/%d", m.at.Fd()), fsType, unix.MS_NOSUID|unix.MS_NODEV, mountData(m.spec))
 	if errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("%w: the node's kernel has no %s: %w", volume.ErrUnavailable, fsType, err)
 	}
 	return os.NewSyscallError("mount", err)
+}
+
+// mountData are the filesystem's own options.
+func mountData(spec volume.Spec) string {
+	switch {
+	case spec.FSType == volume.XFS:
+		// A snapshot's copy has the UUID of its source, and XFS refuses the second one of a UUID; the driver knows its images by their files.
+		return "nouuid"
+	case spec.FSType == volume.Btrfs && spec.Allocation == volume.Preallocated:
+		return "nodiscard" // it discards by itself, and would give back what was allocated ahead
+	default:
+		return ""
+	}
 }
 
 // Grow makes a mounted filesystem as large as its device has become; if it is already, nothing happens. The path is a mount point of it.

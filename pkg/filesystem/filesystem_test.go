@@ -48,6 +48,12 @@ func newWorld(t *testing.T, fsType volume.FSType) *world {
 	return w
 }
 
+func specOf(fsType volume.FSType) volume.Spec {
+	return volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, FSType: fsType, Allocation: volume.Sparse}
+}
+
+func (w *world) spec() volume.Spec { return specOf(w.fsType) }
+
 func (w *world) must(err error) {
 	w.t.Helper()
 	if err != nil {
@@ -77,7 +83,7 @@ func onEach(t *testing.T, test func(*world)) {
 
 func TestSmallestFilesystemIsMadeMountedAndMountedAgain(t *testing.T) {
 	onEach(t, func(w *world) {
-		w.must(filesystem.Make(w.device.Path(), w.dir, w.fsType))
+		w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
 		w.must(os.WriteFile(filepath.Join(w.path, "file"), []byte("precious"), 0o600))
 		root := w.root()
 		var st unix.Statfs_t
@@ -87,7 +93,7 @@ func TestSmallestFilesystemIsMadeMountedAndMountedAgain(t *testing.T) {
 			w.t.Errorf("it is mounted with flags %#x", st.Flags)
 		}
 		w.unmount()
-		w.must(filesystem.Mount(w.device.Path(), w.dir, w.fsType))
+		w.must(filesystem.Mount(w.device.Path(), w.dir, w.spec()))
 		if got, err := os.ReadFile(filepath.Join(w.path, "file")); string(got) != "precious" {
 			w.t.Errorf("the file has %q, %v", got, err)
 		}
@@ -96,7 +102,7 @@ func TestSmallestFilesystemIsMadeMountedAndMountedAgain(t *testing.T) {
 
 func TestDamagedFilesystemIsAnErrorAndNeverMadeAgain(t *testing.T) {
 	onEach(t, func(w *world) {
-		w.must(filesystem.Make(w.device.Path(), w.dir, w.fsType))
+		w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
 		w.unmount()
 		// All that blkid(8) looks at: the superblocks of ext4 and XFS, and the first two of btrfs.
 		length := 8192
@@ -108,7 +114,7 @@ func TestDamagedFilesystemIsAnErrorAndNeverMadeAgain(t *testing.T) {
 		_, err = device.WriteAt(make([]byte, length), 0)
 		w.must(errors.Join(err, device.Sync(), device.Close()))
 		before := w.content()
-		if err := filesystem.Mount(w.device.Path(), w.dir, w.fsType); !errors.Is(err, volume.ErrCorrupt) {
+		if err := filesystem.Mount(w.device.Path(), w.dir, w.spec()); !errors.Is(err, volume.ErrCorrupt) {
 			w.t.Errorf("mounting it says %v, want ErrCorrupt", err)
 		}
 		if w.content() != before {
@@ -119,9 +125,9 @@ func TestDamagedFilesystemIsAnErrorAndNeverMadeAgain(t *testing.T) {
 
 func TestFilesystemOfAnotherTypeIsAnError(t *testing.T) {
 	w := newWorld(t, volume.XFS)
-	w.must(filesystem.Make(w.device.Path(), w.dir, volume.Ext4))
+	w.must(filesystem.Make(w.device.Path(), w.dir, specOf(volume.Ext4)))
 	w.unmount()
-	if err := filesystem.Mount(w.device.Path(), w.dir, volume.XFS); !errors.Is(err, volume.ErrCorrupt) {
+	if err := filesystem.Mount(w.device.Path(), w.dir, specOf(volume.XFS)); !errors.Is(err, volume.ErrCorrupt) {
 		t.Errorf("mounting it says %v, want ErrCorrupt", err)
 	}
 }
@@ -137,7 +143,7 @@ func (w *world) content() string {
 
 func TestRepairableDamageIsRepairedBeforeTheMount(t *testing.T) {
 	w := newWorld(t, volume.Ext4)
-	w.must(filesystem.Make(w.device.Path(), w.dir, w.fsType))
+	w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
 	w.unmount()
 	for _, damage := range []string{"set_super_value free_blocks_count 1", "set_super_value state 0"} {
 		out, err := exec.CommandContext(t.Context(), "debugfs", "-w", "-R", damage, w.device.Path()).CombinedOutput()
@@ -145,7 +151,7 @@ func TestRepairableDamageIsRepairedBeforeTheMount(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	w.must(filesystem.Mount(w.device.Path(), w.dir, w.fsType))
+	w.must(filesystem.Mount(w.device.Path(), w.dir, w.spec()))
 	u, err := mount.UsageOf(w.dirMounted())
 	w.must(err)
 	if u.AvailableBytes < 1<<20 {
@@ -162,7 +168,7 @@ func (w *world) dirMounted() *os.File {
 
 func TestGrownFilesystemHasTheDevicesSizeAndGrowingItAgainChangesNothing(t *testing.T) {
 	onEach(t, func(w *world) {
-		w.must(filesystem.Make(w.device.Path(), w.dir, w.fsType))
+		w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
 		root := w.root()
 		before, err := mount.UsageOf(root)
 		w.must(err)
@@ -206,7 +212,7 @@ func mayGrowExt4(t *testing.T) bool {
 
 func TestTwoFilesystemsWithOneUUIDAreBothMounted(t *testing.T) {
 	w := newWorld(t, volume.XFS)
-	w.must(filesystem.Make(w.device.Path(), w.dir, w.fsType))
+	w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
 	w.must(os.WriteFile(filepath.Join(w.path, "file"), []byte("first"), 0o600))
 	w.unmount()
 	other := newWorld(t, volume.XFS)
@@ -216,8 +222,8 @@ func TestTwoFilesystemsWithOneUUIDAreBothMounted(t *testing.T) {
 	_, err = other.image.ReadFrom(from)
 	w.must(err)
 	w.must(other.image.Sync())
-	w.must(filesystem.Mount(w.device.Path(), w.dir, w.fsType))
-	w.must(filesystem.Mount(other.device.Path(), other.dir, w.fsType))
+	w.must(filesystem.Mount(w.device.Path(), w.dir, w.spec()))
+	w.must(filesystem.Mount(other.device.Path(), other.dir, w.spec()))
 	if got, err := os.ReadFile(filepath.Join(other.path, "file")); string(got) != "first" {
 		t.Errorf("the copy has %q, %v", got, err)
 	}
@@ -227,8 +233,8 @@ func TestMissingProgramIsSaidWithItsRemedy(t *testing.T) {
 	w := newWorld(t, volume.Ext4)
 	t.Setenv("PATH", t.TempDir())
 	for name, err := range map[string]error{
-		"make":  filesystem.Make(w.device.Path(), w.dir, w.fsType),
-		"mount": filesystem.Mount(w.device.Path(), w.dir, w.fsType),
+		"make":  filesystem.Make(w.device.Path(), w.dir, w.spec()),
+		"mount": filesystem.Mount(w.device.Path(), w.dir, w.spec()),
 		"grow":  filesystem.Grow(w.device.Path(), w.path, w.fsType),
 	} {
 		if !errors.Is(err, volume.ErrUnavailable) {
@@ -239,7 +245,7 @@ func TestMissingProgramIsSaidWithItsRemedy(t *testing.T) {
 
 func TestFrozenFilesystemHoldsItsWritersUntilTheThaw(t *testing.T) {
 	onEach(t, func(w *world) {
-		w.must(filesystem.Make(w.device.Path(), w.dir, w.fsType))
+		w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
 		root := w.root()
 		defer root.Close()
 		w.must(filesystem.Freeze(root))

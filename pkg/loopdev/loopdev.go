@@ -59,8 +59,6 @@ const (
 type Options struct {
 	Access   Access
 	Lifetime Lifetime
-	// KeepBlocks makes a discard keep the file's blocks: they were allocated ahead, and whoever discards does not mean to lose them.
-	KeepBlocks bool
 }
 
 // Identity tells two files apart, over all filesystems.
@@ -141,7 +139,7 @@ func attachFree(ctl, backing *os.File, options Options) (*Device, error) {
 	}
 	failpoint.Here("image.attached")
 	d := &Device{file: f, number: n}
-	if err := d.prepare(options); err != nil {
+	if d.status, err = readStatus(f); err != nil {
 		err = errors.Join(err, d.Detach())
 		d.Close()
 		return nil, err
@@ -158,40 +156,6 @@ func (o Options) flags() uint32 {
 		flags |= unix.LO_FLAGS_AUTOCLEAR
 	}
 	return flags
-}
-
-// prepare does what LOOP_CONFIGURE has no word for.
-func (d *Device) prepare(o Options) (err error) {
-	if d.status, err = readStatus(d.file); err != nil {
-		return err
-	}
-	return d.setDiscards(o)
-}
-
-// setDiscards switches discards off, or on again: the device's queue remembers it from one file to the next. 0 is off
-// (Documentation/ABI/stable/sysfs-block).
-func (d *Device) setDiscards(o Options) error {
-	limit := filepath.Join(sysfs, d.name(), "queue/discard_max_bytes")
-	is, err := readNumber(limit)
-	if err != nil || (is == 0) == o.KeepBlocks {
-		return err
-	}
-	most := uint64(0)
-	if !o.KeepBlocks {
-		most, err = readNumber(filepath.Join(sysfs, d.name(), "queue/discard_max_hw_bytes"))
-	}
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(limit, []byte(strconv.FormatUint(most/BlockSize*BlockSize, 10)), 0) // a multiple of discard_granularity
-}
-
-func readNumber(path string) (uint64, error) {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseUint(strings.TrimSpace(string(content)), 10, 64)
 }
 
 // Find is the device that a file, which is best open with O_PATH only, has with that access. It is quick for a file that nobody has open;

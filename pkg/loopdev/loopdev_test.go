@@ -233,33 +233,6 @@ func TestManyFilesAttachedAtOnceGetADeviceEach(t *testing.T) {
 	}
 }
 
-func TestDiscardKeepsTheBlocksThatWereAllocatedAhead(t *testing.T) {
-	for _, keep := range []bool{false, true} {
-		image := newImage(t, disks.New(t, disks.XFS, 0).Dir, 0)
-		if err := unix.Fallocate(int(image.Fd()), 0, 0, mib); err != nil {
-			t.Fatal(err)
-		}
-		d := attach(t, image, loopdev.Options{KeepBlocks: keep})
-		f, err := os.OpenFile(d.Path(), os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		discarded := discard(f, mib)
-		f.Close()
-		d.Close()
-		var st unix.Stat_t
-		if err := unix.Fstat(int(image.Fd()), &st); err != nil {
-			t.Fatal(err)
-		}
-		if keep && st.Blocks*512 < mib {
-			t.Errorf("a discard (%v) left %d bytes", discarded, st.Blocks*512)
-		}
-		if !keep && (discarded != nil || st.Blocks != 0) {
-			t.Errorf("a discard (%v) left %d bytes of a sparse file", discarded, st.Blocks*512)
-		}
-	}
-}
-
 func TestDeviceUnderAFilesystemIsFoundThroughAnyOfItsFiles(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {

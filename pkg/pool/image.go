@@ -50,12 +50,15 @@ func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
 	if err != nil {
 		return err
 	}
+	defer own.Close()
 	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE)
 	if v.Spec.Allocation == volume.Preallocated {
 		mode = unix.FALLOC_FL_ZERO_RANGE
 	}
-	err = unix.Fallocate(int(own.Fd()), mode|unix.FALLOC_FL_KEEP_SIZE, 0, v.CapacityBytes)
-	return syncAndClose(own, err)
+	if err := unix.Fallocate(int(own.Fd()), mode|unix.FALLOC_FL_KEEP_SIZE, 0, v.CapacityBytes); err != nil {
+		return fmt.Errorf("clear the image of volume %s: %w", v.ID, err)
+	}
+	return own.Sync()
 }
 
 // SetFilesystemBytes puts into the record that a volume's image has a filesystem of that size, durably. Errors: ErrNotFound, ErrCorrupt,

@@ -99,7 +99,7 @@ func (s *still) flush() error {
 	if err != nil {
 		return err
 	}
-	return syncAndClose(node, nil)
+	return errors.Join(node.Sync(), node.Close())
 }
 
 // freeze makes the filesystem whole on its device and holds its writers. One that is on a device and not mounted is about to be; Claim

@@ -108,7 +108,7 @@ func (v Volume) makeFilesystem(ctx context.Context, image *os.File, at mount.Tar
 		return err
 	}
 	defer device.Close()
-	if err := onDirectory(at, func(dir *os.File) error { return filesystem.Make(device.Path(), dir, v.Spec.FSType) }); err != nil {
+	if err := onDirectory(at, func(dir *os.File) error { return filesystem.Make(device.Path(), dir, v.Spec) }); err != nil {
 		return err
 	}
 	failpoint.Here("stage.made")
@@ -180,7 +180,7 @@ func (v Volume) mountFilesystem(ctx context.Context, image *os.File, at mount.Ta
 	if claimed {
 		do = filesystem.MountAgain
 	}
-	err = onDirectory(at, func(dir *os.File) error { return do(device.Path(), dir, v.Spec.FSType) })
+	err = onDirectory(at, func(dir *os.File) error { return do(device.Path(), dir, v.Spec) })
 	failpoint.Here("stage.mounted")
 	if err != nil {
 		return fmt.Errorf("stage volume %s: %w", v.ID, err)
@@ -189,7 +189,6 @@ func (v Volume) mountFilesystem(ctx context.Context, image *os.File, at mount.Ta
 }
 
 func (v Volume) attach(ctx context.Context, image *os.File, options loopdev.Options) (*loopdev.Device, error) {
-	options.KeepBlocks = v.Spec.Allocation == volume.Preallocated
 	device, err := loopdev.Attach(image, options)
 	if err != nil {
 		return nil, fmt.Errorf("attach volume %s: %w", v.ID, err)
