@@ -45,7 +45,7 @@ func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress
 		return nil, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, from.id, err)
 	}
 	defer source.Close()
-	s, err := hold(ctx, source, from)
+	s, err := holdStill(ctx, source, from)
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +69,9 @@ type still struct {
 	log    klog.Logger
 }
 
-// hold makes what is written to an image arrive in it, and holds further writers where there is a filesystem that can. A raw block device
+// holdStill makes what is written to an image arrive in it, and holds further writers where there is a filesystem that can. A raw block device
 // has no way to hold its writers; its image can only be copied at once. Errors: ErrBusy when it is frozen already.
-func hold(ctx context.Context, f *os.File, from *origin) (*still, error) {
+func holdStill(ctx context.Context, f *os.File, from *origin) (*still, error) {
 	s := &still{from: from, image: f, log: klog.FromContext(ctx)}
 	device, err := loopdev.Find(f, loopdev.ReadWrite)
 	if errors.Is(err, os.ErrNotExist) {
