@@ -279,8 +279,6 @@ func readStatus(f *os.File) (status, error) {
 	return status{backing: Identity{device: info.Device, inode: info.Inode}, flags: info.Flags}, nil
 }
 
-func (d *Device) name() string { return fmt.Sprintf("loop%d", d.number) }
-
 // Path is the device's node.
 func (d *Device) Path() string { return d.file.Name() }
 

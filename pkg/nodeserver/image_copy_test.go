@@ -19,9 +19,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-func (n *imageNode) snapshot(name string) (volume.Snapshot, error) {
+// snapshot takes one called s.
+func (n *imageNode) snapshot() (volume.Snapshot, error) {
 	n.t.Helper()
-	parsed, err := volume.ParseName(name)
+	parsed, err := volume.ParseName("s")
 	must(n.t, err)
 	return n.pool.CreateSnapshot(n.t.Context(), volume.SnapshotRequest{Name: parsed, Source: n.id})
 }
@@ -42,10 +43,10 @@ func (n *imageNode) createFrom(name string, source volume.Source, spec volume.Sp
 }
 
 // other is the same node with another volume and another staging path.
-func (n *imageNode) other(id volume.ID, staging string) *imageNode {
+func (n *imageNode) other(id volume.ID, stagingName string) *imageNode {
 	n.t.Helper()
-	must(n.t, os.MkdirAll(n.target(staging), 0o750))
-	return &imageNode{node: n.node, t: n.t, id: id, stagingName: staging}
+	must(n.t, os.MkdirAll(n.target(stagingName), 0o750))
+	return &imageNode{node: n.node, t: n.t, id: id, stagingName: stagingName}
 }
 
 // count writes a number to one file and then to another, durably, until stop. At each moment the first is as large as the second, or larger
@@ -108,7 +109,7 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 				n := newImageNodeOn(t, imageSpec(fsType), filepath.Join(disks.New(t, poolOn, 8<<30).Dir, "pool"))
 				n.stageAndPublish("a")
 				stop := count(t, n.target("a"))
-				s, err := n.snapshot("s")
+				s, err := n.snapshot()
 				must(t, err)
 				clone, err := n.createFrom("clone", volume.FromVolume(n.id), imageSpec(fsType), 0)
 				must(t, err)
@@ -141,7 +142,7 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 
 func TestCopiesOfImagesKeepTheirKind(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
-	s, err := n.snapshot("s")
+	s, err := n.snapshot()
 	must(t, err)
 	block := volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
 	for name, spec := range map[string]volume.Spec{
@@ -181,12 +182,12 @@ func TestBlockVolumeUnderAPodIsCopiedAtOnceOrNotAtAll(t *testing.T) {
 			f := openDevice(t, n.target("a"))
 			_, err := f.WriteAt([]byte("precious"), 0) // in the device's cache only
 			must(t, err)
-			_, err = n.snapshot("s")
+			_, err = n.snapshot()
 			if poolOn == disks.Ext4 {
 				wantCode(t, err, codes.FailedPrecondition)
 				must(t, f.Close())
 				must(t, n.unpublish(t, n.id, "a"))
-				_, err = n.snapshot("s")
+				_, err = n.snapshot()
 			}
 			must(t, err)
 			if poolOn != disks.Ext4 {
@@ -194,7 +195,7 @@ func TestBlockVolumeUnderAPodIsCopiedAtOnceOrNotAtAll(t *testing.T) {
 				must(t, errors.Join(err, f.Sync(), f.Close()))
 				must(t, n.unpublish(t, n.id, "a"))
 			}
-			s, err := n.snapshot("s")
+			s, err := n.snapshot()
 			must(t, err)
 			id, err := n.createFrom("restored", volume.FromSnapshot(s.ID), block, 2*n.capacity())
 			must(t, err)
@@ -218,12 +219,12 @@ func TestFilesystemThatACrashLeftFrozenIsThawedAtTheStart(t *testing.T) {
 	root, err := os.Open(n.target("staging"))
 	must(t, err)
 	must(t, errors.Join(filesystem.Freeze(root), root.Close()))
-	_, err = n.snapshot("s")
+	_, err = n.snapshot()
 	wantCode(t, err, codes.Aborted)
 	n.restart(t)
 	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
 	must(t, os.WriteFile(n.target("a/file"), nil, 0o600))
-	_, err = n.snapshot("s")
+	_, err = n.snapshot()
 	must(t, err)
 	n.takeDown("a")
 }

@@ -50,8 +50,8 @@ const xfsSpec = `"backing":"image","fsType":"xfs","allocation":"sparse"`
 
 // withSpec is a record of 1 MiB with more in its specification, and beside it.
 func withSpec(spec string, more ...string) string {
-	fields := append([]string{`{"formatVersion":1,"name":"v","capacityBytes":1048576`, `"spec":{"type":"DirectoryOrCreate",` + spec + `}`}, more...)
-	return strings.Join(fields, ",") + "}"
+	record := `{"formatVersion":1,"name":"v","capacityBytes":1048576,"spec":{"type":"DirectoryOrCreate",` + spec + `}`
+	return strings.Join(append([]string{record}, more...), ",") + "}"
 }
 
 func TestVolumeWithoutAReadableRecordIsDamaged(t *testing.T) {

@@ -69,8 +69,8 @@ type still struct {
 	log    klog.Logger
 }
 
-// holdStill makes what is written to an image arrive in it, and holds further writers where there is a filesystem that can. A raw block device
-// has no way to hold its writers; its image can only be copied at once. Errors: ErrBusy when it is frozen already.
+// holdStill makes what is written to an image arrive in it, and holds further writers where there is a filesystem that can. A raw block
+// device has no way to hold its writers; its image can only be copied at once. Errors: ErrBusy when it is frozen already.
 func holdStill(ctx context.Context, f *os.File, from *origin) (*still, error) {
 	s := &still{from: from, image: f, log: klog.FromContext(ctx)}
 	device, err := loopdev.Find(f, loopdev.ReadWrite)

@@ -64,8 +64,12 @@ func TestClassAndAccessBecomeASpec(t *testing.T) {
 
 func TestWrongBackingAndAllocationAreRefused(t *testing.T) {
 	for _, params := range []map[string]string{
-		{"backing": "disk"}, {"backing": ""}, {"backing": "image", "allocation": "thick"}, {"backing": "image", "allocation": ""},
-		{"path": "/data", "type": "Directory", "backing": "image"}, {"path": "/data", "type": "Directory", "backing": "auto"},
+		{"backing": "disk"},
+		{"backing": ""},
+		{"backing": "image", "allocation": "thick"},
+		{"backing": "image", "allocation": ""},
+		{"path": "/data", "type": "Directory", "backing": "image"},
+		{"path": "/data", "type": "Directory", "backing": "auto"},
 	} {
 		if p, err := ParseParameters(params); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%v: %+v, %v, want ErrInvalid", params, p, err)
