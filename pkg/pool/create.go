@@ -30,6 +30,9 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 		// Whoever made it may have died, or been refused, between the rename and the fsync: this answer has to be as good as the first.
 		return e.volume, p.volumes.Sync()
 	}
+	if err := p.checkInodes(req.Spec); err != nil {
+		return volume.Volume{}, err
+	}
 	v := volume.Volume{
 		ID:            id,
 		Name:          req.Name,
@@ -53,6 +56,16 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 	p.index.put(&entry{volume: v})
 	failpoint.Here("create.indexed")
 	return v, nil
+}
+
+// checkInodes refuses what would be a limit in the record only. Another node's pool of that name may have a filesystem that can.
+// Errors: ErrNoSpace.
+func (p *Pool) checkInodes(s volume.Spec) error {
+	if s.Inodes == 0 || p.backend.LimitsInodes() {
+		return nil
+	}
+	return fmt.Errorf("%w here: parameter %q is %d, and pool %s cannot limit numbers of files: that takes XFS or ext4, mounted with "+
+		"prjquota, and a quota that is not off", volume.ErrNoSpace, volume.ParamInodes, s.Inodes, p.opts.Name)
 }
 
 // compatible says whether an existing volume answers a request of the same name (CSI spec, CreateVolume: ALREADY_EXISTS).

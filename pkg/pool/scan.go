@@ -105,7 +105,7 @@ func (p *Pool) adopt(ctx context.Context, e *entry) {
 			e.volume.QuotaID = uint64(p.backend.Hold(d.File, 0))
 			return
 		}
-		repaired, err = p.backend.Adopt(d.File, backend.Tag(e.volume.QuotaID), e.volume.CapacityBytes)
+		repaired, err = p.backend.Adopt(d.File, backend.Tag(e.volume.QuotaID), e.volume.Spec, e.volume.CapacityBytes)
 	}
 	switch {
 	case err != nil:
