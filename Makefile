@@ -84,7 +84,7 @@ e2e: $(TOOLS)/helm ## Test on a real Kubernetes of three nodes, with the driver'
 	go test -tags e2e -count=1 -timeout 45m -v ./test/e2e -helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
 
 .PHONY: fuzz
-fuzz: ## Run each fuzz test for FUZZTIME (30s).
+fuzz: ## Run each fuzz test, and each race against an adversary, for FUZZTIME (30s).
 	hack/fuzz $(FUZZTIME)
 
 .PHONY: verify

@@ -1,6 +1,7 @@
 package sanity
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	csisanity "github.com/kubernetes-csi/csi-test/v5/pkg/sanity"
 	"github.com/onsi/ginkgo/v2"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -71,6 +74,8 @@ func (c *configuration) testConfig(pool volume.PoolID) csisanity.TestConfig {
 	config.CreateStagingDir = makeDir
 	config.RemoveStagingPath = removeDir
 	config.IDGen = ids{pool: pool}
+	config.ControllerDialOptions = append(config.ControllerDialOptions, grpc.WithUnaryInterceptor(sizeReply))
+	config.DialOptions = append(config.DialOptions, grpc.WithUnaryInterceptor(sizeReply))
 	config.TestVolumeSize = volumeSize
 	config.TestVolumeExpandSize = 2 * volumeSize
 	config.TestVolumeParameters = map[string]string{volume.ParamType: string(c.volumeType)}
@@ -108,6 +113,19 @@ func poolID(t *testing.T, controller csi.ControllerClient) volume.PoolID {
 		t.Fatal(err)
 	}
 	return id.Pool()
+}
+
+// sizeReply lets csi-test compare a topology that it has received with one that it has sent: it compares the whole of the Go structures
+// (CreateSnapshot, "should succeed when creating a snapshot with accessibility requirements"), and what has been sent has had its size
+// taken, which protobuf keeps in there.
+func sizeReply(
+	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
+) error {
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	if message, ok := reply.(proto.Message); ok {
+		proto.Size(message)
+	}
+	return err
 }
 
 // ids makes volume IDs that this driver could have given out, and has not. (Others are INVALID_ARGUMENT or, for a pool of

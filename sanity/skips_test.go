@@ -19,35 +19,6 @@ var listedSkips = []struct {
 	reason string
 	specs  []string
 }{
-	{"snapshots are not built yet (CREATE_DELETE_SNAPSHOT, LIST_SNAPSHOTS, GET_SNAPSHOT)", []string{
-		"Controller Service [Controller Server] CreateVolume should create volume from an existing source snapshot",
-		"Controller Service [Controller Server] CreateVolume should fail when the volume source snapshot is not found",
-		"CreateSnapshot [Controller Server] should fail when no name is provided",
-		"CreateSnapshot [Controller Server] should fail when no source volume id is provided",
-		"CreateSnapshot [Controller Server] should fail when requesting to create a snapshot with already existing name" +
-			" and different source volume ID",
-		"CreateSnapshot [Controller Server] should succeed when creating a snapshot with accessibility requirements",
-		"CreateSnapshot [Controller Server] should succeed when creating snapshot with maximum-length name",
-		"CreateSnapshot [Controller Server] should succeed when requesting to create a snapshot with already existing name" +
-			" and same source volume ID",
-		"DeleteSnapshot [Controller Server] should fail when no snapshot id is provided",
-		"DeleteSnapshot [Controller Server] should return appropriate values (no optional values added)",
-		"DeleteSnapshot [Controller Server] should succeed when an invalid snapshot id is used",
-		"GetSnapshot [Controller Server] should return an error",
-		"GetSnapshot [Controller Server] should return an error when the specified snapshot id does not exist",
-		"GetSnapshot [Controller Server] should return snapshot that match the specified snapshot id",
-		"ListSnapshots [Controller Server] check the presence of new snapshots in the snapshot list",
-		"ListSnapshots [Controller Server] should return appropriate values (no optional values added)",
-		"ListSnapshots [Controller Server] should return empty when the specified snapshot id does not exist",
-		"ListSnapshots [Controller Server] should return empty when the specified source volume id does not exist",
-		"ListSnapshots [Controller Server] should return next token when a limited number of entries are requested",
-		"ListSnapshots [Controller Server] should return snapshots that match the specified snapshot id",
-		"ListSnapshots [Controller Server] should return snapshots that match the specified source volume id",
-	}},
-	{"clones are not built yet (CLONE_VOLUME)", []string{
-		"Controller Service [Controller Server] CreateVolume should create volume from an existing source volume",
-		"Controller Service [Controller Server] CreateVolume should fail when the volume source volume is not found",
-	}},
 	{"in node deployment the node grows volumes: external-resizer has no node mode (controller EXPAND_VOLUME)", []string{
 		"ExpandVolume [Controller Server] should fail if no capacity range is given",
 		"ExpandVolume [Controller Server] should fail if no volume id is given",

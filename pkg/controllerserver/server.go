@@ -67,6 +67,10 @@ func (*Server) ControllerGetCapabilities(
 		csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
 		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
 		csi.ControllerServiceCapability_RPC_GET_VOLUME,
+		csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
+		csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
+		csi.ControllerServiceCapability_RPC_GET_SNAPSHOT,
+		csi.ControllerServiceCapability_RPC_CLONE_VOLUME,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	}
 	resp := &csi.ControllerGetCapabilitiesResponse{}
@@ -104,11 +108,18 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	if err := capability.CheckNodes(p, access...); err != nil {
 		return nil, err
 	}
-	v, err := p.Create(ctx, create)
+	v, err := s.create(ctx, p, create)
 	if err != nil {
 		return nil, err
 	}
 	return &csi.CreateVolumeResponse{Volume: s.message(v)}, nil
+}
+
+func (s *Server) create(ctx context.Context, p *pool.Pool, req volume.CreateRequest) (volume.Volume, error) {
+	if req.Source.IsNone() {
+		return p.Create(ctx, req)
+	}
+	return p.CreateFrom(ctx, req, sources{s.Pools})
 }
 
 func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, volume.Parameters, error) {
@@ -124,15 +135,15 @@ func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, volume.Par
 	if err != nil {
 		return volume.CreateRequest{}, volume.Parameters{}, err
 	}
-	if req.GetVolumeContentSource() != nil {
-		return volume.CreateRequest{}, volume.Parameters{},
-			fmt.Errorf("%w: a volume cannot be made from a snapshot or another volume yet", volume.ErrInvalid)
+	source, err := parseSource(req.GetVolumeContentSource())
+	if err != nil {
+		return volume.CreateRequest{}, volume.Parameters{}, err
 	}
 	if len(req.GetMutableParameters()) > 0 {
 		return volume.CreateRequest{}, volume.Parameters{},
 			fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)", volume.ErrInvalid)
 	}
-	return volume.CreateRequest{Name: name, Size: size, Spec: params.Spec, Owner: params.Owner}, params, nil
+	return volume.CreateRequest{Name: name, Size: size, Spec: params.Spec, Owner: params.Owner, Source: source}, params, nil
 }
 
 // reachable says whether the volume may be on this node.
@@ -160,6 +171,7 @@ func (s *Server) message(v volume.Volume) *csi.Volume {
 		VolumeId:           v.ID.String(),
 		CapacityBytes:      v.CapacityBytes,
 		AccessibleTopology: []*csi.Topology{{Segments: s.Topology}},
+		ContentSource:      sourceMessage(v.Source),
 	}
 }
 

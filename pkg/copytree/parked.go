@@ -51,16 +51,32 @@ func (l *level) unpark(on pair) error {
 	if err != nil {
 		return err
 	}
-	src, err := on.src.openHandle(l.parked.src)
-	if err == nil {
-		err = l.entries.seek(src)
-	}
+	src, err := l.unparkSource(on.src)
 	if errors.Is(err, unix.ESTALE) {
-		src, l.removed = dst, &l.parked.attributes
-		dst, err = dst.again()
+		l.removed = &l.parked.attributes
+		src, err = dst.again() // a descriptor that stays what it is
 	}
 	l.pair, l.parked = pair{src, dst}, nil
 	return err
+}
+
+// unparkSource returns unix.ESTALE when the directory has been removed.
+func (l *level) unparkSource(on descriptor) (descriptor, error) {
+	src, err := on.openHandle(l.parked.src)
+	if err != nil {
+		return -1, err
+	}
+	a, err := src.attributes()
+	switch {
+	case err == nil && a.links == 0: // what is open below it has kept its inode
+		err = unix.ESTALE
+	case err == nil:
+		err = l.entries.seek(src)
+	}
+	if err != nil {
+		src.close()
+	}
+	return src, err
 }
 
 func (d descriptor) handle() (unix.FileHandle, error) {

@@ -28,6 +28,14 @@ func portray(t testing.TB, dir string) portrait {
 	return p.portrait
 }
 
+// portrayFile is portray for one file.
+func portrayFile(t testing.TB, path string) portrait {
+	t.Helper()
+	p := painter{t: t, portrait: portrait{}, first: map[uint64]string{}}
+	p.entry(unix.AT_FDCWD, path, ".")
+	return p.portrait
+}
+
 type painter struct {
 	t        testing.TB
 	portrait portrait
@@ -101,11 +109,14 @@ func (p painter) extended(self string) string {
 	must(p.t, err)
 	values := map[string]string{}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
-		if name == "" {
+		if name == "" || strings.HasPrefix(name, "trusted.SGI_ACL_") { // XFS's own name for an ACL
 			continue
 		}
 		value := make([]byte, 1<<16)
 		n, err := unix.Getxattr(self, name, value)
+		if errors.Is(err, unix.EINVAL) { // a capability of zero bytes
+			continue
+		}
 		must(p.t, err)
 		values[name] = string(value[:n])
 	}

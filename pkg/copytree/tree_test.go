@@ -3,8 +3,12 @@ package copytree
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -174,4 +178,208 @@ func (w world) decorate() {
 		times := []unix.Timespec{unix.NsecToTimespec(mtime.Add(time.Minute).UnixNano()), unix.NsecToTimespec(mtime.UnixNano())}
 		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, w.in(name), times, unix.AT_SYMLINK_NOFOLLOW))
 	}
+}
+
+// From one filesystem to another nothing is shared, and all that both know is kept.
+func TestCopyToAnotherFilesystemHasTheSame(t *testing.T) {
+	for _, c := range [][2]string{
+		{disks.Ext4, disks.XFS}, {disks.XFS, disks.Btrfs}, {disks.Btrfs, disks.Ext4}, {disks.XFS, disks.Ext4}, {disks.XFS, disks.XFS},
+	} {
+		t.Run(c[0]+" to "+c[1], func(t *testing.T) {
+			w := newWorld(t, c[0])
+			w.fillWithEverything()
+			w.dst = disks.New(t, c[1], 0).Dir
+			stats, want, got := w.copy(Options{Policy: KeepDevices}), portray(t, w.src), portray(t, w.dst)
+			delete(got, "./lost+found")
+			wantSame(t, got, want)
+			if stats.SharedBytes != 0 {
+				t.Errorf("%d bytes are said to be shared", stats.SharedBytes)
+			}
+		})
+	}
+}
+
+func TestFileIsCopiedIntoAFile(t *testing.T) {
+	onEach(t, func(t *testing.T, w world) {
+		t.Helper()
+		w.fillWithEverything()
+		for _, name := range []string{"file", "program", "sparse", "a/b/empty file"} {
+			dst := filepath.Join(w.dst, strings.ReplaceAll(name, "/", "-"))
+			must(t, os.WriteFile(dst, nil, 0o600))
+			_, err := tryPaths(t, t.Context(), w.in(name), dst, Options{})
+			must(t, err)
+			wantSame(t, portrayFile(t, dst), portrayFile(t, w.in(name)))
+		}
+	})
+}
+
+func TestKindsThatDifferAreRefused(t *testing.T) {
+	w := newWorld(t, disks.Ext4)
+	w.write("file", "")
+	must(t, unix.Mkfifo(w.in("fifo"), 0o600))
+	for _, c := range [][2]string{{w.in("file"), w.dst}, {w.src, w.in("file")}, {w.in("fifo"), w.in("file")}} {
+		if _, err := tryPaths(t, t.Context(), c[0], c[1], Options{}); err == nil {
+			t.Errorf("%s was copied to %s", c[0], c[1])
+		}
+	}
+}
+
+// However deep a tree is, few descriptors are open; and no path is ever used, which could be too long.
+func TestDeepTreeNeedsFewDescriptors(t *testing.T) {
+	const depth = 5000
+	onEach(t, func(t *testing.T, w world) {
+		t.Helper()
+		dir, err := unix.Open(w.src, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		must(t, err)
+		for i := range depth {
+			must(t, unix.Mkdirat(dir, "d", 0o755))
+			if i%100 == 0 { // found on the way back
+				must(t, unix.Mkdirat(dir, "side", 0o700))
+				must(t, unix.Symlinkat("target", dir, "link"))
+			}
+			next, err := unix.Openat(dir, "d", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+			must(t, err)
+			must(t, unix.Close(dir))
+			dir = next
+		}
+		must(t, unix.Close(dir))
+		want := portray(t, w.src)
+		if len(want) < depth {
+			t.Fatalf("the source has %d entries", len(want))
+		}
+		limitDescriptors(t, 2*100)
+		stats := w.copy(Options{Workers: 2})
+		if stats.Directories != depth+depth/100 {
+			t.Errorf("%d directories were copied, want %d", stats.Directories, depth+depth/100)
+		}
+		limitDescriptors(t, 2*depth)
+		wantSame(t, portray(t, w.dst), want)
+	})
+}
+
+// limitDescriptors lets the process open so many more files than it has open.
+func limitDescriptors(t *testing.T, more uint64) {
+	t.Helper()
+	var old unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
+	open, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(open)) + more, Max: old.Max}))
+	t.Cleanup(func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) })
+}
+
+// A terabyte of which little is there takes the time and the room of that.
+func TestHolesStayHoles(t *testing.T) {
+	const size, island = 1 << 40, 1 << 20
+	for _, fstype := range disks.Types() {
+		t.Run(fstype, func(t *testing.T) {
+			w := newWorld(t, fstype)
+			w.write("sparse", "")
+			must(t, os.Truncate(w.in("sparse"), size))
+			f, err := os.OpenFile(w.in("sparse"), os.O_WRONLY, 0)
+			must(t, err)
+			for _, at := range []int64{3 << 30, 1 << 39, 1<<39 + 8*island, size - 5*island} {
+				_, err := f.WriteAt(pattern(island), at)
+				must(t, err)
+			}
+			must(t, errors.Join(f.Sync(), f.Close()))
+			want := portray(t, w.src)
+			w.copySame(Options{})
+			other := disks.New(t, disks.Btrfs, 0).Dir
+			stats, err := tryPaths(t, t.Context(), w.src, other, Options{})
+			must(t, err)
+			wantSame(t, portray(t, other), want)
+			if stats.Bytes != 4*island {
+				t.Errorf("%d bytes were copied, want %d", stats.Bytes, 4*island)
+			}
+			for _, path := range []string{filepath.Join(w.dst, "sparse"), filepath.Join(other, "sparse")} {
+				var st unix.Stat_t
+				must(t, unix.Stat(path, &st))
+				if taken := st.Blocks * 512; taken < 4*island || taken > 5*island {
+					t.Errorf("%s takes %d bytes, want %d and a little", path, taken, 4*island)
+				}
+			}
+		})
+	}
+}
+
+// More links than the other filesystem allows (ext4: 65,000) become those of two files.
+func TestMoreLinksThanTheFilesystemAllowsAreAllCopied(t *testing.T) {
+	const links = 65_100
+	w := newWorld(t, disks.XFS)
+	w.write("0", "linked")
+	for i := 1; i < links; i++ {
+		must(t, os.Link(w.in("0"), w.in(strconv.Itoa(i))))
+	}
+	w.dst = disks.New(t, disks.Ext4, 0).Dir
+	stats := w.copy(Options{})
+	if stats.Files != 2 || stats.Links != links-2 {
+		t.Errorf("stats are %+v, want 2 files and %d links", stats, links-2)
+	}
+	for i := range links {
+		if content, err := os.ReadFile(filepath.Join(w.dst, strconv.Itoa(i))); err != nil || string(content) != "linked" {
+			t.Fatalf("link %d has the content %q, %v", i, content, err)
+		}
+	}
+	entries, err := os.ReadDir(w.dst)
+	must(t, err)
+	if len(entries) != links+1 { // and lost+found
+		t.Errorf("the copy has %d entries, want %d", len(entries), links+1)
+	}
+}
+
+// What a power cut leaves is what is in the image, without what the filesystem still has in memory.
+func TestCopySurvivesAPowerCut(t *testing.T) {
+	for _, fstype := range disks.Types() {
+		t.Run(fstype, func(t *testing.T) {
+			disk := disks.New(t, fstype, 0)
+			w := world{t: t, fstype: fstype, src: filepath.Join(disk.Dir, "src"), dst: filepath.Join(disk.Dir, "dst")}
+			must(t, errors.Join(os.Mkdir(w.src, 0o755), os.Mkdir(w.dst, 0o755)))
+			w.fillWithEverything()
+			want := portray(t, w.src)
+			w.copy(Options{Policy: KeepDevices})
+			cut := filepath.Join(t.TempDir(), "cut.img")
+			run(t, "cp", "--sparse=always", disk.Image, cut)
+			must(t, unix.Unmount(disk.Dir, 0)) // btrfs mounts only one of two filesystems of the same ID
+			mountImage(t, cut, disk.Dir)
+			wantSame(t, portray(t, w.dst), want)
+		})
+	}
+}
+
+func mountImage(t *testing.T, image, dir string) {
+	t.Helper()
+	run(t, "mount", "-o", "loop", image, dir)
+	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
+}
+
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %q: %v: %s", name, args, err, out)
+	}
+}
+
+// A file that is being read by somebody who must be asked first (a lease) is copied when he has been.
+func TestLeasedFileIsCopiedWhenTheLeaseIsGivenBack(t *testing.T) {
+	w := newWorld(t, disks.Ext4)
+	w.write("leased", "content")
+	f, err := os.OpenFile(w.in("leased"), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, unix.SIGIO)
+	defer signal.Stop(asked)
+	want, fd := portray(t, w.src), f.Fd()
+	_, err = unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_WRLCK)
+	must(t, err)
+	given := make(chan error)
+	go func() {
+		<-asked
+		_, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_UNLCK)
+		given <- err
+	}()
+	w.copy(Options{})
+	must(t, <-given)
+	wantSame(t, portray(t, w.dst), want)
 }

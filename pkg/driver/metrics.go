@@ -18,6 +18,7 @@ type poolMetrics struct {
 	pools *poolSet
 
 	ready, size, free, available, committed, trash, volumes, purgesFailing, quotaEnforced, unenforced *prometheus.Desc
+	snapshots, snapshotBytes, copies, copiedBytes                                                     *prometheus.Desc
 }
 
 func newPoolMetrics(pools *poolSet) poolMetrics {
@@ -30,9 +31,13 @@ func newPoolMetrics(pools *poolSet) poolMetrics {
 		size:          desc("size_bytes", "Size of the pool's filesystem."),
 		free:          desc("free_bytes", "Free space of the pool's filesystem."),
 		available:     desc("available_bytes", "The largest volume that could be made now."),
-		committed:     desc("committed_bytes", "What is promised to the volumes of the pool."),
+		committed:     desc("committed_bytes", "What is promised to the volumes and snapshots of the pool."),
 		trash:         desc("trash_bytes", "What was promised to deleted volumes that are not purged yet."),
 		volumes:       desc("volumes", "Number of volumes."),
+		snapshots:     desc("snapshots", "Number of snapshots."),
+		snapshotBytes: desc("snapshot_bytes", "What the snapshots can keep from being freed; part of committed_bytes."),
+		copies:        desc("copies", "Number of snapshots, restores and clones that are being made."),
+		copiedBytes:   desc("copies_bytes", "What those have copied so far."),
 		purgesFailing: desc("purges_failing", "Number of deleted volumes whose data could not be purged and is tried again; the log says why."),
 		quotaEnforced: desc("quota_enforced", "Whether volumes cannot grow beyond their sizes (1) or can (0)."),
 		unenforced:    desc("volumes_unenforced", "Number of volumes that can grow beyond their size; the log of the start says which, and why."),
@@ -43,6 +48,7 @@ func newPoolMetrics(pools *poolSet) poolMetrics {
 func (m poolMetrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.ready, m.size, m.free, m.available, m.committed, m.trash, m.volumes, m.purgesFailing, m.quotaEnforced, m.unenforced,
+		m.snapshots, m.snapshotBytes, m.copies, m.copiedBytes,
 	} {
 		ch <- d
 	}
@@ -66,6 +72,10 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.committed, status.CommittedBytes)
 		gauge(m.trash, status.TrashBytes)
 		gauge(m.volumes, int64(status.Volumes))
+		gauge(m.snapshots, int64(status.Snapshots))
+		gauge(m.snapshotBytes, status.SnapshotBytes)
+		gauge(m.copies, int64(status.Copies))
+		gauge(m.copiedBytes, status.CopiedBytes)
 		gauge(m.purgesFailing, int64(status.PurgesFailing))
 		gauge(m.unenforced, int64(status.Unenforced))
 		if slot.pool.EnforcesSizes() {

@@ -30,32 +30,58 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 		// Whoever made it may have died, or been refused, between the rename and the fsync: this answer has to be as good as the first.
 		return e.volume, p.volumes.Sync()
 	}
-	if err := p.checkInodes(req.Spec); err != nil {
-		return volume.Volume{}, err
+	if !req.Source.IsNone() {
+		return volume.Volume{}, fmt.Errorf("%w: volume %s is to be made from %s: use CreateFrom", volume.ErrInvalid, id, req.Source)
 	}
-	v := volume.Volume{
+	return p.make(ctx, volume.Volume{
 		ID:            id,
 		Name:          req.Name,
 		Spec:          req.Spec,
 		CapacityBytes: req.Size.Choose(),
 		Created:       time.Now().UTC(),
 		Owner:         req.Owner,
+	}, empty{})
+}
+
+// make makes a volume that is not there yet; the caller has its claim.
+func (p *Pool) make(ctx context.Context, v volume.Volume, content content) (volume.Volume, error) {
+	if err := p.checkInodes(v.Spec); err != nil {
+		return volume.Volume{}, err
 	}
 	r, err := p.room()
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	if err := p.ledger.reserve(v.CapacityBytes, r); err != nil {
+	if err := p.ledger.reserve(v.PromisedBytes(), r); err != nil {
 		return volume.Volume{}, fmt.Errorf("pool %s: %w", p.opts.Name, err)
 	}
 	failpoint.Here("create.reserved")
-	v, err = p.commit(ctx, v)
+	made, err := p.commit(ctx, v, content)
 	if err != nil {
-		return volume.Volume{}, fmt.Errorf("create volume %s in pool %s: %w", id, p.opts.Name, err)
+		return volume.Volume{}, fmt.Errorf("create volume %s in pool %s: %w", v.ID, p.opts.Name, err)
 	}
-	p.index.put(&entry{volume: v})
+	p.index.put(&entry{volume: made})
 	failpoint.Here("create.indexed")
-	return v, nil
+	return made, nil
+}
+
+// content makes the data of a new volume in its directory, as backend.Backend's Make does, and says in the volume what became of it. On
+// failure something may be left.
+type content interface {
+	// leaves is how much of the disk may be taken by what a failure has left.
+	leaves(v volume.Volume) int64
+	make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error)
+}
+
+// empty is the content of a volume that is made from nothing.
+type empty struct{}
+
+func (empty) leaves(volume.Volume) int64 { return 0 }
+
+func (empty) make(_ context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
+	f, tag, err := p.backend.Make(d.File, v.Spec, v.CapacityBytes)
+	v.QuotaID = uint64(tag)
+	return f, err
 }
 
 // checkInodes refuses what would be a limit in the record only. Another node's pool of that name may have a filesystem that can.
@@ -79,6 +105,8 @@ func compatible(e *entry, req volume.CreateRequest) error {
 	case v.Owner.PodUID != req.Owner.PodUID:
 		return fmt.Errorf("%w: volume %s belongs to the pod with UID %q, asked for is one of %q (empty: of no pod)",
 			volume.ErrIncompatible, v.ID, v.Owner.PodUID, req.Owner.PodUID)
+	case v.Source != req.Source:
+		return fmt.Errorf("%w: volume %s was made from %s, asked for is one from %s", volume.ErrIncompatible, v.ID, v.Source, req.Source)
 	case v.Spec != req.Spec:
 		return fmt.Errorf("%w: volume %s is %+v, asked for is %+v", volume.ErrIncompatible, v.ID, v.Spec, req.Spec)
 	case !req.Size.Contains(v.CapacityBytes):
@@ -90,18 +118,18 @@ func compatible(e *entry, req volume.CreateRequest) error {
 
 // commit builds the volume under tmp/ and renames it into place. It takes over the ledger's reservation: on failure the
 // bytes are given back, or go to the trash with what was built.
-func (p *Pool) commit(ctx context.Context, v volume.Volume) (volume.Volume, error) {
+func (p *Pool) commit(ctx context.Context, v volume.Volume, content content) (volume.Volume, error) {
 	building := withSuffix(v.ID.Dir())
-	v, err := p.build(ctx, building, v)
+	v, err := p.build(ctx, building, v, content)
 	if err != nil {
-		p.ledger.release(v.CapacityBytes)
-		p.abandon(ctx, building, v)
+		p.ledger.release(v.PromisedBytes() - content.leaves(v))
+		p.abandon(ctx, building, content.leaves(v), v.QuotaID)
 		return volume.Volume{}, err
 	}
 	failpoint.Here("create.built")
 	if err := p.tmp.rename(building, p.volumes, v.ID.Dir()); err != nil {
-		p.ledger.release(v.CapacityBytes)
-		p.abandon(ctx, building, v)
+		p.ledger.release(v.PromisedBytes() - content.leaves(v))
+		p.abandon(ctx, building, content.leaves(v), v.QuotaID)
 		if errors.Is(err, os.ErrExist) {
 			return volume.Volume{}, fmt.Errorf("%w: volumes/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
 				volume.ErrCorrupt, v.ID.Dir())
@@ -123,7 +151,7 @@ func (p *Pool) commit(ctx context.Context, v volume.Volume) (volume.Volume, erro
 }
 
 // build makes everything a volume consists of, durable but for its final name. What it returns has the quota ID, also on failure.
-func (p *Pool) build(ctx context.Context, building string, v volume.Volume) (volume.Volume, error) {
+func (p *Pool) build(ctx context.Context, building string, v volume.Volume, content content) (volume.Volume, error) {
 	if err := ctx.Err(); err != nil {
 		return v, err
 	}
@@ -133,19 +161,18 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume) (vol
 	}
 	defer d.Close()
 	failpoint.Here("create.directory-made")
-	data, tag, err := p.backend.Make(d.File, v.Spec, v.CapacityBytes)
+	data, err := content.make(ctx, p, d, &v)
 	if err != nil {
 		return v, err
 	}
 	defer data.Close()
-	v.QuotaID = uint64(tag)
 	failpoint.Here("create.data-made")
-	content, err := encodeRecord(v)
+	record, err := encodeRecord(v)
 	if err != nil {
 		return v, err
 	}
 	// The record's fsync comes first: on a journalling filesystem it carries the rest, and the others find nothing to do.
-	if err := d.writeFile(recordFile, content); err != nil {
+	if err := d.writeFile(recordFile, record); err != nil {
 		return v, err
 	}
 	failpoint.Here("create.record-written")
@@ -158,13 +185,15 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume) (vol
 	return v, ctx.Err()
 }
 
-// abandon throws away what build left; the purger removes it, and has the patience that a quota may need. A failure leaves it to the
-// next start, which empties tmp/.
-func (p *Pool) abandon(ctx context.Context, building string, v volume.Volume) {
-	thrown := withSuffix(v.ID.Dir())
-	if err := p.tmp.rename(building, p.trash, thrown); err != nil && !errors.Is(err, os.ErrNotExist) {
+// abandon throws away what build left, with the bytes that are still reserved for it: half a copy fills the disk until it is purged. The
+// purger removes it, and has the patience that a quota may need. A failure leaves it to the next start, which empties tmp/.
+func (p *Pool) abandon(ctx context.Context, building string, bytes int64, quotaID uint64) {
+	thrown := withSuffix(withoutSuffix(building))
+	err := p.tmp.rename(building, p.trash, thrown)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		klog.FromContext(ctx).Error(err, "Left in tmp/ until the next start", "pool", p.opts.Name, "entry", building)
 		return
 	}
-	p.purger.add(discarded{name: thrown, tag: backend.Tag(v.QuotaID), thrown: time.Now()})
+	p.ledger.discard(bytes)
+	p.purger.add(discarded{name: thrown, bytes: bytes, tag: backend.Tag(quotaID), thrown: time.Now()})
 }

@@ -79,11 +79,15 @@ type Status struct {
 	SizeBytes      int64 // of the filesystem
 	FreeBytes      int64 // of the filesystem
 	AvailableBytes int64 // what the next volume may have at most
-	CommittedBytes int64 // promised to volumes
+	CommittedBytes int64 // promised to volumes and snapshots
 	TrashBytes     int64 // deleted, not purged yet
 	Volumes        int
-	Unenforced     int // volumes that can grow beyond their size
-	PurgesFailing  int // deleted volumes whose data could not be removed yet
+	Snapshots      int
+	SnapshotBytes  int64 // promised to snapshots, of CommittedBytes
+	Copies         int   // snapshots, restores and clones that are being made
+	CopiedBytes    int64 // by those
+	Unenforced     int   // volumes that can grow beyond their size
+	PurgesFailing  int   // deleted volumes whose data could not be removed yet
 	ReadOnly       bool
 }
 
@@ -94,6 +98,8 @@ func (p *Pool) Status() (Status, error) {
 		return Status{}, err
 	}
 	committed, trash := p.ledger.counts()
+	snapshots, held := p.snapshotIndex.counts()
+	copies, copied := p.jobs.stats()
 	unenforced := p.index.len()
 	if p.backend.Enforces() {
 		unenforced = p.index.unenforcedLen()
@@ -105,6 +111,10 @@ func (p *Pool) Status() (Status, error) {
 		CommittedBytes: committed,
 		TrashBytes:     trash,
 		Volumes:        p.index.len(),
+		Snapshots:      snapshots,
+		SnapshotBytes:  held,
+		Copies:         copies,
+		CopiedBytes:    copied,
 		Unenforced:     unenforced,
 		PurgesFailing:  p.purger.failures(),
 		ReadOnly:       r.readOnly,

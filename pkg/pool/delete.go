@@ -18,29 +18,46 @@ import (
 // is purged in the background, and only then is its space available again. When it returns, the volume stays deleted after a
 // power cut. The caller has made sure that the volume is not published.
 func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
-	if err := p.index.claim(id); err != nil {
-		return err
-	}
-	defer p.index.unclaim(id)
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	// No purge before the fsync: a power cut must not bring back a volume with part of its data. Should the fsync fail, the purge
-	// comes later.
-	purge := func(error) {}
-	if e, ok := p.index.get(id.Dir()); ok {
-		thrown, err := p.take(e)
-		if err != nil {
-			return fmt.Errorf("delete volume %s: %w", id, err)
+	return p.delete(ctx, id, deletion{claims: &p.index.claims, from: p.volumes, take: func() (discarded, bool, error) {
+		e, ok := p.index.get(id.Dir())
+		if !ok {
+			return discarded{}, false, nil
 		}
-		purge = func(failed error) { p.queue(thrown, failed) }
+		thrown, err := p.take(e)
+		return thrown, true, err
+	}})
+}
+
+// deletion is what differs between volumes and snapshots.
+type deletion struct {
+	claims *claims
+	from   dir
+	// take moves the thing to trash/ and out of the index, if it is there.
+	take func() (thrown discarded, isThere bool, err error)
+}
+
+func (p *Pool) delete(ctx context.Context, id identified, what deletion) error {
+	if err := what.claims.claim(id); err != nil {
+		return err
+	}
+	defer what.claims.unclaim(id)
+	if err := errors.Join(ctx.Err(), what.claims.checkUnheld(id)); err != nil {
+		return err
+	}
+	thrown, isThere, err := what.take()
+	if err != nil {
+		return fmt.Errorf("delete %s: %w", id, err)
 	}
 	failpoint.Here("delete.renamed")
-	// Also for a volume that is gone: whoever took it away may have died, or failed, before this.
-	err := errors.Join(p.trash.Sync(), p.volumes.Sync())
-	purge(err)
+	// Also for what is gone: whoever took it away may have died, or failed, before this.
+	err = errors.Join(p.trash.Sync(), what.from.Sync())
+	if isThere {
+		// No purge before the fsync: a power cut must not bring back a volume with part of its data. Should the fsync have failed, the
+		// purge comes later.
+		p.queue(thrown, err)
+	}
 	if err != nil {
-		return fmt.Errorf("delete volume %s: %w", id, err)
+		return fmt.Errorf("delete %s: %w", id, err)
 	}
 	failpoint.Here("delete.durable")
 	return nil
@@ -54,7 +71,7 @@ func (p *Pool) take(e *entry) (discarded, error) {
 	err := p.volumes.rename(name, p.trash, thrown)
 	if errors.Is(err, os.ErrNotExist) { // removed by hand, with the driver running
 		p.index.remove(name)
-		p.ledger.release(e.volume.CapacityBytes)
+		p.ledger.release(e.volume.PromisedBytes())
 		return discarded{name: thrown, tag: backend.Tag(e.volume.QuotaID), thrown: time.Now()}, nil
 	}
 	if errors.Is(err, unix.ENOSPC) { // trash/ itself has to grow: what it keeps for a while has to yield
@@ -64,5 +81,5 @@ func (p *Pool) take(e *entry) (discarded, error) {
 		return discarded{}, err
 	}
 	p.index.remove(name)
-	return p.discard(thrown, e.volume), nil
+	return p.discard(thrown, e.volume.PromisedBytes(), e.volume.QuotaID), nil
 }

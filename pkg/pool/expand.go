@@ -57,17 +57,17 @@ func (p *Pool) grow(ctx context.Context, e entry, bytes int64) error {
 	}
 	failpoint.Here("expand.reserved")
 	e.volume.CapacityBytes = bytes
-	err = p.backend.Resize(backend.Tag(v.QuotaID), bytes)
+	err = p.backend.Resize(backend.Tag(v.QuotaID), v.Spec, p.limitOf(e.volume))
 	if err == nil {
 		failpoint.Here("expand.resized")
 		err = p.replaceRecord(e.volume)
 	}
 	if err != nil {
 		p.ledger.release(more)
-		return errors.Join(err, p.backend.Resize(backend.Tag(v.QuotaID), v.CapacityBytes))
+		return errors.Join(err, p.backend.Resize(backend.Tag(v.QuotaID), v.Spec, p.limitOf(v)))
 	}
 	p.index.put(&e)
-	return nil
+	return p.relimit(v.ID)
 }
 
 // replaceRecord exchanges a volume's record by one rename(2), durable when it returns.

@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"fmt"
 	"sync"
 
 	"github.com/tidwall/btree"
@@ -21,33 +20,14 @@ type entry struct {
 // index has every volume of a pool in the order of their directories. It is rebuilt from the tree at start: what is
 // on disk is the truth.
 type index struct {
+	claims
+
 	mu      sync.RWMutex
 	entries btree.Map[string, *entry]
-	claimed map[string]struct{}
 	// inline has the directories of the volumes that live with a pod.
 	inline map[string]struct{}
 	// unenforced counts the entries that are.
 	unenforced int
-}
-
-// claim reserves a directory's name for one operation that changes it, until unclaim. Errors: ErrBusy.
-func (x *index) claim(id volume.ID) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if _, taken := x.claimed[id.Dir()]; taken {
-		return fmt.Errorf("%w: volume %s is being created, expanded or deleted", volume.ErrBusy, id)
-	}
-	if x.claimed == nil {
-		x.claimed = make(map[string]struct{})
-	}
-	x.claimed[id.Dir()] = struct{}{}
-	return nil
-}
-
-func (x *index) unclaim(id volume.ID) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	delete(x.claimed, id.Dir())
 }
 
 func (x *index) get(dirName string) (*entry, bool) {

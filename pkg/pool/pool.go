@@ -25,19 +25,22 @@ type Pool struct {
 	opts Options
 	id   volume.PoolID
 
-	root, volumes, tmp, trash dir
-	location                  mount.Location
-	backend                   backend.Backend
-	index                     index
-	ledger                    ledger
-	purger                    *purger
-	mounts                    mountSnapshot
-	foreignBytes              atomic.Int64 // of the filesystem, used by others
+	root, volumes, snapshots, tmp, trash dir
+	location                             mount.Location
+	backend                              backend.Backend
+	index                                index
+	snapshotIndex                        snapshotIndex
+	jobs                                 jobs
+	ledger                               ledger
+	purger                               *purger
+	mounts                               mountSnapshot
+	foreignBytes                         atomic.Int64 // of the filesystem, used by others
 }
 
 // Open takes the pool at opts.Path, making it first where the directory is empty or absent, finishes what a crash
 // interrupted, and reads every record. The caller closes the pool. Errors: ErrUnavailable when the directory is not fit to
-// be this pool (it says why), ErrCorrupt when its marker makes no sense. A volume that makes no sense does not fail the pool.
+// be this pool (it says why), ErrCorrupt when its marker makes no sense. A volume that makes no sense does not fail the pool. When the
+// context ends, so do the copies that are under way.
 func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	defer func() {
 		if err != nil {
@@ -66,7 +69,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 		return nil, err
 	}
 	// A crash may have come between a rename and its fsync: what is there now is what everybody will be told of.
-	if err := errors.Join(p.volumes.Sync(), p.trash.Sync(), p.tmp.Sync(), p.root.Sync()); err != nil {
+	if err := errors.Join(p.volumes.Sync(), p.snapshots.Sync(), p.trash.Sync(), p.tmp.Sync(), p.root.Sync()); err != nil {
 		return nil, err
 	}
 	if err := p.scan(ctx); err != nil {
@@ -75,6 +78,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	if err := p.measureForeign(); err != nil {
 		return nil, err
 	}
+	p.jobs.start(ctx)
 	p.purger.start(context.WithoutCancel(ctx), p.purge)
 	return p, nil
 }
@@ -156,7 +160,8 @@ func (p *Pool) openLayout() error {
 	if err := p.identify(m); err != nil {
 		return err
 	}
-	return errors.Join(openInto(&p.volumes, p.root, volumesDir), openInto(&p.tmp, p.root, tmpDir), openInto(&p.trash, p.root, trashDir))
+	return errors.Join(openInto(&p.volumes, p.root, volumesDir), openInto(&p.snapshots, p.root, snapshotsDir),
+		openInto(&p.tmp, p.root, tmpDir), openInto(&p.trash, p.root, trashDir))
 }
 
 // identify reads the pool's ID and asks whether it may have it.
@@ -194,15 +199,17 @@ func syncPath(path string) error {
 	return syncAndClose(f, nil)
 }
 
-// Close stops the purger, waits for it, and lets another process have the pool. What is in the trash is purged by the next Open.
+// Close ends the copies under way, stops the purger, waits for both, and lets another process have the pool. What is in the trash, and
+// what the copies leave, is purged by the next Open.
 func (p *Pool) Close() error {
+	p.jobs.close()
 	p.purger.stop()
 	return p.closeFiles()
 }
 
 func (p *Pool) closeFiles() error {
 	var errs []error
-	for _, f := range []*os.File{p.volumes.File, p.tmp.File, p.trash.File, p.root.File} {
+	for _, f := range []*os.File{p.volumes.File, p.snapshots.File, p.tmp.File, p.trash.File, p.root.File} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}

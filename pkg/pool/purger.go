@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 const (
@@ -26,6 +27,8 @@ type discarded struct {
 	name   string
 	bytes  int64       // what the ledger gives back when the entry is gone
 	tag    backend.Tag // what the backend gets back, once
+	source volume.ID   // of a snapshot
+	keeps  backend.Tag // of a snapshot: that of its source, if the bytes count for it
 	thrown time.Time   // when it was in trash/ at the latest
 	due    time.Time   // when it may be purged
 	failed bool        // it was tried, and has to wait

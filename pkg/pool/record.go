@@ -24,13 +24,15 @@ const (
 // record is volume.json: what a volume is, for the next start of the driver and for a person with a pager. The volume's
 // ID is not in it: that follows from the pool and the name, so a volume moved to another pool belongs there.
 type record struct {
-	FormatVersion int          `json:"formatVersion"`
-	Name          string       `json:"name"`
-	Spec          volume.Spec  `json:"spec"`
-	CapacityBytes int64        `json:"capacityBytes"`
-	Created       time.Time    `json:"created"`
-	Owner         volume.Owner `json:"owner,omitzero"`
-	QuotaID       uint64       `json:"quotaTag,omitempty"`
+	FormatVersion int           `json:"formatVersion"`
+	Name          string        `json:"name"`
+	Spec          volume.Spec   `json:"spec"`
+	CapacityBytes int64         `json:"capacityBytes"`
+	SharedBytes   int64         `json:"sharedBytes,omitempty"`
+	Created       time.Time     `json:"created"`
+	Owner         volume.Owner  `json:"owner,omitzero"`
+	Source        volume.Source `json:"source,omitzero"`
+	QuotaID       uint64        `json:"quotaTag,omitempty"`
 }
 
 func encodeRecord(v volume.Volume) ([]byte, error) {
@@ -39,8 +41,10 @@ func encodeRecord(v volume.Volume) ([]byte, error) {
 		Name:          v.Name.String(),
 		Spec:          v.Spec,
 		CapacityBytes: v.CapacityBytes,
+		SharedBytes:   v.SharedBytes,
 		Created:       v.Created,
 		Owner:         v.Owner,
+		Source:        v.Source,
 		QuotaID:       v.QuotaID,
 	}, "", "  ")
 	return append(content, '\n'), err
@@ -71,27 +75,41 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 	if r.CapacityBytes <= 0 || r.CapacityBytes > volume.MaxCapacityBytes {
 		return volume.Volume{}, fmt.Errorf("%w: %s has capacityBytes %d", volume.ErrCorrupt, recordFile, r.CapacityBytes)
 	}
+	if r.SharedBytes < 0 || r.SharedBytes > volume.MaxCapacityBytes {
+		return volume.Volume{}, fmt.Errorf("%w: %s has sharedBytes %d", volume.ErrCorrupt, recordFile, r.SharedBytes)
+	}
 	return volume.Volume{
 		ID:            volume.NewID(pool, name),
 		Name:          name,
 		Spec:          r.Spec,
 		CapacityBytes: r.CapacityBytes,
+		SharedBytes:   r.SharedBytes,
 		Created:       r.Created,
 		Owner:         r.Owner,
+		Source:        r.Source,
 		QuotaID:       r.QuotaID,
 	}, nil
 }
 
 // readRecord reads the record of an entry of volumes/, tmp/ or trash/; dirName is the volume's own directory.
 func (p *Pool) readRecord(parent dir, entryName, dirName string) (volume.Volume, error) {
-	f, err := parent.openBelow(entryName, recordFile, unix.O_RDONLY|unix.O_NONBLOCK)
+	content, err := readRecordFile(parent, entryName, recordFile)
 	if err != nil {
-		return volume.Volume{}, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
+		return volume.Volume{}, err
+	}
+	return decodeRecord(p.id, dirName, content)
+}
+
+// readRecordFile reads a bounded file of an entry. Errors: ErrCorrupt.
+func readRecordFile(parent dir, entryName, name string) ([]byte, error) {
+	f, err := parent.openBelow(entryName, name, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
 	}
 	defer f.Close()
 	content, err := io.ReadAll(io.LimitReader(f, maxRecordBytes))
 	if err != nil {
-		return volume.Volume{}, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
 	}
-	return decodeRecord(p.id, dirName, content)
+	return content, nil
 }

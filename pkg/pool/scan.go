@@ -25,6 +25,9 @@ func (p *Pool) scan(ctx context.Context) error {
 	if err := p.emptyTmp(); err != nil {
 		return err
 	}
+	if err := p.scanSnapshots(ctx); err != nil { // before the volumes: what is kept of a volume raises its limit
+		return err
+	}
 	if err := p.scanVolumes(ctx); err != nil {
 		return err
 	}
@@ -32,8 +35,9 @@ func (p *Pool) scan(ctx context.Context) error {
 		return err
 	}
 	committed, trash := p.ledger.counts()
+	snapshots, _ := p.snapshotIndex.counts()
 	klog.FromContext(ctx).Info("Pool is open", "pool", p.opts.Name, "path", p.opts.Path, "poolID", p.id, "volumes", p.index.len(),
-		"committedBytes", committed, "trashBytes", trash, "took", time.Since(start))
+		"snapshots", snapshots, "committedBytes", committed, "trashBytes", trash, "took", time.Since(start))
 	return nil
 }
 
@@ -52,19 +56,22 @@ func (p *Pool) emptyTmp() error {
 }
 
 // scanVolumes reads the records in parallel: with 100,000 of them it is the latency of the disk that counts.
-func (p *Pool) scanVolumes(ctx context.Context) error {
+func (p *Pool) scanVolumes(ctx context.Context) error { return scanDir(ctx, p.volumes, p.scanBatch) }
+
+// scanDir reads a directory and has its names read in batches.
+func scanDir(ctx context.Context, d dir, batch func(context.Context, []string) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4 * runtime.GOMAXPROCS(0))
 	for ctx.Err() == nil {
-		names, err := p.volumes.Readdirnames(scanBatch)
+		names, err := d.Readdirnames(scanBatch)
 		if len(names) > 0 {
-			group.Go(func() error { return p.scanBatch(ctx, names) })
+			group.Go(func() error { return batch(ctx, names) })
 		}
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return errors.Join(fmt.Errorf("read %s/: %w", volumesDir, err), group.Wait())
+			return errors.Join(fmt.Errorf("read %s/: %w", d.Name(), err), group.Wait())
 		}
 	}
 	return group.Wait()
@@ -89,7 +96,7 @@ func (p *Pool) scanBatch(ctx context.Context, names []string) error {
 		e := &entry{volume: v, damaged: err}
 		p.adopt(ctx, e)
 		p.index.put(e)
-		p.ledger.add(v.CapacityBytes)
+		p.ledger.add(v.PromisedBytes())
 	}
 	return nil
 }
@@ -105,7 +112,7 @@ func (p *Pool) adopt(ctx context.Context, e *entry) {
 			e.volume.QuotaID = uint64(p.backend.Hold(d.File, 0))
 			return
 		}
-		repaired, err = p.backend.Adopt(d.File, backend.Tag(e.volume.QuotaID), e.volume.Spec, e.volume.CapacityBytes)
+		repaired, err = p.backend.Adopt(d.File, backend.Tag(e.volume.QuotaID), e.volume.Spec, p.limitOf(e.volume))
 	}
 	switch {
 	case err != nil:

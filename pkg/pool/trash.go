@@ -95,6 +95,9 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 		return err
 	}
 	thrown.tag = 0 // from here on it can be another volume's
+	if err := p.letGo(thrown); err != nil {
+		return err
+	}
 	failpoint.Here("purge.released")
 	return removeTree(ctx, p.trash, thrown.name)
 }
@@ -105,20 +108,20 @@ func (p *Pool) removeData(ctx context.Context, d dir) error {
 		return err
 	}
 	names, err := d.Readdirnames(-1)
-	for _, n := range slices.DeleteFunc(names, func(n string) bool { return n == recordFile }) {
+	for _, n := range slices.DeleteFunc(names, func(n string) bool { return n == recordFile || n == snapshotRecordFile }) {
 		err = errors.Join(err, removeTree(ctx, d, n))
 	}
 	return err
 }
 
-// discard moves a volume's bytes in the ledger to the trash, and says what is to be purged there.
-func (p *Pool) discard(thrown string, v volume.Volume) discarded {
-	p.ledger.discard(v.CapacityBytes)
+// discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says what is to be purged there.
+func (p *Pool) discard(thrown string, bytes int64, quotaID uint64) discarded {
+	p.ledger.discard(bytes)
 	now := time.Now()
 	return discarded{
 		name:   thrown,
-		bytes:  v.CapacityBytes,
-		tag:    backend.Tag(v.QuotaID),
+		bytes:  bytes,
+		tag:    backend.Tag(quotaID),
 		thrown: now,
 		due:    now.Add(p.opts.TrashRetention),
 	}
@@ -148,15 +151,30 @@ func (p *Pool) scanTrash() error {
 	}
 	for _, name := range names {
 		d := discarded{name: name, thrown: time.Now(), due: p.thrownAt(name).Add(p.opts.TrashRetention)}
-		v, err := p.readRecord(p.trash, name, withoutSuffix(name))
-		if err == nil {
-			d.bytes = v.CapacityBytes
-		}
-		d.tag = p.holdDiscarded(name, backend.Tag(v.QuotaID))
+		p.recognize(&d)
+		d.tag = p.holdDiscarded(name, d.tag)
 		p.ledger.addTrash(d.bytes)
 		p.purger.add(d)
 	}
 	return nil
+}
+
+// recognize reads the record of an entry of trash/, a volume's or a snapshot's, for what it was promised and counted under. Without one
+// nothing was.
+func (p *Pool) recognize(d *discarded) {
+	if v, err := p.readRecord(p.trash, d.name, withoutSuffix(d.name)); err == nil {
+		d.bytes, d.tag = v.PromisedBytes(), backend.Tag(v.QuotaID)
+		return
+	}
+	dirName, ok := strings.CutPrefix(withoutSuffix(d.name), snapshotEntryPrefix)
+	if !ok {
+		return
+	}
+	if s, err := p.readSnapshot(p.trash, d.name, dirName); err == nil {
+		d.bytes, d.tag = s.HeldBytes, backend.Tag(s.QuotaID)
+		d.source, d.keeps = s.Source, backend.Tag(s.SourceQuotaID)
+		p.snapshotIndex.keep(d.keeps, d.bytes)
+	}
 }
 
 // holdDiscarded is 0 for an entry whose quota is another volume's: a crash came after the release.

@@ -18,8 +18,9 @@ import (
 type lockSpace string
 
 const (
-	volumeSpace lockSpace = "volume"
-	pathSpace   lockSpace = "path"
+	volumeSpace   lockSpace = "volume"
+	snapshotSpace lockSpace = "snapshot"
+	pathSpace     lockSpace = "path"
 )
 
 // lockKey is what one call may hold at a time. A key without a name locks nothing.
@@ -92,11 +93,16 @@ func (f *inFlight) unlock(keys lockKeys) {
 	}
 }
 
-// keysOf says what a call locks. Reading calls lock nothing. Snapshots and groups are not among the driver's capabilities.
+// keysOf says what a call locks. Reading calls lock nothing. Of what is copied from, the pool sees to it that it is not deleted: a
+// snapshot's volume can be published meanwhile. Groups are not among the driver's capabilities.
 func keysOf(req any) lockKeys {
 	switch r := req.(type) {
 	case *csi.CreateVolumeRequest:
 		return lockKeys{nameKey(r.GetName())}
+	case *csi.CreateSnapshotRequest:
+		return lockKeys{snapshotNameKey(r.GetName())}
+	case *csi.DeleteSnapshotRequest:
+		return lockKeys{snapshotKey(r.GetSnapshotId())}
 	case *csi.NodeStageVolumeRequest:
 		return lockKeys{idKey(r.GetVolumeId()), pathKey(r.GetStagingTargetPath())}
 	case *csi.NodeUnstageVolumeRequest:
@@ -139,6 +145,23 @@ func idKey(s string) lockKey {
 		return nameKey(s)
 	}
 	return lockKey{volumeSpace, id.Dir()}
+}
+
+// snapshotNameKey and snapshotKey agree on the snapshot's directory.
+func snapshotNameKey(s string) lockKey {
+	key := nameKey(s)
+	if key.name != "" {
+		key.space = snapshotSpace
+	}
+	return key
+}
+
+func snapshotKey(s string) lockKey {
+	id, err := volume.ParseSnapshotID(s)
+	if err != nil {
+		return lockKey{}
+	}
+	return lockKey{snapshotSpace, id.Dir()}
 }
 
 // pathKey makes one key of the spellings of a path; it resolves nothing, and the path is used for nothing else.

@@ -15,11 +15,19 @@ type Volume struct {
 	Spec Spec
 	// CapacityBytes is the size that was promised.
 	CapacityBytes int64
-	Created       time.Time
-	Owner         Owner
+	// SharedBytes is what it may hold beyond its size, because it shares them with what it was made from, and the filesystem counts
+	// them for that.
+	SharedBytes int64
+	Created     time.Time
+	Owner       Owner
+	// Source is what its content was copied from.
+	Source Source
 	// QuotaID is what the filesystem counts the volume's blocks under, a project or a quota group; 0 where it counts none.
 	QuotaID uint64
 }
+
+// PromisedBytes is what the pool counts for the volume.
+func (v Volume) PromisedBytes() int64 { return v.CapacityBytes + v.SharedBytes }
 
 // IsInline says whether the volume lives with a pod.
 func (v Volume) IsInline() bool { return v.Owner.PodUID != "" }
@@ -91,4 +99,6 @@ type CreateRequest struct {
 	Size  SizeRange
 	Spec  Spec
 	Owner Owner
+	// Source is what the volume's content is to be copied from; the zero Source is nothing.
+	Source Source
 }

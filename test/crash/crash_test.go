@@ -29,7 +29,16 @@ const (
 	deleting     operation = "delete"
 	publishing   operation = "publish"
 	unpublishing operation = "unpublish"
+
+	snapshotting   operation = "snapshot"
+	restoring      operation = "restore"
+	cloning        operation = "clone"
+	unsnapshotting operation = "unsnapshot"
 )
+
+func operations() []operation {
+	return []operation{creating, expanding, deleting, publishing, unpublishing, snapshotting, restoring, cloning, unsnapshotting}
+}
 
 // maxSteps bounds the search for the last step.
 const maxSteps = 50
@@ -44,7 +53,7 @@ func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
 			disk := disks.New(t, fstype, 0)
 			hit := map[string]bool{}
 			t.Run("initialize", func(t *testing.T) { crashInitializing(t, binary, disk.Dir, hit) })
-			for _, op := range []operation{creating, expanding, deleting, publishing, unpublishing} {
+			for _, op := range operations() {
 				for _, volumeType := range []string{"DirectoryOrCreate", "FileOrCreate"} {
 					t.Run(fmt.Sprintf("%s %s", op, volumeType), func(t *testing.T) {
 						crashAtEveryStep(t, binary, filepath.Join(disk.Dir, string(op)+"-"+volumeType[:1]), op, volumeType, hit)
@@ -134,6 +143,7 @@ type crash struct {
 	op                      operation
 	volumeType              string
 	bystander, victim       string // IDs
+	snapshot, copied        string // IDs of what is made from the victim
 	bystanderAt, victimAt   string // targets
 	bystanderFile, dataFile string
 }
@@ -156,8 +166,13 @@ func newCrash(t *testing.T, binary, dir string, op operation, volumeType string)
 	c.must(err)
 	c.dataFile = file(dataPath(c.path("pool", "volumes", "victim")), volumeType)
 	write(t, c.dataFile)
-	if op == unpublishing || op == expanding {
+	switch op {
+	case unpublishing, expanding:
 		c.must(c.publish(t.Context(), c.victim, c.victimAt))
+	case restoring, unsnapshotting:
+		c.snapshot, err = c.takeSnapshot(t.Context(), "snapshot", c.victim)
+		c.must(err)
+	default:
 	}
 	return c
 }
@@ -209,6 +224,14 @@ func (c *crash) call() (err error) {
 		err = c.publish(ctx, c.victim, c.victimAt)
 	case unpublishing:
 		err = c.unpublish(ctx, c.victim, c.victimAt)
+	case snapshotting:
+		c.snapshot, err = c.takeSnapshot(ctx, "snapshot", c.victim)
+	case restoring:
+		c.copied, err = c.copy(ctx, "copied", c.volumeType, fromSnapshot(c.snapshot))
+	case cloning:
+		c.copied, err = c.copy(ctx, "copied", c.volumeType, fromVolume(c.victim))
+	case unsnapshotting:
+		err = c.deleteSnapshot(ctx, c.snapshot)
 	}
 	return err
 }
@@ -242,9 +265,16 @@ func (c *crash) check() {
 		ids, mounts = append(ids, c.victim), 2
 	case expanding:
 		ids, mounts, c.grown = append(ids, c.victim), 2, grownBytes-volumeBytes
+	case restoring, cloning:
+		ids = append(ids, c.victim, c.copied)
+	case snapshotting:
+		ids = append(ids, c.victim)
+	case unsnapshotting:
+		ids, c.snapshot = append(ids, c.victim), ""
 	case deleting:
 	}
 	c.wantClean(mounts, ids...)
+	c.wantSnapshots(c.snapshot)
 	wantContent(c.t, c.bystanderFile)
 	if err := c.delete(c.t.Context(), c.bystander); status.Code(err) != codes.FailedPrecondition {
 		c.t.Errorf("deleting the published bystander: %v, want FAILED_PRECONDITION", err)
@@ -266,6 +296,14 @@ func (c *crash) check() {
 		if got := c.entries("pool", "volumes", "victim"); slices.Contains(got, "volume.json.tmp") {
 			c.t.Errorf("the volume has %q", got)
 		}
+	case snapshotting:
+		wantContent(c.t, c.dataFile)
+		wantContent(c.t, file(dataPath(c.path("pool", "snapshots", "snapshot")), c.volumeType))
+	case restoring, cloning:
+		wantContent(c.t, c.dataFile)
+		wantContent(c.t, file(dataPath(c.path("pool", "volumes", "copied")), c.volumeType))
+	case unsnapshotting:
+		wantContent(c.t, c.dataFile)
 	case deleting:
 	}
 	c.takeDown()
@@ -278,7 +316,14 @@ func (c *crash) takeDown() {
 	c.must(c.unpublish(ctx, c.victim, c.victimAt))
 	c.must(c.delete(ctx, c.bystander))
 	c.must(c.delete(ctx, c.victim))
+	if c.copied != "" {
+		c.must(c.delete(ctx, c.copied))
+	}
+	if c.snapshot != "" {
+		c.must(c.deleteSnapshot(ctx, c.snapshot))
+	}
 	c.grown = 0
+	c.wantSnapshots("")
 	c.wantClean(0)
 	c.must(c.driver.Stop())
 	c.driver = nil

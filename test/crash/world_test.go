@@ -3,6 +3,7 @@ package crash
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -144,6 +145,40 @@ func (w *world) create(ctx context.Context, name, volumeType string) (string, er
 	return resp.GetVolume().GetVolumeId(), err
 }
 
+func fromSnapshot(id string) *csi.VolumeContentSource {
+	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: id},
+	}}
+}
+
+func fromVolume(id string) *csi.VolumeContentSource {
+	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: id},
+	}}
+}
+
+func (w *world) copy(ctx context.Context, name, volumeType string, source *csi.VolumeContentSource) (string, error) {
+	resp, err := w.driver.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
+		Name:                name,
+		CapacityRange:       &csi.CapacityRange{RequiredBytes: volumeBytes, LimitBytes: volumeBytes},
+		VolumeCapabilities:  []*csi.VolumeCapability{mountCapability()},
+		Parameters:          map[string]string{"type": volumeType},
+		VolumeContentSource: source,
+	})
+	return resp.GetVolume().GetVolumeId(), err
+}
+
+// takeSnapshot returns the ID that the snapshot will have also when it fails.
+func (w *world) takeSnapshot(ctx context.Context, name, source string) (string, error) {
+	_, err := w.driver.Controller.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source})
+	return strings.Replace(source, "-", "-s-", 1)[:len("0123456789ab-s-")] + name, err
+}
+
+func (w *world) deleteSnapshot(ctx context.Context, id string) error {
+	_, err := w.driver.Controller.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: id})
+	return err
+}
+
 func (w *world) expand(ctx context.Context, id, target string) error {
 	_, err := w.driver.Node.NodeExpandVolume(ctx, &csi.NodeExpandVolumeRequest{
 		VolumeId: id, VolumePath: target, CapacityRange: &csi.CapacityRange{RequiredBytes: grownBytes},
@@ -200,7 +235,7 @@ func (w *world) wantClean(mounts int, ids ...string) {
 		w.t.Errorf("the driver lists %q, want %q", got, ids)
 	}
 	w.eventually("the trash is purged and its space given back", func() bool {
-		return len(w.entries("pool", "trash")) == 0 && w.ledger() == [2]int64{int64(len(ids))*volumeBytes + w.grown, 0}
+		return len(w.entries("pool", "trash")) == 0 && w.ledger() == [2]int64{int64(len(ids))*volumeBytes + w.grown + w.shared(), 0}
 	})
 	if got := w.entries("pool", "tmp"); len(got) > 0 {
 		w.t.Errorf("tmp/ has %q", got)
@@ -214,6 +249,50 @@ func (w *world) wantClean(mounts int, ids ...string) {
 	if got := w.mounts(); len(got) != mounts {
 		w.t.Errorf("mounted are %q, want %d", got, mounts)
 	}
+}
+
+// wantSnapshots compares the snapshots that there are with one, or none.
+func (w *world) wantSnapshots(id string) {
+	w.t.Helper()
+	resp, err := w.driver.Controller.ListSnapshots(w.t.Context(), &csi.ListSnapshotsRequest{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	want := 1
+	if id == "" {
+		want = 0
+	}
+	if got := resp.GetEntries(); len(got) != want || want == 1 && got[0].GetSnapshot().GetSnapshotId() != id {
+		w.t.Errorf("the driver lists the snapshots %v, want %q", got, id)
+	}
+	if got := w.entries("pool", "snapshots"); len(got) != want {
+		w.t.Errorf("snapshots/ has %q, want %d", got, want)
+	}
+}
+
+// shared is what the records on disk say that snapshots hold, and what clones share with their sources.
+func (w *world) shared() int64 {
+	var sum int64
+	w.t.Helper()
+	records, err := filepath.Glob(w.path("pool", "*", "*", "*.json"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, path := range records {
+		if strings.HasPrefix(path, w.path("pool", "t")) { // tmp/ and trash/
+			continue
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		var record struct{ HeldBytes, SharedBytes int64 }
+		if err := json.Unmarshal(content, &record); err != nil {
+			w.t.Fatal(err)
+		}
+		sum += record.HeldBytes + record.SharedBytes
+	}
+	return sum
 }
 
 // ledger is what is committed to volumes and what the trash still holds.

@@ -26,6 +26,13 @@ config:
     - name: fast
       path: /srv/fast
       optional: true
+  hostPaths:
+    - {path: /srv/shared, inline: true}
+    - {path: /srv/models, inline: true, readOnly: true}
+    - {path: /srv/team, inline: true, namespaces: [kube-system]}
+    - {path: /srv/closed}
+    - {path: /srv/null, inline: true, types: [CharDevice]}
+    - {path: /srv/block, inline: true, types: [BlockDevice]}
 storageClasses:
   - name: csi-hostpath
     parameters: {type: DirectoryOrCreate}

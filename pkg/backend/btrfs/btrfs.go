@@ -43,6 +43,7 @@ const (
 type Btrfs struct {
 	fs       filesystem
 	enforces bool
+	quotas   accounting
 	tags     *backend.Tags
 	hurried  atomic.Int64 // when, in Unix nanoseconds
 }
@@ -63,8 +64,9 @@ func Open(log klog.Logger, root *os.File, mode Mode, seed uint64) (*Btrfs, bool,
 	if mode == Lift {
 		return b, true, nil
 	}
-	kind, err := b.turnOn(log)
-	b.enforces = kind != none
+	var err error
+	b.quotas, err = b.turnOn(log)
+	b.enforces = b.quotas != none
 	return b, true, err
 }
 
@@ -258,7 +260,7 @@ func (b *Btrfs) tagOf(dir *os.File) backend.Tag {
 }
 
 // Resize implements backend.Backend.
-func (b *Btrfs) Resize(tag backend.Tag, bytes int64) error {
+func (b *Btrfs) Resize(tag backend.Tag, _ volume.Spec, bytes int64) error {
 	if !b.enforces || !b.tags.Contains(tag) {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ import (
 const (
 	iocSnapDestroyV2  = 0x5000943f // BTRFS_IOC_SNAP_DESTROY_V2, Linux 5.7
 	iocSubvolCreateV2 = 0x50009418 // BTRFS_IOC_SUBVOL_CREATE_V2
+	iocSnapCreateV2   = 0x50009417 // BTRFS_IOC_SNAP_CREATE_V2
 	iocStartSync      = 0x80089418 // BTRFS_IOC_START_SYNC
 	iocSetFlags       = 0x4008941a // BTRFS_IOC_SUBVOL_SETFLAGS
 	iocInoLookup      = 0xd0009412 // BTRFS_IOC_INO_LOOKUP
@@ -29,6 +31,7 @@ const (
 	quotaEnable       = 1 // BTRFS_QUOTA_CTL_ENABLE
 	quotaEnableSimple = 4 // BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA, Linux 6.7
 
+	readOnly      = 1 << 1 // BTRFS_SUBVOL_RDONLY
 	inheritQgroup = 1 << 2 // BTRFS_SUBVOL_QGROUP_INHERIT
 	limitMaxRfer  = 1 << 0 // BTRFS_QGROUP_LIMIT_MAX_RFER
 
@@ -54,7 +57,7 @@ const (
 
 // volArgs is struct btrfs_ioctl_vol_args_v2.
 type volArgs struct {
-	_       int64
+	fd      int64
 	_       uint64
 	flags   uint64
 	size    uint64
@@ -208,14 +211,30 @@ func numbers(data []byte, n int) []uint64 {
 
 // createSubvolume makes a subvolume that belongs to a quota group from the start; 0 is none.
 func createSubvolume(dir *os.File, name string, group uint64) error {
-	var args volArgs
+	args := newVolArgs(name, group)
+	return ioctl(dir, iocSubvolCreateV2, "create subvolume", &args)
+}
+
+// createSnapshot makes a subvolume that is as another one of the same filesystem, at one moment; what is in the page cache of that is
+// written first. It is committed when it returns (create_snapshot in fs/btrfs/ioctl.c).
+func createSnapshot(dir *os.File, name string, of *os.File, group, flags uint64) error {
+	args := newVolArgs(name, group)
+	args.fd = int64(of.Fd()) //nolint:gosec // a descriptor is small
+	args.flags |= flags
+	err := ioctl(dir, iocSnapCreateV2, "create snapshot", &args)
+	runtime.KeepAlive(of)
+	return err
+}
+
+// newVolArgs names a new subvolume that belongs to a quota group; 0 is none.
+func newVolArgs(name string, group uint64) (args volArgs) {
 	copy(args.name[:], name)
 	if group != 0 {
 		args.flags = inheritQgroup
 		args.inherit = &qgroupInherit{qgroups: 1, group: group}
 		args.size = uint64(unsafe.Sizeof(*args.inherit))
 	}
-	return ioctl(dir, iocSubvolCreateV2, "create subvolume", &args)
+	return args
 }
 
 func destroySubvolume(dir *os.File, name []byte) error {

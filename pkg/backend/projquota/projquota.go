@@ -177,11 +177,11 @@ func tagOf(dir *os.File) backend.Tag {
 }
 
 // Resize implements backend.Backend.
-func (p *ProjectQuota) Resize(tag backend.Tag, bytes int64) error {
+func (p *ProjectQuota) Resize(tag backend.Tag, spec volume.Spec, bytes int64) error {
 	if !p.tags.Contains(tag) {
 		return nil
 	}
-	return p.quota.setSize(tag, p.limits(volume.Spec{}, bytes).bytes)
+	return p.quota.setLimits(tag, p.limits(spec, bytes))
 }
 
 // Usage implements backend.Backend. The filesystem can be full before the volume is; then that is what is available.

@@ -20,10 +20,9 @@ const (
 	cmdSetQuota = 0x800008 // Q_SETQUOTA
 	cmdGetStat  = 0x5805   // Q_XGETQSTAT, which every filesystem with quotas answers, not only XFS
 
-	projectEnforced  = 1 << 5 // FS_QUOTA_PDQ_ENFD
-	validBlockLimits = 1      // QIF_BLIMITS
-	validInodeLimits = 4      // QIF_ILIMITS
-	blockBytes       = 1024   // QIF_DQBLKSIZE: the unit of limits
+	projectEnforced = 1 << 5 // FS_QUOTA_PDQ_ENFD
+	validLimits     = 1 | 4  // QIF_BLIMITS | QIF_ILIMITS
+	blockBytes      = 1024   // QIF_DQBLKSIZE: the unit of limits
 
 	ioctlGetAttr   = 0x801c581f // FS_IOC_FSGETXATTR
 	ioctlSetAttr   = 0x401c5820 // FS_IOC_FSSETXATTR
@@ -130,17 +129,9 @@ func (d dqblk) isUnused() bool { return d.curSpace == 0 && d.curInodes == 0 }
 
 // setLimits holds a project to a size, rounded up to a whole kilobyte, and a number of inodes.
 func (q quota) setLimits(id backend.Tag, l limits) error {
-	return q.set(id, dqblk{blockHard: limitBlocks(l.bytes), inodeHard: l.inodes, valid: validBlockLimits | validInodeLimits})
-}
-
-// setSize leaves the number of inodes as it is.
-func (q quota) setSize(id backend.Tag, bytes int64) error {
-	return q.set(id, dqblk{blockHard: limitBlocks(bytes), valid: validBlockLimits})
-}
-
-func (q quota) set(id backend.Tag, d dqblk) error {
+	d := dqblk{blockHard: limitBlocks(l.bytes), inodeHard: l.inodes, valid: validLimits}
 	if err := q.call(cmdSetQuota, id, unsafe.Pointer(&d)); err != nil { //nolint:gosec // the kernel reads it
-		return fmt.Errorf("limit project %d to %d bytes and %d inodes (0: any number): %w", id, limitBytes(d), d.inodeHard, err)
+		return fmt.Errorf("limit project %d to %d bytes and %d inodes (0: any number): %w", id, l.bytes, l.inodes, err)
 	}
 	return nil
 }

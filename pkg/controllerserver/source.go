@@ -1,0 +1,69 @@
+package controllerserver
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// parseSource reads what a volume is to be made from. An ID that makes no sense names nothing that exists (CSI spec, CreateVolume, "Source
+// does not exist"). Errors: ErrNotFound, ErrInvalid.
+func parseSource(source *csi.VolumeContentSource) (volume.Source, error) {
+	switch from := source.GetType().(type) {
+	case nil:
+		if source != nil {
+			return volume.Source{}, fmt.Errorf("%w: volume_content_source names neither a snapshot nor a volume", volume.ErrInvalid)
+		}
+		return volume.Source{}, nil
+	case *csi.VolumeContentSource_Snapshot:
+		id, err := volume.ParseSnapshotID(from.Snapshot.GetSnapshotId())
+		return volume.FromSnapshot(id), absent(err)
+	case *csi.VolumeContentSource_Volume:
+		if volume.IsReferenceID(from.Volume.GetVolumeId()) {
+			return volume.Source{}, fmt.Errorf("%w: volume %s is a path of the host, which belongs to no pool: it cannot be cloned",
+				volume.ErrInvalid, from.Volume.GetVolumeId())
+		}
+		id, err := volume.ParseID(from.Volume.GetVolumeId())
+		return volume.FromVolume(id), absent(err)
+	default:
+		return volume.Source{}, fmt.Errorf("%w: volume_content_source has a type that this driver does not know", volume.ErrInvalid)
+	}
+}
+
+func absent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: source: %s", volume.ErrNotFound, err) //nolint:errorlint // wrapped, it would go out as INVALID_ARGUMENT
+}
+
+// sources are the node's pools, for copies.
+type sources struct{ pools Pools }
+
+// ByID implements pool.Sources. What this node does not have another one has: the scheduler is to look there.
+func (s sources) ByID(id volume.PoolID) (*pool.Pool, error) {
+	p, err := s.pools.ByID(id)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %s", volume.ErrNoSpace, err) //nolint:errorlint // wrapped, it would go out as NOT_FOUND
+	}
+	return p, err
+}
+
+// sourceMessage is the source of a volume as CSI has it; nil for none.
+func sourceMessage(source volume.Source) *csi.VolumeContentSource {
+	if id, ok := source.Snapshot(); ok {
+		return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: id.String()},
+		}}
+	}
+	if id, ok := source.Volume(); ok {
+		return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: id.String()},
+		}}
+	}
+	return nil
+}

@@ -1,0 +1,149 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// origin is a volume or a snapshot that something is copied from. Nobody deletes it until release.
+type origin struct {
+	id   identified
+	dir  dir // its directory
+	tag  backend.Tag
+	spec volume.Spec
+	// restoreBytes is the least size of a volume that is made from it.
+	restoreBytes int64
+	// sharedBytes is the most that a clone can share with it, beyond what counts for its own tag.
+	sharedBytes int64
+	release     func()
+}
+
+// hold finds what is to be copied. Errors: ErrNotFound, ErrBusy while it is being made or deleted, ErrCorrupt.
+func (p *Pool) hold(source volume.Source) (*origin, error) {
+	if id, ok := source.Snapshot(); ok {
+		return p.holdSnapshot(id)
+	}
+	id, _ := source.Volume()
+	return p.holdVolume(id)
+}
+
+func (p *Pool) holdVolume(id volume.ID) (*origin, error) {
+	if err := p.index.hold(id); err != nil {
+		return nil, err
+	}
+	v, err := p.Get(id)
+	o := &origin{
+		id: id, tag: backend.Tag(v.QuotaID), spec: v.Spec, restoreBytes: v.CapacityBytes, sharedBytes: v.SharedBytes,
+		release: func() { p.index.unhold(id) },
+	}
+	return o.open(p.volumes, err)
+}
+
+func (p *Pool) holdSnapshot(id volume.SnapshotID) (*origin, error) {
+	if err := p.snapshotIndex.hold(id); err != nil {
+		return nil, err
+	}
+	s, err := p.GetSnapshot(id)
+	o := &origin{
+		id: id, tag: backend.Tag(s.QuotaID), spec: s.Spec, restoreBytes: s.RestoreBytes, sharedBytes: s.HeldBytes,
+		release: func() { p.snapshotIndex.unhold(id) },
+	}
+	return o.open(p.snapshots, err)
+}
+
+// open opens the directory, or gives the hold back.
+func (o *origin) open(parent dir, failed error) (*origin, error) {
+	err := failed
+	if err == nil {
+		o.dir, err = parent.openDir(o.id.Dir())
+	}
+	if err != nil {
+		o.release()
+		return nil, fmt.Errorf("copy %s: %w", o.id, err)
+	}
+	unhold := o.release
+	o.release = func() { o.dir.Close(); unhold() }
+	return o, nil
+}
+
+// fits says whether a volume of that specification and size can be made from it. Errors: ErrInvalid, ErrOutOfRange.
+func (o *origin) fits(spec volume.Spec, size volume.SizeRange) error {
+	switch {
+	case spec.Type != o.spec.Type:
+		return fmt.Errorf("%w: %s is of type %s, asked for is one of type %s: a copy has the type of its source",
+			volume.ErrInvalid, o.id, o.spec.Type, spec.Type)
+	case size.Required > 0 && size.Required < o.restoreBytes, size.Limit > 0 && size.Limit < o.restoreBytes:
+		return fmt.Errorf("%w: %s has %d bytes, asked for are %s: a copy is at least as large as its source",
+			volume.ErrOutOfRange, o.id, o.restoreBytes, size)
+	default:
+		return nil
+	}
+}
+
+// cloner is the pool's filesystem, or what answers for one that cannot copy a volume at once.
+func (p *Pool) cloner() backend.Cloner {
+	if c, ok := p.backend.(backend.Cloner); ok {
+		return c
+	}
+	return noCloner{}
+}
+
+// noCloner can do nothing.
+type noCloner struct{}
+
+func (noCloner) Snapshot(backend.Source, *os.File) (backend.Clone, error) {
+	return backend.Clone{}, errors.ErrUnsupported
+}
+
+func (noCloner) Clone(backend.Source, *os.File, int64) (backend.Clone, error) {
+	return backend.Clone{}, errors.ErrUnsupported
+}
+
+func (noCloner) ChargesWriter() bool { return false }
+
+// limitOf is what the filesystem is told of a volume's size. Where a block counts for the volume that wrote it as long as a snapshot
+// has it, a volume that overwrites what is in its snapshots needs that much more; the ledger has it, as what the snapshots hold.
+func (p *Pool) limitOf(v volume.Volume) int64 {
+	return addSaturating(v.CapacityBytes, p.snapshotIndex.keptOf(backend.Tag(v.QuotaID)))
+}
+
+// relimit makes the filesystem agree with limitOf after that has changed. It is asked again after each change of the limit, so that
+// of two at the same time the one that ends last sets what is right.
+func (p *Pool) relimit(id volume.ID) error {
+	if !p.cloner().ChargesWriter() {
+		return nil
+	}
+	for set := int64(-1); ; {
+		v, err := p.Get(id)
+		if err != nil || v.QuotaID == 0 {
+			return nil //nolint:nilerr // a volume that is gone or damaged has no size to hold
+		}
+		limit := p.limitOf(v)
+		if limit == set {
+			return nil
+		}
+		if err := p.backend.Resize(backend.Tag(v.QuotaID), v.Spec, limit); err != nil {
+			return err
+		}
+		set = limit
+	}
+}
+
+// letGo lowers the limit of the volume of which a purged snapshot has kept something. Errors: backend.ErrPending while the volume is
+// being changed.
+func (p *Pool) letGo(d *discarded) error {
+	if d.keeps == 0 {
+		return nil
+	}
+	if err := p.index.hold(d.source); err != nil {
+		return errors.Join(backend.ErrPending, err)
+	}
+	defer p.index.unhold(d.source)
+	p.snapshotIndex.keep(d.keeps, -d.bytes)
+	d.keeps = 0
+	return p.relimit(d.source)
+}

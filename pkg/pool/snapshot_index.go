@@ -1,0 +1,119 @@
+package pool
+
+import (
+	"strings"
+	"sync"
+
+	"github.com/tidwall/btree"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// SnapshotEntry is a snapshot as the index has it. It is a value that never changes. One whose record cannot be read keeps its place,
+// so that its name is not given out again: then only the ID is known.
+type SnapshotEntry struct {
+	volume.Snapshot
+
+	// Damaged says what is wrong with the record.
+	Damaged error
+}
+
+// snapshotIndex has every snapshot of a pool in the order of their directories. It is rebuilt from the tree at start.
+type snapshotIndex struct {
+	claims
+
+	mu      sync.RWMutex
+	entries btree.Map[string, SnapshotEntry]
+	// bySource has them once more, in the order of their sources.
+	bySource btree.Map[string, SnapshotEntry]
+	bytes    int64 // held by those of entries
+	// kept is what snapshots keep, until they are purged, of what the filesystem counts under a volume's tag.
+	kept map[backend.Tag]int64
+}
+
+func (x *snapshotIndex) get(dirName string) (SnapshotEntry, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.entries.Get(dirName)
+}
+
+// put adds a snapshot; what it keeps of its source is for keep to say.
+func (x *snapshotIndex) put(e SnapshotEntry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.entries.Set(e.ID.Dir(), e)
+	x.bySource.Set(keyOf(e.Snapshot), e)
+	x.bytes = addSaturating(x.bytes, e.HeldBytes)
+}
+
+func (x *snapshotIndex) remove(e SnapshotEntry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.entries.Delete(e.ID.Dir())
+	x.bySource.Delete(keyOf(e.Snapshot))
+	x.bytes = max(0, x.bytes-e.HeldBytes)
+}
+
+// keyOf begins with the source; no directory has a slash.
+func keyOf(s volume.Snapshot) string { return s.Source.String() + "/" + s.ID.Dir() }
+
+// keep changes what snapshots keep of what counts under a tag; 0 is nobody's.
+func (x *snapshotIndex) keep(tag backend.Tag, bytes int64) {
+	if tag == 0 {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.kept == nil {
+		x.kept = make(map[backend.Tag]int64)
+	}
+	sum := addSaturating(x.kept[tag], bytes)
+	if sum <= 0 {
+		delete(x.kept, tag)
+		return
+	}
+	x.kept[tag] = sum
+}
+
+func (x *snapshotIndex) keptOf(tag backend.Tag) int64 {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.kept[tag]
+}
+
+// counts are the number of snapshots and what they hold in bytes.
+func (x *snapshotIndex) counts() (n int, bytes int64) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.entries.Len(), x.bytes
+}
+
+// after lists at most limit snapshots whose directory is greater than the given one.
+func (x *snapshotIndex) after(dirName string, limit int) []SnapshotEntry {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return collect(&x.entries, "", dirName, limit)
+}
+
+// ofSourceAfter is after for the snapshots of one volume.
+func (x *snapshotIndex) ofSourceAfter(source volume.ID, dirName string, limit int) []SnapshotEntry {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return collect(&x.bySource, source.String()+"/", dirName, limit)
+}
+
+// collect lists at most limit entries whose key begins with the prefix and goes on with what is greater than after.
+func collect(entries *btree.Map[string, SnapshotEntry], prefix, after string, limit int) []SnapshotEntry {
+	var page []SnapshotEntry
+	entries.Ascend(prefix+after, func(key string, e SnapshotEntry) bool {
+		if len(page) == limit || !strings.HasPrefix(key, prefix) {
+			return false
+		}
+		if key != prefix+after {
+			page = append(page, e)
+		}
+		return true
+	})
+	return page
+}
