@@ -205,7 +205,7 @@ func TestOnlyTheDriverIsPrivileged(t *testing.T) {
 
 func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
 	provisioner := map[string][]string{
-		"ClusterRole /persistentvolumes":            {"list", "watch", "create", "patch", "delete"},
+		"ClusterRole /persistentvolumes":            {"get", "list", "watch", "create", "patch", "delete"},
 		"ClusterRole /persistentvolumeclaims":       {"list", "watch", "update"},
 		"ClusterRole storage.k8s.io/storageclasses": {"list", "watch"},
 		"ClusterRole /events":                       {"create", "patch"},

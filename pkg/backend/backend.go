@@ -33,8 +33,8 @@ type Backend interface {
 	Enforces() bool
 	// LimitsInodes says whether a volume can be held to a number of files (volume.Spec.Inodes).
 	LimitsInodes() bool
-	// Make makes the empty data of a volume, with exactly that mode and owner and held to that size. It is durable after the fsync
-	// of what is returned and of dir. On failure nothing is left. Errors: ErrNoSpace.
+	// Make makes the empty data of a volume, with exactly that mode and owner and held to that size. All of it is metadata, durable
+	// after the fsync of what is returned and of dir. On failure nothing is left. Errors: ErrNoSpace.
 	Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, Tag, error)
 	// Adopt makes the filesystem agree with the record of a volume found on disk, and says whether it did not. It is called for all
 	// of them, and Hold for what is deleted, before the first Make. Errors: why the volume is not held to its size.

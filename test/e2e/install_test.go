@@ -17,6 +17,7 @@ const values = `
 image: {repository: localhost/csi-hostpath, tag: e2e, pullPolicy: Never}
 # The scheduler's next look at a pool that has come or gone, which tests wait for.
 provisioner: {capacityPollInterval: 5s}
+snapshotter: {enabled: true}
 config:
   pools:
     - name: default

@@ -63,7 +63,7 @@ func leftovers(ctx context.Context) error {
 		return fmt.Errorf("the cluster still has %s", strings.Join(strings.Fields(out), ", "))
 	}
 	for _, n := range testCluster.Nodes() {
-		out, err := n.Exec(ctx, "sh", "-c", "cd "+cluster.DefaultDiskPath+" && ls -d volumes/* tmp/* trash/* 2>/dev/null; "+
+		out, err := n.Exec(ctx, "sh", "-c", "cd "+cluster.DefaultDiskPath+" && ls -d volumes/* snapshots/* tmp/* trash/* 2>/dev/null; "+
 			"grep kubernetes.io~csi/ /proc/mounts || true")
 		if err != nil {
 			return err
