@@ -49,6 +49,9 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 
 // make makes a volume that is not there yet; the caller has its claim.
 func (p *Pool) make(ctx context.Context, v volume.Volume, content content) (volume.Volume, error) {
+	if err := p.checkInodes(v.Spec); err != nil {
+		return volume.Volume{}, err
+	}
 	r, err := p.room()
 	if err != nil {
 		return volume.Volume{}, err
@@ -83,6 +86,16 @@ func (empty) make(_ context.Context, p *Pool, d dir, v *volume.Volume) (*os.File
 	f, tag, err := p.backendOf(v.Spec).Make(d.File, v.Spec, v.CapacityBytes)
 	v.QuotaID = uint64(tag)
 	return f, err
+}
+
+// checkInodes refuses what would be a limit in the record only. Another node's pool of that name may have a filesystem that can.
+// Errors: ErrNoSpace.
+func (p *Pool) checkInodes(s volume.Spec) error {
+	if s.Inodes == 0 || p.backend.LimitsInodes() {
+		return nil
+	}
+	return fmt.Errorf("%w here: parameter %q is %d, and pool %s cannot limit numbers of files: that takes XFS or ext4, mounted with "+
+		"prjquota, and a quota that is not off", volume.ErrNoSpace, volume.ParamInodes, s.Inodes, p.opts.Name)
 }
 
 // compatible says whether an existing volume answers a request of the same name (CSI spec, CreateVolume: ALREADY_EXISTS).

@@ -80,7 +80,7 @@ func (p *Pool) resize(v volume.Volume, bytes int64) error {
 		return err
 	}
 	defer d.Close()
-	return p.backendOf(v.Spec).Resize(d.File, backend.Tag(v.QuotaID), bytes)
+	return p.backendOf(v.Spec).Resize(d.File, backend.Tag(v.QuotaID), v.Spec, bytes)
 }
 
 // replaceRecord exchanges a volume's record by one rename(2), durable when it returns.

@@ -214,7 +214,7 @@ func (c copied) makeImage(ctx context.Context, p *Pool, d dir, v *volume.Volume)
 		return nil, err
 	}
 	b := image.New(v.Spec.Allocation)
-	if err := errors.Join(b.Fill(data), b.Resize(d.File, 0, v.CapacityBytes)); err != nil {
+	if err := errors.Join(b.Fill(data), b.Resize(d.File, 0, v.Spec, v.CapacityBytes)); err != nil {
 		return nil, errors.Join(err, data.Close())
 	}
 	v.FilesystemBytes = c.from.filesystemBytes

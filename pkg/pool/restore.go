@@ -104,7 +104,7 @@ func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os
 	data, tag, _, err := p.duplicate(ctx, d, c.from, v.CapacityBytes, c.progress)
 	v.QuotaID = uint64(tag)
 	if err == nil {
-		err = p.backend.Resize(d.File, tag, v.CapacityBytes)
+		err = p.backend.Resize(d.File, tag, v.Spec, v.CapacityBytes)
 	}
 	return data, err
 }
@@ -123,7 +123,9 @@ func (p *Pool) duplicate(
 		return nil, 0, copytree.Stats{}, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, from.id, err)
 	}
 	defer source.Close()
-	data, tag, err := p.backend.Make(d.File, from.spec, addSaturating(bytes, bytes/8+copySlack))
+	spec := from.spec
+	spec.Inodes = 0 // the copier needs some of its own; a volume's limit comes when the copy is there
+	data, tag, err := p.backend.Make(d.File, spec, addSaturating(bytes, bytes/8+copySlack))
 	if err != nil {
 		return nil, tag, copytree.Stats{}, err
 	}

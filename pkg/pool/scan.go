@@ -112,7 +112,7 @@ func (p *Pool) adopt(ctx context.Context, e *entry) {
 			e.volume.QuotaID = uint64(p.backend.Hold(d.File, 0))
 			return
 		}
-		repaired, err = p.backendOf(e.volume.Spec).Adopt(d.File, backend.Tag(e.volume.QuotaID), p.limitOf(e.volume))
+		repaired, err = p.backendOf(e.volume.Spec).Adopt(d.File, backend.Tag(e.volume.QuotaID), e.volume.Spec, p.limitOf(e.volume))
 	}
 	e.unenforced = err != nil || !p.backendOf(e.volume.Spec).Enforces()
 	switch {

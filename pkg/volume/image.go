@@ -93,6 +93,8 @@ func (p *Parameters) SpecFor(t AccessType) (Spec, error) {
 	case p.backing == backingDirectory && t != AccessType{}:
 		return Spec{}, fmt.Errorf("%w: parameter %q is %s, which is the pool's own filesystem, and %s is asked for: use %s",
 			ErrInvalid, ParamBacking, backingDirectory, t, backingImage)
+	case p.Spec.Inodes != 0 && (t != AccessType{} || p.backing == backingImage):
+		return Spec{}, fmt.Errorf("%w: parameter %q is for directories: the filesystem of an image has its own number", ErrInvalid, ParamInodes)
 	case t.Block:
 		return p.blockSpec()
 	case t.FSType != "" || p.backing == backingImage:
@@ -142,7 +144,7 @@ func (s Spec) Check() error {
 		s.FSType != "" && !slices.Contains(FSTypes(), s.FSType),
 		!s.IsImage() && (s.FSType != "" || s.Allocation != ""),
 		s.IsImage() && s.Allocation != Sparse && s.Allocation != Preallocated,
-		s.IsBlock() && s.Type != DirectoryOrCreate:
+		s.IsBlock() && s.Type != DirectoryOrCreate, s.IsImage() && s.Inodes != 0:
 		return fmt.Errorf("%w: %+v is no volume of this driver", ErrInvalid, s)
 	default:
 		return nil

@@ -37,6 +37,8 @@ func TestClassAndAccessBecomeASpec(t *testing.T) {
 		{name: "block of a directory", params: map[string]string{"backing": "directory"}, access: AccessType{Block: true}},
 		{name: "block of a file", params: map[string]string{"type": "FileOrCreate"}, access: AccessType{Block: true}},
 		{name: "block of a path", params: map[string]string{"path": "/data", "type": "Directory"}, access: AccessType{Block: true}},
+		{name: "image with a number of inodes", params: map[string]string{"backing": "image", "inodes": "100"}},
+		{name: "fsType with a number of inodes", params: map[string]string{"inodes": "100"}, access: AccessType{FSType: XFS}},
 		{name: "fsType of a path", params: map[string]string{"path": "/data", "type": "Directory"}, access: AccessType{FSType: XFS}},
 	}
 	for _, tt := range tests {

@@ -29,6 +29,9 @@ func (Image) Name() string { return "image" }
 // Enforces implements backend.Backend.
 func (Image) Enforces() bool { return true }
 
+// LimitsInodes implements backend.Backend: the filesystem in the image has its own number.
+func (Image) LimitsInodes() bool { return false }
+
 // Make implements backend.Backend. Only root can open the file: what a pod is to see of it is behind a loop device.
 func (i Image) Make(dir *os.File, _ volume.Spec, bytes int64) (*os.File, backend.Tag, error) {
 	fd, err := unix.Openat(int(dir.Fd()), backend.Data, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
@@ -102,7 +105,7 @@ func (i Image) Fill(f *os.File) error {
 }
 
 // Adopt implements backend.Backend: a file that is longer than its record says was being expanded in a crash.
-func (i Image) Adopt(dir *os.File, _ backend.Tag, bytes int64) (repaired bool, err error) {
+func (i Image) Adopt(dir *os.File, _ backend.Tag, _ volume.Spec, bytes int64) (repaired bool, err error) {
 	f, size, err := open(dir)
 	if err != nil {
 		return false, err
@@ -151,7 +154,7 @@ func cut(f *os.File, from, to int64) error {
 func (Image) Hold(*os.File, backend.Tag) backend.Tag { return 0 }
 
 // Resize implements backend.Backend. It is the file that changes; a device that has it follows when it is told to.
-func (i Image) Resize(dir *os.File, _ backend.Tag, bytes int64) error {
+func (i Image) Resize(dir *os.File, _ backend.Tag, _ volume.Spec, bytes int64) error {
 	f, size, err := open(dir)
 	if err != nil {
 		return err

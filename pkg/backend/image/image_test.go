@@ -110,9 +110,9 @@ func TestImageGrowsAndIsWholeAfterAnExpansionThatFailed(t *testing.T) {
 		w.make(b, mib)
 		w.must(os.WriteFile(w.path, []byte("precious"), 0o600))
 		w.must(os.Truncate(w.path, mib))
-		w.must(b.Resize(w.dir, 0, 2*mib))
+		w.must(b.Resize(w.dir, 0, volume.Spec{}, 2*mib))
 		w.want(2 * mib)
-		if err := b.Resize(w.dir, 0, 4<<30); !errors.Is(err, unix.ENOSPC) {
+		if err := b.Resize(w.dir, 0, volume.Spec{}, 4<<30); !errors.Is(err, unix.ENOSPC) {
 			w.t.Errorf("got %v, want ENOSPC", err)
 		}
 		w.want(2 * mib)
@@ -131,12 +131,12 @@ func TestExpansionThatACrashCutShortIsTakenBack(t *testing.T) {
 		for _, allocation := range []volume.Allocation{volume.Sparse, volume.Preallocated} {
 			b := image.New(allocation)
 			w.make(b, mib)
-			w.must(b.Resize(w.dir, 0, 2*mib))
-			if repaired, err := b.Adopt(w.dir, 0, mib); !repaired || err != nil {
+			w.must(b.Resize(w.dir, 0, volume.Spec{}, 2*mib))
+			if repaired, err := b.Adopt(w.dir, 0, volume.Spec{}, mib); !repaired || err != nil {
 				w.t.Errorf("%s: repaired %t, %v", allocation, repaired, err)
 			}
 			w.want(mib)
-			if repaired, err := b.Adopt(w.dir, 0, mib); repaired || err != nil {
+			if repaired, err := b.Adopt(w.dir, 0, volume.Spec{}, mib); repaired || err != nil {
 				w.t.Errorf("%s: again: repaired %t, %v", allocation, repaired, err)
 			}
 			w.must(os.Remove(w.path))
@@ -153,10 +153,10 @@ func TestWhatWasWrittenIsNeverCutOff(t *testing.T) {
 		_, err = f.WriteAt([]byte("precious"), 2*mib-8)
 		w.must(err)
 		w.must(f.Close())
-		if _, err := b.Adopt(w.dir, 0, mib); !errors.Is(err, volume.ErrCorrupt) {
+		if _, err := b.Adopt(w.dir, 0, volume.Spec{}, mib); !errors.Is(err, volume.ErrCorrupt) {
 			w.t.Errorf("adopted by a record of half its size: %v, want ErrCorrupt", err)
 		}
-		if err := b.Resize(w.dir, 0, mib); !errors.Is(err, volume.ErrCorrupt) {
+		if err := b.Resize(w.dir, 0, volume.Spec{}, mib); !errors.Is(err, volume.ErrCorrupt) {
 			w.t.Errorf("resized to half its size: %v, want ErrCorrupt", err)
 		}
 		w.want(2 * mib)
@@ -167,7 +167,7 @@ func TestImageThatIsShorterThanItsRecordIsCorrupt(t *testing.T) {
 	w := newWorld(t, disks.Ext4)
 	b := image.New(volume.Sparse)
 	w.make(b, mib)
-	if _, err := b.Adopt(w.dir, 0, 2*mib); !errors.Is(err, volume.ErrCorrupt) {
+	if _, err := b.Adopt(w.dir, 0, volume.Spec{}, 2*mib); !errors.Is(err, volume.ErrCorrupt) {
 		t.Errorf("got %v, want ErrCorrupt", err)
 	}
 	w.want(mib)
@@ -181,7 +181,7 @@ func TestWhatIsNoFileIsNoImage(t *testing.T) {
 		func() error { return unix.Mkfifo(w.path, 0o600) },
 	} {
 		w.must(plant())
-		if _, err := image.New(volume.Sparse).Adopt(w.dir, 0, 0); err == nil {
+		if _, err := image.New(volume.Sparse).Adopt(w.dir, 0, volume.Spec{}, 0); err == nil {
 			t.Error("it was adopted")
 		}
 		w.must(os.Remove(w.path))
