@@ -3,6 +3,7 @@ package copytree
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -21,6 +22,8 @@ type copier struct {
 	// trees are the walks that have been handed to other workers.
 	trees sync.WaitGroup
 	links links
+	// unsynced counts the files since the journal was last written.
+	unsynced atomic.Int64
 	// plain and slow are set once the two files of a copy have turned out to be where nothing can be shared or copied by the kernel.
 	plain, slow atomic.Bool
 }
@@ -35,6 +38,7 @@ func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, do
 	var workers sync.WaitGroup
 	for range opts.Workers - 1 {
 		workers.Go(func() {
+			yieldProcessor()
 			for work := range c.idle {
 				work()
 			}
@@ -45,6 +49,16 @@ func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, do
 		workers.Wait()
 		fail(nil)
 	}, nil
+}
+
+// niceness is what nice(1) gives by default: who has anything else to do on the processor goes first.
+const niceness = 10
+
+// yieldProcessor gives the goroutine a thread of its own, of low priority, which ends with it: a copy is long, and an RPC that comes
+// meanwhile is short. (The disk's priority follows: ioprio_set(2).) Where it is not allowed, the copy is as important as all else.
+func yieldProcessor() {
+	runtime.LockOSThread()
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), niceness)
 }
 
 // offer has work done by a worker that is idle, and counted in the group; false if there is none. Work may offer further work and wait for

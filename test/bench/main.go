@@ -49,6 +49,8 @@ var benchmarks = []struct {
 	{"idle", (*bench).idle},
 	{"create", (*bench).createBesideMany},
 	{"delete", (*bench).deleteLarge},
+	{"snapshot", (*bench).snapshots},
+	{"io", (*bench).inputOutput},
 	{"start", (*bench).startWithMany},
 }
 
@@ -71,7 +73,7 @@ func parse(args []string) (options, error) {
 	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	flags.StringVar(&o.fs, "fs", "ext4", "filesystem of the pools: ext4, xfs or btrfs on a loop device, or host")
 	flags.StringVar(&o.parent, "dir", os.TempDir(), "where images and host pools are made, and removed again")
-	flags.StringVar(&o.only, "run", "", "regular expression: which of cycle, processes, idle, create, delete, start (default all)")
+	flags.StringVar(&o.only, "run", "", "regular expression: which of cycle, processes, idle, create, delete, snapshot, io, start (default all)")
 	flags.StringVar(&o.json, "json", "", "a file that gets the report as JSON")
 	flags.StringArrayVar(&o.env, "env", nil, "what the driver's environment has besides, such as GOMAXPROCS=4; repeatable")
 	flags.IntSliceVar(&o.clients, "clients", []int{1, 2, 4, 8, 16, 32}, "how many cycles are under way at a time")
