@@ -47,7 +47,8 @@ type object struct {
 			RollingUpdate map[string]string `yaml:"rollingUpdate"`
 		} `yaml:"updateStrategy"`
 	} `yaml:"spec"`
-	Provisioner string `yaml:"provisioner"`
+	Provisioner          string `yaml:"provisioner"`
+	AllowVolumeExpansion bool   `yaml:"allowVolumeExpansion"`
 }
 
 type metadata struct {
@@ -164,7 +165,10 @@ func render(t *testing.T, values string) []object {
 }
 
 func TestOnlyTheDriverIsPrivileged(t *testing.T) {
-	pod := only(t, manifests(t), "DaemonSet").Spec.Template.Spec
+	pod := only(t, render(t, "snapshotter: {enabled: true}"), "DaemonSet").Spec.Template.Spec
+	if len(pod.Containers) != 4 {
+		t.Errorf("%d containers", len(pod.Containers))
+	}
 	if pod.HostNetwork || pod.HostPID || len(pod.InitContainers) > 0 {
 		t.Errorf("the pod has more of the host than it needs: %+v", pod)
 	}
@@ -200,26 +204,109 @@ func TestOnlyTheDriverIsPrivileged(t *testing.T) {
 }
 
 func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
-	got := map[string][]string{}
-	for _, o := range manifests(t) {
-		for _, r := range o.Rules {
-			for _, group := range r.APIGroups {
-				for _, resource := range r.Resources {
-					got[o.Kind+" "+group+"/"+resource] = r.Verbs
-				}
-			}
-		}
-	}
-	want := map[string][]string{
-		"ClusterRole /persistentvolumes":            {"list", "watch", "create", "patch", "delete"},
+	provisioner := map[string][]string{
+		"ClusterRole /persistentvolumes":            {"get", "list", "watch", "create", "patch", "delete"},
 		"ClusterRole /persistentvolumeclaims":       {"list", "watch", "update"},
 		"ClusterRole storage.k8s.io/storageclasses": {"list", "watch"},
 		"ClusterRole /events":                       {"create", "patch"},
 		"Role storage.k8s.io/csistoragecapacities":  {"list", "watch", "create", "update", "delete"},
 		"Role /pods": {"get"},
 	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got %v\nwant %v", got, want)
+	resizer := map[string][]string{
+		"ClusterRole /persistentvolumeclaims/status": {"patch"},
+		"Role coordination.k8s.io/leases":            {"get", "create", "update"},
+	}
+	snapshotter := map[string][]string{
+		"ClusterRole snapshot.storage.k8s.io/volumesnapshots":               {"get"},
+		"ClusterRole snapshot.storage.k8s.io/volumesnapshotclasses":         {"list", "watch"},
+		"ClusterRole snapshot.storage.k8s.io/volumesnapshotcontents":        {"get", "list", "watch", "patch"},
+		"ClusterRole snapshot.storage.k8s.io/volumesnapshotcontents/status": {"update", "patch"},
+	}
+	for values, want := range map[string][]map[string][]string{
+		"":                             {provisioner, resizer},
+		"resizer: {enabled: false}":    {provisioner},
+		"snapshotter: {enabled: true}": {provisioner, resizer, snapshotter},
+	} {
+		all := map[string][]string{}
+		for _, rights := range want {
+			maps.Copy(all, rights)
+		}
+		if got := rights(render(t, values)); !reflect.DeepEqual(got, all) {
+			t.Errorf("%q: got %v\nwant %v", values, got, all)
+		}
+	}
+}
+
+// rights lists the verbs by kind of role and resource.
+func rights(objects []object) map[string][]string {
+	verbs := map[string][]string{}
+	for _, o := range objects {
+		for _, r := range o.Rules {
+			for _, group := range r.APIGroups {
+				for _, resource := range r.Resources {
+					verbs[o.Kind+" "+group+"/"+resource] = r.Verbs
+				}
+			}
+		}
+	}
+	return verbs
+}
+
+// Each sidecar's right to change something is bounded by a policy, and none is there for a sidecar that is not.
+func TestEveryRightToChangeHasAPolicy(t *testing.T) {
+	policies := func(values string) (names []string) {
+		for _, o := range render(t, values) {
+			if o.Kind == "ValidatingAdmissionPolicy" {
+				names = append(names, o.Metadata.Name)
+			}
+		}
+		return names
+	}
+	for values, want := range map[string][]string{
+		"": {"test-csi-hostpath-claims", "test-csi-hostpath-volumes"},
+		"snapshotter: {enabled: true}": {
+			"test-csi-hostpath-claims", "test-csi-hostpath-snapshots", "test-csi-hostpath-volumes",
+		},
+		"{snapshotter: {enabled: true}, admissionPolicy: {enabled: false}}": nil,
+	} {
+		if got := policies(values); !slices.Equal(slices.Sorted(slices.Values(got)), want) {
+			t.Errorf("%q: policies %q, want %q", values, got, want)
+		}
+	}
+}
+
+func TestClassesGrowUnlessTheyArePathsOfTheNode(t *testing.T) {
+	objects := render(t, "storageClasses: [{name: a}, {name: b, allowVolumeExpansion: false}, "+
+		"{name: c, parameters: {path: /srv/c, type: Directory}}]")
+	got := map[string]bool{}
+	for _, o := range objects {
+		if o.Kind == "StorageClass" {
+			got[o.Metadata.Name] = o.AllowVolumeExpansion
+		}
+	}
+	if want := map[string]bool{"a": true, "b": false, "c": false}; !maps.Equal(got, want) {
+		t.Errorf("classes that grow: %v, want %v", got, want)
+	}
+}
+
+// What the snapshot API consists of is there only when asked for, and stays when the chart goes.
+func TestSnapshotsAreOfferedWhenAskedFor(t *testing.T) {
+	kinds := func(values string) map[string]int {
+		n := map[string]int{}
+		for _, o := range render(t, values) {
+			n[o.Kind]++
+			if o.Kind == "CustomResourceDefinition" && o.Metadata.Annotations["helm.sh/resource-policy"] != "keep" {
+				t.Errorf("%s goes with the chart", o.Metadata.Name)
+			}
+		}
+		return n
+	}
+	without := kinds("")
+	with := kinds("{snapshotter: {enabled: true}, snapshotController: {enabled: true, crds: true}}")
+	for kind, want := range map[string]int{"VolumeSnapshotClass": 1, "CustomResourceDefinition": 3, "Deployment": 1} {
+		if without[kind] != 0 || with[kind] != want {
+			t.Errorf("%d of kind %s without snapshots, %d with, want 0 and %d", without[kind], kind, with[kind], want)
+		}
 	}
 }
 

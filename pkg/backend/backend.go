@@ -31,8 +31,8 @@ type Backend interface {
 	Name() string
 	// Enforces says whether a volume is held to its size.
 	Enforces() bool
-	// Make makes the empty data of a volume, with exactly that mode and owner and held to that size. It is durable after the fsync
-	// of what is returned and of dir. On failure nothing is left. Errors: ErrNoSpace.
+	// Make makes the empty data of a volume, with exactly that mode and owner and held to that size. All of it is metadata, durable
+	// after the fsync of what is returned and of dir. On failure nothing is left. Errors: ErrNoSpace.
 	Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, Tag, error)
 	// Adopt makes the filesystem agree with the record of a volume found on disk, and says whether it did not. It is called for all
 	// of them, and Hold for what is deleted, before the first Make. Errors: why the volume is not held to its size.

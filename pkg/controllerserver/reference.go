@@ -10,6 +10,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
+	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -32,15 +33,15 @@ func (s *Server) createReference(
 	attributes := maps.Clone(raw)
 	maps.DeleteFunc(attributes, func(key, _ string) bool { return !slices.Contains(volume.ParameterKeys(), key) })
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
-		VolumeId:           volume.ReferenceID(create.Name),
+		VolumeId:           params.ReferenceID(create.Name),
 		CapacityBytes:      create.Size.Choose(),
 		VolumeContext:      attributes,
 		AccessibleTopology: []*csi.Topology{{Segments: s.Topology}},
 	}}, nil
 }
 
-// validateReference confirms a reference's capabilities. Whether the rules allow its path is said when a pod wants it: they are the
-// node's, and only then is it known whose the pod is.
+// validateReference confirms a reference's capabilities, and what its ID says that it refers to. Whether the rules allow its path is said
+// when a pod wants it: they are the node's, and only then is it known whose the pod is.
 func validateReference(req *csi.ValidateVolumeCapabilitiesRequest) error {
 	if _, err := capability.ParseAll(req.GetVolumeCapabilities()); err != nil {
 		return err
@@ -48,19 +49,16 @@ func validateReference(req *csi.ValidateVolumeCapabilitiesRequest) error {
 	if len(req.GetMutableParameters()) > 0 {
 		return fmt.Errorf("%w: there are no mutable parameters", volume.ErrInvalid)
 	}
-	if len(req.GetParameters()) == 0 {
-		return nil
-	}
-	params, err := volume.ParseParameters(req.GetParameters())
-	if err != nil {
-		return err
-	}
-	if params.Path == "" {
-		return fmt.Errorf("%w: the volume is a path of the host, and the parameters name none", volume.ErrIncompatible)
-	}
-	for _, key := range []string{volume.ParamPath, volume.ParamType, volume.ParamMode, volume.ParamUID, volume.ParamGID} {
-		if was, is := req.GetVolumeContext()[key], req.GetParameters()[key]; was != is {
-			return fmt.Errorf("%w: the volume's %s is %q, the parameters say %q", volume.ErrIncompatible, key, was, is)
+	for _, given := range []map[string]string{req.GetParameters(), req.GetVolumeContext()} {
+		if len(given) == 0 {
+			continue
+		}
+		attributes, err := volume.ParseAttributes(given, quantity.Parse)
+		if err != nil {
+			return err
+		}
+		if err := attributes.CheckReference(req.GetVolumeId()); err != nil {
+			return err
 		}
 	}
 	return nil

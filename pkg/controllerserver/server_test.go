@@ -188,6 +188,8 @@ func TestCreateAnswersWithItsCode(t *testing.T) {
 		{"unknown pool", with(t, "v", map[string]string{"pool": "elsewhere"}), codes.ResourceExhausted},
 		{"hostile pool", with(t, "v", map[string]string{"pool": "../../etc"}), codes.ResourceExhausted},
 		{"closed pool", with(t, "v", map[string]string{"pool": "closed"}), codes.Unavailable},
+		{"copy of another node's volume", with(t, "v", copyOf("ffffffffffff-v")), codes.ResourceExhausted},
+		{"copy of what a closed pool may have", with(t, "v", copyOf(closedPool+"-v")), codes.ResourceExhausted},
 		{"this node", with(t, "here", &csi.TopologyRequirement{Requisite: []*csi.Topology{there, here}}), codes.OK},
 		{"any node", with(t, "any", &csi.TopologyRequirement{}), codes.OK},
 		{"preferred only", with(t, "preferred", &csi.TopologyRequirement{Preferred: []*csi.Topology{here}}), codes.OK},
@@ -230,6 +232,10 @@ func with(t *testing.T, name string, parts ...any) *csi.CreateVolumeRequest {
 		}
 	}
 	return req
+}
+
+func copyOf(id string) *csi.VolumeContentSource {
+	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: id}}}
 }
 
 func TestMutableParametersAreRefused(t *testing.T) {

@@ -44,11 +44,13 @@ func absent(err error) error {
 // sources are the node's pools, for copies.
 type sources struct{ pools Pools }
 
-// ByID implements pool.Sources. What this node does not have another one has: the scheduler is to look there.
+// ByID implements pool.Sources. What this node does not have another one has: the scheduler is to look there. So it is when the source
+// could be in a pool of this node that is not open, as an optional pool is on most nodes: nothing is made where the source is not, and
+// UNAVAILABLE would keep the pod on this node for ever.
 func (s sources) ByID(id volume.PoolID) (*pool.Pool, error) {
 	p, err := s.pools.ByID(id)
-	if errors.Is(err, volume.ErrNotFound) {
-		return nil, fmt.Errorf("%w: %s", volume.ErrNoSpace, err) //nolint:errorlint // wrapped, it would go out as NOT_FOUND
+	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrUnavailable) {
+		return nil, fmt.Errorf("%w: %s", volume.ErrNoSpace, err) //nolint:errorlint // wrapped, it would go out with its own code
 	}
 	return p, err
 }

@@ -34,6 +34,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	publications := nodeserver.NewPublications()
+	if err := publications.RebuildReferences(ctx, cfg.KubeletDir, cfg.DriverName); err != nil {
+		return err
+	}
 	pools := newPoolSet(cfg, publications)
 	registry := newRegistry(pools)
 	host := hostpath.NewHost(cfg.HostRoot, cfg.rules())

@@ -56,7 +56,7 @@ func (w wish) check(target mount.Target) error {
 		return fmt.Errorf("%w: volume %s is an inline one, and kubelet does not say so: the CSIDriver object needs podInfoOnMount: true",
 			volume.ErrForbidden, w.handle)
 	default:
-		return nil
+		return w.attributes.CheckReference(w.handle)
 	}
 }
 

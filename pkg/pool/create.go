@@ -28,7 +28,7 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 			return volume.Volume{}, err
 		}
 		// Whoever made it may have died, or been refused, between the rename and the fsync: this answer has to be as good as the first.
-		return e.volume, p.volumes.Sync()
+		return e.volume, p.syncPlaced(p.volumes)
 	}
 	if !req.Source.IsNone() {
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is to be made from %s: use CreateFrom", volume.ErrInvalid, id, req.Source)
@@ -124,7 +124,7 @@ func (p *Pool) commit(ctx context.Context, v volume.Volume, content content) (vo
 		return volume.Volume{}, err
 	}
 	failpoint.Here("create.renamed")
-	if err := p.volumes.Sync(); err != nil {
+	if err := p.syncPlaced(p.volumes); err != nil {
 		// In place, but perhaps not after a power cut: nobody was told of it, so it goes.
 		e := &entry{volume: v}
 		p.index.put(e) // should that fail too, a retry finds it, and syncs
@@ -158,16 +158,14 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume, cont
 	if err != nil {
 		return v, err
 	}
-	// The record's fsync comes first: on a journalling filesystem it carries the rest, and the others find nothing to do.
-	if err := d.writeFile(recordFile, record); err != nil {
+	if err := d.writeFile(recordFile, record, p.commits.syncFile); err != nil {
 		return v, err
 	}
 	failpoint.Here("create.record-written")
-	if err := data.Sync(); err != nil {
-		return v, err
-	}
-	if err := d.Sync(); err != nil {
-		return v, err
+	if !p.ordered { // else the record's fsync has carried the rest: it is metadata, and a copy is durable already
+		if err := errors.Join(data.Sync(), d.Sync()); err != nil {
+			return v, err
+		}
 	}
 	return v, ctx.Err()
 }

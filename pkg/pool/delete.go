@@ -50,7 +50,7 @@ func (p *Pool) delete(ctx context.Context, id identified, what deletion) error {
 	}
 	failpoint.Here("delete.renamed")
 	// Also for what is gone: whoever took it away may have died, or failed, before this.
-	err = errors.Join(p.trash.Sync(), what.from.Sync())
+	err = p.syncTaken(what.from)
 	if isThere {
 		// No purge before the fsync: a power cut must not bring back a volume with part of its data. Should the fsync have failed, the
 		// purge comes later.

@@ -66,21 +66,16 @@ func (d dir) create(name string) (*os.File, error) {
 }
 
 // writeFile makes a file with that content, on disk when it returns but for its name: sync the directory for that.
-func (d dir) writeFile(name string, content []byte) error {
+func (d dir) writeFile(name string, content []byte, sync func(*os.File) error) error {
 	f, err := d.create(name)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
-	return errors.Join(err, syncAndClose(f, err))
-}
-
-// syncAndClose makes a file durable unless something failed before, and closes it in any case.
-func syncAndClose(f *os.File, failed error) error {
-	if failed != nil {
-		return f.Close()
+	defer f.Close()
+	if _, err := f.Write(content); err != nil {
+		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return sync(f)
 }
 
 // rename moves an entry to a name that must be free (RENAME_NOREPLACE); it is durable after a sync of both directories.

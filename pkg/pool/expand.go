@@ -84,7 +84,7 @@ func (p *Pool) replaceRecord(v volume.Volume) error {
 	if err := unix.Unlinkat(d.fd(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) { // a crash has left it
 		return &os.PathError{Op: "unlink", Path: recordTmpFile, Err: err}
 	}
-	if err := d.writeFile(recordTmpFile, content); err != nil {
+	if err := d.writeFile(recordTmpFile, content, (*os.File).Sync); err != nil {
 		_ = unix.Unlinkat(d.fd(), recordTmpFile, 0) // else the next try does it
 		return err
 	}

@@ -129,7 +129,7 @@ func initialize(root dir) (marker, error) {
 	if err := unix.Unlinkat(root.fd(), markerTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return marker{}, &os.PathError{Op: "unlink", Path: markerTmpFile, Err: err}
 	}
-	if err := root.writeFile(markerTmpFile, append(content, '\n')); err != nil {
+	if err := root.writeFile(markerTmpFile, append(content, '\n'), (*os.File).Sync); err != nil {
 		return marker{}, err
 	}
 	failpoint.Here("pool.init.marker-written")

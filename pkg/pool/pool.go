@@ -26,6 +26,8 @@ type Pool struct {
 	id   volume.PoolID
 
 	root, volumes, snapshots, tmp, trash dir
+	commits                              *commits
+	ordered                              bool // backend.HasOrderedJournal
 	location                             mount.Location
 	backend                              backend.Backend
 	index                                index
@@ -47,7 +49,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 			err = fmt.Errorf("pool %s at %s: %w", opts.Name, opts.Path, err)
 		}
 	}()
-	p := &Pool{opts: opts, purger: newPurger()}
+	p := &Pool{opts: opts, purger: newPurger(), commits: newCommits((*os.File).Sync)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.closeFiles())
@@ -66,6 +68,9 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 		return nil, err
 	}
 	if err := p.openBackend(ctx); err != nil {
+		return nil, err
+	}
+	if p.ordered, err = backend.HasOrderedJournal(p.root.File); err != nil {
 		return nil, err
 	}
 	// A crash may have come between a rename and its fsync: what is there now is what everybody will be told of.
@@ -196,7 +201,7 @@ func syncPath(path string) error {
 	if err != nil {
 		return err
 	}
-	return syncAndClose(f, nil)
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Close ends the copies under way, stops the purger, waits for both, and lets another process have the pool. What is in the trash, and

@@ -229,7 +229,7 @@ func TestPurgeRemovesATreeOfAnyDepth(t *testing.T) {
 					t.Fatal(err)
 				}
 				if at = d.File; i%1000 == 500 {
-					if err := d.writeFile("file", []byte("content")); err != nil {
+					if err := d.writeFile("file", []byte("content"), (*os.File).Sync); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -50,7 +50,7 @@ func (p *Pool) restore(
 		if err := compatible(e, req); err != nil {
 			return err
 		}
-		return p.volumes.Sync()
+		return p.syncPlaced(p.volumes)
 	}
 	other, err := sources.ByID(req.Source.Pool())
 	if err != nil {

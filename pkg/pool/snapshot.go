@@ -47,7 +47,7 @@ func (p *Pool) takeSnapshot(ctx context.Context, id volume.SnapshotID, req volum
 		if err := sameSnapshot(e, req); err != nil {
 			return err
 		}
-		return p.snapshots.Sync() // as for a repeated Create
+		return p.syncPlaced(p.snapshots) // as for a repeated Create
 	}
 	from, err := p.holdVolume(req.Source)
 	if err != nil {
@@ -113,7 +113,7 @@ func (p *Pool) commitSnapshot(ctx context.Context, s volume.Snapshot, from *orig
 		return s, err
 	}
 	failpoint.Here("snapshot.renamed")
-	if err := p.snapshots.Sync(); err != nil {
+	if err := p.syncPlaced(p.snapshots); err != nil {
 		// In place, but perhaps not after a power cut: nobody was told of it, so it goes.
 		e := SnapshotEntry{Snapshot: s}
 		p.snapshotIndex.put(e) // should that fail too, a retry finds it, and syncs
@@ -150,7 +150,7 @@ func (p *Pool) buildSnapshot(
 	if err != nil {
 		return s, err
 	}
-	if err := d.writeFile(snapshotRecordFile, record); err != nil {
+	if err := d.writeFile(snapshotRecordFile, record, p.commits.syncFile); err != nil {
 		return s, err
 	}
 	failpoint.Here("snapshot.record-written")

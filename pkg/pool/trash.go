@@ -123,7 +123,7 @@ func (p *Pool) discard(thrown string, bytes int64, quotaID uint64) discarded {
 		bytes:  bytes,
 		tag:    backend.Tag(quotaID),
 		thrown: now,
-		due:    now.Add(p.opts.TrashRetention),
+		due:    now.Add(max(purgeDelay, p.opts.TrashRetention)),
 	}
 }
 

@@ -7,6 +7,13 @@ import (
 	"k8s.io/klog/v2"
 )
 
+const (
+	// window is many times the largest CSI message that the limits let pass.
+	window = 1 << 20
+	// streamWorkers is as many calls as kubelet and the sidecars have under way; more get goroutines of their own.
+	streamWorkers = 32
+)
+
 // Options says where the edge reports to.
 type Options struct {
 	// Logger takes the log of the calls; handlers find it, with the call's method and number, in their context.
@@ -25,7 +32,14 @@ func NewServer(opts Options, extra ...grpc.ServerOption) *grpc.Server {
 // ServerOptions returns the interceptors for unary calls; CSI has no others but SnapshotMetadata's, which the driver
 // does not serve. It registers metrics, so that a second call with the same Registerer panics.
 func ServerOptions(opts Options) []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(interceptors(opts)...)}
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(interceptors(opts)...),
+		// Windows of a fixed size: else gRPC answers each request with a ping, to find out what a socket does not have, a bandwidth.
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(window),
+		// Goroutines that stay have grown stacks already.
+		grpc.NumStreamWorkers(streamWorkers),
+	}
 }
 
 // interceptors are in the order in which a call meets them. Metrics and log stand outside the error table because they

@@ -52,14 +52,46 @@ func TestReferenceIDsAreNoPoolsIDs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		id := ReferenceID(name)
+		params := Parameters{Path: "/srv/x", Spec: Spec{Type: Directory}}
+		id := params.ReferenceID(name)
 		if IsID(id) || !IsReferenceID(id) || IsInlineHandle(id) || IsReferenceID("0123456789ab-"+name.Dir()) || len(id) > MaxNameBytes {
 			t.Errorf("%q has the ID %q", s, id)
 		}
 	}
-	for _, s := range []string{"", "host-", "host-../x", "host", "hosts-x", "host-s-x"} {
+	for _, s := range []string{
+		"", "host-", "host-../x", "host", "hosts-x", "host-x", "host-0123456789ab", "host-0123456789ab-", "host-0123456789AB-x",
+		"host-0123456789ab-s-x", "host-0123456789ab-../x",
+	} {
 		if IsReferenceID(s) {
 			t.Errorf("%q is taken", s)
+		}
+	}
+}
+
+func TestReferenceIDSaysWhatItRefersTo(t *testing.T) {
+	name, err := ParseName("pvc-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := Parameters{Path: "/srv/x", Spec: Spec{Type: FileOrCreate, Mode: 0o644}, Owner: Owner{Namespace: "a"}}
+	same := made
+	same.Owner = Owner{} // the provisioner's words are not among a PersistentVolume's attributes
+	if err := same.CheckReference(made.ReferenceID(name)); err != nil {
+		t.Error(err)
+	}
+	if err := same.CheckReference("a handle that somebody wrote"); err != nil {
+		t.Error(err)
+	}
+	for _, other := range []Parameters{
+		{},
+		{Path: "/srv", Spec: made.Spec},
+		{Path: "/srv/x", Spec: Spec{Type: File, Mode: 0o644}},
+		{Path: "/srv/x", Spec: Spec{Type: FileOrCreate, Mode: 0o666}},
+		{Path: "/srv/x", Spec: Spec{Type: FileOrCreate, Mode: 0o644, UID: 1}},
+		{Path: "/srv/x", Spec: Spec{Type: FileOrCreate, Mode: 0o644, GID: 1}},
+	} {
+		if err := other.CheckReference(made.ReferenceID(name)); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%+v: %v, want ErrInvalid", other, err)
 		}
 	}
 }

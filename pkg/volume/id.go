@@ -2,6 +2,8 @@ package volume
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 )
@@ -54,13 +56,29 @@ func IsID(s string) bool {
 const referencePrefix = "host-"
 
 // ReferenceID is the volume ID of a reference to a path of the host. Nothing on any disk belongs to it: what it refers to is in the
-// volume's attributes.
-func ReferenceID(name Name) string { return referencePrefix + name.dir }
+// volume's attributes, and the ID holds a digest of them, so that the one cannot be taken for another: a name that is asked for again with
+// another path is another volume.
+func (p *Parameters) ReferenceID(name Name) string { return p.referenceStem() + name.dir }
+
+// referenceStem is the part of a reference's ID that says what it refers to.
+func (p *Parameters) referenceStem() string {
+	digest := sha256.Sum256(fmt.Appendf(nil, "%q %q %o %d %d", p.Path, p.Spec.Type, p.Spec.Mode, p.Spec.UID, p.Spec.GID))
+	return referencePrefix + hex.EncodeToString(digest[:])[:poolIDDigits] + "-"
+}
 
 // IsReferenceID says whether ReferenceID may have returned it.
 func IsReferenceID(s string) bool {
-	dirName, ok := strings.CutPrefix(s, referencePrefix)
-	return ok && isDir(dirName)
+	rest, ok := strings.CutPrefix(s, referencePrefix)
+	return ok && len(rest) > poolIDDigits+1 && isHex(rest[:poolIDDigits]) && rest[poolIDDigits] == '-' && isDir(rest[poolIDDigits+1:])
+}
+
+// CheckReference refuses parameters that are not those that the ID of a reference was made of. Errors: ErrInvalid.
+func (p *Parameters) CheckReference(id string) error {
+	if IsReferenceID(id) && !strings.HasPrefix(id, p.referenceStem()) {
+		return fmt.Errorf("%w: volume %s was made for another path, or another type, mode or owner, than %s %s",
+			ErrInvalid, id, p.Spec.Type, p.Path)
+	}
+	return nil
 }
 
 // CheckHandle checks the ID of a volume that the driver has not made: any string, in a PersistentVolume written by hand.

@@ -8,12 +8,15 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 )
 
 // floor goes through cycles by the system calls alone that make a volume durable, visible and gone again: no driver can be faster
 // that keeps the same promises.
 type floor struct {
 	tmp, volumes, trash int
+	ordered             bool // one fsync does where else several are needed: backend.HasOrderedJournal
 	targets             string
 }
 
@@ -30,7 +33,20 @@ func newFloor(dir, targets string) (*floor, error) {
 			return nil, err
 		}
 	}
+	var err error
+	if f.ordered, err = hasOrderedJournal(dir); err != nil {
+		return nil, err
+	}
 	return f, os.MkdirAll(targets, 0o750)
+}
+
+func hasOrderedJournal(path string) (bool, error) {
+	d, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	return backend.HasOrderedJournal(d)
 }
 
 func (f *floor) close() error {
@@ -81,11 +97,15 @@ func (f *floor) create(name string) error {
 		return err
 	}
 	defer unix.Close(data)
-	if err := writeRecord(d); err != nil {
+	if err := errors.Join(unix.Fchown(data, 0, 0), unix.Fchmod(data, 0o755), writeRecord(d)); err != nil {
 		return err
 	}
-	return errors.Join(unix.Fchown(data, 0, 0), unix.Fchmod(data, 0o755), unix.Fsync(data), unix.Fsync(d),
-		unix.Renameat2(f.tmp, name, f.volumes, name, unix.RENAME_NOREPLACE), unix.Fsync(f.volumes))
+	if !f.ordered {
+		if err := errors.Join(unix.Fsync(data), unix.Fsync(d)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(unix.Renameat2(f.tmp, name, f.volumes, name, unix.RENAME_NOREPLACE), unix.Fsync(f.volumes))
 }
 
 func writeRecord(dir int) error {
@@ -117,7 +137,10 @@ func (f *floor) publish(name, target string) error {
 }
 
 func (f *floor) remove(name string) error {
-	return errors.Join(unix.Renameat2(f.volumes, name, f.trash, name, unix.RENAME_NOREPLACE), unix.Fsync(f.trash), unix.Fsync(f.volumes))
+	if err := unix.Renameat2(f.volumes, name, f.trash, name, unix.RENAME_NOREPLACE); err != nil || f.ordered {
+		return errors.Join(err, unix.Fsync(f.volumes))
+	}
+	return errors.Join(unix.Fsync(f.trash), unix.Fsync(f.volumes))
 }
 
 func (f *floor) purge(name string) error {

@@ -17,6 +17,7 @@ const values = `
 image: {repository: localhost/csi-hostpath, tag: e2e, pullPolicy: Never}
 # The scheduler's next look at a pool that has come or gone, which tests wait for.
 provisioner: {capacityPollInterval: 5s}
+snapshotter: {enabled: true}
 config:
   pools:
     - name: default
@@ -26,6 +27,13 @@ config:
     - name: fast
       path: /srv/fast
       optional: true
+  hostPaths:
+    - {path: /srv/shared, inline: true}
+    - {path: /srv/models, inline: true, readOnly: true}
+    - {path: /srv/team, inline: true, namespaces: [kube-system]}
+    - {path: /srv/closed}
+    - {path: /srv/null, inline: true, types: [CharDevice]}
+    - {path: /srv/block, inline: true, types: [BlockDevice]}
 storageClasses:
   - name: csi-hostpath
     parameters: {type: DirectoryOrCreate}

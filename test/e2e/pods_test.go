@@ -63,7 +63,7 @@ func leftovers(ctx context.Context) error {
 		return fmt.Errorf("the cluster still has %s", strings.Join(strings.Fields(out), ", "))
 	}
 	for _, n := range testCluster.Nodes() {
-		out, err := n.Exec(ctx, "sh", "-c", "cd "+cluster.DefaultDiskPath+" && ls -d volumes/* tmp/* trash/* 2>/dev/null; "+
+		out, err := n.Exec(ctx, "sh", "-c", "cd "+cluster.DefaultDiskPath+" && ls -d volumes/* snapshots/* tmp/* trash/* 2>/dev/null; "+
 			"grep kubernetes.io~csi/ /proc/mounts || true")
 		if err != nil {
 			return err
@@ -97,8 +97,8 @@ func apply(t *testing.T, ns, manifests string) {
 	}
 }
 
-// class makes a StorageClass with one parameter, which the chart would refuse when it is wrong; it goes with the test.
-func class(t *testing.T, name, parameter, value string) {
+// class makes a StorageClass, also with parameters, given as pairs, that the chart would refuse; it goes with the test.
+func class(t *testing.T, name string, parameters ...string) {
 	t.Helper()
 	t.Cleanup(func() { kubectl(t, "delete", "storageclass", name, "--ignore-not-found") })
 	apply(t, "default", fmt.Sprintf(`
@@ -107,8 +107,8 @@ kind: StorageClass
 metadata: {name: %s}
 provisioner: %s
 volumeBindingMode: WaitForFirstConsumer
-parameters: {%s: %q}
-`, name, driverName, parameter, value))
+parameters: %s
+`, name, driverName, flow(parameters...)))
 }
 
 func claim(name, class, size string, options ...string) string {

@@ -3,7 +3,12 @@
 package e2e
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +44,11 @@ func TestTakenOverSidecarCannot(t *testing.T) {
 		{"create", "storageclasses"},
 		{"update", "csidrivers"},
 		{"create", "csistoragecapacities", "-n", "default"},
+		{"update", "leases", "-n", "kube-system"},
+		{"create", "volumesnapshots.snapshot.storage.k8s.io", "-A"},
+		{"update", "volumesnapshots.snapshot.storage.k8s.io", "-A"},
+		{"create", "volumesnapshotcontents.snapshot.storage.k8s.io"},
+		{"delete", "volumesnapshotcontents.snapshot.storage.k8s.io"},
 		{"*", "*", "-A"},
 	} {
 		if answer := canI(action...); answer != "no" {
@@ -75,6 +85,35 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 		"there": "may not take a claim from another node", "foreign": "may only mark claims of " + driverName,
 	} {
 		refused(t, sidecar, want, claimJSON(t, ns, name), "replace", "--raw", claimPath(ns, name), "-f", "-")
+	}
+
+	// The resizer raises the sizes of all nodes' volumes: nothing else of them changes.
+	bound, anybody := patcher(t, boundTo(t, here)...), patcher(t)
+	pv, status := "/api/v1/persistentvolumes/"+volumeOf(t, ns, "there"), claimPath(ns, "there")+"/status"
+	const larger = `{"spec": {"capacity": {"storage": "2Mi"}}}`
+	for _, tc := range []struct {
+		patch      patch
+		path, body string
+		want       string
+	}{
+		{bound, pv, `{"spec": {"capacity": {"storage": "1Ki"}}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}, "persistentVolumeReclaimPolicy": "Retain"}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}, "claimRef": {"name": "mine"}}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"finalizers": null}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"labels": {"x": "y"}}}`, onlyThatNode},
+		{anybody, pv, larger, "does not say for which node"},
+		{bound, pv, larger, ""},
+		{bound, pv, `{"metadata": {"annotations": {"volume.alpha.kubernetes.io/pre-resize-capacity": "1Mi"}}}`, ""},
+		{bound, status, `{"status": {"phase": "Lost"}}`, "may not take a claim from another node"},
+		{bound, status, `{"status": {"capacity": {"storage": "1Gi"}}}`, "may not take a claim from another node"},
+		{bound, status, `{"metadata": {"annotations": {"x": "y"}}}`, "may not take a claim from another node"},
+		{bound, status, `{"status": {"allocatedResources": {"storage": "1Mi"}}}`, ""},
+		{bound, claimPath(ns, "foreign") + "/status", `{"status": {"allocatedResources": {"storage": "1Mi"}}}`, "may only mark claims of " + driverName},
+	} {
+		if got := tc.patch(tc.path, tc.body); tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
+			t.Errorf("patching %s with %s says %q, want %q", tc.path, tc.body, got, tc.want)
+		}
 	}
 
 	// And what it must be able to do: what lies on its own node.
@@ -132,13 +171,61 @@ func boundTo(t *testing.T, node string) []string {
 	return nil
 }
 
-// asServiceAccount returns a kubectl that has a token of the driver's service account, and nothing else.
-func asServiceAccount(t *testing.T, bound ...string) asUser {
+// identity is how the API server is reached, and by whom.
+type identity struct{ server, authority, token string }
+
+// serviceAccount has a token of the driver's service account.
+func serviceAccount(t *testing.T, bound ...string) identity {
 	t.Helper()
-	token := kubectl(t, append([]string{"-n", namespace, "create", "token", release}, bound...)...)
 	view := func(what string) string {
 		return kubectl(t, "config", "view", "--raw", "--minify", "-o", "jsonpath={.clusters[0].cluster."+what+"}")
 	}
+	return identity{
+		server: view("server"), authority: view("certificate-authority-data"),
+		token: kubectl(t, append([]string{"-n", namespace, "create", "token", release}, bound...)...),
+	}
+}
+
+// patch tries a merge patch, and returns the API server's refusal, or nothing. kubectl would have to be able to get the object as well.
+type patch func(path, body string) string
+
+func patcher(t *testing.T, bound ...string) patch {
+	t.Helper()
+	it := serviceAccount(t, bound...)
+	authority, err := base64.StdEncoding.DecodeString(it.authority)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(authority)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}}
+	return func(path, body string) string {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, it.server+path+"?dryRun=All", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer "+it.token)
+		request.Header.Set("Content-Type", "application/merge-patch+json")
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		answer, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response.StatusCode == http.StatusOK {
+			return ""
+		}
+		return string(answer)
+	}
+}
+
+// asServiceAccount returns a kubectl that has a token of the driver's service account, and nothing else.
+func asServiceAccount(t *testing.T, bound ...string) asUser {
+	t.Helper()
+	it := serviceAccount(t, bound...)
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	content := fmt.Sprintf(`
 apiVersion: v1
@@ -147,7 +234,7 @@ current-context: it
 contexts: [{name: it, context: {cluster: it, user: it}}]
 clusters: [{name: it, cluster: {server: %q, certificate-authority-data: %q}}]
 users: [{name: it, user: {token: %q}}]
-`, view("server"), view("certificate-authority-data"), token)
+`, it.server, it.authority, it.token)
 	if err := os.WriteFile(kubeconfig, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}

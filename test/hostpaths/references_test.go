@@ -221,6 +221,9 @@ func TestSingleWriterOfAHostPath(t *testing.T) {
 		w.must(w.publish(first))
 	}
 	w.wantCode(w.publish(second), codes.FailedPrecondition, "single writer")
+	w.restart() // the mount does not say whose it is, and kubelet's own file does
+	w.wantCode(w.publish(second), codes.FailedPrecondition, "single writer")
+	w.must(w.publish(first))
 	w.must(w.unpublish(second))
 	w.must(w.unpublish(first))
 	w.must(w.publish(second))
@@ -243,6 +246,12 @@ func TestClassWithAPath(t *testing.T) {
 		t.Errorf("the pool has %q", got)
 	}
 	w.checkReference(v)
+	if other := w.ofClass(podA, "pvc-1", "path", w.path("srv/y"), "type", "DirectoryOrCreate"); other.handle == v.handle {
+		t.Errorf("the same name with another path has the same ID %q", v.handle)
+	}
+	mixed := v
+	mixed.attributes = pairs([]string{"path", w.path("srv"), "type", "Directory"})
+	w.wantCode(w.publish(mixed), codes.InvalidArgument, "was made for another path")
 	w.must(w.publish(v))
 	w.must(w.unpublish(v))
 	for range 2 {
@@ -274,6 +283,14 @@ func (w *world) checkReference(v volumeOf) {
 	})
 	if err != nil || other.GetConfirmed() != nil || !strings.Contains(other.GetMessage(), "elsewhere") {
 		w.t.Errorf("ValidateVolumeCapabilities with another path: %v, %v", other, err)
+	}
+	// Also when the caller has no volume context: the ID says what it was made of.
+	foreign, err := w.Controller.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{
+		VolumeId: v.handle, VolumeCapabilities: []*csi.VolumeCapability{v.capability()},
+		Parameters: map[string]string{"path": "/elsewhere", "type": "File"},
+	})
+	if err != nil || foreign.GetConfirmed() != nil || !strings.Contains(foreign.GetMessage(), "elsewhere") {
+		w.t.Errorf("ValidateVolumeCapabilities with another path and no context: %v, %v", foreign, err)
 	}
 	room, err := w.Controller.GetCapacity(ctx, &csi.GetCapacityRequest{Parameters: v.attributes})
 	if err != nil || room.GetAvailableCapacity() < 1<<60 {

@@ -262,7 +262,7 @@ func persistent(p pod, handle string, attributes ...string) volumeOf {
 
 func pairs(list []string) map[string]string {
 	m := map[string]string{}
-	for i := 0; i < len(list); i += 2 {
+	for i := 0; i+1 < len(list); i += 2 {
 		m[list[i]] = list[i+1]
 	}
 	return m
@@ -293,6 +293,16 @@ func (v volumeOf) kubeletSays() map[string]string {
 	return all
 }
 
+// kubeletWrites is what kubelet keeps beside a target (saveVolumeData in pkg/volume/csi/csi_util.go).
+func (v volumeOf) kubeletWrites() string {
+	lifecycle := "Persistent"
+	if v.inline {
+		lifecycle = "Ephemeral"
+	}
+	return fmt.Sprintf(`{"attachmentID":"csi-0","driverName":"hostpath.csi.local","nodeName":"node-1","specVolID":%q,"volumeHandle":%q,`+
+		`"volumeLifecycleMode":%q}`, v.name, v.handle, lifecycle)
+}
+
 // publish stages what is not inline and publishes it; the pod's directory is there before.
 func (w *world) publish(v volumeOf) error { return w.publishWith(v, v.kubeletSays()) }
 
@@ -300,6 +310,7 @@ func (w *world) publishWith(v volumeOf, attributes map[string]string) error {
 	w.t.Helper()
 	target := w.target(v)
 	w.must(os.MkdirAll(filepath.Dir(target), 0o750))
+	w.write(filepath.Join(filepath.Dir(target), "vol_data.json"), v.kubeletWrites())
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
 	if !v.inline {

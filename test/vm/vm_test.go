@@ -30,6 +30,18 @@ func TestPowerCutTakesOnlyWhatWasNotFsynced(t *testing.T) {
 	)
 }
 
+// TestPowerCutBreaksNoPromiseOfAPool cuts the power twice while clients create and delete volumes.
+func TestPowerCutBreaksNoPromiseOfAPool(t *testing.T) {
+	check := Boot{Run: "^TestPoolAfterPowerCut$"}
+	Run(t, Config{
+		Packages: []string{guestTests},
+		Disks:    []Disk{{FS: "xfs"}, {FS: "ext4"}, {FS: "btrfs"}, {Name: "raw", Size: 1 << 20}},
+	},
+		Boot{Run: "^TestPoolBeforePowerCut$", PowerCut: true}, check,
+		Boot{Run: "^TestPoolBeforePowerCut$", PowerCut: true, CutDelay: 170 * time.Millisecond}, check,
+	)
+}
+
 // TestPackagesPass runs tests of the driver on a kernel that clusters have: Debian's is years older than CI's.
 func TestPackagesPass(t *testing.T) {
 	Run(t, Config{Packages: []string{"./pkg/mount"}})

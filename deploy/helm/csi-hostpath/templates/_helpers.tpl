@@ -113,3 +113,48 @@ seLinuxOptions:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
+
+{{- /* What every container but the driver's has: dict "root" $ "sidecar" VALUES. */ -}}
+{{- define "csi-hostpath.sidecar" -}}
+securityContext:
+  {{- include "csi-hostpath.restricted" .root | nindent 2 }}
+resources:
+  {{- toYaml .sidecar.resources | nindent 2 }}
+terminationMessagePolicy: FallbackToLogsOnError
+volumeMounts:
+  # Read-only: a socket can be used all the same, and not exchanged.
+  - name: sidecars
+    mountPath: /run/csi-hostpath
+    readOnly: true
+  - name: api-access
+    mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+    readOnly: true
+{{- end -}}
+
+{{- /* The user that the sidecars of every node are for the API server. */ -}}
+{{- define "csi-hostpath.user" -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "csi-hostpath.serviceAccountName" . }}
+{{- end -}}
+
+{{- /* CEL: the node that a token was made for, or ''. */ -}}
+{{- define "csi-hostpath.tokensNode" -}}
+has(request.userInfo.extra) && 'authentication.kubernetes.io/node-name' in request.userInfo.extra
+? request.userInfo.extra['authentication.kubernetes.io/node-name'][0] : ''
+{{- end -}}
+
+{{- /* CEL: which of the things that every object has an update leaves alone: dict "mayChange" ANNOTATION. */ -}}
+{{- define "csi-hostpath.metadataStays" -}}
+object.metadata.?labels == oldObject.metadata.?labels &&
+object.metadata.?finalizers == oldObject.metadata.?finalizers &&
+object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences &&
+object.metadata.?annotations.orValue({}).all(k, k == '{{ .mayChange }}' ||
+k in oldObject.metadata.?annotations.orValue({}) && object.metadata.annotations[k] == oldObject.metadata.annotations[k]) &&
+oldObject.metadata.?annotations.orValue({}).all(k, k == '{{ .mayChange }}' || k in object.metadata.?annotations.orValue({}))
+{{- end -}}
+
+{{- /* Whether volumes of a class can grow, as true or false: a path of the node has no size. */ -}}
+{{- define "csi-hostpath.classGrows" -}}
+{{- if hasKey . "allowVolumeExpansion" -}}{{- .allowVolumeExpansion -}}
+{{- else -}}{{- not (hasKey (default dict .parameters) "path") -}}
+{{- end -}}
+{{- end -}}

@@ -125,6 +125,9 @@ func controllerManagerFlags() []string {
 		"--cluster-signing-cert-file="+certificate("ca"),
 		"--cluster-signing-key-file="+key("ca"),
 		"--cluster-cidr="+network.PodRange,
+		// Its defaults, 20 and 30, hold up whatever has a claim: it writes three times for each.
+		"--kube-api-qps=200",
+		"--kube-api-burst=400",
 	)
 }
 

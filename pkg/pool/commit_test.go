@@ -1,0 +1,99 @@
+package pool
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"testing"
+)
+
+// slowDisk counts fsyncs, and lets each of them end when it is told to.
+type slowDisk struct {
+	begun, mayEnd chan struct{}
+
+	mu     sync.Mutex
+	fsyncs map[*os.File]int
+	broken *os.File
+}
+
+var errBroken = errors.New("broken disk")
+
+func newSlowDisk() *slowDisk {
+	return &slowDisk{begun: make(chan struct{}, 100), mayEnd: make(chan struct{}), fsyncs: make(map[*os.File]int)}
+}
+
+func (d *slowDisk) fsync(f *os.File) error {
+	d.mu.Lock()
+	d.fsyncs[f]++
+	d.mu.Unlock()
+	d.begun <- struct{}{}
+	<-d.mayEnd
+	if f == d.broken {
+		return errBroken
+	}
+	return nil
+}
+
+// waiting says how many files the next commit has.
+func (c *commits) waiting() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next == nil {
+		return 0
+	}
+	return len(c.next.errs)
+}
+
+// TestCallsThatWaitShareTheNextFsync: the fsync under way when a call comes may have missed what the call has done.
+func TestCallsThatWaitShareTheNextFsync(t *testing.T) {
+	const callers = 8
+	disk, directory := newSlowDisk(), new(os.File)
+	disk.broken = new(os.File)
+	c := newCommits(disk.fsync)
+	var calls sync.WaitGroup
+	calls.Go(func() { _ = c.sync(directory) })
+	<-disk.begun
+	errs := make([]error, callers)
+	for i := range callers {
+		own := new(os.File)
+		if i == 0 {
+			own = disk.broken
+		}
+		calls.Go(func() { errs[i] = c.sync(directory, own) })
+	}
+	eventually(t, "all calls wait", func() bool { return c.waiting() == callers+1 })
+	close(disk.mayEnd)
+	calls.Wait()
+	if got := disk.fsyncs[directory]; got != 2 {
+		t.Errorf("%d fsyncs of the directory for one call and %d that came during the first: want 2", got, callers)
+	}
+	for i, err := range errs {
+		if wrong := i == 0; errors.Is(err, errBroken) != wrong {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+}
+
+func TestEveryCallIsSynced(t *testing.T) {
+	disk := newSlowDisk()
+	close(disk.mayEnd)
+	disk.begun = make(chan struct{}, 10_000)
+	c := newCommits(disk.fsync)
+	var calls sync.WaitGroup
+	for range 32 {
+		calls.Go(func() {
+			for range 100 {
+				own := new(os.File)
+				if err := c.sync(own); err != nil {
+					t.Error(err)
+				}
+				disk.mu.Lock()
+				if disk.fsyncs[own] != 1 {
+					t.Errorf("%d fsyncs when the call returned, want 1", disk.fsyncs[own])
+				}
+				disk.mu.Unlock()
+			}
+		})
+	}
+	calls.Wait()
+}

@@ -1,0 +1,61 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestClaimGrowsWhileItsPodWrites raises a claim on a pool that holds sizes: what did not fit does, nothing is restarted, and the pod's
+// writer notices nothing.
+func TestClaimGrowsWhileItsPodWrites(t *testing.T) {
+	ns := newNamespace(t)
+	p := mounts("data", "/data")
+	p.node = nodeWith(t, "btrfs").Name()
+	apply(t, ns, claim("data", "csi-hostpath", "64Mi")+pod("app", p))
+	waitReady(t, ns, "app")
+	const write96 = "dd if=/dev/urandom of=/data/file bs=1M count=96 conv=fsync"
+	if err := shError(t, ns, "app", write96); !isFull(err) {
+		t.Errorf("writing 96 MiB to a volume of 64 says %v", err)
+	}
+	sh(t, ns, "app", "rm /data/file; sync")
+	stop := startWriting(t, ns, "app")
+	grow(t, ns, "data", "160Mi")
+	eventually(t, readyTimeout, func() error { return hasCapacity(t, ns, "data", "160Mi") })
+	sh(t, ns, "app", write96)
+	stop()
+	restarts := kubectl(t, "-n", ns, "get", "pod", "app", "-o", "jsonpath={.status.containerStatuses[0].restartCount}")
+	size := kubectl(t, "get", "pv", volumeOf(t, ns, "data"), "-o", "jsonpath={.spec.capacity.storage}")
+	if size != "160Mi" || restarts != "0" {
+		t.Errorf("the volume's capacity is %s, and the pod was restarted %s times", size, restarts)
+	}
+	// More than the pool has: the pod's events say so, and the volume stays as it was.
+	grow(t, ns, "data", "1Ti")
+	eventually(t, readyTimeout, func() error { return describes(t, ns, "pod", "app", "VolumeResizeFailed") })
+	eventually(t, readyTimeout, func() error { return describes(t, ns, "pod", "app", "bytes wanted") })
+	if err := hasCapacity(t, ns, "data", "160Mi"); err != nil {
+		t.Error(err)
+	}
+	sh(t, ns, "app", "rm /data/file; echo x >/data/small; sync")
+}
+
+func grow(t *testing.T, ns, name, size string) {
+	t.Helper()
+	kubectl(t, "-n", ns, "patch", "pvc", name, "-p", fmt.Sprintf(`{"spec": {"resources": {"requests": {"storage": %q}}}}`, size))
+}
+
+// hasCapacity is an error unless the claim says that its volume has that size.
+func hasCapacity(t *testing.T, ns, name, want string) error {
+	t.Helper()
+	if got := kubectl(t, "-n", ns, "get", "pvc", name, "-o", "jsonpath={.status.capacity.storage}"); got != want {
+		return fmt.Errorf("claim %s has %s, want %s", name, got, want)
+	}
+	return nil
+}
+
+// isFull says whether a command failed because its volume is full.
+func isFull(err error) bool {
+	return strings.Contains(err.Error(), "quota exceeded") || strings.Contains(err.Error(), "No space left")
+}

@@ -1,0 +1,161 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// snapshot is a VolumeSnapshot of a claim.
+func snapshot(name, claim string) string {
+	return fmt.Sprintf(`
+---
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: %s}
+spec:
+  volumeSnapshotClassName: csi-hostpath
+  source: {persistentVolumeClaimName: %s}
+`, name, claim)
+}
+
+// restored is a claim that begins with what a snapshot has.
+func restored(name, class, size, snapshot string) string {
+	return claim(name, class, size) +
+		"  dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: " + snapshot + "}\n"
+}
+
+// cloned is a claim that begins with what another one has.
+func cloned(name, class, size, source string) string {
+	return claim(name, class, size) + "  dataSource: {kind: PersistentVolumeClaim, name: " + source + "}\n"
+}
+
+// followed is a class whose volumes are made where their sources are, and whose pods come there. A class that waits for its first consumer
+// lets the scheduler choose a node, and what Kubernetes has tells it nothing of the source: it may choose the wrong one again and again.
+const followed = "csi-hostpath-immediate"
+
+func waitSnapshots(t *testing.T, ns string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		eventually(t, readyTimeout, func() error {
+			ready := kubectl(t, "-n", ns, "get", "volumesnapshot", name, "-o", "jsonpath={.status.readyToUse} {.status.error.message}")
+			if !strings.HasPrefix(ready, "true") {
+				return fmt.Errorf("snapshot %s is ready: %q", name, ready)
+			}
+			return nil
+		})
+	}
+}
+
+// startLog has a pod append numbers with their checksums, each durable before the next.
+func startLog(t *testing.T, ns, name string) {
+	t.Helper()
+	sh(t, ns, name, `(i=0; while :; do i=$((i+1)); echo "$i $(echo $i | sha256sum)" >>/data/log; sync /data/log; usleep 20000; done) >/dev/null 2>&1 &`)
+}
+
+// logLines counts the lines of a log that startLog wrote; one that is not whole, or out of its order, fails the test.
+func logLines(t *testing.T, ns, name string) int {
+	t.Helper()
+	out := sh(t, ns, name, `n=0; while read -r i sum rest; do n=$((n+1))
+		[ "$i $sum" = "$n $(echo $n | sha256sum | cut -d' ' -f1)" ] || { echo "line $n is $i $sum"; exit; }
+		done </data/log; echo $n`)
+	n, err := strconv.Atoi(out)
+	if err != nil {
+		t.Errorf("the log of %s: %s", name, out)
+	}
+	return n
+}
+
+// TestSnapshotsAndClonesOfVolumesThatAreWritten takes one of each on every filesystem, while a pod writes, and looks at what they have. Nobody
+// says where the new pods are to run.
+func TestSnapshotsAndClonesOfVolumesThatAreWritten(t *testing.T) {
+	ns := newNamespace(t)
+	var sources, copies, snapshots strings.Builder
+	var writers, readers, names []string
+	for _, node := range testCluster.Nodes() {
+		name := node.Name()
+		p := mounts("data-"+name, "/data")
+		p.node = name
+		sources.WriteString(claim("data-"+name, "csi-hostpath", "64Mi") + pod("writer-"+name, p))
+		snapshots.WriteString(snapshot("snap-"+name, "data-"+name))
+		copies.WriteString(restored("restored-"+name, followed, "128Mi", "snap-"+name) + pod("restored-"+name, mounts("restored-"+name, "/data")) +
+			cloned("cloned-"+name, followed, "64Mi", "data-"+name) + pod("cloned-"+name, mounts("cloned-"+name, "/data")))
+		writers, names = append(writers, "writer-"+name), append(names, "snap-"+name)
+		readers = append(readers, "restored-"+name, "cloned-"+name)
+	}
+	apply(t, ns, sources.String())
+	waitReady(t, ns, writers...)
+	before := make(map[string]int)
+	for _, name := range writers {
+		startLog(t, ns, name)
+	}
+	for _, node := range testCluster.Nodes() {
+		eventually(t, readyTimeout, func() error {
+			if before[node.Name()] = logLines(t, ns, "writer-"+node.Name()); before[node.Name()] < 20 {
+				return fmt.Errorf("the log has %d lines", before[node.Name()])
+			}
+			return nil
+		})
+	}
+	apply(t, ns, snapshots.String())
+	waitSnapshots(t, ns, names...)
+	apply(t, ns, copies.String())
+	waitReady(t, ns, readers...)
+	for _, node := range testCluster.Nodes() {
+		now := logLines(t, ns, "writer-"+node.Name())
+		for _, name := range []string{"restored-" + node.Name(), "cloned-" + node.Name()} {
+			if got := nodeOf(t, ns, name); got != node.Name() {
+				t.Errorf("%s runs on %s, its source is on %s", name, got, node.Name())
+			}
+			if lines := logLines(t, ns, name); lines < before[node.Name()] || lines > now {
+				t.Errorf("%s has %d lines; its source had %d before, and has %d now", name, lines, before[node.Name()], now)
+			}
+			sh(t, ns, name, "echo mine >/data/log; sync")
+		}
+		if logLines(t, ns, "writer-"+node.Name()) < now {
+			t.Errorf("the copies are not independent of their source on %s", node.Name())
+		}
+	}
+	sh(t, ns, "restored-"+nodeWith(t, "btrfs").Name(), "dd if=/dev/urandom of=/data/file bs=1M count=96 conv=fsync") // what the source's size would not hold
+
+	// A snapshot outlives its volume.
+	deletePod(t, ns, writers...)
+	kubectl(t, append([]string{"-n", ns, "delete", "pvc", "--timeout=180s"}, claimsOf("data-")...)...)
+	again := "snap-" + nodeWith(t, "xfs").Name()
+	apply(t, ns, restored("again", followed, "64Mi", again)+pod("again", mounts("again", "/data"))+restored("small", followed, "1Mi", again))
+	waitReady(t, ns, "again")
+	if lines := logLines(t, ns, "again"); lines < before[nodeWith(t, "xfs").Name()] {
+		t.Errorf("a snapshot without its volume has %d lines", lines)
+	}
+	eventually(t, readyTimeout, func() error { return describes(t, ns, "pvc", "small", "is less than the size") })
+}
+
+// claimsOf are the names of one claim on each node.
+func claimsOf(prefix string) (names []string) {
+	for _, node := range testCluster.Nodes() {
+		names = append(names, prefix+node.Name())
+	}
+	return names
+}
+
+func TestFileVolumeHasSnapshots(t *testing.T) {
+	ns := newNamespace(t)
+	apply(t, ns, claim("conf", "csi-hostpath-file", "1Mi")+pod("app", mounts("conf", "/etc/app.conf")))
+	waitReady(t, ns, "app")
+	sh(t, ns, "app", "echo colour=blue >/etc/app.conf; sync")
+	apply(t, ns, snapshot("snap", "conf"))
+	waitSnapshots(t, ns, "snap")
+	sh(t, ns, "app", "echo colour=red >/etc/app.conf; sync")
+	old := mounts("old", "/etc/app.conf")
+	old.node = nodeOf(t, ns, "app")
+	apply(t, ns, restored("old", "csi-hostpath-file", "1Mi", "snap")+pod("old", old)+restored("mixed", followed, "1Mi", "snap"))
+	waitReady(t, ns, "old")
+	if got := sh(t, ns, "old", "cat /etc/app.conf"); got != "colour=blue" {
+		t.Errorf("the restored file has %q", got)
+	}
+	// A file is no directory: refused before anything is copied.
+	eventually(t, readyTimeout, func() error { return describes(t, ns, "pvc", "mixed", "code = InvalidArgument") })
+}

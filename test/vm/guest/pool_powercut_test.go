@@ -1,0 +1,162 @@
+//go:build vm
+
+package guest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	// clients create and delete at the same time, so that they share fsyncs.
+	clients = 8
+	// kept is how many volumes a client has before it deletes the oldest.
+	kept = 3
+	// warmUp is how many each client makes before the power may go.
+	warmUp = 2 * kept
+	// slot is what a client writes of itself on the raw disk.
+	slot = 512
+)
+
+// promises are what a client has been told of one pool: volumes number 1 to Created were made, 1 to Deleted are gone.
+type promises struct{ Created, Deleted int }
+
+func name(client, n int) volume.Name {
+	parsed, err := volume.ParseName(fmt.Sprintf("client-%d-volume-%d", client, n))
+	if err != nil {
+		panic(err)
+	}
+	return parsed
+}
+
+func openPool(t *testing.T, fstype string) *pool.Pool {
+	p, err := pool.Open(t.Context(), pool.Options{Name: fstype, Path: filepath.Join(Disk(t, fstype), "pool"), Overcommit: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestPoolBeforePowerCut ends with the machine, while clients create and delete.
+func TestPoolBeforePowerCut(t *testing.T) {
+	raw, err := os.OpenFile(Disk(t, "raw"), os.O_WRONLY|os.O_SYNC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var warm, running sync.WaitGroup
+	for i, fstype := range filesystems {
+		p := openPool(t, fstype)
+		for client := range clients {
+			warm.Add(1)
+			running.Go(func() { churn(t, p, client, raw, int64(i*clients+client)*slot, warm.Done) })
+		}
+	}
+	warm.Wait()
+	AllowPowerCut()
+	running.Wait()
+}
+
+// churn creates and deletes, and notes each promise where it outlives the machine.
+func churn(t *testing.T, p *pool.Pool, client int, raw *os.File, offset int64, warm func()) {
+	var told promises
+	note := func() error {
+		block := make([]byte, slot)
+		content, err := json.Marshal(told)
+		copy(block, content)
+		_, writeErr := raw.WriteAt(block, offset)
+		return errors.Join(err, writeErr)
+	}
+	for {
+		_, err := p.Create(t.Context(), volume.CreateRequest{
+			Name: name(client, told.Created+1), Size: volume.SizeRange{Required: 1 << 20}, Spec: volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755},
+		})
+		if err != nil {
+			t.Errorf("client %d: %v", client, err)
+			return
+		}
+		told.Created++
+		if err := note(); err != nil {
+			t.Error(err)
+			return
+		}
+		if told.Created == warmUp {
+			warm()
+		}
+		if told.Created-told.Deleted <= kept {
+			continue
+		}
+		if err := p.Delete(t.Context(), volume.NewID(p.ID(), name(client, told.Deleted+1))); err != nil {
+			t.Errorf("client %d: %v", client, err)
+			return
+		}
+		told.Deleted++
+		if err := note(); err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
+// TestPoolAfterPowerCut finds what was promised, and nothing half made.
+func TestPoolAfterPowerCut(t *testing.T) {
+	raw, err := os.Open(Disk(t, "raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	for i, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			p := openPool(t, fstype)
+			defer p.Close()
+			for client := range clients {
+				var told promises
+				block := make([]byte, slot)
+				if _, err := raw.ReadAt(block, int64(i*clients+client)*slot); err != nil {
+					t.Fatal(err)
+				}
+				if err := json.Unmarshal(trimZeros(block), &told); err != nil {
+					t.Fatalf("client %d: %q: %v", client, block, err)
+				}
+				checkPromises(t, p, client, told)
+			}
+		})
+	}
+}
+
+func trimZeros(block []byte) []byte {
+	for i, b := range block {
+		if b == 0 {
+			return block[:i]
+		}
+	}
+	return block
+}
+
+// checkPromises leaves open what was under way: the next volume to be made, and the next one to be deleted.
+func checkPromises(t *testing.T, p *pool.Pool, client int, told promises) {
+	t.Logf("client %d was told that %d were made and %d deleted", client, told.Created, told.Deleted)
+	for n := 1; n <= told.Created+1; n++ {
+		id := volume.NewID(p.ID(), name(client, n))
+		_, err := p.Get(id)
+		data, dataErr := p.Data(id)
+		if dataErr == nil {
+			data.Close()
+		}
+		underWay := n == told.Deleted+1 || n == told.Created+1
+		switch absent := errors.Is(err, volume.ErrNotFound); {
+		case absent && (n <= told.Deleted || underWay):
+		case !absent && n <= told.Deleted:
+			t.Errorf("volume %d of client %d was deleted, and is there: %v", n, client, err)
+		case err != nil || dataErr != nil:
+			t.Errorf("volume %d of client %d: %v, %v", n, client, err, dataErr)
+		}
+	}
+}
