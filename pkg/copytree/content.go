@@ -3,6 +3,7 @@ package copytree
 import (
 	"errors"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -34,16 +35,28 @@ func (c *copier) file(path, dst descriptor, before attributes) error {
 	return c.pace(dst)
 }
 
-// paceFiles is how many files are copied between two writes of the journal.
-const paceFiles = 256
+// paceFiles is how many files are copied before the journal is written.
+const paceFiles = 128
 
-// pace keeps the filesystem's journal short. An fsync(2) on ext4 and XFS writes what all others have changed besides: CreateVolume of
-// somebody else would wait for all that a copy has made so far.
+// pace keeps the filesystem's journal short, beside the copy. An fsync(2) on ext4 and XFS writes what all others have changed as well:
+// CreateVolume of somebody else would wait for all that a copy has made so far.
 func (c *copier) pace(dst descriptor) error {
-	if c.unsynced.Add(1)%paceFiles != 0 {
+	if c.unsynced.Add(1)%paceFiles != 0 || !c.pacing.CompareAndSwap(false, true) {
 		return nil
 	}
-	return os.NewSyscallError("fsync", unix.Fsync(int(dst)))
+	fd, err := unix.FcntlInt(uintptr(dst), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		c.pacing.Store(false)
+		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+	}
+	c.paces.Go(func() {
+		defer c.pacing.Store(false)
+		defer unix.Close(fd)
+		if err := unix.Fsync(fd); err != nil {
+			c.fail(os.NewSyscallError("fsync", err))
+		}
+	})
+	return nil
 }
 
 // leasePatience is how often we look whether a lease is gone (the kernel breaks it after /proc/sys/fs/lease-break-time, 45 s).
@@ -52,7 +65,7 @@ const leasePatience = 20 * time.Millisecond
 // reopen opens for reading what is known to be a regular file.
 func (c *copier) reopen(path descriptor) (descriptor, error) {
 	for {
-		fd, err := unix.Open(path.path(), readFile|unix.O_CLOEXEC, 0)
+		fd, err := unix.Openat(int(c.self), strconv.Itoa(int(path)), readFile|unix.O_CLOEXEC, 0)
 		switch {
 		case err == nil:
 			return descriptor(fd), nil
@@ -206,9 +219,12 @@ func (c *copier) admit(bytes int) error {
 	return c.Limiter.WaitN(c.ctx, bytes)
 }
 
+// littleBytes are read and written sooner than the kernel has set up a splice.
+const littleBytes = 16 << 10
+
 // chunk copies bytes at an offset, in the kernel if it can; 0 at the end of the file.
 func (c *copier) chunk(src, dst descriptor, offset int64, length int) (int, error) {
-	if c.slow.Load() {
+	if length <= littleBytes || c.slow.Load() {
 		return readWrite(src, dst, offset, length)
 	}
 	from, to := offset, offset

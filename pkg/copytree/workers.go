@@ -3,6 +3,7 @@ package copytree
 import (
 	"context"
 	"errors"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -22,8 +23,12 @@ type copier struct {
 	// trees are the walks that have been handed to other workers.
 	trees sync.WaitGroup
 	links links
-	// unsynced counts the files since the journal was last written.
+	// self is /proc/self/fd.
+	self descriptor
+	// unsynced counts files; paces writes the journal when there are enough, one at a time.
 	unsynced atomic.Int64
+	pacing   atomic.Bool
+	paces    sync.WaitGroup
 	// plain and slow are set once the two files of a copy have turned out to be where nothing can be shared or copied by the kernel.
 	plain, slow atomic.Bool
 }
@@ -33,8 +38,12 @@ func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, do
 	if err := ctx.Err(); err != nil {
 		return nil, nil, context.Cause(ctx)
 	}
+	self, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, &os.PathError{Op: "open", Path: "/proc/self/fd", Err: err}
+	}
 	running, fail := context.WithCancelCause(ctx)
-	c = &copier{Options: opts, ctx: running, fail: fail, idle: make(chan func()), links: links{root: dst}}
+	c = &copier{Options: opts, ctx: running, fail: fail, idle: make(chan func()), links: links{root: dst}, self: descriptor(self)}
 	var workers sync.WaitGroup
 	for range opts.Workers - 1 {
 		workers.Go(func() {
@@ -47,6 +56,8 @@ func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, do
 	return c, func() {
 		close(c.idle)
 		workers.Wait()
+		c.paces.Wait()
+		c.self.close()
 		fail(nil)
 	}, nil
 }
