@@ -19,7 +19,7 @@ func (b *bench) disturb(ctx context.Context, s sockets) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range []filling{largeContent, smallContent} {
+	for _, c := range []filling{b.large(), b.small()} {
 		from, err := b.fillVolume(ctx, s, c)
 		if err != nil {
 			return err

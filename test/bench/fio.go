@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// fioSize is what is written to, over and over.
-const fioSize = "256M"
+// fioBytes is the size of the file that is written to, over and over.
+const fioBytes = 256 << 20
 
 // pattern is a way to write.
 type pattern struct {
@@ -26,11 +26,13 @@ type pattern struct {
 // patterns write around the page cache: what is measured is the way to the disk.
 var patterns = []pattern{
 	{
-		"4 KiB random write, 16 at a time", "IOPS", []string{"--rw=randwrite", "--bs=4k", "--iodepth=16"},
+		"4 KiB random write, 16 at a time", "IOPS",
+		[]string{"--rw=randwrite", "--bs=4k", "--iodepth=16"},
 		func(w fioWrite) float64 { return w.IOPS },
 	},
 	{
-		"1 MiB sequential write, 4 at a time", "MiB/s", []string{"--rw=write", "--bs=1M", "--iodepth=4"},
+		"1 MiB sequential write, 4 at a time", "MiB/s",
+		[]string{"--rw=write", "--bs=1M", "--iodepth=4"},
 		func(w fioWrite) float64 { return w.Bytes / (1 << 20) },
 	},
 }
@@ -59,7 +61,7 @@ func fio(ctx context.Context, dir string, args ...string) (fioWrite, error) {
 		return fioWrite{}, errors.New("needs fio: run hack/ensure-packages as root")
 	}
 	command := append([]string{
-		path, "--name=bench", "--filename=" + filepath.Join(dir, "fio"), "--size=" + fioSize, "--fallocate=none",
+		path, "--name=bench", "--filename=" + filepath.Join(dir, "fio"), fmt.Sprintf("--size=%d", fioBytes), "--fallocate=none",
 		"--direct=1", "--ioengine=libaio", "--randrepeat=0", "--output-format=json",
 	}, args...)
 	out, err := output(ctx, command...)

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
 )
 
 // inputOutput measures what a pod gets: writing to its volume beside writing to the pool's disk, and the numbers about the volume.
@@ -138,4 +137,3 @@ func (b *bench) quotaShare(ctx context.Context, with sockets) error {
 		newRow("more than without, p50", "ms", difference).atMost(0.3))
 	return b.stop(p)
 }
-

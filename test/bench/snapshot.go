@@ -23,11 +23,16 @@ type filling struct {
 	bytes int
 }
 
-// The volumes that are copied: few large files, and many small ones.
-var (
-	largeContent = filling{"512 MiB in 4 files", 4, 128 << 20}
-	smallContent = filling{"10,000 files of 4 KiB", 10_000, 4 << 10}
-)
+// large and small are the volumes that are copied: few large files, and many small ones.
+func (b *bench) large() filling {
+	const files = 4
+	return filling{fmt.Sprintf("%d MiB in %d files", b.bytes>>20, files), files, b.bytes / files}
+}
+
+func (b *bench) small() filling {
+	const bytes = 4 << 10
+	return filling{fmt.Sprintf("%d files of %d KiB", b.files/10, bytes>>10), b.files / 10, bytes}
+}
 
 // volumeSize has room for either.
 const volumeSize = 640 << 20
@@ -70,7 +75,7 @@ func (b *bench) snapshots(ctx context.Context) error {
 		return err
 	}
 	s := sockets{p}
-	for _, c := range []filling{largeContent, smallContent} {
+	for _, c := range []filling{b.large(), b.small()} {
 		if err := b.measureCopies(ctx, s, c); err != nil {
 			return err
 		}
@@ -116,13 +121,13 @@ func (b *bench) copyRows(c filling, t copyTimes) []row {
 	snapshot := newRow("CreateSnapshot; floor: cp -a, then syncfs", "ms", t.snapshot).beside(t.snapshot, t.cpSynced)
 	restore := newRow("CreateVolume from it; the same floor", "ms", t.restore).beside(t.restore, t.cpSynced)
 	switch {
-	case c == largeContent && b.fs == "btrfs":
+	case c == b.large() && b.fs == "btrfs":
 		snapshot, restore = snapshot.atMost(50), restore.atMost(50)
-	case c == largeContent && b.fs == "xfs":
+	case c == b.large() && b.fs == "xfs":
 		snapshot, restore = snapshot.atMost(150), restore.atMost(50)
-	case c == smallContent && b.fs == "xfs":
+	case c == b.small() && b.fs == "xfs":
 		snapshot = snapshot.atMost(500)
-	case c == smallContent && b.fs == "ext4":
+	case c == b.small() && b.fs == "ext4":
 		snapshot = snapshot.ratioAtMost(1 / 1.5)
 	}
 	return []row{
