@@ -40,7 +40,7 @@ var patterns = []pattern{
 // fioWrite is what fio(1) says of the writes of a job.
 type fioWrite struct {
 	IOPS  float64 `json:"iops"`
-	Bytes float64 `json:"bw_bytes"`
+	Bytes float64 `json:"bw_bytes"` //nolint:tagliatelle // fio's own name
 }
 
 // layOut writes the file once, so that every measurement overwrites.

@@ -114,8 +114,8 @@ func (b *bench) quotaShare(ctx context.Context, with sockets) error {
 		return err
 	}
 	config := filepath.Join(dir, "driver.yaml")
-	text := fmt.Sprintf("apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n  - name: default\n    path: %s\n    quota: \"off\"\n",
-		b.pool("unlimited"))
+	text := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" +
+		"pools:\n  - name: default\n    quota: \"off\"\n    path: " + b.pool("unlimited") + "\n"
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return err
 	}
