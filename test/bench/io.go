@@ -19,7 +19,10 @@ func (b *bench) inputOutput(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(b.compareWriting(ctx, s), b.statsOfMany(ctx, s)); err != nil {
+	if err := b.compareWriting(ctx, s); err != nil {
+		return err
+	}
+	if err := b.statsOfMany(ctx, s); err != nil {
 		return err
 	}
 	if b.fs == "btrfs" {
