@@ -7,11 +7,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
-// TestWhereRootHasEveryCapability runs this package's tests in the virtual machine: ext4 grows only there, where root lacks
-// CAP_SYS_RESOURCE here.
+// TestWhereRootHasEveryCapability grows filesystems in the virtual machine: ext4 grows only there, where root lacks CAP_SYS_RESOURCE here.
 func TestWhereRootHasEveryCapability(t *testing.T) {
 	if guest.Running() {
 		return
 	}
-	vm.Run(t, vm.Config{Packages: []string{"./pkg/filesystem"}})
+	vm.Run(t, vm.Config{Packages: []string{"./pkg/filesystem"}}, vm.Boot{Run: "^TestGrown"})
 }
