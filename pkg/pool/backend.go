@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
@@ -80,6 +81,17 @@ func (p *Pool) detectAny(ctx context.Context, root *os.File) (backend.Backend, e
 		return q, err
 	}
 	return plain.Plain{}, nil
+}
+
+// Volatile names the pool's filesystem if what is in it is lost with a reboot, or with the container that it belongs to; else "".
+func (p *Pool) Volatile() (string, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
+		return "", fmt.Errorf("statfs of pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
+	}
+	return map[int64]string{
+		unix.TMPFS_MAGIC: "tmpfs", unix.RAMFS_MAGIC: "ramfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay",
+	}[st.Type], nil
 }
 
 // Backend says what holds the pool's volumes to their sizes.
