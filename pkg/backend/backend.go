@@ -42,8 +42,8 @@ type Backend interface {
 	// Hold keeps the tag of a volume that is deleted, or cannot be adopted, from being given out. The tag is the record's, 0 where
 	// that is gone. What it returns is to be released.
 	Hold(dir *os.File, tag Tag) Tag
-	// Resize holds a volume to its specification and another size.
-	Resize(tag Tag, spec volume.Spec, bytes int64) error
+	// Resize holds a volume to its specification and another size, durably. Errors: ErrNoSpace.
+	Resize(dir *os.File, tag Tag, spec volume.Spec, bytes int64) error
 	// Usage is what a volume, its data open with O_PATH, holds and can hold. It costs a few system calls, whatever that is.
 	Usage(data *os.File, tag Tag) (volume.Usage, error)
 	// Discard removes of a volume's data what the filesystem removes at once. The rest is the caller's.

@@ -24,6 +24,8 @@ type Mount struct {
 	Root   string
 	Point  string
 	FSType string
+	// Source is what the filesystem says that it is on; the kernel does not interpret it.
+	Source string
 	// FSOptions are the filesystem's own options, separated by commas, the same for all mounts of it.
 	FSOptions string
 	// Shared: what is mounted below Point shows in other mount namespaces too, such as kubelet's (mount_namespaces(7)).
@@ -45,6 +47,7 @@ func Table() ([]Mount, error) {
 			Root:   info.Root,
 			Point:  info.Mountpoint,
 			FSType: info.FSType,
+			Source: info.Source,
 			Shared: strings.HasPrefix(info.Optional, "shared:"),
 
 			FSOptions: info.VFSOptions,

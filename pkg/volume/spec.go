@@ -50,6 +50,9 @@ const (
 	ParamMode = "mode"
 	ParamUID  = "uid"
 	ParamGID  = "gid"
+	// ParamBacking chooses between a directory or file of the pool's filesystem and an image; ParamAllocation is for images.
+	ParamBacking    = "backing"
+	ParamAllocation = "allocation"
 	// ParamInodes limits how many files and directories a volume may have.
 	ParamInodes = "inodes"
 	// ParamSize and ParamMedium are for inline volumes only: other volumes get their size from the claim.
@@ -73,6 +76,10 @@ type Spec struct {
 	Mode uint32 `json:"mode"`
 	UID  uint32 `json:"uid"`
 	GID  uint32 `json:"gid"`
+	// Backing, FSType and Allocation say what holds the data: see IsImage and IsBlock.
+	Backing    Backing    `json:"backing,omitempty"`
+	FSType     FSType     `json:"fsType,omitempty"`
+	Allocation Allocation `json:"allocation,omitempty"`
 	// Inodes is how many files and directories a directory volume may hold at most, its own root among them; 0 is any number.
 	Inodes uint64 `json:"inodes,omitempty"`
 }
@@ -92,9 +99,13 @@ type Parameters struct {
 	// Pool is the name of the pool as configured; empty is the default pool.
 	Pool string
 	// Path is set for a reference to a path of the host, which no pool holds: absolute and clean.
-	Path  string
+	Path string
+	// Spec is that of a volume in a directory; SpecFor has the one of the volume that is asked for.
 	Spec  Spec
 	Owner Owner
+
+	backing    backing
+	allocation Allocation
 }
 
 // setter reads one value into the parameters.
@@ -109,6 +120,8 @@ func classSetters() map[string]setter {
 		ParamMode:         func(p *Parameters, v string) (err error) { p.Spec.Mode, err = parseMode(v); return err },
 		ParamUID:          func(p *Parameters, v string) (err error) { p.Spec.UID, err = parseUserID(v); return err },
 		ParamGID:          func(p *Parameters, v string) (err error) { p.Spec.GID, err = parseUserID(v); return err },
+		ParamBacking:      func(p *Parameters, v string) (err error) { p.backing, err = parseBacking(v); return err },
+		ParamAllocation:   func(p *Parameters, v string) (err error) { p.allocation, err = parseAllocation(v); return err },
 		ParamInodes:       func(p *Parameters, v string) (err error) { p.Spec.Inodes, err = parseInodes(v); return err },
 		ParamPVCName:      func(p *Parameters, v string) error { p.Owner.Claim = v; return nil },
 		ParamPVCNamespace: func(p *Parameters, v string) error { p.Owner.Namespace = v; return nil },
@@ -118,7 +131,7 @@ func classSetters() map[string]setter {
 
 // ParameterKeys lists the keys that an operator may set in a StorageClass.
 func ParameterKeys() []string {
-	return []string{ParamGID, ParamInodes, ParamMode, ParamPath, ParamPool, ParamType, ParamUID}
+	return []string{ParamAllocation, ParamBacking, ParamGID, ParamInodes, ParamMode, ParamPath, ParamPool, ParamType, ParamUID}
 }
 
 // ParseParameters reads StorageClass parameters. The type defaults to DirectoryOrCreate, but a path of the host needs its type
@@ -160,6 +173,9 @@ func (p *Parameters) check(params map[string]string) error {
 		return fmt.Errorf("%w: parameter %q needs %q beside it, one of %v", ErrInvalid, ParamPath, ParamType, Types())
 	case p.Path != "" && p.Pool != "":
 		return fmt.Errorf("%w: parameter %q is %q: a path of the host is in no %q", ErrInvalid, ParamPath, p.Path, ParamPool)
+	case p.Path != "" && (p.backing != "" || p.allocation != ""):
+		return fmt.Errorf("%w: parameter %q is %q: a path of the host has no %q and no %q",
+			ErrInvalid, ParamPath, p.Path, ParamBacking, ParamAllocation)
 	case p.Spec.Inodes != 0 && (p.Path != "" || p.Spec.Type != DirectoryOrCreate):
 		return fmt.Errorf("%w: parameter %q is %q: only a directory that a pool makes is limited to a number of files",
 			ErrInvalid, ParamInodes, params[ParamInodes])

@@ -123,9 +123,9 @@ func testFullFile(w *world) {
 	v, neighbour := w.make(volume.FileOrCreate), w.make(volume.FileOrCreate)
 	w.fill(v.path, 0)
 	w.wantRoom(neighbour.path, size/2)
-	w.must(w.backend.Resize(v.tag, v.spec, size+w.subject.TruncateNeeds))
+	w.must(w.backend.Resize(v.dir, v.tag, v.spec, size+w.subject.TruncateNeeds))
 	w.must(os.Truncate(v.path, 0))
-	w.must(w.backend.Resize(v.tag, v.spec, size))
+	w.must(w.backend.Resize(v.dir, v.tag, v.spec, size))
 	w.eventuallyRoom(v.path, size/2)
 }
 
@@ -161,9 +161,9 @@ func testResize(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType)
 		w.fill(v.file("f"), 0)
-		w.must(w.backend.Resize(v.tag, v.spec, 2*size))
+		w.must(w.backend.Resize(v.dir, v.tag, v.spec, 2*size))
 		w.wantRoom(v.file("f"), size-w.subject.Slack)
-		w.must(w.backend.Resize(v.tag, v.spec, size)) // an expansion that failed is taken back
+		w.must(w.backend.Resize(v.dir, v.tag, v.spec, size)) // an expansion that failed is taken back
 		w.wantFull(v.file("f"))
 		if u := w.usage(v); u.TotalBytes != size || u.AvailableBytes != 0 {
 			w.t.Errorf("%s: with more in it than it may have, use is %+v", volumeType, u)
@@ -195,7 +195,7 @@ func testInodes(w *world) {
 	if u := w.usage(v); u.TotalInodes != inodes || u.UsedInodes != inodes || u.AvailableInodes != 0 || u.AvailableBytes == 0 {
 		w.t.Errorf("with all inodes taken use is %+v", u)
 	}
-	w.must(w.backend.Resize(v.tag, v.spec, 2*size))
+	w.must(w.backend.Resize(v.dir, v.tag, v.spec, 2*size))
 	if n, err := v.makeFiles(1); n > 0 || !isFull(err) {
 		w.t.Errorf("after an expansion there was room for %d files: %v", n, err)
 	}
@@ -245,7 +245,7 @@ func testRestart(w *world) {
 func testRepair(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType)
-		w.must(w.backend.Resize(v.tag, v.spec, 3*size)) // a crash came before the record said so
+		w.must(w.backend.Resize(v.dir, v.tag, v.spec, 3*size)) // a crash came before the record said so
 		if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); !repaired || err != nil {
 			w.t.Errorf("%s: repaired %t, %v", volumeType, repaired, err)
 		}
@@ -262,7 +262,7 @@ func testLift(w *world) {
 		}
 		_, err := w.backend.Adopt(v.dir, v.tag, v.spec, size)
 		w.must(err)
-		w.must(w.backend.Resize(v.tag, v.spec, size))
+		w.must(w.backend.Resize(v.dir, v.tag, v.spec, size))
 		w.wantRoom(v.file("f"), 2*size)
 		free := w.make(volumeType)
 		w.wantRoom(free.file("f"), 2*size)
@@ -283,7 +283,7 @@ func testUntagged(w *world) {
 	f, err := backend.MakeEmpty(plain, spec(volume.DirectoryOrCreate))
 	w.must(err)
 	f.Close()
-	w.must(w.backend.Resize(0, v.spec, mib))
+	w.must(w.backend.Resize(plain, 0, v.spec, mib))
 	w.wantRoom(filepath.Join(plain.Name(), backend.Data, "f"), size)
 	data, err := backend.OpenData(plain, unix.O_PATH)
 	w.must(err)

@@ -260,7 +260,7 @@ func (b *Btrfs) tagOf(dir *os.File) backend.Tag {
 }
 
 // Resize implements backend.Backend.
-func (b *Btrfs) Resize(tag backend.Tag, _ volume.Spec, bytes int64) error {
+func (b *Btrfs) Resize(_ *os.File, tag backend.Tag, _ volume.Spec, bytes int64) error {
 	if !b.enforces || !b.tags.Contains(tag) {
 		return nil
 	}

@@ -36,7 +36,7 @@ func (Plain) Adopt(*os.File, backend.Tag, volume.Spec, int64) (bool, error) { re
 func (Plain) Hold(*os.File, backend.Tag) backend.Tag { return 0 }
 
 // Resize implements backend.Backend: the size is a number, and the pool keeps that.
-func (Plain) Resize(backend.Tag, volume.Spec, int64) error { return nil }
+func (Plain) Resize(*os.File, backend.Tag, volume.Spec, int64) error { return nil }
 
 // Usage implements backend.Backend. The filesystem knows only its own numbers, and those are what bounds the writer: they are
 // reported, not an invented share of them.

@@ -177,7 +177,7 @@ func tagOf(dir *os.File) backend.Tag {
 }
 
 // Resize implements backend.Backend.
-func (p *ProjectQuota) Resize(tag backend.Tag, spec volume.Spec, bytes int64) error {
+func (p *ProjectQuota) Resize(_ *os.File, tag backend.Tag, spec volume.Spec, bytes int64) error {
 	if !p.tags.Contains(tag) {
 		return nil
 	}
