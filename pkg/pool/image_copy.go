@@ -103,36 +103,50 @@ func (s *still) flush() error {
 }
 
 // freeze makes the filesystem whole on its device and holds its writers. One that is on a device and not mounted is about to be; Claim
-// keeps that from happening now.
+// keeps that from happening now. Errors: ErrInUse when it is mounted where the driver does not see it.
 func (s *still) freeze() error {
-	mounts, err := mount.Table()
+	f, err := s.mounted()
 	if err != nil {
 		return err
 	}
+	if f == nil {
+		claimed, err := s.device.IsClaimed()
+		if claimed {
+			err = fmt.Errorf("%w: %s is mounted, and not where the driver sees it: nothing could be flushed", volume.ErrInUse, s.device.Path())
+		}
+		return err
+	}
+	err = filesystem.Freeze(f)
+	if errors.Is(err, unix.EBUSY) {
+		err = fmt.Errorf("%w: %w", volume.ErrBusy, err)
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	s.frozen, s.since = f, time.Now()
+	return nil
+}
+
+// mounted opens something of the filesystem on the device; nil if it is not mounted.
+func (s *still) mounted() (*os.File, error) {
+	mounts, err := mount.Table()
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range mounts {
-		n, ok := loopdev.NumberAt(m.Source)
-		if !ok || n != s.device.Number() {
+		if n, ok := loopdev.NumberAt(m.Source); !ok || n != s.device.Number() {
 			continue
 		}
 		f, err := os.OpenFile(m.Point, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return err
-		}
-		if !isOn(f, s.device) { // something else is mounted above
-			f.Close()
+		if err != nil { // what is mounted above may hide it
 			continue
 		}
-		err = filesystem.Freeze(f)
-		if errors.Is(err, unix.EBUSY) {
-			err = fmt.Errorf("%w: %w", volume.ErrBusy, err)
+		if isOn(f, s.device) {
+			return f, nil
 		}
-		if err != nil {
-			return errors.Join(err, f.Close())
-		}
-		s.frozen, s.since = f, time.Now()
-		return nil
+		f.Close()
 	}
-	return nil
+	return nil, nil //nolint:nilnil // said above
 }
 
 func isOn(f *os.File, device *loopdev.Device) bool {
