@@ -502,6 +502,9 @@ func valuesSchema(t *testing.T) schema {
 	return s
 }
 
+// provisionersOwn is what external-provisioner takes out of a class and puts into the capabilities of its calls.
+const provisionersOwn = "csi.storage.k8s.io/fstype"
+
 func TestSchemaKnowsWhatTheDriverKnows(t *testing.T) {
 	s := valuesSchema(t).Properties
 	config := s["config"]
@@ -512,7 +515,7 @@ func TestSchemaKnowsWhatTheDriverKnows(t *testing.T) {
 		"configuration":         {config, yamlNames(reflect.TypeFor[driver.Config]())},
 		"pool":                  {*config.Properties["pools"].Items, yamlNames(reflect.TypeFor[driver.PoolConfig]())},
 		"host path":             {*config.Properties["hostPaths"].Items, yamlNames(reflect.TypeFor[driver.HostPathConfig]())},
-		"parameters of a class": {s["storageClasses"].Items.Properties["parameters"], volume.ParameterKeys()},
+		"parameters of a class": {s["storageClasses"].Items.Properties["parameters"], append(volume.ParameterKeys(), provisionersOwn)},
 	} {
 		if got := slices.Sorted(maps.Keys(c.schema.Properties)); !slices.Equal(got, slices.Sorted(slices.Values(c.want))) {
 			t.Errorf("%s: the schema has %q, the driver %q", name, got, c.want)

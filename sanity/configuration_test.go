@@ -33,21 +33,47 @@ const (
 	stagingPath  = "plugins/kubernetes.io/csi/hostpath.csi.local/8d5a4f/globalmount"
 )
 
-// configuration is a driver of its own, with one pool, that makes volumes of one type.
-type configuration struct {
-	fstype     string
-	volumeType volume.Type
-	pool       string // its directory
-	process    *process.Process
-	config     csisanity.TestConfig
+// kind is what the volumes of a configuration are.
+type kind struct {
+	name       string
+	parameters map[string]string
+	// fsType is what external-provisioner and kubelet would put into the capabilities of a class that has one.
+	fsType string
+	block  bool
+	bytes  int64 // of a volume
+	path   csisanity.PathKind
 }
 
-func (c *configuration) name() string { return c.fstype + " " + string(c.volumeType) }
+func kinds() []kind {
+	all := []kind{
+		{name: "directory", parameters: map[string]string{volume.ParamType: string(volume.DirectoryOrCreate)}, bytes: volumeSize, path: csisanity.PathIsDir},
+		{name: "file", parameters: map[string]string{volume.ParamType: string(volume.FileOrCreate)}, bytes: volumeSize, path: csisanity.PathIsFile},
+	}
+	if os.Getenv(disks.ProjectQuotaEnv) != "" { // an image is the same there, and takes its time where the processor is emulated
+		return all
+	}
+	return append(all,
+		// XFS, because ext4 grows only with CAP_SYS_RESOURCE.
+		kind{name: "image", fsType: disks.XFS, bytes: volume.XFS.MinimumBytes(), path: csisanity.PathIsDir},
+		kind{name: "block", block: true, bytes: volumeSize, path: csisanity.PathIsOther})
+}
+
+// configuration is a driver of its own, with one pool, that makes volumes of one kind.
+type configuration struct {
+	kind
+
+	fstype  string
+	pool    string // its directory
+	process *process.Process
+	config  csisanity.TestConfig
+}
+
+func (c *configuration) name() string { return c.fstype + " " + c.kind.name }
 
 // start starts the driver, and stops it when the test ends.
-func start(t *testing.T, disk disks.Disk, fstype string, volumeType volume.Type, options process.Options) *configuration {
+func start(t *testing.T, disk disks.Disk, fstype string, k kind, options process.Options) *configuration {
 	t.Helper()
-	c := &configuration{fstype: fstype, volumeType: volumeType, pool: filepath.Join(disk.Dir, string(volumeType))}
+	c := &configuration{fstype: fstype, kind: k, pool: filepath.Join(disk.Dir, k.name)}
 	options.Pools = map[string]string{"default": c.pool}
 	options.Log = ginkgo.GinkgoWriter // shown with the spec that fails
 	var err error
@@ -76,10 +102,38 @@ func (c *configuration) testConfig(pool volume.PoolID) csisanity.TestConfig {
 	config.IDGen = ids{pool: pool}
 	config.ControllerDialOptions = append(config.ControllerDialOptions, grpc.WithUnaryInterceptor(sizeReply))
 	config.DialOptions = append(config.DialOptions, grpc.WithUnaryInterceptor(sizeReply))
-	config.TestVolumeSize = volumeSize
-	config.TestVolumeExpandSize = 2 * volumeSize
-	config.TestVolumeParameters = map[string]string{volume.ParamType: string(c.volumeType)}
+	if c.fsType != "" {
+		config.ControllerDialOptions = append(config.ControllerDialOptions, grpc.WithChainUnaryInterceptor(c.sayFSType))
+		config.DialOptions = append(config.DialOptions, grpc.WithChainUnaryInterceptor(c.sayFSType))
+	}
+	if c.block {
+		config.TestVolumeAccessType = "block"
+	}
+	config.TestVolumeSize = c.bytes
+	config.TestVolumeExpandSize = 2 * c.bytes
+	config.TestVolumeParameters = c.parameters
 	return config
+}
+
+// sayFSType puts the filesystem into the capabilities of a request, for which csi-test has no setting.
+func (c *configuration) sayFSType(
+	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
+) error {
+	var capabilities []*csi.VolumeCapability
+	switch req := req.(type) {
+	case interface{ GetVolumeCapability() *csi.VolumeCapability }:
+		capabilities = []*csi.VolumeCapability{req.GetVolumeCapability()}
+	case interface {
+		GetVolumeCapabilities() []*csi.VolumeCapability
+	}:
+		capabilities = req.GetVolumeCapabilities()
+	}
+	for _, capability := range capabilities {
+		if m := capability.GetMount(); m != nil {
+			m.FsType = c.fsType
+		}
+	}
+	return invoke(ctx, method, req, reply, cc, opts...)
 }
 
 // register adds all of csi-test's specs for this configuration to the suite.
@@ -170,12 +224,15 @@ func (c *configuration) checkPath(path string) (csisanity.PathKind, error) {
 	if !slices.ContainsFunc(mounts, func(m mount.Mount) bool { return m.Point == path }) {
 		return "", fmt.Errorf("%s is there, and nothing is mounted on it", path)
 	}
+	is := csisanity.PathIsOther
 	switch {
-	case c.volumeType == volume.DirectoryOrCreate && info.IsDir():
-		return csisanity.PathIsDir, nil
-	case c.volumeType == volume.FileOrCreate && info.Mode().IsRegular():
-		return csisanity.PathIsFile, nil
-	default:
-		return "", fmt.Errorf("%s has mode %s, which is no %s volume", path, info.Mode(), c.volumeType)
+	case info.IsDir():
+		is = csisanity.PathIsDir
+	case info.Mode().IsRegular():
+		is = csisanity.PathIsFile
 	}
+	if is != c.path || c.block != (info.Mode().Type() == fs.ModeDevice) {
+		return "", fmt.Errorf("%s has mode %s, which is no %s volume", path, info.Mode(), c.kind.name)
+	}
+	return is, nil
 }

@@ -31,17 +31,19 @@ type Backend interface {
 	Name() string
 	// Enforces says whether a volume is held to its size.
 	Enforces() bool
+	// LimitsInodes says whether a volume can be held to a number of files (volume.Spec.Inodes).
+	LimitsInodes() bool
 	// Make makes the empty data of a volume, with exactly that mode and owner and held to that size. All of it is metadata, durable
 	// after the fsync of what is returned and of dir. On failure nothing is left. Errors: ErrNoSpace.
 	Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, Tag, error)
 	// Adopt makes the filesystem agree with the record of a volume found on disk, and says whether it did not. It is called for all
 	// of them, and Hold for what is deleted, before the first Make. Errors: why the volume is not held to its size.
-	Adopt(dir *os.File, tag Tag, bytes int64) (repaired bool, err error)
+	Adopt(dir *os.File, tag Tag, spec volume.Spec, bytes int64) (repaired bool, err error)
 	// Hold keeps the tag of a volume that is deleted, or cannot be adopted, from being given out. The tag is the record's, 0 where
 	// that is gone. What it returns is to be released.
 	Hold(dir *os.File, tag Tag) Tag
-	// Resize holds a volume to another size.
-	Resize(tag Tag, bytes int64) error
+	// Resize holds a volume to its specification and another size, durably. Errors: ErrNoSpace.
+	Resize(dir *os.File, tag Tag, spec volume.Spec, bytes int64) error
 	// Usage is what a volume, its data open with O_PATH, holds and can hold. It costs a few system calls, whatever that is.
 	Usage(data *os.File, tag Tag) (volume.Usage, error)
 	// Discard removes of a volume's data what the filesystem removes at once. The rest is the caller's.

@@ -2,6 +2,7 @@
 package capability
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -16,6 +17,8 @@ type Access struct {
 	Exclusive bool
 	// MultiNode: the mode speaks of several nodes, which only some pools accept.
 	MultiNode bool
+	// Type is what is to be seen.
+	Type volume.AccessType
 	// Group is to be able to write; it means nothing to a path of the host.
 	Group volume.Group
 	// Mount has the attributes of the bind mount, read-only included.
@@ -43,29 +46,45 @@ func Parse(c *csi.VolumeCapability) (Access, error) {
 	if !ok {
 		return Access{}, fmt.Errorf("%w: access mode %s is not known", volume.ErrInvalid, c.GetAccessMode().GetMode())
 	}
-	if c.GetBlock() != nil {
-		return Access{}, fmt.Errorf("%w: raw block volumes (volumeMode: Block) are not offered; use volumeMode: Filesystem", volume.ErrInvalid)
-	}
+	a := Access{Exclusive: mode.exclusive, MultiNode: mode.multiNode}
 	m := c.GetMount()
-	switch {
-	case m == nil:
-		return Access{}, fmt.Errorf("%w: volume capability has no access type: want mount", volume.ErrInvalid)
-	case m.GetFsType() != "":
-		return Access{}, fmt.Errorf("%w: fsType %q cannot be chosen: a volume is a directory or a file of its pool's filesystem",
-			volume.ErrInvalid, m.GetFsType())
+	if c.GetBlock() != nil {
+		a.Type.Block = true
+		m = &csi.VolumeCapability_MountVolume{} // its node is mounted with what is always on
 	}
-	group, err := volume.ParseGroup(m.GetVolumeMountGroup())
-	if err != nil {
-		return Access{}, err
+	if m == nil {
+		return Access{}, fmt.Errorf("%w: volume capability has no access type: want mount or block", volume.ErrInvalid)
 	}
-	options, err := mount.ParseOptions(m.GetMountFlags())
-	if err != nil {
+	if err := a.parseMount(m); err != nil {
 		return Access{}, err
 	}
 	if mode.readOnly {
-		options = options.AsReadOnly()
+		a.Mount = a.Mount.AsReadOnly()
 	}
-	return Access{Exclusive: mode.exclusive, MultiNode: mode.multiNode, Group: group, Mount: options}, nil
+	return a, nil
+}
+
+func (a *Access) parseMount(m *csi.VolumeCapability_MountVolume) (err error) {
+	if a.Type.FSType, err = volume.ParseFSType(m.GetFsType()); err != nil {
+		return err
+	}
+	if a.Group, err = volume.ParseGroup(m.GetVolumeMountGroup()); err != nil {
+		return err
+	}
+	a.Mount, err = mount.ParseOptions(m.GetMountFlags())
+	return err
+}
+
+// Type is what all of the capabilities want to see. Errors: ErrInvalid when no volume could be all of that.
+func Type(all []Access) (volume.AccessType, error) {
+	var t volume.AccessType
+	for i, a := range all {
+		if i > 0 && (a.Type.Block != t.Block || a.Type.FSType != "" && t.FSType != "" && a.Type.FSType != t.FSType) {
+			return t, fmt.Errorf("%w: capability %d wants %s, one before it %s: no volume is both", volume.ErrInvalid, i, a.Type, t)
+		}
+		t.Block, t.FSType = a.Type.Block, cmp.Or(t.FSType, a.Type.FSType)
+	}
+	return t, nil
 }
 
 // ParseAll reads the capabilities a volume must have all of. Errors: ErrInvalid, also when there is none.

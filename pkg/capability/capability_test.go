@@ -63,13 +63,7 @@ func TestCapabilityThatIsNotOfferedIsRefused(t *testing.T) {
 		{"negative mode", mounted(-1, &csi.VolumeCapability_MountVolume{}), "-1"},
 		{"no access type", &csi.VolumeCapability{AccessMode: &csi.VolumeCapability_AccessMode{Mode: writer}}, "access type"},
 		{"mount without content", mounted(writer, nil), "access type"},
-		{
-			"block", &csi.VolumeCapability{
-				AccessMode: &csi.VolumeCapability_AccessMode{Mode: writer},
-				AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}},
-			}, "block",
-		},
-		{"filesystem", mounted(writer, &csi.VolumeCapability_MountVolume{FsType: "ext4"}), "ext4"},
+		{"filesystem", mounted(writer, &csi.VolumeCapability_MountVolume{FsType: "ntfs"}), "ext4"},
 		{"mount group by name", mounted(writer, &csi.VolumeCapability_MountVolume{VolumeMountGroup: "staff"}), "volume_mount_group"},
 		{"negative mount group", mounted(writer, &csi.VolumeCapability_MountVolume{VolumeMountGroup: "-1"}), "volume_mount_group"},
 		{"mount group that chown takes for none", mounted(writer, &csi.VolumeCapability_MountVolume{VolumeMountGroup: "4294967295"}), "volume_mount_group"},
@@ -93,6 +87,55 @@ func TestMountFlagsReachTheMount(t *testing.T) {
 	for _, flag := range []string{"noexec", "ro", "nosuid", "nodev"} {
 		if !slices.Contains(flags, flag) {
 			t.Errorf("the mount is to have %v, without %s", flags, flag)
+		}
+	}
+}
+
+func block() *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: writer},
+		AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}},
+	}
+}
+
+func TestAccessTypeIsWhatIsToBeSeen(t *testing.T) {
+	for _, tc := range []struct {
+		title string
+		c     *csi.VolumeCapability
+		want  volume.AccessType
+	}{
+		{"directory", mounted(writer, &csi.VolumeCapability_MountVolume{}), volume.AccessType{}},
+		{"filesystem", mounted(writer, &csi.VolumeCapability_MountVolume{FsType: "xfs"}), volume.AccessType{FSType: volume.XFS}},
+		{"block", block(), volume.AccessType{Block: true}},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			if a, err := Parse(tc.c); a.Type != tc.want || err != nil {
+				t.Errorf("%+v, %v, want %+v", a.Type, err, tc.want)
+			}
+		})
+	}
+}
+
+func TestCapabilitiesOfOneVolumeWantOneThing(t *testing.T) {
+	either, raw := Access{}, Access{Type: volume.AccessType{Block: true}}
+	xfs, ext4 := Access{Type: volume.AccessType{FSType: volume.XFS}}, Access{Type: volume.AccessType{FSType: volume.Ext4}}
+	for _, tc := range []struct {
+		all  []Access
+		want volume.AccessType
+		ok   bool
+	}{
+		{nil, volume.AccessType{}, true},
+		{[]Access{either, either}, volume.AccessType{}, true},
+		{[]Access{either, xfs}, xfs.Type, true},
+		{[]Access{xfs, either}, xfs.Type, true},
+		{[]Access{raw, raw}, raw.Type, true},
+		{[]Access{xfs, ext4}, volume.AccessType{}, false},
+		{[]Access{raw, either}, volume.AccessType{}, false},
+		{[]Access{xfs, raw}, volume.AccessType{}, false},
+	} {
+		got, err := Type(tc.all)
+		if tc.ok != (err == nil) || tc.ok && got != tc.want || !tc.ok && !errors.Is(err, volume.ErrInvalid) {
+			t.Errorf("%+v: %+v, %v", tc.all, got, err)
 		}
 	}
 }

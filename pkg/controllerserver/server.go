@@ -92,6 +92,9 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	if err != nil {
 		return nil, err
 	}
+	if create.Spec, err = specFor(params, access); err != nil {
+		return nil, err
+	}
 	if !s.reachable(req.GetAccessibilityRequirements()) {
 		return nil, fmt.Errorf("%w: this node, %v, is none of those asked for", volume.ErrNoSpace, s.Topology)
 	}
@@ -143,7 +146,16 @@ func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, volume.Par
 		return volume.CreateRequest{}, volume.Parameters{},
 			fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)", volume.ErrInvalid)
 	}
-	return volume.CreateRequest{Name: name, Size: size, Spec: params.Spec, Owner: params.Owner, Source: source}, params, nil
+	return volume.CreateRequest{Name: name, Size: size, Owner: params.Owner, Source: source}, params, nil
+}
+
+// specFor is what a class makes for those capabilities.
+func specFor(params volume.Parameters, access []capability.Access) (volume.Spec, error) {
+	t, err := capability.Type(access)
+	if err != nil {
+		return volume.Spec{}, err
+	}
+	return params.SpecFor(t)
 }
 
 // reachable says whether the volume may be on this node.
@@ -209,8 +221,11 @@ func (s *Server) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest)
 	return &csi.DeleteVolumeResponse{}, p.Delete(ctx, id)
 }
 
-// checkUnused refuses a volume that a pod can see.
+// checkUnused refuses a volume that a pod can see, or that is staged.
 func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
+	if err := p.CheckDetached(id); err != nil {
+		return err
+	}
 	data, err := p.AnyData(id)
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil // nothing there that could be published
@@ -271,6 +286,11 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 	if err := capability.CheckNodes(p, access...); err != nil {
 		return err
 	}
+	for _, a := range access {
+		if err := v.Spec.CheckAccess(a.Type); err != nil {
+			return err
+		}
+	}
 	if len(req.GetMutableParameters()) > 0 {
 		return fmt.Errorf("%w: there are no mutable parameters", volume.ErrInvalid)
 	}
@@ -281,7 +301,11 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 	if err != nil {
 		return err
 	}
-	if params.Spec != v.Spec || params.Pool != "" && params.Pool != p.Name() {
+	spec, err := specFor(params, access)
+	if err != nil {
+		return err
+	}
+	if spec != v.Spec || params.Pool != "" && params.Pool != p.Name() {
 		return fmt.Errorf("%w: the volume is %+v in pool %s", volume.ErrIncompatible, v.Spec, p.Name())
 	}
 	return nil
@@ -304,7 +328,20 @@ func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	return &csi.GetCapacityResponse{AvailableCapacity: available, MaximumVolumeSize: wrapperspb.Int64(available)}, nil
+	return &csi.GetCapacityResponse{
+		AvailableCapacity: available,
+		MaximumVolumeSize: wrapperspb.Int64(available),
+		MinimumVolumeSize: minimum(params, access),
+	}, nil
+}
+
+// minimum is the size of the smallest volume of a class: that of an image's filesystem, nothing for a directory.
+func minimum(params volume.Parameters, access []capability.Access) *wrapperspb.Int64Value {
+	spec, err := specFor(params, access)
+	if err != nil || !spec.IsImage() {
+		return nil
+	}
+	return wrapperspb.Int64(spec.MinimumBytes())
 }
 
 func (s *Server) available(params volume.Parameters, where *csi.Topology, access []capability.Access) (int64, error) {

@@ -112,6 +112,13 @@ const (
 	severalNodes = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
 )
 
+func formatted(fsType string) []*csi.VolumeCapability {
+	return []*csi.VolumeCapability{{
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: multiWriter},
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: fsType}},
+	}}
+}
+
 func createRequest(name string) *csi.CreateVolumeRequest {
 	return &csi.CreateVolumeRequest{
 		Name: name, VolumeCapabilities: mounted(multiWriter), CapacityRange: &csi.CapacityRange{RequiredBytes: mib},
@@ -170,7 +177,20 @@ func TestCreateAnswersWithItsCode(t *testing.T) {
 		{"name with NUL", with(t, "a\x00b"), codes.OK},
 		{"name that is no UTF-8", with(t, "\xff"), codes.InvalidArgument},
 		{"no capabilities", &csi.CreateVolumeRequest{Name: "v"}, codes.InvalidArgument},
-		{"block", with(t, "v", block()), codes.InvalidArgument},
+		{"block", with(t, "block", block()), codes.OK},
+		{"the same, with a filesystem", with(t, "block", formatted("xfs")), codes.AlreadyExists},
+		{"block of a file", with(t, "v", block(), map[string]string{"type": "FileOrCreate"}), codes.InvalidArgument},
+		{"block of a directory", with(t, "v", block(), map[string]string{"backing": "directory"}), codes.InvalidArgument},
+		{"image", with(t, "image", map[string]string{"backing": "image"}), codes.OK},
+		{"image by its filesystem", with(t, "xfs", formatted("xfs")), codes.OK},
+		{"the same, of another filesystem", with(t, "xfs", formatted("ext4")), codes.AlreadyExists},
+		{"the same, a directory", with(t, "xfs"), codes.AlreadyExists},
+		{"directory with a filesystem", with(t, "v", formatted("xfs"), map[string]string{"backing": "directory"}), codes.InvalidArgument},
+		{"unknown filesystem", with(t, "v", formatted("ntfs")), codes.InvalidArgument},
+		{"two filesystems", with(t, "v", append(formatted("xfs"), formatted("ext4")...)), codes.InvalidArgument},
+		{"filesystem and block", with(t, "v", append(formatted("xfs"), block()...)), codes.InvalidArgument},
+		{"image that may not be large enough", with(t, "v", formatted("xfs"), &csi.CapacityRange{LimitBytes: mib}), codes.OutOfRange},
+		{"preallocated directory", with(t, "v", map[string]string{"allocation": "preallocated"}), codes.InvalidArgument},
 		{"several nodes", with(t, "v", mounted(severalNodes)), codes.InvalidArgument},
 		{"several nodes where allowed", with(t, "several", mounted(severalNodes), map[string]string{"pool": "shared"}), codes.OK},
 		{"zero size", with(t, "zero", &csi.CapacityRange{}), codes.OK},
@@ -308,6 +328,8 @@ func TestValidationConfirmsOnlyWhatHolds(t *testing.T) {
 	c := newController(t, "p", "shared")
 	id := c.create(t, createRequest("v")).GetVolumeId()
 	shared := c.create(t, with(t, "v", map[string]string{"pool": "shared"})).GetVolumeId()
+	xfs := c.create(t, with(t, "xfs", formatted("xfs"))).GetVolumeId()
+	raw := c.create(t, with(t, "raw", block())).GetVolumeId()
 	for _, tc := range []struct {
 		title  string
 		id     string
@@ -321,6 +343,14 @@ func TestValidationConfirmsOnlyWhatHolds(t *testing.T) {
 		{"in another pool", id, mounted(multiWriter), map[string]string{"pool": "shared"}, false},
 		{"with unknown parameters", id, mounted(multiWriter), map[string]string{"x": "y"}, false},
 		{"block", id, block(), nil, false},
+		{"with a filesystem", id, formatted("xfs"), nil, false},
+		{"image", xfs, formatted("xfs"), nil, true},
+		{"image, whatever its filesystem", xfs, mounted(multiWriter), nil, true},
+		{"image with its parameters", xfs, formatted("xfs"), map[string]string{"backing": "image"}, true},
+		{"image with another filesystem", xfs, formatted("ext4"), nil, false},
+		{"image as a block", xfs, block(), nil, false},
+		{"a raw block volume", raw, block(), nil, true},
+		{"a raw block volume, mounted", raw, mounted(multiWriter), nil, false},
 		{"one good and one bad", id, append(mounted(multiWriter), block()...), nil, false},
 		{"several nodes", id, mounted(severalNodes), nil, false},
 		{"several nodes where allowed", shared, mounted(severalNodes), nil, true},
@@ -365,7 +395,8 @@ func TestCapacityIsWhatTheNextVolumeMayHave(t *testing.T) {
 		{title: "several nodes", caps: mounted(severalNodes)},
 		{title: "several nodes where allowed", caps: mounted(severalNodes), params: map[string]string{"pool": "shared"}, some: true},
 		{title: "bad parameter", params: map[string]string{"x": "y"}, some: true}, // CreateVolume names it
-		{title: "bad capability", caps: block(), want: codes.InvalidArgument},
+		{title: "block", caps: block(), some: true},
+		{title: "bad capability", caps: formatted("ntfs"), want: codes.InvalidArgument},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			resp, err := c.GetCapacity(t.Context(), &csi.GetCapacityRequest{
@@ -379,6 +410,26 @@ func TestCapacityIsWhatTheNextVolumeMayHave(t *testing.T) {
 				t.Errorf("capacity is %v, want some: %v", resp, tc.some)
 			}
 		})
+	}
+}
+
+func TestCapacitySaysTheLeastThatAnImageHas(t *testing.T) {
+	c := newController(t, "p")
+	for _, tc := range []struct {
+		params map[string]string
+		caps   []*csi.VolumeCapability
+		want   int64 // 0: nothing is said
+	}{
+		{},
+		{caps: mounted(multiWriter)},
+		{params: map[string]string{"backing": "image"}, want: volume.Ext4.MinimumBytes()},
+		{params: map[string]string{"backing": "image"}, caps: formatted("xfs"), want: volume.XFS.MinimumBytes()},
+		{caps: formatted("btrfs"), want: volume.Btrfs.MinimumBytes()},
+	} {
+		resp, err := c.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: tc.params, VolumeCapabilities: tc.caps})
+		if got := resp.GetMinimumVolumeSize().GetValue(); got != tc.want || err != nil {
+			t.Errorf("%v, %v: the minimum is %d, %v, want %d", tc.params, tc.caps, got, err, tc.want)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -95,7 +96,7 @@ func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 	p, err := s.openPool(ctx, slot.config)
 	if err == nil {
 		// Before anybody can find the pool, what is published from it is known.
-		if err = s.publications.Rebuild(s.kubeletDir, p); err != nil {
+		if err = errors.Join(s.publications.Rebuild(s.kubeletDir, p), staging.Reconcile(ctx, p, s.publications.Targets)); err != nil {
 			err = errors.Join(err, p.Close())
 		}
 	}

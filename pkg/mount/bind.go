@@ -246,23 +246,38 @@ func Unbind(t Target) error {
 		return ignoreNotExist(err)
 	}
 	defer at.close()
+	if err := at.unmountAll(); err != nil {
+		return err
+	}
+	err = at.unmake()
+	failpoint.Here("unpublish.target-removed")
+	return err
+}
+
+// Unmount takes every mount off the target, and leaves the directory: it is the caller's. A target that is gone is no error. Errors:
+// ErrInUse.
+func Unmount(t Target) error {
+	at, err := t.open()
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	defer at.close()
+	return at.unmountAll()
+}
+
+func (p *place) unmountAll() error {
 	for range maxStacked {
-		st, err := at.look()
-		switch {
-		case errors.Is(err, unix.ENOENT):
+		st, err := p.look()
+		if errors.Is(err, unix.ENOENT) || err == nil && !st.mountRoot {
 			return nil
-		case err == nil && !st.mountRoot:
-			err := at.unmake()
-			failpoint.Here("unpublish.target-removed")
-			return err
 		}
 		// An error other than ENOENT is what a dead disk answers: whatever is mounted there has to go.
-		if err := at.unmountTop(); err != nil {
+		if err := p.unmountTop(); err != nil {
 			return err
 		}
-		failpoint.Here("unpublish.unmounted")
+		failpoint.Here("unmounted")
 	}
-	return fmt.Errorf("%w: more than %d mounts are stacked on %s", volume.ErrInUse, maxStacked, t)
+	return fmt.Errorf("%w: more than %d mounts are stacked on %s", volume.ErrInUse, maxStacked, p.target)
 }
 
 // unmountTop takes the topmost mount off. The parent is named by its descriptor, the last component is not followed.

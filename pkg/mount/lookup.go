@@ -60,6 +60,23 @@ func RootAt(t Target) (root string, mounted bool, err error) {
 	return root, true, nil
 }
 
+// Open opens the topmost thing at a target with O_PATH, and says whether it is a mount. The caller closes it. Errors: os.ErrNotExist.
+func Open(t Target) (f *os.File, mounted bool, err error) {
+	at, err := t.open()
+	if err != nil {
+		return nil, false, err
+	}
+	defer at.close()
+	if f, err = at.pin(); err != nil {
+		return nil, false, err
+	}
+	st, err := statx(int(f.Fd()), "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return nil, false, errors.Join(&os.PathError{Op: "statx", Path: t.String(), Err: err}, f.Close())
+	}
+	return f, st.mountRoot, nil
+}
+
 // isAbsent: nothing can be there, because there is no such directory, or it is none.
 func isAbsent(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR)

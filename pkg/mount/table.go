@@ -24,6 +24,10 @@ type Mount struct {
 	Root   string
 	Point  string
 	FSType string
+	// Source is what the filesystem says that it is on; the kernel does not interpret it.
+	Source string
+	// FSOptions are the filesystem's own options, separated by commas, the same for all mounts of it.
+	FSOptions string
 	// Shared: what is mounted below Point shows in other mount namespaces too, such as kubelet's (mount_namespaces(7)).
 	Shared bool
 }
@@ -43,7 +47,10 @@ func Table() ([]Mount, error) {
 			Root:   info.Root,
 			Point:  info.Mountpoint,
 			FSType: info.FSType,
+			Source: info.Source,
 			Shared: strings.HasPrefix(info.Optional, "shared:"),
+
+			FSOptions: info.VFSOptions,
 		})
 	}
 	return mounts, nil
@@ -66,7 +73,7 @@ func Locate(d *os.File) (Location, error) {
 
 // LocateIn is Locate for an open directory or file, with a mount table that was read after it was opened.
 func LocateIn(mounts []Mount, d *os.File) (Location, error) {
-	m, err := mountOf(mounts, d)
+	m, err := Of(mounts, d)
 	if err != nil {
 		return Location{}, err
 	}
@@ -137,7 +144,7 @@ func IsFilesystemRoot(d *os.File) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	m, err := mountOf(mounts, d)
+	m, err := Of(mounts, d)
 	if err != nil {
 		return false, err
 	}
@@ -167,12 +174,12 @@ func IsShared(name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	m, err := mountOf(mounts, d)
+	m, err := Of(mounts, d)
 	return m.Shared, err
 }
 
-// mountOf finds the mount through which a file was opened.
-func mountOf(mounts []Mount, f *os.File) (Mount, error) {
+// Of finds the mount through which a file was opened, in a mount table that was read after that.
+func Of(mounts []Mount, f *os.File) (Mount, error) {
 	id, err := mountID(f)
 	if err != nil {
 		return Mount{}, err

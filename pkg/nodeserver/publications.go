@@ -126,7 +126,8 @@ func (p *Publications) at(t mount.Target) (id string, ok bool) {
 	return pub.volume, ok
 }
 
-func (p *Publications) targets(id string) []mount.Target {
+// Targets are where a volume is published, in no order.
+func (p *Publications) Targets(id string) []mount.Target {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	targets := make([]mount.Target, 0, len(p.byVolume[id]))
@@ -149,12 +150,12 @@ func (p *Publications) CheckUnused(id volume.ID, data *os.File) error {
 	return nil
 }
 
-// verify drops the targets at which somebody else has unmounted the volume, and returns the others. A target that does not show the
-// volume may only be covered by another mount: as long as the mount table has any mount of the volume, nothing is dropped.
-func (p *Publications) verify(id string, data *os.File) ([]mount.Target, error) {
+// verify drops the targets at which somebody else has unmounted the volume, and returns the others; the views are all that may show it. A
+// target that shows none may only be covered by another mount: as long as the mount table has any mount of the volume, nothing is dropped.
+func (p *Publications) verify(id string, views ...*os.File) ([]mount.Target, error) {
 	var current, doubtful []mount.Target
-	for _, t := range p.targets(id) {
-		shown, err := mount.Shows(t, data)
+	for _, t := range p.Targets(id) {
+		shown, err := showsAny(t, views)
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("look whether volume %s is still published at %s: %w", id, t, err)
@@ -167,15 +168,28 @@ func (p *Publications) verify(id string, data *os.File) ([]mount.Target, error) 
 	if len(doubtful) == 0 {
 		return current, nil
 	}
-	points, err := mount.PointsOf(data)
-	if err != nil {
-		return nil, fmt.Errorf("look whether volume %s is still mounted: %w", id, err)
+	points := 0
+	for _, view := range views {
+		of, err := mount.PointsOf(view)
+		if err != nil {
+			return nil, fmt.Errorf("look whether volume %s is still mounted: %w", id, err)
+		}
+		points += len(of)
 	}
-	if len(points) > len(current) {
+	if points > len(current) {
 		return append(current, doubtful...), nil
 	}
 	for _, t := range doubtful {
 		p.forget(t)
 	}
 	return current, nil
+}
+
+func showsAny(t mount.Target, views []*os.File) (bool, error) {
+	for _, view := range views {
+		if shown, err := mount.Shows(t, view); shown || err != nil {
+			return shown, err
+		}
+	}
+	return false, nil
 }

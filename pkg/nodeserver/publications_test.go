@@ -117,10 +117,10 @@ func TestRebuildFindsWhatIsPublishedAndNothingElse(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(outside, unix.MNT_DETACH) })
 	n.restart(t)
-	if got := len(n.Publications.targets(id.String())); got != 2 {
+	if got := len(n.Publications.Targets(id.String())); got != 2 {
 		t.Errorf("the directory has %d targets, want 2", got)
 	}
-	if got := len(n.Publications.targets(file.String())); got != 1 {
+	if got := len(n.Publications.Targets(file.String())); got != 1 {
 		t.Errorf("the file has %d targets, want 1", got)
 	}
 	if got := len(n.Publications.byTarget); got != 3 {

@@ -15,6 +15,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -80,9 +81,11 @@ func (*Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 }
 
 // NodeStageVolume makes sure that the volume can be published. Neither a directory nor a file needs anything mounted in between, so
-// the staging path stays as it is. A path of the host is looked at when a pod wants it: until then nobody knows whose it is.
-func (s *Server) NodeStageVolume(_ context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
-	if _, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath()); err != nil {
+// the staging path stays as it is; the filesystem of an image is mounted there. A path of the host is looked at when a pod wants it: until
+// then nobody knows whose it is.
+func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+	at, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath())
+	if err != nil {
 		return nil, err
 	}
 	access, err := capability.Parse(req.GetVolumeCapability())
@@ -92,22 +95,41 @@ func (s *Server) NodeStageVolume(_ context.Context, req *csi.NodeStageVolumeRequ
 	if volume.HasPath(req.GetVolumeContext()) {
 		return &csi.NodeStageVolumeResponse{}, nil
 	}
-	src, err := s.openManaged(req.GetVolumeId(), access)
+	v, err := s.managed(req.GetVolumeId(), access)
 	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeStageVolumeResponse{}, src.file.Close()
+	if v.Spec.IsImage() && !v.Spec.IsBlock() {
+		return &csi.NodeStageVolumeResponse{}, v.Mount(ctx, at)
+	}
+	open := v.Pool.Data
+	if v.Spec.IsBlock() { // its size is what the pod sees
+		open = v.Pool.OpenImage
+	}
+	data, err := open(v.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.NodeStageVolumeResponse{}, data.Close()
 }
 
-// NodeUnstageVolume has nothing to undo.
+// NodeUnstageVolume undoes what NodeStageVolume did for an image.
 func (s *Server) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	if err := volume.CheckHandle(req.GetVolumeId()); err != nil {
 		return nil, err
 	}
-	if _, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath()); err != nil {
+	at, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath())
+	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeUnstageVolumeResponse{}, nil
+	id, err := volume.ParseID(req.GetVolumeId())
+	if err != nil { // an inline volume or a path of the host
+		return &csi.NodeUnstageVolumeResponse{}, nil //nolint:nilerr // said above
+	}
+	if err := staging.Unmount(id, at); err != nil {
+		return nil, err
+	}
+	return &csi.NodeUnstageVolumeResponse{}, s.releaseDevices(id)
 }
 
 // NodePublishVolume makes the volume visible at the target path.
@@ -136,13 +158,17 @@ func (s *Server) publishSource(ctx context.Context, target mount.Target, w wish)
 	if err != nil {
 		return err
 	}
-	defer src.file.Close()
-	return s.publish(ctx, target, src)
+	defer src.close()
+	err = s.publish(ctx, target, src)
+	if id, parseErr := volume.ParseID(w.handle); err != nil && parseErr == nil {
+		err = errors.Join(err, s.releaseDevices(id))
+	}
+	return err
 }
 
 // publish enters the publication and makes it so. The group can write before anybody sees the volume.
 func (s *Server) publish(ctx context.Context, target mount.Target, src source) error {
-	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive}, src.file)
+	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive}, src.views())
 	if err != nil {
 		return err
 	}
@@ -159,12 +185,12 @@ func (s *Server) publish(ctx context.Context, target mount.Target, src source) e
 // admit enters a publication that is about to be made. Before it refuses one it looks at the mounts: somebody may have unmounted
 // by hand. The caller has the volume and the target for itself (pkg/rpc), and only of these a memory may be dropped: another
 // volume could be about to appear at another target. Errors: ErrInUse.
-func (s *Server) admit(t mount.Target, pub publication, data *os.File) (undo func(), err error) {
+func (s *Server) admit(t mount.Target, pub publication, views []*os.File) (undo func(), err error) {
 	undo, err = s.Publications.admit(t, pub)
 	if !errors.Is(err, volume.ErrInUse) {
 		return undo, err
 	}
-	if _, err := s.Publications.verify(pub.volume, data); err != nil {
+	if _, err := s.Publications.verify(pub.volume, views...); err != nil {
 		return nil, err
 	}
 	mounted, err := mount.Mounted(t)
@@ -195,6 +221,9 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 		return nil, fmt.Errorf("unpublish volume %s: %w", handle, err)
 	}
 	s.Publications.forget(target)
+	if id, err := volume.ParseID(handle); err == nil {
+		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(id)
+	}
 	if err := s.deleteInline(ctx, handle); err != nil {
 		return nil, err
 	}
@@ -218,7 +247,7 @@ func (s *Server) checkPublished(handle string, target mount.Target) error {
 	root, mounted, err := mount.RootAt(target)
 	if err != nil || !mounted || slices.ContainsFunc(strings.Split(root, "/"), func(part string) bool {
 		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".") // in the trash it has a suffix
-	}) {
+	}) || staging.MayShow(id, target) {
 		return err
 	}
 	return fmt.Errorf("%w: what is mounted at %s is %s of its filesystem, not volume %s: it is left alone",
@@ -244,6 +273,9 @@ func (s *Server) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeSta
 	if err != nil {
 		return nil, err
 	}
+	if usage == (volume.Usage{TotalBytes: usage.TotalBytes}) { // of a raw block volume nobody but its reader knows more
+		return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{{Unit: csi.VolumeUsage_BYTES, Total: usage.TotalBytes}}}, nil
+	}
 	return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{
 		{Unit: csi.VolumeUsage_BYTES, Total: usage.TotalBytes, Used: usage.UsedBytes, Available: usage.AvailableBytes},
 		{Unit: csi.VolumeUsage_INODES, Total: usage.TotalInodes, Used: usage.UsedInodes, Available: usage.AvailableInodes},
@@ -264,14 +296,15 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.parseTarget("volume_path", req.GetVolumePath()); err != nil {
+	at, err := s.parseTarget("volume_path", req.GetVolumePath())
+	if err != nil {
 		return nil, err
 	}
 	bytes, err := p.Expand(ctx, id, size)
 	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, nil
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, s.growStaged(ctx, p, id, req.GetStagingTargetPath(), at)
 }
 
 // find returns a volume's pool. A volume that is not there is told before any other fault of a request. Errors: ErrNotFound, also for
@@ -310,6 +343,13 @@ func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error)
 	p, err := s.Pools.ByID(id.Pool())
 	if err != nil {
 		return volume.Usage{}, fmt.Errorf("volume %s: %w", id, err)
+	}
+	v, err := p.Get(id)
+	if err != nil {
+		return volume.Usage{}, err
+	}
+	if v.Spec.IsImage() {
+		return imageUsage(staging.Volume{Volume: v, Pool: p}, target)
 	}
 	data, err := p.Data(id)
 	if err != nil {

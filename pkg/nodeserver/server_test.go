@@ -55,7 +55,9 @@ func newNodeWith(t *testing.T, opts pool.Options) *node {
 	t.Helper()
 	disks.RequireRoot(t)
 	root := t.TempDir()
-	opts.Name, opts.Path = "p", filepath.Join(root, "pool")
+	if opts.Name = "p"; opts.Path == "" {
+		opts.Path = filepath.Join(root, "pool")
+	}
 	p, err := pool.Open(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)

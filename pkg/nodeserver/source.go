@@ -11,12 +11,15 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
+	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // wish is a publish request as typed values.
 type wish struct {
 	handle     string // the volume ID; for an inline volume and a path of the host, any string
+	staging    string // where the volume was staged, not parsed yet
+	target     mount.Target
 	access     capability.Access
 	attributes volume.Attributes
 }
@@ -36,7 +39,7 @@ func parseWish(target mount.Target, req *csi.NodePublishVolumeRequest) (wish, er
 	if err != nil {
 		return wish{}, fmt.Errorf("volume_context: %w", err)
 	}
-	w := wish{handle: req.GetVolumeId(), access: access, attributes: attributes}
+	w := wish{handle: req.GetVolumeId(), staging: req.GetStagingTargetPath(), target: target, access: access, attributes: attributes}
 	return w, w.check(target)
 }
 
@@ -46,6 +49,8 @@ func parseWish(target mount.Target, req *csi.NodePublishVolumeRequest) (wish, er
 func (w wish) check(target mount.Target) error {
 	managed := w.attributes.Path == "" && !w.attributes.Inline
 	switch {
+	case !managed && w.access.Type != volume.AccessType{}:
+		return fmt.Errorf("%w: a volume with a path of the host, or in a pod, is not %s", volume.ErrInvalid, w.access.Type)
 	case !managed && volume.IsID(w.handle):
 		return fmt.Errorf("%w: %q is the ID of a volume in a pool: a volume with a path of the host, or in a pod, has another one",
 			volume.ErrInvalid, w.handle)
@@ -60,12 +65,23 @@ func (w wish) check(target mount.Target) error {
 	}
 }
 
-// source is what becomes visible at a target. Who gets one closes the file.
+// source is what becomes visible at a target. Who gets one closes it.
 type source struct {
 	volume string // the volume's ID, as Publications have it
 	file   *os.File
 	access capability.Access
+	// nodes are those of all devices of a raw block volume: at another target it may be another one that shows it.
+	nodes []*os.File
 }
+
+func (s source) close() {
+	for _, f := range append(s.nodes, s.file) {
+		f.Close()
+	}
+}
+
+// views are what shows the volume where it is published.
+func (s source) views() []*os.File { return append([]*os.File{s.file}, s.nodes...) }
 
 // group is who is to be able to write: nobody new where the pod itself cannot, which is what kubelet does too (supportsFSGroup of
 // Kubernetes pkg/volume/csi/csi_mounter.go).
@@ -84,24 +100,45 @@ func (s *Server) open(ctx context.Context, w wish) (source, error) {
 	case w.attributes.Inline:
 		return s.openInline(ctx, w)
 	default:
-		return s.openManaged(w.handle, w.access)
+		return s.openManaged(ctx, w)
 	}
 }
 
-func (s *Server) openManaged(handle string, access capability.Access) (source, error) {
-	id, err := volume.ParseID(handle)
+func (s *Server) openManaged(ctx context.Context, w wish) (source, error) {
+	v, err := s.managed(w.handle, w.access)
 	if err != nil {
 		return source{}, err
+	}
+	src := source{volume: v.ID.String(), access: w.access}
+	switch {
+	case v.Spec.IsBlock():
+		return s.openBlock(ctx, v, w)
+	case v.Spec.IsImage():
+		src.file, err = s.openStaged(v, w.staging)
+	default:
+		src.file, err = v.Pool.Data(v.ID)
+	}
+	return src, err
+}
+
+// managed finds a volume of a pool that can be used like that.
+func (s *Server) managed(handle string, access capability.Access) (staging.Volume, error) {
+	id, err := volume.ParseID(handle)
+	if err != nil {
+		return staging.Volume{}, err
 	}
 	p, err := s.Pools.ByID(id.Pool())
 	if err != nil {
-		return source{}, fmt.Errorf("volume %s: %w", id, err)
+		return staging.Volume{}, fmt.Errorf("volume %s: %w", id, err)
 	}
 	if err := capability.CheckNodes(p, access); err != nil {
-		return source{}, err
+		return staging.Volume{}, err
 	}
-	data, err := p.Data(id)
-	return source{volume: id.String(), file: data, access: access}, err
+	v, err := p.Get(id)
+	if err == nil {
+		err = v.Spec.CheckAccess(access.Type)
+	}
+	return staging.Volume{Volume: v, Pool: p}, err
 }
 
 // openHostPath applies the operator's rules. A mount of a host path shows what is mounted below it too, as hostPath does; several

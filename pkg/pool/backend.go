@@ -12,6 +12,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/btrfs"
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/plain"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/projquota"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -80,6 +81,14 @@ func (p *Pool) detectAny(ctx context.Context, root *os.File) (backend.Backend, e
 		return q, err
 	}
 	return plain.Plain{}, nil
+}
+
+// backendOf is what holds a volume of that kind to its size: the pool's filesystem, or the image that it is in.
+func (p *Pool) backendOf(s volume.Spec) backend.Backend {
+	if s.IsImage() {
+		return image.New(s.Allocation)
+	}
+	return p.backend
 }
 
 // Backend says what holds the pool's volumes to their sizes.

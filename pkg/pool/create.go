@@ -33,11 +33,15 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 	if !req.Source.IsNone() {
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is to be made from %s: use CreateFrom", volume.ErrInvalid, id, req.Source)
 	}
+	bytes, err := req.Spec.Size(req.Size)
+	if err != nil {
+		return volume.Volume{}, err
+	}
 	return p.make(ctx, volume.Volume{
 		ID:            id,
 		Name:          req.Name,
 		Spec:          req.Spec,
-		CapacityBytes: req.Size.Choose(),
+		CapacityBytes: bytes,
 		Created:       time.Now().UTC(),
 		Owner:         req.Owner,
 	}, empty{})
@@ -45,6 +49,9 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 
 // make makes a volume that is not there yet; the caller has its claim.
 func (p *Pool) make(ctx context.Context, v volume.Volume, content content) (volume.Volume, error) {
+	if err := p.checkInodes(v.Spec); err != nil {
+		return volume.Volume{}, err
+	}
 	r, err := p.room()
 	if err != nil {
 		return volume.Volume{}, err
@@ -57,7 +64,7 @@ func (p *Pool) make(ctx context.Context, v volume.Volume, content content) (volu
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("create volume %s in pool %s: %w", v.ID, p.opts.Name, err)
 	}
-	p.index.put(&entry{volume: made})
+	p.index.put(&entry{volume: made, unenforced: !p.backendOf(made.Spec).Enforces()})
 	failpoint.Here("create.indexed")
 	return made, nil
 }
@@ -76,9 +83,19 @@ type empty struct{}
 func (empty) leaves(volume.Volume) int64 { return 0 }
 
 func (empty) make(_ context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
-	f, tag, err := p.backend.Make(d.File, v.Spec, v.CapacityBytes)
+	f, tag, err := p.backendOf(v.Spec).Make(d.File, v.Spec, v.CapacityBytes)
 	v.QuotaID = uint64(tag)
 	return f, err
+}
+
+// checkInodes refuses what would be a limit in the record only. Another node's pool of that name may have a filesystem that can.
+// Errors: ErrNoSpace.
+func (p *Pool) checkInodes(s volume.Spec) error {
+	if s.Inodes == 0 || p.backend.LimitsInodes() {
+		return nil
+	}
+	return fmt.Errorf("%w here: parameter %q is %d, and pool %s cannot limit numbers of files: that takes XFS or ext4, mounted with "+
+		"prjquota, and a quota that is not off", volume.ErrNoSpace, volume.ParamInodes, s.Inodes, p.opts.Name)
 }
 
 // compatible says whether an existing volume answers a request of the same name (CSI spec, CreateVolume: ALREADY_EXISTS).

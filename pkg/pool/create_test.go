@@ -123,6 +123,20 @@ func TestSameNameForOtherThingsIsIncompatible(t *testing.T) {
 	wantLedger(t, p, mib, 0)
 }
 
+// A limit that nobody enforces would be a promise that is not kept.
+func TestLimitOfInodesIsRefusedWhereNothingEnforcesIt(t *testing.T) {
+	req := request(t, "v", mib)
+	req.Spec.Inodes = 100
+	btrfs := disks.New(t, disks.Btrfs, 0)
+	for _, p := range []*Pool{newPool(t), openPool(t, Options{Name: "p", Path: filepath.Join(btrfs.Dir, "pool")})} {
+		_, err := p.Create(t.Context(), req)
+		if !errors.Is(err, volume.ErrNoSpace) || !strings.Contains(err.Error(), `"inodes"`) {
+			t.Errorf("on %s: %v, want ErrNoSpace naming the parameter", p.Backend(), err)
+		}
+		wantLedger(t, p, 0, 0)
+	}
+}
+
 func TestNameWithACallUnderWayIsBusy(t *testing.T) {
 	p := newPool(t)
 	v := create(t, p, "v", mib)

@@ -26,6 +26,12 @@ func TestDamagedVolumeKeepsItsNameAndCanBeDeleted(t *testing.T) {
 		{"of no size", `{"formatVersion":1,"name":"v",` + rest + `}`},
 		{"of a negative size", `{"formatVersion":1,"name":"v","capacityBytes":-1048576,` + rest + `}`},
 		{"of a size beyond int64", `{"formatVersion":1,"name":"v","capacityBytes":9223372036854775808,` + rest + `}`},
+		{"of an unknown backing", withSpec(`"backing":"tape"`)},
+		{"of an unknown filesystem", withSpec(`"backing":"image","fsType":"ntfs","allocation":"sparse"`)},
+		{"of a directory with a filesystem", withSpec(`"fsType":"xfs"`)},
+		{"of a filesystem larger than its image", withSpec(xfsSpec, `"filesystemBytes":1048577`)},
+		{"of a filesystem of a negative size", withSpec(xfsSpec, `"filesystemBytes":-1`)},
+		{"of a raw block volume with a filesystem", withSpec(`"backing":"image","allocation":"sparse"`, `"filesystemBytes":1048576`)},
 		{"endless", `{"formatVersion":1,"name":"v","x":"` + strings.Repeat("x", 1<<20) + `",` + rest + `}`},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
@@ -38,6 +44,14 @@ func TestDamagedVolumeKeepsItsNameAndCanBeDeleted(t *testing.T) {
 			wantDamaged(t, p, damaged)
 		})
 	}
+}
+
+const xfsSpec = `"backing":"image","fsType":"xfs","allocation":"sparse"`
+
+// withSpec is a record of 1 MiB with more in its specification, and beside it.
+func withSpec(spec string, more ...string) string {
+	record := `{"formatVersion":1,"name":"v","capacityBytes":1048576,"spec":{"type":"DirectoryOrCreate",` + spec + `}`
+	return strings.Join(append([]string{record}, more...), ",") + "}"
 }
 
 func TestVolumeWithoutAReadableRecordIsDamaged(t *testing.T) {

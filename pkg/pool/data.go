@@ -11,7 +11,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Data is an O_PATH descriptor of what the volume's pods see: to bind-mount, never to read. The caller closes it.
+// Data is an O_PATH descriptor of what the volume's pods see, or of the image that it is in: to bind-mount, never to read. The caller
+// closes it.
 // Errors: ErrNotFound; ErrCorrupt when record and data disagree.
 func (p *Pool) Data(id volume.ID) (*os.File, error) {
 	v, err := p.Get(id)
@@ -25,7 +26,7 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkKind(f, v.Spec.Type); err != nil {
+	if err := checkKind(f, v.Spec); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: data of volume %s: %w", volume.ErrCorrupt, id, err), f.Close())
 	}
 	return f, nil
@@ -44,17 +45,17 @@ func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
 	return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
 }
 
-func checkKind(f *os.File, t volume.Type) error {
+func checkKind(f *os.File, s volume.Spec) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err
 	}
 	want := uint32(unix.S_IFDIR)
-	if t == volume.FileOrCreate {
+	if s.Type == volume.FileOrCreate || s.IsImage() {
 		want = unix.S_IFREG
 	}
 	if got := st.Mode & unix.S_IFMT; got != want {
-		return fmt.Errorf("it has file type %#o, a volume of type %s has %#o", got, t, want)
+		return fmt.Errorf("it has file type %#o, that of %+v has %#o", got, s, want)
 	}
 	return nil
 }
@@ -71,7 +72,7 @@ func (p *Pool) Usage(id volume.ID) (volume.Usage, error) {
 		return volume.Usage{}, err
 	}
 	defer f.Close()
-	return p.backend.Usage(f, backend.Tag(v.QuotaID))
+	return p.backendOf(v.Spec).Usage(f, backend.Tag(v.QuotaID))
 }
 
 // Status is a pool at a glance, for GetCapacity and the metrics. Sizes are in bytes.
@@ -100,10 +101,6 @@ func (p *Pool) Status() (Status, error) {
 	committed, trash := p.ledger.counts()
 	snapshots, held := p.snapshotIndex.counts()
 	copies, copied := p.jobs.stats()
-	unenforced := p.index.len()
-	if p.backend.Enforces() {
-		unenforced = p.index.unenforcedLen()
-	}
 	return Status{
 		SizeBytes:      r.size,
 		FreeBytes:      r.free,
@@ -115,7 +112,7 @@ func (p *Pool) Status() (Status, error) {
 		SnapshotBytes:  held,
 		Copies:         copies,
 		CopiedBytes:    copied,
-		Unenforced:     unenforced,
+		Unenforced:     p.index.unenforcedLen(),
 		PurgesFailing:  p.purger.failures(),
 		ReadOnly:       r.readOnly,
 	}, nil

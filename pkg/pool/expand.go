@@ -35,10 +35,14 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 		return 0, fmt.Errorf("%w: volume %s has %d bytes and never shrinks; asked for are at most %d",
 			volume.ErrOutOfRange, id, v.CapacityBytes, size.Limit)
 	}
-	if err := p.grow(ctx, *e, size.Required); err != nil {
-		return 0, fmt.Errorf("expand volume %s from %d to %d bytes: %w", id, v.CapacityBytes, size.Required, err)
+	bytes, err := v.Spec.Size(size)
+	if err != nil {
+		return 0, fmt.Errorf("volume %s: %w", id, err)
 	}
-	return size.Required, nil
+	if err := p.grow(ctx, *e, bytes); err != nil {
+		return 0, fmt.Errorf("expand volume %s from %d to %d bytes: %w", id, v.CapacityBytes, bytes, err)
+	}
+	return bytes, nil
 }
 
 // grow reserves, raises the limit, and then says so in the record: at a start the record wins, so a crash in between leaves the old size.
@@ -57,17 +61,26 @@ func (p *Pool) grow(ctx context.Context, e entry, bytes int64) error {
 	}
 	failpoint.Here("expand.reserved")
 	e.volume.CapacityBytes = bytes
-	err = p.backend.Resize(backend.Tag(v.QuotaID), p.limitOf(e.volume))
+	err = p.resize(e.volume, p.limitOf(e.volume))
 	if err == nil {
 		failpoint.Here("expand.resized")
 		err = p.replaceRecord(e.volume)
 	}
 	if err != nil {
 		p.ledger.release(more)
-		return errors.Join(err, p.backend.Resize(backend.Tag(v.QuotaID), p.limitOf(v)))
+		return errors.Join(err, p.resize(v, p.limitOf(v)))
 	}
 	p.index.put(&e)
 	return p.relimit(v.ID)
+}
+
+func (p *Pool) resize(v volume.Volume, bytes int64) error {
+	d, err := p.volumes.openDir(v.ID.Dir())
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return p.backendOf(v.Spec).Resize(d.File, backend.Tag(v.QuotaID), v.Spec, bytes)
 }
 
 // replaceRecord exchanges a volume's record by one rename(2), durable when it returns.
@@ -88,10 +101,10 @@ func (p *Pool) replaceRecord(v volume.Volume) error {
 		_ = unix.Unlinkat(d.fd(), recordTmpFile, 0) // else the next try does it
 		return err
 	}
-	failpoint.Here("expand.record-written")
+	failpoint.Here("record.written")
 	if err := unix.Renameat(d.fd(), recordTmpFile, d.fd(), recordFile); err != nil {
 		return &os.LinkError{Op: "rename", Old: recordTmpFile, New: recordFile, Err: err}
 	}
-	failpoint.Here("expand.record-renamed")
+	failpoint.Here("record.renamed")
 	return d.Sync()
 }

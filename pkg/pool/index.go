@@ -13,7 +13,7 @@ import (
 type entry struct {
 	volume  volume.Volume
 	damaged error
-	// unenforced: the volume can grow beyond its size, in a pool whose others cannot.
+	// unenforced: the volume can grow beyond its size.
 	unenforced bool
 }
 

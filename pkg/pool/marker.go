@@ -54,6 +54,11 @@ func readMarker(root dir) (marker, error) {
 	if err != nil {
 		return marker{}, fmt.Errorf("read %s: %w", markerFile, err)
 	}
+	return decodeMarker(content)
+}
+
+// decodeMarker reads a marker. Errors: ErrCorrupt, ErrUnavailable for a newer format.
+func decodeMarker(content []byte) (marker, error) {
 	var m marker
 	if err := json.Unmarshal(content, &m); err != nil {
 		return marker{}, fmt.Errorf("%w: %s: %w", volume.ErrCorrupt, markerFile, err)

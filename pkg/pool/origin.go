@@ -19,7 +19,9 @@ type origin struct {
 	restoreBytes int64
 	// sharedBytes is the most that a clone can share with it, beyond what counts for its own tag.
 	sharedBytes int64
-	release     func()
+	// filesystemBytes is the size of the filesystem in an image.
+	filesystemBytes int64
+	release         func()
 }
 
 // hold finds what is to be copied. Errors: ErrNotFound, ErrBusy while it is being made or deleted, ErrCorrupt.
@@ -38,7 +40,8 @@ func (p *Pool) holdVolume(id volume.ID) (*origin, error) {
 	v, err := p.Get(id)
 	o := &origin{
 		id: id, tag: backend.Tag(v.QuotaID), spec: v.Spec, restoreBytes: v.CapacityBytes, sharedBytes: v.SharedBytes,
-		release: func() { p.index.unhold(id) },
+		filesystemBytes: v.FilesystemBytes,
+		release:         func() { p.index.unhold(id) },
 	}
 	return o.open(p.volumes, err)
 }
@@ -50,7 +53,8 @@ func (p *Pool) holdSnapshot(id volume.SnapshotID) (*origin, error) {
 	s, err := p.GetSnapshot(id)
 	o := &origin{
 		id: id, tag: backend.Tag(s.QuotaID), spec: s.Spec, restoreBytes: s.RestoreBytes, sharedBytes: s.HeldBytes,
-		release: func() { p.snapshotIndex.unhold(id) },
+		filesystemBytes: s.FilesystemBytes,
+		release:         func() { p.snapshotIndex.unhold(id) },
 	}
 	return o.open(p.snapshots, err)
 }
@@ -73,6 +77,9 @@ func (o *origin) open(parent dir, failed error) (*origin, error) {
 // fits says whether a volume of that specification and size can be made from it. Errors: ErrInvalid, ErrOutOfRange.
 func (o *origin) fits(spec volume.Spec, size volume.SizeRange) error {
 	switch {
+	case spec.IsImage() != o.spec.IsImage(), spec.FSType != o.spec.FSType:
+		return fmt.Errorf("%w: %s is %+v, asked for is %+v: "+
+			"a directory, an image with a filesystem and a raw block volume are not made of one another", volume.ErrInvalid, o.id, o.spec, spec)
 	case spec.Type != o.spec.Type:
 		return fmt.Errorf("%w: %s is of type %s, asked for is one of type %s: a copy has the type of its source",
 			volume.ErrInvalid, o.id, o.spec.Type, spec.Type)
@@ -126,7 +133,7 @@ func (p *Pool) relimit(id volume.ID) error {
 		if limit == set {
 			return nil
 		}
-		if err := p.backend.Resize(backend.Tag(v.QuotaID), limit); err != nil {
+		if err := p.resize(v, limit); err != nil {
 			return err
 		}
 		set = limit

@@ -253,7 +253,7 @@ func (p *Pool) Inline() []volume.Volume { return p.index.inlineVolumes() }
 func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
 	rest, ok := p.location.Below(m)
 	if !ok {
-		return volume.ID{}, false
+		return p.imageAt(m)
 	}
 	parts := strings.Split(rest, "/")
 	if len(parts) < 3 || parts[0] != volumesDir || !isData(parts[2:]) {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +32,8 @@ type record struct {
 	Owner         volume.Owner  `json:"owner,omitzero"`
 	Source        volume.Source `json:"source,omitzero"`
 	QuotaID       uint64        `json:"quotaTag,omitempty"`
+	// FilesystemBytes is the size of the filesystem that an image has. Once it is set, none is ever made again, whatever becomes of it.
+	FilesystemBytes int64 `json:"filesystemBytes,omitempty"`
 }
 
 func encodeRecord(v volume.Volume) ([]byte, error) {
@@ -46,6 +47,8 @@ func encodeRecord(v volume.Volume) ([]byte, error) {
 		Owner:         v.Owner,
 		Source:        v.Source,
 		QuotaID:       v.QuotaID,
+
+		FilesystemBytes: v.FilesystemBytes,
 	}, "", "  ")
 	return append(content, '\n'), err
 }
@@ -68,12 +71,14 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 		return volume.Volume{}, fmt.Errorf("%w: %s is of volume %q, which belongs in directory %s, not %s",
 			volume.ErrCorrupt, recordFile, r.Name, name.Dir(), dirName)
 	}
-	if !slices.Contains(volume.ManagedTypes(), r.Spec.Type) {
-		return volume.Volume{}, fmt.Errorf("%w: %s has type %q, this driver knows %v",
-			volume.ErrCorrupt, recordFile, r.Spec.Type, volume.ManagedTypes())
+	if err := r.Spec.Check(); err != nil {
+		return volume.Volume{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, recordFile, err) //nolint:errorlint // as above
 	}
 	if r.CapacityBytes <= 0 || r.CapacityBytes > volume.MaxCapacityBytes {
 		return volume.Volume{}, fmt.Errorf("%w: %s has capacityBytes %d", volume.ErrCorrupt, recordFile, r.CapacityBytes)
+	}
+	if r.FilesystemBytes < 0 || r.FilesystemBytes > r.CapacityBytes || r.FilesystemBytes > 0 && r.Spec.FSType == "" {
+		return volume.Volume{}, fmt.Errorf("%w: %s has filesystemBytes %d", volume.ErrCorrupt, recordFile, r.FilesystemBytes)
 	}
 	if r.SharedBytes < 0 || r.SharedBytes > volume.MaxCapacityBytes {
 		return volume.Volume{}, fmt.Errorf("%w: %s has sharedBytes %d", volume.ErrCorrupt, recordFile, r.SharedBytes)
@@ -88,6 +93,8 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 		Owner:         r.Owner,
 		Source:        r.Source,
 		QuotaID:       r.QuotaID,
+
+		FilesystemBytes: r.FilesystemBytes,
 	}, nil
 }
 

@@ -64,12 +64,16 @@ func (p *Pool) restore(
 	if err := from.fits(req.Spec, req.Size); err != nil {
 		return err
 	}
+	bytes, err := req.Spec.Size(volume.SizeRange{Required: max(req.Size.Required, from.restoreBytes), Limit: req.Size.Limit})
+	if err != nil {
+		return err
+	}
 	v := volume.Volume{
 		ID: id, Name: req.Name, Spec: req.Spec, Owner: req.Owner, Source: req.Source,
-		CapacityBytes: max(req.Size.Required, from.restoreBytes),
+		CapacityBytes: bytes,
 		Created:       time.Now().UTC(),
 	}
-	if p.cloner().ChargesWriter() {
+	if p.cloner().ChargesWriter() && !v.Spec.IsImage() {
 		v.SharedBytes = from.sharedBytes
 		if _, live := req.Source.Volume(); live {
 			v.SharedBytes = addSaturating(from.restoreBytes, from.sharedBytes)
@@ -88,6 +92,9 @@ type copied struct {
 func (copied) leaves(v volume.Volume) int64 { return v.PromisedBytes() }
 
 func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
+	if v.Spec.IsImage() {
+		return c.makeImage(ctx, p, d, v)
+	}
 	made, err := p.cloner().Clone(backend.Source{Dir: c.from.dir.File, Tag: c.from.tag}, d.File, v.CapacityBytes)
 	if !errors.Is(err, errors.ErrUnsupported) {
 		v.QuotaID = uint64(made.Tag)
@@ -97,7 +104,7 @@ func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os
 	data, tag, _, err := p.duplicate(ctx, d, c.from, v.CapacityBytes, c.progress)
 	v.QuotaID = uint64(tag)
 	if err == nil {
-		err = p.backend.Resize(tag, v.CapacityBytes)
+		err = p.backend.Resize(d.File, tag, v.Spec, v.CapacityBytes)
 	}
 	return data, err
 }
@@ -116,7 +123,9 @@ func (p *Pool) duplicate(
 		return nil, 0, copytree.Stats{}, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, from.id, err)
 	}
 	defer source.Close()
-	data, tag, err := p.backend.Make(d.File, from.spec, addSaturating(bytes, bytes/8+copySlack))
+	spec := from.spec
+	spec.Inodes = 0 // the copier needs some of its own; a volume's limit comes when the copy is there
+	data, tag, err := p.backend.Make(d.File, spec, addSaturating(bytes, bytes/8+copySlack))
 	if err != nil {
 		return nil, tag, copytree.Stats{}, err
 	}

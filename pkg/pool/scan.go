@@ -112,14 +112,14 @@ func (p *Pool) adopt(ctx context.Context, e *entry) {
 			e.volume.QuotaID = uint64(p.backend.Hold(d.File, 0))
 			return
 		}
-		repaired, err = p.backend.Adopt(d.File, backend.Tag(e.volume.QuotaID), p.limitOf(e.volume))
+		repaired, err = p.backendOf(e.volume.Spec).Adopt(d.File, backend.Tag(e.volume.QuotaID), e.volume.Spec, p.limitOf(e.volume))
 	}
+	e.unenforced = err != nil || !p.backendOf(e.volume.Spec).Enforces()
 	switch {
 	case err != nil:
-		e.unenforced = true
 		klog.FromContext(ctx).Error(err, "The size of a volume is not enforced", "pool", p.opts.Name, "volumeID", e.volume.ID)
 	case repaired:
-		klog.FromContext(ctx).Info("The quota of a volume was not as its record says, and is again",
+		klog.FromContext(ctx).Info("The size of a volume was not as its record says, and is again",
 			"pool", p.opts.Name, "volumeID", e.volume.ID, "quotaID", e.volume.QuotaID, "bytes", e.volume.CapacityBytes)
 	}
 }

@@ -162,6 +162,9 @@ func (p *Pool) buildSnapshot(
 
 // freeze makes the snapshot's data, and says in the snapshot how it counts: the filesystem's own snapshot where it has them, else a copy.
 func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *origin, progress *copytree.Progress) (*os.File, error) {
+	if from.spec.IsImage() {
+		return p.freezeImage(ctx, d, s, from, progress)
+	}
 	made, err := p.cloner().Snapshot(backend.Source{Dir: from.dir.File, Tag: from.tag}, d.File)
 	if errors.Is(err, errors.ErrUnsupported) {
 		data, tag, stats, err := p.duplicate(ctx, d, from, s.RestoreBytes, progress)

@@ -3,7 +3,6 @@ package pool
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -23,6 +22,8 @@ type snapshotRecord struct {
 	Owner         volume.SnapshotOwner `json:"owner,omitzero"`
 	QuotaID       uint64               `json:"quotaTag,omitempty"`
 	SourceQuotaID uint64               `json:"sourceQuotaTag,omitempty"`
+
+	FilesystemBytes int64 `json:"filesystemBytes,omitempty"`
 }
 
 func encodeSnapshot(s volume.Snapshot) ([]byte, error) {
@@ -37,6 +38,8 @@ func encodeSnapshot(s volume.Snapshot) ([]byte, error) {
 		Owner:         s.Owner,
 		QuotaID:       s.QuotaID,
 		SourceQuotaID: s.SourceQuotaID,
+
+		FilesystemBytes: s.FilesystemBytes,
 	}, "", "  ")
 	return append(content, '\n'), err
 }
@@ -78,13 +81,18 @@ func decodeSnapshot(pool volume.PoolID, dirName string, content []byte) (volume.
 		Owner:         r.Owner,
 		QuotaID:       r.QuotaID,
 		SourceQuotaID: r.SourceQuotaID,
+
+		FilesystemBytes: r.FilesystemBytes,
 	}, nil
 }
 
 func (r snapshotRecord) check() error {
+	if err := r.Spec.Check(); err != nil {
+		return fmt.Errorf("%s", err) //nolint:errorlint // wrapped, it would blame the caller
+	}
 	switch {
-	case !slices.Contains(volume.ManagedTypes(), r.Spec.Type):
-		return fmt.Errorf("type is %q, this driver knows %v", r.Spec.Type, volume.ManagedTypes())
+	case r.FilesystemBytes < 0 || r.FilesystemBytes > r.RestoreBytes || r.FilesystemBytes > 0 && r.Spec.FSType == "":
+		return fmt.Errorf("filesystemBytes is %d", r.FilesystemBytes)
 	case r.RestoreBytes <= 0 || r.RestoreBytes > volume.MaxCapacityBytes:
 		return fmt.Errorf("restoreBytes is %d", r.RestoreBytes)
 	case r.HeldBytes < 0 || r.HeldBytes > volume.MaxCapacityBytes:

@@ -54,7 +54,7 @@ func (p *Pool) checkUnmounted(d discarded) error {
 			return fmt.Errorf("%w: it is mounted at %s: unmount it", volume.ErrInUse, m.Point)
 		}
 	}
-	return nil
+	return p.checkDetached(p.trash, d.name)
 }
 
 // mountSnapshot is the mount table as it was read last, for many purges: it grows with the number of mounts.

@@ -47,7 +47,9 @@ func HasPath(attributes map[string]string) bool { return attributes[ParamPath] !
 
 // InlineKeys lists the keys that a pod may set for an inline volume.
 func InlineKeys() []string {
-	return []string{ParamGID, ParamMedium, ParamMode, ParamPath, ParamPool, ParamSize, ParamType, ParamUID}
+	return []string{
+		ParamAllocation, ParamBacking, ParamGID, ParamInodes, ParamMedium, ParamMode, ParamPath, ParamPool, ParamSize, ParamType, ParamUID,
+	}
 }
 
 // ParseAttributes reads a volume_context; parseSize reads a Kubernetes quantity. An inline volume defaults to a directory of 1 GiB and
@@ -96,9 +98,12 @@ func (a *Attributes) checkInline(given map[string]string) error {
 		return nil
 	case a.Path != "" && (a.Memory || sized):
 		return fmt.Errorf("%w: attribute %q is %q: a path of the host has no %q and no %q", ErrInvalid, ParamPath, a.Path, ParamSize, ParamMedium)
-	case a.Memory && (!sized || a.Pool != "" || a.Spec.Type != DirectoryOrCreate):
-		return fmt.Errorf("%w: attribute %q is Memory: that needs %q, is in no %q, and is a directory",
-			ErrInvalid, ParamMedium, ParamSize, ParamPool)
+	case a.backing == backingImage || a.allocation != "":
+		return fmt.Errorf("%w: an inline volume is a directory or a file of its pool's filesystem: take %q and %q out, or use a claim",
+			ErrInvalid, ParamBacking, ParamAllocation)
+	case a.Memory && (!sized || a.Pool != "" || a.Spec.Type != DirectoryOrCreate || a.Spec.Inodes != 0):
+		return fmt.Errorf("%w: attribute %q is Memory: that needs %q, is in no %q, is a directory, and has no %q",
+			ErrInvalid, ParamMedium, ParamSize, ParamPool, ParamInodes)
 	default:
 		return nil
 	}

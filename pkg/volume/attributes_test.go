@@ -20,6 +20,7 @@ func TestAttributesBecomeWhatAPodWants(t *testing.T) {
 	}{
 		{"nothing", nil, Attributes{SizeBytes: DefaultCapacityBytes, Parameters: Parameters{Spec: Spec{Type: DirectoryOrCreate, Mode: 0o777}}}},
 		{"a file", map[string]string{"type": "FileOrCreate", "size": "5"}, Attributes{SizeBytes: 5, Parameters: Parameters{Spec: Spec{Type: FileOrCreate, Mode: 0o644}}}},
+		{"inodes", map[string]string{"inodes": "5"}, Attributes{SizeBytes: DefaultCapacityBytes, Parameters: Parameters{Spec: Spec{Type: DirectoryOrCreate, Mode: 0o777, Inodes: 5}}}},
 		{"memory", map[string]string{"medium": "Memory", "size": "5", "uid": "7"}, Attributes{Memory: true, SizeBytes: 5, Parameters: Parameters{Spec: Spec{Type: DirectoryOrCreate, Mode: 0o777, UID: 7}}}},
 		{"a path", map[string]string{"path": "/a/b", "type": "Socket"}, Attributes{SizeBytes: DefaultCapacityBytes, Parameters: Parameters{Path: "/a/b", Spec: Spec{Type: Socket}}}},
 		{"a path that is made", map[string]string{"path": "/a", "type": "DirectoryOrCreate"}, Attributes{SizeBytes: DefaultCapacityBytes, Parameters: Parameters{Path: "/a", Spec: Spec{Type: DirectoryOrCreate, Mode: 0o755}}}},

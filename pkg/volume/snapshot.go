@@ -81,6 +81,8 @@ type Snapshot struct {
 	QuotaID uint64
 	// SourceQuotaID is what it counts those under that the snapshot shares with its source; 0 where it shares none.
 	SourceQuotaID uint64
+	// FilesystemBytes is as in the source.
+	FilesystemBytes int64
 }
 
 // SnapshotOwner says whose snapshot it is, for the person who reads the record. All fields may be empty.

@@ -50,6 +50,11 @@ const (
 	ParamMode = "mode"
 	ParamUID  = "uid"
 	ParamGID  = "gid"
+	// ParamBacking chooses between a directory or file of the pool's filesystem and an image; ParamAllocation is for images.
+	ParamBacking    = "backing"
+	ParamAllocation = "allocation"
+	// ParamInodes limits how many files and directories a volume may have.
+	ParamInodes = "inodes"
 	// ParamSize and ParamMedium are for inline volumes only: other volumes get their size from the claim.
 	ParamSize   = "size"
 	ParamMedium = "medium"
@@ -71,6 +76,12 @@ type Spec struct {
 	Mode uint32 `json:"mode"`
 	UID  uint32 `json:"uid"`
 	GID  uint32 `json:"gid"`
+	// Backing, FSType and Allocation say what holds the data: see IsImage and IsBlock.
+	Backing    Backing    `json:"backing,omitempty"`
+	FSType     FSType     `json:"fsType,omitempty"`
+	Allocation Allocation `json:"allocation,omitempty"`
+	// Inodes is how many files and directories a directory volume may hold at most, its own root among them; 0 is any number.
+	Inodes uint64 `json:"inodes,omitempty"`
 }
 
 // Owner says whose volume it is, for the person who reads the record. All fields may be empty.
@@ -88,9 +99,13 @@ type Parameters struct {
 	// Pool is the name of the pool as configured; empty is the default pool.
 	Pool string
 	// Path is set for a reference to a path of the host, which no pool holds: absolute and clean.
-	Path  string
+	Path string
+	// Spec is that of a volume in a directory; SpecFor has the one of the volume that is asked for.
 	Spec  Spec
 	Owner Owner
+
+	backing    backing
+	allocation Allocation
 }
 
 // setter reads one value into the parameters.
@@ -105,6 +120,9 @@ func classSetters() map[string]setter {
 		ParamMode:         func(p *Parameters, v string) (err error) { p.Spec.Mode, err = parseMode(v); return err },
 		ParamUID:          func(p *Parameters, v string) (err error) { p.Spec.UID, err = parseUserID(v); return err },
 		ParamGID:          func(p *Parameters, v string) (err error) { p.Spec.GID, err = parseUserID(v); return err },
+		ParamBacking:      func(p *Parameters, v string) (err error) { p.backing, err = parseBacking(v); return err },
+		ParamAllocation:   func(p *Parameters, v string) (err error) { p.allocation, err = parseAllocation(v); return err },
+		ParamInodes:       func(p *Parameters, v string) (err error) { p.Spec.Inodes, err = parseInodes(v); return err },
 		ParamPVCName:      func(p *Parameters, v string) error { p.Owner.Claim = v; return nil },
 		ParamPVCNamespace: func(p *Parameters, v string) error { p.Owner.Namespace = v; return nil },
 		ParamPVName:       func(p *Parameters, v string) error { p.Owner.PV = v; return nil },
@@ -113,7 +131,7 @@ func classSetters() map[string]setter {
 
 // ParameterKeys lists the keys that an operator may set in a StorageClass.
 func ParameterKeys() []string {
-	return []string{ParamGID, ParamMode, ParamPath, ParamPool, ParamType, ParamUID}
+	return []string{ParamAllocation, ParamBacking, ParamGID, ParamInodes, ParamMode, ParamPath, ParamPool, ParamType, ParamUID}
 }
 
 // ParseParameters reads StorageClass parameters. The type defaults to DirectoryOrCreate, but a path of the host needs its type
@@ -155,6 +173,12 @@ func (p *Parameters) check(params map[string]string) error {
 		return fmt.Errorf("%w: parameter %q needs %q beside it, one of %v", ErrInvalid, ParamPath, ParamType, Types())
 	case p.Path != "" && p.Pool != "":
 		return fmt.Errorf("%w: parameter %q is %q: a path of the host is in no %q", ErrInvalid, ParamPath, p.Path, ParamPool)
+	case p.Path != "" && (p.backing != "" || p.allocation != ""):
+		return fmt.Errorf("%w: parameter %q is %q: a path of the host has no %q and no %q",
+			ErrInvalid, ParamPath, p.Path, ParamBacking, ParamAllocation)
+	case p.Spec.Inodes != 0 && (p.Path != "" || p.Spec.Type != DirectoryOrCreate):
+		return fmt.Errorf("%w: parameter %q is %q: only a directory that a pool makes is limited to a number of files",
+			ErrInvalid, ParamInodes, params[ParamInodes])
 	case p.Spec.Type == FileOrCreate && p.Spec.Mode&^0o777 != 0:
 		return fmt.Errorf("%w: parameter %q is %q: a file volume takes permission bits up to 0777", ErrInvalid, ParamMode, params[ParamMode])
 	}
@@ -211,6 +235,21 @@ func parseMode(s string) (uint32, error) {
 	}
 	return uint32(mode), nil
 }
+
+// parseInodes takes no limit in which nothing could be made: the root of the volume is an inode, too.
+func parseInodes(s string) (uint64, error) {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || n < minInodes || n > maxInodes {
+		return 0, fmt.Errorf("want a number from %d to %d", minInodes, uint64(maxInodes))
+	}
+	return n, nil
+}
+
+// maxInodes is what ext4 can have at most; XFS has as many in a disk of 2 TiB.
+const (
+	minInodes = 2
+	maxInodes = 1<<32 - 1
+)
 
 func parseUserID(s string) (uint32, error) {
 	id, err := strconv.ParseUint(s, 10, 32)

@@ -20,6 +20,7 @@ func TestParametersBecomeASpec(t *testing.T) {
 		{"setgid and sticky", map[string]string{"mode": "3777"}, Parameters{Spec: Spec{Type: DirectoryOrCreate, Mode: 0o3777}}},
 		{"file of no mode", map[string]string{"mode": "0", "type": "FileOrCreate"}, Parameters{Spec: Spec{Type: FileOrCreate}}},
 		{"owner", map[string]string{"uid": "1000", "gid": "4294967294"}, Parameters{Spec: Spec{Type: DirectoryOrCreate, Mode: 0o755, UID: 1000, GID: 4294967294}}},
+		{"inodes", map[string]string{"inodes": "4294967295"}, Parameters{Spec: Spec{Type: DirectoryOrCreate, Mode: 0o755, Inodes: 4294967295}}},
 		{"pool", map[string]string{"pool": "fast"}, Parameters{Pool: "fast", Spec: Spec{Type: DirectoryOrCreate, Mode: 0o755}}},
 		{
 			"provisioner's metadata",
@@ -61,6 +62,12 @@ func TestBadParameterIsRefusedByName(t *testing.T) {
 		{"uid", "1.5"},
 		{"uid", "4294967295"}, // (uid_t)-1: chown(2) would leave the owner as it is
 		{"gid", "4294967296"},
+		{"inodes", ""},
+		{"inodes", "0"},
+		{"inodes", "1"}, // the volume's root
+		{"inodes", "-5"},
+		{"inodes", "10k"},
+		{"inodes", "4294967296"},
 		{"gid", "1\x00"},
 	} {
 		_, err := ParseParameters(map[string]string{tc.key: tc.value})
@@ -74,6 +81,18 @@ func TestFileTakesNoSetgidOrStickyBit(t *testing.T) {
 	for _, mode := range []string{"2644", "1644", "3777"} {
 		if p, err := ParseParameters(map[string]string{"type": "FileOrCreate", "mode": mode}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("mode %s: %+v, %v, want ErrInvalid", mode, p, err)
+		}
+	}
+}
+
+func TestOnlyADirectoryOfAPoolTakesInodes(t *testing.T) {
+	for _, params := range []map[string]string{
+		{"inodes": "10", "type": "FileOrCreate"},
+		{"inodes": "10", "type": "Directory", "path": "/srv"},
+		{"inodes": "10", "type": "DirectoryOrCreate", "path": "/srv"},
+	} {
+		if p, err := ParseParameters(params); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `"inodes"`) {
+			t.Errorf("%v: %+v, %v, want ErrInvalid naming the key", params, p, err)
 		}
 	}
 }

@@ -24,6 +24,8 @@ type Volume struct {
 	Source Source
 	// QuotaID is what the filesystem counts the volume's blocks under, a project or a quota group; 0 where it counts none.
 	QuotaID uint64
+	// FilesystemBytes is the size for which an image's filesystem was made, or to which it has been grown; 0 as long as it has none.
+	FilesystemBytes int64
 }
 
 // PromisedBytes is what the pool counts for the volume.

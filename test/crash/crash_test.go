@@ -40,6 +40,9 @@ func operations() []operation {
 	return []operation{creating, expanding, deleting, publishing, unpublishing, snapshotting, restoring, cloning, unsnapshotting}
 }
 
+// diskBytes has room for what a few deaths leave in the trash for a while.
+const diskBytes = 2 << 30
+
 // maxSteps bounds the search for the last step.
 const maxSteps = 50
 
@@ -50,7 +53,7 @@ func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
 	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") })
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
-			disk := disks.New(t, fstype, 0)
+			disk := disks.New(t, fstype, diskBytes)
 			hit := map[string]bool{}
 			t.Run("initialize", func(t *testing.T) { crashInitializing(t, binary, disk.Dir, hit) })
 			for _, op := range operations() {
@@ -60,6 +63,7 @@ func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
 					})
 				}
 			}
+			crashImages(t, binary, disk.Dir, hit)
 			if got, want := slices.Sorted(maps.Keys(hit)), failpointsInSource(t); !slices.Equal(got, want) {
 				t.Errorf("the driver died at %q, the source has %q", got, want)
 			}

@@ -60,16 +60,24 @@ func newWorld(t *testing.T, disk, name, poolOptions string) *world {
 	return w
 }
 
-// start starts a driver that is ready, and ends with the test.
+// start starts a driver that is ready, and ends with the test. An earlier one ends before.
 func (w *world) start() {
 	w.t.Helper()
+	w.stop()
 	binary, err := process.Build(w.t.Context(), w.t.TempDir())
 	w.must(err)
 	w.driver, err = process.StartReady(w.t.Context(), process.Options{
 		Binary: binary, Dir: w.dir, Args: []string{"--config", w.config}, Log: w.log,
 	})
 	w.must(err)
-	w.t.Cleanup(func() { w.must(w.driver.Stop()) })
+	w.t.Cleanup(w.stop)
+}
+
+func (w *world) stop() {
+	if d := w.driver; d != nil {
+		w.driver = nil
+		w.must(d.Stop())
+	}
 }
 
 // lockedBuffer takes the driver's log while the test reads it.
@@ -110,6 +118,15 @@ func (w *world) create(ctx context.Context, name string, volumeType volume.Type,
 		CapacityRange:      &csi.CapacityRange{RequiredBytes: size, LimitBytes: size},
 		VolumeCapabilities: []*csi.VolumeCapability{mountCapability()},
 		Parameters:         map[string]string{volume.ParamType: string(volumeType)},
+	})
+	return resp.GetVolume().GetVolumeId(), err
+}
+
+// createWith takes further parameters of a class.
+func (w *world) createWith(ctx context.Context, name string, params map[string]string) (string, error) {
+	resp, err := w.driver.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
+		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: mib}, Parameters: params,
+		VolumeCapabilities: []*csi.VolumeCapability{mountCapability()},
 	})
 	return resp.GetVolume().GetVolumeId(), err
 }

@@ -123,9 +123,9 @@ func testFullFile(w *world) {
 	v, neighbour := w.make(volume.FileOrCreate), w.make(volume.FileOrCreate)
 	w.fill(v.path, 0)
 	w.wantRoom(neighbour.path, size/2)
-	w.must(w.backend.Resize(v.tag, size+w.subject.TruncateNeeds))
+	w.must(w.backend.Resize(v.dir, v.tag, v.spec, size+w.subject.TruncateNeeds))
 	w.must(os.Truncate(v.path, 0))
-	w.must(w.backend.Resize(v.tag, size))
+	w.must(w.backend.Resize(v.dir, v.tag, v.spec, size))
 	w.eventuallyRoom(v.path, size/2)
 }
 
@@ -161,9 +161,9 @@ func testResize(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType)
 		w.fill(v.file("f"), 0)
-		w.must(w.backend.Resize(v.tag, 2*size))
+		w.must(w.backend.Resize(v.dir, v.tag, v.spec, 2*size))
 		w.wantRoom(v.file("f"), size-w.subject.Slack)
-		w.must(w.backend.Resize(v.tag, size)) // an expansion that failed is taken back
+		w.must(w.backend.Resize(v.dir, v.tag, v.spec, size)) // an expansion that failed is taken back
 		w.wantFull(v.file("f"))
 		if u := w.usage(v); u.TotalBytes != size || u.AvailableBytes != 0 {
 			w.t.Errorf("%s: with more in it than it may have, use is %+v", volumeType, u)
@@ -171,15 +171,72 @@ func testResize(w *world) {
 	}
 }
 
+const inodes = 8
+
+// makeFew makes a volume of so many inodes, its directory among them; false where they cannot be limited.
+func (w *world) makeFew() (made, bool) {
+	w.t.Helper()
+	if !w.backend.LimitsInodes() {
+		w.t.Log("nothing to see: this backend limits no inodes")
+		return made{}, false
+	}
+	v := w.makeOf(w.backend, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, Inodes: inodes})
+	if n, err := v.makeFiles(2 * inodes); n != inodes-1 || !isFull(err) {
+		w.t.Errorf("%d files were made in a volume of %d inodes: %v", n, inodes, err)
+	}
+	return v, true
+}
+
+func testInodes(w *world) {
+	v, ok := w.makeFew()
+	if !ok {
+		return
+	}
+	if u := w.usage(v); u.TotalInodes != inodes || u.UsedInodes != inodes || u.AvailableInodes != 0 || u.AvailableBytes == 0 {
+		w.t.Errorf("with all inodes taken use is %+v", u)
+	}
+	w.must(w.backend.Resize(v.dir, v.tag, v.spec, 2*size))
+	if n, err := v.makeFiles(1); n > 0 || !isFull(err) {
+		w.t.Errorf("after an expansion there was room for %d files: %v", n, err)
+	}
+	w.must(os.Remove(v.file("0")))
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		n, err := v.makeFiles(1)
+		if n == 1 {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("after a file was removed there is room for none: %v", err)
+		}
+	}
+}
+
+func testInodesRestart(w *world) {
+	v, ok := w.makeFew()
+	if !ok {
+		return
+	}
+	if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); repaired || err != nil {
+		w.t.Errorf("repaired %t, %v; want as it was", repaired, err)
+	}
+	v.spec.Inodes = 2 * inodes
+	if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); !repaired || err != nil {
+		w.t.Errorf("another number in the record: repaired %t, %v", repaired, err)
+	}
+	if n, err := v.makeFiles(inodes); n != inodes || err != nil {
+		w.t.Errorf("%d of %d more files were made: %v", n, inodes, err)
+	}
+}
+
 func testRestart(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType)
 		w.wantRoom(v.file("f"), size/2)
-		if repaired, err := w.reopen().Adopt(v.dir, v.tag, size); repaired || err != nil {
+		if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); repaired || err != nil {
 			w.t.Errorf("%s: repaired %t, %v; want as it was", volumeType, repaired, err)
 		}
 		w.fill(v.file("f"), size/2)
-		if _, err := w.backend.Adopt(v.dir, v.tag, size); !errors.Is(err, volume.ErrCorrupt) {
+		if _, err := w.backend.Adopt(v.dir, v.tag, v.spec, size); !errors.Is(err, volume.ErrCorrupt) {
 			w.t.Errorf("%s: adopted twice: %v", volumeType, err)
 		}
 	}
@@ -188,8 +245,8 @@ func testRestart(w *world) {
 func testRepair(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType)
-		w.must(w.backend.Resize(v.tag, 3*size)) // a crash came before the record said so
-		if repaired, err := w.reopen().Adopt(v.dir, v.tag, size); !repaired || err != nil {
+		w.must(w.backend.Resize(v.dir, v.tag, v.spec, 3*size)) // a crash came before the record said so
+		if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); !repaired || err != nil {
 			w.t.Errorf("%s: repaired %t, %v", volumeType, repaired, err)
 		}
 		w.fill(v.file("f"), 0)
@@ -200,20 +257,20 @@ func testLift(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType)
 		w.backend = w.subject.OpenLifted(w.t, w.root)
-		if w.backend.Enforces() {
+		if w.backend.Enforces() || w.backend.LimitsInodes() {
 			w.t.Error("enforces, with quotas off")
 		}
-		_, err := w.backend.Adopt(v.dir, v.tag, size)
+		_, err := w.backend.Adopt(v.dir, v.tag, v.spec, size)
 		w.must(err)
-		w.must(w.backend.Resize(v.tag, size))
+		w.must(w.backend.Resize(v.dir, v.tag, v.spec, size))
 		w.wantRoom(v.file("f"), 2*size)
 		free := w.make(volumeType)
 		w.wantRoom(free.file("f"), 2*size)
-		if repaired, err := w.reopen().Adopt(v.dir, v.tag, size); !repaired || err != nil {
+		if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); !repaired || err != nil {
 			w.t.Errorf("%s: quotas on again: repaired %t, %v", volumeType, repaired, err)
 		}
 		w.wantFull(v.file("f"))
-		if _, err := w.backend.Adopt(free.dir, free.tag, size); !errors.Is(err, volume.ErrUnavailable) {
+		if _, err := w.backend.Adopt(free.dir, free.tag, free.spec, size); !errors.Is(err, volume.ErrUnavailable) {
 			w.t.Errorf("%s: what was made with quotas off: %v, want ErrUnavailable", volumeType, err)
 		}
 	}
@@ -226,7 +283,7 @@ func testUntagged(w *world) {
 	f, err := backend.MakeEmpty(plain, spec(volume.DirectoryOrCreate))
 	w.must(err)
 	f.Close()
-	w.must(w.backend.Resize(0, mib))
+	w.must(w.backend.Resize(plain, 0, v.spec, mib))
 	w.wantRoom(filepath.Join(plain.Name(), backend.Data, "f"), size)
 	data, err := backend.OpenData(plain, unix.O_PATH)
 	w.must(err)

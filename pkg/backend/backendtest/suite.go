@@ -49,6 +49,8 @@ func Run(t *testing.T, newSubject func(testing.TB) Subject) {
 		{name: "no link, rename or open file escapes", run: testEscapes, enforces: true},
 		{name: "a file never moves from volume to volume", run: testMoves, enforces: true},
 		{name: "resizing is online, both ways", run: testResize, enforces: true},
+		{name: "inodes are limited, and growing leaves them so", run: testInodes, enforces: true},
+		{name: "a limit of inodes is put right", run: testInodesRestart, enforces: true},
 		{name: "a restart finds all as it was", run: testRestart, enforces: true},
 		{name: "a limit that is gone is put right", run: testRepair, enforces: true},
 		{name: "a limit is lifted when quotas are off", run: testLift, enforces: true},
@@ -98,7 +100,7 @@ func Benchmark(b *testing.B, newSubject func(testing.TB) Subject) {
 		w := newWorld(b, newSubject(b))
 		v := w.make(volume.DirectoryOrCreate)
 		for b.Loop() {
-			_, err := w.reopen().Adopt(v.dir, v.tag, size)
+			_, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size)
 			w.must(err)
 		}
 	})

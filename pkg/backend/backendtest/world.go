@@ -41,6 +41,7 @@ func newWorld(t testing.TB, subject Subject) *world {
 type made struct {
 	dir  *os.File
 	data *os.File
+	spec volume.Spec
 	tag  backend.Tag
 	path string // of the data
 }
@@ -81,8 +82,13 @@ func (w *world) make(volumeType volume.Type) made {
 
 func (w *world) makeBy(b backend.Backend, volumeType volume.Type) made {
 	w.t.Helper()
+	return w.makeOf(b, spec(volumeType))
+}
+
+func (w *world) makeOf(b backend.Backend, s volume.Spec) made {
+	w.t.Helper()
 	dir := w.mkdir()
-	f, tag, err := b.Make(dir, spec(volumeType), size)
+	f, tag, err := b.Make(dir, s, size)
 	w.must(err)
 	w.must(f.Sync())
 	w.must(f.Close())
@@ -91,7 +97,7 @@ func (w *world) makeBy(b backend.Backend, volumeType volume.Type) made {
 	w.t.Cleanup(func() { data.Close() })
 	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(data.Fd())))
 	w.must(err)
-	return made{dir: dir, data: data, tag: tag, path: path}
+	return made{dir: dir, data: data, spec: s, tag: tag, path: path}
 }
 
 // file is one that can grow: the volume itself, or a file in it.
@@ -100,6 +106,25 @@ func (m made) file(name string) string {
 		return m.path
 	}
 	return filepath.Join(m.path, name)
+}
+
+// makeFiles makes so many empty files with names that are free.
+func (m made) makeFiles(n int) (files int, err error) {
+	err = asPod(func() error {
+		for name := 0; files < n; name++ {
+			f, err := os.OpenFile(m.file(strconv.Itoa(name)), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+			if errors.Is(err, os.ErrExist) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			f.Close()
+			files++
+		}
+		return nil
+	})
+	return files, err
 }
 
 // remove does what a purge does.

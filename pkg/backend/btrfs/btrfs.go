@@ -101,6 +101,9 @@ func (*Btrfs) Name() string { return "btrfs" }
 // Enforces implements backend.Backend.
 func (b *Btrfs) Enforces() bool { return b.enforces }
 
+// LimitsInodes implements backend.Backend: quota groups count bytes only.
+func (*Btrfs) LimitsInodes() bool { return false }
+
 // limit is what the filesystem is told of a volume's size.
 func (b *Btrfs) limit(bytes int64) uint64 {
 	if !b.enforces {
@@ -182,7 +185,7 @@ func fillDirectory(f *os.File, spec volume.Spec) (*os.File, error) {
 
 // Adopt implements backend.Backend. A group that is gone (somebody turned the filesystem's quotas off and on again) is made again;
 // what the volume held before is then not counted by simple quotas.
-func (b *Btrfs) Adopt(dir *os.File, tag backend.Tag, bytes int64) (repaired bool, err error) {
+func (b *Btrfs) Adopt(dir *os.File, tag backend.Tag, _ volume.Spec, bytes int64) (repaired bool, err error) {
 	if !b.enforces {
 		return false, b.lift(tag)
 	}
@@ -257,7 +260,7 @@ func (b *Btrfs) tagOf(dir *os.File) backend.Tag {
 }
 
 // Resize implements backend.Backend.
-func (b *Btrfs) Resize(tag backend.Tag, bytes int64) error {
+func (b *Btrfs) Resize(_ *os.File, tag backend.Tag, _ volume.Spec, bytes int64) error {
 	if !b.enforces || !b.tags.Contains(tag) {
 		return nil
 	}

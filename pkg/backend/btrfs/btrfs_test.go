@@ -252,7 +252,7 @@ func TestQuotasTurnedOffAndOnAgainArePutRight(t *testing.T) {
 		if err != nil || !b.Enforces() {
 			t.Fatalf("open: %v", err)
 		}
-		if repaired, err := b.Adopt(dir, tag, 4*mib); !repaired || err != nil {
+		if repaired, err := b.Adopt(dir, tag, volume.Spec{}, 4*mib); !repaired || err != nil {
 			t.Errorf("adopt: %t, %v", repaired, err)
 		}
 		if err := os.WriteFile(filepath.Join(dir.Name(), backend.Data, "file"), make([]byte, 5*mib), 0o600); !errors.Is(err, unix.EDQUOT) {

@@ -20,6 +20,9 @@ func (Plain) Name() string { return "plain" }
 // Enforces implements backend.Backend.
 func (Plain) Enforces() bool { return false }
 
+// LimitsInodes implements backend.Backend.
+func (Plain) LimitsInodes() bool { return false }
+
 // Make implements backend.Backend.
 func (Plain) Make(dir *os.File, spec volume.Spec, _ int64) (*os.File, backend.Tag, error) {
 	f, err := backend.MakeEmpty(dir, spec)
@@ -27,13 +30,13 @@ func (Plain) Make(dir *os.File, spec volume.Spec, _ int64) (*os.File, backend.Ta
 }
 
 // Adopt implements backend.Backend.
-func (Plain) Adopt(*os.File, backend.Tag, int64) (bool, error) { return false, nil }
+func (Plain) Adopt(*os.File, backend.Tag, volume.Spec, int64) (bool, error) { return false, nil }
 
 // Hold implements backend.Backend.
 func (Plain) Hold(*os.File, backend.Tag) backend.Tag { return 0 }
 
 // Resize implements backend.Backend: the size is a number, and the pool keeps that.
-func (Plain) Resize(backend.Tag, int64) error { return nil }
+func (Plain) Resize(*os.File, backend.Tag, volume.Spec, int64) error { return nil }
 
 // Usage implements backend.Backend. The filesystem knows only its own numbers, and those are what bounds the writer: they are
 // reported, not an invented share of them.

@@ -41,14 +41,17 @@ type ProjectQuota struct {
 var _ backend.Backend = (*ProjectQuota)(nil)
 
 // Open is the backend for the filesystem of a directory, which stays the caller's and open; false if it does not enforce project
-// quotas. The seed says where the search for free IDs begins.
+// quotas. The seed says where the search for free IDs begins. Errors: ErrUnavailable for a filesystem whose quotas cannot be reached.
 func Open(root *os.File, mode Mode, seed uint64) (*ProjectQuota, bool, error) {
-	q := quota{root: root}
-	enforced, err := q.enforced()
-	if err != nil || !enforced {
+	q, ok, err := findQuota(root)
+	if err != nil || !ok {
 		return nil, false, err
 	}
-	return &ProjectQuota{quota: q, mode: mode, tags: backend.NewTags(firstTag, tagCount, seed)}, true, nil
+	return newBackend(q, mode, seed), true, nil
+}
+
+func newBackend(q quota, mode Mode, seed uint64) *ProjectQuota {
+	return &ProjectQuota{quota: q, mode: mode, tags: backend.NewTags(firstTag, tagCount, seed)}
 }
 
 // Name implements backend.Backend.
@@ -57,12 +60,15 @@ func (*ProjectQuota) Name() string { return "projquota" }
 // Enforces implements backend.Backend.
 func (p *ProjectQuota) Enforces() bool { return p.mode == Enforce }
 
-// limit is what the filesystem is told of a volume's size; 0 is none.
-func (p *ProjectQuota) limit(bytes int64) int64 {
+// LimitsInodes implements backend.Backend.
+func (p *ProjectQuota) LimitsInodes() bool { return p.mode == Enforce }
+
+// limits are what the filesystem is told of a volume.
+func (p *ProjectQuota) limits(spec volume.Spec, bytes int64) limits {
 	if p.mode == Lift {
-		return 0
+		return limits{}
 	}
-	return bytes
+	return limits{bytes: bytes, inodes: spec.Inodes}
 }
 
 // Make implements backend.Backend.
@@ -92,7 +98,7 @@ func (p *ProjectQuota) makeTagged(dir *os.File, spec volume.Spec, tag backend.Ta
 	}
 	err = setProject(f, tag)
 	if err == nil {
-		err = p.quota.setLimit(tag, bytes)
+		err = p.quota.setLimits(tag, p.limits(spec, bytes))
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close(), backend.RemoveEmpty(dir, spec.Type))
@@ -102,7 +108,7 @@ func (p *ProjectQuota) makeTagged(dir *os.File, spec volume.Spec, tag backend.Ta
 
 // Adopt implements backend.Backend: what the record says is true, whatever became of the quota while the driver was away. Data without
 // its ID was copied here, or robbed of it: everything in it gets the ID, however much that is.
-func (p *ProjectQuota) Adopt(dir *os.File, tag backend.Tag, bytes int64) (repaired bool, err error) {
+func (p *ProjectQuota) Adopt(dir *os.File, tag backend.Tag, spec volume.Spec, bytes int64) (repaired bool, err error) {
 	if tag == 0 && p.mode == Lift {
 		return false, nil
 	}
@@ -122,7 +128,7 @@ func (p *ProjectQuota) Adopt(dir *os.File, tag backend.Tag, bytes int64) (repair
 	if err != nil {
 		return false, err
 	}
-	limited, err := p.quota.ensureLimit(tag, p.limit(bytes))
+	limited, err := p.quota.ensureLimits(tag, p.limits(spec, bytes))
 	return tagged || limited, err
 }
 
@@ -171,11 +177,11 @@ func tagOf(dir *os.File) backend.Tag {
 }
 
 // Resize implements backend.Backend.
-func (p *ProjectQuota) Resize(tag backend.Tag, bytes int64) error {
+func (p *ProjectQuota) Resize(_ *os.File, tag backend.Tag, spec volume.Spec, bytes int64) error {
 	if !p.tags.Contains(tag) {
 		return nil
 	}
-	return p.quota.setLimit(tag, p.limit(bytes))
+	return p.quota.setLimits(tag, p.limits(spec, bytes))
 }
 
 // Usage implements backend.Backend. The filesystem can be full before the volume is; then that is what is available.
@@ -199,6 +205,10 @@ func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, erro
 		u.TotalBytes = limitBytes(q)
 		u.AvailableBytes = max(0, min(u.TotalBytes-u.UsedBytes, fs.AvailableBytes))
 	}
+	if q.inodeHard > 0 {
+		u.TotalInodes = int64(q.inodeHard) //nolint:gosec // what setLimits wrote
+		u.AvailableInodes = max(0, min(u.TotalInodes-u.UsedInodes, fs.AvailableInodes))
+	}
 	return u, nil
 }
 
@@ -218,7 +228,7 @@ func (p *ProjectQuota) Release(tag backend.Tag) error {
 	case !q.isUnused():
 		return fmt.Errorf("%w: %d bytes in %d files of project %d", backend.ErrPending, q.curSpace, q.curInodes, tag)
 	}
-	if err := p.quota.setLimit(tag, 0); err != nil {
+	if err := p.quota.setLimits(tag, limits{}); err != nil {
 		return err
 	}
 	p.tags.Free(tag)

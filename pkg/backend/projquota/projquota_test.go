@@ -35,6 +35,18 @@ func TestFilesystemWithoutQuotasIsNotUsed(t *testing.T) {
 	}
 }
 
+// Before Linux 5.14 the driver looks for a filesystem's device only where that has quotas to reach.
+func TestFilesystemWithoutQuotasNeedsNoDevice(t *testing.T) {
+	root, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if _, ok, err := findByDevice(root, "/nowhere"); ok || err != nil {
+		t.Errorf("find: %t, %v; want false", ok, err)
+	}
+}
+
 // The kernel's structures (linux/quota.h, linux/dqblk_xfs.h, linux/fs.h) are as long on every 64-bit machine.
 func TestStructuresAreTheKernels(t *testing.T) {
 	for name, size := range map[string][2]uintptr{

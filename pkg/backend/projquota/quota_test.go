@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -58,6 +59,87 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// A kernel before Linux 5.14 has no quotactl_fd(2): nothing may be different without.
+func TestConformanceByDevice(t *testing.T) {
+	byDevice := func(mode Mode) func(testing.TB, *os.File) backend.Backend {
+		return func(t testing.TB, root *os.File) backend.Backend {
+			t.Helper()
+			q, ok, err := findByDevice(root, deviceDir)
+			if err != nil || !ok || q.device == nil {
+				t.Fatalf("find: %+v, %t, %v", q, ok, err)
+			}
+			return newBackend(q, mode, 7)
+		}
+	}
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			backendtest.Run(t, func(t testing.TB) backendtest.Subject {
+				t.Helper()
+				subject := newSubject(fstype)(t)
+				subject.Open, subject.OpenLifted = byDevice(Enforce), byDevice(Lift)
+				return subject
+			})
+		})
+	}
+}
+
+// A container has no node of a device that came after its start.
+func TestDeviceWithoutANodeGetsOne(t *testing.T) {
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			root, devices := open(t, guest.Disk(t, fstype)), t.TempDir()
+			q, ok, err := findByDevice(root, devices)
+			if err != nil || !ok {
+				t.Fatalf("find: %t, %v", ok, err)
+			}
+			if err := q.setLimits(firstTag, limits{bytes: 1 << 20}); err != nil {
+				t.Error(err)
+			}
+			if got := guest.ProjectQuota(t, root.Name(), uint32(firstTag)); got.LimitBytes != 1<<20 {
+				t.Errorf("quota is %+v", got)
+			}
+			if err := q.setLimits(firstTag, limits{}); err != nil {
+				t.Error(err)
+			}
+			if left, err := os.ReadDir(devices); err != nil || len(left) > 0 {
+				t.Errorf("left are %v, %v", left, err)
+			}
+		})
+	}
+}
+
+func TestDeviceThatCannotBeHadIsSaid(t *testing.T) {
+	root := open(t, guest.Disk(t, filesystems[0]))
+	_, ok, err := findByDevice(root, filepath.Join(t.TempDir(), "absent"))
+	if ok || !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "block device") {
+		t.Errorf("find: %t, %v, want ErrUnavailable", ok, err)
+	}
+}
+
+// Something else may have the device's name.
+func TestNodeOfAnotherDeviceIsNotUsed(t *testing.T) {
+	root, devices := open(t, guest.Disk(t, filesystems[0])), t.TempDir()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	name, err := deviceName(st.Dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := int(unix.Mkdev(7, 99)) //nolint:gosec // a small number
+	if err := unix.Mknod(filepath.Join(devices, name), unix.S_IFBLK|0o600, other); err != nil {
+		t.Fatal(err)
+	}
+	q, ok, err := findByDevice(root, devices)
+	if err != nil || !ok {
+		t.Fatalf("find: %t, %v", ok, err)
+	}
+	if _, err := q.get(firstTag); err != nil {
+		t.Error(err)
+	}
+}
+
 func BenchmarkProjectQuota(b *testing.B) {
 	for _, fstype := range filesystems {
 		b.Run(fstype, func(b *testing.B) { backendtest.Benchmark(b, newSubject(fstype)) })
@@ -79,7 +161,7 @@ func TestProjectThatWasTakenAwayIsPutBack(t *testing.T) {
 			if err := ioctl(f, ioctlSetAttr, &attributes{}); err != nil {
 				t.Fatal(err)
 			}
-			if repaired, err := subject.Open(t, root).Adopt(dir, tag, 1<<20); !repaired || err != nil {
+			if repaired, err := subject.Open(t, root).Adopt(dir, tag, volume.Spec{}, 1<<20); !repaired || err != nil {
 				t.Errorf("adopt: %t, %v", repaired, err)
 			}
 			if have, err := getAttributes(f); err != nil || backend.Tag(have.project) != tag || have.flags&inheritProject == 0 {
@@ -111,7 +193,7 @@ func TestCopiedVolumeIsCountedWhole(t *testing.T) {
 			}
 			b := subject.Open(t, open(t, subject.Dir))
 			tag := firstTag + 99
-			if repaired, err := b.Adopt(dir, tag, bytes); !repaired || err != nil {
+			if repaired, err := b.Adopt(dir, tag, volume.Spec{}, bytes); !repaired || err != nil {
 				t.Fatalf("adopt: %t, %v", repaired, err)
 			}
 			data, err := backend.OpenData(dir, unix.O_PATH)

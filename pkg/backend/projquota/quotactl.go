@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -53,11 +54,38 @@ type attributes struct {
 }
 
 // quota is the quota of the filesystem on which root is.
-type quota struct{ root *os.File }
+type quota struct {
+	root *os.File
+	// device is the filesystem's block device, open with O_PATH, where the kernel has to be told it; else nil.
+	device *os.File
+}
 
-// call is quotactl_fd(2), Linux 5.14: it needs no path of a device, which a container may not have.
+// limits are those of one project; 0 is none.
+type limits struct {
+	bytes  int64
+	inodes uint64
+}
+
+// call is quotactl_fd(2), Linux 5.14: it needs no path of a device, which a container may not have. Before that it is quotactl(2).
 func (q quota) call(cmd int, id backend.Tag, arg unsafe.Pointer) error {
+	if q.device != nil {
+		return q.callDevice(cmd, id, arg)
+	}
 	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, q.root.Fd(), uintptr(cmd<<8|prjQuota), uintptr(id), uintptr(arg), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func (q quota) callDevice(cmd int, id backend.Tag, arg unsafe.Pointer) error {
+	path, err := unix.BytePtrFromString(fmt.Sprintf("/proc/self/fd/%d", q.device.Fd()))
+	if err != nil {
+		return err
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL, uintptr(cmd<<8|prjQuota),
+		uintptr(unsafe.Pointer(path)), uintptr(id), uintptr(arg), 0, 0) //nolint:gosec // the kernel reads the path
+	runtime.KeepAlive(q.device)
 	if errno != 0 {
 		return errno
 	}
@@ -71,7 +99,7 @@ func (q quota) enforced() (bool, error) {
 	switch {
 	case err == nil:
 		return st.flags&projectEnforced != 0, nil
-	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ESRCH):
+	case errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ESRCH):
 		return false, nil // no quotas in the kernel, the filesystem, or its mount
 	default:
 		return false, fmt.Errorf("ask for the filesystem's quotas: %w", err)
@@ -99,27 +127,30 @@ func (q quota) unused(id backend.Tag) (bool, error) {
 
 func (d dqblk) isUnused() bool { return d.curSpace == 0 && d.curInodes == 0 }
 
-// setLimit holds a project to a size, rounded up to a whole kilobyte; 0 is no limit.
-func (q quota) setLimit(id backend.Tag, bytes int64) error {
-	d := dqblk{blockHard: limitBlocks(bytes), valid: validLimits}
+// setLimits holds a project to a size, rounded up to a whole kilobyte, and a number of inodes.
+func (q quota) setLimits(id backend.Tag, l limits) error {
+	d := dqblk{blockHard: limitBlocks(l.bytes), inodeHard: l.inodes, valid: validLimits}
 	if err := q.call(cmdSetQuota, id, unsafe.Pointer(&d)); err != nil { //nolint:gosec // the kernel reads it
-		return fmt.Errorf("limit project %d to %d bytes: %w", id, bytes, err)
+		return fmt.Errorf("limit project %d to %d bytes and %d inodes (0: any number): %w", id, l.bytes, l.inodes, err)
 	}
 	return nil
 }
 
-// ensureLimit writes only what is not so yet, and says whether it did: at a start it is so for every volume.
-func (q quota) ensureLimit(id backend.Tag, bytes int64) (changed bool, err error) {
+// ensureLimits writes only what is not so yet, and says whether it did: at a start it is so for every volume.
+func (q quota) ensureLimits(id backend.Tag, l limits) (changed bool, err error) {
 	d, err := q.get(id)
-	if err != nil || d.blockHard == limitBlocks(bytes) && d.blockSoft == 0 && d.inodeHard == 0 && d.inodeSoft == 0 {
+	if err != nil {
 		return false, err
 	}
-	return true, q.setLimit(id, bytes)
+	if d.blockHard == limitBlocks(l.bytes) && d.inodeHard == l.inodes && d.blockSoft == 0 && d.inodeSoft == 0 {
+		return false, nil
+	}
+	return true, q.setLimits(id, l)
 }
 
 func limitBlocks(bytes int64) uint64 { return (uint64(bytes) + blockBytes - 1) / blockBytes } //nolint:gosec // never negative
 
-func limitBytes(d dqblk) int64 { return int64(d.blockHard * blockBytes) } //nolint:gosec // what setLimit wrote
+func limitBytes(d dqblk) int64 { return int64(d.blockHard * blockBytes) } //nolint:gosec // what setLimits wrote
 
 func getAttributes(f *os.File) (attributes, error) {
 	var a attributes

@@ -20,6 +20,7 @@ const (
 	prjquota        = 2
 	subcommandShift = 8
 	qifBlimits      = 1
+	qifIlimits      = 4
 	quotaBlock      = 1 << 10 // the unit of the limits
 )
 
@@ -69,6 +70,14 @@ func ProjectQuotas(t testing.TB, dir string, first uint32) map[uint32]Quota {
 func LimitProject(t testing.TB, dir string, project uint32, bytes uint64) {
 	t.Helper()
 	if err := quotactl(dir, qSetquota, project, &dqblk{blockHard: bytes / quotaBlock, valid: qifBlimits}); err != nil {
+		t.Fatalf("Q_SETQUOTA of project %d: %v", project, err)
+	}
+}
+
+// UnlimitInodes lets a project have any number of them.
+func UnlimitInodes(t testing.TB, dir string, project uint32) {
+	t.Helper()
+	if err := quotactl(dir, qSetquota, project, &dqblk{valid: qifIlimits}); err != nil {
 		t.Fatalf("Q_SETQUOTA of project %d: %v", project, err)
 	}
 }

@@ -1,0 +1,185 @@
+// Package image is the backend of volumes whose data is a file used as a disk. It makes and grows the file, on whatever filesystem the pool
+// has; what is in it, and the loop device, come when the volume is staged.
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Image makes files that take their blocks early or late. No other file of the pool's filesystem can take a byte of what such a file holds,
+// and it holds no more than its size: there is nothing to tag.
+type Image struct{ allocation volume.Allocation }
+
+var _ backend.Backend = Image{}
+
+// New is the backend for images with that allocation.
+func New(allocation volume.Allocation) Image { return Image{allocation: allocation} }
+
+// Name implements backend.Backend.
+func (Image) Name() string { return "image" }
+
+// Enforces implements backend.Backend.
+func (Image) Enforces() bool { return true }
+
+// LimitsInodes implements backend.Backend: the filesystem in the image has its own number.
+func (Image) LimitsInodes() bool { return false }
+
+// Make implements backend.Backend. Only root can open the file: what a pod is to see of it is behind a loop device.
+func (i Image) Make(dir *os.File, _ volume.Spec, bytes int64) (*os.File, backend.Tag, error) {
+	fd, err := unix.Openat(int(dir.Fd()), backend.Data, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, 0, &os.PathError{Op: "make", Path: backend.Data, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), backend.Data)
+	err = errors.Join(noCopyOnWrite(f), f.Chmod(0o600)) // whatever the umask
+	if err == nil {
+		err = i.extend(f, 0, bytes)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close(), unlink(dir))
+	}
+	return f, 0, nil
+}
+
+func unlink(dir *os.File) error {
+	if err := unix.Unlinkat(int(dir.Fd()), backend.Data, 0); err != nil {
+		return &os.PathError{Op: "unlink", Path: backend.Data, Err: err}
+	}
+	return nil
+}
+
+// noCow is FS_NOCOW_FL of linux/fs.h.
+const noCow = 0x800000
+
+// noCopyOnWrite makes btrfs overwrite in place, as a disk does: copying every block that is written would scatter the image, and a checksum
+// of what a direct write still changes would not be right (btrfs(5), CHECKSUM ALGORITHMS and "C" in FILE ATTRIBUTES). Reflinks of the file
+// work all the same, with files that have the attribute too. It has to come before the content.
+func noCopyOnWrite(f *os.File) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || st.Type != unix.BTRFS_SUPER_MAGIC {
+		return err
+	}
+	flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags|noCow)
+	}
+	return err
+}
+
+// extend gives the file more bytes than it has.
+func (i Image) extend(f *os.File, from, to int64) error {
+	if i.allocation == volume.Preallocated {
+		err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, from, to-from)
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			return fmt.Errorf("%w: the pool's filesystem cannot allocate ahead: use %q: %q",
+				volume.ErrInvalid, volume.ParamAllocation, volume.Sparse)
+		}
+		if err != nil {
+			// What it has got is beyond the end of the file: nobody can have written there.
+			return errors.Join(fmt.Errorf("allocate %d bytes: %w", to-from, err), f.Truncate(from))
+		}
+		failpoint.Here("image.allocated")
+	}
+	err := f.Truncate(to)
+	if errors.Is(err, unix.EFBIG) {
+		return fmt.Errorf("%w: no file of the pool's filesystem can have %d bytes", volume.ErrOutOfRange, to)
+	}
+	return err
+}
+
+// Fill takes the blocks that a copy, which keeps holes, has not.
+func (i Image) Fill(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil || i.allocation != volume.Preallocated {
+		return err
+	}
+	return i.extend(f, 0, info.Size())
+}
+
+// Adopt implements backend.Backend: a file that is longer than its record says was being expanded in a crash.
+func (i Image) Adopt(dir *os.File, _ backend.Tag, _ volume.Spec, bytes int64) (repaired bool, err error) {
+	f, size, err := open(dir)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	if size < bytes {
+		return false, fmt.Errorf("%w: its image has %d bytes, and its record says %d: the end of it is missing", volume.ErrCorrupt, size, bytes)
+	}
+	return size > bytes, cut(f, size, bytes)
+}
+
+// open opens the image of a volume.
+func open(dir *os.File) (*os.File, int64, error) {
+	f, err := backend.OpenData(dir, unix.O_RDWR|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%w: its image has mode %s", volume.ErrCorrupt, info.Mode())
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
+}
+
+// cut takes the end off a file, unless anything was ever written there: a record that somebody has put back from a backup must not cost
+// data. The device and the filesystem grow only after the record, so an expansion that was not finished has written nothing.
+func cut(f *os.File, from, to int64) error {
+	if from <= to {
+		return nil
+	}
+	at, err := f.Seek(to, unix.SEEK_DATA)
+	switch {
+	case err == nil:
+		return fmt.Errorf("%w: its image has %d bytes, some of them written at %d, and its record says %d: it is left as it is",
+			volume.ErrCorrupt, from, at, to)
+	case !errors.Is(err, unix.ENXIO): // nothing but a hole, or what was allocated and not written
+		return err
+	}
+	return errors.Join(f.Truncate(to), f.Sync())
+}
+
+// Hold implements backend.Backend.
+func (Image) Hold(*os.File, backend.Tag) backend.Tag { return 0 }
+
+// Resize implements backend.Backend. It is the file that changes; a device that has it follows when it is told to.
+func (i Image) Resize(dir *os.File, _ backend.Tag, _ volume.Spec, bytes int64) error {
+	f, size, err := open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if size >= bytes {
+		return cut(f, size, bytes)
+	}
+	if err := i.extend(f, size, bytes); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// Usage implements backend.Backend: nobody but its reader knows what a disk holds.
+func (Image) Usage(data *os.File, _ backend.Tag) (volume.Usage, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(data.Fd()), &st); err != nil {
+		return volume.Usage{}, fmt.Errorf("stat of %s: %w", data.Name(), err)
+	}
+	return volume.Usage{TotalBytes: st.Size}, nil
+}
+
+// Discard implements backend.Backend: it is a file like others.
+func (Image) Discard(*os.File) error { return nil }
+
+// Release implements backend.Backend.
+func (Image) Release(backend.Tag) error { return nil }

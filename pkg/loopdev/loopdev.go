@@ -1,0 +1,369 @@
+// Package loopdev attaches a file to a loop device and finds the device that a file has, by system calls and by the file's identity: a
+// name in /dev or in sysfs is only where to look (loop(4)).
+package loopdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	control = "/dev/loop-control"
+	sysfs   = "/sys/block"
+	// major is LOOP_MAJOR of linux/major.h.
+	major = 7
+	// attachTries bounds the race for a free device with everybody else on the node.
+	attachTries = 100
+	// BlockSize is that of every device. It is the same on every disk, so that an image can move, and a direct write is one also on disks
+	// with sectors of 4 KiB. A file's size has to be a multiple of it: the kernel cuts off the rest.
+	BlockSize = 4096
+)
+
+// Access says who may write to a device.
+type Access int
+
+const (
+	// ReadWrite lets everybody write who can open the device.
+	ReadWrite Access = iota
+	// ReadOnly refuses writes, whoever makes them: the kernel has the file open only to read it.
+	ReadOnly
+)
+
+func (a Access) flag() int {
+	if a == ReadOnly {
+		return os.O_RDONLY
+	}
+	return os.O_RDWR
+}
+
+// Lifetime says when a device goes.
+type Lifetime int
+
+const (
+	// WhileUsed detaches the device when nobody has it open or mounted any more, however that came about.
+	WhileUsed Lifetime = iota
+	// UntilDetached keeps the device: a bind mount of its node does not hold it.
+	UntilDetached
+)
+
+// Options say how a file is attached.
+type Options struct {
+	Access   Access
+	Lifetime Lifetime
+}
+
+// Identity tells two files apart, over all filesystems.
+type Identity struct {
+	device, inode uint64
+}
+
+// IdentityOf is that of an open file.
+func IdentityOf(f *os.File) (Identity, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return Identity{}, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	return Identity{device: st.Dev, inode: st.Ino}, nil
+}
+
+// Device is an attached loop device, held open. Who gets one closes it.
+type Device struct {
+	file   *os.File
+	number int
+	status status
+}
+
+// status is what the kernel says of a device.
+type status struct {
+	backing Identity
+	flags   uint32
+}
+
+func (s status) access() Access {
+	if s.flags&unix.LO_FLAGS_READ_ONLY != 0 {
+		return ReadOnly
+	}
+	return ReadWrite
+}
+
+// Attach puts a file, which may be open with O_PATH only, on a free device: with direct I/O, unless the file's filesystem cannot do it. It
+// scans for no partitions: what is in the file is a pod's. The caller has made sure that the file is on no device yet, and has it for
+// itself.
+func Attach(image *os.File, options Options) (*Device, error) {
+	backing, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", image.Fd()), options.Access.flag(), 0)
+	if err != nil {
+		return nil, err
+	}
+	defer backing.Close()
+	ctl, err := os.OpenFile(control, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%w: no loop devices: %w: load the kernel's module loop, and give the driver the node's /dev",
+			volume.ErrUnavailable, err)
+	}
+	defer ctl.Close()
+	for range attachTries {
+		d, err := attachFree(ctl, backing, options)
+		if !errors.Is(err, unix.EBUSY) {
+			return d, err
+		}
+	}
+	return nil, fmt.Errorf("%w: no loop device was left free in %d tries", volume.ErrUnavailable, attachTries)
+}
+
+// attachFree tries one device; EBUSY says that somebody else was first.
+func attachFree(ctl, backing *os.File, options Options) (*Device, error) {
+	n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
+	if err != nil {
+		return nil, os.NewSyscallError("LOOP_CTL_GET_FREE", err)
+	}
+	f, err := openNode(n, options.Access)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w: give the driver the node's /dev", volume.ErrUnavailable, err)
+	}
+	config := unix.LoopConfig{
+		Fd:   uint32(backing.Fd()), //nolint:gosec // a small number
+		Size: BlockSize,
+		Info: unix.LoopInfo64{Flags: options.flags()},
+	}
+	if err := unix.IoctlLoopConfigure(int(f.Fd()), &config); err != nil {
+		return nil, errors.Join(&os.PathError{Op: "LOOP_CONFIGURE", Path: f.Name(), Err: err}, f.Close())
+	}
+	failpoint.Here("image.attached")
+	d := &Device{file: f, number: n}
+	if d.status, err = readStatus(f); err != nil {
+		err = errors.Join(err, d.Detach())
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (o Options) flags() uint32 {
+	flags := uint32(unix.LO_FLAGS_DIRECT_IO)
+	if o.Access == ReadOnly {
+		flags |= unix.LO_FLAGS_READ_ONLY
+	}
+	if o.Lifetime == WhileUsed {
+		flags |= unix.LO_FLAGS_AUTOCLEAR
+	}
+	return flags
+}
+
+// Find is the device that a file, which is best open with O_PATH only, has with that access. It is quick for a file that nobody has open;
+// else its cost grows with the number of devices that are attached. Errors: os.ErrNotExist.
+func Find(image *os.File, access Access) (*Device, error) {
+	want, err := IdentityOf(image)
+	if err != nil {
+		return nil, err
+	}
+	if isOpenNowhere(image) {
+		return nil, fmt.Errorf("%s is on no loop device: %w", image.Name(), os.ErrNotExist)
+	}
+	numbers, err := Attached()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range numbers {
+		d, err := Open(n)
+		switch {
+		case errors.Is(err, os.ErrNotExist): // detached meanwhile
+			continue
+		case err != nil:
+			return nil, err
+		case d.status.backing == want && d.status.access() == access:
+			return d, nil
+		}
+		d.Close()
+	}
+	return nil, fmt.Errorf("%s is on no loop device: %w", image.Name(), os.ErrNotExist)
+}
+
+// isOpenNowhere asks for a write lease, which nobody gets while a loop device, or anybody else, has the file open (fcntl(2), F_SETLEASE).
+// It goes with the descriptor. In doubt, as on a filesystem without leases, it is false.
+func isOpenNowhere(f *os.File) bool {
+	own, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer own.Close()
+	_, err = unix.FcntlInt(own.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
+	return err == nil
+}
+
+// Attached lists the numbers of the devices that have a file, in no order.
+func Attached() ([]int, error) {
+	entries, err := os.ReadDir(sysfs)
+	if err != nil {
+		return nil, err
+	}
+	var numbers []int
+	for _, e := range entries {
+		digits, ok := strings.CutPrefix(e.Name(), "loop")
+		n, err := strconv.Atoi(digits)
+		if !ok || err != nil {
+			continue
+		}
+		// The directory is there as long as a file is attached (drivers/block/loop.c, loop_sysfs_init).
+		if _, err := os.Lstat(filepath.Join(sysfs, e.Name(), "loop")); err == nil {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers, nil
+}
+
+// Open opens an attached device. Errors: os.ErrNotExist when it has no file, or there is no such device.
+func Open(number int) (*Device, error) {
+	// Only to read: its close wakes nobody (udev looks at what somebody may have written to), and it is enough for all but Attach.
+	f, err := openNode(number, ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	s, err := readStatus(f)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &Device{file: f, number: number, status: s}, nil
+}
+
+// openNode opens a device's node, and makes sure that it is that device's. Errors: os.ErrNotExist.
+func openNode(number int, access Access) (*os.File, error) {
+	f, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", number), access.flag()|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENXIO) {
+		err = fmt.Errorf("%w: %w", os.ErrNotExist, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := checkNode(f, number); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// checkNode makes sure that an open file is the node of that device: what /dev has under its name may be something else. Errors:
+// ErrUnavailable.
+func checkNode(f *os.File, number int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	if got, ok := numberOf(st.Rdev); st.Mode&unix.S_IFMT != unix.S_IFBLK || !ok || got != number {
+		return fmt.Errorf("%w: %s is not loop device %d", volume.ErrUnavailable, f.Name(), number)
+	}
+	return nil
+}
+
+// numberOf is the number of a loop device, whose minor it is as long as devices have no partitions (max_part of the module is 0).
+func numberOf(device uint64) (int, bool) {
+	return int(unix.Minor(device)), unix.Major(device) == major
+}
+
+func readStatus(f *os.File) (status, error) {
+	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	if errors.Is(err, unix.ENXIO) {
+		return status{}, fmt.Errorf("%s has no file: %w", f.Name(), os.ErrNotExist)
+	}
+	if err != nil {
+		return status{}, &os.PathError{Op: "LOOP_GET_STATUS64", Path: f.Name(), Err: err}
+	}
+	return status{backing: Identity{device: info.Device, inode: info.Inode}, flags: info.Flags}, nil
+}
+
+// Path is the device's node.
+func (d *Device) Path() string { return d.file.Name() }
+
+// Number is what stands behind "loop" in the device's name.
+func (d *Device) Number() int { return d.number }
+
+// Backing is the identity of the device's file.
+func (d *Device) Backing() Identity { return d.status.backing }
+
+// IsDirect says whether reads and writes go past the page cache of the file's filesystem.
+func (d *Device) IsDirect() bool { return d.status.flags&unix.LO_FLAGS_DIRECT_IO != 0 }
+
+// Lifetime is what the device was attached with.
+func (d *Device) Lifetime() Lifetime {
+	if d.status.flags&unix.LO_FLAGS_AUTOCLEAR != 0 {
+		return WhileUsed
+	}
+	return UntilDetached
+}
+
+// Access is what the device was attached with.
+func (d *Device) Access() Access { return d.status.access() }
+
+// Close lets go of the device; see Lifetime.
+func (d *Device) Close() { d.file.Close() }
+
+// Detach takes the file off the device, at once or, if somebody else has the device open, when they close it.
+func (d *Device) Detach() error {
+	if err := unix.IoctlSetInt(int(d.file.Fd()), unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
+		return &os.PathError{Op: "LOOP_CLR_FD", Path: d.file.Name(), Err: err}
+	}
+	return nil
+}
+
+// Keep makes the device stay until it is detached, as if it had been attached so.
+func (d *Device) Keep() error {
+	info, err := unix.IoctlLoopGetStatus64(int(d.file.Fd()))
+	if err == nil {
+		info.Flags &^= unix.LO_FLAGS_AUTOCLEAR
+		err = unix.IoctlLoopSetStatus64(int(d.file.Fd()), info)
+	}
+	if err != nil {
+		return &os.PathError{Op: "LOOP_SET_STATUS64", Path: d.file.Name(), Err: err}
+	}
+	d.status.flags = info.Flags
+	return nil
+}
+
+// Node opens the device's node with O_PATH, to be shown to a pod. The caller closes it.
+func (d *Device) Node() (*os.File, error) {
+	f, err := os.OpenFile(d.file.Name(), unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkNode(f, d.number); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// SetCapacity makes the device as large as its file has become.
+func (d *Device) SetCapacity() error {
+	if err := unix.IoctlSetInt(int(d.file.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
+		return &os.PathError{Op: "LOOP_SET_CAPACITY", Path: d.file.Name(), Err: err}
+	}
+	return nil
+}
+
+// Bytes is the device's size.
+func (d *Device) Bytes() (int64, error) {
+	n, err := getUint64(d.file, unix.BLKGETSIZE64)
+	if err != nil {
+		return 0, &os.PathError{Op: "BLKGETSIZE64", Path: d.file.Name(), Err: err}
+	}
+	return int64(n), nil //nolint:gosec // less than a file holds
+}
+
+// IsClaimed says whether somebody has the device for himself: a mounted filesystem has.
+func (d *Device) IsClaimed() (bool, error) {
+	f, err := os.OpenFile(d.file.Name(), os.O_RDONLY|unix.O_EXCL, 0) // open(2): without O_CREAT, O_EXCL claims a block device
+	if errors.Is(err, unix.EBUSY) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, f.Close()
+}

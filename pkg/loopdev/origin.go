@@ -1,0 +1,119 @@
+package loopdev
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Under returns the device under the filesystem that an open file, also one opened with O_PATH, is on. It costs a few system calls.
+// Errors: os.ErrNotExist when that is no loop device.
+func Under(f *os.File) (*Device, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	if n, ok := numberOf(st.Dev); ok {
+		return Open(n)
+	}
+	path, err := btrfsDevice(f)
+	if err != nil {
+		return nil, err
+	}
+	return Open(numberAt(path))
+}
+
+// NodeOf is the device whose node an open file, also one opened with O_PATH, is. Errors: os.ErrNotExist when it is no loop device's.
+func NodeOf(f *os.File) (*Device, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	n, ok := numberOf(st.Rdev)
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK || !ok {
+		return nil, fmt.Errorf("%s is no loop device: %w", f.Name(), os.ErrNotExist)
+	}
+	return Open(n)
+}
+
+// NumberAt is the number in a device's name, as the mount table has it; false if that is no loop device.
+func NumberAt(name string) (int, bool) {
+	n := numberAt(name)
+	return n, n >= 0
+}
+
+func numberAt(name string) int {
+	digits, ok := strings.CutPrefix(filepath.Base(name), "loop")
+	n, err := strconv.ParseUint(digits, 10, 20) // a minor has 20 bits (linux/kdev_t.h)
+	if !ok || err != nil {
+		return -1
+	}
+	return int(n)
+}
+
+// BackingPath is where a device's file is, as the kernel says it for people: in a mount namespace that may not be ours, and it may have
+// been moved since. What it leads to has to be compared with Backing. Errors: os.ErrNotExist.
+func BackingPath(number int) (string, error) {
+	content, err := os.ReadFile(filepath.Join(sysfs, fmt.Sprintf("loop%d", number), "loop/backing_file"))
+	return strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), " (deleted)"), err
+}
+
+// btrfsDeviceInfo is struct btrfs_ioctl_dev_info_args of linux/btrfs.h.
+type btrfsDeviceInfo struct {
+	DeviceID   uint64
+	UUID       [16]byte
+	BytesUsed  uint64
+	TotalBytes uint64
+	Unused     [379]uint64
+	Path       [1024]byte
+}
+
+// btrfsDevInfo is BTRFS_IOC_DEV_INFO of linux/btrfs.h: _IOWR(0x94, 30, struct btrfs_ioctl_dev_info_args).
+const btrfsDevInfo = 0xd000941e
+
+// btrfsDevice is the path of the first device of the btrfs that a file is on: stat(2) has a number of the subvolume's there. Errors:
+// os.ErrNotExist on another filesystem.
+func btrfsDevice(f *os.File) (string, error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return "", &os.PathError{Op: "statfs", Path: f.Name(), Err: err}
+	}
+	if fs.Type != unix.BTRFS_SUPER_MAGIC {
+		return "", fmt.Errorf("%s is on no loop device: %w", f.Name(), os.ErrNotExist)
+	}
+	// An ioctl needs more than O_PATH, and opening a directory or a regular file to read it has no effects.
+	readable, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer readable.Close()
+	info := btrfsDeviceInfo{DeviceID: 1}
+	err = ioctl(readable, btrfsDevInfo, unsafe.Pointer(&info)) //nolint:gosec // the structure of the request
+	if errors.Is(err, unix.ENODEV) {                           // its first device was taken away: it is none of ours
+		return "", fmt.Errorf("%s is on no loop device: %w", f.Name(), os.ErrNotExist)
+	}
+	if err != nil {
+		return "", &os.PathError{Op: "BTRFS_IOC_DEV_INFO", Path: f.Name(), Err: err}
+	}
+	name, _, _ := bytes.Cut(info.Path[:], []byte{0})
+	return string(name), nil
+}
+
+func getUint64(f *os.File, request uint) (n uint64, err error) {
+	err = ioctl(f, request, unsafe.Pointer(&n)) //nolint:gosec // as above
+	return n, err
+}
+
+func ioctl(f *os.File, request uint, arg unsafe.Pointer) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), uintptr(request), uintptr(arg)); errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -1,0 +1,44 @@
+package mount
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// FuzzParseOptions: no flags that anybody can send take a restriction away, and what is behind a flag's "=" is in no message.
+func FuzzParseOptions(f *testing.F) {
+	for _, flags := range []string{"", "ro", "noexec,ro", "noatime,relatime", "suid", "password=hunter2", "ro,ro", "nodev,dev"} {
+		f.Add(flags)
+	}
+	f.Fuzz(func(t *testing.T, list string) {
+		flags := strings.Split(list, ",")
+		o, err := ParseOptions(flags)
+		if err != nil {
+			if !errors.Is(err, volume.ErrInvalid) || o != (Options{}) {
+				t.Errorf("%+v, %v: want nothing and ErrInvalid", o, err)
+			}
+			for _, flag := range flags {
+				if _, secret, ok := strings.Cut(flag, "="); ok && len(secret) > 12 && strings.Contains(err.Error(), secret) {
+					t.Errorf("%q is in %q", secret, err)
+				}
+			}
+			return
+		}
+		if o.attributes&unix.MOUNT_ATTR_NOSUID == 0 || o.attributes&unix.MOUNT_ATTR_NODEV == 0 {
+			t.Errorf("%q gives %s", flags, o)
+		}
+		if o.ReadOnly() != slices.Contains(flags, "ro") {
+			t.Errorf("%q is read-only: %t", flags, o.ReadOnly())
+		}
+		slices.Reverse(flags)
+		if reversed, err := ParseOptions(flags); reversed != o {
+			t.Errorf("%q gives %+v, the other way round %+v, %v", list, o, reversed, err)
+		}
+	})
+}

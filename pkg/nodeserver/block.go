@@ -1,0 +1,45 @@
+package nodeserver
+
+import (
+	"context"
+	"errors"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// openBlock opens the node of a raw block volume's device, which it attaches if need be. Read-only is the device, not only its mount.
+func (s *Server) openBlock(ctx context.Context, v staging.Volume, w wish) (_ source, err error) {
+	access := loopdev.ReadWrite
+	if w.access.Mount.ReadOnly() {
+		access = loopdev.ReadOnly
+	}
+	w.access.Mount = w.access.Mount.WithDevices()
+	src := source{volume: v.ID.String(), access: w.access}
+	if src.file, err = v.Attach(ctx, access); err != nil {
+		return source{}, err
+	}
+	if src.nodes, err = v.Nodes(); err == nil {
+		err = v.ReplacesOther(src.file, w.target)
+	}
+	if err != nil {
+		src.close()
+		return source{}, errors.Join(err, s.releaseDevices(v.ID))
+	}
+	return src, nil
+}
+
+// releaseDevices detaches the devices of a raw block volume that are published no more. Those of a volume whose pool is not open wait for
+// its start.
+func (s *Server) releaseDevices(id volume.ID) error {
+	p, err := s.Pools.ByID(id.Pool())
+	if err != nil {
+		return nil //nolint:nilerr // said above
+	}
+	v, err := p.Get(id)
+	if err != nil || !v.Spec.IsBlock() {
+		return nil //nolint:nilerr // a volume that is gone, or damaged, has been seen by nobody
+	}
+	return staging.Volume{Volume: v, Pool: p}.Release(s.Publications.Targets(id.String()))
+}

@@ -1,0 +1,297 @@
+package nodeserver
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// newBlockNode is a node with one raw block volume of a block.
+func newBlockNode(t *testing.T) *imageNode {
+	t.Helper()
+	spec := volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+	n := newImageNode(t, spec)
+	t.Cleanup(func() { // before it is asked whether a device is left
+		unmountBelow(t, n.KubeletDir)
+		for _, access := range []loopdev.Access{loopdev.ReadWrite, loopdev.ReadOnly} {
+			n.detach(access)
+		}
+	})
+	return n
+}
+
+// detach does what an operator, or a reboot, does.
+func (n *imageNode) detach(access loopdev.Access) {
+	n.t.Helper()
+	image, err := n.pool.Data(n.id)
+	must(n.t, err)
+	defer image.Close()
+	d, err := loopdev.Find(image, access)
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	must(n.t, err)
+	defer d.Close()
+	must(n.t, d.Detach())
+}
+
+func blockCapability() *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessMode: &csi.VolumeCapability_AccessMode{Mode: multiWriter},
+		AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}},
+	}
+}
+
+func (n *imageNode) blockRequest(pod string) *csi.NodePublishVolumeRequest {
+	n.t.Helper()
+	req := n.publishRequest(n.id, pod)
+	req.VolumeCapability = blockCapability()
+	return req
+}
+
+func (n *imageNode) publishBlock(pod string) error {
+	n.t.Helper()
+	return n.publish(n.t, n.blockRequest(pod))
+}
+
+func (n *imageNode) publishBlockReadOnly(pod string) error {
+	n.t.Helper()
+	req := n.blockRequest(pod)
+	req.Readonly = true
+	return n.publish(n.t, req)
+}
+
+func (n *imageNode) stageBlock() error {
+	n.t.Helper()
+	_, err := n.NodeStageVolume(n.t.Context(), &csi.NodeStageVolumeRequest{
+		VolumeId: n.id.String(), StagingTargetPath: n.stagingPath(), VolumeCapability: blockCapability(),
+	})
+	return err
+}
+
+// deviceSize seeks to the end, as programs do.
+func deviceSize(t *testing.T, f *os.File) int64 {
+	t.Helper()
+	end, err := f.Seek(0, io.SeekEnd)
+	must(t, err)
+	return end
+}
+
+func openDevice(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func TestBlockVolumeIsOneDeviceOfExactlyItsSizeHoweverManyPods(t *testing.T) {
+	n := newBlockNode(t)
+	for range 2 { // the second call finds it done
+		must(t, n.stageBlock())
+		must(t, n.publishBlock("a"))
+		must(t, n.publishBlock("b"))
+	}
+	n.wantOneDevice()
+	a, b := openDevice(t, n.target("a")), openDevice(t, n.target("b"))
+	if got := deviceSize(t, a); got != n.capacity() {
+		t.Errorf("the device has %d bytes, the volume %d", got, n.capacity())
+	}
+	block := make([]byte, n.capacity())
+	copy(block[len(block)-8:], "precious")
+	_, err := a.WriteAt(block, 0)
+	must(t, err)
+	must(t, a.Sync())
+	got := make([]byte, 8)
+	if _, err := b.ReadAt(got, n.capacity()-8); string(got) != "precious" || err != nil {
+		t.Errorf("the other pod reads %q, %v", got, err)
+	}
+	must(t, errors.Join(a.Close(), b.Close()))
+	must(t, n.unpublish(t, n.id, "a"))
+	n.wantOneDevice()
+	for range 2 {
+		must(t, n.unpublish(t, n.id, "b"))
+		n.wantDetached(n.id)
+		must(t, n.unstage())
+	}
+	if entries, err := os.ReadDir(n.KubeletDir); len(entries) != 1 || err != nil {
+		t.Errorf("left are %v, %v, want the staging path", entries, err)
+	}
+	must(t, n.pool.CheckDetached(n.id))
+}
+
+func TestBlockVolumeKeepsItsContentOverAReboot(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlock("a"))
+	f := openDevice(t, n.target("a"))
+	_, err := f.WriteAt([]byte("precious"), 0)
+	must(t, errors.Join(err, f.Sync(), f.Close()))
+	unmountBelow(t, n.KubeletDir)
+	n.detach(loopdev.ReadWrite)
+	n.wantDetached(n.id)
+	n.restart(t)
+	must(t, n.stageBlock())
+	must(t, n.publishBlock("a")) // on the empty file that is left of the target
+	got := make([]byte, 8)
+	if _, err := openDevice(t, n.target("a")).ReadAt(got, 0); string(got) != "precious" || err != nil {
+		t.Errorf("the device has %q, %v", got, err)
+	}
+}
+
+// A read-only mount of a device's node does not make the device read-only: it has to be one.
+func TestReadOnlyBlockVolumeCannotBeWrittenTo(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlockReadOnly("reader"))
+	wantUnwritable(t, n, "reader")
+	must(t, n.publishBlock("writer"))
+	wantUnwritable(t, n, "reader")
+	if got := n.devices(n.id); len(got) != 2 {
+		t.Errorf("the image is on %q, want a device to write and one to read", got)
+	}
+	f := openDevice(t, n.target("writer"))
+	_, err := f.WriteAt([]byte("precious"), 0)
+	must(t, errors.Join(err, f.Sync(), f.Close()))
+	reader, err := os.Open(n.target("reader"))
+	must(t, err)
+	got := make([]byte, 8)
+	must(t, unix.IoctlSetInt(int(reader.Fd()), unix.BLKFLSBUF, 0)) // what it has read before stays in its cache
+	if _, err := reader.ReadAt(got, 0); string(got) != "precious" || err != nil {
+		t.Errorf("the reader has %q, %v", got, err)
+	}
+	must(t, reader.Close())
+	must(t, n.unpublish(t, n.id, "writer"))
+	n.wantOneDevice()
+	must(t, n.unpublish(t, n.id, "reader"))
+	n.wantDetached(n.id)
+}
+
+func wantUnwritable(t *testing.T, n *imageNode, pod string) {
+	t.Helper()
+	f, err := os.OpenFile(n.target(pod), os.O_RDWR, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte("harm"), 0)
+		err = errors.Join(err, f.Sync(), f.Close())
+	}
+	if err == nil {
+		t.Error("a read-only device was written to")
+	}
+	image, err := os.Open(filepath.Join(filepath.Dir(n.KubeletDir), "pool", "volumes", "v", "data"))
+	must(t, err)
+	defer image.Close()
+	got := make([]byte, 4)
+	if _, err := image.ReadAt(got, 0); string(got) == "harm" || err != nil {
+		t.Errorf("the image begins with %q, %v", got, err)
+	}
+}
+
+func TestTargetOfABlockVolumeIsNotMadeReadOnlyOrWritableUnderItsPod(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlock("a"))
+	wantCode(t, n.publishBlockReadOnly("a"), codes.AlreadyExists)
+	n.wantOneDevice()
+	must(t, n.unpublish(t, n.id, "a"))
+	must(t, n.publishBlockReadOnly("a"))
+	wantCode(t, n.publishBlock("a"), codes.AlreadyExists)
+	n.wantOneDevice()
+	must(t, n.unpublish(t, n.id, "a"))
+	n.wantDetached(n.id)
+}
+
+func TestBlockAndFilesystemAreNeverMixedUp(t *testing.T) {
+	n := newBlockNode(t)
+	wantCode(t, n.stage(), codes.InvalidArgument)
+	wantCode(t, n.publishAt("a"), codes.InvalidArgument)
+	for _, spec := range []volume.Spec{imageSpec(volume.Ext4), {Type: volume.DirectoryOrCreate, Mode: 0o755}} {
+		n.id = n.createImage("mounted-"+string(spec.FSType)+"x", spec)
+		wantCode(t, n.stageBlock(), codes.InvalidArgument)
+		wantCode(t, n.publishBlock("a"), codes.InvalidArgument)
+	}
+	if got := mountsBelow(t, n.KubeletDir); len(got) > 0 {
+		t.Errorf("mounted are %q", got)
+	}
+}
+
+func TestBlockVolumeGrowsUnderItsPods(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlock("a"))
+	must(t, n.publishBlockReadOnly("b"))
+	a := openDevice(t, n.target("a"))
+	b, err := os.Open(n.target("b"))
+	must(t, err)
+	defer b.Close()
+	for range 2 {
+		resp, err := n.expand(mib+1, "")
+		must(t, err)
+		want := int64(mib + volume.ImageBlockSize)
+		if resp.GetCapacityBytes() != want || deviceSize(t, a) != want || deviceSize(t, b) != want {
+			t.Errorf("the volume has %d bytes, the devices %d and %d, want %d", resp.GetCapacityBytes(), deviceSize(t, a), deviceSize(t, b), want)
+		}
+	}
+}
+
+func TestStatsOfABlockVolumeAreItsSize(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlock("a"))
+	req := &csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: n.target("a")}
+	resp, err := n.NodeGetVolumeStats(t.Context(), req)
+	must(t, err)
+	if u := resp.GetUsage(); len(u) != 1 || u[0].GetUnit() != csi.VolumeUsage_BYTES || u[0].GetTotal() != n.capacity() || u[0].GetUsed() != 0 {
+		t.Errorf("usage is %v, want %d bytes in total", u, n.capacity())
+	}
+	must(t, unix.Unmount(n.target("a"), 0))
+	_, err = n.NodeGetVolumeStats(t.Context(), req)
+	wantCode(t, err, codes.NotFound)
+}
+
+func TestPublishedBlockVolumeIsKnownAfterARestartAndNotDeleted(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlock("a"))
+	n.restart(t)
+	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	n.wantOneDevice()
+	if id, known := n.Publications.at(parseTarget(t, n.node, "a")); !known || id != n.id.String() {
+		t.Errorf("after a restart the target is that of %q (%t)", id, known)
+	}
+	exclusive := n.blockRequest("b")
+	exclusive.VolumeCapability.AccessMode.Mode = singleWriter
+	wantCode(t, n.publish(t, exclusive), codes.FailedPrecondition)
+	n.wantOneDevice()
+	wantCode(t, n.pool.CheckDetached(n.id), codes.FailedPrecondition)
+	n.Publications = NewPublications() // as after a start that has not opened the pool
+	must(t, n.unpublish(t, n.id, "a"))
+	n.wantDetached(n.id)
+}
+
+func TestDeviceThatACrashLeftIsDetachedAtTheStart(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlock("a"))
+	must(t, unix.Unmount(n.target("a"), 0))
+	n.restart(t)
+	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	n.wantDetached(n.id)
+}
+
+func TestDeviceThatSomebodyHeldOpenIsKeptForTheNextPod(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlock("a"))
+	holder, err := os.Open(n.devices(n.id)[0])
+	must(t, err)
+	must(t, n.unpublish(t, n.id, "a"))
+	n.wantOneDevice()
+	must(t, n.publishBlock("b"))
+	must(t, holder.Close())
+	n.wantOneDevice()
+	if got := deviceSize(t, openDevice(t, n.target("b"))); got != n.capacity() {
+		t.Errorf("the device has %d bytes", got)
+	}
+}

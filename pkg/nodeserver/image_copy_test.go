@@ -1,0 +1,253 @@
+package nodeserver
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/filesystem"
+	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+// snapshot takes one called s.
+func (n *imageNode) snapshot() (volume.Snapshot, error) {
+	n.t.Helper()
+	parsed, err := volume.ParseName("s")
+	must(n.t, err)
+	return n.pool.CreateSnapshot(n.t.Context(), volume.SnapshotRequest{Name: parsed, Source: n.id})
+}
+
+// ownPools finds the node's pool.
+type ownPools struct{ *pool.Pool }
+
+func (p ownPools) ByID(volume.PoolID) (*pool.Pool, error) { return p.Pool, nil }
+
+func (n *imageNode) createFrom(name string, source volume.Source, spec volume.Spec, size int64) (volume.ID, error) {
+	n.t.Helper()
+	parsed, err := volume.ParseName(name)
+	must(n.t, err)
+	v, err := n.pool.CreateFrom(n.t.Context(), volume.CreateRequest{
+		Name: parsed, Source: source, Spec: spec, Size: volume.SizeRange{Required: size},
+	}, ownPools{n.pool})
+	return v.ID, err
+}
+
+// other is the same node with another volume and another staging path.
+func (n *imageNode) other(id volume.ID, stagingName string) *imageNode {
+	n.t.Helper()
+	must(n.t, os.MkdirAll(n.target(stagingName), 0o750))
+	return &imageNode{node: n.node, t: n.t, id: id, stagingName: stagingName}
+}
+
+// count writes a number to one file and then to another, durably, until stop. At each moment the first is as large as the second, or larger
+// by one.
+func count(t *testing.T, dir string) (stop func()) {
+	t.Helper()
+	var files [2]*os.File
+	for i, name := range []string{"first", "second"} {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_WRONLY, 0o600)
+		must(t, err)
+		files[i] = f
+	}
+	quit, started, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		for n := uint64(1); ; n++ {
+			for _, f := range files {
+				_, err := f.WriteAt(binary.BigEndian.AppendUint64(nil, n), 0)
+				if err := errors.Join(err, f.Sync()); err != nil {
+					ended <- err
+					return
+				}
+			}
+			if n == 1 {
+				close(started)
+			}
+			select {
+			case <-quit:
+				ended <- errors.Join(files[0].Close(), files[1].Close())
+				return
+			default:
+			}
+		}
+	}()
+	<-started
+	return func() {
+		t.Helper()
+		close(quit)
+		must(t, <-ended)
+	}
+}
+
+func wantCounted(t *testing.T, dir string) {
+	t.Helper()
+	var numbers [2]uint64
+	for i, name := range []string{"first", "second"} {
+		content, err := os.ReadFile(filepath.Join(dir, name))
+		must(t, err)
+		numbers[i] = binary.BigEndian.Uint64(content)
+	}
+	if first, second := numbers[0], numbers[1]; first != second && first != second+1 || second == 0 {
+		t.Errorf("the copy has %d and %d: not of one moment", first, second)
+	}
+}
+
+// TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites runs with reflinks and without.
+func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
+	for _, poolOn := range []string{disks.Ext4, disks.XFS, disks.Btrfs} {
+		for _, fsType := range []volume.FSType{volume.XFS, volume.Btrfs} {
+			t.Run(fmt.Sprintf("%s in %s", fsType, poolOn), func(t *testing.T) {
+				n := newImageNodeOn(t, imageSpec(fsType), filepath.Join(disks.New(t, poolOn, 8<<30).Dir, "pool"))
+				n.stageAndPublish("a")
+				stop := count(t, n.target("a"))
+				s, err := n.snapshot()
+				must(t, err)
+				clone, err := n.createFrom("clone", volume.FromVolume(n.id), imageSpec(fsType), 0)
+				must(t, err)
+				stop()
+				if s.RestoreBytes != n.capacity() || s.HeldBytes <= 0 || s.HeldBytes > s.RestoreBytes {
+					t.Errorf("the snapshot of %d bytes has %d and restores to %d", n.capacity(), s.HeldBytes, s.RestoreBytes)
+				}
+				before := usageOf(t, n.target("a"))
+				restored, err := n.createFrom("restored", volume.FromSnapshot(s.ID), imageSpec(fsType), 2*n.capacity())
+				must(t, err)
+				// Beside the source, whose UUIDs they have.
+				for name, id := range map[string]volume.ID{"clone": clone, "restored": restored} {
+					copied := n.other(id, "staging-"+name)
+					copied.stageAndPublish(name)
+					wantCounted(t, n.target(name))
+				}
+				wantGrown(t, before, usageOf(t, n.target("restored")), n.capacity())
+				must(t, os.WriteFile(n.target("restored/own"), nil, 0o600))
+				if _, err := os.Stat(n.target("a/own")); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("the source has what was written to the copy: %v", err)
+				}
+				for name, id := range map[string]volume.ID{"clone": clone, "restored": restored} {
+					n.other(id, "staging-"+name).takeDown(name)
+				}
+				n.takeDown("a")
+			})
+		}
+	}
+}
+
+func TestCopiesOfImagesKeepTheirKind(t *testing.T) {
+	n := newImageNode(t, imageSpec(volume.Ext4))
+	s, err := n.snapshot()
+	must(t, err)
+	block := volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+	for name, spec := range map[string]volume.Spec{
+		"directory": {Type: volume.DirectoryOrCreate, Mode: 0o755},
+		"block":     block,
+		"xfs":       imageSpec(volume.XFS),
+	} {
+		for _, source := range []volume.Source{volume.FromVolume(n.id), volume.FromSnapshot(s.ID)} {
+			if _, err := n.createFrom(name, source, spec, 1<<30); !errors.Is(err, volume.ErrInvalid) {
+				t.Errorf("%s from %s: %v, want ErrInvalid", name, source, err)
+			}
+		}
+	}
+	preallocated := imageSpec(volume.Ext4)
+	preallocated.Allocation = volume.Preallocated
+	id, err := n.createFrom("preallocated", volume.FromSnapshot(s.ID), preallocated, 0)
+	must(t, err)
+	image, err := n.pool.OpenImage(id)
+	must(t, err)
+	defer image.Close()
+	var st unix.Stat_t
+	must(t, unix.Fstat(int(image.Fd()), &st))
+	if st.Blocks*512 < st.Size {
+		t.Errorf("a preallocated copy of %d bytes takes %d", st.Size, st.Blocks*512)
+	}
+	copied := n.other(id, "staging-copy") // of an image that had no filesystem yet
+	copied.stageAndPublish("a")
+	copied.takeDown("a")
+}
+
+func TestBlockVolumeUnderAPodIsCopiedAtOnceOrNotAtAll(t *testing.T) {
+	block := volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+	for _, poolOn := range []string{disks.Ext4, disks.XFS, disks.Btrfs} {
+		t.Run(poolOn, func(t *testing.T) {
+			n := newImageNodeOn(t, block, filepath.Join(disks.New(t, poolOn, 0).Dir, "pool"))
+			must(t, n.publishBlock("a"))
+			f := openDevice(t, n.target("a"))
+			_, err := f.WriteAt([]byte("precious"), 0) // in the device's cache only
+			must(t, err)
+			_, err = n.snapshot()
+			if poolOn == disks.Ext4 {
+				wantCode(t, err, codes.FailedPrecondition)
+				must(t, f.Close())
+				must(t, n.unpublish(t, n.id, "a"))
+				_, err = n.snapshot()
+			}
+			must(t, err)
+			if poolOn != disks.Ext4 {
+				_, err := f.WriteAt([]byte("changed!"), 0)
+				must(t, errors.Join(err, f.Sync(), f.Close()))
+				must(t, n.unpublish(t, n.id, "a"))
+			}
+			s, err := n.snapshot()
+			must(t, err)
+			id, err := n.createFrom("restored", volume.FromSnapshot(s.ID), block, 2*n.capacity())
+			must(t, err)
+			restored := n.other(id, "staging-restored")
+			must(t, restored.publishBlock("b"))
+			g := openDevice(t, n.target("b"))
+			got := make([]byte, 8)
+			if _, err := g.ReadAt(got, 0); string(got) != "precious" || err != nil || deviceSize(t, g) != 2*n.capacity() {
+				t.Errorf("the copy has %q, %v, and %d bytes", got, err, deviceSize(t, g))
+			}
+			must(t, g.Close())
+			must(t, restored.unpublish(t, id, "b"))
+			restored.wantDetached(id)
+		})
+	}
+}
+
+func TestFilesystemThatACrashLeftFrozenIsThawedAtTheStart(t *testing.T) {
+	n := newImageNode(t, imageSpec(volume.XFS))
+	n.stageAndPublish("a")
+	root, err := os.Open(n.target("staging"))
+	must(t, err)
+	must(t, errors.Join(filesystem.Freeze(root), root.Close()))
+	_, err = n.snapshot()
+	wantCode(t, err, codes.Aborted)
+	n.restart(t)
+	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	must(t, os.WriteFile(n.target("a/file"), nil, 0o600))
+	_, err = n.snapshot()
+	must(t, err)
+	n.takeDown("a")
+}
+
+func TestImageIsNotAttachedWhileACopyOfItTakesItsTime(t *testing.T) {
+	n := newImageNode(t, imageSpec(volume.XFS))
+	n.stageAndPublish("a")
+	n.takeDown("a")
+	release, err := n.pool.Claim(n.id)
+	must(t, err)
+	wantCode(t, n.stage(), codes.Aborted)
+	release()
+	n.stageAndPublish("a")
+	n.takeDown("a")
+	if d, err := loopdev.Find(mustImage(n), loopdev.ReadWrite); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v, %v", d, err)
+	}
+}
+
+func mustImage(n *imageNode) *os.File {
+	n.t.Helper()
+	f, err := n.pool.OpenImage(n.id)
+	must(n.t, err)
+	n.t.Cleanup(func() { f.Close() })
+	return f
+}

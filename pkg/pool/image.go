@@ -1,0 +1,167 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// ImageData is the name, in the filesystem of an image, of what pods see: the root has lost+found beside it.
+const ImageData = backend.Data
+
+// OpenImage opens the image of a volume with O_PATH, for a loop device. It is as large as the record says. The caller closes it. Errors:
+// ErrNotFound, ErrCorrupt.
+func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
+	v, err := p.Get(id)
+	if err != nil {
+		return nil, err
+	}
+	f, err := p.Data(id)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &st)
+	if err == nil && (!v.Spec.IsImage() || st.Size != v.CapacityBytes) {
+		err = fmt.Errorf("%w: the image of volume %s has %d bytes, and its record says %d: it is not used", volume.ErrCorrupt,
+			id, st.Size, v.CapacityBytes)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// ClearImage makes an image that has no filesystem yet all zeroes again: what a crash left of one is not to be taken for another.
+func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
+	if v.FilesystemBytes > 0 {
+		return fmt.Errorf("%w: volume %s has its filesystem", volume.ErrInUse, v.ID)
+	}
+	own, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE)
+	if v.Spec.Allocation == volume.Preallocated {
+		mode = unix.FALLOC_FL_ZERO_RANGE
+	}
+	if err := unix.Fallocate(int(own.Fd()), mode|unix.FALLOC_FL_KEEP_SIZE, 0, v.CapacityBytes); err != nil {
+		return fmt.Errorf("clear the image of volume %s: %w", v.ID, err)
+	}
+	return own.Sync()
+}
+
+// SetFilesystemBytes puts into the record that a volume's image has a filesystem of that size, durably. Errors: ErrNotFound, ErrCorrupt,
+// ErrBusy.
+func (p *Pool) SetFilesystemBytes(ctx context.Context, id volume.ID, bytes int64) error {
+	if err := p.index.claim(id); err != nil {
+		return err
+	}
+	defer p.index.unclaim(id)
+	if _, err := p.Get(id); err != nil {
+		return err
+	}
+	found, _ := p.index.get(id.Dir())
+	e := *found
+	if e.volume.FilesystemBytes == bytes {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	e.volume.FilesystemBytes = bytes
+	if err := p.replaceRecord(e.volume); err != nil {
+		return err
+	}
+	p.index.put(&e)
+	return nil
+}
+
+// IsImageOf says whether a device has a volume's image.
+func (p *Pool) IsImageOf(id volume.ID, d *loopdev.Device) bool {
+	f, err := p.AnyData(id)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	own, err := loopdev.IdentityOf(f)
+	return err == nil && own == d.Backing()
+}
+
+// imageAt says which volume a mount shows that is of the filesystem in an image, or of the node of its device.
+func (p *Pool) imageAt(m mount.Mount) (volume.ID, bool) {
+	d, err := deviceShown(m)
+	if err != nil {
+		return volume.ID{}, false
+	}
+	defer d.Close()
+	id, ok := p.VolumeOn(d)
+	return id, ok
+}
+
+// deviceShown is the device whose volume's data a mount shows. Errors: os.ErrNotExist when it shows none.
+func deviceShown(m mount.Mount) (*loopdev.Device, error) {
+	if n, ok := loopdev.NumberAt(m.Source); ok && m.Root == "/"+ImageData {
+		return loopdev.Open(n)
+	}
+	if _, ok := loopdev.NumberAt(m.Root); !ok {
+		return nil, os.ErrNotExist
+	}
+	node, err := os.OpenFile(m.Point, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer node.Close()
+	return loopdev.NodeOf(node)
+}
+
+// VolumeOn is the volume of the pool whose image a device has. The kernel's word for where the file is says only where to look.
+func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
+	file, err := loopdev.BackingPath(d.Number())
+	if err != nil || path.Base(path.Dir(path.Dir(file))) != volumesDir {
+		return volume.ID{}, false
+	}
+	id, err := volume.IDFromDir(p.id, path.Base(path.Dir(file)))
+	return id, err == nil && p.IsImageOf(id, d)
+}
+
+// CheckDetached refuses a volume whose image is on a loop device: it is staged, or somebody else looks into it. Errors: ErrInUse.
+func (p *Pool) CheckDetached(id volume.ID) error {
+	if err := p.checkDetached(p.volumes, id.Dir()); err != nil {
+		return fmt.Errorf("volume %s: %w", id, err)
+	}
+	return nil
+}
+
+func (p *Pool) checkDetached(parent dir, entry string) error {
+	f, err := parent.openBelow(entry, dataEntry, unix.O_PATH)
+	if err != nil {
+		return nil // what cannot be opened is on no device
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return err
+	}
+	for _, access := range []loopdev.Access{loopdev.ReadWrite, loopdev.ReadOnly} {
+		d, err := loopdev.Find(f, access)
+		switch {
+		case err == nil:
+			d.Close()
+			return fmt.Errorf("%w: its image is on %s: unstage it first", volume.ErrInUse, d.Path())
+		case !errors.Is(err, os.ErrNotExist):
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,222 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend/image"
+	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/filesystem"
+	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// frozenAtMost bounds how long the writers of a volume wait for a copy of its image: with reflinks that takes milliseconds, without them
+// as long as the disk needs.
+const frozenAtMost = 30 * time.Second
+
+// Claim keeps everybody from copying a volume until release: it is about to be written to. Errors: ErrBusy while it is copied or changed.
+func (p *Pool) Claim(id volume.ID) (release func(), err error) {
+	if err := p.index.claim(id); err != nil {
+		return nil, err
+	}
+	if err := p.index.checkUnheld(id); err != nil {
+		p.index.unclaim(id)
+		return nil, err
+	}
+	return func() { p.index.unclaim(id) }, nil
+}
+
+// duplicateImage copies an origin's image into the directory of what is being built, as it is at one moment. It is durable when it returns,
+// but for its name.
+func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress *copytree.Progress) (*os.File, error) {
+	// Not opened further before it is looked for among the devices: see loopdev.Find.
+	source, err := backend.OpenData(from.dir.File, unix.O_PATH)
+	if err != nil {
+		return nil, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, from.id, err)
+	}
+	defer source.Close()
+	s, err := holdStill(ctx, source, from)
+	if err != nil {
+		return nil, err
+	}
+	data, err := s.copyTo(ctx, d, progress)
+	if err := errors.Join(err, s.release()); err != nil {
+		if data != nil {
+			data.Close()
+		}
+		return nil, fmt.Errorf("copy %s: %w", from.id, err)
+	}
+	return data, data.Sync()
+}
+
+// still is an image that does not change under its copy.
+type still struct {
+	from   *origin
+	image  *os.File // O_PATH
+	device *loopdev.Device
+	frozen *os.File // a file of the filesystem that was frozen
+	since  time.Time
+	log    klog.Logger
+}
+
+// holdStill makes what is written to an image arrive in it, and holds further writers where there is a filesystem that can. A raw block
+// device has no way to hold its writers; its image can only be copied at once. Errors: ErrBusy when it is frozen already.
+func holdStill(ctx context.Context, f *os.File, from *origin) (*still, error) {
+	s := &still{from: from, image: f, log: klog.FromContext(ctx)}
+	device, err := loopdev.Find(f, loopdev.ReadWrite)
+	if errors.Is(err, os.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.device = device
+	if from.spec.IsBlock() {
+		err = s.flush()
+	} else {
+		err = s.freeze()
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.release())
+	}
+	failpoint.Here("snapshot.frozen")
+	return s, nil
+}
+
+// flush writes what the device's own cache has.
+func (s *still) flush() error {
+	node, err := os.OpenFile(s.device.Path(), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(node.Sync(), node.Close())
+}
+
+// freeze makes the filesystem whole on its device and holds its writers. One that is on a device and not mounted is about to be; Claim
+// keeps that from happening now.
+func (s *still) freeze() error {
+	mounts, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		n, ok := loopdev.NumberAt(m.Source)
+		if !ok || n != s.device.Number() {
+			continue
+		}
+		f, err := os.OpenFile(m.Point, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		if !isOn(f, s.device) { // something else is mounted above
+			f.Close()
+			continue
+		}
+		err = filesystem.Freeze(f)
+		if errors.Is(err, unix.EBUSY) {
+			err = fmt.Errorf("%w: %w", volume.ErrBusy, err)
+		}
+		if err != nil {
+			return errors.Join(err, f.Close())
+		}
+		s.frozen, s.since = f, time.Now()
+		return nil
+	}
+	return nil
+}
+
+func isOn(f *os.File, device *loopdev.Device) bool {
+	under, err := loopdev.Under(f)
+	if err != nil {
+		return false
+	}
+	defer under.Close()
+	return under.Number() == device.Number()
+}
+
+// release lets the writers go on.
+func (s *still) release() error {
+	var err error
+	if s.frozen != nil {
+		_, err = filesystem.Thaw(s.frozen)
+		s.frozen.Close()
+		s.log.Info("The writers of a volume were held while its image was copied", "source", s.from.id, "took", time.Since(s.since))
+	}
+	if s.device != nil {
+		s.device.Close()
+	}
+	return err
+}
+
+// copyTo makes the copy: by reflink, which is one moment even under writers, or block by block, for which nobody may write.
+func (s *still) copyTo(ctx context.Context, d dir, progress *copytree.Progress) (*os.File, error) {
+	source, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", s.image.Fd()), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer source.Close()
+	data, _, err := image.New(volume.Sparse).Make(d.File, s.from.spec, s.from.restoreBytes)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.IoctlFileClone(int(data.Fd()), int(source.Fd())); err == nil {
+		return data, nil
+	}
+	if s.device != nil && s.frozen == nil {
+		return data, fmt.Errorf("%w: pods write to it, and a filesystem without reflinks copies no disk at one moment: "+
+			"take its snapshot while no pod has it, or use a pool on XFS or btrfs", volume.ErrInUse)
+	}
+	if s.frozen != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, frozenAtMost, fmt.Errorf("%w: copying its image without reflinks would hold its writers "+
+			"for more than %s: take its snapshot while no pod has it, or use a pool on XFS or btrfs", volume.ErrInUse, frozenAtMost))
+		defer cancel()
+	}
+	_, err = copytree.Tree(ctx, source, data, copytree.Options{Progress: progress})
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return data, err
+}
+
+// freezeImage is freeze for an image.
+func (p *Pool) freezeImage(ctx context.Context, d dir, s *volume.Snapshot, from *origin, progress *copytree.Progress) (*os.File, error) {
+	data, err := p.duplicateImage(ctx, d, from, progress)
+	if err != nil {
+		return nil, err
+	}
+	s.FilesystemBytes = from.filesystemBytes
+	var st unix.Stat_t
+	if err := unix.Fstat(int(data.Fd()), &st); err != nil {
+		return nil, errors.Join(err, data.Close())
+	}
+	p.settle(&s.HeldBytes, min(st.Blocks*statBlock, s.RestoreBytes))
+	return data, nil
+}
+
+// statBlock is the unit of st_blocks (stat(2)).
+const statBlock = 512
+
+// makeImage is copied's make for an image. The filesystem in it is as large as its source's, and grows when the volume is staged.
+func (c copied) makeImage(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
+	data, err := p.duplicateImage(ctx, d, c.from, c.progress)
+	if err != nil {
+		return nil, err
+	}
+	b := image.New(v.Spec.Allocation)
+	if err := errors.Join(b.Fill(data), b.Resize(d.File, 0, v.Spec, v.CapacityBytes)); err != nil {
+		return nil, errors.Join(err, data.Close())
+	}
+	v.FilesystemBytes = c.from.filesystemBytes
+	return data, nil
+}

@@ -1,0 +1,220 @@
+package pool
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// createImage makes a volume called v.
+func createImage(t *testing.T, p *Pool, spec volume.Spec, size volume.SizeRange) volume.Volume {
+	t.Helper()
+	parsed, err := volume.ParseName("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := p.Create(t.Context(), volume.CreateRequest{Name: parsed, Size: size, Spec: spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func imageSpec(fsType volume.FSType) volume.Spec {
+	return volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, Backing: volume.ImageBacking, FSType: fsType, Allocation: volume.Sparse}
+}
+
+func TestImageIsAsLargeAsItsRecordSaysAlsoAfterARestart(t *testing.T) {
+	p := newPool(t)
+	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{Required: 1})
+	for range 2 {
+		f, err := p.OpenImage(v.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := f.Stat()
+		f.Close()
+		if err != nil || info.Size() != volume.Ext4.MinimumBytes() || v.CapacityBytes != info.Size() {
+			t.Errorf("the image has %d bytes, %v, the volume %d", info.Size(), err, v.CapacityBytes)
+		}
+		wantLedger(t, p, v.CapacityBytes, 0)
+		if status, err := p.Status(); status.Unenforced != 0 || err != nil {
+			t.Errorf("%d volumes are not held to their size, %v", status.Unenforced, err)
+		}
+		p = restart(t, p)
+	}
+	remove(t, p, v.ID)
+	waitPurged(t, p)
+	wantLedger(t, p, 0, 0)
+}
+
+func TestImageOfAnotherSizeThanItsRecordIsNotUsed(t *testing.T) {
+	p := newPool(t)
+	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{})
+	if err := os.Truncate(dataPath(p, v.ID), v.CapacityBytes-4096); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := p.OpenImage(v.ID); !errors.Is(err, volume.ErrCorrupt) {
+		t.Errorf("got %v, %v, want ErrCorrupt", f, err)
+	}
+	p = restart(t, p)
+	if status, err := p.Status(); status.Unenforced != 1 || err != nil {
+		t.Errorf("%d volumes are said to be in doubt, %v", status.Unenforced, err)
+	}
+}
+
+func TestFilesystemOnceMadeIsNeverClearedAlsoAfterARestart(t *testing.T) {
+	p := newPool(t)
+	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{})
+	if err := p.SetFilesystemBytes(t.Context(), v.ID, v.CapacityBytes); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		v, err := p.Get(v.ID)
+		if err != nil || v.FilesystemBytes != v.CapacityBytes {
+			t.Fatalf("the filesystem has %d bytes, %v", v.FilesystemBytes, err)
+		}
+		f, err := p.OpenImage(v.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.ClearImage(v, f); !errors.Is(err, volume.ErrInUse) {
+			t.Errorf("clearing it: %v, want ErrInUse", err)
+		}
+		f.Close()
+		p = restart(t, p)
+	}
+}
+
+func TestClearedImageIsAllZeroesAndTakesWhatItTookBefore(t *testing.T) {
+	for _, allocation := range []volume.Allocation{volume.Sparse, volume.Preallocated} {
+		p := newPool(t)
+		spec := imageSpec("")
+		spec.Allocation = allocation
+		v := createImage(t, p, spec, volume.SizeRange{Required: mib})
+		f, err := os.OpenFile(dataPath(p, v.ID), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte("half a filesystem"), 4096); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.ClearImage(v, f); err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(f.Name())
+		for i, b := range content {
+			if b != 0 {
+				t.Fatalf("byte %d is %d", i, b)
+			}
+		}
+		var st unix.Stat_t
+		if err := errors.Join(err, unix.Fstat(int(f.Fd()), &st), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if took := st.Blocks * 512; st.Size != mib || (took >= mib) != (allocation == volume.Preallocated) {
+			t.Errorf("a %s image of %d bytes takes %d", allocation, st.Size, took)
+		}
+	}
+}
+
+func TestDeletedImageIsPurgedOnlyWhenNoDeviceHasIt(t *testing.T) {
+	p := newPool(t)
+	v := createImage(t, p, imageSpec(""), volume.SizeRange{Required: mib})
+	image, err := p.OpenImage(v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	for _, access := range []loopdev.Access{loopdev.ReadWrite, loopdev.ReadOnly} {
+		d, err := loopdev.Attach(image, loopdev.Options{Access: access})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.CheckDetached(v.ID); !errors.Is(err, volume.ErrInUse) {
+			t.Errorf("attached: %v, want ErrInUse", err)
+		}
+		d.Close()
+	}
+	if err := p.CheckDetached(v.ID); err != nil {
+		t.Fatal(err)
+	}
+	d, err := loopdev.Attach(image, loopdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	thrown, err := p.take(mustEntry(t, p, v.ID)) // as a caller does who did not look
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.checkUnmounted(thrown); !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("purging an attached image: %v, want ErrInUse", err)
+	}
+	d.Close()
+	p.queue(thrown, nil)
+	waitPurged(t, p)
+	wantLedger(t, p, 0, 0)
+}
+
+func mustEntry(t *testing.T, p *Pool, id volume.ID) *entry {
+	t.Helper()
+	e, ok := p.index.get(id.Dir())
+	if !ok {
+		t.Fatalf("%s is not in the index", id)
+	}
+	return e
+}
+
+func TestPreallocatedImageThatDoesNotFitIsRefusedAndLeavesNothing(t *testing.T) {
+	p := newPool(t)
+	spec := imageSpec(volume.Ext4)
+	spec.Allocation = volume.Preallocated
+	name, err := volume.ParseName("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.Create(t.Context(), volume.CreateRequest{Name: name, Size: volume.SizeRange{Required: 1 << 50}, Spec: spec})
+	if !errors.Is(err, volume.ErrNoSpace) {
+		t.Errorf("got %v, want ErrNoSpace", err)
+	}
+	wantEntries(t, p, volumesDir)
+	wantLedger(t, p, 0, 0)
+}
+
+func TestImageGrowsAndAnExpansionThatFailsLeavesItAsItWas(t *testing.T) {
+	p := newPool(t)
+	v := createImage(t, p, imageSpec(""), volume.SizeRange{Required: mib})
+	if got, err := expand(t, p, v.ID, mib+1, 0); got != mib+4096 || err != nil {
+		t.Errorf("expanded to %d, %v", got, err)
+	}
+	if _, err := expand(t, p, v.ID, 2*mib+1, 2*mib+2); !errors.Is(err, volume.ErrOutOfRange) {
+		t.Errorf("to a size that no image has: %v, want ErrOutOfRange", err)
+	}
+	// A record that cannot be written: its temporary name is taken by a directory that is not empty.
+	if err := os.MkdirAll(filepath.Join(filepath.Dir(dataPath(p, v.ID)), recordTmpFile, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := expand(t, p, v.ID, 4*mib, 0); err == nil {
+		t.Error("expanded without a record")
+	}
+	info, err := os.Stat(dataPath(p, v.ID))
+	if err != nil || info.Size() != mib+4096 {
+		t.Errorf("the image has %d bytes, %v", info.Size(), err)
+	}
+	wantLedger(t, p, mib+4096, 0)
+}
+
+func TestRecordFromBeforeThereWereImagesIsADirectorys(t *testing.T) {
+	content := []byte(`{"formatVersion":1,"name":"v","spec":{"type":"DirectoryOrCreate","mode":493,"uid":0,"gid":0},"capacityBytes":1048576}`)
+	v, err := decodeRecord("0123456789ab", "v", content)
+	if want := (volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}); v.Spec != want || err != nil {
+		t.Errorf("got %+v, %v, want %+v", v.Spec, err, want)
+	}
+}

@@ -1,0 +1,260 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+)
+
+// step is a call in the life of a volume that is an image.
+type step string
+
+const (
+	imageCreate    step = "create"
+	imageStage     step = "stage"
+	imageRestage   step = "stage-again"
+	imagePublish   step = "publish"
+	imageExpand    step = "expand"
+	imageSnapshot  step = "snapshot"
+	imageRestore   step = "restore"
+	imageUnpublish step = "unpublish"
+	imageUnstage   step = "unstage"
+	imageDelete    step = "delete"
+)
+
+const (
+	// XFS takes no less, and it grows also where root lacks CAP_SYS_RESOURCE.
+	imageBytes      = 304 << 20
+	grownImageBytes = 336 << 20
+)
+
+// crashImages kills the driver at every step of what it does for a volume that is an image.
+func crashImages(t *testing.T, binary, dir string, hit map[string]bool) {
+	t.Helper()
+	for _, op := range []step{
+		imageCreate, imageStage, imageRestage, imagePublish, imageExpand, imageSnapshot, imageRestore, imageUnpublish, imageUnstage, imageDelete,
+	} {
+		t.Run(fmt.Sprintf("%s image", op), func(t *testing.T) {
+			for n := 1; n <= maxSteps; n++ {
+				w := newWorld(t, binary, filepath.Join(dir, fmt.Sprintf("image-%s-%d", op, n)))
+				point := newImageCrash(w, op).run(n)
+				if point == "" {
+					return // it has survived
+				}
+				hit[point] = true
+			}
+			t.Fatalf("the driver still dies at step %d", maxSteps)
+		})
+	}
+}
+
+// imageCrash is one death of a driver that works on an image, whose pod has written to it before.
+type imageCrash struct {
+	*world
+	op             step
+	victim, target string
+
+	snapshot, restored string // IDs, if there are such
+}
+
+func newImageCrash(w *world, op step) *imageCrash {
+	w.t.Helper()
+	c := &imageCrash{world: w, op: op}
+	c.start()
+	c.target = c.world.target("victim")
+	c.must(os.MkdirAll(c.stagingPath(), 0o755))
+	steps := []step{imageCreate, imageStage, imagePublish, imageUnpublish, imageUnstage}
+	switch op {
+	case imageCreate:
+		steps = nil
+	case imageStage:
+		steps = steps[:1]
+	case imagePublish:
+		steps = steps[:2]
+	case imageExpand, imageUnpublish, imageSnapshot:
+		steps = steps[:3]
+	case imageRestore:
+		steps = append(steps[:3:3], imageSnapshot)
+	case imageUnstage:
+		steps = steps[:4]
+	default: // imageRestage, imageDelete
+	}
+	for _, step := range steps {
+		c.must(c.do(w.t.Context(), step))
+		if step == imagePublish {
+			write(w.t, filepath.Join(c.target, "file"))
+		}
+	}
+	return c
+}
+
+func (c *imageCrash) stagingPath() string { return c.path("kubelet", "staging") }
+
+// run does the operation with the n-th failpoint armed, and again after a restart. It returns where the driver died; empty, if it did
+// not.
+func (c *imageCrash) run(n int) (point string) {
+	c.t.Helper()
+	c.restart(failpoint(n))
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	defer cancel()
+	err := c.do(ctx, c.op)
+	if (&crash{world: c.world}).survives(err) {
+		c.restart()
+	} else {
+		<-c.driver.Exited()
+		point = c.killedAt()
+		c.t.Logf("killed at %s", point)
+		c.restart()
+		for range 2 { // a retry, and one that came twice
+			if err := c.do(ctx, c.op); err != nil {
+				c.t.Errorf("killed at %s: the retry: %v", point, err)
+			}
+		}
+	}
+	c.finish()
+	if c.t.Failed() {
+		c.t.FailNow()
+	}
+	return point
+}
+
+func (c *imageCrash) do(ctx context.Context, op step) (err error) {
+	capability := mountCapability()
+	capability.GetMount().FsType = "xfs"
+	switch op {
+	case imageCreate:
+		var resp *csi.CreateVolumeResponse
+		resp, err = c.driver.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
+			Name: "victim", CapacityRange: &csi.CapacityRange{RequiredBytes: imageBytes}, VolumeCapabilities: []*csi.VolumeCapability{capability},
+			Parameters: map[string]string{"backing": "image", "allocation": "preallocated"},
+		})
+		c.victim = resp.GetVolume().GetVolumeId()
+	case imageStage, imageRestage:
+		_, err = c.driver.Node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
+			VolumeId: c.victim, StagingTargetPath: c.stagingPath(), VolumeCapability: capability,
+		})
+	case imagePublish:
+		_, err = c.driver.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
+			VolumeId: c.victim, StagingTargetPath: c.stagingPath(), TargetPath: c.target, VolumeCapability: capability,
+		})
+	case imageExpand:
+		_, err = c.driver.Node.NodeExpandVolume(ctx, &csi.NodeExpandVolumeRequest{
+			VolumeId: c.victim, VolumePath: c.target, StagingTargetPath: c.stagingPath(),
+			CapacityRange: &csi.CapacityRange{RequiredBytes: grownImageBytes},
+		})
+	case imageSnapshot:
+		var resp *csi.CreateSnapshotResponse
+		resp, err = c.driver.Controller.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "snapshot", SourceVolumeId: c.victim})
+		c.snapshot = resp.GetSnapshot().GetSnapshotId()
+	case imageRestore:
+		err = c.restore(ctx, capability)
+	case imageUnpublish:
+		err = c.unpublish(ctx, c.victim, c.target)
+	case imageUnstage:
+		_, err = c.driver.Node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: c.victim, StagingTargetPath: c.stagingPath()})
+	case imageDelete:
+		err = c.delete(ctx, c.victim)
+	}
+	return err
+}
+
+func (c *imageCrash) restore(ctx context.Context, capability *csi.VolumeCapability) error {
+	resp, err := c.driver.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
+		Name: "restored", VolumeCapabilities: []*csi.VolumeCapability{capability},
+		Parameters: map[string]string{"backing": "image"},
+		VolumeContentSource: &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: c.snapshot},
+		}},
+	})
+	c.restored = resp.GetVolume().GetVolumeId()
+	return err
+}
+
+// finish goes on to the end of the volume's life from wherever the operation has left it, and looks at what a crash could have spoilt.
+func (c *imageCrash) finish() {
+	c.t.Helper()
+	ctx := c.t.Context()
+	if c.op != imageDelete {
+		c.must(c.do(ctx, imageStage))
+		c.must(c.do(ctx, imagePublish))
+		if devices := c.devices(); len(devices) != 1 {
+			c.t.Errorf("the image is on devices %d", devices)
+		}
+		if c.op == imageCreate || c.op == imageStage || c.op == imagePublish {
+			write(c.t, filepath.Join(c.target, "file"))
+		}
+		wantContent(c.t, filepath.Join(c.target, "file"))
+		if got, want := len(c.mounts()), 2; got != want {
+			c.t.Errorf("mounted are %q, want %d", c.mounts(), want)
+		}
+		if c.op == imageExpand {
+			c.wantSize(grownImageBytes)
+		}
+		for _, step := range []step{imageUnpublish, imageUnstage} {
+			c.must(c.do(ctx, step))
+		}
+		c.finishCopies(ctx)
+	}
+	if devices := c.devices(); len(devices) != 0 {
+		c.t.Errorf("unstaged, the image is on devices %d", devices)
+	}
+	c.must(c.do(ctx, imageDelete))
+	c.wantClean(0)
+	c.must(c.driver.Stop())
+	c.driver = nil
+}
+
+// finishCopies looks into what was made from a snapshot, and deletes both.
+func (c *imageCrash) finishCopies(ctx context.Context) {
+	c.t.Helper()
+	if c.restored != "" {
+		original := c.victim
+		c.victim = c.restored
+		for _, step := range []step{imageStage, imagePublish} {
+			c.must(c.do(ctx, step))
+		}
+		wantContent(c.t, filepath.Join(c.target, "file"))
+		for _, step := range []step{imageUnpublish, imageUnstage, imageDelete} {
+			c.must(c.do(ctx, step))
+		}
+		c.victim = original
+	}
+	if c.snapshot != "" {
+		_, err := c.driver.Controller.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: c.snapshot})
+		c.must(err)
+	}
+}
+
+// wantSize looks at the pod's df.
+func (c *imageCrash) wantSize(bytes int64) {
+	c.t.Helper()
+	resp, err := c.driver.Node.NodeGetVolumeStats(c.t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: c.victim, VolumePath: c.target})
+	c.must(err)
+	const log = 64 << 20 // XFS's own
+	if got := resp.GetUsage()[0].GetTotal(); got < bytes-log*11/10 || got > bytes {
+		c.t.Errorf("the filesystem has %d bytes, want about %d", got, bytes)
+	}
+}
+
+// devices are the numbers of the loop devices that have a file of this world's.
+func (c *imageCrash) devices() []int {
+	c.t.Helper()
+	numbers, err := loopdev.Attached()
+	c.must(err)
+	return slices.DeleteFunc(numbers, func(n int) bool {
+		path, err := loopdev.BackingPath(n)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			c.t.Error(err)
+		}
+		return !strings.HasPrefix(path, c.dir+"/")
+	})
+}
