@@ -96,7 +96,7 @@ func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 	p, err := s.openPool(ctx, slot.config)
 	if err == nil {
 		// Before anybody can find the pool, what is published from it is known.
-		if err = errors.Join(s.publications.Rebuild(s.kubeletDir, p), staging.Reconcile(ctx, p, s.publications.Targets)); err != nil {
+		if err = s.takeUp(ctx, p); err != nil {
 			err = errors.Join(err, p.Close())
 		}
 	}
@@ -107,6 +107,14 @@ func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 	defer s.mu.Unlock()
 	slot.pool, slot.err = p, err
 	return err
+}
+
+// takeUp reads what is published from a pool, and then lets go of what is not.
+func (s *poolSet) takeUp(ctx context.Context, p *pool.Pool) error {
+	if err := s.publications.Rebuild(s.kubeletDir, p); err != nil {
+		return err
+	}
+	return staging.Reconcile(ctx, p, s.publications.Targets)
 }
 
 func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error) {
@@ -122,6 +130,9 @@ func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error
 		Claim:             func(id volume.PoolID) error { return s.checkUnique(c, id) },
 		TrashRetention:    c.TrashRetention,
 		AllowMultiNode:    c.AllowMultiNode,
+
+		MaxCopies:          int(c.MaxCopies),
+		CopyBytesPerSecond: c.CopyBytesPerSecond,
 	})
 	if err == nil && !p.EnforcesSizes() {
 		klog.FromContext(ctx).Info("Sizes are counted but not enforced in this pool: a volume can fill its filesystem",

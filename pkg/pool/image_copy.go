@@ -39,6 +39,12 @@ func (p *Pool) Claim(id volume.ID) (release func(), err error) {
 // duplicateImage copies an origin's image into the directory of what is being built, as it is at one moment. It is durable when it returns,
 // but for its name.
 func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress *copytree.Progress) (*os.File, error) {
+	// The turn is waited for before anybody is held.
+	leave, err := p.throttle.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	// Not opened further before it is looked for among the devices: see loopdev.Find.
 	source, err := backend.OpenData(from.dir.File, unix.O_PATH)
 	if err != nil {
@@ -49,7 +55,11 @@ func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress
 	if err != nil {
 		return nil, err
 	}
-	data, err := s.copyTo(ctx, d, progress)
+	opts := copytree.Options{Progress: progress, Limiter: p.throttle.limiter}
+	if s.frozen != nil {
+		opts.Limiter = nil // the pods that write have waited long enough
+	}
+	data, err := s.copyTo(ctx, d, opts)
 	if err := errors.Join(err, s.release()); err != nil {
 		if data != nil {
 			data.Close()
@@ -103,36 +113,50 @@ func (s *still) flush() error {
 }
 
 // freeze makes the filesystem whole on its device and holds its writers. One that is on a device and not mounted is about to be; Claim
-// keeps that from happening now.
+// keeps that from happening now. Errors: ErrInUse when it is mounted where the driver does not see it.
 func (s *still) freeze() error {
-	mounts, err := mount.Table()
+	f, err := s.mounted()
 	if err != nil {
 		return err
 	}
+	if f == nil {
+		claimed, err := s.device.IsClaimed()
+		if claimed {
+			err = fmt.Errorf("%w: %s is mounted, and not where the driver sees it: nothing could be flushed", volume.ErrInUse, s.device.Path())
+		}
+		return err
+	}
+	err = filesystem.Freeze(f)
+	if errors.Is(err, unix.EBUSY) {
+		err = fmt.Errorf("%w: %w", volume.ErrBusy, err)
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	s.frozen, s.since = f, time.Now()
+	return nil
+}
+
+// mounted opens something of the filesystem on the device; nil if it is not mounted.
+func (s *still) mounted() (*os.File, error) {
+	mounts, err := mount.Table()
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range mounts {
-		n, ok := loopdev.NumberAt(m.Source)
-		if !ok || n != s.device.Number() {
+		if n, ok := loopdev.NumberAt(m.Source); !ok || n != s.device.Number() {
 			continue
 		}
 		f, err := os.OpenFile(m.Point, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return err
-		}
-		if !isOn(f, s.device) { // something else is mounted above
-			f.Close()
+		if err != nil { // what is mounted above may hide it
 			continue
 		}
-		err = filesystem.Freeze(f)
-		if errors.Is(err, unix.EBUSY) {
-			err = fmt.Errorf("%w: %w", volume.ErrBusy, err)
+		if isOn(f, s.device) {
+			return f, nil
 		}
-		if err != nil {
-			return errors.Join(err, f.Close())
-		}
-		s.frozen, s.since = f, time.Now()
-		return nil
+		f.Close()
 	}
-	return nil
+	return nil, nil //nolint:nilnil // said above
 }
 
 func isOn(f *os.File, device *loopdev.Device) bool {
@@ -159,7 +183,7 @@ func (s *still) release() error {
 }
 
 // copyTo makes the copy: by reflink, which is one moment even under writers, or block by block, for which nobody may write.
-func (s *still) copyTo(ctx context.Context, d dir, progress *copytree.Progress) (*os.File, error) {
+func (s *still) copyTo(ctx context.Context, d dir, opts copytree.Options) (*os.File, error) {
 	source, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", s.image.Fd()), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -182,7 +206,7 @@ func (s *still) copyTo(ctx context.Context, d dir, progress *copytree.Progress) 
 			"for more than %s: take its snapshot while no pod has it, or use a pool on XFS or btrfs", volume.ErrInUse, frozenAtMost))
 		defer cancel()
 	}
-	_, err = copytree.Tree(ctx, source, data, copytree.Options{Progress: progress})
+	_, err = copytree.Tree(ctx, source, data, opts)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}

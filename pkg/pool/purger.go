@@ -14,8 +14,8 @@ const (
 	purgeWorkers = 2
 	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a person, not a loop.
 	purgeRetry = time.Minute
-	// purgeDelay lets many purges look at one reading of the mount table, and share the filesystem's commits.
-	purgeDelay = 100 * time.Millisecond
+	// purgeDelay lets the purges of a busy pool look at one reading of the mount table.
+	purgeDelay = 10 * time.Millisecond
 	// purgePoll is how long it waits at most before it asks again whether the filesystem has ended what it does in the background; the
 	// first time it waits firstPoll, and then twice as long each time.
 	purgePoll = 500 * time.Millisecond

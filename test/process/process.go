@@ -65,6 +65,9 @@ type Options struct {
 	Log io.Writer
 }
 
+// window is gRPC's flow control, in bytes.
+const window = 1 << 20
+
 // Process is a driver under test.
 type Process struct {
 	Identity   csi.IdentityClient
@@ -106,6 +109,8 @@ func Start(options Options) (*Process, error) {
 func (p *Process) connect() (err error) {
 	p.conn, err = grpc.NewClient("unix://"+p.Socket(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"),
+		// Windows of a fixed size, as the server has them: else the client pings to estimate a bandwidth.
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
 		// The socket appears milliseconds after the first try; gRPC's own backoff would begin with a second.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 2 * time.Millisecond, Multiplier: 1.6, MaxDelay: 100 * time.Millisecond},
