@@ -130,6 +130,9 @@ func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error
 		Claim:             func(id volume.PoolID) error { return s.checkUnique(c, id) },
 		TrashRetention:    c.TrashRetention,
 		AllowMultiNode:    c.AllowMultiNode,
+
+		MaxCopies:          int(c.MaxCopies),
+		CopyBytesPerSecond: c.CopyBytesPerSecond,
 	})
 	if err == nil && !p.EnforcesSizes() {
 		klog.FromContext(ctx).Info("Sizes are counted but not enforced in this pool: a volume can fill its filesystem",
