@@ -41,8 +41,9 @@ func describe(cmd *cobra.Command, c driver.Config) {
 			mark = ", the default"
 		}
 		fmt.Fprintf(out, "pool %s%s: %s, overcommit %v, reserve %d bytes, quota %s, optional %v, requireMountpoint %v, "+
-			"allowMultiNode %v, trashRetention %v\n", p.Name, mark, p.Path, p.Overcommit, p.Reserve, p.Quota, p.Optional,
-			p.RequireMountpoint, p.AllowMultiNode, p.TrashRetention)
+			"allowMultiNode %v, trashRetention %v, maxCopies %d, copyBytesPerSecond %d\n",
+			p.Name, mark, p.Path, p.Overcommit, p.Reserve, p.Quota, p.Optional,
+			p.RequireMountpoint, p.AllowMultiNode, p.TrashRetention, p.MaxCopies, p.CopyBytesPerSecond)
 	}
 	for _, h := range c.HostPaths {
 		readOnly := ""

@@ -62,7 +62,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 	write(t, "good.yaml", "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: fast\n  path: /data/fast\n")
 	write(t, "bad.yaml", "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: fast\n  path: fast\n  siez: 1\n")
 	const unknownKey = "csi-hostpath: bad.yaml:6: pools[0]: unknown key \"siez\": known are name, path, default, optional, " +
-		"allowMultiNode, overcommit, reserve, quota, requireMountpoint, trashRetention\n"
+		"allowMultiNode, overcommit, reserve, quota, requireMountpoint, trashRetention, maxCopies, copyBytesPerSecond\n"
 	for _, c := range []struct {
 		args   string
 		driver error
@@ -99,7 +99,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 			args: "check-config --config good.yaml --shutdown-grace=5s",
 			stdout: "The configuration is valid: hostpath.csi.local on node node-1, 1 pools.\n" +
 				"pool fast, the default: /data/fast, overcommit 1, reserve 0 bytes, quota preferred, optional false, " +
-				"requireMountpoint false, allowMultiNode false, trashRetention 0s\n",
+				"requireMountpoint false, allowMultiNode false, trashRetention 0s, maxCopies 2, copyBytesPerSecond 0\n",
 		},
 	} {
 		t.Run(c.args, func(t *testing.T) {

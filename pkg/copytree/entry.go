@@ -70,7 +70,7 @@ func (c *copier) leavesOut(a attributes) bool {
 // make copies anything but a directory. Errors: unix.EEXIST when the place is taken, and nothing has been done.
 func (c *copier) make(src descriptor, a attributes, to place) error {
 	if a.kind() == unix.S_IFREG {
-		return c.makeFile(src, to)
+		return c.makeFile(src, a, to)
 	}
 	if err := makeSpecial(src, a, to); err != nil {
 		return err
@@ -84,13 +84,13 @@ func (c *copier) make(src descriptor, a attributes, to place) error {
 	return c.imitate(named(src), named(dst), a)
 }
 
-func (c *copier) makeFile(src descriptor, to place) error {
+func (c *copier) makeFile(src descriptor, a attributes, to place) error {
 	dst, err := to.dir.create(to.name)
 	if err != nil {
 		return err
 	}
 	defer dst.close()
-	if err := c.file(src, dst); err != nil {
+	if err := c.file(src, dst, a); err != nil {
 		return to.fault("copy", err)
 	}
 	c.Progress.files.Add(1)

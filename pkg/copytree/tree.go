@@ -92,15 +92,22 @@ func Tree(ctx context.Context, src, dst *os.File, opts Options) (Stats, error) {
 	}
 	defer runtime.KeepAlive(src) // an *os.File that nobody refers to is closed
 	defer runtime.KeepAlive(dst)
-	err := copyTree(ctx, descriptor(src.Fd()), descriptor(dst.Fd()), opts)
-	if err == nil && opts.Durability == Durable {
-		err = makeDurable(descriptor(dst.Fd()))
-	}
+	done := make(chan error)
+	go func() {
+		yieldProcessor()
+		err := copyTree(ctx, descriptor(src.Fd()), descriptor(dst.Fd()), opts)
+		if err == nil && opts.Durability == Durable {
+			err = makeDurable(descriptor(dst.Fd()))
+		}
+		done <- err
+	}()
+	err := <-done
 	return opts.Progress.Stats(), err
 }
 
-// defaultWorkers is more than one for a single processor, because a worker waits for the disk most of its time.
-func defaultWorkers() int { return min(max(2, runtime.GOMAXPROCS(0)), 8) }
+// defaultWorkers is one for each processor, of which the driver has Go see two: see cmd/csi-hostpath. More than a few get in each other's
+// way in the filesystem's journal.
+func defaultWorkers() int { return min(max(2, runtime.GOMAXPROCS(0)/2), 8) }
 
 func copyTree(ctx context.Context, src, dst descriptor, opts Options) error {
 	c, done, err := newCopier(ctx, dst, opts)
@@ -122,7 +129,7 @@ func copyTree(ctx context.Context, src, dst descriptor, opts Options) error {
 	case kind == unix.S_IFDIR:
 		return c.directory(src, dst)
 	case kind == unix.S_IFREG:
-		return c.file(src, dst)
+		return c.file(src, dst, from)
 	default:
 		return fmt.Errorf("copy file type %#o: neither a directory nor a regular file", kind)
 	}

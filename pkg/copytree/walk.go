@@ -35,6 +35,7 @@ func (c *copier) directory(src, dst descriptor) error {
 	}
 	c.walk(root)
 	c.trees.Wait()
+	c.paces.Wait()
 	if err := c.stopped(); err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package copytree
 import (
 	"context"
 	"errors"
+	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -21,6 +23,12 @@ type copier struct {
 	// trees are the walks that have been handed to other workers.
 	trees sync.WaitGroup
 	links links
+	// self is /proc/self/fd.
+	self descriptor
+	// unsynced counts files; paces writes the journal when there are enough, one at a time.
+	unsynced atomic.Int64
+	pacing   atomic.Bool
+	paces    sync.WaitGroup
 	// plain and slow are set once the two files of a copy have turned out to be where nothing can be shared or copied by the kernel.
 	plain, slow atomic.Bool
 }
@@ -30,11 +38,16 @@ func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, do
 	if err := ctx.Err(); err != nil {
 		return nil, nil, context.Cause(ctx)
 	}
+	self, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, &os.PathError{Op: "open", Path: "/proc/self/fd", Err: err}
+	}
 	running, fail := context.WithCancelCause(ctx)
-	c = &copier{Options: opts, ctx: running, fail: fail, idle: make(chan func()), links: links{root: dst}}
+	c = &copier{Options: opts, ctx: running, fail: fail, idle: make(chan func()), links: links{root: dst}, self: descriptor(self)}
 	var workers sync.WaitGroup
 	for range opts.Workers - 1 {
 		workers.Go(func() {
+			yieldProcessor()
 			for work := range c.idle {
 				work()
 			}
@@ -43,8 +56,20 @@ func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, do
 	return c, func() {
 		close(c.idle)
 		workers.Wait()
+		c.paces.Wait()
+		c.self.close()
 		fail(nil)
 	}, nil
+}
+
+// niceness is what nice(1) gives by default: who has anything else to do on the processor goes first.
+const niceness = 10
+
+// yieldProcessor gives the goroutine a thread of its own, of low priority, which ends with it: a copy is long, and an RPC that comes
+// meanwhile is short. (The disk's priority follows: ioprio_set(2).) Where it is not allowed, the copy is as important as all else.
+func yieldProcessor() {
+	runtime.LockOSThread()
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), niceness)
 }
 
 // offer has work done by a worker that is idle, and counted in the group; false if there is none. Work may offer further work and wait for

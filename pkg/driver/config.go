@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 )
 
 // What a pool does about a size that its filesystem may be unable to enforce.
@@ -80,6 +82,10 @@ type PoolConfig struct {
 	RequireMountpoint bool `yaml:"requireMountpoint"`
 	// TrashRetention is how long deleted data stays in the trash before it is purged, 0 to 8760h. Default 0: at once.
 	TrashRetention time.Duration `yaml:"trashRetention"`
+	// MaxCopies is how many snapshots, restores and clones may be copied at a time, 1 to 64; more wait. Default 2.
+	MaxCopies int64 `yaml:"maxCopies"`
+	// CopyBytesPerSecond is how many bytes these copies may move in a second, all together, at least 1 MiB; 0 = no limit. Default 0.
+	CopyBytesPerSecond int64 `yaml:"copyBytesPerSecond" unit:"bytes"`
 }
 
 // HostPathConfig allows volumes to refer to a path of the node and what is below it.
@@ -110,7 +116,7 @@ func DefaultConfig() Config {
 
 // NewPoolConfig is a pool with every default in place.
 func NewPoolConfig(name, path string) PoolConfig {
-	return PoolConfig{Name: name, Path: path, Overcommit: 1, Quota: QuotaPreferred}
+	return PoolConfig{Name: name, Path: path, Overcommit: 1, Quota: QuotaPreferred, MaxCopies: pool.DefaultMaxCopies}
 }
 
 // DefaultPool is the name of the pool that is meant when a class names none; empty when the configuration has none.

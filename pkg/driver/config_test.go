@@ -13,7 +13,7 @@ import (
 )
 
 const knownPoolKeys = "known are name, path, default, optional, allowMultiNode, overcommit, reserve, quota, " +
-	"requireMountpoint, trashRetention"
+	"requireMountpoint, trashRetention, maxCopies, copyBytesPerSecond"
 
 const header = "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" // lines 1 and 2
 
@@ -50,6 +50,8 @@ pools:
   quota: required
   requireMountpoint: true
   trashRetention: 24h
+  maxCopies: 3
+  copyBytesPerSecond: 100Mi
 - {name: slow, path: /data/slow}
 `, "extra=/data/extra=odd,name")
 	if err != nil {
@@ -60,6 +62,7 @@ pools:
 	want.Pools = []PoolConfig{{
 		Name: "fast", Path: "/data/fast", Default: true, Optional: true, AllowMultiNode: true, Overcommit: 2.5,
 		Reserve: 10 << 30, Quota: QuotaRequired, RequireMountpoint: true, TrashRetention: 24 * time.Hour,
+		MaxCopies: 3, CopyBytesPerSecond: 100 << 20,
 	}, NewPoolConfig("slow", "/data/slow"), NewPoolConfig("extra", "/data/extra=odd,name")}
 	got.sources = nil
 	if !reflect.DeepEqual(got, want) {
@@ -330,6 +333,10 @@ func TestValidateRefusesEachBadPool(t *testing.T) {
 		{"negative reserve", "Reserve", int64(-1), "pools[0].reserve: "},
 		{"no quota mode", "Quota", "", "pools[0].quota: "},
 		{"negative retention", "TrashRetention", -time.Nanosecond, "pools[0].trashRetention: "},
+		{"no copies", "MaxCopies", int64(0), "pools[0].maxCopies: 0 must be 1 to 64"},
+		{"too many copies", "MaxCopies", int64(65), "pools[0].maxCopies: "},
+		{"copies that never end", "CopyBytesPerSecond", int64(1), "pools[0].copyBytesPerSecond: 1 must be 0 (no limit) or at least 1048576"},
+		{"copies backwards", "CopyBytesPerSecond", int64(-1), "pools[0].copyBytesPerSecond: "},
 		{"endless retention", "TrashRetention", 8761 * time.Hour, "pools[0].trashRetention: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {

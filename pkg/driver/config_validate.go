@@ -13,6 +13,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -28,8 +29,10 @@ const (
 	maxHostPaths      = 256
 	maxShutdownGrace  = 10 * time.Minute
 	maxTrashRetention = 8760 * time.Hour
-	minOvercommit     = 0.1
-	maxOvercommit     = 1000
+	// maxCopies is more than any disk is the faster for.
+	maxCopies     = 64
+	minOvercommit = 0.1
+	maxOvercommit = 1000
 )
 
 var (
@@ -201,6 +204,12 @@ func (p PoolConfig) check(f *faults, at string) {
 		f.addf(at+"quota", "%s must be %s, %s or %s", quote(p.Quota), QuotaRequired, QuotaPreferred, QuotaOff)
 	}
 	checkDuration(f, at+"trashRetention", p.TrashRetention, maxTrashRetention)
+	if p.MaxCopies < 1 || p.MaxCopies > maxCopies {
+		f.addf(at+"maxCopies", "%d must be 1 to %d", p.MaxCopies, maxCopies)
+	}
+	if p.CopyBytesPerSecond != 0 && p.CopyBytesPerSecond < copytree.MaxChunk {
+		f.addf(at+"copyBytesPerSecond", "%d must be 0 (no limit) or at least %d bytes", p.CopyBytesPerSecond, copytree.MaxChunk)
+	}
 }
 
 // checkPlace refuses directories that a pool must never share with what else lives on a node.

@@ -39,6 +39,12 @@ func (p *Pool) Claim(id volume.ID) (release func(), err error) {
 // duplicateImage copies an origin's image into the directory of what is being built, as it is at one moment. It is durable when it returns,
 // but for its name.
 func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress *copytree.Progress) (*os.File, error) {
+	// The turn is waited for before anybody is held.
+	leave, err := p.throttle.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	// Not opened further before it is looked for among the devices: see loopdev.Find.
 	source, err := backend.OpenData(from.dir.File, unix.O_PATH)
 	if err != nil {
@@ -49,7 +55,11 @@ func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress
 	if err != nil {
 		return nil, err
 	}
-	data, err := s.copyTo(ctx, d, progress)
+	opts := copytree.Options{Progress: progress, Limiter: p.throttle.limiter}
+	if s.frozen != nil {
+		opts.Limiter = nil // the pods that write have waited long enough
+	}
+	data, err := s.copyTo(ctx, d, opts)
 	if err := errors.Join(err, s.release()); err != nil {
 		if data != nil {
 			data.Close()
@@ -173,7 +183,7 @@ func (s *still) release() error {
 }
 
 // copyTo makes the copy: by reflink, which is one moment even under writers, or block by block, for which nobody may write.
-func (s *still) copyTo(ctx context.Context, d dir, progress *copytree.Progress) (*os.File, error) {
+func (s *still) copyTo(ctx context.Context, d dir, opts copytree.Options) (*os.File, error) {
 	source, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", s.image.Fd()), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -196,7 +206,7 @@ func (s *still) copyTo(ctx context.Context, d dir, progress *copytree.Progress) 
 			"for more than %s: take its snapshot while no pod has it, or use a pool on XFS or btrfs", volume.ErrInUse, frozenAtMost))
 		defer cancel()
 	}
-	_, err = copytree.Tree(ctx, source, data, copytree.Options{Progress: progress})
+	_, err = copytree.Tree(ctx, source, data, opts)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}

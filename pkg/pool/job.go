@@ -53,7 +53,8 @@ type job struct {
 
 // start makes jobs that end with the context, or when they are closed.
 func (j *jobs) start(ctx context.Context) {
-	j.ctx, j.stop = context.WithCancelCause(ctx)
+	// Not the context's child: that would end with the context's cause, and callers would be told that they have given up themselves.
+	j.ctx, j.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, func() { j.stop(errClosing) })
 	j.running, j.untold = make(map[string]*job), make(map[string]*job)
 }

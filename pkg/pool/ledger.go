@@ -48,6 +48,13 @@ func (l *ledger) release(bytes int64) {
 	l.committed = max(0, l.committed-bytes)
 }
 
+// settle puts a number in the place of one that was reserved, even if it is more.
+func (l *ledger) settle(reserved, bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.committed = addSaturating(max(0, l.committed-reserved), bytes)
+}
+
 // add counts a volume that was found on disk, even if it is more than may be promised: the promise has been made.
 func (l *ledger) add(bytes int64) {
 	l.mu.Lock()

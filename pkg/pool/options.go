@@ -31,7 +31,15 @@ type Options struct {
 	TrashRetention time.Duration
 	// AllowMultiNode accepts the multi-node access modes for volumes of the pool.
 	AllowMultiNode bool
+	// MaxCopies is how many snapshots, restores and clones are copied file by file at a time. 0 means DefaultMaxCopies.
+	MaxCopies int
+	// CopyBytesPerSecond holds all these copies together to a rate, so that pods keep their disk; at least copytree.MaxChunk. 0 means
+	// that they are as fast as they can.
+	CopyBytesPerSecond int64
 }
+
+// DefaultMaxCopies lets a small copy pass a large one, and leaves most of a disk to the pods.
+const DefaultMaxCopies = 2
 
 func (o Options) overcommit() float64 {
 	if o.Overcommit == 0 {

@@ -15,6 +15,8 @@ type origin struct {
 	dir  dir // its directory
 	tag  backend.Tag
 	spec volume.Spec
+	// isLive: it is a volume, in which pods may be writing.
+	isLive bool
 	// restoreBytes is the least size of a volume that is made from it.
 	restoreBytes int64
 	// sharedBytes is the most that a clone can share with it, beyond what counts for its own tag.
@@ -40,6 +42,7 @@ func (p *Pool) holdVolume(id volume.ID) (*origin, error) {
 	v, err := p.Get(id)
 	o := &origin{
 		id: id, tag: backend.Tag(v.QuotaID), spec: v.Spec, restoreBytes: v.CapacityBytes, sharedBytes: v.SharedBytes,
+		isLive:          true,
 		filesystemBytes: v.FilesystemBytes,
 		release:         func() { p.index.unhold(id) },
 	}

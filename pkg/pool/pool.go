@@ -33,6 +33,7 @@ type Pool struct {
 	index                                index
 	snapshotIndex                        snapshotIndex
 	jobs                                 jobs
+	throttle                             throttle
 	ledger                               ledger
 	purger                               *purger
 	mounts                               mountSnapshot
@@ -49,7 +50,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 			err = fmt.Errorf("pool %s at %s: %w", opts.Name, opts.Path, err)
 		}
 	}()
-	p := &Pool{opts: opts, purger: newPurger(), commits: newCommits((*os.File).Sync)}
+	p := &Pool{opts: opts, purger: newPurger(), commits: newCommits((*os.File).Sync), throttle: newThrottle(opts)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.closeFiles())

@@ -75,7 +75,7 @@ func (p *Pool) restore(
 	}
 	if p.cloner().ChargesWriter() && !v.Spec.IsImage() {
 		v.SharedBytes = from.sharedBytes
-		if _, live := req.Source.Volume(); live {
+		if from.isLive {
 			v.SharedBytes = addSaturating(from.restoreBytes, from.sharedBytes)
 		}
 	}
@@ -98,6 +98,9 @@ func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os
 	made, err := p.cloner().Clone(backend.Source{Dir: c.from.dir.File, Tag: c.from.tag}, d.File, v.CapacityBytes)
 	if !errors.Is(err, errors.ErrUnsupported) {
 		v.QuotaID = uint64(made.Tag)
+		if v.SharedBytes > 0 && c.from.isLive && made.WrittenBytes > 0 {
+			p.settle(&v.SharedBytes, addSaturating(made.WrittenBytes, c.from.sharedBytes))
+		}
 		return made.Data, err
 	}
 	p.settle(&v.SharedBytes, 0) // a copy shares nothing, or the filesystem counts that as if it did not
@@ -118,6 +121,11 @@ const copySlack = 64 << 20
 func (p *Pool) duplicate(
 	ctx context.Context, d dir, from *origin, bytes int64, progress *copytree.Progress,
 ) (*os.File, backend.Tag, copytree.Stats, error) {
+	leave, err := p.throttle.enter(ctx)
+	if err != nil {
+		return nil, 0, copytree.Stats{}, err
+	}
+	defer leave()
 	source, err := backend.OpenData(from.dir.File, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, 0, copytree.Stats{}, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, from.id, err)
@@ -129,7 +137,7 @@ func (p *Pool) duplicate(
 	if err != nil {
 		return nil, tag, copytree.Stats{}, err
 	}
-	stats, err := copytree.Tree(ctx, source, data, copytree.Options{Progress: progress})
+	stats, err := copytree.Tree(ctx, source, data, copytree.Options{Progress: progress, Limiter: p.throttle.limiter})
 	if err != nil {
 		return nil, tag, stats, errors.Join(err, data.Close())
 	}

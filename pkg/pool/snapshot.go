@@ -47,7 +47,7 @@ func (p *Pool) takeSnapshot(ctx context.Context, id volume.SnapshotID, req volum
 		if err := sameSnapshot(e, req); err != nil {
 			return err
 		}
-		return p.syncPlaced(p.snapshots) // as for a repeated Create
+		return errors.Join(p.syncPlaced(p.snapshots), p.relimit(e.Source)) // as for a repeated Create: whatever failed after the rename
 	}
 	from, err := p.holdVolume(req.Source)
 	if err != nil {
@@ -186,8 +186,7 @@ func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *orig
 
 // settle puts a number in the place of another one that was reserved. It may be more, for what enforces no sizes can hold more.
 func (p *Pool) settle(reserved *int64, bytes int64) {
-	p.ledger.release(*reserved)
-	p.ledger.add(bytes)
+	p.ledger.settle(*reserved, bytes)
 	*reserved = bytes
 }
 

@@ -151,7 +151,9 @@ func (p *Pool) scanTrash() error {
 	}
 	for _, name := range names {
 		d := discarded{name: name, thrown: time.Now(), due: p.thrownAt(name).Add(p.opts.TrashRetention)}
-		p.recognize(&d)
+		if err := p.recognize(&d); err != nil {
+			return err
+		}
 		d.tag = p.holdDiscarded(name, d.tag)
 		p.ledger.addTrash(d.bytes)
 		p.purger.add(d)
@@ -161,20 +163,23 @@ func (p *Pool) scanTrash() error {
 
 // recognize reads the record of an entry of trash/, a volume's or a snapshot's, for what it was promised and counted under. Without one
 // nothing was.
-func (p *Pool) recognize(d *discarded) {
+func (p *Pool) recognize(d *discarded) error {
 	if v, err := p.readRecord(p.trash, d.name, withoutSuffix(d.name)); err == nil {
 		d.bytes, d.tag = v.PromisedBytes(), backend.Tag(v.QuotaID)
-		return
+		return nil
 	}
 	dirName, ok := strings.CutPrefix(withoutSuffix(d.name), snapshotEntryPrefix)
 	if !ok {
-		return
+		return nil
 	}
-	if s, err := p.readSnapshot(p.trash, d.name, dirName); err == nil {
-		d.bytes, d.tag = s.HeldBytes, backend.Tag(s.QuotaID)
-		d.source, d.keeps = s.Source, backend.Tag(s.SourceQuotaID)
-		p.snapshotIndex.keep(d.keeps, d.bytes)
+	s, err := p.readSnapshot(p.trash, d.name, dirName)
+	if err != nil {
+		return nil //nolint:nilerr // half a snapshot, without a record
 	}
+	d.bytes, d.tag = s.HeldBytes, backend.Tag(s.QuotaID)
+	d.source, d.keeps = s.Source, backend.Tag(s.SourceQuotaID)
+	p.snapshotIndex.keep(d.keeps, d.bytes)
+	return p.relimit(d.source) // it was adopted before anybody knew
 }
 
 // holdDiscarded is 0 for an entry whose quota is another volume's: a crash came after the release.

@@ -49,6 +49,11 @@ func TestKeysOf(t *testing.T) {
 		{"a handle that somebody wrote", &csi.NodeUnpublishVolumeRequest{VolumeId: "no file name/", TargetPath: "/t"}, lockKeys{{volumeSpace, hashed.Dir()}, {pathSpace, "/t"}}},
 		{"a hostile ID locks its path only", &csi.NodeUnpublishVolumeRequest{VolumeId: strings.Repeat("x", 129), TargetPath: "/t"}, lockKeys{{}, {pathSpace, "/t"}}},
 		{"node expand", &csi.NodeExpandVolumeRequest{VolumeId: testPool + "-pvc-1"}, lockKeys{vol}},
+		{"snapshot by name", &csi.CreateSnapshotRequest{Name: "pvc-1", SourceVolumeId: testPool + "-v"}, lockKeys{{snapshotSpace, "pvc-1"}}},
+		{"delete a snapshot by ID", &csi.DeleteSnapshotRequest{SnapshotId: testPool + "-s-pvc-1"}, lockKeys{{snapshotSpace, "pvc-1"}}},
+		{"snapshot by a hashed name", &csi.CreateSnapshotRequest{Name: "no file name/"}, lockKeys{{snapshotSpace, hashed.Dir()}}},
+		{"a snapshot that is none", &csi.DeleteSnapshotRequest{SnapshotId: testPool + "-pvc-1"}, lockKeys{}},
+		{"no snapshot name", &csi.CreateSnapshotRequest{}, lockKeys{}},
 		{"no name", &csi.CreateVolumeRequest{}, lockKeys{}},
 		{"a hostile ID", &csi.DeleteVolumeRequest{VolumeId: "\xff"}, lockKeys{}},
 	}

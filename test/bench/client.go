@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,11 +16,12 @@ import (
 // sockets goes through cycles over the driver's socket.
 type sockets struct{ *process.Process }
 
-// newSockets makes what kubelet has made before it calls: a directory for each client's pod.
+// newSockets makes what kubelet has made before it calls: directories for each client's pod and its staging.
 func newSockets(p *process.Process, clients int) (sockets, error) {
 	s := sockets{p}
 	for client := range clients {
-		if err := os.MkdirAll(filepath.Dir(s.target(client)), 0o750); err != nil {
+		err := errors.Join(os.MkdirAll(filepath.Dir(s.target(client)), 0o750), os.MkdirAll(s.staging(client), 0o750))
+		if err != nil {
 			return s, err
 		}
 	}

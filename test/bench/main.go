@@ -30,6 +30,7 @@ type options struct {
 	calls    int
 	volumes  int
 	files    int
+	bytes    int
 }
 
 // bench is one run.
@@ -49,6 +50,8 @@ var benchmarks = []struct {
 	{"idle", (*bench).idle},
 	{"create", (*bench).createBesideMany},
 	{"delete", (*bench).deleteLarge},
+	{"snapshot", (*bench).snapshots},
+	{"io", (*bench).inputOutput},
 	{"start", (*bench).startWithMany},
 }
 
@@ -71,7 +74,7 @@ func parse(args []string) (options, error) {
 	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	flags.StringVar(&o.fs, "fs", "ext4", "filesystem of the pools: ext4, xfs or btrfs on a loop device, or host")
 	flags.StringVar(&o.parent, "dir", os.TempDir(), "where images and host pools are made, and removed again")
-	flags.StringVar(&o.only, "run", "", "regular expression: which of cycle, processes, idle, create, delete, start (default all)")
+	flags.StringVar(&o.only, "run", "", "regular expression: which of cycle, processes, idle, create, delete, snapshot, io, start (all)")
 	flags.StringVar(&o.json, "json", "", "a file that gets the report as JSON")
 	flags.StringArrayVar(&o.env, "env", nil, "what the driver's environment has besides, such as GOMAXPROCS=4; repeatable")
 	flags.IntSliceVar(&o.clients, "clients", []int{1, 2, 4, 8, 16, 32}, "how many cycles are under way at a time")
@@ -79,15 +82,17 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&o.duration, "duration", 2*time.Second, "how long a round of cycles takes")
 	flags.IntVar(&o.calls, "calls", 300, "how many calls the median of a single call is taken of")
 	flags.IntVar(&o.volumes, "volumes", 100_000, "how many volumes the large pool has; a tenth of it is in the medium one")
-	flags.IntVar(&o.files, "files", 100_000, "how many files the large volume has")
+	flags.IntVar(&o.files, "files", 100_000, "how many files the large volume has; a tenth of it is in one that is copied")
+	flags.IntVar(&o.bytes, "bytes", 512<<20, "how much is in the few files of a volume that is copied")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	if _, known := mkfs[o.fs]; !known && o.fs != onHost {
 		return o, fmt.Errorf("--fs=%s: want ext4, xfs, btrfs or host", o.fs)
 	}
-	if o.rounds < 1 || o.calls < 1 || o.volumes < 1000 || o.files < 1 || len(o.clients) == 0 || slices.Min(o.clients) < 1 {
-		return o, errors.New("want at least 1 round, 1 call, 1,000 volumes, 1 file and 1 client")
+	few := o.files < 10 || o.bytes < 1<<20
+	if few || o.rounds < 1 || o.calls < 1 || o.volumes < 1000 || len(o.clients) == 0 || slices.Min(o.clients) < 1 {
+		return o, errors.New("want at least 1 round, 1 call, 1,000 volumes, 10 files, 1 MiB and 1 client")
 	}
 	return o, nil
 }

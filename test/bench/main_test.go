@@ -28,7 +28,7 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 	results := filepath.Join(t.TempDir(), "report.json")
 	o := options{
 		fs: onHost, parent: dir, json: results, rounds: 1, clients: []int{1, 2, 32}, duration: time.Millisecond,
-		calls: 10, volumes: 1000, files: 1000,
+		calls: 10, volumes: 1000, files: 1000, bytes: 4 << 20,
 	}
 	var out bytes.Buffer
 	if err := measure(o, &out); err != nil {
@@ -51,7 +51,7 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 			t.Errorf("%s: nothing was measured", row.Name)
 		}
 	}
-	if want := 30; len(r.Rows) != want {
+	if want := 57; len(r.Rows) != want {
 		t.Errorf("%d rows, want %d:\n%s", len(r.Rows), want, out.String())
 	}
 }

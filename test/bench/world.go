@@ -54,18 +54,23 @@ func (w *world) driver(ctx context.Context, poolName string) (*process.Process, 
 		return nil, 0, err
 	}
 	start := time.Now()
-	p, err := process.StartReady(ctx, process.Options{
-		Binary: w.binary,
-		Dir:    dir,
-		Pools:  map[string]string{"default": w.pool(poolName)},
-		Env:    w.env,
-		Log:    w.log,
-	})
+	p, err := w.start(ctx, process.Options{Dir: dir, Pools: map[string]string{"default": w.pool(poolName)}})
+	return p, time.Since(start), err
+}
+
+// configured starts a driver that has its pools from a file.
+func (w *world) configured(ctx context.Context, dir, config string) (*process.Process, error) {
+	return w.start(ctx, process.Options{Dir: dir, Args: []string{"--config", config}})
+}
+
+func (w *world) start(ctx context.Context, options process.Options) (*process.Process, error) {
+	options.Binary, options.Env, options.Log = w.binary, w.env, w.log
+	p, err := process.StartReady(ctx, options)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	w.running[p] = struct{}{}
-	return p, time.Since(start), nil
+	return p, nil
 }
 
 // stop ends a driver as an upgrade does.

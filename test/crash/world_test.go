@@ -43,6 +43,8 @@ type world struct {
 	// metricsAddress is where the drivers show their ledger.
 	metricsAddress string
 	grown          int64 // what all volumes together have more than volumeBytes each
+	// slow holds the copies of the drivers that are started to the least rate there is.
+	slow bool
 }
 
 var worlds atomic.Uint32
@@ -90,10 +92,27 @@ func (b *lockedBuffer) String() string {
 }
 
 func (w *world) options(env ...string) process.Options {
+	if w.slow {
+		return process.Options{
+			Binary: w.binary, Dir: w.dir, Env: env, Log: w.log,
+			Args: []string{"--metrics-address", w.metricsAddress, "--config", w.slowConfig()},
+		}
+	}
 	return process.Options{
 		Binary: w.binary, Dir: w.dir, Pools: map[string]string{"p": w.path("pool")},
 		Args: []string{"--metrics-address", w.metricsAddress}, Env: env, Log: w.log,
 	}
+}
+
+// slowConfig is the file with the world's pool, whose copies take a second for each MiB after the first.
+func (w *world) slowConfig() string {
+	w.t.Helper()
+	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n" +
+		"- {name: p, path: " + w.path("pool") + ", copyBytesPerSecond: 1Mi}\n"
+	if err := os.WriteFile(w.path("config.yaml"), []byte(config), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return w.path("config.yaml")
 }
 
 func (w *world) path(elements ...string) string {
@@ -298,6 +317,12 @@ func (w *world) shared() int64 {
 // ledger is what is committed to volumes and what the trash still holds.
 func (w *world) ledger() [2]int64 {
 	w.t.Helper()
+	return [2]int64{w.metric("committed_bytes"), w.metric("trash_bytes")}
+}
+
+// metric is one of the pool's.
+func (w *world) metric(name string) int64 {
+	w.t.Helper()
 	resp, err := http.Get("http://" + w.metricsAddress + "/metrics")
 	if err != nil {
 		w.t.Fatal(err)
@@ -307,17 +332,13 @@ func (w *world) ledger() [2]int64 {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	var values [2]int64
-	for i, name := range []string{"committed_bytes", "trash_bytes"} {
-		_, rest, _ := strings.Cut(string(metrics), "\ncsi_hostpath_pool_"+name+`{pool="p"} `)
-		number, _, _ := strings.Cut(rest, "\n")
-		value, err := strconv.ParseFloat(number, 64)
-		if err != nil {
-			w.t.Fatalf("%s: %v", name, err)
-		}
-		values[i] = int64(value)
+	_, rest, _ := strings.Cut(string(metrics), "\ncsi_hostpath_pool_"+name+`{pool="p"} `)
+	number, _, _ := strings.Cut(rest, "\n")
+	value, err := strconv.ParseFloat(number, 64)
+	if err != nil {
+		w.t.Fatalf("%s: %v", name, err)
 	}
-	return values
+	return int64(value)
 }
 
 // mounts are the points below the kubelet's directory, with repetitions.

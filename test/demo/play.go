@@ -54,6 +54,7 @@ func (s *scene) play(ctx context.Context) error {
 	}{
 		{"A driver with an empty pool", s.beginning()},
 		{"A directory that two pods share", books.sharing()},
+		{"A snapshot, and a volume made from it", books.snapshotting()},
 		{"The driver crashes", s.crash(books)},
 		{"The pods go, and the volume after them", books.ending(podA, podB)},
 		{"A volume that is a file", config.asFile()},
@@ -150,7 +151,7 @@ func (s *scene) lookForRests(ctx context.Context) ([]string, error) {
 	if err == nil && len(points) > 0 {
 		err = fmt.Errorf("still mounted: %v", points)
 	}
-	return []string{"0 mounts; volumes/, tmp/ and trash/ are empty"}, err
+	return []string{"0 mounts; volumes/, snapshots/, tmp/ and trash/ are empty"}, err
 }
 
 // poolEntries lists what is in the pool besides its own layout.

@@ -20,6 +20,13 @@ func TestProjectQuotasHold(t *testing.T) {
 	}, Boot{Run: "^TestProjectQuotaHolds$"})
 }
 
+func TestCopiesAreUnderQuotasOfTheirOwn(t *testing.T) {
+	Run(t, Config{
+		Packages: []string{guestTests},
+		Disks:    []Disk{{FS: "xfs", ProjectQuota: true}, {FS: "ext4", ProjectQuota: true}},
+	}, Boot{Run: "^TestCopiesAreUnderQuotasOfTheirOwn$"})
+}
+
 func TestPowerCutTakesOnlyWhatWasNotFsynced(t *testing.T) {
 	Run(t, Config{
 		Packages: []string{guestTests},

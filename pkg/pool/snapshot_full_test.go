@@ -1,0 +1,161 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+// A copy that meets the end of the disk leaves nothing, harms nobody, and succeeds when there is room again.
+func TestCopyThatFillsTheDiskLeavesNothing(t *testing.T) {
+	disk := disks.New(t, disks.Ext4, 64*mib)
+	// Overcommit takes the ledger out of the way: the disk itself has to say no.
+	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), Overcommit: 1000})
+	v := create(t, p, "v", 32*mib)
+	s := snapshot(t, p, "empty", v.ID)
+	removeSnapshot(t, p, s.ID)
+	for i := range 24 {
+		writeTree(t, dataPath(p, v.ID), map[string]string{fmt.Sprintf("file-%d", i): strings.Repeat("content ", mib/8)})
+	}
+	waitPurged(t, p)
+	want := listTree(t, dataPath(p, v.ID))
+	filler := fill(t, filepath.Join(disk.Dir, "filler"))
+	giveBack(t, filler, 12*mib) // half of what is needed
+	copies := map[string]func() error{
+		"snapshot": func() error {
+			_, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", v.ID))
+			return err
+		},
+		"clone": func() error {
+			_, err := p.CreateFrom(t.Context(), from(t, "clone", volume.FromVolume(v.ID), 32*mib), only{p})
+			return err
+		},
+	}
+	for name, run := range copies {
+		if err := run(); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%s: %v, want ENOSPC", name, err)
+		}
+		waitPurged(t, p)
+		wantEntries(t, p, tmpDir)
+		wantEntries(t, p, snapshotsDir)
+		wantEntries(t, p, volumesDir, "v")
+		wantLedger(t, p, 32*mib, 0)
+		wantTree(t, dataPath(p, v.ID), want)
+	}
+	if err := os.Remove(filler.Name()); err != nil {
+		t.Fatal(err)
+	}
+	filler.Close()
+	s = snapshot(t, p, "s", v.ID)
+	wantTree(t, snapshotPath(p, s.ID), want)
+}
+
+// A pod that writes, appends, renames and removes all the time makes no copy fail, and every file of a copy is one that was there.
+func TestPodMayWriteWhileItsVolumeIsCopied(t *testing.T) {
+	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
+		v := create(t, p, "v", 16*mib)
+		writeTree(t, dataPath(p, v.ID), map[string]string{"steady": strings.Repeat("s", mib)})
+		ctx, stop := context.WithCancel(t.Context())
+		var pod sync.WaitGroup
+		pod.Go(func() { scribble(ctx, t, dataPath(p, v.ID)) })
+		for i := range 5 {
+			s := snapshot(t, p, fmt.Sprintf("s-%d", i), v.ID)
+			c := restore(t, p, from(t, fmt.Sprintf("c-%d", i), volume.FromVolume(v.ID), 16*mib), only{p})
+			for _, root := range []string{snapshotPath(p, s.ID), dataPath(p, c.ID)} {
+				tree := listTree(t, root)
+				if tree["steady"] != strings.Repeat("s", mib) {
+					t.Errorf("%s lacks what nobody has touched", root)
+				}
+				for name, content := range tree {
+					if strings.HasPrefix(name, "scribbled-") && strings.Trim(content, "x") != "" {
+						t.Errorf("%s/%s has something that nobody wrote", root, name)
+					}
+				}
+			}
+			removeSnapshot(t, p, s.ID)
+			remove(t, p, c.ID)
+		}
+		stop()
+		pod.Wait()
+	})
+}
+
+// scribble is a pod that changes its volume until the context ends.
+func scribble(ctx context.Context, t *testing.T, root string) {
+	t.Helper()
+	for i := 0; ctx.Err() == nil; i++ {
+		name := filepath.Join(root, fmt.Sprintf("scribbled-%d", i%50))
+		err := os.WriteFile(name, []byte(strings.Repeat("x", i%4096)), 0o600)
+		if err == nil && i%3 == 0 {
+			err = os.Rename(name, name+"-renamed")
+		}
+		if err == nil && i%7 == 0 {
+			err = os.Remove(name)
+			if errors.Is(err, os.ErrNotExist) {
+				err = nil
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
+// Many callers that take, restore and delete a few names at a time leave one state, and no bytes behind.
+func TestRacingCopiesLeaveOneState(t *testing.T) {
+	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
+		v := create(t, p, "v", 8*mib)
+		writeTree(t, dataPath(p, v.ID), someTree)
+		var clients sync.WaitGroup
+		for client := range 8 {
+			clients.Go(func() {
+				for round := range 6 {
+					raceOnce(t, p, v.ID, fmt.Sprintf("n-%d", (client+round)%3))
+				}
+			})
+		}
+		clients.Wait()
+		for _, e := range p.ListSnapshots("", 100) {
+			wantTree(t, snapshotPath(p, e.ID), someTree)
+			removeSnapshot(t, p, e.ID)
+		}
+		for _, copied := range p.List("", 100) {
+			wantTree(t, dataPath(p, copied.ID), someTree)
+			remove(t, p, copied.ID)
+		}
+		waitPurged(t, p)
+		wantLedger(t, p, 0, 0)
+		wantEntries(t, p, tmpDir)
+	})
+}
+
+// raceOnce makes and deletes things of one name; what is busy or absent because of another client is as it should be.
+func raceOnce(t *testing.T, p *Pool, source volume.ID, name string) {
+	t.Helper()
+	s, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, name, source))
+	if err == nil {
+		var c volume.Volume
+		if c, err = p.CreateFrom(t.Context(), from(t, name, volume.FromSnapshot(s.ID), 8*mib), only{p}); err == nil {
+			err = p.Delete(t.Context(), c.ID)
+		}
+		err = errors.Join(err, p.DeleteSnapshot(t.Context(), s.ID))
+	}
+	for _, expected := range []error{volume.ErrBusy, volume.ErrNotFound, volume.ErrNoSpace} {
+		if errors.Is(err, expected) {
+			return
+		}
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,126 @@
+package pool
+
+import (
+	"crypto/rand"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+// write appends bytes to a file, durably, and says how many there was room for. What it writes does not compress.
+func write(t *testing.T, path string, bytes int64) (written int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	chunk := make([]byte, 256<<10)
+	rand.Read(chunk) // never fails: see crypto/rand
+	for written < bytes {
+		n, err := f.Write(chunk)
+		if err == nil {
+			err = f.Sync()
+		}
+		if errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.ENOSPC) {
+			return written
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		written += int64(n)
+	}
+	return written
+}
+
+func usage(t *testing.T, p *Pool, id volume.ID) volume.Usage {
+	t.Helper()
+	u, err := p.Usage(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func TestRestoredVolumeIsHeldToItsOwnSize(t *testing.T) {
+	p := poolOn(t, disks.Btrfs)
+	v := create(t, p, "v", 32*mib)
+	write(t, filepath.Join(dataPath(p, v.ID), "file"), 8*mib)
+	s := snapshot(t, p, "s", v.ID)
+	restored := restore(t, p, from(t, "restored", volume.FromSnapshot(s.ID), 64*mib), only{p})
+	cloned := restore(t, p, from(t, "cloned", volume.FromVolume(v.ID), 48*mib), only{p})
+	for _, c := range []volume.Volume{restored, cloned} {
+		if got := write(t, filepath.Join(dataPath(p, c.ID), "more"), 100*mib); got < c.CapacityBytes-2*mib || got > c.CapacityBytes {
+			t.Errorf("a copy of %d bytes takes %d", c.CapacityBytes, got)
+		}
+		if got := usage(t, p, c.ID); got.TotalBytes != c.CapacityBytes {
+			t.Errorf("its size is %d, want %d", got.TotalBytes, c.CapacityBytes)
+		}
+		if c.SharedBytes < 8*mib || c.SharedBytes > 9*mib {
+			t.Errorf("it shares %d bytes, which the ledger has to count", c.SharedBytes)
+		}
+	}
+	if got := write(t, filepath.Join(dataPath(p, v.ID), "more"), 16*mib); got < 16*mib {
+		t.Errorf("its source has room for %d bytes only", got)
+	}
+}
+
+// With simple quotas what a snapshot keeps counts for the volume. The volume has room for its size all the same.
+func TestSnapshotsTakeNothingOfTheirVolumesSize(t *testing.T) {
+	p := poolOn(t, disks.Btrfs)
+	v := create(t, p, "v", 32*mib)
+	file := filepath.Join(dataPath(p, v.ID), "file")
+	var snapshots []volume.Snapshot
+	for i, name := range []string{"one", "two", "three"} {
+		if got := write(t, file, 28*mib); got < 28*mib {
+			t.Fatalf("after %d snapshots the volume has room for %d bytes", i, got)
+		}
+		snapshots = append(snapshots, snapshot(t, p, name, v.ID))
+		if got := p.limitOf(v); usage(t, p, v.ID).TotalBytes != got || got < v.CapacityBytes+int64(i+1)*28*mib {
+			t.Errorf("with %d snapshots the limit is %d, want %d", i+1, usage(t, p, v.ID).TotalBytes, got)
+		}
+	}
+	p = restart(t, p)
+	if got := p.limitOf(v); usage(t, p, v.ID).TotalBytes != got || got == v.CapacityBytes {
+		t.Errorf("after a restart the limit is %d, want %d", usage(t, p, v.ID).TotalBytes, got)
+	}
+	for _, s := range snapshots {
+		removeSnapshot(t, p, s.ID)
+	}
+	if _, err := expand(t, p, v.ID, 40*mib, 0); err != nil {
+		t.Error(err)
+	}
+	waitPurged(t, p)
+	if got := usage(t, p, v.ID).TotalBytes; got != 40*mib {
+		t.Errorf("without snapshots the limit is %d, want %d", got, 40*mib)
+	}
+	wantLedger(t, p, 40*mib, 0)
+}
+
+func TestSnapshotInTheTrashStillRaisesTheLimitAfterARestart(t *testing.T) {
+	opts := poolOn(t, disks.Btrfs).opts
+	opts.Path += "-keeping"
+	opts.TrashRetention = patience * 100
+	p := openPool(t, opts)
+	v := create(t, p, "v", 32*mib)
+	write(t, filepath.Join(dataPath(p, v.ID), "file"), 16*mib)
+	s := snapshot(t, p, "s", v.ID)
+	removeSnapshot(t, p, s.ID)
+	p = restart(t, p)
+	if got, want := usage(t, p, v.ID).TotalBytes, 32*mib+s.HeldBytes; got != want {
+		t.Errorf("the limit is %d, want %d", got, want)
+	}
+	closePool(t, p)
+	opts.TrashRetention = 0
+	p = openPool(t, opts)
+	waitPurged(t, p)
+	if got := usage(t, p, v.ID).TotalBytes; got != 32*mib {
+		t.Errorf("after the purge the limit is %d, want %d", got, 32*mib)
+	}
+}

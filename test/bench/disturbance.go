@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// minimumCalls are those of which a p99 is taken at least.
+const minimumCalls = 300
+
+// callTimes has what calls on another volume took.
+type callTimes struct{ stats, publish, create []time.Duration }
+
+// disturb measures calls on another volume, idle and while one snapshot after the other is taken, in turn.
+func (b *bench) disturb(ctx context.Context, s sockets) error {
+	other, err := newSockets(s.Process, 1)
+	if err != nil {
+		return err
+	}
+	for _, c := range []filling{b.large(), b.small()} {
+		from, err := b.fillVolume(ctx, s, c)
+		if err != nil {
+			return err
+		}
+		var idle, busy []callTimes
+		for range b.rounds {
+			if err := b.disk.settle(); err != nil {
+				return err
+			}
+			calm, err := b.callOthers(ctx, other, time.Now().Add(b.duration))
+			if err != nil {
+				return err
+			}
+			disturbed, err := b.callOthersMeanwhile(ctx, other, from)
+			if err != nil {
+				return err
+			}
+			idle, busy = append(idle, calm), append(busy, disturbed)
+		}
+		b.report.chapter("Calls on another volume while snapshots are taken: "+c.name+"; floor: idle", disturbanceRows(idle, busy)...)
+		if err := s.remove(ctx, from.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func disturbanceRows(idle, busy []callTimes) []row {
+	var rows []row
+	for _, call := range []struct {
+		name string
+		of   func(callTimes) []time.Duration
+	}{
+		{"NodeGetVolumeStats", func(c callTimes) []time.Duration { return c.stats }},
+		{"NodePublishVolume", func(c callTimes) []time.Duration { return c.publish }},
+		{"CreateVolume", func(c callTimes) []time.Duration { return c.create }},
+	} {
+		for _, q := range []struct {
+			name string
+			of   func([]time.Duration) float64
+		}{{"p50", p50}, {"p99", p99}} {
+			var calm, disturbed []float64
+			for i := range idle {
+				calm, disturbed = append(calm, q.of(call.of(idle[i]))), append(disturbed, q.of(call.of(busy[i])))
+			}
+			r := newRow(call.name+", "+q.name, "ms", disturbed).beside(disturbed, calm)
+			if q.name == "p99" {
+				r = r.ratioAtMost(2)
+			}
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// callOthers goes through cycles of another volume until the time is up and there are enough.
+func (b *bench) callOthers(ctx context.Context, s sockets, until time.Time) (callTimes, error) {
+	var times callTimes
+	for len(times.stats) < min(minimumCalls, b.calls) || time.Now().Before(until) {
+		l, err := s.cycle(ctx, 0, volumeName())
+		if err != nil {
+			return times, err
+		}
+		times.stats = append(times.stats, l[stats])
+		times.publish = append(times.publish, l[publish])
+		times.create = append(times.create, l[create])
+	}
+	return times, nil
+}
+
+// callOthersMeanwhile does it while snapshots are taken.
+func (b *bench) callOthersMeanwhile(ctx context.Context, s sockets, from source) (callTimes, error) {
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var failed error
+	wg.Go(func() { failed = b.takeSnapshots(ctx, s, from, stop) })
+	times, err := b.callOthers(ctx, s, time.Now().Add(b.duration))
+	close(stop)
+	wg.Wait()
+	return times, errors.Join(err, failed)
+}
+
+// keptSnapshots is how many there is room for.
+const keptSnapshots = 8
+
+// takeSnapshots takes one after the other, and removes them when they are too many, and in the end.
+func (b *bench) takeSnapshots(ctx context.Context, s sockets, from source, stop <-chan struct{}) error {
+	var taken []string
+	for {
+		id, err := s.snapshot(ctx, from.id)
+		if err != nil {
+			return err
+		}
+		taken = append(taken, id)
+		select {
+		case <-stop:
+			return b.removeSnapshots(ctx, s, taken)
+		default:
+		}
+		if len(taken) == keptSnapshots {
+			if err := b.removeSnapshots(ctx, s, taken); err != nil {
+				return err
+			}
+			taken = nil
+		}
+	}
+}
+
+func (b *bench) removeSnapshots(ctx context.Context, s sockets, ids []string) error {
+	var errs []error
+	for _, id := range ids {
+		errs = append(errs, s.removeSnapshot(ctx, id))
+	}
+	_, _, err := b.drain(ctx, "snapshot")
+	return errors.Join(append(errs, err)...)
+}
