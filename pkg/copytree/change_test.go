@@ -231,3 +231,16 @@ func TestPolicyDecidesWhatOfThePrivilegedIsCopied(t *testing.T) {
 		})
 	}
 }
+
+// overlayfs has no handles of directories: those that the walk is below stay open.
+func TestTreeIsCopiedWhereDirectoriesHaveNoHandles(t *testing.T) {
+	w := newWorld(t, disks.Ext4)
+	dir := filepath.Dir(w.src)
+	for _, name := range []string{"lower", "upper", "work"} {
+		must(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+	}
+	must(t, unix.Mount("overlay", w.dst, "overlay", 0, "lowerdir="+dir+"/lower,upperdir="+dir+"/upper,workdir="+dir+"/work"))
+	w.buildStairs()
+
+	w.copySame(Options{Workers: 1})
+}

@@ -8,6 +8,7 @@ import (
 )
 
 // parked is a pair of directories that is not open: name_to_handle_at(2) names the very inodes, wherever a pod moves them meanwhile.
+// Opening them again needs CAP_DAC_READ_SEARCH, which a container has that may mount.
 type parked struct {
 	src, dst unix.FileHandle
 	// attributes are what src had, should it be gone.
@@ -21,15 +22,11 @@ func (w *walk) park(l *level) error {
 		return nil
 	}
 	l.helpers.Wait()
-	src, err := l.src.handle()
-	if errors.Is(err, unix.EOPNOTSUPP) {
+	src, srcErr := l.src.handle()
+	dst, dstErr := l.dst.handle()
+	if err := errors.Join(srcErr, dstErr); errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
-	}
-	if err != nil {
-		return err
-	}
-	dst, err := l.dst.handle()
-	if err != nil {
+	} else if err != nil {
 		return err
 	}
 	a, err := l.src.attributes()

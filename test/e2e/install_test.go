@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -67,6 +68,29 @@ func install(ctx context.Context, set ...string) error {
 		args = append(args, "--set-string", s)
 	}
 	return runHelm(ctx, values, args...)
+}
+
+// TestSnapshotControllerOfTheChartIsAccepted renders what a cluster without snapshots would get. This one has both already.
+func TestSnapshotControllerOfTheChartIsAccepted(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), *helm, "template", release, filepath.Join(root, "deploy/helm/csi-hostpath"), "--namespace", namespace,
+		"--set", "snapshotController.enabled=true,snapshotController.crds=true",
+		"--show-only", "templates/snapshotcrds.yaml", "--show-only", "templates/snapshotcontroller.yaml")
+	manifests, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := testCluster.KubectlInput(t.Context(), bytes.NewReader(manifests), "apply", "--dry-run=server", "-f", "-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"customresourcedefinition.apiextensions.k8s.io/volumesnapshots.snapshot.storage.k8s.io configured",
+		"deployment.apps/csi-hostpath-snapshots created",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the API server does not say %q but\n%s", want, out)
+		}
+	}
 }
 
 func runHelm(ctx context.Context, stdin string, args ...string) error {

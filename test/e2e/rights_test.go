@@ -71,6 +71,8 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 	}
 	apply(t, ns, claim("foreign", "of-another-driver", "1Mi"))
 	waitReady(t, ns, "here", "there")
+	apply(t, ns, snapshot("here", "here")+snapshot("there", "there"))
+	waitSnapshots(t, ns, "here", "there")
 	sidecar := asServiceAccount(t, boundTo(t, here)...)
 	unbound := asServiceAccount(t)
 
@@ -110,6 +112,10 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 		{bound, status, `{"metadata": {"annotations": {"x": "y"}}}`, "may not take a claim from another node"},
 		{bound, status, `{"status": {"allocatedResources": {"storage": "1Mi"}}}`, ""},
 		{bound, claimPath(ns, "foreign") + "/status", `{"status": {"allocatedResources": {"storage": "1Mi"}}}`, "may only mark claims of " + driverName},
+		{bound, contentPath(t, ns, "there"), `{"metadata": {"finalizers": null}}`, "may only change snapshots of that node"},
+		{bound, contentPath(t, ns, "there") + "/status", `{"status": {"readyToUse": false}}`, "may only change snapshots of that node"},
+		{bound, contentPath(t, ns, "here"), `{"spec": {"deletionPolicy": "Retain"}}`, "may only say how snapshots of"},
+		{bound, contentPath(t, ns, "here"), `{"metadata": {"annotations": {"x": "y"}}}`, ""},
 	} {
 		if got := tc.patch(tc.path, tc.body); tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
 			t.Errorf("patching %s with %s says %q, want %q", tc.path, tc.body, got, tc.want)
@@ -150,6 +156,13 @@ func refused(t *testing.T, user asUser, want, stdin string, args ...string) {
 
 func claimPath(ns, name string) string {
 	return "/api/v1/namespaces/" + ns + "/persistentvolumeclaims/" + name
+}
+
+// contentPath is where the API server has what a snapshot is bound to.
+func contentPath(t *testing.T, ns, name string) string {
+	t.Helper()
+	content := kubectl(t, "-n", ns, "get", "volumesnapshot", name, "-o", "jsonpath={.status.boundVolumeSnapshotContentName}")
+	return "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents/" + content
 }
 
 // claimJSON is a claim with a mark on it: what the provisioner writes when it gives a claim back to the scheduler.

@@ -31,6 +31,7 @@ var (
 		{Name: "e2fsprogs", Programs: []string{"mkfs.ext4"}},
 		{Name: "xfsprogs", Programs: []string{"mkfs.xfs"}},
 		{Name: "btrfs-progs", Programs: []string{"mkfs.btrfs"}},
+		{Name: "sqlite3", Programs: []string{"sqlite3"}}, // for test/e2e, whose pods get it from the machine
 	}
 	Build = []Package{
 		{Name: "buildah", Programs: []string{"buildah"}},
