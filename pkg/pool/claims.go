@@ -13,8 +13,8 @@ type identified interface {
 	Dir() string
 }
 
-// claims says who works on what. A claim is for one operation that changes a thing; a hold keeps a thing from being deleted while
-// something is copied from it, and there may be many.
+// claims says who works on what. A claim is for one operation that changes a thing; a hold keeps a thing from being deleted, and an image from
+// being expanded, while something is copied from it, and there may be many.
 type claims struct {
 	mu      sync.Mutex
 	claimed map[string]struct{}
@@ -75,7 +75,7 @@ func (c *claims) checkUnheld(id identified) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n := c.held[id.Dir()]; n > 0 {
-		return fmt.Errorf("%w: %s is being copied (%d copies): delete it when they have ended", volume.ErrBusy, id, n)
+		return fmt.Errorf("%w: %s is being copied (%d copies): ask again when they have ended", volume.ErrBusy, id, n)
 	}
 	return nil
 }

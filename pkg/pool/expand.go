@@ -39,6 +39,11 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 	if err != nil {
 		return 0, fmt.Errorf("volume %s: %w", id, err)
 	}
+	if v.Spec.IsImage() { // a copy of it is to be of one size
+		if err := p.index.checkUnheld(id); err != nil {
+			return 0, err
+		}
+	}
 	if err := p.grow(ctx, *e, bytes); err != nil {
 		return 0, fmt.Errorf("expand volume %s from %d to %d bytes: %w", id, v.CapacityBytes, bytes, err)
 	}

@@ -79,6 +79,11 @@ func (p *Pool) SetFilesystemBytes(ctx context.Context, id volume.ID, bytes int64
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if e.volume.FilesystemBytes == 0 { // a copy that began before it says that there is none, and would be formatted
+		if err := p.index.checkUnheld(id); err != nil {
+			return err
+		}
+	}
 	e.volume.FilesystemBytes = bytes
 	if err := p.replaceRecord(e.volume); err != nil {
 		return err

@@ -39,12 +39,6 @@ func (p *Pool) Claim(id volume.ID) (release func(), err error) {
 // duplicateImage copies an origin's image into the directory of what is being built, as it is at one moment. It is durable when it returns,
 // but for its name.
 func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress *copytree.Progress) (*os.File, error) {
-	// The turn is waited for before anybody is held.
-	leave, err := p.throttle.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
 	// Not opened further before it is looked for among the devices: see loopdev.Find.
 	source, err := backend.OpenData(from.dir.File, unix.O_PATH)
 	if err != nil {
@@ -60,13 +54,29 @@ func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress
 		opts.Limiter = nil // the pods that write have waited long enough
 	}
 	data, err := s.copyTo(ctx, d, opts)
-	if err := errors.Join(err, s.release()); err != nil {
+	err = errors.Join(err, s.release())
+	if err == nil {
+		err = checkSize(data, from.restoreBytes)
+	}
+	if err != nil {
 		if data != nil {
 			data.Close()
 		}
 		return nil, fmt.Errorf("copy %s: %w", from.id, err)
 	}
 	return data, data.Sync()
+}
+
+// checkSize refuses an image that is not as large as its record is going to say. Errors: ErrBusy.
+func checkSize(f *os.File, want int64) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Size != want {
+		return fmt.Errorf("%w: its image has %d bytes, and had %d when the copy began: ask again", volume.ErrBusy, st.Size, want)
+	}
+	return nil
 }
 
 // still is an image that does not change under its copy.
@@ -193,8 +203,9 @@ func (s *still) copyTo(ctx context.Context, d dir, opts copytree.Options) (*os.F
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.IoctlFileClone(int(data.Fd()), int(source.Fd())); err == nil {
-		return data, nil
+	err = unix.IoctlFileClone(int(data.Fd()), int(source.Fd()))
+	if err == nil || !lacksReflinks(err) {
+		return data, os.NewSyscallError("ioctl FICLONE", err)
 	}
 	if s.device != nil && s.frozen == nil {
 		return data, fmt.Errorf("%w: pods write to it, and a filesystem without reflinks copies no disk at one moment: "+
@@ -211,6 +222,12 @@ func (s *still) copyTo(ctx context.Context, d dir, opts copytree.Options) (*os.F
 		err = cause
 	}
 	return data, err
+}
+
+// lacksReflinks says whether a copy may be made in another way: the filesystem cannot share these files' blocks (ioctl_ficlone(2)). A full
+// or sick disk is no reason for one.
+func lacksReflinks(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EINVAL)
 }
 
 // freezeImage is freeze for an image.

@@ -1,11 +1,13 @@
 package pool
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"sync"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -139,6 +141,24 @@ func (p *Pool) measureForeign() error {
 	committed, trash := p.ledger.counts()
 	p.foreignBytes.Store(max(0, r.used-addSaturating(committed, trash)))
 	return nil
+}
+
+// measureForeignAgain is for when something has gone that measureForeign took for others': their part can only be less. What others have
+// written since does not enter it.
+func (p *Pool) measureForeignAgain(ctx context.Context) {
+	r, err := p.room()
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "What a purge has freed is not offered before the next start", "pool", p.opts.Name)
+		return
+	}
+	committed, trash := p.ledger.counts()
+	now := max(0, r.used-addSaturating(committed, trash))
+	for { // there are several purges at a time
+		was := p.foreignBytes.Load()
+		if now >= was || p.foreignBytes.CompareAndSwap(was, now) {
+			return
+		}
+	}
 }
 
 // scale multiplies without wrapping: beyond 8 EiB everything is 8 EiB.

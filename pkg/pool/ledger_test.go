@@ -170,3 +170,21 @@ func TestSpaceThatOthersUseIsNotPromised(t *testing.T) {
 		t.Errorf("a second volume of %d bytes: %v, with %+v", size, err, status(t, p))
 	}
 }
+
+// Half a copy has no record. Until it is purged its space cannot be told from others', and after that nobody may go on counting it.
+func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
+	disk := disks.New(t, disks.Ext4, 256*mib)
+	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
+	create(t, p, "keep", 8*mib)
+	foreign := p.foreignBytes.Load()
+	closePool(t, p)
+	half := filepath.Join(p.opts.Path, tmpDir, "half.00000001", dataEntry)
+	if err := os.MkdirAll(half, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(half, "file"), 100*mib)
+	p = openPool(t, p.opts)
+	waitPurged(t, p)
+	eventually(t, "what was half a copy's counts for nobody", func() bool { return p.foreignBytes.Load() <= foreign })
+	create(t, p, "large", 150*mib)
+}

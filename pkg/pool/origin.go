@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -33,6 +34,59 @@ func (p *Pool) hold(source volume.Source) (*origin, error) {
 	}
 	id, _ := source.Volume()
 	return p.holdVolume(id)
+}
+
+// holdFitting is hold for a copy that is to be a volume. Errors: those of fits as well.
+func (p *Pool) holdFitting(req volume.CreateRequest) (*origin, error) {
+	from, err := p.hold(req.Source)
+	if err != nil {
+		return nil, err
+	}
+	if err := from.fits(req.Spec, req.Size); err != nil {
+		from.release()
+		return nil, err
+	}
+	return from, nil
+}
+
+// holdInTurn waits until this pool may make a copy, and only then holds its source: until then that may be staged, expanded and deleted,
+// and the copy is of what it is by then. What cannot be is refused before. The turn ends with the hold.
+func (p *Pool) holdInTurn(ctx context.Context, hold func() (*origin, error)) (*origin, error) {
+	first, err := hold()
+	if err != nil {
+		return nil, err
+	}
+	first.release()
+	leave, err := p.turn(ctx, first.spec)
+	if err != nil {
+		return nil, err
+	}
+	from, err := hold()
+	if err == nil && from.spec.IsImage() != first.spec.IsImage() {
+		from.release()
+		err = fmt.Errorf("%w: %s has been made anew as something else: ask again", volume.ErrBusy, from.id)
+	}
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	unhold := from.release
+	from.release = func() { unhold(); leave() }
+	return from, nil
+}
+
+// turn waits until a copy may begin, if it is one that takes time.
+func (p *Pool) turn(ctx context.Context, spec volume.Spec) (leave func(), err error) {
+	if p.clones(spec) {
+		return func() {}, nil
+	}
+	return p.throttle.enter(ctx)
+}
+
+// clones says whether the filesystem has a way to copy such a volume at one moment. It may still refuse a particular one.
+func (p *Pool) clones(spec volume.Spec) bool {
+	_, ok := p.backend.(backend.Cloner)
+	return ok && !spec.IsImage()
 }
 
 func (p *Pool) holdVolume(id volume.ID) (*origin, error) {
@@ -118,7 +172,7 @@ func (noCloner) ChargesWriter() bool { return false }
 // limitOf is what the filesystem is told of a volume's size. Where a block counts for the volume that wrote it as long as a snapshot
 // has it, a volume that overwrites what is in its snapshots needs that much more; the ledger has it, as what the snapshots hold.
 func (p *Pool) limitOf(v volume.Volume) int64 {
-	return addSaturating(v.CapacityBytes, p.snapshotIndex.keptOf(backend.Tag(v.QuotaID)))
+	return addSaturating(v.CapacityBytes, p.snapshotIndex.keptOf(charge{source: v.ID, tag: backend.Tag(v.QuotaID)}))
 }
 
 // relimit makes the filesystem agree with limitOf after that has changed. It is asked again after each change of the limit, so that
@@ -128,10 +182,11 @@ func (p *Pool) relimit(id volume.ID) error {
 		return nil
 	}
 	for set := int64(-1); ; {
-		v, err := p.Get(id)
-		if err != nil || v.QuotaID == 0 {
-			return nil //nolint:nilerr // a volume that is gone or damaged has no size to hold
+		e, ok := p.index.get(id.Dir())
+		if !ok || id.Pool() != p.id || e.damaged != nil || e.unenforced || e.volume.QuotaID == 0 {
+			return nil // there is no size that could be held
 		}
+		v := e.volume
 		limit := p.limitOf(v)
 		if limit == set {
 			return nil
@@ -153,7 +208,7 @@ func (p *Pool) letGo(d *discarded) error {
 		return errors.Join(backend.ErrPending, err)
 	}
 	defer p.index.unhold(d.source)
-	p.snapshotIndex.keep(d.keeps, -d.bytes)
+	p.snapshotIndex.keep(charge{source: d.source, tag: d.keeps}, -d.bytes)
 	d.keeps = 0
 	return p.relimit(d.source)
 }

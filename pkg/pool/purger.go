@@ -33,8 +33,10 @@ type discarded struct {
 	keeps  backend.Tag // of a snapshot: that of its source, if the bytes count for it
 	thrown time.Time   // when it was in trash/ at the latest
 	due    time.Time   // when it may be purged
-	failed bool        // it was tried, and has to wait
-	polls  int         // how often the filesystem had not finished
+	// uncounted: it was found without a record, and what it takes was taken for somebody else's (measureForeign).
+	uncounted bool
+	failed    bool // it was tried, and has to wait
+	polls     int  // how often the filesystem had not finished
 }
 
 // purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.

@@ -56,14 +56,11 @@ func (p *Pool) restore(
 	if err != nil {
 		return fmt.Errorf("copy %s: %w", req.Source, err)
 	}
-	from, err := other.hold(req.Source)
+	from, err := p.holdInTurn(ctx, func() (*origin, error) { return other.holdFitting(req) })
 	if err != nil {
 		return err
 	}
 	defer from.release()
-	if err := from.fits(req.Spec, req.Size); err != nil {
-		return err
-	}
 	bytes, err := req.Spec.Size(volume.SizeRange{Required: max(req.Size.Required, from.restoreBytes), Limit: req.Size.Limit})
 	if err != nil {
 		return err
@@ -121,11 +118,13 @@ const copySlack = 64 << 20
 func (p *Pool) duplicate(
 	ctx context.Context, d dir, from *origin, bytes int64, progress *copytree.Progress,
 ) (*os.File, backend.Tag, copytree.Stats, error) {
-	leave, err := p.throttle.enter(ctx)
-	if err != nil {
-		return nil, 0, copytree.Stats{}, err
+	if p.clones(from.spec) { // it could not after all
+		leave, err := p.throttle.enter(ctx)
+		if err != nil {
+			return nil, 0, copytree.Stats{}, err
+		}
+		defer leave()
 	}
-	defer leave()
 	source, err := backend.OpenData(from.dir.File, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, 0, copytree.Stats{}, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, from.id, err)

@@ -31,7 +31,7 @@ func (p *Pool) scan(ctx context.Context) error {
 	if err := p.scanVolumes(ctx); err != nil {
 		return err
 	}
-	if err := p.scanTrash(); err != nil {
+	if err := p.scanTrash(ctx); err != nil {
 		return err
 	}
 	committed, trash := p.ledger.counts()

@@ -49,7 +49,7 @@ func (p *Pool) takeSnapshot(ctx context.Context, id volume.SnapshotID, req volum
 		}
 		return errors.Join(p.syncPlaced(p.snapshots), p.relimit(e.Source)) // as for a repeated Create: whatever failed after the rename
 	}
-	from, err := p.holdVolume(req.Source)
+	from, err := p.holdInTurn(ctx, func() (*origin, error) { return p.holdVolume(req.Source) })
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (p *Pool) takeSnapshot(ctx context.Context, id volume.SnapshotID, req volum
 		return fmt.Errorf("snapshot %s of volume %s in pool %s: %w", id, req.Source, p.opts.Name, err)
 	}
 	p.snapshotIndex.put(SnapshotEntry{Snapshot: s})
-	p.snapshotIndex.keep(backend.Tag(s.SourceQuotaID), s.HeldBytes)
+	p.snapshotIndex.keep(keptBy(s), s.HeldBytes)
 	failpoint.Here("snapshot.indexed")
 	return p.relimit(s.Source)
 }
@@ -116,7 +116,8 @@ func (p *Pool) commitSnapshot(ctx context.Context, s volume.Snapshot, from *orig
 	if err := p.syncPlaced(p.snapshots); err != nil {
 		// In place, but perhaps not after a power cut: nobody was told of it, so it goes.
 		e := SnapshotEntry{Snapshot: s}
-		p.snapshotIndex.put(e) // should that fail too, a retry finds it, and syncs
+		p.snapshotIndex.put(e)                       // should that fail too, a retry finds it, and syncs
+		p.snapshotIndex.keep(keptBy(s), s.HeldBytes) // the purge takes it off again
 		thrown, taken := p.takeAwaySnapshot(e)
 		if taken == nil {
 			p.queue(thrown, err)
@@ -171,6 +172,7 @@ func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *orig
 		s.QuotaID = uint64(tag)
 		if err == nil {
 			p.settle(&s.HeldBytes, stats.Bytes)
+			s.RestoreBytes = p.sizeSince(s)
 		}
 		return data, err
 	}
@@ -181,7 +183,17 @@ func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *orig
 	if p.cloner().ChargesWriter() {
 		s.SourceQuotaID = uint64(from.tag)
 	}
+	s.RestoreBytes = p.sizeSince(s)
 	return made.Data, err
+}
+
+// sizeSince is at least the size for which a directory was filled until it was copied: it may have been expanded meanwhile.
+func (p *Pool) sizeSince(s *volume.Snapshot) int64 {
+	v, err := p.Get(s.Source)
+	if err != nil {
+		return s.RestoreBytes
+	}
+	return max(s.RestoreBytes, v.CapacityBytes)
 }
 
 // settle puts a number in the place of another one that was reserved. It may be more, for what enforces no sizes can hold more.

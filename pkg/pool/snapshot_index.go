@@ -29,7 +29,18 @@ type snapshotIndex struct {
 	bySource btree.Map[string, SnapshotEntry]
 	bytes    int64 // held by those of entries
 	// kept is what snapshots keep, until they are purged, of what the filesystem counts under a volume's tag.
-	kept map[backend.Tag]int64
+	kept map[charge]int64
+}
+
+// charge is what a filesystem counts blocks under. A tag alone is not enough: a dead volume's can be given to a new one.
+type charge struct {
+	source volume.ID
+	tag    backend.Tag
+}
+
+// keptBy is what the bytes of a snapshot stay charged to.
+func keptBy(s volume.Snapshot) charge {
+	return charge{source: s.Source, tag: backend.Tag(s.SourceQuotaID)}
 }
 
 func (x *snapshotIndex) get(dirName string) (SnapshotEntry, bool) {
@@ -58,28 +69,28 @@ func (x *snapshotIndex) remove(e SnapshotEntry) {
 // keyOf begins with the source; no directory has a slash.
 func keyOf(s volume.Snapshot) string { return s.Source.String() + "/" + s.ID.Dir() }
 
-// keep changes what snapshots keep of what counts under a tag; 0 is nobody's.
-func (x *snapshotIndex) keep(tag backend.Tag, bytes int64) {
-	if tag == 0 {
+// keep changes what snapshots keep of what counts under a tag; tag 0 is nobody's.
+func (x *snapshotIndex) keep(on charge, bytes int64) {
+	if on.tag == 0 {
 		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.kept == nil {
-		x.kept = make(map[backend.Tag]int64)
+		x.kept = make(map[charge]int64)
 	}
-	sum := addSaturating(x.kept[tag], bytes)
+	sum := addSaturating(x.kept[on], bytes)
 	if sum <= 0 {
-		delete(x.kept, tag)
+		delete(x.kept, on)
 		return
 	}
-	x.kept[tag] = sum
+	x.kept[on] = sum
 }
 
-func (x *snapshotIndex) keptOf(tag backend.Tag) int64 {
+func (x *snapshotIndex) keptOf(on charge) int64 {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return x.kept[tag]
+	return x.kept[on]
 }
 
 // counts are the number of snapshots and what they hold in bytes.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -122,5 +123,75 @@ func TestSnapshotInTheTrashStillRaisesTheLimitAfterARestart(t *testing.T) {
 	waitPurged(t, p)
 	if got := usage(t, p, v.ID).TotalBytes; got != 32*mib {
 		t.Errorf("after the purge the limit is %d, want %d", got, 32*mib)
+	}
+}
+
+// Before the next start the filesystem may give the tag of a volume that is gone to a new one.
+func TestVolumeWithTheTagOfADeadOneHasItsOwnLimit(t *testing.T) {
+	p := poolOn(t, disks.Btrfs)
+	v := create(t, p, "v", 32*mib)
+	write(t, filepath.Join(dataPath(p, v.ID), "file"), 16*mib)
+	snapshot(t, p, "s", v.ID)
+	remove(t, p, v.ID)
+	waitPurged(t, p)
+	p = restart(t, p)
+	w := v
+	w.ID = volume.NewID(p.ID(), request(t, "w", 8*mib).Name)
+	if got := p.limitOf(w); got != w.CapacityBytes {
+		t.Errorf("the limit is %d, want %d", got, w.CapacityBytes)
+	}
+	if got := p.limitOf(v); got <= v.CapacityBytes {
+		t.Errorf("that of the dead one is %d: the test has looked at nothing", got)
+	}
+}
+
+// A volume whose size could not be enforced at the start has no limit to raise; that must not take the pool away.
+func TestSnapshotInTheTrashOfAnUnenforcedVolumeDoesNotKeepThePoolFromOpening(t *testing.T) {
+	p := poolOn(t, disks.Btrfs)
+	closePool(t, p)
+	p.opts.TrashRetention = patience * 100
+	p = openPool(t, p.opts)
+	v := create(t, p, "v", 32*mib)
+	write(t, filepath.Join(dataPath(p, v.ID), "file"), 16*mib)
+	removeSnapshot(t, p, snapshot(t, p, "s", v.ID).ID)
+	data := filepath.Join(p.opts.Path, volumesDir, v.ID.Dir())
+	closePool(t, p)
+	for _, e := range entries(t, data) { // all but the record
+		if e != recordFile {
+			if err := os.Rename(filepath.Join(data, e), filepath.Join(p.opts.Path, "..", "away-"+e)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	p = openPool(t, p.opts)
+	if got := status(t, p); got.Unenforced != 1 {
+		t.Errorf("%d volumes are unenforced: the test has looked at nothing", got.Unenforced)
+	}
+	if err := p.relimit(v.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep(t *testing.T) {
+	p := poolOn(t, disks.Btrfs)
+	v := create(t, p, "v", 32*mib)
+	write(t, filepath.Join(dataPath(p, v.ID), "file"), 16*mib)
+	s := snapshot(t, p, "s", v.ID)
+	p.purger.retryAfter = 10 * time.Millisecond
+	whole := p.commits
+	p.commits = newCommits(func(f *os.File) error {
+		if f == p.snapshots.File {
+			return errBroken
+		}
+		return f.Sync()
+	})
+	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "lost", v.ID)); !errors.Is(err, errBroken) {
+		t.Fatalf("%v, want a disk that is broken", err)
+	}
+	p.commits = whole
+	waitPurged(t, p)
+	wantEntries(t, p, snapshotsDir, "s")
+	if got, want := p.limitOf(v), v.CapacityBytes+s.HeldBytes; got != want {
+		t.Errorf("the limit is %d, want %d", got, want)
 	}
 }

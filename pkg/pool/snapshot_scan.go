@@ -33,7 +33,7 @@ func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string) error {
 		}
 		p.adoptSnapshot(ctx, &s)
 		p.snapshotIndex.put(SnapshotEntry{Snapshot: s, Damaged: err})
-		p.snapshotIndex.keep(backend.Tag(s.SourceQuotaID), s.HeldBytes)
+		p.snapshotIndex.keep(keptBy(s), s.HeldBytes)
 		p.ledger.add(s.HeldBytes)
 	}
 	return nil

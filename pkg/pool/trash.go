@@ -27,6 +27,9 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 	switch {
 	case err == nil:
 		p.ledger.purged(d.bytes)
+		if d.uncounted {
+			p.measureForeignAgain(ctx)
+		}
 	case errors.Is(err, backend.ErrPending):
 		if d.polls == longWait {
 			klog.FromContext(ctx).Info("Deleted data still takes its space: a process may have a file of it open (lsof +L1 shows which)",
@@ -138,7 +141,7 @@ func (p *Pool) queue(d discarded, failed error) {
 
 // scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk, and
 // its quota is nobody else's yet.
-func (p *Pool) scanTrash() error {
+func (p *Pool) scanTrash(ctx context.Context) error {
 	// Opened anew: what emptyTmp has moved here since the pool's own descriptor was opened is not read through that on btrfs.
 	trash, err := p.root.openDir(trashDir)
 	if err != nil {
@@ -151,9 +154,7 @@ func (p *Pool) scanTrash() error {
 	}
 	for _, name := range names {
 		d := discarded{name: name, thrown: time.Now(), due: p.thrownAt(name).Add(p.opts.TrashRetention)}
-		if err := p.recognize(&d); err != nil {
-			return err
-		}
+		p.recognize(ctx, &d)
 		d.tag = p.holdDiscarded(name, d.tag)
 		p.ledger.addTrash(d.bytes)
 		p.purger.add(d)
@@ -162,24 +163,24 @@ func (p *Pool) scanTrash() error {
 }
 
 // recognize reads the record of an entry of trash/, a volume's or a snapshot's, for what it was promised and counted under. Without one
-// nothing was.
-func (p *Pool) recognize(d *discarded) error {
+// nobody knows.
+func (p *Pool) recognize(ctx context.Context, d *discarded) {
 	if v, err := p.readRecord(p.trash, d.name, withoutSuffix(d.name)); err == nil {
 		d.bytes, d.tag = v.PromisedBytes(), backend.Tag(v.QuotaID)
-		return nil
+		return
 	}
 	dirName, ok := strings.CutPrefix(withoutSuffix(d.name), snapshotEntryPrefix)
-	if !ok {
-		return nil
-	}
 	s, err := p.readSnapshot(p.trash, d.name, dirName)
-	if err != nil {
-		return nil //nolint:nilerr // half a snapshot, without a record
+	if !ok || err != nil { // half a volume or snapshot
+		d.uncounted = true
+		return
 	}
 	d.bytes, d.tag = s.HeldBytes, backend.Tag(s.QuotaID)
 	d.source, d.keeps = s.Source, backend.Tag(s.SourceQuotaID)
-	p.snapshotIndex.keep(d.keeps, d.bytes)
-	return p.relimit(d.source) // it was adopted before anybody knew
+	p.snapshotIndex.keep(keptBy(s), d.bytes)
+	if err := p.relimit(d.source); err != nil { // it was adopted before anybody knew
+		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need", "pool", p.opts.Name, "volumeID", d.source)
+	}
 }
 
 // holdDiscarded is 0 for an entry whose quota is another volume's: a crash came after the release.

@@ -99,19 +99,11 @@ func (v Volume) makeFilesystem(ctx context.Context, image *os.File, at mount.Tar
 	if err := v.Pool.CheckDetached(v.ID); err != nil {
 		return err
 	}
-	if err := v.Pool.ClearImage(v.Volume, image); err != nil {
-		return err
-	}
-	failpoint.Here("stage.cleared")
-	device, err := v.attach(ctx, image, loopdev.Options{})
+	device, err := v.format(ctx, image, at)
 	if err != nil {
 		return err
 	}
 	defer device.Close()
-	if err := onDirectory(at, func(dir *os.File) error { return filesystem.Make(device.Path(), dir, v.Spec) }); err != nil {
-		return err
-	}
-	failpoint.Here("stage.made")
 	err = v.populate(at)
 	if err == nil {
 		failpoint.Here("stage.populated")
@@ -121,6 +113,29 @@ func (v Volume) makeFilesystem(ctx context.Context, image *os.File, at mount.Tar
 		return errors.Join(err, mount.Unmount(at))
 	}
 	return nil
+}
+
+// format makes the filesystem and mounts it, while nobody copies the image.
+func (v Volume) format(ctx context.Context, image *os.File, at mount.Target) (*loopdev.Device, error) {
+	release, err := v.Pool.Claim(v.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := v.Pool.ClearImage(v.Volume, image); err != nil {
+		return nil, err
+	}
+	failpoint.Here("stage.cleared")
+	device, err := v.attach(ctx, image, loopdev.Options{})
+	if err != nil {
+		return nil, err
+	}
+	if err := onDirectory(at, func(dir *os.File) error { return filesystem.Make(device.Path(), dir, v.Spec) }); err != nil {
+		device.Close()
+		return nil, err
+	}
+	failpoint.Here("stage.made")
+	return device, nil
 }
 
 // populate makes what pods will see, durable with all of the filesystem.
