@@ -2,8 +2,10 @@ package copytree
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,11 +61,22 @@ func (c *copier) pace(dst descriptor) error {
 	return nil
 }
 
-// leasePatience is how often we look whether a lease is gone (the kernel breaks it after /proc/sys/fs/lease-break-time, 45 s).
-const leasePatience = 20 * time.Millisecond
+// leaseInterval is how often we look whether a lease is gone.
+const leaseInterval = 20 * time.Millisecond
+
+// leasePatience is twice the time after which the kernel breaks a lease: who has one longer takes it again and again.
+func leasePatience() (time.Duration, error) {
+	content, err := os.ReadFile("/proc/sys/fs/lease-break-time")
+	if err != nil {
+		return 0, err
+	}
+	seconds, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	return 2 * time.Duration(seconds) * time.Second, err
+}
 
 // reopen opens for reading what is known to be a regular file.
 func (c *copier) reopen(path descriptor) (descriptor, error) {
+	var begin time.Time
 	for {
 		fd, err := unix.Openat(int(c.self), strconv.Itoa(int(path)), readFile|unix.O_CLOEXEC, 0)
 		switch {
@@ -71,13 +84,29 @@ func (c *copier) reopen(path descriptor) (descriptor, error) {
 			return descriptor(fd), nil
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
-			if err := c.pause(leasePatience); err != nil {
+			if begin.IsZero() {
+				begin = time.Now()
+			}
+			if err := c.awaitLease(begin); err != nil {
 				return -1, err
 			}
 		default:
 			return -1, os.NewSyscallError("open", err)
 		}
 	}
+}
+
+// awaitLease pauses, unless it has been done for long enough.
+func (c *copier) awaitLease(begin time.Time) error {
+	patience, err := c.leasePatience()
+	if err != nil {
+		return err
+	}
+	if waited := time.Since(begin); waited > patience {
+		return fmt.Errorf("a file could not be opened for %s: a process keeps a lease on it (fcntl(2), F_SETLEASE) and takes it again: %w",
+			waited.Round(time.Millisecond), unix.EAGAIN)
+	}
+	return c.pause(leaseInterval)
 }
 
 func (c *copier) pause(d time.Duration) error {

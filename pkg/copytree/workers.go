@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +32,8 @@ type copier struct {
 	paces    sync.WaitGroup
 	// plain and slow are set once the two files of a copy have turned out to be where nothing can be shared or copied by the kernel.
 	plain, slow atomic.Bool
+	// leasePatience is how long a file may be leased, but in tests.
+	leasePatience func() (time.Duration, error)
 }
 
 // newCopier starts the workers; done waits for them.
@@ -44,6 +47,7 @@ func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, do
 	}
 	running, fail := context.WithCancelCause(ctx)
 	c = &copier{Options: opts, ctx: running, fail: fail, idle: make(chan func()), links: links{root: dst}, self: descriptor(self)}
+	c.leasePatience = leasePatience
 	var workers sync.WaitGroup
 	for range opts.Workers - 1 {
 		workers.Go(func() {
