@@ -94,11 +94,12 @@ func Tree(ctx context.Context, src, dst *os.File, opts Options) (Stats, error) {
 	defer runtime.KeepAlive(dst)
 	done := make(chan error)
 	go func() {
-		yieldProcessor()
+		back := yieldProcessor()
 		err := copyTree(ctx, descriptor(src.Fd()), descriptor(dst.Fd()), opts)
 		if err == nil && opts.Durability == Durable {
 			err = makeDurable(descriptor(dst.Fd()))
 		}
+		back()
 		done <- err
 	}()
 	err := <-done

@@ -383,3 +383,21 @@ func TestLeasedFileIsCopiedWhenTheLeaseIsGivenBack(t *testing.T) {
 	must(t, <-given)
 	wantSame(t, portray(t, w.dst), want)
 }
+
+// A process may be killed when the thread ends that has started it: no thread ends, and none stays slow.
+func TestCopyLeavesThreadsAsTheyWere(t *testing.T) {
+	w := newWorld(t, disks.Ext4)
+	w.fillWithEverything()
+	w.copy(Options{Workers: 4})
+	threads, err := os.ReadDir("/proc/self/task")
+	must(t, err)
+	own, err := unix.Getpriority(unix.PRIO_PROCESS, os.Getpid())
+	must(t, err)
+	for _, thread := range threads {
+		id, err := strconv.Atoi(thread.Name())
+		must(t, err)
+		if priority, err := unix.Getpriority(unix.PRIO_PROCESS, id); err == nil && priority != own {
+			t.Errorf("thread %d has the priority %d, the process %d", id, priority, own)
+		}
+	}
+}

@@ -47,7 +47,7 @@ func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, do
 	var workers sync.WaitGroup
 	for range opts.Workers - 1 {
 		workers.Go(func() {
-			yieldProcessor()
+			defer yieldProcessor()()
 			for work := range c.idle {
 				work()
 			}
@@ -65,11 +65,22 @@ func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, do
 // niceness is what nice(1) gives by default: who has anything else to do on the processor goes first.
 const niceness = 10
 
-// yieldProcessor gives the goroutine a thread of its own, of low priority, which ends with it: a copy is long, and an RPC that comes
-// meanwhile is short. (The disk's priority follows: ioprio_set(2).) Where it is not allowed, the copy is as important as all else.
-func yieldProcessor() {
+// yieldProcessor keeps the goroutine on one thread, of low priority, until back is called: a copy is long, and an RPC that comes meanwhile
+// is short. (The disk's priority follows: ioprio_set(2).) Where it is not allowed, the copy is as important as all else. The thread
+// lives on: processes that it has started may be told of its end (prctl(2), PR_SET_PDEATHSIG).
+func yieldProcessor() (back func()) {
 	runtime.LockOSThread()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), niceness)
+	thread := unix.Gettid()
+	raw, err := unix.Getpriority(unix.PRIO_PROCESS, thread)
+	before := 20 - raw // the system call has no negative results, unlike its wrapper in C
+	if err != nil || before >= niceness || unix.Setpriority(unix.PRIO_PROCESS, thread, niceness) != nil {
+		return runtime.UnlockOSThread
+	}
+	return func() {
+		if unix.Setpriority(unix.PRIO_PROCESS, thread, before) == nil {
+			runtime.UnlockOSThread()
+		} // or else the thread ends with the goroutine
+	}
 }
 
 // offer has work done by a worker that is idle, and counted in the group; false if there is none. Work may offer further work and wait for

@@ -138,7 +138,20 @@ func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error
 		klog.FromContext(ctx).Info("Sizes are counted but not enforced in this pool: a volume can fill its filesystem",
 			"pool", c.Name, "path", c.Path, "backend", p.Backend(), "quota", c.Quota)
 	}
+	if err == nil {
+		warnIfVolatile(ctx, c, p)
+	}
 	return p, err
+}
+
+// warnIfVolatile says it of a pool whose volumes nobody will find again. It is used all the same: a test cluster may have nothing else.
+func warnIfVolatile(ctx context.Context, c PoolConfig, p *pool.Pool) {
+	filesystem, err := p.Volatile()
+	if err == nil && filesystem == "" {
+		return
+	}
+	klog.FromContext(ctx).Error(err, "The data of this pool does not survive a reboot: it is in memory (tmpfs), or in a container's own "+
+		"layer (overlay). Give the pool a directory of the node's disk", "pool", c.Name, "path", c.Path, "filesystem", filesystem)
 }
 
 // checkUnique refuses a pool that has the ID of another configured one. Both of them: which one is the copy nobody can tell, and a

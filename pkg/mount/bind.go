@@ -26,7 +26,8 @@ type API int
 const (
 	// DescriptorAPI is open_tree(2), mount_setattr(2), move_mount(2): the mount appears with all its attributes at once.
 	DescriptorAPI API = iota
-	// ClassicAPI is mount(2) twice, for kernels before 5.12: for a moment the mount has the attributes of the pool's own.
+	// ClassicAPI is mount(2) twice, for kernels before 5.12: for a moment the mount has the attributes of the pool's own. What it shows
+	// in other mount namespaces keeps those, because the second call does not propagate.
 	ClassicAPI
 )
 
@@ -41,6 +42,9 @@ func NewBinder() Binder {
 	}
 	return Binder{api: DescriptorAPI}
 }
+
+// IsClassic says whether the kernel has only the classic API.
+func (b Binder) IsClassic() bool { return b.api == ClassicAPI }
 
 // NewBinderWith uses that API whatever the kernel has.
 func NewBinderWith(api API) Binder { return Binder{api: api} }
@@ -67,7 +71,7 @@ func (b Binder) Bind(source *os.File, t Target, options Options) error {
 	}
 	failpoint.Here("publish.target-made")
 	if !made {
-		if done, err := at.alreadyShows(from, options); done || err != nil {
+		if done, err := b.alreadyShows(at, from, options); done || err != nil {
 			return err
 		}
 	}
@@ -103,7 +107,7 @@ func mountFlags(f *os.File) (int64, error) {
 }
 
 // alreadyShows looks at a target that exists: true if the work is done, an error if something else is in the way.
-func (p *place) alreadyShows(source state, options Options) (bool, error) {
+func (b Binder) alreadyShows(p *place, source state, options Options) (bool, error) {
 	st, err := p.look()
 	if err != nil {
 		return false, &os.PathError{Op: "stat", Path: p.target.String(), Err: err}
@@ -114,20 +118,45 @@ func (p *place) alreadyShows(source state, options Options) (bool, error) {
 	if st.id != source.id {
 		return false, fmt.Errorf("%w: something else is mounted at %s: unmount it", volume.ErrInUse, p.target)
 	}
-	shown, err := p.pin()
+	have, err := p.flags()
 	if err != nil {
 		return false, err
 	}
-	defer shown.Close()
-	have, err := mountFlags(shown)
-	if err != nil {
-		return false, err
+	if b.leftHalfMade(have) {
+		if have, err = p.finish(options); err != nil {
+			return false, err
+		}
 	}
 	if !options.satisfiedBy(have) {
 		return false, fmt.Errorf("%w: the volume is mounted at %s with %s, asked for is %s", volume.ErrIncompatible, p.target,
 			describe(func(a attribute) bool { return have&a.st != 0 }), options)
 	}
 	return true, nil
+}
+
+// leftHalfMade says whether a mount of the volume is what a crash has left between the two calls of the classic API. All that the driver
+// finishes is nosuid, so nothing that a pod was given is taken for one. (Where the pool's own mount is nosuid the first call's is, too:
+// then a retry that wants more, such as read-only, is refused until the target is unpublished.)
+func (b Binder) leftHalfMade(flags int64) bool {
+	return b.api == ClassicAPI && flags&unix.ST_NOSUID == 0
+}
+
+// finish does what a crash came before, and returns the flags of the mount then.
+func (p *place) finish(options Options) (int64, error) {
+	if err := restrict(p, options); err != nil {
+		return 0, err
+	}
+	return p.flags()
+}
+
+// flags are the ST_ flags of the topmost mount at the place.
+func (p *place) flags() (int64, error) {
+	shown, err := p.pin()
+	if err != nil {
+		return 0, err
+	}
+	defer shown.Close()
+	return mountFlags(shown)
 }
 
 func (b Binder) attach(source *os.File, at *place, options Options) error {

@@ -2,6 +2,7 @@ package mount
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,6 +53,40 @@ func TestBindHasTheAttributesAskedFor(t *testing.T) {
 				wantMounts(t, at.String(), 1)
 				wantAttributes(t, at.String(), tc.shown, tc.hidden)
 				wantWritable(t, at.String(), tc.source, !slices.Contains(tc.shown, "ro"))
+			})
+		}
+	}
+}
+
+// The classic API mounts first and restricts then. A crash in between leaves the first half, which only that API's retry takes for its
+// own: with the other one nothing is ever half made.
+func TestRetryFinishesWhatACrashLeftHalfMade(t *testing.T) {
+	for _, k := range []kind{fullDir, fullFile} {
+		for _, readOnly := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s read-only %t", k, readOnly), func(t *testing.T) {
+				at, source := target(t, newBase(t), "target"), newSource(t, k)
+				put(t, at.String(), map[kind]kind{fullDir: emptyDir, fullFile: emptyFile}[k])
+				if err := unix.Mount(fdPath(source), at.String(), "", unix.MS_BIND, ""); err != nil {
+					t.Fatal(err)
+				}
+				asked := options(t, readOnly, "noexec")
+				if err := NewBinderWith(DescriptorAPI).Bind(source, at, asked); !errors.Is(err, volume.ErrIncompatible) {
+					t.Errorf("with the other API: %v, want ErrIncompatible", err)
+				}
+				if err := NewBinderWith(ClassicAPI).Bind(newSource(t, k), at, asked); !errors.Is(err, volume.ErrInUse) {
+					t.Errorf("another volume: %v, want ErrInUse", err)
+				}
+				for range 2 {
+					if err := NewBinderWith(ClassicAPI).Bind(source, at, asked); err != nil {
+						t.Fatal(err)
+					}
+				}
+				wantMounts(t, at.String(), 1)
+				wantAttributes(t, at.String(), []string{"nosuid", "nodev", "noexec"}, nil)
+				wantWritable(t, at.String(), k, !readOnly)
+				if err := NewBinderWith(ClassicAPI).Bind(source, at, options(t, !readOnly)); !errors.Is(err, volume.ErrIncompatible) {
+					t.Errorf("once finished, with other options: %v, want ErrIncompatible", err)
+				}
 			})
 		}
 	}

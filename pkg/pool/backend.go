@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
@@ -81,6 +82,17 @@ func (p *Pool) detectAny(ctx context.Context, root *os.File) (backend.Backend, e
 		return q, err
 	}
 	return plain.Plain{}, nil
+}
+
+// Volatile names the pool's filesystem if what is in it is lost with a reboot, or with the container that it belongs to; else "".
+func (p *Pool) Volatile() (string, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
+		return "", fmt.Errorf("statfs of pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
+	}
+	return map[int64]string{
+		unix.TMPFS_MAGIC: "tmpfs", unix.RAMFS_MAGIC: "ramfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay",
+	}[st.Type], nil
 }
 
 // backendOf is what holds a volume of that kind to its size: the pool's filesystem, or the image that it is in.

@@ -91,7 +91,7 @@ func (empty) make(_ context.Context, p *Pool, d dir, v *volume.Volume) (*os.File
 // checkInodes refuses what would be a limit in the record only. Another node's pool of that name may have a filesystem that can.
 // Errors: ErrNoSpace.
 func (p *Pool) checkInodes(s volume.Spec) error {
-	if s.Inodes == 0 || p.backend.LimitsInodes() {
+	if s.Inodes == 0 || p.backendOf(s).LimitsInodes() {
 		return nil
 	}
 	return fmt.Errorf("%w here: parameter %q is %d, and pool %s cannot limit numbers of files: that takes XFS or ext4, mounted with "+

@@ -247,3 +247,30 @@ func TestRateHoldsCopies(t *testing.T) {
 		t.Errorf("4 MiB at 4 MiB/s took %s", took)
 	}
 }
+
+// The driver's context ends before its calls do: those that wait for a copy must not hold up its end.
+func TestCopiesEndWithTheContextOfTheirPool(t *testing.T) {
+	first, v, _ := slowPool(t)
+	closePool(t, first)
+	ctx, stop := context.WithCancel(t.Context())
+	p, err := Open(ctx, first.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closePool(t, p)
+	g := newGate()
+	p.throttle.limiter = g
+	ended := make(chan error)
+	go func() {
+		_, err := p.CreateFrom(t.Context(), from(t, "clone", volume.FromVolume(v.ID), 64*mib), only{p})
+		ended <- err
+	}()
+	<-g.reached
+	stop()
+	if err := <-ended; !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("%v, want ErrUnavailable", err)
+	}
+	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "late", v.ID)); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("a copy that is begun after that: %v, want ErrUnavailable", err)
+	}
+}

@@ -53,6 +53,26 @@ func TestOpenMakesAPoolOfAnUnusedDirectory(t *testing.T) {
 	}
 }
 
+func TestPoolInMemoryIsToldFromOneOnADisk(t *testing.T) {
+	onDisk := disks.New(t, disks.Ext4, 16*mib)
+	inMemory := t.TempDir()
+	if err := unix.Mount("tmpfs", inMemory, "tmpfs", 0, "size=16m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(inMemory, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	for dir, want := range map[string]string{onDisk.Dir: "", inMemory: "tmpfs"} {
+		p := openPool(t, Options{Name: "p", Path: filepath.Join(dir, "pool")})
+		if got, err := p.Volatile(); got != want || err != nil {
+			t.Errorf("%s: %q, %v, want %q", dir, got, err, want)
+		}
+		closePool(t, p)
+	}
+}
+
 // Only a bind mount may show anything of a pool to anybody but root.
 func TestPoolIsClosedToEverybodyButRoot(t *testing.T) {
 	root := t.TempDir()

@@ -165,24 +165,36 @@ func (p *Parameters) set(setters map[string]setter, params map[string]string, kn
 
 // check refuses combinations that say two things, or nothing.
 func (p *Parameters) check(params map[string]string) error {
-	switch _, typeGiven := params[ParamType]; {
+	if p.Path != "" {
+		if err := p.checkReference(params); err != nil {
+			return err
+		}
+	}
+	switch {
 	case p.Path == "" && !slices.Contains(ManagedTypes(), p.Spec.Type):
 		return fmt.Errorf("%w: parameter %q is %q, which is an existing path of the host: name it with %q, or use one of %v",
 			ErrInvalid, ParamType, p.Spec.Type, ParamPath, ManagedTypes())
-	case p.Path != "" && !typeGiven:
-		return fmt.Errorf("%w: parameter %q needs %q beside it, one of %v", ErrInvalid, ParamPath, ParamType, Types())
-	case p.Path != "" && p.Pool != "":
-		return fmt.Errorf("%w: parameter %q is %q: a path of the host is in no %q", ErrInvalid, ParamPath, p.Path, ParamPool)
-	case p.Path != "" && (p.backing != "" || p.allocation != ""):
-		return fmt.Errorf("%w: parameter %q is %q: a path of the host has no %q and no %q",
-			ErrInvalid, ParamPath, p.Path, ParamBacking, ParamAllocation)
 	case p.Spec.Inodes != 0 && (p.Path != "" || p.Spec.Type != DirectoryOrCreate):
 		return fmt.Errorf("%w: parameter %q is %q: only a directory that a pool makes is limited to a number of files",
 			ErrInvalid, ParamInodes, params[ParamInodes])
 	case p.Spec.Type == FileOrCreate && p.Spec.Mode&^0o777 != 0:
 		return fmt.Errorf("%w: parameter %q is %q: a file volume takes permission bits up to 0777", ErrInvalid, ParamMode, params[ParamMode])
+	default:
+		return nil
 	}
-	if p.Spec.Type.Creates() {
+}
+
+// checkReference is check for what only a path of the host can contradict.
+func (p *Parameters) checkReference(params map[string]string) error {
+	switch _, typeGiven := params[ParamType]; {
+	case !typeGiven:
+		return fmt.Errorf("%w: parameter %q needs %q beside it, one of %v", ErrInvalid, ParamPath, ParamType, Types())
+	case p.Pool != "":
+		return fmt.Errorf("%w: parameter %q is %q: a path of the host is in no %q", ErrInvalid, ParamPath, p.Path, ParamPool)
+	case p.backing != "" || p.allocation != "":
+		return fmt.Errorf("%w: parameter %q is %q: a path of the host has no %q and no %q",
+			ErrInvalid, ParamPath, p.Path, ParamBacking, ParamAllocation)
+	case p.Spec.Type.Creates():
 		return nil
 	}
 	for _, key := range []string{ParamMode, ParamUID, ParamGID} {
