@@ -78,8 +78,8 @@ func TestPodMakesAFilesystemOnItsBlockDevice(t *testing.T) {
 	}
 }
 
-// TestImageHasItsSizeAndGrows: `df` in the pod shows the volume, not the pool, on a filesystem without quotas. (XFS, because resize2fs wants
-// CAP_SYS_RESOURCE, which not every machine that this runs on has to give.)
+// TestImageHasItsSizeAndGrows: `df` in the pod shows the volume, not the pool, on a filesystem without quotas. (XFS, because resize2fs
+// wants CAP_SYS_RESOURCE, which not every machine that this runs on has to give.)
 func TestImageHasItsSizeAndGrows(t *testing.T) {
 	ns := newNamespace(t)
 	p := mounts("data", "/data")

@@ -102,7 +102,7 @@ func putSQLite(t *testing.T, node *cluster.Node) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(target, name), content, 0o755); err != nil { //nolint:gosec // a program for everybody
+		if err := os.WriteFile(filepath.Join(target, name), content, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
