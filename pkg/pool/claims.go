@@ -13,8 +13,8 @@ type identified interface {
 	Dir() string
 }
 
-// claims says who works on what. A claim is for one operation that changes a thing; a hold keeps a thing from being deleted, and an image from
-// being expanded, while something is copied from it, and there may be many.
+// claims says who works on what. A claim is for one operation that changes a thing; a hold keeps a thing from being deleted, and an image
+// from being expanded, while something is copied from it, and there may be many.
 type claims struct {
 	mu      sync.Mutex
 	claimed map[string]struct{}

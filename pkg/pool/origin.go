@@ -184,7 +184,7 @@ func (p *Pool) relimit(id volume.ID) error {
 	for set := int64(-1); ; {
 		e, ok := p.index.get(id.Dir())
 		if !ok || id.Pool() != p.id || e.damaged != nil || e.unenforced || e.volume.QuotaID == 0 {
-			return nil // there is no size that could be held
+			return nil //nolint:nilerr // a volume that is gone, damaged or unenforced has no size to hold
 		}
 		v := e.volume
 		limit := p.limitOf(v)

@@ -14,7 +14,7 @@ import (
 
 // queueing is a context that says when somebody begins to wait for its end.
 type queueing struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context
 
 	waits chan struct{}
 	once  *sync.Once
@@ -25,7 +25,8 @@ func (q queueing) Done() <-chan struct{} {
 	return q.Context.Done()
 }
 
-// queued begins a copy in a pool in which it is not its turn. It returns when the copy waits; leave gives it the turn and says how it ended.
+// queued begins a copy in a pool in which it is not its turn. It returns when the copy waits; leave gives it the turn and says how it
+// ended.
 func queued(t *testing.T, p *Pool, work func(context.Context) error) (leave func() error) {
 	t.Helper()
 	p.throttle.turns <- struct{}{}
