@@ -224,7 +224,9 @@ func TestRefusedHostPathSaysWhyInThePodsEvents(t *testing.T) {
 		{"namespace", []string{"path", "/srv/team", "type", "Directory"}, []string{"the one for /srv/team is for the namespaces [kube-system]"}},
 		{"inline", []string{"path", "/srv/closed", "type", "Directory"}, []string{"the one for /srv/closed does not set inline: true"}},
 		{"device", []string{"path", "/srv/shared/dir", "type", "BlockDevice"}, []string{"the one for /srv/shared names no device types"}},
-		{"read-only", []string{"path", "/srv/models/new", "type", "DirectoryOrCreate"}, []string{"the hostPaths rule for /srv/models is read-only"}},
+		{"read-only", []string{"path", "/srv/models/new", "type", "DirectoryOrCreate"}, []string{
+			"host path /srv/models/new does not exist, and nothing is made there: the hostPaths rule for /srv/models is read-only",
+		}},
 		{"link", []string{"path", "/srv/shared/link/passwd", "type", "File"}, []string{"/srv/shared/link/passwd leads through a symbolic link"}},
 		{"parent", []string{"path", "/srv/shared/none/file", "type", "FileOrCreate"}, []string{"host path /srv/shared/none/file does not exist"}},
 		{"dots", []string{"path", "/srv/shared/../team", "type", "Directory"}, []string{`want a path without \".\", \"..\"`}},
@@ -309,7 +311,8 @@ func TestHostPathAndEmptyDirSideBySide(t *testing.T) {
 		t.Errorf("theirs:\n%s\nours:\n%s", theirs, ours)
 	}
 	for _, full := range []string{"theirs", "ours"} {
-		if err := shError(t, ns, "app", "dd if=/dev/zero of=/"+full+"/memory/file bs=1M count=4"); !strings.Contains(err.Error(), "No space left") {
+		err := shError(t, ns, "app", "dd if=/dev/zero of=/"+full+"/memory/file bs=1M count=4")
+		if !strings.Contains(err.Error(), "No space left") {
 			t.Errorf("%s: a full volume in memory says %v", full, err)
 		}
 	}

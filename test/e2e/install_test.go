@@ -46,6 +46,10 @@ storageClasses:
     reclaimPolicy: Retain
   - name: csi-hostpath-fast
     parameters: {pool: fast}
+  - name: csi-hostpath-image
+    parameters: {backing: image}
+  - name: csi-hostpath-image-xfs
+    parameters: {backing: image, csi.storage.k8s.io/fstype: xfs}
 `
 
 // install is the README's three commands. The label stands for the image that is loaded: under the same tag, a new one would not
@@ -72,8 +76,8 @@ func install(ctx context.Context, set ...string) error {
 
 // TestSnapshotControllerOfTheChartIsAccepted renders what a cluster without snapshots would get. This one has both already.
 func TestSnapshotControllerOfTheChartIsAccepted(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), *helm, "template", release, filepath.Join(root, "deploy/helm/csi-hostpath"), "--namespace", namespace,
-		"--set", "snapshotController.enabled=true,snapshotController.crds=true",
+	cmd := exec.CommandContext(t.Context(), *helm, "template", release, filepath.Join(root, "deploy/helm/csi-hostpath"),
+		"--namespace", namespace, "--set", "snapshotController.enabled=true,snapshotController.crds=true",
 		"--show-only", "templates/snapshotcrds.yaml", "--show-only", "templates/snapshotcontroller.yaml")
 	manifests, err := cmd.Output()
 	if err != nil {

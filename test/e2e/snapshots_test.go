@@ -53,7 +53,8 @@ func waitSnapshots(t *testing.T, ns string, names ...string) {
 // startLog has a pod append numbers with their checksums, each durable before the next.
 func startLog(t *testing.T, ns, name string) {
 	t.Helper()
-	sh(t, ns, name, `(i=0; while :; do i=$((i+1)); echo "$i $(echo $i | sha256sum)" >>/data/log; sync /data/log; usleep 20000; done) >/dev/null 2>&1 &`)
+	sh(t, ns, name, `(i=0; while :; do i=$((i+1)); echo "$i $(echo $i | sha256sum)" >>/data/log; sync /data/log; usleep 20000
+		done) >/dev/null 2>&1 &`)
 }
 
 // logLines counts the lines of a log that startLog wrote; one that is not whole, or out of its order, fails the test.
@@ -69,8 +70,8 @@ func logLines(t *testing.T, ns, name string) int {
 	return n
 }
 
-// TestSnapshotsAndClonesOfVolumesThatAreWritten takes one of each on every filesystem, while a pod writes, and looks at what they have. Nobody
-// says where the new pods are to run.
+// TestSnapshotsAndClonesOfVolumesThatAreWritten takes one of each on every filesystem, while a pod writes, and looks at what they have.
+// Nobody says where the new pods are to run.
 func TestSnapshotsAndClonesOfVolumesThatAreWritten(t *testing.T) {
 	ns := newNamespace(t)
 	var sources, copies, snapshots strings.Builder
@@ -81,8 +82,8 @@ func TestSnapshotsAndClonesOfVolumesThatAreWritten(t *testing.T) {
 		p.node = name
 		sources.WriteString(claim("data-"+name, "csi-hostpath", "64Mi") + pod("writer-"+name, p))
 		snapshots.WriteString(snapshot("snap-"+name, "data-"+name))
-		copies.WriteString(restored("restored-"+name, followed, "128Mi", "snap-"+name) + pod("restored-"+name, mounts("restored-"+name, "/data")) +
-			cloned("cloned-"+name, followed, "64Mi", "data-"+name) + pod("cloned-"+name, mounts("cloned-"+name, "/data")))
+		copies.WriteString(restored("restored-"+name, followed, "128Mi", "snap-"+name) + cloned("cloned-"+name, followed, "64Mi", "data-"+name) +
+			pod("restored-"+name, mounts("restored-"+name, "/data")) + pod("cloned-"+name, mounts("cloned-"+name, "/data")))
 		writers, names = append(writers, "writer-"+name), append(names, "snap-"+name)
 		readers = append(readers, "restored-"+name, "cloned-"+name)
 	}
@@ -119,7 +120,8 @@ func TestSnapshotsAndClonesOfVolumesThatAreWritten(t *testing.T) {
 			t.Errorf("the copies are not independent of their source on %s", node.Name())
 		}
 	}
-	sh(t, ns, "restored-"+nodeWith(t, "btrfs").Name(), "dd if=/dev/urandom of=/data/file bs=1M count=96 conv=fsync") // what the source's size would not hold
+	// What the source's size would not hold.
+	sh(t, ns, "restored-"+nodeWith(t, "btrfs").Name(), "dd if=/dev/urandom of=/data/file bs=1M count=96 conv=fsync")
 
 	// A snapshot outlives its volume.
 	deletePod(t, ns, writers...)
