@@ -38,7 +38,7 @@ func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 		return err
 	}
 	if done {
-		return v.grow(ctx, at)
+		return v.grow(at)
 	}
 	image, err := v.Pool.OpenImage(v.ID)
 	if err != nil {
@@ -51,7 +51,7 @@ func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 	if err := v.mountFilesystem(ctx, image, at); err != nil {
 		return err
 	}
-	return v.grow(ctx, at)
+	return v.grow(at)
 }
 
 // resume looks at what an earlier call has left at the staging path: true if it is the mounted filesystem. One that may not be whole,
@@ -214,7 +214,7 @@ func (v Volume) attach(ctx context.Context, image *os.File, options loopdev.Opti
 }
 
 // grow makes the filesystem at a mount point of it as large as the image, and says so in the record.
-func (v Volume) grow(ctx context.Context, at mount.Target) error {
+func (v Volume) grow(at mount.Target) error {
 	if v.FilesystemBytes >= v.CapacityBytes {
 		return nil
 	}
@@ -236,10 +236,10 @@ func (v Volume) grow(ctx context.Context, at mount.Target) error {
 
 // Grow makes a filesystem that is mounted at one of the candidates as large as its image has become. One that is mounted at none grows when
 // it is staged.
-func (v Volume) Grow(ctx context.Context, candidates ...mount.Target) error {
+func (v Volume) Grow(candidates ...mount.Target) error {
 	for _, at := range candidates {
 		if v.isDirectoryAt(at) { // btrfs(8) takes nothing else
-			return v.grow(ctx, at)
+			return v.grow(at)
 		}
 	}
 	return nil
