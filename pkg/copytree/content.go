@@ -104,20 +104,29 @@ func (c *copier) content(src, dst descriptor, a attributes) error {
 		c.Progress.sharedBytes.Add(a.blocks)
 		return nil
 	}
-	reached, err := c.extents(src, dst, a)
-	if err != nil || reached == a.size {
-		return err
-	}
-	return finish(src, dst, reached, a.size)
+	return c.upToEnd(src, dst, a)
 }
 
-// finish makes the copy as long as the file was, or is by now if that is less: behind what was reached is a hole, or nothing any more.
-func finish(src, dst descriptor, reached, size int64) error {
-	now, err := src.attributes()
-	if err != nil {
-		return err
+// emptied bounds how often a file is looked at again that ended before its size and has changed meanwhile.
+const emptied = 10
+
+// upToEnd copies what is not a hole, and makes the copy as long as the file was, or is by now if that is less. Where the data ends before
+// that, a hole follows; or the file was emptied, and has been written again since then, which must not become a hole.
+func (c *copier) upToEnd(src, dst descriptor, a attributes) (err error) {
+	seen, reached := a, int64(0)
+	for tries := 1; ; tries++ {
+		if reached, err = c.extents(src, dst, a, reached); err != nil || reached == a.size {
+			return err
+		}
+		now, err := src.attributes()
+		if err != nil {
+			return err
+		}
+		if now.ctime == seen.ctime || tries == emptied {
+			return os.NewSyscallError("ftruncate", unix.Ftruncate(int(dst), min(a.size, max(reached, now.size))))
+		}
+		seen = now
 	}
-	return os.NewSyscallError("ftruncate", unix.Ftruncate(int(dst), min(size, max(reached, now.size))))
 }
 
 // reflink makes dst share all of src's blocks; false where that cannot be.
@@ -155,12 +164,12 @@ func retry(call func() error) error {
 // seekFrom is the size from which on a file is asked for its holes; a smaller one has some if its blocks do not fill it.
 const seekFrom = 64 << 10
 
-// extents copies what is not a hole, and says where the last of it ended.
-func (c *copier) extents(src, dst descriptor, a attributes) (reached int64, err error) {
+// extents copies what is not a hole, from an offset on, and says where the last of it ended.
+func (c *copier) extents(src, dst descriptor, a attributes, from int64) (reached int64, err error) {
 	if a.size < seekFrom && a.blocks >= a.size {
-		return c.extent(src, dst, 0, a.size)
+		return c.extent(src, dst, from, a.size)
 	}
-	for reached < a.size {
+	for reached = from; reached < a.size; {
 		data, end, err := nextExtent(src, reached, a.size)
 		if err != nil || data == end {
 			return reached, err

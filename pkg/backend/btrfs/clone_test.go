@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,6 +99,7 @@ func TestFileVolumeIsCopiedWithItsHolder(t *testing.T) {
 func TestWhatTheFilesystemCannotCloneIsUnsupported(t *testing.T) {
 	t.Run("full quotas", func(t *testing.T) {
 		b, dir, tag := newVolume(t, full, 32*mib)
+		waitConsistent(t, b)
 		wantUnsupported(t, b, backend.Source{Dir: dir, Tag: tag})
 		if _, inconsistent, err := b.fs.status(); inconsistent || err != nil {
 			t.Errorf("the filesystem's numbers are inconsistent: %t, %v", inconsistent, err)
@@ -127,5 +129,22 @@ func wantUnsupported(t *testing.T, b *Btrfs, source backend.Source) {
 	}
 	if left, err := os.ReadDir(dir.Name()); err != nil || len(left) > 0 {
 		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+// waitConsistent waits for the rescan that turning full quotas on has begun.
+func waitConsistent(t *testing.T, b *Btrfs) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		_, inconsistent, err := b.fs.status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !inconsistent {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the rescan of the new filesystem does not end")
+		}
 	}
 }
