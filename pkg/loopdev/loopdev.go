@@ -177,6 +177,8 @@ func Find(image *os.File, access Access) (*Device, error) {
 		switch {
 		case errors.Is(err, os.ErrNotExist): // detached meanwhile
 			continue
+		case isOfDeadDisk(err) && !mayHave(n, image):
+			continue
 		case err != nil:
 			return nil, err
 		case d.status.backing == want && d.status.access() == access:
@@ -185,6 +187,28 @@ func Find(image *os.File, access Access) (*Device, error) {
 		d.Close()
 	}
 	return nil, fmt.Errorf("%s is on no loop device: %w", image.Name(), os.ErrNotExist)
+}
+
+// isOfDeadDisk says whether a device does not tell its file because the file's filesystem has died: LOOP_GET_STATUS64 asks that.
+func isOfDeadDisk(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOTCONN)
+}
+
+// mayHave says whether a device that cannot be asked may have a file, by the ends of their paths; in doubt it may. They have three parts
+// because one pool is told from another by nothing that both the kernel and we would call the same.
+func mayHave(number int, image *os.File) bool {
+	theirs, err := BackingPath(number)
+	if err != nil {
+		return true
+	}
+	ours, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", image.Fd()))
+	return err != nil || endOf(theirs) == endOf(ours)
+}
+
+// endOf is the last three parts of a path.
+func endOf(path string) string {
+	parts := strings.Split(path, "/")
+	return strings.Join(parts[max(0, len(parts)-3):], "/")
 }
 
 // isOpenNowhere asks for a write lease, which nobody gets while a loop device, or anybody else, has the file open (fcntl(2), F_SETLEASE).

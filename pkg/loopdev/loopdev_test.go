@@ -296,3 +296,33 @@ func TestNodeOfADeviceIsThatDevice(t *testing.T) {
 		t.Errorf("its file is %v, want %v (%v)", got.Backing(), want, err)
 	}
 }
+
+func TestDeviceOfADeadDiskIsInNobodysWay(t *testing.T) {
+	disk := disks.New(t, disks.XFS, 0)
+	dead, err := os.Create(filepath.Join(disk.Dir, "image"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dead.Close()
+	if err := dead.Truncate(mib); err != nil {
+		t.Fatal(err)
+	}
+	d := attach(t, dead, loopdev.Options{})
+	defer d.Close()
+	healthy := newImage(t, t.TempDir(), mib)
+	other := attach(t, healthy, loopdev.Options{})
+	defer other.Close()
+	disk.Shutdown(t)
+	if d, err := loopdev.Open(d.Number()); !errors.Is(err, unix.EIO) {
+		t.Fatalf("the device of the dead disk says %v, %v, want EIO", d, err)
+	}
+	wantNone(t, healthy, loopdev.ReadOnly) // none of all devices
+	node, err := d.Node()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	if n, err := loopdev.NumberOfNode(node); n != d.Number() || err != nil {
+		t.Errorf("its node is that of device %d, %v, want %d", n, err, d.Number())
+	}
+}

@@ -16,31 +16,53 @@ import (
 // Under returns the device under the filesystem that an open file, also one opened with O_PATH, is on. It costs a few system calls.
 // Errors: os.ErrNotExist when that is no loop device.
 func Under(f *os.File) (*Device, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
-	}
-	if n, ok := numberOf(st.Dev); ok {
-		return Open(n)
-	}
-	path, err := btrfsDevice(f)
+	n, err := NumberUnder(f)
 	if err != nil {
 		return nil, err
 	}
-	return Open(numberAt(path))
+	return Open(n)
+}
+
+// NumberUnder is the number of the device that Under opens. It asks nothing of the device, whose file may be on a disk that has died.
+func NumberUnder(f *os.File) (int, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	if n, ok := numberOf(st.Dev); ok {
+		return n, nil
+	}
+	path, err := btrfsDevice(f)
+	if err != nil {
+		return 0, err
+	}
+	n, ok := NumberAt(path)
+	if !ok {
+		return 0, fmt.Errorf("%s is on no loop device: %w", f.Name(), os.ErrNotExist)
+	}
+	return n, nil
 }
 
 // NodeOf is the device whose node an open file, also one opened with O_PATH, is. Errors: os.ErrNotExist when it is no loop device's.
 func NodeOf(f *os.File) (*Device, error) {
+	n, err := NumberOfNode(f)
+	if err != nil {
+		return nil, err
+	}
+	return Open(n)
+}
+
+// NumberOfNode is the number of the device that NodeOf opens. It asks nothing of the device, as NumberUnder.
+func NumberOfNode(f *os.File) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+		return 0, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
 	n, ok := numberOf(st.Rdev)
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK || !ok {
-		return nil, fmt.Errorf("%s is no loop device: %w", f.Name(), os.ErrNotExist)
+		return 0, fmt.Errorf("%s is no loop device: %w", f.Name(), os.ErrNotExist)
 	}
-	return Open(n)
+	return n, nil
 }
 
 // NumberAt is the number in a device's name, as the mount table has it; false if that is no loop device.

@@ -1,7 +1,6 @@
 package nodeserver
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -23,7 +22,7 @@ func (s *Server) openStaged(v staging.Volume, stagingPath string) (*os.File, err
 
 // growStaged makes the filesystem of an image that is in use as large as the image. kubelet names both paths; the volume may be mounted at
 // neither, and grows when it is staged.
-func (s *Server) growStaged(ctx context.Context, p *pool.Pool, id volume.ID, stagingPath string, at mount.Target) error {
+func (s *Server) growStaged(p *pool.Pool, id volume.ID, stagingPath string, at mount.Target) error {
 	v, err := p.Get(id)
 	if err != nil || !v.Spec.IsImage() {
 		return err
@@ -35,7 +34,7 @@ func (s *Server) growStaged(ctx context.Context, p *pool.Pool, id volume.ID, sta
 	if staged, err := s.parseTarget("staging_target_path", stagingPath); err == nil {
 		candidates = []mount.Target{staged, at}
 	}
-	return staging.Volume{Volume: v, Pool: p}.Grow(ctx, candidates...)
+	return staging.Volume{Volume: v, Pool: p}.Grow(candidates...)
 }
 
 // imageUsage is what df says in the pod, and of a raw block volume only the size. Errors: ErrNotFound when the volume is not at the target.

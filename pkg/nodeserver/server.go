@@ -304,7 +304,7 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, s.growStaged(ctx, p, id, req.GetStagingTargetPath(), at)
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, s.growStaged(p, id, req.GetStagingTargetPath(), at)
 }
 
 // find returns a volume's pool. A volume that is not there is told before any other fault of a request. Errors: ErrNotFound, also for

@@ -29,7 +29,7 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 	e, _ := p.index.get(id.Dir())
 	v := e.volume
 	if size.Contains(v.CapacityBytes) {
-		return v.CapacityBytes, nil
+		return v.CapacityBytes, p.settleRecord(e)
 	}
 	if v.CapacityBytes > size.Required {
 		return 0, fmt.Errorf("%w: volume %s has %d bytes and never shrinks; asked for are at most %d",
@@ -75,8 +75,8 @@ func (p *Pool) grow(ctx context.Context, e entry, bytes int64) error {
 		p.ledger.release(more)
 		return errors.Join(err, p.resize(v, p.limitOf(v)))
 	}
-	p.index.put(&e)
-	return p.relimit(v.ID)
+	// Nothing goes back from here on, also when the fsync fails: data that is shorter than its record is corrupt.
+	return errors.Join(p.putReplaced(e), p.relimit(v.ID))
 }
 
 func (p *Pool) resize(v volume.Volume, bytes int64) error {
@@ -88,7 +88,33 @@ func (p *Pool) resize(v volume.Volume, bytes int64) error {
 	return p.backendOf(v.Spec).Resize(d.File, backend.Tag(v.QuotaID), v.Spec, bytes)
 }
 
-// replaceRecord exchanges a volume's record by one rename(2), durable when it returns.
+// putReplaced puts an entry whose record was exchanged into the index, and makes the record durable. If that fails, the index says all the
+// same what the disk says; see settleRecord.
+func (p *Pool) putReplaced(e entry) error {
+	err := p.syncRecord(e.volume.ID)
+	e.unsettled = err != nil
+	p.index.put(&e)
+	return err
+}
+
+// settleRecord makes the record durable of an entry for which that has failed: nobody may build on what a power cut takes back.
+func (p *Pool) settleRecord(e *entry) error {
+	if !e.unsettled {
+		return nil
+	}
+	return p.syncRecord(e.volume.ID)
+}
+
+func (p *Pool) syncRecord(id volume.ID) error {
+	d, err := p.volumes.openDir(id.Dir())
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return p.commits.syncFile(d.File)
+}
+
+// replaceRecord exchanges a volume's record by one rename(2). An error says that the old one is there; putReplaced makes it durable.
 func (p *Pool) replaceRecord(v volume.Volume) error {
 	d, err := p.volumes.openDir(v.ID.Dir())
 	if err != nil {
@@ -111,5 +137,5 @@ func (p *Pool) replaceRecord(v volume.Volume) error {
 		return &os.LinkError{Op: "rename", Old: recordTmpFile, New: recordFile, Err: err}
 	}
 	failpoint.Here("record.renamed")
-	return d.Sync()
+	return nil
 }

@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -24,6 +23,11 @@ func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
 	v, err := p.Get(id)
 	if err != nil {
 		return nil, err
+	}
+	if e, ok := p.index.get(id.Dir()); ok {
+		if err := p.settleRecord(e); err != nil {
+			return nil, err
+		}
 	}
 	f, err := p.Data(id)
 	if err != nil {
@@ -61,9 +65,9 @@ func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
 	return own.Sync()
 }
 
-// SetFilesystemBytes puts into the record that a volume's image has a filesystem of that size, durably. Errors: ErrNotFound, ErrCorrupt,
-// ErrBusy.
-func (p *Pool) SetFilesystemBytes(ctx context.Context, id volume.ID, bytes int64) error {
+// SetFilesystemBytes puts into the record that a volume's image has a filesystem of that size, durably. It takes no context: the work is
+// done, and a caller that has given up would have it done again. Errors: ErrNotFound, ErrCorrupt, ErrBusy.
+func (p *Pool) SetFilesystemBytes(id volume.ID, bytes int64) error {
 	if err := p.index.claim(id); err != nil {
 		return err
 	}
@@ -74,10 +78,7 @@ func (p *Pool) SetFilesystemBytes(ctx context.Context, id volume.ID, bytes int64
 	found, _ := p.index.get(id.Dir())
 	e := *found
 	if e.volume.FilesystemBytes == bytes {
-		return nil
-	}
-	if err := ctx.Err(); err != nil {
-		return err
+		return p.settleRecord(&e)
 	}
 	if e.volume.FilesystemBytes == 0 { // a copy that began before it says that there is none, and would be formatted
 		if err := p.index.checkUnheld(id); err != nil {
@@ -88,8 +89,7 @@ func (p *Pool) SetFilesystemBytes(ctx context.Context, id volume.ID, bytes int64
 	if err := p.replaceRecord(e.volume); err != nil {
 		return err
 	}
-	p.index.put(&e)
-	return nil
+	return p.putReplaced(e)
 }
 
 // IsImageOf says whether a device has a volume's image.
@@ -150,8 +150,11 @@ func (p *Pool) CheckDetached(id volume.ID) error {
 
 func (p *Pool) checkDetached(parent dir, entry string) error {
 	f, err := parent.openBelow(entry, dataEntry, unix.O_PATH)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil // it has no image
+	}
 	if err != nil {
-		return nil // what cannot be opened is on no device
+		return err
 	}
 	defer f.Close()
 	var st unix.Stat_t

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -72,7 +73,7 @@ func TestImageOfAnotherSizeThanItsRecordIsNotUsed(t *testing.T) {
 func TestFilesystemOnceMadeIsNeverClearedAlsoAfterARestart(t *testing.T) {
 	p := newPool(t)
 	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{})
-	if err := p.SetFilesystemBytes(t.Context(), v.ID, v.CapacityBytes); err != nil {
+	if err := p.SetFilesystemBytes(v.ID, v.CapacityBytes); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -211,10 +212,107 @@ func TestImageGrowsAndAnExpansionThatFailsLeavesItAsItWas(t *testing.T) {
 	wantLedger(t, p, mib+4096, 0)
 }
 
+func TestImageThatCannotBeLookedAtIsNotSaidToBeDetached(t *testing.T) {
+	p := newPool(t)
+	unreadable, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	unreadable.Close()
+	if err := p.checkDetached(dir{unreadable}, "v"); err == nil {
+		t.Error("it is on no device, says who could not look")
+	}
+	if err := p.checkDetached(p.volumes, "none"); err != nil {
+		t.Errorf("no image at all: %v", err)
+	}
+}
+
+// brokenDisk makes every later fsync of a directory fail, until the test mends it.
+func brokenDisk(p *Pool) (mend func()) {
+	whole := p.commits
+	p.commits = newCommits(func(*os.File) error { return unix.EIO })
+	return func() { p.commits = whole }
+}
+
+func TestImageThatGrewStaysAsLargeAsItsRecordAlsoWhenTheFsyncFails(t *testing.T) {
+	p := newPool(t)
+	v := createImage(t, p, imageSpec(""), volume.SizeRange{Required: mib})
+	mend := brokenDisk(p)
+	for range 2 { // the second finds the record, and still not durable
+		if _, err := expand(t, p, v.ID, 2*mib, 0); !errors.Is(err, unix.EIO) {
+			t.Errorf("without an fsync: %v, want EIO", err)
+		}
+		if f, err := p.OpenImage(v.ID); !errors.Is(err, unix.EIO) {
+			t.Errorf("opened %v, %v, want EIO", f, err)
+		}
+	}
+	wantLedger(t, p, 2*mib, 0)
+	mend()
+	if got, err := expand(t, p, v.ID, 2*mib, 0); got != 2*mib || err != nil {
+		t.Errorf("expanded to %d, %v", got, err)
+	}
+	for range 2 {
+		f, err := p.OpenImage(v.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		wantLedger(t, p, 2*mib, 0)
+		p = restart(t, p)
+	}
+}
+
+func TestFilesystemWhoseRecordIsNotDurableIsNeitherUsedNorCleared(t *testing.T) {
+	p := newPool(t)
+	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{})
+	image, err := p.OpenImage(v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	mend := brokenDisk(p)
+	for range 2 {
+		if err := p.SetFilesystemBytes(v.ID, v.CapacityBytes); !errors.Is(err, unix.EIO) {
+			t.Errorf("without an fsync: %v, want EIO", err)
+		}
+	}
+	if f, err := p.OpenImage(v.ID); !errors.Is(err, unix.EIO) {
+		t.Errorf("opened %v, %v, want EIO", f, err)
+	}
+	if v, err = p.Get(v.ID); v.FilesystemBytes != v.CapacityBytes || err != nil {
+		t.Errorf("memory says that the filesystem has %d bytes, %v", v.FilesystemBytes, err)
+	}
+	if err := p.ClearImage(v, image); !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("clearing it: %v, want ErrInUse", err)
+	}
+	mend()
+	if err := p.SetFilesystemBytes(v.ID, v.CapacityBytes); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRecordFromBeforeThereWereImagesIsADirectorys(t *testing.T) {
 	content := []byte(`{"formatVersion":1,"name":"v","spec":{"type":"DirectoryOrCreate","mode":493,"uid":0,"gid":0},"capacityBytes":1048576}`)
 	v, err := decodeRecord("0123456789ab", "v", content)
 	if want := (volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}); v.Spec != want || err != nil {
 		t.Errorf("got %+v, %v, want %+v", v.Spec, err, want)
+	}
+}
+
+// A driver from before there were images would take such a volume for a plain file, or a damaged directory.
+func TestRecordOfAnImageIsRefusedByDriversFromBeforeThereWereImages(t *testing.T) {
+	p := newPool(t)
+	for version, v := range map[string]volume.Volume{
+		`"formatVersion": 1,`: create(t, p, "directory", mib),
+		`"formatVersion": 2,`: createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{}),
+	} {
+		content, err := os.ReadFile(filepath.Join(p.opts.Path, volumesDir, v.ID.Dir(), recordFile))
+		if err != nil || !strings.Contains(string(content), version) {
+			t.Errorf("the record of %s is\n%s%v, want %s", v.ID, content, err, version)
+		}
+		old := strings.Replace(string(content), `"formatVersion": 2`, `"formatVersion": 1`, 1) // as the first images had it
+		if got, err := decodeRecord(p.id, v.ID.Dir(), []byte(old)); got.Spec != v.Spec || err != nil {
+			t.Errorf("with version 1 it is %+v, %v", got.Spec, err)
+		}
 	}
 }

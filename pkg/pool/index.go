@@ -15,6 +15,8 @@ type entry struct {
 	damaged error
 	// unenforced: the volume can grow beyond its size.
 	unenforced bool
+	// unsettled: the record on the disk says the same, and an fsync of that has failed.
+	unsettled bool
 }
 
 // index has every volume of a pool in the order of their directories. It is rebuilt from the tree at start: what is

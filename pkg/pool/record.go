@@ -16,6 +16,8 @@ const (
 	recordFile    = "volume.json"
 	dataEntry     = backend.Data
 	recordVersion = 1
+	// imageRecordVersion is that of a volume with an image: a driver that knows none would show pods the image itself.
+	imageRecordVersion = 2
 	// maxRecordBytes bounds what is read from a record: many times the largest that CreateVolume can cause.
 	maxRecordBytes = 64 << 10
 )
@@ -38,7 +40,7 @@ type record struct {
 
 func encodeRecord(v volume.Volume) ([]byte, error) {
 	content, err := json.MarshalIndent(record{
-		FormatVersion: recordVersion,
+		FormatVersion: recordVersionOf(v.Spec),
 		Name:          v.Name.String(),
 		Spec:          v.Spec,
 		CapacityBytes: v.CapacityBytes,
@@ -53,15 +55,22 @@ func encodeRecord(v volume.Volume) ([]byte, error) {
 	return append(content, '\n'), err
 }
 
+func recordVersionOf(s volume.Spec) int {
+	if s.IsImage() {
+		return imageRecordVersion
+	}
+	return recordVersion
+}
+
 // decodeRecord reads the record found in a directory of a pool. Errors: ErrCorrupt.
 func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Volume, error) {
 	var r record
 	if err := json.Unmarshal(content, &r); err != nil {
 		return volume.Volume{}, fmt.Errorf("%w: %s: %w", volume.ErrCorrupt, recordFile, err)
 	}
-	if r.FormatVersion != recordVersion {
-		return volume.Volume{}, fmt.Errorf("%w: %s has format version %d, this driver knows %d",
-			volume.ErrCorrupt, recordFile, r.FormatVersion, recordVersion)
+	if r.FormatVersion < recordVersion || r.FormatVersion > imageRecordVersion {
+		return volume.Volume{}, fmt.Errorf("%w: %s has format version %d, this driver knows %d to %d",
+			volume.ErrCorrupt, recordFile, r.FormatVersion, recordVersion, imageRecordVersion)
 	}
 	name, err := volume.ParseName(r.Name)
 	if err != nil {

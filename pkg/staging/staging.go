@@ -38,7 +38,7 @@ func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 		return err
 	}
 	if done {
-		return v.grow(ctx, at)
+		return v.grow(at)
 	}
 	image, err := v.Pool.OpenImage(v.ID)
 	if err != nil {
@@ -51,7 +51,7 @@ func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 	if err := v.mountFilesystem(ctx, image, at); err != nil {
 		return err
 	}
-	return v.grow(ctx, at)
+	return v.grow(at)
 }
 
 // resume looks at what an earlier call has left at the staging path: true if it is the mounted filesystem. One that may not be whole,
@@ -78,19 +78,32 @@ var errNotMounted = errors.New("nothing is mounted there")
 
 // deviceAt is the device of the filesystem that is mounted at a target. Errors: errNotMounted, ErrInUse when it is on none.
 func deviceAt(at mount.Target) (*loopdev.Device, error) {
-	f, mounted, err := mount.Open(at)
+	number, err := numberAt(at)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	if !mounted {
-		return nil, errNotMounted
-	}
-	device, err := loopdev.Under(f)
+	device, err := loopdev.Open(number)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: what is mounted at %s is no image: unmount it", volume.ErrInUse, at)
 	}
 	return device, err
+}
+
+// numberAt is the number of the device that deviceAt opens, also when the pool's disk has died and the device says nothing of its file.
+func numberAt(at mount.Target) (int, error) {
+	f, mounted, err := mount.Open(at)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if !mounted {
+		return 0, errNotMounted
+	}
+	number, err := loopdev.NumberUnder(f)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, fmt.Errorf("%w: what is mounted at %s is no image: unmount it", volume.ErrInUse, at)
+	}
+	return number, err
 }
 
 // makeFilesystem makes the filesystem on an image of which nobody has seen anything, and then says so in the record. Until that is durable,
@@ -107,7 +120,7 @@ func (v Volume) makeFilesystem(ctx context.Context, image *os.File, at mount.Tar
 	err = v.populate(at)
 	if err == nil {
 		failpoint.Here("stage.populated")
-		err = v.Pool.SetFilesystemBytes(ctx, v.ID, v.CapacityBytes)
+		err = v.Pool.SetFilesystemBytes(v.ID, v.CapacityBytes)
 	}
 	if err != nil {
 		return errors.Join(err, mount.Unmount(at))
@@ -216,7 +229,7 @@ func (v Volume) attach(ctx context.Context, image *os.File, options loopdev.Opti
 }
 
 // grow makes the filesystem at a mount point of it as large as the image, and says so in the record.
-func (v Volume) grow(ctx context.Context, at mount.Target) error {
+func (v Volume) grow(at mount.Target) error {
 	if v.FilesystemBytes >= v.CapacityBytes {
 		return nil
 	}
@@ -233,15 +246,15 @@ func (v Volume) grow(ctx context.Context, at mount.Target) error {
 		return fmt.Errorf("grow the filesystem of volume %s: %w", v.ID, err)
 	}
 	failpoint.Here("expand.filesystem-grown")
-	return v.Pool.SetFilesystemBytes(ctx, v.ID, v.CapacityBytes)
+	return v.Pool.SetFilesystemBytes(v.ID, v.CapacityBytes)
 }
 
 // Grow makes a filesystem that is mounted at one of the candidates as large as its image has become. One that is mounted at none grows when
 // it is staged.
-func (v Volume) Grow(ctx context.Context, candidates ...mount.Target) error {
+func (v Volume) Grow(candidates ...mount.Target) error {
 	for _, at := range candidates {
 		if v.isDirectoryAt(at) { // btrfs(8) takes nothing else
-			return v.grow(ctx, at)
+			return v.grow(at)
 		}
 	}
 	return nil
@@ -295,15 +308,13 @@ func (v Volume) IsOn(f *os.File) bool {
 // Unmount takes the filesystem of a volume's image off the staging path; the device goes with the last mount of it. It needs no pool: a
 // volume whose disk has died can be unstaged. Nothing there is no error. Errors: ErrInUse when something else is there.
 func Unmount(id volume.ID, at mount.Target) error {
-	device, err := deviceAt(at)
+	number, err := numberAt(at)
 	if errors.Is(err, errNotMounted) || errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	number := device.Number()
-	device.Close()
 	if !mayBeImageOf(id, number) {
 		return fmt.Errorf("%w: what is mounted at %s is not volume %s: it is left alone", volume.ErrInUse, at, id)
 	}
@@ -320,15 +331,11 @@ func MayShow(id volume.ID, at mount.Target) bool {
 		return false
 	}
 	defer f.Close()
-	device, err := loopdev.NodeOf(f)
+	number, err := loopdev.NumberOfNode(f)
 	if errors.Is(err, os.ErrNotExist) {
-		device, err = loopdev.Under(f)
+		number, err = loopdev.NumberUnder(f)
 	}
-	if err != nil {
-		return false
-	}
-	defer device.Close()
-	return mayBeImageOf(id, device.Number())
+	return err == nil && mayBeImageOf(id, number)
 }
 
 func mayBeImageOf(id volume.ID, device int) bool {

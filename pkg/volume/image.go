@@ -53,7 +53,7 @@ type Allocation string
 const (
 	// Sparse takes a block when it is first written to, and gives it back when the filesystem in the image discards it.
 	Sparse Allocation = "sparse"
-	// Preallocated takes all of them when the image is made: a write never meets a full disk.
+	// Preallocated takes all of them when the image is made: a write never meets a full disk, until a reflink shares them with a copy.
 	Preallocated Allocation = "preallocated"
 )
 

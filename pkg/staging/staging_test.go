@@ -1,0 +1,65 @@
+package staging_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/filesystem"
+	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestVolumeOfADeadDiskCanBeUnstaged(t *testing.T) {
+	disk := disks.New(t, disks.XFS, 0)
+	name, err := volume.ParseName("v")
+	must(t, err)
+	id := volume.NewID("0123456789ab", name)
+	must(t, os.MkdirAll(filepath.Join(disk.Dir, "volumes", id.Dir()), 0o700))
+	image, err := os.Create(filepath.Join(disk.Dir, "volumes", id.Dir(), "data"))
+	must(t, err)
+	must(t, image.Truncate(volume.Ext4.MinimumBytes()))
+	at := mountImage(t, image)
+	must(t, image.Close())
+	disk.Shutdown(t)
+	if !staging.MayShow(id, at) {
+		t.Error("the target is said not to show the volume")
+	}
+	for range 2 {
+		must(t, staging.Unmount(id, at))
+	}
+	if mounted, err := mount.Mounted(at); mounted || err != nil {
+		t.Errorf("it is still mounted (%v)", err)
+	}
+}
+
+// mountImage makes an ext4 on an image, and mounts it at a target.
+func mountImage(t *testing.T, image *os.File) mount.Target {
+	t.Helper()
+	base := t.TempDir()
+	path := filepath.Join(base, "staging")
+	must(t, os.Mkdir(path, 0o700))
+	at, err := mount.ParseTarget(base, path)
+	must(t, err)
+	device, err := loopdev.Attach(image, loopdev.Options{})
+	must(t, err)
+	defer device.Close()
+	dir, err := os.Open(path)
+	must(t, err)
+	defer dir.Close()
+	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+	must(t, filesystem.Make(device.Path(), dir, volume.Spec{Backing: volume.ImageBacking, FSType: volume.Ext4}))
+	return at
+}
