@@ -90,7 +90,7 @@ func stage(t *testing.T, p *Pool, id volume.ID) {
 	}
 	release()
 	v, err := p.Get(id)
-	if err := errors.Join(err, p.SetFilesystemBytes(t.Context(), id, v.CapacityBytes)); err != nil {
+	if err := errors.Join(err, p.SetFilesystemBytes(id, v.CapacityBytes)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -133,7 +133,7 @@ func TestImageThatIsCopiedIsNeitherExpandedNorFormatted(t *testing.T) {
 	if _, err := expand(t, p, v.ID, 48*mib, 0); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("expand: %v, want ErrBusy", err)
 	}
-	if err := p.SetFilesystemBytes(t.Context(), v.ID, v.CapacityBytes); !errors.Is(err, volume.ErrBusy) {
+	if err := p.SetFilesystemBytes(v.ID, v.CapacityBytes); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("its first filesystem: %v, want ErrBusy", err)
 	}
 	from.release()
