@@ -438,15 +438,15 @@ func writeAllTheTime(t *testing.T, path string) (stop func()) {
 	go func() {
 		content := bytes.Repeat([]byte("precious"), 8192)
 		for {
-			select {
+			if _, err := f.WriteAt(content, 0); err != nil {
+				ended <- err
+				return
+			}
+			select { // after the write: stop may come before the first one
 			case <-quit:
 				ended <- errors.Join(f.Sync(), f.Close())
 				return
 			default:
-			}
-			if _, err := f.WriteAt(content, 0); err != nil {
-				ended <- err
-				return
 			}
 		}
 	}()
