@@ -59,7 +59,7 @@ func TestAfterPowerCut(t *testing.T) {
 			if got := w.volumes(); len(got) != len(pods) {
 				t.Fatalf("the driver lists %q", got)
 			}
-			if n := strings.Count(w.log.String(), "The quota of a volume was not as its record says, and is again"); n != len(pods) {
+			if n := strings.Count(w.log.String(), "The size of a volume was not as its record says, and is again"); n != len(pods) {
 				t.Errorf("%d quotas were put right, want both", n)
 			}
 			listed := w.volumes()
