@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -145,30 +146,28 @@ func TestVolumeWithTheTagOfADeadOneHasItsOwnLimit(t *testing.T) {
 	}
 }
 
-// A volume whose size could not be enforced at the start has no limit to raise; that must not take the pool away.
-func TestSnapshotInTheTrashOfAnUnenforcedVolumeDoesNotKeepThePoolFromOpening(t *testing.T) {
+// What was copied file by file from a backup has the records of subvolumes and none of their quotas: there is no limit to raise, and that
+// must neither fail a snapshot nor take the pool away.
+func TestPoolFromABackupOpensAndTakesSnapshots(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	closePool(t, p)
 	p.opts.TrashRetention = patience * 100
 	p = openPool(t, p.opts)
 	v := create(t, p, "v", 32*mib)
 	write(t, filepath.Join(dataPath(p, v.ID), "file"), 16*mib)
-	removeSnapshot(t, p, snapshot(t, p, "s", v.ID).ID)
-	data := filepath.Join(p.opts.Path, volumesDir, v.ID.Dir())
+	removeSnapshot(t, p, snapshot(t, p, "thrown", v.ID).ID)
 	closePool(t, p)
-	for _, e := range entries(t, data) { // all but the record
-		if e != recordFile {
-			if err := os.Rename(filepath.Join(data, e), filepath.Join(p.opts.Path, "..", "away-"+e)); err != nil {
-				t.Fatal(err)
-			}
-		}
+	opts := p.opts
+	opts.Path = filepath.Join(disks.New(t, disks.Btrfs, 256*mib).Dir, "pool")
+	if out, err := exec.CommandContext(t.Context(), "cp", "-a", p.opts.Path, opts.Path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
-	p = openPool(t, p.opts)
+	p = openPool(t, opts)
 	if got := status(t, p); got.Unenforced != 1 {
 		t.Errorf("%d volumes are unenforced: the test has looked at nothing", got.Unenforced)
 	}
-	if err := p.relimit(v.ID); err != nil {
-		t.Error(err)
+	for range 2 {
+		snapshot(t, p, "s", v.ID)
 	}
 }
 
