@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -28,6 +27,7 @@ func (p program) serveCommand() *cobra.Command {
 			return err
 		}
 		defer klog.Flush()
+		spareProcessors()
 		collectLessOften()
 		ctx, stop := untilSignal(cmd.Context())
 		defer stop()
@@ -37,16 +37,6 @@ func (p program) serveCommand() *cobra.Command {
 		return nil
 	}
 	return cmd
-}
-
-// gcPercent costs some MiB: an idle driver has little in its heap, and would collect garbage many times a second under load.
-const gcPercent = 400
-
-// collectLessOften leaves the last word to GOGC.
-func collectLessOften() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 }
 
 // untilSignal is a context that ends with the first SIGTERM or SIGINT. The second ends the process: whoever sends it

@@ -1,7 +1,6 @@
 package crash
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -39,7 +37,7 @@ type world struct {
 	binary string
 	dir    string
 	driver *process.Process
-	log    *lockedBuffer
+	log    *process.Log
 	// metricsAddress is where the drivers show their ledger.
 	metricsAddress string
 	grown          int64 // what all volumes together have more than volumeBytes each
@@ -61,7 +59,7 @@ func newWorld(t *testing.T, binary, dir string) *world {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, binary: binary, dir: dir, log: &lockedBuffer{}, metricsAddress: nextAddress()}
+	w := &world{t: t, binary: binary, dir: dir, log: &process.Log{}, metricsAddress: nextAddress()}
 	t.Cleanup(func() {
 		if err := w.kill(); err != nil {
 			t.Error(err)
@@ -71,24 +69,6 @@ func newWorld(t *testing.T, binary, dir string) *world {
 		}
 	})
 	return w
-}
-
-// lockedBuffer takes the log of one driver after another.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func (w *world) options(env ...string) process.Options {

@@ -3,7 +3,6 @@
 package hostpaths
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -69,31 +68,14 @@ type world struct {
 	*process.Process
 	t   *testing.T
 	dir string
-	log *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	log *process.Log
 }
 
 // newWorld starts a driver with those rules; {srv} in them is the host's directory.
 func newWorld(t *testing.T, rules string) *world {
 	t.Helper()
 	disks.RequireRoot(t)
-	w := &world{t: t, dir: t.TempDir(), log: &lockedBuffer{}}
+	w := &world{t: t, dir: t.TempDir(), log: &process.Log{}}
 	w.mkdir("srv")
 	w.mkdir("pool")
 	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools: [{name: p, path: " + w.path("pool") + "}]\nhostPaths: " +

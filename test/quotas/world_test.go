@@ -3,14 +3,12 @@
 package quotas
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -42,13 +40,13 @@ type world struct {
 	dir    string
 	config string
 	driver *process.Process
-	log    *lockedBuffer
+	log    *process.Log
 }
 
 // newWorld has no driver yet. What is below its directory outlives the test, as the disk does.
 func newWorld(t *testing.T, disk, name, poolOptions string) *world {
 	t.Helper()
-	w := &world{t: t, disk: disk, dir: filepath.Join(disk, name), config: filepath.Join(t.TempDir(), "driver.yaml"), log: &lockedBuffer{}}
+	w := &world{t: t, disk: disk, dir: filepath.Join(disk, name), config: filepath.Join(t.TempDir(), "driver.yaml"), log: &process.Log{}}
 	w.must(os.MkdirAll(w.dir, 0o755))
 	w.must(os.WriteFile(w.config, []byte("apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: p\n"+
 		"  path: "+filepath.Join(w.dir, "pool")+"\n  default: true\n  quota: required\n"+poolOptions), 0o600))
@@ -78,24 +76,6 @@ func (w *world) stop() {
 		w.driver = nil
 		w.must(d.Stop())
 	}
-}
-
-// lockedBuffer takes the driver's log while the test reads it.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func (w *world) must(err error) {
