@@ -5,36 +5,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/pod"
 )
 
 const changeFd = 0x4c06 // LOOP_CHANGE_FD of linux/loop.h
-
-// asPod runs something as root without any capability, which is what most a container can be that is not privileged. Its thread goes
-// with it.
-func asPod(t *testing.T, do func() error) {
-	t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var none [2]unix.CapUserData
-		err := unix.Capset(&header, &none[0])
-		if err == nil {
-			err = do()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-}
 
 // clearDevice asks for the device to be detached as soon as nobody has it open, and closes it.
 func clearDevice(path string) error {
@@ -72,7 +52,7 @@ func TestOnlyAGuardKeepsAPodFromDetachingItsDevice(t *testing.T) {
 				must(t, d.Guard())
 			}
 			d.Close()
-			asPod(t, func() error { return clearDevice(d.Path()) })
+			pod.Run(t, func() error { return clearDevice(d.Path()) })
 			if got := isAttached(t, image, access); got != guarded {
 				t.Errorf("access %d, guarded %t: the device is attached: %t", access, guarded, got)
 			}
@@ -144,7 +124,7 @@ func TestMendUndoesWhatAPodHasAskedOfItsDevice(t *testing.T) {
 	if mended, err := d.Mend(); mended || err != nil {
 		t.Errorf("a device that is right is mended: %t, %v", mended, err)
 	}
-	asPod(t, func() error {
+	pod.Run(t, func() error {
 		f, err := os.OpenFile(d.Path(), os.O_RDWR, 0)
 		if err != nil {
 			return err
@@ -194,7 +174,7 @@ func TestRestoreTakesAPodsFileOffAReadOnlyDevice(t *testing.T) {
 	must(t, err)
 	defer forged.Close()
 	must(t, forged.Truncate(mib))
-	asPod(t, func() error {
+	pod.Run(t, func() error {
 		f, err := os.Open(d.Path())
 		if err != nil {
 			return err

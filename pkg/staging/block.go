@@ -215,32 +215,45 @@ func deviceNodeAt(at mount.Target) (int, error) {
 // shown until now, whose file a pod may have exchanged for its own. It needs no disk: a volume whose disk has died can be released.
 func (v Volume) Release(targets []mount.Target, were ...int) error {
 	shown := DevicesAt(targets...)
-	release := func(device *loopdev.Device) error {
-		if slices.Contains(shown, device.Number()) {
+	err := v.each(func(d *loopdev.Device) error {
+		if slices.Contains(shown, d.Number()) {
 			return nil
 		}
-		return errors.Join(device.Detach(), device.Hide())
-	}
-	err := v.each(release)
+		return release(d, were)
+	})
+	guarded := were
 	if loopdev.IsOfDeadDisk(err) {
-		were, err = append(were, devicesOfDeadDisk(v.ID)...), nil
+		guarded, err = append(slices.Clone(were), devicesOfDeadDisk(v.ID)...), nil
 	}
-	for _, number := range were {
-		err = errors.Join(err, releaseGuarded(number, release))
+	for _, number := range guarded {
+		if !slices.Contains(shown, number) {
+			err = errors.Join(err, detachGuarded(number))
+		}
 	}
 	return err
 }
 
-func releaseGuarded(number int, release func(*loopdev.Device) error) error {
+// release detaches a device. A target that shows a read-only one may be unknown, if its pod had exchanged the file when the driver started:
+// whoever wants its number next looks for one.
+func release(d *loopdev.Device, were []int) error {
+	err := d.Detach()
+	if err == nil && d.Access() == loopdev.ReadWrite && slices.Contains(were, d.Number()) {
+		err = d.Hide()
+	}
+	return err
+}
+
+// detachGuarded detaches a device of which nothing is known but that it was a raw block volume's.
+func detachGuarded(number int) error {
 	device, err := loopdev.Guarded(number)
-	if errors.Is(err, os.ErrNotExist) { // detached already, or nobody's of ours
+	if errors.Is(err, os.ErrNotExist) { // detached already, or somebody else's
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer device.Close()
-	return release(device)
+	return device.Detach()
 }
 
 // devicesOfDeadDisk are the devices that do not say which file they have, and where the kernel says that it is the volume's.
