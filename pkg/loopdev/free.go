@@ -51,8 +51,8 @@ func openOther(ctl *os.File, access Access) (*os.File, int, error) {
 			return f, n, err
 		}
 	}
-	const any = ^uintptr(0)
-	n, _, errno := unix.Syscall(unix.SYS_IOCTL, ctl.Fd(), unix.LOOP_CTL_ADD, any)
+	const whichever = ^uintptr(0)
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, ctl.Fd(), unix.LOOP_CTL_ADD, whichever)
 	if errno != 0 {
 		return nil, 0, os.NewSyscallError("LOOP_CTL_ADD", errno)
 	}

@@ -117,14 +117,14 @@ func Attach(image *os.File, options Options) (*Device, error) {
 	defer ctl.Close()
 	for range attachTries {
 		d, err := attachFree(ctl, backing, options)
-		if !errors.Is(err, unix.EBUSY) {
+		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENXIO) {
 			return d, err
 		}
 	}
 	return nil, fmt.Errorf("%w: no loop device was left free in %d tries", volume.ErrUnavailable, attachTries)
 }
 
-// attachFree tries one device; EBUSY says that somebody else was first.
+// attachFree tries one device; EBUSY says that somebody else was first, ENXIO that somebody is just detaching it.
 func attachFree(ctl, backing *os.File, options Options) (*Device, error) {
 	f, n, err := openFree(ctl, options.Access)
 	if err != nil {

@@ -221,7 +221,7 @@ func TestNumberThatAMountStillShowsGetsNoOtherFile(t *testing.T) {
 	must(t, secret.Truncate(mib))
 	for range 3 {
 		other := attach(t, secret, loopdev.Options{})
-		defer other.Close()
+		t.Cleanup(other.Close)
 		if other.Number() == d.Number() {
 			t.Fatalf("%s, which a mount shows, has got another file", other.Path())
 		}

@@ -33,8 +33,8 @@ func (s *Server) openBlock(ctx context.Context, v staging.Volume, w wish) (_ sou
 	return src, nil
 }
 
-// releaseDevices detaches the devices of a raw block volume that are published no more, and of those which were until now. Those of a volume
-// whose pool is not open wait for its start.
+// releaseDevices detaches the devices of a raw block volume that are published no more, also those which were until now, whatever file they
+// have. Those of a volume whose pool is not open wait for its start.
 func (s *Server) releaseDevices(id volume.ID, were ...int) error {
 	p, err := s.Pools.ByID(id.Pool())
 	if err != nil {

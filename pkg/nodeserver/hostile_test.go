@@ -29,12 +29,12 @@ type hostilePod struct {
 	seen []byte
 }
 
-func newHostilePod(t *testing.T, bytes int64, nodes ...string) *hostilePod {
+func newHostilePod(t *testing.T, size int64, nodes ...string) *hostilePod {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "forged"))
 	must(t, err)
 	t.Cleanup(func() { f.Close() })
-	must(t, f.Truncate(bytes))
+	must(t, f.Truncate(size))
 	return &hostilePod{nodes: nodes, file: f}
 }
 
@@ -105,16 +105,16 @@ func fillDevice(t *testing.T, path, word string, size int64) {
 	must(t, errors.Join(err, f.Sync(), f.Close()))
 }
 
-func deviceHas(t *testing.T, path, word string) bool {
+func isPrecious(t *testing.T, path string) bool {
 	t.Helper()
 	f, err := os.Open(path)
 	must(t, err)
 	defer f.Close()
 	must(t, unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0))
-	content := make([]byte, len(word))
+	content := make([]byte, len("precious"))
 	_, err = f.ReadAt(content, 0)
 	must(t, err)
-	return string(content) == word
+	return string(content) == "precious"
 }
 
 func TestPodThatAsksEverythingOfItsDeviceSeesNoOtherVolumeAndKeepsItsOwn(t *testing.T) {
@@ -142,7 +142,7 @@ func TestPodThatAsksEverythingOfItsDeviceSeesNoOtherVolumeAndKeepsItsOwn(t *test
 	must(t, n.publishBlock("victim"))
 	victim, err := os.Open(n.target("victim"))
 	must(t, err)
-	if got := deviceSize(t, victim); got != n.capacity() || !deviceHas(t, n.target("victim"), "precious") {
+	if got := deviceSize(t, victim); got != n.capacity() || !isPrecious(t, n.target("victim")) {
 		t.Errorf("the device has %d bytes, want %d with what was written", got, n.capacity())
 	}
 	must(t, victim.Close())
@@ -173,7 +173,7 @@ func TestFileThatAPodPutsOnItsReadOnlyDeviceIsSeenByNobodyWhoComesLater(t *testi
 	must(t, n.publishBlockReadOnly("hostile"))
 	exchange(t, n)
 	must(t, n.publishBlockReadOnly("victim"))
-	if !deviceHas(t, n.target("victim"), "precious") || !deviceHas(t, n.target("hostile"), "precious") {
+	if !isPrecious(t, n.target("victim")) || !isPrecious(t, n.target("hostile")) {
 		t.Error("readers see the pod's file")
 	}
 	n.restart(t)
@@ -181,7 +181,7 @@ func TestFileThatAPodPutsOnItsReadOnlyDeviceIsSeenByNobodyWhoComesLater(t *testi
 	n.restart(t) // and does not know whose targets they are
 	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
 	must(t, n.publishBlockReadOnly("later"))
-	if !deviceHas(t, n.target("later"), "precious") {
+	if !isPrecious(t, n.target("later")) {
 		t.Error("a new reader sees the pod's file")
 	}
 	for _, name := range []string{"hostile", "victim", "later", "writer"} {
@@ -203,7 +203,7 @@ func exchange(t *testing.T, n *imageNode) {
 		defer f.Close()
 		return unix.IoctlSetInt(int(f.Fd()), changeFd, int(hostile.file.Fd()))
 	})
-	if deviceHas(t, n.target("hostile"), "precious") {
+	if isPrecious(t, n.target("hostile")) {
 		t.Error("the pod could not exchange the file")
 	}
 }

@@ -50,7 +50,7 @@ func (v Volume) secure(ctx context.Context, device *loopdev.Device) error {
 	}
 	mended, err := device.Mend()
 	if mended {
-		klog.FromContext(ctx).Info("Somebody had asked the kernel to detach a raw block volume's device, or to show another part of it: it is as it was",
+		klog.FromContext(ctx).Info("Somebody had asked the kernel to detach the device of a raw block volume, or to change it: it is as it was",
 			"volumeID", v.ID, "device", device.Path())
 	}
 	return err
