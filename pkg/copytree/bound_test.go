@@ -45,11 +45,12 @@ func (w world) manyKinds() {
 	must(w.t, unix.Mkfifo(w.in("fifo"), 0o600))
 }
 
-// next makes the next copy another one.
-func (w *world) next(name string) {
+// next is the same source with another copy.
+func (w world) next(name string) world {
 	w.t.Helper()
 	w.dst = filepath.Join(filepath.Dir(w.dst), name)
 	must(w.t, os.Mkdir(w.dst, 0o700))
+	return w
 }
 
 func TestAllocatedBytesAreWhatTheCopyTakesOfTheDisk(t *testing.T) {
@@ -71,8 +72,7 @@ func TestCopyIsHeldToItsBound(t *testing.T) {
 	onEach(t, func(t *testing.T, w world) { //nolint:thelper // it is the test
 		w.manyKinds()
 		w.copy(Options{}) // which settles what XFS has allocated ahead for the source
-		w.next("whole")
-		whole := w.copy(Options{})
+		whole := w.next("whole").copy(Options{})
 		bytes, entries := whole.AllocatedBytes, 1+whole.Files+whole.Directories+whole.Others
 		for _, c := range []struct {
 			name    string
@@ -84,16 +84,15 @@ func TestCopyIsHeldToItsBound(t *testing.T) {
 			{"a byte less", Options{MaxBytes: bytes - 1}, ErrTooLarge},
 			{"an entry less", Options{MaxEntries: entries - 1}, ErrTooLarge},
 		} {
-			w.next(c.name)
-			if _, err := w.try(t.Context(), c.opts); !errors.Is(err, c.wantErr) {
+			if _, err := w.next(c.name).try(t.Context(), c.opts); !errors.Is(err, c.wantErr) {
 				t.Errorf("%s: %v, want %v", c.name, err, c.wantErr)
 			}
 		}
 	})
 }
 
-// treadmill is a pod that writes a chunk ahead of each chunk that is copied, and frees what is behind: its file never has more than two, and
-// never ends.
+// treadmill is a pod that writes a chunk ahead of each chunk that is copied, and frees what is behind: its file never has more than two,
+// and never ends.
 type treadmill struct {
 	t    *testing.T
 	file *os.File
@@ -141,7 +140,7 @@ func TestDirectoryOfManyNamesIsHeldToTheBoundWhileItIsCopied(t *testing.T) {
 		if whole.AllocatedBytes == 0 {
 			return // btrfs says of no directory what it takes
 		}
-		w.next("bounded")
+		w = w.next("bounded")
 		if _, err := w.try(t.Context(), Options{MaxBytes: whole.AllocatedBytes / 4}); !errors.Is(err, ErrTooLarge) {
 			t.Errorf("%v, want ErrTooLarge", err)
 		}
