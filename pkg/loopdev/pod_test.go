@@ -227,3 +227,14 @@ func TestNumberThatAMountStillShowsGetsNoOtherFile(t *testing.T) {
 		}
 	}
 }
+
+func TestNoPartitionsAreLookedForInAPodsFile(t *testing.T) {
+	image := newImage(t, t.TempDir(), mib)
+	d := attach(t, image, loopdev.Options{})
+	defer d.Close()
+	info, err := unix.IoctlLoopGetStatus64(fdOf(t, d.Path()))
+	must(t, err)
+	if info.Flags&unix.LO_FLAGS_PARTSCAN != 0 {
+		t.Errorf("the flags are %#x", info.Flags)
+	}
+}
