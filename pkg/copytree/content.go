@@ -19,7 +19,11 @@ func (c *copier) file(path, dst descriptor, before attributes) error {
 		return err
 	}
 	defer src.close()
-	if err := c.content(src, dst, before); err != nil {
+	account := &account{copier: c}
+	if err := account.upTo(c.taken(before)); err != nil {
+		return err
+	}
+	if err := c.content(src, dst, before, account); err != nil {
 		return err
 	}
 	after, err := src.attributes()
@@ -120,7 +124,7 @@ func (c *copier) pause(d time.Duration) error {
 	}
 }
 
-func (c *copier) content(src, dst descriptor, a attributes) error {
+func (c *copier) content(src, dst descriptor, a attributes, account *account) error {
 	if a.size == 0 {
 		return nil
 	}
@@ -131,9 +135,9 @@ func (c *copier) content(src, dst descriptor, a attributes) error {
 	if shared {
 		c.Progress.bytes.Add(a.blocks)
 		c.Progress.sharedBytes.Add(a.blocks)
-		return nil
+		return account.shared(dst)
 	}
-	return c.upToEnd(src, dst, a)
+	return c.upToEnd(src, dst, a, account)
 }
 
 // emptied bounds how often a file is looked at again that ended before its size and has changed meanwhile.
@@ -141,10 +145,10 @@ const emptied = 10
 
 // upToEnd copies what is not a hole, and makes the copy as long as the file was, or is by now if that is less. Where the data ends before
 // that, a hole follows; or the file was emptied, and has been written again since then, which must not become a hole.
-func (c *copier) upToEnd(src, dst descriptor, a attributes) (err error) {
+func (c *copier) upToEnd(src, dst descriptor, a attributes, account *account) (err error) {
 	seen, reached := a, int64(0)
 	for tries := 1; ; tries++ {
-		if reached, err = c.extents(src, dst, a, reached); err != nil || reached == a.size {
+		if reached, err = c.extents(src, dst, a, reached, account); err != nil || reached == a.size {
 			return err
 		}
 		now, err := src.attributes()
@@ -194,13 +198,16 @@ func retry(call func() error) error {
 const seekFrom = 64 << 10
 
 // extents copies what is not a hole, from an offset on, and says where the last of it ended.
-func (c *copier) extents(src, dst descriptor, a attributes, from int64) (reached int64, err error) {
+func (c *copier) extents(src, dst descriptor, a attributes, from int64, account *account) (reached int64, err error) {
 	if a.size < seekFrom && a.blocks >= a.size {
 		return c.extent(src, dst, from, a.size)
 	}
 	for reached = from; reached < a.size; {
 		data, end, err := nextExtent(src, reached, a.size)
 		if err != nil || data == end {
+			return reached, err
+		}
+		if err := account.extent(data, end); err != nil {
 			return reached, err
 		}
 		reached, err = c.extent(src, dst, data, end)

@@ -75,6 +75,9 @@ func (c *copier) make(src descriptor, a attributes, to place) error {
 	if err := makeSpecial(src, a, to); err != nil {
 		return err
 	}
+	if err := errors.Join(c.chargeEntry(), c.charge(a.blocks)); err != nil {
+		return err
+	}
 	dst, err := to.dir.entry(to.name)
 	if err != nil {
 		return err
@@ -90,6 +93,9 @@ func (c *copier) makeFile(src descriptor, a attributes, to place) error {
 		return err
 	}
 	defer dst.close()
+	if err := c.chargeEntry(); err != nil {
+		return err
+	}
 	if err := c.file(src, dst, a); err != nil {
 		return to.fault("copy", err)
 	}

@@ -91,8 +91,14 @@ func (l *links) remove() (bool, error) {
 	if err := unix.Unlinkat(int(l.root), l.name, unix.AT_REMOVEDIR); err != nil {
 		return true, &os.PathError{Op: "rmdir", Path: l.name, Err: err}
 	}
-	l.dir.close()
 	return true, nil
+}
+
+// close is for the end of a copy, also of one that has failed.
+func (l *links) close() {
+	if l.name != "" {
+		l.dir.close()
+	}
 }
 
 // empty reads the directory again until nothing is there: some filesystems skip entries when others are removed meanwhile.

@@ -35,6 +35,11 @@ type Options struct {
 	Policy Policy
 	// Durability says what has reached the disk when the copy is done.
 	Durability Durability
+	// MaxBytes is the most that the copy may take of the disk, as Stats.AllocatedBytes counts; 0 is any number. A pod can write ahead of
+	// the copy and free what has been copied, and so make a copy without end of a small tree.
+	MaxBytes int64
+	// MaxEntries is the most files, directories and others that it may have, the root among them; 0 is any number.
+	MaxEntries int64
 }
 
 // Limiter is what a copy needs of golang.org/x/time/rate.Limiter. It is asked for at most MaxChunk bytes at a time: a limiter whose
@@ -82,7 +87,7 @@ const (
 // with reflinks, btrfs), the copy shares the source's blocks; before Linux 5.18 both must have been opened below the same mount.
 //
 // On failure, and when the context ends, dst is left as it is by then, for the caller to remove. Errors: unix.ENOSPC and unix.EDQUOT
-// when there is no room; the context's cause. A name in an error is a pod's choice, and quoted.
+// when there is no room; ErrTooLarge; the context's cause. A name in an error is a pod's choice, and quoted.
 func Tree(ctx context.Context, src, dst *os.File, opts Options) (Stats, error) {
 	if opts.Progress == nil {
 		opts.Progress = &Progress{}
@@ -116,6 +121,12 @@ func copyTree(ctx context.Context, src, dst descriptor, opts Options) error {
 		return err
 	}
 	defer done()
+	if c.block, err = blockSize(dst); err != nil {
+		return err
+	}
+	if err := c.chargeEntry(); err != nil {
+		return err
+	}
 	from, err := src.attributes()
 	if err != nil {
 		return err

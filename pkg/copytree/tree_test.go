@@ -103,6 +103,7 @@ func TestCopyHasEverythingThatTheSourceHas(t *testing.T) {
 		w.fillWithEverything()
 		stats := w.copySame(Options{}, "./null", "./loop")
 		want := Stats{Files: 7, Directories: 5, Others: 4, Links: 2, LeftOut: 2, Bytes: stats.Bytes, SharedBytes: stats.SharedBytes}
+		want.AllocatedBytes = stats.AllocatedBytes
 		if stats != want {
 			t.Errorf("stats are %+v, want %+v", stats, want)
 		}

@@ -100,6 +100,9 @@ type level struct {
 	helpers sync.WaitGroup
 	// parked is how to open the pair again, nil while it is open.
 	parked *parked
+	// charged is what has been counted of the copy's own blocks, uncharged are the names that were read since.
+	charged   int64
+	uncharged int
 	// removed are the attributes that src had, when it was gone on the way back up.
 	removed *attributes
 }
@@ -138,6 +141,11 @@ func (w *walk) step() error {
 	found, directory, end := l.read()
 	if end != nil && !errors.Is(end, io.EOF) {
 		return end
+	}
+	if l.uncharged += len(found) + 1; l.uncharged > batch {
+		if err := l.chargeDirectory(w.copier); err != nil {
+			return err
+		}
 	}
 	// A directory is read in the order of its hashes; its files lie on the disk in that of their inodes.
 	slices.SortFunc(found, func(a, b entry) int { return cmp.Compare(a.inode, b.inode) })
@@ -222,8 +230,9 @@ func (c *copier) child(at pair, name string) (*pair, error) {
 		return nil, &os.PathError{Op: "mkdir", Path: strconv.Quote(name), Err: err}
 	}
 	dst, err := at.dst.subdirectory(name)
-	if err != nil {
+	if err = errors.Join(err, c.chargeEntry()); err != nil {
 		src.close()
+		dst.close()
 		return nil, err
 	}
 	c.Progress.directories.Add(1)
@@ -248,7 +257,7 @@ func (c *copier) passOver(err error) error {
 func (w *walk) up() error {
 	last := len(w.levels) - 1
 	l := w.levels[last]
-	if err := l.seal(w.copier); err != nil {
+	if err := errors.Join(l.seal(w.copier), l.chargeDirectory(w.copier)); err != nil {
 		return err
 	}
 	w.levels = w.levels[:last]

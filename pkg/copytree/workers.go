@@ -30,6 +30,9 @@ type copier struct {
 	unsynced atomic.Int64
 	pacing   atomic.Bool
 	paces    sync.WaitGroup
+	// block is the size of the blocks of the copy's filesystem; entries counts what was made.
+	block   int64
+	entries atomic.Int64
 	// plain and slow are set once the two files of a copy have turned out to be where nothing can be shared or copied by the kernel.
 	plain, slow atomic.Bool
 	// leasePatience is how long a file may be leased, but in tests.
@@ -62,6 +65,7 @@ func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, do
 		workers.Wait()
 		c.paces.Wait()
 		c.self.close()
+		c.links.close()
 		fail(nil)
 	}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
@@ -76,13 +77,14 @@ func (p *Pool) restore(
 			v.SharedBytes = addSaturating(from.restoreBytes, from.sharedBytes)
 		}
 	}
-	_, err = p.make(ctx, v, copied{from: from, progress: progress})
+	_, err = p.make(ctx, v, copied{from: from, limit: req.Size.Limit, progress: progress})
 	return err
 }
 
 // copied is the content of a volume that is made from another one, or from a snapshot.
 type copied struct {
 	from     *origin
+	limit    int64 // the most bytes that the volume may have; 0 is any
 	progress *copytree.Progress
 }
 
@@ -101,44 +103,110 @@ func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os
 		return made.Data, err
 	}
 	p.settle(&v.SharedBytes, 0) // a copy shares nothing, or the filesystem counts that as if it did not
-	data, tag, _, err := p.duplicate(ctx, d, c.from, v.CapacityBytes, c.progress)
-	v.QuotaID = uint64(tag)
-	if err == nil {
-		err = p.backend.Resize(d.File, tag, v.Spec, v.CapacityBytes)
+	made, held, err := p.duplicate(ctx, d, c.from, bound{bytes: v.CapacityBytes, inodes: v.Spec.Inodes}, c.progress)
+	v.QuotaID = uint64(made.Tag)
+	if err != nil {
+		return nil, err
 	}
-	return data, err
+	err = c.fit(p, v, held)
+	if err == nil {
+		err = p.backend.Resize(d.File, made.Tag, v.Spec, v.CapacityBytes)
+	}
+	if err != nil {
+		return nil, errors.Join(err, made.Data.Close())
+	}
+	return made.Data, nil
 }
 
-// copySlack and an eighth of its size are what a copy may take beyond its size while it is made: directories and the maps of large files
-// may need more blocks than the source's did. The bound is for a pod that makes files faster than they are copied.
-const copySlack = 64 << 20
+// fit makes a volume as large as what it has got: a copy's directories can take some blocks more than the source's did, and a volume never
+// begins beyond its size. Errors: ErrOutOfRange, ErrNoSpace.
+func (c copied) fit(p *Pool, v *volume.Volume, held int64) error {
+	if held <= v.CapacityBytes {
+		return nil
+	}
+	if c.limit > 0 && held > c.limit {
+		return fmt.Errorf("%w: what was copied of %s takes %d bytes, asked for are at most %d", volume.ErrOutOfRange, c.from.id, held, c.limit)
+	}
+	r, err := p.room()
+	if err != nil {
+		return err
+	}
+	if err := p.ledger.reserve(held-v.CapacityBytes, r); err != nil {
+		return err
+	}
+	v.CapacityBytes = held
+	return nil
+}
+
+// bound is what a copy may hold: the size of the volume that it is to be, or that it is of, and the inodes of that, 0 for any number.
+type bound struct {
+	bytes  int64
+	inodes uint64
+}
+
+const (
+	// copySlack and an eighth of its size are what a copy may take beyond its size while it is made: directories and the maps of large
+	// files may need more blocks than the source's did.
+	copySlack = 1 << 20
+	// quotaSlack is what a quota adds: XFS counts what it may need for a write until that has reached the disk.
+	quotaSlack = 64 << 20
+)
+
+func (b bound) withSlack() int64 { return addSaturating(b.bytes, b.bytes/8+copySlack) }
+
+// options hold a copy to a bound. ext4 exempts us from its quotas (CAP_SYS_RESOURCE), and a plain pool has none. btrfs exempts nobody, and
+// counts a block once that several files share: there the quota is the bound.
+func (p *Pool) options(b bound, progress *copytree.Progress) copytree.Options {
+	opts := copytree.Options{
+		Progress: progress, Limiter: p.throttle.limiter, MaxBytes: b.withSlack(), MaxEntries: int64(min(b.inodes, math.MaxInt64)),
+	}
+	if _, ok := p.backend.(backend.Cloner); ok && p.backend.Enforces() {
+		opts.MaxBytes = 0
+	}
+	return opts
+}
 
 // duplicate copies an origin's data file by file into the directory of what is being built, under a quota of its own. It is durable when
-// it returns, but for its name. The tag is returned also on failure.
+// it returns, but for its name. The tag is returned also on failure. Errors: ErrOutOfRange when there is more than the bound.
 func (p *Pool) duplicate(
-	ctx context.Context, d dir, from *origin, bytes int64, progress *copytree.Progress,
-) (*os.File, backend.Tag, copytree.Stats, error) {
+	ctx context.Context, d dir, from *origin, to bound, progress *copytree.Progress,
+) (made backend.Clone, held int64, err error) {
 	if p.clones(from.spec) { // it could not after all
 		leave, err := p.throttle.enter(ctx)
 		if err != nil {
-			return nil, 0, copytree.Stats{}, err
+			return made, 0, err
 		}
 		defer leave()
 	}
 	source, err := backend.OpenData(from.dir.File, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		return nil, 0, copytree.Stats{}, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, from.id, err)
+		return made, 0, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, from.id, err)
 	}
 	defer source.Close()
 	spec := from.spec
 	spec.Inodes = 0 // the copier needs some of its own; a volume's limit comes when the copy is there
-	data, tag, err := p.backend.Make(d.File, spec, addSaturating(bytes, bytes/8+copySlack))
-	if err != nil {
-		return nil, tag, copytree.Stats{}, err
+	if made.Data, made.Tag, err = p.backend.Make(d.File, spec, addSaturating(to.withSlack(), quotaSlack)); err != nil {
+		return made, 0, err
 	}
-	stats, err := copytree.Tree(ctx, source, data, copytree.Options{Progress: progress, Limiter: p.throttle.limiter})
-	if err != nil {
-		return nil, tag, stats, errors.Join(err, data.Close())
+	stats, err := copytree.Tree(ctx, source, made.Data, p.options(to, progress))
+	if errors.Is(err, copytree.ErrTooLarge) {
+		err = fmt.Errorf("%w: %s has more than %d bytes or %d files and directories (0: any number), or pods write to it faster than it is "+
+			"copied: expand it, or ask for a larger copy: %w", volume.ErrOutOfRange, from.id, to.bytes, to.inodes, err)
 	}
-	return data, tag, stats, nil
+	if err == nil {
+		held, err = p.heldBy(made, stats)
+	}
+	if err != nil {
+		return made, 0, errors.Join(err, made.Data.Close())
+	}
+	return made, held, nil
+}
+
+// heldBy is what a copy takes of the disk: what the filesystem counts for it, or what was counted while it was made.
+func (p *Pool) heldBy(made backend.Clone, stats copytree.Stats) (int64, error) {
+	if made.Tag == 0 {
+		return stats.AllocatedBytes, nil
+	}
+	u, err := p.backend.Usage(made.Data, made.Tag)
+	return u.UsedBytes, err
 }

@@ -168,13 +168,13 @@ func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *orig
 	}
 	made, err := p.cloner().Snapshot(backend.Source{Dir: from.dir.File, Tag: from.tag}, d.File)
 	if errors.Is(err, errors.ErrUnsupported) {
-		data, tag, stats, err := p.duplicate(ctx, d, from, s.RestoreBytes, progress)
-		s.QuotaID = uint64(tag)
+		made, held, err := p.duplicate(ctx, d, from, bound{bytes: s.RestoreBytes, inodes: from.spec.Inodes}, progress)
+		s.QuotaID = uint64(made.Tag)
 		if err == nil {
-			p.settle(&s.HeldBytes, stats.Bytes)
+			p.settle(&s.HeldBytes, held)
 			s.RestoreBytes = p.sizeSince(s)
 		}
-		return data, err
+		return made.Data, err
 	}
 	s.QuotaID = uint64(made.Tag)
 	if made.WrittenBytes > 0 {
