@@ -217,12 +217,13 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	if err := s.checkPublished(handle, target); err != nil {
 		return nil, err
 	}
+	devices := staging.DevicesAt(target)
 	if err := mount.Unbind(target); err != nil {
 		return nil, fmt.Errorf("unpublish volume %s: %w", handle, err)
 	}
 	s.Publications.forget(target)
 	if id, err := volume.ParseID(handle); err == nil {
-		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(id)
+		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(id, devices...)
 	}
 	if err := s.deleteInline(ctx, handle); err != nil {
 		return nil, err
@@ -304,7 +305,7 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, s.growStaged(p, id, req.GetStagingTargetPath(), at)
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, s.growStaged(ctx, p, id, req.GetStagingTargetPath(), at)
 }
 
 // find returns a volume's pool. A volume that is not there is told before any other fault of a request. Errors: ErrNotFound, also for
