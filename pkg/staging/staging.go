@@ -312,6 +312,9 @@ func (v Volume) IsOn(f *os.File) bool {
 // Unmount takes the filesystem of a volume's image off the staging path; the device goes with the last mount of it. It needs no pool: a
 // volume whose disk has died can be unstaged. Nothing there is no error. Errors: ErrInUse when something else is there.
 func Unmount(id volume.ID, at mount.Target) error {
+	if mounted, err := mount.Mounted(at); !mounted && err == nil { // as it is with any volume that is no image
+		return nil
+	}
 	number, err := numberAt(at)
 	if errors.Is(err, errNotMounted) || errors.Is(err, os.ErrNotExist) {
 		return nil

@@ -86,7 +86,7 @@ func (b *bench) quotaShare(ctx context.Context) error {
 
 // unlimited is a driver whose volumes have no quotas.
 func (b *bench) unlimited(ctx context.Context) (*process.Process, error) {
-	dir := filepath.Join(b.dir, "run-unlimited")
+	dir := filepath.Join(b.node.dir, "run-unlimited")
 	if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(b.pool("unlimited"), 0o755)); err != nil {
 		return nil, err
 	}
