@@ -360,7 +360,7 @@ func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error)
 	if shown, err := mount.Shows(target, data); err != nil || !shown {
 		return volume.Usage{}, errors.Join(err, fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound, handle, target))
 	}
-	return p.Usage(id)
+	return p.Usage(v, data)
 }
 
 // isHandleOf says whether requests call a published volume by that handle: its ID, or kubelet's name for an inline volume.

@@ -225,6 +225,10 @@ func (v Volume) attach(ctx context.Context, image *os.File, options loopdev.Opti
 		klog.FromContext(ctx).Info("The pool's filesystem has no direct I/O: what a volume's image holds is cached twice",
 			"volumeID", v.ID, "pool", v.Pool.Name(), "device", device.Path())
 	}
+	if err := device.UnthrottleWriteback(); err != nil {
+		klog.FromContext(ctx).Error(err, "The kernel throttles what pods write to a volume's image: give the driver a /sys that it may write",
+			"volumeID", v.ID, "device", device.Path())
+	}
 	return device, nil
 }
 
@@ -308,6 +312,9 @@ func (v Volume) IsOn(f *os.File) bool {
 // Unmount takes the filesystem of a volume's image off the staging path; the device goes with the last mount of it. It needs no pool: a
 // volume whose disk has died can be unstaged. Nothing there is no error. Errors: ErrInUse when something else is there.
 func Unmount(id volume.ID, at mount.Target) error {
+	if mounted, err := mount.Mounted(at); !mounted && err == nil { // as it is with any volume that is no image
+		return nil
+	}
 	number, err := numberAt(at)
 	if errors.Is(err, errNotMounted) || errors.Is(err, os.ErrNotExist) {
 		return nil

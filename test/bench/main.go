@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -51,8 +53,22 @@ var benchmarks = []struct {
 	{"create", (*bench).createBesideMany},
 	{"delete", (*bench).deleteLarge},
 	{"snapshot", (*bench).snapshots},
-	{"io", (*bench).inputOutput},
+	{"io-directory", (*bench).writeToDirectory},
+	{"io-ext4", (*bench).writeToExt4},
+	{"io-xfs", (*bench).writeToXFS},
+	{"io-block", (*bench).writeToBlock},
+	{"stats", (*bench).statsOfMany},
+	{"quota", (*bench).quotaShare},
 	{"start", (*bench).startWithMany},
+}
+
+// names are those of all benchmarks, in order.
+func names() string {
+	var all []string
+	for _, benchmark := range benchmarks {
+		all = append(all, benchmark.name)
+	}
+	return strings.Join(all, ", ")
 }
 
 func main() {
@@ -74,7 +90,7 @@ func parse(args []string) (options, error) {
 	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	flags.StringVar(&o.fs, "fs", "ext4", "filesystem of the pools: ext4, xfs or btrfs on a loop device, or host")
 	flags.StringVar(&o.parent, "dir", os.TempDir(), "where images and host pools are made, and removed again")
-	flags.StringVar(&o.only, "run", "", "regular expression: which of cycle, processes, idle, create, delete, snapshot, io, start (all)")
+	flags.StringVar(&o.only, "run", "", "regular expression: which of "+names()+" (all)")
 	flags.StringVar(&o.json, "json", "", "a file that gets the report as JSON")
 	flags.StringArrayVar(&o.env, "env", nil, "what the driver's environment has besides, such as GOMAXPROCS=4; repeatable")
 	flags.IntSliceVar(&o.clients, "clients", []int{1, 2, 4, 8, 16, 32}, "how many cycles are under way at a time")
@@ -97,6 +113,9 @@ func parse(args []string) (options, error) {
 	return o, nil
 }
 
+// clientGCPercent keeps the clients' garbage collector off the processors that they share with the driver.
+const clientGCPercent = 400
+
 // measure runs the benchmarks and cleans up whatever happens, also when interrupted.
 func measure(o options, out io.Writer) (err error) {
 	if os.Geteuid() != 0 {
@@ -106,6 +125,7 @@ func measure(o options, out io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("--run: %w", err)
 	}
+	debug.SetGCPercent(clientGCPercent)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	w, err := newWorld(ctx, o)
