@@ -140,8 +140,8 @@ func (p *Pool) queue(d discarded, failed error) {
 }
 
 // scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk, and
-// its quota is nobody else's yet.
-func (p *Pool) scanTrash(ctx context.Context) error {
+// its quota is nobody else's yet. What was never finished is kept for nobody: half a snapshot may keep blocks that count for its volume.
+func (p *Pool) scanTrash(ctx context.Context, unfinished []string) error {
 	// Opened anew: what emptyTmp has moved here since the pool's own descriptor was opened is not read through that on btrfs.
 	trash, err := p.root.openDir(trashDir)
 	if err != nil {
@@ -154,6 +154,9 @@ func (p *Pool) scanTrash(ctx context.Context) error {
 	}
 	for _, name := range names {
 		d := discarded{name: name, thrown: time.Now(), due: p.thrownAt(name).Add(p.opts.TrashRetention)}
+		if slices.Contains(unfinished, name) {
+			d.due = time.Time{}
+		}
 		p.recognize(ctx, &d)
 		d.tag = p.holdDiscarded(name, d.tag)
 		p.ledger.addTrash(d.bytes)
@@ -176,10 +179,10 @@ func (p *Pool) recognize(ctx context.Context, d *discarded) {
 		return
 	}
 	d.bytes, d.tag = s.HeldBytes, backend.Tag(s.QuotaID)
-	d.source, d.keeps = s.Source, backend.Tag(s.SourceQuotaID)
-	p.snapshotIndex.keep(keptBy(s), d.bytes)
-	if err := p.relimit(d.source); err != nil { // it was adopted before anybody knew
-		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need", "pool", p.opts.Name, "volumeID", d.source)
+	d.keeps = keptBy(s)
+	p.snapshotIndex.keep(d.keeps, d.bytes)
+	if err := p.relimit(s.Source); err != nil { // it was adopted before anybody knew
+		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need", "pool", p.opts.Name, "volumeID", s.Source)
 	}
 }
 
