@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
@@ -188,10 +189,14 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume, cont
 }
 
 // abandon throws away what build left, with the bytes that are still reserved for it: half a copy fills the disk until it is purged. The
-// purger removes it, and has the patience that a quota may need. A failure leaves it to the next start, which empties tmp/.
+// purger removes it, and has the patience that a quota may need. Where there is no room to rename it (btrfs), it is purged in tmp/; another
+// failure leaves it to the next start, which empties that.
 func (p *Pool) abandon(ctx context.Context, building string, left discarded) {
 	left.name = withSuffix(withoutSuffix(building))
 	err := p.tmp.rename(building, p.trash, left.name)
+	if errors.Is(err, unix.ENOSPC) {
+		left.name, left.unmoved, err = building, true, nil
+	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		klog.FromContext(ctx).Error(err, "Left in tmp/ until the next start", "pool", p.opts.Name, "entry", building)
 		return

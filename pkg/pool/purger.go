@@ -33,8 +33,10 @@ type discarded struct {
 	due    time.Time   // when it may be purged
 	// uncounted: it was found without a record, and what it takes was taken for somebody else's (measureForeign).
 	uncounted bool
-	failed    bool // it was tried, and has to wait
-	polls     int  // how often the filesystem had not finished
+	// unmoved: it is in tmp/ still, because the disk was too full for a rename.
+	unmoved bool
+	failed  bool // it was tried, and has to wait
+	polls   int  // how often the filesystem had not finished
 }
 
 // purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.

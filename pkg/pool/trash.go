@@ -57,7 +57,15 @@ func (p *Pool) checkUnmounted(d discarded) error {
 			return fmt.Errorf("%w: it is mounted at %s: unmount it", volume.ErrInUse, m.Point)
 		}
 	}
-	return p.checkDetached(p.trash, d.name)
+	return p.checkDetached(p.parent(d), d.name)
+}
+
+// parent is the directory that an entry is in.
+func (p *Pool) parent(d discarded) dir {
+	if d.unmoved {
+		return p.tmp
+	}
+	return p.trash
 }
 
 // mountSnapshot is the mount table as it was read last, for many purges: it grows with the number of mounts.
@@ -86,7 +94,7 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 // removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it, and
 // as long as there is a quota, whose that is. Errors: backend.ErrPending.
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
-	if d, err := openNoMount(p.trash, thrown.name); err == nil {
+	if d, err := openNoMount(p.parent(*thrown), thrown.name); err == nil {
 		defer d.Close()
 		if err := p.removeData(ctx, d); err != nil {
 			return err
@@ -102,7 +110,7 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 		return err
 	}
 	failpoint.Here("purge.released")
-	return removeTree(ctx, p.trash, thrown.name)
+	return removeTree(ctx, p.parent(*thrown), thrown.name)
 }
 
 // removeData removes all but the record.
