@@ -32,8 +32,8 @@ type snapshotIndex struct {
 	kept map[charge]int64
 }
 
-// charge is what a filesystem counts blocks under. A tag alone is not enough, nor is it with the volume's ID: a dead volume's can be given to
-// a new one, even to one of the same name.
+// charge is what a filesystem counts blocks under. A tag alone is not enough, nor is one with the volume's ID: a dead volume's can be
+// given to a new one, even to one of the same name.
 type charge struct {
 	source volume.ID
 	tag    backend.Tag

@@ -58,7 +58,7 @@ func copyName(kind string, client, round int) volume.Name {
 // TestCopiesBeforePowerCut ends with the machine, while every pool's client changes its volume and has it copied, round by round. Nothing of
 // it was ever made durable but by the copies.
 func TestCopiesBeforePowerCut(t *testing.T) {
-	raw, err := os.OpenFile(Disk(t, "raw"), os.O_WRONLY|os.O_SYNC, 0)
+	raw, err := os.OpenFile(Disk(t, "raw"), os.O_RDWR|os.O_SYNC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,8 +86,12 @@ func (n node) copyForever(t *testing.T, client int, raw *os.File, warm func()) e
 	if err != nil {
 		return err
 	}
-	var told copies
-	for round := 1; ; round++ {
+	told, err := readNote(raw, client) // of an earlier life
+	if err != nil {
+		return err
+	}
+	first := told.Moved + 1
+	for round := first; ; round++ {
 		if err := writeRound(dataOf(t, p, "volumes", source.ID.Dir()), round); err != nil {
 			return err
 		}
@@ -115,7 +119,7 @@ func (n node) copyForever(t *testing.T, client int, raw *os.File, warm func()) e
 		if err := told.note(raw, client); err != nil {
 			return err
 		}
-		if round == warmRounds {
+		if round == first+warmRounds-1 {
 			warm()
 		}
 	}
@@ -129,6 +133,17 @@ func (n node) restoreTo(t *testing.T, to *pool.Pool, name volume.Name, s volume.
 		Name: name, Size: volume.SizeRange{Required: s.RestoreBytes}, Source: volume.FromSnapshot(s.ID), Spec: s.Spec,
 	}, n)
 	return err
+}
+
+func readNote(raw *os.File, client int) (c copies, err error) {
+	block := make([]byte, slot)
+	if _, err := raw.ReadAt(block, int64(client)*slot); err != nil {
+		return c, err
+	}
+	if block = trimZeros(block); len(block) == 0 {
+		return c, nil
+	}
+	return c, json.Unmarshal(block, &c)
 }
 
 func (c copies) note(raw *os.File, client int) error {
@@ -173,13 +188,9 @@ func TestCopiesAfterPowerCut(t *testing.T) {
 	n := openNode(t)
 	for client, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
-			var told copies
-			block := make([]byte, slot)
-			if _, err := raw.ReadAt(block, int64(client)*slot); err != nil {
-				t.Fatal(err)
-			}
-			if err := json.Unmarshal(trimZeros(block), &told); err != nil {
-				t.Fatalf("%q: %v", block, err)
+			told, err := readNote(raw, client)
+			if err != nil || told.Moved < warmRounds {
+				t.Fatalf("the note is %+v, %v", told, err)
 			}
 			t.Logf("the client was told of %+v", told)
 			n.checkCopies(t, client, told)
