@@ -223,9 +223,6 @@ func (s *Server) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest)
 
 // checkUnused refuses a volume that a pod can see, or that is staged.
 func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
-	if err := p.CheckDetached(id); err != nil {
-		return err
-	}
 	data, err := p.AnyData(id)
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil // nothing there that could be published
@@ -234,6 +231,9 @@ func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
 		return err
 	}
 	defer data.Close()
+	if err := pool.CheckUnattached(data); err != nil {
+		return fmt.Errorf("volume %s: %w", id, err)
+	}
 	return s.Publications.CheckUnused(id, data)
 }
 

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -59,6 +59,8 @@ const (
 type Options struct {
 	Access   Access
 	Lifetime Lifetime
+	// guards: the device is a guard, see Guard.
+	guards bool
 }
 
 // Identity tells two files apart, over all filesystems.
@@ -85,7 +87,10 @@ type Device struct {
 // status is what the kernel says of a device.
 type status struct {
 	backing Identity
-	flags   uint32
+	// node is the number of the device whose node the file is, if it is one (st_rdev of stat(2)).
+	node   uint64
+	offset uint64
+	flags  uint32
 }
 
 func (s status) access() Access {
@@ -112,27 +117,23 @@ func Attach(image *os.File, options Options) (*Device, error) {
 	defer ctl.Close()
 	for range attachTries {
 		d, err := attachFree(ctl, backing, options)
-		if !errors.Is(err, unix.EBUSY) {
+		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENXIO) {
 			return d, err
 		}
 	}
 	return nil, fmt.Errorf("%w: no loop device was left free in %d tries", volume.ErrUnavailable, attachTries)
 }
 
-// attachFree tries one device; EBUSY says that somebody else was first.
+// attachFree tries one device; EBUSY says that somebody else was first, ENXIO that somebody is just detaching it.
 func attachFree(ctl, backing *os.File, options Options) (*Device, error) {
-	n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
+	f, n, err := openFree(ctl, options.Access)
 	if err != nil {
-		return nil, os.NewSyscallError("LOOP_CTL_GET_FREE", err)
-	}
-	f, err := openNode(n, options.Access)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w: give the driver the node's /dev", volume.ErrUnavailable, err)
+		return nil, err
 	}
 	config := unix.LoopConfig{
 		Fd:   uint32(backing.Fd()), //nolint:gosec // a small number
 		Size: BlockSize,
-		Info: unix.LoopInfo64{Flags: options.flags()},
+		Info: unix.LoopInfo64{Flags: options.flags(), Offset: options.offset()},
 	}
 	if err := unix.IoctlLoopConfigure(int(f.Fd()), &config); err != nil {
 		return nil, errors.Join(&os.PathError{Op: "LOOP_CONFIGURE", Path: f.Name(), Err: err}, f.Close())
@@ -147,8 +148,18 @@ func attachFree(ctl, backing *os.File, options Options) (*Device, error) {
 	return d, nil
 }
 
+func (o Options) offset() uint64 {
+	if o.guards {
+		return guardOffset
+	}
+	return 0
+}
+
 func (o Options) flags() uint32 {
 	flags := uint32(unix.LO_FLAGS_DIRECT_IO)
+	if o.guards { // nothing is ever read of it
+		flags = 0
+	}
 	if o.Access == ReadOnly {
 		flags |= unix.LO_FLAGS_READ_ONLY
 	}
@@ -177,7 +188,7 @@ func Find(image *os.File, access Access) (*Device, error) {
 		switch {
 		case errors.Is(err, os.ErrNotExist): // detached meanwhile
 			continue
-		case isOfDeadDisk(err) && !mayHave(n, image):
+		case IsOfDeadDisk(err) && !mayHave(n, image):
 			continue
 		case err != nil:
 			return nil, err
@@ -189,8 +200,8 @@ func Find(image *os.File, access Access) (*Device, error) {
 	return nil, fmt.Errorf("%s is on no loop device: %w", image.Name(), os.ErrNotExist)
 }
 
-// isOfDeadDisk says whether a device does not tell its file because the file's filesystem has died: LOOP_GET_STATUS64 asks that.
-func isOfDeadDisk(err error) bool {
+// IsOfDeadDisk says whether an error is that of a file whose filesystem has died. LOOP_GET_STATUS64 asks that filesystem.
+func IsOfDeadDisk(err error) bool {
 	return errors.Is(err, unix.EIO) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOTCONN)
 }
 
@@ -225,23 +236,29 @@ func isOpenNowhere(f *os.File) bool {
 
 // Attached lists the numbers of the devices that have a file, in no order.
 func Attached() ([]int, error) {
+	numbers, err := numbers()
+	return slices.DeleteFunc(numbers, func(n int) bool { return !isAttached(n) }), err
+}
+
+// numbers are those of all devices.
+func numbers() ([]int, error) {
 	entries, err := os.ReadDir(sysfs)
 	if err != nil {
 		return nil, err
 	}
 	var numbers []int
 	for _, e := range entries {
-		digits, ok := strings.CutPrefix(e.Name(), "loop")
-		n, err := strconv.Atoi(digits)
-		if !ok || err != nil {
-			continue
-		}
-		// The directory is there as long as a file is attached (drivers/block/loop.c, loop_sysfs_init).
-		if _, err := os.Lstat(filepath.Join(sysfs, e.Name(), "loop")); err == nil {
+		if n, ok := NumberAt(e.Name()); ok {
 			numbers = append(numbers, n)
 		}
 	}
 	return numbers, nil
+}
+
+// isAttached looks for a directory that is there as long as a file is attached (drivers/block/loop.c, loop_sysfs_init).
+func isAttached(number int) bool {
+	_, err := os.Lstat(filepath.Join(sysfs, fmt.Sprintf("loop%d", number), "loop"))
+	return err == nil
 }
 
 // Open opens an attached device. Errors: os.ErrNotExist when it has no file, or there is no such device.
@@ -287,9 +304,19 @@ func checkNode(f *os.File, number int) error {
 	return nil
 }
 
-// numberOf is the number of a loop device, whose minor it is as long as devices have no partitions (max_part of the module is 0).
+// numberOf is the number of a loop device. It is not the minor where devices have room for partitions (max_part of the module).
 func numberOf(device uint64) (int, bool) {
-	return int(unix.Minor(device)), unix.Major(device) == major
+	if unix.Major(device) != major {
+		return 0, false
+	}
+	name, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", major, unix.Minor(device)))
+	if errors.Is(err, os.ErrNotExist) { // the device was removed, and its node is still shown somewhere
+		return int(unix.Minor(device)), true
+	}
+	if err != nil {
+		return 0, false
+	}
+	return NumberAt(name)
 }
 
 func readStatus(f *os.File) (status, error) {
@@ -300,7 +327,12 @@ func readStatus(f *os.File) (status, error) {
 	if err != nil {
 		return status{}, &os.PathError{Op: "LOOP_GET_STATUS64", Path: f.Name(), Err: err}
 	}
-	return status{backing: Identity{device: info.Device, inode: info.Inode}, flags: info.Flags}, nil
+	return status{
+		backing: Identity{device: info.Device, inode: info.Inode},
+		node:    info.Rdevice,
+		offset:  info.Offset,
+		flags:   info.Flags,
+	}, nil
 }
 
 // Path is the device's node.
@@ -328,28 +360,6 @@ func (d *Device) Access() Access { return d.status.access() }
 
 // Close lets go of the device; see Lifetime.
 func (d *Device) Close() { d.file.Close() }
-
-// Detach takes the file off the device, at once or, if somebody else has the device open, when they close it.
-func (d *Device) Detach() error {
-	if err := unix.IoctlSetInt(int(d.file.Fd()), unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
-		return &os.PathError{Op: "LOOP_CLR_FD", Path: d.file.Name(), Err: err}
-	}
-	return nil
-}
-
-// Keep makes the device stay until it is detached, as if it had been attached so.
-func (d *Device) Keep() error {
-	info, err := unix.IoctlLoopGetStatus64(int(d.file.Fd()))
-	if err == nil {
-		info.Flags &^= unix.LO_FLAGS_AUTOCLEAR
-		err = unix.IoctlLoopSetStatus64(int(d.file.Fd()), info)
-	}
-	if err != nil {
-		return &os.PathError{Op: "LOOP_SET_STATUS64", Path: d.file.Name(), Err: err}
-	}
-	d.status.flags = info.Flags
-	return nil
-}
 
 // Node opens the device's node with O_PATH, to be shown to a pod. The caller closes it.
 func (d *Device) Node() (*os.File, error) {

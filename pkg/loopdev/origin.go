@@ -65,19 +65,11 @@ func NumberOfNode(f *os.File) (int, error) {
 	return n, nil
 }
 
-// NumberAt is the number in a device's name, as the mount table has it; false if that is no loop device.
+// NumberAt is the number in a device's name, as the mount table has it; false if that is no loop device, but a partition of one, say.
 func NumberAt(name string) (int, bool) {
-	n := numberAt(name)
-	return n, n >= 0
-}
-
-func numberAt(name string) int {
 	digits, ok := strings.CutPrefix(filepath.Base(name), "loop")
 	n, err := strconv.ParseUint(digits, 10, 20) // a minor has 20 bits (linux/kdev_t.h)
-	if !ok || err != nil {
-		return -1
-	}
-	return int(n)
+	return int(n), ok && err == nil
 }
 
 // BackingPath is where a device's file is, as the kernel says it for people: in a mount namespace that may not be ours, and it may have

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -311,7 +310,7 @@ func (p *place) unmountAll() error {
 
 // unmountTop takes the topmost mount off. The parent is named by its descriptor, the last component is not followed.
 func (p *place) unmountTop() error {
-	name := path.Join("/proc/self/fd", strconv.Itoa(p.fd()), p.name)
+	name := descriptorPath(p.parent) + "/" + p.name
 	err := unix.Unmount(name, unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EBUSY) && p.hasMountsBelow() {
 		// With what is mounted below it, as one: their paths lead through the volume, which is a pod's, and cannot be walked.
@@ -330,7 +329,7 @@ func (p *place) unmountTop() error {
 // hasMountsBelow reads the mount table: for the rare target that cannot be unmounted. If it cannot be read there are none. The table
 // has the resolved path, in which the kubelet's directory may be another one.
 func (p *place) hasMountsBelow() bool {
-	parent, err := os.Readlink(fdPath(p.parent))
+	parent, err := os.Readlink(descriptorPath(p.parent))
 	if err != nil {
 		return false
 	}

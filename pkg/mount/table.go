@@ -208,4 +208,6 @@ func mountID(f *os.File) (int, error) {
 }
 
 // fdPath names an open file for the system calls that take no descriptor.
-func fdPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+func fdPath(f *os.File) string { return descriptorPath(int(f.Fd())) }
+
+func descriptorPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

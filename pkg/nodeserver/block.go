@@ -17,6 +17,9 @@ func (s *Server) openBlock(ctx context.Context, v staging.Volume, w wish) (_ sou
 	}
 	w.access.Mount = w.access.Mount.WithDevices()
 	src := source{volume: v.ID.String(), access: w.access}
+	if err := v.Restore(ctx, s.Publications.Targets(v.ID.String())); err != nil {
+		return source{}, err
+	}
 	if src.file, err = v.Attach(ctx, access); err != nil {
 		return source{}, err
 	}
@@ -30,9 +33,9 @@ func (s *Server) openBlock(ctx context.Context, v staging.Volume, w wish) (_ sou
 	return src, nil
 }
 
-// releaseDevices detaches the devices of a raw block volume that are published no more. Those of a volume whose pool is not open wait for
-// its start.
-func (s *Server) releaseDevices(id volume.ID) error {
+// releaseDevices detaches the devices of a raw block volume that are published no more, also those which were until now, whatever file they
+// have. Those of a volume whose pool is not open wait for its start.
+func (s *Server) releaseDevices(id volume.ID, were ...int) error {
 	p, err := s.Pools.ByID(id.Pool())
 	if err != nil {
 		return nil //nolint:nilerr // said above
@@ -41,5 +44,5 @@ func (s *Server) releaseDevices(id volume.ID) error {
 	if err != nil || !v.Spec.IsBlock() {
 		return nil //nolint:nilerr // a volume that is gone, or damaged, has been seen by nobody
 	}
-	return staging.Volume{Volume: v, Pool: p}.Release(s.Publications.Targets(id.String()))
+	return staging.Volume{Volume: v, Pool: p}.Release(s.Publications.Targets(id.String()), were...)
 }

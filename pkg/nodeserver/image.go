@@ -1,6 +1,7 @@
 package nodeserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -22,13 +23,13 @@ func (s *Server) openStaged(v staging.Volume, stagingPath string) (*os.File, err
 
 // growStaged makes the filesystem of an image that is in use as large as the image. kubelet names both paths; the volume may be mounted at
 // neither, and grows when it is staged.
-func (s *Server) growStaged(p *pool.Pool, id volume.ID, stagingPath string, at mount.Target) error {
+func (s *Server) growStaged(ctx context.Context, p *pool.Pool, id volume.ID, stagingPath string, at mount.Target) error {
 	v, err := p.Get(id)
 	if err != nil || !v.Spec.IsImage() {
 		return err
 	}
 	if v.Spec.IsBlock() {
-		return staging.Volume{Volume: v, Pool: p}.GrowDevices()
+		return staging.Volume{Volume: v, Pool: p}.GrowDevices(ctx)
 	}
 	candidates := []mount.Target{at}
 	if staged, err := s.parseTarget("staging_target_path", stagingPath); err == nil {

@@ -217,12 +217,13 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	if err := s.checkPublished(handle, target); err != nil {
 		return nil, err
 	}
+	devices := staging.DevicesAt(target)
 	if err := mount.Unbind(target); err != nil {
 		return nil, fmt.Errorf("unpublish volume %s: %w", handle, err)
 	}
 	s.Publications.forget(target)
 	if id, err := volume.ParseID(handle); err == nil {
-		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(id)
+		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(id, devices...)
 	}
 	if err := s.deleteInline(ctx, handle); err != nil {
 		return nil, err
@@ -304,7 +305,7 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, s.growStaged(p, id, req.GetStagingTargetPath(), at)
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, s.growStaged(ctx, p, id, req.GetStagingTargetPath(), at)
 }
 
 // find returns a volume's pool. A volume that is not there is told before any other fault of a request. Errors: ErrNotFound, also for
@@ -359,7 +360,7 @@ func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error)
 	if shown, err := mount.Shows(target, data); err != nil || !shown {
 		return volume.Usage{}, errors.Join(err, fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound, handle, target))
 	}
-	return p.Usage(id)
+	return p.Usage(v, data)
 }
 
 // isHandleOf says whether requests call a published volume by that handle: its ID, or kubelet's name for an inline volume.

@@ -159,9 +159,6 @@ func TestRecordThatDisagreesWithItsDataIsCorrupt(t *testing.T) {
 			if f, err := p.Data(v.ID); !errors.Is(err, volume.ErrCorrupt) {
 				t.Errorf("%v, %v, want ErrCorrupt", f, err)
 			}
-			if u, err := p.Usage(v.ID); !errors.Is(err, volume.ErrCorrupt) {
-				t.Errorf("usage: %+v, %v, want ErrCorrupt", u, err)
-			}
 			remove(t, p, v.ID)
 			waitPurged(t, p)
 			if got := entries(t, filepath.Dir(secret)); len(got) != 1 {

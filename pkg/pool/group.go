@@ -18,12 +18,15 @@ import (
 // record does not change: the next publication says whose turn it is. Not durable, because after a power cut it is repeated with the
 // publication. Errors: ErrUnavailable when the filesystem has become read-only.
 func SetGroup(ctx context.Context, data *os.File, g volume.Group) error {
+	if !g.Given {
+		return nil
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(data.Fd()), &st); err != nil {
 		return fmt.Errorf("stat of %s: %w", data.Name(), err)
 	}
 	mode := g.Mode(typeOf(st), st.Mode&^unix.S_IFMT)
-	if !g.Given || st.Gid == g.ID && st.Mode&^unix.S_IFMT == mode {
+	if st.Gid == g.ID && st.Mode&^unix.S_IFMT == mode {
 		return nil
 	}
 	if st.Gid != g.ID {

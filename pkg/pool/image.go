@@ -157,12 +157,17 @@ func (p *Pool) checkDetached(parent dir, entry string) error {
 		return err
 	}
 	defer f.Close()
+	return CheckUnattached(f)
+}
+
+// CheckUnattached refuses a volume's data, open, if they are an image that is on a loop device. Errors: ErrInUse.
+func CheckUnattached(data *os.File) error {
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if err := unix.Fstat(int(data.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return err
 	}
 	for _, access := range []loopdev.Access{loopdev.ReadWrite, loopdev.ReadOnly} {
-		d, err := loopdev.Find(f, access)
+		d, err := loopdev.Find(data, access)
 		switch {
 		case err == nil:
 			d.Close()

@@ -13,11 +13,24 @@ import (
 // removeDepth bounds how many directories are open at once, whatever a pod has built.
 const removeDepth = 64
 
+// remover removes trees, one after the other. A directory deeper than removeDepth is moved up to top and becomes pending there, so
+// that a crash leaves it where the next start looks for it.
+type remover struct {
+	ctx     context.Context //nolint:containedctx // lives as long as one purge
+	top     dir
+	pending []dirent
+	buffer  []byte // a directory of any size takes no more memory
+}
+
+func newRemover(ctx context.Context) *remover {
+	return &remover{ctx: ctx, buffer: make([]byte, direntBuffer)}
+}
+
 // removeTree removes an entry of parent and all that is below it. The content is a pod's: no link is followed, no mount is
 // entered, depth and size do not matter, and what chattr(1) has made immutable goes too. When the context ends it stops
 // between two batches; it can be called again to go on. What cannot be removed stays, the rest goes, and the first reason is returned.
-func removeTree(ctx context.Context, parent dir, name string) error {
-	r := remover{ctx: ctx, top: parent, pending: []dirent{{name: name}}, buffer: make([]byte, direntBuffer)}
+func (r *remover) removeTree(parent dir, e dirent) error {
+	r.top, r.pending = parent, append(r.pending[:0], e)
 	var first error
 	for len(r.pending) > 0 {
 		next := r.pending[len(r.pending)-1]
@@ -27,15 +40,6 @@ func removeTree(ctx context.Context, parent dir, name string) error {
 		}
 	}
 	return first
-}
-
-// remover is one removeTree. A directory deeper than removeDepth is moved up to top and becomes pending there, so that a
-// crash leaves it where the next start looks for it.
-type remover struct {
-	ctx     context.Context //nolint:containedctx // lives as long as one call
-	top     dir
-	pending []dirent
-	buffer  []byte // a directory of any size takes no more memory
 }
 
 // remove finds out what an entry is by unlinking it, unless the filesystem has said that it is a directory. (A pod may exchange it in

@@ -43,7 +43,16 @@ func write(t *testing.T, path string, bytes int64) (written int64) {
 
 func usage(t *testing.T, p *Pool, id volume.ID) volume.Usage {
 	t.Helper()
-	u, err := p.Usage(id)
+	v, err := p.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := p.Data(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	u, err := p.Usage(v, data)
 	if err != nil {
 		t.Fatal(err)
 	}

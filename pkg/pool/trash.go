@@ -94,11 +94,14 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 // removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it, and
 // as long as there is a quota, whose that is. Errors: backend.ErrPending.
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
-	if d, err := openNoMount(p.parent(*thrown), thrown.name); err == nil {
+	r, parent := newRemover(ctx), p.parent(*thrown)
+	entry := dirent{name: thrown.name}
+	if d, err := openNoMount(parent, thrown.name); err == nil {
 		defer d.Close()
-		if err := p.removeData(ctx, d); err != nil {
+		if err := p.removeData(r, d); err != nil {
 			return err
 		}
+		entry.isDir = true
 	}
 	failpoint.Here("purge.data-removed")
 	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still counts files must not be given out.
@@ -110,17 +113,19 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 		return err
 	}
 	failpoint.Here("purge.released")
-	return removeTree(ctx, p.parent(*thrown), thrown.name)
+	return r.removeTree(parent, entry)
 }
 
 // removeData removes all but the record.
-func (p *Pool) removeData(ctx context.Context, d dir) error {
+func (p *Pool) removeData(r *remover, d dir) error {
 	if err := p.backend.Discard(d.File); err != nil {
 		return err
 	}
-	names, err := d.Readdirnames(-1)
-	for _, n := range slices.DeleteFunc(names, func(n string) bool { return n == recordFile || n == snapshotRecordFile }) {
-		err = errors.Join(err, removeTree(ctx, d, n))
+	entries, err := d.allEntries(r.buffer)
+	for _, e := range entries {
+		if e.name != recordFile && e.name != snapshotRecordFile {
+			err = errors.Join(err, r.removeTree(d, e))
+		}
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -29,17 +30,30 @@ func (v Volume) Attach(ctx context.Context, access loopdev.Access) (*os.File, er
 	}
 	defer image.Close()
 	device, err := loopdev.Find(image, access)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
+	if errors.Is(err, os.ErrNotExist) {
 		device, err = v.attachUncopied(ctx, image, access)
-	case err == nil && device.Lifetime() == loopdev.WhileUsed: // Release met somebody who still had it open
-		err = device.Keep()
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer device.Close()
-	return device.Node()
+	if err := v.secure(ctx, device); err != nil {
+		return nil, err
+	}
+	return device.Show()
+}
+
+// secure puts a device right that pods have, or are about to have, and keeps it attached whatever they do.
+func (v Volume) secure(ctx context.Context, device *loopdev.Device) error {
+	if err := device.Guard(); err != nil {
+		return err
+	}
+	mended, err := device.Mend()
+	if mended {
+		klog.FromContext(ctx).Info("Somebody had asked the kernel to detach the device of a raw block volume, or to change it: it is as it was",
+			"volumeID", v.ID, "device", device.Path())
+	}
+	return err
 }
 
 // attachUncopied attaches an image that nobody copies: as long as a copy takes its time, nobody may be able to write. Errors: ErrBusy.
@@ -75,15 +89,11 @@ func (v Volume) ReplacesOther(node *os.File, at mount.Target) error {
 
 // deviceShownAt is the device of the volume's image whose node a target shows. Errors: os.ErrNotExist.
 func (v Volume) deviceShownAt(at mount.Target) (*loopdev.Device, error) {
-	f, mounted, err := mount.Open(at)
+	number, err := deviceNodeAt(at)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	if !mounted {
-		return nil, fmt.Errorf("%s is no mount: %w", at, os.ErrNotExist)
-	}
-	device, err := loopdev.NodeOf(f)
+	device, err := loopdev.Open(number)
 	if err != nil {
 		return nil, err
 	}
@@ -130,8 +140,8 @@ func (v Volume) each(do func(*loopdev.Device) error) error {
 }
 
 // GrowDevices makes every device of the image as large as the image has become.
-func (v Volume) GrowDevices() error {
-	return v.each((*loopdev.Device).SetCapacity)
+func (v Volume) GrowDevices(ctx context.Context) error {
+	return v.each(func(d *loopdev.Device) error { return v.secure(ctx, d) })
 }
 
 // Nodes are the nodes of every device that the image has, open with O_PATH. The caller closes them.
@@ -147,26 +157,121 @@ func (v Volume) Nodes() ([]*os.File, error) {
 	return nodes, err
 }
 
-// Release detaches the devices of a raw block volume that none of the targets shows.
-func (v Volume) Release(targets []mount.Target) error {
-	shown := map[int]bool{}
-	for _, at := range targets {
-		device, err := v.deviceShownAt(at)
-		if errors.Is(err, os.ErrNotExist) {
+// Restore puts the image back on the read-only devices that targets of the volume show, if a pod has exchanged it for a file of its own.
+func (v Volume) Restore(ctx context.Context, targets []mount.Target) error {
+	image, err := v.Pool.Data(v.ID)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	var errs []error
+	for _, number := range DevicesAt(targets...) {
+		device, err := loopdev.Open(number)
+		if err != nil { // nobody has detached it, or the disk has died
 			continue
 		}
-		if err != nil {
-			return err
+		if device.Access() == loopdev.ReadOnly && !v.Pool.IsImageOf(v.ID, device) && isGuarded(number) {
+			klog.FromContext(ctx).Info("A pod had put a file of its own on a read-only device: its readers see the volume again",
+				"volumeID", v.ID, "device", device.Path())
+			errs = append(errs, device.Restore(image))
 		}
-		shown[device.Number()] = true
 		device.Close()
 	}
-	return v.each(func(d *loopdev.Device) error {
-		if shown[d.Number()] {
+	return errors.Join(errs...)
+}
+
+func isGuarded(number int) bool {
+	device, err := loopdev.Guarded(number)
+	if err == nil {
+		device.Close()
+	}
+	return err == nil
+}
+
+// DevicesAt are the numbers of the devices whose nodes targets show. It asks nothing of the devices.
+func DevicesAt(targets ...mount.Target) (numbers []int) {
+	for _, at := range targets {
+		if n, err := deviceNodeAt(at); err == nil && !slices.Contains(numbers, n) {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers
+}
+
+// deviceNodeAt is the number of the device whose node a target shows. Errors: os.ErrNotExist.
+func deviceNodeAt(at mount.Target) (int, error) {
+	f, mounted, err := mount.Open(at)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if !mounted {
+		return 0, fmt.Errorf("%s is no mount: %w", at, os.ErrNotExist)
+	}
+	return loopdev.NumberOfNode(f)
+}
+
+// Release detaches the devices of a raw block volume that none of the targets shows: those of its image, and those that targets have
+// shown until now, whose file a pod may have exchanged for its own. It needs no disk: a volume whose disk has died can be released.
+func (v Volume) Release(targets []mount.Target, were ...int) error {
+	shown := DevicesAt(targets...)
+	err := v.each(func(d *loopdev.Device) error {
+		if slices.Contains(shown, d.Number()) {
 			return nil
 		}
-		return d.Detach()
+		return release(d, were)
 	})
+	guarded := were
+	if loopdev.IsOfDeadDisk(err) {
+		guarded, err = append(slices.Clone(were), devicesOfDeadDisk(v.ID)...), nil
+	}
+	for _, number := range guarded {
+		if !slices.Contains(shown, number) {
+			err = errors.Join(err, detachGuarded(number))
+		}
+	}
+	return err
+}
+
+// release detaches a device. A target that shows a read-only one may be unknown, if its pod had exchanged the file when the driver started:
+// whoever wants its number next looks for one.
+func release(d *loopdev.Device, were []int) error {
+	err := d.Detach()
+	if err == nil && d.Access() == loopdev.ReadWrite && slices.Contains(were, d.Number()) {
+		err = d.Hide()
+	}
+	return err
+}
+
+// detachGuarded detaches a device of which nothing is known but that it was a raw block volume's.
+func detachGuarded(number int) error {
+	device, err := loopdev.Guarded(number)
+	if errors.Is(err, os.ErrNotExist) { // detached already, or somebody else's
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	return device.Detach()
+}
+
+// devicesOfDeadDisk are the devices that do not say which file they have, and where the kernel says that it is the volume's.
+func devicesOfDeadDisk(id volume.ID) (dead []int) {
+	numbers, err := loopdev.Attached()
+	if err != nil {
+		return nil
+	}
+	for _, n := range numbers {
+		device, err := loopdev.Open(n)
+		if err == nil {
+			device.Close()
+		}
+		if loopdev.IsOfDeadDisk(err) && mayBeImageOf(id, n) {
+			dead = append(dead, n)
+		}
+	}
+	return dead
 }
 
 // Reconcile takes up what a crash has left of a pool's images, before anybody can find the pool: a device that no target shows is
@@ -203,7 +308,7 @@ func reconcile(ctx context.Context, p *pool.Pool, id volume.ID, mounts []mount.M
 		return err
 	}
 	if v.Spec.IsBlock() {
-		return Volume{Volume: v, Pool: p}.Release(targets)
+		return Volume{Volume: v, Pool: p}.resumeDevices(ctx, targets)
 	}
 	for _, m := range mounts {
 		thawed, err := thaw(m.Point, p, id)
@@ -215,6 +320,14 @@ func reconcile(ctx context.Context, p *pool.Pool, id volume.ID, mounts []mount.M
 		}
 	}
 	return nil
+}
+
+// resumeDevices detaches the devices that no target shows, and puts the others right.
+func (v Volume) resumeDevices(ctx context.Context, targets []mount.Target) error {
+	if err := v.Release(targets); err != nil {
+		return err
+	}
+	return v.each(func(d *loopdev.Device) error { return v.secure(ctx, d) })
 }
 
 // mountsOf are those of the filesystem on a device.

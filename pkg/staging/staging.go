@@ -308,6 +308,9 @@ func (v Volume) IsOn(f *os.File) bool {
 // Unmount takes the filesystem of a volume's image off the staging path; the device goes with the last mount of it. It needs no pool: a
 // volume whose disk has died can be unstaged. Nothing there is no error. Errors: ErrInUse when something else is there.
 func Unmount(id volume.ID, at mount.Target) error {
+	if mounted, err := mount.Mounted(at); !mounted && err == nil { // as it is with any volume that is no image
+		return nil
+	}
 	number, err := numberAt(at)
 	if errors.Is(err, errNotMounted) || errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -324,18 +327,24 @@ func Unmount(id volume.ID, at mount.Target) error {
 }
 
 // MayShow says, without the volume's pool, whether a target may show a volume's image: that is where the kernel says that the file of the
-// device is.
+// device is. Of a raw block volume's device a pod can have taken the file, or exchanged it: such a device may be anybody's.
 func MayShow(id volume.ID, at mount.Target) bool {
-	f, mounted, err := mount.Open(at)
-	if err != nil || !mounted {
-		return false
+	number, err := deviceNodeAt(at)
+	if err == nil {
+		return mayBeImageOf(id, number) || saysNothing(number)
 	}
-	defer f.Close()
-	number, err := loopdev.NumberOfNode(f)
-	if errors.Is(err, os.ErrNotExist) {
-		number, err = loopdev.NumberUnder(f)
-	}
+	number, err = numberAt(at)
 	return err == nil && mayBeImageOf(id, number)
+}
+
+// saysNothing says whether a device has no file, or one that a pod may have given it.
+func saysNothing(number int) bool {
+	device, err := loopdev.Open(number)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	defer device.Close()
+	return device.Access() == loopdev.ReadOnly && isGuarded(number)
 }
 
 func mayBeImageOf(id volume.ID, device int) bool {

@@ -32,7 +32,7 @@ func (b *bench) cycles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	bottom, err := newFloor(b.pool("floor"), filepath.Join(b.dir, "floor-targets"))
+	bottom, err := newFloor(b.pool("floor"), filepath.Join(b.node.dir, "floor-targets"))
 	if err != nil {
 		return err
 	}

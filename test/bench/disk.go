@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -36,9 +35,9 @@ type disk struct {
 	about string
 }
 
-// newDisk makes the filesystem below dir, in an image on a loop device. It goes with its mount.
+// newDisk makes the filesystem at dir, in an image beside it on a loop device. It goes with its mount.
 func newDisk(ctx context.Context, fs, dir string) (disk, error) {
-	d := disk{dir: filepath.Join(dir, "disk")}
+	d := disk{dir: dir}
 	if err := os.Mkdir(d.dir, 0o755); err != nil {
 		return d, err
 	}
@@ -46,7 +45,7 @@ func newDisk(ctx context.Context, fs, dir string) (disk, error) {
 		d.about = "the host's " + filesystemOf(d.dir) + ", at " + d.dir
 		return d, nil
 	}
-	d.image = filepath.Join(dir, "image")
+	d.image = dir + ".image"
 	d.about = fmt.Sprintf("%s on a loop device (direct I/O) over a sparse file on the host's %s", fs, filesystemOf(dir))
 	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
 		return d, err

@@ -126,7 +126,7 @@ func (b *bench) statsOfMany(ctx context.Context, s sockets) error {
 
 // quotaShare makes volumes with quotas and without, in turn.
 func (b *bench) quotaShare(ctx context.Context, with sockets) error {
-	dir := filepath.Join(b.dir, "run-unlimited")
+	dir := filepath.Join(b.node.dir, "run-unlimited")
 	if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(b.pool("unlimited"), 0o755)); err != nil {
 		return err
 	}

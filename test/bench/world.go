@@ -18,9 +18,12 @@ import (
 
 // world is a temporary directory with all that a run needs: the driver's binary, the disk with the pools, and the drivers.
 type world struct {
-	dir     string
-	binary  string
-	disk    disk
+	dir    string
+	binary string
+	disk   disk
+	// node has the kubelet's directories. Whatever this machine has, it is a disk as a node has it, of ext4 with a journal: without one,
+	// a new target is looked for among all inodes that were freed in the last minutes, and a removed one may wait for the disk's discard.
+	node    disk
 	log     *os.File
 	env     []string
 	running map[*process.Process]struct{}
@@ -43,13 +46,16 @@ func newWorld(ctx context.Context, o options) (*world, error) {
 	if w.binary, err = process.Build(ctx, w.dir); err != nil {
 		return w, err
 	}
-	w.disk, err = newDisk(ctx, o.fs, w.dir)
+	if w.node, err = newDisk(ctx, "ext4", filepath.Join(w.dir, "node")); err != nil {
+		return w, err
+	}
+	w.disk, err = newDisk(ctx, o.fs, filepath.Join(w.dir, "disk"))
 	return w, err
 }
 
 // driver starts a driver with one pool and waits until it is ready. It says how long that took. The caller ends it with stop.
 func (w *world) driver(ctx context.Context, poolName string) (*process.Process, time.Duration, error) {
-	dir := filepath.Join(w.dir, "run-"+poolName)
+	dir := filepath.Join(w.node.dir, "run-"+poolName)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, 0, err
 	}

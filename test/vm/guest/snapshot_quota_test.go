@@ -125,7 +125,16 @@ func fillVolume(t *testing.T, p *pool.Pool, id volume.ID, size int) {
 func wantUse(t *testing.T, p *pool.Pool, id volume.ID, total, used int64) {
 	t.Helper()
 	const slack = 256 << 10
-	u, err := p.Usage(id)
+	v, err := p.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := p.Data(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	u, err := p.Usage(v, data)
 	if err != nil {
 		t.Fatal(err)
 	}

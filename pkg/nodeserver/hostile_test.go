@@ -1,0 +1,232 @@
+package nodeserver
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/pod"
+)
+
+const changeFd = 0x4c06 // LOOP_CHANGE_FD of linux/loop.h
+
+// hostilePod has the nodes of devices, and a file of the volume's size.
+type hostilePod struct {
+	nodes []string
+	file  *os.File
+	// rounds is how often it has asked for everything.
+	rounds int
+	// seen is the first block that it has read and that is not its volume's.
+	seen []byte
+}
+
+func newHostilePod(t *testing.T, size int64, nodes ...string) *hostilePod {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "forged"))
+	must(t, err)
+	t.Cleanup(func() { f.Close() })
+	must(t, f.Truncate(size))
+	return &hostilePod{nodes: nodes, file: f}
+}
+
+// attack asks for everything, until it is told to stop.
+func (p *hostilePod) attack(stop <-chan struct{}) error {
+	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		for _, node := range p.nodes {
+			p.ask(node, os.O_RDONLY)
+			p.ask(node, os.O_RDWR)
+		}
+		p.rounds++
+	}
+}
+
+// ask does what may be refused, and looks at what is to be seen then.
+func (p *hostilePod) ask(node string, flags int) {
+	f, err := os.OpenFile(node, flags, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	device, file := int(f.Fd()), int(p.file.Fd())
+	look := func() {
+		content := make([]byte, loopdev.BlockSize)
+		if n, _ := f.ReadAt(content, 0); n > 0 && bytes.Contains(content[:n], []byte("secret")) && p.seen == nil {
+			p.seen = content
+		}
+	}
+	look()
+	_ = unix.IoctlLoopSetStatus64(device, &unix.LoopInfo64{Offset: 512, Flags: unix.LO_FLAGS_AUTOCLEAR})
+	_ = unix.IoctlSetInt(device, unix.LOOP_SET_CAPACITY, 0)
+	_ = unix.IoctlSetInt(device, unix.LOOP_SET_DIRECT_IO, 0)
+	_ = unix.IoctlSetInt(device, unix.LOOP_SET_BLOCK_SIZE, 512)
+	_ = unix.IoctlSetInt(device, unix.LOOP_CLR_FD, 0)
+	look()
+	_ = unix.IoctlSetInt(device, changeFd, file)
+	_ = unix.IoctlSetInt(device, unix.LOOP_SET_FD, file)
+	_ = unix.IoctlLoopConfigure(device, &unix.LoopConfig{Fd: uint32(file)}) //nolint:gosec // a small number
+	_ = unix.IoctlSetInt(device, unix.LOOP_CLR_FD, 0)
+	look()
+}
+
+// createBlock makes another raw block volume.
+func (n *imageNode) createBlock(name string) *imageNode {
+	n.t.Helper()
+	spec := volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+	other := *n
+	other.id = n.createImage(name, spec)
+	n.t.Cleanup(func() {
+		unmountBelow(n.t, n.KubeletDir)
+		for _, access := range []loopdev.Access{loopdev.ReadWrite, loopdev.ReadOnly} {
+			other.detach(access)
+		}
+	})
+	return &other
+}
+
+func fillDevice(t *testing.T, path, word string, size int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt(bytes.Repeat([]byte(word), int(size)/len(word)), 0)
+	must(t, errors.Join(err, f.Sync(), f.Close()))
+}
+
+func isPrecious(t *testing.T, path string) bool {
+	t.Helper()
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	must(t, unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0))
+	content := make([]byte, len("precious"))
+	_, err = f.ReadAt(content, 0)
+	must(t, err)
+	return string(content) == "precious"
+}
+
+func TestPodThatAsksEverythingOfItsDeviceSeesNoOtherVolumeAndKeepsItsOwn(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlock("writer"))
+	must(t, n.publishBlockReadOnly("reader"))
+	fillDevice(t, n.target("writer"), "precious", n.capacity())
+	other := n.createBlock("other")
+	hostile := newHostilePod(t, n.capacity(), n.target("writer"), n.target("reader"))
+	stop := make(chan struct{})
+	ended := pod.Start(func() error { return hostile.attack(stop) })
+	for range 20 {
+		must(t, other.publishBlock("other"))
+		fillDevice(t, n.target("other"), "secret!!", other.capacity())
+		n.restart(t)
+		must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+		must(t, n.unpublish(t, other.id, "other"))
+		other.wantDetached(other.id)
+	}
+	close(stop)
+	must(t, <-ended)
+	if hostile.rounds == 0 || hostile.seen != nil {
+		t.Errorf("after %d rounds the pod has seen %q", hostile.rounds, hostile.seen)
+	}
+	must(t, n.publishBlock("victim"))
+	victim, err := os.Open(n.target("victim"))
+	must(t, err)
+	if got := deviceSize(t, victim); got != n.capacity() || !isPrecious(t, n.target("victim")) {
+		t.Errorf("the device has %d bytes, want %d with what was written", got, n.capacity())
+	}
+	must(t, victim.Close())
+	for _, name := range []string{"writer", "reader", "victim"} {
+		must(t, n.unpublish(t, n.id, name))
+	}
+	n.wantDetached(n.id)
+	wantNothingAttached(t)
+}
+
+// wantNothingAttached looks for devices of any file of the test.
+func wantNothingAttached(t *testing.T) {
+	t.Helper()
+	numbers, err := loopdev.Attached()
+	must(t, err)
+	for _, number := range numbers {
+		path, err := loopdev.BackingPath(number)
+		if err == nil && strings.HasPrefix(path, filepath.Dir(t.TempDir())) {
+			t.Errorf("%s is on device %d still", path, number)
+		}
+	}
+}
+
+func TestFileThatAPodPutsOnItsReadOnlyDeviceIsSeenByNobodyWhoComesLater(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlock("writer"))
+	fillDevice(t, n.target("writer"), "precious", n.capacity())
+	must(t, n.publishBlockReadOnly("hostile"))
+	exchange(t, n)
+	must(t, n.publishBlockReadOnly("victim"))
+	if !isPrecious(t, n.target("victim")) || !isPrecious(t, n.target("hostile")) {
+		t.Error("readers see the pod's file")
+	}
+	n.restart(t)
+	exchange(t, n)
+	n.restart(t) // and does not know whose targets they are
+	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	must(t, n.publishBlockReadOnly("later"))
+	if !isPrecious(t, n.target("later")) {
+		t.Error("a new reader sees the pod's file")
+	}
+	for _, name := range []string{"hostile", "victim", "later", "writer"} {
+		must(t, n.unpublish(t, n.id, name))
+	}
+	n.wantDetached(n.id)
+	wantNothingAttached(t)
+}
+
+// exchange puts a pod's file on the device that it reads.
+func exchange(t *testing.T, n *imageNode) {
+	t.Helper()
+	hostile := newHostilePod(t, n.capacity())
+	pod.Run(t, func() error {
+		f, err := os.Open(n.target("hostile"))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return unix.IoctlSetInt(int(f.Fd()), changeFd, int(hostile.file.Fd()))
+	})
+	if isPrecious(t, n.target("hostile")) {
+		t.Error("the pod could not exchange the file")
+	}
+}
+
+func TestTargetOfADeviceThatAnOperatorDetachedIsUnpublishedAndNeverShowsAnother(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlock("a"))
+	n.detach(loopdev.ReadWrite)
+	n.restart(t)
+	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	other := n.createBlock("other")
+	must(t, other.publishBlock("b"))
+	fillDevice(t, n.target("b"), "secret!!", other.capacity())
+	if f, err := os.Open(n.target("a")); err == nil {
+		if size := deviceSize(t, f); size != 0 {
+			t.Errorf("the target shows a device of %d bytes", size)
+		}
+		f.Close()
+	}
+	wantCode(t, n.publishBlock("a"), codes.FailedPrecondition)
+	must(t, n.unpublish(t, n.id, "a"))
+	must(t, n.publishBlock("a"))
+	must(t, n.unpublish(t, n.id, "a"))
+	must(t, n.unpublish(t, other.id, "b"))
+	n.wantDetached(n.id)
+}
