@@ -262,6 +262,21 @@ func TestFullImageIsFullAndNothingElseIs(t *testing.T) {
 	})
 }
 
+func TestWhatPodsWriteToAnImageIsNotThrottledOnTheWay(t *testing.T) {
+	n := newImageNode(t, imageSpec(volume.Ext4))
+	throttle := func() string {
+		return filepath.Join("/sys/block", filepath.Base(n.devices(n.id)[0]), "queue/wbt_lat_usec")
+	}
+	must(t, n.stage())
+	must(t, os.WriteFile(throttle(), []byte("2000"), 0)) // as a device that is new; the next staging gets the same one, as a rule
+	must(t, n.unstage())
+	must(t, n.stage())
+	if latency, err := os.ReadFile(throttle()); string(latency) != "0\n" || err != nil {
+		t.Errorf("the device's throttle is at %s µs (%v)", latency, err)
+	}
+	must(t, n.unstage())
+}
+
 func TestStagedImageIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 	onEachFilesystem(t, func(n *imageNode) {
 		must(n.t, n.stage())

@@ -225,6 +225,10 @@ func (v Volume) attach(ctx context.Context, image *os.File, options loopdev.Opti
 		klog.FromContext(ctx).Info("The pool's filesystem has no direct I/O: what a volume's image holds is cached twice",
 			"volumeID", v.ID, "pool", v.Pool.Name(), "device", device.Path())
 	}
+	if err := device.UnthrottleWriteback(); err != nil {
+		klog.FromContext(ctx).Error(err, "The kernel throttles what pods write to a volume's image: give the driver a /sys that it may write",
+			"volumeID", v.ID, "device", device.Path())
+	}
 	return device, nil
 }
 

@@ -14,11 +14,28 @@ import (
 )
 
 // sockets goes through cycles over the driver's socket.
-type sockets struct{ *process.Process }
+type sockets struct {
+	*process.Process
+	// capability is what is asked of its volumes; nil is a directory of the pool's filesystem.
+	capability *csi.VolumeCapability
+}
+
+// capable asks for other volumes.
+func (s sockets) capable(capability *csi.VolumeCapability) sockets {
+	s.capability = capability
+	return s
+}
+
+func (s sockets) access() *csi.VolumeCapability {
+	if s.capability == nil {
+		return mounted("")
+	}
+	return s.capability
+}
 
 // newSockets makes what kubelet has made before it calls: directories for each client's pod and its staging.
 func newSockets(p *process.Process, clients int) (sockets, error) {
-	s := sockets{p}
+	s := sockets{Process: p}
 	for client := range clients {
 		err := errors.Join(os.MkdirAll(filepath.Dir(s.target(client)), 0o750), os.MkdirAll(s.staging(client), 0o750))
 		if err != nil {
@@ -65,20 +82,36 @@ func (s sockets) cycle(ctx context.Context, client int, name string) (laps, erro
 	return w.laps, nil
 }
 
-// access is what Kubernetes sends for ReadWriteOnce to a driver with SINGLE_NODE_MULTI_WRITER.
-var access = &csi.VolumeCapability{
-	AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
-	AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER},
+// readWriteOnce is what Kubernetes sends for ReadWriteOnce to a driver with SINGLE_NODE_MULTI_WRITER.
+var readWriteOnce = &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER}
+
+// mounted asks for a filesystem: for an image if it has a type.
+func mounted(fsType string) *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: fsType}}, AccessMode: readWriteOnce,
+	}
 }
 
-// create asks for so little that capacity never ends before the disk does.
+// rawBlock asks for a device.
+func rawBlock() *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}, AccessMode: readWriteOnce,
+	}
+}
+
 func (s sockets) create(ctx context.Context, name string) (string, error) {
+	return s.createKind(ctx, name, "DirectoryOrCreate")
+}
+
+// createKind makes a volume of a type. It asks for so little that capacity never ends before the disk does.
+func (s sockets) createKind(ctx context.Context, name, kind string) (string, error) {
 	resp, err := s.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
 		Name:               name,
 		CapacityRange:      &csi.CapacityRange{RequiredBytes: 4096},
-		VolumeCapabilities: []*csi.VolumeCapability{access},
+		VolumeCapabilities: []*csi.VolumeCapability{s.access()},
 		Parameters: map[string]string{
 			"csi.storage.k8s.io/pvc/name": "data-books-0", "csi.storage.k8s.io/pvc/namespace": "library", "csi.storage.k8s.io/pv/name": name,
+			"type": kind,
 		},
 	})
 	return resp.GetVolume().GetVolumeId(), err
@@ -86,14 +119,14 @@ func (s sockets) create(ctx context.Context, name string) (string, error) {
 
 func (s sockets) stage(ctx context.Context, client int, id string) error {
 	_, err := s.Node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
-		VolumeId: id, StagingTargetPath: s.staging(client), VolumeCapability: access,
+		VolumeId: id, StagingTargetPath: s.staging(client), VolumeCapability: s.access(),
 	})
 	return err
 }
 
 func (s sockets) publish(ctx context.Context, client int, id string) error {
 	_, err := s.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
-		VolumeId: id, StagingTargetPath: s.staging(client), TargetPath: s.target(client), VolumeCapability: access,
+		VolumeId: id, StagingTargetPath: s.staging(client), TargetPath: s.target(client), VolumeCapability: s.access(),
 		VolumeContext: map[string]string{
 			"csi.storage.k8s.io/pod.name": "books-0", "csi.storage.k8s.io/pod.namespace": "library", "csi.storage.k8s.io/ephemeral": "false",
 		},

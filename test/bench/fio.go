@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -23,18 +23,28 @@ type pattern struct {
 	value func(fioWrite) float64
 }
 
-// patterns write around the page cache: what is measured is the way to the disk.
+// The ways through which writes go: around the page cache of the filesystem that is written to, or through it.
+var (
+	direct   = []string{"--direct=1", "--ioengine=libaio"}
+	buffered = []string{"--direct=0", "--ioengine=psync"}
+)
+
+// patterns write around the page cache first: direct writes have to look for what others have left there.
 var patterns = []pattern{
-	{
-		"4 KiB random write, 16 at a time", "IOPS",
-		[]string{"--rw=randwrite", "--bs=4k", "--iodepth=16"},
-		func(w fioWrite) float64 { return w.IOPS },
-	},
-	{
-		"1 MiB sequential write, 4 at a time", "MiB/s",
-		[]string{"--rw=write", "--bs=1M", "--iodepth=4"},
-		func(w fioWrite) float64 { return w.Bytes / (1 << 20) },
-	},
+	random("4 KiB random, direct, 1 at a time", slices.Concat(direct, []string{"--iodepth=1"})),
+	random("4 KiB random, direct, 16 at a time", slices.Concat(direct, []string{"--iodepth=16"})),
+	random("4 KiB random, direct, 128 at a time", slices.Concat(direct, []string{"--iodepth=128"})),
+	sequential("1 MiB sequential, direct, 4 at a time", slices.Concat(direct, []string{"--iodepth=4"})),
+	random("4 KiB random, cached, fdatasync each 256", slices.Concat(buffered, []string{"--fdatasync=256"})),
+	sequential("1 MiB sequential, cached, fdatasync each 64", slices.Concat(buffered, []string{"--fdatasync=64"})),
+}
+
+func random(name string, args []string) pattern {
+	return pattern{name, "IOPS", append(args, "--rw=randwrite", "--bs=4k"), func(w fioWrite) float64 { return w.IOPS }}
+}
+
+func sequential(name string, args []string) pattern {
+	return pattern{name, "MiB/s", append(args, "--rw=write", "--bs=1M"), func(w fioWrite) float64 { return w.Bytes / (1 << 20) }}
 }
 
 // fioWrite is what fio(1) says of the writes of a job.
@@ -43,26 +53,33 @@ type fioWrite struct {
 	Bytes float64 `json:"bw_bytes"` //nolint:tagliatelle // fio's own name
 }
 
-// layOut writes the file once, so that every measurement overwrites.
-func layOut(ctx context.Context, dir string) error {
-	_, err := fio(ctx, dir, "--rw=write", "--bs=1M", "--iodepth=4", "--end_fsync=1")
+// layOut writes the file anew, or all of a device, so that every measurement overwrites.
+func layOut(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode().IsRegular() {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	_, err = fio(ctx, path, slices.Concat(direct, []string{"--rw=write", "--bs=1M", "--iodepth=4", "--end_fsync=1"}))
 	return err
 }
 
 // measure is one run of a pattern on the file.
-func (p pattern) measure(ctx context.Context, dir string, d time.Duration) (float64, error) {
-	w, err := fio(ctx, dir, append(p.args, "--time_based", fmt.Sprintf("--runtime=%dms", d.Milliseconds()))...)
+func (p pattern) measure(ctx context.Context, path string, d time.Duration) (float64, error) {
+	w, err := fio(ctx, path, slices.Concat(p.args, []string{"--time_based", fmt.Sprintf("--runtime=%dms", d.Milliseconds())}))
 	return p.value(w), err
 }
 
-func fio(ctx context.Context, dir string, args ...string) (fioWrite, error) {
-	path, err := exec.LookPath("fio")
+func fio(ctx context.Context, path string, args []string) (fioWrite, error) {
+	program, err := exec.LookPath("fio")
 	if err != nil {
 		return fioWrite{}, errors.New("needs fio: run hack/ensure-packages as root")
 	}
 	command := append([]string{
-		path, "--name=bench", "--filename=" + filepath.Join(dir, "fio"), fmt.Sprintf("--size=%d", fioBytes), "--fallocate=none",
-		"--direct=1", "--ioengine=libaio", "--randrepeat=0", "--output-format=json",
+		program, "--name=bench", "--filename=" + path, fmt.Sprintf("--size=%d", fioBytes), "--fallocate=none", "--randrepeat=0",
+		"--output-format=json",
 	}, args...)
 	out, err := output(ctx, command...)
 	if err != nil {

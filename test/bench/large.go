@@ -20,7 +20,7 @@ func (b *bench) deleteLarge(ctx context.Context) error {
 	}
 	var found largeTimes
 	for range b.rounds {
-		if err := b.deleteOnce(ctx, sockets{p}, &found); err != nil {
+		if err := b.deleteOnce(ctx, sockets{Process: p}, &found); err != nil {
 			return err
 		}
 	}

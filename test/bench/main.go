@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -52,8 +53,22 @@ var benchmarks = []struct {
 	{"create", (*bench).createBesideMany},
 	{"delete", (*bench).deleteLarge},
 	{"snapshot", (*bench).snapshots},
-	{"io", (*bench).inputOutput},
+	{"io-directory", (*bench).writeToDirectory},
+	{"io-ext4", (*bench).writeToExt4},
+	{"io-xfs", (*bench).writeToXFS},
+	{"io-block", (*bench).writeToBlock},
+	{"stats", (*bench).statsOfMany},
+	{"quota", (*bench).quotaShare},
 	{"start", (*bench).startWithMany},
+}
+
+// names are those of all benchmarks, in order.
+func names() string {
+	var all []string
+	for _, benchmark := range benchmarks {
+		all = append(all, benchmark.name)
+	}
+	return strings.Join(all, ", ")
 }
 
 func main() {
@@ -75,7 +90,7 @@ func parse(args []string) (options, error) {
 	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	flags.StringVar(&o.fs, "fs", "ext4", "filesystem of the pools: ext4, xfs or btrfs on a loop device, or host")
 	flags.StringVar(&o.parent, "dir", os.TempDir(), "where images and host pools are made, and removed again")
-	flags.StringVar(&o.only, "run", "", "regular expression: which of cycle, processes, idle, create, delete, snapshot, io, start (all)")
+	flags.StringVar(&o.only, "run", "", "regular expression: which of "+names()+" (all)")
 	flags.StringVar(&o.json, "json", "", "a file that gets the report as JSON")
 	flags.StringArrayVar(&o.env, "env", nil, "what the driver's environment has besides, such as GOMAXPROCS=4; repeatable")
 	flags.IntSliceVar(&o.clients, "clients", []int{1, 2, 4, 8, 16, 32}, "how many cycles are under way at a time")

@@ -35,14 +35,14 @@ func (b *bench) createBesideMany(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		pools[i] = sockets{p}
+		pools[i] = sockets{Process: p}
 	}
 	if err := b.checkPopulation(ctx, pools[1].Process, many); err != nil {
 		return err
 	}
 	var few, lots []float64
 	for range b.rounds {
-		times, err := createInTurn(ctx, pools, b.calls)
+		times, err := createInTurn(ctx, pools, b.calls, "DirectoryOrCreate")
 		if err != nil {
 			return err
 		}
@@ -54,11 +54,11 @@ func (b *bench) createBesideMany(ctx context.Context) error {
 }
 
 // createInTurn makes volumes and deletes each at once, so that the pools keep their sizes.
-func createInTurn(ctx context.Context, pools [2]sockets, calls int) (times [2][]time.Duration, err error) {
+func createInTurn(ctx context.Context, pools [2]sockets, calls int, kind string) (times [2][]time.Duration, err error) {
 	for range calls {
 		for i, s := range pools {
 			start := time.Now()
-			id, err := s.create(ctx, volumeName())
+			id, err := s.createKind(ctx, volumeName(), kind)
 			times[i] = append(times[i], time.Since(start))
 			if err != nil {
 				return times, err
@@ -182,7 +182,7 @@ func (b *bench) pages(ctx context.Context) error {
 		return err
 	}
 	for range 2 * pageSize {
-		if _, err := (sockets{small}).create(ctx, volumeName()); err != nil {
+		if _, err := (sockets{Process: small}).create(ctx, volumeName()); err != nil {
 			return err
 		}
 	}

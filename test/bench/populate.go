@@ -26,7 +26,7 @@ func (b *bench) populate(ctx context.Context, poolName string, n int) error {
 		return err
 	}
 	template := volumeName()
-	if _, err := (sockets{p}).create(ctx, template); err != nil {
+	if _, err := (sockets{Process: p}).create(ctx, template); err != nil {
 		return err
 	}
 	if err := b.stop(p); err != nil {

@@ -74,7 +74,7 @@ func (b *bench) snapshots(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := sockets{p}
+	s := sockets{Process: p}
 	for _, c := range []filling{b.large(), b.small()} {
 		if err := b.measureCopies(ctx, s, c); err != nil {
 			return err
@@ -93,7 +93,7 @@ type source struct {
 
 func (b *bench) fillVolume(ctx context.Context, s sockets, c filling) (source, error) {
 	name := volumeName()
-	id, err := s.createSized(ctx, name, nil, nil)
+	id, err := s.createSized(ctx, name, nil)
 	if err != nil {
 		return source{}, err
 	}
@@ -199,14 +199,11 @@ func (b *bench) copyTree(ctx context.Context, from string, durability copytree.D
 }
 
 // createSized makes a volume with room for the contents.
-func (s sockets) createSized(
-	ctx context.Context, name string, parameters map[string]string, from *csi.VolumeContentSource,
-) (string, error) {
+func (s sockets) createSized(ctx context.Context, name string, from *csi.VolumeContentSource) (string, error) {
 	resp, err := s.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
 		Name:                name,
 		CapacityRange:       &csi.CapacityRange{RequiredBytes: volumeSize},
-		VolumeCapabilities:  []*csi.VolumeCapability{access},
-		Parameters:          parameters,
+		VolumeCapabilities:  []*csi.VolumeCapability{s.access()},
 		VolumeContentSource: from,
 	})
 	return resp.GetVolume().GetVolumeId(), err
@@ -214,7 +211,7 @@ func (s sockets) createSized(
 
 // restore makes a volume from a snapshot; name becomes its ID.
 func (s sockets) restore(ctx context.Context, name *string, snapshot string) (err error) {
-	*name, err = s.createSized(ctx, *name, nil, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+	*name, err = s.createSized(ctx, *name, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
 		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot},
 	}})
 	return err
@@ -222,7 +219,7 @@ func (s sockets) restore(ctx context.Context, name *string, snapshot string) (er
 
 // clone makes a volume from another one; name becomes its ID.
 func (s sockets) clone(ctx context.Context, name *string, volume string) (err error) {
-	*name, err = s.createSized(ctx, *name, nil, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+	*name, err = s.createSized(ctx, *name, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
 		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: volume},
 	}})
 	return err
