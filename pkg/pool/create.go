@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
@@ -127,13 +128,13 @@ func (p *Pool) commit(ctx context.Context, v volume.Volume, content content) (vo
 	v, err := p.build(ctx, building, v, content)
 	if err != nil {
 		p.ledger.release(v.PromisedBytes() - content.leaves(v))
-		p.abandon(ctx, building, content.leaves(v), v.QuotaID)
+		p.abandon(ctx, building, discarded{bytes: content.leaves(v), tag: backend.Tag(v.QuotaID)})
 		return volume.Volume{}, err
 	}
 	failpoint.Here("create.built")
 	if err := p.tmp.rename(building, p.volumes, v.ID.Dir()); err != nil {
 		p.ledger.release(v.PromisedBytes() - content.leaves(v))
-		p.abandon(ctx, building, content.leaves(v), v.QuotaID)
+		p.abandon(ctx, building, discarded{bytes: content.leaves(v), tag: backend.Tag(v.QuotaID)})
 		if errors.Is(err, os.ErrExist) {
 			return volume.Volume{}, fmt.Errorf("%w: volumes/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
 				volume.ErrCorrupt, v.ID.Dir())
@@ -188,14 +189,19 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume, cont
 }
 
 // abandon throws away what build left, with the bytes that are still reserved for it: half a copy fills the disk until it is purged. The
-// purger removes it, and has the patience that a quota may need. A failure leaves it to the next start, which empties tmp/.
-func (p *Pool) abandon(ctx context.Context, building string, bytes int64, quotaID uint64) {
-	thrown := withSuffix(withoutSuffix(building))
-	err := p.tmp.rename(building, p.trash, thrown)
+// purger removes it, and has the patience that a quota may need. Where there is no room to rename it (btrfs), it is purged in tmp/; another
+// failure leaves it to the next start, which empties that.
+func (p *Pool) abandon(ctx context.Context, building string, left discarded) {
+	left.name = withSuffix(withoutSuffix(building))
+	err := p.tmp.rename(building, p.trash, left.name)
+	if errors.Is(err, unix.ENOSPC) {
+		left.name, left.unmoved, err = building, true, nil
+	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		klog.FromContext(ctx).Error(err, "Left in tmp/ until the next start", "pool", p.opts.Name, "entry", building)
 		return
 	}
-	p.ledger.discard(bytes)
-	p.purger.add(discarded{name: thrown, bytes: bytes, tag: backend.Tag(quotaID), thrown: time.Now()})
+	p.ledger.discard(left.bytes)
+	left.thrown = time.Now()
+	p.purger.add(left)
 }

@@ -322,8 +322,14 @@ func fill(t *testing.T, path string) *os.File {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	size, chunk := int64(0), int64(64*mib)
-	for chunk >= 512 {
+	takeAll(t, f, 0)
+	return f
+}
+
+// takeAll gives a file all the space there is, from an offset on.
+func takeAll(t *testing.T, f *os.File, size int64) {
+	t.Helper()
+	for chunk := int64(64 * mib); chunk >= 512; {
 		switch err := unix.Fallocate(int(f.Fd()), 0, size, chunk); {
 		case err == nil:
 			size += chunk
@@ -336,7 +342,6 @@ func fill(t *testing.T, path string) *os.File {
 	if err := f.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	return f
 }
 
 func blockSize(t *testing.T, disk disks.Disk) int64 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -18,6 +19,8 @@ type origin struct {
 	spec volume.Spec
 	// isLive: it is a volume, in which pods may be writing.
 	isLive bool
+	// created is when it was made.
+	created time.Time
 	// restoreBytes is the least size of a volume that is made from it.
 	restoreBytes int64
 	// sharedBytes is the most that a clone can share with it, beyond what counts for its own tag.
@@ -96,7 +99,7 @@ func (p *Pool) holdVolume(id volume.ID) (*origin, error) {
 	v, err := p.Get(id)
 	o := &origin{
 		id: id, tag: backend.Tag(v.QuotaID), spec: v.Spec, restoreBytes: v.CapacityBytes, sharedBytes: v.SharedBytes,
-		isLive:          true,
+		isLive: true, created: v.Created,
 		filesystemBytes: v.FilesystemBytes,
 		release:         func() { p.index.unhold(id) },
 	}
@@ -172,7 +175,7 @@ func (noCloner) ChargesWriter() bool { return false }
 // limitOf is what the filesystem is told of a volume's size. Where a block counts for the volume that wrote it as long as a snapshot
 // has it, a volume that overwrites what is in its snapshots needs that much more; the ledger has it, as what the snapshots hold.
 func (p *Pool) limitOf(v volume.Volume) int64 {
-	return addSaturating(v.CapacityBytes, p.snapshotIndex.keptOf(charge{source: v.ID, tag: backend.Tag(v.QuotaID)}))
+	return addSaturating(v.CapacityBytes, p.snapshotIndex.keptOf(chargedTo(v)))
 }
 
 // relimit makes the filesystem agree with limitOf after that has changed. It is asked again after each change of the limit, so that
@@ -201,14 +204,33 @@ func (p *Pool) relimit(id volume.ID) error {
 // letGo lowers the limit of the volume of which a purged snapshot has kept something. Errors: backend.ErrPending while the volume is
 // being changed.
 func (p *Pool) letGo(d *discarded) error {
-	if d.keeps == 0 {
+	if d.keeps.tag == 0 {
 		return nil
 	}
-	if err := p.index.hold(d.source); err != nil {
+	source := d.keeps.source
+	if err := p.index.hold(source); err != nil {
 		return errors.Join(backend.ErrPending, err)
 	}
-	defer p.index.unhold(d.source)
-	p.snapshotIndex.keep(charge{source: d.source, tag: d.keeps}, -d.bytes)
-	d.keeps = 0
-	return p.relimit(d.source)
+	defer p.index.unhold(source)
+	p.snapshotIndex.keep(d.keeps, -d.bytes)
+	d.keeps = charge{}
+	return p.relimit(source)
+}
+
+// raise lets a volume overwrite, from the moment of its snapshot on, all that it may have written until then: what the snapshot keeps is
+// known, and counted, only afterwards. Until lower the limit is at most twice what it was; a crash leaves it so until the next start,
+// which sets it by the records.
+func (p *Pool) raise(id volume.ID) (lower func(), err error) {
+	v, err := p.Get(id)
+	if err != nil || !p.cloner().ChargesWriter() {
+		return func() {}, err
+	}
+	on, bytes := chargedTo(v), p.limitOf(v)
+	p.snapshotIndex.keep(on, bytes)
+	lower = func() { p.snapshotIndex.keep(on, -bytes) }
+	if err := p.relimit(id); err != nil {
+		lower()
+		return nil, err
+	}
+	return lower, nil
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
-	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 const (
@@ -29,14 +28,15 @@ type discarded struct {
 	name   string
 	bytes  int64       // what the ledger gives back when the entry is gone
 	tag    backend.Tag // what the backend gets back, once
-	source volume.ID   // of a snapshot
-	keeps  backend.Tag // of a snapshot: that of its source, if the bytes count for it
+	keeps  charge      // of a snapshot: its source, if the bytes count for that
 	thrown time.Time   // when it was in trash/ at the latest
 	due    time.Time   // when it may be purged
 	// uncounted: it was found without a record, and what it takes was taken for somebody else's (measureForeign).
 	uncounted bool
-	failed    bool // it was tried, and has to wait
-	polls     int  // how often the filesystem had not finished
+	// unmoved: it is in tmp/ still, because the disk was too full for a rename.
+	unmoved bool
+	failed  bool // it was tried, and has to wait
+	polls   int  // how often the filesystem had not finished
 }
 
 // purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.

@@ -22,7 +22,8 @@ const scanBatch = 512
 // trash is queued.
 func (p *Pool) scan(ctx context.Context) error {
 	start := time.Now()
-	if err := p.emptyTmp(); err != nil {
+	unfinished, err := p.emptyTmp()
+	if err != nil {
 		return err
 	}
 	if err := p.scanSnapshots(ctx); err != nil { // before the volumes: what is kept of a volume raises its limit
@@ -31,7 +32,7 @@ func (p *Pool) scan(ctx context.Context) error {
 	if err := p.scanVolumes(ctx); err != nil {
 		return err
 	}
-	if err := p.scanTrash(ctx); err != nil {
+	if err := p.scanTrash(ctx, unfinished); err != nil {
 		return err
 	}
 	committed, trash := p.ledger.counts()
@@ -41,18 +42,19 @@ func (p *Pool) scan(ctx context.Context) error {
 	return nil
 }
 
-// emptyTmp throws away what a crash left unfinished; the purger does the removing, however much it is.
-func (p *Pool) emptyTmp() error {
+// emptyTmp throws away what a crash left unfinished, and says under which names; the purger does the removing, however much it is.
+func (p *Pool) emptyTmp() (thrown []string, err error) {
 	names, err := p.tmp.Readdirnames(-1)
 	if err != nil {
-		return fmt.Errorf("read %s/: %w", tmpDir, err)
+		return nil, fmt.Errorf("read %s/: %w", tmpDir, err)
 	}
 	for _, name := range names {
-		if err := p.tmp.rename(name, p.trash, withSuffix(withoutSuffix(name))); err != nil {
-			return err
+		thrown = append(thrown, withSuffix(withoutSuffix(name)))
+		if err := p.tmp.rename(name, p.trash, thrown[len(thrown)-1]); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return thrown, nil
 }
 
 // scanVolumes reads the records in parallel: with 100,000 of them it is the latency of the disk that counts.

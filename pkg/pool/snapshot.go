@@ -55,7 +55,7 @@ func (p *Pool) takeSnapshot(ctx context.Context, id volume.SnapshotID, req volum
 	}
 	defer from.release()
 	s := volume.Snapshot{
-		ID: id, Name: req.Name, Source: req.Source, Owner: req.Owner,
+		ID: id, Name: req.Name, Source: req.Source, SourceCreated: from.created, Owner: req.Owner,
 		Spec: from.spec, RestoreBytes: from.restoreBytes,
 		// The most that it is known to hold before it is made.
 		HeldBytes: addSaturating(from.restoreBytes, from.sharedBytes),
@@ -71,10 +71,10 @@ func (p *Pool) takeSnapshot(ctx context.Context, id volume.SnapshotID, req volum
 	failpoint.Here("snapshot.reserved")
 	s, err = p.commitSnapshot(ctx, s, from, progress)
 	if err != nil {
-		return fmt.Errorf("snapshot %s of volume %s in pool %s: %w", id, req.Source, p.opts.Name, err)
+		// What is left keeps something of its source until it is purged.
+		return errors.Join(fmt.Errorf("snapshot %s of volume %s in pool %s: %w", id, req.Source, p.opts.Name, err), p.relimit(req.Source))
 	}
 	p.snapshotIndex.put(SnapshotEntry{Snapshot: s})
-	p.snapshotIndex.keep(keptBy(s), s.HeldBytes)
 	failpoint.Here("snapshot.indexed")
 	return p.relimit(s.Source)
 }
@@ -103,7 +103,7 @@ func (p *Pool) commitSnapshot(ctx context.Context, s volume.Snapshot, from *orig
 		err = p.tmp.rename(building, p.snapshots, s.ID.Dir())
 	}
 	if err != nil {
-		p.abandon(ctx, building, s.HeldBytes, s.QuotaID)
+		p.abandon(ctx, building, discarded{bytes: s.HeldBytes, tag: backend.Tag(s.QuotaID), keeps: keptBy(s)})
 	}
 	if errors.Is(err, os.ErrExist) {
 		return s, fmt.Errorf("%w: snapshots/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
@@ -116,8 +116,7 @@ func (p *Pool) commitSnapshot(ctx context.Context, s volume.Snapshot, from *orig
 	if err := p.syncPlaced(p.snapshots); err != nil {
 		// In place, but perhaps not after a power cut: nobody was told of it, so it goes.
 		e := SnapshotEntry{Snapshot: s}
-		p.snapshotIndex.put(e)                       // should that fail too, a retry finds it, and syncs
-		p.snapshotIndex.keep(keptBy(s), s.HeldBytes) // the purge takes it off again
+		p.snapshotIndex.put(e) // should that fail too, a retry finds it, and syncs
 		thrown, taken := p.takeAwaySnapshot(e)
 		if taken == nil {
 			p.queue(thrown, err)
@@ -166,6 +165,11 @@ func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *orig
 	if from.spec.IsImage() {
 		return p.freezeImage(ctx, d, s, from, progress)
 	}
+	lower, err := p.raise(s.Source)
+	if err != nil {
+		return nil, err
+	}
+	defer lower()
 	made, err := p.cloner().Snapshot(backend.Source{Dir: from.dir.File, Tag: from.tag}, d.File)
 	if errors.Is(err, errors.ErrUnsupported) {
 		made, held, err := p.duplicate(ctx, d, from, bound{bytes: s.RestoreBytes, inodes: from.spec.Inodes}, progress)
@@ -176,15 +180,20 @@ func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *orig
 		}
 		return made.Data, err
 	}
+	if err != nil {
+		return nil, err
+	}
+	failpoint.Here("snapshot.cloned")
 	s.QuotaID = uint64(made.Tag)
 	if made.WrittenBytes > 0 {
 		p.settle(&s.HeldBytes, addSaturating(made.WrittenBytes, from.sharedBytes))
 	}
 	if p.cloner().ChargesWriter() {
 		s.SourceQuotaID = uint64(from.tag)
+		p.snapshotIndex.keep(keptBy(*s), s.HeldBytes)
 	}
 	s.RestoreBytes = p.sizeSince(s)
-	return made.Data, err
+	return made.Data, nil
 }
 
 // sizeSince is at least the size for which a directory was filled until it was copied: it may have been expanded meanwhile.
@@ -247,6 +256,6 @@ func (p *Pool) takeAwaySnapshot(e SnapshotEntry) (discarded, error) {
 	}
 	p.snapshotIndex.remove(e)
 	d := p.discard(thrown, e.HeldBytes, e.QuotaID)
-	d.source, d.keeps = e.Source, backend.Tag(e.SourceQuotaID)
+	d.keeps = keptBy(e.Snapshot)
 	return d, nil
 }

@@ -8,56 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
-	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
-
-// A copy that meets the end of the disk leaves nothing, harms nobody, and succeeds when there is room again.
-func TestCopyThatFillsTheDiskLeavesNothing(t *testing.T) {
-	disk := disks.New(t, disks.Ext4, 64*mib)
-	// Overcommit takes the ledger out of the way: the disk itself has to say no.
-	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), Overcommit: 1000})
-	v := create(t, p, "v", 32*mib)
-	s := snapshot(t, p, "empty", v.ID)
-	removeSnapshot(t, p, s.ID)
-	for i := range 24 {
-		writeTree(t, dataPath(p, v.ID), map[string]string{fmt.Sprintf("file-%d", i): strings.Repeat("content ", mib/8)})
-	}
-	waitPurged(t, p)
-	want := listTree(t, dataPath(p, v.ID))
-	filler := fill(t, filepath.Join(disk.Dir, "filler"))
-	giveBack(t, filler, 12*mib) // half of what is needed
-	copies := map[string]func() error{
-		"snapshot": func() error {
-			_, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", v.ID))
-			return err
-		},
-		"clone": func() error {
-			_, err := p.CreateFrom(t.Context(), from(t, "clone", volume.FromVolume(v.ID), 32*mib), only{p})
-			return err
-		},
-	}
-	for name, run := range copies {
-		if err := run(); !errors.Is(err, syscall.ENOSPC) {
-			t.Errorf("%s: %v, want ENOSPC", name, err)
-		}
-		waitPurged(t, p)
-		wantEntries(t, p, tmpDir)
-		wantEntries(t, p, snapshotsDir)
-		wantEntries(t, p, volumesDir, "v")
-		wantLedger(t, p, 32*mib, 0)
-		wantTree(t, dataPath(p, v.ID), want)
-	}
-	if err := os.Remove(filler.Name()); err != nil {
-		t.Fatal(err)
-	}
-	filler.Close()
-	s = snapshot(t, p, "s", v.ID)
-	wantTree(t, snapshotPath(p, s.ID), want)
-}
 
 // A pod that writes, appends, renames and removes all the time makes no copy fail, and every file of a copy is one that was there.
 func TestPodMayWriteWhileItsVolumeIsCopied(t *testing.T) {

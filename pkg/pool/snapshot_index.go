@@ -32,15 +32,22 @@ type snapshotIndex struct {
 	kept map[charge]int64
 }
 
-// charge is what a filesystem counts blocks under. A tag alone is not enough: a dead volume's can be given to a new one.
+// charge is what a filesystem counts blocks under. A tag alone is not enough, nor is one with the volume's ID: a dead volume's can be
+// given to a new one, even to one of the same name.
 type charge struct {
 	source volume.ID
 	tag    backend.Tag
+	born   int64 // when the volume was made, in Unix nanoseconds
 }
 
 // keptBy is what the bytes of a snapshot stay charged to.
 func keptBy(s volume.Snapshot) charge {
-	return charge{source: s.Source, tag: backend.Tag(s.SourceQuotaID)}
+	return charge{source: s.Source, tag: backend.Tag(s.SourceQuotaID), born: s.SourceCreated.UnixNano()}
+}
+
+// chargedTo is what the blocks of a volume are charged to.
+func chargedTo(v volume.Volume) charge {
+	return charge{source: v.ID, tag: backend.Tag(v.QuotaID), born: v.Created.UnixNano()}
 }
 
 func (x *snapshotIndex) get(dirName string) (SnapshotEntry, bool) {

@@ -203,3 +203,106 @@ func TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep(t *testing.T) {
 		t.Errorf("the limit is %d, want %d", got, want)
 	}
 }
+
+// With simple quotas a snapshot keeps what its volume overwrites from that moment on, and the volume has room for that from then on: not
+// only when the snapshot is there.
+func TestNearlyFullVolumeIsOverwrittenWhileItsSnapshotIsMade(t *testing.T) {
+	p := poolOn(t, disks.Btrfs)
+	v := create(t, p, "v", 32*mib)
+	file := filepath.Join(dataPath(p, v.ID), "file")
+	write(t, file, 28*mib)
+	var during int64
+	p.commits = newCommits(func(f *os.File) error {
+		if during == 0 { // the record's, of a snapshot that has been cut
+			during = overwrite(t, file, 28*mib)
+		}
+		return f.Sync()
+	})
+	s := snapshot(t, p, "s", v.ID)
+	if during != 28*mib {
+		t.Errorf("%d bytes of the volume could be overwritten, want all 28 MiB", during)
+	}
+	if got, want := usage(t, p, v.ID).TotalBytes, v.CapacityBytes+s.HeldBytes; got != want {
+		t.Errorf("the limit is %d afterwards, want %d", got, want)
+	}
+	if s.HeldBytes < 28*mib || s.HeldBytes > 29*mib {
+		t.Errorf("the snapshot holds %d bytes, want what was written before it", s.HeldBytes)
+	}
+}
+
+// overwrite writes in place, durably, and says how many bytes there was room for.
+func overwrite(t *testing.T, path string, bytes int64) (written int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	chunk := make([]byte, mib)
+	rand.Read(chunk) // never fails: see crypto/rand
+	for written < bytes {
+		if _, err := f.WriteAt(chunk, written); err != nil {
+			return written
+		}
+		if err := f.Sync(); err != nil {
+			return written
+		}
+		written += mib
+	}
+	return written
+}
+
+// What a snapshot that failed has kept of its volume's blocks it keeps until it is purged, and no longer.
+func TestFailedSnapshotLeavesTheLimitAsItWas(t *testing.T) {
+	p := poolOn(t, disks.Btrfs)
+	v := create(t, p, "v", 32*mib)
+	file := filepath.Join(dataPath(p, v.ID), "file")
+	write(t, file, 28*mib)
+	whole := p.commits
+	p.commits = newCommits(func(*os.File) error { return errBroken })
+	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", v.ID)); !errors.Is(err, errBroken) {
+		t.Fatalf("%v, want a disk that is broken", err)
+	}
+	p.commits = whole
+	if got := overwrite(t, file, 28*mib); got != 28*mib {
+		t.Errorf("%d bytes of the volume could be overwritten, want all 28 MiB", got)
+	}
+	waitPurged(t, p)
+	if got := usage(t, p, v.ID).TotalBytes; got != v.CapacityBytes {
+		t.Errorf("the limit is %d, want %d", got, v.CapacityBytes)
+	}
+	wantLedger(t, p, v.CapacityBytes, 0)
+}
+
+// The filesystem may give the tag of a volume that is gone to one that is made anew under its name.
+func TestVolumeMadeAnewHasNothingOfTheLimitOfTheOldOne(t *testing.T) {
+	p := poolOn(t, disks.Btrfs)
+	old := create(t, p, "v", 32*mib)
+	write(t, filepath.Join(dataPath(p, old.ID), "file"), 16*mib)
+	s := snapshot(t, p, "s", old.ID)
+	remove(t, p, old.ID)
+	waitPurged(t, p)
+	p = restart(t, p) // which begins its search for a free tag where it began it the last time
+	v := create(t, p, "v", 8*mib)
+	if v.QuotaID != old.QuotaID {
+		t.Fatalf("the new volume has the quota %d, the old one had %d: the test looks at nothing", v.QuotaID, old.QuotaID)
+	}
+	if s.SourceQuotaID != v.QuotaID || s.Source != v.ID {
+		t.Fatalf("the snapshot is %+v, not one of something with the name and the quota of %+v", s, v)
+	}
+	if _, err := expand(t, p, v.ID, 9*mib, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := usage(t, p, v.ID).TotalBytes; got != 9*mib {
+		t.Errorf("the limit is %d, want %d", got, 9*mib)
+	}
+	p = restart(t, p)
+	if got := usage(t, p, v.ID).TotalBytes; got != 9*mib {
+		t.Errorf("after a restart the limit is %d, want %d", got, 9*mib)
+	}
+	removeSnapshot(t, p, s.ID)
+	waitPurged(t, p)
+	if got := usage(t, p, v.ID).TotalBytes; got != 9*mib {
+		t.Errorf("without the snapshot the limit is %d, want %d", got, 9*mib)
+	}
+}

@@ -15,6 +15,7 @@ type snapshotRecord struct {
 	FormatVersion int                  `json:"formatVersion"`
 	Name          string               `json:"name"`
 	Source        string               `json:"sourceVolume"`
+	SourceCreated time.Time            `json:"sourceCreated"`
 	Spec          volume.Spec          `json:"spec"`
 	RestoreBytes  int64                `json:"restoreBytes"`
 	HeldBytes     int64                `json:"heldBytes"`
@@ -31,6 +32,7 @@ func encodeSnapshot(s volume.Snapshot) ([]byte, error) {
 		FormatVersion: recordVersion,
 		Name:          s.Name.String(),
 		Source:        s.Source.String(),
+		SourceCreated: s.SourceCreated,
 		Spec:          s.Spec,
 		RestoreBytes:  s.RestoreBytes,
 		HeldBytes:     s.HeldBytes,
@@ -74,6 +76,7 @@ func decodeSnapshot(pool volume.PoolID, dirName string, content []byte) (volume.
 		ID:            volume.NewSnapshotID(pool, name),
 		Name:          name,
 		Source:        source,
+		SourceCreated: r.SourceCreated,
 		Spec:          r.Spec,
 		RestoreBytes:  r.RestoreBytes,
 		HeldBytes:     r.HeldBytes,

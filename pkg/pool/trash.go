@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -56,7 +57,15 @@ func (p *Pool) checkUnmounted(d discarded) error {
 			return fmt.Errorf("%w: it is mounted at %s: unmount it", volume.ErrInUse, m.Point)
 		}
 	}
-	return p.checkDetached(p.trash, d.name)
+	return p.checkDetached(p.parent(d), d.name)
+}
+
+// parent is the directory that an entry is in.
+func (p *Pool) parent(d discarded) dir {
+	if d.unmoved {
+		return p.tmp
+	}
+	return p.trash
 }
 
 // mountSnapshot is the mount table as it was read last, for many purges: it grows with the number of mounts.
@@ -85,9 +94,9 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 // removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it, and
 // as long as there is a quota, whose that is. Errors: backend.ErrPending.
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
-	r := newRemover(ctx)
+	r, parent := newRemover(ctx), p.parent(*thrown)
 	entry := dirent{name: thrown.name}
-	if d, err := openNoMount(p.trash, thrown.name); err == nil {
+	if d, err := openNoMount(parent, thrown.name); err == nil {
 		defer d.Close()
 		if err := p.removeData(r, d); err != nil {
 			return err
@@ -104,7 +113,7 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 		return err
 	}
 	failpoint.Here("purge.released")
-	return r.removeTree(p.trash, entry)
+	return r.removeTree(parent, entry)
 }
 
 // removeData removes all but the record.
@@ -144,8 +153,8 @@ func (p *Pool) queue(d discarded, failed error) {
 }
 
 // scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk, and
-// its quota is nobody else's yet.
-func (p *Pool) scanTrash(ctx context.Context) error {
+// its quota is nobody else's yet. What was never finished is kept for nobody: half a snapshot may keep blocks that count for its volume.
+func (p *Pool) scanTrash(ctx context.Context, unfinished []string) error {
 	// Opened anew: what emptyTmp has moved here since the pool's own descriptor was opened is not read through that on btrfs.
 	trash, err := p.root.openDir(trashDir)
 	if err != nil {
@@ -158,6 +167,9 @@ func (p *Pool) scanTrash(ctx context.Context) error {
 	}
 	for _, name := range names {
 		d := discarded{name: name, thrown: time.Now(), due: p.thrownAt(name).Add(p.opts.TrashRetention)}
+		if slices.Contains(unfinished, name) {
+			d.due = time.Time{}
+		}
 		p.recognize(ctx, &d)
 		d.tag = p.holdDiscarded(name, d.tag)
 		p.ledger.addTrash(d.bytes)
@@ -180,10 +192,10 @@ func (p *Pool) recognize(ctx context.Context, d *discarded) {
 		return
 	}
 	d.bytes, d.tag = s.HeldBytes, backend.Tag(s.QuotaID)
-	d.source, d.keeps = s.Source, backend.Tag(s.SourceQuotaID)
-	p.snapshotIndex.keep(keptBy(s), d.bytes)
-	if err := p.relimit(d.source); err != nil { // it was adopted before anybody knew
-		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need", "pool", p.opts.Name, "volumeID", d.source)
+	d.keeps = keptBy(s)
+	p.snapshotIndex.keep(d.keeps, d.bytes)
+	if err := p.relimit(s.Source); err != nil { // it was adopted before anybody knew
+		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need", "pool", p.opts.Name, "volumeID", s.Source)
 	}
 }
 

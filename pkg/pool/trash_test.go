@@ -43,6 +43,17 @@ func TestDeletedVolumeStaysInTheTrashForItsRetention(t *testing.T) {
 	}
 }
 
+// Nobody asked for what a crash has left in tmp/, and half a snapshot may keep blocks of its volume.
+func TestWhatACrashLeftUnfinishedIsNotKeptForTheRetention(t *testing.T) {
+	p := newPool(t)
+	closePool(t, p)
+	writeTree(t, filepath.Join(p.opts.Path, tmpDir), map[string]string{"v.123/data/file": "half", "s-s.123/data/file": "half"})
+	p.opts.TrashRetention = time.Hour
+	p = openPool(t, p.opts)
+	waitPurged(t, p)
+	wantEntries(t, p, tmpDir)
+}
+
 // thrownAtPath is thrownAt of a closed pool.
 func (*Pool) thrownAtPath(t *testing.T, path string) time.Time {
 	t.Helper()

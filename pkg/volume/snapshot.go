@@ -68,6 +68,8 @@ type Snapshot struct {
 	Name Name
 	// Source is the volume it is of, which may be gone.
 	Source ID
+	// SourceCreated is when that was made: a later one of that name is another volume.
+	SourceCreated time.Time
 	// Spec is that of the source.
 	Spec Spec
 	// RestoreBytes is the least size of a volume that is made from it: the source's size at that time.

@@ -153,7 +153,7 @@ func Mkfs(fstype string) (program string, args []string) {
 	case Ext4:
 		return "mkfs.ext4", []string{"-q", "-F", "-E", "nodiscard"}
 	case XFS:
-		return "mkfs.xfs", []string{"-q", "-f", "-K", "-m", "reflink=1"}
+		return "mkfs.xfs", []string{"-q", "-f", "-K"} // with reflinks: its default since 5.1
 	case Btrfs:
 		return "mkfs.btrfs", []string{"-q", "-f", "-K"}
 	default:

@@ -23,7 +23,8 @@ const tooLong = "^(TestPurgeOfALargeVolumeIsInterruptedAndResumed|TestPurgeRemov
 // otherKernel are tests of btrfs' simple quotas, which Debian's kernel is too old for (Linux 6.7).
 const otherKernel = "^(TestRestoredVolumeIsHeldToItsOwnSize|TestSnapshotsTakeNothingOfTheirVolumesSize|TestSnapshotInTheTrash.*|" +
 	"TestVolumeWithTheTagOfADeadOneHasItsOwnLimit|TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep|" +
-	"TestPoolFromABackupOpensAndTakesSnapshots)$"
+	"TestPoolFromABackupOpensAndTakesSnapshots|TestNearlyFullVolumeIsOverwrittenWhileItsSnapshotIsMade|" +
+	"TestFailedSnapshotLeavesTheLimitAsItWas|TestVolumeMadeAnewHasNothingOfTheLimitOfTheOldOne)$"
 
 // TestDriverOnProjectQuotas boots twice: the power goes while volumes are published, and comes back.
 func TestDriverOnProjectQuotas(t *testing.T) {

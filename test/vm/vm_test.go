@@ -49,6 +49,18 @@ func TestPowerCutBreaksNoPromiseOfAPool(t *testing.T) {
 	)
 }
 
+// TestPowerCutBreaksNoPromiseOfACopy cuts the power twice while clients have their volumes copied.
+func TestPowerCutBreaksNoPromiseOfACopy(t *testing.T) {
+	check := Boot{Run: "^TestCopiesAfterPowerCut$"}
+	Run(t, Config{
+		Packages: []string{guestTests},
+		Disks:    []Disk{{FS: "xfs"}, {FS: "ext4"}, {FS: "btrfs"}, {Name: "raw", Size: 1 << 20}},
+	},
+		Boot{Run: "^TestCopiesBeforePowerCut$", PowerCut: true}, check,
+		Boot{Run: "^TestCopiesBeforePowerCut$", PowerCut: true, CutDelay: 170 * time.Millisecond}, check,
+	)
+}
+
 // TestPackagesPass runs tests of the driver on a kernel that clusters have: Debian's is years older than CI's.
 func TestPackagesPass(t *testing.T) {
 	Run(t, Config{Packages: []string{"./pkg/mount"}})

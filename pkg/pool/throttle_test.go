@@ -1,0 +1,100 @@
+package pool
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/time/rate"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+// meter is a limiter that lets everything through, and counts it.
+type meter struct{ bytes atomic.Int64 }
+
+func (m *meter) WaitN(_ context.Context, bytes int) error {
+	m.bytes.Add(int64(bytes))
+	return nil
+}
+
+func TestRateOfThePoolIsThatOfItsLimiter(t *testing.T) {
+	if l := newThrottle(Options{}).limiter; l != nil {
+		t.Errorf("without a rate there is a limiter: %v", l)
+	}
+	l, ok := newThrottle(Options{CopyBytesPerSecond: 5 * mib}).limiter.(*rate.Limiter)
+	if !ok || l.Limit() != 5*mib || l.Burst() != copytree.MaxChunk {
+		t.Errorf("the limiter is %+v, want one of 5 MiB a second that lets a chunk pass", l)
+	}
+}
+
+// meteredContent is in a volume whose copies are metered.
+const meteredContent = 3*mib + 4096
+
+// Whatever moves bytes asks the limiter of the pool that it writes to, for all of them.
+func TestEveryKindOfCopyAsksTheLimiter(t *testing.T) {
+	for _, kind := range []struct {
+		name string
+		spec volume.Spec
+		path string // of the content, in the data
+	}{
+		{"directory", directory, "file"},
+		{"file", volume.Spec{Type: volume.FileOrCreate, Mode: 0o600}, ""},
+		{"image", imageSpec(volume.Ext4), ""},
+		{"raw block", imageSpec(""), ""},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			p, other := poolOn(t, disks.Ext4), poolOn(t, disks.Ext4)
+			req := request(t, "v", 16*mib)
+			req.Spec = kind.spec
+			v, err := p.Create(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fillMetered(t, filepath.Join(dataPath(p, v.ID), kind.path))
+			var s volume.Snapshot
+			wantMetered(t, "snapshot", p, func() { s = snapshot(t, p, "s", v.ID) })
+			for name, c := range map[string]struct {
+				to     *Pool
+				source volume.Source
+			}{
+				"restore": {p, volume.FromSnapshot(s.ID)},
+				"clone":   {p, volume.FromVolume(v.ID)},
+				"away":    {other, volume.FromSnapshot(s.ID)},
+			} {
+				req := from(t, name, c.source, 16*mib)
+				req.Spec = kind.spec
+				wantMetered(t, name, c.to, func() { restore(t, c.to, req, only{p, other}) })
+			}
+		})
+	}
+}
+
+func fillMetered(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(strings.Repeat("content ", meteredContent/8)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantMetered: a copy into a pool asks that pool's limiter for all of the content.
+func wantMetered(t *testing.T, what string, on *Pool, run func()) {
+	t.Helper()
+	m := &meter{}
+	on.throttle.limiter = m
+	run()
+	on.throttle.limiter = nil
+	if got := m.bytes.Load(); got != meteredContent {
+		t.Errorf("%s: the limiter let %d bytes through, want %d", what, got, meteredContent)
+	}
+}
