@@ -16,8 +16,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
-// TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled: what the pod asks of the kernel while no driver runs must not give the number of its
-// device to somebody else, who may be no volume at all.
+// TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled: what a pod asks of the kernel while no driver runs must not give its device's
+// number to somebody else, who may be no volume at all.
 func TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled(t *testing.T) {
 	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
 	disk := disks.New(t, disks.Ext4, 0)
@@ -61,9 +61,9 @@ func (w *world) createBlock(name string) string {
 	return resp.GetVolume().GetVolumeId()
 }
 
-func (w *world) publishBlock(id, pod string) error {
+func (w *world) publishBlock(id, name string) error {
 	_, err := w.driver.Node.NodePublishVolume(w.t.Context(), &csi.NodePublishVolumeRequest{
-		VolumeId: id, TargetPath: w.target(pod), StagingTargetPath: w.path("kubelet", "staging"), VolumeCapability: blockCapability(),
+		VolumeId: id, TargetPath: w.target(name), StagingTargetPath: w.path("kubelet", "staging"), VolumeCapability: blockCapability(),
 	})
 	return err
 }
