@@ -50,7 +50,8 @@ type Limiter interface {
 	WaitN(ctx context.Context, bytes int) error
 }
 
-// Yielder lets others go first: Yield waits for them, not for ever, and says whether there are any, or were lately. Its errors fail the copy.
+// Yielder lets others go first: Yield waits for them, not for ever, and says whether there are any, or were lately. Its errors fail the
+// copy.
 type Yielder interface {
 	Yield(ctx context.Context) (others bool, err error)
 }
