@@ -18,6 +18,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
 const mib = 1 << 20
@@ -472,5 +473,23 @@ func writeAllTheTime(t *testing.T, path string) (stop func()) {
 		if got, err := os.ReadFile(path); err != nil || strings.Count(string(got), "precious") != 8192 {
 			t.Errorf("the writer's file has %d bytes, %v", len(got), err)
 		}
+	}
+}
+
+func TestImageOfAPoolInMemoryIsStaged(t *testing.T) {
+	for _, allocation := range []volume.Allocation{volume.Sparse, volume.Preallocated} {
+		t.Run(string(allocation), func(t *testing.T) {
+			disks.RequireRoot(t)
+			dir := t.TempDir()
+			must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256m"))
+			t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+			spec := imageSpec(volume.Ext4)
+			spec.Allocation = allocation
+			n := newImageNodeOn(t, spec, filepath.Join(dir, "pool"))
+			for range 2 {
+				n.stageAndPublish("a")
+				n.takeDown("a")
+			}
+		})
 	}
 }

@@ -3,6 +3,7 @@ package pool
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 
@@ -59,10 +60,41 @@ func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
 	if v.Spec.Allocation == volume.Preallocated {
 		mode = unix.FALLOC_FL_ZERO_RANGE
 	}
-	if err := unix.Fallocate(int(own.Fd()), mode|unix.FALLOC_FL_KEEP_SIZE, 0, v.CapacityBytes); err != nil {
+	err = unix.Fallocate(int(own.Fd()), mode|unix.FALLOC_FL_KEEP_SIZE, 0, v.CapacityBytes)
+	if errors.Is(err, unix.EOPNOTSUPP) { // tmpfs punches holes and zeroes no range; others do neither
+		err = zeroData(own)
+	}
+	if err != nil {
 		return fmt.Errorf("clear the image of volume %s: %w", v.ID, err)
 	}
 	return own.Sync()
+}
+
+// zeroData writes zeroes over what was written to a file. Where the filesystem does not tell that from holes, it is all of the file.
+func zeroData(f *os.File) error {
+	for end := int64(0); ; {
+		start, err := f.Seek(end, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) { // there is none behind it
+			return nil
+		}
+		if err == nil {
+			end, err = f.Seek(start, unix.SEEK_HOLE)
+		}
+		if err == nil {
+			_, err = io.CopyN(io.NewOffsetWriter(f, start), zeroes{}, end-start)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// zeroes has no end.
+type zeroes struct{}
+
+func (zeroes) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
 }
 
 // SetFilesystemBytes puts into the record that a volume's image has a filesystem of that size, durably. It takes no context: the work is

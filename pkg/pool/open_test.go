@@ -2,6 +2,7 @@ package pool
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -53,17 +54,25 @@ func TestOpenMakesAPoolOfAnUnusedDirectory(t *testing.T) {
 	}
 }
 
-func TestPoolInMemoryIsToldFromOneOnADisk(t *testing.T) {
-	onDisk := disks.New(t, disks.Ext4, 16*mib)
-	inMemory := t.TempDir()
-	if err := unix.Mount("tmpfs", inMemory, "tmpfs", 0, "size=16m"); err != nil {
+// mountMemory mounts a filesystem in memory for the test.
+func mountMemory(t *testing.T, size int64) string {
+	t.Helper()
+	disks.RequireRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(inMemory, unix.MNT_DETACH); err != nil {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
+	return dir
+}
+
+func TestPoolInMemoryIsToldFromOneOnADisk(t *testing.T) {
+	onDisk := disks.New(t, disks.Ext4, 16*mib)
+	inMemory := mountMemory(t, 16*mib)
 	for dir, want := range map[string]string{onDisk.Dir: "", inMemory: "tmpfs"} {
 		p := openPool(t, Options{Name: "p", Path: filepath.Join(dir, "pool")})
 		if got, err := p.Volatile(); got != want || err != nil {

@@ -55,6 +55,7 @@ type options struct {
 	mkfs         []string
 	data         string
 	projectQuota bool
+	below        string
 }
 
 // MkfsArgs are further arguments of mkfs, such as "-O", "quota,project" for ext4.
@@ -70,6 +71,12 @@ func MountData(data string) Option {
 // ProjectQuota turns project quotas on. The test skips where the kernel has none: that of package vm has them.
 func ProjectQuota() Option {
 	return func(o *options) { o.projectQuota = true }
+}
+
+// On has the disk's image on another disk: when that one dies, each read and each write of this one is an error. What is mounted from it
+// beside or below it, the test unmounts itself.
+func On(other Disk) Option {
+	return func(o *options) { o.below = other.Dir }
 }
 
 // RequireRoot skips the test when it does not run as root.
@@ -105,6 +112,9 @@ func New(t testing.TB, fstype string, size int64, opts ...Option) Disk {
 		}
 	})
 	disk := Disk{Dir: slot.mountPoint(), Image: slot.image()}
+	if o.below != "" {
+		disk.Image = filepath.Join(o.below, filepath.Base(slot.dir))
+	}
 	if err := format(t, disk.Image, fstype, size, o.mkfs); err != nil {
 		t.Fatalf("disks: %v", err)
 	}
