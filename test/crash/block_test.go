@@ -1,0 +1,129 @@
+package crash
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/pod"
+	"github.com/csi-hostpath/csi-hostpath/test/process"
+)
+
+// TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled: what a pod asks of the kernel while no driver runs must not give its device's
+// number to somebody else, who may be no volume at all.
+func TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled(t *testing.T) {
+	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
+	disk := disks.New(t, disks.Ext4, 0)
+	w := newWorld(t, binary, disk.Dir+"/world")
+	w.start()
+	id := w.createBlock("v")
+	w.must(w.publishBlock(id, "a"))
+	w.must(writeDevice(w.target("a"), content))
+	for range 3 {
+		w.must(w.kill())
+		pod.Run(t, func() error { return askForDetachment(w.target("a")) })
+		somebodyElse := attachSecret(t, w.path("secret"))
+		if got := readDevice(t, w.target("a")); got != content {
+			t.Errorf("the pod's device has %q", got)
+		}
+		somebodyElse.Close()
+		w.start()
+		w.must(w.publishBlock(id, "b"))
+		pod.Run(t, func() error { return askForDetachment(w.target("b")) })
+		w.must(w.unpublish(t.Context(), id, w.target("b")))
+	}
+	w.must(w.unpublish(t.Context(), id, w.target("a")))
+	w.must(w.delete(t.Context(), id))
+	w.wantClean(0)
+}
+
+func blockCapability() *csi.VolumeCapability {
+	return &csi.VolumeCapability{
+		AccessMode: mountCapability().GetAccessMode(),
+		AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}},
+	}
+}
+
+func (w *world) createBlock(name string) string {
+	w.t.Helper()
+	resp, err := w.driver.Controller.CreateVolume(w.t.Context(), &csi.CreateVolumeRequest{
+		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: volumeBytes},
+		VolumeCapabilities: []*csi.VolumeCapability{blockCapability()},
+	})
+	w.must(err)
+	return resp.GetVolume().GetVolumeId()
+}
+
+func (w *world) publishBlock(id, name string) error {
+	_, err := w.driver.Node.NodePublishVolume(w.t.Context(), &csi.NodePublishVolumeRequest{
+		VolumeId: id, TargetPath: w.target(name), StagingTargetPath: w.path("kubelet", "staging"), VolumeCapability: blockCapability(),
+	})
+	return err
+}
+
+// askForDetachment asks for it again and again, and to be let do it in another way.
+func askForDetachment(node string) error {
+	for range 3 {
+		f, err := os.OpenFile(node, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		err = errors.Join(
+			unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0),
+			unix.IoctlLoopSetStatus64(int(f.Fd()), &unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}),
+			f.Close(),
+		)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attachSecret attaches a file as any program of the node may.
+func attachSecret(t *testing.T, path string) *loopdev.Device {
+	t.Helper()
+	if err := os.WriteFile(path, bytes.Repeat([]byte("secret!!"), loopdev.BlockSize/8), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d, err := loopdev.Attach(f, loopdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func writeDevice(path, what string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(what)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func readDevice(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	got := make([]byte, len(content))
+	if _, err := f.Read(got); err != nil {
+		t.Error(err)
+	}
+	return string(got)
+}
