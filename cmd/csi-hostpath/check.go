@@ -14,7 +14,7 @@ func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check-config",
 		Short: "Check a configuration and name every fault; takes the same flags as serve, and touches nothing",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 	}
 	o := addOptions(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

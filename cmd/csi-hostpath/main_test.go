@@ -80,7 +80,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 		},
 		{args: "", code: 2, stderr: "csi-hostpath: give a command: serve, check-config, or --help\n"},
 		{args: "server", code: 2, stderr: "csi-hostpath: unknown command \"server\" for \"csi-hostpath\"\n"},
-		{args: "serve now", code: 2, stderr: "csi-hostpath: unknown command \"now\" for \"csi-hostpath serve\"\n"},
+		{args: "serve now", code: 2, stderr: "csi-hostpath: serve takes no arguments, only flags: [\"now\"]\n"},
 		{args: "serve --no-such", code: 2, stderr: "csi-hostpath: unknown flag: --no-such\n"},
 		{
 			args: "serve --pool a=/data/a --logging-format=xml", code: 2,

@@ -64,6 +64,14 @@ func (p program) rootCommand() *cobra.Command {
 	return root
 }
 
+// noArguments: cobra's own check calls an argument an unknown command.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes no arguments, only flags: %q", cmd.Name(), args)
+	}
+	return nil
+}
+
 // needCommand: a container without arguments must not look like one that has done its work.
 func needCommand(*cobra.Command, []string) error {
 	return errors.New("give a command: serve, check-config, or --help")

@@ -15,7 +15,7 @@ func (p program) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the driver until SIGTERM or SIGINT; a second one ends it at once",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 	}
 	o := addOptions(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

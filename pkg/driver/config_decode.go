@@ -47,6 +47,8 @@ func (d *decoder) reject(field string, n *yaml.Node, want string) {
 	case what != "":
 	case n.ShortTag() == "!!null":
 		what = "nothing"
+	case n.ShortTag() == "!!str" && want == scalarTypes[reflect.TypeFor[*bool]()].text && (n.Value == "true" || n.Value == "false"):
+		what = quote(n.Value) + ", a string: write it without quotes"
 	default:
 		what = quote(n.Value)
 	}
@@ -121,6 +123,11 @@ func (d *decoder) text(data []byte) bool {
 
 var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line ([0-9]+): )?(.*)$`)
 
+// yamlAdvice is what people do who get these messages of yaml.
+var yamlAdvice = map[string]string{
+	"found character that cannot start any token": " (a tab? YAML indents with spaces)",
+}
+
 func (d *decoder) syntax(err error) {
 	m := yamlError.FindStringSubmatch(err.Error())
 	if m == nil {
@@ -128,7 +135,7 @@ func (d *decoder) syntax(err error) {
 		return
 	}
 	line, _ := strconv.Atoi(m[1]) // the first line, where yaml does not know better
-	d.failf(max(line, 1), "not YAML: %s", m[2])
+	d.failf(max(line, 1), "not YAML: %s%s", m[2], yamlAdvice[m[2]])
 }
 
 // configField is a key of a mapping and where its value goes: a pointer into the configuration.

@@ -173,6 +173,8 @@ func TestConfigFileThatIsNoDocumentIsRefused(t *testing.T) {
 		{"broken second", header + pool + "---\na: [\n", `driver.yaml:5: not YAML: did not find expected node content`},
 		{"bad syntax", header + "pools: [\n", `driver.yaml:3: not YAML: did not find expected node content`},
 		{"bad indentation", header + "pools: a: b\n", `driver.yaml:3: not YAML: mapping values are not allowed in this context`},
+		{"a tab", header + "pools:\n\t- name: a\n", `driver.yaml:4: not YAML: found character that cannot start any token (a tab? YAML indents with spaces)`},
+		{"a quoted boolean", header + "pools: [{name: a, path: /a, optional: \"true\"}]\n", `driver.yaml:3: pools[0].optional: must be true or false, not "true", a string: write it without quotes`},
 		{"not UTF-8", header + "pools: \xff\n", `driver.yaml:3: the file must be UTF-8: byte 0xff is not`},
 		{"UTF-16", "\xff\xfea\x00", `driver.yaml:1: the file must be UTF-8: byte 0xff is not`},
 		{"control characters", header + "\x00\n", `driver.yaml:3: control character 0x00 is not allowed`},
@@ -368,7 +370,7 @@ func TestPoolsMustDifferAndOneBeTheDefault(t *testing.T) {
 		{"same path", []PoolConfig{pool("a", "/a", true), pool("b", "/a")}, `pools[1].path: "/a" overlaps "/a" of another pool (pools[0].path): pools must lie apart`},
 		{"inside", []PoolConfig{pool("a", "/a", true), pool("b", "/a/b")}, `pools[1].path: "/a/b" overlaps "/a" of another pool (pools[0].path): pools must lie apart`},
 		{"around", []PoolConfig{pool("a", "/b/a", true), pool("b", "/b")}, `pools[1].path: "/b" overlaps "/b/a" of another pool (pools[0].path): pools must lie apart`},
-		{"no default", []PoolConfig{pool("a", "/a"), pool("b", "/b")}, `pools: none of the 2 pools is the default: exactly one must say default: true`},
+		{"no default", []PoolConfig{pool("a", "/a"), pool("b", "/b")}, `pools: none of the 2 pools is the default: exactly one must say default: true, which only the --config file can`},
 		{"two defaults", []PoolConfig{pool("a", "/a", true), pool("b", "/b", true)}, `pools[1].default: another pool is the default (pools[0].default): exactly one may be`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -268,7 +268,7 @@ func (c Config) checkDefault(f *faults) {
 		}
 	}
 	if first < 0 && len(c.Pools) > 1 {
-		f.addf("pools", "none of the %d pools is the default: exactly one must say default: true", len(c.Pools))
+		f.addf("pools", "none of the %d pools is the default: exactly one must say default: true, which only the --config file can", len(c.Pools))
 	}
 }
 

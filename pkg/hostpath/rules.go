@@ -83,15 +83,19 @@ func (rule Rule) checkNotUndone(above Rule) error {
 		return nil
 	}
 	excluded := func(namespace string) bool { return !slices.Contains(rule.Namespaces, namespace) }
+	stricter := ""
 	switch {
-	case rule.ReadOnly && !above.ReadOnly,
-		above.Inline && !rule.Inline,
-		len(rule.Namespaces) > 0 && (len(above.Namespaces) == 0 || slices.ContainsFunc(above.Namespaces, excluded)):
-		return fmt.Errorf("%w: host path %s: its rule is stricter than the one for %s, which gives the same files away",
-			volume.ErrForbidden, rule.Path, above.Path)
+	case rule.ReadOnly && !above.ReadOnly:
+		stricter = "readOnly"
+	case above.Inline && !rule.Inline:
+		stricter = "inline"
+	case len(rule.Namespaces) > 0 && (len(above.Namespaces) == 0 || slices.ContainsFunc(above.Namespaces, excluded)):
+		stricter = "namespaces"
 	default:
 		return nil
 	}
+	return fmt.Errorf("%w: host path %s: %s of its rule is stricter than that of the one for %s, which gives the same files away: "+
+		"restrict that rule as well, or give it paths beside this one", volume.ErrForbidden, rule.Path, stricter, above.Path)
 }
 
 func (rule Rule) hasDirectories() bool {

@@ -96,24 +96,27 @@ func TestStricterRuleBelowAnotherIsAFault(t *testing.T) {
 	for _, tc := range []struct {
 		title        string
 		above, below Rule
-		isFault      bool
+		stricter     string // empty: no fault
 	}{
-		{"the same", Rule{}, Rule{}, false},
-		{"wider", Rule{ReadOnly: true, Namespaces: []string{"a"}}, Rule{Inline: true}, false},
-		{"read-only", Rule{}, Rule{ReadOnly: true}, true},
-		{"not inline", Rule{Inline: true}, Rule{}, true},
-		{"fewer namespaces", Rule{}, Rule{Namespaces: []string{"a"}}, true},
-		{"other namespaces", Rule{Namespaces: []string{"a", "b"}}, Rule{Namespaces: []string{"a"}}, true},
-		{"more namespaces", Rule{Namespaces: []string{"a"}}, Rule{Namespaces: []string{"a", "b"}}, false},
-		{"above gives no directories", Rule{Types: files}, Rule{ReadOnly: true}, false},
+		{"the same", Rule{}, Rule{}, ""},
+		{"wider", Rule{ReadOnly: true, Namespaces: []string{"a"}}, Rule{Inline: true}, ""},
+		{"read-only", Rule{}, Rule{ReadOnly: true}, "readOnly of its rule"},
+		{"not inline", Rule{Inline: true}, Rule{}, "inline of its rule"},
+		{"fewer namespaces", Rule{}, Rule{Namespaces: []string{"a"}}, "namespaces of its rule"},
+		{"other namespaces", Rule{Namespaces: []string{"a", "b"}}, Rule{Namespaces: []string{"a"}}, "namespaces of its rule"},
+		{"more namespaces", Rule{Namespaces: []string{"a"}}, Rule{Namespaces: []string{"a", "b"}}, ""},
+		{"above gives no directories", Rule{Types: files}, Rule{ReadOnly: true}, ""},
 	} {
 		tc.above.Path, tc.below.Path = "/srv", "/srv/below"
 		rules := NewRules([]Rule{tc.above, tc.below})
 		if err := rules.Validate(tc.above); err != nil {
 			t.Errorf("%s: %v", tc.title, err)
 		}
-		if err := rules.Validate(tc.below); (err != nil) != tc.isFault {
-			t.Errorf("%s: %v, want a fault: %v", tc.title, err, tc.isFault)
+		err := rules.Validate(tc.below)
+		if tc.stricter != "" {
+			wantError(t, err, volume.ErrForbidden, tc.stricter)
+		} else if err != nil {
+			t.Errorf("%s: %v", tc.title, err)
 		}
 	}
 }

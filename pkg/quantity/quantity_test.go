@@ -2,8 +2,17 @@ package quantity
 
 import (
 	"math"
+	"strings"
 	"testing"
 )
+
+func TestWhatIsNoSizeIsAnsweredWithExamples(t *testing.T) {
+	for _, text := range []string{"10GB", "", "ten", "-1", "9Ei", "1e99"} {
+		if n, err := Parse(text); err == nil || !strings.Contains(err.Error(), "such as 10Gi, 500M") {
+			t.Errorf("%q: %d, %v, want an error with examples", text, n, err)
+		}
+	}
+}
 
 func FuzzParseQuantity(f *testing.F) {
 	for _, seed := range []string{"0", "10Gi", "1.5M", "1e9", "1e999999999", "8Ei", "-1", "9223372036854775807", "0.000000001"} {

@@ -101,9 +101,14 @@ func (a *Attributes) checkInline(given map[string]string) error {
 	case a.backing == backingImage || a.allocation != "":
 		return fmt.Errorf("%w: an inline volume is a directory or a file of its pool's filesystem: take %q and %q out, or use a claim",
 			ErrInvalid, ParamBacking, ParamAllocation)
-	case a.Memory && (!sized || a.Pool != "" || a.Spec.Type != DirectoryOrCreate || a.Spec.Inodes != 0):
-		return fmt.Errorf("%w: attribute %q is Memory: that needs %q, is in no %q, is a directory, and has no %q",
-			ErrInvalid, ParamMedium, ParamSize, ParamPool, ParamInodes)
+	case a.Memory && !sized:
+		return fmt.Errorf("%w: attribute %q is Memory: that needs %q, such as 1Gi", ErrInvalid, ParamMedium, ParamSize)
+	case a.Memory && a.Pool != "":
+		return fmt.Errorf("%w: attribute %q is Memory, and %q is %q: what is in memory is in no pool", ErrInvalid, ParamMedium, ParamPool, a.Pool)
+	case a.Memory && a.Spec.Type != DirectoryOrCreate:
+		return fmt.Errorf("%w: attribute %q is Memory, and %q is %s: what is in memory is a directory", ErrInvalid, ParamMedium, ParamType, a.Spec.Type)
+	case a.Memory && a.Spec.Inodes != 0:
+		return fmt.Errorf("%w: attribute %q is Memory, and has no %q: take it out", ErrInvalid, ParamMedium, ParamInodes)
 	default:
 		return nil
 	}

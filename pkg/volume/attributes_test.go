@@ -97,6 +97,21 @@ func TestReferenceIDSaysWhatItRefersTo(t *testing.T) {
 	}
 }
 
+func TestMemoryIsToldTheOneRuleThatItBreaks(t *testing.T) {
+	for want, more := range map[string]map[string]string{
+		`that needs "size"`:      {},
+		`is in no pool`:          {"size": "5", "pool": "p"},
+		`"type" is FileOrCreate`: {"size": "5", "type": "FileOrCreate"},
+		`has no "inodes"`:        {"size": "5", "inodes": "7"},
+	} {
+		given := map[string]string{AttrEphemeral: "true", "medium": "Memory"}
+		maps.Copy(given, more)
+		if _, err := ParseAttributes(given, parseSize); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want ErrInvalid that says %s", more, err, want)
+		}
+	}
+}
+
 func FuzzParseAttributes(f *testing.F) {
 	for _, s := range [][3]string{
 		{"path", "/srv/../etc", "Directory"},
