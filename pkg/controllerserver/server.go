@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -96,14 +98,14 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 		return nil, err
 	}
 	if !s.reachable(req.GetAccessibilityRequirements()) {
-		return nil, fmt.Errorf("%w: this node, %v, is none of those asked for", volume.ErrNoSpace, s.Topology)
+		return nil, fmt.Errorf("%w: this node, %s, is none of those asked for", volume.ErrNoSpace, s.place())
 	}
 	if params.Path != "" {
 		return s.createReference(create, params, req.GetParameters())
 	}
 	p, err := s.Pools.ByName(params.Pool)
 	if errors.Is(err, volume.ErrNotFound) { // another node may have it: make the scheduler look there
-		return nil, fmt.Errorf("%w: %s", volume.ErrNoSpace, err) //nolint:errorlint // wrapped, it would go out as NOT_FOUND
+		return nil, volume.Restate(volume.ErrNoSpace, err) // wrapped, it would go out as NOT_FOUND
 	}
 	if err != nil {
 		return nil, err
@@ -116,6 +118,15 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 		return nil, err
 	}
 	return &csi.CreateVolumeResponse{Volume: s.message(v)}, nil
+}
+
+// place is this node as messages have it.
+func (s *Server) place() string {
+	var segments []string
+	for _, key := range slices.Sorted(maps.Keys(s.Topology)) {
+		segments = append(segments, key+"="+s.Topology[key])
+	}
+	return strings.Join(segments, ", ")
 }
 
 func (s *Server) create(ctx context.Context, p *pool.Pool, req volume.CreateRequest) (volume.Volume, error) {
@@ -306,7 +317,7 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 		return err
 	}
 	if spec != v.Spec || params.Pool != "" && params.Pool != p.Name() {
-		return fmt.Errorf("%w: the volume is %+v in pool %s", volume.ErrIncompatible, v.Spec, p.Name())
+		return fmt.Errorf("%w: the volume is in pool %s (asked for: %q)%s", volume.ErrIncompatible, p.Name(), params.Pool, v.Spec.Differences(spec))
 	}
 	return nil
 }

@@ -144,6 +144,15 @@ func wantCode(t *testing.T, err error, want codes.Code) {
 	}
 }
 
+func TestPoolThatIsMissingHereIsNoRoomAndNothingElse(t *testing.T) {
+	c := newController(t, "p")
+	_, err := c.CreateVolume(t.Context(), with(t, "v", map[string]string{"pool": "nope"}))
+	wantCode(t, err, codes.ResourceExhausted)
+	if err == nil || strings.Contains(err.Error(), "not found") {
+		t.Errorf("%v: it says two things", err)
+	}
+}
+
 func TestVolumeSaysWhereItIs(t *testing.T) {
 	c := newController(t, "p")
 	v := c.create(t, createRequest("pvc-1"))

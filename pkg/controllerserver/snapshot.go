@@ -21,8 +21,8 @@ func (s *Server) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshotRequ
 		return nil, err
 	}
 	if !s.reachable(req.GetAccessibilityRequirements()) {
-		return nil, fmt.Errorf("%w: a snapshot can be used on its volume's node only, %v, which is none of those asked for",
-			volume.ErrNoSpace, s.Topology)
+		return nil, fmt.Errorf("%w: a snapshot can be used on its volume's node only, %s, which is none of those asked for",
+			volume.ErrNoSpace, s.place())
 	}
 	p, err := s.Pools.ByID(create.Source.Pool())
 	if err != nil {

@@ -38,7 +38,7 @@ func absent(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: source: %s", volume.ErrNotFound, err) //nolint:errorlint // wrapped, it would go out as INVALID_ARGUMENT
+	return volume.Restate(volume.ErrNotFound, err) // wrapped, it would go out as INVALID_ARGUMENT
 }
 
 // sources are the node's pools, for copies.
@@ -50,7 +50,7 @@ type sources struct{ pools Pools }
 func (s sources) ByID(id volume.PoolID) (*pool.Pool, error) {
 	p, err := s.pools.ByID(id)
 	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrUnavailable) {
-		return nil, fmt.Errorf("%w: %s", volume.ErrNoSpace, err) //nolint:errorlint // wrapped, it would go out with its own code
+		return nil, volume.Restate(volume.ErrNoSpace, err) // wrapped, it would go out with its own code
 	}
 	return p, err
 }

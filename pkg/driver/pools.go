@@ -55,7 +55,7 @@ func (s *poolSlot) status() (pool.Status, error) {
 func newPoolSet(cfg Config, publications *nodeserver.Publications) *poolSet {
 	s := &poolSet{kubeletDir: cfg.KubeletDir, defaultPool: cfg.DefaultPool(), publications: publications, retry: poolRetry}
 	for _, c := range cfg.Pools {
-		s.slots = append(s.slots, &poolSlot{config: c, err: errOpening})
+		s.slots = append(s.slots, &poolSlot{config: c, err: fmt.Errorf("pool %s at %s: %w", c.Name, c.Path, errOpening)})
 	}
 	return s
 }
@@ -237,7 +237,7 @@ func (s *poolSet) ByID(id volume.PoolID) (*pool.Pool, error) {
 	var closed []string
 	for _, slot := range s.slots {
 		if slot.pool == nil {
-			closed = append(closed, fmt.Sprintf("%s (%v)", slot.config.Name, slot.err))
+			closed = append(closed, slot.err.Error())
 		} else if slot.pool.ID() == id {
 			return slot.pool, nil
 		}
@@ -249,6 +249,14 @@ func (s *poolSet) ByID(id volume.PoolID) (*pool.Pool, error) {
 		volume.ErrNotFound, id)
 }
 
+// unavailable makes ErrUnavailable of the reason why a pool is not open, if it does not say so itself.
+func unavailable(why error) error {
+	if errors.Is(why, volume.ErrUnavailable) {
+		return why
+	}
+	return fmt.Errorf("%w: %w", volume.ErrUnavailable, why)
+}
+
 // ByName finds a pool as the configuration calls it; "" is the default one.
 func (s *poolSet) ByName(name string) (*pool.Pool, error) {
 	name = cmp.Or(name, s.defaultPool)
@@ -258,7 +266,7 @@ func (s *poolSet) ByName(name string) (*pool.Pool, error) {
 	for _, slot := range s.slots {
 		if slot.config.Name == name {
 			if slot.err != nil {
-				return nil, fmt.Errorf("%w: pool %s: %w", volume.ErrUnavailable, name, slot.err)
+				return nil, unavailable(slot.err)
 			}
 			return slot.pool, nil
 		}
@@ -334,7 +342,7 @@ func (s *poolSet) stillOpening() error {
 	defer s.mu.RUnlock()
 	for _, slot := range s.slots {
 		if slot.pool == nil && errors.Is(slot.err, errOpening) {
-			return fmt.Errorf("pool %s: %w", slot.config.Name, slot.err)
+			return slot.err
 		}
 	}
 	return nil

@@ -93,6 +93,9 @@ func TestOneBadPoolDoesNotStopTheOthers(t *testing.T) {
 			t.Errorf("%v: want ErrUnavailable that names the pool and says why", err)
 		}
 	}
+	if text := byName.Error(); strings.Count(text, "pool unavailable") != 1 || strings.Count(text, "pool bad") != 1 {
+		t.Errorf("%q says it twice", text)
+	}
 	if _, err := s.ByName("other"); !errors.Is(err, volume.ErrNotFound) || !strings.Contains(err.Error(), "good, bad") {
 		t.Errorf("%v: want ErrNotFound naming the pools there are", err)
 	}

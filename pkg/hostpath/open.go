@@ -39,7 +39,7 @@ func (h *Host) Check(use Use) error {
 }
 
 // Open opens what a pod asks for, and makes it if its type says so, with exactly the mode and owner of the specification. What is
-// checked is the descriptor that it returns. Errors: ErrForbidden, naming the rule that is missing; ErrInUse when the path is
+// checked is the descriptor that it returns. Errors: ErrForbidden, naming the rule that is missing; ErrPrecondition when the path is
 // absent or something else; ErrUnavailable when the host's tree cannot be reached.
 func (h *Host) Open(use Use, spec volume.Spec) (Opened, error) {
 	rule, err := h.rules.find(use)
@@ -80,7 +80,7 @@ func open(host *os.File, rule Rule, use Use, spec volume.Spec) (*os.File, error)
 	if errors.Is(err, unix.ENOENT) && use.Type.Creates() {
 		if rule.ReadOnly {
 			return nil, fmt.Errorf("%w: host path %s does not exist, and nothing is made there: the hostPaths rule for %s is read-only",
-				volume.ErrInUse, use.Path, rule.Path)
+				volume.ErrPrecondition, use.Path, rule.Path)
 		}
 		if err := create(at, rel, spec); err != nil {
 			return nil, describe(err, use.Path, string(use.Type)+", whose parents must be directories")
@@ -108,12 +108,12 @@ func openBeneath(at *os.File, rel string, flags uint64) (*os.File, error) {
 func describe(err error, name, wanted string) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("%w: host path %s does not exist, wanted is %s", volume.ErrInUse, name, wanted)
+		return fmt.Errorf("%w: host path %s does not exist, wanted is %s", volume.ErrPrecondition, name, wanted)
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
 		return fmt.Errorf("%w: host path %s leads through a symbolic link, and none is followed: name the place itself",
 			volume.ErrForbidden, name)
 	case errors.Is(err, unix.ENOTDIR):
-		return fmt.Errorf("%w: host path %s leads through something that is not a directory, wanted is %s", volume.ErrInUse, name, wanted)
+		return fmt.Errorf("%w: host path %s leads through something that is not a directory, wanted is %s", volume.ErrPrecondition, name, wanted)
 	case errors.Is(err, unix.ENAMETOOLONG):
 		return fmt.Errorf("%w: host path %.64q…: a name in it is too long", volume.ErrInvalid, name)
 	case errors.Is(err, unix.ENOSYS):
@@ -144,7 +144,7 @@ var kindNames = map[uint32]string{
 	unix.S_IFIFO:  "a FIFO",
 }
 
-// checkKind looks at the descriptor that will be bound. Errors: ErrInUse; ErrForbidden for a link.
+// checkKind looks at the descriptor that will be bound. Errors: ErrPrecondition; ErrForbidden for a link.
 func checkKind(f *os.File, use Use) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -156,7 +156,7 @@ func checkKind(f *os.File, use Use) error {
 	}
 	if kind != kinds[use.Type] {
 		return fmt.Errorf("%w: host path %s is %s, type %s wants %s",
-			volume.ErrInUse, use.Path, kindNames[kind], use.Type, kindNames[kinds[use.Type]])
+			volume.ErrPrecondition, use.Path, kindNames[kind], use.Type, kindNames[kinds[use.Type]])
 	}
 	return nil
 }

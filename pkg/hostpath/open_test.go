@@ -50,7 +50,7 @@ func TestTypesTakeWhatHostPathTakes(t *testing.T) {
 				if tc.there == 0 {
 					found = "does not exist"
 				}
-				wantError(t, err, volume.ErrInUse, "/srv/x", found, string(wanted))
+				wantError(t, err, volume.ErrPrecondition, "/srv/x", found, string(wanted))
 			})
 		}
 	}
@@ -129,7 +129,7 @@ func TestDirectoryOrCreateMakesParentsAndFileOrCreateDoesNot(t *testing.T) {
 	}
 	wantStat(t, filepath.Join(root, "srv/a/b/c"), volume.Spec{Mode: 0o700, UID: 7})
 	err = h.try(Use{Path: "/srv/d/file", Type: volume.FileOrCreate}, volume.Spec{Mode: 0o644})
-	wantError(t, err, volume.ErrInUse, "/srv/d/file", "does not exist", "parents")
+	wantError(t, err, volume.ErrPrecondition, "/srv/d/file", "does not exist", "parents")
 	wantOnly(t, filepath.Join(root, "srv"), "a")
 }
 
@@ -137,7 +137,7 @@ func TestDirectoryOrCreateMakesParentsAndFileOrCreateDoesNot(t *testing.T) {
 func TestAbsentRootIsNotMade(t *testing.T) {
 	root := newTree(t)
 	err := allow(root).try(Use{Path: "/srv/x", Type: volume.DirectoryOrCreate}, volume.Spec{Mode: 0o755})
-	wantError(t, err, volume.ErrInUse, "/srv does not exist", "root of the hostPaths rule")
+	wantError(t, err, volume.ErrPrecondition, "/srv does not exist", "root of the hostPaths rule")
 	wantOnly(t, root)
 }
 
@@ -164,7 +164,7 @@ func TestNothingIsMadeInAReadOnlyRoot(t *testing.T) {
 	h := NewHost(root, NewRules([]Rule{{Path: "/srv", ReadOnly: true}}))
 	for _, wanted := range []volume.Type{volume.DirectoryOrCreate, volume.FileOrCreate} {
 		err := h.try(Use{Path: "/srv/x", Type: wanted}, volume.Spec{Mode: 0o777, UID: 1000})
-		wantError(t, err, volume.ErrInUse, "/srv/x does not exist", "read-only")
+		wantError(t, err, volume.ErrPrecondition, "/srv/x does not exist", "read-only")
 	}
 	wantOnly(t, filepath.Join(root, "srv"))
 	opened, err := h.Open(Use{Path: "/srv", Type: volume.Directory}, volume.Spec{})

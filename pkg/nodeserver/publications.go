@@ -144,8 +144,7 @@ func (p *Publications) CheckUnused(id volume.ID, data *os.File) error {
 		return err
 	}
 	if len(targets) > 0 {
-		return fmt.Errorf("%w: volume %s is published at %d targets, such as %s: delete the pod first",
-			volume.ErrInUse, id, len(targets), targets[0])
+		return fmt.Errorf("%w: volume %s is published at %s (targets: %d): delete the pod first", volume.ErrInUse, id, targets[0], len(targets))
 	}
 	return nil
 }

@@ -115,7 +115,7 @@ func compatible(e *entry, req volume.CreateRequest) error {
 	case v.Source != req.Source:
 		return fmt.Errorf("%w: volume %s was made from %s, asked for is one from %s", volume.ErrIncompatible, v.ID, v.Source, req.Source)
 	case v.Spec != req.Spec:
-		return fmt.Errorf("%w: volume %s is %+v, asked for is %+v", volume.ErrIncompatible, v.ID, v.Spec, req.Spec)
+		return fmt.Errorf("%w: volume %s is there%s", volume.ErrIncompatible, v.ID, v.Spec.Differences(req.Spec))
 	case !req.Size.Contains(v.CapacityBytes):
 		return fmt.Errorf("%w: volume %s has %d bytes, asked for are %s", volume.ErrIncompatible, v.ID, v.CapacityBytes, req.Size)
 	default:

@@ -138,8 +138,8 @@ func (o *origin) open(parent dir, failed error) (*origin, error) {
 func (o *origin) fits(spec volume.Spec, size volume.SizeRange) error {
 	switch {
 	case spec.IsImage() != o.spec.IsImage(), spec.FSType != o.spec.FSType:
-		return fmt.Errorf("%w: %s is %+v, asked for is %+v: "+
-			"a directory, an image with a filesystem and a raw block volume are not made of one another", volume.ErrInvalid, o.id, o.spec, spec)
+		return fmt.Errorf("%w: the source is %s%s: a directory, an image with a filesystem and a raw block volume are not made of one another",
+			volume.ErrInvalid, o.id, o.spec.Differences(spec))
 	case spec.Type != o.spec.Type:
 		return fmt.Errorf("%w: %s is of type %s, asked for is one of type %s: a copy has the type of its source",
 			volume.ErrInvalid, o.id, o.spec.Type, spec.Type)

@@ -27,6 +27,7 @@ var codeTable = []codeEntry{
 	{volume.ErrNotFound, codes.NotFound},
 	{volume.ErrIncompatible, codes.AlreadyExists},
 	{volume.ErrInUse, codes.FailedPrecondition},
+	{volume.ErrPrecondition, codes.FailedPrecondition},
 	{volume.ErrNoSpace, codes.ResourceExhausted},
 	{volume.ErrOutOfRange, codes.OutOfRange},
 	{volume.ErrBusy, codes.Aborted},

@@ -28,6 +28,7 @@ var sentinels = map[string]error{
 	"ErrNotFound":     volume.ErrNotFound,
 	"ErrIncompatible": volume.ErrIncompatible,
 	"ErrInUse":        volume.ErrInUse,
+	"ErrPrecondition": volume.ErrPrecondition,
 	"ErrNoSpace":      volume.ErrNoSpace,
 	"ErrOutOfRange":   volume.ErrOutOfRange,
 	"ErrBusy":         volume.ErrBusy,

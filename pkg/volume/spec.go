@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -82,6 +83,27 @@ type Spec struct {
 	Allocation Allocation `json:"allocation,omitempty"`
 	// Inodes is how many files and directories a directory volume may hold at most, its own root among them; 0 is any number.
 	Inodes uint64 `json:"inodes,omitempty"`
+}
+
+// Differences says for people in which fields another specification, the one that is asked for, differs: "; mode is 0755, asked for is
+// 0700". It is empty if in none.
+func (s Spec) Differences(asked Spec) string {
+	var text strings.Builder
+	for _, field := range []struct{ name, have, asked string }{
+		{ParamType, string(s.Type), string(asked.Type)},
+		{ParamMode, fmt.Sprintf("%#o", s.Mode), fmt.Sprintf("%#o", asked.Mode)},
+		{ParamUID, fmt.Sprint(s.UID), fmt.Sprint(asked.UID)},
+		{ParamGID, fmt.Sprint(s.GID), fmt.Sprint(asked.GID)},
+		{ParamBacking, string(s.Backing), string(asked.Backing)},
+		{"fsType", string(s.FSType), string(asked.FSType)},
+		{ParamAllocation, string(s.Allocation), string(asked.Allocation)},
+		{ParamInodes, fmt.Sprint(s.Inodes), fmt.Sprint(asked.Inodes)},
+	} {
+		if field.have != field.asked {
+			fmt.Fprintf(&text, "; %s is %s, asked for is %s", field.name, cmp.Or(field.have, "none"), cmp.Or(field.asked, "none"))
+		}
+	}
+	return text.String()
 }
 
 // Owner says whose volume it is, for the person who reads the record. All fields may be empty.
