@@ -122,7 +122,8 @@ func (r *Rules) checkForbidden(rule Rule, name string, isDevice bool) error { //
 			continue
 		}
 		if isBelow(f, name) || isBelow(name, f) {
-			return fmt.Errorf("%w: host path %s: %s is never offered%s, nor a directory above it", volume.ErrForbidden, name, f, unlessReadOnly(f))
+			return fmt.Errorf("%w: host path %s: %s is never offered%s, nor a directory above it%s",
+				volume.ErrForbidden, name, f, unlessReadOnly(f), unlessDevice(f, name))
 		}
 	}
 	return nil
@@ -157,6 +158,14 @@ func unlessReadOnly(name string) string {
 	return ""
 }
 
+// unlessDevice is what a rule for a single device is missing.
+func unlessDevice(forbidden, name string) string {
+	if forbidden == "/dev" && name != forbidden && isBelow(forbidden, name) {
+		return "; for one device the rule needs types: [BlockDevice] or [CharDevice]"
+	}
+	return ""
+}
+
 func inlineText(use Use) string {
 	if use.Inline {
 		return " as an inline volume"
@@ -167,6 +176,8 @@ func inlineText(use Use) string {
 // missing says what the rule lacks for a use of a path below it; empty is nothing.
 func (rule Rule) missing(use Use) string {
 	switch {
+	case len(rule.Namespaces) > 0 && use.Namespace == "":
+		return fmt.Sprintf("is for the namespaces %v, and the request names none: external-provisioner needs --extra-create-metadata", rule.Namespaces)
 	case len(rule.Namespaces) > 0 && !slices.Contains(rule.Namespaces, use.Namespace):
 		return fmt.Sprintf("is for the namespaces %v", rule.Namespaces)
 	case use.Inline && !rule.Inline:
