@@ -317,7 +317,8 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 		return err
 	}
 	if spec != v.Spec || params.Pool != "" && params.Pool != p.Name() {
-		return fmt.Errorf("%w: the volume is in pool %s (asked for: %q)%s", volume.ErrIncompatible, p.Name(), params.Pool, v.Spec.Differences(spec))
+		return fmt.Errorf("%w: the volume is in pool %s (asked for: %q)%s",
+			volume.ErrIncompatible, p.Name(), params.Pool, v.Spec.Differences(spec))
 	}
 	return nil
 }

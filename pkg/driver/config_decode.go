@@ -123,9 +123,12 @@ func (d *decoder) text(data []byte) bool {
 
 var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line ([0-9]+): )?(.*)$`)
 
-// yamlAdvice is what people do who get these messages of yaml.
-var yamlAdvice = map[string]string{
-	"found character that cannot start any token": " (a tab? YAML indents with spaces)",
+// yamlAdvice is what people most often did who get a message of yaml.
+func yamlAdvice(message string) string {
+	if message == "found character that cannot start any token" {
+		return " (a tab? YAML indents with spaces)"
+	}
+	return ""
 }
 
 func (d *decoder) syntax(err error) {
@@ -135,7 +138,7 @@ func (d *decoder) syntax(err error) {
 		return
 	}
 	line, _ := strconv.Atoi(m[1]) // the first line, where yaml does not know better
-	d.failf(max(line, 1), "not YAML: %s%s", m[2], yamlAdvice[m[2]])
+	d.failf(max(line, 1), "not YAML: %s%s", m[2], yamlAdvice(m[2]))
 }
 
 // configField is a key of a mapping and where its value goes: a pointer into the configuration.

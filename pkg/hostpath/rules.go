@@ -83,7 +83,7 @@ func (rule Rule) checkNotUndone(above Rule) error {
 		return nil
 	}
 	excluded := func(namespace string) bool { return !slices.Contains(rule.Namespaces, namespace) }
-	stricter := ""
+	var stricter string
 	switch {
 	case rule.ReadOnly && !above.ReadOnly:
 		stricter = "readOnly"
@@ -177,7 +177,8 @@ func inlineText(use Use) string {
 func (rule Rule) missing(use Use) string {
 	switch {
 	case len(rule.Namespaces) > 0 && use.Namespace == "":
-		return fmt.Sprintf("is for the namespaces %v, and the request names none: external-provisioner needs --extra-create-metadata", rule.Namespaces)
+		return fmt.Sprintf("is for the namespaces %v, and the request names none: external-provisioner needs --extra-create-metadata",
+			rule.Namespaces)
 	case len(rule.Namespaces) > 0 && !slices.Contains(rule.Namespaces, use.Namespace):
 		return fmt.Sprintf("is for the namespaces %v", rule.Namespaces)
 	case use.Inline && !rule.Inline:

@@ -106,7 +106,8 @@ func (a *Attributes) checkInline(given map[string]string) error {
 	case a.Memory && a.Pool != "":
 		return fmt.Errorf("%w: attribute %q is Memory, and %q is %q: what is in memory is in no pool", ErrInvalid, ParamMedium, ParamPool, a.Pool)
 	case a.Memory && a.Spec.Type != DirectoryOrCreate:
-		return fmt.Errorf("%w: attribute %q is Memory, and %q is %s: what is in memory is a directory", ErrInvalid, ParamMedium, ParamType, a.Spec.Type)
+		return fmt.Errorf("%w: attribute %q is Memory, and %q is %s: what is in memory is a directory",
+			ErrInvalid, ParamMedium, ParamType, a.Spec.Type)
 	case a.Memory && a.Spec.Inodes != 0:
 		return fmt.Errorf("%w: attribute %q is Memory, and has no %q: take it out", ErrInvalid, ParamMedium, ParamInodes)
 	default:

@@ -92,12 +92,12 @@ func (s Spec) Differences(asked Spec) string {
 	for _, field := range []struct{ name, have, asked string }{
 		{ParamType, string(s.Type), string(asked.Type)},
 		{ParamMode, fmt.Sprintf("%#o", s.Mode), fmt.Sprintf("%#o", asked.Mode)},
-		{ParamUID, fmt.Sprint(s.UID), fmt.Sprint(asked.UID)},
-		{ParamGID, fmt.Sprint(s.GID), fmt.Sprint(asked.GID)},
+		{ParamUID, decimal(uint64(s.UID)), decimal(uint64(asked.UID))},
+		{ParamGID, decimal(uint64(s.GID)), decimal(uint64(asked.GID))},
 		{ParamBacking, string(s.Backing), string(asked.Backing)},
 		{"fsType", string(s.FSType), string(asked.FSType)},
 		{ParamAllocation, string(s.Allocation), string(asked.Allocation)},
-		{ParamInodes, fmt.Sprint(s.Inodes), fmt.Sprint(asked.Inodes)},
+		{ParamInodes, decimal(s.Inodes), decimal(asked.Inodes)},
 	} {
 		if field.have != field.asked {
 			fmt.Fprintf(&text, "; %s is %s, asked for is %s", field.name, cmp.Or(field.have, "none"), cmp.Or(field.asked, "none"))
@@ -105,6 +105,8 @@ func (s Spec) Differences(asked Spec) string {
 	}
 	return text.String()
 }
+
+func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
 
 // Owner says whose volume it is, for the person who reads the record. All fields may be empty.
 type Owner struct {
