@@ -74,7 +74,12 @@ the directory of an optional pool on the nodes that have none, and the driver a 
 {{- $candidates = $candidates | uniq | sortAlpha -}}
 {{- range $candidates -}}
 {{- if or (hasPrefix (printf "%s/" .) (printf "%s/" $kubelet)) (hasPrefix (printf "%s/" $kubelet) (printf "%s/" .)) (has . (list "/" "/bin" "/dev" "/etc" "/lib" "/lib64" "/proc" "/run" "/sbin" "/sys" "/usr")) -}}
-{{- fail (printf "the driver's container cannot have the node's directory %s: it holds what the container or kubelet needs. Put the pool one level deeper, or list in hostDirectories the directories to mount" .) -}}
+{{- $whose := "hostDirectories" -}}
+{{- $directory := . -}}
+{{- if not $.Values.hostDirectories -}}
+{{- range $.Values.config.pools -}}{{- if eq (dir .path) $directory -}}{{- $whose = printf "pool %s, %s" .name .path -}}{{- end -}}{{- end -}}
+{{- end -}}
+{{- fail (printf "%s: the driver's container cannot have the node's directory %s: it holds what the container or kubelet needs. Mount the pool's disk below a directory of its own, such as /mnt/disks/data; or put the pool one level deeper, without requireMountpoint; or list in hostDirectories the directories to mount" $whose .) -}}
 {{- end -}}
 {{- end -}}
 {{- $directories := list -}}
