@@ -88,7 +88,8 @@ func (s *poolSet) keepTrying(ctx context.Context, slot *poolSlot) {
 	}
 }
 
-// tell says why a pool is not open. An optional one that is not there is no error, but whoever has mistyped its path must be able to see it.
+// tell says why a pool is not open. An optional one that is not there is no error, but whoever has mistyped its path must be able to
+// see it.
 func (s *poolSet) tell(ctx context.Context, slot *poolSlot, err error) {
 	if isAbsent(slot, err) {
 		klog.FromContext(ctx).Info("Optional pool is absent here; it is used when it comes",
