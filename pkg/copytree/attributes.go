@@ -49,13 +49,24 @@ func (f named) set(name string, value []byte) error {
 	return unix.Setxattr(descriptor(f).path(), name, value, 0)
 }
 
+// apply looks before it changes: most files are born with the right owner and mode, and a change costs the filesystem some entries of its
+// journal.
 func (f opened) apply(a attributes) error {
-	// Owner before mode: chown(2) clears set-ID bits.
-	if err := unix.Fchown(int(f), int(a.uid), int(a.gid)); err != nil {
-		return os.NewSyscallError("fchown", err)
+	now, err := descriptor(f).attributes()
+	if err != nil {
+		return err
 	}
-	if err := unix.Fchmod(int(f), a.permissions()); err != nil {
-		return os.NewSyscallError("fchmod", err)
+	// Owner before mode: chown(2) clears set-ID bits.
+	owned := now.uid == a.uid && now.gid == a.gid
+	if !owned {
+		if err := unix.Fchown(int(f), int(a.uid), int(a.gid)); err != nil {
+			return os.NewSyscallError("fchown", err)
+		}
+	}
+	if !owned || now.mode != a.mode {
+		if err := unix.Fchmod(int(f), a.permissions()); err != nil {
+			return os.NewSyscallError("fchmod", err)
+		}
 	}
 	return descriptor(f).setTimes(a)
 }

@@ -56,9 +56,11 @@ func (d descriptor) again() (descriptor, error) {
 	return descriptor(fd), os.NewSyscallError("openat", err)
 }
 
-// create makes a regular file that nobody else can open.
-func (d descriptor) create(name string) (descriptor, error) {
-	fd, err := unix.Openat(int(d), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+// create makes a regular file of a mode, as far as the umask allows and without set-ID bits: those are for when it is whole. Until then
+// nobody reaches it, for its directory gets its mode last.
+func (d descriptor) create(name string, mode uint32) (descriptor, error) {
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Openat(int(d), name, flags, mode&0o777)
 	if err != nil {
 		return -1, &os.PathError{Op: "create", Path: strconv.Quote(name), Err: err}
 	}

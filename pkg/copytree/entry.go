@@ -88,7 +88,7 @@ func (c *copier) make(src descriptor, a attributes, to place) error {
 }
 
 func (c *copier) makeFile(src descriptor, a attributes, to place) error {
-	dst, err := to.dir.create(to.name)
+	dst, err := to.dir.create(to.name, a.permissions())
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,8 @@ type Options struct {
 	Workers int
 	// Limiter holds the copy to a number of bytes a second; nil does not. What is reflinked is not counted: it moves no bytes.
 	Limiter Limiter
+	// Yielder, if set, may hold each worker up between two files, and within a large one.
+	Yielder Yielder
 	// Progress, if set, can be read while the copy runs.
 	Progress *Progress
 	// Policy says what of the privileged is copied.
@@ -46,6 +48,12 @@ type Options struct {
 // burst is less fails the copy.
 type Limiter interface {
 	WaitN(ctx context.Context, bytes int) error
+}
+
+// Yielder lets others go first: Yield waits for them, not for ever, and says whether there are any, or were lately. Its errors fail the
+// copy.
+type Yielder interface {
+	Yield(ctx context.Context) (others bool, err error)
 }
 
 // MaxChunk is how many bytes are copied between two looks at the context and the limiter.

@@ -183,7 +183,7 @@ func (l *level) read() (found []entry, directory string, err error) {
 // files copies them, and gives half of what is left to whoever is idle meanwhile.
 func (c *copier) files(at pair, left []entry, helpers *sync.WaitGroup) error {
 	for len(left) > 0 {
-		if err := c.stopped(); err != nil {
+		if err := c.proceed(); err != nil {
 			return err
 		}
 		if mine, yours := left[:(len(left)+1)/2], left[(len(left)+1)/2:]; len(yours) > 0 &&

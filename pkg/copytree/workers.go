@@ -26,10 +26,14 @@ type copier struct {
 	links links
 	// self is /proc/self/fd.
 	self descriptor
-	// unsynced counts files; paces writes the journal when there are enough, one at a time.
-	unsynced atomic.Int64
-	pacing   atomic.Bool
-	paces    sync.WaitGroup
+	// copied counts files; paces are what pace has begun, one at a time. Who has set pacing owns early: the count at which content is
+	// written next.
+	copied atomic.Int64
+	pacing atomic.Bool
+	early  int64
+	paces  sync.WaitGroup
+	// others are who is in a hurry, and has been since content was written last.
+	others atomic.Bool
 	// block is the size of the blocks of the copy's filesystem; entries counts what was made.
 	block   int64
 	entries atomic.Int64
@@ -50,7 +54,7 @@ func newCopier(ctx context.Context, dst descriptor, opts Options) (c *copier, do
 	}
 	running, fail := context.WithCancelCause(ctx)
 	c = &copier{Options: opts, ctx: running, fail: fail, idle: make(chan func()), links: links{root: dst}, self: descriptor(self)}
-	c.leasePatience = leasePatience
+	c.leasePatience, c.early = leasePatience, earlyFiles
 	var workers sync.WaitGroup
 	for range opts.Workers - 1 {
 		workers.Go(func() {
@@ -116,6 +120,20 @@ func (c *copier) stopped() error {
 		return nil
 	}
 	return context.Cause(c.ctx)
+}
+
+// proceed is stopped, after others have gone first. A thread of theirs that has become ready does not displace one of ours, whatever their
+// priorities, before the next tick, 4 ms away perhaps, unless the kernel is one that can be preempted: so ours offers its processor.
+func (c *copier) proceed() error {
+	if err := c.stopped(); err != nil || c.Yielder == nil {
+		return err
+	}
+	others, err := c.Yielder.Yield(c.ctx)
+	if others {
+		c.others.Store(true)
+		_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	}
+	return err
 }
 
 // vanished says whether an error only means that a name does not lead to what it led to.

@@ -24,6 +24,8 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 		return volume.Volume{}, err
 	}
 	defer p.index.unclaim(id)
+	p.foreground.enter()
+	defer p.foreground.leave()
 	if e, ok := p.index.get(id.Dir()); ok {
 		if err := compatible(e, req); err != nil {
 			return volume.Volume{}, err

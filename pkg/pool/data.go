@@ -34,6 +34,8 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 
 // AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
+	p.foreground.enter()
+	defer p.foreground.leave()
 	var f *os.File
 	var err error
 	for _, path := range backend.DataPaths() {

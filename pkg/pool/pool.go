@@ -34,6 +34,7 @@ type Pool struct {
 	snapshotIndex                        snapshotIndex
 	jobs                                 jobs
 	throttle                             throttle
+	foreground                           foreground
 	ledger                               ledger
 	purger                               *purger
 	mounts                               mountSnapshot

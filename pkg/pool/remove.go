@@ -20,10 +20,25 @@ type remover struct {
 	top     dir
 	pending []dirent
 	buffer  []byte // a directory of any size takes no more memory
+	calls   *foreground
+	removed int
 }
 
-func newRemover(ctx context.Context) *remover {
-	return &remover{ctx: ctx, buffer: make([]byte, direntBuffer)}
+// freely is how many entries are removed without asking whether calls are under way: a busy pool's small volumes have to go as fast as
+// they come.
+const freely = 256
+
+func newRemover(ctx context.Context, calls *foreground) *remover {
+	return &remover{ctx: ctx, buffer: make([]byte, direntBuffer), calls: calls}
+}
+
+// yield lets calls go first, when there is much to remove.
+func (r *remover) yield() error {
+	if r.removed++; r.removed <= freely {
+		return nil
+	}
+	_, err := r.calls.Yield(r.ctx)
+	return err
 }
 
 // removeTree removes an entry of parent and all that is below it. The content is a pod's: no link is followed, no mount is
@@ -100,6 +115,9 @@ func (r *remover) removeContent(d dir, depth int) (removed bool, first error) {
 		}
 		removed = true
 		for _, e := range entries {
+			if err := r.yield(); err != nil {
+				return removed, err
+			}
 			if err := r.remove(d, e, depth); err != nil && first == nil {
 				first = err
 			}

@@ -158,7 +158,8 @@ func (b bound) withSlack() int64 { return addSaturating(b.bytes, b.bytes/8+copyS
 // counts a block once that several files share: there the quota is the bound.
 func (p *Pool) options(b bound, progress *copytree.Progress) copytree.Options {
 	opts := copytree.Options{
-		Progress: progress, Limiter: p.throttle.limiter, MaxBytes: b.withSlack(), MaxEntries: int64(min(b.inodes, math.MaxInt64)),
+		Progress: progress, Limiter: p.throttle.limiter, Yielder: &p.foreground,
+		MaxBytes: b.withSlack(), MaxEntries: int64(min(b.inodes, math.MaxInt64)),
 	}
 	if _, ok := p.backend.(backend.Cloner); ok && p.backend.Enforces() {
 		opts.MaxBytes = 0

@@ -94,7 +94,7 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 // removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it, and
 // as long as there is a quota, whose that is. Errors: backend.ErrPending.
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
-	r, parent := newRemover(ctx), p.parent(*thrown)
+	r, parent := newRemover(ctx, &p.foreground), p.parent(*thrown)
 	entry := dirent{name: thrown.name}
 	if d, err := openNoMount(parent, thrown.name); err == nil {
 		defer d.Close()

@@ -13,6 +13,10 @@ const minimumCalls = 300
 // callTimes has what calls on another volume took.
 type callTimes struct{ stats, publish, create []time.Duration }
 
+func (c callTimes) and(d callTimes) callTimes {
+	return callTimes{append(c.stats, d.stats...), append(c.publish, d.publish...), append(c.create, d.create...)}
+}
+
 // disturb measures calls on another volume, idle and while one snapshot after the other is taken, in turn.
 func (b *bench) disturb(ctx context.Context, s sockets) error {
 	other, err := newSockets(s.Process, 1)

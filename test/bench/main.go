@@ -53,6 +53,7 @@ var benchmarks = []struct {
 	{"create", (*bench).createBesideMany},
 	{"delete", (*bench).deleteLarge},
 	{"snapshot", (*bench).snapshots},
+	{"huge", (*bench).snapshotHuge},
 	{"io-directory", (*bench).writeToDirectory},
 	{"io-ext4", (*bench).writeToExt4},
 	{"io-xfs", (*bench).writeToXFS},

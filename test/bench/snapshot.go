@@ -37,6 +37,9 @@ func (b *bench) small() filling {
 // volumeSize has room for either.
 const volumeSize = 640 << 20
 
+// room is the size of a volume for it, with an eighth for directories.
+func (c filling) room() int64 { return max(volumeSize, int64(c.files)*int64(c.bytes)/8*9) }
+
 // write makes the files, not more than 1,000 to a directory, of bytes that no filesystem can leave out.
 func (c filling) write(ctx context.Context, dir string) error {
 	block := make([]byte, min(c.bytes, 1<<20))
@@ -93,7 +96,7 @@ type source struct {
 
 func (b *bench) fillVolume(ctx context.Context, s sockets, c filling) (source, error) {
 	name := volumeName()
-	id, err := s.createSized(ctx, name, nil)
+	id, err := s.createSized(ctx, name, c.room(), nil)
 	if err != nil {
 		return source{}, err
 	}
@@ -199,10 +202,10 @@ func (b *bench) copyTree(ctx context.Context, from string, durability copytree.D
 }
 
 // createSized makes a volume with room for the contents.
-func (s sockets) createSized(ctx context.Context, name string, from *csi.VolumeContentSource) (string, error) {
+func (s sockets) createSized(ctx context.Context, name string, bytes int64, from *csi.VolumeContentSource) (string, error) {
 	resp, err := s.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
 		Name:                name,
-		CapacityRange:       &csi.CapacityRange{RequiredBytes: volumeSize},
+		CapacityRange:       &csi.CapacityRange{RequiredBytes: bytes},
 		VolumeCapabilities:  []*csi.VolumeCapability{s.access()},
 		VolumeContentSource: from,
 	})
@@ -211,7 +214,7 @@ func (s sockets) createSized(ctx context.Context, name string, from *csi.VolumeC
 
 // restore makes a volume from a snapshot; name becomes its ID.
 func (s sockets) restore(ctx context.Context, name *string, snapshot string) (err error) {
-	*name, err = s.createSized(ctx, *name, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+	*name, err = s.createSized(ctx, *name, volumeSize, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
 		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot},
 	}})
 	return err
@@ -219,7 +222,7 @@ func (s sockets) restore(ctx context.Context, name *string, snapshot string) (er
 
 // clone makes a volume from another one; name becomes its ID.
 func (s sockets) clone(ctx context.Context, name *string, volume string) (err error) {
-	*name, err = s.createSized(ctx, *name, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+	*name, err = s.createSized(ctx, *name, volumeSize, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
 		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: volume},
 	}})
 	return err

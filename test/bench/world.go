@@ -46,10 +46,10 @@ func newWorld(ctx context.Context, o options) (*world, error) {
 	if w.binary, err = process.Build(ctx, w.dir); err != nil {
 		return w, err
 	}
-	if w.node, err = newDisk(ctx, "ext4", filepath.Join(w.dir, "node")); err != nil {
+	if w.node, err = newDisk(ctx, "ext4", filepath.Join(w.dir, "node"), 0); err != nil {
 		return w, err
 	}
-	w.disk, err = newDisk(ctx, o.fs, filepath.Join(w.dir, "disk"))
+	w.disk, err = newDisk(ctx, o.fs, filepath.Join(w.dir, "disk"), o.files)
 	return w, err
 }
 

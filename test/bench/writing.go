@@ -16,7 +16,7 @@ type published struct {
 }
 
 func (b *bench) publishNew(ctx context.Context, s sockets) (published, error) {
-	id, err := s.createSized(ctx, volumeName(), nil)
+	id, err := s.createSized(ctx, volumeName(), volumeSize, nil)
 	if err != nil {
 		return published{}, err
 	}

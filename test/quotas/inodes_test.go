@@ -3,6 +3,7 @@
 package quotas
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
@@ -66,4 +69,52 @@ func makeFiles(dir string, n int) (made int, err error) {
 		return nil
 	})
 	return made, err
+}
+
+// A copy has no more files than the class of the new volume lets, and one that is as full as its source is no exception.
+func TestCloneHasNoMoreInodesThanItsClassSays(t *testing.T) {
+	const inodes = 12
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			w := newWorld(t, guest.Disk(t, fstype), "cloned-inodes", "")
+			w.start()
+			source, err := w.createWith(t.Context(), "source", map[string]string{volume.ParamInodes: strconv.Itoa(inodes)})
+			w.must(err)
+			target := w.target("source")
+			w.must(w.publish(t.Context(), source, target))
+			if made, err := makeFiles(target, 2*inodes); made != inodes-1 || !isFull(err) {
+				t.Errorf("%d files were made in a volume of %d inodes: %v", made, inodes, err)
+			}
+			w.must(w.unpublish(t.Context(), source, target))
+			if id, err := w.clone(t.Context(), "fewer", source, inodes-1); status.Code(err) != codes.OutOfRange {
+				t.Errorf("a clone with an inode less: %q, %v, want OUT_OF_RANGE", id, err)
+			}
+			clone, err := w.clone(t.Context(), "clone", source, inodes)
+			w.must(err)
+			target = w.target("clone")
+			w.must(w.publish(t.Context(), clone, target))
+			u, err := w.stats(t.Context(), clone, target, csi.VolumeUsage_INODES)
+			w.must(err)
+			if u.GetTotal() != inodes || u.GetUsed() != inodes {
+				t.Errorf("kubelet is told %v of the clone, want %d inodes, all of them used", u, inodes)
+			}
+			w.must(w.unpublish(t.Context(), clone, target))
+			w.must(w.delete(t.Context(), clone))
+			w.must(w.delete(t.Context(), source))
+			w.wantNothingLeft()
+		})
+	}
+}
+
+// clone makes a volume of another one's content, with a limit of inodes.
+func (w *world) clone(ctx context.Context, name, source string, inodes int) (string, error) {
+	resp, err := w.driver.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
+		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: mib},
+		Parameters:         map[string]string{volume.ParamInodes: strconv.Itoa(inodes)},
+		VolumeCapabilities: []*csi.VolumeCapability{mountCapability()},
+		VolumeContentSource: &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: source},
+		}},
+	})
+	return resp.GetVolume().GetVolumeId(), err
 }

@@ -18,7 +18,7 @@ var filesystems = []string{disks.XFS, disks.Ext4}
 // tooLong are tests that say nothing of quotas and take long where the processor is emulated.
 const tooLong = "^(TestPurgeOfALargeVolumeIsInterruptedAndResumed|TestPurgeRemovesATreeOfAnyDepth|" +
 	"TestRestartFindsTheSameVolumesAndTheSameSums|TestSIGKILLAtEveryStepLosesAndLeaksNothing|TestSIGKILLUnderLoadLosesNothing|" +
-	"TestRacingClients|TestAfterPowerCut)$"
+	"TestRacingClients|TestAfterPowerCut|TestCopyThatFillsTheDiskLeavesNothing|TestCopiesThatWereAcknowledgedSurviveAPowerCut)$"
 
 // otherKernel are tests of btrfs' simple quotas, which Debian's kernel is too old for (Linux 6.7).
 const otherKernel = "^(TestRestoredVolumeIsHeldToItsOwnSize|TestSnapshotsTakeNothingOfTheirVolumesSize|TestSnapshotInTheTrash.*|" +

@@ -39,9 +39,9 @@ func TestCopiesAreUnderQuotasOfTheirOwn(t *testing.T) {
 			wantUse(t, p, restored, 48*mib, 48*mib)
 			wantUse(t, p, cloned, 40*mib, 40*mib)
 			wantUse(t, p, source, 32*mib, 16*mib)
-			// A full volume's copy of the same size is as full, and not refused for a block more.
+			// A full volume's copy is not refused for a block more than its source has, and does not begin beyond its size either.
 			full := copyOf(t, p, "full", volume.FromVolume(cloned), 40*mib)
-			wantUse(t, p, full, 40*mib, 40*mib)
+			wantFull(t, p, full, 40*mib)
 		})
 	}
 }
@@ -121,8 +121,23 @@ func fillVolume(t *testing.T, p *pool.Pool, id volume.ID, size int) {
 	}
 }
 
-// wantUse compares what the quota says with what it is to be, within what directories and maps of files take.
-func wantUse(t *testing.T, p *pool.Pool, id volume.ID, total, used int64) {
+// wantFull: a volume has the size that was asked for, or some blocks more, and holds no more than that.
+func wantFull(t *testing.T, p *pool.Pool, id volume.ID, size int64) {
+	t.Helper()
+	v, err := p.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.CapacityBytes < size || v.CapacityBytes > size+64<<10 {
+		t.Errorf("the copy of a volume of %d bytes has %d", size, v.CapacityBytes)
+	}
+	if u := wantUse(t, p, id, v.CapacityBytes, size); u.UsedBytes > u.TotalBytes {
+		t.Errorf("the copy begins with %+v: beyond its size", u)
+	}
+}
+
+// wantUse compares what the quota says, which it returns, with what it is to be, within what directories and maps of files take.
+func wantUse(t *testing.T, p *pool.Pool, id volume.ID, total, used int64) volume.Usage {
 	t.Helper()
 	const slack = 256 << 10
 	v, err := p.Get(id)
@@ -141,4 +156,5 @@ func wantUse(t *testing.T, p *pool.Pool, id volume.ID, total, used int64) {
 	if u.TotalBytes != total || u.UsedBytes < used-slack || u.UsedBytes > used+slack {
 		t.Errorf("volume %s has %d of %d bytes, want %d of %d", id.Dir(), u.UsedBytes, u.TotalBytes, used, total)
 	}
+	return u
 }
