@@ -183,7 +183,6 @@ func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *orig
 	if err != nil {
 		return nil, err
 	}
-	failpoint.Here("snapshot.cloned")
 	s.QuotaID = uint64(made.Tag)
 	if made.WrittenBytes > 0 {
 		p.settle(&s.HeldBytes, addSaturating(made.WrittenBytes, from.sharedBytes))

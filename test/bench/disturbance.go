@@ -29,6 +29,7 @@ func (b *bench) disturb(ctx context.Context, s sockets) error {
 			return err
 		}
 		var idle, busy []callTimes
+		var copies []float64
 		for range b.rounds {
 			if err := b.disk.settle(); err != nil {
 				return err
@@ -37,13 +38,14 @@ func (b *bench) disturb(ctx context.Context, s sockets) error {
 			if err != nil {
 				return err
 			}
-			disturbed, err := b.callOthersMeanwhile(ctx, other, from)
+			disturbed, took, err := b.callOthersMeanwhile(ctx, other, from)
 			if err != nil {
 				return err
 			}
-			idle, busy = append(idle, calm), append(busy, disturbed)
+			idle, busy, copies = append(idle, calm), append(busy, disturbed), append(copies, p50(took))
 		}
-		b.report.chapter("Calls on another volume while snapshots are taken: "+c.name+"; floor: idle", disturbanceRows(idle, busy)...)
+		b.report.chapter("Calls on another volume while snapshots are taken: "+c.name+"; floor: idle",
+			append(disturbanceRows(idle, busy), newRow("CreateSnapshot meanwhile", "ms", copies))...)
 		if err := s.remove(ctx, from.id); err != nil {
 			return err
 		}
@@ -94,38 +96,39 @@ func (b *bench) callOthers(ctx context.Context, s sockets, until time.Time) (cal
 	return times, nil
 }
 
-// callOthersMeanwhile does it while snapshots are taken.
-func (b *bench) callOthersMeanwhile(ctx context.Context, s sockets, from source) (callTimes, error) {
+// callOthersMeanwhile does it while snapshots are taken, and says how long each of those took.
+func (b *bench) callOthersMeanwhile(ctx context.Context, s sockets, from source) (calls callTimes, copies []time.Duration, err error) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	var failed error
-	wg.Go(func() { failed = b.takeSnapshots(ctx, s, from, stop) })
-	times, err := b.callOthers(ctx, s, time.Now().Add(b.duration))
+	wg.Go(func() { copies, failed = b.takeSnapshots(ctx, s, from, stop) })
+	calls, err = b.callOthers(ctx, s, time.Now().Add(b.duration))
 	close(stop)
 	wg.Wait()
-	return times, errors.Join(err, failed)
+	return calls, copies, errors.Join(err, failed)
 }
 
 // keptSnapshots is how many there is room for.
 const keptSnapshots = 8
 
 // takeSnapshots takes one after the other, and removes them when they are too many, and in the end.
-func (b *bench) takeSnapshots(ctx context.Context, s sockets, from source, stop <-chan struct{}) error {
+func (b *bench) takeSnapshots(ctx context.Context, s sockets, from source, stop <-chan struct{}) (took []time.Duration, err error) {
 	var taken []string
 	for {
+		begin := time.Now()
 		id, err := s.snapshot(ctx, from.id)
 		if err != nil {
-			return err
+			return took, err
 		}
-		taken = append(taken, id)
+		taken, took = append(taken, id), append(took, time.Since(begin))
 		select {
 		case <-stop:
-			return b.removeSnapshots(ctx, s, taken)
+			return took, b.removeSnapshots(ctx, s, taken)
 		default:
 		}
 		if len(taken) == keptSnapshots {
 			if err := b.removeSnapshots(ctx, s, taken); err != nil {
-				return err
+				return took, err
 			}
 			taken = nil
 		}
