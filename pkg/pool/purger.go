@@ -14,7 +14,7 @@ const (
 	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a person, not a loop.
 	purgeRetry = time.Minute
 	// purgeDelay lets the purges of a busy pool look at one reading of the mount table.
-	purgeDelay = 50 * time.Millisecond
+	purgeDelay = 10 * time.Millisecond
 	// purgePoll is how long it waits at most before it asks again whether the filesystem has ended what it does in the background; the
 	// first time it waits firstPoll, and then twice as long each time.
 	purgePoll = 500 * time.Millisecond

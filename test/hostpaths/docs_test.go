@@ -33,6 +33,9 @@ func TestEveryThreatNamesTestsThatExist(t *testing.T) {
 	rows := 0
 	for line := range strings.Lines(readDoc(t, "security.md")) {
 		cells := strings.Split(line, "|")
+		if rows > 0 && len(cells) < 5 { // the end of the table, which is the page's first
+			break
+		}
 		if len(cells) != 5 || strings.HasPrefix(cells[1], "---") || strings.Contains(cells[1], "Threat") {
 			continue
 		}
