@@ -126,7 +126,7 @@ func (s *Server) create(ctx context.Context, p *pool.Pool, req volume.CreateRequ
 }
 
 func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, volume.Parameters, error) {
-	name, err := volume.ParseName(req.GetName())
+	name, err := volume.ParseNewName(req.GetName())
 	if err != nil {
 		return volume.CreateRequest{}, volume.Parameters{}, err
 	}

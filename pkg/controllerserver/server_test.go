@@ -139,6 +139,9 @@ func wantCode(t *testing.T, err error, want codes.Code) {
 	if got := rpc.Code(err); got != want {
 		t.Errorf("%v is %s, want %s", err, got, want)
 	}
+	if err != nil && strings.Contains(err.Error(), "%!") {
+		t.Errorf("%q was formatted with what it does not fit", err)
+	}
 }
 
 func TestVolumeSaysWhereItIs(t *testing.T) {
@@ -174,7 +177,8 @@ func TestCreateAnswersWithItsCode(t *testing.T) {
 		{"name of 129 bytes", with(t, strings.Repeat("x", 129)), codes.InvalidArgument},
 		{"name of 128 bytes", with(t, strings.Repeat("x", 128)), codes.OK},
 		{"hostile name", with(t, "../../../etc"), codes.OK},
-		{"name with NUL", with(t, "a\x00b"), codes.OK},
+		{"name with NUL", with(t, "a\x00b"), codes.InvalidArgument},
+		{"name with a blank and a tab", with(t, "a b\tc"), codes.OK},
 		{"name that is no UTF-8", with(t, "\xff"), codes.InvalidArgument},
 		{"no capabilities", &csi.CreateVolumeRequest{Name: "v"}, codes.InvalidArgument},
 		{"block", with(t, "block", block()), codes.OK},

@@ -36,7 +36,7 @@ func (s *Server) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshotRequ
 }
 
 func parseSnapshot(req *csi.CreateSnapshotRequest) (volume.SnapshotRequest, error) {
-	name, err := volume.ParseName(req.GetName())
+	name, err := volume.ParseNewName(req.GetName())
 	if err != nil {
 		return volume.SnapshotRequest{}, err
 	}

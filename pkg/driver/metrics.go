@@ -96,21 +96,30 @@ func newRegistry(pools *poolSet) *prometheus.Registry {
 	return registry
 }
 
-// newHTTPServer serves /metrics, /healthz (the process answers) and /readyz (every pool that must be open is).
+// newHTTPServer serves /metrics, /healthz (the process answers) and /readyz (every pool that must be open is; it names
+// the optional ones that are not).
 func newHTTPServer(registry *prometheus.Registry, pools *poolSet) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, pools.notReady()) })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil, nil) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, pools.notReady(), pools.notReadyOptional())
+	})
 	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
 }
 
-func answer(w http.ResponseWriter, err error) {
+// answer is 200 unless there is an error; what is optional is only told.
+func answer(w http.ResponseWriter, err, optional error) {
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		http.Error(w, errors.Join(err, optional).Error(), http.StatusServiceUnavailable)
 		return
 	}
-	_, _ = w.Write([]byte("ok\n")) // the prober has gone: nothing to do
+	text := "ok\n"
+	if optional != nil {
+		text += optional.Error() + "\n"
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8") // the text has names of the configuration
+	_, _ = w.Write([]byte(text))                                // the prober has gone: nothing to do
 }
 
 // serveHTTP serves on the address, if there is one, until the context ends.

@@ -95,6 +95,19 @@ func TestMetricsCountWhatIsPromised(t *testing.T) {
 	}
 }
 
+func TestReadinessNamesTheOptionalPoolsThatAreMissing(t *testing.T) {
+	spare := NewPoolConfig("spare", filepath.Join(t.TempDir(), "spare"))
+	spare.Optional = true
+	s := newPools(t, spare)
+	if err := s.open(t.Context(), s.slots[0]); err == nil {
+		t.Fatal("an absent pool was made")
+	}
+	want := "optional pool spare is not usable: pool spare at " + spare.Path
+	if code, body := get(t, s, "/readyz"); code != http.StatusOK || !strings.HasPrefix(body, "ok\n"+want) {
+		t.Errorf("/readyz: %d %s, want 200, ok and %s", code, body, want)
+	}
+}
+
 func TestReadinessSaysWhyNot(t *testing.T) {
 	s := newPools(t, NewPoolConfig("bad", foreign(t)))
 	if err := s.open(t.Context(), s.slots[0]); err == nil {

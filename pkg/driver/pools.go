@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
@@ -75,9 +76,9 @@ func (s *poolSet) keepTrying(ctx context.Context, slot *poolSlot) {
 		if err == nil {
 			return
 		}
-		if err.Error() != told && !isAbsent(slot, err) {
+		if err.Error() != told {
 			told = err.Error()
-			klog.FromContext(ctx).Error(err, "Pool is not usable; it is tried again", "pool", slot.config.Name, "every", s.retry)
+			s.tell(ctx, slot, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -85,6 +86,17 @@ func (s *poolSet) keepTrying(ctx context.Context, slot *poolSlot) {
 		case <-time.After(s.retry):
 		}
 	}
+}
+
+// tell says why a pool is not open. An optional one that is not there is no error, but whoever has mistyped its path must be able to
+// see it.
+func (s *poolSet) tell(ctx context.Context, slot *poolSlot, err error) {
+	if isAbsent(slot, err) {
+		klog.FromContext(ctx).Info("Optional pool is absent here; it is used when it comes",
+			"pool", slot.config.Name, "path", slot.config.Path, "every", s.retry)
+		return
+	}
+	klog.FromContext(ctx).Error(err, "Pool is not usable; it is tried again", "pool", slot.config.Name, "every", s.retry)
 }
 
 // isAbsent: an optional pool that is not there is as it should be.
@@ -127,6 +139,7 @@ func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error
 		IgnoreQuota:       c.Quota == QuotaOff,
 		RequireMountpoint: c.RequireMountpoint,
 		MustExist:         c.Optional,
+		Admit:             func(d *os.File, rest string) error { return s.checkApart(c, d, rest) },
 		Claim:             func(id volume.PoolID) error { return s.checkUnique(c, id) },
 		TrashRetention:    c.TrashRetention,
 		AllowMultiNode:    c.AllowMultiNode,
@@ -152,6 +165,40 @@ func warnIfVolatile(ctx context.Context, c PoolConfig, p *pool.Pool) {
 	}
 	klog.FromContext(ctx).Error(err, "The data of this pool does not survive a reboot: it is in memory (tmpfs), or in a container's own "+
 		"layer (overlay). Give the pool a directory of the node's disk", "pool", c.Name, "path", c.Path, "filesystem", filesystem)
+}
+
+// checkApart refuses a pool whose path leads, through links or bind mounts, to where kubelet's directory or another configured pool is:
+// the configuration's own check goes by the letters. Of two such pools neither is used, as for checkUnique. Errors: ErrUnavailable.
+func (s *poolSet) checkApart(c PoolConfig, d *os.File, rest string) error {
+	mounts, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	at, err := mount.DestinationOf(mounts, d, rest)
+	if err != nil {
+		return err
+	}
+	kubelet, err := mount.Follow(mounts, s.kubeletDir)
+	if err != nil {
+		return fmt.Errorf("%w: look where kubelet's directory is: %w", volume.ErrUnavailable, err)
+	}
+	if at.Overlaps(kubelet) {
+		return fmt.Errorf("%w: it leads to %s, which overlaps kubelet's directory %s: give the pool a directory apart from it",
+			volume.ErrUnavailable, at, kubelet)
+	}
+	for _, slot := range s.slots {
+		other := slot.config
+		there, err := mount.Follow(mounts, other.Path)
+		switch {
+		case other.Name == c.Name, err != nil: // a pool whose disk has died keeps no other from being used
+		case at.IsSame(there):
+			return fmt.Errorf("%w: it is the same directory as pool %s at %s, namely %s: give each pool a directory of its own",
+				volume.ErrUnavailable, other.Name, other.Path, at)
+		case at.Overlaps(there):
+			return fmt.Errorf("%w: it leads to %s, which overlaps pool %s at %s: pools must lie apart", volume.ErrUnavailable, at, other.Name, there)
+		}
+	}
+	return nil
 }
 
 // checkUnique refuses a pool that has the ID of another configured one. Both of them: which one is the copy nobody can tell, and a
@@ -237,15 +284,25 @@ func (s *poolSet) Open() []*pool.Pool {
 
 // notReady says which pools that must be open are not, and why; nil is ready.
 func (s *poolSet) notReady() error {
+	return s.unhealthy("pool", func(c PoolConfig) bool { return !c.Optional })
+}
+
+// notReadyOptional says the same of the optional pools, without which the driver is ready.
+func (s *poolSet) notReadyOptional() error {
+	return s.unhealthy("optional pool", func(c PoolConfig) bool { return c.Optional })
+}
+
+// unhealthy says of the wanted pools which cannot be used, and why.
+func (s *poolSet) unhealthy(what string, wanted func(PoolConfig) bool) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var errs []error
 	for _, slot := range s.slots {
-		if slot.config.Optional {
+		if !wanted(slot.config) {
 			continue
 		}
 		if err := slot.healthy(); err != nil {
-			errs = append(errs, fmt.Errorf("pool %s: %w", slot.config.Name, err))
+			errs = append(errs, fmt.Errorf("%s %s is not usable: %w", what, slot.config.Name, err))
 		}
 	}
 	return errors.Join(errs...)

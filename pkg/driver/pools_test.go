@@ -1,14 +1,18 @@
 package driver
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
@@ -117,6 +121,9 @@ func TestAbsentOptionalPoolIsAsItShouldBe(t *testing.T) {
 	if _, err := s.ByName("spare"); !errors.Is(err, volume.ErrUnavailable) {
 		t.Errorf("%v: want ErrUnavailable", err)
 	}
+	if err := s.notReadyOptional(); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "nothing is at "+spare.Path) {
+		t.Errorf("/readyz says %v, want that nothing is there", err)
+	}
 	if _, err := os.Lstat(spare.Path); !os.IsNotExist(err) {
 		t.Errorf("the absent pool was made: %v", err)
 	}
@@ -124,6 +131,114 @@ func TestAbsentOptionalPoolIsAsItShouldBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the pool is used when it comes", func() bool { _, err := s.ByName("spare"); return err == nil })
+}
+
+func TestAbsentOptionalPoolIsToldOnce(t *testing.T) {
+	spare := NewPoolConfig("spare", filepath.Join(t.TempDir(), "spare"))
+	spare.Optional = true
+	s := newPools(t, spare)
+	var out bytes.Buffer
+	if err := logWith(t, &out, "--logging-format=json"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	t.Cleanup(stop)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.run(ctx)
+	}()
+	eventually(t, "the pool has been looked for", func() bool { return s.stillOpening() == nil })
+	mustDo(t, os.Mkdir(spare.Path, 0o700))
+	eventually(t, "the pool is used when it comes", func() bool { return s.notReadyOptional() == nil })
+	stop()
+	<-ended
+	mustDo(t, s.close())
+	if text := out.String(); strings.Count(text, "Optional pool is absent here") != 1 || !strings.Contains(text, spare.Path) {
+		t.Errorf("the log is %s, want one line on the pool", text)
+	}
+}
+
+// The configuration's own check goes by the letters.
+func TestPoolWhosePathLeadsElsewhereIsRefusedUntouched(t *testing.T) {
+	for title, tc := range map[string]struct {
+		link, bind string // where pool a's path leads, below the test's directory
+		rest       string // of the path, below the link
+		says       string
+	}{
+		"to kubelet's directory":           {link: "kubelet", says: "kubelet's directory"},
+		"into kubelet's directory":         {link: "kubelet/pods", says: "kubelet's directory"},
+		"to what is to be made in there":   {link: "kubelet/pods", rest: "new/pool", says: "kubelet's directory"},
+		"above kubelet's directory":        {link: ".", says: "kubelet's directory"},
+		"into kubelet's by a bind mount":   {bind: "kubelet/pods", says: "kubelet's directory"},
+		"to another pool":                  {link: "b", says: "the same directory as pool b"},
+		"to another pool by a bind mount":  {bind: "b", says: "the same directory as pool b"},
+		"into another pool":                {link: "b/in", says: "overlaps pool b"},
+		"above another pool":               {link: "above", says: "overlaps pool c"},
+		"above one that is still to come":  {link: "coming", says: "overlaps pool d"},
+		"to one that is to come by a bind": {bind: "coming", rest: "d", says: "the same directory as pool d"},
+	} {
+		t.Run(title, func(t *testing.T) {
+			root := t.TempDir()
+			at := func(name string) string { return filepath.Join(root, name) }
+			for _, dir := range []string{"kubelet/pods", "b/in", "above/c", "coming"} {
+				mustDo(t, os.MkdirAll(at(dir), 0o755))
+			}
+			a, b := NewPoolConfig("a", filepath.Join(at("a"), tc.rest)), NewPoolConfig("b", at("b"))
+			s := newPools(t, a, b, NewPoolConfig("c", at("above/c")), NewPoolConfig("d", at("coming/d")))
+			s.kubeletDir = at("kubelet")
+			if tc.link != "" {
+				mustDo(t, os.Symlink(at(tc.link), at("a")))
+			} else {
+				mustDo(t, os.Mkdir(at("a"), 0o755))
+				mustDo(t, unix.Mount(at(tc.bind), at("a"), "", unix.MS_BIND, ""))
+				t.Cleanup(func() { mustDo(t, unix.Unmount(at("a"), unix.MNT_DETACH)) })
+			}
+			before := modes(t, root)
+			err := s.open(t.Context(), s.slots[0])
+			if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), at("a")) {
+				t.Errorf("%v: want ErrUnavailable that says %s", err, tc.says)
+			}
+			if after := modes(t, root); !maps.Equal(before, after) {
+				t.Errorf("there is %v, was %v", after, before)
+			}
+		})
+	}
+}
+
+func TestPoolBehindALinkOfItsOwnIsUsed(t *testing.T) {
+	root := t.TempDir()
+	mustDo(t, os.MkdirAll(filepath.Join(root, "disk"), 0o755))
+	mustDo(t, os.Symlink("disk", filepath.Join(root, "link")))
+	s := newPools(t, NewPoolConfig("a", filepath.Join(root, "link", "a")), NewPoolConfig("b", filepath.Join(root, "link", "b")))
+	for _, slot := range s.slots {
+		mustDo(t, s.open(t.Context(), slot))
+	}
+	mustDo(t, s.close())
+}
+
+func mustDo(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// modes has everything in a tree.
+func modes(t *testing.T, root string) map[string]os.FileMode {
+	t.Helper()
+	all := map[string]os.FileMode{}
+	mustDo(t, filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			all[path] = info.Mode()
+		}
+		return err
+	}))
+	return all
 }
 
 // A volume ID could mean either of them.

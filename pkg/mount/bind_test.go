@@ -248,6 +248,9 @@ func TestBindOnWhatIsThereAlready(t *testing.T) {
 					t.Fatalf("%v, want %v", err, tc.want)
 				}
 				if err != nil {
+					if strings.Contains(err.Error(), "%!") {
+						t.Errorf("%q was formatted with what it does not fit", err)
+					}
 					wantMounts(t, at.String(), 0)
 					wantPicture(t, base, before)
 					return

@@ -204,7 +204,7 @@ func mountID(f *os.File) (int, error) {
 			return strconv.Atoi(strings.TrimSpace(value))
 		}
 	}
-	return 0, fmt.Errorf("%s has no mnt_id (%w)", info.Name(), lines.Err())
+	return 0, errors.Join(fmt.Errorf("%s has no mnt_id", info.Name()), lines.Err())
 }
 
 // fdPath names an open file for the system calls that take no descriptor.

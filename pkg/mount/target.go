@@ -193,10 +193,14 @@ func (p *place) checkEmptyDir() error {
 	}
 	d := os.NewFile(uintptr(fd), p.target.String())
 	defer d.Close()
-	if names, err := d.Readdirnames(1); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: directory %s is not a mount and not empty (%q, %w): move its content away", volume.ErrInUse, p.target, names, err)
+	names, err := d.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		return nil
 	}
-	return nil
+	if err != nil {
+		return fmt.Errorf("look whether %s is empty: %w", p.target, err)
+	}
+	return fmt.Errorf("%w: directory %s is not a mount and not empty, it has %q: move its content away", volume.ErrInUse, p.target, names[0])
 }
 
 // unmake removes what make made, never more: a directory only if it is empty, a file only if it is.

@@ -29,6 +29,11 @@ func inlineTarget(n *node, uid string) string {
 // publishInline is what kubelet does; the attributes are the user's, and kubelet's stand over them.
 func (n *node) publishInline(t *testing.T, uid string, attributes map[string]string) error {
 	t.Helper()
+	return n.publishInlineAs(t, inlineHandle(uid), uid, attributes)
+}
+
+func (n *node) publishInlineAs(t *testing.T, handle, uid string, attributes map[string]string) error {
+	t.Helper()
 	must(t, os.MkdirAll(filepath.Dir(inlineTarget(n, uid)), 0o750))
 	all := maps.Clone(attributes)
 	if all == nil {
@@ -38,7 +43,7 @@ func (n *node) publishInline(t *testing.T, uid string, attributes map[string]str
 		volume.AttrPodUID: uid, volume.AttrPodNamespace: "ns", volume.AttrPodName: "pod", volume.AttrEphemeral: "true",
 	})
 	return n.publish(t, &csi.NodePublishVolumeRequest{
-		VolumeId: inlineHandle(uid), TargetPath: inlineTarget(n, uid), VolumeCapability: capabilityOf(multiWriter), VolumeContext: all,
+		VolumeId: handle, TargetPath: inlineTarget(n, uid), VolumeCapability: capabilityOf(multiWriter), VolumeContext: all,
 	})
 }
 
@@ -127,6 +132,39 @@ func TestInlineVolumeIsKnownAfterARestart(t *testing.T) {
 			wantUsage(t, resp.GetUsage())
 		}
 	}
+}
+
+// Only kubelet's handles have its form; the specification allows any string.
+func TestInlineVolumeOfAnyHandleIsServedToItsEnd(t *testing.T) {
+	for _, handle := range []string{"my vol", "../../x", "plain", "h-" + strings.Repeat("a", 40), strings.Repeat("ä", 64)} {
+		t.Run(handle, func(t *testing.T) {
+			n := newNode(t)
+			must(t, n.publishInlineAs(t, handle, deadUID, map[string]string{"size": "1Mi"}))
+			for asked, want := range map[string]codes.Code{handle: codes.OK, handle[1:]: codes.NotFound} {
+				resp, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: asked, VolumePath: inlineTarget(n, deadUID)})
+				wantCode(t, err, want)
+				if err == nil {
+					wantUsage(t, resp.GetUsage())
+				}
+			}
+			wantCode(t, n.unpublishHandle(t, handle[1:], inlineTarget(n, deadUID)), codes.FailedPrecondition)
+			must(t, n.unpublishHandle(t, handle, inlineTarget(n, deadUID)))
+			if got := n.inlineVolumes(); got != 0 {
+				t.Errorf("%d inline volumes are left", got)
+			}
+		})
+	}
+}
+
+// A volume's directory in its pool is no ID: who knows a claim's name must not end its mount.
+func TestNameOfAManagedVolumeIsNoHandleOfIt(t *testing.T) {
+	n := newNode(t)
+	id := n.create(t, "managed", volume.DirectoryOrCreate)
+	must(t, n.publish(t, n.publishRequest(id, "pod")))
+	wantCode(t, n.unpublishHandle(t, "managed", n.target("pod")), codes.FailedPrecondition)
+	_, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: "managed", VolumePath: n.target("pod")})
+	wantCode(t, err, codes.NotFound)
+	must(t, n.unpublishHandle(t, id.String(), n.target("pod")))
 }
 
 func TestManagedVolumeIsNotGivenToAPodAsItsOwn(t *testing.T) {

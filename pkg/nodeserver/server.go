@@ -235,7 +235,7 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 // volume's pool is not open, the mount table does. Errors: ErrInUse.
 func (s *Server) checkPublished(handle string, target mount.Target) error {
 	there, known := s.Publications.at(target)
-	if known && !isHandleOf(handle, there) {
+	if known && !s.isHandleOf(handle, there) {
 		mounted, err := mount.Mounted(target)
 		if mounted || err != nil {
 			return errors.Join(fmt.Errorf("%w: volume %s is published at %s, not %s", volume.ErrInUse, there, target, handle), err)
@@ -331,7 +331,7 @@ func (s *Server) find(handle string) (*pool.Pool, volume.ID, error) {
 // restart. Errors: ErrNotFound.
 func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error) {
 	there, known := s.Publications.at(target)
-	if known && !isHandleOf(handle, there) || !known && volume.IsID(handle) {
+	if known && !s.isHandleOf(handle, there) || !known && volume.IsID(handle) {
 		return volume.Usage{}, fmt.Errorf("%w: volume %s is not published at %s", volume.ErrNotFound, handle, target)
 	}
 	if !volume.IsID(handle) {
@@ -363,17 +363,28 @@ func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error)
 	return p.Usage(v, data)
 }
 
-// isHandleOf says whether requests call a published volume by that handle: its ID, or kubelet's name for an inline volume.
-func isHandleOf(handle, published string) bool {
+// isHandleOf says whether requests call a published volume by that handle: its ID or, for an inline volume, any name. That of kubelet's
+// form needs no look at the pool: no volume but an inline one is asked for by it.
+func (s *Server) isHandleOf(handle, published string) bool {
 	if handle == published {
 		return true
 	}
-	name, err := volume.ParseName(handle)
-	if err != nil || !volume.IsInlineHandle(handle) {
+	id, err := volume.ParseID(published)
+	if err != nil {
 		return false
 	}
-	id, err := volume.ParseID(published)
-	return err == nil && id.Dir() == name.Dir()
+	name, err := volume.ParseName(handle)
+	return err == nil && id.Dir() == name.Dir() && (volume.IsInlineHandle(handle) || s.isInline(id))
+}
+
+// isInline says whether the volume is known to live with a pod.
+func (s *Server) isInline(id volume.ID) bool {
+	p, err := s.Pools.ByID(id.Pool())
+	if err != nil {
+		return false
+	}
+	v, err := p.Get(id)
+	return err == nil && v.IsInline()
 }
 
 func (s *Server) parseTarget(field, path string) (mount.Target, error) {

@@ -175,6 +175,9 @@ func wantCode(t *testing.T, err error, want codes.Code) {
 	if got := rpc.Code(err); got != want {
 		t.Errorf("%v is %s, want %s", err, got, want)
 	}
+	if err != nil && strings.Contains(err.Error(), "%!") {
+		t.Errorf("%q was formatted with what it does not fit", err)
+	}
 }
 
 func must(t *testing.T, err error) {

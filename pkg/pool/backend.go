@@ -2,11 +2,9 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -32,28 +30,6 @@ func (p *Pool) checkQuota(ctx context.Context, there *os.File) error {
 	}
 	_, err := p.detect(ctx, there)
 	return err
-}
-
-// checkParent is checkQuota for a directory that is not there yet.
-func (p *Pool) checkParent(ctx context.Context) error {
-	if _, err := os.Stat(p.opts.Path); err == nil || !p.opts.RequireQuota {
-		return nil
-	}
-	there, err := openNearest(p.opts.Path)
-	if err != nil {
-		return err
-	}
-	defer there.Close()
-	return p.checkQuota(ctx, there)
-}
-
-// openNearest opens a directory, or the first of its parents that exists.
-func openNearest(path string) (*os.File, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) && path != "/" {
-		return openNearest(filepath.Dir(path))
-	}
-	return f, err
 }
 
 func (p *Pool) detect(ctx context.Context, root *os.File) (backend.Backend, error) {

@@ -111,11 +111,15 @@ func checkEmpty(root dir, name string) error {
 		return err
 	}
 	defer d.Close()
-	if _, err := d.Readdirnames(1); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: %s is missing and %s/ is not empty: put %s back from a backup, or give the pool an empty directory (%w)",
-			volume.ErrUnavailable, markerFile, name, markerFile, err)
+	names, err := d.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		return nil
 	}
-	return nil
+	if err != nil {
+		return fmt.Errorf("%w: look whether %s/ is empty: %w", volume.ErrUnavailable, name, err)
+	}
+	return fmt.Errorf("%w: %s is missing and %s/ is not empty, it has %q: put %s back from a backup, or give the pool an empty directory",
+		volume.ErrUnavailable, markerFile, name, names[0], markerFile)
 }
 
 // initialize turns a directory into a pool. It can be repeated after a crash at any step.

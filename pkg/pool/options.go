@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"os"
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -23,6 +24,9 @@ type Options struct {
 	// RequireMountpoint refuses the pool unless Path is where a filesystem is mounted, so that a missing
 	// disk never sends data to the filesystem below it.
 	RequireMountpoint bool
+	// Admit, if set, is asked whether the pool may be at the rest below an open directory, "" for the directory itself, before anything is
+	// made or changed there.
+	Admit func(d *os.File, rest string) error
 	// Claim, if set, is asked whether the pool with that ID may be opened, before anything in it is changed.
 	Claim func(id volume.PoolID) error
 	// MustExist refuses to make the directory: an absent one is ErrUnavailable and os.ErrNotExist.

@@ -60,9 +60,6 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	if err := p.openRoot(ctx); err != nil {
 		return nil, err
 	}
-	if err := p.checkQuota(ctx, p.root.File); err != nil {
-		return nil, err
-	}
 	if err := p.openLayout(); err != nil {
 		return nil, err
 	}
@@ -90,35 +87,61 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	return p, nil
 }
 
-// openRoot opens the pool's directory, after making it where the options let it.
+// openRoot opens the pool's directory, after making it where the options let it. Errors: ErrUnavailable, and os.ErrNotExist where nothing
+// is and nothing may be made.
 func (p *Pool) openRoot(ctx context.Context) error {
-	if p.opts.MustExist || p.opts.RequireMountpoint {
-		if _, err := os.Stat(p.opts.Path); err != nil {
-			return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
-		}
+	there, rest, err := mount.OpenNearest(p.opts.Path)
+	if err != nil {
+		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
 	}
-	if err := p.checkParent(ctx); err != nil {
+	p.root = dir{there} // closed with the pool, whatever comes
+	if rest != "" && (p.opts.MustExist || p.opts.RequireMountpoint) {
+		return fmt.Errorf("%w: nothing is at %s where the driver runs: mount the pool's disk; in a container, is the directory above it mounted "+
+			"(the chart's hostDirectories)? %w", volume.ErrUnavailable, p.opts.Path, os.ErrNotExist)
+	}
+	if err := p.checkPlace(ctx, rest); err != nil {
 		return err
 	}
+	if rest != "" {
+		if err := p.makeRoot(); err != nil {
+			return err
+		}
+		if err := p.checkPlace(ctx, ""); err != nil { // of what was opened, whatever the way there was a moment ago
+			return err
+		}
+	}
+	return nil
+}
+
+// checkPlace refuses a place where the pool must not be, or whose filesystem does not do what the options require, before anything is made
+// or changed there. The pool is to be at the rest below its root. Errors: ErrUnavailable.
+func (p *Pool) checkPlace(ctx context.Context, rest string) error {
+	if p.opts.Admit != nil {
+		if err := p.opts.Admit(p.root.File, rest); err != nil {
+			return err
+		}
+	}
+	if err := p.checkMountpoint(); err != nil {
+		return err
+	}
+	return p.checkQuota(ctx, p.root.File)
+}
+
+// makeRoot makes the pool's directory, with its parents, and opens it in place of the nearest one.
+func (p *Pool) makeRoot() error {
 	if err := os.MkdirAll(filepath.Dir(p.opts.Path), 0o755); err != nil {
 		return err
 	}
-	err := os.Mkdir(p.opts.Path, 0o700)
-	made := err == nil
-	if err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(p.opts.Path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	f, err := os.OpenFile(p.opts.Path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
+	nearest := p.root
 	p.root = dir{f}
-	if made {
-		if err := syncPath(filepath.Dir(p.opts.Path)); err != nil {
-			return err
-		}
-	}
-	return p.checkMountpoint()
+	return errors.Join(nearest.Close(), syncPath(filepath.Dir(p.opts.Path)))
 }
 
 // checkMountpoint refuses a directory, by its descriptor, that must be where a filesystem is mounted and is not. Errors: ErrUnavailable.

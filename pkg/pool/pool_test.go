@@ -44,6 +44,9 @@ func refused(t *testing.T, opts Options) error {
 		closePool(t, p)
 		t.Fatalf("%s was opened as a pool", opts.Path)
 	}
+	if strings.Contains(err.Error(), "%!") {
+		t.Errorf("%q was formatted with what it does not fit", err)
+	}
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -45,6 +46,25 @@ func ParseName(s string) (Name, error) {
 	sum := sha256.Sum256([]byte(s))
 	return Name{full: s, dir: hashPrefix + hex.EncodeToString(sum[:])[:hashHexDigits]}, nil
 }
+
+// ParseNewName takes what ParseName takes, but for the control characters that the specification bans from the name of a new volume or
+// snapshot (CSI spec, CreateVolumeRequest.name and CreateSnapshotRequest.name). A volume's ID in a PersistentVolume may have them.
+// Errors: ErrInvalid.
+func ParseNewName(s string) (Name, error) {
+	name, err := ParseName(s)
+	if err != nil {
+		return Name{}, err
+	}
+	if i := strings.IndexFunc(s, isBanned); i >= 0 {
+		r, _ := utf8.DecodeRuneInString(s[i:])
+		return Name{}, fmt.Errorf("%w: name %q has the control character %U, which CSI allows in no name", ErrInvalid, s, r)
+	}
+	return name, nil
+}
+
+// isBanned: "U+0000-U+0008, U+000B, U+000C, U+000E-U+001F, U+007F-U+009F", which are all control characters but tab, line feed and
+// carriage return.
+func isBanned(r rune) bool { return unicode.IsControl(r) && r != '\t' && r != '\n' && r != '\r' }
 
 // String is the name as the caller wrote it: arbitrary bytes, never part of a path.
 func (n Name) String() string { return n.full }

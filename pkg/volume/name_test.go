@@ -2,6 +2,7 @@ package volume
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -103,4 +104,23 @@ func FuzzParseName(f *testing.F) {
 			t.Errorf("name %q: IDFromDir(%q) = %v, %v", s, name.Dir(), fromDir, err)
 		}
 	})
+}
+
+// CSI spec, CreateVolumeRequest.name: "Any Unicode string … is allowed except those containing the following banned characters".
+func TestNewNameHasNoControlCharacterButWhiteSpace(t *testing.T) {
+	banned := func(r rune) bool {
+		return r <= 0x08 || r == 0x0b || r == 0x0c || r >= 0x0e && r <= 0x1f || r >= 0x7f && r <= 0x9f
+	}
+	for r := range rune(0x180) {
+		name, err := ParseNewName("a" + string(r) + "b")
+		switch {
+		case banned(r) && (!errors.Is(err, ErrInvalid) || name != (Name{}) || !strings.Contains(err.Error(), fmt.Sprintf("%U", r))):
+			t.Errorf("%U: %q, %v, want ErrInvalid naming it", r, name, err)
+		case !banned(r) && err != nil:
+			t.Errorf("%U: %v", r, err)
+		}
+	}
+	if _, err := ParseNewName(""); !errors.Is(err, ErrInvalid) {
+		t.Errorf("no name: %v, want ErrInvalid", err)
+	}
 }

@@ -88,7 +88,7 @@ func deviceName(device uint64) (string, error) {
 			return name, nil
 		}
 	}
-	return "", fmt.Errorf("%s has no DEVNAME (%w)", f.Name(), lines.Err())
+	return "", errors.Join(fmt.Errorf("%s has no DEVNAME", f.Name()), lines.Err())
 }
 
 // openNode opens a device node, and nothing that only has its name.
