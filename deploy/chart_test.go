@@ -19,6 +19,8 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -38,6 +40,8 @@ type object struct {
 	Spec       struct {
 		PodInfoOnMount       bool     `yaml:"podInfoOnMount"`
 		VolumeLifecycleModes []string `yaml:"volumeLifecycleModes"`
+		// Volumes are a pod's own.
+		Volumes []podVolume `yaml:"volumes"`
 
 		Template struct {
 			Metadata metadata `yaml:"metadata"`
@@ -47,8 +51,9 @@ type object struct {
 			RollingUpdate map[string]string `yaml:"rollingUpdate"`
 		} `yaml:"updateStrategy"`
 	} `yaml:"spec"`
-	Provisioner          string `yaml:"provisioner"`
-	AllowVolumeExpansion bool   `yaml:"allowVolumeExpansion"`
+	Provisioner          string   `yaml:"provisioner"`
+	AllowVolumeExpansion bool     `yaml:"allowVolumeExpansion"`
+	MountOptions         []string `yaml:"mountOptions"`
 }
 
 type metadata struct {
@@ -94,6 +99,10 @@ type podVolume struct {
 		Path string `yaml:"path"`
 		Type string `yaml:"type"`
 	} `yaml:"hostPath"`
+	CSI *struct {
+		Driver           string            `yaml:"driver"`
+		VolumeAttributes map[string]string `yaml:"volumeAttributes"`
+	} `yaml:"csi"`
 }
 
 func parse(t *testing.T, text []byte) []object {
@@ -371,8 +380,33 @@ func checkClass(t *testing.T, class object, driverName string) {
 	if class.Provisioner != driverName {
 		t.Errorf("class %s is of driver %s", class.Metadata.Name, class.Provisioner)
 	}
-	if _, err := volume.ParseParameters(class.Parameters); err != nil {
+	if _, err := volume.ParseParameters(withoutProvisioners(class.Parameters)); err != nil {
 		t.Errorf("class %s: %v", class.Metadata.Name, err)
+	}
+	if _, err := mount.ParseOptions(class.MountOptions); err != nil {
+		t.Errorf("class %s: %v", class.Metadata.Name, err)
+	}
+}
+
+// withoutProvisioners is what is left of a class's parameters for the driver.
+func withoutProvisioners(parameters map[string]string) map[string]string {
+	left := maps.Clone(parameters)
+	delete(left, provisionersOwn)
+	return left
+}
+
+// checkInline: the driver takes what a pod says of its own volumes.
+func checkInline(t *testing.T, pod object, driverName string) {
+	t.Helper()
+	for _, v := range pod.Spec.Volumes {
+		if v.CSI == nil {
+			continue
+		}
+		attributes := maps.Clone(v.CSI.VolumeAttributes)
+		attributes[volume.AttrEphemeral] = "true"
+		if _, err := volume.ParseAttributes(attributes, quantity.Parse); err != nil || v.CSI.Driver != driverName {
+			t.Errorf("pod %s, volume %s of driver %s: %v", pod.Metadata.Name, v.Name, v.CSI.Driver, err)
+		}
 	}
 }
 
@@ -582,6 +616,7 @@ func TestExamplesAreOfTheDriver(t *testing.T) {
 			if o.Kind == "StorageClass" {
 				checkClass(t, o, driver.DefaultConfig().DriverName)
 			}
+			checkInline(t, o, driver.DefaultConfig().DriverName)
 		}
 	}
 }

@@ -4,11 +4,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -118,5 +121,25 @@ func TestReadinessSaysWhyNot(t *testing.T) {
 	}
 	if code, _ := get(t, s, "/debug/pprof/"); code != http.StatusNotFound {
 		t.Errorf("/debug/pprof/: %d, want 404", code)
+	}
+}
+
+// An operator looks a metric up where docs/operations.md lists them.
+func TestEveryPoolMetricIsDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	descriptions := make(chan *prometheus.Desc)
+	go func() {
+		defer close(descriptions)
+		newPoolMetrics(nil).Describe(descriptions)
+	}()
+	for d := range descriptions {
+		_, rest, _ := strings.Cut(d.String(), `fqName: "`)
+		name, _, ok := strings.Cut(rest, `"`)
+		if !ok || !strings.Contains(string(text), "`"+name+"`") {
+			t.Errorf("docs/operations.md lacks %s", d)
+		}
 	}
 }
