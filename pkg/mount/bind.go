@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -308,10 +309,20 @@ func (p *place) unmountAll() error {
 	return fmt.Errorf("%w: more than %d mounts are stacked on %s", volume.ErrInUse, maxStacked, p.target)
 }
 
+const (
+	// Whoever looks at a mount point, if only for a moment, makes it busy: a monitoring agent, or another pool that is just being opened.
+	busyTries = 5
+	busyPause = 10 * time.Millisecond
+)
+
 // unmountTop takes the topmost mount off. The parent is named by its descriptor, the last component is not followed.
 func (p *place) unmountTop() error {
 	name := descriptorPath(p.parent) + "/" + p.name
 	err := unix.Unmount(name, unix.UMOUNT_NOFOLLOW)
+	for try := 1; errors.Is(err, unix.EBUSY) && try < busyTries && !p.hasMountsBelow(); try++ {
+		time.Sleep(busyPause)
+		err = unix.Unmount(name, unix.UMOUNT_NOFOLLOW)
+	}
 	if errors.Is(err, unix.EBUSY) && p.hasMountsBelow() {
 		// With what is mounted below it, as one: their paths lead through the volume, which is a pod's, and cannot be walked.
 		err = unix.Unmount(name, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)

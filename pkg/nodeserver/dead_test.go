@@ -2,6 +2,7 @@ package nodeserver
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,7 +33,8 @@ func newMortalNode(t *testing.T, poolOn string, spec volume.Spec) *mortalNode {
 	}
 	n := &mortalNode{imageNode: imageNode{node: newNodeWith(t, pool.Options{Path: filepath.Join(dir, "pool")}), t: t}, disk: disk, dir: dir}
 	must(t, os.Mkdir(n.target("staging"), 0o750))
-	n.id = n.createImage("v", spec)
+	// No other package's test, at the same time, has a volume of that name: what a dead disk's device has is told by the end of its path.
+	n.id = n.createImage(fmt.Sprintf("mortal-%d", os.Getpid()), spec)
 	return n
 }
 

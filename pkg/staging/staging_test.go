@@ -24,7 +24,7 @@ func must(t *testing.T, err error) {
 
 func TestVolumeOfADeadDiskCanBeUnstaged(t *testing.T) {
 	disk := disks.New(t, disks.XFS, 0)
-	name, err := volume.ParseName("v")
+	name, err := volume.ParseName("staged-on-a-dead-disk") // no other package's test, at the same time, has one of that name
 	must(t, err)
 	id := volume.NewID("0123456789ab", name)
 	must(t, os.MkdirAll(filepath.Join(disk.Dir, "volumes", id.Dir()), 0o700))
