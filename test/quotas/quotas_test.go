@@ -43,7 +43,7 @@ func TestDriverOnProjectQuotas(t *testing.T) {
 	vm.Run(t, machine,
 		vm.Boot{
 			Env: []string{disks.ProjectQuotaEnv + "=1"}, Flags: []string{"-test.skip=" + tooLong + "|" + otherKernel},
-			Timeout: 10 * time.Minute, PowerCut: true,
+			Timeout: 15 * time.Minute, PowerCut: true,
 		},
 		vm.Boot{Run: "^TestAfterPowerCut$"},
 	)

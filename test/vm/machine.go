@@ -17,8 +17,9 @@ import (
 const (
 	defaultTimeout = 5 * time.Minute
 	defaultMemory  = 1 << 30
-	// dumpTime is what remains of a boot's timeout for a test binary that has used up its own: it prints its goroutines.
-	dumpTime = 15 * time.Second
+	// dumpTime is what remains of a boot's timeout beside a test binary's own: to boot, on a machine that does other things besides, and to
+	// print the goroutines of one that hangs.
+	dumpTime = time.Minute
 
 	driver = "./cmd/csi-hostpath"
 )
