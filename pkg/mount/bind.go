@@ -319,13 +319,14 @@ const (
 func (p *place) unmountTop() error {
 	name := descriptorPath(p.parent) + "/" + p.name
 	err := unix.Unmount(name, unix.UMOUNT_NOFOLLOW)
-	for try := 1; errors.Is(err, unix.EBUSY) && try < busyTries && !p.hasMountsBelow(); try++ {
+	for try := 1; errors.Is(err, unix.EBUSY) && try < busyTries; try++ {
+		if p.hasMountsBelow() {
+			// With what is mounted below it, as one: their paths lead through the volume, which is a pod's, and cannot be walked.
+			err = unix.Unmount(name, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+			break
+		}
 		time.Sleep(busyPause)
 		err = unix.Unmount(name, unix.UMOUNT_NOFOLLOW)
-	}
-	if errors.Is(err, unix.EBUSY) && p.hasMountsBelow() {
-		// With what is mounted below it, as one: their paths lead through the volume, which is a pod's, and cannot be walked.
-		err = unix.Unmount(name, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	}
 	switch {
 	case err == nil:

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -36,13 +37,31 @@ func (s *Server) openBlock(ctx context.Context, v staging.Volume, w wish) (_ sou
 // releaseDevices detaches the devices of a raw block volume that are published no more, also those which were until now, whatever file they
 // have. Those of a volume whose pool is not open wait for its start.
 func (s *Server) releaseDevices(id volume.ID, were ...int) error {
+	v, ok := s.blockVolume(id)
+	if !ok {
+		return nil
+	}
+	return v.Release(s.Publications.Targets(id.String()), were...)
+}
+
+// devicesAt are the devices that a target of a raw block volume shows; the target of any other is not looked at.
+func (s *Server) devicesAt(handle string, target mount.Target) []int {
+	id, err := volume.ParseID(handle)
+	if err != nil {
+		return nil
+	}
+	if _, ok := s.blockVolume(id); !ok {
+		return nil
+	}
+	return staging.DevicesAt(target)
+}
+
+// blockVolume finds a raw block volume whose pool is open. One that is gone, or damaged, has been seen by nobody.
+func (s *Server) blockVolume(id volume.ID) (staging.Volume, bool) {
 	p, err := s.Pools.ByID(id.Pool())
 	if err != nil {
-		return nil //nolint:nilerr // said above
+		return staging.Volume{}, false
 	}
 	v, err := p.Get(id)
-	if err != nil || !v.Spec.IsBlock() {
-		return nil //nolint:nilerr // a volume that is gone, or damaged, has been seen by nobody
-	}
-	return staging.Volume{Volume: v, Pool: p}.Release(s.Publications.Targets(id.String()), were...)
+	return staging.Volume{Volume: v, Pool: p}, err == nil && v.Spec.IsBlock()
 }

@@ -217,7 +217,7 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	if err := s.checkPublished(handle, target); err != nil {
 		return nil, err
 	}
-	devices := staging.DevicesAt(target)
+	devices := s.devicesAt(handle, target)
 	if err := mount.Unbind(target); err != nil {
 		return nil, fmt.Errorf("unpublish volume %s: %w", handle, err)
 	}
