@@ -209,6 +209,9 @@ func IsOfDeadDisk(err error) bool {
 // because one pool is told from another by nothing that both the kernel and we would call the same.
 func mayHave(number int, image *os.File) bool {
 	theirs, err := BackingPath(number)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) { // detached meanwhile
+		return false
+	}
 	if err != nil {
 		return true
 	}
