@@ -125,8 +125,8 @@ func (n *imageNode) devices(id volume.ID) (paths []string) {
 	must(n.t, err)
 	for _, number := range numbers {
 		d, err := loopdev.Open(number)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // another test's, and gone
+		if errors.Is(err, os.ErrNotExist) || loopdev.IsOfDeadDisk(err) {
+			continue // another test's, and gone, or on a disk that it has let die: no disk of this one has died
 		}
 		must(n.t, err)
 		if d.Backing() == want {
