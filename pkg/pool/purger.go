@@ -23,23 +23,25 @@ const (
 	longWait = 120
 )
 
-// discarded is an entry of trash/.
+// discarded is what is to be purged.
 type discarded struct {
+	at     dir // trash/; tmp/; volumes/ or snapshots/, where it is buried
 	name   string
 	bytes  int64       // what the ledger gives back when the entry is gone
 	tag    backend.Tag // what the backend gets back, once
 	keeps  charge      // of a snapshot: its source, if the bytes count for that
-	thrown time.Time   // when it was in trash/ at the latest
+	thrown time.Time   // when it was deleted at the latest
 	due    time.Time   // when it may be purged
 	// uncounted: it was found without a record, and what it takes was taken for somebody else's (measureForeign).
 	uncounted bool
-	// unmoved: it is in tmp/ still, because the disk was too full for a rename.
-	unmoved bool
-	failed  bool // it was tried, and has to wait
-	polls   int  // how often the filesystem had not finished
+	failed    bool // it was tried, and has to wait
+	polls     int  // how often the filesystem had not finished
 }
 
-// purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.
+// path is from the pool's directory.
+func (d discarded) path() string { return d.at.Name() + "/" + d.name }
+
+// purger removes what is discarded in the background. Its queue is in memory; the tree itself is what survives a crash.
 type purger struct {
 	mu      sync.Mutex
 	changed sync.Cond
