@@ -115,7 +115,7 @@ func addSaturating(a, b int64) int64 {
 func (p *Pool) room() (room, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
-		return room{}, fmt.Errorf("statfs of pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
+		return room{}, fmt.Errorf("pool %s at %s: statfs: %w", p.opts.Name, p.opts.Path, err)
 	}
 	r := room{
 		readOnly: st.Flags&unix.ST_RDONLY != 0,
