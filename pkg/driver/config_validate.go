@@ -297,7 +297,7 @@ func checkDuration(f *faults, field string, d, most time.Duration) {
 func checkAddress(address string) error {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return fmt.Errorf("%s must be host:port or :port: %w", quote(address), err)
+		return fmt.Errorf("%s must be host:port or :port, such as :9809", quote(address))
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return fmt.Errorf("port %s in %s must be a number of 0 to 65535", quote(port), quote(address))
