@@ -183,6 +183,11 @@ func TestConfigFileThatIsNoDocumentIsRefused(t *testing.T) {
 		{"no pools", header, `driver.yaml:1: pools: no pool is configured: list pools in the --config file, or give --pool name=path`},
 		{"pools of nothing", header + "pools:\n", `driver.yaml:3: pools: must be a list of pools, not nothing`},
 		{"an alias", header + "pools: [&p {name: a, path: /a, default: true}, *p]\n", `driver.yaml:3: pools[1]: must be a mapping with name and path, not an alias`},
+		{"text that looks like an alias", header + "pools:\n- name: a\n  path: *x\n  optional: true\n", `driver.yaml:5: not YAML: unknown anchor 'x' referenced (text that begins with * needs quotes; aliases are not allowed)`},
+		{"the same in a list", header + "pools:\n- name: a\n  path: /a\nhostPaths:\n- {path: /srv, namespaces: [*, b]}\n", `driver.yaml:7: not YAML: did not find expected alphabetic or numeric character`},
+		{"an alias before its anchor", header + "# *x is described below\npools: [*x]\nhostPaths: [&x {path: /srv}]\n", `driver.yaml:4: not YAML: unknown anchor 'x' referenced (text that begins with * needs quotes; aliases are not allowed)`},
+		{"an alias of another document", header + "pools: [&x {name: a, path: /a}]\n---\na: 1\nb: *x\n---\n", `driver.yaml:4: a second document begins: the file must have one`},
+		{"an alias on the first line", "{a: *x}", `driver.yaml:1: not YAML: unknown anchor 'x' referenced (text that begins with * needs quotes; aliases are not allowed)`},
 		{"a merge key", header + "pools: [&p {name: a, path: /a, default: true}, {<<: *p, name: b, path: /b}]\n", `driver.yaml:3: pools[1]: unknown key "<<": ` + knownPoolKeys},
 		{
 			"a bomb",
