@@ -287,15 +287,30 @@ func TestValidateNamesEachFault(t *testing.T) {
 			config := valid()
 			reflect.ValueOf(&config).Elem().FieldByName(c.field).Set(reflect.ValueOf(c.value))
 			got := lines(config.Validate())
-			switch {
-			case c.field == "KubeletDir" && c.value == "/" && len(got) == 2: // the pool is then in kubelet's directory
-			case len(got) != 1:
+			if len(got) != 1 {
 				t.Fatalf("want one fault, got %q", got)
 			}
 			if !strings.HasPrefix(got[0], c.want) {
 				t.Errorf("got %s\nwant %s…", got[0], c.want)
 			}
 		})
+	}
+}
+
+// One mistake is one fault: everything overlaps "/", which is no news.
+func TestTheWholeNodeAsADirectoryIsOneFault(t *testing.T) {
+	for _, c := range []struct{ kubelet, pool, want string }{
+		{"/var/lib/kubelet", "/", `pools[0].path: "/" is the whole node`},
+		{"/", "/data/a", `kubeletDir: "/" is not kubelet's directory: give kubelet's --root-dir`},
+	} {
+		config := DefaultConfig()
+		config.NodeName, config.KubeletDir = "n", c.kubelet
+		config.Pools = []PoolConfig{NewPoolConfig("a", c.pool), NewPoolConfig("b", "/data/b")}
+		config.Pools[0].Default = true
+		config.HostPaths = []HostPathConfig{{Path: "/srv"}}
+		if got := lines(config.Validate()); len(got) != 1 || !strings.HasPrefix(got[0], c.want) {
+			t.Errorf("got %q, want %s…", got, c.want)
+		}
 	}
 }
 

@@ -53,7 +53,7 @@ func (c Config) check(f *faults) {
 	c.checkNames(f)
 	checkPath(f, "kubeletDir", c.KubeletDir)
 	if c.KubeletDir == "/" {
-		f.addf("kubeletDir", "\"/\" is not kubelet's directory: publish paths would be confined to nothing")
+		f.addf("kubeletDir", "\"/\" is not kubelet's directory: give kubelet's --root-dir, most often /var/lib/kubelet")
 	}
 	if err := checkAddress(c.MetricsAddress); c.MetricsAddress != "" && err != nil {
 		f.addf("metricsAddress", "%v", err)
@@ -127,6 +127,7 @@ func (c Config) rules() *hostpath.Rules {
 	for _, p := range c.Pools {
 		own = append(own, p.Path)
 	}
+	own = slices.DeleteFunc(own, func(dir string) bool { return !isPlace(dir) }) // it is a fault of its own
 	for _, endpoint := range []string{c.Endpoint, c.SidecarEndpoint} {
 		if socket, err := socketPath(endpoint); err == nil {
 			own = append(own, socket)
@@ -244,8 +245,8 @@ func (c Config) checkPair(f *faults, i, j int) {
 		f.addf(poolField(i, "name"), "%s is the name of another pool (%s): names must differ",
 			quote(p.Name), f.sources.place(poolField(j, "name")))
 	}
-	if !filepath.IsAbs(p.Path) || !filepath.IsAbs(earlier.Path) {
-		return
+	if !isPlace(p.Path) || !isPlace(earlier.Path) {
+		return // said already
 	}
 	if isWithin(p.Path, earlier.Path) || isWithin(earlier.Path, p.Path) {
 		f.addf(poolField(i, "path"), "%s overlaps %s of another pool (%s): pools must lie apart",
@@ -304,6 +305,9 @@ func checkAddress(address string) error {
 	}
 	return nil
 }
+
+// isPlace: two directories can be compared, which says nothing where one of them is the whole node.
+func isPlace(path string) bool { return filepath.IsAbs(path) && path != "/" }
 
 // isWithin says whether path is dir or lies in it. It goes by the letters: links are for whoever opens the path.
 func isWithin(dir, path string) bool {
