@@ -265,10 +265,15 @@ func TestValidateNamesEachFault(t *testing.T) {
 		{"one socket for all", "SidecarEndpoint", "unix:/csi/csi.sock", `sidecarEndpoint: "unix:/csi/csi.sock" is the socket of endpoint`},
 		{"sidecars' socket in a pool", "SidecarEndpoint", "unix:///data/a/csi.sock", `pools[0].path: "/data/a" contains the driver's own socket`},
 		{"no node name", "NodeName", "", "nodeName: is empty"},
-		{"long node name", "NodeName", long, "nodeName: "},
-		{"node name not UTF-8", "NodeName", "\xff", `nodeName: "\xff" must be UTF-8`},
-		{"empty driver name", "DriverName", "", `driverName: "" is no CSI plugin name`},
-		{"long driver name", "DriverName", long[:64], "driverName: "},
+		{"long node name", "NodeName", long[:254], "nodeName: "},
+		{"node name not UTF-8", "NodeName", "\xff", `nodeName: "\xff" is no name of a node in Kubernetes`},
+		{"node name with capitals", "NodeName", "Node-1", `nodeName: "Node-1" is no name of a node in Kubernetes, which is 1 to 253 of a-z`},
+		{"node name with underscore", "NodeName", "node_1", "nodeName: "},
+		{"node name with a slash", "NodeName", "node/1", "nodeName: "},
+		{"node name ending in a dash", "NodeName", "node-", "nodeName: "},
+		{"empty driver name", "DriverName", "", `driverName: "" is no name of a CSI driver in Kubernetes, which is here 1 to 54 of a-z`},
+		{"long driver name", "DriverName", long[:55], "driverName: "},
+		{"driver name with capitals", "DriverName", "Hostpath.CSI", "driverName: "},
 		{"driver name with underscore", "DriverName", "a_b", "driverName: "},
 		{"driver name ending in a dot", "DriverName", "a.", "driverName: "},
 		{"relative kubelet dir", "KubeletDir", "kubelet", "kubeletDir: "},
@@ -294,6 +299,19 @@ func TestValidateNamesEachFault(t *testing.T) {
 				t.Errorf("got %s\nwant %s…", got[0], c.want)
 			}
 		})
+	}
+}
+
+func TestNamesThatKubernetesTakesAreTaken(t *testing.T) {
+	longest := strings.Repeat("n", 253)
+	for _, node := range []string{"n", "node-1", "ip-10-0-0-1.eu-west-1.compute.internal", "10.0.0.1", longest} {
+		for _, driver := range []string{"d", "hostpath.csi.local", "2.csi", longest[:54]} {
+			c := DefaultConfig()
+			c.NodeName, c.DriverName, c.Pools = node, driver, []PoolConfig{NewPoolConfig("a", "/data/a")}
+			if err := c.Validate(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
 
@@ -408,6 +426,7 @@ func TestNodeNameComesFromTheFlagThenTheEnvironmentThenTheHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	host = strings.ToLower(host)
 	for name, c := range map[string]struct{ flag, env, want string }{
 		"flag":        {"flag", "env", "flag"},
 		"environment": {"", "env", "env"},
