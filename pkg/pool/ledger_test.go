@@ -56,19 +56,23 @@ func TestNoSpaceIsASumThatAddsUp(t *testing.T) {
 		want             string
 	}{
 		{
-			"promised", 30, 20, room{size: 100, free: 95, foreign: 5, overcommit: 1, reserve: 10},
+			"promised", 30, 20,
+			room{size: 100, free: 95, foreign: 5, overcommit: 1, reserve: 10},
 			"35 available: (filesystem 100 - used by others 5) * overcommit 1 - reserve 10 - promised to volumes 30 - waiting to be purged 20",
 		},
 		{
-			"overcommitted", 60, 0, room{size: 100, free: 60, foreign: 20, overcommit: 1.5, reserve: 10},
+			"overcommitted", 60, 0,
+			room{size: 100, free: 60, foreign: 20, overcommit: 1.5, reserve: 10},
 			"50 available: (filesystem 100 - used by others 20) * overcommit 1.5 - reserve 10 - promised to volumes 60 - waiting to be purged 0",
 		},
 		{
-			"taken by others since the start", 30, 0, room{size: 100, free: 20, overcommit: 2, reserve: 10},
+			"taken by others since the start", 30, 0,
+			room{size: 100, free: 20, overcommit: 2, reserve: 10},
 			"30 available: free on the filesystem 20 * overcommit 2 - reserve 10",
 		},
 		{
-			"oversold", 90, 0, room{size: 100, free: 100, foreign: 20, overcommit: 1},
+			"oversold", 90, 0,
+			room{size: 100, free: 100, foreign: 20, overcommit: 1},
 			"0 available: (filesystem 100 - used by others 20) * overcommit 1 - reserve 0 - promised to volumes 90 - waiting to be purged 0",
 		},
 	} {
