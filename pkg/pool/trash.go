@@ -96,12 +96,17 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 	r, parent := newRemover(ctx, &p.foreground), p.parent(*thrown)
 	entry := dirent{name: thrown.name}
-	if d, err := openNoMount(parent, thrown.name); err == nil {
+	d, err := openNoMount(parent, thrown.name)
+	switch {
+	case err == nil:
 		defer d.Close()
-		if err := p.removeData(r, d); err != nil {
-			return err
-		}
 		entry.isDir = true
+		err = p.removeData(r, d)
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP): // gone, or not from here
+		err = nil
+	}
+	if err != nil {
+		return err
 	}
 	failpoint.Here("purge.data-removed")
 	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still counts files must not be given out.
@@ -113,7 +118,7 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 		return err
 	}
 	failpoint.Here("purge.released")
-	return r.removeTree(parent, entry)
+	return r.remove(parent, entry, 0)
 }
 
 // removeData removes all but the record.
@@ -121,13 +126,7 @@ func (p *Pool) removeData(r *remover, d dir) error {
 	if err := p.backend.Discard(d.File); err != nil {
 		return err
 	}
-	entries, err := d.allEntries(r.buffer)
-	for _, e := range entries {
-		if e.name != recordFile && e.name != snapshotRecordFile {
-			err = errors.Join(err, r.removeTree(d, e))
-		}
-	}
-	return err
+	return r.empty(d)
 }
 
 // discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says what is to be purged there.
