@@ -47,7 +47,7 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 // checkUnmounted is the last guard of the data: as long as a mount anywhere shows an entry of the trash, or part of it, somebody uses
 // it, whatever the driver was told. Errors: ErrInUse.
 func (p *Pool) checkUnmounted(d discarded) error {
-	mounts, err := p.mounts.since(d.thrown)
+	mounts, err := p.mounts.since(d.lookAfter)
 	if err != nil {
 		return err
 	}
@@ -132,14 +132,9 @@ func (p *Pool) removeData(r *remover, d dir) error {
 // discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says what is to be purged there.
 func (p *Pool) discard(thrown string, bytes int64, quotaID uint64) discarded {
 	p.ledger.discard(bytes)
-	now := time.Now()
-	return discarded{
-		name:   thrown,
-		bytes:  bytes,
-		tag:    backend.Tag(quotaID),
-		thrown: now,
-		due:    now.Add(max(purgeDelay, p.opts.TrashRetention)),
-	}
+	d := discarded{name: thrown, bytes: bytes, tag: backend.Tag(quotaID)}
+	d.dueAt(time.Now().Add(max(purgeDelay, p.opts.TrashRetention)))
+	return d
 }
 
 // queue hands an entry of trash/ to the purger: at once if its rename is durable, else later, as a purge that failed.
@@ -165,10 +160,8 @@ func (p *Pool) scanTrash(ctx context.Context, unfinished []string) error {
 		return fmt.Errorf("read %s/: %w", trashDir, err)
 	}
 	for _, name := range names {
-		d := discarded{name: name, thrown: time.Now(), due: p.thrownAt(name).Add(p.opts.TrashRetention)}
-		if slices.Contains(unfinished, name) {
-			d.due = time.Time{}
-		}
+		d := discarded{name: name}
+		d.dueAt(time.Now().Add(max(purgeDelay, p.retained(name, unfinished))))
 		p.recognize(ctx, &d)
 		d.tag = p.holdDiscarded(name, d.tag)
 		p.ledger.addTrash(d.bytes)
@@ -206,6 +199,15 @@ func (p *Pool) holdDiscarded(name string, tag backend.Tag) backend.Tag {
 	}
 	defer d.Close()
 	return p.backend.Hold(d.File, tag)
+}
+
+// retained is how long an entry is still kept.
+func (p *Pool) retained(name string, unfinished []string) time.Duration {
+	if slices.Contains(unfinished, name) {
+		return 0
+	}
+	// A clock that was ahead when the entry was thrown in must not keep it for longer.
+	return p.opts.TrashRetention - max(0, time.Since(p.thrownAt(name)))
 }
 
 // thrownAt is when an entry came to the trash: rename(2) sets the change time of what it moves.
