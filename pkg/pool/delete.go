@@ -83,5 +83,7 @@ func (p *Pool) take(e *entry) (discarded, error) {
 		return discarded{}, err
 	}
 	p.index.remove(name)
-	return p.discard(thrown, e.volume.PromisedBytes(), e.volume.QuotaID), nil
+	d := p.discard(thrown, e.volume.PromisedBytes(), e.volume.QuotaID)
+	d.uncounted = e.damaged != nil
+	return d, nil
 }

@@ -124,8 +124,9 @@ func (p *Pool) room() (room, error) {
 		used:     mount.Bytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
 	}
 	if committed, trash := p.ledger.counts(); committed == 0 && trash == 0 {
-		p.foreignBytes.Store(r.used) // nothing here is ours
+		p.foreignBytes.Store(r.used) // nothing here is ours, but what the filesystem has not finished to free
 	}
+	p.foreignAtMost(r.used)
 	r.promise = max(0, scale(max(0, r.size-p.foreignBytes.Load()), p.opts.overcommit())-p.opts.ReserveBytes)
 	r.available = max(0, scale(r.free, p.opts.overcommit())-p.opts.ReserveBytes)
 	return r, nil
@@ -152,10 +153,14 @@ func (p *Pool) measureForeignAgain(ctx context.Context) {
 		return
 	}
 	committed, trash := p.ledger.counts()
-	now := max(0, r.used-addSaturating(committed, trash))
-	for { // there are several purges at a time
+	p.foreignAtMost(max(0, r.used-addSaturating(committed, trash)))
+}
+
+// foreignAtMost corrects what was measured while the filesystem was still freeing something of ours, or somebody else something of theirs.
+func (p *Pool) foreignAtMost(bytes int64) {
+	for { // there are several purges and calls at a time
 		was := p.foreignBytes.Load()
-		if now >= was || p.foreignBytes.CompareAndSwap(was, now) {
+		if bytes >= was || p.foreignBytes.CompareAndSwap(was, bytes) {
 			return
 		}
 	}
