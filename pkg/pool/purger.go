@@ -50,13 +50,13 @@ type schedule []discarded
 var _ heap.Interface = (*schedule)(nil)
 
 // Len implements heap.Interface.
-func (s schedule) Len() int { return len(s) }
+func (s *schedule) Len() int { return len(*s) }
 
 // Less implements heap.Interface.
-func (s schedule) Less(i, j int) bool { return s[i].due.Before(s[j].due) }
+func (s *schedule) Less(i, j int) bool { return (*s)[i].due.Before((*s)[j].due) }
 
 // Swap implements heap.Interface.
-func (s schedule) Swap(i, j int) { s[i], s[j] = s[j], s[i] }
+func (s *schedule) Swap(i, j int) { (*s)[i], (*s)[j] = (*s)[j], (*s)[i] }
 
 // Push implements heap.Interface.
 func (s *schedule) Push(d any) { *s = append(*s, d.(discarded)) } //nolint:forcetypeassert // nothing else is pushed
