@@ -22,14 +22,15 @@ func TestAvailableIsNeverNegativeAndNeverMoreThanThereIs(t *testing.T) {
 		room             room
 		want             int64
 	}{
-		{"empty", 0, 0, room{promise: 100, available: 100}, 100},
-		{"some promised", 30, 20, room{promise: 100, available: 100}, 50},
-		{"all promised", 50, 50, room{promise: 100, available: 100}, 0},
-		{"oversold, as after a change of overcommit", 500, 0, room{promise: 100, available: 100}, 0},
-		{"taken by others", 10, 0, room{promise: 100, available: 5}, 5},
-		{"full", 10, 0, room{promise: 100}, 0},
-		{"reserve larger than the filesystem", 0, 0, room{promise: 0, available: 100}, 0},
-		{"endless", math.MaxInt64, math.MaxInt64, room{promise: math.MaxInt64, available: math.MaxInt64}, 0},
+		{"empty", 0, 0, room{size: 100, free: 100, overcommit: 1}, 100},
+		{"some promised", 30, 20, room{size: 100, free: 100, overcommit: 1}, 50},
+		{"all promised", 50, 50, room{size: 100, free: 100, overcommit: 1}, 0},
+		{"oversold, as after a change of overcommit", 500, 0, room{size: 100, free: 100, overcommit: 1}, 0},
+		{"taken by others", 10, 0, room{size: 100, free: 5, overcommit: 1}, 5},
+		{"taken by others before the start", 10, 0, room{size: 100, free: 80, foreign: 15, overcommit: 1}, 75},
+		{"full", 10, 0, room{size: 100, overcommit: 1}, 0},
+		{"reserve larger than the filesystem", 0, 0, room{size: 100, free: 100, overcommit: 1, reserve: 200}, 0},
+		{"endless", math.MaxInt64, math.MaxInt64, room{size: math.MaxInt64, free: math.MaxInt64, overcommit: 1}, 0},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			l := ledger{committed: tc.committed, trash: tc.trash}
@@ -41,6 +42,45 @@ func TestAvailableIsNeverNegativeAndNeverMoreThanThereIs(t *testing.T) {
 			}
 			if err := l.reserve(tc.want, tc.room); err != nil {
 				t.Errorf("what is available: %v", err)
+			}
+		})
+	}
+}
+
+// An operator who reads that there is no room can add up why.
+func TestNoSpaceIsASumThatAddsUp(t *testing.T) {
+	for _, tc := range []struct {
+		title            string
+		committed, trash int64
+		room             room
+		want             string
+	}{
+		{
+			"promised", 30, 20,
+			room{size: 100, free: 95, foreign: 5, overcommit: 1, reserve: 10},
+			"35 available: (filesystem 100 - used by others 5) * overcommit 1 - reserve 10 - promised to volumes 30 - waiting to be purged 20",
+		},
+		{
+			"overcommitted", 60, 0,
+			room{size: 100, free: 60, foreign: 20, overcommit: 1.5, reserve: 10},
+			"50 available: (filesystem 100 - used by others 20) * overcommit 1.5 - reserve 10 - promised to volumes 60 - waiting to be purged 0",
+		},
+		{
+			"taken by others since the start", 30, 0,
+			room{size: 100, free: 20, overcommit: 2, reserve: 10},
+			"30 available: free on the filesystem 20 * overcommit 2 - reserve 10",
+		},
+		{
+			"oversold", 90, 0,
+			room{size: 100, free: 100, foreign: 20, overcommit: 1},
+			"0 available: (filesystem 100 - used by others 20) * overcommit 1 - reserve 0 - promised to volumes 90 - waiting to be purged 0",
+		},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			l := ledger{committed: tc.committed, trash: tc.trash}
+			want := "no space: 1000 bytes wanted, " + tc.want
+			if err := l.reserve(1000, tc.room); err == nil || err.Error() != want {
+				t.Errorf("got  %v\nwant %s", err, want)
 			}
 		})
 	}
