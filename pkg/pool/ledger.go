@@ -142,8 +142,9 @@ func (p *Pool) room() (room, error) {
 		reserve:    p.opts.ReserveBytes,
 	}
 	if committed, trash := p.ledger.counts(); committed == 0 && trash == 0 {
-		p.foreignBytes.Store(r.used) // nothing here is ours
+		p.foreignBytes.Store(r.used) // nothing here is ours, but what the filesystem has not finished to free
 	}
+	p.foreignAtMost(r.used)
 	r.foreign = p.foreignBytes.Load()
 	return r, nil
 }
@@ -169,10 +170,14 @@ func (p *Pool) measureForeignAgain(ctx context.Context) {
 		return
 	}
 	committed, trash := p.ledger.counts()
-	now := max(0, r.used-addSaturating(committed, trash))
-	for { // there are several purges at a time
+	p.foreignAtMost(max(0, r.used-addSaturating(committed, trash)))
+}
+
+// foreignAtMost corrects what was measured while the filesystem was still freeing something of ours, or somebody else something of theirs.
+func (p *Pool) foreignAtMost(bytes int64) {
+	for { // there are several purges and calls at a time
 		was := p.foreignBytes.Load()
-		if now >= was || p.foreignBytes.CompareAndSwap(was, now) {
+		if bytes >= was || p.foreignBytes.CompareAndSwap(was, bytes) {
 			return
 		}
 	}

@@ -228,3 +228,49 @@ func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	eventually(t, "what was half a copy's counts for nobody", func() bool { return p.foreignBytes.Load() <= foreign })
 	create(t, p, "large", 150*mib)
 }
+
+// A filesystem frees some things after it has forgotten their names: an open file here, a subvolume of btrfs without quotas, a file of many
+// extents on XFS. What is measured as others' meanwhile is ours.
+func TestSpaceThatIsFreedLateIsNotTakenForOthers(t *testing.T) {
+	disk := disks.New(t, disks.Ext4, 256*mib)
+	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), IgnoreQuota: true})
+	before := status(t, p).AvailableBytes
+	v := create(t, p, "v", 150*mib)
+	late := filepath.Join(dataPath(p, v.ID), "file")
+	write(t, late, 150*mib)
+	f, err := os.Open(late)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	remove(t, p, v.ID)
+	waitPurged(t, p)
+	create(t, p, "small", mib)
+	if now := status(t, p).AvailableBytes; now > before-150*mib {
+		t.Fatalf("%d bytes are available while a file of 150 MiB is open, of %d", now, before)
+	}
+	f.Close()
+	eventually(t, "the space of the file is offered again", func() bool { return status(t, p).AvailableBytes >= before-2*mib })
+	create(t, p, "large", 150*mib)
+}
+
+// What a volume whose record says nothing holds is taken for others' at the start, and freed by the purge.
+func TestSpaceOfADamagedVolumeIsGivenBackWhenItIsPurged(t *testing.T) {
+	disk := disks.New(t, disks.Ext4, 512*mib)
+	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
+	create(t, p, "keep", 8*mib)
+	v := create(t, p, "v", 150*mib)
+	write(t, filepath.Join(dataPath(p, v.ID), "file"), 100*mib)
+	s := snapshot(t, p, "s", v.ID)
+	for _, record := range []string{volumesDir + "/v/" + recordFile, snapshotsDir + "/s/" + snapshotRecordFile} {
+		if err := os.Truncate(filepath.Join(p.opts.Path, record), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p = restart(t, p)
+	remove(t, p, v.ID)
+	removeSnapshot(t, p, s.ID)
+	waitPurged(t, p)
+	eventually(t, "what was theirs counts for nobody", func() bool { return status(t, p).AvailableBytes >= 400*mib })
+	create(t, p, "large", 380*mib)
+}
