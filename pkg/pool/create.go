@@ -194,6 +194,6 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume, cont
 // purger has the patience that a quota may need.
 func (p *Pool) abandon(building string, left discarded) {
 	p.ledger.discard(left.bytes)
-	left.at, left.name, left.thrown = p.tmp, building, time.Now()
+	left.at, left.name, left.lookAfter = p.tmp, building, time.Now()
 	p.purger.add(left)
 }

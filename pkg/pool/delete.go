@@ -72,7 +72,9 @@ func (p *Pool) take(e *entry) (discarded, error) {
 		return d, err
 	}
 	p.index.remove(name)
-	return p.discard(d, e.volume.PromisedBytes(), e.volume.QuotaID), nil
+	d = p.discard(d, e.volume.PromisedBytes(), e.volume.QuotaID)
+	d.uncounted = e.damaged != nil
+	return d, nil
 }
 
 // throwAway moves an entry of volumes/ or snapshots/ to trash/, under that name and a suffix. On a disk that is too full for it, the entry

@@ -104,7 +104,7 @@ func one(t *testing.T, p *Pool) (volumes []volume.ID, snapshots []volume.Snapsho
 		}
 		c.fill(t, dataPath(p, v.ID))
 		volumes = append(volumes, v.ID)
-		snapshots = append(snapshots, snapshot(t, p, string(req.Name.Dir()), v.ID).ID)
+		snapshots = append(snapshots, snapshot(t, p, req.Name.Dir(), v.ID).ID)
 	}
 	return volumes, snapshots
 }

@@ -70,7 +70,9 @@ type graves struct {
 func (g *graves) add(at dir, name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.found = append(g.found, discarded{at: at, name: name})
+	d := discarded{at: at, name: name}
+	d.dueAt(time.Now().Add(purgeDelay))
+	g.found = append(g.found, d)
 }
 
 // scanVolumes reads the records in parallel: with 100,000 of them it is the latency of the disk that counts.

@@ -252,6 +252,6 @@ func (p *Pool) takeAwaySnapshot(e SnapshotEntry) (discarded, error) {
 	}
 	p.snapshotIndex.remove(e)
 	d = p.discard(d, e.HeldBytes, e.QuotaID)
-	d.keeps = keptBy(e.Snapshot)
+	d.keeps, d.uncounted = keptBy(e.Snapshot), e.Damaged != nil
 	return d, nil
 }

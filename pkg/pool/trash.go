@@ -46,7 +46,7 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 // checkUnmounted is the last guard of the data: as long as a mount anywhere shows what is discarded, or part of it, somebody uses it,
 // whatever the driver was told. Errors: ErrInUse.
 func (p *Pool) checkUnmounted(d discarded) error {
-	mounts, err := p.mounts.since(d.thrown)
+	mounts, err := p.mounts.since(d.lookAfter)
 	if err != nil {
 		return err
 	}
@@ -86,12 +86,17 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 // as long as there is a quota, whose that is. Errors: backend.ErrPending.
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 	r, entry := newRemover(ctx, &p.foreground), dirent{name: thrown.name}
-	if d, err := openNoMount(thrown.at, thrown.name); err == nil {
+	d, err := openNoMount(thrown.at, thrown.name)
+	switch {
+	case err == nil:
 		defer d.Close()
-		if err := p.removeData(r, d); err != nil {
-			return err
-		}
 		entry.isDir = true
+		err = p.removeData(r, d)
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP): // gone, or not from here
+		err = nil
+	}
+	if err != nil {
+		return err
 	}
 	failpoint.Here("purge.data-removed")
 	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still counts files must not be given out.
@@ -103,7 +108,7 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 		return err
 	}
 	failpoint.Here("purge.released")
-	return r.removeTree(thrown.at, entry)
+	return r.remove(thrown.at, entry, 0)
 }
 
 // removeData removes all but the record.
@@ -111,23 +116,18 @@ func (p *Pool) removeData(r *remover, d dir) error {
 	if err := p.backend.Discard(d.File); err != nil {
 		return err
 	}
-	entries, err := d.allEntries(r.buffer)
-	for _, e := range entries {
-		if e.name != recordFile && e.name != snapshotRecordFile {
-			err = errors.Join(err, r.removeTree(d, e))
-		}
-	}
-	return err
+	return r.empty(d)
 }
 
 // discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says when it is to be purged.
 func (p *Pool) discard(d discarded, bytes int64, quotaID uint64) discarded {
 	p.ledger.discard(bytes)
-	d.bytes, d.tag, d.thrown = bytes, backend.Tag(quotaID), time.Now()
-	d.due = d.thrown.Add(purgeDelay)
-	if d.at == p.trash { // nothing is kept on a full disk
-		d.due = d.thrown.Add(max(purgeDelay, p.opts.TrashRetention))
+	d.bytes, d.tag = bytes, backend.Tag(quotaID)
+	keep := p.opts.TrashRetention
+	if d.at != p.trash { // on a full disk nothing is kept
+		keep = 0
 	}
+	d.dueAt(time.Now().Add(max(purgeDelay, keep)))
 	return d
 }
 
@@ -147,7 +147,9 @@ func (p *Pool) scanTrash() (left []discarded, err error) {
 		return nil, fmt.Errorf("read %s/: %w", trashDir, err)
 	}
 	for _, name := range names {
-		left = append(left, discarded{at: p.trash, name: name, due: p.thrownAt(name).Add(p.opts.TrashRetention)})
+		d := discarded{at: p.trash, name: name}
+		d.dueAt(time.Now().Add(max(purgeDelay, p.retained(name))))
+		left = append(left, d)
 	}
 	return left, nil
 }
@@ -159,7 +161,9 @@ func (p *Pool) scanTmp() (left []discarded, err error) {
 		return nil, fmt.Errorf("read %s/: %w", tmpDir, err)
 	}
 	for _, name := range names {
-		left = append(left, discarded{at: p.tmp, name: name})
+		d := discarded{at: p.tmp, name: name}
+		d.dueAt(time.Now().Add(purgeDelay))
+		left = append(left, d)
 	}
 	return left, nil
 }
@@ -167,7 +171,6 @@ func (p *Pool) scanTmp() (left []discarded, err error) {
 // requeue queues what an earlier process discarded. What its record promised still counts, because the data still fills the disk, and its
 // quota is nobody else's yet.
 func (p *Pool) requeue(ctx context.Context, d discarded) {
-	d.thrown = time.Now()
 	p.recognize(ctx, &d)
 	d.tag = p.holdDiscarded(d)
 	p.ledger.addTrash(d.bytes)
@@ -206,6 +209,12 @@ func (p *Pool) holdDiscarded(d discarded) backend.Tag {
 	}
 	defer f.Close()
 	return p.backend.Hold(f.File, d.tag)
+}
+
+// retained is how long an entry is still kept.
+func (p *Pool) retained(name string) time.Duration {
+	// A clock that was ahead when the entry was thrown in must not keep it for longer.
+	return p.opts.TrashRetention - max(0, time.Since(p.thrownAt(name)))
 }
 
 // thrownAt is when an entry came to the trash: rename(2) sets the change time of what it moves.
