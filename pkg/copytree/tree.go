@@ -95,7 +95,7 @@ const (
 // with reflinks, btrfs), the copy shares the source's blocks; before Linux 5.18 both must have been opened below the same mount.
 //
 // On failure, and when the context ends, dst is left as it is by then, for the caller to remove. Errors: unix.ENOSPC and unix.EDQUOT
-// when there is no room; ErrTooLarge; the context's cause. A name in an error is a pod's choice, and quoted.
+// when there is no room; ErrTooLarge; ErrTooDeep; the context's cause. A name in an error is a pod's choice, and quoted.
 func Tree(ctx context.Context, src, dst *os.File, opts Options) (Stats, error) {
 	if opts.Progress == nil {
 		opts.Progress = &Progress{}
