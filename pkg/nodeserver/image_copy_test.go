@@ -148,7 +148,7 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 
 // What writers have changed is written to the disk before they are held, not while: they wait for little, whatever that is.
 func TestWritersAreNotHeldUntilWhatTheyHaveWrittenIsOnTheDisk(t *testing.T) {
-	const dirty, tries = 192 * mib, 4
+	const dirty, tries = 192 * mib, 6
 	n := newImageNodeOn(t, imageSpec(volume.XFS), filepath.Join(disks.New(t, disks.XFS, 8<<30).Dir, "pool"))
 	n.stageAndPublish("a")
 	defer n.takeDown("a")
