@@ -34,8 +34,10 @@ func (c *configuration) wantNothingLeft(t *testing.T) {
 	if err != nil || len(listed.GetEntries()) > 0 {
 		t.Errorf("the driver still lists %v, %v", listed.GetEntries(), err)
 	}
-	if left := entries(t, filepath.Join(c.pool, "volumes")); len(left) > 0 {
-		t.Errorf("volumes still has %q", left)
+	for _, dir := range []string{"volumes", "snapshots"} {
+		if left := entries(t, filepath.Join(c.pool, dir)); len(left) > 0 {
+			t.Errorf("%s still has %q", dir, left)
+		}
 	}
 	for deadline := time.Now().Add(purgeTimeout); len(c.unpurged(t)) > 0; time.Sleep(purgePoll) {
 		if time.Now().After(deadline) {

@@ -172,8 +172,10 @@ func (w *world) wantNothingLeft() {
 	w.eventually("all is purged, and no quota is left", func() bool {
 		return len(w.entries("tmp")) == 0 && len(w.entries("trash")) == 0 && len(guest.ProjectQuotas(w.t, w.disk, firstID)) == 0
 	})
-	if left := w.entries("volumes"); len(left) > 0 {
-		w.t.Errorf("volumes/ has %q", left)
+	for _, dir := range []string{"volumes", "snapshots"} {
+		if left := w.entries(dir); len(left) > 0 {
+			w.t.Errorf("%s/ has %q", dir, left)
+		}
 	}
 }
 
