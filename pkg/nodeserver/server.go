@@ -245,14 +245,14 @@ func (s *Server) checkPublished(handle string, target mount.Target) error {
 	if known || err != nil { // an inline volume or a path of the host: any mount may be theirs
 		return nil //nolint:nilerr // said above
 	}
-	root, mounted, err := mount.RootAt(target)
-	if err != nil || !mounted || slices.ContainsFunc(strings.Split(root, "/"), func(part string) bool {
+	top, mounted, err := mount.At(target)
+	if err != nil || !mounted || slices.ContainsFunc(strings.Split(top.Root, "/"), func(part string) bool {
 		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".") // in the trash it has a suffix
 	}) || staging.MayShow(id, target) {
 		return err
 	}
 	return fmt.Errorf("%w: what is mounted at %s is %s of its filesystem, not volume %s: it is left alone",
-		volume.ErrInUse, target, root, handle)
+		volume.ErrInUse, target, top.Root, handle)
 }
 
 // NodeGetVolumeStats costs a few system calls, whatever the volume holds.
