@@ -114,6 +114,8 @@ func (s *Server) openManaged(ctx context.Context, w wish) (source, error) {
 	}
 	src := source{volume: v.ID.String(), access: w.access}
 	switch {
+	case w.staging == "":
+		return source{}, fmt.Errorf("%w: staging_target_path is empty: stage the volume first", volume.ErrPrecondition)
 	case v.Spec.IsBlock():
 		return s.openBlock(ctx, v, w)
 	case v.Spec.IsImage():
