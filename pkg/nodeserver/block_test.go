@@ -249,7 +249,8 @@ func TestStatsOfABlockVolumeAreItsSize(t *testing.T) {
 		req := &csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: n.target(name)}
 		resp, err := n.NodeGetVolumeStats(t.Context(), req)
 		must(t, err)
-		if u := resp.GetUsage(); len(u) != 1 || u[0].GetUnit() != csi.VolumeUsage_BYTES || u[0].GetTotal() != n.capacity() || u[0].GetUsed() != 0 {
+		u := resp.GetUsage()
+		if len(u) != 1 || u[0].GetUnit() != csi.VolumeUsage_BYTES || u[0].GetTotal() != n.capacity() || u[0].GetUsed() != 0 {
 			t.Errorf("usage at %s is %v, want %d bytes in total", name, u, n.capacity())
 		}
 		must(t, unix.Unmount(n.target(name), 0))
