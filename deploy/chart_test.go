@@ -522,19 +522,20 @@ func TestHostDirectoriesAreMountedOnce(t *testing.T) {
 
 // To YAML, what comes behind a blank and a number sign is a comment.
 func TestPathsAreTakenAsTheyAreWritten(t *testing.T) {
-	objects := render(t, "kubeletDir: '/var/lib/kubelet #2'\nhostDirectories: ['/mnt/disk #1']\nconfig: {pools: [{name: a, path: '/mnt/disk #1/a'}]}")
+	objects := render(t, "kubeletDir: '/var/lib/kubelet #2'\nhostDirectories: ['/mnt/disk #1']\n"+
+		"config: {pools: [{name: a, path: '/mnt/disk #1/a'}]}")
 	spec := only(t, objects, "DaemonSet").Spec.Template.Spec
-	driver := spec.Containers[0]
+	program := spec.Containers[0]
 	for _, path := range []string{"/var/lib/kubelet #2", "/mnt/disk #1"} {
-		if !slices.ContainsFunc(driver.VolumeMounts, func(m volumeMount) bool { return m.MountPath == path }) {
-			t.Errorf("mounted are %v, want %q among them", driver.VolumeMounts, path)
+		if !slices.ContainsFunc(program.VolumeMounts, func(m volumeMount) bool { return m.MountPath == path }) {
+			t.Errorf("mounted are %v, want %q among them", program.VolumeMounts, path)
 		}
 		if !slices.ContainsFunc(spec.Volumes, func(v podVolume) bool { return v.HostPath != nil && v.HostPath.Path == path }) {
 			t.Errorf("no volume is %q", path)
 		}
 	}
-	if arg := "--kubelet-dir=/var/lib/kubelet #2"; !slices.Contains(driver.Args, arg) {
-		t.Errorf("the driver is told %q, want %q", driver.Args, arg)
+	if arg := "--kubelet-dir=/var/lib/kubelet #2"; !slices.Contains(program.Args, arg) {
+		t.Errorf("the driver is told %q, want %q", program.Args, arg)
 	}
 }
 
