@@ -71,6 +71,7 @@ func (p *Pool) Usage(v volume.Volume, data *os.File) (volume.Usage, error) {
 // Status is a pool at a glance, for GetCapacity and the metrics. Sizes are in bytes.
 type Status struct {
 	SizeBytes      int64 // of the filesystem
+	UsedBytes      int64 // of the filesystem, by volumes and by others
 	FreeBytes      int64 // of the filesystem
 	AvailableBytes int64 // what the next volume may have at most
 	CommittedBytes int64 // promised to volumes and snapshots
@@ -96,6 +97,7 @@ func (p *Pool) Status() (Status, error) {
 	copies, copied := p.jobs.stats()
 	return Status{
 		SizeBytes:      r.size,
+		UsedBytes:      r.used,
 		FreeBytes:      r.free,
 		AvailableBytes: p.ledger.available(r),
 		CommittedBytes: committed,
