@@ -148,7 +148,7 @@ func TestAlertsAndDocumentsNameMetricsThatAre(t *testing.T) {
 	known, alerts := poolMetricNames(t), chart+"prometheusrule.yaml"
 	name := regexp.MustCompile(`csi_hostpath_pool_\w+`)
 	for _, file := range append(files, alerts, chart+"NOTES.txt") {
-		text, err := os.ReadFile(file) //nolint:gosec // our own
+		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}

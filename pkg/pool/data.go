@@ -68,7 +68,19 @@ func (p *Pool) Usage(v volume.Volume, data *os.File) (volume.Usage, error) {
 	return p.backendOf(v.Spec).Usage(data, backend.Tag(v.QuotaID))
 }
 
-// Status is a pool at a glance, for GetCapacity and the metrics. Sizes are in bytes.
+// Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It costs one system call.
+func (p *Pool) Largest(s volume.Spec) (int64, error) {
+	if p.checkInodes(s) != nil {
+		return 0, nil //nolint:nilerr // what cannot be made has no room
+	}
+	r, err := p.room()
+	if r.readOnly || err != nil { // a sick disk
+		return 0, err
+	}
+	return s.Largest(p.ledger.available(r)), nil
+}
+
+// Status is a pool at a glance, for the metrics. Sizes are in bytes.
 type Status struct {
 	SizeBytes      int64 // of the filesystem
 	UsedBytes      int64 // of the filesystem, by volumes and by others

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
@@ -92,6 +94,56 @@ func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
 			wantLedger(t, p, 0, 0)
 			closePool(t, p)
 		})
+	}
+}
+
+// What GetCapacity offers of a class, Create gives, and not a byte more.
+func TestLargestVolumeOfAKindIsTheLargestThatIsMade(t *testing.T) {
+	image := volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+	ext4, xfs, few := image, image, directory
+	ext4.FSType, xfs.FSType, few.Inodes = volume.Ext4, volume.XFS, 100
+	disk := disks.New(t, disks.Ext4, 200*mib, disks.MkfsArgs("-m", "0")) // no image with XFS fits
+	for i, spec := range []volume.Spec{directory, few, image, ext4, xfs} {
+		t.Run(fmt.Sprintf("%+v", spec), func(t *testing.T) {
+			p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), ReserveBytes: 4*mib + 1})
+			defer closePool(t, p)
+			largest, err := p.Largest(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if none := p.checkInodes(spec) != nil || spec.FSType == volume.XFS; none != (largest == 0) {
+				t.Errorf("the largest has %d bytes", largest)
+			}
+			req := request(t, fmt.Sprintf("v%d", i), largest+1)
+			req.Spec, req.Size.Limit = spec, 0
+			if _, err := p.Create(t.Context(), req); !errors.Is(err, volume.ErrNoSpace) {
+				t.Errorf("one byte more: %v, want ErrNoSpace", err)
+			}
+			if largest == 0 {
+				return
+			}
+			req.Size.Required = largest
+			v, err := p.Create(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			remove(t, p, v.ID)
+			waitPurged(t, p)
+		})
+	}
+}
+
+// A filesystem that meets errors becomes read-only: the scheduler is to look elsewhere.
+func TestReadOnlyFilesystemHasNoRoom(t *testing.T) {
+	disk := disks.New(t, disks.Ext4, 0)
+	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
+	for _, flags := range []uintptr{0, unix.MS_RDONLY} {
+		if err := unix.Mount("", disk.Dir, "", unix.MS_REMOUNT|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.Largest(directory); err != nil || (got == 0) != (flags == unix.MS_RDONLY) {
+			t.Errorf("with flags %#x the largest volume has %d bytes, %v", flags, got, err)
+		}
 	}
 }
 
