@@ -32,19 +32,42 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 	return f, nil
 }
 
+// unwrittenOf is how much of what it was promised a volume, whose directory is in a directory of the pool, does not have of the disk yet: 0
+// where nobody counts that. What its snapshots keep is theirs.
+func (p *Pool) unwrittenOf(parent dir, entry string, v volume.Volume) int64 {
+	data, err := openDataBelow(parent, entry)
+	if err != nil {
+		return 0
+	}
+	defer data.Close()
+	allocated, err := p.backendOf(v.Spec).Allocated(data, backend.Tag(v.QuotaID))
+	if err != nil {
+		return 0
+	}
+	own := max(0, allocated-p.snapshotIndex.keptOf(chargedTo(v)))
+	return max(0, v.PromisedBytes()-own)
+}
+
 // AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
 	p.foreground.enter()
 	defer p.foreground.leave()
-	var f *os.File
-	var err error
+	f, err := openDataBelow(p.volumes, id.Dir())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
+	}
+	return f, err
+}
+
+// openDataBelow opens with O_PATH the data of a volume whose directory is in a directory of the pool. Errors: os.ErrNotExist.
+func openDataBelow(parent dir, entry string) (*os.File, error) {
 	for _, path := range backend.DataPaths() {
-		f, err = p.volumes.openBelow(id.Dir(), path, unix.O_PATH)
+		f, err := parent.openBelow(entry, path, unix.O_PATH)
 		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
 			return f, err
 		}
 	}
-	return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
+	return nil, &os.PathError{Op: "open", Path: entry + "/" + dataEntry, Err: os.ErrNotExist}
 }
 
 func checkKind(f *os.File, s volume.Spec) error {

@@ -19,6 +19,8 @@ type ledger struct {
 	mu        sync.Mutex
 	committed int64
 	trash     int64
+	// unwritten is how much of both was not written yet at the start, as far as anybody counts that.
+	unwritten int64
 }
 
 // room is what a pool's filesystem can hold, in bytes.
@@ -26,6 +28,7 @@ type room struct {
 	size      int64 // of the filesystem
 	free      int64 // what an unprivileged writer can still write
 	used      int64 // by volumes, by others, and what the filesystem keeps for root
+	foreign   int64 // of that, by others
 	promise   int64 // what may be promised in all: (size − what others use) × overcommit − reserve
 	available int64 // what may be promised now
 	readOnly  bool
@@ -36,8 +39,8 @@ func (l *ledger) reserve(bytes int64, r room) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if available := l.availableLocked(r); bytes > available {
-		return fmt.Errorf("%w: %d bytes wanted, %d available (filesystem %d, free %d, promised to volumes %d, waiting to be purged %d)",
-			volume.ErrNoSpace, bytes, available, r.size, r.free, l.committed, l.trash)
+		return fmt.Errorf("%w: %d bytes wanted, %d available (filesystem %d, free %d, used by others %d, promised to volumes %d, waiting to be purged %d)",
+			volume.ErrNoSpace, bytes, available, r.size, r.free, r.foreign, l.committed, l.trash)
 	}
 	l.committed += bytes
 	return nil
@@ -77,6 +80,13 @@ func (l *ledger) addTrash(bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.trash = addSaturating(l.trash, bytes)
+}
+
+// addUnwritten counts what a volume, found on disk, has not of what was promised to it.
+func (l *ledger) addUnwritten(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unwritten = addSaturating(l.unwritten, bytes)
 }
 
 // purged gives the space of purged data back.
@@ -126,37 +136,57 @@ func (p *Pool) room() (room, error) {
 	if committed, trash := p.ledger.counts(); committed == 0 && trash == 0 {
 		p.foreignBytes.Store(r.used) // nothing here is ours
 	}
-	r.promise = max(0, scale(max(0, r.size-p.foreignBytes.Load()), p.opts.overcommit())-p.opts.ReserveBytes)
+	r.foreign = p.foreignBytes.Load()
+	r.promise = max(0, scale(max(0, r.size-r.foreign), p.opts.overcommit())-p.opts.ReserveBytes)
 	r.available = max(0, scale(r.free, p.opts.overcommit())-p.opts.ReserveBytes)
 	return r, nil
 }
 
-// measureForeign estimates, at the start, what others use of the filesystem: all that is used beyond what has been promised to volumes,
-// which may not have been written yet. It is exact for a pool without volumes, and never too much.
+// measureForeign finds out, at the start, what others use of the filesystem: all that is used beyond what the volumes and snapshots have of
+// it. Where nobody counts that, as in directories of a filesystem without quotas, they are taken to have all that they were promised: then it
+// is too little by what has not been written yet. It is too little, too, by what is shared and counts for several.
 func (p *Pool) measureForeign() error {
+	foreign, err := p.foreign(p.ledger.unwritten)
+	p.foreignBytes.Store(foreign)
+	return err
+}
+
+// foreign is what others use if so much of what was promised has not been written.
+func (p *Pool) foreign(unwritten int64) (int64, error) {
 	r, err := p.room()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	committed, trash := p.ledger.counts()
-	p.foreignBytes.Store(max(0, r.used-addSaturating(committed, trash)))
-	return nil
+	return max(0, r.used-max(0, addSaturating(committed, trash)-unwritten)), nil
 }
 
 // measureForeignAgain is for when something has gone that measureForeign took for others': their part can only be less. What others have
 // written since does not enter it.
 func (p *Pool) measureForeignAgain(ctx context.Context) {
-	r, err := p.room()
+	now, err := p.foreign(p.unwrittenNow())
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "What a purge has freed is not offered before the next start", "pool", p.opts.Name)
 		return
 	}
-	committed, trash := p.ledger.counts()
-	now := max(0, r.used-addSaturating(committed, trash))
 	for { // there are several purges at a time
 		was := p.foreignBytes.Load()
 		if now >= was || p.foreignBytes.CompareAndSwap(was, now) {
 			return
+		}
+	}
+}
+
+// unwrittenNow asks for each volume.
+func (p *Pool) unwrittenNow() (sum int64) {
+	for after := ""; ; {
+		page := p.index.held(after, scanBatch)
+		for _, v := range page {
+			sum = addSaturating(sum, p.unwrittenOf(p.volumes, v.ID.Dir(), v))
+			after = v.ID.Dir()
+		}
+		if len(page) == 0 {
+			return sum
 		}
 	}
 }

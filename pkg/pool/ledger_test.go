@@ -223,6 +223,41 @@ func TestSpaceThatOthersUseIsNotPromised(t *testing.T) {
 	}
 }
 
+// A start knows what volumes have written, so it does not take what others use for theirs and promise it once more.
+func TestRestartPromisesNothingOfWhatOthersUse(t *testing.T) {
+	const others, directorySize, imageSize, written = 200 * mib, 300 * mib, 64 * mib, 100 * mib
+	for _, fstype := range disks.Types() {
+		t.Run(fstype, func(t *testing.T) {
+			disk := disks.New(t, fstype, 1<<30)
+			p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), TrashRetention: time.Hour})
+			empty := status(t, p).AvailableBytes
+			request := request(t, "image", imageSize)
+			request.Spec = volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+			if _, err := p.Create(t.Context(), request); err != nil {
+				t.Fatal(err)
+			}
+			if p.EnforcesSizes() { // else nobody counts what a directory has
+				v := create(t, p, "directory", directorySize)
+				remove(t, p, create(t, p, "deleted", directorySize).ID)
+				write(t, filepath.Join(dataPath(p, v.ID), "file"), written)
+			}
+			write(t, filepath.Join(disk.Dir, "somebody's"), others)
+			if err := unix.Syncfs(p.root.fd()); err != nil {
+				t.Fatal(err)
+			}
+			s := status(t, p)
+			const slack = 16 * mib // what the filesystem itself takes meanwhile
+			want := empty - others - s.CommittedBytes - s.TrashBytes
+			for range 2 {
+				p = restart(t, p)
+				if got := status(t, p).AvailableBytes; got > want+slack || got < want-slack {
+					t.Errorf("%d bytes are available, want about %d", got, want)
+				}
+			}
+		})
+	}
+}
+
 // Half a copy has no record. Until it is purged its space cannot be told from others', and after that nobody may go on counting it.
 func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 256*mib)

@@ -290,6 +290,15 @@ func (b *Btrfs) Usage(data *os.File, tag backend.Tag) (volume.Usage, error) {
 	return u, nil
 }
 
+// Allocated implements backend.Backend. It is what the last transaction has written.
+func (b *Btrfs) Allocated(_ *os.File, tag backend.Tag) (int64, error) {
+	if !b.enforces || !b.tags.Contains(tag) {
+		return 0, errors.ErrUnsupported
+	}
+	used, err := b.fs.used(tag)
+	return clamp(used), err
+}
+
 func clamp(bytes uint64) int64 { return int64(min(bytes, math.MaxInt64)) }
 
 // Discard implements backend.Backend.

@@ -212,6 +212,15 @@ func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, erro
 	return u, nil
 }
 
+// Allocated implements backend.Backend.
+func (p *ProjectQuota) Allocated(_ *os.File, tag backend.Tag) (int64, error) {
+	if !p.tags.Contains(tag) {
+		return 0, errors.ErrUnsupported
+	}
+	q, err := p.quota.get(tag)
+	return int64(q.curSpace), err //nolint:gosec // less than a filesystem holds
+}
+
 // Discard implements backend.Backend: a tree of files is removed file by file.
 func (*ProjectQuota) Discard(*os.File) error { return nil }
 
