@@ -46,13 +46,17 @@ type Backend interface {
 	Resize(dir *os.File, tag Tag, spec volume.Spec, bytes int64) error
 	// Usage is what a volume, its data open with O_PATH, holds and can hold. It costs a few system calls, whatever that is.
 	Usage(data *os.File, tag Tag) (volume.Usage, error)
-	// Allocated is how much of the disk a volume's data, open with O_PATH, has. It costs a few system calls. Errors: errors.ErrUnsupported
-	// where nobody counts that.
-	Allocated(data *os.File, tag Tag) (int64, error)
 	// Discard removes of a volume's data what the filesystem removes at once. The rest is the caller's.
 	Discard(dir *os.File) error
 	// Release frees the tag of a volume whose data has been removed. It may be called again. Errors: ErrPending.
 	Release(tag Tag) error
+}
+
+// Counter is a backend that knows how much of the disk its volumes have.
+type Counter interface {
+	// Allocated is how much of the disk a volume's data, open with O_PATH, has. It costs a few system calls. Errors: errors.ErrUnsupported
+	// for a volume that is not counted.
+	Allocated(data *os.File, tag Tag) (int64, error)
 }
 
 // DataPaths are where a volume's data can be, from its directory.

@@ -35,12 +35,16 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 // unwrittenOf is how much of what it was promised a volume, whose directory is in a directory of the pool, does not have of the disk yet: 0
 // where nobody counts that. What its snapshots keep is theirs.
 func (p *Pool) unwrittenOf(parent dir, entry string, v volume.Volume) int64 {
+	counter, ok := p.backendOf(v.Spec).(backend.Counter)
+	if !ok {
+		return 0
+	}
 	data, err := openDataBelow(parent, entry)
 	if err != nil {
 		return 0
 	}
 	defer data.Close()
-	allocated, err := p.backendOf(v.Spec).Allocated(data, backend.Tag(v.QuotaID))
+	allocated, err := counter.Allocated(data, backend.Tag(v.QuotaID))
 	if err != nil {
 		return 0
 	}

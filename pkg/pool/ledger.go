@@ -39,8 +39,8 @@ func (l *ledger) reserve(bytes int64, r room) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if available := l.availableLocked(r); bytes > available {
-		return fmt.Errorf("%w: %d bytes wanted, %d available (filesystem %d, free %d, used by others %d, promised to volumes %d, waiting to be purged %d)",
-			volume.ErrNoSpace, bytes, available, r.size, r.free, r.foreign, l.committed, l.trash)
+		return fmt.Errorf("%w: %d bytes wanted, %d available (filesystem %d, free %d, used by others %d, promised to volumes %d, "+
+			"waiting to be purged %d)", volume.ErrNoSpace, bytes, available, r.size, r.free, r.foreign, l.committed, l.trash)
 	}
 	l.committed += bytes
 	return nil
@@ -142,9 +142,9 @@ func (p *Pool) room() (room, error) {
 	return r, nil
 }
 
-// measureForeign finds out, at the start, what others use of the filesystem: all that is used beyond what the volumes and snapshots have of
-// it. Where nobody counts that, as in directories of a filesystem without quotas, they are taken to have all that they were promised: then it
-// is too little by what has not been written yet. It is too little, too, by what is shared and counts for several.
+// measureForeign finds out, at the start, what others use of the filesystem: all that is used beyond what the volumes and snapshots have
+// of it. Where nobody counts that, as in directories of a filesystem without quotas, they are taken to have all that they were promised:
+// then it is too little by what has not been written yet. It is too little, too, by what is shared and counts for several.
 func (p *Pool) measureForeign() error {
 	foreign, err := p.foreign(p.ledger.unwritten)
 	p.foreignBytes.Store(foreign)

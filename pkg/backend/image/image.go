@@ -18,7 +18,10 @@ import (
 // and it holds no more than its size: there is nothing to tag.
 type Image struct{ allocation volume.Allocation }
 
-var _ backend.Backend = Image{}
+var (
+	_ backend.Backend = Image{}
+	_ backend.Counter = Image{}
+)
 
 // New is the backend for images with that allocation.
 func New(allocation volume.Allocation) Image { return Image{allocation: allocation} }
@@ -181,7 +184,7 @@ func (Image) Usage(data *os.File, _ backend.Tag) (volume.Usage, error) {
 	return volume.Usage{TotalBytes: st.Size}, nil
 }
 
-// Allocated implements backend.Backend: the blocks of the file, which are fewer than its size as long as it is sparse.
+// Allocated implements backend.Counter: the blocks of the file, which are fewer than its size as long as it is sparse.
 func (Image) Allocated(data *os.File, _ backend.Tag) (int64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(data.Fd()), &st); err != nil {

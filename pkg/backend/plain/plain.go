@@ -2,7 +2,6 @@
 package plain
 
 import (
-	"errors"
 	"os"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
@@ -42,9 +41,6 @@ func (Plain) Resize(*os.File, backend.Tag, volume.Spec, int64) error { return ni
 // Usage implements backend.Backend. The filesystem knows only its own numbers, and those are what bounds the writer: they are
 // reported, not an invented share of them.
 func (Plain) Usage(data *os.File, _ backend.Tag) (volume.Usage, error) { return mount.UsageOf(data) }
-
-// Allocated implements backend.Backend.
-func (Plain) Allocated(*os.File, backend.Tag) (int64, error) { return 0, errors.ErrUnsupported }
 
 // Discard implements backend.Backend.
 func (Plain) Discard(*os.File) error { return nil }

@@ -38,7 +38,10 @@ type ProjectQuota struct {
 	tags  *backend.Tags
 }
 
-var _ backend.Backend = (*ProjectQuota)(nil)
+var (
+	_ backend.Backend = (*ProjectQuota)(nil)
+	_ backend.Counter = (*ProjectQuota)(nil)
+)
 
 // Open is the backend for the filesystem of a directory, which stays the caller's and open; false if it does not enforce project
 // quotas. The seed says where the search for free IDs begins. Errors: ErrUnavailable for a filesystem whose quotas cannot be reached.
@@ -212,7 +215,7 @@ func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, erro
 	return u, nil
 }
 
-// Allocated implements backend.Backend.
+// Allocated implements backend.Counter.
 func (p *ProjectQuota) Allocated(_ *os.File, tag backend.Tag) (int64, error) {
 	if !p.tags.Contains(tag) {
 		return 0, errors.ErrUnsupported
