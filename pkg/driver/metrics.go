@@ -107,7 +107,10 @@ func newHTTPServer(registry *prometheus.Registry, pools *poolSet) *http.Server {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, pools.notReady(), pools.notReadyOptional())
 	})
-	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+	server := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+	// Every pod of the cluster may reach it: connections that wait for another request would cost memory until there is none left.
+	server.SetKeepAlivesEnabled(false)
+	return server
 }
 
 // answer is 200 unless there is an error; what is optional is only told.

@@ -1,7 +1,9 @@
 package driver
 
 import (
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -181,4 +183,26 @@ func poolMetricNames(t *testing.T) (names []string) {
 		names = append(names, name)
 	}
 	return names
+}
+
+// Any pod of the cluster may connect, and stay.
+func TestNoConnectionIsKeptForAnotherRequest(t *testing.T) {
+	s := newPools(t)
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	mustDo(t, err)
+	server := newHTTPServer(newRegistry(s), s)
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	client, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", listener.Addr().String())
+	mustDo(t, err)
+	mustDo(t, client.SetDeadline(time.Now().Add(10*time.Second)))
+	_, err = io.WriteString(client, "GET /healthz HTTP/1.1\r\nHost: driver\r\n\r\n")
+	mustDo(t, err)
+	if answer, err := io.ReadAll(client); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200 OK") {
+		t.Errorf("%q, %v: want an answer and the end of the connection", answer, err)
+	}
+	mustDo(t, errors.Join(client.Close(), server.Close()))
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
 }
