@@ -171,27 +171,30 @@ func (p *Pool) scanTmp() (left []discarded, err error) {
 // requeue queues what an earlier process discarded. What its record promised still counts, because the data still fills the disk, and its
 // quota is nobody else's yet.
 func (p *Pool) requeue(ctx context.Context, d discarded) {
-	p.recognize(ctx, &d)
+	v, isVolume := p.recognize(ctx, &d)
 	d.tag = p.holdDiscarded(d)
+	if isVolume && (d.tag != 0 || v.Spec.IsImage()) { // else its tag is another volume's
+		p.ledger.addUnwritten(p.unwrittenOf(d.at, d.name, v))
+	}
 	p.ledger.addTrash(d.bytes)
 	p.purger.add(d)
 }
 
 // recognize reads the record of what is discarded, a volume's or a snapshot's, for what it was promised and counted under. Without one
-// nobody knows.
-func (p *Pool) recognize(ctx context.Context, d *discarded) {
+// nobody knows. It returns a volume's.
+func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, isVolume bool) {
 	origin := d.name
 	if d.at == p.trash || d.at == p.tmp {
 		origin = withoutSuffix(d.name)
 	}
 	if v, err := p.readRecord(d.at, d.name, origin); err == nil {
 		d.bytes, d.tag = v.PromisedBytes(), backend.Tag(v.QuotaID)
-		return
+		return v, true
 	}
 	s, err := p.readSnapshot(d.at, d.name, strings.TrimPrefix(origin, snapshotEntryPrefix))
 	if err != nil { // half a volume or snapshot
 		d.uncounted = true
-		return
+		return volume.Volume{}, false
 	}
 	d.bytes, d.tag = s.HeldBytes, backend.Tag(s.QuotaID)
 	d.keeps = keptBy(s)
@@ -199,6 +202,7 @@ func (p *Pool) recognize(ctx context.Context, d *discarded) {
 	if err := p.relimit(s.Source); err != nil { // it was adopted before anybody knew
 		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need", "pool", p.opts.Name, "volumeID", s.Source)
 	}
+	return volume.Volume{}, false
 }
 
 // holdDiscarded is 0 for what has a quota that is another volume's: a crash came after the release.
