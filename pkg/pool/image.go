@@ -170,7 +170,7 @@ func deviceShown(m mount.Mount) (*loopdev.Device, error) {
 	return d, nil
 }
 
-// checkOwn makes sure that a node is the one in /dev that a target shows: a pod may have made one of the same number. Errors: os.ErrNotExist.
+// checkOwn makes sure that a node is the one in /dev: a pod may have made another one of the same number. Errors: os.ErrNotExist.
 func checkOwn(node *os.File, d *loopdev.Device) error {
 	own, err := d.Node()
 	if err != nil {
