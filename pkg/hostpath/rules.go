@@ -68,6 +68,10 @@ func (r *Rules) Validate(rule Rule) error {
 	if err := r.checkForbidden(rule, rule.Path, rule.onlyDevices()); err != nil {
 		return err
 	}
+	if rule.ReadOnly && slices.ContainsFunc(rule.Types, volume.Type.IsDevice) {
+		return fmt.Errorf("%w: host path %s: readOnly keeps nobody from writing to a device: leave it out, or the device's type",
+			volume.ErrForbidden, rule.Path)
+	}
 	for _, other := range r.rules {
 		if err := rule.checkNotUndone(other); err != nil {
 			return err
@@ -79,8 +83,8 @@ func (r *Rules) Validate(rule Rule) error {
 // checkNotUndone refuses a rule that is stricter than one for a directory above it: whoever may mount that directory has what is below
 // as well, so the stricter rule would be a promise that is not kept. Errors: ErrForbidden.
 func (rule Rule) checkNotUndone(above Rule) error {
-	if rule.Path == above.Path || !isBelow(above.Path, rule.Path) || !above.hasDirectories() {
-		return nil
+	if rule.Path == above.Path || above.Path == "/" || !isBelow(above.Path, rule.Path) || !above.hasDirectories() {
+		return nil // a rule for / is a fault of its own
 	}
 	excluded := func(namespace string) bool { return !slices.Contains(rule.Namespaces, namespace) }
 	var stricter string
@@ -189,6 +193,8 @@ func (rule Rule) missing(use Use) string {
 		return "names no device types"
 	case use.Type.IsDevice() && rule.Path != use.Path:
 		return "is not for that single device"
+	case use.Type.IsDevice() && rule.ReadOnly:
+		return "is read-only, which no mount makes a device"
 	default:
 		return ""
 	}
