@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// poolMetrics is a prometheus.Collector. A scrape costs one system call for each pool.
+// poolMetrics is a prometheus.Collector. A scrape costs two system calls for each pool.
 type poolMetrics struct {
 	pools *poolSet
 
@@ -27,7 +27,7 @@ func newPoolMetrics(pools *poolSet) poolMetrics {
 	}
 	return poolMetrics{
 		pools:         pools,
-		ready:         desc("ready", "Whether the pool is open (1) or not (0); the log says why not."),
+		ready:         desc("ready", "Whether the pool is open and can be written to (1) or not (0); /readyz says why not."),
 		size:          desc("size_bytes", "Size of the pool's filesystem."),
 		free:          desc("free_bytes", "Free space of the pool's filesystem."),
 		available:     desc("available_bytes", "The largest volume that could be made now."),
@@ -65,7 +65,7 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 			gauge(m.ready, 0)
 			continue
 		}
-		gauge(m.ready, 1)
+		gauge(m.ready, oneIf(!status.ReadOnly))
 		gauge(m.size, status.SizeBytes)
 		gauge(m.free, status.FreeBytes)
 		gauge(m.available, status.AvailableBytes)
@@ -78,12 +78,16 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.copiedBytes, status.CopiedBytes)
 		gauge(m.purgesFailing, int64(status.PurgesFailing))
 		gauge(m.unenforced, int64(status.Unenforced))
-		if slot.pool.EnforcesSizes() {
-			gauge(m.quotaEnforced, 1)
-		} else {
-			gauge(m.quotaEnforced, 0)
-		}
+		gauge(m.quotaEnforced, oneIf(slot.pool.EnforcesSizes()))
 	}
+}
+
+// oneIf is how a metric says yes (1) or no (0).
+func oneIf(is bool) int64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 func newRegistry(pools *poolSet) *prometheus.Registry {

@@ -331,8 +331,7 @@ func (s *poolSlot) healthy() error {
 		return err
 	}
 	if status.ReadOnly {
-		return fmt.Errorf("%w: its filesystem is mounted read-only: look into the kernel's log for disk errors, remount it",
-			volume.ErrUnavailable)
+		return pool.ErrReadOnly
 	}
 	return nil
 }

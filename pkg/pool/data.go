@@ -85,7 +85,7 @@ type Status struct {
 	ReadOnly       bool
 }
 
-// Status costs one system call.
+// Status costs two system calls. Errors: ErrUnavailable when the disk has died.
 func (p *Pool) Status() (Status, error) {
 	r, err := p.room()
 	if err != nil {

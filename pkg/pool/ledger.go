@@ -31,8 +31,15 @@ type room struct {
 	readOnly  bool
 }
 
-// reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace.
+// ErrReadOnly is what a disk's errors make of its filesystem.
+var ErrReadOnly = fmt.Errorf("%w: its filesystem is mounted read-only: look into the kernel's log for disk errors, remount it",
+	volume.ErrUnavailable)
+
+// reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace, ErrUnavailable when nothing can be written.
 func (l *ledger) reserve(bytes int64, r room) error {
+	if r.readOnly {
+		return ErrReadOnly
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if available := l.availableLocked(r); bytes > available {
@@ -111,8 +118,11 @@ func addSaturating(a, b int64) int64 {
 	return a + b
 }
 
-// room asks the filesystem; it is one system call, whatever the pool holds.
+// room asks the filesystem; it is two system calls, whatever the pool holds. Errors: ErrUnavailable when the disk has died.
 func (p *Pool) room() (room, error) {
+	if err := p.alive(); err != nil {
+		return room{}, err
+	}
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
 		return room{}, fmt.Errorf("statfs of pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
@@ -129,6 +139,17 @@ func (p *Pool) room() (room, error) {
 	r.promise = max(0, scale(max(0, r.size-p.foreignBytes.Load()), p.opts.overcommit())-p.opts.ReserveBytes)
 	r.available = max(0, scale(r.free, p.opts.overcommit())-p.opts.ReserveBytes)
 	return r, nil
+}
+
+// alive says whether the filesystem still answers: one that has shut itself down (XFS, when its disk fails) goes on to tell statfs of the
+// room that it had. Errors: ErrUnavailable.
+func (p *Pool) alive() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(p.root.fd(), &st); err != nil {
+		return fmt.Errorf("%w: pool %s at %s: its disk has failed (%w): look into the kernel's log, and stop the driver to replace it",
+			volume.ErrUnavailable, p.opts.Name, p.opts.Path, err)
+	}
+	return nil
 }
 
 // measureForeign estimates, at the start, what others use of the filesystem: all that is used beyond what has been promised to volumes,
