@@ -373,7 +373,7 @@ func (s *Server) available(params volume.Parameters, where *csi.Topology, access
 		return 0, nil //nolint:nilerr // what cannot be made here has no room here
 	}
 	status, err := p.Status()
-	if errors.Is(err, volume.ErrUnavailable) || status.ReadOnly { // its disk has failed: the scheduler is to look elsewhere
+	if errors.Is(err, volume.ErrUnavailable) { // its disk has failed: the scheduler is to look elsewhere
 		return 0, nil
 	}
 	return status.AvailableBytes, err

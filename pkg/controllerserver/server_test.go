@@ -469,36 +469,37 @@ func TestCapacityIsKept(t *testing.T) {
 
 // statfs goes on to tell of the room that a dead disk had: the scheduler would send claim after claim there.
 func TestDiskThatHasFailedOffersNoRoom(t *testing.T) {
-	for name, fail := range map[string]func(*testing.T, disks.Disk){
-		"shut down": func(t *testing.T, disk disks.Disk) { disk.Shutdown(t) },
-		"read-only": func(t *testing.T, disk disks.Disk) {
-			if err := unix.Mount("", disk.Dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-				t.Fatal(err)
-			}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
+	for _, how := range []string{"shut down", "read-only"} {
+		t.Run(how, func(t *testing.T) {
 			disk, c := disks.New(t, disks.XFS, 0), &controller{published: published{}}
 			c.open(t, pool.Options{Name: "p", Path: disk.Dir})
 			c.Server = New(Options{Pools: c.pools, Publications: c.published})
-			capacity := func() int64 {
-				resp, err := c.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				return resp.GetAvailableCapacity()
-			}
-			if before := capacity(); before == 0 {
+			if room(t, c) == 0 {
 				t.Fatal("the disk has no room")
 			}
-			fail(t, disk)
-			if after := capacity(); after != 0 {
-				t.Errorf("%d bytes are offered", after)
+			if how == "read-only" {
+				if err := unix.Mount("", disk.Dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				disk.Shutdown(t)
+			}
+			if got := room(t, c); got != 0 {
+				t.Errorf("%d bytes are offered", got)
 			}
 			_, err := c.CreateVolume(t.Context(), with(t, "pvc-1"))
 			wantCode(t, err, codes.Unavailable)
 		})
 	}
+}
+
+func room(t *testing.T, c *controller) int64 {
+	t.Helper()
+	resp, err := c.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetAvailableCapacity()
 }
 
 func TestNothingUnbuiltIsAdvertised(t *testing.T) {

@@ -65,7 +65,7 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 			gauge(m.ready, 0)
 			continue
 		}
-		gauge(m.ready, oneIf(!status.ReadOnly))
+		gauge(m.ready, 1)
 		gauge(m.size, status.SizeBytes)
 		gauge(m.free, status.FreeBytes)
 		gauge(m.available, status.AvailableBytes)
@@ -78,16 +78,12 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.copiedBytes, status.CopiedBytes)
 		gauge(m.purgesFailing, int64(status.PurgesFailing))
 		gauge(m.unenforced, int64(status.Unenforced))
-		gauge(m.quotaEnforced, oneIf(slot.pool.EnforcesSizes()))
+		if slot.pool.EnforcesSizes() {
+			gauge(m.quotaEnforced, 1)
+		} else {
+			gauge(m.quotaEnforced, 0)
+		}
 	}
-}
-
-// oneIf is how a metric says yes (1) or no (0).
-func oneIf(is bool) int64 {
-	if is {
-		return 1
-	}
-	return 0
 }
 
 func newRegistry(pools *poolSet) *prometheus.Registry {

@@ -44,7 +44,7 @@ type poolSlot struct {
 	err    error
 }
 
-// status is that of the pool. Errors: why it is not open.
+// status is that of the pool. Errors: why it is not open, or cannot be written to.
 func (s *poolSlot) status() (pool.Status, error) {
 	if s.pool == nil {
 		return pool.Status{}, s.err
@@ -309,7 +309,7 @@ func (s *poolSet) unhealthy(what string, wanted func(PoolConfig) bool) error {
 		if !wanted(slot.config) {
 			continue
 		}
-		if err := slot.healthy(); err != nil {
+		if _, err := slot.status(); err != nil {
 			errs = append(errs, fmt.Errorf("%s %s is not usable: %w", what, slot.config.Name, err))
 		}
 	}
@@ -320,18 +320,6 @@ func (s *poolSet) unhealthy(what string, wanted func(PoolConfig) bool) error {
 func (s *poolSet) Complete() error {
 	if err := s.notReady(); err != nil {
 		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
-	}
-	return nil
-}
-
-// healthy says why the pool cannot be written to: it is not open, or its filesystem has become read-only or unreachable.
-func (s *poolSlot) healthy() error {
-	status, err := s.status()
-	if err != nil {
-		return err
-	}
-	if status.ReadOnly {
-		return pool.ErrReadOnly
 	}
 	return nil
 }

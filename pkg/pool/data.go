@@ -82,10 +82,9 @@ type Status struct {
 	CopiedBytes    int64 // by those
 	Unenforced     int   // volumes that can grow beyond their size
 	PurgesFailing  int   // deleted volumes whose data could not be removed yet
-	ReadOnly       bool
 }
 
-// Status costs two system calls. Errors: ErrUnavailable when the disk has died.
+// Status costs two system calls. Errors: ErrUnavailable when the disk has failed.
 func (p *Pool) Status() (Status, error) {
 	r, err := p.room()
 	if err != nil {
@@ -107,6 +106,5 @@ func (p *Pool) Status() (Status, error) {
 		CopiedBytes:    copied,
 		Unenforced:     p.index.unenforcedLen(),
 		PurgesFailing:  p.purger.failures(),
-		ReadOnly:       r.readOnly,
 	}, nil
 }

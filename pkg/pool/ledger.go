@@ -28,18 +28,10 @@ type room struct {
 	used      int64 // by volumes, by others, and what the filesystem keeps for root
 	promise   int64 // what may be promised in all: (size − what others use) × overcommit − reserve
 	available int64 // what may be promised now
-	readOnly  bool
 }
 
-// ErrReadOnly is what a disk's errors make of its filesystem.
-var ErrReadOnly = fmt.Errorf("%w: its filesystem is mounted read-only: look into the kernel's log for disk errors, remount it",
-	volume.ErrUnavailable)
-
-// reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace, ErrUnavailable when nothing can be written.
+// reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace.
 func (l *ledger) reserve(bytes int64, r room) error {
-	if r.readOnly {
-		return ErrReadOnly
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if available := l.availableLocked(r); bytes > available {
@@ -118,7 +110,7 @@ func addSaturating(a, b int64) int64 {
 	return a + b
 }
 
-// room asks the filesystem; it is two system calls, whatever the pool holds. Errors: ErrUnavailable when the disk has died.
+// room asks the filesystem; it is two system calls, whatever the pool holds. Errors: ErrUnavailable when the disk has failed.
 func (p *Pool) room() (room, error) {
 	if err := p.alive(); err != nil {
 		return room{}, err
@@ -127,11 +119,14 @@ func (p *Pool) room() (room, error) {
 	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
 		return room{}, fmt.Errorf("statfs of pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
 	}
+	if st.Flags&unix.ST_RDONLY != 0 {
+		return room{}, fmt.Errorf("%w: pool %s at %s: its filesystem is mounted read-only: look into the kernel's log for disk errors, remount it",
+			volume.ErrUnavailable, p.opts.Name, p.opts.Path)
+	}
 	r := room{
-		readOnly: st.Flags&unix.ST_RDONLY != 0,
-		size:     mount.Bytes(st.Blocks, st.Bsize),
-		free:     mount.Bytes(st.Bavail, st.Bsize),
-		used:     mount.Bytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
+		size: mount.Bytes(st.Blocks, st.Bsize),
+		free: mount.Bytes(st.Bavail, st.Bsize),
+		used: mount.Bytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
 	}
 	if committed, trash := p.ledger.counts(); committed == 0 && trash == 0 {
 		p.foreignBytes.Store(r.used) // nothing here is ours
