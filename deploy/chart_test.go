@@ -639,3 +639,29 @@ func TestExamplesAreOfTheDriver(t *testing.T) {
 		}
 	}
 }
+
+// Who is woken by an alert finds it in docs/operations.md.
+func TestEveryAlertIsDocumented(t *testing.T) {
+	rules, err := os.ReadFile(filepath.Join(chart, "templates/prometheusrule.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alerts := 0
+	for line := range strings.Lines(string(rules)) {
+		name, ok := strings.CutPrefix(strings.TrimSpace(line), "- alert: ")
+		if !ok {
+			continue
+		}
+		alerts++
+		if !strings.Contains(string(page), "\n| `"+name+"` | ") {
+			t.Errorf("docs/operations.md has no row for the alert %s", name)
+		}
+	}
+	if alerts == 0 {
+		t.Error("the chart has no alerts")
+	}
+}

@@ -34,7 +34,7 @@ func (c *configuration) wantNothingLeft(t *testing.T) {
 	if err != nil || len(listed.GetEntries()) > 0 {
 		t.Errorf("the driver still lists %v, %v", listed.GetEntries(), err)
 	}
-	for _, dir := range []string{"volumes", "tmp"} {
+	for _, dir := range []string{"volumes", "snapshots", "tmp"} {
 		if left := entries(t, filepath.Join(c.pool, dir)); len(left) > 0 {
 			t.Errorf("%s still has %q", dir, left)
 		}

@@ -12,9 +12,6 @@ import (
 
 // listedSkips has every spec that skips, and why; it does so in every configuration. Whoever builds what a spec asks for takes it
 // out: the run fails until then, as it does for a skip that is not here.
-//
-// What csi-test has no spec for does not skip: its block mode (TestVolumeAccessType) is not configured, because raw block volumes
-// are not built yet.
 var listedSkips = []struct {
 	reason string
 	specs  []string

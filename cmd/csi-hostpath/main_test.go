@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
@@ -81,6 +83,16 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{args: "", code: 2, stderr: "csi-hostpath: give a command: serve, check-config, or --help\n"},
 		{args: "server", code: 2, stderr: "csi-hostpath: unknown command \"server\" for \"csi-hostpath\"\n"},
 		{args: "serve now", code: 2, stderr: "csi-hostpath: serve takes no arguments, only flags: [\"now\"]\n"},
+		{
+			args: "serve --sidecar-group=4294967296", code: 2,
+			stderr: "csi-hostpath: --sidecar-group: \"4294967296\" must be a whole number of 1 to 4294967294\n",
+		},
+		{
+			args: "serve --shutdown-grace=5", code: 2,
+			stderr: "csi-hostpath: --shutdown-grace: \"5\" must be a duration with a unit, such as 90s or 2m\n",
+		},
+		{args: "serve -v=high", code: 2, stderr: "csi-hostpath: --v: \"high\" must be a whole number of 0 to 2147483647\n"},
+		{args: "serve -v=-3", code: 2, stderr: "csi-hostpath: --v: -3 must be 0 or more\n"},
 		{args: "serve --no-such", code: 2, stderr: "csi-hostpath: unknown flag: --no-such\n"},
 		{
 			args: "serve --pool a=/data/a --logging-format=xml", code: 2,
@@ -107,6 +119,21 @@ func TestExitCodesAndMessages(t *testing.T) {
 			if code != c.code || stdout != c.stdout || stderr != c.stderr {
 				t.Errorf("exit %d, stdout:\n%sstderr:\n%swant exit %d, stdout:\n%sstderr:\n%s",
 					code, stdout, stderr, c.code, c.stdout, c.stderr)
+			}
+		})
+	}
+}
+
+func TestAWrongValueOfAFlagIsToldWithTheRightOnes(t *testing.T) {
+	for _, name := range []string{"serve", "check-config"} {
+		command(t, name).Flags().VisitAll(func(f *pflag.Flag) {
+			if kind := f.Value.Type(); kind == "string" || kind == "stringArray" {
+				return // takes any text; what it means is the configuration's to judge
+			}
+			code, _, stderr := call(nil, name, "--"+f.Name+"=?")
+			want := fmt.Sprintf("csi-hostpath: --%s: \"?\" must be ", f.Name)
+			if code != exitUsage || !strings.HasPrefix(stderr, want) || strings.HasSuffix(stderr, " must be \n") {
+				t.Errorf("exit %d: %swant %s…", code, stderr, want)
 			}
 		})
 	}

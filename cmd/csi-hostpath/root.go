@@ -60,6 +60,7 @@ func (p program) rootCommand() *cobra.Command {
 	addVersion(root)
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(p.serveCommand(), checkCommand())
 	return root
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -192,6 +193,64 @@ func TestSnapshotPagesAreCompleteWhateverTheFilter(t *testing.T) {
 	}
 }
 
+func TestClientThatPagesSeesEverySurvivingSnapshotOnce(t *testing.T) {
+	c := newController(t, "a", "b")
+	var survivors, sources []string
+	for _, pool := range []string{"a", "b"} {
+		sources = append(sources, c.create(t, with(t, "v", map[string]string{"pool": pool})).GetVolumeId())
+	}
+	for i := range 20 {
+		for _, source := range sources {
+			survivors = append(survivors, c.snapshot(t, fmt.Sprintf("s-%02d", i), source).GetSnapshotId())
+		}
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for client := range 4 {
+		wg.Go(func() { c.churnSnapshots(t, client, sources[client%2], stop) })
+	}
+	for range 20 {
+		seen := map[string]int{}
+		for _, id := range c.listSnapshots(t, &csi.ListSnapshotsRequest{MaxEntries: 7}) {
+			seen[id]++
+		}
+		for _, source := range sources {
+			for _, id := range c.listSnapshots(t, &csi.ListSnapshotsRequest{MaxEntries: 7, SourceVolumeId: source}) {
+				seen[id]++
+			}
+		}
+		for _, id := range survivors {
+			if seen[id] != 2 {
+				t.Errorf("%s was listed %d times among all and those of its volume, want twice", id, seen[id])
+			}
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// churnSnapshots makes and deletes snapshots between the survivors until it is stopped.
+func (c *controller) churnSnapshots(t *testing.T, client int, source string, stop <-chan struct{}) {
+	t.Helper()
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		resp, err := c.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{
+			Name: fmt.Sprintf("s-%02d-%d", i%20, client), SourceVolumeId: source,
+		})
+		if err == nil {
+			_, err = c.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: resp.GetSnapshot().GetSnapshotId()})
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
 func TestHostileSnapshotListIsRefused(t *testing.T) {
 	c := newController(t, "p")
 	for _, token := range []string{"x", "0", "../..", strings.Repeat("x", 128), string(c.pools[0].ID()) + "-v", "\x00"} {
@@ -211,6 +270,8 @@ func TestCreateFromASourceAnswersWithItsCode(t *testing.T) {
 	source := c.create(t, createRequest("v")).GetVolumeId()
 	snapshot := c.snapshot(t, "s", source).GetSnapshotId()
 	c.create(t, createRequest("empty"))
+	raw := c.create(t, with(t, "raw", block())).GetVolumeId()
+	rawSnapshot := c.snapshot(t, "raw", raw).GetSnapshotId()
 	tests := []struct {
 		name   string
 		change any
@@ -228,6 +289,12 @@ func TestCreateFromASourceAnswersWithItsCode(t *testing.T) {
 		{"smaller", &csi.CapacityRange{RequiredBytes: mib - 1}, fromSnapshot(snapshot), codes.OutOfRange},
 		{"limited", &csi.CapacityRange{LimitBytes: mib - 1}, fromVolume(source), codes.OutOfRange},
 		{"file", map[string]string{"type": "FileOrCreate"}, fromSnapshot(snapshot), codes.InvalidArgument},
+		{"block", block(), fromSnapshot(rawSnapshot), codes.OK},
+		{"block-of-a-directory", block(), fromSnapshot(snapshot), codes.InvalidArgument},
+		{"block-of-a-directory", block(), fromVolume(source), codes.InvalidArgument},
+		{"directory-of-a-block", nil, fromSnapshot(rawSnapshot), codes.InvalidArgument},
+		{"filesystem-of-a-block", formatted("xfs"), fromVolume(raw), codes.InvalidArgument},
+		{"image-of-a-directory", formatted("xfs"), fromVolume(source), codes.InvalidArgument},
 		{"nothing", nil, &csi.VolumeContentSource{}, codes.InvalidArgument},
 		{"absent", nil, fromSnapshot(string(c.pools[0].ID()) + "-s-never"), codes.NotFound},
 		{"absent", nil, fromVolume(string(c.pools[0].ID()) + "-never"), codes.NotFound},

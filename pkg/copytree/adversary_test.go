@@ -12,11 +12,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// raceEnv makes the race longer: a duration. hack/fuzz sets it.
+// raceEnv is how long the race is on each filesystem: a duration. hack/fuzz sets it.
 const raceEnv = "COPYTREE_RACE"
 
+// raceTime is a minute for all filesystems together, or what raceEnv says; with -short there is only a try.
 func raceTime(t *testing.T) time.Duration {
 	t.Helper()
 	if s := os.Getenv(raceEnv); s != "" {
@@ -24,7 +27,10 @@ func raceTime(t *testing.T) time.Duration {
 		must(t, err)
 		return d
 	}
-	return 2 * time.Second
+	if testing.Short() {
+		return time.Second
+	}
+	return time.Minute / time.Duration(len(disks.Types()))
 }
 
 // secret is what the host keeps for itself.

@@ -30,10 +30,10 @@ type Config struct {
 	// SidecarGroup is the group that may use SidecarEndpoint, a group ID of 1 to 4294967294. Default 65532, which is
 	// "nonroot" in the images of the sidecars.
 	SidecarGroup uint32 `yaml:"-"`
-	// NodeName is the node's name in the orchestrator, 1 to 256 bytes.
+	// NodeName is the node's name in Kubernetes: a DNS subdomain (a-z, 0-9, -, .; at most 253).
 	// Default: the environment's NODE_NAME, then the host's name; Flags.Load fills it in.
 	NodeName string `yaml:"-"`
-	// DriverName is the CSI plugin name: domain-name notation, at most 63 characters. Default hostpath.csi.local.
+	// DriverName is the CSI plugin name: a DNS subdomain of at most 54 characters. Default hostpath.csi.local.
 	DriverName string `yaml:"-"`
 	// KubeletDir is kubelet's root directory, absolute and clean; every path to publish at lies in it.
 	// Default /var/lib/kubelet.

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -84,14 +85,14 @@ func (d *decoder) document(data []byte) *yaml.Node {
 		d.failf(1, "the file is empty: it must have apiVersion: %s, kind: %s", ConfigAPIVersion, ConfigKind)
 		return nil
 	} else if err != nil {
-		d.syntax(err)
+		d.syntax(data, err)
 		return nil
 	}
 	switch err := dec.Decode(&more); {
 	case err == nil:
 		d.failf(max(more.Line, 1), "a second document begins: the file must have one")
 	case !errors.Is(err, io.EOF):
-		d.syntax(err)
+		d.syntax(data, err)
 	}
 	root := doc.Content[0]
 	if root.Kind != yaml.MappingNode {
@@ -125,20 +126,48 @@ var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line ([0-9]+): )?(.*)$`)
 
 // yamlAdvice is what people most often did who get a message of yaml.
 func yamlAdvice(message string) string {
-	if message == "found character that cannot start any token" {
+	switch {
+	case message == "found character that cannot start any token":
 		return " (a tab? YAML indents with spaces)"
+	case strings.HasPrefix(message, "unknown anchor "):
+		return " (text that begins with * needs quotes; aliases are not allowed)"
 	}
 	return ""
 }
 
-func (d *decoder) syntax(err error) {
+func (d *decoder) syntax(data []byte, err error) {
 	m := yamlError.FindStringSubmatch(err.Error())
 	if m == nil {
 		d.failf(1, "not YAML: %q", err.Error())
 		return
 	}
-	line, _ := strconv.Atoi(m[1]) // the first line, where yaml does not know better
-	d.failf(max(line, 1), "not YAML: %s%s", m[2], yamlAdvice(m[2]))
+	line, err := strconv.Atoi(m[1])
+	if err != nil { // there is none
+		line = lineOf(data, m[0])
+	}
+	d.failf(line, "not YAML: %s%s", m[2], yamlAdvice(m[2]))
+}
+
+// lineOf finds the line of an error that yaml tells without one, such as that of an unknown anchor: the shortest beginning of the data
+// that has the same error ends with it, because yaml reads forwards.
+func lineOf(data []byte, message string) int {
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	return 1 + sort.Search(len(lines)-1, func(i int) bool {
+		err := readAll(bytes.Join(lines[:i+1], nil))
+		return err != nil && err.Error() == message
+	})
+}
+
+// readAll reads every document and returns the first error.
+func readAll(data []byte) error {
+	for dec := yaml.NewDecoder(bytes.NewReader(data)); ; {
+		var doc yaml.Node
+		if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
 }
 
 // configField is a key of a mapping and where its value goes: a pointer into the configuration.

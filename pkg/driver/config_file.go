@@ -80,6 +80,7 @@ func nameNode(c *Config) {
 		return
 	}
 	if name, err := os.Hostname(); err == nil {
+		name = strings.ToLower(strings.TrimSpace(name)) // as kubelet does (k8s.io/component-helpers/node/util, GetHostname)
 		c.NodeName, c.sources["nodeName"] = name, source{flag: "the host's name"}
 	}
 }

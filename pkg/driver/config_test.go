@@ -183,6 +183,11 @@ func TestConfigFileThatIsNoDocumentIsRefused(t *testing.T) {
 		{"no pools", header, `driver.yaml:1: pools: no pool is configured: list pools in the --config file, or give --pool name=path`},
 		{"pools of nothing", header + "pools:\n", `driver.yaml:3: pools: must be a list of pools, not nothing`},
 		{"an alias", header + "pools: [&p {name: a, path: /a, default: true}, *p]\n", `driver.yaml:3: pools[1]: must be a mapping with name and path, not an alias`},
+		{"text that looks like an alias", header + "pools:\n- name: a\n  path: *x\n  optional: true\n", `driver.yaml:5: not YAML: unknown anchor 'x' referenced (text that begins with * needs quotes; aliases are not allowed)`},
+		{"the same in a list", header + "pools:\n- name: a\n  path: /a\nhostPaths:\n- {path: /srv, namespaces: [*, b]}\n", `driver.yaml:7: not YAML: did not find expected alphabetic or numeric character`},
+		{"an alias before its anchor", header + "# *x is described below\npools: [*x]\nhostPaths: [&x {path: /srv}]\n", `driver.yaml:4: not YAML: unknown anchor 'x' referenced (text that begins with * needs quotes; aliases are not allowed)`},
+		{"an alias of another document", header + "pools: [&x {name: a, path: /a}]\n---\na: 1\nb: *x\n---\n", `driver.yaml:4: a second document begins: the file must have one`},
+		{"an alias on the first line", "{a: *x}", `driver.yaml:1: not YAML: unknown anchor 'x' referenced (text that begins with * needs quotes; aliases are not allowed)`},
 		{"a merge key", header + "pools: [&p {name: a, path: /a, default: true}, {<<: *p, name: b, path: /b}]\n", `driver.yaml:3: pools[1]: unknown key "<<": ` + knownPoolKeys},
 		{
 			"a bomb",
@@ -260,10 +265,15 @@ func TestValidateNamesEachFault(t *testing.T) {
 		{"one socket for all", "SidecarEndpoint", "unix:/csi/csi.sock", `sidecarEndpoint: "unix:/csi/csi.sock" is the socket of endpoint`},
 		{"sidecars' socket in a pool", "SidecarEndpoint", "unix:///data/a/csi.sock", `pools[0].path: "/data/a" contains the driver's own socket`},
 		{"no node name", "NodeName", "", "nodeName: is empty"},
-		{"long node name", "NodeName", long, "nodeName: "},
-		{"node name not UTF-8", "NodeName", "\xff", `nodeName: "\xff" must be UTF-8`},
-		{"empty driver name", "DriverName", "", `driverName: "" is no CSI plugin name`},
-		{"long driver name", "DriverName", long[:64], "driverName: "},
+		{"long node name", "NodeName", long[:254], "nodeName: "},
+		{"node name not UTF-8", "NodeName", "\xff", `nodeName: "\xff" is no name of a node in Kubernetes`},
+		{"node name with capitals", "NodeName", "Node-1", `nodeName: "Node-1" is no name of a node in Kubernetes, which is 1 to 253 of a-z`},
+		{"node name with underscore", "NodeName", "node_1", "nodeName: "},
+		{"node name with a slash", "NodeName", "node/1", "nodeName: "},
+		{"node name ending in a dash", "NodeName", "node-", "nodeName: "},
+		{"empty driver name", "DriverName", "", `driverName: "" is no name of a CSI driver in Kubernetes, which is here 1 to 54 of a-z`},
+		{"long driver name", "DriverName", long[:55], "driverName: "},
+		{"driver name with capitals", "DriverName", "Hostpath.CSI", "driverName: "},
 		{"driver name with underscore", "DriverName", "a_b", "driverName: "},
 		{"driver name ending in a dot", "DriverName", "a.", "driverName: "},
 		{"relative kubelet dir", "KubeletDir", "kubelet", "kubeletDir: "},
@@ -282,15 +292,43 @@ func TestValidateNamesEachFault(t *testing.T) {
 			config := valid()
 			reflect.ValueOf(&config).Elem().FieldByName(c.field).Set(reflect.ValueOf(c.value))
 			got := lines(config.Validate())
-			switch {
-			case c.field == "KubeletDir" && c.value == "/" && len(got) == 2: // the pool is then in kubelet's directory
-			case len(got) != 1:
+			if len(got) != 1 {
 				t.Fatalf("want one fault, got %q", got)
 			}
 			if !strings.HasPrefix(got[0], c.want) {
 				t.Errorf("got %s\nwant %s…", got[0], c.want)
 			}
 		})
+	}
+}
+
+func TestNamesThatKubernetesTakesAreTaken(t *testing.T) {
+	longest := strings.Repeat("n", 253)
+	for _, node := range []string{"n", "node-1", "ip-10-0-0-1.eu-west-1.compute.internal", "10.0.0.1", longest} {
+		for _, driver := range []string{"d", "hostpath.csi.local", "2.csi", longest[:54]} {
+			c := DefaultConfig()
+			c.NodeName, c.DriverName, c.Pools = node, driver, []PoolConfig{NewPoolConfig("a", "/data/a")}
+			if err := c.Validate(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// One mistake is one fault: everything overlaps "/", which is no news.
+func TestTheWholeNodeAsADirectoryIsOneFault(t *testing.T) {
+	for _, c := range []struct{ kubelet, pool, want string }{
+		{"/var/lib/kubelet", "/", `pools[0].path: "/" is the whole node`},
+		{"/", "/data/a", `kubeletDir: "/" is not kubelet's directory: give kubelet's --root-dir`},
+	} {
+		config := DefaultConfig()
+		config.NodeName, config.KubeletDir = "n", c.kubelet
+		config.Pools = []PoolConfig{NewPoolConfig("a", c.pool), NewPoolConfig("b", "/data/b")}
+		config.Pools[0].Default = true
+		config.HostPaths = []HostPathConfig{{Path: "/srv"}}
+		if got := lines(config.Validate()); len(got) != 1 || !strings.HasPrefix(got[0], c.want) {
+			t.Errorf("got %q, want %s…", got, c.want)
+		}
 	}
 }
 
@@ -388,6 +426,7 @@ func TestNodeNameComesFromTheFlagThenTheEnvironmentThenTheHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	host = strings.ToLower(host)
 	for name, c := range map[string]struct{ flag, env, want string }{
 		"flag":        {"flag", "env", "flag"},
 		"environment": {"", "env", "env"},

@@ -19,10 +19,12 @@ import (
 )
 
 const (
-	// maxNodeNameBytes is CSI's limit on a node ID (spec, NodeGetInfoResponse.node_id).
-	maxNodeNameBytes = 256
-	// maxDriverNameBytes is CSI's limit on a plugin's name (spec, GetPluginInfoResponse.name).
-	maxDriverNameBytes = 63
+	// maxNodeNameBytes is Kubernetes' limit on the name of a node, a DNS subdomain (pkg/apis/core/validation, ValidateNodeName). CSI's on a
+	// node ID is 256.
+	maxNodeNameBytes = 253
+	// maxDriverNameBytes leaves room for "topology." before it: CSI allows a topology key's prefix 63 characters (spec, Topology), as many
+	// as a plugin's name (GetPluginInfoResponse.name).
+	maxDriverNameBytes = 63 - len(topologyPrefix)
 	maxPoolNameBytes   = 63
 	// maxPools bounds the pairwise comparison of paths; a node has far fewer filesystems.
 	maxPools          = 256
@@ -36,8 +38,10 @@ const (
 )
 
 var (
-	driverName = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*$`)
-	poolName   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+	// subdomain is Kubernetes' DNS-1123 subdomain: the names of a Node, and of a CSIDriver (pkg/apis/storage/validation,
+	// ValidateCSIDriverName). CSI allows a plugin's name capitals, too, but neither that object nor a topology key.
+	subdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	poolName  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
 )
 
 // Validate names everything that is wrong with the configuration, each fault with its file and line, its flag, or at
@@ -53,7 +57,7 @@ func (c Config) check(f *faults) {
 	c.checkNames(f)
 	checkPath(f, "kubeletDir", c.KubeletDir)
 	if c.KubeletDir == "/" {
-		f.addf("kubeletDir", "\"/\" is not kubelet's directory: publish paths would be confined to nothing")
+		f.addf("kubeletDir", "\"/\" is not kubelet's directory: give kubelet's --root-dir, most often /var/lib/kubelet")
 	}
 	if err := checkAddress(c.MetricsAddress); c.MetricsAddress != "" && err != nil {
 		f.addf("metricsAddress", "%v", err)
@@ -127,6 +131,7 @@ func (c Config) rules() *hostpath.Rules {
 	for _, p := range c.Pools {
 		own = append(own, p.Path)
 	}
+	own = slices.DeleteFunc(own, func(dir string) bool { return !isPlace(dir) }) // it is a fault of its own
 	for _, endpoint := range []string{c.Endpoint, c.SidecarEndpoint} {
 		if socket, err := socketPath(endpoint); err == nil {
 			own = append(own, socket)
@@ -148,17 +153,17 @@ func (h HostPathConfig) rule() hostpath.Rule {
 }
 
 func (c Config) checkNames(f *faults) {
+	const syntax = "of a-z, 0-9, - and ., each part between dots beginning and ending with a letter or digit"
 	switch {
 	case c.NodeName == "":
 		f.addf("nodeName", "is empty: give --node-name or set NODE_NAME")
-	case len(c.NodeName) > maxNodeNameBytes:
-		f.addf("nodeName", "%s has %d bytes, at most %d are allowed", quote(c.NodeName), len(c.NodeName), maxNodeNameBytes)
-	case hasControl(c.NodeName):
-		f.addf("nodeName", "%s must be UTF-8 without control characters", quote(c.NodeName))
+	case len(c.NodeName) > maxNodeNameBytes || !subdomain.MatchString(c.NodeName):
+		f.addf("nodeName", "%s is no name of a node in Kubernetes, which is 1 to %d %s: give the one that kubectl get nodes shows",
+			quote(c.NodeName), maxNodeNameBytes, syntax)
 	}
-	if len(c.DriverName) > maxDriverNameBytes || !driverName.MatchString(c.DriverName) {
-		f.addf("driverName", "%s is no CSI plugin name: 1 to %d letters, digits, dashes and dots, "+
-			"each part between dots beginning and ending with a letter or digit", quote(c.DriverName), maxDriverNameBytes)
+	if len(c.DriverName) > maxDriverNameBytes || !subdomain.MatchString(c.DriverName) {
+		f.addf("driverName", "%s is no name of a CSI driver in Kubernetes, which is here 1 to %d %s",
+			quote(c.DriverName), maxDriverNameBytes, syntax)
 	}
 }
 
@@ -227,7 +232,7 @@ func (c Config) checkPlace(f *faults, i int) {
 			f.addf(field, "%s is in %s, which is no disk: give the pool a directory of its own", quote(path), dir)
 		}
 	}
-	if kubelet := c.KubeletDir; filepath.IsAbs(kubelet) && (isWithin(kubelet, path) || isWithin(path, kubelet)) {
+	if kubelet := c.KubeletDir; isPlace(kubelet) && (isWithin(kubelet, path) || isWithin(path, kubelet)) {
 		f.addf(field, "%s overlaps kubelet's directory %s: give the pool a directory apart from it", quote(path), quote(kubelet))
 	}
 	for _, endpoint := range []string{c.Endpoint, c.SidecarEndpoint} {
@@ -244,8 +249,8 @@ func (c Config) checkPair(f *faults, i, j int) {
 		f.addf(poolField(i, "name"), "%s is the name of another pool (%s): names must differ",
 			quote(p.Name), f.sources.place(poolField(j, "name")))
 	}
-	if !filepath.IsAbs(p.Path) || !filepath.IsAbs(earlier.Path) {
-		return
+	if !isPlace(p.Path) || !isPlace(earlier.Path) {
+		return // said already
 	}
 	if isWithin(p.Path, earlier.Path) || isWithin(earlier.Path, p.Path) {
 		f.addf(poolField(i, "path"), "%s overlaps %s of another pool (%s): pools must lie apart",
@@ -297,13 +302,16 @@ func checkDuration(f *faults, field string, d, most time.Duration) {
 func checkAddress(address string) error {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return fmt.Errorf("%s must be host:port or :port: %w", quote(address), err)
+		return fmt.Errorf("%s must be host:port or :port, such as :9809", quote(address))
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return fmt.Errorf("port %s in %s must be a number of 0 to 65535", quote(port), quote(address))
 	}
 	return nil
 }
+
+// isPlace: two directories can be compared, which says nothing where one of them is the whole node.
+func isPlace(path string) bool { return filepath.IsAbs(path) && path != "/" }
 
 // isWithin says whether path is dir or lies in it. It goes by the letters: links are for whoever opens the path.
 func isWithin(dir, path string) bool {

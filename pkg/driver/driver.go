@@ -33,6 +33,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	warnOfSurroundings(ctx, cfg)
 	publications := nodeserver.NewPublications()
 	if err := publications.RebuildReferences(ctx, cfg.KubeletDir, cfg.DriverName); err != nil {
 		return err

@@ -45,28 +45,28 @@ func (l *LoggingFlags) Register(fs *pflag.FlagSet) {
 // Apply makes the process log as the parsed flags say; JSON goes to w, text where klog writes (standard error).
 // Call it once, before anything logs.
 func (l *LoggingFlags) Apply(w io.Writer) error {
+	verbosity, err := strconv.Atoi(l.klog.Lookup("v").Value.String())
+	if err != nil || verbosity < 0 { // slog would take a negative one for a level above that of every message
+		return fmt.Errorf("--v: %d must be 0 or more", verbosity)
+	}
 	switch l.Format {
 	case LogText:
 		return nil
 	case LogJSON:
-		return l.applyJSON(w)
+		return l.applyJSON(w, slog.Level(-verbosity)) // logr's V(n) is slog's level -n
 	default:
 		return fmt.Errorf("--logging-format: %s must be %s or %s", quote(l.Format), LogText, LogJSON)
 	}
 }
 
-func (l *LoggingFlags) applyJSON(w io.Writer) error {
+func (l *LoggingFlags) applyJSON(w io.Writer, level slog.Level) error {
 	// Only klog's own writer knows which file a line comes from before it is made.
 	if l.klog.Lookup("vmodule").Value.String() != "" {
 		return errors.New("--vmodule: works with --logging-format=text only")
 	}
-	verbosity, err := strconv.Atoi(l.klog.Lookup("v").Value.String())
-	if err != nil {
-		return fmt.Errorf("-v: %w", err)
-	}
 	logger := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{
 		AddSource:   true,
-		Level:       slog.Level(-verbosity), // logr's V(n) is slog's level -n
+		Level:       level,
 		ReplaceAttr: plainAttr,
 	}))
 	klog.SetSlogLogger(logger)

@@ -103,7 +103,7 @@ func TestReadinessNamesTheOptionalPoolsThatAreMissing(t *testing.T) {
 	if err := s.open(t.Context(), s.slots[0]); err == nil {
 		t.Fatal("an absent pool was made")
 	}
-	want := "optional pool spare is not usable: pool spare at " + spare.Path
+	want := "optional pool spare at " + spare.Path + ": pool unavailable: "
 	if code, body := get(t, s, "/readyz"); code != http.StatusOK || !strings.HasPrefix(body, "ok\n"+want) {
 		t.Errorf("/readyz: %d %s, want 200, ok and %s", code, body, want)
 	}
@@ -114,8 +114,9 @@ func TestReadinessSaysWhyNot(t *testing.T) {
 	if err := s.open(t.Context(), s.slots[0]); err == nil {
 		t.Fatal("a directory of somebody else was taken for a pool")
 	}
-	if code, body := get(t, s, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "somebody's") {
-		t.Errorf("/readyz: %d %s", code, body)
+	if code, body := get(t, s, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "somebody's") ||
+		strings.Count(body, "pool bad") != 1 || strings.Count(body, "pool unavailable") != 1 {
+		t.Errorf("/readyz: %d %s, want 503, and what is wrong, once", code, body)
 	}
 	if code, body := get(t, s, "/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz: %d %s", code, body)

@@ -44,6 +44,11 @@ type poolSlot struct {
 	err    error
 }
 
+// named says whose an error is, as pool.Open does.
+func (s *poolSlot) named(err error) error {
+	return fmt.Errorf("pool %s at %s: %w", s.config.Name, s.config.Path, err)
+}
+
 // status is that of the pool. Errors: why it is not open, or cannot be written to.
 func (s *poolSlot) status() (pool.Status, error) {
 	if s.pool == nil {
@@ -55,7 +60,9 @@ func (s *poolSlot) status() (pool.Status, error) {
 func newPoolSet(cfg Config, publications *nodeserver.Publications) *poolSet {
 	s := &poolSet{kubeletDir: cfg.KubeletDir, defaultPool: cfg.DefaultPool(), publications: publications, retry: poolRetry}
 	for _, c := range cfg.Pools {
-		s.slots = append(s.slots, &poolSlot{config: c, err: fmt.Errorf("pool %s at %s: %w", c.Name, c.Path, errOpening)})
+		slot := &poolSlot{config: c}
+		slot.err = slot.named(errOpening)
+		s.slots = append(s.slots, slot)
 	}
 	return s
 }
@@ -109,7 +116,7 @@ func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 	if err == nil {
 		// Before anybody can find the pool, what is published from it is known.
 		if err = s.takeUp(ctx, p); err != nil {
-			err = errors.Join(err, p.Close())
+			err = slot.named(errors.Join(err, p.Close()))
 		}
 	}
 	if err != nil {
@@ -292,16 +299,20 @@ func (s *poolSet) Open() []*pool.Pool {
 
 // notReady says which pools that must be open are not, and why; nil is ready.
 func (s *poolSet) notReady() error {
-	return s.unhealthy("pool", func(c PoolConfig) bool { return !c.Optional })
+	return errors.Join(s.unhealthy(func(c PoolConfig) bool { return !c.Optional })...)
 }
 
 // notReadyOptional says the same of the optional pools, without which the driver is ready.
 func (s *poolSet) notReadyOptional() error {
-	return s.unhealthy("optional pool", func(c PoolConfig) bool { return c.Optional })
+	errs := s.unhealthy(func(c PoolConfig) bool { return c.Optional })
+	for i, err := range errs {
+		errs[i] = fmt.Errorf("optional %w", err)
+	}
+	return errors.Join(errs...)
 }
 
-// unhealthy says of the wanted pools which cannot be used, and why.
-func (s *poolSet) unhealthy(what string, wanted func(PoolConfig) bool) error {
+// unhealthy says of the wanted pools which cannot be used, and why; each error begins with the pool's name.
+func (s *poolSet) unhealthy(wanted func(PoolConfig) bool) []error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var errs []error
@@ -310,16 +321,16 @@ func (s *poolSet) unhealthy(what string, wanted func(PoolConfig) bool) error {
 			continue
 		}
 		if _, err := slot.status(); err != nil {
-			errs = append(errs, fmt.Errorf("%s %s is not usable: %w", what, slot.config.Name, err))
+			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // Complete says whether every pool that must be open is. Errors: ErrUnavailable.
 func (s *poolSet) Complete() error {
 	if err := s.notReady(); err != nil {
-		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
+		return unavailable(err)
 	}
 	return nil
 }

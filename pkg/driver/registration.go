@@ -43,7 +43,7 @@ func serveRegistration(ctx context.Context, cfg Config) error {
 		klog.FromContext(ctx).Error(nil, "Kubelet's directory is not a shared mount here: volumes would be mounted where no pod sees them. "+
 			"A container needs Bidirectional mount propagation", "kubeletDir", cfg.KubeletDir)
 	}
-	if mount.NewBinder().IsClassic() {
+	if mount.MayMount() && mount.NewBinder().IsClassic() { // without that right it cannot be found out, and does not matter
 		klog.FromContext(ctx).Error(nil, "This kernel has no mount_setattr(2): what pods see of a volume may lack nosuid, nodev and ro, "+
 			"which do not propagate from the driver's container. Linux 5.12 or newer is needed for that")
 	}

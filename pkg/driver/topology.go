@@ -6,6 +6,9 @@ import (
 	"regexp"
 )
 
+// topologyPrefix stands before the driver's name in its topology key.
+const topologyPrefix = "topology."
+
 // labelValue is what Kubernetes takes as the value of a label, and so of a topology segment: at most 63 characters.
 var labelValue = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$`)
 
@@ -16,5 +19,5 @@ func topologyOf(driverName, nodeName string) map[string]string {
 		sum := sha256.Sum256([]byte(nodeName))
 		value = "h-" + hex.EncodeToString(sum[:])[:40]
 	}
-	return map[string]string{"topology." + driverName + "/node": value}
+	return map[string]string{topologyPrefix + driverName + "/node": value}
 }

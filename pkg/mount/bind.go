@@ -49,6 +49,14 @@ func (b Binder) IsClassic() bool { return b.api == ClassicAPI }
 // NewBinderWith uses that API whatever the kernel has.
 func NewBinderWith(api API) Binder { return Binder{api: api} }
 
+// MayMount says whether the process has what mount(2) and open_tree(2) ask for, CAP_SYS_ADMIN (capabilities(7)).
+func MayMount() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return err == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
 // Bind makes source, an O_PATH descriptor of a directory or a file, visible at the target, which it makes if need be. Doing it
 // again changes nothing. Errors: ErrIncompatible when the target shows the source with other options, ErrInUse when something
 // else is there, ErrUnavailable when the source's filesystem is read-only and options are not.

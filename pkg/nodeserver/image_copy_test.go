@@ -1,15 +1,21 @@
 package nodeserver
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/go-logr/logr/funcr"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
+	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/filesystem"
 	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
@@ -138,6 +144,47 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What writers have changed is written to the disk before they are held, not while: they wait for little, whatever that is.
+func TestWritersAreNotHeldUntilWhatTheyHaveWrittenIsOnTheDisk(t *testing.T) {
+	const dirty, tries = 192 * mib, 6
+	n := newImageNodeOn(t, imageSpec(volume.XFS), filepath.Join(disks.New(t, disks.XFS, 8<<30).Dir, "pool"))
+	n.stageAndPublish("a")
+	defer n.takeDown("a")
+	var waited []string
+	for range tries { // the kernel may have written it by itself, and then there is little to wait for
+		must(t, os.WriteFile(n.target("a/file"), bytes.Repeat([]byte("dirty..."), dirty/8), 0o600))
+		begin := time.Now()
+		held := n.heldByASnapshot()
+		took := time.Since(begin)
+		if held > 0 && held < took/2 {
+			return
+		}
+		waited = append(waited, fmt.Sprintf("%s of %s", held, took))
+	}
+	t.Errorf("the writers were held for %s that a snapshot took: want less than half of it", waited)
+}
+
+// heldByASnapshot takes a snapshot, and deletes it, and says for how long the log says that writers were held.
+func (n *imageNode) heldByASnapshot() (held time.Duration) {
+	n.t.Helper()
+	log := funcr.NewJSON(func(line string) {
+		var said struct{ Msg, Took string }
+		must(n.t, json.Unmarshal([]byte(line), &said))
+		if strings.HasPrefix(said.Msg, "The writers of a volume were held") {
+			var err error
+			held, err = time.ParseDuration(said.Took)
+			must(n.t, err)
+		}
+	}, funcr.Options{})
+	parsed, err := volume.ParseName("held")
+	must(n.t, err)
+	ctx := klog.NewContext(n.t.Context(), log)
+	s, err := n.pool.CreateSnapshot(ctx, volume.SnapshotRequest{Name: parsed, Source: n.id})
+	must(n.t, err)
+	must(n.t, n.pool.DeleteSnapshot(ctx, s.ID))
+	return held
 }
 
 func TestCopiesOfImagesKeepTheirKind(t *testing.T) {

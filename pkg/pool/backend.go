@@ -64,7 +64,7 @@ func (p *Pool) detectAny(ctx context.Context, root *os.File) (backend.Backend, e
 func (p *Pool) Volatile() (string, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
-		return "", fmt.Errorf("statfs of pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
+		return "", fmt.Errorf("pool %s at %s: statfs: %w", p.opts.Name, p.opts.Path, err)
 	}
 	return map[int64]string{
 		unix.TMPFS_MAGIC: "tmpfs", unix.RAMFS_MAGIC: "ramfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay",

@@ -204,6 +204,6 @@ func (p *Pool) abandon(ctx context.Context, building string, left discarded) {
 		return
 	}
 	p.ledger.discard(left.bytes)
-	left.thrown = time.Now()
+	left.lookAfter = time.Now()
 	p.purger.add(left)
 }

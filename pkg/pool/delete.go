@@ -74,7 +74,7 @@ func (p *Pool) take(e *entry) (discarded, error) {
 	if errors.Is(err, os.ErrNotExist) { // removed by hand, with the driver running
 		p.index.remove(name)
 		p.ledger.release(e.volume.PromisedBytes())
-		return discarded{name: thrown, tag: backend.Tag(e.volume.QuotaID), thrown: time.Now()}, nil
+		return discarded{name: thrown, tag: backend.Tag(e.volume.QuotaID), lookAfter: time.Now()}, nil
 	}
 	if errors.Is(err, unix.ENOSPC) { // trash/ itself has to grow: what it keeps for a while has to yield
 		p.purger.hurry()
@@ -83,5 +83,7 @@ func (p *Pool) take(e *entry) (discarded, error) {
 		return discarded{}, err
 	}
 	p.index.remove(name)
-	return p.discard(thrown, e.volume.PromisedBytes(), e.volume.QuotaID), nil
+	d := p.discard(thrown, e.volume.PromisedBytes(), e.volume.QuotaID)
+	d.uncounted = e.damaged != nil
+	return d, nil
 }

@@ -48,18 +48,6 @@ func (d dir) readEntries(buffer []byte) ([]dirent, error) {
 	return entries, nil
 }
 
-// allEntries reads a directory of few entries to its end.
-func (d dir) allEntries(buffer []byte) ([]dirent, error) {
-	var all []dirent
-	for {
-		entries, err := d.readEntries(buffer)
-		if err != nil || len(entries) == 0 {
-			return all, err
-		}
-		all = append(all, entries...)
-	}
-}
-
 func (d dir) getdents(buffer []byte) (int, error) {
 	for {
 		n, err := unix.Getdents(d.fd(), buffer)

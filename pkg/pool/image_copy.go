@@ -49,7 +49,8 @@ func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress
 	if err != nil {
 		return nil, err
 	}
-	opts := copytree.Options{Progress: progress, Limiter: p.throttle.limiter}
+	// Writers are held for the copy only, and not until that has reached the disk.
+	opts := copytree.Options{Progress: progress, Limiter: p.throttle.limiter, Durability: copytree.Volatile}
 	if s.frozen != nil {
 		opts.Limiter = nil // the pods that write have waited long enough
 	}
@@ -58,13 +59,16 @@ func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress
 	if err == nil {
 		err = checkSize(data, from.restoreBytes)
 	}
+	if err == nil {
+		err = data.Sync()
+	}
 	if err != nil {
 		if data != nil {
 			data.Close()
 		}
 		return nil, fmt.Errorf("copy %s: %w", from.id, err)
 	}
-	return data, data.Sync()
+	return data, nil
 }
 
 // checkSize refuses an image that is not as large as its record is going to say. Errors: ErrBusy.
@@ -136,14 +140,18 @@ func (s *still) freeze() error {
 		}
 		return err
 	}
-	err = filesystem.Freeze(f)
+	// Freezing holds the writers first, and then writes all that they have changed (fs/super.c, freeze_super): what can be is written before.
+	if err = unix.Syncfs(int(f.Fd())); err == nil {
+		s.since = time.Now()
+		err = filesystem.Freeze(f)
+	}
 	if errors.Is(err, unix.EBUSY) {
 		err = fmt.Errorf("%w: %w", volume.ErrBusy, err)
 	}
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	s.frozen, s.since = f, time.Now()
+	s.frozen = f
 	return nil
 }
 

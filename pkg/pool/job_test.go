@@ -9,8 +9,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -98,6 +103,38 @@ func TestCopyOutlivesItsCallAndTheRetryJoinsIt(t *testing.T) {
 	if got := status(t, p); got.Copies != 0 {
 		t.Errorf("%d copies are under way, want none", got.Copies)
 	}
+}
+
+func TestLogSaysFromTimeToTimeHowFarACopyIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var lines []string
+		log := funcr.New(func(_, line string) {
+			mu.Lock()
+			defer mu.Unlock()
+			lines = append(lines, line)
+		}, funcr.Options{})
+		var j jobs
+		j.start(t.Context())
+		defer j.close()
+		const takes = 2*progressInterval + time.Second
+		work := func(context.Context, *copytree.Progress) error {
+			time.Sleep(takes)
+			return nil
+		}
+		if err := j.run(klog.NewContext(t.Context(), log), "snapshot s", 1, work); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * progressInterval) // with its end the log is told no more
+		if len(lines) != 2 {
+			t.Fatalf("a copy of %s has logged %q, want two lines", takes, lines)
+		}
+		for _, want := range []string{"A copy is under way", "snapshot s", "0 files", "copied in 30s"} {
+			if !strings.Contains(lines[0], want) {
+				t.Errorf("the log says %s, want %q in it", lines[0], want)
+			}
+		}
+	})
 }
 
 func TestCallIsAnsweredBeforeItsDeadline(t *testing.T) {

@@ -23,23 +23,40 @@ type ledger struct {
 
 // room is what a pool's filesystem can hold, in bytes.
 type room struct {
-	size      int64 // of the filesystem
-	free      int64 // what an unprivileged writer can still write
-	used      int64 // by volumes, by others, and what the filesystem keeps for root
-	promise   int64 // what may be promised in all: (size − what others use) × overcommit − reserve
-	available int64 // what may be promised now
+	size       int64 // of the filesystem
+	free       int64 // what an unprivileged writer can still write
+	used       int64 // by volumes, by others, and what the filesystem keeps for root
+	foreign    int64 // the part of it that is others'
+	overcommit float64
+	reserve    int64
 }
+
+// promise is what may be promised in all.
+func (r room) promise() int64 {
+	return max(0, scale(max(0, r.size-r.foreign), r.overcommit)-r.reserve)
+}
+
+// promiseNow bounds what may be promised at this moment: what others have written since the start cannot be promised either.
+func (r room) promiseNow() int64 { return max(0, scale(r.free, r.overcommit)-r.reserve) }
 
 // reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace.
 func (l *ledger) reserve(bytes int64, r room) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if available := l.availableLocked(r); bytes > available {
-		return fmt.Errorf("%w: %d bytes wanted, %d available (filesystem %d, free %d, promised to volumes %d, waiting to be purged %d)",
-			volume.ErrNoSpace, bytes, available, r.size, r.free, l.committed, l.trash)
+		return fmt.Errorf("%w: %d bytes wanted, %d available: %s", volume.ErrNoSpace, bytes, available, l.sumLocked(r))
 	}
 	l.committed += bytes
 	return nil
+}
+
+// sumLocked is how availableLocked comes to its number, so that an operator can add it up.
+func (l *ledger) sumLocked(r room) string {
+	if r.promiseNow() < r.promise()-addSaturating(l.committed, l.trash) {
+		return fmt.Sprintf("free on the filesystem %d * overcommit %v - reserve %d", r.free, r.overcommit, r.reserve)
+	}
+	return fmt.Sprintf("(filesystem %d - used by others %d) * overcommit %v - reserve %d - promised to volumes %d - waiting to be purged %d",
+		r.size, r.foreign, r.overcommit, r.reserve, l.committed, l.trash)
 }
 
 // release gives back what reserve took.
@@ -97,10 +114,9 @@ func (l *ledger) available(r room) int64 {
 	return l.availableLocked(r)
 }
 
-// availableLocked is never negative, and never more than overcommit times what the filesystem has free, without the reserve: what
-// others have written since the start cannot be promised either.
+// availableLocked is never negative.
 func (l *ledger) availableLocked(r room) int64 {
-	return max(0, min(r.available, r.promise-addSaturating(l.committed, l.trash)))
+	return max(0, min(r.promiseNow(), r.promise()-addSaturating(l.committed, l.trash)))
 }
 
 func addSaturating(a, b int64) int64 {
@@ -117,22 +133,24 @@ func (p *Pool) room() (room, error) {
 	}
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
-		return room{}, fmt.Errorf("statfs of pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
+		return room{}, fmt.Errorf("pool %s at %s: statfs: %w", p.opts.Name, p.opts.Path, err)
 	}
 	if st.Flags&unix.ST_RDONLY != 0 {
-		return room{}, fmt.Errorf("%w: pool %s at %s: its filesystem is mounted read-only: look into the kernel's log for disk errors, remount it",
-			volume.ErrUnavailable, p.opts.Name, p.opts.Path)
+		return room{}, fmt.Errorf("pool %s at %s: %w: its filesystem is mounted read-only: look into the kernel's log for disk errors, "+
+			"remount it", p.opts.Name, p.opts.Path, volume.ErrUnavailable)
 	}
 	r := room{
-		size: mount.Bytes(st.Blocks, st.Bsize),
-		free: mount.Bytes(st.Bavail, st.Bsize),
-		used: mount.Bytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
+		size:       mount.Bytes(st.Blocks, st.Bsize),
+		free:       mount.Bytes(st.Bavail, st.Bsize),
+		used:       mount.Bytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
+		overcommit: p.opts.overcommit(),
+		reserve:    p.opts.ReserveBytes,
 	}
 	if committed, trash := p.ledger.counts(); committed == 0 && trash == 0 {
-		p.foreignBytes.Store(r.used) // nothing here is ours
+		p.foreignBytes.Store(r.used) // nothing here is ours, but what the filesystem has not finished to free
 	}
-	r.promise = max(0, scale(max(0, r.size-p.foreignBytes.Load()), p.opts.overcommit())-p.opts.ReserveBytes)
-	r.available = max(0, scale(r.free, p.opts.overcommit())-p.opts.ReserveBytes)
+	p.foreignAtMost(r.used)
+	r.foreign = p.foreignBytes.Load()
 	return r, nil
 }
 
@@ -141,8 +159,8 @@ func (p *Pool) room() (room, error) {
 func (p *Pool) alive() error {
 	var st unix.Stat_t
 	if err := unix.Fstat(p.root.fd(), &st); err != nil {
-		return fmt.Errorf("%w: pool %s at %s: its disk has failed (%w): look into the kernel's log, and stop the driver to replace it",
-			volume.ErrUnavailable, p.opts.Name, p.opts.Path, err)
+		return fmt.Errorf("pool %s at %s: %w: its disk has failed (%w): look into the kernel's log, and stop the driver to replace it",
+			p.opts.Name, p.opts.Path, volume.ErrUnavailable, err)
 	}
 	return nil
 }
@@ -168,10 +186,14 @@ func (p *Pool) measureForeignAgain(ctx context.Context) {
 		return
 	}
 	committed, trash := p.ledger.counts()
-	now := max(0, r.used-addSaturating(committed, trash))
-	for { // there are several purges at a time
+	p.foreignAtMost(max(0, r.used-addSaturating(committed, trash)))
+}
+
+// foreignAtMost corrects what was measured while the filesystem was still freeing something of ours, or somebody else something of theirs.
+func (p *Pool) foreignAtMost(bytes int64) {
+	for { // there are several purges and calls at a time
 		was := p.foreignBytes.Load()
-		if now >= was || p.foreignBytes.CompareAndSwap(was, now) {
+		if bytes >= was || p.foreignBytes.CompareAndSwap(was, bytes) {
 			return
 		}
 	}

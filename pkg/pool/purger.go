@@ -1,8 +1,8 @@
 package pool
 
 import (
+	"container/heap"
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -25,12 +25,13 @@ const (
 
 // discarded is an entry of trash/.
 type discarded struct {
-	name   string
-	bytes  int64       // what the ledger gives back when the entry is gone
-	tag    backend.Tag // what the backend gets back, once
-	keeps  charge      // of a snapshot: its source, if the bytes count for that
-	thrown time.Time   // when it was in trash/ at the latest
-	due    time.Time   // when it may be purged
+	name  string
+	bytes int64       // what the ledger gives back when the entry is gone
+	tag   backend.Tag // what the backend gets back, once
+	keeps charge      // of a snapshot: its source, if the bytes count for that
+	due   time.Time   // when it may be purged
+	// lookAfter is since when nobody may have it mounted: a mount table from before that says nothing.
+	lookAfter time.Time
 	// uncounted: it was found without a record, and what it takes was taken for somebody else's (measureForeign).
 	uncounted bool
 	// unmoved: it is in tmp/ still, because the disk was too full for a rename.
@@ -39,11 +40,42 @@ type discarded struct {
 	polls   int  // how often the filesystem had not finished
 }
 
+// dueAt says when it may be purged. Until then it can be mounted, by somebody who looks into the trash.
+func (d *discarded) dueAt(t time.Time) { d.due, d.lookAfter = t, t.Add(-purgeDelay) }
+
+// schedule has what is to be purged, the first that is due at its top (container/heap): it may be all volumes of a pool, found at a start
+// in any order.
+type schedule []discarded
+
+var _ heap.Interface = (*schedule)(nil)
+
+// Len implements heap.Interface.
+func (s *schedule) Len() int { return len(*s) }
+
+// Less implements heap.Interface.
+func (s *schedule) Less(i, j int) bool { return (*s)[i].due.Before((*s)[j].due) }
+
+// Swap implements heap.Interface.
+func (s *schedule) Swap(i, j int) { (*s)[i], (*s)[j] = (*s)[j], (*s)[i] }
+
+// Push implements heap.Interface.
+func (s *schedule) Push(d any) { *s = append(*s, d.(discarded)) } //nolint:forcetypeassert // nothing else is pushed
+
+// Pop implements heap.Interface.
+func (s *schedule) Pop() any {
+	last := len(*s) - 1
+	d := (*s)[last]
+	(*s)[last] = discarded{}
+	*s = (*s)[:last]
+	return d
+}
+
 // purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.
 type purger struct {
 	mu      sync.Mutex
 	changed sync.Cond
-	queue   []discarded // in the order in which they are due
+	queue   schedule
+	failing int         // entries that wait for another try
 	wake    *time.Timer // broadcasts changed when the first one is due
 	stopped bool
 	cancel  context.CancelFunc
@@ -85,19 +117,17 @@ func (q *purger) stop() {
 func (q *purger) add(d discarded) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	at, _ := slices.BinarySearchFunc(q.queue, d.due, func(e discarded, due time.Time) int {
-		if e.due.After(due) {
-			return 1
-		}
-		return -1
-	})
-	q.queue = slices.Insert(q.queue, at, d)
+	heap.Push(&q.queue, d)
+	if d.failed {
+		q.failing++
+	}
 	q.changed.Signal()
 }
 
 // retry queues an entry that could not be purged.
 func (q *purger) retry(d discarded) {
-	d.failed, d.due = true, time.Now().Add(q.retryAfter)
+	d.failed = true
+	d.dueAt(time.Now().Add(q.retryAfter))
 	q.add(d)
 }
 
@@ -123,9 +153,9 @@ func (q *purger) hurry() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	for i := range q.queue {
-		if q.queue[i].due.After(now) {
-			q.queue[i].due = now
+	for i := range q.queue { // which leaves them in their order
+		if d := &q.queue[i]; d.due.After(now) {
+			d.due, d.lookAfter = now, now
 		}
 	}
 	q.changed.Broadcast()
@@ -139,10 +169,7 @@ func (q *purger) next() (discarded, bool) {
 		if len(q.queue) > 0 {
 			wait := time.Until(q.queue[0].due)
 			if wait <= 0 {
-				d := q.queue[0]
-				q.queue = q.queue[1:]
-				d.failed = false
-				return d, true
+				return q.take(), true
 			}
 			q.wake.Reset(wait)
 		}
@@ -151,15 +178,19 @@ func (q *purger) next() (discarded, bool) {
 	return discarded{}, false
 }
 
+// take is the first entry, for another try.
+func (q *purger) take() discarded {
+	d, _ := heap.Pop(&q.queue).(discarded)
+	if d.failed {
+		q.failing--
+	}
+	d.failed = false
+	return d
+}
+
 // failures counts the entries that wait for another try.
 func (q *purger) failures() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := 0
-	for _, d := range q.queue {
-		if d.failed {
-			n++
-		}
-	}
-	return n
+	return q.failing
 }

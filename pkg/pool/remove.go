@@ -13,12 +13,12 @@ import (
 // removeDepth bounds how many directories are open at once, whatever a pod has built.
 const removeDepth = 64
 
-// remover removes trees, one after the other. A directory deeper than removeDepth is moved up to top and becomes pending there, so
-// that a crash leaves it where the next start looks for it.
+// remover empties directories. A directory deeper than removeDepth is moved up to top, which is read again: what a pod has built takes no
+// more memory however deep and wide it is, and a crash leaves it where the next start looks for it.
 type remover struct {
 	ctx     context.Context //nolint:containedctx // lives as long as one purge
 	top     dir
-	pending []dirent
+	raised  int    // how many directories were moved there since it was read last
 	buffer  []byte // a directory of any size takes no more memory
 	calls   *foreground
 	removed int
@@ -41,20 +41,33 @@ func (r *remover) yield() error {
 	return err
 }
 
-// removeTree removes an entry of parent and all that is below it. The content is a pod's: no link is followed, no mount is
+// empty removes all that is in a directory of trash/ but its record. The content is a pod's: no link is followed, no mount is
 // entered, depth and size do not matter, and what chattr(1) has made immutable goes too. When the context ends it stops
 // between two batches; it can be called again to go on. What cannot be removed stays, the rest goes, and the first reason is returned.
-func (r *remover) removeTree(parent dir, e dirent) error {
-	r.top, r.pending = parent, append(r.pending[:0], e)
-	var first error
-	for len(r.pending) > 0 {
-		next := r.pending[len(r.pending)-1]
-		r.pending = r.pending[:len(r.pending)-1]
-		if err := r.remove(parent, next, 0); err != nil && first == nil {
-			first = err
+func (r *remover) empty(d dir) error {
+	for r.top = d; ; {
+		r.raised = 0
+		_, err := r.removeContent(d, 0)
+		if r.raised == 0 {
+			return err
+		}
+		if err := rewind(d); err != nil {
+			return err
 		}
 	}
-	return first
+}
+
+// raise moves a directory up to top.
+func (r *remover) raise(at dir, name string) error {
+	moved := withSuffix("deep")
+	err := at.rename(name, r.top, moved)
+	if errors.Is(err, unix.EPERM) {
+		err = errors.Join(permit(at, name), at.rename(name, r.top, moved))
+	}
+	if err == nil {
+		r.raised++
+	}
+	return err
 }
 
 // remove finds out what an entry is by unlinking it, unless the filesystem has said that it is a directory. (A pod may exchange it in
@@ -70,9 +83,7 @@ func (r *remover) remove(at dir, e dirent, depth int) error {
 	case !errors.Is(err, unix.EISDIR):
 		return &os.PathError{Op: "unlink", Path: e.name, Err: err}
 	case depth >= removeDepth:
-		moved := withSuffix("deep")
-		r.pending = append(r.pending, dirent{name: moved, isDir: true})
-		return at.rename(e.name, r.top, moved)
+		return r.raise(at, e.name)
 	default:
 		return r.removeDir(at, e.name, depth)
 	}
@@ -97,13 +108,21 @@ func (r *remover) removeDir(at dir, name string, depth int) error {
 			return &os.PathError{Op: "rmdir", Path: name, Err: err}
 		}
 		// Some filesystems skip entries when others are removed while the directory is read: read it again.
-		if _, err := unix.Seek(d.fd(), 0, io.SeekStart); err != nil {
-			return &os.PathError{Op: "seek", Path: name, Err: err}
+		if err := rewind(d); err != nil {
+			return err
 		}
 	}
 }
 
-// removeContent empties a directory. It says whether anything was there, and the first reason why something still is.
+func rewind(d dir) error {
+	if _, err := unix.Seek(d.fd(), 0, io.SeekStart); err != nil {
+		return &os.PathError{Op: "seek", Path: d.Name(), Err: err}
+	}
+	return nil
+}
+
+// removeContent empties a directory; at depth 0 that is one of trash/, which keeps its record. It says whether anything was there, and the
+// first reason why something still is.
 func (r *remover) removeContent(d dir, depth int) (removed bool, first error) {
 	for {
 		if err := r.ctx.Err(); err != nil {
@@ -115,6 +134,9 @@ func (r *remover) removeContent(d dir, depth int) (removed bool, first error) {
 		}
 		removed = true
 		for _, e := range entries {
+			if depth == 0 && (e.name == recordFile || e.name == snapshotRecordFile) {
+				continue
+			}
 			if err := r.yield(); err != nil {
 				return removed, err
 			}
@@ -140,30 +162,38 @@ func openNoMount(at dir, name string) (dir, error) {
 	return dir{os.NewFile(uintptr(fd), name)}, nil
 }
 
-// unlinkStubborn is unlinkat(2), tried once more without the attributes that forbid it to root (ioctl_iflags(2)).
+// unlinkStubborn is unlinkat(2), tried once more without the attributes that forbid it to root.
 func unlinkStubborn(at dir, name string, flags int) error {
 	err := unix.Unlinkat(at.fd(), name, flags)
 	if !errors.Is(err, unix.EPERM) {
 		return err
 	}
+	if err := permit(at, name); err != nil {
+		return err
+	}
+	return unix.Unlinkat(at.fd(), name, flags)
+}
+
+// permit takes away from an entry and its directory the attributes that forbid it to root to remove or move it (ioctl_iflags(2)).
+func permit(at dir, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(at.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
+		return &os.PathError{Op: "stat", Path: name, Err: err}
 	}
 	clearAttributes(at.fd())
 	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFREG || kind == unix.S_IFDIR { // opening anything else may have effects
-		if f, openErr := openAt(at.fd(), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0); openErr == nil {
+		if f, err := openAt(at.fd(), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0); err == nil {
 			clearAttributes(int(f.Fd()))
 			f.Close()
 		}
 	}
-	return unix.Unlinkat(at.fd(), name, flags)
+	return nil
 }
 
 // forbidding is FS_IMMUTABLE_FL and FS_APPEND_FL of linux/fs.h, which x/sys does not have.
 const forbidding = 0x10 | 0x20
 
-// clearAttributes takes immutable and append-only away. Its failure shows in the unlink that follows.
+// clearAttributes takes immutable and append-only away. Its failure shows in what follows.
 func clearAttributes(fd int) {
 	flags, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
 	if err != nil {

@@ -6,7 +6,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -239,6 +241,61 @@ func TestPurgeRemovesATreeOfAnyDepth(t *testing.T) {
 			waitPurged(t, p)
 		})
 	}
+}
+
+// Below removeDepth a directory is moved before it is emptied, which chattr(1) forbids as well.
+func TestPurgeRemovesWhatIsImmutableAtAnyDepth(t *testing.T) {
+	for _, fstype := range disks.Types() {
+		t.Run(fstype, func(t *testing.T) {
+			p := poolOn(t, fstype)
+			p.purger.retryAfter = 5 * time.Millisecond
+			v := create(t, p, "v", mib)
+			root := dataPath(p, v.ID)
+			at := filepath.Join(root, strings.Repeat("d/", removeDepth+2))
+			writeTree(t, at, map[string]string{"/": ""})
+			for ; at != root; at = filepath.Dir(at) {
+				setAttributes(t, at, immutable)
+			}
+			remove(t, p, v.ID)
+			waitPurged(t, p)
+		})
+	}
+}
+
+// A pod can have any number of directories side by side below removeDepth: to remember them all took the memory that the driver may have.
+func TestPurgeOfATreeThatIsDeepAndWideRemembersNothing(t *testing.T) {
+	const wide = 20_000
+	top, err := openDirAt(unix.AT_FDCWD, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer top.Close()
+	at := filepath.Join(top.Name(), strings.Repeat("d/", removeDepth))
+	for i := range wide {
+		if err := os.MkdirAll(filepath.Join(at, strconv.Itoa(i)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, before := newRemover(t.Context(), &foreground{}), bytesInUse()
+	if err := r.empty(top); err != nil {
+		t.Fatal(err)
+	}
+	more := bytesInUse() - before
+	runtime.KeepAlive(r)
+	if left := entries(t, top.Name()); len(left) > 0 {
+		t.Errorf("%d entries are left", len(left))
+	}
+	if more > 512<<10 {
+		t.Errorf("the remover has %d bytes for %d directories", more, wide)
+	}
+}
+
+// bytesInUse is how many bytes are in use.
+func bytesInUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc) //nolint:gosec // less than the machine has
 }
 
 // The mount may be another volume, or the host's root.

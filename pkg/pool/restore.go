@@ -179,7 +179,8 @@ func (p *Pool) duplicate(
 		}
 		defer leave()
 	}
-	source, err := backend.OpenData(from.dir.File, unix.O_RDONLY|unix.O_NONBLOCK)
+	// Not opened further: a pod may have a lease on a file, for which the copy waits.
+	source, err := backend.OpenData(from.dir.File, unix.O_PATH)
 	if err != nil {
 		return made, 0, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, from.id, err)
 	}

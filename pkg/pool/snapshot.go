@@ -255,6 +255,6 @@ func (p *Pool) takeAwaySnapshot(e SnapshotEntry) (discarded, error) {
 	}
 	p.snapshotIndex.remove(e)
 	d := p.discard(thrown, e.HeldBytes, e.QuotaID)
-	d.keeps = keptBy(e.Snapshot)
+	d.keeps, d.uncounted = keptBy(e.Snapshot), e.Damaged != nil
 	return d, nil
 }

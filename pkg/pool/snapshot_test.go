@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -410,4 +411,29 @@ func TestPoolWithoutRoomTakesNoSnapshot(t *testing.T) {
 	}
 	wantEntries(t, p, snapshotsDir)
 	wantEntries(t, p, tmpDir)
+}
+
+// A pod may have a lease on its file (fcntl(2), F_SETLEASE). Who opens it waits; it is not damaged.
+func TestSnapshotOfAFileThatIsLeasedWaitsForTheLease(t *testing.T) {
+	for _, fstype := range disks.Types() {
+		t.Run(fstype, func(t *testing.T) {
+			p := poolOn(t, fstype)
+			req := request(t, "v", mib)
+			req.Spec = volume.Spec{Type: volume.FileOrCreate, Mode: 0o644}
+			v, err := p.Create(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.OpenFile(dataPath(p, v.ID), os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(100*time.Millisecond, func() { _, _ = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK) })
+			snapshot(t, p, "s", v.ID)
+		})
+	}
 }

@@ -47,7 +47,7 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 // checkUnmounted is the last guard of the data: as long as a mount anywhere shows an entry of the trash, or part of it, somebody uses
 // it, whatever the driver was told. Errors: ErrInUse.
 func (p *Pool) checkUnmounted(d discarded) error {
-	mounts, err := p.mounts.since(d.thrown)
+	mounts, err := p.mounts.since(d.lookAfter)
 	if err != nil {
 		return err
 	}
@@ -96,12 +96,17 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 	r, parent := newRemover(ctx, &p.foreground), p.parent(*thrown)
 	entry := dirent{name: thrown.name}
-	if d, err := openNoMount(parent, thrown.name); err == nil {
+	d, err := openNoMount(parent, thrown.name)
+	switch {
+	case err == nil:
 		defer d.Close()
-		if err := p.removeData(r, d); err != nil {
-			return err
-		}
 		entry.isDir = true
+		err = p.removeData(r, d)
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP): // gone, or not from here
+		err = nil
+	}
+	if err != nil {
+		return err
 	}
 	failpoint.Here("purge.data-removed")
 	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still counts files must not be given out.
@@ -113,7 +118,7 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 		return err
 	}
 	failpoint.Here("purge.released")
-	return r.removeTree(parent, entry)
+	return r.remove(parent, entry, 0)
 }
 
 // removeData removes all but the record.
@@ -121,26 +126,15 @@ func (p *Pool) removeData(r *remover, d dir) error {
 	if err := p.backend.Discard(d.File); err != nil {
 		return err
 	}
-	entries, err := d.allEntries(r.buffer)
-	for _, e := range entries {
-		if e.name != recordFile && e.name != snapshotRecordFile {
-			err = errors.Join(err, r.removeTree(d, e))
-		}
-	}
-	return err
+	return r.empty(d)
 }
 
 // discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says what is to be purged there.
 func (p *Pool) discard(thrown string, bytes int64, quotaID uint64) discarded {
 	p.ledger.discard(bytes)
-	now := time.Now()
-	return discarded{
-		name:   thrown,
-		bytes:  bytes,
-		tag:    backend.Tag(quotaID),
-		thrown: now,
-		due:    now.Add(max(purgeDelay, p.opts.TrashRetention)),
-	}
+	d := discarded{name: thrown, bytes: bytes, tag: backend.Tag(quotaID)}
+	d.dueAt(time.Now().Add(max(purgeDelay, p.opts.TrashRetention)))
+	return d
 }
 
 // queue hands an entry of trash/ to the purger: at once if its rename is durable, else later, as a purge that failed.
@@ -166,10 +160,8 @@ func (p *Pool) scanTrash(ctx context.Context, unfinished []string) error {
 		return fmt.Errorf("read %s/: %w", trashDir, err)
 	}
 	for _, name := range names {
-		d := discarded{name: name, thrown: time.Now(), due: p.thrownAt(name).Add(p.opts.TrashRetention)}
-		if slices.Contains(unfinished, name) {
-			d.due = time.Time{}
-		}
+		d := discarded{name: name}
+		d.dueAt(time.Now().Add(max(purgeDelay, p.retained(name, unfinished))))
 		p.recognize(ctx, &d)
 		d.tag = p.holdDiscarded(name, d.tag)
 		p.ledger.addTrash(d.bytes)
@@ -207,6 +199,15 @@ func (p *Pool) holdDiscarded(name string, tag backend.Tag) backend.Tag {
 	}
 	defer d.Close()
 	return p.backend.Hold(d.File, tag)
+}
+
+// retained is how long an entry is still kept.
+func (p *Pool) retained(name string, unfinished []string) time.Duration {
+	if slices.Contains(unfinished, name) {
+		return 0
+	}
+	// A clock that was ahead when the entry was thrown in must not keep it for longer.
+	return p.opts.TrashRetention - max(0, time.Since(p.thrownAt(name)))
 }
 
 // thrownAt is when an entry came to the trash: rename(2) sets the change time of what it moves.

@@ -149,3 +149,71 @@ func TestRecordOutlivesTheDataItCounts(t *testing.T) {
 	p = restart(t, p)
 	waitPurged(t, p)
 }
+
+// What is mounted somewhere is looked up again at each try, and at the end of a retention: a mount table of long ago is nobody's word.
+func TestTrashThatIsMountedElsewhereIsPurgedWhenItNoLongerIs(t *testing.T) {
+	for _, tc := range []struct {
+		title     string
+		retention time.Duration
+	}{
+		{"mounted when it is deleted", 0},
+		{"mounted out of the trash", 300 * time.Millisecond},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			p := newPool(t)
+			p.purger.retryAfter = 20 * time.Millisecond
+			p.opts.TrashRetention = tc.retention
+			v := create(t, p, "v", mib)
+			writeTree(t, dataPath(p, v.ID), map[string]string{"file": "precious"})
+			elsewhere := t.TempDir()
+			t.Cleanup(func() { _ = unix.Unmount(elsewhere, unix.MNT_DETACH) })
+			if tc.retention == 0 {
+				bind(t, dataPath(p, v.ID), elsewhere)
+			}
+			remove(t, p, v.ID)
+			if _, err := p.mounts.since(time.Now()); err != nil { // as the purge of another volume does
+				t.Fatal(err)
+			}
+			if tc.retention > 0 {
+				trash := filepath.Join(p.opts.Path, trashDir)
+				bind(t, filepath.Join(trash, entries(t, trash)[0], dataEntry), elsewhere)
+			}
+			eventually(t, "the purge stops at the mount", func() bool { return status(t, p).PurgesFailing == 1 })
+			if got := listTree(t, elsewhere); got["file"] != "precious" {
+				t.Fatalf("what is mounted has %q", got)
+			}
+			if err := unix.Unmount(elsewhere, 0); err != nil {
+				t.Fatal(err)
+			}
+			waitPurged(t, p)
+		})
+	}
+}
+
+func bind(t *testing.T, source, target string) {
+	t.Helper()
+	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A start finds the trash in the order of a directory's hashes. 100,000 entries that were inserted in the order of their times took a
+// quarter of a minute.
+func TestPurgerTakesManyInAnyOrder(t *testing.T) {
+	const many = 100_000
+	q := newPurger()
+	begin := time.Now()
+	for i := range many {
+		q.add(discarded{due: begin.Add(-time.Duration(i*7919%many) * time.Millisecond)})
+	}
+	for last := (time.Time{}); q.queue.Len() > 0; {
+		d, ok := q.next()
+		if !ok || d.due.Before(last) {
+			t.Fatalf("%s comes after %s", d.due, last)
+		}
+		last = d.due
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("%d entries took %s", many, took)
+	}
+}

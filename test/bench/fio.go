@@ -21,6 +21,8 @@ type pattern struct {
 	unit  string
 	args  []string
 	value func(fioWrite) float64
+	// suffix makes of the file's path that of another one, which is new each time; empty: the file is overwritten.
+	suffix string
 }
 
 // The ways through which writes go: around the page cache of the filesystem that is written to, or through it.
@@ -39,12 +41,25 @@ var patterns = []pattern{
 	sequential("1 MiB sequential, cached, fdatasync each 64", slices.Concat(buffered, []string{"--fdatasync=64"})),
 }
 
+// allocating writes blocks that the file does not have yet, which a quota counts, each once.
+var allocating = []pattern{
+	random("4 KiB random, direct, 16 at a time, new blocks", slices.Concat(direct, []string{"--iodepth=16"})).toNew(),
+	sequential("1 MiB sequential, direct, 4 at a time, new blocks", slices.Concat(direct, []string{"--iodepth=4"})).toNew(),
+}
+
 func random(name string, args []string) pattern {
-	return pattern{name, "IOPS", append(args, "--rw=randwrite", "--bs=4k"), func(w fioWrite) float64 { return w.IOPS }}
+	iops := func(w fioWrite) float64 { return w.IOPS }
+	return pattern{name: name, unit: "IOPS", args: append(args, "--rw=randwrite", "--bs=4k"), value: iops}
 }
 
 func sequential(name string, args []string) pattern {
-	return pattern{name, "MiB/s", append(args, "--rw=write", "--bs=1M"), func(w fioWrite) float64 { return w.Bytes / (1 << 20) }}
+	mebibytes := func(w fioWrite) float64 { return w.Bytes / (1 << 20) }
+	return pattern{name: name, unit: "MiB/s", args: append(args, "--rw=write", "--bs=1M"), value: mebibytes}
+}
+
+func (p pattern) toNew() pattern {
+	p.suffix = "-new"
+	return p
 }
 
 // fioWrite is what fio(1) says of the writes of a job.
@@ -66,10 +81,15 @@ func layOut(ctx context.Context, path string) error {
 	return err
 }
 
-// measure is one run of a pattern on the file.
+// measure is one run of a pattern on the file, or on a new one beside it for as long as it has room.
 func (p pattern) measure(ctx context.Context, path string, d time.Duration) (float64, error) {
-	w, err := fio(ctx, path, slices.Concat(p.args, []string{"--time_based", fmt.Sprintf("--runtime=%dms", d.Milliseconds())}))
-	return p.value(w), err
+	args := append(slices.Clone(p.args), fmt.Sprintf("--runtime=%dms", d.Milliseconds()))
+	if p.suffix == "" {
+		w, err := fio(ctx, path, append(args, "--time_based"))
+		return p.value(w), err
+	}
+	w, err := fio(ctx, path+p.suffix, args)
+	return p.value(w), errors.Join(err, os.Remove(path+p.suffix))
 }
 
 func fio(ctx context.Context, path string, args []string) (fioWrite, error) {

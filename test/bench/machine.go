@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
 // machine says on what was measured, and what.
@@ -23,6 +25,7 @@ type machine struct {
 	Filesystem string    `json:"filesystem"`
 	Load       string    `json:"load"` // the averages when the run began: what else the machine did
 	Command    string    `json:"command"`
+	Emulated   bool      `json:"emulated,omitempty"` // then only ratios say something about another machine
 }
 
 func describeMachine(filesystem string) machine {
@@ -36,6 +39,7 @@ func describeMachine(filesystem string) machine {
 		Filesystem: filesystem,
 		Load:       load(),
 		Command:    "go run ./test/bench " + strings.Join(os.Args[1:], " "),
+		Emulated:   guest.Running(),
 	}
 }
 
@@ -43,10 +47,16 @@ func (m machine) print(out io.Writer) {
 	fmt.Fprintf(out, "%s, commit %s, %s\n", m.Date.Format("2006-01-02 15:04 MST"), m.Commit, m.Go)
 	fmt.Fprintf(out, "%d cores of %s, Linux %s, load %s\n", m.Cores, m.CPU, m.Kernel, m.Load)
 	fmt.Fprintf(out, "pools on %s; kubelet's directories on another disk, of ext4\n%s\n", m.Filesystem, m.Command)
+	if m.Emulated {
+		fmt.Fprintln(out, "The processor is emulated: times are this machine's own, and only ratios are judged.")
+	}
 }
 
-// commit is empty outside of a checkout.
+// commit is unknown outside of a checkout, unless the environment tells.
 func commit() string {
+	if told := os.Getenv(commitEnv); told != "" {
+		return told
+	}
 	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
 	if err != nil {
 		return "unknown"

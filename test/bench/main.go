@@ -21,6 +21,8 @@ import (
 
 // options say what to measure and where.
 type options struct {
+	args     []string // that they were made of
+	vm       bool
 	fs       string
 	parent   string
 	only     string
@@ -59,7 +61,7 @@ var benchmarks = []struct {
 	{"io-xfs", (*bench).writeToXFS},
 	{"io-block", (*bench).writeToBlock},
 	{"stats", (*bench).statsOfMany},
-	{"quota", (*bench).quotaShare},
+	{"quota", (*bench).quotas},
 	{"start", (*bench).startWithMany},
 }
 
@@ -87,9 +89,11 @@ func main() {
 }
 
 func parse(args []string) (options, error) {
-	var o options
+	o := options{args: args}
 	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	flags.StringVar(&o.fs, "fs", "ext4", "filesystem of the pools: ext4, xfs or btrfs on a loop device, or host")
+	flags.BoolVar(&o.vm, "vm", false, "in a virtual machine whose kernel has project quotas, with the pools on a disk of --fs with them; "+
+		"its processor is emulated, so only ratios count")
 	flags.StringVar(&o.parent, "dir", os.TempDir(), "where images and host pools are made, and removed again")
 	flags.StringVar(&o.only, "run", "", "regular expression: which of "+names()+" (all)")
 	flags.StringVar(&o.json, "json", "", "a file that gets the report as JSON")
@@ -106,6 +110,9 @@ func parse(args []string) (options, error) {
 	}
 	if _, known := mkfs[o.fs]; !known && o.fs != onHost {
 		return o, fmt.Errorf("--fs=%s: want ext4, xfs, btrfs or host", o.fs)
+	}
+	if o.vm && (o.fs == onHost || o.json != "") {
+		return o, errors.New("--vm: want --fs=ext4 or xfs, and no --json: what is written in there is gone with it")
 	}
 	few := o.files < 10 || o.bytes < 1<<20
 	if few || o.rounds < 1 || o.calls < 1 || o.volumes < 1000 || len(o.clients) == 0 || slices.Min(o.clients) < 1 {
@@ -126,9 +133,12 @@ func measure(o options, out io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("--run: %w", err)
 	}
-	debug.SetGCPercent(clientGCPercent)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	if o.vm {
+		return measureInside(ctx, o, out)
+	}
+	debug.SetGCPercent(clientGCPercent)
 	w, err := newWorld(ctx, o)
 	defer func() { err = errors.Join(err, w.close()) }()
 	if err != nil {

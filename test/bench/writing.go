@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
@@ -28,24 +29,24 @@ func (v published) remove(ctx context.Context) error {
 }
 
 func (b *bench) writeToDirectory(ctx context.Context) error {
-	return b.writeToVolume(ctx, "a directory", mounted(""), 0.97)
+	return b.writeToVolume(ctx, "a directory", mounted(""), slices.Concat(patterns, allocating), 0.97)
 }
 
 func (b *bench) writeToExt4(ctx context.Context) error {
-	return b.writeToVolume(ctx, "an image with ext4", mounted("ext4"), 0.85)
+	return b.writeToVolume(ctx, "an image with ext4", mounted("ext4"), patterns, 0.85)
 }
 
 func (b *bench) writeToXFS(ctx context.Context) error {
-	return b.writeToVolume(ctx, "an image with XFS", mounted("xfs"), 0.85)
+	return b.writeToVolume(ctx, "an image with XFS", mounted("xfs"), patterns, 0.85)
 }
 
 // writeToBlock writes to the loop device of an image itself: whatever is mounted in one cannot be faster.
 func (b *bench) writeToBlock(ctx context.Context) error {
-	return b.writeToVolume(ctx, "a raw block volume", rawBlock(), 0.85)
+	return b.writeToVolume(ctx, "a raw block volume", rawBlock(), patterns, 0.85)
 }
 
-// writeToVolume writes to a published volume; ratio is to reach.
-func (b *bench) writeToVolume(ctx context.Context, what string, capability *csi.VolumeCapability, ratio float64) error {
+// writeToVolume writes to a published volume in every way of ways; ratio is to reach.
+func (b *bench) writeToVolume(ctx context.Context, what string, capability *csi.VolumeCapability, ways []pattern, ratio float64) error {
 	p, _, err := b.driver(ctx, "io")
 	if err != nil {
 		return err
@@ -62,7 +63,7 @@ func (b *bench) writeToVolume(ctx context.Context, what string, capability *csi.
 	if capability.GetMount() != nil {
 		path = filepath.Join(path, "fio")
 	}
-	rows, err := b.writeInTurn(ctx, path)
+	rows, err := b.writeInTurn(ctx, path, ways)
 	if err != nil {
 		return err
 	}
@@ -75,15 +76,15 @@ func (b *bench) writeToVolume(ctx context.Context, what string, capability *csi.
 
 // writeInTurn writes to a path and to a file of the pool's disk. Each round lays out both anew, because where the disk has them makes a
 // difference of its own, and begins with the other one.
-func (b *bench) writeInTurn(ctx context.Context, path string) ([]row, error) {
+func (b *bench) writeInTurn(ctx context.Context, path string, ways []pattern) ([]row, error) {
 	paths := [2]string{path, filepath.Join(b.disk.dir, "io-floor")}
-	found := make([][2][]float64, len(patterns))
+	found := make([][2][]float64, len(ways))
 	for round := range b.rounds {
 		first, second := round%2, 1-round%2
 		if err := errors.Join(layOut(ctx, paths[first]), layOut(ctx, paths[second]), b.disk.settle()); err != nil {
 			return nil, err
 		}
-		for i, pattern := range patterns {
+		for i, pattern := range ways {
 			for _, turn := range []int{first, second} {
 				value, err := pattern.measure(ctx, paths[turn], b.duration)
 				if err != nil {
@@ -94,7 +95,7 @@ func (b *bench) writeInTurn(ctx context.Context, path string) ([]row, error) {
 		}
 	}
 	var rows []row
-	for i, pattern := range patterns {
+	for i, pattern := range ways {
 		rows = append(rows, newRow(pattern.name, pattern.unit, found[i][0]).beside(found[i][0], found[i][1]))
 	}
 	return rows, os.Remove(paths[1])

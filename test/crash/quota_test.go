@@ -27,6 +27,9 @@ func TestSIGKILLAtEveryStepLeaksNoQuota(t *testing.T) {
 		{disks.XFS, creating, "DirectoryOrCreate"},
 		{disks.Ext4, expanding, "FileOrCreate"},
 		{disks.XFS, deleting, "FileOrCreate"},
+		{disks.Ext4, snapshotting, "DirectoryOrCreate"},
+		{disks.XFS, restoring, "DirectoryOrCreate"},
+		{disks.Ext4, unsnapshotting, "FileOrCreate"},
 	} {
 		t.Run(tt.fstype+" "+string(tt.op), func(t *testing.T) {
 			disk := disks.New(t, tt.fstype, 0)

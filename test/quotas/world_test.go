@@ -172,7 +172,7 @@ func (w *world) wantNothingLeft() {
 	w.eventually("all is purged, and no quota is left", func() bool {
 		return len(w.entries("trash")) == 0 && len(guest.ProjectQuotas(w.t, w.disk, firstID)) == 0
 	})
-	for _, dir := range []string{"tmp", "volumes"} {
+	for _, dir := range []string{"tmp", "volumes", "snapshots"} {
 		if left := w.entries(dir); len(left) > 0 {
 			w.t.Errorf("%s/ has %q", dir, left)
 		}

@@ -8,10 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
-// tools are copied into the guest from this machine, with their libraries, where this machine has them. For everything else
+// tools are copied into every guest from this machine, with their libraries, where this machine has them. For everything else
 // there is busybox.
 var tools = []string{
 	"mkfs.ext4", "e2fsck", "fsck.ext4", "resize2fs", "tune2fs", "debugfs", "e2label",
@@ -36,14 +37,14 @@ var (
 )
 
 // buildInitrd makes the archive that the kernel unpacks into the guest's root directory.
-func buildInitrd(ctx context.Context, k kernel, dir string) (string, error) {
+func buildInitrd(ctx context.Context, k kernel, moreTools []string, dir string) (string, error) {
 	root := filepath.Join(dir, "root")
 	if err := makeSkeleton(root); err != nil {
 		return "", err
 	}
 	for _, add := range []func() error{
 		func() error { return addBusybox(ctx, root) },
-		func() error { return addTools(ctx, root) },
+		func() error { return addTools(ctx, slices.Concat(atHand(tools), moreTools), root) },
 		func() error { return addModules(k, root) },
 		func() error { return goBuild(ctx, nil, filepath.Join(root, "init"), "./test/vm/init") },
 	} {
@@ -95,27 +96,39 @@ func addBusybox(ctx context.Context, root string) error {
 	return nil
 }
 
-// addTools copies the tools over busybox's links.
-func addTools(ctx context.Context, root string) error {
-	for _, tool := range tools {
-		path, err := lookPath(tool)
+// atHand leaves out what this machine does not have: a test that needs it says so.
+func atHand(programs []string) []string {
+	return slices.DeleteFunc(slices.Clone(programs), func(program string) bool {
+		_, err := lookPath(program)
+		return err != nil
+	})
+}
+
+func addTools(ctx context.Context, programs []string, root string) error {
+	for _, program := range programs {
+		path, err := lookPath(program)
 		if err != nil {
-			continue // a test that needs it says so
-		}
-		to := filepath.Join(root, path)
-		if err := os.Remove(to); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		for _, library := range librariesOf(ctx, path) {
-			if err := copyMissing(library, filepath.Join(root, library)); err != nil {
-				return err
-			}
-		}
-		if err := copyFile(path, to); err != nil {
+		if err := addTool(ctx, path, root); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// addTool copies a program with its libraries over busybox's link.
+func addTool(ctx context.Context, path, root string) error {
+	to := filepath.Join(root, path)
+	if err := os.Remove(to); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, library := range librariesOf(ctx, path) {
+		if err := copyMissing(library, filepath.Join(root, library)); err != nil {
+			return err
+		}
+	}
+	return copyFile(path, to)
 }
 
 // librariesOf lists the shared libraries of a program, and its loader. A script or a static binary has none, and ldd fails.

@@ -59,7 +59,7 @@ func (m *Machine) run(ctx context.Context, boot Boot, dir, work string, logf Log
 	ctx, cancel := context.WithTimeout(ctx, boot.Timeout)
 	defer cancel()
 	console := filepath.Join(dir, "console")
-	w := newWatch(m.payload.tests, boot, logf)
+	w := newWatch(m.binaries(boot), boot, logf)
 	err := runQEMU(ctx, m.arguments(work, console), w)
 	results, resultsErr := w.results(context.WithoutCancel(ctx))
 	if ctx.Err() != nil {
@@ -71,31 +71,54 @@ func (m *Machine) run(ctx context.Context, boot Boot, dir, work string, logf Log
 	return results, errors.Join(err, resultsErr)
 }
 
+// binaries are what a boot runs, in order: the tests, or its command.
+func (m *Machine) binaries(boot Boot) []binary {
+	if len(boot.Command) > 0 {
+		return []binary{{name: boot.Command[0], file: boot.Command[0], dir: "tmp"}}
+	}
+	return m.payload.tests
+}
+
 // writeJob tells the guest what to do in this boot.
 func (m *Machine) writeJob(boot Boot) error {
-	var j job.Job
+	j := job.Job{Programs: m.programs(boot)}
 	for _, d := range m.disks {
 		j.Disks = append(j.Disks, d.Disk)
 	}
-	args := []string{"-test.v=test2json", "-test.paniconexit0", "-test.timeout=" + max(boot.Timeout-dumpTime, time.Second).String()}
-	if boot.Run != "" {
-		args = append(args, "-test.run="+boot.Run)
-	}
-	env := boot.Env
-	if slices.Contains(m.config.Programs, driver) {
-		env = append([]string{job.DriverEnv + "=" + path.Join(job.WorkDir, "bin", path.Base(driver))}, env...)
-	}
-	for _, test := range m.payload.tests {
-		j.Programs = append(j.Programs, job.Program{
-			Path: path.Join(job.WorkDir, "bin", test.file),
-			Dir:  path.Join(job.WorkDir, "src", test.name),
-			Args: slices.Concat(args, boot.Flags),
-			Env:  env,
-		})
+	if len(j.Programs) == 0 {
+		return errors.New("nothing to run: neither packages nor a command")
 	}
 	text, err := json.Marshal(j)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(m.payload.dir, job.FileName), text, 0o644)
+}
+
+func (m *Machine) programs(boot Boot) []job.Program {
+	args, env := programArguments(boot), boot.Env
+	if slices.Contains(m.config.Programs, driver) {
+		env = append([]string{job.DriverEnv + "=" + path.Join(job.WorkDir, "bin", path.Base(driver))}, env...)
+	}
+	var programs []job.Program
+	for _, b := range m.binaries(boot) {
+		programs = append(programs, job.Program{
+			Path: path.Join(job.WorkDir, "bin", b.file),
+			Dir:  path.Join(job.WorkDir, b.dir),
+			Args: args,
+			Env:  env,
+		})
+	}
+	return programs
+}
+
+func programArguments(boot Boot) []string {
+	if len(boot.Command) > 0 {
+		return boot.Command[1:]
+	}
+	args := []string{"-test.v=test2json", "-test.paniconexit0", "-test.timeout=" + max(boot.Timeout-dumpTime, time.Second).String()}
+	if boot.Run != "" {
+		args = append(args, "-test.run="+boot.Run)
+	}
+	return append(args, boot.Flags...)
 }

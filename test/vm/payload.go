@@ -14,16 +14,16 @@ import (
 // payload is a directory of what the tests need, which becomes the work disk.
 type payload struct {
 	dir   string
-	tests []testBinary
+	tests []binary
 }
 
-// testBinary is the compiled tests of a package.
-type testBinary struct {
-	importPath string
+// binary is the compiled tests of a package, or a program.
+type binary struct {
+	importPath string // empty for a program
 	// name is relative to the module: pkg/pool.
 	name string
-	// file is below the payload's bin.
-	file string
+	// file is below the payload's bin, and dir, in which it runs, below the payload.
+	file, dir string
 }
 
 // goPackage is what `go list -json` tells.
@@ -50,11 +50,8 @@ func buildPayload(ctx context.Context, config Config, dir string) (payload, erro
 		return p, err
 	}
 	for i, pkg := range packages {
-		test := testBinary{
-			importPath: pkg.ImportPath,
-			name:       strings.TrimPrefix(pkg.ImportPath, pkg.Module.Path+"/"),
-			file:       strconv.Itoa(i) + ".test",
-		}
+		name := strings.TrimPrefix(pkg.ImportPath, pkg.Module.Path+"/")
+		test := binary{importPath: pkg.ImportPath, name: name, file: strconv.Itoa(i) + ".test", dir: filepath.Join("src", name)}
 		if err := p.add(ctx, tags, test, pkg); err != nil {
 			return p, err
 		}
@@ -68,12 +65,12 @@ func buildPayload(ctx context.Context, config Config, dir string) (payload, erro
 	return p, nil
 }
 
-func (p payload) add(ctx context.Context, tags []string, test testBinary, pkg goPackage) error {
+func (p payload) add(ctx context.Context, tags []string, test binary, pkg goPackage) error {
 	err := goRun(ctx, "test", "-c", "-tags", strings.Join(tags, ","), "-o", filepath.Join(p.dir, "bin", test.file), pkg.ImportPath)
 	if err != nil {
 		return err
 	}
-	src := filepath.Join(p.dir, "src", test.name)
+	src := filepath.Join(p.dir, test.dir)
 	if err := os.MkdirAll(src, 0o755); err != nil {
 		return err
 	}
@@ -84,8 +81,12 @@ func (p payload) add(ctx context.Context, tags []string, test testBinary, pkg go
 	return os.CopyFS(filepath.Join(src, "testdata"), os.DirFS(testdata))
 }
 
-// listPackages leaves out packages without tests. None with tests is an error: it would pass without having tested.
+// listPackages leaves out packages without tests. Patterns that none with tests matches are an error: it would pass without having
+// tested.
 func listPackages(ctx context.Context, tags, patterns []string) ([]goPackage, error) {
+	if len(patterns) == 0 {
+		return nil, nil
+	}
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return nil, err

@@ -12,11 +12,11 @@ import (
 	"strings"
 )
 
-// Result is what became of a package's tests in one boot.
+// Result is what became of a package's tests, or of a command, in one boot.
 type Result struct {
-	// Package is relative to the module: pkg/pool.
+	// Package is relative to the module: pkg/pool. A command has its name there.
 	Package string
-	// ExitCode is the test binary's: 128 plus the signal when it was killed, 0 when the power went while it ran.
+	// ExitCode is the process's: 128 plus the signal when it was killed, 0 when the power went while it ran.
 	ExitCode int
 	// Tests are those that have ended, subtests among them, in the order in which they did.
 	Tests []Test

@@ -1,4 +1,4 @@
-// Package vm runs tests of this module on Debian's cloud kernel under QEMU: a kernel that has project quotas on XFS and ext4,
+// Package vm runs tests and programs of this module on Debian's cloud kernel under QEMU: a kernel that has project quotas on XFS and ext4,
 // whatever this machine's kernel has, and one whose power can be cut.
 //
 //	vm.Run(t, vm.Config{
@@ -27,13 +27,16 @@ import (
 
 // Config says what the machine has and what it tests.
 type Config struct {
-	// Packages are patterns as go test takes them, seen from the module's root. Those without tests are left out.
+	// Packages are patterns as go test takes them, seen from the module's root. Those without tests are left out. A machine whose
+	// boots all have a Command needs none.
 	Packages []string
 	// Tags are build tags. The tag vm is always set: a test file that makes sense nowhere else asks for it.
 	Tags []string
 	// Programs are main packages that the tests call, such as ./cmd/csi-hostpath, built with Tags too. They are in the guest's
 	// PATH, and CSI_HOSTPATH_TEST_DRIVER has the path of the driver.
 	Programs []string
+	// Tools are programs of this machine that the guest gets besides those that every guest has.
+	Tools []string
 	// Disks are made once, and keep what is written to them over all boots.
 	Disks []Disk
 	// Memory is in bytes; 0: 1 GiB.
@@ -42,11 +45,13 @@ type Config struct {
 
 // Boot is one life of the machine. It ends when the tests have, with everything unmounted; or with a power cut.
 type Boot struct {
+	// Command runs in place of the tests: one of Config.Programs by the last element of its path, and arguments.
+	Command []string
 	// Run chooses the tests, as go test's -run does; empty: all.
 	Run string
 	// Flags are further flags of the test binaries, such as -test.short.
 	Flags []string
-	// Env is added to the tests' environment, as KEY=value.
+	// Env is added to the environment of what runs, as KEY=value.
 	Env []string
 	// Timeout ends the boot, and fails the test; 0: 5 minutes.
 	Timeout time.Duration
@@ -142,7 +147,7 @@ func Prepare(ctx context.Context, config Config, dir string, logf Logf) (*Machin
 	if m.payload, err = buildPayload(ctx, config, dir); err != nil {
 		return nil, err
 	}
-	if m.initrd, err = buildInitrd(ctx, m.kernel, dir); err != nil {
+	if m.initrd, err = buildInitrd(ctx, m.kernel, config.Tools, dir); err != nil {
 		return nil, err
 	}
 	m.disks, err = makeDisks(ctx, config.Disks, dir)

@@ -104,6 +104,20 @@ func TestOutcomesComeOut(t *testing.T) {
 	}
 }
 
+func TestCommandRunsInPlaceOfTests(t *testing.T) {
+	machine := prepare(t, Config{Programs: []string{driver}})
+	results, err := machine.Boot(t.Context(), Boot{Command: []string{"csi-hostpath", "no-such-command"}}, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(results) != 1 || results[0].Package != "csi-hostpath" || results[0].ExitCode != 2 {
+		t.Errorf("results %+v, want exit code 2 of csi-hostpath", results)
+	}
+	if _, err := machine.Boot(t.Context(), Boot{}, t.Logf); err == nil || !strings.Contains(err.Error(), "nothing to run") {
+		t.Errorf("boot without a command: %v, want that there is nothing to run", err)
+	}
+}
+
 // TestMachineEndsWithItsContext also shows that no process is left.
 func TestMachineEndsWithItsContext(t *testing.T) {
 	machine := prepare(t, Config{Packages: []string{guestTests}})

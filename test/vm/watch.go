@@ -19,10 +19,10 @@ const frame = "\x16"
 
 // watch follows one boot.
 type watch struct {
-	boot  Boot
-	logf  Logf
-	tests []testBinary
-	runs  []run
+	boot     Boot
+	logf     Logf
+	binaries []binary
+	runs     []run
 
 	done     bool
 	fault    string
@@ -30,7 +30,7 @@ type watch struct {
 	powerOff atomic.Bool
 }
 
-// run is what is known of a test binary.
+// run is what is known of a binary.
 type run struct {
 	output strings.Builder
 	logged int // how much of the output is in the log
@@ -38,8 +38,8 @@ type run struct {
 	code   int
 }
 
-func newWatch(tests []testBinary, boot Boot, logf Logf) *watch {
-	return &watch{boot: boot, logf: logf, tests: tests, runs: make([]run, len(tests))}
+func newWatch(binaries []binary, boot Boot, logf Logf) *watch {
+	return &watch{boot: boot, logf: logf, binaries: binaries, runs: make([]run, len(binaries))}
 }
 
 // follow reads the machine's events to their end, and calls cutPower when the boot says so.
@@ -138,7 +138,7 @@ func (w *watch) verdict() error {
 	}
 }
 
-// results leaves out the packages that had no turn.
+// results leaves out those that had no turn.
 func (w *watch) results(ctx context.Context) ([]Result, error) {
 	var results []Result
 	for i := range w.runs {
@@ -146,11 +146,11 @@ func (w *watch) results(ctx context.Context) ([]Result, error) {
 		if !r.exited && r.output.Len() == 0 {
 			continue
 		}
-		tests, err := parseTests(ctx, w.tests[i].importPath, r.output.String())
+		tests, err := parseTests(ctx, w.binaries[i].importPath, r.output.String())
 		if err != nil {
 			return results, err
 		}
-		results = append(results, Result{Package: w.tests[i].name, ExitCode: r.code, Tests: tests})
+		results = append(results, Result{Package: w.binaries[i].name, ExitCode: r.code, Tests: tests})
 	}
 	return results, nil
 }
