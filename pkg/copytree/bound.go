@@ -11,6 +11,9 @@ import (
 // ErrTooLarge says that there is more to copy than the options let: there was from the beginning, or came while it was copied.
 var ErrTooLarge = errors.New("larger than its copy may be")
 
+// ErrTooDeep says that a directory is below more others than any path can name.
+var ErrTooDeep = errors.New("too deep to be copied")
+
 // charge counts bytes that the copy is about to take of the disk.
 func (c *copier) charge(bytes int64) error {
 	if sum := c.Progress.allocatedBytes.Add(bytes); c.MaxBytes > 0 && sum > c.MaxBytes {

@@ -244,3 +244,30 @@ func TestTreeIsCopiedWhereDirectoriesHaveNoHandles(t *testing.T) {
 
 	w.copySame(Options{Workers: 1})
 }
+
+// overlayfs keeps what was deleted as a device node of number 0:0, which is no device (mknod(2) of it needs no capability). A copy of its
+// upper directory that lacks it has again what a pod had deleted: storage of containers in a volume, for example.
+func TestWhiteoutOfOverlayfsIsCopied(t *testing.T) {
+	onEach(t, func(t *testing.T, w world) {
+		t.Helper()
+		dir := filepath.Dir(w.src)
+		lower, work, merged := filepath.Join(dir, "lower"), filepath.Join(dir, "work"), filepath.Join(dir, "merged")
+		for _, d := range []string{lower, work, merged} {
+			must(t, os.Mkdir(d, 0o755))
+		}
+		must(t, os.WriteFile(filepath.Join(lower, "deleted"), nil, 0o600))
+		must(t, os.WriteFile(filepath.Join(lower, "kept"), nil, 0o600))
+		overlay := func(upper string) {
+			must(t, unix.Mount("overlay", merged, "overlay", 0, "lowerdir="+lower+",upperdir="+upper+",workdir="+work))
+		}
+		overlay(w.src)
+		must(t, os.Remove(filepath.Join(merged, "deleted")))
+		must(t, unix.Unmount(merged, 0))
+		w.copy(Options{})
+		overlay(w.dst)
+		if got := countEntries(t, merged); got != 1 {
+			t.Errorf("%d files are in what was copied, want the one that was not deleted", got)
+		}
+		must(t, unix.Unmount(merged, 0))
+	})
+}

@@ -95,6 +95,9 @@ func (a *attributes) kind() uint32 { return a.mode & unix.S_IFMT }
 // permissions are the bits that chmod(2) takes.
 func (a *attributes) permissions() uint32 { return a.mode &^ unix.S_IFMT }
 
+// isWhiteout: it is the name of no hardware, and says to overlayfs that something was deleted (WHITEOUT_DEV of linux/fs.h).
+func (a *attributes) isWhiteout() bool { return a.kind() == unix.S_IFCHR && a.rdev == 0 }
+
 func (d descriptor) attributes() (attributes, error) {
 	var st unix.Statx_t
 	err := unix.Statx(int(d), "", unix.AT_EMPTY_PATH|unix.AT_STATX_SYNC_AS_STAT, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st)

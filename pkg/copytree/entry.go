@@ -59,7 +59,7 @@ func (c *copier) lateDirectory(at pair, name string) error {
 func (c *copier) leavesOut(a attributes) bool {
 	switch a.kind() {
 	case unix.S_IFBLK, unix.S_IFCHR:
-		return !c.Policy.has(KeepDevices)
+		return !c.Policy.has(KeepDevices) && !a.isWhiteout()
 	case unix.S_IFSOCK:
 		return c.Policy.has(DropSockets)
 	default:

@@ -53,7 +53,7 @@ func (l *level) unpark(on pair) error {
 		l.removed = &l.parked.attributes
 		src, err = dst.again() // a descriptor that stays what it is
 	}
-	l.pair, l.parked = pair{src, dst}, nil
+	l.src, l.dst, l.parked = src, dst, nil
 	return err
 }
 

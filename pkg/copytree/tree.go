@@ -62,7 +62,7 @@ const MaxChunk = 1 << 20
 // Policy says what of the privileged is copied. The zero value keeps all that is harmless where volumes are always mounted with nosuid and
 // nodev (mount.ParseOptions): a set-ID bit, a capability or a socket says nothing there, and a tree that is unpacked elsewhere, a
 // root filesystem for instance, is not whole without. Device nodes are left out: they are names of the node's hardware, made by mknod(2)
-// of a process that may, on behalf of one that perhaps may not.
+// of a process that may, on behalf of one that perhaps may not. (The whiteouts of overlayfs, of number 0:0, are none.)
 type Policy uint8
 
 // The exceptions, which can be joined.
@@ -95,7 +95,7 @@ const (
 // with reflinks, btrfs), the copy shares the source's blocks; before Linux 5.18 both must have been opened below the same mount.
 //
 // On failure, and when the context ends, dst is left as it is by then, for the caller to remove. Errors: unix.ENOSPC and unix.EDQUOT
-// when there is no room; ErrTooLarge; the context's cause. A name in an error is a pod's choice, and quoted.
+// when there is no room; ErrTooLarge; ErrTooDeep; the context's cause. A name in an error is a pod's choice, and quoted.
 func Tree(ctx context.Context, src, dst *os.File, opts Options) (Stats, error) {
 	if opts.Progress == nil {
 		opts.Progress = &Progress{}

@@ -258,6 +258,33 @@ func TestDeepTreeNeedsFewDescriptors(t *testing.T) {
 	})
 }
 
+// Of each level something is remembered: a pod that goes down without end, in several places at once, would have the driver take more
+// memory than it may.
+func TestTreeThatIsDeeperThanAnyPathIsRefused(t *testing.T) {
+	for _, tc := range []struct {
+		depth int
+		want  error
+	}{{maxDepth, nil}, {maxDepth + 1, ErrTooDeep}} {
+		w := newWorld(t, disks.XFS)
+		dir, err := unix.Open(w.src, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		must(t, err)
+		for range tc.depth {
+			must(t, unix.Mkdirat(dir, "d", 0o755))
+			next, err := unix.Openat(dir, "d", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+			must(t, err)
+			must(t, unix.Close(dir))
+			dir = next
+		}
+		must(t, unix.Close(dir))
+		for _, workers := range []int{1, 4} { // who hands directories over counts all the same
+			next := w.next(strconv.Itoa(workers))
+			if stats, err := next.try(t.Context(), Options{Workers: workers, Durability: Volatile}); !errors.Is(err, tc.want) {
+				t.Errorf("%d levels copied by %d: %+v, %v, want %v", tc.depth, workers, stats, err, tc.want)
+			}
+		}
+	}
+}
+
 // limitDescriptors lets the process open so many more files than it has open.
 func limitDescriptors(t *testing.T, more uint64) {
 	t.Helper()

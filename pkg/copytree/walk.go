@@ -3,6 +3,7 @@ package copytree
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -15,12 +16,18 @@ import (
 const (
 	// openLevels bounds how many directories of a walk are open at once, however deep the tree is.
 	openLevels = 32
+	// maxDepth bounds what is remembered of those that are not open, a few hundred bytes each. No path leads that deep: PATH_MAX ends after
+	// a fifth of it.
+	maxDepth = 10_000
 	// batch is how many names of a directory are known at a time.
 	batch = 1024
 )
 
 // pair is a directory and its copy.
-type pair struct{ src, dst descriptor }
+type pair struct {
+	src, dst descriptor
+	depth    int // below the root
+}
 
 func (p pair) close() {
 	p.src.close()
@@ -66,7 +73,7 @@ func openPair(src, dst descriptor) (pair, error) {
 		from.close()
 		return pair{}, err
 	}
-	return pair{from, to}, nil
+	return pair{src: from, dst: to}, nil
 }
 
 // walk copies a directory, which it closes, and all that is below it but what other workers take over. It goes down before it goes on,
@@ -216,6 +223,9 @@ func (w *walk) down(l *level, name string) error {
 
 // child opens a subdirectory and makes its copy; nil if it is not to be copied.
 func (c *copier) child(at pair, name string) (*pair, error) {
+	if at.depth == maxDepth {
+		return nil, fmt.Errorf("%w: it may have %d levels of directories", ErrTooDeep, maxDepth)
+	}
 	src, err := at.src.subdirectory(name)
 	if err != nil {
 		return nil, c.passOver(err)
@@ -236,7 +246,7 @@ func (c *copier) child(at pair, name string) (*pair, error) {
 		return nil, err
 	}
 	c.Progress.directories.Add(1)
-	return &pair{src, dst}, nil
+	return &pair{src: src, dst: dst, depth: at.depth + 1}, nil
 }
 
 // passOver counts what cannot be opened because it is not there any more, or is not the tree's. Other errors stay errors.

@@ -281,10 +281,12 @@ func TestOnlyTheDeviceThatARuleNamesIsOpened(t *testing.T) {
 	}
 	mkdir(t, root, "srv")
 	putKind(t, filepath.Join(root, "srv/null"), unix.S_IFCHR)
+	putKind(t, filepath.Join(root, "srv/zero"), unix.S_IFCHR)
 	h := NewHost(root, NewRules([]Rule{
 		{Path: "/dev/null", Types: []volume.Type{volume.CharDevice}},
 		{Path: "/srv", Types: volume.Types()},
 		{Path: "/dev", Types: []volume.Type{volume.CharDevice}},
+		{Path: "/srv/zero", Types: []volume.Type{volume.CharDevice}, ReadOnly: true},
 	}))
 	if err := h.try(Use{Path: "/dev/null", Type: volume.CharDevice}, volume.Spec{}); err != nil {
 		t.Error(err)
@@ -295,6 +297,7 @@ func TestOnlyTheDeviceThatARuleNamesIsOpened(t *testing.T) {
 		{Path: "/dev/null", Type: volume.File},
 		{Path: "/dev", Type: volume.Directory},
 		{Path: "/srv/null", Type: volume.CharDevice},
+		{Path: "/srv/zero", Type: volume.CharDevice},
 	} {
 		wantError(t, h.try(use, volume.Spec{}), volume.ErrForbidden, use.Path, string(use.Type))
 	}

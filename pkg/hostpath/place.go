@@ -42,10 +42,7 @@ func (r *Rules) checkPlace(host, f *os.File, rule Rule, use Use) error {
 
 // locate follows links, within the host's tree: a directory is forbidden wherever its name leads.
 func locate(host *os.File, mounts []mount.Mount, name string) (place mount.Location, exists bool, err error) {
-	fd, err := unix.Openat2(int(host.Fd()), strings.TrimPrefix(name, "/"), &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openInRoot(host, name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return mount.Location{}, false, nil
 	}
@@ -56,4 +53,22 @@ func locate(host *os.File, mounts []mount.Mount, name string) (place mount.Locat
 	defer f.Close()
 	place, err = mount.LocateIn(mounts, f)
 	return place, true, err
+}
+
+// resolveTries bounds how often a path is resolved anew: each time something else was renamed, or mounted, somewhere on the node.
+const resolveTries = 1000
+
+// openInRoot resolves a path with its links. Of a link with ".." in it, such as /var/run → ../run, the kernel does not know where it led if
+// anything was renamed meanwhile, by whomever and wherever (openat2(2), EAGAIN): a pod can do that all day.
+func openInRoot(host *os.File, name string) (fd int, err error) {
+	for range resolveTries {
+		fd, err = unix.Openat2(int(host.Fd()), strings.TrimPrefix(name, "/"), &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		})
+		if !errors.Is(err, unix.EAGAIN) {
+			break
+		}
+	}
+	return fd, err
 }

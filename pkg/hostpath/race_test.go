@@ -212,3 +212,31 @@ func checkNotGivenAway(t *testing.T, parent string, inode uint64) {
 	}
 	t.Error("the directory is gone")
 }
+
+// The directories that are never offered are looked for with the links on their way, as /var/run → ../run of some distributions is.
+func TestRenamesElsewhereOnTheNodeRefuseNobodyHisPath(t *testing.T) {
+	root := newTree(t)
+	for _, dir := range []string{"run/containerd", "srv/dir", "elsewhere", "var"} {
+		mkdir(t, root, dir)
+	}
+	if err := os.Symlink("../run", filepath.Join(root, "var/run")); err != nil {
+		t.Fatal(err)
+	}
+	a, b := filepath.Join(root, "elsewhere/a"), filepath.Join(root, "elsewhere/b")
+	write(t, a, "")
+	write(t, b, "")
+	h := allow(root)
+	var refused error
+	race(
+		t,
+		func() {
+			if err := h.try(Use{Path: "/srv/dir", Type: volume.Directory}, volume.Spec{}); err != nil {
+				refused = err
+			}
+		},
+		exchange(t, a, b),
+	)
+	if refused != nil {
+		t.Error(refused)
+	}
+}

@@ -68,6 +68,10 @@ func (r *Rules) Validate(rule Rule) error {
 	if err := r.checkForbidden(rule, rule.Path, rule.onlyDevices()); err != nil {
 		return err
 	}
+	if rule.ReadOnly && slices.ContainsFunc(rule.Types, volume.Type.IsDevice) {
+		return fmt.Errorf("%w: host path %s: readOnly keeps nobody from writing to a device: leave it out, or the device's type",
+			volume.ErrForbidden, rule.Path)
+	}
 	for _, other := range r.rules {
 		if err := rule.checkNotUndone(other); err != nil {
 			return err
@@ -189,6 +193,8 @@ func (rule Rule) missing(use Use) string {
 		return "names no device types"
 	case use.Type.IsDevice() && rule.Path != use.Path:
 		return "is not for that single device"
+	case use.Type.IsDevice() && rule.ReadOnly:
+		return "is read-only, which no mount makes a device"
 	default:
 		return ""
 	}

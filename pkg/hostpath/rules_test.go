@@ -59,6 +59,8 @@ func TestRuleForWhatIsNeverOfferedIsAFault(t *testing.T) {
 		{Rule{Path: "/var/log", ReadOnly: true}, ""},
 		{Rule{Path: "/usr/share/zoneinfo", ReadOnly: true}, ""},
 		{Rule{Path: "/dev/fuse", Types: devices}, ""},
+		{Rule{Path: "/dev/fuse", Types: devices, ReadOnly: true}, "readOnly keeps nobody from writing to a device"},
+		{Rule{Path: "/srv", Types: volume.Types(), ReadOnly: true}, "readOnly keeps nobody from writing to a device"},
 		{Rule{Path: "/data/pools2"}, ""},
 		{Rule{Path: "/run/app.sock"}, ""},
 		{Rule{Path: "/"}, "not /"},

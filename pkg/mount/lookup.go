@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,26 +39,27 @@ func PointsOf(f *os.File) ([]string, error) {
 	return points, nil
 }
 
-// RootAt says what of its filesystem the topmost mount at a target shows; false if nothing is mounted there. It reads the mount table
-// if something is.
-func RootAt(t Target) (root string, mounted bool, err error) {
-	if mounted, err = Mounted(t); err != nil || !mounted {
-		return "", false, err
+// At is the topmost mount at a target; false if nothing is mounted there. It reads the mount table if something is, and where a filesystem
+// that has died does not even say whether it is one (XFS: stat(2) of a mount point is EIO).
+func At(t Target) (top Mount, mounted bool, err error) {
+	mounted, lookErr := Mounted(t)
+	if lookErr == nil && !mounted {
+		return Mount{}, false, nil
 	}
 	resolved, err := filepath.EvalSymlinks(t.base)
 	if err != nil {
-		return "", false, err
+		return Mount{}, false, err
 	}
 	mounts, err := Table()
 	if err != nil {
-		return "", false, err
+		return Mount{}, false, err
 	}
-	for _, m := range mounts { // in the order of their mounting: the last one is on top
+	for _, m := range slices.Backward(mounts) { // in the order of their mounting: the last one is on top
 		if at, ok := TargetAt(t.base, resolved, m.Point); ok && at == t {
-			root = m.Root
+			return m, true, nil
 		}
 	}
-	return root, true, nil
+	return Mount{}, mounted, lookErr
 }
 
 // Open opens the topmost thing at a target with O_PATH, and says whether it is a mount. The caller closes it. Errors: os.ErrNotExist.

@@ -242,15 +242,21 @@ func TestBlockVolumeGrowsUnderItsPods(t *testing.T) {
 func TestStatsOfABlockVolumeAreItsSize(t *testing.T) {
 	n := newBlockNode(t)
 	must(t, n.publishBlock("a"))
-	req := &csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: n.target("a")}
-	resp, err := n.NodeGetVolumeStats(t.Context(), req)
-	must(t, err)
-	if u := resp.GetUsage(); len(u) != 1 || u[0].GetUnit() != csi.VolumeUsage_BYTES || u[0].GetTotal() != n.capacity() || u[0].GetUsed() != 0 {
-		t.Errorf("usage is %v, want %d bytes in total", u, n.capacity())
+	// kubelet asks for it at a mount of its own (MapBlockVolume in pkg/volume/util/volumepathhandler).
+	must(t, os.WriteFile(n.target("kubelet's"), nil, 0o600))
+	must(t, unix.Mount(n.target("a"), n.target("kubelet's"), "", unix.MS_BIND, ""))
+	for _, name := range []string{"a", "kubelet's"} {
+		req := &csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: n.target(name)}
+		resp, err := n.NodeGetVolumeStats(t.Context(), req)
+		must(t, err)
+		u := resp.GetUsage()
+		if len(u) != 1 || u[0].GetUnit() != csi.VolumeUsage_BYTES || u[0].GetTotal() != n.capacity() || u[0].GetUsed() != 0 {
+			t.Errorf("usage at %s is %v, want %d bytes in total", name, u, n.capacity())
+		}
+		must(t, unix.Unmount(n.target(name), 0))
+		_, err = n.NodeGetVolumeStats(t.Context(), req)
+		wantCode(t, err, codes.NotFound)
 	}
-	must(t, unix.Unmount(n.target("a"), 0))
-	_, err = n.NodeGetVolumeStats(t.Context(), req)
-	wantCode(t, err, codes.NotFound)
 }
 
 func TestPublishedBlockVolumeIsKnownAfterARestartAndNotDeleted(t *testing.T) {

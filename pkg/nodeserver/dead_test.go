@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
@@ -110,6 +111,61 @@ func TestImageOfADeadDiskIsUnpublishedAndUnstaged(t *testing.T) {
 				n.disk.Shutdown(n.t)
 				n.takeDown("a")
 				must(n.t, n.unstage())
+				n.wantNoneAttached()
+			})
+		})
+	}
+}
+
+// noPools is a driver that was started again when the disk was dead.
+type noPools struct{}
+
+func (noPools) ByID(volume.PoolID) (*pool.Pool, error) { return nil, volume.ErrUnavailable }
+
+func (noPools) ByName(string) (*pool.Pool, error) { return nil, volume.ErrUnavailable }
+
+func (noPools) Open() []*pool.Pool { return nil }
+
+// restartWithout forgets everything, and opens no pool.
+func (n *mortalNode) restartWithout() {
+	n.Publications, n.Pools = NewPublications(), noPools{}
+}
+
+// A dead XFS does not even say that it is mounted.
+func TestVolumeOfADeadDiskIsUnpublishedByADriverThatWasStartedAfterIt(t *testing.T) {
+	for _, kind := range volume.ManagedTypes() {
+		t.Run(string(kind), func(t *testing.T) {
+			onEachDeath(t, blockSpec(), func(n *mortalNode) {
+				id, other := n.create(n.t, "v", kind), n.create(n.t, "w", kind)
+				must(n.t, n.publish(n.t, n.publishRequest(id, "a")))
+				must(n.t, n.publish(n.t, n.publishRequest(other, "b")))
+				n.disk.Shutdown(n.t)
+				n.restartWithout()
+				wantCode(n.t, n.unpublish(n.t, other, "a"), codes.FailedPrecondition)
+				for range 2 {
+					must(n.t, n.unpublish(n.t, id, "a"))
+					must(n.t, n.unpublish(n.t, other, "b"))
+				}
+			})
+		})
+	}
+}
+
+func TestImageWhoseOwnFilesystemHasDiedIsUnpublishedAndUnstaged(t *testing.T) {
+	for _, fsType := range volume.FSTypes() {
+		t.Run(string(fsType), func(t *testing.T) {
+			onEachDeath(t, imageSpec(fsType), func(n *mortalNode) {
+				n.stageAndPublish("a")
+				must(n.t, os.WriteFile(n.target("a/file"), make([]byte, mib), 0o600))
+				root, err := os.Open(n.target("a"))
+				must(n.t, err)
+				n.disk.Shutdown(n.t)
+				_ = unix.Syncfs(int(root.Fd())) // what the kernel does by itself, sooner or later; some filesystems keep the error for fsync(2)
+				must(n.t, root.Close())
+				n.restartWithout()
+				for range 2 {
+					n.takeDown("a")
+				}
 				n.wantNoneAttached()
 			})
 		})

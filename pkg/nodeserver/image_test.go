@@ -291,8 +291,10 @@ func TestStagedImageIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 			n.t.Error("the staging path is taken for a publication")
 		}
 		wantCode(n.t, n.publishAs(n.t, n.id, "b", singleWriter), codes.FailedPrecondition)
-		_, err := n.NodeGetVolumeStats(n.t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: n.target("a")})
-		must(n.t, err)
+		for _, path := range []string{n.target("a"), n.stagingPath()} { // "any valid path where volume was previously staged or published"
+			_, err := n.NodeGetVolumeStats(n.t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: path})
+			must(n.t, err)
+		}
 		wantCode(n.t, n.pool.CheckDetached(n.id), codes.FailedPrecondition)
 		n.takeDown("a")
 		must(n.t, n.pool.CheckDetached(n.id))
@@ -341,7 +343,7 @@ func TestImageThatIsNotStagedIsNotPublished(t *testing.T) {
 	wantCode(t, n.publishAt("a"), codes.FailedPrecondition)
 	req := n.publishRequest(n.id, "a")
 	req.StagingTargetPath = ""
-	wantCode(t, n.publish(t, req), codes.InvalidArgument)
+	wantCode(t, n.publish(t, req), codes.FailedPrecondition)
 	req.StagingTargetPath = n.target("absent")
 	wantCode(t, n.publish(t, req), codes.FailedPrecondition)
 }

@@ -7,9 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -20,7 +22,7 @@ func (s *Server) openInline(ctx context.Context, w wish) (source, error) {
 	if err != nil {
 		return source{}, err
 	}
-	p, err := s.Pools.ByName(w.attributes.Pool)
+	p, err := s.poolOf(name, w.attributes.Pool)
 	if err != nil {
 		return source{}, err
 	}
@@ -37,18 +39,35 @@ func (s *Server) openInline(ctx context.Context, w wish) (source, error) {
 	return source{volume: v.ID.String(), file: data, access: w.access}, err
 }
 
-// deleteInline deletes the inline volume of that handle; most handles have none. More than one pool has it if the default pool was
-// another one when an earlier try made it. A pool that is not open keeps it until SweepInline finds it.
-func (s *Server) deleteInline(ctx context.Context, handle string) error {
+// poolOf is the pool that an inline volume is to be in: of one that names none the default pool, unless it was made when that was another
+// one. kubelet asks for every volume again after its own restart, and its pod goes on with what it has.
+func (s *Server) poolOf(name volume.Name, wanted string) (*pool.Pool, error) {
+	if made := s.poolsWithInline(name); wanted == "" && len(made) > 0 {
+		return made[0], nil
+	}
+	return s.Pools.ByName(wanted)
+}
+
+// poolsWithInline are the open pools that have an inline volume of that name.
+func (s *Server) poolsWithInline(name volume.Name) []*pool.Pool {
+	return slices.DeleteFunc(s.Pools.Open(), func(p *pool.Pool) bool {
+		v, err := p.Get(volume.NewID(p.ID(), name))
+		return err != nil || !v.IsInline()
+	})
+}
+
+// deleteInline deletes the inline volume of that handle if the target was its pod's; most handles have none. More than one pool has it if
+// the default pool was another one, and not open, when it was made. A pool that is not open keeps it until SweepInline finds it.
+func (s *Server) deleteInline(ctx context.Context, handle string, target mount.Target) error {
 	name, err := volume.ParseName(handle)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, p := range s.Pools.Open() {
-		v, err := p.Get(volume.NewID(p.ID(), name))
-		if err == nil && v.IsInline() {
-			errs = append(errs, s.deleteUnused(ctx, p, v.ID))
+	for _, p := range s.poolsWithInline(name) {
+		id := volume.NewID(p.ID(), name)
+		if v, err := p.Get(id); err == nil && v.Owner.PodUID == target.PodUID() {
+			errs = append(errs, s.deleteUnused(ctx, p, id))
 		}
 	}
 	return errors.Join(errs...)

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -106,8 +108,14 @@ func TestUnpublishDeletesAnInlineVolumeFromEveryPoolAndNothingElse(t *testing.T)
 	if got := len(n.pool.List("", 10)); got != 2 {
 		t.Errorf("%d volumes are left, want 2", got)
 	}
-	// The same handle at another target is not the pod's end.
-	wantCode(t, n.unpublishHandle(t, inlineHandle(deadUID), n.target("elsewhere")), codes.FailedPrecondition)
+	// The same handle at another target, which a PersistentVolume may have as its own, is not the pod's end; nor is it after a reboot.
+	must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, liveUID)))
+	must(t, unix.Unmount(inlineTarget(n, deadUID), 0))
+	n.restart(t)
+	must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, liveUID)))
+	if got := n.inlineVolumes(); got != 1 {
+		t.Errorf("%d inline volumes are left, want 1", got)
+	}
 	must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, deadUID)))
 	if got := n.inlineVolumes(); got != 0 {
 		t.Errorf("%d inline volumes are left", got)
@@ -173,5 +181,42 @@ func TestManagedVolumeIsNotGivenToAPodAsItsOwn(t *testing.T) {
 	wantCode(t, n.publishInline(t, deadUID, map[string]string{"size": "1Mi", "mode": "0755"}), codes.AlreadyExists)
 	if got := mountsBelow(t, n.KubeletDir); len(got) != 0 {
 		t.Errorf("mounted are %q", got)
+	}
+}
+
+// twoPools implements Pools: the first one is the default.
+type twoPools []*pool.Pool
+
+func (p twoPools) ByID(id volume.PoolID) (*pool.Pool, error) {
+	if i := slices.IndexFunc(p, func(one *pool.Pool) bool { return one.ID() == id }); i >= 0 {
+		return p[i], nil
+	}
+	return nil, volume.ErrNotFound
+}
+
+func (p twoPools) ByName(string) (*pool.Pool, error) { return p[0], nil }
+
+func (p twoPools) Open() []*pool.Pool { return slices.Clone(p) }
+
+// kubelet asks for every volume again after its own restart.
+func TestInlineVolumeStaysInItsPoolWhenAnotherOneBecomesTheDefault(t *testing.T) {
+	n := newNode(t)
+	other, err := pool.Open(t.Context(), pool.Options{Name: "other", Path: filepath.Join(t.TempDir(), "other")})
+	must(t, err)
+	t.Cleanup(func() { must(t, other.Close()) })
+	n.Pools = twoPools{n.pool, other}
+	must(t, n.publishInline(t, deadUID, nil))
+	n.Pools = twoPools{other, n.pool}
+	n.restart(t)
+	must(t, n.publishInline(t, deadUID, nil))
+	if here, there := len(n.pool.Inline()), len(other.Inline()); here != 1 || there != 0 {
+		t.Errorf("the pools have %d and %d volumes, want 1 and none", here, there)
+	}
+	must(t, n.publishInline(t, liveUID, nil))
+	if got := len(other.Inline()); got != 1 {
+		t.Errorf("the default pool has %d volumes, want 1", got)
+	}
+	for _, uid := range []string{deadUID, liveUID} {
+		must(t, n.unpublishHandle(t, inlineHandle(uid), inlineTarget(n, uid)))
 	}
 }

@@ -84,6 +84,9 @@ func (*Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 // the staging path stays as it is; the filesystem of an image is mounted there. A path of the host is looked at when a pod wants it: until
 // then nobody knows whose it is.
 func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+	if err := volume.CheckHandle(req.GetVolumeId()); err != nil {
+		return nil, err
+	}
 	at, err := s.parseTarget("staging_target_path", req.GetStagingTargetPath())
 	if err != nil {
 		return nil, err
@@ -225,7 +228,7 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	if id, err := volume.ParseID(handle); err == nil {
 		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(id, devices...)
 	}
-	if err := s.deleteInline(ctx, handle); err != nil {
+	if err := s.deleteInline(ctx, handle, target); err != nil {
 		return nil, err
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
@@ -245,14 +248,14 @@ func (s *Server) checkPublished(handle string, target mount.Target) error {
 	if known || err != nil { // an inline volume or a path of the host: any mount may be theirs
 		return nil //nolint:nilerr // said above
 	}
-	root, mounted, err := mount.RootAt(target)
-	if err != nil || !mounted || slices.ContainsFunc(strings.Split(root, "/"), func(part string) bool {
+	top, mounted, err := mount.At(target)
+	if err != nil || !mounted || slices.ContainsFunc(strings.Split(top.Root, "/"), func(part string) bool {
 		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".") // in the trash it has a suffix
 	}) || staging.MayShow(id, target) {
 		return err
 	}
 	return fmt.Errorf("%w: what is mounted at %s is %s of its filesystem, not volume %s: it is left alone",
-		volume.ErrInUse, target, root, handle)
+		volume.ErrInUse, target, top.Root, handle)
 }
 
 // NodeGetVolumeStats costs a few system calls, whatever the volume holds.
@@ -327,11 +330,12 @@ func (s *Server) find(handle string) (*pool.Pool, volume.ID, error) {
 	return p, id, err
 }
 
-// usage asks the pool for its own volumes, and the mount for inline ones and for paths of the host, which nobody remembers over a
-// restart. Errors: ErrNotFound.
+// usage asks the pool for its own volumes, wherever they are mounted: kubelet asks for a raw block volume's at a mount of its own
+// (Kubernetes pkg/volume/csi/csi_plugin.go, NewMetricsCsi). Of inline ones and of paths of the host, which nobody remembers over a restart,
+// it asks the mount. Errors: ErrNotFound.
 func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error) {
 	there, known := s.Publications.at(target)
-	if known && !s.isHandleOf(handle, there) || !known && volume.IsID(handle) {
+	if known && !s.isHandleOf(handle, there) {
 		return volume.Usage{}, fmt.Errorf("%w: volume %s is not published at %s", volume.ErrNotFound, handle, target)
 	}
 	if !volume.IsID(handle) {

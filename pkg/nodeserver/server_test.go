@@ -296,6 +296,11 @@ func TestBadRequestIsRefusedWithItsCode(t *testing.T) {
 			wantCode(t, n.publish(t, publish), tc.want)
 			_, err := n.NodeStageVolume(t.Context(), stage)
 			wantCode(t, err, tc.want)
+			if tc.emptyIDs { // also of a path of the host, whose ID may be any other string
+				stage.VolumeContext = map[string]string{volume.ParamPath: "/srv", volume.ParamType: string(volume.Directory)}
+				_, err := n.NodeStageVolume(t.Context(), stage)
+				wantCode(t, err, tc.want)
+			}
 			if got, err := os.ReadDir(n.KubeletDir); len(got) > 0 {
 				t.Errorf("left are %v, %v", got, err)
 			}

@@ -57,6 +57,9 @@ func (w wish) check(target mount.Target) error {
 	case !managed && (w.attributes.Pod.UID == "" || w.attributes.Pod.UID != target.PodUID()):
 		return fmt.Errorf("%w: the pod's UID is %q, and the target path is one of %q: only kubelet can say whose volume it is, "+
 			"and it does if the CSIDriver object has podInfoOnMount: true", volume.ErrForbidden, w.attributes.Pod.UID, target.PodUID())
+	case w.attributes.Spec.Type.IsDevice() && w.access.Mount.ReadOnly():
+		return fmt.Errorf("%w: a device of the node is written to also through a mount that is read-only: ask for it without readOnly",
+			volume.ErrInvalid)
 	case !w.attributes.Inline && volume.IsInlineHandle(w.handle):
 		return fmt.Errorf("%w: volume %s is an inline one, and kubelet does not say so: the CSIDriver object needs podInfoOnMount: true",
 			volume.ErrForbidden, w.handle)
@@ -111,6 +114,8 @@ func (s *Server) openManaged(ctx context.Context, w wish) (source, error) {
 	}
 	src := source{volume: v.ID.String(), access: w.access}
 	switch {
+	case w.staging == "":
+		return source{}, fmt.Errorf("%w: staging_target_path is empty: stage the volume first", volume.ErrPrecondition)
 	case v.Spec.IsBlock():
 		return s.openBlock(ctx, v, w)
 	case v.Spec.IsImage():

@@ -168,7 +168,8 @@ func (p *Pool) options(b bound, progress *copytree.Progress) copytree.Options {
 }
 
 // duplicate copies an origin's data file by file into the directory of what is being built, under a quota of its own. It is durable when
-// it returns, but for its name. The tag is returned also on failure. Errors: ErrOutOfRange when there is more than the bound.
+// it returns, but for its name. The tag is returned also on failure. Errors: ErrOutOfRange when there is more than the bound, ErrPrecondition
+// when it is too deep.
 func (p *Pool) duplicate(
 	ctx context.Context, d dir, from *origin, to bound, progress *copytree.Progress,
 ) (made backend.Clone, held int64, err error) {
@@ -191,11 +192,13 @@ func (p *Pool) duplicate(
 		return made, 0, err
 	}
 	stats, err := copytree.Tree(ctx, source, made.Data, p.options(to, progress))
-	if errors.Is(err, copytree.ErrTooLarge) {
+	switch {
+	case errors.Is(err, copytree.ErrTooDeep):
+		err = fmt.Errorf("%w: %s: %w", volume.ErrPrecondition, from.id, err)
+	case errors.Is(err, copytree.ErrTooLarge):
 		err = fmt.Errorf("%w: %s has more than %d bytes or %d files and directories (0: any number), or pods write to it faster than it is "+
 			"copied: expand it, or ask for a larger copy: %w", volume.ErrOutOfRange, from.id, to.bytes, to.inodes, err)
-	}
-	if err == nil {
+	case err == nil:
 		held, err = p.heldBy(made, stats)
 	}
 	if err != nil {

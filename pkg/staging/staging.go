@@ -106,6 +106,19 @@ func numberAt(at mount.Target) (int, error) {
 	return number, err
 }
 
+// numberOfMountAt is numberAt also where the filesystem itself has died and answers nothing: the mount table has its device.
+func numberOfMountAt(at mount.Target) (int, error) {
+	number, err := numberAt(at)
+	if !loopdev.IsOfDeadDisk(err) {
+		return number, err
+	}
+	top, _, tableErr := mount.At(at)
+	if n, ok := loopdev.NumberAt(top.Source); ok && tableErr == nil {
+		return n, nil
+	}
+	return 0, err
+}
+
 // makeFilesystem makes the filesystem on an image of which nobody has seen anything, and then says so in the record. Until that is durable,
 // a crash makes it begin again.
 func (v Volume) makeFilesystem(ctx context.Context, image *os.File, at mount.Target) error {
@@ -315,7 +328,7 @@ func Unmount(id volume.ID, at mount.Target) error {
 	if mounted, err := mount.Mounted(at); !mounted && err == nil { // as it is with any volume that is no image
 		return nil
 	}
-	number, err := numberAt(at)
+	number, err := numberOfMountAt(at)
 	if errors.Is(err, errNotMounted) || errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -337,7 +350,7 @@ func MayShow(id volume.ID, at mount.Target) bool {
 	if err == nil {
 		return mayBeImageOf(id, number) || saysNothing(number)
 	}
-	number, err = numberAt(at)
+	number, err = numberOfMountAt(at)
 	return err == nil && mayBeImageOf(id, number)
 }
 

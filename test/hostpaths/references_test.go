@@ -152,6 +152,22 @@ func TestReadOnlyRootIsReadOnlyWithWhatIsMountedBelow(t *testing.T) {
 	w.wantCode(w.publish(missing), codes.FailedPrecondition, "read-only")
 }
 
+// A mount that is read-only keeps nobody from writing to a device.
+func TestDeviceIsNotOfferedReadOnly(t *testing.T) {
+	w := newWorld(t, everything)
+	w.putAll()
+	for name, wanted := range map[string]volume.Type{"null": volume.CharDevice, "loop": volume.BlockDevice} {
+		v := persistent(podA, "pv", "path", w.path("srv", name), "type", string(wanted))
+		v.readOnly = true
+		w.wantCode(w.publish(v), codes.InvalidArgument, "read-only")
+		v.readOnly, v.mode = false, csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
+		w.wantCode(w.publish(v), codes.InvalidArgument, "read-only")
+	}
+	if m := w.mounts(); len(m) > 0 {
+		t.Errorf("mounted all the same: %q", m)
+	}
+}
+
 func TestRefusalsNameWhatIsMissing(t *testing.T) {
 	w := newWorld(t, "[{path: '{srv}', namespaces: [team-a]}]")
 	w.putAll()

@@ -295,16 +295,19 @@ func (w *world) publishWith(v volumeOf, attributes map[string]string) error {
 	w.write(filepath.Join(filepath.Dir(target), "vol_data.json"), v.kubeletWrites())
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
+	staging := ""
 	if !v.inline {
+		staging = filepath.Join(w.KubeletDir(), "plugins/staging")
 		if _, err := w.Node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
-			VolumeId: v.handle, StagingTargetPath: filepath.Join(w.KubeletDir(), "plugins/staging"),
+			VolumeId: v.handle, StagingTargetPath: staging,
 			VolumeCapability: v.capability(), VolumeContext: attributes,
 		}); err != nil {
 			return err
 		}
 	}
 	_, err := w.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
-		VolumeId: v.handle, TargetPath: target, VolumeCapability: v.capability(), VolumeContext: attributes, Readonly: v.readOnly,
+		VolumeId: v.handle, StagingTargetPath: staging, TargetPath: target, VolumeCapability: v.capability(), VolumeContext: attributes,
+		Readonly: v.readOnly,
 	})
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -185,6 +186,33 @@ func TestDiscardRemovesWhateverSubvolumesAPodLeaves(t *testing.T) {
 			wantReleased(t, b, tag)
 		})
 	}
+}
+
+// A pod nests as many subvolumes as its volume has room for: what is remembered of each must be little, and not on the stack.
+func TestDiscardRemovesSubvolumesNestedToAnyDepth(t *testing.T) {
+	const depth = 2000
+	b, dir, tag := newVolume(t, simple, 400*mib)
+	at := open(t, filepath.Join(dir.Name(), backend.Data))
+	for range depth {
+		if err := createSubvolume(at, "s", 0); err != nil {
+			t.Fatal(err)
+		}
+		next, err := openNoMount(at, "s")
+		at.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = next
+	}
+	at.Close()
+	defer debug.SetMaxStack(debug.SetMaxStack(128 << 10)) // a recursion ends the test
+	if err := b.Discard(dir); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir.Name()); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+	wantReleased(t, b, tag)
 }
 
 // plantDeep makes a subvolume at the end of a path that is longer than PATH_MAX.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -36,21 +37,50 @@ func (f filesystem) destroy(dir *os.File, name string) error {
 	return destroySubvolume(dir, []byte(name))
 }
 
-// destroyBelow removes the subvolumes in a subvolume, wherever in it they are: the kernel refuses to destroy one that has others.
-func (f filesystem) destroyBelow(parent uint64) error {
-	return f.each(rootTree, parent, rootRef, func(i item) error {
-		if err := f.destroyBelow(i.offset); err != nil {
+// nesting is a subvolume in which others are destroyed: next is the first that may still be there.
+type nesting struct{ subvolume, next uint64 }
+
+// destroyBelow removes the subvolumes in a subvolume, wherever in it they are: the kernel refuses to destroy one that has others. A pod can
+// nest any number of them, of which two numbers each are remembered.
+func (f filesystem) destroyBelow(top uint64) error {
+	for below := []nesting{{subvolume: top}}; ; {
+		at := &below[len(below)-1]
+		child, err := f.child(at.subvolume, at.next, math.MaxUint64)
+		switch {
+		case err != nil:
+			return err
+		case child != nil:
+			at.next = child.offset + 1
+			below = append(below, nesting{subvolume: child.offset})
+			continue
+		case len(below) == 1:
+			return nil
+		}
+		below = below[:len(below)-1]
+		if err := f.destroyChild(below[len(below)-1].subvolume, at.subvolume); err != nil {
 			return err
 		}
-		inode, name, err := parseRef(i.data)
-		if err != nil {
-			return fmt.Errorf("subvolume %d in %d: %w", i.offset, parent, err)
-		}
-		return f.destroyChild(parent, inode, i.offset, name)
-	})
+	}
 }
 
-func (f filesystem) destroyChild(parent, inode, child uint64, name []byte) error {
+// child is the reference to the first subvolume in another one whose number is within bounds; nil if there is none.
+func (f filesystem) child(parent, from, to uint64) (*item, error) {
+	found, err := f.items(rootTree, parent, rootRef, from, to)
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	return &found[0], nil
+}
+
+func (f filesystem) destroyChild(parent, child uint64) error {
+	ref, err := f.child(parent, child, child)
+	if err != nil || ref == nil { // nil: somebody else has removed it
+		return err
+	}
+	inode, name, err := parseRef(ref.data)
+	if err != nil {
+		return fmt.Errorf("subvolume %d in %d: %w", child, parent, err)
+	}
 	for _, d := range []struct{ subvolume, inode uint64 }{{parent, firstFreeObject}, {child, firstFreeObject}} {
 		root, err := f.openDir(d.subvolume, d.inode)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -36,6 +37,8 @@ type ProjectQuota struct {
 	quota quota
 	mode  Mode
 	tags  *backend.Tags
+
+	retagging sync.Mutex
 }
 
 var _ backend.Backend = (*ProjectQuota)(nil)
@@ -144,7 +147,10 @@ func (p *ProjectQuota) ensureTagged(f *os.File, tag backend.Tag) (changed bool, 
 		return false, err
 	}
 	if info.IsDir() {
-		if err := retag(f, tag); err != nil {
+		p.retagging.Lock() // one at a time: it has many descriptors
+		err := retag(f, tag, retagDepth)
+		p.retagging.Unlock()
+		if err != nil {
 			return false, err
 		}
 	}

@@ -1,9 +1,13 @@
 package projquota
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/vm"
@@ -58,4 +62,73 @@ func TestStructuresAreTheKernels(t *testing.T) {
 			t.Errorf("struct %s has %d bytes, the kernel's %d", name, size[0], size[1])
 		}
 	}
+}
+
+// Data that a pod has robbed of its ID is tagged again at the start, when the records of all others are read: it must not take the
+// descriptors that these need, however deep the pod has gone.
+func TestDeepTreeIsTaggedWithFewDescriptors(t *testing.T) {
+	root := mkdirDeep(t, disks.New(t, disks.XFS, 0).Dir, 4*retagDepth)
+	defer root.Close()
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: retagDepth + 200, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old) //nolint:errcheck // it was so before
+	if err := retag(root, firstTag, retagDepth); err == nil || errors.Is(err, unix.EMFILE) {
+		t.Errorf("a tree of %d levels: %v, want an error that says so", 4*retagDepth, err)
+	}
+}
+
+// A pod's process can keep who opens its file waiting.
+func TestLeasedFileDoesNotHoldUpTheStart(t *testing.T) {
+	dir := disks.New(t, disks.XFS, 0).Dir
+	path := filepath.Join(dir, "file")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	leased, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leased.Close()
+	if _, err := unix.FcntlInt(leased.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := retag(root, firstTag, retagDepth); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("a leased file: %v, want EAGAIN", err)
+	}
+}
+
+// mkdirDeep makes directories, one in the other, and opens the first.
+func mkdirDeep(t *testing.T, path string, levels int) *os.File {
+	t.Helper()
+	root, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := int(root.Fd())
+	for range levels {
+		err := unix.Mkdirat(at, "d", 0o700)
+		next := -1
+		if err == nil {
+			next, err = unix.Openat(at, "d", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at != int(root.Fd()) {
+			unix.Close(at)
+		}
+		at = next
+	}
+	unix.Close(at)
+	return root
 }

@@ -11,17 +11,24 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 )
 
-// retagBatch is how many names of a directory are read at a time.
-const retagBatch = 1024
+const (
+	// retagBatch is how many names of a directory are read at a time.
+	retagBatch = 64
+	// retagDepth is how many directories are open at most, one below the other: as many as a path of PATH_MAX can name.
+	retagDepth = 2048
+)
 
 // retag gives everything in a directory a project ID: what was copied here, with its record and without its ID, has none. The content is
 // a pod's, which may be writing: no link is followed and nothing but directories and regular files is opened. (What is neither has no
-// blocks worth counting.) Every level holds a descriptor.
-func retag(d *os.File, id backend.Tag) error {
+// blocks worth counting.) Every level holds a descriptor: what is deeper than levels is an error.
+func retag(d *os.File, id backend.Tag, levels int) error {
+	if levels == 0 {
+		return fmt.Errorf("it has more than %d levels of directories", retagDepth)
+	}
 	for {
 		names, err := d.Readdirnames(retagBatch)
 		for _, name := range names {
-			if err := retagEntry(d, name, id); err != nil {
+			if err := retagEntry(d, name, id, levels); err != nil {
 				return err
 			}
 		}
@@ -34,7 +41,7 @@ func retag(d *os.File, id backend.Tag) error {
 	}
 }
 
-func retagEntry(dir *os.File, name string, id backend.Tag) error {
+func retagEntry(dir *os.File, name string, id backend.Tag, levels int) error {
 	f, err := openPlain(dir, name)
 	if f == nil || err != nil {
 		return err
@@ -47,7 +54,7 @@ func retagEntry(dir *os.File, name string, id backend.Tag) error {
 	if err != nil || !info.IsDir() {
 		return err
 	}
-	return retag(f, id)
+	return retag(f, id, levels-1)
 }
 
 // openPlain opens a directory or a regular file; nil for what is neither, is gone, or is a mount. The type is looked at before anything
@@ -71,5 +78,6 @@ func openPlain(dir *os.File, name string) (*os.File, error) {
 	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
 		return nil, nil //nolint:nilnil // as above
 	}
-	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	// A lease on it (fcntl(2), F_SETLEASE) would keep the start waiting, for 45 s each time.
+	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
 }
