@@ -37,7 +37,8 @@ type Backend interface {
 	// after the fsync of what is returned and of dir. On failure nothing is left. Errors: ErrNoSpace.
 	Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, Tag, error)
 	// Adopt makes the filesystem agree with the record of a volume found on disk, and says whether it did not. It is called for all
-	// of them, and Hold for what is deleted, before the first Make. Errors: why the volume is not held to its size.
+	// of them, and Hold for what is deleted, before the first Make. Errors: why the volume is not held to its size; ErrCorrupt when the
+	// tag is another volume's.
 	Adopt(dir *os.File, tag Tag, spec volume.Spec, bytes int64) (repaired bool, err error)
 	// Hold keeps the tag of a volume that is deleted, or cannot be adopted, from being given out. The tag is the record's, 0 where
 	// that is gone. What it returns is to be released.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -190,4 +192,39 @@ func TestQuotaOfThePurgedIsNotTakenFromTheLiving(t *testing.T) {
 	if !errors.Is(err, unix.EDQUOT) {
 		t.Errorf("5 MiB in a volume of 4 MiB: %v, want EDQUOT", err)
 	}
+}
+
+// A record that was copied with its volume has the quota ID twice. Of the two, the one that has not got it must not change the limit of the
+// other one, and has to go when it is deleted.
+func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
+	p := poolOn(t, disks.Btrfs)
+	first := create(t, p, "first", 4*mib)
+	second := create(t, p, "second", 4*mib)
+	closePool(t, p)
+	record := filepath.Join(p.opts.Path, volumesDir, "second", recordFile)
+	content, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tags := strings.NewReplacer(strconv.FormatUint(second.QuotaID, 10), strconv.FormatUint(first.QuotaID, 10))
+	if err := os.WriteFile(record, []byte(tags.Replace(string(content))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p = openPool(t, p.opts)
+	with, without := mustEntry(t, p, first.ID), mustEntry(t, p, second.ID)
+	if with.unenforced { // whichever is found first
+		with, without = without, with
+	}
+	if with.unenforced || !without.unenforced {
+		t.Fatal("want the size of one of them enforced")
+	}
+	if _, err := expand(t, p, without.volume.ID, 64*mib, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := usage(t, p, with.volume.ID).TotalBytes; got != 4*mib {
+		t.Errorf("the volume that has the quota is limited to %d bytes by now, want %d", got, 4*mib)
+	}
+	remove(t, p, without.volume.ID)
+	waitPurged(t, p)
+	wantLedger(t, p, 4*mib, 0)
 }

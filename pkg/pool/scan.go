@@ -116,6 +116,9 @@ func (p *Pool) adopt(ctx context.Context, e *entry) {
 		}
 		repaired, err = p.backendOf(e.volume.Spec).Adopt(d.File, backend.Tag(e.volume.QuotaID), e.volume.Spec, p.limitOf(e.volume))
 	}
+	if errors.Is(err, volume.ErrCorrupt) {
+		e.volume.QuotaID = 0 // or its limit, and its end, would be the other one's
+	}
 	e.unenforced = err != nil || !p.backendOf(e.volume.Spec).Enforces()
 	switch {
 	case err != nil:
