@@ -478,6 +478,9 @@ func TestValuesThatCannotWorkAreRefused(t *testing.T) {
 		{"relative pool", "config: {pools: [{name: a, path: data/a}]}", "does not match pattern"},
 		{"pool at the root", "config: {pools: [{name: a, path: /data}]}", "pool a, /data: the driver's container cannot have the node's directory /:"},
 		{"host directory at the root", "hostDirectories: [/usr]", "hostDirectories: the driver's container cannot have the node's directory /usr:"},
+		{"pool over the driver's program", "config: {pools: [{name: a, path: /usr/local/a}]}", "cannot have the node's directory /usr/local:"},
+		{"pool over the driver's socket", "config: {pools: [{name: a, path: /csi/a}]}", "cannot have the node's directory /csi:"},
+		{"pool in the node's tree", "hostDirectories: [/host/data]", "cannot have the node's directory /host/data:"},
 		{"pool beside kubelet", "config: {pools: [{name: a, path: /var/lib/a}]}", "cannot have the node's directory /var/lib:"},
 		{"pool in kubelet's directory", "config: {pools: [{name: a, path: /var/lib/kubelet/a/b}]}", "cannot have the node's directory /var/lib/kubelet/a:"},
 		{"pool outside", "hostDirectories: [/data]", "is in none of hostDirectories (/data)"},
@@ -533,6 +536,25 @@ func TestHostDirectoriesAreMountedOnce(t *testing.T) {
 	}
 	if want := []string{"/mnt"}; !slices.Equal(got, want) {
 		t.Errorf("mounted: %q, want %q", got, want)
+	}
+}
+
+// To YAML, what comes behind a blank and a number sign is a comment.
+func TestPathsAreTakenAsTheyAreWritten(t *testing.T) {
+	objects := render(t, "kubeletDir: '/var/lib/kubelet #2'\nhostDirectories: ['/mnt/disk #1']\n"+
+		"config: {pools: [{name: a, path: '/mnt/disk #1/a'}]}")
+	spec := only(t, objects, "DaemonSet").Spec.Template.Spec
+	program := spec.Containers[0]
+	for _, path := range []string{"/var/lib/kubelet #2", "/mnt/disk #1"} {
+		if !slices.ContainsFunc(program.VolumeMounts, func(m volumeMount) bool { return m.MountPath == path }) {
+			t.Errorf("mounted are %v, want %q among them", program.VolumeMounts, path)
+		}
+		if !slices.ContainsFunc(spec.Volumes, func(v podVolume) bool { return v.HostPath != nil && v.HostPath.Path == path }) {
+			t.Errorf("no volume is %q", path)
+		}
+	}
+	if arg := "--kubelet-dir=/var/lib/kubelet #2"; !slices.Contains(program.Args, arg) {
+		t.Errorf("the driver is told %q, want %q", program.Args, arg)
 	}
 }
 

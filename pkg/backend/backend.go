@@ -53,6 +53,13 @@ type Backend interface {
 	Release(tag Tag) error
 }
 
+// Counter is a backend that knows how much of the disk its volumes have.
+type Counter interface {
+	// Allocated is how much of the disk a volume's data, open with O_PATH, has. It costs a few system calls. Errors: errors.ErrUnsupported
+	// for a volume that is not counted.
+	Allocated(data *os.File, tag Tag) (int64, error)
+}
+
 // DataPaths are where a volume's data can be, from its directory.
 func DataPaths() []string { return []string{Data, Holder + "/" + Data} }
 

@@ -327,7 +327,7 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 // class's pool, or not the class's access modes.
 func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	params, err := volume.ParseParameters(req.GetParameters())
-	if err != nil { // a mistake is not a lack of room, which is what the scheduler would say: CreateVolume names the mistake
+	if err != nil {
 		params = volume.Parameters{Pool: req.GetParameters()[volume.ParamPool]}
 	}
 	var access []capability.Access
@@ -336,27 +336,32 @@ func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*c
 			return nil, err
 		}
 	}
-	available, err := s.available(params, req.GetAccessibleTopology(), access)
+	spec, err := specFor(params, access)
+	if err != nil { // a mistake is not a lack of room, which is what the scheduler would say: CreateVolume names the mistake
+		spec = volume.Spec{}
+	}
+	largest, err := s.largest(params, spec, req.GetAccessibleTopology(), access)
 	if err != nil {
 		return nil, err
 	}
 	return &csi.GetCapacityResponse{
-		AvailableCapacity: available,
-		MaximumVolumeSize: wrapperspb.Int64(available),
-		MinimumVolumeSize: minimum(params, access),
+		AvailableCapacity: largest,
+		MaximumVolumeSize: wrapperspb.Int64(largest),
+		MinimumVolumeSize: minimum(spec),
 	}, nil
 }
 
-// minimum is the size of the smallest volume of a class: that of an image's filesystem, nothing for a directory.
-func minimum(params volume.Parameters, access []capability.Access) *wrapperspb.Int64Value {
-	spec, err := specFor(params, access)
-	if err != nil || !spec.IsImage() {
+// minimum is the size of the smallest volume of a kind: that of an image's filesystem, nothing for a directory.
+func minimum(spec volume.Spec) *wrapperspb.Int64Value {
+	if !spec.IsImage() {
 		return nil
 	}
 	return wrapperspb.Int64(spec.MinimumBytes())
 }
 
-func (s *Server) available(params volume.Parameters, where *csi.Topology, access []capability.Access) (int64, error) {
+// largest is what is left for one volume of that kind. The scheduler compares it with the claim, and nothing else: it does not know what
+// an image has at least, nor what a pool cannot limit.
+func (s *Server) largest(params volume.Parameters, spec volume.Spec, where *csi.Topology, access []capability.Access) (int64, error) {
 	switch {
 	case !s.covers(where):
 		return 0, nil
@@ -372,9 +377,9 @@ func (s *Server) available(params volume.Parameters, where *csi.Topology, access
 	case capability.CheckNodes(p, access...) != nil:
 		return 0, nil //nolint:nilerr // what cannot be made here has no room here
 	}
-	status, err := p.Status()
+	largest, err := p.Largest(spec)
 	if errors.Is(err, volume.ErrUnavailable) { // its disk has failed: the scheduler is to look elsewhere
 		return 0, nil
 	}
-	return status.AvailableBytes, err
+	return largest, err
 }

@@ -416,6 +416,7 @@ func TestCapacityIsWhatTheNextVolumeMayHave(t *testing.T) {
 		{title: "several nodes where allowed", caps: mounted(severalNodes), params: map[string]string{"pool": "shared"}, some: true},
 		{title: "bad parameter", params: map[string]string{"x": "y"}, some: true}, // CreateVolume names it
 		{title: "block", caps: block(), some: true},
+		{title: "inodes where they cannot be limited", params: map[string]string{"inodes": "100"}},
 		{title: "bad capability", caps: formatted("ntfs"), want: codes.InvalidArgument},
 	} {
 		t.Run(tc.title, func(t *testing.T) {

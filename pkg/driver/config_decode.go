@@ -48,7 +48,7 @@ func (d *decoder) reject(field string, n *yaml.Node, want string) {
 	case what != "":
 	case n.ShortTag() == "!!null":
 		what = "nothing"
-	case n.ShortTag() == "!!str" && want == scalarTypes[reflect.TypeFor[*bool]()].text && (n.Value == "true" || n.Value == "false"):
+	case n.ShortTag() == "!!str" && isRightUnquoted(n.Value, want):
 		what = quote(n.Value) + ", a string: write it without quotes"
 	default:
 		what = quote(n.Value)
@@ -57,6 +57,19 @@ func (d *decoder) reject(field string, n *yaml.Node, want string) {
 		field += ": "
 	}
 	d.failf(n.Line, "%smust be %s, not %s", field, want, what)
+}
+
+// isRightUnquoted: the text would be what is wanted, were it not in quotes.
+func isRightUnquoted(text, want string) bool {
+	switch want {
+	case scalarTypes[reflect.TypeFor[*bool]()].text:
+		return text == "true" || text == "false"
+	case scalarTypes[reflect.TypeFor[*int64]()].text:
+		return scan(text, new(int64))
+	case scalarTypes[reflect.TypeFor[*float64]()].text:
+		return scan(text, new(float64))
+	}
+	return false
 }
 
 func (d *decoder) expect(field, got, want string) {

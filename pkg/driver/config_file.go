@@ -87,7 +87,8 @@ func nameNode(c *Config) {
 
 // addPool takes a --pool flag.
 func addPool(c *Config, found *faults, arg string) {
-	name, path, ok := strings.Cut(arg, "=")
+	name, path, _ := strings.Cut(arg, "=")
+	ok := name != "" && path != ""
 	field := fmt.Sprintf("pools[%d]", len(c.Pools))
 	c.sources[field] = source{flag: "--pool " + quote(arg), bad: !ok}
 	if !ok {

@@ -118,9 +118,11 @@ pools:
   path: 12
   optional:
   overcommit: 1e4
-`, "slow=/var/lib", "nopath")
+`, "slow=/var/lib", "nopath", "=/data/noname", "nopath=")
 	want := []string{
 		`--pool "nopath": must be name=path`,
+		`--pool "=/data/noname": must be name=path`,
+		`--pool "nopath=": must be name=path`,
 		`--pool "slow=/var/lib": "/var/lib" overlaps kubelet's directory "/var/lib/kubelet": give the pool a directory apart from it`,
 		`--pool "slow=/var/lib": "slow" is the name of another pool (driver.yaml:17: pools[2].name): names must differ`,
 		`--pool "slow=/var/lib": "slow" is the name of another pool (driver.yaml:20: pools[4].name): names must differ`,
@@ -175,6 +177,9 @@ func TestConfigFileThatIsNoDocumentIsRefused(t *testing.T) {
 		{"bad indentation", header + "pools: a: b\n", `driver.yaml:3: not YAML: mapping values are not allowed in this context`},
 		{"a tab", header + "pools:\n\t- name: a\n", `driver.yaml:4: not YAML: found character that cannot start any token (a tab? YAML indents with spaces)`},
 		{"a quoted boolean", header + "pools: [{name: a, path: /a, optional: \"true\"}]\n", `driver.yaml:3: pools[0].optional: must be true or false, not "true", a string: write it without quotes`},
+		{"a quoted integer", "maxVolumesPerNode: '5'\n" + header + pool, `driver.yaml:1: maxVolumesPerNode: must be a whole number, in decimal digits, not "5", a string: write it without quotes`},
+		{"a quoted number", header + "pools: [{name: a, path: /a, overcommit: \"1.5\"}]\n", `driver.yaml:3: pools[0].overcommit: must be a number, such as 1.5, not "1.5", a string: write it without quotes`},
+		{"words for a number", header + "pools: [{name: a, path: /a, overcommit: \"much\"}]\n", `driver.yaml:3: pools[0].overcommit: must be a number, such as 1.5, not "much"`},
 		{"not UTF-8", header + "pools: \xff\n", `driver.yaml:3: the file must be UTF-8: byte 0xff is not`},
 		{"UTF-16", "\xff\xfea\x00", `driver.yaml:1: the file must be UTF-8: byte 0xff is not`},
 		{"control characters", header + "\x00\n", `driver.yaml:3: control character 0x00 is not allowed`},
@@ -317,15 +322,16 @@ func TestNamesThatKubernetesTakesAreTaken(t *testing.T) {
 
 // One mistake is one fault: everything overlaps "/", which is no news.
 func TestTheWholeNodeAsADirectoryIsOneFault(t *testing.T) {
-	for _, c := range []struct{ kubelet, pool, want string }{
-		{"/var/lib/kubelet", "/", `pools[0].path: "/" is the whole node`},
-		{"/", "/data/a", `kubeletDir: "/" is not kubelet's directory: give kubelet's --root-dir`},
+	for _, c := range []struct{ kubelet, pool, hostPath, want string }{
+		{"/var/lib/kubelet", "/", "/home/x", `pools[0].path: "/" is the whole node`},
+		{"/", "/data/a", "/home/x", `kubeletDir: "/" is not kubelet's directory: give kubelet's --root-dir`},
+		{"/var/lib/kubelet", "/data/a", "/", `hostPaths[1].path: not allowed: host path "/"`},
 	} {
 		config := DefaultConfig()
 		config.NodeName, config.KubeletDir = "n", c.kubelet
 		config.Pools = []PoolConfig{NewPoolConfig("a", c.pool), NewPoolConfig("b", "/data/b")}
 		config.Pools[0].Default = true
-		config.HostPaths = []HostPathConfig{{Path: "/srv"}}
+		config.HostPaths = []HostPathConfig{{Path: "/srv", ReadOnly: true}, {Path: c.hostPath}}
 		if got := lines(config.Validate()); len(got) != 1 || !strings.HasPrefix(got[0], c.want) {
 			t.Errorf("got %q, want %s…", got, c.want)
 		}

@@ -115,7 +115,8 @@ func (h HostPathConfig) checkLists(f *faults, at string) {
 	for j, namespace := range h.Namespaces {
 		// A namespace's name is a DNS label (RFC 1123), as a pool's is.
 		if len(namespace) > maxPoolNameBytes || !poolName.MatchString(namespace) {
-			f.addf(fmt.Sprintf("%snamespaces[%d]", at, j), "%s is no name of a namespace", quote(namespace))
+			f.addf(fmt.Sprintf("%snamespaces[%d]", at, j), "%s is no name of a namespace, which is 1 to %d of a-z, 0-9 and -",
+				quote(namespace), maxPoolNameBytes)
 		}
 	}
 	for j, t := range h.Types {

@@ -17,8 +17,8 @@ import (
 type poolMetrics struct {
 	pools *poolSet
 
-	ready, size, free, available, committed, trash, volumes, purgesFailing, quotaEnforced, unenforced *prometheus.Desc
-	snapshots, snapshotBytes, copies, copiedBytes                                                     *prometheus.Desc
+	ready, size, used, free, available, committed, trash, volumes, purgesFailing, quotaEnforced, unenforced *prometheus.Desc
+	snapshots, snapshotBytes, copies, copiedBytes                                                           *prometheus.Desc
 }
 
 func newPoolMetrics(pools *poolSet) poolMetrics {
@@ -29,6 +29,7 @@ func newPoolMetrics(pools *poolSet) poolMetrics {
 		pools:         pools,
 		ready:         desc("ready", "Whether the pool is open and can be written to (1) or not (0); /readyz says why not."),
 		size:          desc("size_bytes", "Size of the pool's filesystem."),
+		used:          desc("used_bytes", "What is used of the pool's filesystem, by volumes and by others."),
 		free:          desc("free_bytes", "Free space of the pool's filesystem."),
 		available:     desc("available_bytes", "The largest volume that could be made now."),
 		committed:     desc("committed_bytes", "What is promised to the volumes and snapshots of the pool."),
@@ -47,7 +48,7 @@ func newPoolMetrics(pools *poolSet) poolMetrics {
 // Describe implements prometheus.Collector.
 func (m poolMetrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		m.ready, m.size, m.free, m.available, m.committed, m.trash, m.volumes, m.purgesFailing, m.quotaEnforced, m.unenforced,
+		m.ready, m.size, m.used, m.free, m.available, m.committed, m.trash, m.volumes, m.purgesFailing, m.quotaEnforced, m.unenforced,
 		m.snapshots, m.snapshotBytes, m.copies, m.copiedBytes,
 	} {
 		ch <- d
@@ -67,6 +68,7 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(m.ready, 1)
 		gauge(m.size, status.SizeBytes)
+		gauge(m.used, status.UsedBytes)
 		gauge(m.free, status.FreeBytes)
 		gauge(m.available, status.AvailableBytes)
 		gauge(m.committed, status.CommittedBytes)
@@ -105,7 +107,10 @@ func newHTTPServer(registry *prometheus.Registry, pools *poolSet) *http.Server {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, pools.notReady(), pools.notReadyOptional())
 	})
-	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+	server := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+	// Every pod of the cluster may reach it: connections that wait for another request would cost memory until there is none left.
+	server.SetKeepAlivesEnabled(false)
+	return server
 }
 
 // answer is 200 unless there is an error; what is optional is only told.

@@ -1,11 +1,14 @@
 package driver
 
 import (
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -87,7 +90,7 @@ func TestMetricsCountWhatIsPromised(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, strings.Join(lines, "\n"))
 		}
 	}
-	for _, name := range []string{"size_bytes", "free_bytes", "available_bytes"} {
+	for _, name := range []string{"size_bytes", "used_bytes", "free_bytes", "available_bytes"} {
 		if !slices.ContainsFunc(lines, func(l string) bool {
 			return strings.HasPrefix(l, "csi_hostpath_pool_"+name+`{pool="good"} `) && !strings.HasSuffix(l, " 0")
 		}) {
@@ -153,6 +156,41 @@ func TestEveryPoolMetricIsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range poolMetricNames(t) {
+		if !strings.Contains(string(text), "`"+name+"`") {
+			t.Errorf("docs/operations.md lacks %s", name)
+		}
+	}
+}
+
+// An alert on a metric that is not never fires, and nothing says so.
+func TestAlertsAndDocumentsNameMetricsThatAre(t *testing.T) {
+	files, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chart := "../../deploy/helm/csi-hostpath/templates/"
+	known, alerts := poolMetricNames(t), chart+"prometheusrule.yaml"
+	name := regexp.MustCompile(`csi_hostpath_pool_\w+`)
+	for _, file := range append(files, alerts, chart+"NOTES.txt") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := name.FindAllString(string(text), -1)
+		if file == alerts && len(named) == 0 {
+			t.Errorf("%s names no metric", file)
+		}
+		for _, n := range named {
+			if !slices.Contains(known, n) {
+				t.Errorf("%s names %s, which is not", file, n)
+			}
+		}
+	}
+}
+
+func poolMetricNames(t *testing.T) (names []string) {
+	t.Helper()
 	descriptions := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descriptions)
@@ -161,8 +199,32 @@ func TestEveryPoolMetricIsDocumented(t *testing.T) {
 	for d := range descriptions {
 		_, rest, _ := strings.Cut(d.String(), `fqName: "`)
 		name, _, ok := strings.Cut(rest, `"`)
-		if !ok || !strings.Contains(string(text), "`"+name+"`") {
-			t.Errorf("docs/operations.md lacks %s", d)
+		if !ok {
+			t.Fatalf("%s has no name", d)
 		}
+		names = append(names, name)
+	}
+	return names
+}
+
+// Any pod of the cluster may connect, and stay.
+func TestNoConnectionIsKeptForAnotherRequest(t *testing.T) {
+	s := newPools(t)
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	mustDo(t, err)
+	server := newHTTPServer(newRegistry(s), s)
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	client, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", listener.Addr().String())
+	mustDo(t, err)
+	mustDo(t, client.SetDeadline(time.Now().Add(10*time.Second)))
+	_, err = io.WriteString(client, "GET /healthz HTTP/1.1\r\nHost: driver\r\n\r\n")
+	mustDo(t, err)
+	if answer, err := io.ReadAll(client); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200 OK") {
+		t.Errorf("%q, %v: want an answer and the end of the connection", answer, err)
+	}
+	mustDo(t, errors.Join(client.Close(), server.Close()))
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
 	}
 }

@@ -347,7 +347,7 @@ func (s *poolSet) stillOpening() error {
 	return nil
 }
 
-// snapshot copies the slots, for the metrics.
+// snapshot copies the slots, for whoever asks the pools' disks.
 func (s *poolSet) snapshot() []poolSlot {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -83,8 +83,8 @@ func (r *Rules) Validate(rule Rule) error {
 // checkNotUndone refuses a rule that is stricter than one for a directory above it: whoever may mount that directory has what is below
 // as well, so the stricter rule would be a promise that is not kept. Errors: ErrForbidden.
 func (rule Rule) checkNotUndone(above Rule) error {
-	if rule.Path == above.Path || !isBelow(above.Path, rule.Path) || !above.hasDirectories() {
-		return nil
+	if rule.Path == above.Path || above.Path == "/" || !isBelow(above.Path, rule.Path) || !above.hasDirectories() {
+		return nil // a rule for / is a fault of its own
 	}
 	excluded := func(namespace string) bool { return !slices.Contains(rule.Namespaces, namespace) }
 	var stricter string

@@ -126,20 +126,36 @@ func (b Binder) alreadyShows(p *place, source state, options Options) (bool, err
 	if st.id != source.id {
 		return false, fmt.Errorf("%w: something else is mounted at %s: unmount it", volume.ErrInUse, p.target)
 	}
-	have, err := p.flags()
+	err = b.holdTo(options, p)
+	return err == nil, err
+}
+
+// Keeps says whether a target shows what Bind has put there before, whatever that is: its place may have been taken by something else since.
+// Errors: ErrIncompatible when it does with other options.
+func (b Binder) Keeps(t Target, options Options) (bool, error) {
+	at, err := t.open()
 	if err != nil {
-		return false, err
+		return false, ignoreNotExist(err)
 	}
-	if b.leftHalfMade(have) {
-		if have, err = p.finish(options); err != nil {
-			return false, err
-		}
+	defer at.close()
+	st, err := at.look()
+	if err != nil || !st.mountRoot {
+		return false, ignoreNotExist(err)
 	}
-	if !options.satisfiedBy(have) {
-		return false, fmt.Errorf("%w: the volume is mounted at %s with %s, asked for is %s", volume.ErrIncompatible, p.target,
+	return true, b.holdTo(options, at)
+}
+
+// holdTo compares the mount at a place with the options, and completes one that a crash has left half made. Errors: ErrIncompatible.
+func (b Binder) holdTo(options Options, p *place) error {
+	have, err := p.flags()
+	if err == nil && b.leftHalfMade(have) {
+		have, err = p.finish(options)
+	}
+	if err == nil && !options.satisfiedBy(have) {
+		err = fmt.Errorf("%w: the volume is mounted at %s with %s, asked for is %s", volume.ErrIncompatible, p.target,
 			describe(func(a attribute) bool { return have&a.st != 0 }), options)
 	}
-	return true, nil
+	return err
 }
 
 // leftHalfMade says whether a mount of the volume is what a crash has left between the two calls of the classic API. All that the driver

@@ -68,6 +68,7 @@ func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
 }
 
 func (p *Publications) addLocked(t mount.Target, pub publication) {
+	p.forgetLocked(t) // what kubelet calls an inline volume, when its pool says what it is
 	p.byTarget[t] = pub
 	if p.byVolume[pub.volume] == nil {
 		p.byVolume[pub.volume] = make(map[mount.Target]struct{}, 1)
@@ -107,6 +108,10 @@ func (p *Publications) enter(t mount.Target, pub publication) {
 func (p *Publications) forget(t mount.Target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.forgetLocked(t)
+}
+
+func (p *Publications) forgetLocked(t mount.Target) {
 	pub, ok := p.byTarget[t]
 	if !ok {
 		return

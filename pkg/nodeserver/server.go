@@ -171,18 +171,29 @@ func (s *Server) publishSource(ctx context.Context, target mount.Target, w wish)
 
 // publish enters the publication and makes it so. The group can write before anybody sees the volume.
 func (s *Server) publish(ctx context.Context, target mount.Target, src source) error {
+	was, _ := s.Publications.at(target)
 	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive}, src.views())
 	if err != nil {
 		return err
 	}
-	err = pool.SetGroup(ctx, src.file, src.group())
-	if err == nil {
-		err = s.Binder.Bind(src.file, target, src.access.Mount)
+	done := false
+	if src.isReference && was == src.volume {
+		done, err = s.Binder.Keeps(target, src.access.Mount)
+	}
+	if err == nil && !done {
+		err = s.show(ctx, target, src)
 	}
 	if err != nil {
 		undo()
 	}
 	return err
+}
+
+func (s *Server) show(ctx context.Context, target mount.Target, src source) error {
+	if err := pool.SetGroup(ctx, src.file, src.group()); err != nil {
+		return err
+	}
+	return s.Binder.Bind(src.file, target, src.access.Mount)
 }
 
 // admit enters a publication that is about to be made. Before it refuses one it looks at the mounts: somebody may have unmounted

@@ -1,6 +1,7 @@
 package nodeserver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -400,6 +401,49 @@ func wantUsage(t *testing.T, usage []*csi.VolumeUsage) {
 	if len(usage) != 2 || !units[csi.VolumeUsage_BYTES] || !units[csi.VolumeUsage_INODES] {
 		t.Errorf("usage is %v, want bytes and inodes", usage)
 	}
+}
+
+// To kubelet INVALID_ARGUMENT, OUT_OF_RANGE and NOT_FOUND can never succeed, and RESOURCE_EXHAUSTED may when there is room again
+// (k8s.io/kubernetes pkg/volume/csi/expander.go, isInfeasibleError).
+func TestExpandAnswersWithItsCode(t *testing.T) {
+	n := newNode(t)
+	id := n.create(t, "v", volume.DirectoryOrCreate)
+	must(t, n.publishAs(t, id, "a", multiWriter))
+	const size = 4 * mib
+	for _, tc := range []struct {
+		title           string
+		id              string
+		required, limit int64
+		want            codes.Code
+	}{
+		{title: "more", required: size},
+		{title: "the same again", required: size},
+		{title: "less, at least", required: 1},
+		{title: "nothing said"},
+		{title: "less, at most", required: mib, limit: 2 * mib, want: codes.OutOfRange},
+		{title: "no number", required: -1, want: codes.InvalidArgument},
+		{title: "both more and less", required: 2 * size, limit: size, want: codes.OutOfRange},
+		{title: "more than anything has", required: 1 << 61, want: codes.OutOfRange},
+		{title: "more than there is room", required: 1 << 60, want: codes.ResourceExhausted},
+		{title: "of another volume", id: string(n.pool.ID()) + "-absent", required: size, want: codes.NotFound},
+		{title: "of an inline volume", id: "csi-0123", required: size, want: codes.NotFound},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			resp, err := n.NodeExpandVolume(t.Context(), &csi.NodeExpandVolumeRequest{
+				VolumeId: cmp.Or(tc.id, id.String()), VolumePath: n.target("a"),
+				CapacityRange: &csi.CapacityRange{RequiredBytes: tc.required, LimitBytes: tc.limit},
+			})
+			wantCode(t, err, tc.want)
+			if got := resp.GetCapacityBytes(); err == nil && got != size {
+				t.Errorf("it has %d bytes, want %d", got, int64(size))
+			}
+			if v, err := n.pool.Get(id); err != nil || v.CapacityBytes != size {
+				t.Errorf("the volume is %+v, %v", v, err)
+			}
+		})
+	}
+	_, err := n.NodeExpandVolume(t.Context(), &csi.NodeExpandVolumeRequest{VolumeId: id.String()})
+	wantCode(t, err, codes.InvalidArgument)
 }
 
 func TestNodeSaysWhoAndWhereItIs(t *testing.T) {

@@ -73,6 +73,9 @@ type source struct {
 	volume string // the volume's ID, as Publications have it
 	file   *os.File
 	access capability.Access
+	// isReference: it is a path of the host, at which another file may stand by now than the one that the target shows. The pod goes on with
+	// that one, as with hostPath; kubelet asks for every volume again after its own restart.
+	isReference bool
 	// nodes are those of all devices of a raw block volume: at another target it may be another one that shows it.
 	nodes []*os.File
 }
@@ -166,5 +169,5 @@ func (s *Server) openHostPath(w wish) (source, error) {
 	if w.attributes.Spec.Type.IsDevice() {
 		w.access.Mount = w.access.Mount.WithDevices()
 	}
-	return source{volume: w.handle, file: opened.File, access: w.access}, nil
+	return source{volume: w.handle, file: opened.File, access: w.access, isReference: true}, nil
 }

@@ -32,19 +32,46 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 	return f, nil
 }
 
+// unwrittenOf is how much of what it was promised a volume, whose directory is in a directory of the pool, does not have of the disk yet: 0
+// where nobody counts that. What its snapshots keep is theirs.
+func (p *Pool) unwrittenOf(parent dir, entry string, v volume.Volume) int64 {
+	counter, ok := p.backendOf(v.Spec).(backend.Counter)
+	if !ok {
+		return 0
+	}
+	data, err := openDataBelow(parent, entry)
+	if err != nil {
+		return 0
+	}
+	defer data.Close()
+	allocated, err := counter.Allocated(data, backend.Tag(v.QuotaID))
+	if err != nil {
+		return 0
+	}
+	own := max(0, allocated-p.snapshotIndex.keptOf(chargedTo(v)))
+	return max(0, v.PromisedBytes()-own)
+}
+
 // AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
 	p.foreground.enter()
 	defer p.foreground.leave()
-	var f *os.File
-	var err error
+	f, err := openDataBelow(p.volumes, id.Dir())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
+	}
+	return f, err
+}
+
+// openDataBelow opens with O_PATH the data of a volume whose directory is in a directory of the pool. Errors: os.ErrNotExist.
+func openDataBelow(parent dir, entry string) (*os.File, error) {
 	for _, path := range backend.DataPaths() {
-		f, err = p.volumes.openBelow(id.Dir(), path, unix.O_PATH)
+		f, err := parent.openBelow(entry, path, unix.O_PATH)
 		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
 			return f, err
 		}
 	}
-	return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
+	return nil, &os.PathError{Op: "open", Path: entry + "/" + dataEntry, Err: os.ErrNotExist}
 }
 
 func checkKind(f *os.File, s volume.Spec) error {
@@ -68,9 +95,22 @@ func (p *Pool) Usage(v volume.Volume, data *os.File) (volume.Usage, error) {
 	return p.backendOf(v.Spec).Usage(data, backend.Tag(v.QuotaID))
 }
 
-// Status is a pool at a glance, for GetCapacity and the metrics. Sizes are in bytes.
+// Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It costs two system calls. Errors: ErrUnavailable when the disk has failed.
+func (p *Pool) Largest(s volume.Spec) (int64, error) {
+	if p.checkInodes(s) != nil {
+		return 0, nil //nolint:nilerr // what cannot be made has no room
+	}
+	r, err := p.room()
+	if err != nil {
+		return 0, err
+	}
+	return s.Largest(p.ledger.available(r)), nil
+}
+
+// Status is a pool at a glance, for the metrics. Sizes are in bytes.
 type Status struct {
 	SizeBytes      int64 // of the filesystem
+	UsedBytes      int64 // of the filesystem, by volumes and by others
 	FreeBytes      int64 // of the filesystem
 	AvailableBytes int64 // what the next volume may have at most
 	CommittedBytes int64 // promised to volumes and snapshots
@@ -95,6 +135,7 @@ func (p *Pool) Status() (Status, error) {
 	copies, copied := p.jobs.stats()
 	return Status{
 		SizeBytes:      r.size,
+		UsedBytes:      r.used,
 		FreeBytes:      r.free,
 		AvailableBytes: p.ledger.available(r),
 		CommittedBytes: committed,

@@ -280,16 +280,13 @@ func (p *Pool) freezeImage(ctx context.Context, d dir, s *volume.Snapshot, from 
 		return nil, err
 	}
 	s.FilesystemBytes = from.filesystemBytes
-	var st unix.Stat_t
-	if err := unix.Fstat(int(data.Fd()), &st); err != nil {
+	allocated, err := image.Image{}.Allocated(data, 0)
+	if err != nil {
 		return nil, errors.Join(err, data.Close())
 	}
-	p.settle(&s.HeldBytes, min(st.Blocks*statBlock, s.RestoreBytes))
+	p.settle(&s.HeldBytes, min(allocated, s.RestoreBytes))
 	return data, nil
 }
-
-// statBlock is the unit of st_blocks (stat(2)).
-const statBlock = 512
 
 // makeImage is copied's make for an image. The filesystem in it is as large as its source's, and grows when the volume is staged.
 func (c copied) makeImage(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {

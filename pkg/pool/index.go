@@ -93,14 +93,23 @@ func (x *index) len() int {
 
 // after lists at most limit volumes whose directory is greater than the given one.
 func (x *index) after(dirName string, limit int) []volume.Volume {
+	return x.pageOf(dirName, limit, func(*entry) bool { return true })
+}
+
+// held is after for the volumes that are held to their sizes.
+func (x *index) held(afterDir string, limit int) []volume.Volume {
+	return x.pageOf(afterDir, limit, func(e *entry) bool { return e.damaged == nil && !e.unenforced })
+}
+
+func (x *index) pageOf(afterDir string, limit int, wanted func(*entry) bool) []volume.Volume {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	var page []volume.Volume
-	x.entries.Ascend(dirName, func(name string, e *entry) bool {
+	x.entries.Ascend(afterDir, func(name string, e *entry) bool {
 		if len(page) == limit {
 			return false
 		}
-		if name != dirName {
+		if name != afterDir && wanted(e) {
 			page = append(page, e.volume)
 		}
 		return true

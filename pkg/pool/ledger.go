@@ -19,6 +19,8 @@ type ledger struct {
 	mu        sync.Mutex
 	committed int64
 	trash     int64
+	// unwritten is how much of both was not written yet at the start, as far as anybody counts that.
+	unwritten int64
 }
 
 // room is what a pool's filesystem can hold, in bytes.
@@ -95,6 +97,13 @@ func (l *ledger) addTrash(bytes int64) {
 	l.trash = addSaturating(l.trash, bytes)
 }
 
+// addUnwritten counts what a volume, found on disk, has not of what was promised to it.
+func (l *ledger) addUnwritten(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unwritten = addSaturating(l.unwritten, bytes)
+}
+
 // purged gives the space of purged data back.
 func (l *ledger) purged(bytes int64) {
 	l.mu.Lock()
@@ -165,28 +174,34 @@ func (p *Pool) alive() error {
 	return nil
 }
 
-// measureForeign estimates, at the start, what others use of the filesystem: all that is used beyond what has been promised to volumes,
-// which may not have been written yet. It is exact for a pool without volumes, and never too much.
+// measureForeign finds out, at the start, what others use of the filesystem: all that is used beyond what the volumes and snapshots have
+// of it. Where nobody counts that, as in directories of a filesystem without quotas, they are taken to have all that they were promised:
+// then it is too little by what has not been written yet. It is too little, too, by what is shared and counts for several.
 func (p *Pool) measureForeign() error {
+	foreign, err := p.foreign(p.ledger.unwritten)
+	p.foreignBytes.Store(foreign)
+	return err
+}
+
+// foreign is what others use if so much of what was promised has not been written.
+func (p *Pool) foreign(unwritten int64) (int64, error) {
 	r, err := p.room()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	committed, trash := p.ledger.counts()
-	p.foreignBytes.Store(max(0, r.used-addSaturating(committed, trash)))
-	return nil
+	return max(0, r.used-max(0, addSaturating(committed, trash)-unwritten)), nil
 }
 
 // measureForeignAgain is for when something has gone that measureForeign took for others': their part can only be less. What others have
 // written since does not enter it.
 func (p *Pool) measureForeignAgain(ctx context.Context) {
-	r, err := p.room()
+	now, err := p.foreign(p.unwrittenNow())
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "What a purge has freed is not offered before the next start", "pool", p.opts.Name)
 		return
 	}
-	committed, trash := p.ledger.counts()
-	p.foreignAtMost(max(0, r.used-addSaturating(committed, trash)))
+	p.foreignAtMost(now)
 }
 
 // foreignAtMost corrects what was measured while the filesystem was still freeing something of ours, or somebody else something of theirs.
@@ -195,6 +210,20 @@ func (p *Pool) foreignAtMost(bytes int64) {
 		was := p.foreignBytes.Load()
 		if bytes >= was || p.foreignBytes.CompareAndSwap(was, bytes) {
 			return
+		}
+	}
+}
+
+// unwrittenNow asks for each volume.
+func (p *Pool) unwrittenNow() (sum int64) {
+	for after := ""; ; {
+		page := p.index.held(after, scanBatch)
+		for _, v := range page {
+			sum = addSaturating(sum, p.unwrittenOf(p.volumes, v.ID.Dir(), v))
+			after = v.ID.Dir()
+		}
+		if len(page) == 0 {
+			return sum
 		}
 	}
 }

@@ -99,6 +99,9 @@ func (p *Pool) scanBatch(ctx context.Context, names []string) error {
 		p.adopt(ctx, e)
 		p.index.put(e)
 		p.ledger.add(v.PromisedBytes())
+		if e.damaged == nil && !e.unenforced {
+			p.ledger.addUnwritten(p.unwrittenOf(p.volumes, name, v))
+		}
 	}
 	return nil
 }

@@ -162,8 +162,11 @@ func (p *Pool) scanTrash(ctx context.Context, unfinished []string) error {
 	for _, name := range names {
 		d := discarded{name: name}
 		d.dueAt(time.Now().Add(max(purgeDelay, p.retained(name, unfinished))))
-		p.recognize(ctx, &d)
+		v, isVolume := p.recognize(ctx, &d)
 		d.tag = p.holdDiscarded(name, d.tag)
+		if isVolume && (d.tag != 0 || v.Spec.IsImage()) { // else its tag is another volume's
+			p.ledger.addUnwritten(p.unwrittenOf(trash, name, v))
+		}
 		p.ledger.addTrash(d.bytes)
 		p.purger.add(d)
 	}
@@ -171,17 +174,17 @@ func (p *Pool) scanTrash(ctx context.Context, unfinished []string) error {
 }
 
 // recognize reads the record of an entry of trash/, a volume's or a snapshot's, for what it was promised and counted under. Without one
-// nobody knows.
-func (p *Pool) recognize(ctx context.Context, d *discarded) {
+// nobody knows. It returns a volume's.
+func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, isVolume bool) {
 	if v, err := p.readRecord(p.trash, d.name, withoutSuffix(d.name)); err == nil {
 		d.bytes, d.tag = v.PromisedBytes(), backend.Tag(v.QuotaID)
-		return
+		return v, true
 	}
 	dirName, ok := strings.CutPrefix(withoutSuffix(d.name), snapshotEntryPrefix)
 	s, err := p.readSnapshot(p.trash, d.name, dirName)
 	if !ok || err != nil { // half a volume or snapshot
 		d.uncounted = true
-		return
+		return volume.Volume{}, false
 	}
 	d.bytes, d.tag = s.HeldBytes, backend.Tag(s.QuotaID)
 	d.keeps = keptBy(s)
@@ -189,6 +192,7 @@ func (p *Pool) recognize(ctx context.Context, d *discarded) {
 	if err := p.relimit(s.Source); err != nil { // it was adopted before anybody knew
 		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need", "pool", p.opts.Name, "volumeID", s.Source)
 	}
+	return volume.Volume{}, false
 }
 
 // holdDiscarded is 0 for an entry whose quota is another volume's: a crash came after the release.

@@ -174,6 +174,18 @@ func (s Spec) MinimumBytes() int64 {
 	return s.FSType.MinimumBytes()
 }
 
+// Largest is the size of the largest such volume for which there is room in so many bytes; 0 is none.
+func (s Spec) Largest(room int64) int64 {
+	if !s.IsImage() {
+		return room
+	}
+	bytes := room / ImageBlockSize * ImageBlockSize
+	if bytes < s.FSType.MinimumBytes() {
+		return 0
+	}
+	return bytes
+}
+
 func roundUp(n, multiple int64) int64 { return (n + multiple - 1) / multiple * multiple }
 
 // backing is the class's word for it.

@@ -159,3 +159,28 @@ func TestImageIsNeverSmallerThanAskedForNorThanItsFilesystem(t *testing.T) {
 		}
 	}
 }
+
+func TestLargestVolumeFitsIntoItsRoom(t *testing.T) {
+	image := Spec{Type: DirectoryOrCreate, Backing: ImageBacking, FSType: XFS, Allocation: Sparse}
+	block := Spec{Type: DirectoryOrCreate, Backing: ImageBacking, Allocation: Sparse}
+	least := XFS.MinimumBytes()
+	tests := []struct {
+		name       string
+		spec       Spec
+		room, want int64
+	}{
+		{name: "directory", spec: Spec{Type: DirectoryOrCreate}, room: 4097, want: 4097},
+		{name: "no room"},
+		{name: "image", spec: image, room: least + 4095, want: least},
+		{name: "image that does not fit", spec: image, room: least - 1},
+		{name: "block", spec: block, room: 8191, want: 4096},
+		{name: "block that does not fit", spec: block, room: 4095},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := tt.spec.Largest(tt.room); got != tt.want {
+				t.Errorf("in %d bytes there is room for one of %d, want %d", tt.room, got, tt.want)
+			}
+		})
+	}
+}

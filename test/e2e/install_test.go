@@ -42,6 +42,8 @@ storageClasses:
     parameters: {type: FileOrCreate}
   - name: csi-hostpath-immediate
     volumeBindingMode: Immediate
+  - name: csi-hostpath-restore
+    volumeBindingMode: Immediate
   - name: csi-hostpath-retain
     reclaimPolicy: Retain
   - name: csi-hostpath-fast

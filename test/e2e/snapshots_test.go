@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -141,6 +143,43 @@ func claimsOf(prefix string) (names []string) {
 		names = append(names, prefix+node.Name())
 	}
 	return names
+}
+
+// TestSnapshotExampleDoesWhatItSays applies the examples that docs/snapshots.md tells of, as they are.
+func TestSnapshotExampleDoesWhatItSays(t *testing.T) {
+	ns := newNamespace(t)
+	t.Cleanup(func() { kubectl(t, "delete", "volumesnapshotclass", "csi-hostpath-keep", "--ignore-not-found") })
+	apply(t, ns, example(t, "directory.yaml"))
+	waitReady(t, ns, "directory")
+	eventually(t, readyTimeout, func() error {
+		_, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "directory", "--", "test", "-s", "/data/starts")
+		return err
+	})
+	apply(t, ns, example(t, "snapshot.yaml"))
+	waitSnapshots(t, ns, "directory-monday")
+	copies := []string{"directory-restored", "directory-clone"}
+	for _, name := range copies {
+		apply(t, ns, pod(name, mounts(name, "/data")))
+	}
+	waitReady(t, ns, copies...)
+	want := sh(t, ns, "directory", "cat /data/starts")
+	for _, name := range copies {
+		if got := sh(t, ns, name, "cat /data/starts"); got != want {
+			t.Errorf("%s has %q, its source %q", name, got, want)
+		}
+		if got, source := nodeOf(t, ns, name), nodeOf(t, ns, "directory"); got != source {
+			t.Errorf("%s runs on %s, its source is on %s", name, got, source)
+		}
+	}
+}
+
+func example(t *testing.T, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(root, "examples", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
 }
 
 func TestFileVolumeHasSnapshots(t *testing.T) {

@@ -152,6 +152,40 @@ func TestReadOnlyRootIsReadOnlyWithWhatIsMountedBelow(t *testing.T) {
 	w.wantCode(w.publish(missing), codes.FailedPrecondition, "read-only")
 }
 
+// kubelet asks for every volume again after its own restart; the pod goes on with the file that it has, as with hostPath.
+func TestPublishedPathStaysPublishedWhenSomethingElseTakesItsPlace(t *testing.T) {
+	w := newWorld(t, everything)
+	for title, v := range map[string]volumeOf{
+		"PV":     persistent(podA, "pv", "path", w.path("srv/file"), "type", "FileOrCreate"),
+		"inline": inline(podA, "v", "path", w.path("srv/file"), "type", "File"),
+	} {
+		t.Run(title, func(t *testing.T) {
+			w.write(w.path("srv/file"), "old")
+			w.must(w.publish(v))
+			w.write(w.path("srv/file.new"), "new")
+			w.must(os.Rename(w.path("srv/file.new"), w.path("srv/file")))
+			w.must(w.publish(v))
+			w.restart()
+			w.must(w.publish(v))
+			w.wantContent(w.target(v), "old")
+			other := v
+			other.readOnly = true
+			w.wantCode(w.publish(other), codes.AlreadyExists)
+			if m := w.mounts(); len(m) != 1 {
+				t.Errorf("mounted are %q", m)
+			}
+			w.must(w.unpublish(v))
+			w.must(w.publish(v))
+			w.wantContent(w.target(v), "new")
+			w.must(unix.Unmount(w.target(v), 0))
+			w.must(w.publish(v)) // nothing is taken for published that is not
+			w.wantContent(w.target(v), "new")
+			w.must(w.unpublish(v))
+		})
+	}
+	w.wantNothingLeft()
+}
+
 // A mount that is read-only keeps nobody from writing to a device.
 func TestDeviceIsNotOfferedReadOnly(t *testing.T) {
 	w := newWorld(t, everything)

@@ -86,6 +86,26 @@ func testUsage(w *world) {
 		if w.backend.Enforces() && (u.TotalBytes != size || u.AvailableBytes != size-u.UsedBytes) {
 			w.t.Errorf("%s: use is %+v, want a total of %d", volumeType, u, size)
 		}
+		w.wantAllocated(v, u.UsedBytes)
+	}
+}
+
+// wantAllocated: who enforces counts, and what enforces nothing does not invent a number.
+func (w *world) wantAllocated(v made, want int64) {
+	w.t.Helper()
+	counter, counts := w.backend.(backend.Counter)
+	if !counts && !w.backend.Enforces() {
+		return
+	}
+	if !counts {
+		w.t.Fatal("it enforces sizes, and counts nothing")
+	}
+	got, err := counter.Allocated(v.data, v.tag)
+	if w.backend.Enforces() && (got != want || err != nil) {
+		w.t.Errorf("it has %d bytes of the disk, %v, want %d", got, err, want)
+	}
+	if !w.backend.Enforces() && !errors.Is(err, errors.ErrUnsupported) {
+		w.t.Errorf("it has %d bytes of the disk, %v, want ErrUnsupported", got, err)
 	}
 }
 

@@ -48,7 +48,10 @@ type Btrfs struct {
 	hurried  atomic.Int64 // when, in Unix nanoseconds
 }
 
-var _ backend.Backend = (*Btrfs)(nil)
+var (
+	_ backend.Backend = (*Btrfs)(nil)
+	_ backend.Counter = (*Btrfs)(nil)
+)
 
 // Open is the backend for the filesystem of a directory, which stays the caller's and open; false if it is not btrfs. A filesystem
 // whose quotas cannot be turned on is one that does not enforce. The seed says where the search for free groups begins.
@@ -288,6 +291,15 @@ func (b *Btrfs) Usage(data *os.File, tag backend.Tag) (volume.Usage, error) {
 		u.AvailableBytes = max(0, min(u.TotalBytes-u.UsedBytes, u.AvailableBytes))
 	}
 	return u, nil
+}
+
+// Allocated implements backend.Counter. It is what the last transaction has written.
+func (b *Btrfs) Allocated(_ *os.File, tag backend.Tag) (int64, error) {
+	if !b.enforces || !b.tags.Contains(tag) {
+		return 0, errors.ErrUnsupported
+	}
+	used, err := b.fs.used(tag)
+	return clamp(used), err
 }
 
 func clamp(bytes uint64) int64 { return int64(min(bytes, math.MaxInt64)) }

@@ -18,7 +18,10 @@ import (
 // and it holds no more than its size: there is nothing to tag.
 type Image struct{ allocation volume.Allocation }
 
-var _ backend.Backend = Image{}
+var (
+	_ backend.Backend = Image{}
+	_ backend.Counter = Image{}
+)
 
 // New is the backend for images with that allocation.
 func New(allocation volume.Allocation) Image { return Image{allocation: allocation} }
@@ -55,6 +58,9 @@ func unlink(dir *os.File) error {
 	}
 	return nil
 }
+
+// statBlock is the unit of st_blocks, whatever a filesystem's own is (stat(2)).
+const statBlock = 512
 
 // noCow is FS_NOCOW_FL of linux/fs.h.
 const noCow = 0x800000
@@ -176,6 +182,15 @@ func (Image) Usage(data *os.File, _ backend.Tag) (volume.Usage, error) {
 		return volume.Usage{}, fmt.Errorf("stat of %s: %w", data.Name(), err)
 	}
 	return volume.Usage{TotalBytes: st.Size}, nil
+}
+
+// Allocated implements backend.Counter: the blocks of the file, which are fewer than its size as long as it is sparse.
+func (Image) Allocated(data *os.File, _ backend.Tag) (int64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(data.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("stat of %s: %w", data.Name(), err)
+	}
+	return st.Blocks * statBlock, nil
 }
 
 // Discard implements backend.Backend: it is a file like others.

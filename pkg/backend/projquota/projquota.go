@@ -41,7 +41,10 @@ type ProjectQuota struct {
 	retagging sync.Mutex
 }
 
-var _ backend.Backend = (*ProjectQuota)(nil)
+var (
+	_ backend.Backend = (*ProjectQuota)(nil)
+	_ backend.Counter = (*ProjectQuota)(nil)
+)
 
 // Open is the backend for the filesystem of a directory, which stays the caller's and open; false if it does not enforce project
 // quotas. The seed says where the search for free IDs begins. Errors: ErrUnavailable for a filesystem whose quotas cannot be reached.
@@ -216,6 +219,15 @@ func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, erro
 		u.AvailableInodes = max(0, min(u.TotalInodes-u.UsedInodes, fs.AvailableInodes))
 	}
 	return u, nil
+}
+
+// Allocated implements backend.Counter.
+func (p *ProjectQuota) Allocated(_ *os.File, tag backend.Tag) (int64, error) {
+	if !p.tags.Contains(tag) {
+		return 0, errors.ErrUnsupported
+	}
+	q, err := p.quota.get(tag)
+	return int64(q.curSpace), err //nolint:gosec // less than a filesystem holds
 }
 
 // Discard implements backend.Backend: a tree of files is removed file by file.

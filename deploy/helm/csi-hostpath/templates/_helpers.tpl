@@ -62,7 +62,7 @@ hostPaths:
 {{- /* The directories of the node to mount, as JSON: {"list": [...]}. A pool's parent, not the pool itself: kubelet would make
 the directory of an optional pool on the nodes that have none, and the driver a pool in it. */ -}}
 {{- define "csi-hostpath.hostDirectories" -}}
-{{- $kubelet := .Values.kubeletDir -}}
+{{- $own := list .Values.kubeletDir "/csi" "/etc/csi-hostpath" "/host" "/run/csi-hostpath" "/usr/local/bin" -}}
 {{- $candidates := list -}}
 {{- if .Values.hostDirectories -}}
 {{- $candidates = .Values.hostDirectories -}}
@@ -72,10 +72,13 @@ the directory of an optional pool on the nodes that have none, and the driver a 
 {{- end -}}
 {{- end -}}
 {{- $candidates = $candidates | uniq | sortAlpha -}}
-{{- range $candidates -}}
-{{- if or (hasPrefix (printf "%s/" .) (printf "%s/" $kubelet)) (hasPrefix (printf "%s/" $kubelet) (printf "%s/" .)) (has . (list "/" "/bin" "/dev" "/etc" "/lib" "/lib64" "/proc" "/run" "/sbin" "/sys" "/usr")) -}}
+{{- range $directory := $candidates -}}
+{{- $taken := has . (list "/" "/bin" "/dev" "/lib" "/lib64" "/proc" "/sbin" "/sys" "/usr/bin" "/usr/lib" "/usr/lib64" "/usr/sbin" "/var/run") -}}
+{{- range $own -}}
+{{- if or (hasPrefix (printf "%s/" $directory) (printf "%s/" .)) (hasPrefix (printf "%s/" .) (printf "%s/" $directory)) -}}{{- $taken = true -}}{{- end -}}
+{{- end -}}
+{{- if $taken -}}
 {{- $whose := "hostDirectories" -}}
-{{- $directory := . -}}
 {{- if not $.Values.hostDirectories -}}
 {{- range $.Values.config.pools -}}{{- if eq (dir .path) $directory -}}{{- $whose = printf "pool %s, %s" .name .path -}}{{- end -}}{{- end -}}
 {{- end -}}
