@@ -11,7 +11,7 @@ PACKAGES ?= ./...
 TEST_FLAGS ?=
 # What else `make e2e` is told: make e2e E2E_FLAGS='-keep -run Reboot -image /tmp/image.tar'
 E2E_FLAGS ?=
-# What else `make bench` is told: make bench BENCH_FLAGS=--help
+# What else `make bench` is told: make bench BENCH_FLAGS=--help; BENCH_FLAGS='--vm --run quota' runs where project quotas are.
 BENCH_FLAGS ?=
 # How long `make fuzz` spends on each fuzz test.
 FUZZTIME ?= 30s

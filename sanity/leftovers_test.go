@@ -34,17 +34,21 @@ func (c *configuration) wantNothingLeft(t *testing.T) {
 	if err != nil || len(listed.GetEntries()) > 0 {
 		t.Errorf("the driver still lists %v, %v", listed.GetEntries(), err)
 	}
-	for _, dir := range []string{"volumes", "snapshots", "tmp"} {
+	for _, dir := range []string{"volumes", "snapshots"} {
 		if left := entries(t, filepath.Join(c.pool, dir)); len(left) > 0 {
 			t.Errorf("%s still has %q", dir, left)
 		}
 	}
-	trash := filepath.Join(c.pool, "trash")
-	for deadline := time.Now().Add(purgeTimeout); len(entries(t, trash)) > 0; time.Sleep(purgePoll) {
+	for deadline := time.Now().Add(purgeTimeout); len(c.unpurged(t)) > 0; time.Sleep(purgePoll) {
 		if time.Now().After(deadline) {
-			t.Fatalf("after %s trash still has %q", purgeTimeout, entries(t, trash))
+			t.Fatalf("after %s tmp and trash still have %q", purgeTimeout, c.unpurged(t))
 		}
 	}
+}
+
+func (c *configuration) unpurged(t *testing.T) []string {
+	t.Helper()
+	return append(entries(t, filepath.Join(c.pool, "tmp")), entries(t, filepath.Join(c.pool, "trash"))...)
 }
 
 func entries(t *testing.T, dir string) []string {

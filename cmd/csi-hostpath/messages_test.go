@@ -9,9 +9,9 @@ import (
 )
 
 var (
-	// variable parts of a message, as the page writes them
+	// gap is a variable part of a message, as the page writes it.
 	gap = regexp.MustCompile(`…|pool\.json|volumes/`)
-	// a string that goes on in the next line
+	// concatenation is where a string goes on in the next line.
 	concatenation = regexp.MustCompile(`" \+\n\s*"`)
 )
 

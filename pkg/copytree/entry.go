@@ -33,8 +33,9 @@ func (c *copier) entry(at pair, name string) error {
 		return err
 	}
 	switch {
-	case a.kind() == unix.S_IFDIR: // the filesystem does not tell kinds (DT_UNKNOWN), or it has just become one
-		return c.lateDirectory(at, name)
+	case a.kind() == unix.S_IFDIR: // what the name led to has given way to it since we read the name
+		c.Progress.vanished.Add(1)
+		return nil
 	case c.leavesOut(a):
 		c.Progress.leftOut.Add(1)
 		return nil
@@ -44,14 +45,6 @@ func (c *copier) entry(at pair, name string) error {
 	err = c.make(src, a, place{at.dst, name})
 	if errors.Is(err, unix.EEXIST) { // as in child
 		return nil
-	}
-	return err
-}
-
-func (c *copier) lateDirectory(at pair, name string) error {
-	child, err := c.child(at, name)
-	if child != nil {
-		c.walk(*child)
 	}
 	return err
 }

@@ -179,12 +179,23 @@ func (l *level) read() (found []entry, directory string, err error) {
 		if err != nil {
 			return found, "", err
 		}
-		if next.kind == unix.DT_DIR {
+		if l.isDirectory(next) {
 			return found, next.name, nil
 		}
 		found = append(found, next)
 	}
 	return found, "", nil
+}
+
+// isDirectory asks the filesystem where the directory does not tell kinds (getdents(2), DT_UNKNOWN): ext4 without the feature filetype, XFS
+// without ftype. What cannot be asked for is no directory; opening it says why.
+func (l *level) isDirectory(e entry) bool {
+	if e.kind != unix.DT_UNKNOWN {
+		return e.kind == unix.DT_DIR
+	}
+	var st unix.Stat_t
+	err := unix.Fstatat(int(l.src), e.name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // files copies them, and gives half of what is left to whoever is idle meanwhile.

@@ -93,10 +93,19 @@ func (c *commits) syncAll(files []*os.File) []error {
 // syncPlaced makes renames from tmp/ into volumes/ or snapshots/ durable.
 func (p *Pool) syncPlaced(to dir) error { return p.commits.syncFile(to.File) }
 
-// syncTaken makes renames from volumes/ or snapshots/ into trash/ durable.
-func (p *Pool) syncTaken(from dir) error {
-	if p.ordered {
-		return p.commits.sync(from.File)
+// syncTaken makes durable what throwAway did to an entry of volumes/ or snapshots/: what is still there is buried.
+func (p *Pool) syncTaken(from dir, name string) error {
+	files := []*os.File{from.File}
+	if !p.ordered {
+		files = append(files, p.trash.File)
 	}
-	return p.commits.sync(p.trash.File, from.File)
+	grave, err := from.openDir(name)
+	switch {
+	case err == nil:
+		defer grave.Close()
+		files = append(files, grave.File)
+	case !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	return p.commits.sync(files...)
 }

@@ -7,9 +7,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-	"k8s.io/klog/v2"
-
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -53,6 +50,9 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 // make makes a volume that is not there yet; the caller has its claim.
 func (p *Pool) make(ctx context.Context, v volume.Volume, content content) (volume.Volume, error) {
 	if err := p.checkInodes(v.Spec); err != nil {
+		return volume.Volume{}, err
+	}
+	if err := checkUnburied(p.volumes, v.ID); err != nil {
 		return volume.Volume{}, err
 	}
 	r, err := p.room()
@@ -130,13 +130,13 @@ func (p *Pool) commit(ctx context.Context, v volume.Volume, content content) (vo
 	v, err := p.build(ctx, building, v, content)
 	if err != nil {
 		p.ledger.release(v.PromisedBytes() - content.leaves(v))
-		p.abandon(ctx, building, discarded{bytes: content.leaves(v), tag: backend.Tag(v.QuotaID)})
+		p.abandon(building, discarded{bytes: content.leaves(v), tag: backend.Tag(v.QuotaID)})
 		return volume.Volume{}, err
 	}
 	failpoint.Here("create.built")
 	if err := p.tmp.rename(building, p.volumes, v.ID.Dir()); err != nil {
 		p.ledger.release(v.PromisedBytes() - content.leaves(v))
-		p.abandon(ctx, building, discarded{bytes: content.leaves(v), tag: backend.Tag(v.QuotaID)})
+		p.abandon(building, discarded{bytes: content.leaves(v), tag: backend.Tag(v.QuotaID)})
 		if errors.Is(err, os.ErrExist) {
 			return volume.Volume{}, fmt.Errorf("%w: volumes/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
 				volume.ErrCorrupt, v.ID.Dir())
@@ -190,20 +190,10 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume, cont
 	return v, ctx.Err()
 }
 
-// abandon throws away what build left, with the bytes that are still reserved for it: half a copy fills the disk until it is purged. The
-// purger removes it, and has the patience that a quota may need. Where there is no room to rename it (btrfs), it is purged in tmp/; another
-// failure leaves it to the next start, which empties that.
-func (p *Pool) abandon(ctx context.Context, building string, left discarded) {
-	left.name = withSuffix(withoutSuffix(building))
-	err := p.tmp.rename(building, p.trash, left.name)
-	if errors.Is(err, unix.ENOSPC) {
-		left.name, left.unmoved, err = building, true, nil
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		klog.FromContext(ctx).Error(err, "Left in tmp/ until the next start", "pool", p.opts.Name, "entry", building)
-		return
-	}
+// abandon has what build left purged where it is, with the bytes that are still reserved for it: half a copy fills the disk until then. The
+// purger has the patience that a quota may need.
+func (p *Pool) abandon(building string, left discarded) {
 	p.ledger.discard(left.bytes)
-	left.lookAfter = time.Now()
+	left.at, left.name, left.lookAfter = p.tmp, building, time.Now()
 	p.purger.add(left)
 }

@@ -181,7 +181,7 @@ func TestDirectoryPutThereByHandIsNotTouched(t *testing.T) {
 	if got := listTree(t, filepath.Join(p.opts.Path, volumesDir)); got["v/data/file"] != "precious" || len(got) != len(byHand) {
 		t.Errorf("volumes/ has %q", got)
 	}
-	wantEntries(t, p, tmpDir)
+	waitPurged(t, p)
 	wantLedger(t, p, 0, 0)
 }
 
@@ -285,7 +285,7 @@ func TestFullFilesystemLeaksNothing(t *testing.T) {
 				default:
 					t.Errorf("with %d blocks: %v, want ErrNoSpace or ENOSPC", blocks, err)
 				}
-				wantEntries(t, p, tmpDir)
+				waitPurged(t, p)
 				wantLedger(t, p, 1, 0)
 				giveBack(t, filler, block)
 			}
@@ -381,7 +381,7 @@ func TestFilesystemOutOfInodesLeaksNothing(t *testing.T) {
 		}
 		made = append(made, v)
 	}
-	wantEntries(t, p, tmpDir)
+	waitPurged(t, p)
 	wantLedger(t, p, int64(len(made)), 0)
 	remove(t, p, made[0].ID)
 	waitPurged(t, p)

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -32,7 +30,7 @@ func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
 type deletion struct {
 	claims *claims
 	from   dir
-	// take moves the thing to trash/ and out of the index, if it is there.
+	// take moves the thing to trash/, or buries it, and takes it out of the index, if it is there.
 	take func() (thrown discarded, isThere bool, err error)
 }
 
@@ -50,9 +48,9 @@ func (p *Pool) delete(ctx context.Context, id identified, what deletion) error {
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
-	failpoint.Here("delete.renamed")
+	failpoint.Here("delete.taken")
 	// Also for what is gone: whoever took it away may have died, or failed, before this.
-	err = p.syncTaken(what.from)
+	err = p.syncTaken(what.from, id.Dir())
 	if isThere {
 		// No purge before the fsync: a power cut must not bring back a volume with part of its data. Should the fsync have failed, the
 		// purge comes later.
@@ -69,21 +67,28 @@ func (p *Pool) delete(ctx context.Context, id identified, what deletion) error {
 // queued for the purge.
 func (p *Pool) take(e *entry) (discarded, error) {
 	name := e.volume.ID.Dir()
-	thrown := withSuffix(name)
-	err := p.volumes.rename(name, p.trash, thrown)
-	if errors.Is(err, os.ErrNotExist) { // removed by hand, with the driver running
-		p.index.remove(name)
-		p.ledger.release(e.volume.PromisedBytes())
-		return discarded{name: thrown, tag: backend.Tag(e.volume.QuotaID), lookAfter: time.Now()}, nil
-	}
-	if errors.Is(err, unix.ENOSPC) { // trash/ itself has to grow: what it keeps for a while has to yield
-		p.purger.hurry()
-	}
+	d, err := p.throwAway(p.volumes, name, name)
 	if err != nil {
-		return discarded{}, err
+		return d, err
 	}
 	p.index.remove(name)
-	d := p.discard(thrown, e.volume.PromisedBytes(), e.volume.QuotaID)
+	d = p.discard(d, e.volume.PromisedBytes(), e.volume.QuotaID)
 	d.uncounted = e.damaged != nil
 	return d, nil
+}
+
+// throwAway moves an entry of volumes/ or snapshots/ to trash/, under that name and a suffix. On a disk that is too full for it, the entry
+// is buried, and all that trash/ keeps for a while has to yield. An entry that somebody has removed by hand is thrown away already.
+func (p *Pool) throwAway(from dir, name, as string) (discarded, error) {
+	d := discarded{at: p.trash, name: withSuffix(as)}
+	err := from.rename(name, p.trash, d.name)
+	if errors.Is(err, unix.ENOSPC) {
+		p.purger.hurry()
+		d.at, d.name = from, name
+		err = from.bury(name)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		d.at, err = p.tmp, nil // for no retention: there is nothing to keep
+	}
+	return d, err
 }

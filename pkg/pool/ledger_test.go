@@ -222,6 +222,7 @@ func TestVolumeRemovedByHandGivesItsSpaceBackOnce(t *testing.T) {
 	}
 	remove(t, p, v.ID)
 	remove(t, p, v.ID)
+	waitPurged(t, p)
 	wantLedger(t, p, mib, 0)
 }
 

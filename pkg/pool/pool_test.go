@@ -151,11 +151,12 @@ func entries(t *testing.T, path string) []string {
 	return names
 }
 
-// waitPurged waits until the trash is empty, on disk and in the ledger.
+// waitPurged waits until nothing is in trash/ or tmp/, and the ledger has its space back.
 func waitPurged(t *testing.T, p *Pool) {
 	t.Helper()
 	eventually(t, "the trash is purged", func() bool {
-		return len(entries(t, filepath.Join(p.opts.Path, trashDir))) == 0 && status(t, p).TrashBytes == 0
+		left := append(entries(t, filepath.Join(p.opts.Path, trashDir)), entries(t, filepath.Join(p.opts.Path, tmpDir))...)
+		return len(left) == 0 && status(t, p).TrashBytes == 0
 	})
 }
 

@@ -23,8 +23,9 @@ const (
 	longWait = 120
 )
 
-// discarded is an entry of trash/.
+// discarded is what is to be purged.
 type discarded struct {
+	at    dir // trash/; tmp/; volumes/ or snapshots/, where it is buried
 	name  string
 	bytes int64       // what the ledger gives back when the entry is gone
 	tag   backend.Tag // what the backend gets back, once
@@ -34,11 +35,12 @@ type discarded struct {
 	lookAfter time.Time
 	// uncounted: it was found without a record, and what it takes was taken for somebody else's (measureForeign).
 	uncounted bool
-	// unmoved: it is in tmp/ still, because the disk was too full for a rename.
-	unmoved bool
-	failed  bool // it was tried, and has to wait
-	polls   int  // how often the filesystem had not finished
+	failed    bool // it was tried, and has to wait
+	polls     int  // how often the filesystem had not finished
 }
+
+// path is from the pool's directory.
+func (d *discarded) path() string { return d.at.Name() + "/" + d.name }
 
 // dueAt says when it may be purged. Until then it can be mounted, by somebody who looks into the trash.
 func (d *discarded) dueAt(t time.Time) { d.due, d.lookAfter = t, t.Add(-purgeDelay) }
@@ -70,7 +72,7 @@ func (s *schedule) Pop() any {
 	return d
 }
 
-// purger empties a pool's trash in the background. Its queue is in memory; trash/ itself is what survives a crash.
+// purger removes what is discarded in the background. Its queue is in memory; the tree itself is what survives a crash.
 type purger struct {
 	mu      sync.Mutex
 	changed sync.Cond

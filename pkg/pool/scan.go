@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,21 +20,17 @@ import (
 // scanBatch is how many records one worker reads before it takes more.
 const scanBatch = 512
 
-// scan makes memory agree with the tree: what was being built is thrown away, every volume is indexed and counted, and the
-// trash is queued.
+// scan makes memory agree with the tree: every volume is indexed and counted, and what is deleted, or was never finished, is queued.
 func (p *Pool) scan(ctx context.Context) error {
 	start := time.Now()
-	unfinished, err := p.emptyTmp()
-	if err != nil {
+	var buried graves
+	if err := p.scanSnapshots(ctx, &buried); err != nil { // before the volumes: what is kept of a volume raises its limit
 		return err
 	}
-	if err := p.scanSnapshots(ctx); err != nil { // before the volumes: what is kept of a volume raises its limit
+	if err := p.scanVolumes(ctx, &buried); err != nil {
 		return err
 	}
-	if err := p.scanVolumes(ctx); err != nil {
-		return err
-	}
-	if err := p.scanTrash(ctx, unfinished); err != nil {
+	if err := p.scanDiscarded(ctx, buried.found); err != nil { // after them: a quota that is another volume's by now is not held
 		return err
 	}
 	committed, trash := p.ledger.counts()
@@ -42,23 +40,45 @@ func (p *Pool) scan(ctx context.Context) error {
 	return nil
 }
 
-// emptyTmp throws away what a crash left unfinished, and says under which names; the purger does the removing, however much it is.
-func (p *Pool) emptyTmp() (thrown []string, err error) {
-	names, err := p.tmp.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("read %s/: %w", tmpDir, err)
-	}
-	for _, name := range names {
-		thrown = append(thrown, withSuffix(withoutSuffix(name)))
-		if err := p.tmp.rename(name, p.trash, thrown[len(thrown)-1]); err != nil {
-			return nil, err
+// scanDiscarded queues what is buried and what is in trash/ and tmp/.
+func (p *Pool) scanDiscarded(ctx context.Context, left []discarded) error {
+	for _, d := range left { // a crash may have come before that
+		if err := p.syncTaken(d.at, d.name); err != nil {
+			return err
 		}
 	}
-	return thrown, nil
+	thrown, err := p.scanTrash()
+	if err != nil {
+		return err
+	}
+	unfinished, err := p.scanTmp()
+	if err != nil {
+		return err
+	}
+	for _, d := range slices.Concat(left, thrown, unfinished) {
+		p.requeue(ctx, d)
+	}
+	return nil
+}
+
+// graves collects what is found buried.
+type graves struct {
+	mu    sync.Mutex
+	found []discarded
+}
+
+func (g *graves) add(at dir, name string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	d := discarded{at: at, name: name}
+	d.dueAt(time.Now().Add(purgeDelay))
+	g.found = append(g.found, d)
 }
 
 // scanVolumes reads the records in parallel: with 100,000 of them it is the latency of the disk that counts.
-func (p *Pool) scanVolumes(ctx context.Context) error { return scanDir(ctx, p.volumes, p.scanBatch) }
+func (p *Pool) scanVolumes(ctx context.Context, buried *graves) error {
+	return scanDir(ctx, p.volumes, func(ctx context.Context, names []string) error { return p.scanBatch(ctx, names, buried) })
+}
 
 // scanDir reads a directory and has its names read in batches.
 func scanDir(ctx context.Context, d dir, batch func(context.Context, []string) error) error {
@@ -79,7 +99,7 @@ func scanDir(ctx context.Context, d dir, batch func(context.Context, []string) e
 	return group.Wait()
 }
 
-func (p *Pool) scanBatch(ctx context.Context, names []string) error {
+func (p *Pool) scanBatch(ctx context.Context, names []string, buried *graves) error {
 	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -89,7 +109,15 @@ func (p *Pool) scanBatch(ctx context.Context, names []string) error {
 			klog.FromContext(ctx).Error(err, "Left alone", "pool", p.opts.Name, "directory", name)
 			continue
 		}
-		v, err := p.readRecord(p.volumes, name, name)
+		dead, err := p.volumes.isBuried(name)
+		if dead {
+			buried.add(p.volumes, name)
+			continue
+		}
+		var v volume.Volume
+		if err == nil {
+			v, err = p.readRecord(p.volumes, name, name)
+		}
 		if err != nil {
 			err = fmt.Errorf("volume %s in pool %s: %w", id, p.opts.Name, err)
 			klog.FromContext(ctx).Error(err, "Damaged volume: it can be deleted, but not used", "volumeID", id)

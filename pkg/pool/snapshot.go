@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
@@ -48,6 +46,9 @@ func (p *Pool) takeSnapshot(ctx context.Context, id volume.SnapshotID, req volum
 			return err
 		}
 		return errors.Join(p.syncPlaced(p.snapshots), p.relimit(e.Source)) // as for a repeated Create: whatever failed after the rename
+	}
+	if err := checkUnburied(p.snapshots, id); err != nil {
+		return err
 	}
 	from, err := p.holdInTurn(ctx, func() (*origin, error) { return p.holdVolume(req.Source) })
 	if err != nil {
@@ -103,7 +104,7 @@ func (p *Pool) commitSnapshot(ctx context.Context, s volume.Snapshot, from *orig
 		err = p.tmp.rename(building, p.snapshots, s.ID.Dir())
 	}
 	if err != nil {
-		p.abandon(ctx, building, discarded{bytes: s.HeldBytes, tag: backend.Tag(s.QuotaID), keeps: keptBy(s)})
+		p.abandon(building, discarded{bytes: s.HeldBytes, tag: backend.Tag(s.QuotaID), keeps: keptBy(s)})
 	}
 	if errors.Is(err, os.ErrExist) {
 		return s, fmt.Errorf("%w: snapshots/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
@@ -245,16 +246,12 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, id volume.SnapshotID) error {
 // takeAwaySnapshot moves a snapshot out of snapshots/ and out of the index. What it returns is to be queued for the purge.
 func (p *Pool) takeAwaySnapshot(e SnapshotEntry) (discarded, error) {
 	name := e.ID.Dir()
-	thrown := withSuffix(snapshotEntryPrefix + name)
-	err := p.snapshots.rename(name, p.trash, thrown)
-	if errors.Is(err, unix.ENOSPC) { // trash/ itself has to grow: what it keeps for a while has to yield
-		p.purger.hurry()
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) { // absent: removed by hand, with the driver running
-		return discarded{}, err
+	d, err := p.throwAway(p.snapshots, name, snapshotEntryPrefix+name)
+	if err != nil {
+		return d, err
 	}
 	p.snapshotIndex.remove(e)
-	d := p.discard(thrown, e.HeldBytes, e.QuotaID)
+	d = p.discard(d, e.HeldBytes, e.QuotaID)
 	d.keeps, d.uncounted = keptBy(e.Snapshot), e.Damaged != nil
 	return d, nil
 }

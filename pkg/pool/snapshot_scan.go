@@ -11,11 +11,11 @@ import (
 )
 
 // scanSnapshots indexes and counts every snapshot.
-func (p *Pool) scanSnapshots(ctx context.Context) error {
-	return scanDir(ctx, p.snapshots, p.scanSnapshotBatch)
+func (p *Pool) scanSnapshots(ctx context.Context, buried *graves) error {
+	return scanDir(ctx, p.snapshots, func(ctx context.Context, names []string) error { return p.scanSnapshotBatch(ctx, names, buried) })
 }
 
-func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string) error {
+func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string, buried *graves) error {
 	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -25,7 +25,15 @@ func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string) error {
 			klog.FromContext(ctx).Error(err, "Left alone", "pool", p.opts.Name, "directory", snapshotsDir+"/"+name)
 			continue
 		}
-		s, err := p.readSnapshot(p.snapshots, name, name)
+		dead, err := p.snapshots.isBuried(name)
+		if dead {
+			buried.add(p.snapshots, name)
+			continue
+		}
+		var s volume.Snapshot
+		if err == nil {
+			s, err = p.readSnapshot(p.snapshots, name, name)
+		}
 		if err != nil {
 			err = fmt.Errorf("snapshot %s in pool %s: %w", id, p.opts.Name, err)
 			klog.FromContext(ctx).Error(err, "Damaged snapshot: it can be deleted, but not used", "snapshotID", id)

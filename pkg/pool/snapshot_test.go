@@ -283,7 +283,7 @@ func TestCopyThatCannotBeIsRefusedBeforeWorkBegins(t *testing.T) {
 				t.Errorf("%+v, %v, want %v", v, err, tt.want)
 			}
 			wantEntries(t, p, volumesDir, "taken", "v")
-			wantEntries(t, p, tmpDir)
+			waitPurged(t, p)
 			wantLedger(t, p, committed, 0)
 		})
 	}

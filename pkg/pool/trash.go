@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,7 +17,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// purge removes an entry of trash/ and gives its space back; not before.
+// purge removes what is discarded and gives its space back; not before.
 func (p *Pool) purge(ctx context.Context, d discarded) {
 	err := p.checkUnmounted(d)
 	if err == nil {
@@ -33,19 +32,19 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 	case errors.Is(err, backend.ErrPending):
 		if d.polls == longWait {
 			klog.FromContext(ctx).Info("Deleted data still takes its space: a process may have a file of it open (lsof +L1 shows which)",
-				"pool", p.opts.Name, "entry", d.name, "err", err)
+				"pool", p.opts.Name, "entry", d.path(), "err", err)
 		}
 		p.purger.wait(d)
 	case ctx.Err() != nil: // the next start goes on from here
 	default:
 		klog.FromContext(ctx).Error(err, "Deleted data could not be purged; its space stays taken, and the purge is tried again",
-			"pool", p.opts.Name, "entry", d.name, "retryIn", p.purger.retryAfter)
+			"pool", p.opts.Name, "entry", d.path(), "retryIn", p.purger.retryAfter)
 		p.purger.retry(d)
 	}
 }
 
-// checkUnmounted is the last guard of the data: as long as a mount anywhere shows an entry of the trash, or part of it, somebody uses
-// it, whatever the driver was told. Errors: ErrInUse.
+// checkUnmounted is the last guard of the data: as long as a mount anywhere shows what is discarded, or part of it, somebody uses it,
+// whatever the driver was told. Errors: ErrInUse.
 func (p *Pool) checkUnmounted(d discarded) error {
 	mounts, err := p.mounts.since(d.lookAfter)
 	if err != nil {
@@ -53,19 +52,11 @@ func (p *Pool) checkUnmounted(d discarded) error {
 	}
 	for _, m := range mounts {
 		rest, ours := p.location.Below(m)
-		if entry := trashDir + "/" + d.name; ours && (rest == entry || strings.HasPrefix(rest, entry+"/")) {
+		if entry := d.path(); ours && (rest == entry || strings.HasPrefix(rest, entry+"/")) {
 			return fmt.Errorf("%w: it is mounted at %s: unmount it", volume.ErrInUse, m.Point)
 		}
 	}
-	return p.checkDetached(p.parent(d), d.name)
-}
-
-// parent is the directory that an entry is in.
-func (p *Pool) parent(d discarded) dir {
-	if d.unmoved {
-		return p.tmp
-	}
-	return p.trash
+	return p.checkDetached(d.at, d.name)
 }
 
 // mountSnapshot is the mount table as it was read last, for many purges: it grows with the number of mounts.
@@ -94,9 +85,8 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 // removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it, and
 // as long as there is a quota, whose that is. Errors: backend.ErrPending.
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
-	r, parent := newRemover(ctx, &p.foreground), p.parent(*thrown)
-	entry := dirent{name: thrown.name}
-	d, err := openNoMount(parent, thrown.name)
+	r, entry := newRemover(ctx, &p.foreground), dirent{name: thrown.name}
+	d, err := openNoMount(thrown.at, thrown.name)
 	switch {
 	case err == nil:
 		defer d.Close()
@@ -118,7 +108,7 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 		return err
 	}
 	failpoint.Here("purge.released")
-	return r.remove(parent, entry, 0)
+	return r.remove(thrown.at, entry, 0)
 }
 
 // removeData removes all but the record.
@@ -129,15 +119,19 @@ func (p *Pool) removeData(r *remover, d dir) error {
 	return r.empty(d)
 }
 
-// discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says what is to be purged there.
-func (p *Pool) discard(thrown string, bytes int64, quotaID uint64) discarded {
+// discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says when it is to be purged.
+func (p *Pool) discard(d discarded, bytes int64, quotaID uint64) discarded {
 	p.ledger.discard(bytes)
-	d := discarded{name: thrown, bytes: bytes, tag: backend.Tag(quotaID)}
-	d.dueAt(time.Now().Add(max(purgeDelay, p.opts.TrashRetention)))
+	d.bytes, d.tag = bytes, backend.Tag(quotaID)
+	keep := p.opts.TrashRetention
+	if d.at != p.trash { // on a full disk nothing is kept
+		keep = 0
+	}
+	d.dueAt(time.Now().Add(max(purgeDelay, keep)))
 	return d
 }
 
-// queue hands an entry of trash/ to the purger: at once if its rename is durable, else later, as a purge that failed.
+// queue hands what was taken away to the purger: at once if that is durable, else later, as a purge that failed.
 func (p *Pool) queue(d discarded, failed error) {
 	if failed != nil {
 		p.purger.retry(d)
@@ -146,43 +140,59 @@ func (p *Pool) queue(d discarded, failed error) {
 	p.purger.add(d)
 }
 
-// scanTrash queues what earlier deletes left. What an entry's record promised still counts, because the data still fills the disk, and
-// its quota is nobody else's yet. What was never finished is kept for nobody: half a snapshot may keep blocks that count for its volume.
-func (p *Pool) scanTrash(ctx context.Context, unfinished []string) error {
-	// Opened anew: what emptyTmp has moved here since the pool's own descriptor was opened is not read through that on btrfs.
-	trash, err := p.root.openDir(trashDir)
+// scanTrash lists what earlier deletes left.
+func (p *Pool) scanTrash() (left []discarded, err error) {
+	names, err := p.trash.Readdirnames(-1)
 	if err != nil {
-		return err
-	}
-	defer trash.Close()
-	names, err := trash.Readdirnames(-1)
-	if err != nil {
-		return fmt.Errorf("read %s/: %w", trashDir, err)
+		return nil, fmt.Errorf("read %s/: %w", trashDir, err)
 	}
 	for _, name := range names {
-		d := discarded{name: name}
-		d.dueAt(time.Now().Add(max(purgeDelay, p.retained(name, unfinished))))
-		v, isVolume := p.recognize(ctx, &d)
-		d.tag = p.holdDiscarded(name, d.tag)
-		if isVolume && (d.tag != 0 || v.Spec.IsImage()) { // else its tag is another volume's
-			p.ledger.addUnwritten(p.unwrittenOf(trash, name, v))
-		}
-		p.ledger.addTrash(d.bytes)
-		p.purger.add(d)
+		d := discarded{at: p.trash, name: name}
+		d.dueAt(time.Now().Add(max(purgeDelay, p.retained(name))))
+		left = append(left, d)
 	}
-	return nil
+	return left, nil
 }
 
-// recognize reads the record of an entry of trash/, a volume's or a snapshot's, for what it was promised and counted under. Without one
+// scanTmp lists what a crash left unfinished. That is kept for nobody: half a snapshot may keep blocks that count for its volume.
+func (p *Pool) scanTmp() (left []discarded, err error) {
+	names, err := p.tmp.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("read %s/: %w", tmpDir, err)
+	}
+	for _, name := range names {
+		d := discarded{at: p.tmp, name: name}
+		d.dueAt(time.Now().Add(purgeDelay))
+		left = append(left, d)
+	}
+	return left, nil
+}
+
+// requeue queues what an earlier process discarded. What its record promised still counts, because the data still fills the disk, and its
+// quota is nobody else's yet.
+func (p *Pool) requeue(ctx context.Context, d discarded) {
+	v, isVolume := p.recognize(ctx, &d)
+	d.tag = p.holdDiscarded(d)
+	if isVolume && (d.tag != 0 || v.Spec.IsImage()) { // else its tag is another volume's
+		p.ledger.addUnwritten(p.unwrittenOf(d.at, d.name, v))
+	}
+	p.ledger.addTrash(d.bytes)
+	p.purger.add(d)
+}
+
+// recognize reads the record of what is discarded, a volume's or a snapshot's, for what it was promised and counted under. Without one
 // nobody knows. It returns a volume's.
 func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, isVolume bool) {
-	if v, err := p.readRecord(p.trash, d.name, withoutSuffix(d.name)); err == nil {
+	origin := d.name
+	if d.at == p.trash || d.at == p.tmp {
+		origin = withoutSuffix(d.name)
+	}
+	if v, err := p.readRecord(d.at, d.name, origin); err == nil {
 		d.bytes, d.tag = v.PromisedBytes(), backend.Tag(v.QuotaID)
 		return v, true
 	}
-	dirName, ok := strings.CutPrefix(withoutSuffix(d.name), snapshotEntryPrefix)
-	s, err := p.readSnapshot(p.trash, d.name, dirName)
-	if !ok || err != nil { // half a volume or snapshot
+	s, err := p.readSnapshot(d.at, d.name, strings.TrimPrefix(origin, snapshotEntryPrefix))
+	if err != nil { // half a volume or snapshot
 		d.uncounted = true
 		return volume.Volume{}, false
 	}
@@ -195,21 +205,18 @@ func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, is
 	return volume.Volume{}, false
 }
 
-// holdDiscarded is 0 for an entry whose quota is another volume's: a crash came after the release.
-func (p *Pool) holdDiscarded(name string, tag backend.Tag) backend.Tag {
-	d, err := openNoMount(p.trash, name)
+// holdDiscarded is 0 for what has a quota that is another volume's: a crash came after the release.
+func (p *Pool) holdDiscarded(d discarded) backend.Tag {
+	f, err := openNoMount(d.at, d.name)
 	if err != nil {
 		return 0
 	}
-	defer d.Close()
-	return p.backend.Hold(d.File, tag)
+	defer f.Close()
+	return p.backend.Hold(f.File, d.tag)
 }
 
 // retained is how long an entry is still kept.
-func (p *Pool) retained(name string, unfinished []string) time.Duration {
-	if slices.Contains(unfinished, name) {
-		return 0
-	}
+func (p *Pool) retained(name string) time.Duration {
 	// A clock that was ahead when the entry was thrown in must not keep it for longer.
 	return p.opts.TrashRetention - max(0, time.Since(p.thrownAt(name)))
 }

@@ -1,5 +1,6 @@
 // Command bench measures the driver over its socket, and in the same rounds the floor: the durable system calls that no driver
-// can do without, made directly. `make bench` runs it; `make bench BENCH_FLAGS='--fs xfs --run cycle'` runs a part.
+// can do without, made directly. `make bench` runs it; `make bench BENCH_FLAGS='--fs xfs --run cycle'` runs a part. With --vm
+// it runs in the virtual machine of test/vm, on a disk with project quotas.
 package main
 
 import (

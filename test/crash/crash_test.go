@@ -154,7 +154,12 @@ type crash struct {
 
 func newCrash(t *testing.T, binary, dir string, op operation, volumeType string) *crash {
 	t.Helper()
-	c := &crash{world: newWorld(t, binary, dir), op: op, volumeType: volumeType}
+	return crashIn(newWorld(t, binary, dir), op, volumeType)
+}
+
+func crashIn(w *world, op operation, volumeType string) *crash {
+	w.t.Helper()
+	t, c := w.t, &crash{world: w, op: op, volumeType: volumeType}
 	c.start()
 	var err error
 	c.bystanderAt, c.victimAt = c.target("bystander"), c.target("victim")
@@ -249,7 +254,7 @@ func (c *crash) survives(err error) bool {
 			return false
 		case <-time.After(5 * time.Millisecond):
 		}
-		if err == nil && len(c.entries("pool", "trash")) == 0 {
+		if err == nil && len(c.discarded()) == 0 {
 			return true
 		}
 		if time.Now().After(deadline) {

@@ -170,9 +170,9 @@ func (w *world) wantNothingLeft() {
 		w.t.Errorf("the driver still lists %q", ids)
 	}
 	w.eventually("all is purged, and no quota is left", func() bool {
-		return len(w.entries("trash")) == 0 && len(guest.ProjectQuotas(w.t, w.disk, firstID)) == 0
+		return len(w.entries("tmp")) == 0 && len(w.entries("trash")) == 0 && len(guest.ProjectQuotas(w.t, w.disk, firstID)) == 0
 	})
-	for _, dir := range []string{"tmp", "volumes", "snapshots"} {
+	for _, dir := range []string{"volumes", "snapshots"} {
 		if left := w.entries(dir); len(left) > 0 {
 			w.t.Errorf("%s/ has %q", dir, left)
 		}

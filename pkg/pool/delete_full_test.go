@@ -1,0 +1,313 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+// brimful are disks that are going to have no block and no inode left. That of ext4 has few inodes, so that both come to an end; small
+// blocks have trash/ grow soon.
+func brimful() []fullDisk {
+	all := []fullDisk{
+		{"ext4", disks.Ext4, 80 * mib, []string{"-m", "0", "-N", "1024"}},
+		{"ext4 with small blocks", disks.Ext4, 80 * mib, []string{"-m", "0", "-b", "1024"}},
+		{"xfs", disks.XFS, 300 * mib, nil},
+		{"xfs without reflinks", disks.XFS, 300 * mib, []string{"-m", "reflink=0"}},
+		{"btrfs", disks.Btrfs, 160 * mib, nil},
+		{"mixed btrfs", disks.Btrfs, 128 * mib, []string{"--mixed"}},
+	}
+	return slices.DeleteFunc(all, func(d fullDisk) bool { return !slices.Contains(disks.Types(), d.fstype) })
+}
+
+func onEachBrimful(t *testing.T, test func(t *testing.T, disk disks.Disk)) {
+	t.Helper()
+	for _, d := range brimful() {
+		t.Run(d.name, func(t *testing.T) { test(t, disks.New(t, d.fstype, d.size, disks.MkfsArgs(d.mkfs...))) })
+	}
+}
+
+// oversold is a pool whose ledger is out of the way: the disk itself has to say no.
+func oversold(disk disks.Disk) Options {
+	return Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), Overcommit: 1e9}
+}
+
+// wantBrimful: not even an empty file can be made.
+func wantBrimful(t *testing.T, disk disks.Disk) {
+	t.Helper()
+	if err := os.Mkdir(filepath.Join(disk.Dir, "one-more"), 0o700); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("one more directory: %v, want ENOSPC", err)
+	}
+}
+
+// When the disk is full, everything can go, at the first call.
+func TestEverythingCanBeDeletedFromAFullDisk(t *testing.T) {
+	onEachBrimful(t, func(t *testing.T, disk disks.Disk) { //nolint:thelper // it is the test
+		p := openPool(t, oversold(disk))
+		bystander := create(t, p, "bystander", mib)
+		writeTree(t, dataPath(p, bystander.ID), someTree)
+		volumes, snapshots := one(t, p)
+		disk.Fill(t)
+		wantBrimful(t, disk)
+		for _, id := range snapshots {
+			removeTwice(t, id, p.DeleteSnapshot)
+		}
+		for _, id := range volumes {
+			removeTwice(t, id, p.Delete)
+		}
+		if got := p.List("", 100); len(got) != 1 || got[0].ID != bystander.ID {
+			t.Errorf("listed are %v, want the bystander alone", got)
+		}
+		if got := p.ListSnapshots("", 100); len(got) > 0 {
+			t.Errorf("listed are the snapshots %v", got)
+		}
+		waitPurged(t, p)
+		waitEntries(t, p, volumesDir, "bystander")
+		waitEntries(t, p, snapshotsDir)
+		wantLedger(t, p, mib, 0)
+		wantTree(t, dataPath(p, bystander.ID), someTree)
+		wantMadeAnew(t, p, disk, "directory")
+	})
+}
+
+// wantMadeAnew: with room on the disk, the name is another volume's, which has nothing of the old one.
+func wantMadeAnew(t *testing.T, p *Pool, disk disks.Disk, name string) {
+	t.Helper()
+	disk.Unfill(t)
+	made := create(t, p, name, mib)
+	if got := entries(t, dataPath(p, made.ID)); len(got) > 0 {
+		t.Errorf("the new volume has %q", got)
+	}
+}
+
+// one makes a volume of each kind, with content, and its snapshot.
+func one(t *testing.T, p *Pool) (volumes []volume.ID, snapshots []volume.SnapshotID) {
+	t.Helper()
+	for _, c := range copiedVolumes() {
+		req := request(t, strings.ReplaceAll(c.name, " ", "-"), 16*mib)
+		req.Spec = c.spec
+		v, err := p.Create(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.fill(t, dataPath(p, v.ID))
+		volumes = append(volumes, v.ID)
+		snapshots = append(snapshots, snapshot(t, p, req.Name.Dir(), v.ID).ID)
+	}
+	return volumes, snapshots
+}
+
+// removeTwice deletes at the first call, and once more.
+func removeTwice[ID fmt.Stringer](t *testing.T, id ID, remove func(context.Context, ID) error) {
+	t.Helper()
+	for range 2 {
+		if err := remove(t.Context(), id); err != nil {
+			t.Errorf("delete %s: %v", id, err)
+		}
+	}
+}
+
+// waitEntries waits until a directory of the pool has nothing but what is wanted.
+func waitEntries(t *testing.T, p *Pool, dirName string, want ...string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s/ has nothing but %q", dirName, want), func() bool {
+		return slices.Equal(entries(t, filepath.Join(p.opts.Path, dirName)), want)
+	})
+}
+
+// A trash/ that keeps what is deleted, and would have to grow for more, refuses nothing.
+func TestTrashOfAFullDiskRefusesNothing(t *testing.T) {
+	onEachBrimful(t, func(t *testing.T, disk disks.Disk) { //nolint:thelper // it is the test
+		opts := oversold(disk)
+		opts.TrashRetention = time.Hour
+		p := openPool(t, opts)
+		var made []volume.ID
+		for i := range 50 {
+			made = append(made, create(t, p, fmt.Sprintf("%060d", i), 1).ID)
+		}
+		disk.Fill(t)
+		for _, id := range made {
+			removeTwice(t, id, p.Delete)
+		}
+		if got := p.List("", 100); len(got) > 0 {
+			t.Errorf("listed are %v", got)
+		}
+	})
+}
+
+// shown is a volume and its snapshot that a mount each shows, deleted from a full disk.
+type shown struct {
+	volume   volume.ID
+	snapshot volume.SnapshotID
+	points   []string
+}
+
+func deleteShown(t *testing.T, p *Pool, disk disks.Disk) shown {
+	t.Helper()
+	v := create(t, p, "v", mib)
+	writeTree(t, dataPath(p, v.ID), someTree)
+	s := shown{volume: v.ID, snapshot: snapshot(t, p, "s", v.ID).ID}
+	for _, data := range []string{dataPath(p, s.volume), snapshotPath(p, s.snapshot)} {
+		point := t.TempDir()
+		if err := unix.Mount(data, point, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(point, unix.MNT_DETACH) })
+		s.points = append(s.points, point)
+	}
+	disk.Fill(t)
+	removeTwice(t, s.volume, p.Delete)
+	removeTwice(t, s.snapshot, p.DeleteSnapshot)
+	return s
+}
+
+// wantDeleted: the pool has neither of them, nor takes what is left for anything.
+func (s shown) wantDeleted(t *testing.T, p *Pool) {
+	t.Helper()
+	if _, err := p.Get(s.volume); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("get: %v, want ErrNotFound", err)
+	}
+	if _, err := p.Data(s.volume); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("data: %v, want ErrNotFound", err)
+	}
+	if _, err := p.GetSnapshot(s.snapshot); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("get snapshot: %v, want ErrNotFound", err)
+	}
+	if v, s := p.List("", 10), p.ListSnapshots("", 10); len(v) != 1 || len(s) > 0 {
+		t.Errorf("listed are %v and %v, want the bystander alone", v, s)
+	}
+	removeTwice(t, s.volume, p.Delete)
+	removeTwice(t, s.snapshot, p.DeleteSnapshot)
+	if v, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrBusy) && !isNoSpace(err) {
+		t.Errorf("create: %v, %v, want ErrBusy, or no space where the old one is out of the way", v, err)
+	}
+}
+
+// What a mount shows is not purged, and gone all the same: for each call, also of the next process.
+func TestVolumeDeletedFromAFullDiskIsNothingToAnybodyUntilItIsPurged(t *testing.T) {
+	onEachBrimful(t, func(t *testing.T, disk disks.Disk) { //nolint:thelper // it is the test
+		p := openPool(t, oversold(disk))
+		create(t, p, "bystander", mib)
+		s := deleteShown(t, p, disk)
+		for range 2 {
+			eventually(t, "the purges stop at the mounts", func() bool { return status(t, p).PurgesFailing == 2 })
+			s.wantDeleted(t, p)
+			for _, point := range s.points {
+				wantTree(t, point, someTree)
+			}
+			p = restart(t, p)
+		}
+		for _, point := range s.points {
+			if err := unix.Unmount(point, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p = restart(t, p)
+		waitPurged(t, p)
+		waitEntries(t, p, volumesDir, "bystander")
+		waitEntries(t, p, snapshotsDir)
+		wantLedger(t, p, mib, 0)
+		wantMadeAnew(t, p, disk, "v")
+	})
+}
+
+// A name whose last bearer is still there is nobody's yet, not even with room on the disk.
+func TestNameOfABuriedVolumeIsBusy(t *testing.T) {
+	p := newPool(t)
+	v := create(t, p, "v", mib)
+	s := snapshot(t, p, "s", v.ID)
+	p.purger.stop()
+	for _, grave := range []struct {
+		in dir
+		id identified
+	}{{p.volumes, v.ID}, {p.snapshots, s.ID}} {
+		if err := grave.in.bury(grave.id.Dir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p = restart(t, p)
+	p.purger.stop()
+	w := create(t, p, "w", mib)
+	if _, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("create: %v, want ErrBusy", err)
+	}
+	if _, err := p.CreateFrom(t.Context(), from(t, "v", volume.FromVolume(w.ID), mib), only{p}); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("clone: %v, want ErrBusy", err)
+	}
+	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", w.ID)); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("snapshot: %v, want ErrBusy", err)
+	}
+	wantLedger(t, p, mib, mib+s.HeldBytes)
+	p = restart(t, p)
+	waitPurged(t, p)
+	create(t, p, "v", mib)
+	snapshot(t, p, "s", w.ID)
+}
+
+// Nobody loses a volume by a chmod(1) of the pool.
+func TestNoOtherModeBuriesAVolume(t *testing.T) {
+	p := newPool(t)
+	v := create(t, p, "v", mib)
+	for _, mode := range []uint32{0, 0o700, 0o777, 0o1777, 0o2770, 0o4755, 0o6000, 0o7777} {
+		if err := unix.Chmod(filepath.Join(p.opts.Path, volumesDir, "v"), mode); err != nil {
+			t.Fatal(err)
+		}
+		p = restart(t, p)
+		if _, err := p.Get(v.ID); err != nil {
+			t.Errorf("with mode %#o: %v", mode, err)
+		}
+	}
+}
+
+// What a power cut leaves is what is in the disk's image.
+func TestDeleteFromAFullDiskSurvivesAPowerCut(t *testing.T) {
+	onEachBrimful(t, func(t *testing.T, disk disks.Disk) { //nolint:thelper // it is the test
+		p := openPool(t, oversold(disk))
+		bystander := create(t, p, "bystander", mib)
+		writeTree(t, dataPath(p, bystander.ID), someTree)
+		v := create(t, p, "v", mib)
+		writeTree(t, dataPath(p, v.ID), someTree)
+		s := snapshot(t, p, "s", v.ID)
+		disk.Fill(t)
+		p.purger.stop()
+		removeTwice(t, s.ID, p.DeleteSnapshot)
+		removeTwice(t, v.ID, p.Delete)
+		p = afterPowerCut(t, p, disk)
+		if v, s := p.List("", 10), p.ListSnapshots("", 10); len(v) != 1 || v[0].ID != bystander.ID || len(s) > 0 {
+			t.Errorf("listed are %v and %v, want the bystander alone", v, s)
+		}
+		waitPurged(t, p)
+		waitEntries(t, p, volumesDir, "bystander")
+		waitEntries(t, p, snapshotsDir)
+		wantTree(t, dataPath(p, bystander.ID), someTree)
+	})
+}
+
+// A driver that has died of it starts on a full disk, and removes what it was making.
+func TestPoolOnAFullDiskOpensAndRemovesWhatIsUnfinished(t *testing.T) {
+	onEachBrimful(t, func(t *testing.T, disk disks.Disk) { //nolint:thelper // it is the test
+		p := openPool(t, oversold(disk))
+		v := create(t, p, "v", mib)
+		closePool(t, p)
+		writeTree(t, filepath.Join(p.opts.Path, tmpDir), map[string]string{"w.123/data/file": "half", "s-s.123/data/file": "half"})
+		disk.Fill(t)
+		wantBrimful(t, disk)
+		p = openPool(t, p.opts)
+		waitPurged(t, p)
+		if _, err := p.Get(v.ID); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,59 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// tombstone is the mode of an entry of volumes/ or snapshots/ that is deleted, and purged where it is, because the disk is too full for a
+// rename: trash/ may have to grow, and on a full btrfs every rename is refused. A mode is changed at once or not at all, and takes no
+// room; nobody sets this one by accident.
+const tombstone = unix.S_ISUID | unix.S_ISGID | unix.S_ISVTX
+
+// bury says of an entry that it is deleted. It is durable after a sync of the entry itself.
+func (d dir) bury(name string) error {
+	grave, err := d.openDir(name)
+	if err != nil {
+		return err
+	}
+	defer grave.Close()
+	err = unix.Fchmod(grave.fd(), tombstone)
+	if errors.Is(err, unix.ENOSPC) {
+		// btrfs takes the blocks from a reserve, and has what it took back when it has written them.
+		if err := unix.Syncfs(grave.fd()); err != nil {
+			return os.NewSyscallError("syncfs", err)
+		}
+		err = unix.Fchmod(grave.fd(), tombstone)
+	}
+	if err != nil {
+		return &os.PathError{Op: "chmod", Path: name, Err: err}
+	}
+	return nil
+}
+
+// isBuried says whether an entry is deleted and still there.
+func (d dir) isBuried(name string) (bool, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(d.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	return st.Mode == unix.S_IFDIR|tombstone, nil
+}
+
+// checkUnburied refuses a name whose last bearer is still being purged in its place. Errors: ErrBusy.
+func checkUnburied(d dir, id identified) error {
+	buried, err := d.isBuried(id.Dir())
+	if buried {
+		err = fmt.Errorf("%w: %s was deleted while the disk was full, and is still being removed: ask again", volume.ErrBusy, id)
+	}
+	return err
+}
