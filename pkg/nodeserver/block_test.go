@@ -259,6 +259,25 @@ func TestStatsOfABlockVolumeAreItsSize(t *testing.T) {
 	}
 }
 
+// A pod may have CAP_MKNOD, and kubelet mounts what it has made as a subPath.
+func TestNodeThatAPodHasMadeIsNoPublication(t *testing.T) {
+	n := newBlockNode(t)
+	must(t, n.publishBlock("a"))
+	device := n.devices(n.id)[0]
+	var st unix.Stat_t
+	must(t, unix.Stat(device, &st))
+	forged := filepath.Join(t.TempDir(), filepath.Base(device))
+	must(t, unix.Mknod(forged, unix.S_IFBLK|0o600, int(st.Rdev))) //nolint:gosec // a device's number
+	must(t, os.WriteFile(n.target("forged"), nil, 0o600))
+	must(t, unix.Mount(forged, n.target("forged"), "", unix.MS_BIND, ""))
+	n.restart(t)
+	if got, want := n.Publications.Targets(n.id.String()), parseTarget(t, n.node, "a"); len(got) != 1 || got[0] != want {
+		t.Errorf("published at %v, want %v", got, want)
+	}
+	must(t, n.unpublish(t, n.id, "a"))
+	n.wantDetached(n.id)
+}
+
 func TestPublishedBlockVolumeIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 	n := newBlockNode(t)
 	must(t, n.publishBlock("a"))

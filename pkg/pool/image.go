@@ -159,7 +159,32 @@ func deviceShown(m mount.Mount) (*loopdev.Device, error) {
 		return nil, err
 	}
 	defer node.Close()
-	return loopdev.NodeOf(node)
+	d, err := loopdev.NodeOf(node)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkOwn(node, d); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// checkOwn makes sure that a node is the one in /dev: a pod may have made another one of the same number. Errors: os.ErrNotExist.
+func checkOwn(node *os.File, d *loopdev.Device) error {
+	own, err := d.Node()
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	shown, err := loopdev.IdentityOf(node)
+	if err != nil {
+		return err
+	}
+	if ours, err := loopdev.IdentityOf(own); err != nil || ours != shown {
+		return errors.Join(err, fmt.Errorf("%s is another node: %w", node.Name(), os.ErrNotExist))
+	}
+	return nil
 }
 
 // VolumeOn is the volume of the pool whose image a device has. The kernel's word for where the file is says only where to look.

@@ -168,8 +168,8 @@ func (p *Pool) options(b bound, progress *copytree.Progress) copytree.Options {
 }
 
 // duplicate copies an origin's data file by file into the directory of what is being built, under a quota of its own. It is durable when
-// it returns, but for its name. The tag is returned also on failure. Errors: ErrOutOfRange when there is more than the bound, ErrPrecondition
-// when it is too deep.
+// it returns, but for its name. The tag is returned also on failure. Errors: ErrOutOfRange when there is more than the bound,
+// ErrPrecondition when it is too deep.
 func (p *Pool) duplicate(
 	ctx context.Context, d dir, from *origin, to bound, progress *copytree.Progress,
 ) (made backend.Clone, held int64, err error) {
