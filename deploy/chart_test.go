@@ -298,6 +298,25 @@ func TestClassesGrowUnlessTheyArePathsOfTheNode(t *testing.T) {
 	}
 }
 
+// Kubernetes lets nobody change a class's parameters: a list of classes that leaves the default type out, as that of docs/install.md
+// does, would make an upgrade fail.
+func TestClassWithoutTypeIsTheDefaultOne(t *testing.T) {
+	parameters := func(values string) map[string]map[string]string {
+		classes := map[string]map[string]string{}
+		for _, o := range render(t, values) {
+			if o.Kind == "StorageClass" {
+				classes[o.Metadata.Name] = o.Parameters
+			}
+		}
+		return classes
+	}
+	got := parameters("storageClasses: [{name: csi-hostpath}, {name: csi-hostpath-file, parameters: {type: FileOrCreate}}, " +
+		"{name: csi-hostpath-restore, volumeBindingMode: Immediate}]")
+	if want := parameters(""); !reflect.DeepEqual(got, want) {
+		t.Errorf("classes have parameters %v, those of the default values %v", got, want)
+	}
+}
+
 // What the snapshot API consists of is there only when asked for, and stays when the chart goes.
 func TestSnapshotsAreOfferedWhenAskedFor(t *testing.T) {
 	kinds := func(values string) map[string]int {

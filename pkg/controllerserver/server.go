@@ -377,5 +377,9 @@ func (s *Server) largest(params volume.Parameters, spec volume.Spec, where *csi.
 	case capability.CheckNodes(p, access...) != nil:
 		return 0, nil //nolint:nilerr // what cannot be made here has no room here
 	}
-	return p.Largest(spec)
+	largest, err := p.Largest(spec)
+	if errors.Is(err, volume.ErrUnavailable) { // its disk has failed: the scheduler is to look elsewhere
+		return 0, nil
+	}
+	return largest, err
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
@@ -79,19 +80,25 @@ func newController(t *testing.T, names ...string) *controller {
 	disks.RequireRoot(t)
 	c := &controller{published: published{}}
 	for _, name := range names {
-		p, err := pool.Open(t.Context(), pool.Options{Name: name, Path: filepath.Join(t.TempDir(), name), AllowMultiNode: name == "shared"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := p.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		c.pools = append(c.pools, p)
+		c.open(t, pool.Options{Name: name, Path: filepath.Join(t.TempDir(), name), AllowMultiNode: name == "shared"})
 	}
 	c.Server = New(Options{Topology: map[string]string{"topology.example/node": "node-1"}, Pools: c.pools, Publications: c.published})
 	return c
+}
+
+// open adds a pool for the length of the test.
+func (c *controller) open(t *testing.T, opts pool.Options) {
+	t.Helper()
+	p, err := pool.Open(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	c.pools = append(c.pools, p)
 }
 
 func mounted(mode csi.VolumeCapability_AccessMode_Mode) []*csi.VolumeCapability {
@@ -459,6 +466,42 @@ func TestCapacityIsKept(t *testing.T) {
 	wantCode(t, err, codes.ResourceExhausted)
 	_, err = c.CreateVolume(t.Context(), with(t, "all", &csi.CapacityRange{RequiredBytes: resp.GetAvailableCapacity() - spare}))
 	wantCode(t, err, codes.OK)
+}
+
+// statfs goes on to tell of the room that a dead disk had: the scheduler would send claim after claim there.
+func TestDiskThatHasFailedOffersNoRoom(t *testing.T) {
+	for _, how := range []string{"shut down", "read-only"} {
+		t.Run(how, func(t *testing.T) {
+			disk, c := disks.New(t, disks.XFS, 0), &controller{published: published{}}
+			c.open(t, pool.Options{Name: "p", Path: disk.Dir})
+			c.Server = New(Options{Pools: c.pools, Publications: c.published})
+			if room(t, c) == 0 {
+				t.Fatal("the disk has no room")
+			}
+			if how == "read-only" {
+				if err := unix.Mount("", disk.Dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				disk.Shutdown(t)
+			}
+			if got := room(t, c); got != 0 {
+				t.Errorf("%d bytes are offered", got)
+			}
+			if _, err := c.CreateVolume(t.Context(), with(t, "pvc-1")); err == nil {
+				t.Error("a volume was made there")
+			}
+		})
+	}
+}
+
+func room(t *testing.T, c *controller) int64 {
+	t.Helper()
+	resp, err := c.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetAvailableCapacity()
 }
 
 func TestNothingUnbuiltIsAdvertised(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// poolMetrics is a prometheus.Collector. A scrape costs one system call for each pool.
+// poolMetrics is a prometheus.Collector. A scrape costs two system calls for each pool.
 type poolMetrics struct {
 	pools *poolSet
 
@@ -27,7 +27,7 @@ func newPoolMetrics(pools *poolSet) poolMetrics {
 	}
 	return poolMetrics{
 		pools:         pools,
-		ready:         desc("ready", "Whether the pool is open (1) or not (0); the log says why not."),
+		ready:         desc("ready", "Whether the pool is open and can be written to (1) or not (0); /readyz says why not."),
 		size:          desc("size_bytes", "Size of the pool's filesystem."),
 		used:          desc("used_bytes", "What is used of the pool's filesystem, by volumes and by others."),
 		free:          desc("free_bytes", "Free space of the pool's filesystem."),

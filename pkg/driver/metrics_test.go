@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
 // scrape is the driver's own lines of /metrics.
@@ -125,6 +126,27 @@ func TestReadinessSaysWhyNot(t *testing.T) {
 	}
 	if code, _ := get(t, s, "/debug/pprof/"); code != http.StatusNotFound {
 		t.Errorf("/debug/pprof/: %d, want 404", code)
+	}
+}
+
+// A disk that dies under an open pool answers statfs as before.
+func TestReadinessAndMetricsTellOfADeadDisk(t *testing.T) {
+	disk := disks.New(t, disks.XFS, 0)
+	s := newPools(t, NewPoolConfig("p", disk.Dir))
+	if err := s.open(t.Context(), s.slots[0]); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	disk.Shutdown(t)
+	if code, body := get(t, s, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "its disk has failed") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	if lines := scrape(t, s); !slices.Contains(lines, `csi_hostpath_pool_ready{pool="p"} 0`) {
+		t.Errorf("the pool is ready in\n%s", strings.Join(lines, "\n"))
 	}
 }
 

@@ -49,7 +49,7 @@ func (s *poolSlot) named(err error) error {
 	return fmt.Errorf("pool %s at %s: %w", s.config.Name, s.config.Path, err)
 }
 
-// status is that of the pool. Errors: why it is not open.
+// status is that of the pool. Errors: why it is not open, or cannot be written to.
 func (s *poolSlot) status() (pool.Status, error) {
 	if s.pool == nil {
 		return pool.Status{}, s.err
@@ -320,7 +320,7 @@ func (s *poolSet) unhealthy(wanted func(PoolConfig) bool) []error {
 		if !wanted(slot.config) {
 			continue
 		}
-		if err := slot.healthy(); err != nil {
+		if _, err := slot.status(); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -331,19 +331,6 @@ func (s *poolSet) unhealthy(wanted func(PoolConfig) bool) []error {
 func (s *poolSet) Complete() error {
 	if err := s.notReady(); err != nil {
 		return unavailable(err)
-	}
-	return nil
-}
-
-// healthy says why the pool cannot be written to: it is not open, or its filesystem has become read-only or unreachable.
-func (s *poolSlot) healthy() error {
-	status, err := s.status()
-	if err != nil {
-		return err
-	}
-	if status.ReadOnly {
-		return s.named(fmt.Errorf("%w: its filesystem is mounted read-only: look into the kernel's log for disk errors, remount it",
-			volume.ErrUnavailable))
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,7 +36,8 @@ func (d *Device) guard() (*Device, error) {
 		return nil, err
 	}
 	for _, n := range numbers {
-		if path, err := BackingPath(n); err != nil || path != d.Path() {
+		// The container whose driver made the guard may be gone, and its /dev with it: what is left of the path is the node's name.
+		if path, err := BackingPath(n); err != nil || filepath.Base(path) != filepath.Base(d.Path()) {
 			continue
 		}
 		guard, err := Open(n)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -62,6 +63,41 @@ func TestOnlyAGuardKeepsAPodFromDetachingItsDevice(t *testing.T) {
 			wantNone(t, image, access)
 		}
 	}
+}
+
+// After an upgrade the guard's file is the node in the /dev of a container that has gone.
+func TestGuardOfADriverThatHasGoneIsFound(t *testing.T) {
+	image := newImage(t, t.TempDir(), mib)
+	d := attach(t, image, loopdev.Options{Lifetime: loopdev.UntilDetached})
+	must(t, elsewhere(func() error {
+		again, err := loopdev.Open(d.Number())
+		if err != nil {
+			return err
+		}
+		defer again.Close()
+		return again.Guard()
+	}))
+	must(t, d.Guard())
+	d.Close()
+	detachGuarded(t, d.Number())
+	wantNone(t, image, loopdev.ReadWrite)
+}
+
+// elsewhere calls a function with a /dev that goes with it.
+func elsewhere(call func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err == nil {
+			err = errors.Join(call(), unix.Unmount("/dev", unix.MNT_DETACH))
+		}
+		result <- err
+	}()
+	return <-result
 }
 
 // detachGuarded also looks that there is one guard, and no other afterwards.

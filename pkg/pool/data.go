@@ -95,13 +95,13 @@ func (p *Pool) Usage(v volume.Volume, data *os.File) (volume.Usage, error) {
 	return p.backendOf(v.Spec).Usage(data, backend.Tag(v.QuotaID))
 }
 
-// Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It costs one system call.
+// Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It costs two system calls. Errors: ErrUnavailable when the disk has failed.
 func (p *Pool) Largest(s volume.Spec) (int64, error) {
 	if p.checkInodes(s) != nil {
 		return 0, nil //nolint:nilerr // what cannot be made has no room
 	}
 	r, err := p.room()
-	if r.readOnly || err != nil { // a sick disk
+	if err != nil {
 		return 0, err
 	}
 	return s.Largest(p.ledger.available(r)), nil
@@ -122,10 +122,9 @@ type Status struct {
 	CopiedBytes    int64 // by those
 	Unenforced     int   // volumes that can grow beyond their size
 	PurgesFailing  int   // deleted volumes whose data could not be removed yet
-	ReadOnly       bool
 }
 
-// Status costs one system call.
+// Status costs two system calls. Errors: ErrUnavailable when the disk has failed.
 func (p *Pool) Status() (Status, error) {
 	r, err := p.room()
 	if err != nil {
@@ -148,6 +147,5 @@ func (p *Pool) Status() (Status, error) {
 		CopiedBytes:    copied,
 		Unenforced:     p.index.unenforcedLen(),
 		PurgesFailing:  p.purger.failures(),
-		ReadOnly:       r.readOnly,
 	}, nil
 }

@@ -31,7 +31,6 @@ type room struct {
 	foreign    int64 // the part of it that is others'
 	overcommit float64
 	reserve    int64
-	readOnly   bool
 }
 
 // promise is what may be promised in all.
@@ -136,14 +135,20 @@ func addSaturating(a, b int64) int64 {
 	return a + b
 }
 
-// room asks the filesystem; it is one system call, whatever the pool holds.
+// room asks the filesystem; it is two system calls, whatever the pool holds. Errors: ErrUnavailable when the disk has failed.
 func (p *Pool) room() (room, error) {
+	if err := p.alive(); err != nil {
+		return room{}, err
+	}
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
 		return room{}, fmt.Errorf("pool %s at %s: statfs: %w", p.opts.Name, p.opts.Path, err)
 	}
+	if st.Flags&unix.ST_RDONLY != 0 {
+		return room{}, fmt.Errorf("pool %s at %s: %w: its filesystem is mounted read-only: look into the kernel's log for disk errors, "+
+			"remount it", p.opts.Name, p.opts.Path, volume.ErrUnavailable)
+	}
 	r := room{
-		readOnly:   st.Flags&unix.ST_RDONLY != 0,
 		size:       mount.Bytes(st.Blocks, st.Bsize),
 		free:       mount.Bytes(st.Bavail, st.Bsize),
 		used:       mount.Bytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
@@ -156,6 +161,17 @@ func (p *Pool) room() (room, error) {
 	p.foreignAtMost(r.used)
 	r.foreign = p.foreignBytes.Load()
 	return r, nil
+}
+
+// alive says whether the filesystem still answers: one that has shut itself down (XFS, when its disk fails) goes on to tell statfs of the
+// room that it had. Errors: ErrUnavailable.
+func (p *Pool) alive() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(p.root.fd(), &st); err != nil {
+		return fmt.Errorf("pool %s at %s: %w: its disk has failed (%w): look into the kernel's log, and stop the driver to replace it",
+			p.opts.Name, p.opts.Path, volume.ErrUnavailable, err)
+	}
+	return nil
 }
 
 // measureForeign finds out, at the start, what others use of the filesystem: all that is used beyond what the volumes and snapshots have

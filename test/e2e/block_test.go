@@ -50,6 +50,10 @@ func TestPodMakesAFilesystemOnItsBlockDevice(t *testing.T) {
 	sh(t, ns, "first", "mke2fs -b 4096 /dev/disk >/dev/null && "+mounted+"echo kept >/disk/file && umount /disk && sync")
 	apply(t, ns, snapshot("snap", "disk"))
 	waitSnapshots(t, ns, "snap")
+	// Another driver than the one that attached the device makes it larger and detaches it.
+	if killed, err := node.KillProcesses("csi-hostpath"); killed == 0 || err != nil {
+		t.Fatalf("%d drivers were killed, %v", killed, err)
+	}
 	grow(t, ns, "disk", "96Mi")
 	eventually(t, readyTimeout, func() error {
 		if got := sh(t, ns, "first", size); got != "100663296" {

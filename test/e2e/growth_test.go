@@ -38,6 +38,9 @@ func TestClaimGrowsWhileItsPodWrites(t *testing.T) {
 	if err := hasCapacity(t, ns, "data", "160Mi"); err != nil {
 		t.Error(err)
 	}
+	// The user may ask for less again.
+	grow(t, ns, "data", "192Mi")
+	eventually(t, readyTimeout, func() error { return hasCapacity(t, ns, "data", "192Mi") })
 	sh(t, ns, "app", "rm /data/file; echo x >/data/small; sync")
 }
 

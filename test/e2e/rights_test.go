@@ -89,10 +89,10 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 		refused(t, sidecar, want, claimJSON(t, ns, name), "replace", "--raw", claimPath(ns, name), "-f", "-")
 	}
 
-	// The resizer raises the sizes of all nodes' volumes: nothing else of them changes.
+	// The resizer raises the sizes of all nodes' volumes, and takes back what it has raised: nothing else of them changes.
 	bound, anybody := patcher(t, boundTo(t, here)...), patcher(t)
 	pv, status := "/api/v1/persistentvolumes/"+volumeOf(t, ns, "there"), claimPath(ns, "there")+"/status"
-	const larger = `{"spec": {"capacity": {"storage": "2Mi"}}}`
+	const larger = `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": {` + sizeBefore + `: "1Mi"}}}`
 	for _, tc := range []struct {
 		patch      patch
 		path, body string
@@ -104,9 +104,13 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"finalizers": null}}`, onlyThatNode},
 		{bound, pv, `{"metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}}`, onlyThatNode},
 		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"labels": {"x": "y"}}}`, onlyThatNode},
+		{bound, pv, `{"metadata": {"annotations": {` + sizeBefore + `: "1Ki"}}}`, onlyThatNode},
 		{anybody, pv, larger, "does not say for which node"},
 		{bound, pv, larger, ""},
-		{bound, pv, `{"metadata": {"annotations": {"volume.alpha.kubernetes.io/pre-resize-capacity": "1Mi"}}}`, ""},
+		{bound, pv, `{"metadata": {"annotations": {` + sizeBefore + `: "1Ki"}}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "1Ki"}}}`, onlyThatNode},
+		{bound, pv, `{"spec": {"capacity": {"storage": "1Mi"}}}`, ""},
+		{bound, pv, `{"metadata": {"annotations": {` + sizeBefore + `: null}}}`, ""},
 		{bound, status, `{"status": {"phase": "Lost"}}`, "may not take a claim from another node"},
 		{bound, status, `{"status": {"capacity": {"storage": "1Gi"}}}`, "may not take a claim from another node"},
 		{bound, status, `{"metadata": {"annotations": {"x": "y"}}}`, "may not take a claim from another node"},
@@ -132,6 +136,9 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 		}
 	}
 }
+
+// sizeBefore is the annotation, in quotes, in which the resizer keeps a volume's size of before it began to grow.
+const sizeBefore = `"volume.alpha.kubernetes.io/pre-resize-capacity"`
 
 // rootVolume would give its claim the root directory of any node.
 const rootVolume = `

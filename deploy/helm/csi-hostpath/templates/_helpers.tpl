@@ -160,6 +160,11 @@ k in oldObject.metadata.?annotations.orValue({}) && object.metadata.annotations[
 oldObject.metadata.?annotations.orValue({}).all(k, k == '{{ .mayChange }}' || k in object.metadata.?annotations.orValue({}))
 {{- end -}}
 
+{{- /* The annotation in which external-resizer keeps a volume's size of before it began to grow (AnnPreResizeCapacity). */ -}}
+{{- define "csi-hostpath.sizeBefore" -}}
+volume.alpha.kubernetes.io/pre-resize-capacity
+{{- end -}}
+
 {{- /* Whether volumes of a class can grow, as true or false: a path of the node has no size. */ -}}
 {{- define "csi-hostpath.classGrows" -}}
 {{- if hasKey . "allowVolumeExpansion" -}}{{- .allowVolumeExpansion -}}
