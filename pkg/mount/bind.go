@@ -130,8 +130,8 @@ func (b Binder) alreadyShows(p *place, source state, options Options) (bool, err
 	return err == nil, err
 }
 
-// Keeps says whether a target shows what Bind has put there before, whatever that is: its place may have been taken by something else since.
-// Errors: ErrIncompatible when it does with other options.
+// Keeps says whether a target shows what Bind has put there before, whatever that is: its place may have been taken by something else
+// since. Errors: ErrIncompatible when it does with other options.
 func (b Binder) Keeps(t Target, options Options) (bool, error) {
 	at, err := t.open()
 	if err != nil {

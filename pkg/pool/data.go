@@ -95,7 +95,8 @@ func (p *Pool) Usage(v volume.Volume, data *os.File) (volume.Usage, error) {
 	return p.backendOf(v.Spec).Usage(data, backend.Tag(v.QuotaID))
 }
 
-// Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It costs two system calls. Errors: ErrUnavailable when the disk has failed.
+// Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It costs two system calls. Errors:
+// ErrUnavailable when the disk has failed.
 func (p *Pool) Largest(s volume.Spec) (int64, error) {
 	if p.checkInodes(s) != nil {
 		return 0, nil //nolint:nilerr // what cannot be made has no room
