@@ -107,5 +107,5 @@ func (p *Pool) syncTaken(from dir, name string) error {
 	case !errors.Is(err, os.ErrNotExist):
 		return err
 	}
-	return p.commits.sync(files...)
+	return from.twice(func() error { return p.commits.sync(files...) })
 }

@@ -22,18 +22,23 @@ func (d dir) bury(name string) error {
 		return err
 	}
 	defer grave.Close()
-	err = unix.Fchmod(grave.fd(), tombstone)
-	if errors.Is(err, unix.ENOSPC) {
-		// btrfs takes the blocks from a reserve, and has what it took back when it has written them.
-		if err := unix.Syncfs(grave.fd()); err != nil {
-			return os.NewSyscallError("syncfs", err)
-		}
-		err = unix.Fchmod(grave.fd(), tombstone)
-	}
-	if err != nil {
+	if err := grave.twice(func() error { return unix.Fchmod(grave.fd(), tombstone) }); err != nil {
 		return &os.PathError{Op: "chmod", Path: name, Err: err}
 	}
 	return nil
+}
+
+// twice makes a change that has to work on a full disk: btrfs takes the blocks for it from a reserve, and has what it took back when it has
+// written them.
+func (d dir) twice(change func() error) error {
+	err := change()
+	if !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	if err := unix.Syncfs(d.fd()); err != nil {
+		return os.NewSyscallError("syncfs", err)
+	}
+	return change()
 }
 
 // isBuried says whether an entry is deleted and still there.
