@@ -126,6 +126,8 @@ func TestLogSaysFromTimeToTimeHowFarACopyIs(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * progressInterval) // with its end the log is told no more
+		mu.Lock()
+		defer mu.Unlock()
 		if len(lines) != 2 {
 			t.Fatalf("a copy of %s has logged %q, want two lines", takes, lines)
 		}

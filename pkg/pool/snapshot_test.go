@@ -429,10 +429,11 @@ func TestSnapshotOfAFileThatIsLeasedWaitsForTheLease(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+			fd := f.Fd()
+			if _, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_WRLCK); err != nil {
 				t.Fatal(err)
 			}
-			time.AfterFunc(100*time.Millisecond, func() { _, _ = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK) })
+			time.AfterFunc(100*time.Millisecond, func() { _, _ = unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_UNLCK) })
 			snapshot(t, p, "s", v.ID)
 		})
 	}
