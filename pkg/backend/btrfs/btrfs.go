@@ -320,6 +320,9 @@ func (b *Btrfs) Release(tag backend.Tag) error {
 		return nil
 	}
 	err := b.fs.removeGroup(tag)
+	if errors.Is(err, unix.ENOSPC) { // a full filesystem has what was removed with its next transaction
+		err = errors.Join(backend.ErrPending, err)
+	}
 	if errors.Is(err, backend.ErrPending) {
 		return errors.Join(err, b.hurry(tag))
 	}
@@ -344,7 +347,7 @@ func (b *Btrfs) hurry(tag backend.Tag) error {
 	if err != nil {
 		return err
 	}
-	if err := b.fs.setLimit(tag, bytes); err != nil {
+	if err := b.fs.setLimit(tag, bytes); err != nil && !errors.Is(err, unix.ENOSPC) {
 		return err
 	}
 	var transaction uint64
