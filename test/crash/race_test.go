@@ -24,7 +24,7 @@ const (
 
 // TestRacingClients runs the driver under the race detector.
 func TestRacingClients(t *testing.T) {
-	disk := disks.New(t, disks.Ext4, 2<<30)
+	disk := disks.New(t, disks.Ext4, 3*clients*cycles*volumeBytes/2) // room for all that is made: purges may come late
 	binary := buildDriver(t, process.BuildRace)
 	t.Run("on their own volumes never meet", func(t *testing.T) { raceApart(t, newWorld(t, binary, filepath.Join(disk.Dir, "own"))) })
 	t.Run("on one volume leave one state", func(t *testing.T) { raceTogether(t, newWorld(t, binary, filepath.Join(disk.Dir, "one"))) })
