@@ -120,12 +120,15 @@ func TestClientThatPagesSeesEverySurvivorOnce(t *testing.T) {
 			survivors = append(survivors, c.create(t, with(t, fmt.Sprintf("v-%02d", i), map[string]string{"pool": pool})).GetVolumeId())
 		}
 	}
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for client := range 4 {
-		pool := []string{"a", "b"}[client%2]
-		wg.Go(func() { c.churn(t, client, pool, stop) })
-	}
+	stop := churn(t, func(client, i int) error {
+		params := map[string]string{"pool": []string{"a", "b"}[client%2]}
+		resp, err := c.CreateVolume(t.Context(), with(t, fmt.Sprintf("v-%02d-%d", i%40, client), params))
+		if err == nil {
+			_, err = c.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: resp.GetVolume().GetVolumeId()})
+		}
+		return err
+	})
+	defer stop()
 	for range 20 {
 		seen := map[string]int{}
 		for _, id := range c.list(t, 7) {
@@ -137,26 +140,30 @@ func TestClientThatPagesSeesEverySurvivorOnce(t *testing.T) {
 			}
 		}
 	}
-	close(stop)
-	wg.Wait()
 }
 
-// churn makes and deletes volumes between the survivors until it is stopped.
-func (c *controller) churn(t *testing.T, client int, pool string, stop <-chan struct{}) {
+// churn has four clients make and delete something, between what is to be seen, until stop is called.
+func churn(t *testing.T, once func(client, i int) error) (stop func()) {
 	t.Helper()
-	for i := 0; ; i++ {
-		select {
-		case <-stop:
-			return
-		default:
-		}
-		resp, err := c.CreateVolume(t.Context(), with(t, fmt.Sprintf("v-%02d-%d", i%40, client), map[string]string{"pool": pool}))
-		if err == nil {
-			_, err = c.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: resp.GetVolume().GetVolumeId()})
-		}
-		if err != nil {
-			t.Error(err)
-			return
-		}
+	stopped := make(chan struct{})
+	var wg sync.WaitGroup
+	for client := range 4 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stopped:
+					return
+				default:
+				}
+				if err := once(client, i); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	return func() {
+		close(stopped)
+		wg.Wait()
 	}
 }

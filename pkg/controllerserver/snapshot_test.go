@@ -5,7 +5,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -204,11 +203,16 @@ func TestClientThatPagesSeesEverySurvivingSnapshotOnce(t *testing.T) {
 			survivors = append(survivors, c.snapshot(t, fmt.Sprintf("s-%02d", i), source).GetSnapshotId())
 		}
 	}
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for client := range 4 {
-		wg.Go(func() { c.churnSnapshots(t, client, sources[client%2], stop) })
-	}
+	stop := churn(t, func(client, i int) error {
+		resp, err := c.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{
+			Name: fmt.Sprintf("s-%02d-%d", i%20, client), SourceVolumeId: sources[client%2],
+		})
+		if err == nil {
+			_, err = c.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: resp.GetSnapshot().GetSnapshotId()})
+		}
+		return err
+	})
+	defer stop()
 	for range 20 {
 		seen := map[string]int{}
 		for _, id := range c.listSnapshots(t, &csi.ListSnapshotsRequest{MaxEntries: 7}) {
@@ -223,30 +227,6 @@ func TestClientThatPagesSeesEverySurvivingSnapshotOnce(t *testing.T) {
 			if seen[id] != 2 {
 				t.Errorf("%s was listed %d times among all and those of its volume, want twice", id, seen[id])
 			}
-		}
-	}
-	close(stop)
-	wg.Wait()
-}
-
-// churnSnapshots makes and deletes snapshots between the survivors until it is stopped.
-func (c *controller) churnSnapshots(t *testing.T, client int, source string, stop <-chan struct{}) {
-	t.Helper()
-	for i := 0; ; i++ {
-		select {
-		case <-stop:
-			return
-		default:
-		}
-		resp, err := c.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{
-			Name: fmt.Sprintf("s-%02d-%d", i%20, client), SourceVolumeId: source,
-		})
-		if err == nil {
-			_, err = c.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: resp.GetSnapshot().GetSnapshotId()})
-		}
-		if err != nil {
-			t.Error(err)
-			return
 		}
 	}
 }
