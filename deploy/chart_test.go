@@ -1,4 +1,5 @@
-// Package deploy_test holds the chart, and the manifests rendered from it, to what the driver and a careful operator expect.
+// Package deploy_test holds the chart, and the manifests rendered from it, to what the driver and a
+// careful operator expect.
 package deploy_test
 
 import (
@@ -156,7 +157,8 @@ func helm(t *testing.T, values string) ([]object, error) {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), helmProgram, "template", "test", chart, "--namespace", "test", "--values", file)
+	cmd := exec.CommandContext(t.Context(), helmProgram, "template", "test", chart, "--namespace",
+		"test", "--values", file)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		return nil, errors.New(stderr.String())
@@ -214,7 +216,14 @@ func TestOnlyTheDriverIsPrivileged(t *testing.T) {
 
 func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
 	provisioner := map[string][]string{
-		"ClusterRole /persistentvolumes":            {"get", "list", "watch", "create", "patch", "delete"},
+		"ClusterRole /persistentvolumes": {
+			"get",
+			"list",
+			"watch",
+			"create",
+			"patch",
+			"delete",
+		},
 		"ClusterRole /persistentvolumeclaims":       {"list", "watch", "update"},
 		"ClusterRole storage.k8s.io/storageclasses": {"list", "watch"},
 		"ClusterRole /events":                       {"create", "patch"},
@@ -226,9 +235,14 @@ func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
 		"Role coordination.k8s.io/leases":            {"get", "create", "update"},
 	}
 	snapshotter := map[string][]string{
-		"ClusterRole snapshot.storage.k8s.io/volumesnapshots":               {"get"},
-		"ClusterRole snapshot.storage.k8s.io/volumesnapshotclasses":         {"list", "watch"},
-		"ClusterRole snapshot.storage.k8s.io/volumesnapshotcontents":        {"get", "list", "watch", "patch"},
+		"ClusterRole snapshot.storage.k8s.io/volumesnapshots":       {"get"},
+		"ClusterRole snapshot.storage.k8s.io/volumesnapshotclasses": {"list", "watch"},
+		"ClusterRole snapshot.storage.k8s.io/volumesnapshotcontents": {
+			"get",
+			"list",
+			"watch",
+			"patch",
+		},
 		"ClusterRole snapshot.storage.k8s.io/volumesnapshotcontents/status": {"update", "patch"},
 	}
 	for values, want := range map[string][]map[string][]string{
@@ -261,7 +275,8 @@ func rights(objects []object) map[string][]string {
 	return verbs
 }
 
-// Each sidecar's right to change something is bounded by a policy, and none is there for a sidecar that is not.
+// Each sidecar's right to change something is bounded by a policy, and none is there for a sidecar
+// that is not.
 func TestEveryRightToChangeHasAPolicy(t *testing.T) {
 	policies := func(values string) (names []string) {
 		for _, o := range render(t, values) {
@@ -298,8 +313,8 @@ func TestClassesGrowUnlessTheyArePathsOfTheNode(t *testing.T) {
 	}
 }
 
-// Kubernetes lets nobody change a class's parameters: a list of classes that leaves the default type out, as that of docs/install.md
-// does, would make an upgrade fail.
+// Kubernetes lets nobody change a class's parameters: a list of classes that leaves the default
+// type out, as that of docs/install.md does, would make an upgrade fail.
 func TestClassWithoutTypeIsTheDefaultOne(t *testing.T) {
 	parameters := func(values string) map[string]map[string]string {
 		classes := map[string]map[string]string{}
@@ -310,8 +325,10 @@ func TestClassWithoutTypeIsTheDefaultOne(t *testing.T) {
 		}
 		return classes
 	}
-	got := parameters("storageClasses: [{name: csi-hostpath}, {name: csi-hostpath-file, parameters: {type: FileOrCreate}}, " +
-		"{name: csi-hostpath-restore, volumeBindingMode: Immediate}]")
+	got := parameters(
+		"storageClasses: [{name: csi-hostpath}, {name: csi-hostpath-file, parameters: {type: FileOrCreate}}, " +
+			"{name: csi-hostpath-restore, volumeBindingMode: Immediate}]",
+	)
 	if want := parameters(""); !reflect.DeepEqual(got, want) {
 		t.Errorf("classes have parameters %v, those of the default values %v", got, want)
 	}
@@ -323,7 +340,8 @@ func TestSnapshotsAreOfferedWhenAskedFor(t *testing.T) {
 		n := map[string]int{}
 		for _, o := range render(t, values) {
 			n[o.Kind]++
-			if o.Kind == "CustomResourceDefinition" && o.Metadata.Annotations["helm.sh/resource-policy"] != "keep" {
+			if o.Kind == "CustomResourceDefinition" &&
+				o.Metadata.Annotations["helm.sh/resource-policy"] != "keep" {
 				t.Errorf("%s goes with the chart", o.Metadata.Name)
 			}
 		}
@@ -333,7 +351,8 @@ func TestSnapshotsAreOfferedWhenAskedFor(t *testing.T) {
 	with := kinds("{snapshotter: {enabled: true}, snapshotController: {enabled: true, crds: true}}")
 	for kind, want := range map[string]int{"VolumeSnapshotClass": 1, "CustomResourceDefinition": 3, "Deployment": 1} {
 		if without[kind] != 0 || with[kind] != want {
-			t.Errorf("%d of kind %s without snapshots, %d with, want 0 and %d", without[kind], kind, with[kind], want)
+			t.Errorf("%d of kind %s without snapshots, %d with, want 0 and %d", without[kind], kind,
+				with[kind], want)
 		}
 	}
 }
@@ -366,7 +385,11 @@ storageClasses:
 				t.Fatalf("arguments %q", args)
 			}
 			file := filepath.Join(t.TempDir(), "driver.yaml")
-			if err := os.WriteFile(file, []byte(only(t, objects, "ConfigMap").Data["driver.yaml"]), 0o600); err != nil {
+			if err := os.WriteFile(
+				file,
+				[]byte(only(t, objects, "ConfigMap").Data["driver.yaml"]),
+				0o600,
+			); err != nil {
 				t.Fatal(err)
 			}
 			t.Setenv("NODE_NAME", "node-1")
@@ -381,7 +404,9 @@ storageClasses:
 			if err != nil {
 				t.Fatal(err)
 			}
-			if grace := daemonSet.Spec.Template.Spec.TerminationGracePeriodSeconds; float64(grace) <= config.ShutdownGrace.Seconds() {
+			if grace := daemonSet.Spec.Template.Spec.TerminationGracePeriodSeconds; float64(
+				grace,
+			) <= config.ShutdownGrace.Seconds() {
 				t.Errorf("the pod has %d s to end, its calls have %v", grace, config.ShutdownGrace)
 			}
 			for _, class := range objects {
@@ -423,13 +448,15 @@ func checkInline(t *testing.T, pod object, driverName string) {
 		}
 		attributes := maps.Clone(v.CSI.VolumeAttributes)
 		attributes[volume.AttrEphemeral] = "true"
-		if _, err := volume.ParseAttributes(attributes, quantity.Parse); err != nil || v.CSI.Driver != driverName {
+		if _, err := volume.ParseAttributes(attributes, quantity.Parse); err != nil ||
+			v.CSI.Driver != driverName {
 			t.Errorf("pod %s, volume %s of driver %s: %v", pod.Metadata.Name, v.Name, v.CSI.Driver, err)
 		}
 	}
 }
 
-// seesPools: the container has the directory above each pool under the node's own path, and kubelet's with what it mounts there.
+// seesPools: the container has the directory above each pool under the node's own path, and
+// kubelet's with what it mounts there.
 func seesPools(t *testing.T, pod podSpec, config driver.Config) {
 	t.Helper()
 	propagation := map[string]string{}
@@ -514,15 +541,18 @@ func TestDriverSeesTheHostOnlyWhenPathsOfItAreAllowed(t *testing.T) {
 		}
 		flagged := slices.Contains(pod.Containers[0].Args, "--host-root=/host")
 		if got != want || flagged != (want != "") || (source == "/") != flagged {
-			t.Errorf("%q: the host's %q is mounted as %q, the flag is there: %v", values, source, got, flagged)
+			t.Errorf("%q: the host's %q is mounted as %q, the flag is there: %v", values, source, got,
+				flagged)
 		}
 	}
 }
 
 func TestInlineVolumesAreOfferedAndKubeletSaysWhoseTheyAre(t *testing.T) {
 	spec := only(t, manifests(t), "CSIDriver").Spec
-	if !spec.PodInfoOnMount || !slices.Equal(spec.VolumeLifecycleModes, []string{"Persistent", "Ephemeral"}) {
-		t.Errorf("the CSIDriver object has podInfoOnMount %v and the modes %q", spec.PodInfoOnMount, spec.VolumeLifecycleModes)
+	if !spec.PodInfoOnMount ||
+		!slices.Equal(spec.VolumeLifecycleModes, []string{"Persistent", "Ephemeral"}) {
+		t.Errorf("the CSIDriver object has podInfoOnMount %v and the modes %q", spec.PodInfoOnMount,
+			spec.VolumeLifecycleModes)
 	}
 }
 
@@ -546,10 +576,14 @@ func TestPathsAreTakenAsTheyAreWritten(t *testing.T) {
 	spec := only(t, objects, "DaemonSet").Spec.Template.Spec
 	program := spec.Containers[0]
 	for _, path := range []string{"/var/lib/kubelet #2", "/mnt/disk #1"} {
-		if !slices.ContainsFunc(program.VolumeMounts, func(m volumeMount) bool { return m.MountPath == path }) {
+		if !slices.ContainsFunc(
+			program.VolumeMounts, func(m volumeMount) bool { return m.MountPath == path },
+		) {
 			t.Errorf("mounted are %v, want %q among them", program.VolumeMounts, path)
 		}
-		if !slices.ContainsFunc(spec.Volumes, func(v podVolume) bool { return v.HostPath != nil && v.HostPath.Path == path }) {
+		if !slices.ContainsFunc(
+			spec.Volumes, func(v podVolume) bool { return v.HostPath != nil && v.HostPath.Path == path },
+		) {
 			t.Errorf("no volume is %q", path)
 		}
 	}
@@ -579,7 +613,8 @@ func valuesSchema(t *testing.T) schema {
 	return s
 }
 
-// provisionersOwn is what external-provisioner takes out of a class and puts into the capabilities of its calls.
+// provisionersOwn is what external-provisioner takes out of a class and puts into the capabilities
+// of its calls.
 const provisionersOwn = "csi.storage.k8s.io/fstype"
 
 func TestSchemaKnowsWhatTheDriverKnows(t *testing.T) {
@@ -594,7 +629,11 @@ func TestSchemaKnowsWhatTheDriverKnows(t *testing.T) {
 		"host path":             {*config.Properties["hostPaths"].Items, yamlNames(reflect.TypeFor[driver.HostPathConfig]())},
 		"parameters of a class": {s["storageClasses"].Items.Properties["parameters"], append(volume.ParameterKeys(), provisionersOwn)},
 	} {
-		if got := slices.Sorted(maps.Keys(c.schema.Properties)); !slices.Equal(got, slices.Sorted(slices.Values(c.want))) {
+		if got := slices.Sorted(
+			maps.Keys(c.schema.Properties),
+		); !slices.Equal(
+			got, slices.Sorted(slices.Values(c.want)),
+		) {
 			t.Errorf("%s: the schema has %q, the driver %q", name, got, c.want)
 		}
 	}
@@ -623,7 +662,8 @@ func TestEveryValueIsShownWithItsDefault(t *testing.T) {
 	compareKeys(t, "values", valuesSchema(t), values)
 }
 
-// compareKeys descends into the objects that both have. An object whose defaults are "none of it" is shown as {}.
+// compareKeys descends into the objects that both have. An object whose defaults are "none of it"
+// is shown as {}.
 func compareKeys(t *testing.T, at string, s schema, values map[string]any) {
 	t.Helper()
 	if s.Properties == nil || len(values) == 0 && at != "values" {

@@ -25,7 +25,8 @@ import (
 )
 
 const (
-	// volumeSize is so small that all volumes of a configuration fit into its pool at once, purged or not.
+	// volumeSize is so small that all volumes of a configuration fit into its pool at once, purged
+	// or not.
 	volumeSize = 1 << 20
 
 	// Where kubelet has its targets and its staging paths, below its directory.
@@ -37,7 +38,8 @@ const (
 type kind struct {
 	name       string
 	parameters map[string]string
-	// fsType is what external-provisioner and kubelet would put into the capabilities of a class that has one.
+	// fsType is what external-provisioner and kubelet would put into the capabilities of a class
+	// that has one.
 	fsType string
 	block  bool
 	bytes  int64 // of a volume
@@ -46,16 +48,34 @@ type kind struct {
 
 func kinds() []kind {
 	all := []kind{
-		{name: "directory", parameters: map[string]string{volume.ParamType: string(volume.DirectoryOrCreate)}, bytes: volumeSize, path: csisanity.PathIsDir},
-		{name: "file", parameters: map[string]string{volume.ParamType: string(volume.FileOrCreate)}, bytes: volumeSize, path: csisanity.PathIsFile},
+		{
+			name:       "directory",
+			parameters: map[string]string{volume.ParamType: string(volume.DirectoryOrCreate)},
+			bytes:      volumeSize,
+			path:       csisanity.PathIsDir,
+		},
+		{
+			name:       "file",
+			parameters: map[string]string{volume.ParamType: string(volume.FileOrCreate)},
+			bytes:      volumeSize,
+			path:       csisanity.PathIsFile,
+		},
 	}
-	if os.Getenv(disks.ProjectQuotaEnv) != "" { // an image is the same there, and takes its time where the processor is emulated
+	// an image is the same there, and takes its time where the processor is emulated
+	if os.Getenv(disks.ProjectQuotaEnv) != "" {
 		return all
 	}
-	return append(all,
+	return append(
+		all,
 		// XFS, because ext4 grows only with CAP_SYS_RESOURCE.
-		kind{name: "image", fsType: disks.XFS, bytes: volume.XFS.MinimumBytes(), path: csisanity.PathIsDir},
-		kind{name: "block", block: true, bytes: volumeSize, path: csisanity.PathIsOther})
+		kind{
+			name:   "image",
+			fsType: disks.XFS,
+			bytes:  volume.XFS.MinimumBytes(),
+			path:   csisanity.PathIsDir,
+		},
+		kind{name: "block", block: true, bytes: volumeSize, path: csisanity.PathIsOther},
+	)
 }
 
 // configuration is a driver of its own, with one pool, that makes volumes of one kind.
@@ -71,7 +91,9 @@ type configuration struct {
 func (c *configuration) name() string { return c.fstype + " " + c.kind.name }
 
 // start starts the driver, and stops it when the test ends.
-func start(t *testing.T, disk disks.Disk, fstype string, k kind, options process.Options) *configuration {
+func start(
+	t *testing.T, disk disks.Disk, fstype string, k kind, options process.Options,
+) *configuration {
 	t.Helper()
 	c := &configuration{fstype: fstype, kind: k, pool: filepath.Join(disk.Dir, k.name)}
 	options.Pools = map[string]string{"default": c.pool}
@@ -100,10 +122,12 @@ func (c *configuration) testConfig(pool volume.PoolID) csisanity.TestConfig {
 	config.CreateStagingDir = makeDir
 	config.RemoveStagingPath = removeDir
 	config.IDGen = ids{pool: pool}
-	config.ControllerDialOptions = append(config.ControllerDialOptions, grpc.WithUnaryInterceptor(sizeReply))
+	config.ControllerDialOptions = append(config.ControllerDialOptions,
+		grpc.WithUnaryInterceptor(sizeReply))
 	config.DialOptions = append(config.DialOptions, grpc.WithUnaryInterceptor(sizeReply))
 	if c.fsType != "" {
-		config.ControllerDialOptions = append(config.ControllerDialOptions, grpc.WithChainUnaryInterceptor(c.sayFSType))
+		config.ControllerDialOptions = append(config.ControllerDialOptions,
+			grpc.WithChainUnaryInterceptor(c.sayFSType))
 		config.DialOptions = append(config.DialOptions, grpc.WithChainUnaryInterceptor(c.sayFSType))
 	}
 	if c.block {
@@ -115,9 +139,15 @@ func (c *configuration) testConfig(pool volume.PoolID) csisanity.TestConfig {
 	return config
 }
 
-// sayFSType puts the filesystem into the capabilities of a request, for which csi-test has no setting.
+// sayFSType puts the filesystem into the capabilities of a request, for which csi-test has no
+// setting.
 func (c *configuration) sayFSType(
-	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
+	ctx context.Context,
+	method string,
+	req, reply any,
+	cc *grpc.ClientConn,
+	invoke grpc.UnaryInvoker,
+	opts ...grpc.CallOption,
 ) error {
 	var capabilities []*csi.VolumeCapability
 	switch req := req.(type) {
@@ -151,10 +181,14 @@ func poolID(t *testing.T, controller csi.ControllerClient) volume.PoolID {
 	created, err := controller.CreateVolume(t.Context(), &csi.CreateVolumeRequest{
 		Name:          "which-pool",
 		CapacityRange: &csi.CapacityRange{RequiredBytes: volumeSize},
-		VolumeCapabilities: []*csi.VolumeCapability{{
-			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
-			AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
-		}},
+		VolumeCapabilities: []*csi.VolumeCapability{
+			{
+				AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+				AccessMode: &csi.VolumeCapability_AccessMode{
+					Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER,
+				},
+			},
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -163,17 +197,26 @@ func poolID(t *testing.T, controller csi.ControllerClient) volume.PoolID {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := controller.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: id.String()}); err != nil {
+	if _, err := controller.DeleteVolume(
+		t.Context(),
+		&csi.DeleteVolumeRequest{VolumeId: id.String()},
+	); err != nil {
 		t.Fatal(err)
 	}
 	return id.Pool()
 }
 
-// sizeReply lets csi-test compare a topology that it has received with one that it has sent: it compares the whole of the Go structures
-// (CreateSnapshot, "should succeed when creating a snapshot with accessibility requirements"), and what has been sent has had its size
-// taken, which protobuf keeps in there.
+// sizeReply lets csi-test compare a topology that it has received with one that it has sent: it
+// compares the whole of the Go structures (CreateSnapshot, "should succeed when creating a snapshot
+// with accessibility requirements"), and what has been sent has had its size taken, which protobuf
+// keeps in there.
 func sizeReply(
-	ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
+	ctx context.Context,
+	method string,
+	req, reply any,
+	cc *grpc.ClientConn,
+	invoke grpc.UnaryInvoker,
+	opts ...grpc.CallOption,
 ) error {
 	err := invoke(ctx, method, req, reply, cc, opts...)
 	if message, ok := reply.(proto.Message); ok {
@@ -182,8 +225,9 @@ func sizeReply(
 	return err
 }
 
-// ids makes volume IDs that this driver could have given out, and has not. (Others are INVALID_ARGUMENT or, for a pool of
-// another node, an error also in DeleteVolume: pkg/controllerserver tests those.)
+// ids makes volume IDs that this driver could have given out, and has not. (Others are
+// INVALID_ARGUMENT or, for a pool of another node, an error also in DeleteVolume:
+// pkg/controllerserver tests those.)
 type ids struct {
 	csisanity.DefaultIDGenerator
 	pool volume.PoolID
@@ -200,7 +244,8 @@ func (g ids) GenerateInvalidVolumeID() string {
 // makeDir makes a directory as kubelet does before it calls the driver.
 func makeDir(path string) (string, error) { return path, os.MkdirAll(path, 0o750) }
 
-// removeDir fails the spec when the driver has left something in the directory. csi-test would not look at an error.
+// removeDir fails the spec when the driver has left something in the directory. csi-test would not
+// look at an error.
 func removeDir(path string) error {
 	if err := os.Remove(path); err != nil {
 		ginkgo.Fail(fmt.Sprintf("after the spec, kubelet cannot remove its directory: %v", err))
@@ -208,7 +253,8 @@ func removeDir(path string) error {
 	return nil
 }
 
-// checkPath says what is at a target. It is an error when that is not a mount of this configuration's type.
+// checkPath says what is at a target. It is an error when that is not a mount of this
+// configuration's type.
 func (c *configuration) checkPath(path string) (csisanity.PathKind, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {

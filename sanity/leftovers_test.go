@@ -18,7 +18,8 @@ const (
 	purgePoll    = 10 * time.Millisecond
 )
 
-// wantNothingLeft looks at a driver that still runs, and has been told to unpublish and to delete everything.
+// wantNothingLeft looks at a driver that still runs, and has been told to unpublish and to delete
+// everything.
 func (c *configuration) wantNothingLeft(t *testing.T) {
 	t.Helper()
 	mounts, err := mount.Table()
@@ -48,7 +49,9 @@ func (c *configuration) wantNothingLeft(t *testing.T) {
 
 func (c *configuration) unpurged(t *testing.T) []string {
 	t.Helper()
-	return append(entries(t, filepath.Join(c.pool, "tmp")), entries(t, filepath.Join(c.pool, "trash"))...)
+	return append(
+		entries(t, filepath.Join(c.pool, "tmp")),
+		entries(t, filepath.Join(c.pool, "trash"))...)
 }
 
 func entries(t *testing.T, dir string) []string {

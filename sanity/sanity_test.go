@@ -1,8 +1,8 @@
-// Package sanity holds the driver to what every CSI driver is held to: csi-test's suite against the driver's own process on
-// its socket, with real mounts, for each type of volume on each filesystem.
+// Package sanity holds the driver to what every CSI driver is held to: csi-test's suite against the
+// driver's own process on its socket, with real mounts, for each type of volume on each filesystem.
 //
-// One spec by name: go test ./sanity -ginkgo.focus='be idempotent' -ginkgo.v. Such a run always fails at the end, because what
-// it leaves out is not on the list of skips.
+// One spec by name: go test ./sanity -ginkgo.focus='be idempotent' -ginkgo.v. Such a run always
+// fails at the end, because what it leaves out is not on the list of skips.
 package sanity
 
 import (
@@ -21,7 +21,8 @@ import (
 // suiteTimeout is for a driver that hangs: csi-test gives its calls no deadline.
 const suiteTimeout = 10 * time.Minute
 
-// diskBytes has room for all images of a configuration at once, purged or not; what is not written costs nothing.
+// diskBytes has room for all images of a configuration at once, purged or not; what is not written
+// costs nothing.
 func diskBytes() int64 {
 	if os.Getenv(disks.ProjectQuotaEnv) != "" { // no images there
 		return 0

@@ -23,10 +23,30 @@ func TestOnlyListedSpecsMaySkipAndEachMust(t *testing.T) {
 		{name: "as listed, pending", spec: listed, state: types.SpecStatePending},
 		{name: "as not listed", spec: unlisted, state: types.SpecStatePassed},
 		{name: "failed, which Ginkgo reports", spec: unlisted, state: types.SpecStateFailed},
-		{name: "new skip", spec: unlisted, state: types.SpecStateSkipped, want: "ext4: not listed, but skips"},
-		{name: "new pending", spec: unlisted, state: types.SpecStatePending, want: "ext4: not listed, but skips"},
-		{name: "listed runs", spec: listed, state: types.SpecStatePassed, want: "ext4: listed (in node deployment"},
-		{name: "listed fails", spec: listed, state: types.SpecStateFailed, want: "ext4: listed (in node deployment"},
+		{
+			name:  "new skip",
+			spec:  unlisted,
+			state: types.SpecStateSkipped,
+			want:  "ext4: not listed, but skips",
+		},
+		{
+			name:  "new pending",
+			spec:  unlisted,
+			state: types.SpecStatePending,
+			want:  "ext4: not listed, but skips",
+		},
+		{
+			name:  "listed runs",
+			spec:  listed,
+			state: types.SpecStatePassed,
+			want:  "ext4: listed (in node deployment",
+		},
+		{
+			name:  "listed fails",
+			spec:  listed,
+			state: types.SpecStateFailed,
+			want:  "ext4: listed (in node deployment",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -42,17 +62,23 @@ func TestOnlyListedSpecsMaySkipAndEachMust(t *testing.T) {
 
 func TestListedSpecsHaveToExistInEachConfiguration(t *testing.T) {
 	faults := compareSkips(reportAsListed("ext4", ""), []string{"ext4", "xfs"})
-	if len(faults) != len(reasons()) || !strings.HasPrefix(faults[0], "xfs: listed, but csi-test has no such spec") {
+	if len(faults) != len(reasons()) ||
+		!strings.HasPrefix(faults[0], "xfs: listed, but csi-test has no such spec") {
 		t.Errorf("faults are %q, want one for each listed spec on xfs", faults)
 	}
 }
 
 // reportAsListed is what a run reports in which all listed specs skip; one is left out.
 func reportAsListed(configuration, except string) ginkgo.Report {
-	report := ginkgo.Report{SpecReports: types.SpecReports{{LeafNodeType: types.NodeTypeReportAfterSuite, State: types.SpecStateSkipped}}}
+	report := ginkgo.Report{
+		SpecReports: types.SpecReports{
+			{LeafNodeType: types.NodeTypeReportAfterSuite, State: types.SpecStateSkipped},
+		},
+	}
 	for spec := range reasons() {
 		if spec != except {
-			report.SpecReports = append(report.SpecReports, specReport(configuration, spec, types.SpecStateSkipped))
+			report.SpecReports = append(report.SpecReports,
+				specReport(configuration, spec, types.SpecStateSkipped))
 		}
 	}
 	return report

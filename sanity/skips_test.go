@@ -10,28 +10,35 @@ import (
 	"github.com/onsi/ginkgo/v2/types"
 )
 
-// listedSkips has every spec that skips, and why; it does so in every configuration. Whoever builds what a spec asks for takes it
-// out: the run fails until then, as it does for a skip that is not here.
+// listedSkips has every spec that skips, and why; it does so in every configuration. Whoever builds
+// what a spec asks for takes it out: the run fails until then, as it does for a skip that is not
+// here.
 var listedSkips = []struct {
 	reason string
 	specs  []string
 }{
-	{"in node deployment the node grows volumes: external-resizer has no node mode (controller EXPAND_VOLUME)", []string{
-		"ExpandVolume [Controller Server] should fail if no capacity range is given",
-		"ExpandVolume [Controller Server] should fail if no volume id is given",
-		"ExpandVolume [Controller Server] should work",
-	}},
-	{"mutable parameters are not built yet (MODIFY_VOLUME)", []string{
-		"Controller Service [Controller Server] CreateVolume should create volume with a volume attribute class",
-		"Controller Service [Controller Server] CreateVolume should not create volume with an invalid volume attribute class",
-		"ModifyVolume [Controller Server] should fail if no volume id is given",
-		"ModifyVolume [Controller Server] should fail if specified mutable parameters are not supported by the volume",
-		"ModifyVolume [Controller Server] should fail if volume does not exist",
-		"ModifyVolume [Controller Server] should fail to modify a volume created with a volume attribute class" +
-			" if new mutable parameters are not supported by volume",
-		"ModifyVolume [Controller Server] should modify a volume created with a volume attribute class",
-		"ModifyVolume [Controller Server] should modify a volume created without a volume attribute class",
-	}},
+	{
+		"in node deployment the node grows volumes: external-resizer has no node mode (controller EXPAND_VOLUME)",
+		[]string{
+			"ExpandVolume [Controller Server] should fail if no capacity range is given",
+			"ExpandVolume [Controller Server] should fail if no volume id is given",
+			"ExpandVolume [Controller Server] should work",
+		},
+	},
+	{
+		"mutable parameters are not built yet (MODIFY_VOLUME)",
+		[]string{
+			"Controller Service [Controller Server] CreateVolume should create volume with a volume attribute class",
+			"Controller Service [Controller Server] CreateVolume should not create volume with an invalid volume attribute class",
+			"ModifyVolume [Controller Server] should fail if no volume id is given",
+			"ModifyVolume [Controller Server] should fail if specified mutable parameters are not supported by the volume",
+			"ModifyVolume [Controller Server] should fail if volume does not exist",
+			"ModifyVolume [Controller Server] should fail to modify a volume created with a volume attribute class" +
+				" if new mutable parameters are not supported by volume",
+			"ModifyVolume [Controller Server] should modify a volume created with a volume attribute class",
+			"ModifyVolume [Controller Server] should modify a volume created without a volume attribute class",
+		},
+	},
 	{"health is not built yet (GET_VOLUME_HEALTH, LIST_VOLUME_HEALTH, GET_STORAGE_HEALTH)", []string{
 		"ControllerGetVolumeHealth [Controller Server] should fail when no volume id is provided",
 		"ControllerGetVolumeHealth [Controller Server] should return health for a valid volume",
@@ -40,37 +47,47 @@ var listedSkips = []struct {
 		"Node Service NodeGetVolumeHealth should fail when no volume id is provided",
 		"Node Service NodeGetVolumeHealth should return health for a valid volume",
 	}},
-	{"group snapshots are not built (GROUP_CONTROLLER_SERVICE)", []string{
-		"GroupController Service [GroupController Server] GroupControllerGetCapabilities should return appropriate capabilities",
-		"GroupController Service [GroupController VolumeGroupSnapshots] CreateVolumeGroupSnapshot should fail when no name is provided",
-		"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should fail when no volume id is provided",
-		"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should succeed" +
-			" when an invalid volume id is used",
-		"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when an invalid volume id is used",
-		"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when no volume id is provided",
-	}},
-	{"a local volume is never attached: CSIDriver has attachRequired false (no PUBLISH_UNPUBLISH_VOLUME)", []string{
-		"Controller Service [Controller Server] ControllerPublishVolume should fail when no node id is provided",
-		"Controller Service [Controller Server] ControllerPublishVolume should fail when no volume capability is provided",
-		"Controller Service [Controller Server] ControllerPublishVolume should fail when no volume id is provided",
-		"Controller Service [Controller Server] ControllerPublishVolume should fail when publishing more volumes" +
-			" than the node max attach limit",
-		"Controller Service [Controller Server] ControllerPublishVolume should fail when the node does not exist",
-		"Controller Service [Controller Server] ControllerPublishVolume should fail when the volume does not exist",
-		"Controller Service [Controller Server] ControllerPublishVolume should fail when the volume is already published but is incompatible",
-		"Controller Service [Controller Server] ControllerUnpublishVolume should fail when no volume id is provided",
-		"Controller Service [Controller Server] volume lifecycle should be idempotent",
-		"Controller Service [Controller Server] volume lifecycle should work",
-	}},
-	{"csi-test itself has switched it off: https://github.com/kubernetes-csi/csi-test/issues/223", []string{
-		"Controller Service [Controller Server] ListVolumes pagination should detect volumes added between pages" +
-			" and accept tokens when the last volume from a page is deleted",
-	}},
+	{
+		"group snapshots are not built (GROUP_CONTROLLER_SERVICE)",
+		[]string{
+			"GroupController Service [GroupController Server] GroupControllerGetCapabilities should return appropriate capabilities",
+			"GroupController Service [GroupController VolumeGroupSnapshots] CreateVolumeGroupSnapshot should fail when no name is provided",
+			"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should fail when no volume id is provided",
+			"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should succeed" +
+				" when an invalid volume id is used",
+			"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when an invalid volume id is used",
+			"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when no volume id is provided",
+		},
+	},
+	{
+		"a local volume is never attached: CSIDriver has attachRequired false (no PUBLISH_UNPUBLISH_VOLUME)",
+		[]string{
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when no node id is provided",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when no volume capability is provided",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when no volume id is provided",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when publishing more volumes" +
+				" than the node max attach limit",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when the node does not exist",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when the volume does not exist",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when the volume is already published but is incompatible",
+			"Controller Service [Controller Server] ControllerUnpublishVolume should fail when no volume id is provided",
+			"Controller Service [Controller Server] volume lifecycle should be idempotent",
+			"Controller Service [Controller Server] volume lifecycle should work",
+		},
+	},
+	{
+		"csi-test itself has switched it off: https://github.com/kubernetes-csi/csi-test/issues/223",
+		[]string{
+			"Controller Service [Controller Server] ListVolumes pagination should detect volumes added between pages" +
+				" and accept tokens when the last volume from a page is deleted",
+		},
+	},
 }
 
 // compareSkips says, a line each, where a report and the list differ.
 func compareSkips(report ginkgo.Report, configurations []string) (faults []string) {
-	missing := map[string]map[string]string{} // configuration → spec → reason: what has not been seen to skip
+	// configuration → spec → reason: what has not been seen to skip
+	missing := map[string]map[string]string{}
 	for _, name := range configurations {
 		missing[name] = reasons()
 	}
@@ -79,12 +96,14 @@ func compareSkips(report ginkgo.Report, configurations []string) (faults []strin
 			continue
 		}
 		name := spec.ContainerHierarchyTexts[0]
-		text := strings.Join(append(slices.Clone(spec.ContainerHierarchyTexts[1:]), spec.LeafNodeText), " ")
+		text := strings.Join(append(slices.Clone(spec.ContainerHierarchyTexts[1:]), spec.LeafNodeText),
+			" ")
 		reason, listed := missing[name][text]
 		skipped := spec.State.Is(types.SpecStateSkipped | types.SpecStatePending)
 		switch {
 		case skipped && !listed:
-			faults = append(faults, fmt.Sprintf("%s: not listed, but skips (%s): %q", name, spec.Failure.Message, text))
+			faults = append(faults,
+				fmt.Sprintf("%s: not listed, but skips (%s): %q", name, spec.Failure.Message, text))
 		case listed && !skipped:
 			faults = append(faults, fmt.Sprintf("%s: listed (%s), but has run: %q", name, reason, text))
 		}

@@ -34,16 +34,30 @@ func checkCommand() *cobra.Command {
 // describe shows what the driver would work with, defaults included.
 func describe(cmd *cobra.Command, c driver.Config) {
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "The configuration is valid: %s on node %s, %d pools.\n", c.DriverName, c.NodeName, len(c.Pools))
+	fmt.Fprintf(out, "The configuration is valid: %s on node %s, %d pools.\n", c.DriverName,
+		c.NodeName, len(c.Pools))
 	for _, p := range c.Pools {
 		mark := ""
 		if p.Default {
 			mark = ", the default"
 		}
-		fmt.Fprintf(out, "pool %s%s: %s, overcommit %v, reserve %d bytes, quota %s, optional %v, requireMountpoint %v, "+
-			"allowMultiNode %v, trashRetention %v, maxCopies %d, copyBytesPerSecond %d\n",
-			p.Name, mark, p.Path, p.Overcommit, p.Reserve, p.Quota, p.Optional,
-			p.RequireMountpoint, p.AllowMultiNode, p.TrashRetention, p.MaxCopies, p.CopyBytesPerSecond)
+		fmt.Fprintf(
+			out,
+			"pool %s%s: %s, overcommit %v, reserve %d bytes, quota %s, optional %v, requireMountpoint %v, "+
+				"allowMultiNode %v, trashRetention %v, maxCopies %d, copyBytesPerSecond %d\n",
+			p.Name,
+			mark,
+			p.Path,
+			p.Overcommit,
+			p.Reserve,
+			p.Quota,
+			p.Optional,
+			p.RequireMountpoint,
+			p.AllowMultiNode,
+			p.TrashRetention,
+			p.MaxCopies,
+			p.CopyBytesPerSecond,
+		)
 	}
 	for _, h := range c.HostPaths {
 		readOnly := ""

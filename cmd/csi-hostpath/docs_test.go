@@ -45,7 +45,8 @@ func section(t *testing.T, heading string) string {
 
 var code = regexp.MustCompile("`([^`]*)`")
 
-// table is the table of a section by the name in its first column, the last one where it gives several.
+// table is the table of a section by the name in its first column, the last one where it gives
+// several.
 func table(t *testing.T, heading string) map[string]row {
 	t.Helper()
 	rows := map[string]row{}
@@ -93,8 +94,13 @@ func command(t *testing.T, name string) *cobra.Command {
 
 func TestDocumentHasEveryFlagWithItsTypeAndDefault(t *testing.T) {
 	types := map[string]string{
-		"string": "string", "duration": "duration", "bool": "boolean", "stringArray": "string, repeatable",
-		"Level": "integer", "moduleSpec": "string", "uint32": "integer",
+		"string":      "string",
+		"duration":    "duration",
+		"bool":        "boolean",
+		"stringArray": "string, repeatable",
+		"Level":       "integer",
+		"moduleSpec":  "string",
+		"uint32":      "integer",
 	}
 	for _, name := range []string{"serve", "check-config"} {
 		rows := table(t, "## Flags")
@@ -106,7 +112,8 @@ func TestDocumentHasEveryFlagWithItsTypeAndDefault(t *testing.T) {
 				want = "`$NODE_NAME`, else the host's name"
 			}
 			if !ok || got.kind != types[f.Value.Type()] || got.def != want {
-				t.Errorf("%s --%s: the document says %+v, want type %q and default %s", name, f.Name, got, types[f.Value.Type()], want)
+				t.Errorf("%s --%s: the document says %+v, want type %q and default %s", name, f.Name, got,
+					types[f.Value.Type()], want)
 			}
 		})
 		for flag := range rows {
@@ -132,10 +139,14 @@ func TestDocumentHasEveryFieldWithItsTypeAndDefault(t *testing.T) {
 func compare(t *testing.T, rows map[string]row, defaults any, required []string) {
 	t.Helper()
 	types := map[reflect.Type]string{
-		reflect.TypeFor[string](): "string", reflect.TypeFor[bool](): "boolean", reflect.TypeFor[float64](): "number",
-		reflect.TypeFor[int64](): "integer", reflect.TypeFor[time.Duration](): "duration",
-		reflect.TypeFor[[]driver.PoolConfig](): "list of pools", reflect.TypeFor[[]driver.HostPathConfig](): "list of host paths",
-		reflect.TypeFor[[]string](): "list of strings",
+		reflect.TypeFor[string]():                  "string",
+		reflect.TypeFor[bool]():                    "boolean",
+		reflect.TypeFor[float64]():                 "number",
+		reflect.TypeFor[int64]():                   "integer",
+		reflect.TypeFor[time.Duration]():           "duration",
+		reflect.TypeFor[[]driver.PoolConfig]():     "list of pools",
+		reflect.TypeFor[[]driver.HostPathConfig](): "list of host paths",
+		reflect.TypeFor[[]string]():                "list of strings",
 	}
 	v := reflect.ValueOf(defaults)
 	for i := range v.NumField() {
@@ -183,7 +194,8 @@ func TestExamplesOfFlagsWork(t *testing.T) {
 }
 
 func TestExamplesOfFieldsWork(t *testing.T) {
-	file, pool, hostPath := table(t, "## The file"), table(t, "### A pool"), table(t, "### A host path")
+	file, pool, hostPath := table(t,
+		"## The file"), table(t, "### A pool"), table(t, "### A host path")
 	t.Chdir(t.TempDir())
 	for name, r := range file {
 		var content strings.Builder
@@ -196,10 +208,21 @@ func TestExamplesOfFieldsWork(t *testing.T) {
 		checkExample(t, name, r.example, content.String())
 	}
 	for name, r := range pool {
-		checkExample(t, name, r.example, fileHeader+item("pools", name, r.example, "name: a", "path: /data/a"))
+		checkExample(t, name, r.example,
+			fileHeader+item("pools", name, r.example, "name: a", "path: /data/a"))
 	}
 	for name, r := range hostPath {
-		checkExample(t, name, r.example, fileHeader+"pools: [{name: a, path: /data/a}]\n"+item("hostPaths", name, r.example, "path: /srv/a"))
+		checkExample(
+			t,
+			name,
+			r.example,
+			fileHeader+"pools: [{name: a, path: /data/a}]\n"+item(
+				"hostPaths",
+				name,
+				r.example,
+				"path: /srv/a",
+			),
+		)
 	}
 }
 
@@ -221,14 +244,22 @@ func checkExample(t *testing.T, name, example, content string) {
 		t.Errorf("%s: its example is %s", name, example)
 	}
 	write(t, "driver.yaml", content)
-	if code, _, stderr := call(nil, "check-config", "--node-name=n", "--config=driver.yaml"); code != exitOK {
+	if code, _, stderr := call(
+		nil,
+		"check-config",
+		"--node-name=n",
+		"--config=driver.yaml",
+	); code != exitOK {
 		t.Errorf("%s: exit %d: %s", example, code, stderr)
 	}
 }
 
-// Every yaml block of the document becomes driver.yaml; the console blocks after it are run, and must print what they show.
+// Every yaml block of the document becomes driver.yaml; the console blocks after it are run, and
+// must print what they show.
 func TestWhatTheDocumentShowsIsWhatHappens(t *testing.T) {
-	blocks := regexp.MustCompile("(?ms)^```([a-z]+)\n(.*?)^```$").FindAllStringSubmatch(document(t), -1)
+	blocks := regexp.MustCompile(
+		"(?ms)^```([a-z]+)\n(.*?)^```$",
+	).FindAllStringSubmatch(document(t), -1)
 	t.Chdir(t.TempDir())
 	ran := 0
 	for _, block := range blocks {

@@ -8,7 +8,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// flagValues says what a flag takes, by the type of its value. Types that take any text are not here.
+// flagValues says what a flag takes, by the type of its value. Types that take any text are not
+// here.
 var flagValues = map[string]string{
 	"bool":       "true or false",
 	"duration":   "a duration with a unit, such as 90s or 2m",
@@ -24,5 +25,6 @@ func flagError(_ *cobra.Command, err error) error {
 		return err
 	}
 	flag := invalid.GetFlag()
-	return fmt.Errorf("--%s: %q must be %s", flag.Name, invalid.GetValue(), flagValues[flag.Value.Type()])
+	return fmt.Errorf("--%s: %q must be %s", flag.Name, invalid.GetValue(),
+		flagValues[flag.Value.Type()])
 }

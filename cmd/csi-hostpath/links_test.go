@@ -14,7 +14,8 @@ var (
 	notInAnchor = regexp.MustCompile(`[^\w\- ]`)
 )
 
-// A reader who follows a link of a document within the repository arrives: the file is there, and so is the heading.
+// A reader who follows a link of a document within the repository arrives: the file is there, and
+// so is the heading.
 func TestLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
 	t.Chdir("../..")
 	files := []string{"README.md", "CONTRIBUTING.md", "SECURITY.md"}

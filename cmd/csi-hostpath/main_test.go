@@ -61,8 +61,16 @@ func call(err error, args ...string) (code int, stdout, stderr string) {
 func TestExitCodesAndMessages(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("NODE_NAME", "node-1")
-	write(t, "good.yaml", "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: fast\n  path: /data/fast\n")
-	write(t, "bad.yaml", "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: fast\n  path: fast\n  siez: 1\n")
+	write(
+		t,
+		"good.yaml",
+		"apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: fast\n  path: /data/fast\n",
+	)
+	write(
+		t,
+		"bad.yaml",
+		"apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: fast\n  path: fast\n  siez: 1\n",
+	)
 	const unknownKey = "csi-hostpath: bad.yaml:6: pools[0]: unknown key \"siez\": known are name, path, default, optional, " +
 		"allowMultiNode, overcommit, reserve, quota, requireMountpoint, trashRetention, maxCopies, copyBytesPerSecond\n"
 	for _, c := range []struct {
@@ -132,7 +140,8 @@ func TestAWrongValueOfAFlagIsToldWithTheRightOnes(t *testing.T) {
 			}
 			code, _, stderr := call(nil, name, "--"+f.Name+"=?")
 			want := fmt.Sprintf("csi-hostpath: --%s: \"?\" must be ", f.Name)
-			if code != exitUsage || !strings.HasPrefix(stderr, want) || strings.HasSuffix(stderr, " must be \n") {
+			if code != exitUsage || !strings.HasPrefix(stderr, want) ||
+				strings.HasSuffix(stderr, " must be \n") {
 				t.Errorf("exit %d: %swant %s…", code, stderr, want)
 			}
 		})
@@ -146,10 +155,13 @@ func TestServeGetsTheConfiguration(t *testing.T) {
 		serve:  func(_ context.Context, c driver.Config) error { got = c; return nil },
 		stdout: new(bytes.Buffer), stderr: new(bytes.Buffer),
 	}
-	if code := p.run([]string{"serve", "--pool=a=/data/a", "--shutdown-grace=3s", "--metrics-address=:9"}); code != exitOK {
+	if code := p.run(
+		[]string{"serve", "--pool=a=/data/a", "--shutdown-grace=3s", "--metrics-address=:9"},
+	); code != exitOK {
 		t.Fatalf("exit %d: %s", code, p.stderr)
 	}
-	if got.NodeName != "node-1" || got.ShutdownGrace != 3*time.Second || got.MetricsAddress != ":9" || got.DefaultPool() != "a" {
+	if got.NodeName != "node-1" || got.ShutdownGrace != 3*time.Second || got.MetricsAddress != ":9" ||
+		got.DefaultPool() != "a" {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -168,7 +180,8 @@ func TestSignalsDrainThenExit(t *testing.T) {
 		{"a second signal exits at once", "hang", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}, exitFailure, "Exiting at once"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cmd := exec.Command(os.Args[0], "serve", "--pool=a=/data/a", "--node-name=n") //nolint:gosec // this very program
+			cmd := exec.Command(os.Args[0], "serve", "--pool=a=/data/a",
+				"--node-name=n") //nolint:gosec // this very program
 			cmd.Env = append(os.Environ(), behaviourEnv+"="+c.driver)
 			stderr, err := cmd.StderrPipe()
 			if err != nil {
@@ -188,8 +201,11 @@ func TestSignalsDrainThenExit(t *testing.T) {
 	}
 }
 
-// signalInTurn sends the first signal when the driver serves, the second when it drains; it returns the last line.
-func signalInTurn(t *testing.T, process *os.Process, stderr *bufio.Scanner, signals []syscall.Signal) (last string) {
+// signalInTurn sends the first signal when the driver serves, the second when it drains; it returns
+// the last line.
+func signalInTurn(
+	t *testing.T, process *os.Process, stderr *bufio.Scanner, signals []syscall.Signal,
+) (last string) {
 	t.Helper()
 	for stderr.Scan() {
 		last = stderr.Text()

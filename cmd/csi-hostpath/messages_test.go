@@ -15,7 +15,8 @@ var (
 	concatenation = regexp.MustCompile(`" \+\n\s*"`)
 )
 
-// An operator searches docs/operations.md for the words that the driver says, so it has to have the driver's own.
+// An operator searches docs/operations.md for the words that the driver says, so it has to have the
+// driver's own.
 func TestMessagesThatOperatorsLookUpAreTheDriversOwn(t *testing.T) {
 	t.Chdir("../..")
 	said := sources(t, "pkg")
@@ -46,7 +47,8 @@ func sources(t *testing.T, dir string) string {
 	t.Helper()
 	var text strings.Builder
 	err := filepath.WalkDir(dir, func(file string, entry fs.DirEntry, err error) error {
-		if err == nil && !entry.IsDir() && strings.HasSuffix(file, ".go") && !strings.HasSuffix(file, "_test.go") {
+		if err == nil && !entry.IsDir() && strings.HasSuffix(file, ".go") &&
+			!strings.HasSuffix(file, "_test.go") {
 			text.WriteString(read(t, file))
 		}
 		return err

@@ -78,15 +78,16 @@ func needCommand(*cobra.Command, []string) error {
 	return errors.New("give a command: serve, check-config, or --help")
 }
 
-// addVersion gives a command --version. Declared here because cobra's own takes -v, which is the log's.
+// addVersion gives a command --version. Declared here because cobra's own takes -v, which is the
+// log's.
 func addVersion(cmd *cobra.Command) {
 	cmd.Version = driver.Version
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	cmd.Flags().Bool("version", false, "print the version and exit")
 }
 
-// options are the flags of serve and check-config, the same for both: so a DaemonSet's arguments can be checked as
-// they are.
+// options are the flags of serve and check-config, the same for both: so a DaemonSet's arguments
+// can be checked as they are.
 type options struct {
 	driver  *driver.Flags
 	logging *driver.LoggingFlags

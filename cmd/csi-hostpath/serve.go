@@ -39,8 +39,9 @@ func (p program) serveCommand() *cobra.Command {
 	return cmd
 }
 
-// untilSignal is a context that ends with the first SIGTERM or SIGINT. The second ends the process: whoever sends it
-// has waited long enough, and kill -9 at any moment is safe. stop gives the signals back and waits for the watcher.
+// untilSignal is a context that ends with the first SIGTERM or SIGINT. The second ends the process:
+// whoever sends it has waited long enough, and kill -9 at any moment is safe. stop gives the
+// signals back and waits for the watcher.
 func untilSignal(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals, done := make(chan os.Signal, 2), make(chan struct{})

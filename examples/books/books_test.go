@@ -31,7 +31,8 @@ func do(handler http.Handler, method, path, body string) *httptest.ResponseRecor
 func titles(t *testing.T, recorder *httptest.ResponseRecorder) []string {
 	t.Helper()
 	var books []Book
-	if err := json.Unmarshal(recorder.Body.Bytes(), &books); err != nil || recorder.Code != http.StatusOK {
+	if err := json.Unmarshal(recorder.Body.Bytes(), &books); err != nil ||
+		recorder.Code != http.StatusOK {
 		t.Fatalf("list: %d %s: %v", recorder.Code, recorder.Body, err)
 	}
 	var list []string
@@ -81,7 +82,12 @@ func TestBadRequestsSayWhatIsWrong(t *testing.T) {
 		{"no title", `{"publishedAt": "1854"}`, "title is missing", 400},
 		{"blank title", `{"title": " ", "publishedAt": "1854"}`, "title is empty", 400},
 		{"no date", `{"title": "Walden"}`, "publishedAt is missing", 400},
-		{"unknown field", `{"title": "Walden", "publishedAt": "1854", "author": "Thoreau"}`, "author", 400},
+		{
+			"unknown field",
+			`{"title": "Walden", "publishedAt": "1854", "author": "Thoreau"}`,
+			"author",
+			400,
+		},
 		{"two books", `{"title": "a", "publishedAt": "b"}{}`, "nothing after it", 400},
 		{"long title", `{"title": "` + long + `", "publishedAt": "1854"}`, "longer than", 400},
 		{"large body", `{"title": "` + strings.Repeat("x", maxBody) + `"}`, "larger than", 413},
@@ -108,7 +114,12 @@ func TestBadRequestsSayWhatIsWrong(t *testing.T) {
 func TestHalfWrittenAndForeignFilesHideNoBook(t *testing.T) {
 	folder := t.TempDir()
 	handler, _ := newServer(t, folder)
-	if got := do(handler, "POST", "/book", `{"title": "Emma", "publishedAt": "1815"}`); got.Code != http.StatusCreated {
+	if got := do(
+		handler,
+		"POST",
+		"/book",
+		`{"title": "Emma", "publishedAt": "1815"}`,
+	); got.Code != http.StatusCreated {
 		t.Fatal(got.Body)
 	}
 	for _, name := range []string{"half.tmp", "broken.json"} {

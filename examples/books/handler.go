@@ -40,7 +40,8 @@ func listBooks(w http.ResponseWriter, s *shelf) {
 func addBook(w http.ResponseWriter, r *http.Request, s *shelf) {
 	book, err := parseBook(http.MaxBytesReader(w, r.Body, maxBody))
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-		fail(w, http.StatusRequestEntityTooLarge, fmt.Errorf("the request is larger than %d bytes", tooLarge.Limit))
+		fail(w, http.StatusRequestEntityTooLarge,
+			fmt.Errorf("the request is larger than %d bytes", tooLarge.Limit))
 		return
 	}
 	if err != nil {

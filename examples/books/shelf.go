@@ -30,7 +30,8 @@ type shelf struct {
 
 func openShelf(folder string) (*shelf, error) {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return nil, fmt.Errorf("open the shelf: %w (is the volume mounted, and writable for this user?)", err)
+		return nil, fmt.Errorf("open the shelf: %w (is the volume mounted, and writable for this user?)",
+			err)
 	}
 	return &shelf{folder: folder}, nil
 }
@@ -44,7 +45,8 @@ func (s *shelf) add(book Book) error {
 	}
 	// The name has nothing of the request: a title may be any text.
 	name := rand.Text()
-	file, err := os.OpenFile(filepath.Join(s.folder, name+".tmp"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	file, err := os.OpenFile(filepath.Join(s.folder, name+".tmp"), os.O_CREATE|os.O_EXCL|os.O_WRONLY,
+		0o644)
 	if err != nil {
 		return fmt.Errorf("store a book: %w", err)
 	}

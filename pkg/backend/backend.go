@@ -1,4 +1,5 @@
-// Package backend says what a pool's filesystem does for a volume: make its data, hold it to its size, tell its use.
+// Package backend says what a pool's filesystem does for a volume: make its data, hold it to its
+// size, tell its use.
 package backend
 
 import (
@@ -11,21 +12,24 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// The entry that holds a volume's data, in the volume's directory. Where a filesystem holds only directories to a size, the data of
-// a file volume is in a directory of its own that no pod sees: Holder/Data.
+// The entry that holds a volume's data, in the volume's directory. Where a filesystem holds only
+// directories to a size, the data of a file volume is in a directory of its own that no pod sees:
+// Holder/Data.
 const (
 	Data   = "data"
 	Holder = "holder"
 )
 
-// Tag is what the filesystem counts a volume under: a project ID, a quota group. It is kept in the record. 0 is none.
+// Tag is what the filesystem counts a volume under: a project ID, a quota group. It is kept in the
+// record. 0 is none.
 type Tag uint64
 
 // ErrPending says that the filesystem has not finished yet: ask again.
 var ErrPending = errors.New("the filesystem is still removing it")
 
-// Backend is a kind of filesystem. Its methods may be called concurrently for different volumes. A volume is passed in as its open
-// directory, which stays the caller's; what is returned is the caller's to close.
+// Backend is a kind of filesystem. Its methods may be called concurrently for different volumes. A
+// volume is passed in as its open directory, which stays the caller's; what is returned is the
+// caller's to close.
 type Backend interface {
 	// Name is how logs and metrics call it.
 	Name() string
@@ -33,43 +37,51 @@ type Backend interface {
 	Enforces() bool
 	// LimitsInodes says whether a volume can be held to a number of files (volume.Spec.Inodes).
 	LimitsInodes() bool
-	// Make makes the empty data of a volume, with exactly that mode and owner and held to that size. All of it is metadata, durable
-	// after the fsync of what is returned and of dir. On failure nothing is left. Errors: ErrNoSpace.
+	// Make makes the empty data of a volume, with exactly that mode and owner and held to that
+	// size. All of it is metadata, durable after the fsync of what is returned and of dir. On
+	// failure nothing is left. Errors: ErrNoSpace.
 	Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, Tag, error)
-	// Adopt makes the filesystem agree with the record of a volume found on disk, and says whether it did not. It is called for all
-	// of them, and Hold for what is deleted, before the first Make. Errors: why the volume is not held to its size; ErrCorrupt when the
-	// tag is another volume's.
+	// Adopt makes the filesystem agree with the record of a volume found on disk, and says whether
+	// it did not. It is called for all of them, and Hold for what is deleted, before the first
+	// Make. Errors: why the volume is not held to its size; ErrCorrupt when the tag is another
+	// volume's.
 	Adopt(dir *os.File, tag Tag, spec volume.Spec, bytes int64) (repaired bool, err error)
-	// Hold keeps the tag of a volume that is deleted, or cannot be adopted, from being given out. The tag is the record's, 0 where
-	// that is gone. What it returns is to be released.
+	// Hold keeps the tag of a volume that is deleted, or cannot be adopted, from being given out.
+	// The tag is the record's, 0 where that is gone. What it returns is to be released.
 	Hold(dir *os.File, tag Tag) Tag
 	// Resize holds a volume to its specification and another size, durably. Errors: ErrNoSpace.
 	Resize(dir *os.File, tag Tag, spec volume.Spec, bytes int64) error
-	// Usage is what a volume, its data open with O_PATH, holds and can hold. It costs a few system calls, whatever that is.
+	// Usage is what a volume, its data open with O_PATH, holds and can hold. It costs a few system
+	// calls, whatever that is.
 	Usage(data *os.File, tag Tag) (volume.Usage, error)
-	// Discard removes of a volume's data what the filesystem removes at once. The rest is the caller's.
+	// Discard removes of a volume's data what the filesystem removes at once. The rest is the
+	// caller's.
 	Discard(dir *os.File) error
-	// Release frees the tag of a volume whose data has been removed. It may be called again. Errors: ErrPending.
+	// Release frees the tag of a volume whose data has been removed. It may be called again.
+	// Errors: ErrPending.
 	Release(tag Tag) error
 }
 
 // Counter is a backend that knows how much of the disk its volumes have.
 type Counter interface {
-	// Allocated is how much of the disk a volume's data, open with O_PATH, has. It costs a few system calls. Errors: errors.ErrUnsupported
-	// for a volume that is not counted.
+	// Allocated is how much of the disk a volume's data, open with O_PATH, has. It costs a few
+	// system calls. Errors: errors.ErrUnsupported for a volume that is not counted.
 	Allocated(data *os.File, tag Tag) (int64, error)
 }
 
 // DataPaths are where a volume's data can be, from its directory.
 func DataPaths() []string { return []string{Data, Holder + "/" + Data} }
 
-// OpenData opens a volume's data, wherever it is in its directory. Nothing on the way is a link or a mount. Errors: os.ErrNotExist.
+// OpenData opens a volume's data, wherever it is in its directory. Nothing on the way is a link or
+// a mount. Errors: os.ErrNotExist.
 func OpenData(dir *os.File, flags int) (*os.File, error) {
 	var fd int
 	var err error
 	for _, name := range DataPaths() {
 		fd, err = unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
-			Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC), //nolint:gosec // flags are never negative
+			Flags: uint64(
+				flags | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+			), //nolint:gosec // flags are never negative
 			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 		})
 		if err == nil {
@@ -82,8 +94,9 @@ func OpenData(dir *os.File, flags int) (*os.File, error) {
 	return nil, &os.PathError{Op: "open", Path: Data, Err: err}
 }
 
-// MakeEmpty makes the empty directory or file that pods will see, with exactly the specification's mode and owner, whatever the
-// umask. Until it has both, nobody but root reaches it, because its parent is 0700. The caller closes it.
+// MakeEmpty makes the empty directory or file that pods will see, with exactly the specification's
+// mode and owner, whatever the umask. Until it has both, nobody but root reaches it, because its
+// parent is 0700. The caller closes it.
 func MakeEmpty(dir *os.File, spec volume.Spec) (*os.File, error) {
 	f, err := openNew(dir, spec.Type)
 	if err != nil {

@@ -10,10 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HasOrderedJournal says whether all metadata of a directory's filesystem goes through one journal, whose entries reach the disk in the
-// order in which they were made: XFS (Documentation/filesystems/xfs/xfs-delayed-logging-design.rst) and ext4 with a journal
-// (Documentation/filesystems/ext4/journal.rst). There an fsync makes every earlier change of metadata durable as well, and a rename
-// needs one of the two directories synced, because it is one entry. Elsewhere (btrfs logs each file by itself), and on doubt, it is false.
+// HasOrderedJournal says whether all metadata of a directory's filesystem goes through one journal,
+// whose entries reach the disk in the order in which they were made: XFS
+// (Documentation/filesystems/xfs/xfs-delayed-logging-design.rst) and ext4 with a journal
+// (Documentation/filesystems/ext4/journal.rst). There an fsync makes every earlier change of
+// metadata durable as well, and a rename needs one of the two directories synced, because it is one
+// entry. Elsewhere (btrfs logs each file by itself), and on doubt, it is false.
 func HasOrderedJournal(d *os.File) (bool, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(d.Fd()), &st); err != nil {
@@ -29,13 +31,16 @@ func HasOrderedJournal(d *os.File) (bool, error) {
 	}
 }
 
-// hasJournalThread asks sysfs; ext4 has no other answer for a program that must not need the block device.
+// hasJournalThread asks sysfs; ext4 has no other answer for a program that must not need the block
+// device.
 func hasJournalThread(d *os.File) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(d.Fd()), &st); err != nil {
 		return false, &os.PathError{Op: "stat", Path: d.Name(), Err: err}
 	}
-	device, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	device, err := os.Readlink(
+		fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)),
+	)
 	if err != nil {
 		return false, ignoreAbsent(err)
 	}

@@ -7,8 +7,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Tags gives out the tags of one pool, each to one volume. It knows those that the pool's own volumes have; whether anybody else of
-// the filesystem has one, the filesystem must say.
+// Tags gives out the tags of one pool, each to one volume. It knows those that the pool's own
+// volumes have; whether anybody else of the filesystem has one, the filesystem must say.
 type Tags struct {
 	first Tag
 	count uint64
@@ -18,16 +18,22 @@ type Tags struct {
 	next Tag
 }
 
-// NewTags gives out count tags from first on. The seed says where the search for a free one begins: two pools of one filesystem
-// begin apart.
+// NewTags gives out count tags from first on. The seed says where the search for a free one begins:
+// two pools of one filesystem begin apart.
 func NewTags(first Tag, count, seed uint64) *Tags {
-	return &Tags{first: first, count: count, used: make(map[Tag]struct{}), next: first + Tag(seed%count)}
+	return &Tags{
+		first: first,
+		count: count,
+		used:  make(map[Tag]struct{}),
+		next:  first + Tag(seed%count),
+	}
 }
 
 // Contains says whether a tag is one that could have been given out.
 func (t *Tags) Contains(tag Tag) bool { return tag >= t.first && uint64(tag-t.first) < t.count }
 
-// Claim finds a tag that no volume of the pool has, and that the filesystem says is free. Errors: ErrNoSpace when there is none.
+// Claim finds a tag that no volume of the pool has, and that the filesystem says is free. Errors:
+// ErrNoSpace when there is none.
 func (t *Tags) Claim(isFree func(Tag) (bool, error)) (Tag, error) {
 	for range t.count {
 		tag, ok := t.advance()

@@ -1,4 +1,5 @@
-// Package capability reads what a CSI caller wants to do with a volume, its VolumeCapability, into a typed value.
+// Package capability reads what a CSI caller wants to do with a volume, its VolumeCapability, into
+// a typed value.
 package capability
 
 import (
@@ -13,7 +14,8 @@ import (
 
 // Access is how a volume is to be used at one target.
 type Access struct {
-	// Exclusive: no second target while this one is published (SINGLE_NODE_SINGLE_WRITER, Kubernetes' ReadWriteOncePod).
+	// Exclusive: no second target while this one is published (SINGLE_NODE_SINGLE_WRITER,
+	// Kubernetes' ReadWriteOncePod).
 	Exclusive bool
 	// MultiNode: the mode speaks of several nodes, which only some pools accept.
 	MultiNode bool
@@ -25,8 +27,9 @@ type Access struct {
 	Mount mount.Options
 }
 
-// modes says what each access mode means for a volume that one node has. SINGLE_NODE_WRITER is what callers send that do not
-// know SINGLE_NODE_MULTI_WRITER, and to them it means "of one node" (CSI spec, SINGLE_NODE_MULTI_WRITER capability).
+// modes says what each access mode means for a volume that one node has. SINGLE_NODE_WRITER is what
+// callers send that do not know SINGLE_NODE_MULTI_WRITER, and to them it means "of one node" (CSI
+// spec, SINGLE_NODE_MULTI_WRITER capability).
 var modes = map[csi.VolumeCapability_AccessMode_Mode]struct{ exclusive, readOnly, multiNode bool }{
 	csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER:        {},
 	csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER:  {},
@@ -44,7 +47,8 @@ func Parse(c *csi.VolumeCapability) (Access, error) {
 	}
 	mode, ok := modes[c.GetAccessMode().GetMode()]
 	if !ok {
-		return Access{}, fmt.Errorf("%w: access mode %s is not known", volume.ErrInvalid, c.GetAccessMode().GetMode())
+		return Access{}, fmt.Errorf("%w: access mode %s is not known", volume.ErrInvalid,
+			c.GetAccessMode().GetMode())
 	}
 	a := Access{Exclusive: mode.exclusive, MultiNode: mode.multiNode}
 	m := c.GetMount()
@@ -53,7 +57,8 @@ func Parse(c *csi.VolumeCapability) (Access, error) {
 		m = &csi.VolumeCapability_MountVolume{} // its node is mounted with what is always on
 	}
 	if m == nil {
-		return Access{}, fmt.Errorf("%w: volume capability has no access type: want mount or block", volume.ErrInvalid)
+		return Access{}, fmt.Errorf("%w: volume capability has no access type: want mount or block",
+			volume.ErrInvalid)
 	}
 	if err := a.parseMount(m); err != nil {
 		return Access{}, err
@@ -75,19 +80,23 @@ func (a *Access) parseMount(m *csi.VolumeCapability_MountVolume) (err error) {
 	return err
 }
 
-// Type is what all of the capabilities want to see. Errors: ErrInvalid when no volume could be all of that.
+// Type is what all of the capabilities want to see. Errors: ErrInvalid when no volume could be all
+// of that.
 func Type(all []Access) (volume.AccessType, error) {
 	var t volume.AccessType
 	for i, a := range all {
-		if i > 0 && (a.Type.Block != t.Block || a.Type.FSType != "" && t.FSType != "" && a.Type.FSType != t.FSType) {
-			return t, fmt.Errorf("%w: capability %d wants %s, one before it %s: no volume is both", volume.ErrInvalid, i, a.Type, t)
+		if i > 0 &&
+			(a.Type.Block != t.Block || a.Type.FSType != "" && t.FSType != "" && a.Type.FSType != t.FSType) {
+			return t, fmt.Errorf("%w: capability %d wants %s, one before it %s: no volume is both",
+				volume.ErrInvalid, i, a.Type, t)
 		}
 		t.Block, t.FSType = a.Type.Block, cmp.Or(t.FSType, a.Type.FSType)
 	}
 	return t, nil
 }
 
-// ParseAll reads the capabilities a volume must have all of. Errors: ErrInvalid, also when there is none.
+// ParseAll reads the capabilities a volume must have all of. Errors: ErrInvalid, also when there is
+// none.
 func ParseAll(caps []*csi.VolumeCapability) ([]Access, error) {
 	if len(caps) == 0 {
 		return nil, fmt.Errorf("%w: volume capabilities are missing", volume.ErrInvalid)
@@ -112,8 +121,11 @@ type policy interface {
 func CheckNodes(pool policy, all ...Access) error {
 	for _, a := range all {
 		if a.MultiNode && !pool.AllowMultiNode() {
-			return fmt.Errorf("%w: access mode is of several nodes, and a volume here is on one: use ReadWriteOnce, "+
-				"or let the operator set allowMultiNode on the pool (its pods then share one node)", volume.ErrInvalid)
+			return fmt.Errorf(
+				"%w: access mode is of several nodes, and a volume here is on one: use ReadWriteOnce, "+
+					"or let the operator set allowMultiNode on the pool (its pods then share one node)",
+				volume.ErrInvalid,
+			)
 		}
 	}
 	return nil

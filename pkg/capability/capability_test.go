@@ -16,7 +16,9 @@ const (
 	multi  = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
 )
 
-func mounted(mode csi.VolumeCapability_AccessMode_Mode, m *csi.VolumeCapability_MountVolume) *csi.VolumeCapability {
+func mounted(
+	mode csi.VolumeCapability_AccessMode_Mode, m *csi.VolumeCapability_MountVolume,
+) *csi.VolumeCapability {
 	return &csi.VolumeCapability{
 		AccessMode: &csi.VolumeCapability_AccessMode{Mode: mode},
 		AccessType: &csi.VolumeCapability_Mount{Mount: m},
@@ -71,7 +73,8 @@ func TestCapabilityThatIsNotOfferedIsRefused(t *testing.T) {
 		{"empty flag", mounted(writer, &csi.VolumeCapability_MountVolume{MountFlags: []string{""}}), `""`},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
-			if a, err := Parse(tc.c); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), tc.says) {
+			if a, err := Parse(tc.c); !errors.Is(err, volume.ErrInvalid) ||
+				!strings.Contains(err.Error(), tc.says) {
 				t.Errorf("%+v, %v, want ErrInvalid that says %q", a, err, tc.says)
 			}
 		})
@@ -79,7 +82,9 @@ func TestCapabilityThatIsNotOfferedIsRefused(t *testing.T) {
 }
 
 func TestMountFlagsReachTheMount(t *testing.T) {
-	a, err := Parse(mounted(multi, &csi.VolumeCapability_MountVolume{MountFlags: []string{"noexec", "ro"}}))
+	a, err := Parse(
+		mounted(multi, &csi.VolumeCapability_MountVolume{MountFlags: []string{"noexec", "ro"}}),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +123,11 @@ func TestAccessTypeIsWhatIsToBeSeen(t *testing.T) {
 
 func TestCapabilitiesOfOneVolumeWantOneThing(t *testing.T) {
 	either, raw := Access{}, Access{Type: volume.AccessType{Block: true}}
-	xfs, ext4 := Access{Type: volume.AccessType{FSType: volume.XFS}}, Access{Type: volume.AccessType{FSType: volume.Ext4}}
+	xfs, ext4 := Access{
+		Type: volume.AccessType{FSType: volume.XFS},
+	}, Access{
+		Type: volume.AccessType{FSType: volume.Ext4},
+	}
 	for _, tc := range []struct {
 		all  []Access
 		want volume.AccessType
@@ -134,7 +143,8 @@ func TestCapabilitiesOfOneVolumeWantOneThing(t *testing.T) {
 		{[]Access{xfs, raw}, volume.AccessType{}, false},
 	} {
 		got, err := Type(tc.all)
-		if tc.ok != (err == nil) || tc.ok && got != tc.want || !tc.ok && !errors.Is(err, volume.ErrInvalid) {
+		if tc.ok != (err == nil) || tc.ok && got != tc.want ||
+			!tc.ok && !errors.Is(err, volume.ErrInvalid) {
 			t.Errorf("%+v: %+v, %v", tc.all, got, err)
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// FuzzParse takes whatever a caller can put on the wire: it is refused as invalid, or it has a mode that is known, and is as read-only as
-// that.
+// FuzzParse takes whatever a caller can put on the wire: it is refused as invalid, or it has a mode
+// that is known, and is as read-only as that.
 func FuzzParse(f *testing.F) {
 	for mode := range csi.VolumeCapability_AccessMode_Mode_name {
 		for _, c := range []*csi.VolumeCapability{
@@ -43,7 +43,8 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		mode, ok := modes[c.GetAccessMode().GetMode()]
-		if !ok || a.Exclusive != mode.exclusive || a.MultiNode != mode.multiNode || mode.readOnly && !a.Mount.ReadOnly() {
+		if !ok || a.Exclusive != mode.exclusive || a.MultiNode != mode.multiNode ||
+			mode.readOnly && !a.Mount.ReadOnly() {
 			t.Errorf("%v gives %+v", &c, a)
 		}
 	})

@@ -9,14 +9,19 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// maxPage bounds a page, so that an answer stays far below gRPC's 4 MiB; there is a token for the rest.
+// maxPage bounds a page, so that an answer stays far below gRPC's 4 MiB; there is a token for the
+// rest.
 const maxPage = 1000
 
-// ListVolumes lists volumes in the order of their IDs. A token is the ID of the last volume of the page before, so pages stay
-// right while volumes come and go: what exists during the whole listing is listed exactly once.
-func (s *Server) ListVolumes(_ context.Context, req *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
+// ListVolumes lists volumes in the order of their IDs. A token is the ID of the last volume of the
+// page before, so pages stay right while volumes come and go: what exists during the whole listing
+// is listed exactly once.
+func (s *Server) ListVolumes(
+	_ context.Context, req *csi.ListVolumesRequest,
+) (*csi.ListVolumesResponse, error) {
 	if req.GetMaxEntries() < 0 {
-		return nil, fmt.Errorf("%w: max_entries is %d: want 0 for as many as possible, or more", volume.ErrInvalid, req.GetMaxEntries())
+		return nil, fmt.Errorf("%w: max_entries is %d: want 0 for as many as possible, or more",
+			volume.ErrInvalid, req.GetMaxEntries())
 	}
 	if err := s.Pools.Complete(); err != nil { // a list that lacks volumes is not the list
 		return nil, err

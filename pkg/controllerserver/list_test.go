@@ -17,7 +17,8 @@ func (c *controller) list(t *testing.T, pageSize int32) []string {
 	t.Helper()
 	var ids []string
 	for token := ""; ; {
-		resp, err := c.ListVolumes(t.Context(), &csi.ListVolumesRequest{MaxEntries: pageSize, StartingToken: token})
+		resp, err := c.ListVolumes(t.Context(),
+			&csi.ListVolumesRequest{MaxEntries: pageSize, StartingToken: token})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +39,8 @@ func TestPagesOverSeveralPoolsAreComplete(t *testing.T) {
 	var want []string
 	for i := range 7 {
 		for _, pool := range []string{"a", "b"} {
-			want = append(want, c.create(t, with(t, fmt.Sprintf("v-%d", i), map[string]string{"pool": pool})).GetVolumeId())
+			want = append(want,
+				c.create(t, with(t, fmt.Sprintf("v-%d", i), map[string]string{"pool": pool})).GetVolumeId())
 		}
 	}
 	slices.Sort(want)
@@ -65,7 +67,8 @@ func TestPageHasABound(t *testing.T) {
 	for _, size := range []int32{0, math.MaxInt32} {
 		resp, err := c.ListVolumes(t.Context(), &csi.ListVolumesRequest{MaxEntries: size})
 		if err != nil || len(resp.GetEntries()) != maxPage || resp.GetNextToken() == "" {
-			t.Errorf("max_entries %d: %d entries, token %q, %v", size, len(resp.GetEntries()), resp.GetNextToken(), err)
+			t.Errorf("max_entries %d: %d entries, token %q, %v", size, len(resp.GetEntries()),
+				resp.GetNextToken(), err)
 		}
 		if got := c.list(t, size); len(got) != volumes {
 			t.Errorf("max_entries %d: %d volumes in all, want %d", size, len(got), volumes)
@@ -97,11 +100,15 @@ func TestTokenOutlivesItsVolume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: resp.GetNextToken()}); err != nil {
+	if _, err := c.DeleteVolume(
+		t.Context(),
+		&csi.DeleteVolumeRequest{VolumeId: resp.GetNextToken()},
+	); err != nil {
 		t.Fatal(err)
 	}
 	resp, err = c.ListVolumes(t.Context(), &csi.ListVolumesRequest{StartingToken: resp.GetNextToken()})
-	if err != nil || len(resp.GetEntries()) != 1 || !strings.HasSuffix(resp.GetEntries()[0].GetVolume().GetVolumeId(), "-c") {
+	if err != nil || len(resp.GetEntries()) != 1 ||
+		!strings.HasSuffix(resp.GetEntries()[0].GetVolume().GetVolumeId(), "-c") {
 		t.Errorf("the second page is %v, %v, want c", resp, err)
 	}
 	for token, want := range map[string]int{"000000000000-x": 2, "ffffffffffff-x": 0} {
@@ -117,14 +124,16 @@ func TestClientThatPagesSeesEverySurvivorOnce(t *testing.T) {
 	var survivors []string
 	for i := range 40 {
 		for _, pool := range []string{"a", "b"} {
-			survivors = append(survivors, c.create(t, with(t, fmt.Sprintf("v-%02d", i), map[string]string{"pool": pool})).GetVolumeId())
+			survivors = append(survivors,
+				c.create(t, with(t, fmt.Sprintf("v-%02d", i), map[string]string{"pool": pool})).GetVolumeId())
 		}
 	}
 	stop := churn(t, func(client, i int) error {
 		params := map[string]string{"pool": []string{"a", "b"}[client%2]}
 		resp, err := c.CreateVolume(t.Context(), with(t, fmt.Sprintf("v-%02d-%d", i%40, client), params))
 		if err == nil {
-			_, err = c.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: resp.GetVolume().GetVolumeId()})
+			_, err = c.DeleteVolume(t.Context(),
+				&csi.DeleteVolumeRequest{VolumeId: resp.GetVolume().GetVolumeId()})
 		}
 		return err
 	})
@@ -142,7 +151,8 @@ func TestClientThatPagesSeesEverySurvivorOnce(t *testing.T) {
 	}
 }
 
-// churn has four clients make and delete something, between what is to be seen, until stop is called.
+// churn has four clients make and delete something, between what is to be seen, until stop is
+// called.
 func churn(t *testing.T, once func(client, i int) error) (stop func()) {
 	t.Helper()
 	stopped := make(chan struct{})

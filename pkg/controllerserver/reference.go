@@ -17,8 +17,9 @@ import (
 // unlimited is the capacity of a class that names a path of the host: nothing of it is counted.
 const unlimited = math.MaxInt64
 
-// createReference answers for a class that names a path of the host: the volume is its attributes, nothing is made until a pod
-// wants it, and nothing is counted or enforced. It is bound to this node, like every volume. Errors: ErrForbidden.
+// createReference answers for a class that names a path of the host: the volume is its attributes,
+// nothing is made until a pod wants it, and nothing is counted or enforced. It is bound to this
+// node, like every volume. Errors: ErrForbidden.
 func (s *Server) createReference(
 	create volume.CreateRequest, params volume.Parameters, raw map[string]string,
 ) (*csi.CreateVolumeResponse, error) {
@@ -31,7 +32,8 @@ func (s *Server) createReference(
 		return nil, err
 	}
 	attributes := maps.Clone(raw)
-	maps.DeleteFunc(attributes, func(key, _ string) bool { return !slices.Contains(volume.ParameterKeys(), key) })
+	maps.DeleteFunc(attributes,
+		func(key, _ string) bool { return !slices.Contains(volume.ParameterKeys(), key) })
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
 		VolumeId:           params.ReferenceID(create.Name),
 		CapacityBytes:      create.Size.Choose(),
@@ -40,8 +42,9 @@ func (s *Server) createReference(
 	}}, nil
 }
 
-// validateReference confirms a reference's capabilities, and what its ID says that it refers to. Whether the rules allow its path is said
-// when a pod wants it: they are the node's, and only then is it known whose the pod is.
+// validateReference confirms a reference's capabilities, and what its ID says that it refers to.
+// Whether the rules allow its path is said when a pod wants it: they are the node's, and only then
+// is it known whose the pod is.
 func validateReference(req *csi.ValidateVolumeCapabilitiesRequest) error {
 	if _, err := capability.ParseAll(req.GetVolumeCapabilities()); err != nil {
 		return err

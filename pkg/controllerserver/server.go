@@ -1,4 +1,5 @@
-// Package controllerserver is the CSI Controller service: it translates between CSI's messages and the node's pools.
+// Package controllerserver is the CSI Controller service: it translates between CSI's messages and
+// the node's pools.
 package controllerserver
 
 import (
@@ -19,8 +20,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Pools finds pools. Errors: ErrUnavailable when the one in question is configured and not open, ErrNotFound when this node has
-// no such pool.
+// Pools finds pools. Errors: ErrUnavailable when the one in question is configured and not open,
+// ErrNotFound when this node has no such pool.
 type Pools interface {
 	ByID(id volume.PoolID) (*pool.Pool, error)
 	// ByName finds a pool as the configuration calls it; "" is the default one.
@@ -31,7 +32,8 @@ type Pools interface {
 	Complete() error
 }
 
-// Publications says whether a volume, given its open data, is published. Errors: ErrInUse when it is.
+// Publications says whether a volume, given its open data, is published. Errors: ErrInUse when it
+// is.
 type Publications interface {
 	CheckUnused(id volume.ID, data *os.File) error
 }
@@ -49,7 +51,8 @@ type Options struct {
 	Host         Host
 }
 
-// Server implements csi.ControllerServer. What it does not implement answers UNIMPLEMENTED and is not advertised.
+// Server implements csi.ControllerServer. What it does not implement answers UNIMPLEMENTED and is
+// not advertised.
 type Server struct {
 	csi.UnimplementedControllerServer
 	Options
@@ -84,8 +87,11 @@ func (*Server) ControllerGetCapabilities(
 	return resp, nil
 }
 
-// CreateVolume makes a volume in the pool that the parameters name. It is durable when the call returns.
-func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+// CreateVolume makes a volume in the pool that the parameters name. It is durable when the call
+// returns.
+func (s *Server) CreateVolume(
+	ctx context.Context, req *csi.CreateVolumeRequest,
+) (*csi.CreateVolumeResponse, error) {
 	create, params, err := parseCreate(req)
 	if err != nil {
 		return nil, err
@@ -98,13 +104,15 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 		return nil, err
 	}
 	if !s.reachable(req.GetAccessibilityRequirements()) {
-		return nil, fmt.Errorf("%w: this node, %s, is none of those asked for", volume.ErrNoSpace, s.place())
+		return nil, fmt.Errorf("%w: this node, %s, is none of those asked for", volume.ErrNoSpace,
+			s.place())
 	}
 	if params.Path != "" {
 		return s.createReference(create, params, req.GetParameters())
 	}
 	p, err := s.Pools.ByName(params.Pool)
-	if errors.Is(err, volume.ErrNotFound) { // another node may have it: make the scheduler look there
+	// another node may have it: make the scheduler look there
+	if errors.Is(err, volume.ErrNotFound) {
 		return nil, volume.Restate(volume.ErrNoSpace, err) // wrapped, it would go out as NOT_FOUND
 	}
 	if err != nil {
@@ -129,7 +137,9 @@ func (s *Server) place() string {
 	return strings.Join(segments, ", ")
 }
 
-func (s *Server) create(ctx context.Context, p *pool.Pool, req volume.CreateRequest) (volume.Volume, error) {
+func (s *Server) create(
+	ctx context.Context, p *pool.Pool, req volume.CreateRequest,
+) (volume.Volume, error) {
 	if req.Source.IsNone() {
 		return p.Create(ctx, req)
 	}
@@ -141,7 +151,8 @@ func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, volume.Par
 	if err != nil {
 		return volume.CreateRequest{}, volume.Parameters{}, err
 	}
-	size, err := volume.ParseSizeRange(req.GetCapacityRange().GetRequiredBytes(), req.GetCapacityRange().GetLimitBytes())
+	size, err := volume.ParseSizeRange(req.GetCapacityRange().GetRequiredBytes(),
+		req.GetCapacityRange().GetLimitBytes())
 	if err != nil {
 		return volume.CreateRequest{}, volume.Parameters{}, err
 	}
@@ -155,9 +166,15 @@ func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, volume.Par
 	}
 	if len(req.GetMutableParameters()) > 0 {
 		return volume.CreateRequest{}, volume.Parameters{},
-			fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)", volume.ErrInvalid)
+			fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)",
+				volume.ErrInvalid)
 	}
-	return volume.CreateRequest{Name: name, Size: size, Owner: params.Owner, Source: source}, params, nil
+	return volume.CreateRequest{
+		Name:   name,
+		Size:   size,
+		Owner:  params.Owner,
+		Source: source,
+	}, params, nil
 }
 
 // specFor is what a class makes for those capabilities.
@@ -187,8 +204,8 @@ func (s *Server) covers(t *csi.Topology) bool {
 	return true
 }
 
-// message is a volume as CSI has it. The topology is always there: without it a PV could be deleted through a node that
-// does not have the volume.
+// message is a volume as CSI has it. The topology is always there: without it a PV could be deleted
+// through a node that does not have the volume.
 func (s *Server) message(v volume.Volume) *csi.Volume {
 	return &csi.Volume{
 		VolumeId:           v.ID.String(),
@@ -212,9 +229,11 @@ func (s *Server) find(rawID string) (volume.Volume, *pool.Pool, error) {
 	return v, p, err
 }
 
-// DeleteVolume deletes a volume of this node's pools, durably; one that is gone is no error, one of another node's pool is.
-// A reference to a path of the host has nothing that could be deleted.
-func (s *Server) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
+// DeleteVolume deletes a volume of this node's pools, durably; one that is gone is no error, one of
+// another node's pool is. A reference to a path of the host has nothing that could be deleted.
+func (s *Server) DeleteVolume(
+	ctx context.Context, req *csi.DeleteVolumeRequest,
+) (*csi.DeleteVolumeResponse, error) {
 	if volume.IsReferenceID(req.GetVolumeId()) {
 		return &csi.DeleteVolumeResponse{}, nil
 	}
@@ -248,8 +267,11 @@ func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
 	return s.Publications.CheckUnused(id, data)
 }
 
-// ControllerGetVolume describes one volume. Of a reference to a path of the host only the ID is known here.
-func (s *Server) ControllerGetVolume(_ context.Context, req *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
+// ControllerGetVolume describes one volume. Of a reference to a path of the host only the ID is
+// known here.
+func (s *Server) ControllerGetVolume(
+	_ context.Context, req *csi.ControllerGetVolumeRequest,
+) (*csi.ControllerGetVolumeResponse, error) {
 	if id := req.GetVolumeId(); volume.IsReferenceID(id) {
 		return &csi.ControllerGetVolumeResponse{
 			Volume: &csi.Volume{VolumeId: id}, Status: &csi.ControllerGetVolumeResponse_VolumeStatus{},
@@ -259,11 +281,14 @@ func (s *Server) ControllerGetVolume(_ context.Context, req *csi.ControllerGetVo
 	if err != nil {
 		return nil, err
 	}
-	return &csi.ControllerGetVolumeResponse{Volume: s.message(v), Status: &csi.ControllerGetVolumeResponse_VolumeStatus{}}, nil
+	return &csi.ControllerGetVolumeResponse{
+		Volume: s.message(v),
+		Status: &csi.ControllerGetVolumeResponse_VolumeStatus{},
+	}, nil
 }
 
-// ValidateVolumeCapabilities confirms what the volume can do. What it cannot is told in the message, not as an error
-// (CSI spec, ValidateVolumeCapabilities).
+// ValidateVolumeCapabilities confirms what the volume can do. What it cannot is told in the
+// message, not as an error (CSI spec, ValidateVolumeCapabilities).
 func (s *Server) ValidateVolumeCapabilities(
 	_ context.Context, req *csi.ValidateVolumeCapabilitiesRequest,
 ) (*csi.ValidateVolumeCapabilitiesResponse, error) {
@@ -279,14 +304,18 @@ func (s *Server) ValidateVolumeCapabilities(
 		return nil, fmt.Errorf("%w: volume capabilities are missing", volume.ErrInvalid)
 	}
 	if unconfirmed := check(req); unconfirmed != nil {
-		return &csi.ValidateVolumeCapabilitiesResponse{Message: unconfirmed.Error()}, nil //nolint:nilerr // that is the answer
+		return &csi.ValidateVolumeCapabilitiesResponse{
+			Message: unconfirmed.Error(),
+		}, nil //nolint:nilerr // that is the answer
 	}
-	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
-		VolumeContext:      req.GetVolumeContext(),
-		VolumeCapabilities: req.GetVolumeCapabilities(),
-		Parameters:         req.GetParameters(),
-		MutableParameters:  req.GetMutableParameters(),
-	}}, nil
+	return &csi.ValidateVolumeCapabilitiesResponse{
+		Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
+			VolumeContext:      req.GetVolumeContext(),
+			VolumeCapabilities: req.GetVolumeCapabilities(),
+			Parameters:         req.GetParameters(),
+			MutableParameters:  req.GetMutableParameters(),
+		},
+	}, nil
 }
 
 func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilitiesRequest) error {
@@ -323,9 +352,11 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 	return nil
 }
 
-// GetCapacity says how large the next volume of a class may be on this node: nothing, where the node does not have the
-// class's pool, or not the class's access modes.
-func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
+// GetCapacity says how large the next volume of a class may be on this node: nothing, where the
+// node does not have the class's pool, or not the class's access modes.
+func (s *Server) GetCapacity(
+	_ context.Context, req *csi.GetCapacityRequest,
+) (*csi.GetCapacityResponse, error) {
 	params, err := volume.ParseParameters(req.GetParameters())
 	if err != nil {
 		params = volume.Parameters{Pool: req.GetParameters()[volume.ParamPool]}
@@ -337,7 +368,9 @@ func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*c
 		}
 	}
 	spec, err := specFor(params, access)
-	if err != nil { // a mistake is not a lack of room, which is what the scheduler would say: CreateVolume names the mistake
+	// a mistake is not a lack of room, which is what the scheduler would say: CreateVolume names
+	// the mistake
+	if err != nil {
 		spec = volume.Spec{}
 	}
 	largest, err := s.largest(params, spec, req.GetAccessibleTopology(), access)
@@ -351,7 +384,8 @@ func (s *Server) GetCapacity(_ context.Context, req *csi.GetCapacityRequest) (*c
 	}, nil
 }
 
-// minimum is the size of the smallest volume of a kind: that of an image's filesystem, nothing for a directory.
+// minimum is the size of the smallest volume of a kind: that of an image's filesystem, nothing for
+// a directory.
 func minimum(spec volume.Spec) *wrapperspb.Int64Value {
 	if !spec.IsImage() {
 		return nil
@@ -359,9 +393,11 @@ func minimum(spec volume.Spec) *wrapperspb.Int64Value {
 	return wrapperspb.Int64(spec.MinimumBytes())
 }
 
-// largest is what is left for one volume of that kind. The scheduler compares it with the claim, and nothing else: it does not know what
-// an image has at least, nor what a pool cannot limit.
-func (s *Server) largest(params volume.Parameters, spec volume.Spec, where *csi.Topology, access []capability.Access) (int64, error) {
+// largest is what is left for one volume of that kind. The scheduler compares it with the claim,
+// and nothing else: it does not know what an image has at least, nor what a pool cannot limit.
+func (s *Server) largest(
+	params volume.Parameters, spec volume.Spec, where *csi.Topology, access []capability.Access,
+) (int64, error) {
 	switch {
 	case !s.covers(where):
 		return 0, nil
@@ -378,7 +414,8 @@ func (s *Server) largest(params volume.Parameters, spec volume.Spec, where *csi.
 		return 0, nil //nolint:nilerr // what cannot be made here has no room here
 	}
 	largest, err := p.Largest(spec)
-	if errors.Is(err, volume.ErrUnavailable) { // its disk has failed: the scheduler is to look elsewhere
+	// its disk has failed: the scheduler is to look elsewhere
+	if errors.Is(err, volume.ErrUnavailable) {
 		return 0, nil
 	}
 	return largest, err

@@ -21,7 +21,8 @@ import (
 
 const mib = 1 << 20
 
-// somePools implements Pools: the first is the default one, and "closed" with closedPool is not open.
+// somePools implements Pools: the first is the default one, and "closed" with closedPool is not
+// open.
 type somePools []*pool.Pool
 
 const closedPool = "cccccccccccc"
@@ -55,7 +56,8 @@ func (s somePools) ByName(name string) (*pool.Pool, error) {
 func (somePools) Complete() error { return nil }
 
 func (s somePools) Open() []*pool.Pool {
-	return slices.SortedFunc(slices.Values(s), func(a, b *pool.Pool) int { return strings.Compare(string(a.ID()), string(b.ID())) })
+	return slices.SortedFunc(slices.Values(s),
+		func(a, b *pool.Pool) int { return strings.Compare(string(a.ID()), string(b.ID())) })
 }
 
 // published implements Publications: the volumes in it are.
@@ -80,9 +82,22 @@ func newController(t *testing.T, names ...string) *controller {
 	disks.RequireRoot(t)
 	c := &controller{published: published{}}
 	for _, name := range names {
-		c.open(t, pool.Options{Name: name, Path: filepath.Join(t.TempDir(), name), AllowMultiNode: name == "shared"})
+		c.open(
+			t,
+			pool.Options{
+				Name:           name,
+				Path:           filepath.Join(t.TempDir(), name),
+				AllowMultiNode: name == "shared",
+			},
+		)
 	}
-	c.Server = New(Options{Topology: map[string]string{"topology.example/node": "node-1"}, Pools: c.pools, Publications: c.published})
+	c.Server = New(
+		Options{
+			Topology:     map[string]string{"topology.example/node": "node-1"},
+			Pools:        c.pools,
+			Publications: c.published,
+		},
+	)
 	return c
 }
 
@@ -128,7 +143,9 @@ func formatted(fsType string) []*csi.VolumeCapability {
 
 func createRequest(name string) *csi.CreateVolumeRequest {
 	return &csi.CreateVolumeRequest{
-		Name: name, VolumeCapabilities: mounted(multiWriter), CapacityRange: &csi.CapacityRange{RequiredBytes: mib},
+		Name:               name,
+		VolumeCapabilities: mounted(multiWriter),
+		CapacityRange:      &csi.CapacityRange{RequiredBytes: mib},
 	}
 }
 
@@ -164,11 +181,14 @@ func TestVolumeSaysWhereItIs(t *testing.T) {
 	c := newController(t, "p")
 	v := c.create(t, createRequest("pvc-1"))
 	topology := v.GetAccessibleTopology()
-	if v.GetVolumeId() != string(c.pools[0].ID())+"-pvc-1" || v.GetCapacityBytes() != mib || v.GetContentSource() != nil ||
-		len(topology) != 1 || topology[0].GetSegments()["topology.example/node"] != "node-1" {
+	if v.GetVolumeId() != string(c.pools[0].ID())+"-pvc-1" || v.GetCapacityBytes() != mib ||
+		v.GetContentSource() != nil ||
+		len(topology) != 1 ||
+		topology[0].GetSegments()["topology.example/node"] != "node-1" {
 		t.Errorf("the volume is %v", v)
 	}
-	if got, err := c.ControllerGetVolume(t.Context(), &csi.ControllerGetVolumeRequest{VolumeId: v.GetVolumeId()}); err != nil ||
+	if got, err := c.ControllerGetVolume(t.Context(),
+		&csi.ControllerGetVolumeRequest{VolumeId: v.GetVolumeId()}); err != nil ||
 		got.GetVolume().String() != v.String() {
 		t.Errorf("asked for again it is %v, %v", got, err)
 	}
@@ -275,7 +295,11 @@ func with(t *testing.T, name string, parts ...any) *csi.CreateVolumeRequest {
 }
 
 func copyOf(id string) *csi.VolumeContentSource {
-	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: id}}}
+	return &csi.VolumeContentSource{
+		Type: &csi.VolumeContentSource_Volume{
+			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: id},
+		},
+	}
 }
 
 func TestMutableParametersAreRefused(t *testing.T) {
@@ -289,7 +313,8 @@ func TestMutableParametersAreRefused(t *testing.T) {
 func TestDeleteAnswersWithItsCode(t *testing.T) {
 	c := newController(t, "p")
 	own := string(c.pools[0].ID())
-	unused, used := c.create(t, createRequest("unused")).GetVolumeId(), c.create(t, createRequest("used")).GetVolumeId()
+	unused, used := c.create(t,
+		createRequest("unused")).GetVolumeId(), c.create(t, createRequest("used")).GetVolumeId()
 	id, err := volume.ParseID(used)
 	if err != nil {
 		t.Fatal(err)
@@ -377,7 +402,10 @@ func TestValidationConfirmsOnlyWhatHolds(t *testing.T) {
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			resp, err := c.ValidateVolumeCapabilities(t.Context(), &csi.ValidateVolumeCapabilitiesRequest{
-				VolumeId: tc.id, VolumeCapabilities: tc.caps, Parameters: tc.params, VolumeContext: map[string]string{"k": "v"},
+				VolumeId:           tc.id,
+				VolumeCapabilities: tc.caps,
+				Parameters:         tc.params,
+				VolumeContext:      map[string]string{"k": "v"},
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -386,12 +414,14 @@ func TestValidationConfirmsOnlyWhatHolds(t *testing.T) {
 			if (confirmed != nil) != tc.want || (resp.GetMessage() != "") == tc.want {
 				t.Errorf("confirmed is %v with message %q, want it: %v", confirmed, resp.GetMessage(), tc.want)
 			}
-			if tc.want && (len(confirmed.GetVolumeCapabilities()) != len(tc.caps) || confirmed.GetVolumeContext()["k"] != "v") {
+			if tc.want &&
+				(len(confirmed.GetVolumeCapabilities()) != len(tc.caps) || confirmed.GetVolumeContext()["k"] != "v") {
 				t.Errorf("confirmed is %v, want what was asked", confirmed)
 			}
 		})
 	}
-	_, err := c.ValidateVolumeCapabilities(t.Context(), &csi.ValidateVolumeCapabilitiesRequest{VolumeId: id})
+	_, err := c.ValidateVolumeCapabilities(t.Context(),
+		&csi.ValidateVolumeCapabilitiesRequest{VolumeId: id})
 	wantCode(t, err, codes.InvalidArgument)
 }
 
@@ -414,7 +444,8 @@ func TestCapacityIsWhatTheNextVolumeMayHave(t *testing.T) {
 		{title: "possible access", caps: mounted(multiWriter), some: true},
 		{title: "several nodes", caps: mounted(severalNodes)},
 		{title: "several nodes where allowed", caps: mounted(severalNodes), params: map[string]string{"pool": "shared"}, some: true},
-		{title: "bad parameter", params: map[string]string{"x": "y"}, some: true}, // CreateVolume names it
+		// CreateVolume names it
+		{title: "bad parameter", params: map[string]string{"x": "y"}, some: true},
 		{title: "block", caps: block(), some: true},
 		{title: "inodes where they cannot be limited", params: map[string]string{"inodes": "100"}},
 		{title: "bad capability", caps: formatted("ntfs"), want: codes.InvalidArgument},
@@ -427,7 +458,8 @@ func TestCapacityIsWhatTheNextVolumeMayHave(t *testing.T) {
 			if err != nil {
 				return
 			}
-			if (resp.GetAvailableCapacity() > 0) != tc.some || resp.GetMaximumVolumeSize().GetValue() != resp.GetAvailableCapacity() {
+			if (resp.GetAvailableCapacity() > 0) != tc.some ||
+				resp.GetMaximumVolumeSize().GetValue() != resp.GetAvailableCapacity() {
 				t.Errorf("capacity is %v, want some: %v", resp, tc.some)
 			}
 		})
@@ -447,14 +479,16 @@ func TestCapacitySaysTheLeastThatAnImageHas(t *testing.T) {
 		{params: map[string]string{"backing": "image"}, caps: formatted("xfs"), want: volume.XFS.MinimumBytes()},
 		{caps: formatted("btrfs"), want: volume.Btrfs.MinimumBytes()},
 	} {
-		resp, err := c.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: tc.params, VolumeCapabilities: tc.caps})
+		resp, err := c.GetCapacity(t.Context(),
+			&csi.GetCapacityRequest{Parameters: tc.params, VolumeCapabilities: tc.caps})
 		if got := resp.GetMinimumVolumeSize().GetValue(); got != tc.want || err != nil {
 			t.Errorf("%v, %v: the minimum is %d, %v, want %d", tc.params, tc.caps, got, err, tc.want)
 		}
 	}
 }
 
-// What GetCapacity offers, CreateVolume gives; one byte more it does not. The room to spare is for other users of the disk.
+// What GetCapacity offers, CreateVolume gives; one byte more it does not. The room to spare is for
+// other users of the disk.
 func TestCapacityIsKept(t *testing.T) {
 	c := newController(t, "p")
 	resp, err := c.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
@@ -462,13 +496,16 @@ func TestCapacityIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	const spare = 1 << 30
-	_, err = c.CreateVolume(t.Context(), with(t, "more", &csi.CapacityRange{RequiredBytes: resp.GetAvailableCapacity() + spare}))
+	_, err = c.CreateVolume(t.Context(),
+		with(t, "more", &csi.CapacityRange{RequiredBytes: resp.GetAvailableCapacity() + spare}))
 	wantCode(t, err, codes.ResourceExhausted)
-	_, err = c.CreateVolume(t.Context(), with(t, "all", &csi.CapacityRange{RequiredBytes: resp.GetAvailableCapacity() - spare}))
+	_, err = c.CreateVolume(t.Context(),
+		with(t, "all", &csi.CapacityRange{RequiredBytes: resp.GetAvailableCapacity() - spare}))
 	wantCode(t, err, codes.OK)
 }
 
-// statfs goes on to tell of the room that a dead disk had: the scheduler would send claim after claim there.
+// statfs goes on to tell of the room that a dead disk had: the scheduler would send claim after
+// claim there.
 func TestDiskThatHasFailedOffersNoRoom(t *testing.T) {
 	for _, how := range []string{"shut down", "read-only"} {
 		t.Run(how, func(t *testing.T) {
@@ -516,8 +553,15 @@ func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"CLONE_VOLUME", "CREATE_DELETE_SNAPSHOT", "CREATE_DELETE_VOLUME", "GET_CAPACITY", "GET_SNAPSHOT", "GET_VOLUME",
-		"LIST_SNAPSHOTS", "LIST_VOLUMES", "SINGLE_NODE_MULTI_WRITER",
+		"CLONE_VOLUME",
+		"CREATE_DELETE_SNAPSHOT",
+		"CREATE_DELETE_VOLUME",
+		"GET_CAPACITY",
+		"GET_SNAPSHOT",
+		"GET_VOLUME",
+		"LIST_SNAPSHOTS",
+		"LIST_VOLUMES",
+		"SINGLE_NODE_MULTI_WRITER",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("advertised are %q, want %q", got, want)

@@ -12,17 +12,23 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// CreateSnapshot takes a snapshot in the pool of its volume. It is durable and ready to use when the call returns: what is copied file by
-// file has no moment before that at which the source could go on without changing the snapshot, so there is nothing to say
-// "ready_to_use: false" about. A copy that outlives the call is joined by the next one (ABORTED until then).
-func (s *Server) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
+// CreateSnapshot takes a snapshot in the pool of its volume. It is durable and ready to use when
+// the call returns: what is copied file by file has no moment before that at which the source could
+// go on without changing the snapshot, so there is nothing to say "ready_to_use: false" about. A
+// copy that outlives the call is joined by the next one (ABORTED until then).
+func (s *Server) CreateSnapshot(
+	ctx context.Context, req *csi.CreateSnapshotRequest,
+) (*csi.CreateSnapshotResponse, error) {
 	create, err := parseSnapshot(req)
 	if err != nil {
 		return nil, err
 	}
 	if !s.reachable(req.GetAccessibilityRequirements()) {
-		return nil, fmt.Errorf("%w: a snapshot can be used on its volume's node only, %s, which is none of those asked for",
-			volume.ErrNoSpace, s.place())
+		return nil, fmt.Errorf(
+			"%w: a snapshot can be used on its volume's node only, %s, which is none of those asked for",
+			volume.ErrNoSpace,
+			s.place(),
+		)
 	}
 	p, err := s.Pools.ByID(create.Source.Pool())
 	if err != nil {
@@ -32,7 +38,9 @@ func (s *Server) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshotRequ
 	if err != nil {
 		return nil, err
 	}
-	return &csi.CreateSnapshotResponse{Snapshot: s.snapshotMessage(pool.SnapshotEntry{Snapshot: taken})}, nil
+	return &csi.CreateSnapshotResponse{
+		Snapshot: s.snapshotMessage(pool.SnapshotEntry{Snapshot: taken}),
+	}, nil
 }
 
 func parseSnapshot(req *csi.CreateSnapshotRequest) (volume.SnapshotRequest, error) {
@@ -41,8 +49,11 @@ func parseSnapshot(req *csi.CreateSnapshotRequest) (volume.SnapshotRequest, erro
 		return volume.SnapshotRequest{}, err
 	}
 	if volume.IsReferenceID(req.GetSourceVolumeId()) {
-		return volume.SnapshotRequest{}, fmt.Errorf("%w: volume %s is a path of the host, which belongs to no pool: there are no snapshots of it",
-			volume.ErrInvalid, req.GetSourceVolumeId())
+		return volume.SnapshotRequest{}, fmt.Errorf(
+			"%w: volume %s is a path of the host, which belongs to no pool: there are no snapshots of it",
+			volume.ErrInvalid,
+			req.GetSourceVolumeId(),
+		)
 	}
 	source, err := volume.ParseID(req.GetSourceVolumeId())
 	if err != nil {
@@ -55,9 +66,12 @@ func parseSnapshot(req *csi.CreateSnapshotRequest) (volume.SnapshotRequest, erro
 	return volume.SnapshotRequest{Name: name, Source: source, Owner: owner}, nil
 }
 
-// DeleteSnapshot deletes a snapshot of this node's pools, durably; one that is gone is no error, one of another node's pool is. What no
-// driver of this kind has ever called a snapshot is none, so it is gone.
-func (s *Server) DeleteSnapshot(ctx context.Context, req *csi.DeleteSnapshotRequest) (*csi.DeleteSnapshotResponse, error) {
+// DeleteSnapshot deletes a snapshot of this node's pools, durably; one that is gone is no error,
+// one of another node's pool is. What no driver of this kind has ever called a snapshot is none, so
+// it is gone.
+func (s *Server) DeleteSnapshot(
+	ctx context.Context, req *csi.DeleteSnapshotRequest,
+) (*csi.DeleteSnapshotResponse, error) {
 	id, err := volume.ParseSnapshotID(req.GetSnapshotId())
 	if err != nil && req.GetSnapshotId() != "" {
 		return &csi.DeleteSnapshotResponse{}, nil
@@ -73,7 +87,9 @@ func (s *Server) DeleteSnapshot(ctx context.Context, req *csi.DeleteSnapshotRequ
 }
 
 // GetSnapshot describes one snapshot.
-func (s *Server) GetSnapshot(_ context.Context, req *csi.GetSnapshotRequest) (*csi.GetSnapshotResponse, error) {
+func (s *Server) GetSnapshot(
+	_ context.Context, req *csi.GetSnapshotRequest,
+) (*csi.GetSnapshotResponse, error) {
 	id, err := volume.ParseSnapshotID(req.GetSnapshotId())
 	if err != nil {
 		return nil, err
@@ -86,14 +102,19 @@ func (s *Server) GetSnapshot(_ context.Context, req *csi.GetSnapshotRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	return &csi.GetSnapshotResponse{Snapshot: s.snapshotMessage(pool.SnapshotEntry{Snapshot: found})}, nil
+	return &csi.GetSnapshotResponse{
+		Snapshot: s.snapshotMessage(pool.SnapshotEntry{Snapshot: found}),
+	}, nil
 }
 
-// ListSnapshots lists snapshots in the order of their IDs, all of them, those of a volume, or one. A token is the ID of the last snapshot
-// of the page before, as in ListVolumes.
-func (s *Server) ListSnapshots(_ context.Context, req *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
+// ListSnapshots lists snapshots in the order of their IDs, all of them, those of a volume, or one.
+// A token is the ID of the last snapshot of the page before, as in ListVolumes.
+func (s *Server) ListSnapshots(
+	_ context.Context, req *csi.ListSnapshotsRequest,
+) (*csi.ListSnapshotsResponse, error) {
 	if req.GetMaxEntries() < 0 {
-		return nil, fmt.Errorf("%w: max_entries is %d: want 0 for as many as possible, or more", volume.ErrInvalid, req.GetMaxEntries())
+		return nil, fmt.Errorf("%w: max_entries is %d: want 0 for as many as possible, or more",
+			volume.ErrInvalid, req.GetMaxEntries())
 	}
 	var after volume.SnapshotID
 	if token := req.GetStartingToken(); token != "" {
@@ -116,12 +137,15 @@ func (s *Server) ListSnapshots(_ context.Context, req *csi.ListSnapshotsRequest)
 		resp.NextToken = page[limit-1].ID.String()
 	}
 	for _, e := range page {
-		resp.Entries = append(resp.Entries, &csi.ListSnapshotsResponse_Entry{Snapshot: s.snapshotMessage(e)})
+		resp.Entries = append(resp.Entries,
+			&csi.ListSnapshotsResponse_Entry{Snapshot: s.snapshotMessage(e)})
 	}
 	return resp, nil
 }
 
-func (s *Server) snapshotPage(req *csi.ListSnapshotsRequest, after volume.SnapshotID, limit int) ([]pool.SnapshotEntry, error) {
+func (s *Server) snapshotPage(
+	req *csi.ListSnapshotsRequest, after volume.SnapshotID, limit int,
+) ([]pool.SnapshotEntry, error) {
 	switch {
 	case req.GetSnapshotId() != "":
 		return s.oneSnapshot(req.GetSnapshotId(), req.GetSourceVolumeId(), after)
@@ -148,8 +172,11 @@ func dirIn(id volume.PoolID, after volume.SnapshotID) string {
 	return ""
 }
 
-// oneSnapshot is a list of the snapshot of that ID, or of none: also for what is no ID (CSI spec, ListSnapshots).
-func (s *Server) oneSnapshot(rawID, rawSource string, after volume.SnapshotID) ([]pool.SnapshotEntry, error) {
+// oneSnapshot is a list of the snapshot of that ID, or of none: also for what is no ID (CSI spec,
+// ListSnapshots).
+func (s *Server) oneSnapshot(
+	rawID, rawSource string, after volume.SnapshotID,
+) ([]pool.SnapshotEntry, error) {
 	id, err := volume.ParseSnapshotID(rawID)
 	if err != nil {
 		return nil, nil //nolint:nilerr // there is none of that ID
@@ -162,14 +189,17 @@ func (s *Server) oneSnapshot(rawID, rawSource string, after volume.SnapshotID) (
 		return nil, err
 	}
 	found, err := p.GetSnapshot(id)
-	if errors.Is(err, volume.ErrNotFound) || id.Compare(after) <= 0 || rawSource != "" && rawSource != found.Source.String() {
+	if errors.Is(err, volume.ErrNotFound) || id.Compare(after) <= 0 ||
+		rawSource != "" && rawSource != found.Source.String() {
 		return nil, nil
 	}
 	return []pool.SnapshotEntry{{Snapshot: found, Damaged: err}}, nil
 }
 
 // snapshotsOf lists the snapshots of a volume, which are in its pool.
-func (s *Server) snapshotsOf(rawSource string, after volume.SnapshotID, limit int) ([]pool.SnapshotEntry, error) {
+func (s *Server) snapshotsOf(
+	rawSource string, after volume.SnapshotID, limit int,
+) ([]pool.SnapshotEntry, error) {
 	source, err := volume.ParseID(rawSource)
 	if err != nil {
 		return nil, nil //nolint:nilerr // there are none of it
@@ -184,8 +214,9 @@ func (s *Server) snapshotsOf(rawSource string, after volume.SnapshotID, limit in
 	return p.ListSnapshotsOf(source, dirIn(p.ID(), after), limit), nil
 }
 
-// snapshotMessage is a snapshot as CSI has it. Its size is what a volume made from it has at least (CSI spec, Snapshot.size_bytes). A
-// damaged one is not ready, and does not vanish from lists, which would look as if it had been deleted.
+// snapshotMessage is a snapshot as CSI has it. Its size is what a volume made from it has at least
+// (CSI spec, Snapshot.size_bytes). A damaged one is not ready, and does not vanish from lists,
+// which would look as if it had been deleted.
 func (s *Server) snapshotMessage(e pool.SnapshotEntry) *csi.Snapshot {
 	return &csi.Snapshot{
 		SnapshotId:         e.ID.String(),

@@ -16,7 +16,8 @@ import (
 
 func (c *controller) snapshot(t *testing.T, name, source string) *csi.Snapshot {
 	t.Helper()
-	resp, err := c.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source})
+	resp, err := c.CreateSnapshot(t.Context(),
+		&csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,11 +61,14 @@ func TestSnapshotSaysWhatItIsAndWhere(t *testing.T) {
 	c := newController(t, "p")
 	source := c.create(t, createRequest("v")).GetVolumeId()
 	s := c.snapshot(t, "s", source)
-	if s.GetSnapshotId() != string(c.pools[0].ID())+"-s-s" || s.GetSourceVolumeId() != source || s.GetSizeBytes() != mib ||
-		!s.GetReadyToUse() || s.GetCreationTime().AsTime().IsZero() {
+	if s.GetSnapshotId() != string(c.pools[0].ID())+"-s-s" || s.GetSourceVolumeId() != source ||
+		s.GetSizeBytes() != mib ||
+		!s.GetReadyToUse() ||
+		s.GetCreationTime().AsTime().IsZero() {
 		t.Errorf("the snapshot is %v", s)
 	}
-	if where := s.GetAccessibleTopology(); len(where) != 1 || where[0].GetSegments()["topology.example/node"] != "node-1" {
+	if where := s.GetAccessibleTopology(); len(where) != 1 ||
+		where[0].GetSegments()["topology.example/node"] != "node-1" {
 		t.Errorf("the snapshot is at %v", where)
 	}
 	got, err := c.GetSnapshot(t.Context(), &csi.GetSnapshotRequest{SnapshotId: s.GetSnapshotId()})
@@ -72,7 +76,8 @@ func TestSnapshotSaysWhatItIsAndWhere(t *testing.T) {
 		t.Errorf("GetSnapshot says %v, %v, want %v", got, err, s)
 	}
 	list, err := c.ListSnapshots(t.Context(), &csi.ListSnapshotsRequest{})
-	if err != nil || len(list.GetEntries()) != 1 || !proto.Equal(list.GetEntries()[0].GetSnapshot(), s) {
+	if err != nil || len(list.GetEntries()) != 1 ||
+		!proto.Equal(list.GetEntries()[0].GetSnapshot(), s) {
 		t.Errorf("ListSnapshots says %v, %v, want %v", list, err, s)
 	}
 }
@@ -83,7 +88,9 @@ func TestCreateSnapshotAnswersWithItsCode(t *testing.T) {
 	other := c.create(t, createRequest("w")).GetVolumeId()
 	c.snapshot(t, "taken", other)
 	node := func(name string) *csi.TopologyRequirement {
-		return &csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: map[string]string{"topology.example/node": name}}}}
+		return &csi.TopologyRequirement{
+			Requisite: []*csi.Topology{{Segments: map[string]string{"topology.example/node": name}}},
+		}
 	}
 	tests := []struct {
 		name string
@@ -92,19 +99,79 @@ func TestCreateSnapshotAnswersWithItsCode(t *testing.T) {
 	}{
 		{"made", &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: source}, codes.OK},
 		{"again", &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: source}, codes.OK},
-		{"on this node", &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: source, AccessibilityRequirements: node("node-1")}, codes.OK},
-		{"with metadata", &csi.CreateSnapshotRequest{Name: "m", SourceVolumeId: source, Parameters: map[string]string{volume.ParamSnapshotName: "daily"}}, codes.OK},
-		{"name of another volume's", &csi.CreateSnapshotRequest{Name: "taken", SourceVolumeId: source}, codes.AlreadyExists},
+		{
+			"on this node",
+			&csi.CreateSnapshotRequest{
+				Name:                      "s",
+				SourceVolumeId:            source,
+				AccessibilityRequirements: node("node-1"),
+			},
+			codes.OK,
+		},
+		{
+			"with metadata",
+			&csi.CreateSnapshotRequest{
+				Name:           "m",
+				SourceVolumeId: source,
+				Parameters:     map[string]string{volume.ParamSnapshotName: "daily"},
+			},
+			codes.OK,
+		},
+		{
+			"name of another volume's",
+			&csi.CreateSnapshotRequest{Name: "taken", SourceVolumeId: source},
+			codes.AlreadyExists,
+		},
 		{"no name", &csi.CreateSnapshotRequest{SourceVolumeId: source}, codes.InvalidArgument},
 		{"no source", &csi.CreateSnapshotRequest{Name: "t"}, codes.InvalidArgument},
-		{"hostile source", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "0123456789ab-../../etc"}, codes.InvalidArgument},
-		{"a path of the host", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "host-0123456789ab-v"}, codes.InvalidArgument},
-		{"a snapshot of a snapshot", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "0123456789ab-s-taken"}, codes.InvalidArgument},
-		{"absent source", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: string(c.pools[0].ID()) + "-absent"}, codes.NotFound},
-		{"source of another node", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "0123456789ab-v"}, codes.NotFound},
-		{"source in a pool that is not open", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: closedPool + "-v"}, codes.Unavailable},
-		{"unknown parameter", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: source, Parameters: map[string]string{"pool": "fast"}}, codes.InvalidArgument},
-		{"on another node", &csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: source, AccessibilityRequirements: node("node-2")}, codes.ResourceExhausted},
+		{
+			"hostile source",
+			&csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "0123456789ab-../../etc"},
+			codes.InvalidArgument,
+		},
+		{
+			"a path of the host",
+			&csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "host-0123456789ab-v"},
+			codes.InvalidArgument,
+		},
+		{
+			"a snapshot of a snapshot",
+			&csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "0123456789ab-s-taken"},
+			codes.InvalidArgument,
+		},
+		{
+			"absent source",
+			&csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: string(c.pools[0].ID()) + "-absent"},
+			codes.NotFound,
+		},
+		{
+			"source of another node",
+			&csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "0123456789ab-v"},
+			codes.NotFound,
+		},
+		{
+			"source in a pool that is not open",
+			&csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: closedPool + "-v"},
+			codes.Unavailable,
+		},
+		{
+			"unknown parameter",
+			&csi.CreateSnapshotRequest{
+				Name:           "t",
+				SourceVolumeId: source,
+				Parameters:     map[string]string{"pool": "fast"},
+			},
+			codes.InvalidArgument,
+		},
+		{
+			"on another node",
+			&csi.CreateSnapshotRequest{
+				Name:                      "t",
+				SourceVolumeId:            source,
+				AccessibilityRequirements: node("node-2"),
+			},
+			codes.ResourceExhausted,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -144,7 +211,10 @@ func TestDeleteAndGetSnapshotAnswerWithTheirCodes(t *testing.T) {
 			wantCode(t, err, tt.delete)
 		})
 	}
-	if _, err := c.ControllerGetVolume(t.Context(), &csi.ControllerGetVolumeRequest{VolumeId: source}); err != nil {
+	if _, err := c.ControllerGetVolume(
+		t.Context(),
+		&csi.ControllerGetVolumeRequest{VolumeId: source},
+	); err != nil {
 		t.Errorf("the volume whose ID was given as a snapshot's is gone: %v", err)
 	}
 }
@@ -167,13 +237,28 @@ func TestSnapshotPagesAreCompleteWhateverTheFilter(t *testing.T) {
 	slices.Sort(ofOne)
 	source := c.pools[1].List("", 1)[0].ID.String()
 	for _, size := range []int32{0, 1, 2, 6, 7, 8, 13, 14, 15, math.MaxInt32} {
-		if got := c.listSnapshots(t, &csi.ListSnapshotsRequest{MaxEntries: size}); !slices.Equal(got, all) {
+		if got := c.listSnapshots(
+			t,
+			&csi.ListSnapshotsRequest{MaxEntries: size},
+		); !slices.Equal(
+			got, all,
+		) {
 			t.Errorf("in pages of %d: %q, want %q", size, got, all)
 		}
-		if got := c.listSnapshots(t, &csi.ListSnapshotsRequest{MaxEntries: size, SourceVolumeId: source}); !slices.Equal(got, ofOne) {
+		if got := c.listSnapshots(
+			t,
+			&csi.ListSnapshotsRequest{MaxEntries: size, SourceVolumeId: source},
+		); !slices.Equal(
+			got, ofOne,
+		) {
 			t.Errorf("of %s in pages of %d: %q, want %q", source, size, got, ofOne)
 		}
-		if got := c.listSnapshots(t, &csi.ListSnapshotsRequest{MaxEntries: size, SnapshotId: all[3]}); !slices.Equal(got, all[3:4]) {
+		if got := c.listSnapshots(
+			t,
+			&csi.ListSnapshotsRequest{MaxEntries: size, SnapshotId: all[3]},
+		); !slices.Equal(
+			got, all[3:4],
+		) {
 			t.Errorf("%s alone is %q", all[3], got)
 		}
 	}
@@ -196,7 +281,8 @@ func TestClientThatPagesSeesEverySurvivingSnapshotOnce(t *testing.T) {
 	c := newController(t, "a", "b")
 	var survivors, sources []string
 	for _, pool := range []string{"a", "b"} {
-		sources = append(sources, c.create(t, with(t, "v", map[string]string{"pool": pool})).GetVolumeId())
+		sources = append(sources,
+			c.create(t, with(t, "v", map[string]string{"pool": pool})).GetVolumeId())
 	}
 	for i := range 20 {
 		for _, source := range sources {
@@ -208,7 +294,8 @@ func TestClientThatPagesSeesEverySurvivingSnapshotOnce(t *testing.T) {
 			Name: fmt.Sprintf("s-%02d-%d", i%20, client), SourceVolumeId: sources[client%2],
 		})
 		if err == nil {
-			_, err = c.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: resp.GetSnapshot().GetSnapshotId()})
+			_, err = c.DeleteSnapshot(t.Context(),
+				&csi.DeleteSnapshotRequest{SnapshotId: resp.GetSnapshot().GetSnapshotId()})
 		}
 		return err
 	})
@@ -268,7 +355,12 @@ func TestCreateFromASourceAnswersWithItsCode(t *testing.T) {
 		{"empty", nil, fromSnapshot(snapshot), codes.AlreadyExists},
 		{"smaller", &csi.CapacityRange{RequiredBytes: mib - 1}, fromSnapshot(snapshot), codes.OutOfRange},
 		{"limited", &csi.CapacityRange{LimitBytes: mib - 1}, fromVolume(source), codes.OutOfRange},
-		{"file", map[string]string{"type": "FileOrCreate"}, fromSnapshot(snapshot), codes.InvalidArgument},
+		{
+			"file",
+			map[string]string{"type": "FileOrCreate"},
+			fromSnapshot(snapshot),
+			codes.InvalidArgument,
+		},
 		{"block", block(), fromSnapshot(rawSnapshot), codes.OK},
 		{"block-of-a-directory", block(), fromSnapshot(snapshot), codes.InvalidArgument},
 		{"block-of-a-directory", block(), fromVolume(source), codes.InvalidArgument},
@@ -284,7 +376,8 @@ func TestCreateFromASourceAnswersWithItsCode(t *testing.T) {
 		{"host", nil, fromVolume("host-0123456789ab-v"), codes.InvalidArgument},
 		{"elsewhere", nil, fromSnapshot("0123456789ab-s-s"), codes.ResourceExhausted},
 		{"elsewhere", nil, fromVolume("0123456789ab-v"), codes.ResourceExhausted},
-		{"closed", nil, fromSnapshot(closedPool + "-s-s"), codes.ResourceExhausted}, // it may be a pool that this node never had
+		// it may be a pool that this node never had
+		{"closed", nil, fromSnapshot(closedPool + "-s-s"), codes.ResourceExhausted},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -296,7 +389,8 @@ func TestCreateFromASourceAnswersWithItsCode(t *testing.T) {
 			resp, err := c.CreateVolume(t.Context(), req)
 			wantCode(t, err, tt.want)
 			if err == nil && !proto.Equal(resp.GetVolume().GetContentSource(), tt.source) {
-				t.Errorf("the answer has the source %v, want %v", resp.GetVolume().GetContentSource(), tt.source)
+				t.Errorf("the answer has the source %v, want %v", resp.GetVolume().GetContentSource(),
+					tt.source)
 			}
 		})
 	}

@@ -10,13 +10,16 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// parseSource reads what a volume is to be made from. An ID that makes no sense names nothing that exists (CSI spec, CreateVolume, "Source
-// does not exist"). Errors: ErrNotFound, ErrInvalid.
+// parseSource reads what a volume is to be made from. An ID that makes no sense names nothing that
+// exists (CSI spec, CreateVolume, "Source does not exist"). Errors: ErrNotFound, ErrInvalid.
 func parseSource(source *csi.VolumeContentSource) (volume.Source, error) {
 	switch from := source.GetType().(type) {
 	case nil:
 		if source != nil {
-			return volume.Source{}, fmt.Errorf("%w: volume_content_source names neither a snapshot nor a volume", volume.ErrInvalid)
+			return volume.Source{}, fmt.Errorf(
+				"%w: volume_content_source names neither a snapshot nor a volume",
+				volume.ErrInvalid,
+			)
 		}
 		return volume.Source{}, nil
 	case *csi.VolumeContentSource_Snapshot:
@@ -24,13 +27,19 @@ func parseSource(source *csi.VolumeContentSource) (volume.Source, error) {
 		return volume.FromSnapshot(id), absent(err)
 	case *csi.VolumeContentSource_Volume:
 		if volume.IsReferenceID(from.Volume.GetVolumeId()) {
-			return volume.Source{}, fmt.Errorf("%w: volume %s is a path of the host, which belongs to no pool: it cannot be cloned",
-				volume.ErrInvalid, from.Volume.GetVolumeId())
+			return volume.Source{}, fmt.Errorf(
+				"%w: volume %s is a path of the host, which belongs to no pool: it cannot be cloned",
+				volume.ErrInvalid,
+				from.Volume.GetVolumeId(),
+			)
 		}
 		id, err := volume.ParseID(from.Volume.GetVolumeId())
 		return volume.FromVolume(id), absent(err)
 	default:
-		return volume.Source{}, fmt.Errorf("%w: volume_content_source has a type that this driver does not know", volume.ErrInvalid)
+		return volume.Source{}, fmt.Errorf(
+			"%w: volume_content_source has a type that this driver does not know",
+			volume.ErrInvalid,
+		)
 	}
 }
 
@@ -44,13 +53,15 @@ func absent(err error) error {
 // sources are the node's pools, for copies.
 type sources struct{ pools Pools }
 
-// ByID implements pool.Sources. What this node does not have another one has: the scheduler is to look there. So it is when the source
-// could be in a pool of this node that is not open, as an optional pool is on most nodes: nothing is made where the source is not, and
-// UNAVAILABLE would keep the pod on this node for ever.
+// ByID implements pool.Sources. What this node does not have another one has: the scheduler is to
+// look there. So it is when the source could be in a pool of this node that is not open, as an
+// optional pool is on most nodes: nothing is made where the source is not, and UNAVAILABLE would
+// keep the pod on this node for ever.
 func (s sources) ByID(id volume.PoolID) (*pool.Pool, error) {
 	p, err := s.pools.ByID(id)
 	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrUnavailable) {
-		return nil, volume.Restate(volume.ErrNoSpace, err) // wrapped, it would go out with its own code
+		// wrapped, it would go out with its own code
+		return nil, volume.Restate(volume.ErrNoSpace, err)
 	}
 	return p, err
 }

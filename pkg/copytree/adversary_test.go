@@ -19,7 +19,8 @@ import (
 // raceEnv is how long the race is on each filesystem: a duration. hack/fuzz sets it.
 const raceEnv = "COPYTREE_RACE"
 
-// raceTime is a minute for all filesystems together, or what raceEnv says; with -short there is only a try.
+// raceTime is a minute for all filesystems together, or what raceEnv says; with -short there is
+// only a try.
 func raceTime(t *testing.T) time.Duration {
 	t.Helper()
 	if s := os.Getenv(raceEnv); s != "" {
@@ -48,7 +49,8 @@ type arena struct {
 	host string
 }
 
-// newArena has directories and files, and of each a twin that is something else: a link to the host's, a FIFO, a device.
+// newArena has directories and files, and of each a twin that is something else: a link to the
+// host's, a FIFO, a device.
 func newArena(t *testing.T, w world) arena {
 	t.Helper()
 	a := arena{world: w, host: filepath.Join(filepath.Dir(w.src), "host")}
@@ -76,7 +78,13 @@ func newArena(t *testing.T, w world) arena {
 		for f := range arenaFiles {
 			name := filepath.Join(dir, "f"+strconv.Itoa(f))
 			a.write(name, "the pod's own")
-			must(t, twins[f](a.in(filepath.Join(dir, "twin-of-f"+strconv.Itoa(f))), filepath.Join(a.host, "f"+strconv.Itoa(f))))
+			must(
+				t,
+				twins[f](
+					a.in(filepath.Join(dir, "twin-of-f"+strconv.Itoa(f))),
+					filepath.Join(a.host, "f"+strconv.Itoa(f)),
+				),
+			)
 		}
 	}
 	a.mkdir("mount")
@@ -84,7 +92,8 @@ func newArena(t *testing.T, w world) arena {
 	return a
 }
 
-// makeImmutable keeps the attackers from doing through a link, in this namespace, what no pod can do in its own.
+// makeImmutable keeps the attackers from doing through a link, in this namespace, what no pod can
+// do in its own.
 func makeImmutable(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.Open(path)
@@ -93,7 +102,8 @@ func makeImmutable(t *testing.T, path string) {
 	must(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, 0x10)) // FS_IMMUTABLE_FL
 }
 
-// unopenable is a character device that no driver has: whoever opens it gets ENXIO, and the copy would fail.
+// unopenable is a character device that no driver has: whoever opens it gets ENXIO, and the copy
+// would fail.
 const unopenable = 254<<8 | 255
 
 func (a arena) exchange(x, y string) {
@@ -140,7 +150,8 @@ func (a arena) attackers() []func() {
 	}
 }
 
-// A pod changes everything while it is copied: nothing of the host is in any copy, no copy fails, and none waits for a FIFO.
+// A pod changes everything while it is copied: nothing of the host is in any copy, no copy fails,
+// and none waits for a FIFO.
 func TestNothingFromOutsideIsCopiedWhateverAPodDoesMeanwhile(t *testing.T) {
 	onEach(t, func(t *testing.T, w world) {
 		t.Helper()

@@ -17,8 +17,9 @@ type subject interface {
 	apply(a attributes) error
 }
 
-// opened is a file that is open for reading or writing. named is one that is open with O_PATH: system calls that take no such
-// descriptor get its name below /proc, which leads to it and nowhere else.
+// opened is a file that is open for reading or writing. named is one that is open with O_PATH:
+// system calls that take no such descriptor get its name below /proc, which leads to it and nowhere
+// else.
 type (
 	opened descriptor
 	named  descriptor
@@ -35,7 +36,11 @@ func (f opened) get(name string, value []byte) (int, error) {
 	return unix.Fgetxattr(int(f), name, value)
 }
 
-func (f opened) set(name string, value []byte) error { return unix.Fsetxattr(int(f), name, value, 0) }
+func (f opened) set(
+	name string, value []byte,
+) error {
+	return unix.Fsetxattr(int(f), name, value, 0)
+}
 
 func (f named) list(names []byte) (int, error) {
 	return unix.Listxattr(descriptor(f).path(), names)
@@ -49,8 +54,8 @@ func (f named) set(name string, value []byte) error {
 	return unix.Setxattr(descriptor(f).path(), name, value, 0)
 }
 
-// apply looks before it changes: most files are born with the right owner and mode, and a change costs the filesystem some entries of its
-// journal.
+// apply looks before it changes: most files are born with the right owner and mode, and a change
+// costs the filesystem some entries of its journal.
 func (f opened) apply(a attributes) error {
 	now, err := descriptor(f).attributes()
 	if err != nil {
@@ -101,7 +106,11 @@ func (p Policy) imitate(src, dst subject, a attributes) error {
 	return p.copyExtended(src, dst)
 }
 
-func (c *copier) imitate(src, dst subject, a attributes) error { return c.Policy.imitate(src, dst, a) }
+func (c *copier) imitate(
+	src, dst subject, a attributes,
+) error {
+	return c.Policy.imitate(src, dst, a)
+}
 
 // extendedMax is XATTR_LIST_MAX and XATTR_SIZE_MAX of linux/limits.h.
 const extendedMax = 64 << 10
@@ -134,7 +143,8 @@ func (p Policy) copyExtended(src, dst subject) error {
 
 func copyOne(src, dst subject, name string, buffer []byte) error {
 	n, err := src.get(name, buffer)
-	// Removed since the list was made, or a capability of zero bytes, which can be set and not be read (fuzzing found it).
+	// Removed since the list was made, or a capability of zero bytes, which can be set and not be
+	// read (fuzzing found it).
 	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EINVAL) {
 		return nil
 	}
@@ -150,7 +160,8 @@ func (p Policy) copies(name string) bool {
 	switch namespace, _, _ := strings.Cut(name, "."); namespace {
 	case "security":
 		return name == capabilities && !p.has(DropSetID)
-	case "trusted": // with XFS's own name for an ACL, which is another attribute elsewhere (fs/xfs/xfs_xattr.c)
+	case "trusted":
+		// with XFS's own name for an ACL, which is another attribute elsewhere (fs/xfs/xfs_xattr.c)
 		return !p.has(DropTrusted) && !strings.HasPrefix(name, "trusted.SGI_ACL_")
 	case "btrfs": // properties, such as compression, are inode flags by another name
 		return false

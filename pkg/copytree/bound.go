@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrTooLarge says that there is more to copy than the options let: there was from the beginning, or came while it was copied.
+// ErrTooLarge says that there is more to copy than the options let: there was from the beginning,
+// or came while it was copied.
 var ErrTooLarge = errors.New("larger than its copy may be")
 
 // ErrTooDeep says that a directory is below more others than any path can name.
@@ -47,15 +48,16 @@ func (a *account) upTo(bytes int64) error {
 	return a.copier.charge(more)
 }
 
-// extent charges content before it is copied. It costs nothing that was there when the file was looked at first; a hole may have been
-// filled since then, and what was copied been freed.
+// extent charges content before it is copied. It costs nothing that was there when the file was
+// looked at first; a hole may have been filled since then, and what was copied been freed.
 func (a *account) extent(from, end int64) error {
 	block := a.copier.block
 	a.content += roundUp(end, block) - from/block*block
 	return a.upTo(a.content)
 }
 
-// shared charges what a reflinked file has become: it is what the source was at that moment, which may be more than it had been.
+// shared charges what a reflinked file has become: it is what the source was at that moment, which
+// may be more than it had been.
 func (a *account) shared(dst descriptor) error {
 	now, err := dst.attributes()
 	if err != nil {
@@ -64,16 +66,17 @@ func (a *account) shared(dst descriptor) error {
 	return a.upTo(a.copier.taken(now))
 }
 
-// taken is what a file takes, with its extended attributes and the maps of its blocks, but without what it has allocated for what
-// may be appended: that is not copied.
+// taken is what a file takes, with its extended attributes and the maps of its blocks, but without
+// what it has allocated for what may be appended: that is not copied.
 func (c *copier) taken(a attributes) int64 {
 	return min(a.blocks, roundUp(a.size, c.block)+extendedMax)
 }
 
 func roundUp(bytes, block int64) int64 { return (bytes + block - 1) / block * block }
 
-// chargeDirectory counts what a directory's copy has grown by. It is asked for each batch of names: a pod that makes files ahead of the
-// walk, and removes them behind it, makes a directory without end.
+// chargeDirectory counts what a directory's copy has grown by. It is asked for each batch of names:
+// a pod that makes files ahead of the walk, and removes them behind it, makes a directory without
+// end.
 func (l *level) chargeDirectory(c *copier) error {
 	a, err := l.dst.attributes()
 	if err != nil {

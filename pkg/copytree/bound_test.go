@@ -31,7 +31,8 @@ func allocated(t *testing.T, root string) (bytes, entries int64) {
 	return bytes, entries
 }
 
-// manyKinds is a tree of small files, which take more than they hold, and of large ones, which take less.
+// manyKinds is a tree of small files, which take more than they hold, and of large ones, which take
+// less.
 func (w world) manyKinds() {
 	w.t.Helper()
 	w.mkdir("small")
@@ -84,7 +85,8 @@ func TestCopyIsHeldToItsBound(t *testing.T) {
 			{"a byte less", Options{MaxBytes: bytes - 1}, ErrTooLarge},
 			{"an entry less", Options{MaxEntries: entries - 1}, ErrTooLarge},
 		} {
-			c.opts.Workers = 1 // several make a directory that is split elsewhere, and larger or smaller
+			// several make a directory that is split elsewhere, and larger or smaller
+			c.opts.Workers = 1
 			if _, err := w.next(c.name).try(t.Context(), c.opts); !errors.Is(err, c.wantErr) {
 				t.Errorf("%s: %v, want %v", c.name, err, c.wantErr)
 			}
@@ -92,8 +94,8 @@ func TestCopyIsHeldToItsBound(t *testing.T) {
 	})
 }
 
-// treadmill is a pod that writes a chunk ahead of each chunk that is copied, and frees what is behind: its file never has more than two,
-// and never ends.
+// treadmill is a pod that writes a chunk ahead of each chunk that is copied, and frees what is
+// behind: its file never has more than two, and never ends.
 type treadmill struct {
 	t    *testing.T
 	file *os.File
@@ -103,7 +105,8 @@ type treadmill struct {
 func (m *treadmill) WaitN(ctx context.Context, _ int) error {
 	_, err := m.file.WriteAt(pattern(MaxChunk), m.next)
 	if behind := m.next - 2*MaxChunk; err == nil && behind >= 0 {
-		err = unix.Fallocate(int(m.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, behind, MaxChunk)
+		err = unix.Fallocate(int(m.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, behind,
+			MaxChunk)
 	}
 	must(m.t, err)
 	m.next += MaxChunk
@@ -119,7 +122,12 @@ func TestPodThatWritesAheadOfACopyDoesNotMakeItGrowBeyondItsBound(t *testing.T) 
 	must(t, err)
 	defer f.Close()
 	pod := &treadmill{t: t, file: f, next: MaxChunk}
-	if _, err := w.try(t.Context(), Options{Workers: 1, Limiter: pod, MaxBytes: bound}); !errors.Is(err, ErrTooLarge) {
+	if _, err := w.try(
+		t.Context(),
+		Options{Workers: 1, Limiter: pod, MaxBytes: bound},
+	); !errors.Is(
+		err, ErrTooLarge,
+	) {
 		t.Errorf("%v, want ErrTooLarge", err)
 	}
 	if took, _ := allocated(t, w.src); took > 4*MaxChunk {
@@ -142,7 +150,12 @@ func TestDirectoryOfManyNamesIsHeldToTheBoundWhileItIsCopied(t *testing.T) {
 			return // btrfs says of no directory what it takes
 		}
 		w = w.next("bounded")
-		if _, err := w.try(t.Context(), Options{MaxBytes: whole.AllocatedBytes / 4}); !errors.Is(err, ErrTooLarge) {
+		if _, err := w.try(
+			t.Context(),
+			Options{MaxBytes: whole.AllocatedBytes / 4},
+		); !errors.Is(
+			err, ErrTooLarge,
+		) {
 			t.Errorf("%v, want ErrTooLarge", err)
 		}
 		if _, made := allocated(t, w.dst); made > names/2 {

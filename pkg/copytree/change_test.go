@@ -31,7 +31,8 @@ func (m *meddler) WaitN(ctx context.Context, _ int) error {
 	return ctx.Err()
 }
 
-// elsewhere makes a world whose copies move bytes, chunk by chunk, on any filesystem: the copy is on another disk.
+// elsewhere makes a world whose copies move bytes, chunk by chunk, on any filesystem: the copy is
+// on another disk.
 func elsewhere(t *testing.T) world {
 	t.Helper()
 	w := newWorld(t, disks.Ext4)
@@ -58,7 +59,12 @@ func TestFileThatChangesWhileItIsReadIsCopied(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			w := elsewhere(t)
 			must(t, appendTo(w.in("file"), size))
-			w.copy(Options{Workers: 1, Limiter: &meddler{before: 2, meddle: func() { must(t, c.meddle(w.in("file"))) }}})
+			w.copy(
+				Options{
+					Workers: 1,
+					Limiter: &meddler{before: 2, meddle: func() { must(t, c.meddle(w.in("file"))) }},
+				},
+			)
 			content, err := os.ReadFile(filepath.Join(w.dst, "file"))
 			must(t, err)
 			if int64(len(content)) != c.want {
@@ -82,7 +88,8 @@ func appendTo(path string, size int) error {
 	return errors.Join(err, f.Close())
 }
 
-// A program that is replaced while it is read may be half of what nobody trusted: it must not be set-ID in the copy.
+// A program that is replaced while it is read may be half of what nobody trusted: it must not be
+// set-ID in the copy.
 func TestProgramThatChangesWhileItIsReadLosesItsSetIDBit(t *testing.T) {
 	w := elsewhere(t)
 	must(t, appendTo(w.in("program"), 4*MaxChunk))
@@ -98,7 +105,13 @@ func TestProgramThatChangesWhileItIsReadLosesItsSetIDBit(t *testing.T) {
 	if st.Mode != unix.S_IFREG|0o755 {
 		t.Errorf("the mode is %o, want 100755", st.Mode)
 	}
-	if n, err := unix.Getxattr(filepath.Join(w.dst, "program"), capabilities, nil); !errors.Is(err, unix.ENODATA) {
+	if n, err := unix.Getxattr(
+		filepath.Join(w.dst, "program"),
+		capabilities,
+		nil,
+	); !errors.Is(
+		err, unix.ENODATA,
+	) {
 		t.Errorf("the copy has %d bytes of capabilities, %v", n, err)
 	}
 }
@@ -106,7 +119,8 @@ func TestProgramThatChangesWhileItIsReadLosesItsSetIDBit(t *testing.T) {
 // deeper is more levels than are open at once.
 const deeper = openLevels + 20
 
-// buildStairs makes a directory in a directory, and so on; in each, behind the directory, a file. The last one has content.
+// buildStairs makes a directory in a directory, and so on; in each, behind the directory, a file.
+// The last one has content.
 func (w world) buildStairs() {
 	w.t.Helper()
 	path := "."
@@ -118,7 +132,8 @@ func (w world) buildStairs() {
 	w.write(path+"/content", "content")
 }
 
-// While a walk is far below, the directories above are closed. It comes back to the same ones, wherever they are by now.
+// While a walk is far below, the directories above are closed. It comes back to the same ones,
+// wherever they are by now.
 func TestDirectoryThatMovesWhileTheWalkIsBelowItIsCopiedWhole(t *testing.T) {
 	w := elsewhere(t)
 	w.buildStairs()
@@ -139,11 +154,14 @@ func TestDirectoryThatIsRemovedWhileTheWalkIsBelowItIsNoError(t *testing.T) {
 	w := elsewhere(t)
 	w.buildStairs()
 	must(t, os.Chmod(w.in("l0"), 0o711))
-	w.copy(Options{Workers: 1, Limiter: &meddler{meddle: func() { must(t, os.RemoveAll(w.in("l0"))) }}})
+	w.copy(
+		Options{Workers: 1, Limiter: &meddler{meddle: func() { must(t, os.RemoveAll(w.in("l0"))) }}},
+	)
 	info, err := os.Stat(filepath.Join(w.dst, "l0"))
 	must(t, err)
 	if info.Mode().Perm() != 0o711 {
-		t.Errorf("the mode of a directory that was removed is %o in the copy, want 711", info.Mode().Perm())
+		t.Errorf("the mode of a directory that was removed is %o in the copy, want 711",
+			info.Mode().Perm())
 	}
 }
 
@@ -239,26 +257,46 @@ func TestTreeIsCopiedWhereDirectoriesHaveNoHandles(t *testing.T) {
 	for _, name := range []string{"lower", "upper", "work"} {
 		must(t, os.Mkdir(filepath.Join(dir, name), 0o755))
 	}
-	must(t, unix.Mount("overlay", w.dst, "overlay", 0, "lowerdir="+dir+"/lower,upperdir="+dir+"/upper,workdir="+dir+"/work"))
+	must(
+		t,
+		unix.Mount(
+			"overlay",
+			w.dst,
+			"overlay",
+			0,
+			"lowerdir="+dir+"/lower,upperdir="+dir+"/upper,workdir="+dir+"/work",
+		),
+	)
 	w.buildStairs()
 
 	w.copySame(Options{Workers: 1})
 }
 
-// overlayfs keeps what was deleted as a device node of number 0:0, which is no device (mknod(2) of it needs no capability). A copy of its
-// upper directory that lacks it has again what a pod had deleted: storage of containers in a volume, for example.
+// overlayfs keeps what was deleted as a device node of number 0:0, which is no device (mknod(2) of
+// it needs no capability). A copy of its upper directory that lacks it has again what a pod had
+// deleted: storage of containers in a volume, for example.
 func TestWhiteoutOfOverlayfsIsCopied(t *testing.T) {
 	onEach(t, func(t *testing.T, w world) {
 		t.Helper()
 		dir := filepath.Dir(w.src)
-		lower, work, merged := filepath.Join(dir, "lower"), filepath.Join(dir, "work"), filepath.Join(dir, "merged")
+		lower, work, merged := filepath.Join(dir,
+			"lower"), filepath.Join(dir, "work"), filepath.Join(dir, "merged")
 		for _, d := range []string{lower, work, merged} {
 			must(t, os.Mkdir(d, 0o755))
 		}
 		must(t, os.WriteFile(filepath.Join(lower, "deleted"), nil, 0o600))
 		must(t, os.WriteFile(filepath.Join(lower, "kept"), nil, 0o600))
 		overlay := func(upper string) {
-			must(t, unix.Mount("overlay", merged, "overlay", 0, "lowerdir="+lower+",upperdir="+upper+",workdir="+work))
+			must(
+				t,
+				unix.Mount(
+					"overlay",
+					merged,
+					"overlay",
+					0,
+					"lowerdir="+lower+",upperdir="+upper+",workdir="+work,
+				),
+			)
 		}
 		overlay(w.src)
 		must(t, os.Remove(filepath.Join(merged, "deleted")))

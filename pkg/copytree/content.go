@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// file copies a regular file, open with O_PATH or otherwise, into an empty one. The attributes are those that it had before.
+// file copies a regular file, open with O_PATH or otherwise, into an empty one. The attributes are
+// those that it had before.
 func (c *copier) file(path, dst descriptor, before attributes) error {
 	src, err := c.reopen(path)
 	if err != nil {
@@ -32,7 +33,8 @@ func (c *copier) file(path, dst descriptor, before attributes) error {
 	}
 	trust := c.Policy
 	if before.ctime != after.ctime {
-		// Content that came from anybody must not get the set-ID bit that was meant for what replaced it.
+		// Content that came from anybody must not get the set-ID bit that was meant for what
+		// replaced it.
 		trust |= DropSetID
 	}
 	if err := trust.imitate(opened(src), opened(dst), after); err != nil {
@@ -44,15 +46,18 @@ func (c *copier) file(path, dst descriptor, before attributes) error {
 const (
 	// paceFiles is how many files are copied before the journal is written.
 	paceFiles = 128
-	// earlyFiles is how many are copied before their content is written for the first time; then it is written at each half more.
+	// earlyFiles is how many are copied before their content is written for the first time; then it
+	// is written at each half more.
 	earlyFiles = 2048
 )
 
-// pace has the disk work beside the copy. An fsync(2) keeps the filesystem's journal short: on ext4 and XFS it writes what all others have
-// changed as well, so CreateVolume of somebody else would wait for all that a copy has made so far. And what is to be durable in the end
-// is written early, by syncfs(2), because that at the end has one processor allocate the blocks of all small files. It writes what pods
-// have changed too, and is therefore called seldom, the less the longer a copy takes; but while others wait for the disk in small steps,
-// so that they never wait for a large one.
+// pace has the disk work beside the copy. An fsync(2) keeps the filesystem's journal short: on ext4
+// and XFS it writes what all others have changed as well, so CreateVolume of somebody else would
+// wait for all that a copy has made so far. And what is to be durable in the end is written early,
+// by syncfs(2), because that at the end has one processor allocate the blocks of all small files.
+// It writes what pods have changed too, and is therefore called seldom, the less the longer a copy
+// takes; but while others wait for the disk in small steps, so that they never wait for a large
+// one.
 func (c *copier) pace(dst descriptor) error {
 	n := c.copied.Add(1)
 	if n%paceFiles != 0 || !c.pacing.CompareAndSwap(false, true) {
@@ -81,7 +86,8 @@ func (c *copier) pace(dst descriptor) error {
 // leaseInterval is how often we look whether a lease is gone.
 const leaseInterval = 20 * time.Millisecond
 
-// leasePatience is twice the time after which the kernel breaks a lease: who has one longer takes it again and again.
+// leasePatience is twice the time after which the kernel breaks a lease: who has one longer takes
+// it again and again.
 func leasePatience() (time.Duration, error) {
 	content, err := os.ReadFile("/proc/sys/fs/lease-break-time")
 	if err != nil {
@@ -120,8 +126,11 @@ func (c *copier) awaitLease(begin time.Time) error {
 		return err
 	}
 	if waited := time.Since(begin); waited > patience {
-		return fmt.Errorf("a file could not be opened for %s: a process keeps a lease on it (fcntl(2), F_SETLEASE) and takes it again: %w",
-			waited.Round(time.Millisecond), unix.EAGAIN)
+		return fmt.Errorf(
+			"a file could not be opened for %s: a process keeps a lease on it (fcntl(2), F_SETLEASE) and takes it again: %w",
+			waited.Round(time.Millisecond),
+			unix.EAGAIN,
+		)
 	}
 	return c.pause(leaseInterval)
 }
@@ -153,11 +162,13 @@ func (c *copier) content(src, dst descriptor, a attributes, account *account) er
 	return c.upToEnd(src, dst, a, account)
 }
 
-// emptied bounds how often a file is looked at again that ended before its size and has changed meanwhile.
+// emptied bounds how often a file is looked at again that ended before its size and has changed
+// meanwhile.
 const emptied = 10
 
-// upToEnd copies what is not a hole, and makes the copy as long as the file was, or is by now if that is less. Where the data ends before
-// that, a hole follows; or the file was emptied, and has been written again since then, which must not become a hole.
+// upToEnd copies what is not a hole, and makes the copy as long as the file was, or is by now if
+// that is less. Where the data ends before that, a hole follows; or the file was emptied, and has
+// been written again since then, which must not become a hole.
 func (c *copier) upToEnd(src, dst descriptor, a attributes, account *account) (err error) {
 	seen, reached := a, int64(0)
 	for tries := 1; ; tries++ {
@@ -169,7 +180,8 @@ func (c *copier) upToEnd(src, dst descriptor, a attributes, account *account) (e
 			return err
 		}
 		if now.ctime == seen.ctime || tries == emptied {
-			return os.NewSyscallError("ftruncate", unix.Ftruncate(int(dst), min(a.size, max(reached, now.size))))
+			return os.NewSyscallError("ftruncate",
+				unix.Ftruncate(int(dst), min(a.size, max(reached, now.size))))
 		}
 		seen = now
 	}
@@ -187,7 +199,8 @@ func (c *copier) reflink(src, dst descriptor) (bool, error) {
 	case isElsewhere(err):
 		c.plain.Store(true)
 		return false, nil
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ETXTBSY), errors.Is(err, unix.EPERM): // this file only (ioctl_ficlone(2))
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ETXTBSY), errors.Is(err, unix.EPERM):
+		// this file only (ioctl_ficlone(2))
 		return false, nil
 	default:
 		return false, os.NewSyscallError("ioctl FICLONE", err)
@@ -196,7 +209,9 @@ func (c *copier) reflink(src, dst descriptor) (bool, error) {
 
 // isElsewhere says whether two files are not where one system call could serve both.
 func isElsewhere(err error) bool {
-	return errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.ENOSYS)
+	return errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EOPNOTSUPP) ||
+		errors.Is(err, unix.ENOTTY) ||
+		errors.Is(err, unix.ENOSYS)
 }
 
 func retry(call func() error) error {
@@ -207,11 +222,14 @@ func retry(call func() error) error {
 	}
 }
 
-// seekFrom is the size from which on a file is asked for its holes; a smaller one has some if its blocks do not fill it.
+// seekFrom is the size from which on a file is asked for its holes; a smaller one has some if its
+// blocks do not fill it.
 const seekFrom = 64 << 10
 
 // extents copies what is not a hole, from an offset on, and says where the last of it ended.
-func (c *copier) extents(src, dst descriptor, a attributes, from int64, account *account) (reached int64, err error) {
+func (c *copier) extents(
+	src, dst descriptor, a attributes, from int64, account *account,
+) (reached int64, err error) {
 	if a.size < seekFrom && a.blocks >= a.size {
 		return c.extent(src, dst, from, a.size)
 	}
@@ -263,7 +281,8 @@ func (c *copier) extent(src, dst descriptor, from, end int64) (reached int64, er
 		}
 		reached += int64(n)
 		c.Progress.bytes.Add(int64(n))
-		if n == MaxChunk { // begin to write it, or the sync at the end has it all, and everybody waits for that
+		// begin to write it, or the sync at the end has it all, and everybody waits for that
+		if n == MaxChunk {
 			_ = unix.SyncFileRange(int(dst), reached-MaxChunk, MaxChunk, unix.SYNC_FILE_RANGE_WRITE)
 		}
 	}
@@ -292,7 +311,11 @@ func (c *copier) chunk(src, dst descriptor, offset int64, length int) (int, erro
 		return n, nil
 	case isElsewhere(err):
 		c.slow.Store(true)
-	case err == nil, errors.Is(err, unix.EINTR), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ETXTBSY), errors.Is(err, unix.EPERM):
+	case err == nil,
+		errors.Is(err, unix.EINTR),
+		errors.Is(err, unix.EINVAL),
+		errors.Is(err, unix.ETXTBSY),
+		errors.Is(err, unix.EPERM):
 	default:
 		return 0, os.NewSyscallError("copy_file_range", err)
 	}

@@ -17,7 +17,8 @@ const entriesBuffer = 32 << 10
 type entries struct {
 	buffer []byte
 	unread []byte
-	// position is where the directory goes on after what has been returned: a cookie of the filesystem's.
+	// position is where the directory goes on after what has been returned: a cookie of the
+	// filesystem's.
 	position int64
 }
 
@@ -74,9 +75,15 @@ func (e *entries) take() entry {
 	length := binary.NativeEndian.Uint16(e.unread[direntReclen:])
 	record := e.unread[:length]
 	e.unread = e.unread[length:]
-	e.position = int64(binary.NativeEndian.Uint64(record[direntOff:])) //nolint:gosec // the kernel's off is signed
+	e.position = int64(
+		binary.NativeEndian.Uint64(record[direntOff:]),
+	) //nolint:gosec // the kernel's off is signed
 	name, _, _ := bytes.Cut(record[direntName:], []byte{0})
-	return entry{name: string(name), kind: record[direntType], inode: binary.NativeEndian.Uint64(record[direntIno:])}
+	return entry{
+		name:  string(name),
+		kind:  record[direntType],
+		inode: binary.NativeEndian.Uint64(record[direntIno:]),
+	}
 }
 
 // forget drops what was read and not returned; seek on the directory, opened again, brings it back.

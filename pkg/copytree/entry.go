@@ -33,7 +33,8 @@ func (c *copier) entry(at pair, name string) error {
 		return err
 	}
 	switch {
-	case a.kind() == unix.S_IFDIR: // what the name led to has given way to it since we read the name
+	case a.kind() == unix.S_IFDIR:
+		// what the name led to has given way to it since we read the name
 		c.Progress.vanished.Add(1)
 		return nil
 	case c.leavesOut(a):
@@ -60,7 +61,8 @@ func (c *copier) leavesOut(a attributes) bool {
 	}
 }
 
-// make copies anything but a directory. Errors: unix.EEXIST when the place is taken, and nothing has been done.
+// make copies anything but a directory. Errors: unix.EEXIST when the place is taken, and nothing
+// has been done.
 func (c *copier) make(src descriptor, a attributes, to place) error {
 	if a.kind() == unix.S_IFREG {
 		return c.makeFile(src, a, to)
@@ -99,7 +101,8 @@ func (c *copier) makeFile(src descriptor, a attributes, to place) error {
 // makeSpecial makes what has no content. Nobody can use it yet.
 func makeSpecial(src descriptor, a attributes, to place) error {
 	if a.kind() != unix.S_IFLNK {
-		return to.fault("mknod", unix.Mknodat(int(to.dir), to.name, a.kind(), int(a.rdev))) //nolint:gosec // as mknod(2) takes it
+		return to.fault("mknod",
+			unix.Mknodat(int(to.dir), to.name, a.kind(), int(a.rdev))) //nolint:gosec // as mknod(2) takes it
 	}
 	var target [unix.PathMax]byte
 	n, err := unix.Readlinkat(int(src), "", target[:])

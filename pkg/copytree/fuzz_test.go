@@ -15,7 +15,11 @@ import (
 func FuzzCopyHasWhatTheSourceHas(f *testing.F) {
 	disks.RequireRoot(f)
 	f.Add([]byte("\x00\x03dir\x01\x01f\x40\x02\x05\x01l\x02\x01s\x06\x01\x06\x07\x03\x02\x01p"))
-	f.Add([]byte("\x00\x02\xff\n\x00\x02..\x00\x02\t \x01\x02\x00\x01\xff\xff\x05\x02-r\x04\x07\x07\x03\x03\x03"))
+	f.Add(
+		[]byte(
+			"\x00\x02\xff\n\x00\x02..\x00\x02\t \x01\x02\x00\x01\xff\xff\x05\x02-r\x04\x07\x07\x03\x03\x03",
+		),
+	)
 	f.Add(bytes.Repeat([]byte("\x00\x01d\x01\x01f\x10\x05\x01h\x09"), 40))
 	f.Fuzz(func(t *testing.T, script []byte) {
 		dir := t.TempDir()
@@ -25,7 +29,8 @@ func FuzzCopyHasWhatTheSourceHas(f *testing.F) {
 		b := builder{t: t, script: script, at: src, made: []string{src}}
 		b.build()
 		want := portray(t, src)
-		_, err := tryPaths(t, t.Context(), src, dst, Options{Workers: 3, Policy: KeepDevices, Durability: Volatile})
+		_, err := tryPaths(t, t.Context(), src, dst,
+			Options{Workers: 3, Policy: KeepDevices, Durability: Volatile})
 		must(t, err)
 		wantSame(t, portray(t, dst), want)
 	})
@@ -51,7 +56,8 @@ func (b *builder) byte() int {
 
 func (b *builder) any() string { return b.made[b.byte()%len(b.made)] }
 
-// path takes a name of up to 15 bytes, whatever they are. One that cannot be, or is taken, makes its system call fail.
+// path takes a name of up to 15 bytes, whatever they are. One that cannot be, or is taken, makes
+// its system call fail.
 func (b *builder) path() string {
 	n := min(b.byte()%16, len(b.script))
 	name := bytes.ReplaceAll(b.script[:n], []byte("/"), []byte("%"))
@@ -124,14 +130,18 @@ func (b *builder) file(path string) error {
 func (b *builder) decorate(path string, op int) {
 	switch op {
 	case 6:
-		_ = unix.Fchmodat(unix.AT_FDCWD, path, uint32(b.byte()<<4|b.byte()), 0) //nolint:gosec // a few bits
+		_ = unix.Fchmodat(unix.AT_FDCWD, path, uint32(b.byte()<<4|b.byte()),
+			0) //nolint:gosec // a few bits
 	case 7:
 		_ = os.Lchown(path, b.byte(), b.byte())
 	default:
 		name := []string{"user.a", "user.b", "trusted.c", capabilities, "system.posix_acl_access", "system.posix_acl_default"}[b.byte()%6]
 		value := []string{netRaw, acl, "", "value"}[b.byte()%4]
 		_ = unix.Lsetxattr(path, name, []byte(value), 0)
-		times := []unix.Timespec{{Sec: int64(b.byte()) << 20, Nsec: int64(b.byte())}, {Sec: int64(b.byte()) << 22, Nsec: int64(b.byte())}}
+		times := []unix.Timespec{
+			{Sec: int64(b.byte()) << 20, Nsec: int64(b.byte())},
+			{Sec: int64(b.byte()) << 22, Nsec: int64(b.byte())},
+		}
 		_ = unix.UtimesNanoAt(unix.AT_FDCWD, path, times, unix.AT_SYMLINK_NOFOLLOW)
 	}
 }

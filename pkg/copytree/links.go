@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// links are the files of the copy that may get further names. They are remembered on disk, in a directory of the copy's root, under the
-// inode of the source: a tree of any number of hard links takes no memory, and what one worker still fills another can already link.
+// links are the files of the copy that may get further names. They are remembered on disk, in a
+// directory of the copy's root, under the inode of the source: a tree of any number of hard links
+// takes no memory, and what one worker still fills another can already link.
 type links struct {
 	root descriptor
 
@@ -21,7 +22,8 @@ type links struct {
 	name string // empty until there is one
 }
 
-// directory makes it when the first is to be remembered. Its name is random: the tree has one like it by no accident.
+// directory makes it when the first is to be remembered. Its name is random: the tree has one like
+// it by no accident.
 func (l *links) directory() (descriptor, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -64,8 +66,10 @@ func (c *copier) linked(src descriptor, a attributes, to place) error {
 			if err != nil && !errors.Is(err, unix.EEXIST) {
 				return err
 			}
-		case errors.Is(err, unix.EMLINK): // no more on this filesystem: the others become links of a second copy
-			if err := unix.Unlinkat(int(first.dir), first.name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		case errors.Is(err, unix.EMLINK):
+			// no more on this filesystem: the others become links of a second copy
+			if err := unix.Unlinkat(int(first.dir), first.name, 0); err != nil &&
+				!errors.Is(err, unix.ENOENT) {
 				return first.fault("unlink", err)
 			}
 		default:
@@ -101,7 +105,8 @@ func (l *links) close() {
 	}
 }
 
-// empty reads the directory again until nothing is there: some filesystems skip entries when others are removed meanwhile.
+// empty reads the directory again until nothing is there: some filesystems skip entries when others
+// are removed meanwhile.
 func (l *links) empty() error {
 	for {
 		removed, err := l.removeOnce()

@@ -41,19 +41,26 @@ func copyAsChild(paths string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := Tree(context.Background(), src, dst, Options{Workers: 4, Durability: Volatile}); err != nil {
+	if _, err := Tree(
+		context.Background(),
+		src,
+		dst,
+		Options{Workers: 4, Durability: Volatile},
+	); err != nil {
 		return err
 	}
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return err
 	}
-	_, rest, _ := strings.Cut(string(status), "VmHWM:") // getrusage(2) tells that of the process before execve(2), too
+	// getrusage(2) tells that of the process before execve(2), too
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
 	fmt.Println(strings.Fields(rest)[0])
 	return errors.Join(src.Close(), dst.Close())
 }
 
-// A hundred thousand files, a third of them links, and ten thousand directories take as little memory as ten: nothing is queued.
+// A hundred thousand files, a third of them links, and ten thousand directories take as little
+// memory as ten: nothing is queued.
 func TestMemoryDoesNotGrowWithTheTree(t *testing.T) {
 	const files, most = 100_000, 40 << 10 // the race detector multiplies it
 	w := world{t: t, fstype: disks.XFS}

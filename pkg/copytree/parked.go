@@ -7,16 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// parked is a pair of directories that is not open: name_to_handle_at(2) names the very inodes, wherever a pod moves them meanwhile.
-// Opening them again needs CAP_DAC_READ_SEARCH, which a container has that may mount.
+// parked is a pair of directories that is not open: name_to_handle_at(2) names the very inodes,
+// wherever a pod moves them meanwhile. Opening them again needs CAP_DAC_READ_SEARCH, which a
+// container has that may mount.
 type parked struct {
 	src, dst unix.FileHandle
 	// attributes are what src had, should it be gone.
 	attributes attributes
 }
 
-// park closes a directory that the walk will come back to. Where the filesystem has no handles (overlayfs), it stays open, and depth is
-// bounded by the number of descriptors that a process may have.
+// park closes a directory that the walk will come back to. Where the filesystem has no handles
+// (overlayfs), it stays open, and depth is bounded by the number of descriptors that a process may
+// have.
 func (w *walk) park(l *level) error {
 	if l.parked != nil {
 		return nil

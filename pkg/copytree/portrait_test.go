@@ -14,10 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// portrait is everything that can be seen of a tree, an entry a line, by path. Two trees with the same portrait are the same to a pod.
+// portrait is everything that can be seen of a tree, an entry a line, by path. Two trees with the
+// same portrait are the same to a pod.
 type portrait map[string]string
 
-// portray looks at a tree that nobody changes, by descriptor, since a path can be longer than the kernel takes.
+// portray looks at a tree that nobody changes, by descriptor, since a path can be longer than the
+// kernel takes.
 func portray(t testing.TB, dir string) portrait {
 	t.Helper()
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOATIME, 0)
@@ -48,8 +50,10 @@ func (p painter) entry(at int, name, path string) {
 	var st unix.Stat_t
 	must(p.t, unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW))
 	kind := st.Mode & unix.S_IFMT
-	line := fmt.Sprintf("mode=%o owner=%d:%d mtime=%d.%09d", st.Mode, st.Uid, st.Gid, st.Mtim.Sec, st.Mtim.Nsec)
-	if kind != unix.S_IFLNK { // reading a link is an access to it, and nothing prevents that it is noted
+	line := fmt.Sprintf("mode=%o owner=%d:%d mtime=%d.%09d", st.Mode, st.Uid, st.Gid, st.Mtim.Sec,
+		st.Mtim.Nsec)
+	// reading a link is an access to it, and nothing prevents that it is noted
+	if kind != unix.S_IFLNK {
 		line += fmt.Sprintf(" atime=%d.%09d", st.Atim.Sec, st.Atim.Nsec)
 	}
 	if kind != unix.S_IFDIR {

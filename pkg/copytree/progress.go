@@ -12,12 +12,14 @@ type Stats struct {
 	Others int64
 	// Links are further names of what was copied already.
 	Links int64
-	// Bytes are those of content. Holes are none; a reflinked file has as many as are allocated to it.
+	// Bytes are those of content. Holes are none; a reflinked file has as many as are allocated to
+	// it.
 	Bytes int64
 	// SharedBytes are those of Bytes that take no space, because they were reflinked.
 	SharedBytes int64
-	// AllocatedBytes are what it takes of the disk, in whole blocks: content, shared or not, directories, and what the source's files
-	// take besides. Space that a file of the source has allocated and not written counts, although it is not copied.
+	// AllocatedBytes are what it takes of the disk, in whole blocks: content, shared or not,
+	// directories, and what the source's files take besides. Space that a file of the source has
+	// allocated and not written counts, although it is not copied.
 	AllocatedBytes int64
 	// LeftOut are entries that are not in the copy by the policy, and mount points.
 	LeftOut int64

@@ -61,7 +61,9 @@ func (w world) try(ctx context.Context, opts Options) (Stats, error) {
 	return tryPaths(w.t, ctx, w.src, w.dst, opts)
 }
 
-func tryPaths(t testing.TB, ctx context.Context, from, to string, opts Options) (Stats, error) { //nolint:revive // t comes first here
+func tryPaths(t testing.TB, ctx context.Context, from, to string,
+	opts Options,
+) (Stats, error) { //nolint:revive // t comes first here
 	t.Helper()
 	src, err := os.OpenFile(from, unix.O_PATH, 0)
 	must(t, err)
@@ -83,7 +85,8 @@ func (w world) copy(opts Options) Stats {
 	return stats
 }
 
-// copySame copies, and compares all but what is left out. The source is looked at first, and must not have changed by being copied.
+// copySame copies, and compares all but what is left out. The source is looked at first, and must
+// not have changed by being copied.
 func (w world) copySame(opts Options, leftOut ...string) Stats {
 	w.t.Helper()
 	want := portray(w.t, w.src)
@@ -102,7 +105,15 @@ func TestCopyHasEverythingThatTheSourceHas(t *testing.T) {
 		t.Helper()
 		w.fillWithEverything()
 		stats := w.copySame(Options{}, "./null", "./loop")
-		want := Stats{Files: 7, Directories: 5, Others: 4, Links: 2, LeftOut: 2, Bytes: stats.Bytes, SharedBytes: stats.SharedBytes}
+		want := Stats{
+			Files:       7,
+			Directories: 5,
+			Others:      4,
+			Links:       2,
+			LeftOut:     2,
+			Bytes:       stats.Bytes,
+			SharedBytes: stats.SharedBytes,
+		}
 		want.AllocatedBytes = stats.AllocatedBytes
 		if stats != want {
 			t.Errorf("stats are %+v, want %+v", stats, want)
@@ -145,12 +156,14 @@ func (w world) fillWithEverything() {
 	w.decorate()
 }
 
-// acl is user::rw-, user:1000:r--, group::r--, mask::rw-, other::---, as the kernel has it (linux/posix_acl_xattr.h).
+// acl is user::rw-, user:1000:r--, group::r--, mask::rw-, other::---, as the kernel has it
+// (linux/posix_acl_xattr.h).
 const acl = "\x02\x00\x00\x00" +
 	"\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xe8\x03\x00\x00" +
 	"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x10\x00\x06\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"
 
-// netRaw is the capability CAP_NET_RAW, permitted and effective (linux/capability.h, struct vfs_cap_data).
+// netRaw is the capability CAP_NET_RAW, permitted and effective (linux/capability.h, struct
+// vfs_cap_data).
 const netRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
 // decorate gives modes, extended attributes and, last, times.
@@ -176,7 +189,10 @@ func (w world) decorate() {
 	names := []string{"file", "a/b/c", "a/b", "a", "fifo", "socket", "sparse", "a/symlink", "."}
 	for i, name := range names {
 		mtime := at.Add(time.Duration(i) * time.Hour)
-		times := []unix.Timespec{unix.NsecToTimespec(mtime.Add(time.Minute).UnixNano()), unix.NsecToTimespec(mtime.UnixNano())}
+		times := []unix.Timespec{
+			unix.NsecToTimespec(mtime.Add(time.Minute).UnixNano()),
+			unix.NsecToTimespec(mtime.UnixNano()),
+		}
 		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, w.in(name), times, unix.AT_SYMLINK_NOFOLLOW))
 	}
 }
@@ -225,12 +241,14 @@ func TestKindsThatDifferAreRefused(t *testing.T) {
 	}
 }
 
-// However deep a tree is, few descriptors are open; and no path is ever used, which could be too long.
+// However deep a tree is, few descriptors are open; and no path is ever used, which could be too
+// long.
 func TestDeepTreeNeedsFewDescriptors(t *testing.T) {
 	onEach(t, copyDeepTree)
 }
 
-// Where a directory does not say what its entries are (getdents(2), DT_UNKNOWN), one costs no more than elsewhere.
+// Where a directory does not say what its entries are (getdents(2), DT_UNKNOWN), one costs no more
+// than elsewhere.
 func TestDeepTreeWithoutTypesOfEntriesNeedsFewDescriptors(t *testing.T) {
 	w := newWorld(t, disks.Ext4, disks.MkfsArgs("-O", "^filetype"))
 	w.mkdir("entry")
@@ -274,8 +292,8 @@ func copyDeepTree(t *testing.T, w world) {
 	wantSame(t, portray(t, w.dst), want)
 }
 
-// Of each level something is remembered: a pod that goes down without end, in several places at once, would have the driver take more
-// memory than it may.
+// Of each level something is remembered: a pod that goes down without end, in several places at
+// once, would have the driver take more memory than it may.
 func TestTreeThatIsDeeperThanAnyPathIsRefused(t *testing.T) {
 	for _, tc := range []struct {
 		depth int
@@ -294,7 +312,12 @@ func TestTreeThatIsDeeperThanAnyPathIsRefused(t *testing.T) {
 		must(t, unix.Close(dir))
 		for _, workers := range []int{1, 4} { // who hands directories over counts all the same
 			next := w.next(strconv.Itoa(workers))
-			if stats, err := next.try(t.Context(), Options{Workers: workers, Durability: Volatile}); !errors.Is(err, tc.want) {
+			if stats, err := next.try(
+				t.Context(),
+				Options{Workers: workers, Durability: Volatile},
+			); !errors.Is(
+				err, tc.want,
+			) {
 				t.Errorf("%d levels copied by %d: %+v, %v, want %v", tc.depth, workers, stats, err, tc.want)
 			}
 		}
@@ -308,7 +331,8 @@ func limitDescriptors(t *testing.T, more uint64) {
 	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
 	open, err := os.ReadDir("/proc/self/fd")
 	must(t, err)
-	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(open)) + more, Max: old.Max}))
+	must(t,
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(open)) + more, Max: old.Max}))
 	t.Cleanup(func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) })
 }
 
@@ -361,7 +385,8 @@ func TestMoreLinksThanTheFilesystemAllowsAreAllCopied(t *testing.T) {
 		t.Errorf("stats are %+v, want 2 files and %d links", stats, links-2)
 	}
 	for i := range links {
-		if content, err := os.ReadFile(filepath.Join(w.dst, strconv.Itoa(i))); err != nil || string(content) != "linked" {
+		if content, err := os.ReadFile(filepath.Join(w.dst, strconv.Itoa(i))); err != nil ||
+			string(content) != "linked" {
 			t.Fatalf("link %d has the content %q, %v", i, content, err)
 		}
 	}
@@ -377,14 +402,20 @@ func TestCopySurvivesAPowerCut(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
 			disk := disks.New(t, fstype, 0)
-			w := world{t: t, fstype: fstype, src: filepath.Join(disk.Dir, "src"), dst: filepath.Join(disk.Dir, "dst")}
+			w := world{
+				t:      t,
+				fstype: fstype,
+				src:    filepath.Join(disk.Dir, "src"),
+				dst:    filepath.Join(disk.Dir, "dst"),
+			}
 			must(t, errors.Join(os.Mkdir(w.src, 0o755), os.Mkdir(w.dst, 0o755)))
 			w.fillWithEverything()
 			want := portray(t, w.src)
 			w.copy(Options{Policy: KeepDevices})
 			cut := filepath.Join(t.TempDir(), "cut.img")
 			run(t, "cp", "--sparse=always", disk.Image, cut)
-			must(t, unix.Unmount(disk.Dir, 0)) // btrfs mounts only one of two filesystems of the same ID
+			// btrfs mounts only one of two filesystems of the same ID
+			must(t, unix.Unmount(disk.Dir, 0))
 			mountImage(t, cut, disk.Dir)
 			wantSame(t, portray(t, w.dst), want)
 		})
@@ -404,7 +435,8 @@ func run(t *testing.T, name string, args ...string) {
 	}
 }
 
-// A file that is being read by somebody who must be asked first (a lease) is copied when he has been.
+// A file that is being read by somebody who must be asked first (a lease) is copied when he has
+// been.
 func TestLeasedFileIsCopiedWhenTheLeaseIsGivenBack(t *testing.T) {
 	w := newWorld(t, disks.Ext4)
 	w.write("leased", "content")
@@ -428,7 +460,8 @@ func TestLeasedFileIsCopiedWhenTheLeaseIsGivenBack(t *testing.T) {
 	wantSame(t, portray(t, w.dst), want)
 }
 
-// A process may be killed when the thread ends that has started it: no thread ends, and none stays slow.
+// A process may be killed when the thread ends that has started it: no thread ends, and none stays
+// slow.
 func TestCopyLeavesThreadsAsTheyWere(t *testing.T) {
 	w := newWorld(t, disks.Ext4)
 	w.fillWithEverything()

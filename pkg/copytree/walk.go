@@ -16,8 +16,8 @@ import (
 const (
 	// openLevels bounds how many directories of a walk are open at once, however deep the tree is.
 	openLevels = 32
-	// maxDepth bounds what is remembered of those that are not open, a few hundred bytes each. No path leads that deep: PATH_MAX ends after
-	// a fifth of it.
+	// maxDepth bounds what is remembered of those that are not open, a few hundred bytes each. No
+	// path leads that deep: PATH_MAX ends after a fifth of it.
 	maxDepth = 10_000
 	// batch is how many names of a directory are known at a time.
 	batch = 1024
@@ -53,7 +53,8 @@ func (c *copier) directory(src, dst descriptor) error {
 	return c.sealAgain(src, dst)
 }
 
-// sealAgain gives the root its time once more, which it has lost when an entry of ours was removed from it.
+// sealAgain gives the root its time once more, which it has lost when an entry of ours was removed
+// from it.
 func (c *copier) sealAgain(src, dst descriptor) error {
 	root, err := openPair(src, dst)
 	if err != nil {
@@ -76,8 +77,8 @@ func openPair(src, dst descriptor) (pair, error) {
 	return pair{src: from, dst: to}, nil
 }
 
-// walk copies a directory, which it closes, and all that is below it but what other workers take over. It goes down before it goes on,
-// so that it remembers one position for each level.
+// walk copies a directory, which it closes, and all that is below it but what other workers take
+// over. It goes down before it goes on, so that it remembers one position for each level.
 func (c *copier) walk(root pair) {
 	w := &walk{copier: c}
 	err := w.push(root)
@@ -107,7 +108,8 @@ type level struct {
 	helpers sync.WaitGroup
 	// parked is how to open the pair again, nil while it is open.
 	parked *parked
-	// charged is what has been counted of the copy's own blocks, uncharged are the names that were read since.
+	// charged is what has been counted of the copy's own blocks, uncharged are the names that were
+	// read since.
 	charged   int64
 	uncharged int
 	// removed are the attributes that src had, when it was gone on the way back up.
@@ -139,7 +141,8 @@ func (w *walk) push(p pair) error {
 	return w.park(w.levels[len(w.levels)-1-openLevels])
 }
 
-// step copies a few files of the directory that the walk is in, and goes down or up if that comes next.
+// step copies a few files of the directory that the walk is in, and goes down or up if that comes
+// next.
 func (w *walk) step() error {
 	if err := w.stopped(); err != nil {
 		return err
@@ -154,7 +157,8 @@ func (w *walk) step() error {
 			return err
 		}
 	}
-	// A directory is read in the order of its hashes; its files lie on the disk in that of their inodes.
+	// A directory is read in the order of its hashes; its files lie on the disk in that of their
+	// inodes.
 	slices.SortFunc(found, func(a, b entry) int { return cmp.Compare(a.inode, b.inode) })
 	if err := w.files(l.pair, found, &l.helpers); err != nil {
 		return err
@@ -169,7 +173,8 @@ func (w *walk) step() error {
 	}
 }
 
-// read returns what are no directories, and io.EOF with the last of them. It stops at a directory, whose name comes apart.
+// read returns what are no directories, and io.EOF with the last of them. It stops at a directory,
+// whose name comes apart.
 func (l *level) read() (found []entry, directory string, err error) {
 	if l.removed != nil {
 		return nil, "", io.EOF
@@ -187,8 +192,9 @@ func (l *level) read() (found []entry, directory string, err error) {
 	return found, "", nil
 }
 
-// isDirectory asks the filesystem where the directory does not tell kinds (getdents(2), DT_UNKNOWN): ext4 without the feature filetype, XFS
-// without ftype. What cannot be asked for is no directory; opening it says why.
+// isDirectory asks the filesystem where the directory does not tell kinds (getdents(2),
+// DT_UNKNOWN): ext4 without the feature filetype, XFS without ftype. What cannot be asked for is no
+// directory; opening it says why.
 func (l *level) isDirectory(e entry) bool {
 	if e.kind != unix.DT_UNKNOWN {
 		return e.kind == unix.DT_DIR
@@ -242,7 +248,8 @@ func (c *copier) child(at pair, name string) (*pair, error) {
 		return nil, c.passOver(err)
 	}
 	err = unix.Mkdirat(int(at.dst), name, 0o700)
-	if errors.Is(err, unix.EEXIST) { // a name that was given again while we read the directory comes twice
+	// a name that was given again while we read the directory comes twice
+	if errors.Is(err, unix.EEXIST) {
 		src.close()
 		return nil, nil //nolint:nilnil // it is there
 	}
@@ -260,7 +267,8 @@ func (c *copier) child(at pair, name string) (*pair, error) {
 	return &pair{src: src, dst: dst, depth: at.depth + 1}, nil
 }
 
-// passOver counts what cannot be opened because it is not there any more, or is not the tree's. Other errors stay errors.
+// passOver counts what cannot be opened because it is not there any more, or is not the tree's.
+// Other errors stay errors.
 func (c *copier) passOver(err error) error {
 	switch {
 	case errors.Is(err, unix.EXDEV): // a mount point
@@ -274,7 +282,8 @@ func (c *copier) passOver(err error) error {
 	}
 }
 
-// up finishes the directory that the walk is in. Nothing is made in its copy any more, so that its time stays.
+// up finishes the directory that the walk is in. Nothing is made in its copy any more, so that its
+// time stays.
 func (w *walk) up() error {
 	last := len(w.levels) - 1
 	l := w.levels[last]

@@ -42,7 +42,8 @@ func TestCopyEndsWithItsYielder(t *testing.T) {
 	c := &counter{enough: 4, err: errors.New("enough")}
 	stats, err := w.try(t.Context(), Options{Workers: 1, Yielder: c})
 	if !errors.Is(err, c.err) || stats.Files != int64(c.enough) {
-		t.Errorf("%d files were copied and the error is %v, want %d and the Yielder's", stats.Files, err, c.enough)
+		t.Errorf("%d files were copied and the error is %v, want %d and the Yielder's", stats.Files, err,
+			c.enough)
 	}
 }
 

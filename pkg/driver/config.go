@@ -12,47 +12,55 @@ import (
 const (
 	// QuotaRequired: a pool that cannot enforce sizes is not used at all.
 	QuotaRequired = "required"
-	// QuotaPreferred: sizes are enforced where the filesystem can, and it is said aloud where it cannot.
+	// QuotaPreferred: sizes are enforced where the filesystem can, and it is said aloud where it
+	// cannot.
 	QuotaPreferred = "preferred"
 	// QuotaOff: sizes are only counted.
 	QuotaOff = "off"
 )
 
-// Config is everything the driver is told from outside. Flags say what differs by node or process, the file what the
-// operator decides (fields with a yaml name). Start from DefaultConfig: a zero field is a value, not "the default".
+// Config is everything the driver is told from outside. Flags say what differs by node or process,
+// the file what the operator decides (fields with a yaml name). Start from DefaultConfig: a zero
+// field is a value, not "the default".
 type Config struct {
 	// Endpoint is the CSI socket: unix:///path or unix:/path, absolute, at most 107 bytes of path.
 	// Default unix:///csi/csi.sock.
 	Endpoint string `yaml:"-"`
-	// SidecarEndpoint is a second socket, for the sidecar containers beside the driver: they need no right to mount, and no
-	// root. Written as Endpoint is. Default empty: none.
+	// SidecarEndpoint is a second socket, for the sidecar containers beside the driver: they need
+	// no right to mount, and no root. Written as Endpoint is. Default empty: none.
 	SidecarEndpoint string `yaml:"-"`
-	// SidecarGroup is the group that may use SidecarEndpoint, a group ID of 1 to 4294967294. Default 65532, which is
-	// "nonroot" in the images of the sidecars.
+	// SidecarGroup is the group that may use SidecarEndpoint, a group ID of 1 to 4294967294.
+	// Default 65532, which is "nonroot" in the images of the sidecars.
 	SidecarGroup uint32 `yaml:"-"`
 	// NodeName is the node's name in Kubernetes: a DNS subdomain (a-z, 0-9, -, .; at most 253).
 	// Default: the environment's NODE_NAME, then the host's name; Flags.Load fills it in.
 	NodeName string `yaml:"-"`
-	// DriverName is the CSI plugin name: a DNS subdomain of at most 54 characters. Default hostpath.csi.local.
+	// DriverName is the CSI plugin name: a DNS subdomain of at most 54 characters. Default
+	// hostpath.csi.local.
 	DriverName string `yaml:"-"`
-	// KubeletDir is kubelet's root directory, absolute and clean; every path to publish at lies in it.
-	// Default /var/lib/kubelet.
+	// KubeletDir is kubelet's root directory, absolute and clean; every path to publish at lies in
+	// it. Default /var/lib/kubelet.
 	KubeletDir string `yaml:"-"`
-	// MetricsAddress is the host:port on which metrics are served over HTTP. Default empty: not served.
+	// MetricsAddress is the host:port on which metrics are served over HTTP. Default empty: not
+	// served.
 	MetricsAddress string `yaml:"-"`
-	// RegisterWithKubelet offers the driver to kubelet, in plugins_registry of KubeletDir. Default false.
+	// RegisterWithKubelet offers the driver to kubelet, in plugins_registry of KubeletDir. Default
+	// false.
 	RegisterWithKubelet bool `yaml:"-"`
-	// HostRoot is where the node's file tree is for the driver: / or, in a container, where the host's / is mounted. Default /.
+	// HostRoot is where the node's file tree is for the driver: / or, in a container, where the
+	// host's / is mounted. Default /.
 	HostRoot string `yaml:"-"`
-	// ShutdownGrace is how long the calls under way may take to finish after SIGTERM, 0 to 10m. Default 10s.
+	// ShutdownGrace is how long the calls under way may take to finish after SIGTERM, 0 to 10m.
+	// Default 10s.
 	ShutdownGrace time.Duration `yaml:"-"`
 
-	// MaxVolumesPerNode is the number of volumes that may be published on the node, reported to the scheduler;
-	// 0 to 2147483647, 0 = no limit. Default 0.
+	// MaxVolumesPerNode is the number of volumes that may be published on the node, reported to the
+	// scheduler; 0 to 2147483647, 0 = no limit. Default 0.
 	MaxVolumesPerNode int64 `yaml:"maxVolumesPerNode"`
 	// Pools are the pools of this node, 1 to 256, exactly one of them the default. No default.
 	Pools []PoolConfig `yaml:"pools"`
-	// HostPaths are the existing paths of the node that volumes may refer to, at most 256 rules. Default none: nothing is allowed.
+	// HostPaths are the existing paths of the node that volumes may refer to, at most 256 rules.
+	// Default none: nothing is allowed.
 	HostPaths []HostPathConfig `yaml:"hostPaths"`
 
 	// sources says where each field was set, so that a fault can send the reader there.
@@ -61,36 +69,46 @@ type Config struct {
 
 // PoolConfig describes one pool. Start from NewPoolConfig.
 type PoolConfig struct {
-	// Name is what classes and people call the pool: a DNS label (a-z, 0-9, -; at most 63). Required.
+	// Name is what classes and people call the pool: a DNS label (a-z, 0-9, -; at most 63).
+	// Required.
 	Name string `yaml:"name"`
-	// Path is the pool's directory, absolute and clean, apart from every other pool's and from kubelet's. Required.
+	// Path is the pool's directory, absolute and clean, apart from every other pool's and from
+	// kubelet's. Required.
 	Path string `yaml:"path"`
-	// Default marks the pool that is meant when a class names none. Default false; an only pool is the default anyway.
+	// Default marks the pool that is meant when a class names none. Default false; an only pool is
+	// the default anyway.
 	Default bool `yaml:"default"`
-	// Optional: the pool may be absent on a node without making the driver not ready. Default false.
+	// Optional: the pool may be absent on a node without making the driver not ready. Default
+	// false.
 	Optional bool `yaml:"optional"`
-	// AllowMultiNode accepts the multi-node access modes, for pods that share a volume on this node. Default false.
+	// AllowMultiNode accepts the multi-node access modes, for pods that share a volume on this
+	// node. Default false.
 	AllowMultiNode bool `yaml:"allowMultiNode"`
-	// Overcommit is how many times the pool's size may be promised, a factor of 0.1 to 1000. Default 1.
+	// Overcommit is how many times the pool's size may be promised, a factor of 0.1 to 1000.
+	// Default 1.
 	Overcommit float64 `yaml:"overcommit"`
-	// Reserve is the space, in bytes, that is never promised to volumes. The file uses Kubernetes' quantity syntax.
-	// Default 0.
+	// Reserve is the space, in bytes, that is never promised to volumes. The file uses Kubernetes'
+	// quantity syntax. Default 0.
 	Reserve int64 `yaml:"reserve" unit:"bytes"`
 	// Quota is QuotaRequired, QuotaPreferred or QuotaOff. Default preferred.
 	Quota string `yaml:"quota"`
 	// RequireMountpoint refuses the pool while nothing is mounted on its path. Default false.
 	RequireMountpoint bool `yaml:"requireMountpoint"`
-	// TrashRetention is how long deleted data stays in the trash before it is purged, 0 to 8760h. Default 0: at once.
+	// TrashRetention is how long deleted data stays in the trash before it is purged, 0 to 8760h.
+	// Default 0: at once.
 	TrashRetention time.Duration `yaml:"trashRetention"`
-	// MaxCopies is how many snapshots, restores and clones may be copied at a time, 1 to 64; more wait. Default 2.
+	// MaxCopies is how many snapshots, restores and clones may be copied at a time, 1 to 64; more
+	// wait. Default 2.
 	MaxCopies int64 `yaml:"maxCopies"`
-	// CopyBytesPerSecond is how many bytes these copies may move in a second, all together, at least 1 MiB; 0 = no limit. Default 0.
+	// CopyBytesPerSecond is how many bytes these copies may move in a second, all together, at
+	// least 1 MiB; 0 = no limit. Default 0.
 	CopyBytesPerSecond int64 `yaml:"copyBytesPerSecond" unit:"bytes"`
 }
 
 // HostPathConfig allows volumes to refer to a path of the node and what is below it.
 type HostPathConfig struct {
-	// Path is the root that is allowed, absolute and clean; no symbolic link may lead through it. Required.
+	// Path is the root that is allowed, absolute and clean; no symbolic link may lead through it.
+	// Required.
 	Path string `yaml:"path"`
 	// ReadOnly makes every mount of it read-only, with what is mounted below. Default false.
 	ReadOnly bool `yaml:"readOnly"`
@@ -116,10 +134,17 @@ func DefaultConfig() Config {
 
 // NewPoolConfig is a pool with every default in place.
 func NewPoolConfig(name, path string) PoolConfig {
-	return PoolConfig{Name: name, Path: path, Overcommit: 1, Quota: QuotaPreferred, MaxCopies: pool.DefaultMaxCopies}
+	return PoolConfig{
+		Name:       name,
+		Path:       path,
+		Overcommit: 1,
+		Quota:      QuotaPreferred,
+		MaxCopies:  pool.DefaultMaxCopies,
+	}
 }
 
-// DefaultPool is the name of the pool that is meant when a class names none; empty when the configuration has none.
+// DefaultPool is the name of the pool that is meant when a class names none; empty when the
+// configuration has none.
 func (c Config) DefaultPool() string {
 	if len(c.Pools) == 1 {
 		return c.Pools[0].Name
@@ -148,15 +173,23 @@ func NewFlags() *Flags { return &Flags{Config: DefaultConfig()} }
 // Register adds the driver's flags to a flag set that has not been parsed yet.
 func (f *Flags) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.Endpoint, "endpoint", f.Endpoint, "CSI socket, unix:///absolute/path")
-	fs.StringVar(&f.SidecarEndpoint, "sidecar-endpoint", f.SidecarEndpoint, "second CSI socket, without the calls that mount (default: none)")
-	fs.Uint32Var(&f.SidecarGroup, "sidecar-group", f.SidecarGroup, "group ID that may use the socket of --sidecar-endpoint")
-	fs.StringVar(&f.NodeName, "node-name", f.NodeName, "name of this node (default: $NODE_NAME, then the host's name)")
+	fs.StringVar(&f.SidecarEndpoint, "sidecar-endpoint", f.SidecarEndpoint,
+		"second CSI socket, without the calls that mount (default: none)")
+	fs.Uint32Var(&f.SidecarGroup, "sidecar-group", f.SidecarGroup,
+		"group ID that may use the socket of --sidecar-endpoint")
+	fs.StringVar(&f.NodeName, "node-name", f.NodeName,
+		"name of this node (default: $NODE_NAME, then the host's name)")
 	fs.StringVar(&f.DriverName, "driver-name", f.DriverName, "CSI plugin name")
-	fs.StringVar(&f.KubeletDir, "kubelet-dir", f.KubeletDir, "kubelet's root directory; every publish path lies in it")
-	fs.StringVar(&f.MetricsAddress, "metrics-address", f.MetricsAddress, "host:port to serve metrics on (default: not served)")
-	fs.BoolVar(&f.RegisterWithKubelet, "register-with-kubelet", f.RegisterWithKubelet, "offer the driver to kubelet, without a registrar")
+	fs.StringVar(&f.KubeletDir, "kubelet-dir", f.KubeletDir,
+		"kubelet's root directory; every publish path lies in it")
+	fs.StringVar(&f.MetricsAddress, "metrics-address", f.MetricsAddress,
+		"host:port to serve metrics on (default: not served)")
+	fs.BoolVar(&f.RegisterWithKubelet, "register-with-kubelet", f.RegisterWithKubelet,
+		"offer the driver to kubelet, without a registrar")
 	fs.StringVar(&f.HostRoot, "host-root", f.HostRoot, "where the node's / is mounted, for hostPaths")
-	fs.DurationVar(&f.ShutdownGrace, "shutdown-grace", f.ShutdownGrace, "time for calls under way to finish after SIGTERM")
+	fs.DurationVar(&f.ShutdownGrace, "shutdown-grace", f.ShutdownGrace,
+		"time for calls under way to finish after SIGTERM")
 	fs.StringVar(&f.ConfigFile, "config", f.ConfigFile, "configuration file: pools and limits")
-	fs.StringArrayVar(&f.PoolPaths, "pool", f.PoolPaths, "a pool, name=path, with defaults for the rest; repeatable")
+	fs.StringArrayVar(&f.PoolPaths, "pool", f.PoolPaths,
+		"a pool, name=path, with defaults for the rest; repeatable")
 }

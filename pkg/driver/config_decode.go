@@ -23,8 +23,9 @@ import (
 // byteCount is a size in bytes, written in Kubernetes' quantity syntax.
 type byteCount int64
 
-// decoder walks a YAML tree by hand: yaml's own decoder stops at the first syntax of a kind, follows aliases, guesses
-// types, names Go types in its errors, and forgets the lines that later faults need.
+// decoder walks a YAML tree by hand: yaml's own decoder stops at the first syntax of a kind,
+// follows aliases, guesses types, names Go types in its errors, and forgets the lines that later
+// faults need.
 type decoder struct {
 	file    string
 	sources sources
@@ -83,7 +84,8 @@ func (d *decoder) expect(field, got, want string) {
 	d.failf(d.sources[field].line, "%s: %s must be %s", field, quote(got), want)
 }
 
-// document is the root of the only document in data; nil when there is none, which has then been reported.
+// document is the root of the only document in data; nil when there is none, which has then been
+// reported.
 func (d *decoder) document(data []byte) *yaml.Node {
 	if len(data) > maxConfigBytes {
 		d.failf(1, "the file has more than %d bytes", maxConfigBytes)
@@ -95,7 +97,8 @@ func (d *decoder) document(data []byte) *yaml.Node {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, more yaml.Node
 	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
-		d.failf(1, "the file is empty: it must have apiVersion: %s, kind: %s", ConfigAPIVersion, ConfigKind)
+		d.failf(1, "the file is empty: it must have apiVersion: %s, kind: %s", ConfigAPIVersion,
+			ConfigKind)
 		return nil
 	} else if err != nil {
 		d.syntax(data, err)
@@ -161,8 +164,9 @@ func (d *decoder) syntax(data []byte, err error) {
 	d.failf(line, "not YAML: %s%s", m[2], yamlAdvice(m[2]))
 }
 
-// lineOf finds the line of an error that yaml tells without one, such as that of an unknown anchor: the shortest beginning of the data
-// that has the same error ends with it, because yaml reads forwards.
+// lineOf finds the line of an error that yaml tells without one, such as that of an unknown anchor:
+// the shortest beginning of the data that has the same error ends with it, because yaml reads
+// forwards.
 func lineOf(data []byte, message string) int {
 	lines := bytes.SplitAfter(data, []byte("\n"))
 	return 1 + sort.Search(len(lines)-1, func(i int) bool {
@@ -189,7 +193,8 @@ type configField struct {
 	to   any
 }
 
-// fieldsOf lists the fields of a struct that have a yaml name, in the order in which they are declared.
+// fieldsOf lists the fields of a struct that have a yaml name, in the order in which they are
+// declared.
 func fieldsOf(structure any) []configField {
 	v := reflect.ValueOf(structure).Elem()
 	var fields []configField
@@ -221,7 +226,8 @@ func (d *decoder) mapping(at string, n *yaml.Node, known []configField) {
 		to := targets[key.Value]
 		switch first, seen := lines[key.Value]; {
 		case key.Kind != yaml.ScalarNode || to == nil:
-			d.failf(key.Line, "%sunknown key %s: known are %s", within(at), quote(key.Value), strings.Join(names, ", "))
+			d.failf(key.Line, "%sunknown key %s: known are %s", within(at), quote(key.Value),
+				strings.Join(names, ", "))
 		case seen:
 			d.failf(key.Line, "%s%s is given twice, first on line %d", within(at), key.Value, first)
 		default:
@@ -244,7 +250,8 @@ func within(at string) string {
 func (d *decoder) value(field string, n *yaml.Node, to any) {
 	switch to := to.(type) {
 	case *[]PoolConfig:
-		decodeList(d, field, n, to, listOf[PoolConfig]{blank: NewPoolConfig("", ""), name: "pools", item: "name and path"})
+		decodeList(d, field, n, to,
+			listOf[PoolConfig]{blank: NewPoolConfig("", ""), name: "pools", item: "name and path"})
 		return
 	case *[]HostPathConfig:
 		decodeList(d, field, n, to, listOf[HostPathConfig]{name: "host paths", item: "path"})
@@ -262,7 +269,8 @@ func (d *decoder) value(field string, n *yaml.Node, to any) {
 	}
 }
 
-// listOf describes a list of mappings: an item with its defaults, and what people call the list and what an item must have.
+// listOf describes a list of mappings: an item with its defaults, and what people call the list and
+// what an item must have.
 type listOf[T any] struct {
 	blank      T
 	name, item string
@@ -308,7 +316,11 @@ type scalarType struct {
 }
 
 var scalarTypes = map[reflect.Type]scalarType{
-	reflect.TypeFor[*string]():  {"string", []string{"!!str"}, "a string (a number or word such as true needs quotes)"},
+	reflect.TypeFor[*string](): {
+		"string",
+		[]string{"!!str"},
+		"a string (a number or word such as true needs quotes)",
+	},
 	reflect.TypeFor[*bool]():    {"boolean", []string{"!!bool"}, "true or false"},
 	reflect.TypeFor[*float64](): {"number", []string{"!!int", "!!float"}, "a number, such as 1.5"},
 	reflect.TypeFor[*int64]():   {"integer", []string{"!!int"}, "a whole number, in decimal digits"},
@@ -317,7 +329,11 @@ var scalarTypes = map[reflect.Type]scalarType{
 		[]string{"!!str", "!!int", "!!float"},
 		"a size in bytes of 0 to less than 8Ei, such as 10Gi, 500M or 1048576",
 	},
-	reflect.TypeFor[*time.Duration](): {"duration", []string{"!!str", "!!int"}, "a duration with a unit, such as 90s, 30m or 24h"},
+	reflect.TypeFor[*time.Duration](): {
+		"duration",
+		[]string{"!!str", "!!int"},
+		"a duration with a unit, such as 90s, 30m or 24h",
+	},
 }
 
 // scan reads a scalar; false when its text is not of the type.

@@ -15,11 +15,13 @@ type source struct {
 	// file and line are where the field stands in the configuration file; lines count from 1.
 	file string
 	line int
-	// bad: the field could not be read and was reported; whatever is wrong with its value is a consequence.
+	// bad: the field could not be read and was reported; whatever is wrong with its value is a
+	// consequence.
 	bad bool
 }
 
-// sources has a source for a field ("pools[1].path") or for what contains it ("pools[1]", "pools", "").
+// sources has a source for a field ("pools[1].path") or for what contains it ("pools[1]", "pools",
+// "").
 type sources map[string]source
 
 // of is the source of a field: its own, or that of the nearest container that has one.
@@ -32,8 +34,8 @@ func (s sources) of(field string) source {
 	}
 }
 
-// isBad says whether the field, or what contains it, was already reported as unreadable. A field of the command line
-// is not spoilt by a file that is.
+// isBad says whether the field, or what contains it, was already reported as unreadable. A field of
+// the command line is not spoilt by a file that is.
 func (s sources) isBad(field string) bool {
 	for {
 		src := s[field]

@@ -25,8 +25,9 @@ type fileHeader struct {
 	Kind       string `yaml:"kind"`
 }
 
-// Load merges defaults, environment, file and command line, and validates the outcome. The error names every fault,
-// each on a line of its own that begins with the flag, or the file and line, that it comes from.
+// Load merges defaults, environment, file and command line, and validates the outcome. The error
+// names every fault, each on a line of its own that begins with the flag, or the file and line,
+// that it comes from.
 func (f *Flags) Load() (Config, error) {
 	c := f.Config
 	c.Pools = slices.Clone(c.Pools)
@@ -70,7 +71,8 @@ func flagSources() sources {
 	}
 }
 
-// nameNode fills in a missing node name. A host without a name leaves it empty, which Validate reports.
+// nameNode fills in a missing node name. A host without a name leaves it empty, which Validate
+// reports.
 func nameNode(c *Config) {
 	if c.NodeName != "" {
 		return
@@ -80,7 +82,8 @@ func nameNode(c *Config) {
 		return
 	}
 	if name, err := os.Hostname(); err == nil {
-		name = strings.ToLower(strings.TrimSpace(name)) // as kubelet does (k8s.io/component-helpers/node/util, GetHostname)
+		// as kubelet does (k8s.io/component-helpers/node/util, GetHostname)
+		name = strings.ToLower(strings.TrimSpace(name))
 		c.NodeName, c.sources["nodeName"] = name, source{flag: "the host's name"}
 	}
 }

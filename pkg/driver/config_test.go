@@ -17,7 +17,8 @@ const knownPoolKeys = "known are name, path, default, optional, allowMultiNode, 
 
 const header = "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" // lines 1 and 2
 
-// load runs Flags.Load over a file named driver.yaml with the given content, in a directory of its own.
+// load runs Flags.Load over a file named driver.yaml with the given content, in a directory of its
+// own.
 func load(t testing.TB, content string, poolPaths ...string) (Config, error) {
 	t.Helper()
 	t.Chdir(t.TempDir())
@@ -59,11 +60,24 @@ pools:
 	}
 	want := DefaultConfig()
 	want.NodeName, want.MaxVolumesPerNode = "node-1", 110
-	want.Pools = []PoolConfig{{
-		Name: "fast", Path: "/data/fast", Default: true, Optional: true, AllowMultiNode: true, Overcommit: 2.5,
-		Reserve: 10 << 30, Quota: QuotaRequired, RequireMountpoint: true, TrashRetention: 24 * time.Hour,
-		MaxCopies: 3, CopyBytesPerSecond: 100 << 20,
-	}, NewPoolConfig("slow", "/data/slow"), NewPoolConfig("extra", "/data/extra=odd,name")}
+	want.Pools = []PoolConfig{
+		{
+			Name:               "fast",
+			Path:               "/data/fast",
+			Default:            true,
+			Optional:           true,
+			AllowMultiNode:     true,
+			Overcommit:         2.5,
+			Reserve:            10 << 30,
+			Quota:              QuotaRequired,
+			RequireMountpoint:  true,
+			TrashRetention:     24 * time.Hour,
+			MaxCopies:          3,
+			CopyBytesPerSecond: 100 << 20,
+		},
+		NewPoolConfig("slow", "/data/slow"),
+		NewPoolConfig("extra", "/data/extra=odd,name"),
+	}
 	got.sources = nil
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -224,7 +238,11 @@ func TestConfigFileThatCannotBeReadIsNamed(t *testing.T) {
 		f := NewFlags()
 		f.ConfigFile, f.NodeName, f.PoolPaths = name, "n", []string{"a=rel"}
 		_, err := f.Load()
-		if got := lines(err); !slices.Equal(got, []string{`--pool "a=rel": "rel" must be an absolute path`, want}) {
+		if got := lines(
+			err,
+		); !slices.Equal(
+			got, []string{`--pool "a=rel": "rel" must be an absolute path`, want},
+		) {
 			t.Errorf("%s: got %q", name, got)
 		}
 	}
@@ -476,7 +494,8 @@ func FuzzParseConfig(f *testing.F) {
 		formal := len(found.list)
 		c.check(found)
 		for _, one := range found.list {
-			if !strings.HasPrefix(one.text, file+":") || strings.Contains(one.text, "\n") || !utf8.ValidString(one.text) {
+			if !strings.HasPrefix(one.text, file+":") || strings.Contains(one.text, "\n") ||
+				!utf8.ValidString(one.text) {
 				t.Errorf("a fault that is not a line of text with the file's name: %q", one.text)
 			}
 		}

@@ -19,11 +19,11 @@ import (
 )
 
 const (
-	// maxNodeNameBytes is Kubernetes' limit on the name of a node, a DNS subdomain (pkg/apis/core/validation, ValidateNodeName). CSI's on a
-	// node ID is 256.
+	// maxNodeNameBytes is Kubernetes' limit on the name of a node, a DNS subdomain
+	// (pkg/apis/core/validation, ValidateNodeName). CSI's on a node ID is 256.
 	maxNodeNameBytes = 253
-	// maxDriverNameBytes leaves room for "topology." before it: CSI allows a topology key's prefix 63 characters (spec, Topology), as many
-	// as a plugin's name (GetPluginInfoResponse.name).
+	// maxDriverNameBytes leaves room for "topology." before it: CSI allows a topology key's prefix
+	// 63 characters (spec, Topology), as many as a plugin's name (GetPluginInfoResponse.name).
 	maxDriverNameBytes = 63 - len(topologyPrefix)
 	maxPoolNameBytes   = 63
 	// maxPools bounds the pairwise comparison of paths; a node has far fewer filesystems.
@@ -38,14 +38,16 @@ const (
 )
 
 var (
-	// subdomain is Kubernetes' DNS-1123 subdomain: the names of a Node, and of a CSIDriver (pkg/apis/storage/validation,
-	// ValidateCSIDriverName). CSI allows a plugin's name capitals, too, but neither that object nor a topology key.
+	// subdomain is Kubernetes' DNS-1123 subdomain: the names of a Node, and of a CSIDriver
+	// (pkg/apis/storage/validation, ValidateCSIDriverName). CSI allows a plugin's name capitals,
+	// too, but neither that object nor a topology key.
 	subdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 	poolName  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
 )
 
-// Validate names everything that is wrong with the configuration, each fault with its file and line, its flag, or at
-// least its field. It looks at values only, never at the disk: whether a pool can be opened is known at Run.
+// Validate names everything that is wrong with the configuration, each fault with its file and
+// line, its flag, or at least its field. It looks at values only, never at the disk: whether a pool
+// can be opened is known at Run.
 func (c Config) Validate() error {
 	f := &faults{sources: c.sources}
 	c.check(f)
@@ -57,7 +59,8 @@ func (c Config) check(f *faults) {
 	c.checkNames(f)
 	checkPath(f, "kubeletDir", c.KubeletDir)
 	if c.KubeletDir == "/" {
-		f.addf("kubeletDir", "\"/\" is not kubelet's directory: give kubelet's --root-dir, most often /var/lib/kubelet")
+		f.addf("kubeletDir",
+			"\"/\" is not kubelet's directory: give kubelet's --root-dir, most often /var/lib/kubelet")
 	}
 	if err := checkAddress(c.MetricsAddress); c.MetricsAddress != "" && err != nil {
 		f.addf("metricsAddress", "%v", err)
@@ -89,7 +92,8 @@ func (c Config) checkSockets(f *faults) {
 	}
 	// 0 is root's group, and 4294967295 is -1, "leave it", to chown(2).
 	if c.SidecarGroup == 0 || c.SidecarGroup == math.MaxUint32 {
-		f.addf("sidecarGroup", "%d must be a group ID of 1 to %d", c.SidecarGroup, uint32(math.MaxUint32-1))
+		f.addf("sidecarGroup", "%d must be a group ID of 1 to %d", c.SidecarGroup,
+			uint32(math.MaxUint32-1))
 	}
 }
 
@@ -103,7 +107,8 @@ func (c Config) checkHostPaths(f *faults) {
 	for i, rule := range c.HostPaths {
 		at := fmt.Sprintf("hostPaths[%d].", i)
 		checkPath(f, at+"path", rule.Path)
-		if err := rules.Validate(rule.rule()); err != nil && filepath.IsAbs(rule.Path) && filepath.Clean(rule.Path) == rule.Path {
+		if err := rules.Validate(rule.rule()); err != nil && filepath.IsAbs(rule.Path) &&
+			filepath.Clean(rule.Path) == rule.Path {
 			f.addf(at+"path", "%v", err)
 		}
 		rule.checkLists(f, at)
@@ -115,8 +120,9 @@ func (h HostPathConfig) checkLists(f *faults, at string) {
 	for j, namespace := range h.Namespaces {
 		// A namespace's name is a DNS label (RFC 1123), as a pool's is.
 		if len(namespace) > maxPoolNameBytes || !poolName.MatchString(namespace) {
-			f.addf(fmt.Sprintf("%snamespaces[%d]", at, j), "%s is no name of a namespace, which is 1 to %d of a-z, 0-9 and -",
-				quote(namespace), maxPoolNameBytes)
+			f.addf(fmt.Sprintf("%snamespaces[%d]", at, j),
+				"%s is no name of a namespace, which is 1 to %d of a-z, 0-9 and -", quote(namespace),
+				maxPoolNameBytes)
 		}
 	}
 	for j, t := range h.Types {
@@ -126,13 +132,15 @@ func (h HostPathConfig) checkLists(f *faults, at string) {
 	}
 }
 
-// rules are the operator's, with what they can never give away: the directories of the driver and of kubelet.
+// rules are the operator's, with what they can never give away: the directories of the driver and
+// of kubelet.
 func (c Config) rules() *hostpath.Rules {
 	own := []string{c.KubeletDir}
 	for _, p := range c.Pools {
 		own = append(own, p.Path)
 	}
-	own = slices.DeleteFunc(own, func(dir string) bool { return !isPlace(dir) }) // it is a fault of its own
+	// it is a fault of its own
+	own = slices.DeleteFunc(own, func(dir string) bool { return !isPlace(dir) })
 	for _, endpoint := range []string{c.Endpoint, c.SidecarEndpoint} {
 		if socket, err := socketPath(endpoint); err == nil {
 			own = append(own, socket)
@@ -150,7 +158,13 @@ func (h HostPathConfig) rule() hostpath.Rule {
 	for _, t := range h.Types {
 		types = append(types, volume.Type(t))
 	}
-	return hostpath.Rule{Path: h.Path, ReadOnly: h.ReadOnly, Namespaces: h.Namespaces, Inline: h.Inline, Types: types}
+	return hostpath.Rule{
+		Path:       h.Path,
+		ReadOnly:   h.ReadOnly,
+		Namespaces: h.Namespaces,
+		Inline:     h.Inline,
+		Types:      types,
+	}
 }
 
 func (c Config) checkNames(f *faults) {
@@ -159,8 +173,13 @@ func (c Config) checkNames(f *faults) {
 	case c.NodeName == "":
 		f.addf("nodeName", "is empty: give --node-name or set NODE_NAME")
 	case len(c.NodeName) > maxNodeNameBytes || !subdomain.MatchString(c.NodeName):
-		f.addf("nodeName", "%s is no name of a node in Kubernetes, which is 1 to %d %s: give the one that kubectl get nodes shows",
-			quote(c.NodeName), maxNodeNameBytes, syntax)
+		f.addf(
+			"nodeName",
+			"%s is no name of a node in Kubernetes, which is 1 to %d %s: give the one that kubectl get nodes shows",
+			quote(c.NodeName),
+			maxNodeNameBytes,
+			syntax,
+		)
 	}
 	if len(c.DriverName) > maxDriverNameBytes || !subdomain.MatchString(c.DriverName) {
 		f.addf("driverName", "%s is no name of a CSI driver in Kubernetes, which is here 1 to %d %s",
@@ -171,7 +190,8 @@ func (c Config) checkNames(f *faults) {
 func (c Config) checkPools(f *faults) {
 	switch {
 	case len(c.Pools) == 0:
-		f.addf("pools", "no pool is configured: list pools in the --config file, or give --pool name=path")
+		f.addf("pools",
+			"no pool is configured: list pools in the --config file, or give --pool name=path")
 		return
 	case len(c.Pools) > maxPools:
 		f.addf("pools", "%d pools, at most %d are allowed", len(c.Pools), maxPools)
@@ -193,13 +213,15 @@ func (p PoolConfig) check(f *faults, at string) {
 	case p.Name == "":
 		f.addf(at+"name", "is missing: every pool needs a name")
 	case len(p.Name) > maxPoolNameBytes || !poolName.MatchString(p.Name):
-		f.addf(at+"name", "%s must be 1 to %d of a-z, 0-9 and -, beginning and ending with a letter or digit",
+		f.addf(at+"name",
+			"%s must be 1 to %d of a-z, 0-9 and -, beginning and ending with a letter or digit",
 			quote(p.Name), maxPoolNameBytes)
 	}
 	checkPath(f, at+"path", p.Path)
 	// Not written as "outside": a NaN compares false with everything.
 	if !(p.Overcommit >= minOvercommit && p.Overcommit <= maxOvercommit) {
-		f.addf(at+"overcommit", "%v must be a factor of %v to %v", p.Overcommit, minOvercommit, maxOvercommit)
+		f.addf(at+"overcommit", "%v must be a factor of %v to %v", p.Overcommit, minOvercommit,
+			maxOvercommit)
 	}
 	if p.Reserve < 0 {
 		f.addf(at+"reserve", "%d must be 0 or more bytes", p.Reserve)
@@ -207,14 +229,16 @@ func (p PoolConfig) check(f *faults, at string) {
 	switch p.Quota {
 	case QuotaRequired, QuotaPreferred, QuotaOff:
 	default:
-		f.addf(at+"quota", "%s must be %s, %s or %s", quote(p.Quota), QuotaRequired, QuotaPreferred, QuotaOff)
+		f.addf(at+"quota", "%s must be %s, %s or %s", quote(p.Quota), QuotaRequired, QuotaPreferred,
+			QuotaOff)
 	}
 	checkDuration(f, at+"trashRetention", p.TrashRetention, maxTrashRetention)
 	if p.MaxCopies < 1 || p.MaxCopies > maxCopies {
 		f.addf(at+"maxCopies", "%d must be 1 to %d", p.MaxCopies, maxCopies)
 	}
 	if p.CopyBytesPerSecond != 0 && p.CopyBytesPerSecond < copytree.MaxChunk {
-		f.addf(at+"copyBytesPerSecond", "%d must be 0 (no limit) or at least %d bytes", p.CopyBytesPerSecond, copytree.MaxChunk)
+		f.addf(at+"copyBytesPerSecond", "%d must be 0 (no limit) or at least %d bytes",
+			p.CopyBytesPerSecond, copytree.MaxChunk)
 	}
 }
 
@@ -230,15 +254,19 @@ func (c Config) checkPlace(f *faults, i int) {
 	}
 	for _, dir := range []string{"/proc", "/sys", "/dev"} {
 		if isWithin(dir, path) {
-			f.addf(field, "%s is in %s, which is no disk: give the pool a directory of its own", quote(path), dir)
+			f.addf(field, "%s is in %s, which is no disk: give the pool a directory of its own", quote(path),
+				dir)
 		}
 	}
-	if kubelet := c.KubeletDir; isPlace(kubelet) && (isWithin(kubelet, path) || isWithin(path, kubelet)) {
-		f.addf(field, "%s overlaps kubelet's directory %s: give the pool a directory apart from it", quote(path), quote(kubelet))
+	if kubelet := c.KubeletDir; isPlace(kubelet) &&
+		(isWithin(kubelet, path) || isWithin(path, kubelet)) {
+		f.addf(field, "%s overlaps kubelet's directory %s: give the pool a directory apart from it",
+			quote(path), quote(kubelet))
 	}
 	for _, endpoint := range []string{c.Endpoint, c.SidecarEndpoint} {
 		if socket, err := socketPath(endpoint); err == nil && isWithin(path, socket) {
-			f.addf(field, "%s contains the driver's own socket %s: give the pool a directory apart from it", quote(path), quote(socket))
+			f.addf(field, "%s contains the driver's own socket %s: give the pool a directory apart from it",
+				quote(path), quote(socket))
 		}
 	}
 }
@@ -274,7 +302,11 @@ func (c Config) checkDefault(f *faults) {
 		}
 	}
 	if first < 0 && len(c.Pools) > 1 {
-		f.addf("pools", "none of the %d pools is the default: exactly one must say default: true, which only the --config file can", len(c.Pools))
+		f.addf(
+			"pools",
+			"none of the %d pools is the default: exactly one must say default: true, which only the --config file can",
+			len(c.Pools),
+		)
 	}
 }
 
@@ -289,7 +321,8 @@ func checkPath(f *faults, field, path string) {
 	case !filepath.IsAbs(path):
 		f.addf(field, "%s must be an absolute path", quote(path))
 	case filepath.Clean(path) != path:
-		f.addf(field, "%s must be written without \"..\", \".\" and needless slashes: %s", quote(path), quote(filepath.Clean(path)))
+		f.addf(field, "%s must be written without \"..\", \".\" and needless slashes: %s", quote(path),
+			quote(filepath.Clean(path)))
 	}
 }
 
@@ -299,7 +332,8 @@ func checkDuration(f *faults, field string, d, most time.Duration) {
 	}
 }
 
-// checkAddress wants host:port with a number: a named port would depend on the node's /etc/services.
+// checkAddress wants host:port with a number: a named port would depend on the node's
+// /etc/services.
 func checkAddress(address string) error {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -314,7 +348,8 @@ func checkAddress(address string) error {
 // isPlace: two directories can be compared, which says nothing where one of them is the whole node.
 func isPlace(path string) bool { return filepath.IsAbs(path) && path != "/" }
 
-// isWithin says whether path is dir or lies in it. It goes by the letters: links are for whoever opens the path.
+// isWithin says whether path is dir or lies in it. It goes by the letters: links are for whoever
+// opens the path.
 func isWithin(dir, path string) bool {
 	dir, path = filepath.Clean(dir), filepath.Clean(path)
 	return dir == path || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")

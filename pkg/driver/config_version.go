@@ -5,10 +5,12 @@ import (
 	"runtime/debug"
 )
 
-// buildVersion is set by a release build: -ldflags "-X github.com/csi-hostpath/csi-hostpath/pkg/driver.buildVersion=v1.2.3".
+// buildVersion is set by a release build: -ldflags "-X
+// github.com/csi-hostpath/csi-hostpath/pkg/driver.buildVersion=v1.2.3".
 var buildVersion string
 
-// Version is the driver's version: the release's, else what the Go tool recorded about the checkout, else "unknown".
+// Version is the driver's version: the release's, else what the Go tool recorded about the
+// checkout, else "unknown".
 var Version = cmp.Or(buildVersion, recordedVersion(), "unknown")
 
 func recordedVersion() string {

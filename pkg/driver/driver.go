@@ -1,4 +1,5 @@
-// Package driver puts the parts together: from a configuration to pools, services and a gRPC server, and back down again.
+// Package driver puts the parts together: from a configuration to pools, services and a gRPC
+// server, and back down again.
 package driver
 
 import (
@@ -21,8 +22,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 )
 
-// Run serves until the context ends, then takes no more calls, lets those under way finish within cfg.ShutdownGrace, and returns.
-// The configuration has been validated. An error means that the driver could not serve; a pool that cannot be opened is none.
+// Run serves until the context ends, then takes no more calls, lets those under way finish within
+// cfg.ShutdownGrace, and returns. The configuration has been validated. An error means that the
+// driver could not serve; a pool that cannot be opened is none.
 func Run(ctx context.Context, cfg Config) error {
 	listener, err := Listen(cfg.Endpoint) //nolint:contextcheck // it waits for nothing
 	if err != nil {
@@ -57,17 +59,25 @@ func Run(ctx context.Context, cfg Config) error {
 		Publications: publications,
 		Host:         host,
 	})
-	servers := newServers(ctx, services{name: cfg.DriverName, pools: pools, controller: controller, node: node}, registry)
+	servers := newServers(ctx,
+		services{name: cfg.DriverName, pools: pools, controller: controller, node: node}, registry)
 
-	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", Version, "node", cfg.NodeName, "endpoint", cfg.Endpoint)
+	klog.FromContext(
+		ctx,
+	).Info("Serving", "driver", cfg.DriverName, "version", Version, "node", cfg.NodeName, "endpoint",
+		cfg.Endpoint)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { pools.run(ctx); return nil })
 	group.Go(func() error { sweep(ctx, node); return nil })
 	group.Go(func() error { return serveGRPC(ctx, servers.full, listener, cfg.ShutdownGrace) })
 	if sidecarListener != nil {
-		group.Go(func() error { return serveGRPC(ctx, servers.sidecars, sidecarListener, cfg.ShutdownGrace) })
+		group.Go(
+			func() error { return serveGRPC(ctx, servers.sidecars, sidecarListener, cfg.ShutdownGrace) },
+		)
 	}
-	group.Go(func() error { return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(registry, pools)) })
+	group.Go(
+		func() error { return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(registry, pools)) },
+	)
 	group.Go(func() error { return serveRegistration(ctx, cfg) })
 	return closeWithin(ctx, pools, cfg.ShutdownGrace, group.Wait())
 }
@@ -93,16 +103,19 @@ func newServers(ctx context.Context, what services, registry prometheus.Register
 	for _, server := range []*grpc.Server{s.full, s.sidecars} {
 		csi.RegisterControllerServer(server, what.controller)
 	}
-	// Sidecars wait for Probe before they do anything, and one of the things they do is to tell the scheduler that a pool has no room
-	// (external-provisioner, CSIStorageCapacity): to them a missing disk must not look like a driver that is still starting.
+	// Sidecars wait for Probe before they do anything, and one of the things they do is to tell the
+	// scheduler that a pool has no room (external-provisioner, CSIStorageCapacity): to them a
+	// missing disk must not look like a driver that is still starting.
 	csi.RegisterIdentityServer(s.full, &identity{name: what.name, notReady: what.pools.notReady})
-	csi.RegisterIdentityServer(s.sidecars, &identity{name: what.name, notReady: what.pools.stillOpening})
+	csi.RegisterIdentityServer(s.sidecars,
+		&identity{name: what.name, notReady: what.pools.stillOpening})
 	csi.RegisterNodeServer(s.full, what.node)
 	csi.RegisterNodeServer(s.sidecars, nodeFacts{node: what.node})
 	return s
 }
 
-// sweepInterval is how often inline volumes of pods that are gone are looked for: a system call for each inline volume.
+// sweepInterval is how often inline volumes of pods that are gone are looked for: a system call for
+// each inline volume.
 const sweepInterval = 10 * time.Second
 
 // sweep deletes the inline volumes that a crash has left, until the context ends.
@@ -119,9 +132,12 @@ func sweep(ctx context.Context, node *nodeserver.Server) {
 // errCutOff: calls were still under way when the grace period ended.
 var errCutOff = errors.New("calls under way were cut off")
 
-// serveGRPC serves until the context ends; after the grace period it cuts the calls that are still under way, and does not wait for
-// them: on a dead disk they would take for ever. That is safe for data at any moment, as a crash is, but the callers have to ask again.
-func serveGRPC(ctx context.Context, server *grpc.Server, listener net.Listener, grace time.Duration) error {
+// serveGRPC serves until the context ends; after the grace period it cuts the calls that are still
+// under way, and does not wait for them: on a dead disk they would take for ever. That is safe for
+// data at any moment, as a crash is, but the callers have to ask again.
+func serveGRPC(
+	ctx context.Context, server *grpc.Server, listener net.Listener, grace time.Duration,
+) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	select {
@@ -143,8 +159,8 @@ func serveGRPC(ctx context.Context, server *grpc.Server, listener net.Listener, 
 	}
 }
 
-// closeWithin closes the pools, unless a call still uses one: then the end of the process does, as it does in a crash. So it does
-// when a purge hangs on a dead disk.
+// closeWithin closes the pools, unless a call still uses one: then the end of the process does, as
+// it does in a crash. So it does when a purge hangs on a dead disk.
 func closeWithin(ctx context.Context, pools *poolSet, grace time.Duration, served error) error {
 	if errors.Is(served, errCutOff) {
 		klog.FromContext(ctx).Error(served, "Stopping all the same")

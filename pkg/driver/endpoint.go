@@ -30,9 +30,10 @@ const (
 	lockRetry   = 10 * time.Millisecond
 )
 
-// Listen makes the driver's socket: unix:///absolute/path or unix:/absolute/path, mode 0600 from its first moment, in
-// a directory that exists. A socket on which nobody answers is replaced; one that is in use, and anything that is not
-// a socket, is left alone and refused. Closing the listener removes the socket if it still is the one made here.
+// Listen makes the driver's socket: unix:///absolute/path or unix:/absolute/path, mode 0600 from
+// its first moment, in a directory that exists. A socket on which nobody answers is replaced; one
+// that is in use, and anything that is not a socket, is left alone and refused. Closing the
+// listener removes the socket if it still is the one made here.
 func Listen(endpoint string) (net.Listener, error) {
 	path, err := socketPath(endpoint)
 	if err != nil {
@@ -65,8 +66,9 @@ func ListenForGroup(endpoint string, gid uint32) (net.Listener, error) {
 	return l, nil
 }
 
-// admitGroup opens the socket at path to a group. It works on a descriptor, because the name may lie in a directory where
-// others can exchange it; and after bind(2), because the umask takes the group's right from what restrict asks for.
+// admitGroup opens the socket at path to a group. It works on a descriptor, because the name may
+// lie in a directory where others can exchange it; and after bind(2), because the umask takes the
+// group's right from what restrict asks for.
 func admitGroup(path string, gid uint32) error {
 	socket, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -93,19 +95,23 @@ func socketPath(endpoint string) (string, error) {
 	case hasControl(path):
 		return "", fmt.Errorf("%s must be UTF-8 without control characters", quote(endpoint))
 	case filepath.Clean(path) != path || path == "/":
-		return "", fmt.Errorf("%s must name a socket, written without \"..\", \".\" and needless slashes", quote(endpoint))
+		return "", fmt.Errorf("%s must name a socket, written without \"..\", \".\" and needless slashes",
+			quote(endpoint))
 	case len(path) > maxSocketBytes:
-		return "", fmt.Errorf("%s: the path has %d bytes, a socket's may have %d", quote(endpoint), len(path), maxSocketBytes)
+		return "", fmt.Errorf("%s: the path has %d bytes, a socket's may have %d", quote(endpoint),
+			len(path), maxSocketBytes)
 	}
 	return path, nil
 }
 
-// lockDir keeps two processes from replacing each other's socket in dir. The lock is the kernel's and dies with us.
+// lockDir keeps two processes from replacing each other's socket in dir. The lock is the kernel's
+// and dies with us.
 func lockDir(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("the directory %s does not exist: make it, or mount it into the container", dir)
+		return nil, fmt.Errorf("the directory %s does not exist: make it, or mount it into the container",
+			dir)
 	case err != nil:
 		return nil, err
 	}
@@ -134,7 +140,10 @@ func removeStale(path string) error {
 	case err != nil:
 		return err
 	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("%s exists and is not a socket: it is left alone, remove it or choose another endpoint", path)
+		return fmt.Errorf(
+			"%s exists and is not a socket: it is left alone, remove it or choose another endpoint",
+			path,
+		)
 	}
 	dialer := net.Dialer{Timeout: dialTimeout}
 	conn, err := dialer.DialContext(context.Background(), "unix", path)
@@ -147,7 +156,8 @@ func removeStale(path string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	default:
-		// A full backlog (EAGAIN), a socket of another kind (EPROTOTYPE): somebody's, so not ours to remove.
+		// A full backlog (EAGAIN), a socket of another kind (EPROTOTYPE): somebody's, so not ours
+		// to remove.
 		return fmt.Errorf("%s is in use, or nobody can tell: %w", path, err)
 	}
 }
@@ -171,14 +181,16 @@ func bind(path string) (net.Listener, error) {
 	}
 	// Believe the disk: a kernel that ignores restrict must not leave a socket open to all.
 	if info.Mode() != fs.ModeSocket|socketMode {
-		err := fmt.Errorf("the socket %s got mode %v instead of %v", path, info.Mode(), fs.ModeSocket|socketMode)
+		err := fmt.Errorf("the socket %s got mode %v instead of %v", path, info.Mode(),
+			fs.ModeSocket|socketMode)
 		return nil, errors.Join(err, os.Remove(path), u.Close())
 	}
 	return &listener{UnixListener: u, path: path, made: info}, nil
 }
 
-// restrict runs between socket(2) and bind(2). Linux gives the file the mode of the descriptor (unix_bind in
-// net/unix/af_unix.c), so there is no moment at which others may connect, and no umask is changed under other threads.
+// restrict runs between socket(2) and bind(2). Linux gives the file the mode of the descriptor
+// (unix_bind in net/unix/af_unix.c), so there is no moment at which others may connect, and no
+// umask is changed under other threads.
 func restrict(_, _ string, conn syscall.RawConn) error {
 	var chmodErr error
 	err := conn.Control(func(fd uintptr) { chmodErr = unix.Fchmod(int(fd), socketMode) })
@@ -193,8 +205,8 @@ type listener struct {
 	once sync.Once
 }
 
-// Close stops listening. The file goes first: as long as the socket is open its inode number is not given away, so
-// that the comparison cannot mistake a successor's socket for ours.
+// Close stops listening. The file goes first: as long as the socket is open its inode number is not
+// given away, so that the comparison cannot mistake a successor's socket for ours.
 func (l *listener) Close() error {
 	err := net.ErrClosed
 	l.once.Do(func() {

@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketIn is the path of a socket in a new directory, short enough for sun_path wherever tests run.
+// socketIn is the path of a socket in a new directory, short enough for sun_path wherever tests
+// run.
 func socketIn(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "csi") //nolint:usetesting // t.TempDir has the test's name in it
@@ -65,7 +66,8 @@ func answers(path string) bool {
 }
 
 func TestListenAnswersOnAPrivateSocket(t *testing.T) {
-	// Nothing may depend on a strict umask. Tests of this package that make files do not run in parallel.
+	// Nothing may depend on a strict umask. Tests of this package that make files do not run in
+	// parallel.
 	defer unix.Umask(unix.Umask(0))
 	for _, scheme := range []string{"unix://", "unix:"} {
 		path := socketIn(t)
@@ -130,7 +132,8 @@ func TestListenReplacesAStaleSocket(t *testing.T) {
 func TestListenRefusesALiveSocket(t *testing.T) {
 	path := socketIn(t)
 	first := listen(t, path)
-	if _, err := Listen("unix://" + path); err == nil || !strings.Contains(err.Error(), "in use: another process answers") {
+	if _, err := Listen("unix://" + path); err == nil ||
+		!strings.Contains(err.Error(), "in use: another process answers") {
 		t.Errorf("got %v", err)
 	}
 	if !answers(path) {
@@ -169,7 +172,8 @@ func TestListenNeverRemovesWhatIsNotASocket(t *testing.T) {
 			if err := create(path); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Listen("unix://" + path); err == nil || !strings.Contains(err.Error(), "is not a socket") {
+			if _, err := Listen("unix://" + path); err == nil ||
+				!strings.Contains(err.Error(), "is not a socket") {
 				t.Errorf("got %v", err)
 			}
 			if _, err := os.Lstat(path); err != nil {
@@ -181,7 +185,8 @@ func TestListenNeverRemovesWhatIsNotASocket(t *testing.T) {
 
 func TestListenSaysThatTheDirectoryIsMissing(t *testing.T) {
 	path := filepath.Join(filepath.Dir(socketIn(t)), "no", "csi.sock")
-	if _, err := Listen("unix://" + path); err == nil || !strings.Contains(err.Error(), "does not exist: make it") {
+	if _, err := Listen("unix://" + path); err == nil ||
+		!strings.Contains(err.Error(), "does not exist: make it") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -213,7 +218,8 @@ func TestCloseRemovesTheSocketOnceAndOnlyItsOwn(t *testing.T) {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket is still there: %v", err)
 	}
-	// A filesystem may give the successor the same inode number; a second Close must not be fooled by it.
+	// A filesystem may give the successor the same inode number; a second Close must not be fooled
+	// by it.
 	listen(t, path)
 	if err := first.Close(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("second Close: %v", err)
@@ -238,7 +244,8 @@ func TestCloseLeavesASuccessorsSocketAlone(t *testing.T) {
 	}
 }
 
-// listenerEnv makes the test binary a process that listens, says so, and waits for its standard input to end.
+// listenerEnv makes the test binary a process that listens, says so, and waits for its standard
+// input to end.
 const listenerEnv = "CSI_HOSTPATH_TEST_LISTEN"
 
 func TestOneOfSeveralProcessesRacingForAStaleSocketWins(t *testing.T) {
@@ -288,7 +295,8 @@ func startListener(t *testing.T, cmd *exec.Cmd, said chan<- string) io.Closer {
 		t.Fatal(err)
 	}
 	go func() {
-		line, _ := bufio.NewReader(out).ReadString('\n') // what a process that died said is what matters
+		// what a process that died said is what matters
+		line, _ := bufio.NewReader(out).ReadString('\n')
 		said <- strings.TrimSpace(line)
 	}()
 	t.Cleanup(func() {
@@ -322,7 +330,8 @@ func FuzzSocketPath(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !filepath.IsAbs(path) || filepath.Clean(path) != path || len(path) > maxSocketBytes || strings.ContainsRune(path, 0) {
+		if !filepath.IsAbs(path) || filepath.Clean(path) != path || len(path) > maxSocketBytes ||
+			strings.ContainsRune(path, 0) {
 			t.Errorf("%q: accepted as %q", endpoint, path)
 		}
 	})

@@ -19,7 +19,8 @@ const (
 	LogJSON = "json"
 )
 
-// LoggingFlags says how the process logs. Code logs through klog.FromContext(ctx), structured, in either format.
+// LoggingFlags says how the process logs. Code logs through klog.FromContext(ctx), structured, in
+// either format.
 type LoggingFlags struct {
 	// Format is LogText (klog's lines) or LogJSON (an object a line). Default text.
 	Format string
@@ -33,8 +34,8 @@ func NewLoggingFlags() *LoggingFlags {
 	return l
 }
 
-// Register adds --logging-format and those of klog's flags that matter in a container: -v and --vmodule. The others
-// are about log files.
+// Register adds --logging-format and those of klog's flags that matter in a container: -v and
+// --vmodule. The others are about log files.
 func (l *LoggingFlags) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&l.Format, "logging-format", l.Format, "text or json")
 	for _, name := range []string{"v", "vmodule"} {
@@ -42,11 +43,12 @@ func (l *LoggingFlags) Register(fs *pflag.FlagSet) {
 	}
 }
 
-// Apply makes the process log as the parsed flags say; JSON goes to w, text where klog writes (standard error).
-// Call it once, before anything logs.
+// Apply makes the process log as the parsed flags say; JSON goes to w, text where klog writes
+// (standard error). Call it once, before anything logs.
 func (l *LoggingFlags) Apply(w io.Writer) error {
 	verbosity, err := strconv.Atoi(l.klog.Lookup("v").Value.String())
-	if err != nil || verbosity < 0 { // slog would take a negative one for a level above that of every message
+	// slog would take a negative one for a level above that of every message
+	if err != nil || verbosity < 0 {
 		return fmt.Errorf("--v: %d must be 0 or more", verbosity)
 	}
 	switch l.Format {
@@ -74,11 +76,12 @@ func (l *LoggingFlags) applyJSON(w io.Writer, level slog.Level) error {
 	return nil
 }
 
-// plainAttr writes what slog calls DEBUG+3 as level INFO with "v":1, which is what log pipelines know from Kubernetes,
-// the source as file:line, and a duration as people do.
+// plainAttr writes what slog calls DEBUG+3 as level INFO with "v":1, which is what log pipelines
+// know from Kubernetes, the source as file:line, and a duration as people do.
 func plainAttr(groups []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {
-		return slog.String(a.Key, a.Value.Duration().String()) // with its unit, not bare nanoseconds
+		// with its unit, not bare nanoseconds
+		return slog.String(a.Key, a.Value.Duration().String())
 	}
 	if len(groups) > 0 {
 		return a
@@ -86,7 +89,8 @@ func plainAttr(groups []string, a slog.Attr) slog.Attr {
 	switch v := a.Value.Any().(type) {
 	case slog.Level:
 		if a.Key == slog.LevelKey && v < slog.LevelInfo {
-			return slog.Group("", slog.String(slog.LevelKey, slog.LevelInfo.String()), slog.Int("v", int(-v)))
+			return slog.Group("", slog.String(slog.LevelKey, slog.LevelInfo.String()),
+				slog.Int("v", int(-v)))
 		}
 	case *slog.Source:
 		if a.Key == slog.SourceKey && v != nil {

@@ -58,12 +58,26 @@ func TestJSONLogIsAnObjectALineAtTheChosenVerbosity(t *testing.T) {
 		if entry.Msg != "somebody's log" && !strings.HasPrefix(entry.Source, "logging_test.go:") {
 			t.Errorf("source %q in %s", entry.Source, line)
 		}
-		words := []string{entry.Level, strings.Repeat("v", entry.V), entry.Msg, entry.Volume, entry.Took, entry.Err}
+		words := []string{
+			entry.Level,
+			strings.Repeat("v", entry.V),
+			entry.Msg,
+			entry.Volume,
+			entry.Took,
+			entry.Err,
+		}
 		got = append(got, strings.Join(strings.Fields(strings.Join(words, " ")), " "))
 	}
-	want := []string{"INFO at zero pvc-1 1m30s", "INFO vvvv at four", "ERROR failed broken", "INFO vvvv uncontextual", "INFO somebody's log"}
+	want := []string{
+		"INFO at zero pvc-1 1m30s",
+		"INFO vvvv at four",
+		"ERROR failed broken",
+		"INFO vvvv uncontextual",
+		"INFO somebody's log",
+	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
-		t.Errorf("got\n%s\nwant\n%s\nfrom\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"), out.String())
+		t.Errorf("got\n%s\nwant\n%s\nfrom\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"),
+			out.String())
 	}
 }
 
@@ -85,7 +99,11 @@ func TestLoggingFlagsThatCannotBeHonouredAreRefused(t *testing.T) {
 		{"--logging-format=xml", `--logging-format: "xml" must be text or json`},
 		{"--logging-format=json --vmodule=pool=5", "--vmodule: works with --logging-format=text only"},
 	} {
-		if err := logWith(t, new(bytes.Buffer), strings.Fields(c.args)...); err == nil || err.Error() != c.want {
+		if err := logWith(
+			t,
+			new(bytes.Buffer),
+			strings.Fields(c.args)...); err == nil ||
+			err.Error() != c.want {
 			t.Errorf("%s: got %v, want %s", c.args, err, c.want)
 		}
 	}

@@ -26,22 +26,29 @@ func newPoolMetrics(pools *poolSet) poolMetrics {
 		return prometheus.NewDesc("csi_hostpath_pool_"+name, help, []string{"pool"}, nil)
 	}
 	return poolMetrics{
-		pools:         pools,
-		ready:         desc("ready", "Whether the pool is open and can be written to (1) or not (0); /readyz says why not."),
-		size:          desc("size_bytes", "Size of the pool's filesystem."),
-		used:          desc("used_bytes", "What is used of the pool's filesystem, by volumes and by others."),
-		free:          desc("free_bytes", "Free space of the pool's filesystem."),
-		available:     desc("available_bytes", "The largest volume that could be made now."),
-		committed:     desc("committed_bytes", "What is promised to the volumes and snapshots of the pool."),
-		trash:         desc("trash_bytes", "What was promised to deleted volumes that are not purged yet."),
-		volumes:       desc("volumes", "Number of volumes."),
-		snapshots:     desc("snapshots", "Number of snapshots."),
-		snapshotBytes: desc("snapshot_bytes", "What the snapshots can keep from being freed; part of committed_bytes."),
-		copies:        desc("copies", "Number of snapshots, restores and clones that are being made."),
-		copiedBytes:   desc("copies_bytes", "What those have copied so far."),
-		purgesFailing: desc("purges_failing", "Number of deleted volumes whose data could not be purged and is tried again; the log says why."),
-		quotaEnforced: desc("quota_enforced", "Whether volumes cannot grow beyond their sizes (1) or can (0)."),
-		unenforced:    desc("volumes_unenforced", "Number of volumes that can grow beyond their size; the log of the start says which, and why."),
+		pools: pools,
+		ready: desc("ready",
+			"Whether the pool is open and can be written to (1) or not (0); /readyz says why not."),
+		size:      desc("size_bytes", "Size of the pool's filesystem."),
+		used:      desc("used_bytes", "What is used of the pool's filesystem, by volumes and by others."),
+		free:      desc("free_bytes", "Free space of the pool's filesystem."),
+		available: desc("available_bytes", "The largest volume that could be made now."),
+		committed: desc("committed_bytes", "What is promised to the volumes and snapshots of the pool."),
+		trash:     desc("trash_bytes", "What was promised to deleted volumes that are not purged yet."),
+		volumes:   desc("volumes", "Number of volumes."),
+		snapshots: desc("snapshots", "Number of snapshots."),
+		snapshotBytes: desc("snapshot_bytes",
+			"What the snapshots can keep from being freed; part of committed_bytes."),
+		copies:      desc("copies", "Number of snapshots, restores and clones that are being made."),
+		copiedBytes: desc("copies_bytes", "What those have copied so far."),
+		purgesFailing: desc(
+			"purges_failing",
+			"Number of deleted volumes whose data could not be purged and is tried again; the log says why.",
+		),
+		quotaEnforced: desc("quota_enforced",
+			"Whether volumes cannot grow beyond their sizes (1) or can (0)."),
+		unenforced: desc("volumes_unenforced",
+			"Number of volumes that can grow beyond their size; the log of the start says which, and why."),
 	}
 }
 
@@ -98,17 +105,19 @@ func newRegistry(pools *poolSet) *prometheus.Registry {
 	return registry
 }
 
-// newHTTPServer serves /metrics, /healthz (the process answers) and /readyz (every pool that must be open is; it names
-// the optional ones that are not).
+// newHTTPServer serves /metrics, /healthz (the process answers) and /readyz (every pool that must
+// be open is; it names the optional ones that are not).
 func newHTTPServer(registry *prometheus.Registry, pools *poolSet) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil, nil) })
+	mux.HandleFunc("GET /healthz",
+		func(w http.ResponseWriter, _ *http.Request) { answer(w, nil, nil) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, pools.notReady(), pools.notReadyOptional())
 	})
 	server := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
-	// Every pod of the cluster may reach it: connections that wait for another request would cost memory until there is none left.
+	// Every pod of the cluster may reach it: connections that wait for another request would cost
+	// memory until there is none left.
 	server.SetKeepAlivesEnabled(false)
 	return server
 }
@@ -123,8 +132,10 @@ func answer(w http.ResponseWriter, err, optional error) {
 	if optional != nil {
 		text += optional.Error() + "\n"
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8") // the text has names of the configuration
-	_, _ = w.Write([]byte(text))                                // the prober has gone: nothing to do
+	// the text has names of the configuration
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	// the prober has gone: nothing to do
+	_, _ = w.Write([]byte(text))
 }
 
 // serveHTTP serves on the address, if there is one, until the context ends.

@@ -39,7 +39,8 @@ func scrape(t *testing.T, s *poolSet) []string {
 func get(t *testing.T, s *poolSet, path string) (int, string) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	newHTTPServer(newRegistry(s), s).Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	newHTTPServer(newRegistry(s),
+		s).Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 	body, err := io.ReadAll(w.Result().Body)
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +49,8 @@ func get(t *testing.T, s *poolSet, path string) (int, string) {
 }
 
 func TestMetricsCountWhatIsPromised(t *testing.T) {
-	good, bad := NewPoolConfig("good", filepath.Join(t.TempDir(), "p")), NewPoolConfig("bad", foreign(t))
+	good, bad := NewPoolConfig("good",
+		filepath.Join(t.TempDir(), "p")), NewPoolConfig("bad", foreign(t))
 	good.Default, good.TrashRetention = true, time.Hour
 	s := newPools(t, good, bad)
 	if err := s.open(t.Context(), s.slots[0]); err != nil {
@@ -66,7 +68,9 @@ func TestMetricsCountWhatIsPromised(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := p.Create(t.Context(), volume.CreateRequest{
-			Name: name, Size: volume.SizeRange{Required: 1 << 20}, Spec: volume.Spec{Type: volume.DirectoryOrCreate},
+			Name: name,
+			Size: volume.SizeRange{Required: 1 << 20},
+			Spec: volume.Spec{Type: volume.DirectoryOrCreate},
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +96,8 @@ func TestMetricsCountWhatIsPromised(t *testing.T) {
 	}
 	for _, name := range []string{"size_bytes", "used_bytes", "free_bytes", "available_bytes"} {
 		if !slices.ContainsFunc(lines, func(l string) bool {
-			return strings.HasPrefix(l, "csi_hostpath_pool_"+name+`{pool="good"} `) && !strings.HasSuffix(l, " 0")
+			return strings.HasPrefix(l, "csi_hostpath_pool_"+name+`{pool="good"} `) &&
+				!strings.HasSuffix(l, " 0")
 		}) {
 			t.Errorf("no %s in\n%s", name, strings.Join(lines, "\n"))
 		}
@@ -107,7 +112,8 @@ func TestReadinessNamesTheOptionalPoolsThatAreMissing(t *testing.T) {
 		t.Fatal("an absent pool was made")
 	}
 	want := "optional pool spare at " + spare.Path + ": pool unavailable: "
-	if code, body := get(t, s, "/readyz"); code != http.StatusOK || !strings.HasPrefix(body, "ok\n"+want) {
+	if code, body := get(t, s, "/readyz"); code != http.StatusOK ||
+		!strings.HasPrefix(body, "ok\n"+want) {
 		t.Errorf("/readyz: %d %s, want 200, ok and %s", code, body, want)
 	}
 }
@@ -117,8 +123,10 @@ func TestReadinessSaysWhyNot(t *testing.T) {
 	if err := s.open(t.Context(), s.slots[0]); err == nil {
 		t.Fatal("a directory of somebody else was taken for a pool")
 	}
-	if code, body := get(t, s, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "somebody's") ||
-		strings.Count(body, "pool bad") != 1 || strings.Count(body, "pool unavailable") != 1 {
+	if code, body := get(t, s,
+		"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "somebody's") ||
+		strings.Count(body, "pool bad") != 1 ||
+		strings.Count(body, "pool unavailable") != 1 {
 		t.Errorf("/readyz: %d %s, want 503, and what is wrong, once", code, body)
 	}
 	if code, body := get(t, s, "/healthz"); code != http.StatusOK {
@@ -142,7 +150,8 @@ func TestReadinessAndMetricsTellOfADeadDisk(t *testing.T) {
 		}
 	})
 	disk.Shutdown(t)
-	if code, body := get(t, s, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "its disk has failed") {
+	if code, body := get(t, s, "/readyz"); code != http.StatusServiceUnavailable ||
+		!strings.Contains(body, "its disk has failed") {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	if lines := scrape(t, s); !slices.Contains(lines, `csi_hostpath_pool_ready{pool="p"} 0`) {
@@ -220,7 +229,8 @@ func TestNoConnectionIsKeptForAnotherRequest(t *testing.T) {
 	mustDo(t, client.SetDeadline(time.Now().Add(10*time.Second)))
 	_, err = io.WriteString(client, "GET /healthz HTTP/1.1\r\nHost: driver\r\n\r\n")
 	mustDo(t, err)
-	if answer, err := io.ReadAll(client); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200 OK") {
+	if answer, err := io.ReadAll(client); err != nil ||
+		!strings.HasPrefix(string(answer), "HTTP/1.1 200 OK") {
 		t.Errorf("%q, %v: want an answer and the end of the connection", answer, err)
 	}
 	mustDo(t, errors.Join(client.Close(), server.Close()))

@@ -20,8 +20,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// poolRetry is how often a pool that could not be opened is tried again: an operator who has mounted the disk need not restart
-// the driver.
+// poolRetry is how often a pool that could not be opened is tried again: an operator who has
+// mounted the disk need not restart the driver.
 const poolRetry = 5 * time.Second
 
 var errOpening = fmt.Errorf("%w: it is being opened", volume.ErrUnavailable)
@@ -58,7 +58,12 @@ func (s *poolSlot) status() (pool.Status, error) {
 }
 
 func newPoolSet(cfg Config, publications *nodeserver.Publications) *poolSet {
-	s := &poolSet{kubeletDir: cfg.KubeletDir, defaultPool: cfg.DefaultPool(), publications: publications, retry: poolRetry}
+	s := &poolSet{
+		kubeletDir:   cfg.KubeletDir,
+		defaultPool:  cfg.DefaultPool(),
+		publications: publications,
+		retry:        poolRetry,
+	}
 	for _, c := range cfg.Pools {
 		slot := &poolSlot{config: c}
 		slot.err = slot.named(errOpening)
@@ -67,8 +72,8 @@ func newPoolSet(cfg Config, publications *nodeserver.Publications) *poolSet {
 	return s
 }
 
-// run opens the pools, each on its own, and keeps trying those that fail until the context ends. It returns when all
-// of that has ended; the pools stay open until close.
+// run opens the pools, each on its own, and keeps trying those that fail until the context ends. It
+// returns when all of that has ended; the pools stay open until close.
 func (s *poolSet) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, slot := range s.slots {
@@ -95,15 +100,17 @@ func (s *poolSet) keepTrying(ctx context.Context, slot *poolSlot) {
 	}
 }
 
-// tell says why a pool is not open. An optional one that is not there is no error, but whoever has mistyped its path must be able to
-// see it.
+// tell says why a pool is not open. An optional one that is not there is no error, but whoever has
+// mistyped its path must be able to see it.
 func (s *poolSet) tell(ctx context.Context, slot *poolSlot, err error) {
 	if isAbsent(slot, err) {
 		klog.FromContext(ctx).Info("Optional pool is absent here; it is used when it comes",
 			"pool", slot.config.Name, "path", slot.config.Path, "every", s.retry)
 		return
 	}
-	klog.FromContext(ctx).Error(err, "Pool is not usable; it is tried again", "pool", slot.config.Name, "every", s.retry)
+	klog.FromContext(
+		ctx,
+	).Error(err, "Pool is not usable; it is tried again", "pool", slot.config.Name, "every", s.retry)
 }
 
 // isAbsent: an optional pool that is not there is as it should be.
@@ -155,7 +162,9 @@ func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error
 		CopyBytesPerSecond: c.CopyBytesPerSecond,
 	})
 	if err == nil && !p.EnforcesSizes() {
-		klog.FromContext(ctx).Info("Sizes are counted but not enforced in this pool: a volume can fill its filesystem",
+		klog.FromContext(
+			ctx,
+		).Info("Sizes are counted but not enforced in this pool: a volume can fill its filesystem",
 			"pool", c.Name, "path", c.Path, "backend", p.Backend(), "quota", c.Quota)
 	}
 	if err == nil {
@@ -164,18 +173,31 @@ func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error
 	return p, err
 }
 
-// warnIfVolatile says it of a pool whose volumes nobody will find again. It is used all the same: a test cluster may have nothing else.
+// warnIfVolatile says it of a pool whose volumes nobody will find again. It is used all the same: a
+// test cluster may have nothing else.
 func warnIfVolatile(ctx context.Context, c PoolConfig, p *pool.Pool) {
 	filesystem, err := p.Volatile()
 	if err == nil && filesystem == "" {
 		return
 	}
-	klog.FromContext(ctx).Error(err, "The data of this pool does not survive a reboot: it is in memory (tmpfs), or in a container's own "+
-		"layer (overlay). Give the pool a directory of the node's disk", "pool", c.Name, "path", c.Path, "filesystem", filesystem)
+	klog.FromContext(
+		ctx,
+	).Error(
+		err,
+		"The data of this pool does not survive a reboot: it is in memory (tmpfs), or in a container's own "+
+			"layer (overlay). Give the pool a directory of the node's disk",
+		"pool",
+		c.Name,
+		"path",
+		c.Path,
+		"filesystem",
+		filesystem,
+	)
 }
 
-// checkApart refuses a pool whose path leads, through links or bind mounts, to where kubelet's directory or another configured pool is:
-// the configuration's own check goes by the letters. Of two such pools neither is used, as for checkUnique. Errors: ErrUnavailable.
+// checkApart refuses a pool whose path leads, through links or bind mounts, to where kubelet's
+// directory or another configured pool is: the configuration's own check goes by the letters. Of
+// two such pools neither is used, as for checkUnique. Errors: ErrUnavailable.
 func (s *poolSet) checkApart(c PoolConfig, d *os.File, rest string) error {
 	mounts, err := mount.Table()
 	if err != nil {
@@ -190,35 +212,51 @@ func (s *poolSet) checkApart(c PoolConfig, d *os.File, rest string) error {
 		return fmt.Errorf("%w: look where kubelet's directory is: %w", volume.ErrUnavailable, err)
 	}
 	if at.Overlaps(kubelet) {
-		return fmt.Errorf("%w: it leads to %s, which overlaps kubelet's directory %s: give the pool a directory apart from it",
-			volume.ErrUnavailable, at, kubelet)
+		return fmt.Errorf(
+			"%w: it leads to %s, which overlaps kubelet's directory %s: give the pool a directory apart from it",
+			volume.ErrUnavailable,
+			at,
+			kubelet,
+		)
 	}
 	for _, slot := range s.slots {
 		other := slot.config
 		there, err := mount.Follow(mounts, other.Path)
 		switch {
-		case other.Name == c.Name, err != nil: // a pool whose disk has died keeps no other from being used
+		case other.Name == c.Name, err != nil:
+			// a pool whose disk has died keeps no other from being used
 		case at.IsSame(there):
-			return fmt.Errorf("%w: it is the same directory as pool %s at %s, namely %s: give each pool a directory of its own",
-				volume.ErrUnavailable, other.Name, other.Path, at)
+			return fmt.Errorf(
+				"%w: it is the same directory as pool %s at %s, namely %s: give each pool a directory of its own",
+				volume.ErrUnavailable,
+				other.Name,
+				other.Path,
+				at,
+			)
 		case at.Overlaps(there):
-			return fmt.Errorf("%w: it leads to %s, which overlaps pool %s at %s: pools must lie apart", volume.ErrUnavailable, at, other.Name, there)
+			return fmt.Errorf("%w: it leads to %s, which overlaps pool %s at %s: pools must lie apart",
+				volume.ErrUnavailable, at, other.Name, there)
 		}
 	}
 	return nil
 }
 
-// checkUnique refuses a pool that has the ID of another configured one. Both of them: which one is the copy nobody can tell, and a
-// volume ID must not mean one directory today and another one tomorrow.
+// checkUnique refuses a pool that has the ID of another configured one. Both of them: which one is
+// the copy nobody can tell, and a volume ID must not mean one directory today and another one
+// tomorrow.
 func (s *poolSet) checkUnique(c PoolConfig, id volume.PoolID) error {
 	for _, other := range s.slots {
 		if other.config.Name == c.Name {
 			continue
 		}
 		if otherID, err := pool.IDAt(other.config.Path); err == nil && otherID == id {
-			return fmt.Errorf("%w: it has the UUID of pool %s at %s: one is a copy of the other, and neither is used. "+
-				"Take the copy out of the configuration, or give that pool an empty directory",
-				volume.ErrUnavailable, other.config.Name, other.config.Path)
+			return fmt.Errorf(
+				"%w: it has the UUID of pool %s at %s: one is a copy of the other, and neither is used. "+
+					"Take the copy out of the configuration, or give that pool an empty directory",
+				volume.ErrUnavailable,
+				other.config.Name,
+				other.config.Path,
+			)
 		}
 	}
 	return nil
@@ -251,13 +289,18 @@ func (s *poolSet) ByID(id volume.PoolID) (*pool.Pool, error) {
 		}
 	}
 	if len(closed) > 0 { // a pool's UUID is on its disk: any of these may be the one
-		return nil, fmt.Errorf("%w: pool %s is not among the open pools; not open: %s", volume.ErrUnavailable, id, strings.Join(closed, "; "))
+		return nil, fmt.Errorf("%w: pool %s is not among the open pools; not open: %s",
+			volume.ErrUnavailable, id, strings.Join(closed, "; "))
 	}
-	return nil, fmt.Errorf("%w: this node has no pool %s: the volume is on another node, or its pool was taken out of the configuration",
-		volume.ErrNotFound, id)
+	return nil, fmt.Errorf(
+		"%w: this node has no pool %s: the volume is on another node, or its pool was taken out of the configuration",
+		volume.ErrNotFound,
+		id,
+	)
 }
 
-// unavailable makes ErrUnavailable of the reason why a pool is not open, if it does not say so itself.
+// unavailable makes ErrUnavailable of the reason why a pool is not open, if it does not say so
+// itself.
 func unavailable(why error) error {
 	if errors.Is(why, volume.ErrUnavailable) {
 		return why
@@ -280,7 +323,8 @@ func (s *poolSet) ByName(name string) (*pool.Pool, error) {
 		}
 		names = append(names, slot.config.Name)
 	}
-	return nil, fmt.Errorf("%w: this node has no pool %q; it has: %s", volume.ErrNotFound, name, strings.Join(names, ", "))
+	return nil, fmt.Errorf("%w: this node has no pool %q; it has: %s", volume.ErrNotFound, name,
+		strings.Join(names, ", "))
 }
 
 // Open lists the open pools in the order of their IDs.
@@ -311,7 +355,8 @@ func (s *poolSet) notReadyOptional() error {
 	return errors.Join(errs...)
 }
 
-// unhealthy says of the wanted pools which cannot be used, and why; each error begins with the pool's name.
+// unhealthy says of the wanted pools which cannot be used, and why; each error begins with the
+// pool's name.
 func (s *poolSet) unhealthy(wanted func(PoolConfig) bool) []error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

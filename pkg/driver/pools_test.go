@@ -70,7 +70,8 @@ func foreign(t *testing.T) string {
 }
 
 func TestOneBadPoolDoesNotStopTheOthers(t *testing.T) {
-	good, bad := NewPoolConfig("good", filepath.Join(t.TempDir(), "good")), NewPoolConfig("bad", foreign(t))
+	good, bad := NewPoolConfig("good",
+		filepath.Join(t.TempDir(), "good")), NewPoolConfig("bad", foreign(t))
 	good.Default = true
 	s := newPools(t, good, bad)
 	keepOpening(t, s)
@@ -89,14 +90,17 @@ func TestOneBadPoolDoesNotStopTheOthers(t *testing.T) {
 	_, byName := s.ByName("bad")
 	_, byID := s.ByID("ffffffffffff") // it may be the bad one's: a pool's UUID is on its disk
 	for _, err := range []error{byName, byID, s.notReady()} {
-		if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "bad") || !strings.Contains(err.Error(), "somebody's") {
+		if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "bad") ||
+			!strings.Contains(err.Error(), "somebody's") {
 			t.Errorf("%v: want ErrUnavailable that names the pool and says why", err)
 		}
 	}
-	if text := byName.Error(); strings.Count(text, "pool unavailable") != 1 || strings.Count(text, "pool bad") != 1 {
+	if text := byName.Error(); strings.Count(text, "pool unavailable") != 1 ||
+		strings.Count(text, "pool bad") != 1 {
 		t.Errorf("%q says it twice", text)
 	}
-	if _, err := s.ByName("other"); !errors.Is(err, volume.ErrNotFound) || !strings.Contains(err.Error(), "good, bad") {
+	if _, err := s.ByName("other"); !errors.Is(err, volume.ErrNotFound) ||
+		!strings.Contains(err.Error(), "good, bad") {
 		t.Errorf("%v: want ErrNotFound naming the pools there are", err)
 	}
 
@@ -116,15 +120,18 @@ func TestOneBadPoolDoesNotStopTheOthers(t *testing.T) {
 }
 
 func TestAbsentOptionalPoolIsAsItShouldBe(t *testing.T) {
-	main, spare := NewPoolConfig("main", filepath.Join(t.TempDir(), "main")), NewPoolConfig("spare", filepath.Join(t.TempDir(), "spare"))
+	main, spare := NewPoolConfig("main",
+		filepath.Join(t.TempDir(), "main")), NewPoolConfig("spare", filepath.Join(t.TempDir(), "spare"))
 	main.Default, spare.Optional = true, true
 	s := newPools(t, main, spare)
 	keepOpening(t, s)
-	eventually(t, "the driver is ready", func() bool { return s.notReady() == nil && s.stillOpening() == nil })
+	eventually(t, "the driver is ready",
+		func() bool { return s.notReady() == nil && s.stillOpening() == nil })
 	if _, err := s.ByName("spare"); !errors.Is(err, volume.ErrUnavailable) {
 		t.Errorf("%v: want ErrUnavailable", err)
 	}
-	if err := s.notReadyOptional(); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "nothing is at "+spare.Path) {
+	if err := s.notReadyOptional(); !errors.Is(err, os.ErrNotExist) ||
+		!strings.Contains(err.Error(), "nothing is at "+spare.Path) {
 		t.Errorf("/readyz says %v, want that nothing is there", err)
 	}
 	if _, err := os.Lstat(spare.Path); !os.IsNotExist(err) {
@@ -133,7 +140,8 @@ func TestAbsentOptionalPoolIsAsItShouldBe(t *testing.T) {
 	if err := os.Mkdir(spare.Path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the pool is used when it comes", func() bool { _, err := s.ByName("spare"); return err == nil })
+	eventually(t, "the pool is used when it comes",
+		func() bool { _, err := s.ByName("spare"); return err == nil })
 }
 
 func TestAbsentOptionalPoolIsToldOnce(t *testing.T) {
@@ -157,7 +165,8 @@ func TestAbsentOptionalPoolIsToldOnce(t *testing.T) {
 	stop()
 	<-ended
 	mustDo(t, s.close())
-	if text := out.String(); strings.Count(text, "Optional pool is absent here") != 1 || !strings.Contains(text, spare.Path) {
+	if text := out.String(); strings.Count(text, "Optional pool is absent here") != 1 ||
+		!strings.Contains(text, spare.Path) {
 		t.Errorf("the log is %s, want one line on the pool", text)
 	}
 }
@@ -199,7 +208,8 @@ func TestPoolWhosePathLeadsElsewhereIsRefusedUntouched(t *testing.T) {
 			}
 			before := modes(t, root)
 			err := s.open(t.Context(), s.slots[0])
-			if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), at("a")) {
+			if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), tc.says) ||
+				!strings.Contains(err.Error(), at("a")) {
 				t.Errorf("%v: want ErrUnavailable that says %s", err, tc.says)
 			}
 			if after := modes(t, root); !maps.Equal(before, after) {
@@ -213,7 +223,8 @@ func TestPoolBehindALinkOfItsOwnIsUsed(t *testing.T) {
 	root := t.TempDir()
 	mustDo(t, os.MkdirAll(filepath.Join(root, "disk"), 0o755))
 	mustDo(t, os.Symlink("disk", filepath.Join(root, "link")))
-	s := newPools(t, NewPoolConfig("a", filepath.Join(root, "link", "a")), NewPoolConfig("b", filepath.Join(root, "link", "b")))
+	s := newPools(t, NewPoolConfig("a", filepath.Join(root, "link", "a")),
+		NewPoolConfig("b", filepath.Join(root, "link", "b")))
 	for _, slot := range s.slots {
 		mustDo(t, s.open(t.Context(), slot))
 	}
@@ -246,7 +257,8 @@ func modes(t *testing.T, root string) map[string]os.FileMode {
 
 // A volume ID could mean either of them.
 func TestCopyOfAPoolIsRefused(t *testing.T) {
-	first, second := NewPoolConfig("first", filepath.Join(t.TempDir(), "p")), NewPoolConfig("second", filepath.Join(t.TempDir(), "p"))
+	first, second := NewPoolConfig("first",
+		filepath.Join(t.TempDir(), "p")), NewPoolConfig("second", filepath.Join(t.TempDir(), "p"))
 	s := newPools(t, first, second)
 	if err := s.open(t.Context(), s.slots[0]); err != nil {
 		t.Fatal(err)
@@ -260,7 +272,8 @@ func TestCopyOfAPoolIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := s.open(t.Context(), s.slots[1])
-	if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), first.Path) || !strings.Contains(err.Error(), second.Path) {
+	if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), first.Path) ||
+		!strings.Contains(err.Error(), second.Path) {
 		t.Errorf("%v: want ErrUnavailable naming both directories", err)
 	}
 	if p, err := s.ByID(s.slots[0].pool.ID()); err != nil || p.Name() != "first" {
@@ -280,7 +293,8 @@ func TestPoolThatMustEnforceSizesIsNotUsed(t *testing.T) {
 	c := NewPoolConfig("p", filepath.Join(t.TempDir(), "p"))
 	c.Quota = QuotaRequired
 	s := newPools(t, c)
-	if err := s.open(t.Context(), s.slots[0]); !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "quota") {
+	if err := s.open(t.Context(), s.slots[0]); !errors.Is(err, volume.ErrUnavailable) ||
+		!strings.Contains(err.Error(), "quota") {
 		t.Errorf("%v: want ErrUnavailable about the quota", err)
 	}
 	if _, err := os.Lstat(c.Path); !os.IsNotExist(err) {

@@ -13,11 +13,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 )
 
-// csiVersions are what kubelet wants to hear from a plugin that speaks CSI 1.x (pkg/volume/csi, versionParse: it takes the highest
-// that it supports, and 1.0.0 stands for all of them).
+// csiVersions are what kubelet wants to hear from a plugin that speaks CSI 1.x (pkg/volume/csi,
+// versionParse: it takes the highest that it supports, and 1.0.0 stands for all of them).
 var csiVersions = []string{"1.0.0"}
 
-// registration implements registerapi.RegistrationServer: kubelet finds its socket in plugins_registry and asks what the plugin is.
+// registration implements registerapi.RegistrationServer: kubelet finds its socket in
+// plugins_registry and asks what the plugin is.
 type registration struct {
 	registerapi.UnimplementedRegistrationServer
 	info    *registerapi.PluginInfo
@@ -29,8 +30,9 @@ func registrationEndpoint(cfg Config) string {
 	return "unix://" + filepath.Join(cfg.KubeletDir, "plugins_registry", cfg.DriverName+"-reg.sock")
 }
 
-// serveRegistration offers the driver to kubelet until the context ends. The CSI socket exists already. An error means that
-// kubelet refused: the process ends, so that its restart tries again and the refusal is seen.
+// serveRegistration offers the driver to kubelet until the context ends. The CSI socket exists
+// already. An error means that kubelet refused: the process ends, so that its restart tries again
+// and the refusal is seen.
 func serveRegistration(ctx context.Context, cfg Config) error {
 	if !cfg.RegisterWithKubelet {
 		return nil
@@ -40,12 +42,25 @@ func serveRegistration(ctx context.Context, cfg Config) error {
 		return err
 	}
 	if shared, err := mount.IsShared(cfg.KubeletDir); err == nil && !shared {
-		klog.FromContext(ctx).Error(nil, "Kubelet's directory is not a shared mount here: volumes would be mounted where no pod sees them. "+
-			"A container needs Bidirectional mount propagation", "kubeletDir", cfg.KubeletDir)
+		klog.FromContext(
+			ctx,
+		).Error(
+			nil,
+			"Kubelet's directory is not a shared mount here: volumes would be mounted where no pod sees them. "+
+				"A container needs Bidirectional mount propagation",
+			"kubeletDir",
+			cfg.KubeletDir,
+		)
 	}
-	if mount.MayMount() && mount.NewBinder().IsClassic() { // without that right it cannot be found out, and does not matter
-		klog.FromContext(ctx).Error(nil, "This kernel has no mount_setattr(2): what pods see of a volume may lack nosuid, nodev and ro, "+
-			"which do not propagate from the driver's container. Linux 5.12 or newer is needed for that")
+	// without that right it cannot be found out, and does not matter
+	if mount.MayMount() && mount.NewBinder().IsClassic() {
+		klog.FromContext(
+			ctx,
+		).Error(
+			nil,
+			"This kernel has no mount_setattr(2): what pods see of a volume may lack nosuid, nodev and ro, "+
+				"which do not propagate from the driver's container. Linux 5.12 or newer is needed for that",
+		)
 	}
 	listener, err := Listen(registrationEndpoint(cfg)) //nolint:contextcheck // it waits for nothing
 	if err != nil {
@@ -53,7 +68,10 @@ func serveRegistration(ctx context.Context, cfg Config) error {
 	}
 	r := &registration{
 		info: &registerapi.PluginInfo{
-			Type: registerapi.CSIPlugin, Name: cfg.DriverName, Endpoint: csiSocket, SupportedVersions: csiVersions,
+			Type:              registerapi.CSIPlugin,
+			Name:              cfg.DriverName,
+			Endpoint:          csiSocket,
+			SupportedVersions: csiVersions,
 		},
 		refused: make(chan error, 1),
 	}
@@ -72,7 +90,9 @@ func serveRegistration(ctx context.Context, cfg Config) error {
 }
 
 // GetInfo is asked within one second of the socket's appearance.
-func (r *registration) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
+func (r *registration) GetInfo(
+	context.Context, *registerapi.InfoRequest,
+) (*registerapi.PluginInfo, error) {
 	return r.info, nil
 }
 
@@ -81,7 +101,9 @@ func (r *registration) NotifyRegistrationStatus(
 	ctx context.Context, status *registerapi.RegistrationStatus,
 ) (*registerapi.RegistrationStatusResponse, error) {
 	if status.GetPluginRegistered() {
-		klog.FromContext(ctx).Info("Registered with kubelet", "driver", r.info.GetName(), "endpoint", r.info.GetEndpoint())
+		klog.FromContext(
+			ctx,
+		).Info("Registered with kubelet", "driver", r.info.GetName(), "endpoint", r.info.GetEndpoint())
 		return &registerapi.RegistrationStatusResponse{}, nil
 	}
 	select {

@@ -15,7 +15,9 @@ import (
 )
 
 // startRegistration serves it for a kubelet directory of its own, as kubelet would find it.
-func startRegistration(t *testing.T) (client registerapi.RegistrationClient, socket string, stop context.CancelFunc, ended <-chan error) {
+func startRegistration(
+	t *testing.T,
+) (client registerapi.RegistrationClient, socket string, stop context.CancelFunc, ended <-chan error) {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.KubeletDir = t.TempDir()
@@ -28,7 +30,8 @@ func startRegistration(t *testing.T) (client registerapi.RegistrationClient, soc
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- serveRegistration(ctx, cfg) }()
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix://"+socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +60,10 @@ func TestKubeletLearnsWhereTheDriverIs(t *testing.T) {
 		info.GetEndpoint() != "/var/lib/kubelet/plugins/hostpath.csi.local/csi.sock" {
 		t.Errorf("kubelet is told %v", info)
 	}
-	if _, err := client.NotifyRegistrationStatus(t.Context(), &registerapi.RegistrationStatus{PluginRegistered: true}); err != nil {
+	if _, err := client.NotifyRegistrationStatus(
+		t.Context(),
+		&registerapi.RegistrationStatus{PluginRegistered: true},
+	); err != nil {
 		t.Fatal(err)
 	}
 	stop()
@@ -65,14 +71,21 @@ func TestKubeletLearnsWhereTheDriverIs(t *testing.T) {
 		t.Errorf("stopped registration: %v", err)
 	}
 	if _, err := os.Lstat(socket); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket is still there after the stop (%v): kubelet would call a driver that is gone", err)
+		t.Errorf(
+			"the socket is still there after the stop (%v): kubelet would call a driver that is gone",
+			err,
+		)
 	}
 }
 
 func TestRefusalByKubeletEndsTheDriver(t *testing.T) {
 	client, _, _, ended := startRegistration(t)
 	refusal := &registerapi.RegistrationStatus{Error: "another driver has that name"}
-	if _, err := client.NotifyRegistrationStatus(t.Context(), refusal, grpc.WaitForReady(true)); err != nil {
+	if _, err := client.NotifyRegistrationStatus(
+		t.Context(),
+		refusal,
+		grpc.WaitForReady(true),
+	); err != nil {
 		t.Fatal(err)
 	}
 	if err := wait(t, ended); err == nil || !strings.Contains(err.Error(), refusal.GetError()) {

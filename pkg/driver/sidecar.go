@@ -7,8 +7,9 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// nodeFacts is what sidecars ask of the Node service: where the node is, and what it can do. Whoever takes one of them over
-// cannot have anything mounted; the other calls answer UNIMPLEMENTED.
+// nodeFacts is what sidecars ask of the Node service: where the node is, and what it can do.
+// Whoever takes one of them over cannot have anything mounted; the other calls answer
+// UNIMPLEMENTED.
 type nodeFacts struct {
 	csi.UnimplementedNodeServer
 	node csi.NodeServer
@@ -17,7 +18,9 @@ type nodeFacts struct {
 var _ csi.NodeServer = nodeFacts{}
 
 // NodeGetInfo is for external-provisioner --node-deployment.
-func (n nodeFacts) NodeGetInfo(ctx context.Context, req *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
+func (n nodeFacts) NodeGetInfo(
+	ctx context.Context, req *csi.NodeGetInfoRequest,
+) (*csi.NodeGetInfoResponse, error) {
 	return n.node.NodeGetInfo(ctx, req)
 }
 

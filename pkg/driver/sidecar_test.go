@@ -29,7 +29,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// connectAs connects as a user and group other than the test's. It changes its thread, which ends with the goroutine.
+// connectAs connects as a user and group other than the test's. It changes its thread, which ends
+// with the goroutine.
 func connectAs(path string, uid, gid int) error {
 	done := make(chan error, 1)
 	go func() {
@@ -52,7 +53,8 @@ func TestSidecarSocketIsForItsGroupAlone(t *testing.T) {
 		func() {
 			defer unix.Umask(unix.Umask(umask))
 			path := socketIn(t)
-			if err := os.Chmod(filepath.Dir(path), 0o755); err != nil { // others may look in, and must fail at the socket
+			// others may look in, and must fail at the socket
+			if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			l, err := ListenForGroup("unix://"+path, sidecarGroup)
@@ -89,7 +91,8 @@ func TestGroupIsGivenNothingButTheSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{victim, link} {
-		if err := admitGroup(path, sidecarGroup); err == nil || !strings.Contains(err.Error(), "exchanged") {
+		if err := admitGroup(path, sidecarGroup); err == nil ||
+			!strings.Contains(err.Error(), "exchanged") {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
@@ -152,11 +155,18 @@ func TestSidecarsProvisionButDoNotMount(t *testing.T) {
 	waitUntilReady(t, sidecar)
 	access := &csi.VolumeCapability{
 		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
-		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER},
+		AccessMode: &csi.VolumeCapability_AccessMode{
+			Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER,
+		},
 	}
-	created, err := csi.NewControllerClient(sidecar).CreateVolume(t.Context(), &csi.CreateVolumeRequest{
-		Name: "pvc-1", VolumeCapabilities: []*csi.VolumeCapability{access},
-	})
+	created, err := csi.NewControllerClient(
+		sidecar,
+	).CreateVolume(
+		t.Context(),
+		&csi.CreateVolumeRequest{
+			Name: "pvc-1", VolumeCapabilities: []*csi.VolumeCapability{access},
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,21 +174,35 @@ func TestSidecarsProvisionButDoNotMount(t *testing.T) {
 	if err != nil || info.GetNodeId() != "node-1" {
 		t.Errorf("NodeGetInfo: %v, %v", info, err)
 	}
-	if _, err := csi.NewNodeClient(sidecar).NodeGetCapabilities(t.Context(), &csi.NodeGetCapabilitiesRequest{}); err != nil {
+	if _, err := csi.NewNodeClient(
+		sidecar,
+	).NodeGetCapabilities(
+		t.Context(),
+		&csi.NodeGetCapabilitiesRequest{},
+	); err != nil {
 		t.Errorf("NodeGetCapabilities: %v", err)
 	}
 	stage := &csi.NodeStageVolumeRequest{
-		VolumeId: created.GetVolume().GetVolumeId(), VolumeCapability: access, StagingTargetPath: filepath.Join(cfg.KubeletDir, "staging"),
+		VolumeId:          created.GetVolume().GetVolumeId(),
+		VolumeCapability:  access,
+		StagingTargetPath: filepath.Join(cfg.KubeletDir, "staging"),
 	}
 	publish := &csi.NodePublishVolumeRequest{
-		VolumeId: stage.GetVolumeId(), VolumeCapability: access,
-		StagingTargetPath: stage.GetStagingTargetPath(), TargetPath: filepath.Join(cfg.KubeletDir, "target"),
+		VolumeId:          stage.GetVolumeId(),
+		VolumeCapability:  access,
+		StagingTargetPath: stage.GetStagingTargetPath(),
+		TargetPath:        filepath.Join(cfg.KubeletDir, "target"),
 	}
 	_, stageErr := csi.NewNodeClient(sidecar).NodeStageVolume(t.Context(), stage)
 	_, publishErr := csi.NewNodeClient(sidecar).NodePublishVolume(t.Context(), publish)
-	_, unpublishErr := csi.NewNodeClient(sidecar).NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{
-		VolumeId: publish.GetVolumeId(), TargetPath: publish.GetTargetPath(),
-	})
+	_, unpublishErr := csi.NewNodeClient(
+		sidecar,
+	).NodeUnpublishVolume(
+		t.Context(),
+		&csi.NodeUnpublishVolumeRequest{
+			VolumeId: publish.GetVolumeId(), TargetPath: publish.GetTargetPath(),
+		},
+	)
 	for _, err := range []error{stageErr, publishErr, unpublishErr} {
 		if status.Code(err) != codes.Unimplemented {
 			t.Errorf("a sidecar may mount: %v", err)

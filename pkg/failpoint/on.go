@@ -11,8 +11,9 @@ import (
 	"syscall"
 )
 
-// Env names the points to die at: "PREFIX:N" kills the process with SIGKILL at the N-th passing, from 1, of a
-// point whose name begins with PREFIX. A test that counts N up until the process survives has been at every step.
+// Env names the points to die at: "PREFIX:N" kills the process with SIGKILL at the N-th passing,
+// from 1, of a point whose name begins with PREFIX. A test that counts N up until the process
+// survives has been at every step.
 const Env = "CSI_HOSTPATH_FAILPOINT"
 
 //nolint:gochecknoglobals // a point is a line in any function: it has nothing else to ask

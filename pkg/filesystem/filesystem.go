@@ -1,5 +1,6 @@
-// Package filesystem makes, checks, mounts and grows the filesystem on a block device. What takes a program goes through
-// k8s.io/mount-utils, as it does in kubelet; the mount is a system call on a descriptor.
+// Package filesystem makes, checks, mounts and grows the filesystem on a block device. What takes a
+// program goes through k8s.io/mount-utils, as it does in kubelet; the mount is a system call on a
+// descriptor.
 package filesystem
 
 import (
@@ -14,8 +15,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Make makes a filesystem on a device and mounts it at a directory, open with O_PATH. The device is all zeroes, and nobody's: there is
-// nothing that could be lost. Errors: ErrUnavailable when a program is missing.
+// Make makes a filesystem on a device and mounts it at a directory, open with O_PATH. The device is
+// all zeroes, and nobody's: there is nothing that could be lost. Errors: ErrUnavailable when a
+// program is missing.
 func Make(device string, at *os.File, spec volume.Spec) error {
 	if err := require("blkid", "mkfs."+string(spec.FSType)); err != nil {
 		return err
@@ -23,9 +25,10 @@ func Make(device string, at *os.File, spec volume.Spec) error {
 	return run(device, at, spec, utilexec.New())
 }
 
-// Mount checks a filesystem that has been made, repairs what can be repaired without losing anything, and mounts it at a directory, open
-// with O_PATH. It never makes one: a device on which none is recognised is damaged, not empty. Errors: ErrCorrupt, ErrUnavailable when a
-// program is missing.
+// Mount checks a filesystem that has been made, repairs what can be repaired without losing
+// anything, and mounts it at a directory, open with O_PATH. It never makes one: a device on which
+// none is recognised is damaged, not empty. Errors: ErrCorrupt, ErrUnavailable when a program is
+// missing.
 func Mount(device string, at *os.File, spec volume.Spec) error {
 	if err := require("blkid", "fsck"); err != nil {
 		return err
@@ -35,28 +38,39 @@ func Mount(device string, at *os.File, spec volume.Spec) error {
 		return fmt.Errorf("blkid %s: %w", device, err)
 	}
 	if found != string(spec.FSType) {
-		return fmt.Errorf("%w: it has been given %s, and %q is recognised on %s: it is not formatted again; "+
-			"look at it with fsck.%s, or restore a snapshot", volume.ErrCorrupt, spec.FSType, found, device, spec.FSType)
+		return fmt.Errorf(
+			"%w: it has been given %s, and %q is recognised on %s: it is not formatted again; "+
+				"look at it with fsck.%s, or restore a snapshot",
+			volume.ErrCorrupt,
+			spec.FSType,
+			found,
+			device,
+			spec.FSType,
+		)
 	}
 	return run(device, at, spec, neverFormats{utilexec.New()})
 }
 
-// MountAgain mounts a filesystem that is mounted elsewhere at a second directory. A check of it would be wrong now.
+// MountAgain mounts a filesystem that is mounted elsewhere at a second directory. A check of it
+// would be wrong now.
 func MountAgain(device string, at *os.File, spec volume.Spec) error {
 	return mounter{at: at, spec: spec}.MountSensitive(device, "", string(spec.FSType), nil, nil)
 }
 
 func run(device string, at *os.File, spec volume.Spec, exec utilexec.Interface) error {
 	m := mount.NewSafeFormatAndMount(mounter{at: at, spec: spec}, exec)
-	err := m.FormatAndMountSensitiveWithFormatOptions(device, at.Name(), string(spec.FSType), nil, nil, formatOptions(spec.FSType))
+	err := m.FormatAndMountSensitiveWithFormatOptions(device, at.Name(), string(spec.FSType), nil, nil,
+		formatOptions(spec.FSType))
 	var failed mount.MountError
 	if errors.As(err, &failed) && failed.Type == mount.HasFilesystemErrors {
-		return fmt.Errorf("%w: %w: repair it with fsck.%s, or restore a snapshot", volume.ErrCorrupt, err, spec.FSType)
+		return fmt.Errorf("%w: %w: repair it with fsck.%s, or restore a snapshot", volume.ErrCorrupt, err,
+			spec.FSType)
 	}
 	return err
 }
 
-// formatOptions are further arguments of mkfs: the device is empty already, and what was allocated ahead is not to be given back.
+// formatOptions are further arguments of mkfs: the device is empty already, and what was allocated
+// ahead is not to be given back.
 func formatOptions(fsType volume.FSType) []string {
 	switch fsType {
 	case volume.Ext4:
@@ -69,7 +83,8 @@ func formatOptions(fsType volume.FSType) []string {
 	}
 }
 
-// neverFormats is the last guard of the data: mount-utils would format whatever blkid(8) does not recognise.
+// neverFormats is the last guard of the data: mount-utils would format whatever blkid(8) does not
+// recognise.
 type neverFormats struct{ utilexec.Interface }
 
 var errWouldFormat = errors.New("a filesystem that has been made is never made again")
@@ -86,16 +101,19 @@ type refused struct{ utilexec.Cmd }
 
 func (refused) CombinedOutput() ([]byte, error) { return nil, errWouldFormat }
 
-// mounter is the one method of mount-utils' interface that SafeFormatAndMount calls, on a descriptor instead of a path.
+// mounter is the one method of mount-utils' interface that SafeFormatAndMount calls, on a
+// descriptor instead of a path.
 type mounter struct {
 	mount.Interface
 	at   *os.File
 	spec volume.Spec
 }
 
-// MountSensitive implements mount.Interface. What a pod may do is decided at each target; here nothing may be done that none may.
+// MountSensitive implements mount.Interface. What a pod may do is decided at each target; here
+// nothing may be done that none may.
 func (m mounter) MountSensitive(source, _, fsType string, _, _ []string) error {
-	err := unix.Mount(source, fmt.Sprintf("/proc/self/fd/%d", m.at.Fd()), fsType, unix.MS_NOSUID|unix.MS_NODEV, mountData(m.spec))
+	err := unix.Mount(source, fmt.Sprintf("/proc/self/fd/%d", m.at.Fd()), fsType,
+		unix.MS_NOSUID|unix.MS_NODEV, mountData(m.spec))
 	if errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("%w: the node's kernel has no %s: %w", volume.ErrUnavailable, fsType, err)
 	}
@@ -106,7 +124,8 @@ func (m mounter) MountSensitive(source, _, fsType string, _, _ []string) error {
 func mountData(spec volume.Spec) string {
 	switch {
 	case spec.FSType == volume.XFS:
-		// A snapshot's copy has the UUID of its source, and XFS refuses the second one of a UUID; the driver knows its images by their files.
+		// A snapshot's copy has the UUID of its source, and XFS refuses the second one of a UUID;
+		// the driver knows its images by their files.
 		return "nouuid"
 	case spec.FSType == volume.Btrfs && spec.Allocation == volume.Preallocated:
 		return "nodiscard" // it discards by itself, and would give back what was allocated ahead
@@ -115,16 +134,21 @@ func mountData(spec volume.Spec) string {
 	}
 }
 
-// Grow makes a mounted filesystem as large as its device has become; if it is already, nothing happens. The path is a mount point of it.
-// Errors: ErrUnavailable when a program, or the right to grow ext4, is missing.
+// Grow makes a mounted filesystem as large as its device has become; if it is already, nothing
+// happens. The path is a mount point of it. Errors: ErrUnavailable when a program, or the right to
+// grow ext4, is missing.
 func Grow(device, path string, fsType volume.FSType) error {
 	if err := require("blkid", growProgram(fsType)); err != nil {
 		return err
 	}
 	_, err := mount.NewResizeFs(utilexec.New()).Resize(device, path)
-	if err != nil && fsType == volume.Ext4 && !hasCapability(unix.CAP_SYS_RESOURCE) { // fs/ext4/resize.c, ext4_resize_begin
-		return fmt.Errorf("%w: ext4 grows only for a process with CAP_SYS_RESOURCE, which this one has not; a privileged container has it: %w",
-			volume.ErrUnavailable, err)
+	// fs/ext4/resize.c, ext4_resize_begin
+	if err != nil && fsType == volume.Ext4 && !hasCapability(unix.CAP_SYS_RESOURCE) {
+		return fmt.Errorf(
+			"%w: ext4 grows only for a process with CAP_SYS_RESOURCE, which this one has not; a privileged container has it: %w",
+			volume.ErrUnavailable,
+			err,
+		)
 	}
 	return err
 }
@@ -152,8 +176,13 @@ func growProgram(fsType volume.FSType) string {
 func require(programs ...string) error {
 	for _, name := range programs {
 		if _, err := utilexec.New().LookPath(name); err != nil {
-			return fmt.Errorf("%w: program %s is missing where the driver runs: use the driver's own container image, "+
-				"or install e2fsprogs, xfsprogs, btrfs-progs and util-linux: %w", volume.ErrUnavailable, name, err)
+			return fmt.Errorf(
+				"%w: program %s is missing where the driver runs: use the driver's own container image, "+
+					"or install e2fsprogs, xfsprogs, btrfs-progs and util-linux: %w",
+				volume.ErrUnavailable,
+				name,
+				err,
+			)
 		}
 	}
 	return nil

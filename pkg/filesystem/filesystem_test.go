@@ -49,7 +49,12 @@ func newWorld(t *testing.T, fsType volume.FSType) *world {
 }
 
 func specOf(fsType volume.FSType) volume.Spec {
-	return volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, FSType: fsType, Allocation: volume.Sparse}
+	return volume.Spec{
+		Type:       volume.DirectoryOrCreate,
+		Backing:    volume.ImageBacking,
+		FSType:     fsType,
+		Allocation: volume.Sparse,
+	}
 }
 
 func (w *world) spec() volume.Spec { return specOf(w.fsType) }
@@ -127,7 +132,13 @@ func TestFilesystemOfAnotherTypeIsAnError(t *testing.T) {
 	w := newWorld(t, volume.XFS)
 	w.must(filesystem.Make(w.device.Path(), w.dir, specOf(volume.Ext4)))
 	w.unmount()
-	if err := filesystem.Mount(w.device.Path(), w.dir, specOf(volume.XFS)); !errors.Is(err, volume.ErrCorrupt) {
+	if err := filesystem.Mount(
+		w.device.Path(),
+		w.dir,
+		specOf(volume.XFS),
+	); !errors.Is(
+		err, volume.ErrCorrupt,
+	) {
 		t.Errorf("mounting it says %v, want ErrCorrupt", err)
 	}
 }
@@ -146,7 +157,8 @@ func TestRepairableDamageIsRepairedBeforeTheMount(t *testing.T) {
 	w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
 	w.unmount()
 	for _, damage := range []string{"set_super_value free_blocks_count 1", "set_super_value state 0"} {
-		out, err := exec.CommandContext(t.Context(), "debugfs", "-w", "-R", damage, w.device.Path()).CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), "debugfs", "-w", "-R", damage,
+			w.device.Path()).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -194,7 +206,8 @@ func TestGrownFilesystemHasTheDevicesSizeAndGrowingItAgainChangesNothing(t *test
 	})
 }
 
-// mayGrowExt4: some machines that call themselves root lack the capability (the tests run with it in the virtual machine of test/vm).
+// mayGrowExt4: some machines that call themselves root lack the capability (the tests run with it
+// in the virtual machine of test/vm).
 func mayGrowExt4(t *testing.T) bool {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")

@@ -7,7 +7,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
-// TestWhereRootHasEveryCapability grows filesystems in the virtual machine: ext4 grows only there, where root lacks CAP_SYS_RESOURCE here.
+// TestWhereRootHasEveryCapability grows filesystems in the virtual machine: ext4 grows only there,
+// where root lacks CAP_SYS_RESOURCE here.
 func TestWhereRootHasEveryCapability(t *testing.T) {
 	if guest.Running() {
 		return

@@ -13,8 +13,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// create makes a directory and its parents, or an empty file whose parent must exist, as in-tree hostPath does. Something that
-// appears in between is left for the type check.
+// create makes a directory and its parents, or an empty file whose parent must exist, as in-tree
+// hostPath does. Something that appears in between is left for the type check.
 func create(at *os.File, rel string, spec volume.Spec) error {
 	parent, err := openParent(at, path.Dir(rel), spec.Type)
 	if err != nil {
@@ -24,7 +24,8 @@ func create(at *os.File, rel string, spec volume.Spec) error {
 	return makeIn(parent, path.Base(rel), spec)
 }
 
-// openParent opens the directory to make something in. A parent that it makes has mode 0755 and belongs to root, whatever the umask.
+// openParent opens the directory to make something in. A parent that it makes has mode 0755 and
+// belongs to root, whatever the umask.
 func openParent(at *os.File, rel string, t volume.Type) (*os.File, error) {
 	if t == volume.FileOrCreate {
 		return openBeneath(at, rel, unix.O_DIRECTORY)
@@ -55,9 +56,10 @@ func descend(dir *os.File, name string) (*os.File, error) {
 // newEntry is what something has for a name until it is complete.
 const newEntry = "new"
 
-// makeIn makes an empty directory or file, durably, with exactly the specification's mode and owner; an entry of that name that
-// exists or appears is no error. It is built in a directory that only root can enter: a pod that may write to the parent could
-// otherwise put another directory in its place between mkdir(2) and fchown(2), and have that one's owner changed.
+// makeIn makes an empty directory or file, durably, with exactly the specification's mode and
+// owner; an entry of that name that exists or appears is no error. It is built in a directory that
+// only root can enter: a pod that may write to the parent could otherwise put another directory in
+// its place between mkdir(2) and fchown(2), and have that one's owner changed.
 func makeIn(parent *os.File, name string, spec volume.Spec) (err error) {
 	private := fmt.Sprintf(".csi-hostpath.%016x", rand.Uint64()) //nolint:gosec // not a secret
 	building, err := mkdirPrivate(parent, private)
@@ -91,8 +93,10 @@ func mkdirPrivate(parent *os.File, name string) (*os.File, error) {
 	}
 	var st unix.Stat_t
 	err = unix.Fstat(int(d.Fd()), &st)
-	if err == nil && (st.Uid != uint32(os.Geteuid()) || st.Mode&0o077 != 0) { //nolint:gosec // a user ID is not negative
-		err = fmt.Errorf("%w: somebody exchanged a directory that the driver was making", volume.ErrForbidden)
+	if err == nil &&
+		(st.Uid != uint32(os.Geteuid()) || st.Mode&0o077 != 0) { //nolint:gosec // a user ID is not negative
+		err = fmt.Errorf("%w: somebody exchanged a directory that the driver was making",
+			volume.ErrForbidden)
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -131,7 +135,8 @@ func removeNew(private *os.File, t volume.Type) error {
 	return remove(private, newEntry, unix.AT_REMOVEDIR)
 }
 
-// remove takes an empty directory, or a file, away. What is gone, or has been given content by somebody, is no error.
+// remove takes an empty directory, or a file, away. What is gone, or has been given content by
+// somebody, is no error.
 func remove(parent *os.File, name string, flags int) error {
 	err := unix.Unlinkat(int(parent.Fd()), name, flags)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) {

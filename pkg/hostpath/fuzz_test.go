@@ -14,8 +14,8 @@ import (
 
 func itoa(fd uintptr) string { return strconv.FormatUint(uint64(fd), 10) }
 
-// FuzzOpenStaysBeneathTheRoot opens any path that a pod can name: what is opened lies in the allowed root, and nothing is made
-// elsewhere. Links to everywhere stand in the root.
+// FuzzOpenStaysBeneathTheRoot opens any path that a pod can name: what is opened lies in the
+// allowed root, and nothing is made elsewhere. Links to everywhere stand in the root.
 func FuzzOpenStaysBeneathTheRoot(f *testing.F) {
 	if os.Geteuid() != 0 {
 		f.Skip("needs root: run `sudo make test`")
@@ -46,7 +46,9 @@ func FuzzOpenStaysBeneathTheRoot(f *testing.F) {
 	h := allow(root)
 	f.Fuzz(func(t *testing.T, path string, n uint8) {
 		wanted := volume.Types()[int(n)%len(volume.Types())]
-		params, err := volume.ParseParameters(map[string]string{volume.ParamPath: path, volume.ParamType: string(wanted)})
+		params, err := volume.ParseParameters(
+			map[string]string{volume.ParamPath: path, volume.ParamType: string(wanted)},
+		)
 		if err != nil {
 			return
 		}
@@ -56,7 +58,8 @@ func FuzzOpenStaysBeneathTheRoot(f *testing.F) {
 		}
 		defer opened.File.Close()
 		name, err := os.Readlink("/proc/self/fd/" + itoa(opened.File.Fd()))
-		if err != nil || name != filepath.Join(root, "srv") && !strings.HasPrefix(name, filepath.Join(root, "srv")+"/") {
+		if err != nil ||
+			name != filepath.Join(root, "srv") && !strings.HasPrefix(name, filepath.Join(root, "srv")+"/") {
 			t.Errorf("%q opens %q, %v", path, name, err)
 		}
 		if entries, err := os.ReadDir(filepath.Join(root, "secret")); err != nil || len(entries) != 1 {

@@ -18,7 +18,8 @@ type Host struct {
 	root string
 }
 
-// NewHost reaches the node's paths below root: "/", or where the container has the host's root mounted.
+// NewHost reaches the node's paths below root: "/", or where the container has the host's root
+// mounted.
 func NewHost(root string, rules *Rules) *Host { return &Host{rules: rules, root: root} }
 
 // Opened is a path of the host that is allowed, exists, and is what it should be.
@@ -29,7 +30,8 @@ type Opened struct {
 	ReadOnly bool
 }
 
-// beneath resolves a path without leaving the directory it starts from: no link, no magic link, no "..".
+// beneath resolves a path without leaving the directory it starts from: no link, no magic link, no
+// "..".
 const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 
 // Check says whether the rules allow a use, without looking at the disk. Errors: ErrForbidden.
@@ -38,9 +40,10 @@ func (h *Host) Check(use Use) error {
 	return err
 }
 
-// Open opens what a pod asks for, and makes it if its type says so, with exactly the mode and owner of the specification. What is
-// checked is the descriptor that it returns. Errors: ErrForbidden, naming the rule that is missing; ErrPrecondition when the path is
-// absent or something else; ErrUnavailable when the host's tree cannot be reached.
+// Open opens what a pod asks for, and makes it if its type says so, with exactly the mode and owner
+// of the specification. What is checked is the descriptor that it returns. Errors: ErrForbidden,
+// naming the rule that is missing; ErrPrecondition when the path is absent or something else;
+// ErrUnavailable when the host's tree cannot be reached.
 func (h *Host) Open(use Use, spec volume.Spec) (Opened, error) {
 	rule, err := h.rules.find(use)
 	if err != nil {
@@ -79,8 +82,12 @@ func open(host *os.File, rule Rule, use Use, spec volume.Spec) (*os.File, error)
 	f, err := openBeneath(at, rel, 0)
 	if errors.Is(err, unix.ENOENT) && use.Type.Creates() {
 		if rule.ReadOnly {
-			return nil, fmt.Errorf("%w: host path %s does not exist, and nothing is made there: the hostPaths rule for %s is read-only",
-				volume.ErrPrecondition, use.Path, rule.Path)
+			return nil, fmt.Errorf(
+				"%w: host path %s does not exist, and nothing is made there: the hostPaths rule for %s is read-only",
+				volume.ErrPrecondition,
+				use.Path,
+				rule.Path,
+			)
 		}
 		if err := create(at, rel, spec); err != nil {
 			return nil, describe(err, use.Path, string(use.Type)+", whose parents must be directories")
@@ -108,16 +115,28 @@ func openBeneath(at *os.File, rel string, flags uint64) (*os.File, error) {
 func describe(err error, name, wanted string) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("%w: host path %s does not exist, wanted is %s", volume.ErrPrecondition, name, wanted)
+		return fmt.Errorf("%w: host path %s does not exist, wanted is %s", volume.ErrPrecondition, name,
+			wanted)
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
-		return fmt.Errorf("%w: host path %s leads through a symbolic link, and none is followed: name the place itself",
-			volume.ErrForbidden, name)
+		return fmt.Errorf(
+			"%w: host path %s leads through a symbolic link, and none is followed: name the place itself",
+			volume.ErrForbidden,
+			name,
+		)
 	case errors.Is(err, unix.ENOTDIR):
-		return fmt.Errorf("%w: host path %s leads through something that is not a directory, wanted is %s", volume.ErrPrecondition, name, wanted)
+		return fmt.Errorf(
+			"%w: host path %s leads through something that is not a directory, wanted is %s",
+			volume.ErrPrecondition,
+			name,
+			wanted,
+		)
 	case errors.Is(err, unix.ENAMETOOLONG):
 		return fmt.Errorf("%w: host path %.64q…: a name in it is too long", volume.ErrInvalid, name)
 	case errors.Is(err, unix.ENOSYS):
-		return fmt.Errorf("%w: host paths need openat2(2), Linux 5.6 or newer: nothing older opens them safely", volume.ErrUnavailable)
+		return fmt.Errorf(
+			"%w: host paths need openat2(2), Linux 5.6 or newer: nothing older opens them safely",
+			volume.ErrUnavailable,
+		)
 	default:
 		return fmt.Errorf("host path %s: %w", name, err)
 	}
@@ -144,7 +163,8 @@ var kindNames = map[uint32]string{
 	unix.S_IFIFO:  "a FIFO",
 }
 
-// checkKind looks at the descriptor that will be bound. Errors: ErrPrecondition; ErrForbidden for a link.
+// checkKind looks at the descriptor that will be bound. Errors: ErrPrecondition; ErrForbidden for a
+// link.
 func checkKind(f *os.File, use Use) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {

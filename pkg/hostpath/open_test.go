@@ -14,9 +14,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// Kubernetes' own cases (pkg/volume/hostpath/host_path_test.go, TestHostPathTypeCheckerInternal) are the oracle: what is there, and the
-// types that take it. Its checker takes sockets and devices for File and FileOrCreate too, because its fake says so; its real one
-// compares the file type, and so does this one.
+// Kubernetes' own cases (pkg/volume/hostpath/host_path_test.go, TestHostPathTypeCheckerInternal)
+// are the oracle: what is there, and the types that take it. Its checker takes sockets and devices
+// for File and FileOrCreate too, because its fake says so; its real one compares the file type, and
+// so does this one.
 func TestTypesTakeWhatHostPathTakes(t *testing.T) {
 	for _, tc := range []struct {
 		title string
@@ -94,7 +95,8 @@ func wantStat(t *testing.T, path string, want volume.Spec) {
 		t.Fatal(err)
 	}
 	if st.Mode&0o7777 != want.Mode || st.Uid != want.UID || st.Gid != want.GID {
-		t.Errorf("%s has mode %o and owner %d:%d, want %o and %d:%d", path, st.Mode&0o7777, st.Uid, st.Gid, want.Mode, want.UID, want.GID)
+		t.Errorf("%s has mode %o and owner %d:%d, want %o and %d:%d", path, st.Mode&0o7777, st.Uid,
+			st.Gid, want.Mode, want.UID, want.GID)
 	}
 }
 
@@ -119,7 +121,8 @@ func TestDirectoryOrCreateMakesParentsAndFileOrCreateDoesNot(t *testing.T) {
 	mkdir(t, root, "srv")
 	h := allow(root)
 	old := unix.Umask(0o077)
-	err := h.try(Use{Path: "/srv/a/b/c", Type: volume.DirectoryOrCreate}, volume.Spec{Mode: 0o700, UID: 7})
+	err := h.try(Use{Path: "/srv/a/b/c", Type: volume.DirectoryOrCreate},
+		volume.Spec{Mode: 0o700, UID: 7})
 	unix.Umask(old)
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +139,9 @@ func TestDirectoryOrCreateMakesParentsAndFileOrCreateDoesNot(t *testing.T) {
 // An allowed root that is absent is a disk that is not mounted, as often as not.
 func TestAbsentRootIsNotMade(t *testing.T) {
 	root := newTree(t)
-	err := allow(root).try(Use{Path: "/srv/x", Type: volume.DirectoryOrCreate}, volume.Spec{Mode: 0o755})
+	err := allow(
+		root,
+	).try(Use{Path: "/srv/x", Type: volume.DirectoryOrCreate}, volume.Spec{Mode: 0o755})
 	wantError(t, err, volume.ErrPrecondition, "/srv does not exist", "root of the hostPaths rule")
 	wantOnly(t, root)
 }
@@ -149,7 +154,12 @@ func TestWhatExistsKeepsItsModeOwnerAndContent(t *testing.T) {
 	if err := os.Chown(file, 5, 6); err != nil {
 		t.Fatal(err)
 	}
-	if err := allow(root).try(Use{Path: "/srv/file", Type: volume.FileOrCreate}, volume.Spec{Mode: 0o644, UID: 1000}); err != nil {
+	if err := allow(
+		root,
+	).try(
+		Use{Path: "/srv/file", Type: volume.FileOrCreate},
+		volume.Spec{Mode: 0o644, UID: 1000},
+	); err != nil {
 		t.Fatal(err)
 	}
 	wantStat(t, file, volume.Spec{Mode: 0o600, UID: 5, GID: 6})
@@ -305,14 +315,17 @@ func TestOnlyTheDeviceThatARuleNamesIsOpened(t *testing.T) {
 
 func TestHostThatCannotBeReachedIsUnavailable(t *testing.T) {
 	h := allow(filepath.Join(t.TempDir(), "absent"))
-	wantError(t, h.try(Use{Path: "/srv", Type: volume.Directory}, volume.Spec{}), volume.ErrUnavailable, "--host-root")
+	wantError(t, h.try(Use{Path: "/srv", Type: volume.Directory}, volume.Spec{}),
+		volume.ErrUnavailable, "--host-root")
 }
 
 func TestNamesThatNoFilesystemHasAreInvalid(t *testing.T) {
 	root := newTree(t)
 	mkdir(t, root, "srv")
 	for _, wanted := range []volume.Type{volume.DirectoryOrCreate, volume.FileOrCreate, volume.Directory} {
-		err := allow(root).try(Use{Path: "/srv/" + strings.Repeat("x", 256), Type: wanted}, volume.Spec{Mode: 0o755})
+		err := allow(
+			root,
+		).try(Use{Path: "/srv/" + strings.Repeat("x", 256), Type: wanted}, volume.Spec{Mode: 0o755})
 		wantError(t, err, volume.ErrInvalid)
 	}
 	wantOnly(t, filepath.Join(root, "srv"))

@@ -13,8 +13,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// checkPlace refuses a descriptor that shows a forbidden directory, what is in one, or what is above one, by another name: through a
-// bind mount on the way, or one below. Names cannot say that; where things stand in their filesystems can. Errors: ErrForbidden.
+// checkPlace refuses a descriptor that shows a forbidden directory, what is in one, or what is
+// above one, by another name: through a bind mount on the way, or one below. Names cannot say that;
+// where things stand in their filesystems can. Errors: ErrForbidden.
 func (r *Rules) checkPlace(host, f *os.File, rule Rule, use Use) error {
 	mounts, err := mount.Table()
 	if err != nil {
@@ -33,15 +34,22 @@ func (r *Rules) checkPlace(host, f *os.File, rule Rule, use Use) error {
 			return fmt.Errorf("%w: look where %s is: %w", volume.ErrUnavailable, name, err)
 		}
 		if exists && slices.ContainsFunc(shown, place.Overlaps) {
-			return fmt.Errorf("%w: host path %s shows %s under another name, and that is never offered%s, nor what is in it or above it",
-				volume.ErrForbidden, use.Path, name, unlessReadOnly(name))
+			return fmt.Errorf(
+				"%w: host path %s shows %s under another name, and that is never offered%s, nor what is in it or above it",
+				volume.ErrForbidden,
+				use.Path,
+				name,
+				unlessReadOnly(name),
+			)
 		}
 	}
 	return nil
 }
 
 // locate follows links, within the host's tree: a directory is forbidden wherever its name leads.
-func locate(host *os.File, mounts []mount.Mount, name string) (place mount.Location, exists bool, err error) {
+func locate(
+	host *os.File, mounts []mount.Mount, name string,
+) (place mount.Location, exists bool, err error) {
 	fd, err := openInRoot(host, name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return mount.Location{}, false, nil
@@ -55,11 +63,13 @@ func locate(host *os.File, mounts []mount.Mount, name string) (place mount.Locat
 	return place, true, err
 }
 
-// resolveTries bounds how often a path is resolved anew: each time something else was renamed, or mounted, somewhere on the node.
+// resolveTries bounds how often a path is resolved anew: each time something else was renamed, or
+// mounted, somewhere on the node.
 const resolveTries = 1000
 
-// openInRoot resolves a path with its links. Of a link with ".." in it, such as /var/run → ../run, the kernel does not know where it led if
-// anything was renamed meanwhile, by whomever and wherever (openat2(2), EAGAIN): a pod can do that all day.
+// openInRoot resolves a path with its links. Of a link with ".." in it, such as /var/run → ../run,
+// the kernel does not know where it led if anything was renamed meanwhile, by whomever and wherever
+// (openat2(2), EAGAIN): a pod can do that all day.
 func openInRoot(host *os.File, name string) (fd int, err error) {
 	for range resolveTries {
 		fd, err = unix.Openat2(int(host.Fd()), strings.TrimPrefix(name, "/"), &unix.OpenHow{

@@ -65,8 +65,9 @@ func exchange(t *testing.T, a, b string) func() {
 	}
 }
 
-// A pod that has the allowed root exchanges every component of a path for a link to the host's own files while the path is opened:
-// what is opened is never one of those. (What subPath suffered from: CVE-2017-1002101, CVE-2021-25741.)
+// A pod that has the allowed root exchanges every component of a path for a link to the host's own
+// files while the path is opened: what is opened is never one of those. (What subPath suffered
+// from: CVE-2017-1002101, CVE-2021-25741.)
 func TestLinksSwappedInDuringTheCallLeadNowhere(t *testing.T) {
 	root := newTree(t)
 	secret := mkdir(t, root, "secret/b")
@@ -86,7 +87,8 @@ func TestLinksSwappedInDuringTheCallLeadNowhere(t *testing.T) {
 	race(
 		t,
 		func() {
-			got, err := h.Open(Use{Path: "/srv/a/b/file", Type: volume.FileOrCreate}, volume.Spec{Type: volume.FileOrCreate, Mode: 0o644})
+			got, err := h.Open(Use{Path: "/srv/a/b/file", Type: volume.FileOrCreate},
+				volume.Spec{Type: volume.FileOrCreate, Mode: 0o644})
 			if err != nil {
 				return
 			}
@@ -107,7 +109,8 @@ func TestLinksSwappedInDuringTheCallLeadNowhere(t *testing.T) {
 	t.Logf("opened %d times", opened)
 }
 
-// The same with the other components, and with what is made: nothing appears outside, and the secret keeps its mode and owner.
+// The same with the other components, and with what is made: nothing appears outside, and the
+// secret keeps its mode and owner.
 func TestNothingIsMadeOrChangedThroughASwappedLink(t *testing.T) {
 	root := newTree(t)
 	secret := mkdir(t, root, "secret")
@@ -128,7 +131,8 @@ func TestNothingIsMadeOrChangedThroughASwappedLink(t *testing.T) {
 				if h.try(Use{Path: path, Type: wanted}, volume.Spec{Mode: 0o666, UID: 1000, GID: 1000}) == nil {
 					made++
 				}
-				for _, dir := range []string{"a", "evil"} { // whichever is the directory now; never through the link
+				// whichever is the directory now; never through the link
+				for _, dir := range []string{"a", "evil"} {
 					_ = removeBeneath(srv, dir+"/new-"+string(wanted))
 				}
 			}
@@ -152,8 +156,8 @@ func removeBeneath(dir, rel string) error {
 	return root.RemoveAll(rel)
 }
 
-// A pod that may write to the parent puts root's own directory in the place of the one that the driver is making, in the moment
-// between mkdir(2) and fchown(2): it must not be given to the pod.
+// A pod that may write to the parent puts root's own directory in the place of the one that the
+// driver is making, in the moment between mkdir(2) and fchown(2): it must not be given to the pod.
 func TestDirectoryExchangedWhileItIsMadeIsNotGivenAway(t *testing.T) {
 	root := newTree(t)
 	srv := mkdir(t, root, "srv")
@@ -171,7 +175,8 @@ func TestDirectoryExchangedWhileItIsMadeIsNotGivenAway(t *testing.T) {
 	race(
 		t,
 		func() {
-			_ = h.try(Use{Path: "/srv/parent/x", Type: volume.DirectoryOrCreate}, volume.Spec{Mode: 0o777, UID: 1000, GID: 1000})
+			_ = h.try(Use{Path: "/srv/parent/x", Type: volume.DirectoryOrCreate},
+				volume.Spec{Mode: 0o777, UID: 1000, GID: 1000})
 			_ = removeBeneath(parent, "x")
 		},
 		func() {
@@ -213,7 +218,8 @@ func checkNotGivenAway(t *testing.T, parent string, inode uint64) {
 	t.Error("the directory is gone")
 }
 
-// The directories that are never offered are looked for with the links on their way, as /var/run → ../run of some distributions is.
+// The directories that are never offered are looked for with the links on their way, as /var/run →
+// ../run of some distributions is.
 func TestRenamesElsewhereOnTheNodeRefuseNobodyHisPath(t *testing.T) {
 	root := newTree(t)
 	for _, dir := range []string{"run/containerd", "srv/dir", "elsewhere", "var"} {

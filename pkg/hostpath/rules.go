@@ -1,5 +1,5 @@
-// Package hostpath opens paths of the host that an operator has allowed, and nothing else. Where it stands in the driver, every
-// path is a hostile one.
+// Package hostpath opens paths of the host that an operator has allowed, and nothing else. Where it
+// stands in the driver, every path is a hostile one.
 package hostpath
 
 import (
@@ -20,7 +20,8 @@ type Rule struct {
 	ReadOnly bool
 	// Namespaces are those whose pods may use it; none is all of them.
 	Namespaces []string
-	// Inline lets a pod name the path itself, without a PersistentVolume: anybody who may create pods there has the path.
+	// Inline lets a pod name the path itself, without a PersistentVolume: anybody who may create
+	// pods there has the path.
 	Inline bool
 	// Types are the types that may be asked for; none is all but devices.
 	Types []volume.Type
@@ -40,19 +41,53 @@ type Rules struct {
 	forbidden []string
 }
 
-// alwaysForbidden are directories that are root on the node, whoever writes to them; a single device below /dev may be allowed.
+// alwaysForbidden are directories that are root on the node, whoever writes to them; a single
+// device below /dev may be allowed.
 var alwaysForbidden = []string{
-	"/boot", "/dev", "/etc", "/proc", "/root", "/run/containerd", "/run/crio", "/run/docker", "/run/docker.sock", "/run/k0s", "/run/k3s",
-	"/run/podman", "/run/systemd", "/sys", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/etcd", "/var/lib/k0s",
-	"/var/lib/kubelet", "/var/lib/rancher", "/var/run/containerd", "/var/run/crio", "/var/run/docker.sock", "/var/spool/cron",
+	"/boot",
+	"/dev",
+	"/etc",
+	"/proc",
+	"/root",
+	"/run/containerd",
+	"/run/crio",
+	"/run/docker",
+	"/run/docker.sock",
+	"/run/k0s",
+	"/run/k3s",
+	"/run/podman",
+	"/run/systemd",
+	"/sys",
+	"/var/lib/containerd",
+	"/var/lib/containers",
+	"/var/lib/docker",
+	"/var/lib/etcd",
+	"/var/lib/k0s",
+	"/var/lib/kubelet",
+	"/var/lib/rancher",
+	"/var/run/containerd",
+	"/var/run/crio",
+	"/var/run/docker.sock",
+	"/var/spool/cron",
 }
 
-// readOnlyAtMost are directories that are harmless to read, and root on the node to whoever writes: root runs what is there. Links that a
-// pod makes among the logs, kubelet follows, as root, for whoever may read logs.
-var readOnlyAtMost = []string{"/bin", "/lib", "/lib64", "/opt/cni", "/sbin", "/usr", "/var/log/containers", "/var/log/pods"}
+// readOnlyAtMost are directories that are harmless to read, and root on the node to whoever writes:
+// root runs what is there. Links that a pod makes among the logs, kubelet follows, as root, for
+// whoever may read logs.
+var readOnlyAtMost = []string{
+	"/bin",
+	"/lib",
+	"/lib64",
+	"/opt/cni",
+	"/sbin",
+	"/usr",
+	"/var/log/containers",
+	"/var/log/pods",
+}
 
-// NewRules makes rules that never allow a directory of the driver's own, such as its pools, or the system's, or a parent of one. What
-// Validate says of a rule is for the operator: one that it finds fault with allows nothing that it must not, either.
+// NewRules makes rules that never allow a directory of the driver's own, such as its pools, or the
+// system's, or a parent of one. What Validate says of a rule is for the operator: one that it finds
+// fault with allows nothing that it must not, either.
 func NewRules(rules []Rule, own ...string) *Rules {
 	r := &Rules{rules: slices.Clone(rules), forbidden: slices.Concat(alwaysForbidden, own)}
 	// The longest root first: it is the one that was written for the path.
@@ -63,14 +98,18 @@ func NewRules(rules []Rule, own ...string) *Rules {
 // Validate says why a rule is a promise that cannot be kept. Errors: ErrForbidden.
 func (r *Rules) Validate(rule Rule) error {
 	if rule.Path == "/" || !path.IsAbs(rule.Path) || path.Clean(rule.Path) != rule.Path {
-		return fmt.Errorf("%w: host path %q: a root is absolute and clean, and not /", volume.ErrForbidden, rule.Path)
+		return fmt.Errorf("%w: host path %q: a root is absolute and clean, and not /",
+			volume.ErrForbidden, rule.Path)
 	}
 	if err := r.checkForbidden(rule, rule.Path, rule.onlyDevices()); err != nil {
 		return err
 	}
 	if rule.ReadOnly && slices.ContainsFunc(rule.Types, volume.Type.IsDevice) {
-		return fmt.Errorf("%w: host path %s: readOnly keeps nobody from writing to a device: leave it out, or the device's type",
-			volume.ErrForbidden, rule.Path)
+		return fmt.Errorf(
+			"%w: host path %s: readOnly keeps nobody from writing to a device: leave it out, or the device's type",
+			volume.ErrForbidden,
+			rule.Path,
+		)
 	}
 	for _, other := range r.rules {
 		if err := rule.checkNotUndone(other); err != nil {
@@ -80,10 +119,12 @@ func (r *Rules) Validate(rule Rule) error {
 	return nil
 }
 
-// checkNotUndone refuses a rule that is stricter than one for a directory above it: whoever may mount that directory has what is below
-// as well, so the stricter rule would be a promise that is not kept. Errors: ErrForbidden.
+// checkNotUndone refuses a rule that is stricter than one for a directory above it: whoever may
+// mount that directory has what is below as well, so the stricter rule would be a promise that is
+// not kept. Errors: ErrForbidden.
 func (rule Rule) checkNotUndone(above Rule) error {
-	if rule.Path == above.Path || above.Path == "/" || !isBelow(above.Path, rule.Path) || !above.hasDirectories() {
+	if rule.Path == above.Path || above.Path == "/" || !isBelow(above.Path, rule.Path) ||
+		!above.hasDirectories() {
 		return nil // a rule for / is a fault of its own
 	}
 	excluded := func(namespace string) bool { return !slices.Contains(rule.Namespaces, namespace) }
@@ -98,17 +139,25 @@ func (rule Rule) checkNotUndone(above Rule) error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%w: host path %s: %s of its rule is stricter than that of the one for %s, which gives the same files away: "+
-		"restrict that rule as well, or give it paths beside this one", volume.ErrForbidden, rule.Path, stricter, above.Path)
+	return fmt.Errorf(
+		"%w: host path %s: %s of its rule is stricter than that of the one for %s, which gives the same files away: "+
+			"restrict that rule as well, or give it paths beside this one",
+		volume.ErrForbidden,
+		rule.Path,
+		stricter,
+		above.Path,
+	)
 }
 
 func (rule Rule) hasDirectories() bool {
-	return len(rule.Types) == 0 || slices.Contains(rule.Types, volume.Directory) || slices.Contains(rule.Types, volume.DirectoryOrCreate)
+	return len(rule.Types) == 0 || slices.Contains(rule.Types, volume.Directory) ||
+		slices.Contains(rule.Types, volume.DirectoryOrCreate)
 }
 
 // onlyDevices: the rule is for device nodes alone.
 func (rule Rule) onlyDevices() bool {
-	return len(rule.Types) > 0 && !slices.ContainsFunc(rule.Types, func(t volume.Type) bool { return !t.IsDevice() })
+	return len(rule.Types) > 0 &&
+		!slices.ContainsFunc(rule.Types, func(t volume.Type) bool { return !t.IsDevice() })
 }
 
 // forbiddenTo lists the directories that the rule cannot give away.
@@ -120,7 +169,9 @@ func (r *Rules) forbiddenTo(rule Rule) []string {
 }
 
 // checkForbidden refuses what is in, or above, a forbidden directory. Errors: ErrForbidden.
-func (r *Rules) checkForbidden(rule Rule, name string, isDevice bool) error { //nolint:revive // a fact, no mode
+func (r *Rules) checkForbidden(rule Rule, name string,
+	isDevice bool,
+) error { //nolint:revive // a fact, no mode
 	for _, f := range r.forbiddenTo(rule) {
 		if f == "/dev" && isDevice && name != f && isBelow(f, name) {
 			continue
@@ -133,7 +184,8 @@ func (r *Rules) checkForbidden(rule Rule, name string, isDevice bool) error { //
 	return nil
 }
 
-// find is the rule for a use, or what is missing. Rules add up: one that does not fit takes nothing away. Errors: ErrForbidden.
+// find is the rule for a use, or what is missing. Rules add up: one that does not fit takes nothing
+// away. Errors: ErrForbidden.
 func (r *Rules) find(use Use) (Rule, error) {
 	var near []string
 	for _, rule := range r.rules {
@@ -181,8 +233,10 @@ func inlineText(use Use) string {
 func (rule Rule) missing(use Use) string {
 	switch {
 	case len(rule.Namespaces) > 0 && use.Namespace == "":
-		return fmt.Sprintf("is for the namespaces %v, and the request names none: external-provisioner needs --extra-create-metadata",
-			rule.Namespaces)
+		return fmt.Sprintf(
+			"is for the namespaces %v, and the request names none: external-provisioner needs --extra-create-metadata",
+			rule.Namespaces,
+		)
 	case len(rule.Namespaces) > 0 && !slices.Contains(rule.Namespaces, use.Namespace):
 		return fmt.Sprintf("is for the namespaces %v", rule.Namespaces)
 	case use.Inline && !rule.Inline:

@@ -10,7 +10,8 @@ func TestNothingIsAllowedByDefault(t *testing.T) {
 	h := NewHost("/", NewRules(nil))
 	for _, path := range []string{"/srv", "/etc", "/tmp/x", "/dev/null"} {
 		for _, wanted := range volume.Types() {
-			wantError(t, h.Check(Use{Path: path, Type: wanted}), volume.ErrForbidden, path, string(wanted), "no hostPaths rule")
+			wantError(t, h.Check(Use{Path: path, Type: wanted}), volume.ErrForbidden, path, string(wanted),
+				"no hostPaths rule")
 		}
 	}
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// newTree is a directory that stands for the node's root. Whatever is mounted below it goes with the test.
+// newTree is a directory that stands for the node's root. Whatever is mounted below it goes with
+// the test.
 func newTree(t *testing.T) string {
 	t.Helper()
 	disks.RequireRoot(t)
@@ -73,7 +74,8 @@ func putKind(t *testing.T, path string, kind uint32) {
 	case unix.S_IFCHR:
 		err = unix.Mknod(path, kind|0o600, int(unix.Mkdev(1, 3))) //nolint:gosec // null: a small number
 	case unix.S_IFBLK:
-		err = unix.Mknod(path, kind|0o600, int(unix.Mkdev(7, 0))) //nolint:gosec // a loop device: a small number
+		err = unix.Mknod(path, kind|0o600,
+			int(unix.Mkdev(7, 0))) //nolint:gosec // a loop device: a small number
 	}
 	if err != nil {
 		t.Fatal(err)

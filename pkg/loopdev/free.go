@@ -39,8 +39,9 @@ func openUnshown(number int, access Access) (*os.File, error) {
 	return f, nil
 }
 
-// openOther opens the node of another device than the one that the kernel would give, because a mount shows that: one of those that are
-// there, or a new one. Its cost grows with the number of devices: only somebody who has detached a device under its pod makes it necessary.
+// openOther opens the node of another device than the one that the kernel would give, because a
+// mount shows that: one of those that are there, or a new one. Its cost grows with the number of
+// devices: only somebody who has detached a device under its pod makes it necessary.
 func openOther(ctl *os.File, access Access) (*os.File, int, error) {
 	all, err := numbers()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package loopdev attaches a file to a loop device and finds the device that a file has, by system calls and by the file's identity: a
-// name in /dev or in sysfs is only where to look (loop(4)).
+// Package loopdev attaches a file to a loop device and finds the device that a file has, by system
+// calls and by the file's identity: a name in /dev or in sysfs is only where to look (loop(4)).
 package loopdev
 
 import (
@@ -23,8 +23,9 @@ const (
 	major = 7
 	// attachTries bounds the race for a free device with everybody else on the node.
 	attachTries = 100
-	// BlockSize is that of every device. It is the same on every disk, so that an image can move, and a direct write is one also on disks
-	// with sectors of 4 KiB. A file's size has to be a multiple of it: the kernel cuts off the rest.
+	// BlockSize is that of every device. It is the same on every disk, so that an image can move,
+	// and a direct write is one also on disks with sectors of 4 KiB. A file's size has to be a
+	// multiple of it: the kernel cuts off the rest.
 	BlockSize = 4096
 )
 
@@ -49,7 +50,8 @@ func (a Access) flag() int {
 type Lifetime int
 
 const (
-	// WhileUsed detaches the device when nobody has it open or mounted any more, however that came about.
+	// WhileUsed detaches the device when nobody has it open or mounted any more, however that came
+	// about.
 	WhileUsed Lifetime = iota
 	// UntilDetached keeps the device: a bind mount of its node does not hold it.
 	UntilDetached
@@ -100,9 +102,9 @@ func (s status) access() Access {
 	return ReadWrite
 }
 
-// Attach puts a file, which may be open with O_PATH only, on a free device: with direct I/O, unless the file's filesystem cannot do it. It
-// scans for no partitions: what is in the file is a pod's. The caller has made sure that the file is on no device yet, and has it for
-// itself.
+// Attach puts a file, which may be open with O_PATH only, on a free device: with direct I/O, unless
+// the file's filesystem cannot do it. It scans for no partitions: what is in the file is a pod's.
+// The caller has made sure that the file is on no device yet, and has it for itself.
 func Attach(image *os.File, options Options) (*Device, error) {
 	backing, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", image.Fd()), options.Access.flag(), 0)
 	if err != nil {
@@ -111,8 +113,11 @@ func Attach(image *os.File, options Options) (*Device, error) {
 	defer backing.Close()
 	ctl, err := os.OpenFile(control, os.O_RDWR, 0)
 	if err != nil {
-		return nil, fmt.Errorf("%w: no loop devices: %w: load the kernel's module loop, and give the driver the node's /dev",
-			volume.ErrUnavailable, err)
+		return nil, fmt.Errorf(
+			"%w: no loop devices: %w: load the kernel's module loop, and give the driver the node's /dev",
+			volume.ErrUnavailable,
+			err,
+		)
 	}
 	defer ctl.Close()
 	for range attachTries {
@@ -121,10 +126,12 @@ func Attach(image *os.File, options Options) (*Device, error) {
 			return d, err
 		}
 	}
-	return nil, fmt.Errorf("%w: no loop device was left free in %d tries", volume.ErrUnavailable, attachTries)
+	return nil, fmt.Errorf("%w: no loop device was left free in %d tries", volume.ErrUnavailable,
+		attachTries)
 }
 
-// attachFree tries one device; EBUSY says that somebody else was first, ENXIO that somebody is just detaching it.
+// attachFree tries one device; EBUSY says that somebody else was first, ENXIO that somebody is just
+// detaching it.
 func attachFree(ctl, backing *os.File, options Options) (*Device, error) {
 	f, n, err := openFree(ctl, options.Access)
 	if err != nil {
@@ -169,8 +176,9 @@ func (o Options) flags() uint32 {
 	return flags
 }
 
-// Find is the device that a file, which is best open with O_PATH only, has with that access. It is quick for a file that nobody has open;
-// else its cost grows with the number of devices that are attached. Errors: os.ErrNotExist.
+// Find is the device that a file, which is best open with O_PATH only, has with that access. It is
+// quick for a file that nobody has open; else its cost grows with the number of devices that are
+// attached. Errors: os.ErrNotExist.
 func Find(image *os.File, access Access) (*Device, error) {
 	want, err := IdentityOf(image)
 	if err != nil {
@@ -200,13 +208,15 @@ func Find(image *os.File, access Access) (*Device, error) {
 	return nil, fmt.Errorf("%s is on no loop device: %w", image.Name(), os.ErrNotExist)
 }
 
-// IsOfDeadDisk says whether an error is that of a file whose filesystem has died. LOOP_GET_STATUS64 asks that filesystem.
+// IsOfDeadDisk says whether an error is that of a file whose filesystem has died. LOOP_GET_STATUS64
+// asks that filesystem.
 func IsOfDeadDisk(err error) bool {
 	return errors.Is(err, unix.EIO) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOTCONN)
 }
 
-// mayHave says whether a device that cannot be asked may have a file, by the ends of their paths; in doubt it may. They have three parts
-// because one pool is told from another by nothing that both the kernel and we would call the same.
+// mayHave says whether a device that cannot be asked may have a file, by the ends of their paths;
+// in doubt it may. They have three parts because one pool is told from another by nothing that both
+// the kernel and we would call the same.
 func mayHave(number int, image *os.File) bool {
 	theirs, err := BackingPath(number)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) { // detached meanwhile
@@ -225,8 +235,9 @@ func endOf(path string) string {
 	return strings.Join(parts[max(0, len(parts)-3):], "/")
 }
 
-// isOpenNowhere asks for a write lease, which nobody gets while a loop device, or anybody else, has the file open (fcntl(2), F_SETLEASE).
-// It goes with the descriptor. In doubt, as on a filesystem without leases, it is false.
+// isOpenNowhere asks for a write lease, which nobody gets while a loop device, or anybody else, has
+// the file open (fcntl(2), F_SETLEASE). It goes with the descriptor. In doubt, as on a filesystem
+// without leases, it is false.
 func isOpenNowhere(f *os.File) bool {
 	own, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -258,15 +269,18 @@ func numbers() ([]int, error) {
 	return numbers, nil
 }
 
-// isAttached looks for a directory that is there as long as a file is attached (drivers/block/loop.c, loop_sysfs_init).
+// isAttached looks for a directory that is there as long as a file is attached
+// (drivers/block/loop.c, loop_sysfs_init).
 func isAttached(number int) bool {
 	_, err := os.Lstat(filepath.Join(sysfs, fmt.Sprintf("loop%d", number), "loop"))
 	return err == nil
 }
 
-// Open opens an attached device. Errors: os.ErrNotExist when it has no file, or there is no such device.
+// Open opens an attached device. Errors: os.ErrNotExist when it has no file, or there is no such
+// device.
 func Open(number int) (*Device, error) {
-	// Only to read: its close wakes nobody (udev looks at what somebody may have written to), and it is enough for all but Attach.
+	// Only to read: its close wakes nobody (udev looks at what somebody may have written to), and
+	// it is enough for all but Attach.
 	f, err := openNode(number, ReadOnly)
 	if err != nil {
 		return nil, err
@@ -281,7 +295,8 @@ func Open(number int) (*Device, error) {
 
 // openNode opens a device's node, and makes sure that it is that device's. Errors: os.ErrNotExist.
 func openNode(number int, access Access) (*os.File, error) {
-	f, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", number), access.flag()|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", number),
+		access.flag()|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ENXIO) {
 		err = fmt.Errorf("%w: %w", os.ErrNotExist, err)
 	}
@@ -294,8 +309,8 @@ func openNode(number int, access Access) (*os.File, error) {
 	return f, nil
 }
 
-// checkNode makes sure that an open file is the node of that device: what /dev has under its name may be something else. Errors:
-// ErrUnavailable.
+// checkNode makes sure that an open file is the node of that device: what /dev has under its name
+// may be something else. Errors: ErrUnavailable.
 func checkNode(f *os.File, number int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -307,13 +322,15 @@ func checkNode(f *os.File, number int) error {
 	return nil
 }
 
-// numberOf is the number of a loop device. It is not the minor where devices have room for partitions (max_part of the module).
+// numberOf is the number of a loop device. It is not the minor where devices have room for
+// partitions (max_part of the module).
 func numberOf(device uint64) (int, bool) {
 	if unix.Major(device) != major {
 		return 0, false
 	}
 	name, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", major, unix.Minor(device)))
-	if errors.Is(err, os.ErrNotExist) { // the device was removed, and its node is still shown somewhere
+	// the device was removed, and its node is still shown somewhere
+	if errors.Is(err, os.ErrNotExist) {
 		return int(unix.Minor(device)), true
 	}
 	if err != nil {
@@ -395,7 +412,8 @@ func (d *Device) Bytes() (int64, error) {
 
 // IsClaimed says whether somebody has the device for himself: a mounted filesystem has.
 func (d *Device) IsClaimed() (bool, error) {
-	f, err := os.OpenFile(d.file.Name(), os.O_RDONLY|unix.O_EXCL, 0) // open(2): without O_CREAT, O_EXCL claims a block device
+	// open(2): without O_CREAT, O_EXCL claims a block device
+	f, err := os.OpenFile(d.file.Name(), os.O_RDONLY|unix.O_EXCL, 0)
 	if errors.Is(err, unix.EBUSY) {
 		return true, nil
 	}

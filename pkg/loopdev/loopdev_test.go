@@ -82,7 +82,10 @@ func TestAttachedDeviceHasTheFilesExactSizeAndIsFoundByTheFile(t *testing.T) {
 			if found.Number() != d.Number() {
 				t.Errorf("found %s, want %s", found.Path(), d.Path())
 			}
-			if path, err := loopdev.BackingPath(d.Number()); filepath.Base(path) != filepath.Base(other.Name()) || err != nil {
+			if path, err := loopdev.BackingPath(
+				d.Number(),
+			); filepath.Base(path) != filepath.Base(other.Name()) ||
+				err != nil {
 				t.Errorf("its file is said to be at %s, %v, want %s", path, err, other.Name())
 			}
 		})
@@ -156,7 +159,8 @@ func TestReadOnlyDeviceRefusesWritesAlsoWhenItIsSetWritable(t *testing.T) {
 	}
 	content := make([]byte, 1)
 	if _, readErr := image.ReadAt(content, 0); err == nil || readErr != nil || content[0] != 0 {
-		t.Errorf("after BLKROSET the write says %v, and the file begins with %d (%v)", err, content[0], readErr)
+		t.Errorf("after BLKROSET the write says %v, and the file begins with %d (%v)", err, content[0],
+			readErr)
 	}
 }
 

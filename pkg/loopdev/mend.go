@@ -10,10 +10,11 @@ import (
 // changeFd is LOOP_CHANGE_FD of linux/loop.h.
 const changeFd = 0x4c06
 
-// Mend undoes what whoever has the device open may have asked of it without any capability (lo_ioctl in drivers/block/loop.c): to go when
-// it is closed (LOOP_CLR_FD), and, open for writing, to show another part of the file (LOOP_SET_STATUS64), with other blocks
-// (LOOP_SET_BLOCK_SIZE) and through the page cache (LOOP_SET_DIRECT_IO). It says whether anything was to be undone. The device's size is
-// its file's afterwards.
+// Mend undoes what whoever has the device open may have asked of it without any capability
+// (lo_ioctl in drivers/block/loop.c): to go when it is closed (LOOP_CLR_FD), and, open for writing,
+// to show another part of the file (LOOP_SET_STATUS64), with other blocks (LOOP_SET_BLOCK_SIZE) and
+// through the page cache (LOOP_SET_DIRECT_IO). It says whether anything was to be undone. The
+// device's size is its file's afterwards.
 func (d *Device) Mend() (mended bool, err error) {
 	info, err := unix.IoctlLoopGetStatus64(int(d.file.Fd()))
 	if err != nil {
@@ -36,8 +37,8 @@ func (d *Device) Mend() (mended bool, err error) {
 	return mended || resized, err
 }
 
-// mendBlocks puts the size of the blocks right. That of direct I/O follows if the file's filesystem can do it, and else the device is as
-// slow as its pod has made it.
+// mendBlocks puts the size of the blocks right. That of direct I/O follows if the file's filesystem
+// can do it, and else the device is as slow as its pod has made it.
 func (d *Device) mendBlocks(flags uint32) (mended bool, err error) {
 	size, err := unix.IoctlGetInt(int(d.file.Fd()), unix.BLKSSZGET)
 	if err != nil {
@@ -57,15 +58,16 @@ func (d *Device) mendBlocks(flags uint32) (mended bool, err error) {
 	return size != BlockSize, nil
 }
 
-// Restore puts a file back on a read-only device, which shows another one because whoever has it open may exchange the files of such a
-// device (LOOP_CHANGE_FD).
+// Restore puts a file back on a read-only device, which shows another one because whoever has it
+// open may exchange the files of such a device (LOOP_CHANGE_FD).
 func (d *Device) Restore(image *os.File) error {
 	backing, err := os.Open(descriptor(image))
 	if err != nil {
 		return err
 	}
 	defer backing.Close()
-	// Only a file of the same size is taken (loop_change_fd in drivers/block/loop.c): this far behind their ends both have none.
+	// Only a file of the same size is taken (loop_change_fd in drivers/block/loop.c): this far
+	// behind their ends both have none.
 	away := unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY, Offset: guardOffset}
 	if err := unix.IoctlLoopSetStatus64(int(d.file.Fd()), &away); err != nil {
 		return &os.PathError{Op: "LOOP_SET_STATUS64", Path: d.file.Name(), Err: err}

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Under returns the device under the filesystem that an open file, also one opened with O_PATH, is on. It costs a few system calls.
-// Errors: os.ErrNotExist when that is no loop device.
+// Under returns the device under the filesystem that an open file, also one opened with O_PATH, is
+// on. It costs a few system calls. Errors: os.ErrNotExist when that is no loop device.
 func Under(f *os.File) (*Device, error) {
 	n, err := NumberUnder(f)
 	if err != nil {
@@ -23,7 +23,8 @@ func Under(f *os.File) (*Device, error) {
 	return Open(n)
 }
 
-// NumberUnder is the number of the device that Under opens. It asks nothing of the device, whose file may be on a disk that has died.
+// NumberUnder is the number of the device that Under opens. It asks nothing of the device, whose
+// file may be on a disk that has died.
 func NumberUnder(f *os.File) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -43,7 +44,8 @@ func NumberUnder(f *os.File) (int, error) {
 	return n, nil
 }
 
-// NodeOf is the device whose node an open file, also one opened with O_PATH, is. Errors: os.ErrNotExist when it is no loop device's.
+// NodeOf is the device whose node an open file, also one opened with O_PATH, is. Errors:
+// os.ErrNotExist when it is no loop device's.
 func NodeOf(f *os.File) (*Device, error) {
 	n, err := NumberOfNode(f)
 	if err != nil {
@@ -52,7 +54,8 @@ func NodeOf(f *os.File) (*Device, error) {
 	return Open(n)
 }
 
-// NumberOfNode is the number of the device that NodeOf opens. It asks nothing of the device, as NumberUnder.
+// NumberOfNode is the number of the device that NodeOf opens. It asks nothing of the device, as
+// NumberUnder.
 func NumberOfNode(f *os.File) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -65,17 +68,21 @@ func NumberOfNode(f *os.File) (int, error) {
 	return n, nil
 }
 
-// NumberAt is the number in a device's name, as the mount table has it; false if that is no loop device, but a partition of one, say.
+// NumberAt is the number in a device's name, as the mount table has it; false if that is no loop
+// device, but a partition of one, say.
 func NumberAt(name string) (int, bool) {
 	digits, ok := strings.CutPrefix(filepath.Base(name), "loop")
 	n, err := strconv.ParseUint(digits, 10, 20) // a minor has 20 bits (linux/kdev_t.h)
 	return int(n), ok && err == nil
 }
 
-// BackingPath is where a device's file is, as the kernel says it for people: in a mount namespace that may not be ours, and it may have
-// been moved since. What it leads to has to be compared with Backing. Errors: os.ErrNotExist.
+// BackingPath is where a device's file is, as the kernel says it for people: in a mount namespace
+// that may not be ours, and it may have been moved since. What it leads to has to be compared with
+// Backing. Errors: os.ErrNotExist.
 func BackingPath(number int) (string, error) {
-	content, err := os.ReadFile(filepath.Join(sysfs, fmt.Sprintf("loop%d", number), "loop/backing_file"))
+	content, err := os.ReadFile(
+		filepath.Join(sysfs, fmt.Sprintf("loop%d", number), "loop/backing_file"),
+	)
 	return strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), " (deleted)"), err
 }
 
@@ -89,11 +96,12 @@ type btrfsDeviceInfo struct {
 	Path       [1024]byte
 }
 
-// btrfsDevInfo is BTRFS_IOC_DEV_INFO of linux/btrfs.h: _IOWR(0x94, 30, struct btrfs_ioctl_dev_info_args).
+// btrfsDevInfo is BTRFS_IOC_DEV_INFO of linux/btrfs.h: _IOWR(0x94, 30, struct
+// btrfs_ioctl_dev_info_args).
 const btrfsDevInfo = 0xd000941e
 
-// btrfsDevice is the path of the first device of the btrfs that a file is on: stat(2) has a number of the subvolume's there. Errors:
-// os.ErrNotExist on another filesystem.
+// btrfsDevice is the path of the first device of the btrfs that a file is on: stat(2) has a number
+// of the subvolume's there. Errors: os.ErrNotExist on another filesystem.
 func btrfsDevice(f *os.File) (string, error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
@@ -102,15 +110,19 @@ func btrfsDevice(f *os.File) (string, error) {
 	if fs.Type != unix.BTRFS_SUPER_MAGIC {
 		return "", fmt.Errorf("%s is on no loop device: %w", f.Name(), os.ErrNotExist)
 	}
-	// An ioctl needs more than O_PATH, and opening a directory or a regular file to read it has no effects.
-	readable, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	// An ioctl needs more than O_PATH, and opening a directory or a regular file to read it has no
+	// effects.
+	readable, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDONLY|unix.O_NONBLOCK,
+		0)
 	if err != nil {
 		return "", err
 	}
 	defer readable.Close()
 	info := btrfsDeviceInfo{DeviceID: 1}
-	err = ioctl(readable, btrfsDevInfo, unsafe.Pointer(&info)) //nolint:gosec // the structure of the request
-	if errors.Is(err, unix.ENODEV) {                           // its first device was taken away: it is none of ours
+	err = ioctl(readable, btrfsDevInfo,
+		unsafe.Pointer(&info)) //nolint:gosec // the structure of the request
+	// its first device was taken away: it is none of ours
+	if errors.Is(err, unix.ENODEV) {
 		return "", fmt.Errorf("%s is on no loop device: %w", f.Name(), os.ErrNotExist)
 	}
 	if err != nil {
@@ -126,7 +138,12 @@ func getUint64(f *os.File, request uint) (n uint64, err error) {
 }
 
 func ioctl(f *os.File, request uint, arg unsafe.Pointer) error {
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), uintptr(request), uintptr(arg)); errno != 0 {
+	if _, _, errno := unix.Syscall(
+		unix.SYS_IOCTL,
+		f.Fd(),
+		uintptr(request),
+		uintptr(arg),
+	); errno != 0 {
 		return errno
 	}
 	return nil

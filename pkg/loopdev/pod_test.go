@@ -170,7 +170,8 @@ func TestMendUndoesWhatAPodHasAskedOfItsDevice(t *testing.T) {
 		return errors.Join(
 			unix.IoctlSetInt(fd, unix.LOOP_SET_DIRECT_IO, 0),
 			unix.IoctlSetInt(fd, unix.LOOP_SET_BLOCK_SIZE, 512),
-			unix.IoctlLoopSetStatus64(fd, &unix.LoopInfo64{Offset: 4096, Sizelimit: 8192, Flags: unix.LO_FLAGS_AUTOCLEAR}),
+			unix.IoctlLoopSetStatus64(fd,
+				&unix.LoopInfo64{Offset: 4096, Sizelimit: 8192, Flags: unix.LO_FLAGS_AUTOCLEAR}),
 		)
 	})
 	if bytes, err := d.Bytes(); bytes != 8192 || err != nil {
@@ -182,7 +183,8 @@ func TestMendUndoesWhatAPodHasAskedOfItsDevice(t *testing.T) {
 	if bytes, err := d.Bytes(); bytes != mib || err != nil {
 		t.Errorf("the device has %d bytes, %v", bytes, err)
 	}
-	if size, err := unix.IoctlGetInt(fdOf(t, d.Path()), unix.BLKSSZGET); size != loopdev.BlockSize || err != nil {
+	if size, err := unix.IoctlGetInt(fdOf(t, d.Path()), unix.BLKSSZGET); size != loopdev.BlockSize ||
+		err != nil {
 		t.Errorf("its blocks have %d bytes, %v", size, err)
 	}
 	if !d.IsDirect() || d.Lifetime() != loopdev.UntilDetached {
@@ -218,7 +220,8 @@ func TestRestoreTakesAPodsFileOffAReadOnlyDevice(t *testing.T) {
 		defer f.Close()
 		return errors.Join(
 			unix.IoctlSetInt(int(f.Fd()), changeFd, int(forged.Fd())),
-			forged.Truncate(2*loopdev.BlockSize), // so that no file of the right size is one of the same size
+			// so that no file of the right size is one of the same size
+			forged.Truncate(2*loopdev.BlockSize),
 		)
 	})
 	wantNone(t, image, loopdev.ReadOnly)

@@ -11,11 +11,13 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 )
 
-// shownMark is an extended attribute of a device's node that pods may see. It goes with the node, at the latest with the next boot.
+// shownMark is an extended attribute of a device's node that pods may see. It goes with the node,
+// at the latest with the next boot.
 const shownMark = "trusted.csi-hostpath.shown"
 
-// Show opens the device's node with O_PATH, to be shown to a pod, and marks it: as long as a mount shows it, no other file comes on that
-// number, also after the device was detached by hand. The caller closes it.
+// Show opens the device's node with O_PATH, to be shown to a pod, and marks it: as long as a mount
+// shows it, no other file comes on that number, also after the device was detached by hand. The
+// caller closes it.
 func (d *Device) Show() (*os.File, error) {
 	node, err := d.Node()
 	if err != nil {
@@ -31,14 +33,15 @@ func (d *Device) Show() (*os.File, error) {
 // descriptor names an open file for the calls that take no descriptor of O_PATH.
 func descriptor(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
-// checkMarked: nil if a node, also one opened with O_PATH, was shown to pods. Errors: unix.ENODATA when not, unix.ENOTSUP when /dev keeps
-// no marks.
+// checkMarked: nil if a node, also one opened with O_PATH, was shown to pods. Errors: unix.ENODATA
+// when not, unix.ENOTSUP when /dev keeps no marks.
 func checkMarked(node *os.File) error {
 	_, err := unix.Getxattr(descriptor(node), shownMark, nil)
 	return err
 }
 
-// isShown says whether a mount shows a device's node. It reads the mount table only if the node is marked.
+// isShown says whether a mount shows a device's node. It reads the mount table only if the node is
+// marked.
 func isShown(node *os.File, number int) (bool, error) {
 	if errors.Is(checkMarked(node), unix.ENODATA) {
 		return false, nil
@@ -48,7 +51,8 @@ func isShown(node *os.File, number int) (bool, error) {
 		return false, err
 	}
 	for _, m := range mounts {
-		root := strings.TrimSuffix(m.Root, "//deleted") // proc_pid_mountinfo(5): a node that is gone, as its device may be again
+		// proc_pid_mountinfo(5): a node that is gone, as its device may be again
+		root := strings.TrimSuffix(m.Root, "//deleted")
 		if n, ok := NumberAt(root); ok && n == number && root == fmt.Sprintf("/loop%d", n) {
 			return true, nil
 		}

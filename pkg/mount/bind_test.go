@@ -47,7 +47,13 @@ func TestBindHasTheAttributesAskedFor(t *testing.T) {
 			t.Run(tc.title+" "+name, func(t *testing.T) {
 				base := newBase(t)
 				at := target(t, base, "target")
-				if err := NewBinderWith(api).Bind(newSource(t, tc.source), at, options(t, tc.readOnly, tc.flags...)); err != nil {
+				if err := NewBinderWith(
+					api,
+				).Bind(
+					newSource(t, tc.source),
+					at,
+					options(t, tc.readOnly, tc.flags...),
+				); err != nil {
 					t.Fatal(err)
 				}
 				wantMounts(t, at.String(), 1)
@@ -58,8 +64,8 @@ func TestBindHasTheAttributesAskedFor(t *testing.T) {
 	}
 }
 
-// The classic API mounts first and restricts then. A crash in between leaves the first half, which only that API's retry takes for its
-// own: with the other one nothing is ever half made.
+// The classic API mounts first and restricts then. A crash in between leaves the first half, which
+// only that API's retry takes for its own: with the other one nothing is ever half made.
 func TestRetryFinishesWhatACrashLeftHalfMade(t *testing.T) {
 	for _, k := range []kind{fullDir, fullFile} {
 		for _, readOnly := range []bool{false, true} {
@@ -70,10 +76,26 @@ func TestRetryFinishesWhatACrashLeftHalfMade(t *testing.T) {
 					t.Fatal(err)
 				}
 				asked := options(t, readOnly, "noexec")
-				if err := NewBinderWith(DescriptorAPI).Bind(source, at, asked); !errors.Is(err, volume.ErrIncompatible) {
+				if err := NewBinderWith(
+					DescriptorAPI,
+				).Bind(
+					source,
+					at,
+					asked,
+				); !errors.Is(
+					err, volume.ErrIncompatible,
+				) {
 					t.Errorf("with the other API: %v, want ErrIncompatible", err)
 				}
-				if err := NewBinderWith(ClassicAPI).Bind(newSource(t, k), at, asked); !errors.Is(err, volume.ErrInUse) {
+				if err := NewBinderWith(
+					ClassicAPI,
+				).Bind(
+					newSource(t, k),
+					at,
+					asked,
+				); !errors.Is(
+					err, volume.ErrInUse,
+				) {
 					t.Errorf("another volume: %v, want ErrInUse", err)
 				}
 				for range 2 {
@@ -84,7 +106,15 @@ func TestRetryFinishesWhatACrashLeftHalfMade(t *testing.T) {
 				wantMounts(t, at.String(), 1)
 				wantAttributes(t, at.String(), []string{"nosuid", "nodev", "noexec"}, nil)
 				wantWritable(t, at.String(), k, !readOnly)
-				if err := NewBinderWith(ClassicAPI).Bind(source, at, options(t, !readOnly)); !errors.Is(err, volume.ErrIncompatible) {
+				if err := NewBinderWith(
+					ClassicAPI,
+				).Bind(
+					source,
+					at,
+					options(t, !readOnly),
+				); !errors.Is(
+					err, volume.ErrIncompatible,
+				) {
 					t.Errorf("once finished, with other options: %v, want ErrIncompatible", err)
 				}
 			})
@@ -108,7 +138,9 @@ func wantAttributes(t *testing.T, path string, shown, hidden []string) {
 	}
 }
 
-func wantWritable(t *testing.T, path string, k kind, want bool) { //nolint:revive // the test's table has it as a column
+func wantWritable(t *testing.T, path string, k kind,
+	want bool,
+) { //nolint:revive // the test's table has it as a column
 	t.Helper()
 	if k == emptyDir || k == fullDir {
 		path = filepath.Join(path, "new")
@@ -129,15 +161,28 @@ func TestBindKeepsWhatThePoolsMountForbids(t *testing.T) {
 			base := newBase(t)
 			pool := filepath.Join(base, "pool")
 			put(t, pool, emptyDir)
-			if err := unix.Mount("tmpfs", pool, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSYMFOLLOW|unix.MS_NOATIME, ""); err != nil {
+			if err := unix.Mount(
+				"tmpfs",
+				pool,
+				"tmpfs",
+				unix.MS_NOEXEC|unix.MS_NOSYMFOLLOW|unix.MS_NOATIME,
+				"",
+			); err != nil {
 				t.Fatal(err)
 			}
 			put(t, filepath.Join(pool, "data"), fullDir)
 			at := target(t, base, "target")
-			if err := NewBinderWith(api).Bind(pinned(t, filepath.Join(pool, "data")), at, options(t, true)); err != nil {
+			if err := NewBinderWith(
+				api,
+			).Bind(
+				pinned(t, filepath.Join(pool, "data")),
+				at,
+				options(t, true),
+			); err != nil {
 				t.Fatal(err)
 			}
-			wantAttributes(t, at.String(), []string{"ro", "nosuid", "nodev", "noexec", "nosymfollow", "noatime"}, nil)
+			wantAttributes(t, at.String(),
+				[]string{"ro", "nosuid", "nodev", "noexec", "nosymfollow", "noatime"}, nil)
 		})
 	}
 }
@@ -188,7 +233,15 @@ func TestBindAgainWithOtherAttributes(t *testing.T) {
 					t.Fatal(err)
 				}
 				before := mountsAt(t, at.String())[0].MountOptions
-				if err := NewBinderWith(api).Bind(source, at, options(t, false, tc.second...)); !errors.Is(err, tc.want) {
+				if err := NewBinderWith(
+					api,
+				).Bind(
+					source,
+					at,
+					options(t, false, tc.second...),
+				); !errors.Is(
+					err, tc.want,
+				) {
 					t.Errorf("%v, want %v", err, tc.want)
 				}
 				wantMounts(t, at.String(), 1)
@@ -265,7 +318,8 @@ func TestBindOnWhatIsThereAlready(t *testing.T) {
 	}
 }
 
-// A pod's owner who can exchange a directory on the way for a link must not choose where the volume appears.
+// A pod's owner who can exchange a directory on the way for a link must not choose where the volume
+// appears.
 func TestLinkOnTheWayIsRefused(t *testing.T) {
 	for _, way := range []string{"link/target", "pods/link/target", "pods/link/deeper/target"} {
 		for name, api := range apis {
@@ -284,7 +338,15 @@ func TestLinkOnTheWayIsRefused(t *testing.T) {
 				before := picture(t, outside)
 				at := target(t, base, way)
 				source := newSource(t, emptyDir)
-				if err := NewBinderWith(api).Bind(source, at, options(t, false)); !errors.Is(err, volume.ErrInvalid) {
+				if err := NewBinderWith(
+					api,
+				).Bind(
+					source,
+					at,
+					options(t, false),
+				); !errors.Is(
+					err, volume.ErrInvalid,
+				) {
 					t.Errorf("bind: %v, want ErrInvalid", err)
 				}
 				if err := Unbind(at); !errors.Is(err, volume.ErrInvalid) {
@@ -301,7 +363,13 @@ func TestLinkOnTheWayIsRefused(t *testing.T) {
 
 func TestBindNeedsTheTargetsParent(t *testing.T) {
 	at := target(t, newBase(t), "pods/uid/target")
-	if err := NewBinder().Bind(newSource(t, emptyDir), at, options(t, false)); !errors.Is(err, os.ErrNotExist) {
+	if err := NewBinder().Bind(
+		newSource(t, emptyDir),
+		at,
+		options(t, false),
+	); !errors.Is(
+		err, os.ErrNotExist,
+	) {
 		t.Errorf("%v, want os.ErrNotExist", err)
 	}
 }
@@ -317,7 +385,11 @@ func TestBindFromADescriptorSurvivesARename(t *testing.T) {
 			if err := NewBinderWith(api).Bind(source, at, options(t, false)); err != nil {
 				t.Fatal(err)
 			}
-			if content, err := os.ReadFile(filepath.Join(at.String(), "file")); string(content) != fullContent {
+			if content, err := os.ReadFile(
+				filepath.Join(at.String(), "file"),
+			); string(
+				content,
+			) != fullContent {
 				t.Errorf("the mount shows %q, %v", content, err)
 			}
 		})
@@ -359,7 +431,15 @@ func TestVolumeOnAReadOnlyFilesystemIsNotPublishedWritable(t *testing.T) {
 				t.Fatal(err)
 			}
 			source, at := pinned(t, filepath.Join(pool, "data")), target(t, base, "target")
-			if err := NewBinderWith(api).Bind(source, at, options(t, false)); !errors.Is(err, volume.ErrUnavailable) {
+			if err := NewBinderWith(
+				api,
+			).Bind(
+				source,
+				at,
+				options(t, false),
+			); !errors.Is(
+				err, volume.ErrUnavailable,
+			) {
 				t.Errorf("writable: %v, want ErrUnavailable", err)
 			}
 			wantAbsent(t, at.String())
@@ -370,7 +450,8 @@ func TestVolumeOnAReadOnlyFilesystemIsNotPublishedWritable(t *testing.T) {
 	}
 }
 
-// A volume that was removed while it was being published leaves no directory behind, which would block the pod's removal.
+// A volume that was removed while it was being published leaves no directory behind, which would
+// block the pod's removal.
 func TestBindThatFailsLeavesNoTarget(t *testing.T) {
 	for name, api := range apis {
 		t.Run(name, func(t *testing.T) {

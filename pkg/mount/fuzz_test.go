@@ -11,7 +11,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// FuzzParseOptions: no flags that anybody can send take a restriction away, and what is behind a flag's "=" is in no message.
+// FuzzParseOptions: no flags that anybody can send take a restriction away, and what is behind a
+// flag's "=" is in no message.
 func FuzzParseOptions(f *testing.F) {
 	for _, flags := range []string{"", "ro", "noexec,ro", "noatime,relatime", "suid", "password=hunter2", "ro,ro", "nodev,dev"} {
 		f.Add(flags)
@@ -24,7 +25,8 @@ func FuzzParseOptions(f *testing.F) {
 				t.Errorf("%+v, %v: want nothing and ErrInvalid", o, err)
 			}
 			for _, flag := range flags {
-				if _, secret, ok := strings.Cut(flag, "="); ok && len(secret) > 12 && strings.Contains(err.Error(), secret) {
+				if _, secret, ok := strings.Cut(flag, "="); ok && len(secret) > 12 &&
+					strings.Contains(err.Error(), secret) {
 					t.Errorf("%q is in %q", secret, err)
 				}
 			}

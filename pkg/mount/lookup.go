@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TargetAt is the target at a mount point, for a base directory that is resolved, without links, in the mount table; false if the
-// mount point is elsewhere.
+// TargetAt is the target at a mount point, for a base directory that is resolved, without links, in
+// the mount table; false if the mount point is elsewhere.
 func TargetAt(base, resolved, point string) (Target, bool) {
 	rel, ok := below(resolved, point)
 	if !ok || rel == "" {
@@ -19,8 +19,9 @@ func TargetAt(base, resolved, point string) (Target, bool) {
 	return Target{base: base, rel: rel}, true
 }
 
-// PointsOf lists where a file or directory, or part of it, is mounted, covered by other mounts or not. It reads the mount table, which
-// grows with the number of mounts: it is for the doubtful case.
+// PointsOf lists where a file or directory, or part of it, is mounted, covered by other mounts or
+// not. It reads the mount table, which grows with the number of mounts: it is for the doubtful
+// case.
 func PointsOf(f *os.File) ([]string, error) {
 	mounts, err := Table()
 	if err != nil {
@@ -39,8 +40,9 @@ func PointsOf(f *os.File) ([]string, error) {
 	return points, nil
 }
 
-// At is the topmost mount at a target; false if nothing is mounted there. It reads the mount table if something is, and where a filesystem
-// that has died does not even say whether it is one (XFS: stat(2) of a mount point is EIO).
+// At is the topmost mount at a target; false if nothing is mounted there. It reads the mount table
+// if something is, and where a filesystem that has died does not even say whether it is one (XFS:
+// stat(2) of a mount point is EIO).
 func At(t Target) (top Mount, mounted bool, err error) {
 	mounted, lookErr := Mounted(t)
 	if lookErr == nil && !mounted {
@@ -54,7 +56,8 @@ func At(t Target) (top Mount, mounted bool, err error) {
 	if err != nil {
 		return Mount{}, false, err
 	}
-	for _, m := range slices.Backward(mounts) { // in the order of their mounting: the last one is on top
+	// in the order of their mounting: the last one is on top
+	for _, m := range slices.Backward(mounts) {
 		if at, ok := TargetAt(t.base, resolved, m.Point); ok && at == t {
 			return m, true, nil
 		}
@@ -62,7 +65,8 @@ func At(t Target) (top Mount, mounted bool, err error) {
 	return Mount{}, mounted, lookErr
 }
 
-// Open opens the topmost thing at a target with O_PATH, and says whether it is a mount. The caller closes it. Errors: os.ErrNotExist.
+// Open opens the topmost thing at a target with O_PATH, and says whether it is a mount. The caller
+// closes it. Errors: os.ErrNotExist.
 func Open(t Target) (f *os.File, mounted bool, err error) {
 	at, err := t.open()
 	if err != nil {

@@ -32,7 +32,8 @@ const (
 	fullContent      = "precious"
 )
 
-// newBase is a directory that stands for kubelet's. Whatever is mounted below it goes with the test.
+// newBase is a directory that stands for kubelet's. Whatever is mounted below it goes with the
+// test.
 func newBase(t *testing.T) string {
 	t.Helper()
 	disks.RequireRoot(t)
@@ -117,7 +118,8 @@ func put(t *testing.T, path string, k kind) {
 	}
 }
 
-// picture describes all there is below a path, to compare before and after: names, kinds, links, contents.
+// picture describes all there is below a path, to compare before and after: names, kinds, links,
+// contents.
 func picture(t *testing.T, root string) []string {
 	t.Helper()
 	var all []string
@@ -132,7 +134,9 @@ func picture(t *testing.T, root string) []string {
 			all = append(all, line+" -> "+to)
 			return err
 		case d.Type().IsRegular():
-			content, err := os.ReadFile(path) //nolint:gosec // nobody exchanges anything in a test's directory
+			content, err := os.ReadFile(
+				path,
+			) //nolint:gosec // nobody exchanges anything in a test's directory
 			all = append(all, line+" = "+string(content))
 			return err
 		}
@@ -148,11 +152,14 @@ func picture(t *testing.T, root string) []string {
 func wantPicture(t *testing.T, root string, want []string) {
 	t.Helper()
 	if got := picture(t, root); !slices.Equal(got, want) {
-		t.Errorf("%s was touched: it has\n%s\nand had\n%s", root, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		t.Errorf("%s was touched: it has\n%s\nand had\n%s", root, strings.Join(got, "\n"),
+			strings.Join(want, "\n"))
 	}
 }
 
-func options(t *testing.T, readOnly bool, flags ...string) Options { //nolint:revive // the test's table has it as a column
+func options(t *testing.T, readOnly bool,
+	flags ...string,
+) Options { //nolint:revive // the test's table has it as a column
 	t.Helper()
 	o, err := ParseOptions(flags)
 	if err != nil {
@@ -171,7 +178,8 @@ func mountsAt(t *testing.T, path string) []mountutils.MountInfo {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(infos, func(m mountutils.MountInfo) bool { return m.MountPoint != escape(path) })
+	return slices.DeleteFunc(infos,
+		func(m mountutils.MountInfo) bool { return m.MountPoint != escape(path) })
 }
 
 func wantMounts(t *testing.T, path string, want int) {

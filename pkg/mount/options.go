@@ -10,11 +10,14 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Options are the attributes of one bind mount. They belong to the mount, not to the filesystem: two mounts of a volume may differ.
+// Options are the attributes of one bind mount. They belong to the mount, not to the filesystem:
+// two mounts of a volume may differ.
 type Options struct {
-	// attributes are MOUNT_ATTR_ bits (mount_setattr(2)) without those that say how access times are kept.
+	// attributes are MOUNT_ATTR_ bits (mount_setattr(2)) without those that say how access times
+	// are kept.
 	attributes uint64
-	// atime is one of the MOUNT_ATTR__ATIME values, meaningful when setAtime is true; else the pool's own mount decides.
+	// atime is one of the MOUNT_ATTR__ATIME values, meaningful when setAtime is true; else the
+	// pool's own mount decides.
 	atime    uint64
 	setAtime bool
 	// recursive shows also what is mounted below the source, with the same attributes.
@@ -30,17 +33,40 @@ type attribute struct {
 	isAtime bool
 }
 
-// attributes are the flags that a caller may ask for. They can only take rights away: "suid", "dev" and "exec" are not among
-// them, nor is anything that belongs to the filesystem and so to every volume of the pool.
+// attributes are the flags that a caller may ask for. They can only take rights away: "suid", "dev"
+// and "exec" are not among them, nor is anything that belongs to the filesystem and so to every
+// volume of the pool.
 var attributes = []attribute{
 	{name: "ro", attr: unix.MOUNT_ATTR_RDONLY, ms: unix.MS_RDONLY, st: unix.ST_RDONLY},
 	{name: "nosuid", attr: unix.MOUNT_ATTR_NOSUID, ms: unix.MS_NOSUID, st: unix.ST_NOSUID},
 	{name: "nodev", attr: unix.MOUNT_ATTR_NODEV, ms: unix.MS_NODEV, st: unix.ST_NODEV},
 	{name: "noexec", attr: unix.MOUNT_ATTR_NOEXEC, ms: unix.MS_NOEXEC, st: unix.ST_NOEXEC},
-	{name: "nosymfollow", attr: unix.MOUNT_ATTR_NOSYMFOLLOW, ms: unix.MS_NOSYMFOLLOW, st: stNoSymfollow},
-	{name: "nodiratime", attr: unix.MOUNT_ATTR_NODIRATIME, ms: unix.MS_NODIRATIME, st: unix.ST_NODIRATIME},
-	{name: "noatime", attr: unix.MOUNT_ATTR_NOATIME, ms: unix.MS_NOATIME, st: unix.ST_NOATIME, isAtime: true},
-	{name: "relatime", attr: unix.MOUNT_ATTR_RELATIME, ms: unix.MS_RELATIME, st: unix.ST_RELATIME, isAtime: true},
+	{
+		name: "nosymfollow",
+		attr: unix.MOUNT_ATTR_NOSYMFOLLOW,
+		ms:   unix.MS_NOSYMFOLLOW,
+		st:   stNoSymfollow,
+	},
+	{
+		name: "nodiratime",
+		attr: unix.MOUNT_ATTR_NODIRATIME,
+		ms:   unix.MS_NODIRATIME,
+		st:   unix.ST_NODIRATIME,
+	},
+	{
+		name:    "noatime",
+		attr:    unix.MOUNT_ATTR_NOATIME,
+		ms:      unix.MS_NOATIME,
+		st:      unix.ST_NOATIME,
+		isAtime: true,
+	},
+	{
+		name:    "relatime",
+		attr:    unix.MOUNT_ATTR_RELATIME,
+		ms:      unix.MS_RELATIME,
+		st:      unix.ST_RELATIME,
+		isAtime: true,
+	},
 	{name: "strictatime", attr: unix.MOUNT_ATTR_STRICTATIME, ms: unix.MS_STRICTATIME, isAtime: true},
 }
 
@@ -56,21 +82,25 @@ func FlagNames() []string {
 	return names
 }
 
-// ParseOptions reads mount flags; nosuid and nodev are always on. Errors: ErrInvalid, naming the flag.
+// ParseOptions reads mount flags; nosuid and nodev are always on. Errors: ErrInvalid, naming the
+// flag.
 func ParseOptions(flags []string) (Options, error) {
 	o := Options{attributes: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 	for _, flag := range flags {
 		i := slices.IndexFunc(attributes, func(a attribute) bool { return a.name == flag })
 		if i < 0 {
-			name, _, _ := strings.Cut(flag, "=") // what is behind it may be a password, and messages are logged
-			return Options{}, fmt.Errorf("%w: mount flag %q is not allowed; allowed: %s", volume.ErrInvalid, name, strings.Join(FlagNames(), ", "))
+			// what is behind it may be a password, and messages are logged
+			name, _, _ := strings.Cut(flag, "=")
+			return Options{}, fmt.Errorf("%w: mount flag %q is not allowed; allowed: %s", volume.ErrInvalid,
+				name, strings.Join(FlagNames(), ", "))
 		}
 		a := attributes[i]
 		switch {
 		case !a.isAtime:
 			o.attributes |= a.attr
 		case o.setAtime && o.atime != a.attr:
-			return Options{}, fmt.Errorf("%w: mount flag %q contradicts another one about access times", volume.ErrInvalid, flag)
+			return Options{}, fmt.Errorf("%w: mount flag %q contradicts another one about access times",
+				volume.ErrInvalid, flag)
 		default:
 			o.atime, o.setAtime = a.attr, true
 		}
@@ -109,10 +139,12 @@ func (o Options) attr() *unix.MountAttr {
 	return a
 }
 
-// propagation takes the mount out of its source's peer group: what is mounted in a pod's volume must not show in the pool or on the host,
-// nor the other way round, and the unmount of a tree that shows the host's mounts would unmount them on the host as well
-// (mount_namespaces(7)). Only what the host mounts later below a path of its own appears below the target too, as hostPath's
-// HostToContainer has it, unless the target is read-only: such a mount would come with attributes of its own.
+// propagation takes the mount out of its source's peer group: what is mounted in a pod's volume
+// must not show in the pool or on the host, nor the other way round, and the unmount of a tree that
+// shows the host's mounts would unmount them on the host as well (mount_namespaces(7)). Only what
+// the host mounts later below a path of its own appears below the target too, as hostPath's
+// HostToContainer has it, unless the target is read-only: such a mount would come with attributes
+// of its own.
 func (o Options) propagation() uint64 {
 	if o.recursive && !o.ReadOnly() {
 		return unix.MS_SLAVE
@@ -120,8 +152,8 @@ func (o Options) propagation() uint64 {
 	return unix.MS_PRIVATE
 }
 
-// remountFlags is the argument of mount(2) with MS_REMOUNT|MS_BIND, which replaces every flag: what the mount has already, as
-// statfs(2) reports it, has to be repeated.
+// remountFlags is the argument of mount(2) with MS_REMOUNT|MS_BIND, which replaces every flag: what
+// the mount has already, as statfs(2) reports it, has to be repeated.
 func (o Options) remountFlags(have int64) uintptr {
 	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND)
 	for _, a := range attributes {
@@ -137,8 +169,8 @@ func (o Options) remountFlags(have int64) uintptr {
 	return flags
 }
 
-// satisfiedBy says whether an existing mount, by its statfs(2) flags, is what was asked for: exactly as read-only, and
-// at least as restricted.
+// satisfiedBy says whether an existing mount, by its statfs(2) flags, is what was asked for:
+// exactly as read-only, and at least as restricted.
 func (o Options) satisfiedBy(have int64) bool {
 	if o.ReadOnly() != (have&unix.ST_RDONLY != 0) {
 		return false

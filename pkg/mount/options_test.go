@@ -26,7 +26,8 @@ func TestMountFlagThatIsNotOfferedIsRefusedByName(t *testing.T) {
 	} {
 		_, err := ParseOptions(flags)
 		name, value, _ := strings.Cut(flags[len(flags)-1], "=")
-		if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), strings.TrimSuffix(name, "\x00")) {
+		if !errors.Is(err, volume.ErrInvalid) ||
+			!strings.Contains(err.Error(), strings.TrimSuffix(name, "\x00")) {
 			t.Errorf("%q: %v, want ErrInvalid naming %q", flags, err, name)
 		}
 		if value != "" && strings.Contains(err.Error(), value) {

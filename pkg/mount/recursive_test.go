@@ -11,8 +11,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// newHost is a directory of the host with two filesystems mounted one in the other below it, each with a file. It is shared, as
-// systemd makes every mount.
+// newHost is a directory of the host with two filesystems mounted one in the other below it, each
+// with a file. It is shared, as systemd makes every mount.
 func newHost(t *testing.T) string {
 	t.Helper()
 	host := filepath.Join(newBase(t), "host")
@@ -87,7 +87,8 @@ func TestUnbindOfARecursiveBindLeavesTheHostsMounts(t *testing.T) {
 	}
 }
 
-// A pod's container with mountPropagation: Bidirectional, or anybody else who mounts below the target.
+// A pod's container with mountPropagation: Bidirectional, or anybody else who mounts below the
+// target.
 func TestWhatIsMountedBelowATargetDoesNotReachTheHost(t *testing.T) {
 	host, at := newHost(t), target(t, newKubelet(t), "target")
 	put(t, filepath.Join(host, "empty"), emptyDir)
@@ -105,7 +106,8 @@ func TestWhatIsMountedBelowATargetDoesNotReachTheHost(t *testing.T) {
 	wantMounts(t, filepath.Join(host, "disk"), 1)
 }
 
-// HostToContainer: what the host mounts later appears below a writable target. Below a read-only one it would be writable.
+// HostToContainer: what the host mounts later appears below a writable target. Below a read-only
+// one it would be writable.
 func TestWhatTheHostMountsLaterAppearsOnlyBelowAWritableTarget(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
 		host, at := newHost(t), target(t, newKubelet(t), "target")
@@ -137,7 +139,11 @@ func TestClassicAPIRefusesWhatItCannotShowSafely(t *testing.T) {
 			t.Errorf("%v, want ErrUnavailable", err)
 		}
 		wantAbsent(t, at.String())
-		if err := classic.Bind(pinned(t, filepath.Join(host, "disk/inner")), at, options(t, readOnly).Recursive()); err != nil {
+		if err := classic.Bind(
+			pinned(t, filepath.Join(host, "disk/inner")),
+			at,
+			options(t, readOnly).Recursive(),
+		); err != nil {
 			t.Fatal(err) // nothing is mounted below this one
 		}
 		wantWritable(t, at.String(), fullDir, !readOnly)
@@ -160,7 +166,8 @@ func TestSocketsAndDevicesAreBoundOnRegularFiles(t *testing.T) {
 			t.Run(tc.title+" "+name, func(t *testing.T) {
 				base := newBase(t)
 				source, at := filepath.Join(base, "source"), target(t, base, "target")
-				if err := unix.Mknod(source, tc.mode, int(unix.Mkdev(1, 3))); err != nil { //nolint:gosec // null: a small number
+				if err := unix.Mknod(source, tc.mode,
+					int(unix.Mkdev(1, 3))); err != nil { //nolint:gosec // null: a small number
 					t.Fatal(err)
 				}
 				o := options(t, false).Recursive()

@@ -17,8 +17,8 @@ import (
 // Mount is one line of the mount table (proc_pid_mountinfo(5)).
 type Mount struct {
 	ID int
-	// Device is the filesystem's "major:minor". For btrfs it is not what stat(2) says of a file in it, so compare it only
-	// with other Mounts.
+	// Device is the filesystem's "major:minor". For btrfs it is not what stat(2) says of a file in
+	// it, so compare it only with other Mounts.
 	Device string
 	// Root is the path within the filesystem that is shown at Point.
 	Root   string
@@ -26,14 +26,16 @@ type Mount struct {
 	FSType string
 	// Source is what the filesystem says that it is on; the kernel does not interpret it.
 	Source string
-	// FSOptions are the filesystem's own options, separated by commas, the same for all mounts of it.
+	// FSOptions are the filesystem's own options, separated by commas, the same for all mounts of
+	// it.
 	FSOptions string
-	// Shared: what is mounted below Point shows in other mount namespaces too, such as kubelet's (mount_namespaces(7)).
+	// Shared: what is mounted below Point shows in other mount namespaces too, such as kubelet's
+	// (mount_namespaces(7)).
 	Shared bool
 }
 
-// Table reads the mount table of this process's mount namespace. Its cost grows with the number of mounts: it is for the
-// start of the driver, not for a call.
+// Table reads the mount table of this process's mount namespace. Its cost grows with the number of
+// mounts: it is for the start of the driver, not for a call.
 func Table() ([]Mount, error) {
 	infos, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -71,7 +73,8 @@ func Locate(d *os.File) (Location, error) {
 	return LocateIn(mounts, d)
 }
 
-// LocateIn is Locate for an open directory or file, with a mount table that was read after it was opened.
+// LocateIn is Locate for an open directory or file, with a mount table that was read after it was
+// opened.
 func LocateIn(mounts []Mount, d *os.File) (Location, error) {
 	m, err := Of(mounts, d)
 	if err != nil {
@@ -83,13 +86,17 @@ func LocateIn(mounts []Mount, d *os.File) (Location, error) {
 	}
 	rel, ok := below(m.Point, name)
 	if !ok {
-		return Location{}, fmt.Errorf("%s is not below its mount point %s: was it moved while the driver started?", name, m.Point)
+		return Location{}, fmt.Errorf(
+			"%s is not below its mount point %s: was it moved while the driver started?",
+			name,
+			m.Point,
+		)
 	}
 	return Location{device: m.Device, root: path.Join(m.Root, rel)}, nil
 }
 
-// Shown has the location of an open directory or file, and those of what is mounted below it: all that a recursive bind mount of it
-// shows.
+// Shown has the location of an open directory or file, and those of what is mounted below it: all
+// that a recursive bind mount of it shows.
 func Shown(mounts []Mount, f *os.File) ([]Location, error) {
 	own, err := LocateIn(mounts, f)
 	if err != nil {
@@ -137,8 +144,9 @@ func below(base, name string) (string, bool) {
 // btrfsRootInode is the inode number of every btrfs subvolume's root (BTRFS_FIRST_FREE_OBJECTID).
 const btrfsRootInode = 256
 
-// IsFilesystemRoot says whether an open directory is where a filesystem is mounted, as opposed to a directory of the filesystem above
-// it, also when that directory is bind-mounted on itself, as it is in a container. A btrfs subvolume counts as a filesystem.
+// IsFilesystemRoot says whether an open directory is where a filesystem is mounted, as opposed to a
+// directory of the filesystem above it, also when that directory is bind-mounted on itself, as it
+// is in a container. A btrfs subvolume counts as a filesystem.
 func IsFilesystemRoot(d *os.File) (bool, error) {
 	mounts, err := Table()
 	if err != nil {
@@ -163,7 +171,8 @@ func IsFilesystemRoot(d *os.File) (bool, error) {
 	return fs.Type == unix.BTRFS_SUPER_MAGIC && st.Ino == btrfsRootInode, nil
 }
 
-// IsShared says whether what is mounted below a directory shows in the mount namespaces that share it.
+// IsShared says whether what is mounted below a directory shows in the mount namespaces that share
+// it.
 func IsShared(name string) (bool, error) {
 	d, err := os.Open(name)
 	if err != nil {

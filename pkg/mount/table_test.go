@@ -15,7 +15,16 @@ import (
 )
 
 // oddNames are what the kernel escapes in the mount table, and what looks like an escape.
-var oddNames = []string{"plain", "with blank", "tab\tand\nnewline", `back\slash`, `\040`, `trailing\`, "größe", "\xff"}
+var oddNames = []string{
+	"plain",
+	"with blank",
+	"tab\tand\nnewline",
+	`back\slash`,
+	`\040`,
+	`trailing\`,
+	"größe",
+	"\xff",
+}
 
 // mount(8) would write a source where none is given; mount(2) does not.
 func TestMountWithoutASourceDoesNotHideTheOthers(t *testing.T) {
@@ -29,7 +38,9 @@ func TestMountWithoutASourceDoesNotHideTheOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.ContainsFunc(mounts, func(m Mount) bool { return m.Point == point && m.FSType == "tmpfs" }) {
+	if !slices.ContainsFunc(
+		mounts, func(m Mount) bool { return m.Point == point && m.FSType == "tmpfs" },
+	) {
 		t.Errorf("the table lacks the mount at %s", point)
 	}
 }
@@ -68,7 +79,8 @@ func TestTableShowsOddPathsAsTheyAre(t *testing.T) {
 	}
 }
 
-// The place of a pool in its filesystem does not depend on the way there: in a container it is a bind mount.
+// The place of a pool in its filesystem does not depend on the way there: in a container it is a
+// bind mount.
 func TestLocationIsTheSameByEveryWay(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
@@ -114,7 +126,8 @@ func TestLocationInABtrfsSubvolume(t *testing.T) {
 	if ok, err := isFilesystemRoot(mounted); !ok || err != nil {
 		t.Errorf("a mounted subvolume is a filesystem's root: %v, %v", ok, err)
 	}
-	// As in a container: a directory of a btrfs whose own disk is not mounted, bound on its own path.
+	// As in a container: a directory of a btrfs whose own disk is not mounted, bound on its own
+	// path.
 	if ok, err := isFilesystemRoot(point); ok || err != nil {
 		t.Errorf("a bound directory of a btrfs is no filesystem's root: %v, %v", ok, err)
 	}
@@ -136,7 +149,8 @@ func makeSubvolume(t *testing.T, parent, name string) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	// BTRFS_IOC_SUBVOL_CREATE of linux/btrfs.h with struct btrfs_ioctl_vol_args: s64 fd, char name[4088].
+	// BTRFS_IOC_SUBVOL_CREATE of linux/btrfs.h with struct btrfs_ioctl_vol_args: s64 fd, char
+	// name[4088].
 	const subvolCreate = 0x5000940e
 	var args [4096]byte
 	copy(args[8:], name)
@@ -221,7 +235,8 @@ func TestOnlyAMountedFilesystemIsAFilesystemRoot(t *testing.T) {
 }
 
 func ioctl(f *os.File, request uintptr, args *[4096]byte) error {
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(args))) //nolint:gosec // ioctl(2) has no other way
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request,
+		uintptr(unsafe.Pointer(args))) //nolint:gosec // ioctl(2) has no other way
 	if errno != 0 {
 		return os.NewSyscallError("ioctl", errno)
 	}

@@ -68,7 +68,8 @@ func FuzzParseTarget(f *testing.F) {
 			}
 			return
 		}
-		if at.String() != s || path.Clean(s) != s || !strings.HasPrefix(s, base+"/") || strings.ContainsRune(s, 0) {
+		if at.String() != s || path.Clean(s) != s || !strings.HasPrefix(s, base+"/") ||
+			strings.ContainsRune(s, 0) {
 			t.Errorf("ParseTarget(%q) = %q", s, at)
 		}
 	})

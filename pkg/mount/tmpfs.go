@@ -12,16 +12,17 @@ import (
 )
 
 const (
-	// A tmpfs counts files apart from bytes, and an empty one costs the kernel memory all the same: there is one for each page, and
-	// some for those that are smaller.
+	// A tmpfs counts files apart from bytes, and an empty one costs the kernel memory all the same:
+	// there is one for each page, and some for those that are smaller.
 	bytesPerInode = 4096
 	spareInodes   = 1024
 )
 
-// Memory mounts a tmpfs of that many bytes, rounded up to pages, at the target, which it makes if need be; the writer who fills it
-// gets ENOSPC. What is written is never swapped out where the kernel can promise it (noswap, Linux 6.4). Doing it again changes
-// nothing. Errors: ErrOutOfRange for more than the node's memory, ErrIncompatible when a tmpfs of another size or with other options
-// is at the target, ErrInUse when something else is.
+// Memory mounts a tmpfs of that many bytes, rounded up to pages, at the target, which it makes if
+// need be; the writer who fills it gets ENOSPC. What is written is never swapped out where the
+// kernel can promise it (noswap, Linux 6.4). Doing it again changes nothing. Errors: ErrOutOfRange
+// for more than the node's memory, ErrIncompatible when a tmpfs of another size or with other
+// options is at the target, ErrInUse when something else is.
 func Memory(t Target, sizeBytes int64, spec volume.Spec, options Options) error {
 	if err := checkFitsMemory(sizeBytes); err != nil {
 		return err
@@ -57,7 +58,8 @@ func checkFitsMemory(sizeBytes int64) error {
 		return os.NewSyscallError("sysinfo", err)
 	}
 	if total := Bytes(info.Totalram, int64(info.Unit)); sizeBytes > total {
-		return fmt.Errorf("%w: %d bytes of memory are asked for, the node has %d", volume.ErrOutOfRange, sizeBytes, total)
+		return fmt.Errorf("%w: %d bytes of memory are asked for, the node has %d", volume.ErrOutOfRange,
+			sizeBytes, total)
 	}
 	return nil
 }
@@ -80,11 +82,20 @@ func (p *place) alreadyMemory(sizeBytes int64, options Options) (bool, error) {
 		return false, &os.PathError{Op: "statfs", Path: p.target.String(), Err: err}
 	}
 	if fs.Type != unix.TMPFS_MAGIC {
-		return false, fmt.Errorf("%w: something else is mounted at %s: unmount it", volume.ErrInUse, p.target)
+		return false, fmt.Errorf("%w: something else is mounted at %s: unmount it", volume.ErrInUse,
+			p.target)
 	}
-	if have := Bytes(fs.Blocks, fs.Bsize); have < sizeBytes || have-sizeBytes >= fs.Bsize || !options.satisfiedBy(fs.Flags) {
-		return false, fmt.Errorf("%w: a tmpfs of %d bytes is mounted at %s with %s, asked for are %d bytes with %s", volume.ErrIncompatible,
-			have, p.target, describe(func(a attribute) bool { return fs.Flags&a.st != 0 }), sizeBytes, options)
+	if have := Bytes(fs.Blocks, fs.Bsize); have < sizeBytes || have-sizeBytes >= fs.Bsize ||
+		!options.satisfiedBy(fs.Flags) {
+		return false, fmt.Errorf(
+			"%w: a tmpfs of %d bytes is mounted at %s with %s, asked for are %d bytes with %s",
+			volume.ErrIncompatible,
+			have,
+			p.target,
+			describe(func(a attribute) bool { return fs.Flags&a.st != 0 }),
+			sizeBytes,
+			options,
+		)
 	}
 	return true, nil
 }

@@ -21,7 +21,12 @@ func memory() volume.Spec { return volume.Spec{Type: volume.DirectoryOrCreate, M
 
 func mountMemory(t *testing.T, at Target, o Options) {
 	t.Helper()
-	if err := Memory(at, memorySize, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o2770, UID: 1000, GID: 2000}, o); err != nil {
+	if err := Memory(
+		at,
+		memorySize,
+		volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o2770, UID: 1000, GID: 2000},
+		o,
+	); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -39,7 +44,8 @@ func TestMemoryHoldsItsSizeAndNoMore(t *testing.T) {
 		t.Errorf("%d bytes and %v, want %d and ENOSPC", n, err, memorySize)
 	}
 	usage, err := Usage(at)
-	if err != nil || usage.TotalBytes != memorySize || usage.UsedBytes != memorySize || usage.AvailableBytes != 0 {
+	if err != nil || usage.TotalBytes != memorySize || usage.UsedBytes != memorySize ||
+		usage.AvailableBytes != 0 {
 		t.Errorf("usage is %+v, %v", usage, err)
 	}
 }
@@ -71,7 +77,10 @@ func TestMemoryHasItsModeOwnerAndFlags(t *testing.T) {
 		t.Errorf("mode %o, owner %d:%d", st.Mode&0o7777, st.Uid, st.Gid)
 	}
 	wantAttributes(t, at.String(), []string{"rw", "nosuid", "nodev", "noexec"}, []string{"ro"})
-	if hasNoswap(t) && !slices.ContainsFunc(mountsAt(t, at.String())[0].SuperOptions, func(o string) bool { return o == "noswap" }) {
+	if hasNoswap(t) &&
+		!slices.ContainsFunc(
+			mountsAt(t, at.String())[0].SuperOptions, func(o string) bool { return o == "noswap" },
+		) {
 		t.Error("what is written may be swapped out")
 	}
 }
@@ -97,7 +106,11 @@ func TestMemoryTwiceMountsOnceAndKeepsWhatIsWritten(t *testing.T) {
 	put(t, filepath.Join(at.String(), "file"), fullFile)
 	mountMemory(t, at, options(t, false))
 	wantMounts(t, at.String(), 1)
-	if content, err := os.ReadFile(filepath.Join(at.String(), "file")); string(content) != fullContent {
+	if content, err := os.ReadFile(
+		filepath.Join(at.String(), "file"),
+	); string(
+		content,
+	) != fullContent {
 		t.Errorf("the file has %q, %v", content, err)
 	}
 	for range 2 {
@@ -144,7 +157,14 @@ func TestMemoryOverAnotherMountIsRefused(t *testing.T) {
 			} else {
 				mountMemory(t, at, options(t, false))
 			}
-			if err := Memory(at, tc.size, memory(), options(t, false, tc.flags...)); !errors.Is(err, tc.want) {
+			if err := Memory(
+				at,
+				tc.size,
+				memory(),
+				options(t, false, tc.flags...),
+			); !errors.Is(
+				err, tc.want,
+			) {
 				t.Errorf("%v, want %v", err, tc.want)
 			}
 			wantMounts(t, at.String(), 1)

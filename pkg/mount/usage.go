@@ -11,7 +11,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Usage is that of the filesystem mounted at a target. Errors: ErrNotFound when nothing is mounted there.
+// Usage is that of the filesystem mounted at a target. Errors: ErrNotFound when nothing is mounted
+// there.
 func Usage(t Target) (volume.Usage, error) {
 	at, err := t.open()
 	if errors.Is(err, os.ErrNotExist) {
@@ -36,8 +37,9 @@ func Usage(t Target) (volume.Usage, error) {
 	return UsageOf(f)
 }
 
-// UsageOf is one statfs(2), whatever the file's filesystem holds. A filesystem without quotas knows only its own numbers, and those
-// are what bounds the writer: they are reported, not an invented share of them.
+// UsageOf is one statfs(2), whatever the file's filesystem holds. A filesystem without quotas knows
+// only its own numbers, and those are what bounds the writer: they are reported, not an invented
+// share of them.
 func UsageOf(f *os.File) (volume.Usage, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {

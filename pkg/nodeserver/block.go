@@ -10,7 +10,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// openBlock opens the node of a raw block volume's device, which it attaches if need be. Read-only is the device, not only its mount.
+// openBlock opens the node of a raw block volume's device, which it attaches if need be. Read-only
+// is the device, not only its mount.
 func (s *Server) openBlock(ctx context.Context, v staging.Volume, w wish) (_ source, err error) {
 	access := loopdev.ReadWrite
 	if w.access.Mount.ReadOnly() {
@@ -34,8 +35,9 @@ func (s *Server) openBlock(ctx context.Context, v staging.Volume, w wish) (_ sou
 	return src, nil
 }
 
-// releaseDevices detaches the devices of a raw block volume that are published no more, also those which were until now, whatever file they
-// have. Those of a volume whose pool is not open wait for its start.
+// releaseDevices detaches the devices of a raw block volume that are published no more, also those
+// which were until now, whatever file they have. Those of a volume whose pool is not open wait for
+// its start.
 func (s *Server) releaseDevices(id volume.ID, were ...int) error {
 	v, ok := s.blockVolume(id)
 	if !ok {
@@ -44,7 +46,8 @@ func (s *Server) releaseDevices(id volume.ID, were ...int) error {
 	return v.Release(s.Publications.Targets(id.String()), were...)
 }
 
-// devicesAt are the devices that a target of a raw block volume shows; the target of any other is not looked at.
+// devicesAt are the devices that a target of a raw block volume shows; the target of any other is
+// not looked at.
 func (s *Server) devicesAt(handle string, target mount.Target) []int {
 	id, err := volume.ParseID(handle)
 	if err != nil {
@@ -56,7 +59,8 @@ func (s *Server) devicesAt(handle string, target mount.Target) []int {
 	return staging.DevicesAt(target)
 }
 
-// blockVolume finds a raw block volume whose pool is open. One that is gone, or damaged, has been seen by nobody.
+// blockVolume finds a raw block volume whose pool is open. One that is gone, or damaged, has been
+// seen by nobody.
 func (s *Server) blockVolume(id volume.ID) (staging.Volume, bool) {
 	p, err := s.Pools.ByID(id.Pool())
 	if err != nil {

@@ -19,7 +19,11 @@ import (
 // newBlockNode is a node with one raw block volume of a block.
 func newBlockNode(t *testing.T) *imageNode {
 	t.Helper()
-	spec := volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+	spec := volume.Spec{
+		Type:       volume.DirectoryOrCreate,
+		Backing:    volume.ImageBacking,
+		Allocation: volume.Sparse,
+	}
 	n := newImageNode(t, spec)
 	t.Cleanup(func() { // before it is asked whether a device is left
 		unmountBelow(t, n.KubeletDir)
@@ -164,7 +168,8 @@ func TestReadOnlyBlockVolumeCannotBeWrittenTo(t *testing.T) {
 	reader, err := os.Open(n.target("reader"))
 	must(t, err)
 	got := make([]byte, 8)
-	must(t, unix.IoctlSetInt(int(reader.Fd()), unix.BLKFLSBUF, 0)) // what it has read before stays in its cache
+	// what it has read before stays in its cache
+	must(t, unix.IoctlSetInt(int(reader.Fd()), unix.BLKFLSBUF, 0))
 	if _, err := reader.ReadAt(got, 0); string(got) != "precious" || err != nil {
 		t.Errorf("the reader has %q, %v", got, err)
 	}
@@ -234,7 +239,8 @@ func TestBlockVolumeGrowsUnderItsPods(t *testing.T) {
 		must(t, err)
 		want := int64(mib + volume.ImageBlockSize)
 		if resp.GetCapacityBytes() != want || deviceSize(t, a) != want || deviceSize(t, b) != want {
-			t.Errorf("the volume has %d bytes, the devices %d and %d, want %d", resp.GetCapacityBytes(), deviceSize(t, a), deviceSize(t, b), want)
+			t.Errorf("the volume has %d bytes, the devices %d and %d, want %d", resp.GetCapacityBytes(),
+				deviceSize(t, a), deviceSize(t, b), want)
 		}
 	}
 }
@@ -242,7 +248,8 @@ func TestBlockVolumeGrowsUnderItsPods(t *testing.T) {
 func TestStatsOfABlockVolumeAreItsSize(t *testing.T) {
 	n := newBlockNode(t)
 	must(t, n.publishBlock("a"))
-	// kubelet asks for it at a mount of its own (MapBlockVolume in pkg/volume/util/volumepathhandler).
+	// kubelet asks for it at a mount of its own (MapBlockVolume in
+	// pkg/volume/util/volumepathhandler).
 	must(t, os.WriteFile(n.target("kubelet's"), nil, 0o600))
 	must(t, unix.Mount(n.target("a"), n.target("kubelet's"), "", unix.MS_BIND, ""))
 	for _, name := range []string{"a", "kubelet's"} {
@@ -250,7 +257,8 @@ func TestStatsOfABlockVolumeAreItsSize(t *testing.T) {
 		resp, err := n.NodeGetVolumeStats(t.Context(), req)
 		must(t, err)
 		u := resp.GetUsage()
-		if len(u) != 1 || u[0].GetUnit() != csi.VolumeUsage_BYTES || u[0].GetTotal() != n.capacity() || u[0].GetUsed() != 0 {
+		if len(u) != 1 || u[0].GetUnit() != csi.VolumeUsage_BYTES || u[0].GetTotal() != n.capacity() ||
+			u[0].GetUsed() != 0 {
 			t.Errorf("usage at %s is %v, want %d bytes in total", name, u, n.capacity())
 		}
 		must(t, unix.Unmount(n.target(name), 0))
@@ -271,7 +279,10 @@ func TestNodeThatAPodHasMadeIsNoPublication(t *testing.T) {
 	must(t, os.WriteFile(n.target("forged"), nil, 0o600))
 	must(t, unix.Mount(forged, n.target("forged"), "", unix.MS_BIND, ""))
 	n.restart(t)
-	if got, want := n.Publications.Targets(n.id.String()), parseTarget(t, n.node, "a"); len(got) != 1 || got[0] != want {
+	if got, want := n.Publications.Targets(
+		n.id.String(),
+	), parseTarget(t, n.node, "a"); len(got) != 1 ||
+		got[0] != want {
 		t.Errorf("published at %v, want %v", got, want)
 	}
 	must(t, n.unpublish(t, n.id, "a"))

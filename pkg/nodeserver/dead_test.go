@@ -32,14 +32,20 @@ func newMortalNode(t *testing.T, poolOn string, spec volume.Spec) *mortalNode {
 	if poolOn != "" {
 		dir = disks.New(t, poolOn, 0, disks.On(disk)).Dir
 	}
-	n := &mortalNode{imageNode: imageNode{node: newNodeWith(t, pool.Options{Path: filepath.Join(dir, "pool")}), t: t}, disk: disk, dir: dir}
+	n := &mortalNode{
+		imageNode: imageNode{node: newNodeWith(t, pool.Options{Path: filepath.Join(dir, "pool")}), t: t},
+		disk:      disk,
+		dir:       dir,
+	}
 	must(t, os.Mkdir(n.target("staging"), 0o750))
-	// No other package's test, at the same time, has a volume of that name: what a dead disk's device has is told by the end of its path.
+	// No other package's test, at the same time, has a volume of that name: what a dead disk's
+	// device has is told by the end of its path.
 	n.id = n.createImage(fmt.Sprintf("mortal-%d", os.Getpid()), spec)
 	return n
 }
 
-// onEachDeath runs a test for a pool's filesystem that has died itself, and for each on a disk that has died.
+// onEachDeath runs a test for a pool's filesystem that has died itself, and for each on a disk that
+// has died.
 func onEachDeath(t *testing.T, spec volume.Spec, test func(n *mortalNode)) {
 	t.Helper()
 	t.Run("filesystem", func(t *testing.T) { test(newMortalNode(t, "", spec)) })
@@ -49,7 +55,11 @@ func onEachDeath(t *testing.T, spec volume.Spec, test func(n *mortalNode)) {
 }
 
 func blockSpec() volume.Spec {
-	return volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+	return volume.Spec{
+		Type:       volume.DirectoryOrCreate,
+		Backing:    volume.ImageBacking,
+		Allocation: volume.Sparse,
+	}
 }
 
 // wantNoneAttached looks for devices of a pool's images.
@@ -107,7 +117,8 @@ func TestImageOfADeadDiskIsUnpublishedAndUnstaged(t *testing.T) {
 		t.Run(string(fsType), func(t *testing.T) {
 			onEachDeath(t, imageSpec(fsType), func(n *mortalNode) {
 				n.stageAndPublish("a")
-				must(n.t, os.WriteFile(n.target("a/file"), make([]byte, mib), 0o600)) // not written back yet
+				// not written back yet
+				must(n.t, os.WriteFile(n.target("a/file"), make([]byte, mib), 0o600))
 				n.disk.Shutdown(n.t)
 				n.takeDown("a")
 				must(n.t, n.unstage())
@@ -160,7 +171,9 @@ func TestImageWhoseOwnFilesystemHasDiedIsUnpublishedAndUnstaged(t *testing.T) {
 				root, err := os.Open(n.target("a"))
 				must(n.t, err)
 				n.disk.Shutdown(n.t)
-				_ = unix.Syncfs(int(root.Fd())) // what the kernel does by itself, sooner or later; some filesystems keep the error for fsync(2)
+				// what the kernel does by itself, sooner or later; some filesystems keep the error
+				// for fsync(2)
+				_ = unix.Syncfs(int(root.Fd()))
 				must(n.t, root.Close())
 				n.restartWithout()
 				for range 2 {

@@ -64,12 +64,14 @@ func (p *hostilePod) ask(node string, flags int) {
 	device, file := int(f.Fd()), int(p.file.Fd())
 	look := func() {
 		content := make([]byte, loopdev.BlockSize)
-		if n, _ := f.ReadAt(content, 0); n > 0 && bytes.Contains(content[:n], []byte("secret")) && p.seen == nil {
+		if n, _ := f.ReadAt(content, 0); n > 0 && bytes.Contains(content[:n], []byte("secret")) &&
+			p.seen == nil {
 			p.seen = content
 		}
 	}
 	look()
-	_ = unix.IoctlLoopSetStatus64(device, &unix.LoopInfo64{Offset: 512, Flags: unix.LO_FLAGS_AUTOCLEAR})
+	_ = unix.IoctlLoopSetStatus64(device,
+		&unix.LoopInfo64{Offset: 512, Flags: unix.LO_FLAGS_AUTOCLEAR})
 	_ = unix.IoctlSetInt(device, unix.LOOP_SET_CAPACITY, 0)
 	_ = unix.IoctlSetInt(device, unix.LOOP_SET_DIRECT_IO, 0)
 	_ = unix.IoctlSetInt(device, unix.LOOP_SET_BLOCK_SIZE, 512)
@@ -77,7 +79,8 @@ func (p *hostilePod) ask(node string, flags int) {
 	look()
 	_ = unix.IoctlSetInt(device, changeFd, file)
 	_ = unix.IoctlSetInt(device, unix.LOOP_SET_FD, file)
-	_ = unix.IoctlLoopConfigure(device, &unix.LoopConfig{Fd: uint32(file)}) //nolint:gosec // a small number
+	_ = unix.IoctlLoopConfigure(device,
+		&unix.LoopConfig{Fd: uint32(file)}) //nolint:gosec // a small number
 	_ = unix.IoctlSetInt(device, unix.LOOP_CLR_FD, 0)
 	look()
 }
@@ -85,7 +88,11 @@ func (p *hostilePod) ask(node string, flags int) {
 // createBlock makes another raw block volume.
 func (n *imageNode) createBlock(name string) *imageNode {
 	n.t.Helper()
-	spec := volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+	spec := volume.Spec{
+		Type:       volume.DirectoryOrCreate,
+		Backing:    volume.ImageBacking,
+		Allocation: volume.Sparse,
+	}
 	other := *n
 	other.id = n.createImage(name, spec)
 	n.t.Cleanup(func() {

@@ -12,7 +12,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// openStaged opens what pods are to see of a volume with an image. Errors: ErrInUse when it is not staged there.
+// openStaged opens what pods are to see of a volume with an image. Errors: ErrInUse when it is not
+// staged there.
 func (s *Server) openStaged(v staging.Volume, stagingPath string) (*os.File, error) {
 	at, err := s.parseTarget("staging_target_path", stagingPath)
 	if err != nil {
@@ -21,9 +22,11 @@ func (s *Server) openStaged(v staging.Volume, stagingPath string) (*os.File, err
 	return v.Open(at)
 }
 
-// growStaged makes the filesystem of an image that is in use as large as the image. kubelet names both paths; the volume may be mounted at
-// neither, and grows when it is staged.
-func (s *Server) growStaged(ctx context.Context, p *pool.Pool, id volume.ID, stagingPath string, at mount.Target) error {
+// growStaged makes the filesystem of an image that is in use as large as the image. kubelet names
+// both paths; the volume may be mounted at neither, and grows when it is staged.
+func (s *Server) growStaged(
+	ctx context.Context, p *pool.Pool, id volume.ID, stagingPath string, at mount.Target,
+) error {
 	v, err := p.Get(id)
 	if err != nil || !v.Spec.IsImage() {
 		return err
@@ -38,7 +41,8 @@ func (s *Server) growStaged(ctx context.Context, p *pool.Pool, id volume.ID, sta
 	return staging.Volume{Volume: v, Pool: p}.Grow(candidates...)
 }
 
-// imageUsage is what df says in the pod, and of a raw block volume only the size. Errors: ErrNotFound when the volume is not at the target.
+// imageUsage is what df says in the pod, and of a raw block volume only the size. Errors:
+// ErrNotFound when the volume is not at the target.
 func imageUsage(v staging.Volume, target mount.Target) (volume.Usage, error) {
 	if v.Spec.IsBlock() {
 		bytes, err := v.DeviceBytes(target)
@@ -49,11 +53,13 @@ func imageUsage(v staging.Volume, target mount.Target) (volume.Usage, error) {
 		return volume.Usage{}, err
 	}
 	if err != nil || !mounted {
-		return volume.Usage{}, fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound, v.ID, target)
+		return volume.Usage{}, fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound,
+			v.ID, target)
 	}
 	defer f.Close()
 	if !v.IsOn(f) {
-		return volume.Usage{}, fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound, v.ID, target)
+		return volume.Usage{}, fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound,
+			v.ID, target)
 	}
 	return mount.UsageOf(f)
 }

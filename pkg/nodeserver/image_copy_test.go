@@ -38,7 +38,9 @@ type ownPools struct{ *pool.Pool }
 
 func (p ownPools) ByID(volume.PoolID) (*pool.Pool, error) { return p.Pool, nil }
 
-func (n *imageNode) createFrom(name string, source volume.Source, spec volume.Spec, size int64) (volume.ID, error) {
+func (n *imageNode) createFrom(
+	name string, source volume.Source, spec volume.Spec, size int64,
+) (volume.ID, error) {
 	n.t.Helper()
 	parsed, err := volume.ParseName(name)
 	must(n.t, err)
@@ -55,8 +57,8 @@ func (n *imageNode) other(id volume.ID, stagingName string) *imageNode {
 	return &imageNode{node: n.node, t: n.t, id: id, stagingName: stagingName}
 }
 
-// count writes a number to one file and then to another, durably, until stop. At each moment the first is as large as the second, or larger
-// by one.
+// count writes a number to one file and then to another, durably, until stop. At each moment the
+// first is as large as the second, or larger by one.
 func count(t *testing.T, dir string) (stop func()) {
 	t.Helper()
 	var files [2]*os.File
@@ -112,7 +114,8 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 	for _, poolOn := range []string{disks.Ext4, disks.XFS, disks.Btrfs} {
 		for _, fsType := range []volume.FSType{volume.XFS, volume.Btrfs} {
 			t.Run(fmt.Sprintf("%s in %s", fsType, poolOn), func(t *testing.T) {
-				n := newImageNodeOn(t, imageSpec(fsType), filepath.Join(disks.New(t, poolOn, 8<<30).Dir, "pool"))
+				n := newImageNodeOn(t, imageSpec(fsType),
+					filepath.Join(disks.New(t, poolOn, 8<<30).Dir, "pool"))
 				n.stageAndPublish("a")
 				stop := count(t, n.target("a"))
 				s, err := n.snapshot()
@@ -121,10 +124,12 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 				must(t, err)
 				stop()
 				if s.RestoreBytes != n.capacity() || s.HeldBytes <= 0 || s.HeldBytes > s.RestoreBytes {
-					t.Errorf("the snapshot of %d bytes has %d and restores to %d", n.capacity(), s.HeldBytes, s.RestoreBytes)
+					t.Errorf("the snapshot of %d bytes has %d and restores to %d", n.capacity(), s.HeldBytes,
+						s.RestoreBytes)
 				}
 				before := usageOf(t, n.target("a"))
-				restored, err := n.createFrom("restored", volume.FromSnapshot(s.ID), imageSpec(fsType), 2*n.capacity())
+				restored, err := n.createFrom("restored", volume.FromSnapshot(s.ID), imageSpec(fsType),
+					2*n.capacity())
 				must(t, err)
 				// Beside the source, whose UUIDs they have.
 				for name, id := range map[string]volume.ID{"clone": clone, "restored": restored} {
@@ -146,14 +151,17 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 	}
 }
 
-// What writers have changed is written to the disk before they are held, not while: they wait for little, whatever that is.
+// What writers have changed is written to the disk before they are held, not while: they wait for
+// little, whatever that is.
 func TestWritersAreNotHeldUntilWhatTheyHaveWrittenIsOnTheDisk(t *testing.T) {
 	const dirty, tries = 192 * mib, 6
-	n := newImageNodeOn(t, imageSpec(volume.XFS), filepath.Join(disks.New(t, disks.XFS, 8<<30).Dir, "pool"))
+	n := newImageNodeOn(t, imageSpec(volume.XFS),
+		filepath.Join(disks.New(t, disks.XFS, 8<<30).Dir, "pool"))
 	n.stageAndPublish("a")
 	defer n.takeDown("a")
 	var waited []string
-	for range tries { // the kernel may have written it by itself, and then there is little to wait for
+	// the kernel may have written it by itself, and then there is little to wait for
+	for range tries {
 		must(t, os.WriteFile(n.target("a/file"), bytes.Repeat([]byte("dirty..."), dirty/8), 0o600))
 		begin := time.Now()
 		held := n.heldByASnapshot()
@@ -166,7 +174,8 @@ func TestWritersAreNotHeldUntilWhatTheyHaveWrittenIsOnTheDisk(t *testing.T) {
 	t.Errorf("the writers were held for %s that a snapshot took: want less than half of it", waited)
 }
 
-// heldByASnapshot takes a snapshot, and deletes it, and says for how long the log says that writers were held.
+// heldByASnapshot takes a snapshot, and deletes it, and says for how long the log says that writers
+// were held.
 func (n *imageNode) heldByASnapshot() (held time.Duration) {
 	n.t.Helper()
 	log := funcr.NewJSON(func(line string) {
@@ -191,7 +200,11 @@ func TestCopiesOfImagesKeepTheirKind(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
 	s, err := n.snapshot()
 	must(t, err)
-	block := volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+	block := volume.Spec{
+		Type:       volume.DirectoryOrCreate,
+		Backing:    volume.ImageBacking,
+		Allocation: volume.Sparse,
+	}
 	for name, spec := range map[string]volume.Spec{
 		"directory": {Type: volume.DirectoryOrCreate, Mode: 0o755},
 		"block":     block,
@@ -221,7 +234,11 @@ func TestCopiesOfImagesKeepTheirKind(t *testing.T) {
 }
 
 func TestBlockVolumeUnderAPodIsCopiedAtOnceOrNotAtAll(t *testing.T) {
-	block := volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+	block := volume.Spec{
+		Type:       volume.DirectoryOrCreate,
+		Backing:    volume.ImageBacking,
+		Allocation: volume.Sparse,
+	}
 	for _, poolOn := range []string{disks.Ext4, disks.XFS, disks.Btrfs} {
 		t.Run(poolOn, func(t *testing.T) {
 			n := newImageNodeOn(t, block, filepath.Join(disks.New(t, poolOn, 0).Dir, "pool"))
@@ -250,7 +267,8 @@ func TestBlockVolumeUnderAPodIsCopiedAtOnceOrNotAtAll(t *testing.T) {
 			must(t, restored.publishBlock("b"))
 			g := openDevice(t, n.target("b"))
 			got := make([]byte, 8)
-			if _, err := g.ReadAt(got, 0); string(got) != "precious" || err != nil || deviceSize(t, g) != 2*n.capacity() {
+			if _, err := g.ReadAt(got, 0); string(got) != "precious" || err != nil ||
+				deviceSize(t, g) != 2*n.capacity() {
 				t.Errorf("the copy has %q, %v, and %d bytes", got, err, deviceSize(t, g))
 			}
 			must(t, g.Close())

@@ -53,14 +53,21 @@ func newImageNodeOn(t *testing.T, spec volume.Spec, dir string) *imageNode {
 }
 
 func imageSpec(fsType volume.FSType) volume.Spec {
-	return volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, Backing: volume.ImageBacking, FSType: fsType, Allocation: volume.Sparse}
+	return volume.Spec{
+		Type:       volume.DirectoryOrCreate,
+		Mode:       0o755,
+		Backing:    volume.ImageBacking,
+		FSType:     fsType,
+		Allocation: volume.Sparse,
+	}
 }
 
 func (n *imageNode) createImage(name string, spec volume.Spec) volume.ID {
 	n.t.Helper()
 	parsed, err := volume.ParseName(name)
 	must(n.t, err)
-	v, err := n.pool.Create(n.t.Context(), volume.CreateRequest{Name: parsed, Size: volume.SizeRange{Required: 1}, Spec: spec})
+	v, err := n.pool.Create(n.t.Context(),
+		volume.CreateRequest{Name: parsed, Size: volume.SizeRange{Required: 1}, Spec: spec})
 	must(n.t, err)
 	return v.ID
 }
@@ -76,7 +83,9 @@ func onEachFilesystem(t *testing.T, test func(n *imageNode)) {
 func (n *imageNode) stage() error {
 	n.t.Helper()
 	_, err := n.NodeStageVolume(n.t.Context(), &csi.NodeStageVolumeRequest{
-		VolumeId: n.id.String(), StagingTargetPath: n.stagingPath(), VolumeCapability: capabilityOf(multiWriter),
+		VolumeId:          n.id.String(),
+		StagingTargetPath: n.stagingPath(),
+		VolumeCapability:  capabilityOf(multiWriter),
 	})
 	return err
 }
@@ -126,7 +135,9 @@ func (n *imageNode) devices(id volume.ID) (paths []string) {
 	for _, number := range numbers {
 		d, err := loopdev.Open(number)
 		if errors.Is(err, os.ErrNotExist) || loopdev.IsOfDeadDisk(err) {
-			continue // another test's, and gone, or on a disk that it has let die: no disk of this one has died
+			// another test's, and gone, or on a disk that it has let die: no disk of this one has
+			// died
+			continue
 		}
 		must(n.t, err)
 		if d.Backing() == want {
@@ -180,7 +191,8 @@ func TestImageIsADiskOfItsOwnThatPodsShare(t *testing.T) {
 		if got, err := os.ReadDir(n.target("a")); len(got) > 0 || err != nil {
 			n.t.Errorf("a new volume has %v, %v", got, err)
 		}
-		if u := usageOf(n.t, n.target("a")); u.TotalBytes > n.capacity() || u.TotalBytes < n.capacity()/2 {
+		if u := usageOf(n.t, n.target("a")); u.TotalBytes > n.capacity() ||
+			u.TotalBytes < n.capacity()/2 {
 			n.t.Errorf("df shows %d bytes, the volume has %d", u.TotalBytes, n.capacity())
 		}
 		must(n.t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
@@ -269,7 +281,8 @@ func TestWhatPodsWriteToAnImageIsNotThrottledOnTheWay(t *testing.T) {
 		return filepath.Join("/sys/block", filepath.Base(n.devices(n.id)[0]), "queue/wbt_lat_usec")
 	}
 	must(t, n.stage())
-	must(t, os.WriteFile(throttle(), []byte("2000"), 0)) // as a device that is new; the next staging gets the same one, as a rule
+	// as a device that is new; the next staging gets the same one, as a rule
+	must(t, os.WriteFile(throttle(), []byte("2000"), 0))
 	must(t, n.unstage())
 	must(t, n.stage())
 	if latency, err := os.ReadFile(throttle()); string(latency) != "0\n" || err != nil {
@@ -291,8 +304,10 @@ func TestStagedImageIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 			n.t.Error("the staging path is taken for a publication")
 		}
 		wantCode(n.t, n.publishAs(n.t, n.id, "b", singleWriter), codes.FailedPrecondition)
-		for _, path := range []string{n.target("a"), n.stagingPath()} { // "any valid path where volume was previously staged or published"
-			_, err := n.NodeGetVolumeStats(n.t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: path})
+		// "any valid path where volume was previously staged or published"
+		for _, path := range []string{n.target("a"), n.stagingPath()} {
+			_, err := n.NodeGetVolumeStats(n.t.Context(),
+				&csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: path})
 			must(n.t, err)
 		}
 		wantCode(n.t, n.pool.CheckDetached(n.id), codes.FailedPrecondition)
@@ -326,7 +341,8 @@ func TestWhatIsNotTheVolumeIsLeftAlone(t *testing.T) {
 	wantCode(t, n.publishAt("b"), codes.FailedPrecondition)
 	n.Publications = NewPublications()
 	wantCode(t, n.unpublish(t, n.id, "a"), codes.FailedPrecondition)
-	_, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: n.target("a")})
+	_, err := n.NodeGetVolumeStats(t.Context(),
+		&csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: n.target("a")})
 	wantCode(t, err, codes.NotFound)
 	n.id = other
 	n.takeDown("a")
@@ -405,7 +421,8 @@ func TestImageGrowsUnderItsWriter(t *testing.T) {
 				n := newImageNode(t, spec)
 				n.stageAndPublish("a")
 				before, size := usageOf(t, n.target("a")), n.capacity()
-				stop := writeAllTheTime(t, n.target("a")+map[volume.Type]string{volume.DirectoryOrCreate: "/file"}[kind])
+				stop := writeAllTheTime(t,
+					n.target("a")+map[volume.Type]string{volume.DirectoryOrCreate: "/file"}[kind])
 				for range 2 {
 					resp, err := n.expand(2*size, n.target("staging"))
 					must(t, err)
@@ -415,7 +432,8 @@ func TestImageGrowsUnderItsWriter(t *testing.T) {
 					wantGrown(t, before, usageOf(t, n.target("a")), size)
 				}
 				stop()
-				// Whoever does not say where it is staged has it grown as well, at the latest when it is staged.
+				// Whoever does not say where it is staged has it grown as well, at the latest when
+				// it is staged.
 				_, err := n.expand(3*size, "")
 				must(t, err)
 				n.takeDown("a")

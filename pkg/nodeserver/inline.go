@@ -39,8 +39,9 @@ func (s *Server) openInline(ctx context.Context, w wish) (source, error) {
 	return source{volume: v.ID.String(), file: data, access: w.access}, err
 }
 
-// poolOf is the pool that an inline volume is to be in: of one that names none the default pool, unless it was made when that was another
-// one. kubelet asks for every volume again after its own restart, and its pod goes on with what it has.
+// poolOf is the pool that an inline volume is to be in: of one that names none the default pool,
+// unless it was made when that was another one. kubelet asks for every volume again after its own
+// restart, and its pod goes on with what it has.
 func (s *Server) poolOf(name volume.Name, wanted string) (*pool.Pool, error) {
 	if made := s.poolsWithInline(name); wanted == "" && len(made) > 0 {
 		return made[0], nil
@@ -56,8 +57,9 @@ func (s *Server) poolsWithInline(name volume.Name) []*pool.Pool {
 	})
 }
 
-// deleteInline deletes the inline volume of that handle if the target was its pod's; most handles have none. More than one pool has it if
-// the default pool was another one, and not open, when it was made. A pool that is not open keeps it until SweepInline finds it.
+// deleteInline deletes the inline volume of that handle if the target was its pod's; most handles
+// have none. More than one pool has it if the default pool was another one, and not open, when it
+// was made. A pool that is not open keeps it until SweepInline finds it.
 func (s *Server) deleteInline(ctx context.Context, handle string, target mount.Target) error {
 	name, err := volume.ParseName(handle)
 	if err != nil {
@@ -94,13 +96,17 @@ type inlinePool interface {
 
 var _ inlinePool = (*pool.Pool)(nil)
 
-// SweepInline deletes the inline volumes whose pods are gone: what a crash between a pod's end and its unpublish left. A pod that
-// kubelet still knows has a directory, also after a reboot, and its volumes are kept for it.
+// SweepInline deletes the inline volumes whose pods are gone: what a crash between a pod's end and
+// its unpublish left. A pod that kubelet still knows has a directory, also after a reboot, and its
+// volumes are kept for it.
 func (s *Server) SweepInline(ctx context.Context) {
 	for _, p := range s.Pools.Open() {
 		for _, v := range p.Inline() {
 			if err := s.sweep(ctx, p, v); err != nil {
-				klog.FromContext(ctx).Error(err, "An inline volume whose pod seems gone is kept; it is looked at again", "volumeID", v.ID)
+				klog.FromContext(
+					ctx,
+				).Error(err, "An inline volume whose pod seems gone is kept; it is looked at again", "volumeID",
+					v.ID)
 			}
 		}
 	}
@@ -116,10 +122,12 @@ func (s *Server) sweep(ctx context.Context, p inlinePool, v volume.Volume) error
 	return s.deleteUnused(ctx, p, v.ID)
 }
 
-var errPodsUnknown = fmt.Errorf("%w: kubelet's directory has no pods: is its disk mounted?", volume.ErrUnavailable)
+var errPodsUnknown = fmt.Errorf("%w: kubelet's directory has no pods: is its disk mounted?",
+	volume.ErrUnavailable)
 
-// podExists looks for the directory that kubelet keeps for a pod as long as it has anything of it. Any doubt keeps the volume: a
-// directory without a single pod is what stands there while kubelet's disk is not mounted, for the driver's own pod has one too.
+// podExists looks for the directory that kubelet keeps for a pod as long as it has anything of it.
+// Any doubt keeps the volume: a directory without a single pod is what stands there while kubelet's
+// disk is not mounted, for the driver's own pod has one too.
 func podExists(kubeletDir, uid string) (bool, error) {
 	pods, err := os.OpenRoot(filepath.Join(kubeletDir, "pods"))
 	if err != nil {

@@ -34,7 +34,9 @@ func (n *node) publishInline(t *testing.T, uid string, attributes map[string]str
 	return n.publishInlineAs(t, inlineHandle(uid), uid, attributes)
 }
 
-func (n *node) publishInlineAs(t *testing.T, handle, uid string, attributes map[string]string) error {
+func (n *node) publishInlineAs(
+	t *testing.T, handle, uid string, attributes map[string]string,
+) error {
 	t.Helper()
 	must(t, os.MkdirAll(filepath.Dir(inlineTarget(n, uid)), 0o750))
 	all := maps.Clone(attributes)
@@ -42,16 +44,23 @@ func (n *node) publishInlineAs(t *testing.T, handle, uid string, attributes map[
 		all = map[string]string{}
 	}
 	maps.Copy(all, map[string]string{
-		volume.AttrPodUID: uid, volume.AttrPodNamespace: "ns", volume.AttrPodName: "pod", volume.AttrEphemeral: "true",
+		volume.AttrPodUID:       uid,
+		volume.AttrPodNamespace: "ns",
+		volume.AttrPodName:      "pod",
+		volume.AttrEphemeral:    "true",
 	})
 	return n.publish(t, &csi.NodePublishVolumeRequest{
-		VolumeId: handle, TargetPath: inlineTarget(n, uid), VolumeCapability: capabilityOf(multiWriter), VolumeContext: all,
+		VolumeId:         handle,
+		TargetPath:       inlineTarget(n, uid),
+		VolumeCapability: capabilityOf(multiWriter),
+		VolumeContext:    all,
 	})
 }
 
 func (n *node) unpublishHandle(t *testing.T, handle, target string) error {
 	t.Helper()
-	_, err := n.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: handle, TargetPath: target})
+	_, err := n.NodeUnpublishVolume(t.Context(),
+		&csi.NodeUnpublishVolumeRequest{VolumeId: handle, TargetPath: target})
 	return err
 }
 
@@ -108,7 +117,8 @@ func TestUnpublishDeletesAnInlineVolumeFromEveryPoolAndNothingElse(t *testing.T)
 	if got := len(n.pool.List("", 10)); got != 2 {
 		t.Errorf("%d volumes are left, want 2", got)
 	}
-	// The same handle at another target, which a PersistentVolume may have as its own, is not the pod's end; nor is it after a reboot.
+	// The same handle at another target, which a PersistentVolume may have as its own, is not the
+	// pod's end; nor is it after a reboot.
 	must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, liveUID)))
 	must(t, unix.Unmount(inlineTarget(n, deadUID), 0))
 	n.restart(t)
@@ -134,7 +144,8 @@ func TestInlineVolumeIsKnownAfterARestart(t *testing.T) {
 	for handle, want := range map[string]codes.Code{
 		inlineHandle(deadUID): codes.OK, inlineHandle(liveUID): codes.NotFound, "other": codes.NotFound,
 	} {
-		resp, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: handle, VolumePath: inlineTarget(n, deadUID)})
+		resp, err := n.NodeGetVolumeStats(t.Context(),
+			&csi.NodeGetVolumeStatsRequest{VolumeId: handle, VolumePath: inlineTarget(n, deadUID)})
 		wantCode(t, err, want)
 		if err == nil {
 			wantUsage(t, resp.GetUsage())
@@ -149,7 +160,8 @@ func TestInlineVolumeOfAnyHandleIsServedToItsEnd(t *testing.T) {
 			n := newNode(t)
 			must(t, n.publishInlineAs(t, handle, deadUID, map[string]string{"size": "1Mi"}))
 			for asked, want := range map[string]codes.Code{handle: codes.OK, handle[1:]: codes.NotFound} {
-				resp, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: asked, VolumePath: inlineTarget(n, deadUID)})
+				resp, err := n.NodeGetVolumeStats(t.Context(),
+					&csi.NodeGetVolumeStatsRequest{VolumeId: asked, VolumePath: inlineTarget(n, deadUID)})
 				wantCode(t, err, want)
 				if err == nil {
 					wantUsage(t, resp.GetUsage())
@@ -170,7 +182,8 @@ func TestNameOfAManagedVolumeIsNoHandleOfIt(t *testing.T) {
 	id := n.create(t, "managed", volume.DirectoryOrCreate)
 	must(t, n.publish(t, n.publishRequest(id, "pod")))
 	wantCode(t, n.unpublishHandle(t, "managed", n.target("pod")), codes.FailedPrecondition)
-	_, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: "managed", VolumePath: n.target("pod")})
+	_, err := n.NodeGetVolumeStats(t.Context(),
+		&csi.NodeGetVolumeStatsRequest{VolumeId: "managed", VolumePath: n.target("pod")})
 	wantCode(t, err, codes.NotFound)
 	must(t, n.unpublishHandle(t, id.String(), n.target("pod")))
 }
@@ -178,7 +191,8 @@ func TestNameOfAManagedVolumeIsNoHandleOfIt(t *testing.T) {
 func TestManagedVolumeIsNotGivenToAPodAsItsOwn(t *testing.T) {
 	n := newNode(t)
 	n.create(t, inlineHandle(deadUID), volume.DirectoryOrCreate)
-	wantCode(t, n.publishInline(t, deadUID, map[string]string{"size": "1Mi", "mode": "0755"}), codes.AlreadyExists)
+	wantCode(t, n.publishInline(t, deadUID, map[string]string{"size": "1Mi", "mode": "0755"}),
+		codes.AlreadyExists)
 	if got := mountsBelow(t, n.KubeletDir); len(got) != 0 {
 		t.Errorf("mounted are %q", got)
 	}
@@ -201,7 +215,8 @@ func (p twoPools) Open() []*pool.Pool { return slices.Clone(p) }
 // kubelet asks for every volume again after its own restart.
 func TestInlineVolumeStaysInItsPoolWhenAnotherOneBecomesTheDefault(t *testing.T) {
 	n := newNode(t)
-	other, err := pool.Open(t.Context(), pool.Options{Name: "other", Path: filepath.Join(t.TempDir(), "other")})
+	other, err := pool.Open(t.Context(),
+		pool.Options{Name: "other", Path: filepath.Join(t.TempDir(), "other")})
 	must(t, err)
 	t.Cleanup(func() { must(t, other.Close()) })
 	n.Pools = twoPools{n.pool, other}

@@ -11,8 +11,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Publications knows which volume is published where. It is never stored: it is read from the mount table when a pool opens,
-// kept up by publish and unpublish, and checked against the mount itself before anybody is refused because of it.
+// Publications knows which volume is published where. It is never stored: it is read from the mount
+// table when a pool opens, kept up by publish and unpublish, and checked against the mount itself
+// before anybody is refused because of it.
 type Publications struct {
 	mu       sync.Mutex
 	byTarget map[mount.Target]publication
@@ -21,16 +22,21 @@ type Publications struct {
 
 // publication is a volume at a target.
 type publication struct {
-	// volume is the volume's ID: that in its pool, also for an inline volume, which requests call by another name.
+	// volume is the volume's ID: that in its pool, also for an inline volume, which requests call
+	// by another name.
 	volume string
-	// exclusive is false also for what was published before the driver started: the mount table does not know it. The
-	// request for a second target is then what says that the volume has a single writer.
+	// exclusive is false also for what was published before the driver started: the mount table
+	// does not know it. The request for a second target is then what says that the volume has a
+	// single writer.
 	exclusive bool
 }
 
 // NewPublications is an empty table.
 func NewPublications() *Publications {
-	return &Publications{byTarget: make(map[mount.Target]publication), byVolume: make(map[string]map[mount.Target]struct{})}
+	return &Publications{
+		byTarget: make(map[mount.Target]publication),
+		byVolume: make(map[string]map[mount.Target]struct{}),
+	}
 }
 
 // locator says which volume a mount shows. A pool is one.
@@ -38,9 +44,11 @@ type locator interface {
 	VolumeAt(m mount.Mount) (volume.ID, bool)
 }
 
-// Rebuild adds what the mount table says of the volumes of one pool. Its cost grows with the number of mounts: once a start.
+// Rebuild adds what the mount table says of the volumes of one pool. Its cost grows with the number
+// of mounts: once a start.
 func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
-	// The mount table has no links in its paths, and the way to kubelet's directory may lead through some.
+	// The mount table has no links in its paths, and the way to kubelet's directory may lead
+	// through some.
 	resolved, err := filepath.EvalSymlinks(kubeletDir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -48,7 +56,8 @@ func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
 	if err != nil {
 		return fmt.Errorf("kubelet's directory: %w", err)
 	}
-	// Nothing is published or unpublished from this pool while the table is read: nobody has found the pool yet.
+	// Nothing is published or unpublished from this pool while the table is read: nobody has found
+	// the pool yet.
 	mounts, err := mount.Table()
 	if err != nil {
 		return err
@@ -60,7 +69,8 @@ func (p *Publications) Rebuild(kubeletDir string, volumes locator) error {
 		if !ours {
 			continue
 		}
-		if target, ok := mount.TargetAt(kubeletDir, resolved, m.Point); ok { // elsewhere it is the operator's own mount
+		// elsewhere it is the operator's own mount
+		if target, ok := mount.TargetAt(kubeletDir, resolved, m.Point); ok {
 			p.addLocked(target, publication{volume: id.String()})
 		}
 	}
@@ -76,8 +86,9 @@ func (p *Publications) addLocked(t mount.Target, pub publication) {
 	p.byVolume[pub.volume][t] = struct{}{}
 }
 
-// admit enters a publication that is about to be made; undo takes that back if it cannot be. Errors: ErrInUse when the target has
-// another volume, or when another target is in the way of a single writer.
+// admit enters a publication that is about to be made; undo takes that back if it cannot be.
+// Errors: ErrInUse when the target has another volume, or when another target is in the way of a
+// single writer.
 func (p *Publications) admit(t mount.Target, pub publication) (undo func(), err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -87,7 +98,8 @@ func (p *Publications) admit(t mount.Target, pub publication) (undo func(), err 
 	}
 	for other := range p.byVolume[pub.volume] {
 		if other != t && (pub.exclusive || p.byTarget[other].exclusive) {
-			return nil, fmt.Errorf("%w: volume %s has a single writer and is published at %s", volume.ErrInUse, pub.volume, other)
+			return nil, fmt.Errorf("%w: volume %s has a single writer and is published at %s",
+				volume.ErrInUse, pub.volume, other)
 		}
 	}
 	if known {
@@ -142,20 +154,23 @@ func (p *Publications) Targets(id string) []mount.Target {
 	return targets
 }
 
-// CheckUnused refuses a volume that a pod can see; the data is the volume's, open. Errors: ErrInUse.
+// CheckUnused refuses a volume that a pod can see; the data is the volume's, open. Errors:
+// ErrInUse.
 func (p *Publications) CheckUnused(id volume.ID, data *os.File) error {
 	targets, err := p.verify(id.String(), data)
 	if err != nil {
 		return err
 	}
 	if len(targets) > 0 {
-		return fmt.Errorf("%w: volume %s is published at %s (targets: %d): delete the pod first", volume.ErrInUse, id, targets[0], len(targets))
+		return fmt.Errorf("%w: volume %s is published at %s (targets: %d): delete the pod first",
+			volume.ErrInUse, id, targets[0], len(targets))
 	}
 	return nil
 }
 
-// verify drops the targets at which somebody else has unmounted the volume, and returns the others; the views are all that may show it. A
-// target that shows none may only be covered by another mount: as long as the mount table has any mount of the volume, nothing is dropped.
+// verify drops the targets at which somebody else has unmounted the volume, and returns the others;
+// the views are all that may show it. A target that shows none may only be covered by another
+// mount: as long as the mount table has any mount of the volume, nothing is dropped.
 func (p *Publications) verify(id string, views ...*os.File) ([]mount.Target, error) {
 	var current, doubtful []mount.Target
 	for _, t := range p.Targets(id) {

@@ -57,7 +57,8 @@ func TestSingleWriterIsKnownAfterARestart(t *testing.T) {
 	must(t, n.publishAs(t, id, "b", singleWriter))
 }
 
-// A refusal that is remembered and no longer true would block a volume until the driver's next start.
+// A refusal that is remembered and no longer true would block a volume until the driver's next
+// start.
 func TestUnmountByHandIsNoticed(t *testing.T) {
 	for _, tc := range []struct {
 		title         string
@@ -81,7 +82,8 @@ func TestUnmountByHandIsNoticed(t *testing.T) {
 
 func TestTargetOfAVolumeThatWasUnmountedByHandIsFree(t *testing.T) {
 	n := newNode(t)
-	first, second := n.create(t, "v", volume.DirectoryOrCreate), n.create(t, "w", volume.DirectoryOrCreate)
+	first, second := n.create(t, "v",
+		volume.DirectoryOrCreate), n.create(t, "w", volume.DirectoryOrCreate)
 	must(t, n.publish(t, n.publishRequest(first, "a")))
 	must(t, unix.Unmount(n.target("a"), 0))
 	must(t, n.publish(t, n.publishRequest(second, "a")))
@@ -107,7 +109,8 @@ func TestRebuildFindsWhatIsPublishedAndNothingElse(t *testing.T) {
 	must(t, n.publish(t, n.publishRequest(id, "with blank")))
 	must(t, n.publish(t, n.publishRequest(id, "another")))
 	must(t, n.publish(t, n.publishRequest(file, "file")))
-	// Mounts of the pool that publish nothing: its whole, a directory inside a volume, and one outside kubelet's directory.
+	// Mounts of the pool that publish nothing: its whole, a directory inside a volume, and one
+	// outside kubelet's directory.
 	data := filepath.Join(n.poolPath(), "volumes", "v", "data")
 	must(t, os.Mkdir(filepath.Join(data, "sub"), 0o755))
 	outside := filepath.Join(t.TempDir(), "outside")
@@ -136,7 +139,8 @@ func (n *node) poolPath() string { return filepath.Join(filepath.Dir(n.KubeletDi
 
 func TestTargetOfAnotherVolumeIsRefused(t *testing.T) {
 	n := newNode(t)
-	first, second := n.create(t, "v", volume.DirectoryOrCreate), n.create(t, "w", volume.DirectoryOrCreate)
+	first, second := n.create(t, "v",
+		volume.DirectoryOrCreate), n.create(t, "w", volume.DirectoryOrCreate)
 	must(t, n.publish(t, n.publishRequest(first, "a")))
 	wantCode(t, n.publish(t, n.publishRequest(second, "a")), codes.FailedPrecondition)
 	wantCode(t, n.unpublish(t, second, "a"), codes.FailedPrecondition)
@@ -175,7 +179,13 @@ func TestSeveralNodesModeMeansThePodsOfOne(t *testing.T) {
 func TestDamagedVolumeIsNotPublished(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "v", volume.DirectoryOrCreate)
-	must(t, os.Rename(filepath.Join(n.poolPath(), "volumes", "v", "data"), filepath.Join(n.poolPath(), "volumes", "v", "gone")))
+	must(
+		t,
+		os.Rename(
+			filepath.Join(n.poolPath(), "volumes", "v", "data"),
+			filepath.Join(n.poolPath(), "volumes", "v", "gone"),
+		),
+	)
 	wantCode(t, n.publish(t, n.publishRequest(id, "a")), codes.Internal)
 	if _, err := os.Lstat(n.target("a")); !os.IsNotExist(err) {
 		t.Errorf("the target is there: %v", err)

@@ -17,23 +17,26 @@ import (
 )
 
 const (
-	// kubeletData is the file that kubelet keeps beside a target from before NodePublishVolume until after NodeUnpublishVolume, to find the
-	// volume again after its own restart (volDataFileName of Kubernetes pkg/volume/csi/csi_plugin.go).
+	// kubeletData is the file that kubelet keeps beside a target from before NodePublishVolume
+	// until after NodeUnpublishVolume, to find the volume again after its own restart
+	// (volDataFileName of Kubernetes pkg/volume/csi/csi_plugin.go).
 	kubeletData = "vol_data.json"
 	// targetName is what kubelet calls a target.
 	targetName          = "mount"
 	maxKubeletDataBytes = 64 << 10
 )
 
-// volumeData is what is read of kubeletData (volDataKey of Kubernetes pkg/volume/csi/csi_plugin.go).
+// volumeData is what is read of kubeletData (volDataKey of Kubernetes
+// pkg/volume/csi/csi_plugin.go).
 type volumeData struct {
 	VolumeHandle string `json:"volumeHandle"`
 	DriverName   string `json:"driverName"`
 }
 
-// RebuildReferences adds the paths of the host that are published, and what pods have as their own, which the pool that has it will know
-// better. A mount does not say by which handle it was asked for, and kubelet does.
-// What cannot be read is left out: a second writer is then kept away by the scheduler alone. Once a start, before any call.
+// RebuildReferences adds the paths of the host that are published, and what pods have as their own,
+// which the pool that has it will know better. A mount does not say by which handle it was asked
+// for, and kubelet does. What cannot be read is left out: a second writer is then kept away by the
+// scheduler alone. Once a start, before any call.
 func (p *Publications) RebuildReferences(ctx context.Context, kubeletDir, driverName string) error {
 	mounts, err := mount.Table()
 	if err != nil {
@@ -69,11 +72,12 @@ func (p *Publications) RebuildReferences(ctx context.Context, kubeletDir, driver
 
 // isReferenceOf: volumes of pools are found by their mounts.
 func (d volumeData) isReferenceOf(driverName string) bool {
-	return d.DriverName == driverName && !volume.IsID(d.VolumeHandle) && volume.CheckHandle(d.VolumeHandle) == nil
+	return d.DriverName == driverName && !volume.IsID(d.VolumeHandle) &&
+		volume.CheckHandle(d.VolumeHandle) == nil
 }
 
-// readVolumeData reads what kubelet has written beside a mount point below its directory. The mount point's parent is kubelet's, and no
-// pod can write there.
+// readVolumeData reads what kubelet has written beside a mount point below its directory. The mount
+// point's parent is kubelet's, and no pod can write there.
 func readVolumeData(root *os.Root, kubeletDir, point string) (volumeData, error) {
 	beside, err := filepath.Rel(kubeletDir, filepath.Join(filepath.Dir(point), kubeletData))
 	if err != nil {

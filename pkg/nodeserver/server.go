@@ -1,4 +1,5 @@
-// Package nodeserver is the CSI Node service: it makes volumes of the node's pools visible in pods, by bind mounts.
+// Package nodeserver is the CSI Node service: it makes volumes of the node's pools visible in pods,
+// by bind mounts.
 package nodeserver
 
 import (
@@ -19,8 +20,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Pools finds the pool that holds a volume. Errors: ErrNotFound when no pool of this node has that ID, ErrUnavailable when one
-// that may have it is not open.
+// Pools finds the pool that holds a volume. Errors: ErrNotFound when no pool of this node has that
+// ID, ErrUnavailable when one that may have it is not open.
 type Pools interface {
 	ByID(id volume.PoolID) (*pool.Pool, error)
 	// ByName finds a pool as the configuration calls it; "" is the default one.
@@ -42,7 +43,8 @@ type Options struct {
 	Host         *hostpath.Host
 }
 
-// Server implements csi.NodeServer. What it does not implement answers UNIMPLEMENTED and is not advertised.
+// Server implements csi.NodeServer. What it does not implement answers UNIMPLEMENTED and is not
+// advertised.
 type Server struct {
 	csi.UnimplementedNodeServer
 	Options
@@ -54,7 +56,9 @@ var _ csi.NodeServer = (*Server)(nil)
 func New(options Options) *Server { return &Server{Options: options} }
 
 // NodeGetInfo tells the scheduler where this node's volumes are usable: on this node.
-func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
+func (s *Server) NodeGetInfo(
+	context.Context, *csi.NodeGetInfoRequest,
+) (*csi.NodeGetInfoResponse, error) {
 	return &csi.NodeGetInfoResponse{
 		NodeId:             s.NodeName,
 		MaxVolumesPerNode:  s.MaxVolumes,
@@ -63,7 +67,9 @@ func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.Nod
 }
 
 // NodeGetCapabilities advertises what is built, nothing more.
-func (*Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
+func (*Server) NodeGetCapabilities(
+	context.Context, *csi.NodeGetCapabilitiesRequest,
+) (*csi.NodeGetCapabilitiesResponse, error) {
 	types := []csi.NodeServiceCapability_RPC_Type{
 		csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME,
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
@@ -80,10 +86,13 @@ func (*Server) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 	return resp, nil
 }
 
-// NodeStageVolume makes sure that the volume can be published. Neither a directory nor a file needs anything mounted in between, so
-// the staging path stays as it is; the filesystem of an image is mounted there. A path of the host is looked at when a pod wants it: until
-// then nobody knows whose it is.
-func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+// NodeStageVolume makes sure that the volume can be published. Neither a directory nor a file needs
+// anything mounted in between, so the staging path stays as it is; the filesystem of an image is
+// mounted there. A path of the host is looked at when a pod wants it: until then nobody knows whose
+// it is.
+func (s *Server) NodeStageVolume(
+	ctx context.Context, req *csi.NodeStageVolumeRequest,
+) (*csi.NodeStageVolumeResponse, error) {
 	if err := volume.CheckHandle(req.GetVolumeId()); err != nil {
 		return nil, err
 	}
@@ -117,7 +126,9 @@ func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRe
 }
 
 // NodeUnstageVolume undoes what NodeStageVolume did for an image.
-func (s *Server) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
+func (s *Server) NodeUnstageVolume(
+	_ context.Context, req *csi.NodeUnstageVolumeRequest,
+) (*csi.NodeUnstageVolumeResponse, error) {
 	if err := volume.CheckHandle(req.GetVolumeId()); err != nil {
 		return nil, err
 	}
@@ -136,7 +147,9 @@ func (s *Server) NodeUnstageVolume(_ context.Context, req *csi.NodeUnstageVolume
 }
 
 // NodePublishVolume makes the volume visible at the target path.
-func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+func (s *Server) NodePublishVolume(
+	ctx context.Context, req *csi.NodePublishVolumeRequest,
+) (*csi.NodePublishVolumeResponse, error) {
 	target, err := s.parseTarget("target_path", req.GetTargetPath())
 	if err != nil {
 		return nil, err
@@ -146,7 +159,8 @@ func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolu
 		return nil, err
 	}
 	if wish.attributes.Memory {
-		err = mount.Memory(target, wish.attributes.SizeBytes, wish.access.Group.Of(wish.attributes.Spec), wish.access.Mount)
+		err = mount.Memory(target, wish.attributes.SizeBytes, wish.access.Group.Of(wish.attributes.Spec),
+			wish.access.Mount)
 	} else {
 		err = s.publishSource(ctx, target, wish)
 	}
@@ -169,10 +183,12 @@ func (s *Server) publishSource(ctx context.Context, target mount.Target, w wish)
 	return err
 }
 
-// publish enters the publication and makes it so. The group can write before anybody sees the volume.
+// publish enters the publication and makes it so. The group can write before anybody sees the
+// volume.
 func (s *Server) publish(ctx context.Context, target mount.Target, src source) error {
 	was, _ := s.Publications.at(target)
-	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive}, src.views())
+	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive},
+		src.views())
 	if err != nil {
 		return err
 	}
@@ -196,9 +212,10 @@ func (s *Server) show(ctx context.Context, target mount.Target, src source) erro
 	return s.Binder.Bind(src.file, target, src.access.Mount)
 }
 
-// admit enters a publication that is about to be made. Before it refuses one it looks at the mounts: somebody may have unmounted
-// by hand. The caller has the volume and the target for itself (pkg/rpc), and only of these a memory may be dropped: another
-// volume could be about to appear at another target. Errors: ErrInUse.
+// admit enters a publication that is about to be made. Before it refuses one it looks at the
+// mounts: somebody may have unmounted by hand. The caller has the volume and the target for itself
+// (pkg/rpc), and only of these a memory may be dropped: another volume could be about to appear at
+// another target. Errors: ErrInUse.
 func (s *Server) admit(t mount.Target, pub publication, views []*os.File) (undo func(), err error) {
 	undo, err = s.Publications.admit(t, pub)
 	if !errors.Is(err, volume.ErrInUse) {
@@ -217,9 +234,11 @@ func (s *Server) admit(t mount.Target, pub publication, views []*os.File) (undo 
 	return s.Publications.admit(t, pub)
 }
 
-// NodeUnpublishVolume takes the volume off the target path, and deletes it if it was inline. It needs no pool: a volume whose disk
-// has died can be unpublished.
-func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+// NodeUnpublishVolume takes the volume off the target path, and deletes it if it was inline. It
+// needs no pool: a volume whose disk has died can be unpublished.
+func (s *Server) NodeUnpublishVolume(
+	ctx context.Context, req *csi.NodeUnpublishVolumeRequest,
+) (*csi.NodeUnpublishVolumeResponse, error) {
 	handle := req.GetVolumeId()
 	if err := volume.CheckHandle(handle); err != nil {
 		return nil, err
@@ -245,14 +264,17 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
-// checkPublished refuses to take something off a target that is not the volume. What the driver does not know of, because the
-// volume's pool is not open, the mount table does. Errors: ErrInUse.
+// checkPublished refuses to take something off a target that is not the volume. What the driver
+// does not know of, because the volume's pool is not open, the mount table does. Errors: ErrInUse.
 func (s *Server) checkPublished(handle string, target mount.Target) error {
 	there, known := s.Publications.at(target)
 	if known && !s.isHandleOf(handle, there) {
 		mounted, err := mount.Mounted(target)
 		if mounted || err != nil {
-			return errors.Join(fmt.Errorf("%w: volume %s is published at %s, not %s", volume.ErrInUse, there, target, handle), err)
+			return errors.Join(
+				fmt.Errorf("%w: volume %s is published at %s, not %s", volume.ErrInUse, there, target, handle),
+				err,
+			)
 		}
 	}
 	id, err := volume.ParseID(handle)
@@ -261,25 +283,35 @@ func (s *Server) checkPublished(handle string, target mount.Target) error {
 	}
 	top, mounted, err := mount.At(target)
 	if err != nil || !mounted || slices.ContainsFunc(strings.Split(top.Root, "/"), func(part string) bool {
-		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".") // in the trash it has a suffix
-	}) || staging.MayShow(id, target) {
+		// in the trash it has a suffix
+		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".")
+	}) ||
+		staging.MayShow(id, target) {
 		return err
 	}
-	return fmt.Errorf("%w: what is mounted at %s is %s of its filesystem, not volume %s: it is left alone",
-		volume.ErrInUse, target, top.Root, handle)
+	return fmt.Errorf(
+		"%w: what is mounted at %s is %s of its filesystem, not volume %s: it is left alone",
+		volume.ErrInUse,
+		target,
+		top.Root,
+		handle,
+	)
 }
 
 // NodeGetVolumeStats costs a few system calls, whatever the volume holds.
-func (s *Server) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
+func (s *Server) NodeGetVolumeStats(
+	_ context.Context, req *csi.NodeGetVolumeStatsRequest,
+) (*csi.NodeGetVolumeStatsResponse, error) {
 	handle := req.GetVolumeId()
 	if err := volume.CheckHandle(handle); err != nil {
 		return nil, err
 	}
 	target, err := s.parseTarget("volume_path", req.GetVolumePath())
 	if err != nil && req.GetVolumePath() != "" {
-		// Where no target can be, the volume "does not exist on specified volume_path" either (CSI spec, NodeGetVolumeStats
-		// Errors); csi-test asks with a relative path.
-		return nil, fmt.Errorf("%w: volume %s is not published at %q", volume.ErrNotFound, handle, req.GetVolumePath())
+		// Where no target can be, the volume "does not exist on specified volume_path" either (CSI
+		// spec, NodeGetVolumeStats Errors); csi-test asks with a relative path.
+		return nil, fmt.Errorf("%w: volume %s is not published at %q", volume.ErrNotFound, handle,
+			req.GetVolumePath())
 	}
 	if err != nil {
 		return nil, err
@@ -288,19 +320,36 @@ func (s *Server) NodeGetVolumeStats(_ context.Context, req *csi.NodeGetVolumeSta
 	if err != nil {
 		return nil, err
 	}
-	if usage == (volume.Usage{TotalBytes: usage.TotalBytes}) { // of a raw block volume nobody but its reader knows more
-		return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{{Unit: csi.VolumeUsage_BYTES, Total: usage.TotalBytes}}}, nil
+	// of a raw block volume nobody but its reader knows more
+	if usage == (volume.Usage{TotalBytes: usage.TotalBytes}) {
+		return &csi.NodeGetVolumeStatsResponse{
+			Usage: []*csi.VolumeUsage{{Unit: csi.VolumeUsage_BYTES, Total: usage.TotalBytes}},
+		}, nil
 	}
 	return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{
-		{Unit: csi.VolumeUsage_BYTES, Total: usage.TotalBytes, Used: usage.UsedBytes, Available: usage.AvailableBytes},
-		{Unit: csi.VolumeUsage_INODES, Total: usage.TotalInodes, Used: usage.UsedInodes, Available: usage.AvailableInodes},
+		{
+			Unit:      csi.VolumeUsage_BYTES,
+			Total:     usage.TotalBytes,
+			Used:      usage.UsedBytes,
+			Available: usage.AvailableBytes,
+		},
+		{
+			Unit:      csi.VolumeUsage_INODES,
+			Total:     usage.TotalInodes,
+			Used:      usage.UsedInodes,
+			Available: usage.AvailableInodes,
+		},
 	}}, nil
 }
 
-// NodeExpandVolume grows a volume of a pool, published or not, while pods use it. There is no controller's part: external-resizer
-// raises the size of the PersistentVolume and kubelet calls the node that has it.
-func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
-	size, err := volume.ParseSizeRange(req.GetCapacityRange().GetRequiredBytes(), req.GetCapacityRange().GetLimitBytes())
+// NodeExpandVolume grows a volume of a pool, published or not, while pods use it. There is no
+// controller's part: external-resizer raises the size of the PersistentVolume and kubelet calls the
+// node that has it.
+func (s *Server) NodeExpandVolume(
+	ctx context.Context, req *csi.NodeExpandVolumeRequest,
+) (*csi.NodeExpandVolumeResponse, error) {
+	size, err := volume.ParseSizeRange(req.GetCapacityRange().GetRequiredBytes(),
+		req.GetCapacityRange().GetLimitBytes())
 	if err != nil {
 		return nil, err
 	}
@@ -319,15 +368,21 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeExpandVolumeResponse{CapacityBytes: bytes}, s.growStaged(ctx, p, id, req.GetStagingTargetPath(), at)
+	return &csi.NodeExpandVolumeResponse{
+		CapacityBytes: bytes,
+	}, s.growStaged(ctx, p, id, req.GetStagingTargetPath(), at)
 }
 
-// find returns a volume's pool. A volume that is not there is told before any other fault of a request. Errors: ErrNotFound, also for
-// an inline volume and a path of the host, whose handles are no IDs.
+// find returns a volume's pool. A volume that is not there is told before any other fault of a
+// request. Errors: ErrNotFound, also for an inline volume and a path of the host, whose handles are
+// no IDs.
 func (s *Server) find(handle string) (*pool.Pool, volume.ID, error) {
 	if !volume.IsID(handle) && volume.CheckHandle(handle) == nil {
-		return nil, volume.ID{}, fmt.Errorf("%w: volume %q is in no pool of this driver, and has no size that could grow",
-			volume.ErrNotFound, handle)
+		return nil, volume.ID{}, fmt.Errorf(
+			"%w: volume %q is in no pool of this driver, and has no size that could grow",
+			volume.ErrNotFound,
+			handle,
+		)
 	}
 	id, err := volume.ParseID(handle)
 	if err != nil {
@@ -341,13 +396,15 @@ func (s *Server) find(handle string) (*pool.Pool, volume.ID, error) {
 	return p, id, err
 }
 
-// usage asks the pool for its own volumes, wherever they are mounted: kubelet asks for a raw block volume's at a mount of its own
-// (Kubernetes pkg/volume/csi/csi_plugin.go, NewMetricsCsi). Of inline ones and of paths of the host, which nobody remembers over a restart,
-// it asks the mount. Errors: ErrNotFound.
+// usage asks the pool for its own volumes, wherever they are mounted: kubelet asks for a raw block
+// volume's at a mount of its own (Kubernetes pkg/volume/csi/csi_plugin.go, NewMetricsCsi). Of
+// inline ones and of paths of the host, which nobody remembers over a restart, it asks the mount.
+// Errors: ErrNotFound.
 func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error) {
 	there, known := s.Publications.at(target)
 	if known && !s.isHandleOf(handle, there) {
-		return volume.Usage{}, fmt.Errorf("%w: volume %s is not published at %s", volume.ErrNotFound, handle, target)
+		return volume.Usage{}, fmt.Errorf("%w: volume %s is not published at %s", volume.ErrNotFound,
+			handle, target)
 	}
 	if !volume.IsID(handle) {
 		return mount.Usage(target)
@@ -373,13 +430,15 @@ func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error)
 	}
 	defer data.Close()
 	if shown, err := mount.Shows(target, data); err != nil || !shown {
-		return volume.Usage{}, errors.Join(err, fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound, handle, target))
+		return volume.Usage{}, errors.Join(err,
+			fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound, handle, target))
 	}
 	return p.Usage(v, data)
 }
 
-// isHandleOf says whether requests call a published volume by that handle: its ID or, for an inline volume, any name. That of kubelet's
-// form needs no look at the pool: no volume but an inline one is asked for by it.
+// isHandleOf says whether requests call a published volume by that handle: its ID or, for an inline
+// volume, any name. That of kubelet's form needs no look at the pool: no volume but an inline one
+// is asked for by it.
 func (s *Server) isHandleOf(handle, published string) bool {
 	if handle == published {
 		return true

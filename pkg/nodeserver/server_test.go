@@ -124,7 +124,9 @@ func (n *node) create(t *testing.T, name string, kind volume.Type) volume.ID {
 		t.Fatal(err)
 	}
 	v, err := n.pool.Create(t.Context(), volume.CreateRequest{
-		Name: parsed, Size: volume.SizeRange{Required: 1 << 20}, Spec: volume.Spec{Type: kind, Mode: 0o755},
+		Name: parsed,
+		Size: volume.SizeRange{Required: 1 << 20},
+		Spec: volume.Spec{Type: kind, Mode: 0o755},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -139,16 +141,23 @@ const (
 	singleWriter = csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER
 )
 
-func capabilityOf(mode csi.VolumeCapability_AccessMode_Mode, flags ...string) *csi.VolumeCapability {
+func capabilityOf(
+	mode csi.VolumeCapability_AccessMode_Mode, flags ...string,
+) *csi.VolumeCapability {
 	return &csi.VolumeCapability{
 		AccessMode: &csi.VolumeCapability_AccessMode{Mode: mode},
-		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{MountFlags: flags}},
+		AccessType: &csi.VolumeCapability_Mount{
+			Mount: &csi.VolumeCapability_MountVolume{MountFlags: flags},
+		},
 	}
 }
 
 func (n *node) publishRequest(id volume.ID, pod string) *csi.NodePublishVolumeRequest {
 	return &csi.NodePublishVolumeRequest{
-		VolumeId: id.String(), TargetPath: n.target(pod), StagingTargetPath: n.target("staging"), VolumeCapability: capabilityOf(multiWriter),
+		VolumeId:          id.String(),
+		TargetPath:        n.target(pod),
+		StagingTargetPath: n.target("staging"),
+		VolumeCapability:  capabilityOf(multiWriter),
 	}
 }
 
@@ -158,7 +167,9 @@ func (n *node) publish(t *testing.T, req *csi.NodePublishVolumeRequest) error {
 	return err
 }
 
-func (n *node) publishAs(t *testing.T, id volume.ID, pod string, mode csi.VolumeCapability_AccessMode_Mode) error {
+func (n *node) publishAs(
+	t *testing.T, id volume.ID, pod string, mode csi.VolumeCapability_AccessMode_Mode,
+) error {
 	t.Helper()
 	req := n.publishRequest(id, pod)
 	req.VolumeCapability = capabilityOf(mode)
@@ -167,7 +178,8 @@ func (n *node) publishAs(t *testing.T, id volume.ID, pod string, mode csi.Volume
 
 func (n *node) unpublish(t *testing.T, id volume.ID, pod string) error {
 	t.Helper()
-	_, err := n.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: id.String(), TargetPath: n.target(pod)})
+	_, err := n.NodeUnpublishVolume(t.Context(),
+		&csi.NodeUnpublishVolumeRequest{VolumeId: id.String(), TargetPath: n.target(pod)})
 	return err
 }
 
@@ -243,7 +255,13 @@ func TestReadOnlyPublicationIsReadOnly(t *testing.T) {
 			req := n.publishRequest(n.create(t, "v", volume.DirectoryOrCreate), "a")
 			req.Readonly, req.VolumeCapability = tc.readonly, tc.c
 			must(t, n.publish(t, req))
-			if err := os.WriteFile(filepath.Join(n.target("a"), "file"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+			if err := os.WriteFile(
+				filepath.Join(n.target("a"), "file"),
+				nil,
+				0o600,
+			); !errors.Is(
+				err, unix.EROFS,
+			) {
 				t.Errorf("%v, want EROFS", err)
 			}
 			req.Readonly, req.VolumeCapability = false, capabilityOf(multiWriter)
@@ -252,7 +270,8 @@ func TestReadOnlyPublicationIsReadOnly(t *testing.T) {
 	}
 }
 
-// change is one thing that is wrong with a request that is right otherwise. Empty fields change nothing.
+// change is one thing that is wrong with a request that is right otherwise. Empty fields change
+// nothing.
 type change struct {
 	title                  string
 	id, target, staging    string
@@ -283,7 +302,9 @@ func TestBadRequestIsRefusedWithItsCode(t *testing.T) {
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			publish, stage := n.publishRequest(good, "a"), &csi.NodeStageVolumeRequest{
-				VolumeId: good.String(), StagingTargetPath: n.target("staging"), VolumeCapability: capabilityOf(multiWriter),
+				VolumeId:          good.String(),
+				StagingTargetPath: n.target("staging"),
+				VolumeCapability:  capabilityOf(multiWriter),
 			}
 			if tc.id != "" || tc.emptyIDs {
 				publish.VolumeId, stage.VolumeId = tc.id, tc.id
@@ -298,7 +319,10 @@ func TestBadRequestIsRefusedWithItsCode(t *testing.T) {
 			_, err := n.NodeStageVolume(t.Context(), stage)
 			wantCode(t, err, tc.want)
 			if tc.emptyIDs { // also of a path of the host, whose ID may be any other string
-				stage.VolumeContext = map[string]string{volume.ParamPath: "/srv", volume.ParamType: string(volume.Directory)}
+				stage.VolumeContext = map[string]string{
+					volume.ParamPath: "/srv",
+					volume.ParamType: string(volume.Directory),
+				}
 				_, err := n.NodeStageVolume(t.Context(), stage)
 				wantCode(t, err, tc.want)
 			}
@@ -327,7 +351,8 @@ func TestUnpublishNeedsNoPool(t *testing.T) {
 		{"target elsewhere", string(n.pool.ID()) + "-v", "/etc", codes.InvalidArgument},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
-			_, err := n.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: tc.id, TargetPath: tc.target})
+			_, err := n.NodeUnpublishVolume(t.Context(),
+				&csi.NodeUnpublishVolumeRequest{VolumeId: tc.id, TargetPath: tc.target})
 			wantCode(t, err, tc.want)
 		})
 	}
@@ -344,7 +369,8 @@ func TestStagingLeavesTheStagingPathAlone(t *testing.T) {
 		must(t, err)
 	}
 	for range 2 {
-		_, err := n.NodeUnstageVolume(t.Context(), &csi.NodeUnstageVolumeRequest{VolumeId: id.String(), StagingTargetPath: path})
+		_, err := n.NodeUnstageVolume(t.Context(),
+			&csi.NodeUnstageVolumeRequest{VolumeId: id.String(), StagingTargetPath: path})
 		must(t, err)
 	}
 	for _, req := range []*csi.NodeUnstageVolumeRequest{
@@ -380,7 +406,8 @@ func TestStatsAreOfAPublishedVolumeOnly(t *testing.T) {
 		{"no path", id.String(), "", codes.InvalidArgument},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
-			resp, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: tc.id, VolumePath: tc.path})
+			resp, err := n.NodeGetVolumeStats(t.Context(),
+				&csi.NodeGetVolumeStatsRequest{VolumeId: tc.id, VolumePath: tc.path})
 			wantCode(t, err, tc.want)
 			if err == nil {
 				wantUsage(t, resp.GetUsage())
@@ -394,7 +421,8 @@ func wantUsage(t *testing.T, usage []*csi.VolumeUsage) {
 	units := map[csi.VolumeUsage_Unit]bool{}
 	for _, u := range usage {
 		units[u.GetUnit()] = true
-		if u.GetTotal() < u.GetUsed() || u.GetUsed() < 0 || u.GetAvailable() < 0 || u.GetAvailable() > u.GetTotal() {
+		if u.GetTotal() < u.GetUsed() || u.GetUsed() < 0 || u.GetAvailable() < 0 ||
+			u.GetAvailable() > u.GetTotal() {
 			t.Errorf("usage is %v", u)
 		}
 	}
@@ -403,8 +431,8 @@ func wantUsage(t *testing.T, usage []*csi.VolumeUsage) {
 	}
 }
 
-// To kubelet INVALID_ARGUMENT, OUT_OF_RANGE and NOT_FOUND can never succeed, and RESOURCE_EXHAUSTED may when there is room again
-// (k8s.io/kubernetes pkg/volume/csi/expander.go, isInfeasibleError).
+// To kubelet INVALID_ARGUMENT, OUT_OF_RANGE and NOT_FOUND can never succeed, and RESOURCE_EXHAUSTED
+// may when there is room again (k8s.io/kubernetes pkg/volume/csi/expander.go, isInfeasibleError).
 func TestExpandAnswersWithItsCode(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "v", volume.DirectoryOrCreate)
@@ -449,7 +477,8 @@ func TestExpandAnswersWithItsCode(t *testing.T) {
 func TestNodeSaysWhoAndWhereItIs(t *testing.T) {
 	n := newNode(t)
 	info, err := n.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
-	if err != nil || info.GetNodeId() != "node-1" || info.GetMaxVolumesPerNode() != 7 || len(info.GetAccessibleTopology().GetSegments()) != 1 {
+	if err != nil || info.GetNodeId() != "node-1" || info.GetMaxVolumesPerNode() != 7 ||
+		len(info.GetAccessibleTopology().GetSegments()) != 1 {
 		t.Errorf("%v, %v", info, err)
 	}
 }
@@ -464,7 +493,13 @@ func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 		got = append(got, c.GetRpc().GetType().String())
 	}
 	slices.Sort(got)
-	want := []string{"EXPAND_VOLUME", "GET_VOLUME_STATS", "SINGLE_NODE_MULTI_WRITER", "STAGE_UNSTAGE_VOLUME", "VOLUME_MOUNT_GROUP"}
+	want := []string{
+		"EXPAND_VOLUME",
+		"GET_VOLUME_STATS",
+		"SINGLE_NODE_MULTI_WRITER",
+		"STAGE_UNSTAGE_VOLUME",
+		"VOLUME_MOUNT_GROUP",
+	}
 	if !slices.Equal(got, want) {
 		t.Errorf("advertised are %q, want %q", got, want)
 	}

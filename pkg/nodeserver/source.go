@@ -39,30 +39,50 @@ func parseWish(target mount.Target, req *csi.NodePublishVolumeRequest) (wish, er
 	if err != nil {
 		return wish{}, fmt.Errorf("volume_context: %w", err)
 	}
-	w := wish{handle: req.GetVolumeId(), staging: req.GetStagingTargetPath(), target: target, access: access, attributes: attributes}
+	w := wish{
+		handle:     req.GetVolumeId(),
+		staging:    req.GetStagingTargetPath(),
+		target:     target,
+		access:     access,
+		attributes: attributes,
+	}
 	return w, w.check(target)
 }
 
-// check keeps apart what a request could mix up. Everything that depends on whose pod it is, an inline volume and a path of the host,
-// needs to know that from kubelet: its own attributes are told from a user's by the pod's UID in the target path. Errors: ErrInvalid,
-// ErrForbidden.
+// check keeps apart what a request could mix up. Everything that depends on whose pod it is, an
+// inline volume and a path of the host, needs to know that from kubelet: its own attributes are
+// told from a user's by the pod's UID in the target path. Errors: ErrInvalid, ErrForbidden.
 func (w wish) check(target mount.Target) error {
 	managed := w.attributes.Path == "" && !w.attributes.Inline
 	switch {
 	case !managed && w.access.Type != volume.AccessType{}:
-		return fmt.Errorf("%w: a volume with a path of the host, or in a pod, is not %s", volume.ErrInvalid, w.access.Type)
+		return fmt.Errorf("%w: a volume with a path of the host, or in a pod, is not %s",
+			volume.ErrInvalid, w.access.Type)
 	case !managed && volume.IsID(w.handle):
-		return fmt.Errorf("%w: %q is the ID of a volume in a pool: a volume with a path of the host, or in a pod, has another one",
-			volume.ErrInvalid, w.handle)
+		return fmt.Errorf(
+			"%w: %q is the ID of a volume in a pool: a volume with a path of the host, or in a pod, has another one",
+			volume.ErrInvalid,
+			w.handle,
+		)
 	case !managed && (w.attributes.Pod.UID == "" || w.attributes.Pod.UID != target.PodUID()):
-		return fmt.Errorf("%w: the pod's UID is %q, and the target path is one of %q: only kubelet can say whose volume it is, "+
-			"and it does if the CSIDriver object has podInfoOnMount: true", volume.ErrForbidden, w.attributes.Pod.UID, target.PodUID())
+		return fmt.Errorf(
+			"%w: the pod's UID is %q, and the target path is one of %q: only kubelet can say whose volume it is, "+
+				"and it does if the CSIDriver object has podInfoOnMount: true",
+			volume.ErrForbidden,
+			w.attributes.Pod.UID,
+			target.PodUID(),
+		)
 	case w.attributes.Spec.Type.IsDevice() && w.access.Mount.ReadOnly():
-		return fmt.Errorf("%w: a device of the node is written to also through a mount that is read-only: ask for it without readOnly",
-			volume.ErrInvalid)
+		return fmt.Errorf(
+			"%w: a device of the node is written to also through a mount that is read-only: ask for it without readOnly",
+			volume.ErrInvalid,
+		)
 	case !w.attributes.Inline && volume.IsInlineHandle(w.handle):
-		return fmt.Errorf("%w: volume %s is an inline one, and kubelet does not say so: the CSIDriver object needs podInfoOnMount: true",
-			volume.ErrForbidden, w.handle)
+		return fmt.Errorf(
+			"%w: volume %s is an inline one, and kubelet does not say so: the CSIDriver object needs podInfoOnMount: true",
+			volume.ErrForbidden,
+			w.handle,
+		)
 	default:
 		return w.attributes.CheckReference(w.handle)
 	}
@@ -73,10 +93,12 @@ type source struct {
 	volume string // the volume's ID, as Publications have it
 	file   *os.File
 	access capability.Access
-	// isReference: it is a path of the host, at which another file may stand by now than the one that the target shows. The pod goes on with
-	// that one, as with hostPath; kubelet asks for every volume again after its own restart.
+	// isReference: it is a path of the host, at which another file may stand by now than the one
+	// that the target shows. The pod goes on with that one, as with hostPath; kubelet asks for
+	// every volume again after its own restart.
 	isReference bool
-	// nodes are those of all devices of a raw block volume: at another target it may be another one that shows it.
+	// nodes are those of all devices of a raw block volume: at another target it may be another one
+	// that shows it.
 	nodes []*os.File
 }
 
@@ -89,8 +111,8 @@ func (s source) close() {
 // views are what shows the volume where it is published.
 func (s source) views() []*os.File { return append([]*os.File{s.file}, s.nodes...) }
 
-// group is who is to be able to write: nobody new where the pod itself cannot, which is what kubelet does too (supportsFSGroup of
-// Kubernetes pkg/volume/csi/csi_mounter.go).
+// group is who is to be able to write: nobody new where the pod itself cannot, which is what
+// kubelet does too (supportsFSGroup of Kubernetes pkg/volume/csi/csi_mounter.go).
 func (s source) group() volume.Group {
 	if s.access.Mount.ReadOnly() {
 		return volume.Group{}
@@ -118,7 +140,8 @@ func (s *Server) openManaged(ctx context.Context, w wish) (source, error) {
 	src := source{volume: v.ID.String(), access: w.access}
 	switch {
 	case w.staging == "":
-		return source{}, fmt.Errorf("%w: staging_target_path is empty: stage the volume first", volume.ErrPrecondition)
+		return source{}, fmt.Errorf("%w: staging_target_path is empty: stage the volume first",
+			volume.ErrPrecondition)
 	case v.Spec.IsBlock():
 		return s.openBlock(ctx, v, w)
 	case v.Spec.IsImage():
@@ -149,8 +172,9 @@ func (s *Server) managed(handle string, access capability.Access) (staging.Volum
 	return staging.Volume{Volume: v, Pool: p}, err
 }
 
-// openHostPath applies the operator's rules. A mount of a host path shows what is mounted below it too, as hostPath does; several
-// nodes may have the same path, so every access mode is right. Its files are the node's: a pod's fsGroup changes none, as with hostPath.
+// openHostPath applies the operator's rules. A mount of a host path shows what is mounted below it
+// too, as hostPath does; several nodes may have the same path, so every access mode is right. Its
+// files are the node's: a pod's fsGroup changes none, as with hostPath.
 func (s *Server) openHostPath(w wish) (source, error) {
 	opened, err := s.Host.Open(hostpath.Use{
 		Path:      w.attributes.Path,

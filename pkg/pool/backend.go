@@ -17,13 +17,15 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// openBackend finds out what the pool's filesystem can do. Errors: ErrUnavailable when that is less than the options require.
+// openBackend finds out what the pool's filesystem can do. Errors: ErrUnavailable when that is less
+// than the options require.
 func (p *Pool) openBackend(ctx context.Context) (err error) {
 	p.backend, err = p.detect(ctx, p.root.File)
 	return err
 }
 
-// checkQuota refuses a filesystem that does not do what the options require, before anything is made on it. Errors: ErrUnavailable.
+// checkQuota refuses a filesystem that does not do what the options require, before anything is
+// made on it. Errors: ErrUnavailable.
 func (p *Pool) checkQuota(ctx context.Context, there *os.File) error {
 	if !p.opts.RequireQuota {
 		return nil
@@ -35,8 +37,10 @@ func (p *Pool) checkQuota(ctx context.Context, there *os.File) error {
 func (p *Pool) detect(ctx context.Context, root *os.File) (backend.Backend, error) {
 	b, err := p.detectAny(ctx, root)
 	if err == nil && p.opts.RequireQuota && !b.Enforces() {
-		return nil, fmt.Errorf("%w: quota is required, and its filesystem enforces none: mount XFS or ext4 with prjquota, or use btrfs",
-			volume.ErrUnavailable)
+		return nil, fmt.Errorf(
+			"%w: quota is required, and its filesystem enforces none: mount XFS or ext4 with prjquota, or use btrfs",
+			volume.ErrUnavailable,
+		)
 	}
 	return b, err
 }
@@ -60,7 +64,8 @@ func (p *Pool) detectAny(ctx context.Context, root *os.File) (backend.Backend, e
 	return plain.Plain{}, nil
 }
 
-// Volatile names the pool's filesystem if what is in it is lost with a reboot, or with the container that it belongs to; else "".
+// Volatile names the pool's filesystem if what is in it is lost with a reboot, or with the
+// container that it belongs to; else "".
 func (p *Pool) Volatile() (string, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
@@ -71,7 +76,8 @@ func (p *Pool) Volatile() (string, error) {
 	}[st.Type], nil
 }
 
-// backendOf is what holds a volume of that kind to its size: the pool's filesystem, or the image that it is in.
+// backendOf is what holds a volume of that kind to its size: the pool's filesystem, or the image
+// that it is in.
 func (p *Pool) backendOf(s volume.Spec) backend.Backend {
 	if s.IsImage() {
 		return image.New(s.Allocation)

@@ -16,7 +16,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// treadmill is a pod that writes ahead of the copy of its file, and frees what has been copied: it never has more than some chunks.
+// treadmill is a pod that writes ahead of the copy of its file, and frees what has been copied: it
+// never has more than some chunks.
 type treadmill struct {
 	t    *testing.T
 	file *os.File
@@ -42,7 +43,8 @@ func (m *treadmill) WaitN(ctx context.Context, _ int) error {
 	const chunk = copytree.MaxChunk
 	_, err := m.file.WriteAt([]byte(strings.Repeat("endless ", chunk/8)), m.next)
 	if behind := m.next - 2*chunk; err == nil && behind >= 0 {
-		err = unix.Fallocate(int(m.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, behind, chunk)
+		err = unix.Fallocate(int(m.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, behind,
+			chunk)
 	}
 	m.next += chunk
 	return errors.Join(err, ctx.Err())
@@ -57,13 +59,15 @@ func growing(t *testing.T, p *Pool, v volume.Volume) map[string]func() error {
 			return err
 		},
 		"clone": func() error {
-			_, err := p.CreateFrom(t.Context(), from(t, "c", volume.FromVolume(v.ID), v.CapacityBytes), only{p})
+			_, err := p.CreateFrom(t.Context(), from(t, "c", volume.FromVolume(v.ID), v.CapacityBytes),
+				only{p})
 			return err
 		},
 	}
 }
 
-// Nobody holds the driver to a quota on ext4, and a plain pool has none: the copy has a bound of its own.
+// Nobody holds the driver to a quota on ext4, and a plain pool has none: the copy has a bound of
+// its own.
 func TestPodThatWritesAheadOfACopyFillsNoDisk(t *testing.T) {
 	p := poolOn(t, disks.Ext4)
 	v := create(t, p, "v", 16*mib)
@@ -71,7 +75,8 @@ func TestPodThatWritesAheadOfACopyFillsNoDisk(t *testing.T) {
 	for name, run := range growing(t, p, v) {
 		pod := runAhead(t, dataPath(p, v.ID))
 		p.throttle.limiter = pod
-		if err := run(); !errors.Is(err, volume.ErrOutOfRange) || !strings.Contains(err.Error(), "expand it") {
+		if err := run(); !errors.Is(err, volume.ErrOutOfRange) ||
+			!strings.Contains(err.Error(), "expand it") {
 			t.Errorf("%s: %v, want ErrOutOfRange and what to do", name, err)
 		}
 		if pod.next < v.CapacityBytes || pod.next > 2*v.CapacityBytes {
@@ -86,11 +91,13 @@ func TestPodThatWritesAheadOfACopyFillsNoDisk(t *testing.T) {
 		wantEntries(t, p, snapshotsDir)
 		wantEntries(t, p, volumesDir, "v")
 		wantLedger(t, p, v.CapacityBytes, 0)
-		eventually(t, "the disk is as free as it was", func() bool { return status(t, p).FreeBytes >= before-mib })
+		eventually(t, "the disk is as free as it was",
+			func() bool { return status(t, p).FreeBytes >= before-mib })
 	}
 }
 
-// What holds more than its size, because nobody enforces it, is not copied into a volume of that size.
+// What holds more than its size, because nobody enforces it, is not copied into a volume of that
+// size.
 func TestVolumeThatHoldsMoreThanItsSizeHasToBeExpandedBeforeItIsCopied(t *testing.T) {
 	for _, fstype := range []string{disks.Ext4, disks.XFS} { // btrfs needs no copy for a snapshot
 		t.Run(fstype, func(t *testing.T) {
@@ -106,11 +113,13 @@ func TestVolumeThatHoldsMoreThanItsSizeHasToBeExpandedBeforeItIsCopied(t *testin
 				}
 			}
 			c := restore(t, p, from(t, "larger", volume.FromVolume(v.ID), 48*mib), only{p})
-			wantSameContent(t, filepath.Join(dataPath(p, v.ID), "file"), filepath.Join(dataPath(p, c.ID), "file"))
+			wantSameContent(t, filepath.Join(dataPath(p, v.ID), "file"),
+				filepath.Join(dataPath(p, c.ID), "file"))
 			if _, err := expand(t, p, v.ID, 40*mib, 0); err != nil {
 				t.Fatal(err)
 			}
-			if s := snapshot(t, p, "s", v.ID); s.RestoreBytes != 40*mib || s.HeldBytes < 32*mib || s.HeldBytes > 33*mib {
+			if s := snapshot(t, p, "s", v.ID); s.RestoreBytes != 40*mib || s.HeldBytes < 32*mib ||
+				s.HeldBytes > 33*mib {
 				t.Errorf("the snapshot is %+v", s)
 			}
 		})
@@ -123,7 +132,11 @@ func TestSnapshotOfManySmallFilesHoldsTheirBlocks(t *testing.T) {
 		const files = 5000
 		v := create(t, p, "v", 64*mib)
 		for i := range files {
-			if err := os.WriteFile(filepath.Join(dataPath(p, v.ID), strconv.Itoa(i)), []byte("x"), 0o600); err != nil {
+			if err := os.WriteFile(
+				filepath.Join(dataPath(p, v.ID), strconv.Itoa(i)),
+				[]byte("x"),
+				0o600,
+			); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -136,7 +149,8 @@ func TestSnapshotOfManySmallFilesHoldsTheirBlocks(t *testing.T) {
 			t.Errorf("it holds %d bytes, want %d and what directories take", s.HeldBytes, least)
 		}
 		if s.RestoreBytes != v.CapacityBytes {
-			t.Errorf("it is restored to %d bytes, want the size of its volume, %d", s.RestoreBytes, v.CapacityBytes)
+			t.Errorf("it is restored to %d bytes, want the size of its volume, %d", s.RestoreBytes,
+				v.CapacityBytes)
 		}
 		if got := status(t, p).SnapshotBytes; got != s.HeldBytes {
 			t.Errorf("the pool has %d bytes of snapshots, want %d", got, s.HeldBytes)
@@ -145,7 +159,8 @@ func TestSnapshotOfManySmallFilesHoldsTheirBlocks(t *testing.T) {
 	})
 }
 
-// A volume that is expanded while it is cloned, and filled, does not make a clone that begins beyond its own size.
+// A volume that is expanded while it is cloned, and filled, does not make a clone that begins
+// beyond its own size.
 func TestCloneOfWhatIsExpandedMeanwhileIsNotBeyondItsSize(t *testing.T) {
 	for _, c := range []struct {
 		name        string
@@ -172,7 +187,8 @@ func TestCloneOfWhatIsExpandedMeanwhileIsNotBeyondItsSize(t *testing.T) {
 			}
 			fillHole(t, file, 4*mib, v.CapacityBytes+c.more)
 			close(g.opened)
-			// Whoever asks again for less than the source has by now would be refused for that: this call joins.
+			// Whoever asks again for less than the source has by now would be refused for that:
+			// this call joins.
 			clone, err := p.CreateFrom(t.Context(), req, only{p})
 			if !errors.Is(err, c.wantErr) {
 				t.Fatalf("%v, want %v", err, c.wantErr)
@@ -182,8 +198,10 @@ func TestCloneOfWhatIsExpandedMeanwhileIsNotBeyondItsSize(t *testing.T) {
 				wantLedger(t, p, v.CapacityBytes+c.more, 0)
 				return
 			}
-			if clone.CapacityBytes < v.CapacityBytes+c.more || clone.CapacityBytes > v.CapacityBytes+c.more+mib {
-				t.Errorf("the clone has %d bytes, want %d and a little more", clone.CapacityBytes, v.CapacityBytes+c.more)
+			if clone.CapacityBytes < v.CapacityBytes+c.more ||
+				clone.CapacityBytes > v.CapacityBytes+c.more+mib {
+				t.Errorf("the clone has %d bytes, want %d and a little more", clone.CapacityBytes,
+					v.CapacityBytes+c.more)
 			}
 			wantLedger(t, p, v.CapacityBytes+c.more+clone.CapacityBytes, 0)
 			wantSameContent(t, file, filepath.Join(dataPath(p, clone.ID), "file"))

@@ -13,15 +13,17 @@ type identified interface {
 	Dir() string
 }
 
-// claims says who works on what. A claim is for one operation that changes a thing; a hold keeps a thing from being deleted, and an image
-// from being expanded, while something is copied from it, and there may be many.
+// claims says who works on what. A claim is for one operation that changes a thing; a hold keeps a
+// thing from being deleted, and an image from being expanded, while something is copied from it,
+// and there may be many.
 type claims struct {
 	mu      sync.Mutex
 	claimed map[string]struct{}
 	held    map[string]int
 }
 
-// claim reserves a directory's name for one operation that changes it, until unclaim. Errors: ErrBusy.
+// claim reserves a directory's name for one operation that changes it, until unclaim. Errors:
+// ErrBusy.
 func (c *claims) claim(id identified) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -48,7 +50,8 @@ func (c *claims) unclaim(id identified) {
 	delete(c.claimed, id.Dir())
 }
 
-// hold keeps the holder of a later claim from deleting, until unhold. Errors: ErrBusy while somebody has a claim.
+// hold keeps the holder of a later claim from deleting, until unhold. Errors: ErrBusy while
+// somebody has a claim.
 func (c *claims) hold(id identified) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -75,7 +78,8 @@ func (c *claims) checkUnheld(id identified) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n := c.held[id.Dir()]; n > 0 {
-		return fmt.Errorf("%w: %s is being copied (%d copies): ask again when they have ended", volume.ErrBusy, id, n)
+		return fmt.Errorf("%w: %s is being copied (%d copies): ask again when they have ended",
+			volume.ErrBusy, id, n)
 	}
 	return nil
 }

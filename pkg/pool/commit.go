@@ -8,9 +8,9 @@ import (
 	"sync"
 )
 
-// commits makes the fsync(2) calls of a pool, many of them together: what waits while the disk is busy shares the next commit of the
-// filesystem's journal, and calls for one directory share one fsync. Only what has little to write may go through it, because
-// everybody waits for the slowest.
+// commits makes the fsync(2) calls of a pool, many of them together: what waits while the disk is
+// busy shares the next commit of the filesystem's journal, and calls for one directory share one
+// fsync. Only what has little to write may go through it, because everybody waits for the slowest.
 type commits struct {
 	fsync func(*os.File) error
 	turn  chan struct{} // held by the call that makes the present commit
@@ -93,7 +93,8 @@ func (c *commits) syncAll(files []*os.File) []error {
 // syncPlaced makes renames from tmp/ into volumes/ or snapshots/ durable.
 func (p *Pool) syncPlaced(to dir) error { return p.commits.syncFile(to.File) }
 
-// syncTaken makes durable what throwAway did to an entry of volumes/ or snapshots/: what is still there is buried.
+// syncTaken makes durable what throwAway did to an entry of volumes/ or snapshots/: what is still
+// there is buried.
 func (p *Pool) syncTaken(from dir, name string) error {
 	files := []*os.File{from.File}
 	if !p.ordered {

@@ -19,7 +19,11 @@ type slowDisk struct {
 var errBroken = errors.New("broken disk")
 
 func newSlowDisk() *slowDisk {
-	return &slowDisk{begun: make(chan struct{}, 100), mayEnd: make(chan struct{}), fsyncs: make(map[*os.File]int)}
+	return &slowDisk{
+		begun:  make(chan struct{}, 100),
+		mayEnd: make(chan struct{}),
+		fsyncs: make(map[*os.File]int),
+	}
 }
 
 func (d *slowDisk) fsync(f *os.File) error {
@@ -44,7 +48,8 @@ func (c *commits) waiting() int {
 	return len(c.next.errs)
 }
 
-// TestCallsThatWaitShareTheNextFsync: the fsync under way when a call comes may have missed what the call has done.
+// TestCallsThatWaitShareTheNextFsync: the fsync under way when a call comes may have missed what
+// the call has done.
 func TestCallsThatWaitShareTheNextFsync(t *testing.T) {
 	const callers = 8
 	disk, directory := newSlowDisk(), new(os.File)
@@ -65,7 +70,8 @@ func TestCallsThatWaitShareTheNextFsync(t *testing.T) {
 	close(disk.mayEnd)
 	calls.Wait()
 	if got := disk.fsyncs[directory]; got != 2 {
-		t.Errorf("%d fsyncs of the directory for one call and %d that came during the first: want 2", got, callers)
+		t.Errorf("%d fsyncs of the directory for one call and %d that came during the first: want 2", got,
+			callers)
 	}
 	for i, err := range errs {
 		if wrong := i == 0; errors.Is(err, errBroken) != wrong {

@@ -25,8 +25,9 @@ type fullDisk struct {
 	mkfs         []string
 }
 
-// fullDisks copy in every way there is: block by block, by reflink, by the filesystem's own snapshots. btrfs has its metadata among the
-// data, as small disks do, or there would be room for a snapshot on any full one.
+// fullDisks copy in every way there is: block by block, by reflink, by the filesystem's own
+// snapshots. btrfs has its metadata among the data, as small disks do, or there would be room for a
+// snapshot on any full one.
 func fullDisks() []fullDisk {
 	all := []fullDisk{
 		{"ext4", disks.Ext4, 80 * mib, []string{"-m", "0"}},
@@ -34,7 +35,8 @@ func fullDisks() []fullDisk {
 		{"xfs without reflinks", disks.XFS, 300 * mib, []string{"-m", "reflink=0"}},
 		{"btrfs", disks.Btrfs, 128 * mib, []string{"--mixed"}},
 	}
-	return slices.DeleteFunc(all, func(d fullDisk) bool { return !slices.Contains(disks.Types(), d.fstype) })
+	return slices.DeleteFunc(all,
+		func(d fullDisk) bool { return !slices.Contains(disks.Types(), d.fstype) })
 }
 
 // copiedVolume is what is copied on a full disk.
@@ -70,7 +72,8 @@ func fillImage(t *testing.T, data string) {
 	fillHole(t, data, 4*mib, 12*mib)
 }
 
-// A copy that meets the end of the disk, wherever in it, leaves nothing, harms nobody, and succeeds when there is room again.
+// A copy that meets the end of the disk, wherever in it, leaves nothing, harms nobody, and succeeds
+// when there is room again.
 func TestCopyThatFillsTheDiskLeavesNothing(t *testing.T) {
 	for _, d := range fullDisks() {
 		for _, v := range copiedVolumes() {
@@ -91,7 +94,12 @@ func copyOnFullDisk(t *testing.T, d fullDisk, c copiedVolume) {
 		t.Fatal(err)
 	}
 	c.fill(t, dataPath(p, v.ID))
-	full := &filledPool{Pool: p, volume: v, kept: snapshot(t, p, "kept", v.ID), want: digest(t, dataPath(p, v.ID))}
+	full := &filledPool{
+		Pool:   p,
+		volume: v,
+		kept:   snapshot(t, p, "kept", v.ID),
+		want:   digest(t, dataPath(p, v.ID)),
+	}
 	full.filler = fill(t, filepath.Join(disk.Dir, "filler"))
 	met := 0
 	for _, run := range full.copies(t) {
@@ -128,7 +136,11 @@ func (f *filledPool) copies(t *testing.T) []fullCopy {
 		return snapshotPath(f.Pool, s.ID), err
 	}
 	taking.undo = func() error { return f.DeleteSnapshot(t.Context(), volume.NewSnapshotID(f.ID(), taken.Name)) }
-	return []fullCopy{taking, f.making(t, "restore", volume.FromSnapshot(f.kept.ID)), f.making(t, "clone", volume.FromVolume(f.volume.ID))}
+	return []fullCopy{
+		taking,
+		f.making(t, "restore", volume.FromSnapshot(f.kept.ID)),
+		f.making(t, "clone", volume.FromVolume(f.volume.ID)),
+	}
 }
 
 func (f *filledPool) making(t *testing.T, name string, source volume.Source) fullCopy {
@@ -145,7 +157,8 @@ func (f *filledPool) making(t *testing.T, name string, source volume.Source) ful
 	}
 }
 
-// untilItFits tries with some more room each time, so that the disk is full at another step of the copy, and says how often it was.
+// untilItFits tries with some more room each time, so that the disk is full at another step of the
+// copy, and says how often it was.
 func (f *filledPool) untilItFits(t *testing.T, c fullCopy) (met int) {
 	t.Helper()
 	refill(t, f.filler)
@@ -198,7 +211,8 @@ func (f *filledPool) wantNothingBut(t *testing.T, after string) {
 // refill lets a file take what has become free.
 func refill(t *testing.T, f *os.File) {
 	t.Helper()
-	if err := unix.Syncfs(int(f.Fd())); err != nil { // btrfs gives space back with its next transaction
+	// btrfs gives space back with its next transaction
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
 		t.Fatal(err)
 	}
 	info, err := f.Stat()
@@ -232,7 +246,8 @@ func digest(t *testing.T, data string) string {
 	return string(h.Sum(nil))
 }
 
-// What a quota ends in the middle leaves as little: here that of a volume that is made from one which nobody held to its size.
+// What a quota ends in the middle leaves as little: here that of a volume that is made from one
+// which nobody held to its size.
 func TestCopyThatMeetsAQuotaLeavesNothing(t *testing.T) {
 	lax := poolOn(t, disks.Ext4).opts
 	lax.Path += "-lax"
@@ -242,7 +257,8 @@ func TestCopyThatMeetsAQuotaLeavesNothing(t *testing.T) {
 	write(t, filepath.Join(dataPath(source, v.ID), "file"), 128*mib)
 	want := digest(t, dataPath(source, v.ID))
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
-		_, err := p.CreateFrom(t.Context(), from(t, "clone", volume.FromVolume(v.ID), 4*mib), only{p, source})
+		_, err := p.CreateFrom(t.Context(), from(t, "clone", volume.FromVolume(v.ID), 4*mib),
+			only{p, source})
 		wantErr := volume.ErrOutOfRange
 		if p.Backend() == "btrfs" {
 			wantErr = syscall.EDQUOT

@@ -11,12 +11,14 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// What a power cut leaves is what is in the disk's image, without what the filesystem still has in memory. (test/vm cuts the power of a
-// kernel that has no simple quotas, and so no snapshots of btrfs' own.)
+// What a power cut leaves is what is in the disk's image, without what the filesystem still has in
+// memory. (test/vm cuts the power of a kernel that has no simple quotas, and so no snapshots of
+// btrfs' own.)
 func TestCopiesThatWereAcknowledgedSurviveAPowerCut(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		for _, c := range copiedVolumes() {
-			t.Run(fstype+", "+c.name, func(t *testing.T) { cutPowerUnderCopies(t, disks.New(t, fstype, 0), c) })
+			t.Run(fstype+", "+c.name,
+				func(t *testing.T) { cutPowerUnderCopies(t, disks.New(t, fstype, 0), c) })
 		}
 	}
 }
@@ -46,11 +48,13 @@ func cutPowerUnderCopies(t *testing.T, disk disks.Disk, c copiedVolume) {
 			t.Errorf("%s is not what was copied", data)
 		}
 	}
-	if s, err := p.GetSnapshot(taken.ID); err != nil || s.HeldBytes != taken.HeldBytes || s.RestoreBytes != taken.RestoreBytes {
+	if s, err := p.GetSnapshot(taken.ID); err != nil || s.HeldBytes != taken.HeldBytes ||
+		s.RestoreBytes != taken.RestoreBytes {
 		t.Errorf("the snapshot is %+v, %v, want %+v", s, err, taken)
 	}
 	for _, made := range []volume.Volume{cloned, restored} {
-		if got, err := p.Get(made.ID); err != nil || got.CapacityBytes != made.CapacityBytes || got.QuotaID != made.QuotaID {
+		if got, err := p.Get(made.ID); err != nil || got.CapacityBytes != made.CapacityBytes ||
+			got.QuotaID != made.QuotaID {
 			t.Errorf("the volume is %+v, %v, want %+v", got, err, made)
 		}
 	}
@@ -62,7 +66,8 @@ func afterPowerCut(t *testing.T, p *Pool, disk disks.Disk) *Pool {
 	cut := filepath.Join(t.TempDir(), "cut.img")
 	mustRun(t, "cp", disk.Image, cut)
 	closePool(t, p)
-	if err := unix.Unmount(disk.Dir, 0); err != nil { // btrfs mounts only one of two filesystems of the same ID
+	// btrfs mounts only one of two filesystems of the same ID
+	if err := unix.Unmount(disk.Dir, 0); err != nil {
 		t.Fatal(err)
 	}
 	mustRun(t, "mount", "-o", "loop", cut, disk.Dir)

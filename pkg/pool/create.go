@@ -12,9 +12,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Create makes a volume, or returns the one of that name if it is what the request asks for. When it returns a volume, the
-// volume survives a power cut. Errors: ErrIncompatible when the name is taken by something else, ErrNoSpace, ErrBusy while
-// another call creates or deletes that name, ErrCorrupt when the name belongs to a damaged volume.
+// Create makes a volume, or returns the one of that name if it is what the request asks for. When
+// it returns a volume, the volume survives a power cut. Errors: ErrIncompatible when the name is
+// taken by something else, ErrNoSpace, ErrBusy while another call creates or deletes that name,
+// ErrCorrupt when the name belongs to a damaged volume.
 func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Volume, error) {
 	id := volume.NewID(p.id, req.Name)
 	if err := p.index.claim(id); err != nil {
@@ -27,11 +28,13 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 		if err := compatible(e, req); err != nil {
 			return volume.Volume{}, err
 		}
-		// Whoever made it may have died, or been refused, between the rename and the fsync: this answer has to be as good as the first.
+		// Whoever made it may have died, or been refused, between the rename and the fsync: this
+		// answer has to be as good as the first.
 		return e.volume, p.syncPlaced(p.volumes)
 	}
 	if !req.Source.IsNone() {
-		return volume.Volume{}, fmt.Errorf("%w: volume %s is to be made from %s: use CreateFrom", volume.ErrInvalid, id, req.Source)
+		return volume.Volume{}, fmt.Errorf("%w: volume %s is to be made from %s: use CreateFrom",
+			volume.ErrInvalid, id, req.Source)
 	}
 	bytes, err := req.Spec.Size(req.Size)
 	if err != nil {
@@ -72,8 +75,8 @@ func (p *Pool) make(ctx context.Context, v volume.Volume, content content) (volu
 	return made, nil
 }
 
-// content makes the data of a new volume in its directory, as backend.Backend's Make does, and says in the volume what became of it. On
-// failure something may be left.
+// content makes the data of a new volume in its directory, as backend.Backend's Make does, and says
+// in the volume what became of it. On failure something may be left.
 type content interface {
 	// leaves is how much of the disk may be taken by what a failure has left.
 	leaves(v volume.Volume) int64
@@ -91,41 +94,59 @@ func (empty) make(_ context.Context, p *Pool, d dir, v *volume.Volume) (*os.File
 	return f, err
 }
 
-// checkInodes refuses what would be a limit in the record only. Another node's pool of that name may have a filesystem that can.
-// Errors: ErrNoSpace.
+// checkInodes refuses what would be a limit in the record only. Another node's pool of that name
+// may have a filesystem that can. Errors: ErrNoSpace.
 func (p *Pool) checkInodes(s volume.Spec) error {
 	if s.Inodes == 0 || p.backendOf(s).LimitsInodes() {
 		return nil
 	}
-	return fmt.Errorf("%w here: parameter %q is %d, and pool %s cannot limit numbers of files: that takes XFS or ext4, mounted with "+
-		"prjquota, and a quota that is not off", volume.ErrNoSpace, volume.ParamInodes, s.Inodes, p.opts.Name)
+	return fmt.Errorf(
+		"%w here: parameter %q is %d, and pool %s cannot limit numbers of files: that takes XFS or ext4, mounted with "+
+			"prjquota, and a quota that is not off",
+		volume.ErrNoSpace,
+		volume.ParamInodes,
+		s.Inodes,
+		p.opts.Name,
+	)
 }
 
-// compatible says whether an existing volume answers a request of the same name (CSI spec, CreateVolume: ALREADY_EXISTS).
+// compatible says whether an existing volume answers a request of the same name (CSI spec,
+// CreateVolume: ALREADY_EXISTS).
 func compatible(e *entry, req volume.CreateRequest) error {
 	v := e.volume
 	switch {
 	case e.damaged != nil:
 		return e.damaged
 	case v.Name != req.Name:
-		return fmt.Errorf("%w: volume %s has the name %q, asked for is %q", volume.ErrIncompatible, v.ID, v.Name, req.Name)
+		return fmt.Errorf("%w: volume %s has the name %q, asked for is %q", volume.ErrIncompatible, v.ID,
+			v.Name, req.Name)
 	case v.Owner.PodUID != req.Owner.PodUID:
-		return fmt.Errorf("%w: volume %s belongs to the pod with UID %q, asked for is one of %q (empty: of no pod)",
-			volume.ErrIncompatible, v.ID, v.Owner.PodUID, req.Owner.PodUID)
+		return fmt.Errorf(
+			"%w: volume %s belongs to the pod with UID %q, asked for is one of %q (empty: of no pod)",
+			volume.ErrIncompatible,
+			v.ID,
+			v.Owner.PodUID,
+			req.Owner.PodUID,
+		)
 	case v.Source != req.Source:
-		return fmt.Errorf("%w: volume %s was made from %s, asked for is one from %s", volume.ErrIncompatible, v.ID, v.Source, req.Source)
+		return fmt.Errorf("%w: volume %s was made from %s, asked for is one from %s",
+			volume.ErrIncompatible, v.ID, v.Source, req.Source)
 	case v.Spec != req.Spec:
-		return fmt.Errorf("%w: volume %s is there%s", volume.ErrIncompatible, v.ID, v.Spec.Differences(req.Spec))
+		return fmt.Errorf("%w: volume %s is there%s", volume.ErrIncompatible, v.ID,
+			v.Spec.Differences(req.Spec))
 	case !req.Size.Contains(v.CapacityBytes):
-		return fmt.Errorf("%w: volume %s has %d bytes, asked for are %s", volume.ErrIncompatible, v.ID, v.CapacityBytes, req.Size)
+		return fmt.Errorf("%w: volume %s has %d bytes, asked for are %s", volume.ErrIncompatible, v.ID,
+			v.CapacityBytes, req.Size)
 	default:
 		return nil
 	}
 }
 
-// commit builds the volume under tmp/ and renames it into place. It takes over the ledger's reservation: on failure the
-// bytes are given back, or go to the trash with what was built.
-func (p *Pool) commit(ctx context.Context, v volume.Volume, content content) (volume.Volume, error) {
+// commit builds the volume under tmp/ and renames it into place. It takes over the ledger's
+// reservation: on failure the bytes are given back, or go to the trash with what was built.
+func (p *Pool) commit(
+	ctx context.Context, v volume.Volume, content content,
+) (volume.Volume, error) {
 	building := withSuffix(v.ID.Dir())
 	v, err := p.build(ctx, building, v, content)
 	if err != nil {
@@ -138,8 +159,11 @@ func (p *Pool) commit(ctx context.Context, v volume.Volume, content content) (vo
 		p.ledger.release(v.PromisedBytes() - content.leaves(v))
 		p.abandon(building, discarded{bytes: content.leaves(v), tag: backend.Tag(v.QuotaID)})
 		if errors.Is(err, os.ErrExist) {
-			return volume.Volume{}, fmt.Errorf("%w: volumes/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
-				volume.ErrCorrupt, v.ID.Dir())
+			return volume.Volume{}, fmt.Errorf(
+				"%w: volumes/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
+				volume.ErrCorrupt,
+				v.ID.Dir(),
+			)
 		}
 		return volume.Volume{}, err
 	}
@@ -157,8 +181,11 @@ func (p *Pool) commit(ctx context.Context, v volume.Volume, content content) (vo
 	return v, nil
 }
 
-// build makes everything a volume consists of, durable but for its final name. What it returns has the quota ID, also on failure.
-func (p *Pool) build(ctx context.Context, building string, v volume.Volume, content content) (volume.Volume, error) {
+// build makes everything a volume consists of, durable but for its final name. What it returns has
+// the quota ID, also on failure.
+func (p *Pool) build(
+	ctx context.Context, building string, v volume.Volume, content content,
+) (volume.Volume, error) {
 	if err := ctx.Err(); err != nil {
 		return v, err
 	}
@@ -182,7 +209,8 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume, cont
 		return v, err
 	}
 	failpoint.Here("create.record-written")
-	if !p.ordered { // else the record's fsync has carried the rest: it is metadata, and a copy is durable already
+	// else the record's fsync has carried the rest: it is metadata, and a copy is durable already
+	if !p.ordered {
 		if err := errors.Join(data.Sync(), d.Sync()); err != nil {
 			return v, err
 		}
@@ -190,8 +218,8 @@ func (p *Pool) build(ctx context.Context, building string, v volume.Volume, cont
 	return v, ctx.Err()
 }
 
-// abandon has what build left purged where it is, with the bytes that are still reserved for it: half a copy fills the disk until then. The
-// purger has the patience that a quota may need.
+// abandon has what build left purged where it is, with the bytes that are still reserved for it:
+// half a copy fills the disk until then. The purger has the patience that a quota may need.
 func (p *Pool) abandon(building string, left discarded) {
 	p.ledger.discard(left.bytes)
 	left.at, left.name, left.lookAfter = p.tmp, building, time.Now()

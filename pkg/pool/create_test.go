@@ -33,16 +33,19 @@ func TestVolumeHasExactlyItsModeAndOwner(t *testing.T) {
 		p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
 		for _, umask := range []int{0, 0o077, 0o777} {
 			for i, spec := range specs {
-				t.Run(fmt.Sprintf("%s umask %03o %s %04o", fstype, umask, spec.Type, spec.Mode), func(t *testing.T) {
-					req := request(t, fmt.Sprintf("v-%d-%d", umask, i), 1)
-					req.Spec = spec
-					defer unix.Umask(unix.Umask(umask)) // no test of this package is parallel
-					v, err := p.Create(t.Context(), req)
-					if err != nil {
-						t.Fatal(err)
-					}
-					wantMade(t, p, v, spec)
-				})
+				t.Run(
+					fmt.Sprintf("%s umask %03o %s %04o", fstype, umask, spec.Type, spec.Mode),
+					func(t *testing.T) {
+						req := request(t, fmt.Sprintf("v-%d-%d", umask, i), 1)
+						req.Spec = spec
+						defer unix.Umask(unix.Umask(umask)) // no test of this package is parallel
+						v, err := p.Create(t.Context(), req)
+						if err != nil {
+							t.Fatal(err)
+						}
+						wantMade(t, p, v, spec)
+					},
+				)
 			}
 		}
 		wantEntries(t, p, tmpDir)
@@ -58,7 +61,8 @@ func wantMade(t *testing.T, p *Pool, v volume.Volume, spec volume.Spec) {
 	}
 	kind := map[volume.Type]uint32{volume.DirectoryOrCreate: unix.S_IFDIR, volume.FileOrCreate: unix.S_IFREG}[spec.Type]
 	if st.Mode != kind|spec.Mode || st.Uid != spec.UID || st.Gid != spec.GID {
-		t.Errorf("data has mode %#o and owner %d:%d, want %#o and %d:%d", st.Mode, st.Uid, st.Gid, kind|spec.Mode, spec.UID, spec.GID)
+		t.Errorf("data has mode %#o and owner %d:%d, want %#o and %d:%d", st.Mode, st.Uid, st.Gid,
+			kind|spec.Mode, spec.UID, spec.GID)
 	}
 	if kind == unix.S_IFREG && st.Size != 0 {
 		t.Errorf("a new file has %d bytes", st.Size)
@@ -93,7 +97,11 @@ func TestCreateTwiceIsOneVolume(t *testing.T) {
 		t.Errorf("after a restart: %+v, %v, want %+v", v, err, first)
 	}
 	wantLedger(t, p, mib, 0)
-	if content, err := os.ReadFile(filepath.Join(dataPath(p, first.ID), "file")); string(content) != "precious" {
+	if content, err := os.ReadFile(
+		filepath.Join(dataPath(p, first.ID), "file"),
+	); string(
+		content,
+	) != "precious" {
 		t.Errorf("the data is %q, %v", content, err)
 	}
 }
@@ -170,7 +178,8 @@ func TestCancelledCallLeavesNothing(t *testing.T) {
 	wantLedger(t, p, mib, 0)
 }
 
-// What somebody puts into volumes/ while the driver runs is neither replaced nor returned as the volume asked for.
+// What somebody puts into volumes/ while the driver runs is neither replaced nor returned as the
+// volume asked for.
 func TestDirectoryPutThereByHandIsNotTouched(t *testing.T) {
 	p := newPool(t)
 	byHand := map[string]string{"v/": "", "v/data/": "", "v/data/file": "precious"}
@@ -178,7 +187,8 @@ func TestDirectoryPutThereByHandIsNotTouched(t *testing.T) {
 	if v, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrCorrupt) {
 		t.Errorf("%+v, %v, want ErrCorrupt", v, err)
 	}
-	if got := listTree(t, filepath.Join(p.opts.Path, volumesDir)); got["v/data/file"] != "precious" || len(got) != len(byHand) {
+	if got := listTree(t, filepath.Join(p.opts.Path, volumesDir)); got["v/data/file"] != "precious" ||
+		len(got) != len(byHand) {
 		t.Errorf("volumes/ has %q", got)
 	}
 	waitPurged(t, p)
@@ -192,7 +202,10 @@ func TestVolumeMovedToAnotherPoolBelongsThere(t *testing.T) {
 	v := create(t, from, "v", mib)
 	closePool(t, from)
 	closePool(t, to)
-	if err := os.Rename(filepath.Join(from.opts.Path, volumesDir, "v"), filepath.Join(to.opts.Path, volumesDir, "v")); err != nil {
+	if err := os.Rename(
+		filepath.Join(from.opts.Path, volumesDir, "v"),
+		filepath.Join(to.opts.Path, volumesDir, "v"),
+	); err != nil {
 		t.Fatal(err)
 	}
 	from, to = openPool(t, from.opts), openPool(t, to.opts)
@@ -261,7 +274,8 @@ func isNoSpace(err error) bool {
 	return errors.Is(err, volume.ErrNoSpace) || errors.Is(err, syscall.ENOSPC)
 }
 
-// TestFullFilesystemLeaksNothing leaves a few blocks more each time, so that each step of a create meets the end of the disk.
+// TestFullFilesystemLeaksNothing leaves a few blocks more each time, so that each step of a create
+// meets the end of the disk.
 func TestFullFilesystemLeaksNothing(t *testing.T) {
 	size := map[string]int64{disks.Ext4: 16 * mib, disks.XFS: 300 * mib, disks.Btrfs: 128 * mib}
 	for _, fstype := range disks.Types() {
@@ -289,14 +303,16 @@ func TestFullFilesystemLeaksNothing(t *testing.T) {
 				wantLedger(t, p, 1, 0)
 				giveBack(t, filler, block)
 			}
-			if byDisk == 0 && fstype != disks.Btrfs { // which keeps its metadata where no file can fill it
+			// which keeps its metadata where no file can fill it
+			if byDisk == 0 && fstype != disks.Btrfs {
 				t.Error("no create met the end of the disk")
 			}
 			if err := os.Remove(filler.Name()); err != nil {
 				t.Fatal(err)
 			}
 			filler.Close()
-			if err := unix.Syncfs(p.root.fd()); err != nil { // btrfs gives space back with its next transaction
+			// btrfs gives space back with its next transaction
+			if err := unix.Syncfs(p.root.fd()); err != nil {
 				t.Fatal(err)
 			}
 			create(t, p, "after", 1)
@@ -306,7 +322,8 @@ func TestFullFilesystemLeaksNothing(t *testing.T) {
 	}
 }
 
-// unreserved lets ext4 keep nothing for root, so that the last block the ledger knows of is the disk's last.
+// unreserved lets ext4 keep nothing for root, so that the last block the ledger knows of is the
+// disk's last.
 func unreserved(fstype string) []disks.Option {
 	if fstype == disks.Ext4 {
 		return []disks.Option{disks.MkfsArgs("-m", "0")}

@@ -38,7 +38,11 @@ func TestDamagedVolumeKeepsItsNameAndCanBeDeleted(t *testing.T) {
 		t.Run(tc.title, func(t *testing.T) {
 			p, damaged := newPoolWithTwo(t)
 			closePool(t, p)
-			if err := os.WriteFile(filepath.Join(p.opts.Path, volumesDir, "v", recordFile), []byte(tc.record), 0o600); err != nil {
+			if err := os.WriteFile(
+				filepath.Join(p.opts.Path, volumesDir, "v", recordFile),
+				[]byte(tc.record),
+				0o600,
+			); err != nil {
 				t.Fatal(err)
 			}
 			p = openPool(t, p.opts)
@@ -65,7 +69,10 @@ func TestVolumeWithoutAReadableRecordIsDamaged(t *testing.T) {
 			p, damaged := newPoolWithTwo(t)
 			closePool(t, p)
 			record := filepath.Join(p.opts.Path, volumesDir, "v", recordFile)
-			if err := os.Rename(record, filepath.Join(p.opts.Path, volumesDir, "v", "elsewhere")); err != nil {
+			if err := os.Rename(
+				record,
+				filepath.Join(p.opts.Path, volumesDir, "v", "elsewhere"),
+			); err != nil {
 				t.Fatal(err)
 			}
 			var err error
@@ -101,9 +108,12 @@ func newPoolWithTwo(t *testing.T) (*Pool, volume.Volume) {
 
 func wantDamaged(t *testing.T, p *Pool, v volume.Volume) {
 	t.Helper()
-	if _, err := p.Get(v.ID); !errors.Is(err, volume.ErrCorrupt) || !strings.Contains(err.Error(), v.ID.String()) {
+	if _, err := p.Get(v.ID); !errors.Is(err, volume.ErrCorrupt) ||
+		!strings.Contains(err.Error(), v.ID.String()) {
 		t.Errorf("get: %v, want ErrCorrupt naming the volume", err)
-	} else if errors.Is(err, volume.ErrInvalid) {
+	} else if errors.Is(
+		err, volume.ErrInvalid,
+	) {
 		t.Errorf("get: %v blames the caller", err)
 	}
 	if _, err := p.Data(v.ID); !errors.Is(err, volume.ErrCorrupt) {
@@ -116,7 +126,11 @@ func wantDamaged(t *testing.T, p *Pool, v volume.Volume) {
 		t.Errorf("list: %v, want the damaged volume in it", got)
 	}
 	for _, name := range []string{"v", "bystander"} {
-		if content, err := os.ReadFile(filepath.Join(p.opts.Path, volumesDir, name, dataEntry, "file")); string(content) != "precious" {
+		if content, err := os.ReadFile(
+			filepath.Join(p.opts.Path, volumesDir, name, dataEntry, "file"),
+		); string(
+			content,
+		) != "precious" {
 			t.Errorf("data of %s is %q, %v", name, content, err)
 		}
 	}
@@ -173,7 +187,8 @@ func TestForeignEntryInVolumesIsLeftAlone(t *testing.T) {
 	p := newPool(t)
 	create(t, p, "v", mib)
 	closePool(t, p)
-	writeTree(t, filepath.Join(p.opts.Path, volumesDir), map[string]string{"lost+found/#12": "", ".hidden": "", "s-1/data": ""})
+	writeTree(t, filepath.Join(p.opts.Path, volumesDir),
+		map[string]string{"lost+found/#12": "", ".hidden": "", "s-1/data": ""})
 	p = openPool(t, p.opts)
 	if got := p.List("", 10); len(got) != 1 {
 		t.Errorf("list: %v", got)

@@ -11,9 +11,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Data is an O_PATH descriptor of what the volume's pods see, or of the image that it is in: to bind-mount, never to read. The caller
-// closes it.
-// Errors: ErrNotFound; ErrCorrupt when record and data disagree.
+// Data is an O_PATH descriptor of what the volume's pods see, or of the image that it is in: to
+// bind-mount, never to read. The caller closes it. Errors: ErrNotFound; ErrCorrupt when record and
+// data disagree.
 func (p *Pool) Data(id volume.ID) (*os.File, error) {
 	v, err := p.Get(id)
 	if err != nil {
@@ -27,13 +27,15 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 		return nil, err
 	}
 	if err := checkKind(f, v.Spec); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: data of volume %s: %w", volume.ErrCorrupt, id, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("%w: data of volume %s: %w", volume.ErrCorrupt, id, err),
+			f.Close())
 	}
 	return f, nil
 }
 
-// unwrittenOf is how much of what it was promised a volume, whose directory is in a directory of the pool, does not have of the disk yet: 0
-// where nobody counts that. What its snapshots keep is theirs.
+// unwrittenOf is how much of what it was promised a volume, whose directory is in a directory of
+// the pool, does not have of the disk yet: 0 where nobody counts that. What its snapshots keep is
+// theirs.
 func (p *Pool) unwrittenOf(parent dir, entry string, v volume.Volume) int64 {
 	counter, ok := p.backendOf(v.Spec).(backend.Counter)
 	if !ok {
@@ -63,7 +65,8 @@ func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
 	return f, err
 }
 
-// openDataBelow opens with O_PATH the data of a volume whose directory is in a directory of the pool. Errors: os.ErrNotExist.
+// openDataBelow opens with O_PATH the data of a volume whose directory is in a directory of the
+// pool. Errors: os.ErrNotExist.
 func openDataBelow(parent dir, entry string) (*os.File, error) {
 	for _, path := range backend.DataPaths() {
 		f, err := parent.openBelow(entry, path, unix.O_PATH)
@@ -89,14 +92,15 @@ func checkKind(f *os.File, s volume.Spec) error {
 	return nil
 }
 
-// Usage is that of a volume whose data is open. It costs a few system calls, whatever the volume holds. A filesystem without quotas
-// knows only its own numbers, and those are what bounds the writer: they are reported, not an invented share of them.
+// Usage is that of a volume whose data is open. It costs a few system calls, whatever the volume
+// holds. A filesystem without quotas knows only its own numbers, and those are what bounds the
+// writer: they are reported, not an invented share of them.
 func (p *Pool) Usage(v volume.Volume, data *os.File) (volume.Usage, error) {
 	return p.backendOf(v.Spec).Usage(data, backend.Tag(v.QuotaID))
 }
 
-// Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It costs two system calls. Errors:
-// ErrUnavailable when the disk has failed.
+// Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It
+// costs two system calls. Errors: ErrUnavailable when the disk has failed.
 func (p *Pool) Largest(s volume.Spec) (int64, error) {
 	if p.checkInodes(s) != nil {
 		return 0, nil //nolint:nilerr // what cannot be made has no room

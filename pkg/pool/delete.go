@@ -12,18 +12,23 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Delete takes the volume away; an absent one is no error. Its cost does not depend on what the volume holds: the data
-// is purged in the background, and only then is its space available again. When it returns, the volume stays deleted after a
-// power cut. The caller has made sure that the volume is not published.
+// Delete takes the volume away; an absent one is no error. Its cost does not depend on what the
+// volume holds: the data is purged in the background, and only then is its space available again.
+// When it returns, the volume stays deleted after a power cut. The caller has made sure that the
+// volume is not published.
 func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
-	return p.delete(ctx, id, deletion{claims: &p.index.claims, from: p.volumes, take: func() (discarded, bool, error) {
-		e, ok := p.index.get(id.Dir())
-		if !ok {
-			return discarded{}, false, nil
-		}
-		thrown, err := p.take(e)
-		return thrown, true, err
-	}})
+	return p.delete(
+		ctx,
+		id,
+		deletion{claims: &p.index.claims, from: p.volumes, take: func() (discarded, bool, error) {
+			e, ok := p.index.get(id.Dir())
+			if !ok {
+				return discarded{}, false, nil
+			}
+			thrown, err := p.take(e)
+			return thrown, true, err
+		}},
+	)
 }
 
 // deletion is what differs between volumes and snapshots.
@@ -52,8 +57,8 @@ func (p *Pool) delete(ctx context.Context, id identified, what deletion) error {
 	// Also for what is gone: whoever took it away may have died, or failed, before this.
 	err = p.syncTaken(what.from, id.Dir())
 	if isThere {
-		// No purge before the fsync: a power cut must not bring back a volume with part of its data. Should the fsync have failed, the
-		// purge comes later.
+		// No purge before the fsync: a power cut must not bring back a volume with part of its
+		// data. Should the fsync have failed, the purge comes later.
 		p.queue(thrown, err)
 	}
 	if err != nil {
@@ -63,8 +68,8 @@ func (p *Pool) delete(ctx context.Context, id identified, what deletion) error {
 	return nil
 }
 
-// take moves a volume out of volumes/ and out of the index. From here on it only ever goes further away. What it returns is to be
-// queued for the purge.
+// take moves a volume out of volumes/ and out of the index. From here on it only ever goes further
+// away. What it returns is to be queued for the purge.
 func (p *Pool) take(e *entry) (discarded, error) {
 	name := e.volume.ID.Dir()
 	d, err := p.throwAway(p.volumes, name, name)
@@ -77,8 +82,9 @@ func (p *Pool) take(e *entry) (discarded, error) {
 	return d, nil
 }
 
-// throwAway moves an entry of volumes/ or snapshots/ to trash/, under that name and a suffix. On a disk that is too full for it, the entry
-// is buried, and all that trash/ keeps for a while has to yield. An entry that somebody has removed by hand is thrown away already.
+// throwAway moves an entry of volumes/ or snapshots/ to trash/, under that name and a suffix. On a
+// disk that is too full for it, the entry is buried, and all that trash/ keeps for a while has to
+// yield. An entry that somebody has removed by hand is thrown away already.
 func (p *Pool) throwAway(from dir, name, as string) (discarded, error) {
 	d := discarded{at: p.trash, name: withSuffix(as)}
 	err := from.rename(name, p.trash, d.name)

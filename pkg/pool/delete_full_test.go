@@ -18,8 +18,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// brimful are disks that are going to have no block and no inode left. That of ext4 has few inodes, so that both come to an end; small
-// blocks have trash/ grow soon.
+// brimful are disks that are going to have no block and no inode left. That of ext4 has few inodes,
+// so that both come to an end; small blocks have trash/ grow soon.
 func brimful() []fullDisk {
 	all := []fullDisk{
 		{"ext4", disks.Ext4, 80 * mib, []string{"-m", "0", "-N", "1024"}},
@@ -29,13 +29,15 @@ func brimful() []fullDisk {
 		{"btrfs", disks.Btrfs, 160 * mib, nil},
 		{"mixed btrfs", disks.Btrfs, 128 * mib, []string{"--mixed"}},
 	}
-	return slices.DeleteFunc(all, func(d fullDisk) bool { return !slices.Contains(disks.Types(), d.fstype) })
+	return slices.DeleteFunc(all,
+		func(d fullDisk) bool { return !slices.Contains(disks.Types(), d.fstype) })
 }
 
 func onEachBrimful(t *testing.T, test func(t *testing.T, disk disks.Disk)) {
 	t.Helper()
 	for _, d := range brimful() {
-		t.Run(d.name, func(t *testing.T) { test(t, disks.New(t, d.fstype, d.size, disks.MkfsArgs(d.mkfs...))) })
+		t.Run(d.name,
+			func(t *testing.T) { test(t, disks.New(t, d.fstype, d.size, disks.MkfsArgs(d.mkfs...))) })
 	}
 }
 
@@ -82,7 +84,8 @@ func TestEverythingCanBeDeletedFromAFullDisk(t *testing.T) {
 	})
 }
 
-// wantMadeAnew: with room on the disk, the name is another volume's, which has nothing of the old one.
+// wantMadeAnew: with room on the disk, the name is another volume's, which has nothing of the old
+// one.
 func wantMadeAnew(t *testing.T, p *Pool, disk disks.Disk, name string) {
 	t.Helper()
 	disk.Unfill(t)
@@ -190,7 +193,8 @@ func (s shown) wantDeleted(t *testing.T, p *Pool) {
 	}
 	removeTwice(t, s.volume, p.Delete)
 	removeTwice(t, s.snapshot, p.DeleteSnapshot)
-	if v, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrBusy) && !isNoSpace(err) {
+	if v, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrBusy) &&
+		!isNoSpace(err) {
 		t.Errorf("create: %v, %v, want ErrBusy, or no space where the old one is out of the way", v, err)
 	}
 }
@@ -202,7 +206,8 @@ func TestVolumeDeletedFromAFullDiskIsNothingToAnybodyUntilItIsPurged(t *testing.
 		create(t, p, "bystander", mib)
 		s := deleteShown(t, p, disk)
 		for range 2 {
-			eventually(t, "the purges stop at the mounts", func() bool { return status(t, p).PurgesFailing == 2 })
+			eventually(t, "the purges stop at the mounts",
+				func() bool { return status(t, p).PurgesFailing == 2 })
 			s.wantDeleted(t, p)
 			for _, point := range s.points {
 				wantTree(t, point, someTree)
@@ -243,10 +248,21 @@ func TestNameOfABuriedVolumeIsBusy(t *testing.T) {
 	if _, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("create: %v, want ErrBusy", err)
 	}
-	if _, err := p.CreateFrom(t.Context(), from(t, "v", volume.FromVolume(w.ID), mib), only{p}); !errors.Is(err, volume.ErrBusy) {
+	if _, err := p.CreateFrom(
+		t.Context(),
+		from(t, "v", volume.FromVolume(w.ID), mib),
+		only{p},
+	); !errors.Is(
+		err, volume.ErrBusy,
+	) {
 		t.Errorf("clone: %v, want ErrBusy", err)
 	}
-	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", w.ID)); !errors.Is(err, volume.ErrBusy) {
+	if _, err := p.CreateSnapshot(
+		t.Context(),
+		snapshotRequest(t, "s", w.ID),
+	); !errors.Is(
+		err, volume.ErrBusy,
+	) {
 		t.Errorf("snapshot: %v, want ErrBusy", err)
 	}
 	wantLedger(t, p, mib, mib+s.HeldBytes)
@@ -285,7 +301,8 @@ func TestDeleteFromAFullDiskSurvivesAPowerCut(t *testing.T) {
 		removeTwice(t, s.ID, p.DeleteSnapshot)
 		removeTwice(t, v.ID, p.Delete)
 		p = afterPowerCut(t, p, disk)
-		if v, s := p.List("", 10), p.ListSnapshots("", 10); len(v) != 1 || v[0].ID != bystander.ID || len(s) > 0 {
+		if v, s := p.List("", 10), p.ListSnapshots("", 10); len(v) != 1 || v[0].ID != bystander.ID ||
+			len(s) > 0 {
 			t.Errorf("listed are %v and %v, want the bystander alone", v, s)
 		}
 		waitPurged(t, p)
@@ -301,7 +318,8 @@ func TestPoolOnAFullDiskOpensAndRemovesWhatIsUnfinished(t *testing.T) {
 		p := openPool(t, oversold(disk))
 		v := create(t, p, "v", mib)
 		closePool(t, p)
-		writeTree(t, filepath.Join(p.opts.Path, tmpDir), map[string]string{"w.123/data/file": "half", "s-s.123/data/file": "half"})
+		writeTree(t, filepath.Join(p.opts.Path, tmpDir),
+			map[string]string{"w.123/data/file": "half", "s-s.123/data/file": "half"})
 		disk.Fill(t)
 		wantBrimful(t, disk)
 		p = openPool(t, p.opts)

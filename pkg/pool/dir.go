@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dir is an open directory of a pool. Its methods take one path component that the driver itself chose, and follow
-// no link. (os.Root would do the same but for renameat2(2), fsync(2) and O_PATH, which the commit protocol is made of.)
+// dir is an open directory of a pool. Its methods take one path component that the driver itself
+// chose, and follow no link. (os.Root would do the same but for renameat2(2), fsync(2) and O_PATH,
+// which the commit protocol is made of.)
 type dir struct{ *os.File }
 
 const dirFlags = unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
@@ -65,7 +66,8 @@ func (d dir) create(name string) (*os.File, error) {
 	return openAt(d.fd(), name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW, 0o600)
 }
 
-// writeFile makes a file with that content, on disk when it returns but for its name: sync the directory for that.
+// writeFile makes a file with that content, on disk when it returns but for its name: sync the
+// directory for that.
 func (d dir) writeFile(name string, content []byte, sync func(*os.File) error) error {
 	f, err := d.create(name)
 	if err != nil {
@@ -78,7 +80,8 @@ func (d dir) writeFile(name string, content []byte, sync func(*os.File) error) e
 	return sync(f)
 }
 
-// rename moves an entry to a name that must be free (RENAME_NOREPLACE); it is durable after a sync of both directories.
+// rename moves an entry to a name that must be free (RENAME_NOREPLACE); it is durable after a sync
+// of both directories.
 func (d dir) rename(name string, to dir, newName string) error {
 	if err := unix.Renameat2(d.fd(), name, to.fd(), newName, unix.RENAME_NOREPLACE); err != nil {
 		return &os.LinkError{Op: "rename", Old: name, New: newName, Err: err}
@@ -86,8 +89,13 @@ func (d dir) rename(name string, to dir, newName string) error {
 	return nil
 }
 
-// withSuffix is a name for an entry of tmp/ or trash/ that no other is likely to have; a rename to a taken one fails.
-func withSuffix(name string) string { return fmt.Sprintf("%s.%08x", name, rand.Uint32()) } //nolint:gosec // not a secret
+// withSuffix is a name for an entry of tmp/ or trash/ that no other is likely to have; a rename to
+// a taken one fails.
+func withSuffix(
+	name string,
+) string {
+	return fmt.Sprintf("%s.%08x", name, rand.Uint32())
+} //nolint:gosec // not a secret
 
 // withoutSuffix is the name that withSuffix was given.
 func withoutSuffix(name string) string {

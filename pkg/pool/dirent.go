@@ -26,8 +26,9 @@ const (
 	direntName   = 19 // d_name, which ends with a NUL
 )
 
-// readEntries reads the next entries, without "." and "..", through a buffer; none at the end. (os.File.ReadDir would stat an entry of
-// unknown type by its path, and the descriptors here have none.)
+// readEntries reads the next entries, without "." and "..", through a buffer; none at the end.
+// (os.File.ReadDir would stat an entry of unknown type by its path, and the descriptors here have
+// none.)
 func (d dir) readEntries(buffer []byte) ([]dirent, error) {
 	n, err := d.getdents(buffer)
 	if err != nil {

@@ -15,9 +15,10 @@ import (
 
 const recordTmpFile = recordFile + ".tmp"
 
-// Expand gives a volume at least the size that is required, while pods use it, and returns the size it has. A size it has already is
-// success. When it returns the new size, that survives a power cut. Errors: ErrNotFound, ErrCorrupt, ErrBusy; ErrOutOfRange when the
-// volume is larger than the limit, because it never shrinks; ErrNoSpace, with the volume as it was.
+// Expand gives a volume at least the size that is required, while pods use it, and returns the size
+// it has. A size it has already is success. When it returns the new size, that survives a power
+// cut. Errors: ErrNotFound, ErrCorrupt, ErrBusy; ErrOutOfRange when the volume is larger than the
+// limit, because it never shrinks; ErrNoSpace, with the volume as it was.
 func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) (int64, error) {
 	if err := p.index.claim(id); err != nil {
 		return 0, err
@@ -50,7 +51,8 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 	return bytes, nil
 }
 
-// grow reserves, raises the limit, and then says so in the record: at a start the record wins, so a crash in between leaves the old size.
+// grow reserves, raises the limit, and then says so in the record: at a start the record wins, so a
+// crash in between leaves the old size.
 func (p *Pool) grow(ctx context.Context, e entry, bytes int64) error {
 	v := e.volume
 	if err := ctx.Err(); err != nil {
@@ -75,7 +77,8 @@ func (p *Pool) grow(ctx context.Context, e entry, bytes int64) error {
 		p.ledger.release(more)
 		return errors.Join(err, p.resize(v, p.limitOf(v)))
 	}
-	// Nothing goes back from here on, also when the fsync fails: data that is shorter than its record is corrupt.
+	// Nothing goes back from here on, also when the fsync fails: data that is shorter than its
+	// record is corrupt.
 	return errors.Join(p.putReplaced(e), p.relimit(v.ID))
 }
 
@@ -88,8 +91,8 @@ func (p *Pool) resize(v volume.Volume, bytes int64) error {
 	return p.backendOf(v.Spec).Resize(d.File, backend.Tag(v.QuotaID), v.Spec, bytes)
 }
 
-// putReplaced puts an entry whose record was exchanged into the index, and makes the record durable. If that fails, the index says all the
-// same what the disk says; see settleRecord.
+// putReplaced puts an entry whose record was exchanged into the index, and makes the record
+// durable. If that fails, the index says all the same what the disk says; see settleRecord.
 func (p *Pool) putReplaced(e entry) error {
 	err := p.syncRecord(e.volume.ID)
 	e.unsettled = err != nil
@@ -97,7 +100,8 @@ func (p *Pool) putReplaced(e entry) error {
 	return err
 }
 
-// settleRecord makes the record durable of an entry for which that has failed: nobody may build on what a power cut takes back.
+// settleRecord makes the record durable of an entry for which that has failed: nobody may build on
+// what a power cut takes back.
 func (p *Pool) settleRecord(e *entry) error {
 	if !e.unsettled {
 		return nil
@@ -114,7 +118,8 @@ func (p *Pool) syncRecord(id volume.ID) error {
 	return p.commits.syncFile(d.File)
 }
 
-// replaceRecord exchanges a volume's record by one rename(2). An error says that the old one is there; putReplaced makes it durable.
+// replaceRecord exchanges a volume's record by one rename(2). An error says that the old one is
+// there; putReplaced makes it durable.
 func (p *Pool) replaceRecord(v volume.Volume) error {
 	d, err := p.volumes.openDir(v.ID.Dir())
 	if err != nil {
@@ -125,7 +130,8 @@ func (p *Pool) replaceRecord(v volume.Volume) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Unlinkat(d.fd(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) { // a crash has left it
+	// a crash has left it
+	if err := unix.Unlinkat(d.fd(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return &os.PathError{Op: "unlink", Path: recordTmpFile, Err: err}
 	}
 	if err := d.writeFile(recordTmpFile, content, (*os.File).Sync); err != nil {

@@ -33,7 +33,10 @@ func TestExpandGivesTheSizeAndKeepsIt(t *testing.T) {
 	wantEntries(t, p, filepath.Join(volumesDir, v.ID.Dir()), "data", "volume.json")
 	p = restart(t, p)
 	wantLedger(t, p, 3*mib, 0)
-	if got, err := p.Get(v.ID); err != nil || got.CapacityBytes != 3*mib || !got.Created.Equal(v.Created) || got.Spec != v.Spec {
+	if got, err := p.Get(
+		v.ID,
+	); err != nil || got.CapacityBytes != 3*mib || !got.Created.Equal(v.Created) ||
+		got.Spec != v.Spec {
 		t.Errorf("after a restart the volume is %+v, %v", got, err)
 	}
 	if got := listTree(t, dataPath(p, v.ID)); got["file"] != "precious" {
@@ -60,7 +63,8 @@ func TestExpandNeverShrinks(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got, err := expand(t, p, v.ID, tt.required, tt.limit); !errors.Is(err, tt.want) || err == nil && got != 2*mib {
+			if got, err := expand(t, p, v.ID, tt.required, tt.limit); !errors.Is(err, tt.want) ||
+				err == nil && got != 2*mib {
 				t.Errorf("expanded to %d, %v, want 2 MiB, %v", got, err, tt.want)
 			}
 			wantLedger(t, p, 2*mib, 0)
@@ -80,7 +84,8 @@ func TestExpandBeyondTheRoomLeavesTheVolumeAsItWas(t *testing.T) {
 	}
 }
 
-// TestExpandOnAFullDiskLeavesTheVolumeAsItWas leaves a few blocks more each time, so that each step meets the end of the disk.
+// TestExpandOnAFullDiskLeavesTheVolumeAsItWas leaves a few blocks more each time, so that each step
+// meets the end of the disk.
 func TestExpandOnAFullDiskLeavesTheVolumeAsItWas(t *testing.T) {
 	size := map[string]int64{disks.Ext4: 16 * mib, disks.XFS: 300 * mib, disks.Btrfs: 128 * mib}
 	for _, fstype := range disks.Types() {
@@ -94,7 +99,8 @@ func TestExpandOnAFullDiskLeavesTheVolumeAsItWas(t *testing.T) {
 				switch got, err := expand(t, p, v.ID, capacity+mib, 0); {
 				case err == nil:
 					capacity = got
-				case isNoSpace(err): // by the ledger where a record is a single block, as on this ext4
+				case isNoSpace(err):
+					// by the ledger where a record is a single block, as on this ext4
 					refused++
 				default:
 					t.Errorf("expand: %v, want ErrNoSpace or ENOSPC", err)
@@ -131,10 +137,17 @@ func TestExpandOfWhatCannotGrow(t *testing.T) {
 	p.index.unclaim(v.ID)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := p.Expand(ctx, v.ID, volume.SizeRange{Required: 2 * mib}); !errors.Is(err, context.Canceled) {
+	if _, err := p.Expand(
+		ctx,
+		v.ID,
+		volume.SizeRange{Required: 2 * mib},
+	); !errors.Is(
+		err, context.Canceled,
+	) {
 		t.Errorf("a cancelled call: %v", err)
 	}
-	writeTree(t, filepath.Join(p.opts.Path, volumesDir, v.ID.Dir()), map[string]string{"volume.json": "{"})
+	writeTree(t, filepath.Join(p.opts.Path, volumesDir, v.ID.Dir()),
+		map[string]string{"volume.json": "{"})
 	p = restart(t, p)
 	if _, err := expand(t, p, v.ID, 2*mib, 0); !errors.Is(err, volume.ErrCorrupt) {
 		t.Errorf("a damaged volume: %v, want ErrCorrupt", err)
@@ -169,7 +182,8 @@ func TestVolumesThatAreNotHeldToTheirSizesAreCounted(t *testing.T) {
 	}
 }
 
-// A crash after the release of a quota leaves its number in the trash, and it may be another volume's by then.
+// A crash after the release of a quota leaves its number in the trash, and it may be another
+// volume's by then.
 func TestQuotaOfThePurgedIsNotTakenFromTheLiving(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	v := create(t, p, "v", 4*mib)
@@ -194,8 +208,8 @@ func TestQuotaOfThePurgedIsNotTakenFromTheLiving(t *testing.T) {
 	}
 }
 
-// A record that was copied with its volume has the quota ID twice. Of the two, the one that has not got it must not change the limit of the
-// other one, and has to go when it is deleted.
+// A record that was copied with its volume has the quota ID twice. Of the two, the one that has not
+// got it must not change the limit of the other one, and has to go when it is deleted.
 func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	first := create(t, p, "first", 4*mib)
@@ -206,7 +220,8 @@ func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tags := strings.NewReplacer(strconv.FormatUint(second.QuotaID, 10), strconv.FormatUint(first.QuotaID, 10))
+	tags := strings.NewReplacer(strconv.FormatUint(second.QuotaID, 10),
+		strconv.FormatUint(first.QuotaID, 10))
 	if err := os.WriteFile(record, []byte(tags.Replace(string(content))), 0o600); err != nil {
 		t.Fatal(err)
 	}

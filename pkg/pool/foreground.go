@@ -11,15 +11,17 @@ import (
 const (
 	// yieldAtMost is how long work in the background waits for calls to end.
 	yieldAtMost = 20 * time.Millisecond
-	// grace is how long it then goes on whoever calls, so that the copies of a busy pool come to an end.
+	// grace is how long it then goes on whoever calls, so that the copies of a busy pool come to an
+	// end.
 	grace = yieldAtMost / 4
 	// lately is how long after a call another one is expected.
 	lately = 100 * time.Millisecond
 )
 
-// foreground counts the calls that somebody waits for. What nobody waits for at this moment, a copy or a purge, asks between two files
-// whether it may go on: a filesystem's journal and a disk's queue know no priorities, and what has been put there is in the way of whoever
-// comes next. Its zero value is ready.
+// foreground counts the calls that somebody waits for. What nobody waits for at this moment, a copy
+// or a purge, asks between two files whether it may go on: a filesystem's journal and a disk's
+// queue know no priorities, and what has been put there is in the way of whoever comes next. Its
+// zero value is ready.
 type foreground struct {
 	mu    sync.Mutex
 	calls int
@@ -50,8 +52,8 @@ func (f *foreground) leave() {
 	}
 }
 
-// Yield waits until no call is under way, or for yieldAtMost, and says whether there were any, or have been lately. Errors: the context's
-// cause.
+// Yield waits until no call is under way, or for yieldAtMost, and says whether there were any, or
+// have been lately. Errors: the context's cause.
 func (f *foreground) Yield(ctx context.Context) (others bool, err error) {
 	calm, others := f.look()
 	if calm == nil {

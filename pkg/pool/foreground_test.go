@@ -61,7 +61,8 @@ func TestBackgroundGoesOnUnderCallsWithoutEnd(t *testing.T) {
 			}
 			time.Sleep(step)
 		}
-		if worked := time.Duration(steps) * step; worked < 190*time.Millisecond || worked > 210*time.Millisecond {
+		if worked := time.Duration(steps) * step; worked < 190*time.Millisecond ||
+			worked > 210*time.Millisecond {
 			t.Errorf("worked for %s of a second, want 200ms", worked)
 		}
 	})

@@ -9,8 +9,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// FuzzDecodeRecord reads whatever stands in a record: a disk may hold anything. What is taken for a record is one, is of this directory,
-// and says the same when it is written again.
+// FuzzDecodeRecord reads whatever stands in a record: a disk may hold anything. What is taken for a
+// record is one, is of this directory, and says the same when it is written again.
 func FuzzDecodeRecord(f *testing.F) {
 	const pool, dirName = volume.PoolID("0123456789ab"), "v"
 	name, err := volume.ParseName(dirName)
@@ -18,8 +18,12 @@ func FuzzDecodeRecord(f *testing.F) {
 		f.Fatal(err)
 	}
 	good, err := encodeRecord(volume.Volume{
-		Name: name, CapacityBytes: mib, Created: time.Unix(0, 1).UTC(), QuotaID: 7, Owner: volume.Owner{PodUID: "uid"},
-		Spec: volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, UID: 1, Inodes: 9},
+		Name:          name,
+		CapacityBytes: mib,
+		Created:       time.Unix(0, 1).UTC(),
+		QuotaID:       7,
+		Owner:         volume.Owner{PodUID: "uid"},
+		Spec:          volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, UID: 1, Inodes: 9},
 	})
 	if err != nil {
 		f.Fatal(err)
@@ -38,7 +42,8 @@ func FuzzDecodeRecord(f *testing.F) {
 			}
 			return
 		}
-		if v.ID.Dir() != dirName || v.ID.Pool() != pool || v.CapacityBytes <= 0 || v.CapacityBytes > volume.MaxCapacityBytes {
+		if v.ID.Dir() != dirName || v.ID.Pool() != pool || v.CapacityBytes <= 0 ||
+			v.CapacityBytes > volume.MaxCapacityBytes {
 			t.Errorf("%q is volume %+v", content, v)
 		}
 		once, err := encodeRecord(v)
@@ -57,7 +62,11 @@ func FuzzDecodeRecord(f *testing.F) {
 
 // FuzzDecodeMarker: what is no marker of this driver's is never taken for one.
 func FuzzDecodeMarker(f *testing.F) {
-	f.Add([]byte(`{"formatVersion":1,"uuid":"4dd36c98-b99b-4000-8000-000000000000","created":"2026-11-22T07:46:31Z"}`))
+	f.Add(
+		[]byte(
+			`{"formatVersion":1,"uuid":"4dd36c98-b99b-4000-8000-000000000000","created":"2026-11-22T07:46:31Z"}`,
+		),
+	)
 	f.Add([]byte(`{"formatVersion":2,"uuid":"4dd36c98-b99b-4000-8000-000000000000"}`))
 	f.Add([]byte(`{"formatVersion":1,"uuid":"----------------"}`))
 	f.Add([]byte(`{"formatVersion":1,"uuid":"4DD36C98\u00e9"}`))
@@ -66,7 +75,8 @@ func FuzzDecodeMarker(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content []byte) {
 		m, err := decodeMarker(content)
 		if err != nil {
-			if !errors.Is(err, volume.ErrCorrupt) && !errors.Is(err, volume.ErrUnavailable) || m != (marker{}) {
+			if !errors.Is(err, volume.ErrCorrupt) && !errors.Is(err, volume.ErrUnavailable) ||
+				m != (marker{}) {
 				t.Errorf("%+v, %v: want nothing and ErrCorrupt or ErrUnavailable", m, err)
 			}
 			return
@@ -75,7 +85,8 @@ func FuzzDecodeMarker(f *testing.F) {
 		if err != nil && !errors.Is(err, volume.ErrCorrupt) {
 			t.Errorf("%v, want ErrCorrupt", err)
 		}
-		if parsed, parseErr := volume.ParsePoolID(string(id)); err == nil && (parsed != id || parseErr != nil) {
+		if parsed, parseErr := volume.ParsePoolID(string(id)); err == nil &&
+			(parsed != id || parseErr != nil) {
 			t.Errorf("%q gives pool ID %q: %v", content, id, parseErr)
 		}
 	})

@@ -13,10 +13,11 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// SetGroup lets a group read and write the root of a volume's data, as Data or the mount of an image gives it. What is made in a
-// directory from then on is the group's too (setgid); what is there already stays as it is, for the cost must not grow with it. The
-// record does not change: the next publication says whose turn it is. Not durable, because after a power cut it is repeated with the
-// publication. Errors: ErrUnavailable when the filesystem has become read-only.
+// SetGroup lets a group read and write the root of a volume's data, as Data or the mount of an
+// image gives it. What is made in a directory from then on is the group's too (setgid); what is
+// there already stays as it is, for the cost must not grow with it. The record does not change: the
+// next publication says whose turn it is. Not durable, because after a power cut it is repeated
+// with the publication. Errors: ErrUnavailable when the filesystem has become read-only.
 func SetGroup(ctx context.Context, data *os.File, g volume.Group) error {
 	if !g.Given {
 		return nil
@@ -34,10 +35,12 @@ func SetGroup(ctx context.Context, data *os.File, g volume.Group) error {
 	}
 	err := unix.Fchownat(int(data.Fd()), "", -1, int(g.ID), unix.AT_EMPTY_PATH)
 	if err == nil { // after it: chown(2) clears setgid
-		err = unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", data.Fd()), mode) // fchmod(2) takes no O_PATH descriptor
+		// fchmod(2) takes no O_PATH descriptor
+		err = unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", data.Fd()), mode)
 	}
 	if errors.Is(err, unix.EROFS) {
-		return fmt.Errorf("%w: group %d cannot be given the volume: its filesystem is mounted read-only", volume.ErrUnavailable, g.ID)
+		return fmt.Errorf("%w: group %d cannot be given the volume: its filesystem is mounted read-only",
+			volume.ErrUnavailable, g.ID)
 	}
 	if err != nil {
 		return fmt.Errorf("give group %d the volume: %w", g.ID, err)
@@ -52,7 +55,8 @@ func typeOf(st unix.Stat_t) volume.Type {
 	return volume.FileOrCreate
 }
 
-// warnOfOtherGroups says it when a volume gets another group and has something in it that keeps the old one.
+// warnOfOtherGroups says it when a volume gets another group and has something in it that keeps the
+// old one.
 func warnOfOtherGroups(ctx context.Context, data *os.File, was uint32, g volume.Group) {
 	d, err := openAt(int(data.Fd()), ".", dirFlags, 0)
 	if err != nil { // a file has nothing in it
@@ -60,7 +64,14 @@ func warnOfOtherGroups(ctx context.Context, data *os.File, was uint32, g volume.
 	}
 	defer d.Close()
 	if _, err := d.Readdirnames(1); !errors.Is(err, io.EOF) {
-		klog.FromContext(ctx).Info("A volume gets another group; what it holds keeps its own: chgrp -R it once if the pod must write there",
-			"wasGroup", was, "group", g.ID)
+		klog.FromContext(
+			ctx,
+		).Info(
+			"A volume gets another group; what it holds keeps its own: chgrp -R it once if the pod must write there",
+			"wasGroup",
+			was,
+			"group",
+			g.ID,
+		)
 	}
 }

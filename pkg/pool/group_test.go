@@ -33,7 +33,8 @@ func wantGroup(t *testing.T, path string, group, mode uint32) {
 		t.Fatal(err)
 	}
 	if st.Gid != group || st.Mode&^unix.S_IFMT != mode {
-		t.Errorf("%s has group %d and mode %04o, want %d and %04o", path, st.Gid, st.Mode&^unix.S_IFMT, group, mode)
+		t.Errorf("%s has group %d and mode %04o, want %d and %04o", path, st.Gid, st.Mode&^unix.S_IFMT,
+			group, mode)
 	}
 }
 
@@ -74,7 +75,8 @@ func TestGroupOfAFileGetsNoSetIDBit(t *testing.T) {
 	wantGroup(t, dataPath(p, v.ID), 2000, 0o775)
 }
 
-// Nothing is written when there is nothing to change: the root's ctime is what backup programs go by.
+// Nothing is written when there is nothing to change: the root's ctime is what backup programs go
+// by.
 func TestGroupThatHasAVolumeChangesNothing(t *testing.T) {
 	p := newPool(t)
 	v := create(t, p, "v", mib)
@@ -107,7 +109,13 @@ func TestGroupOfAReadOnlyFilesystemIsUnavailable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer data.Close()
-	if err := SetGroup(t.Context(), data, volume.Group{ID: 2000, Given: true}); !errors.Is(err, volume.ErrUnavailable) {
+	if err := SetGroup(
+		t.Context(),
+		data,
+		volume.Group{ID: 2000, Given: true},
+	); !errors.Is(
+		err, volume.ErrUnavailable,
+	) {
 		t.Errorf("%v, want ErrUnavailable", err)
 	}
 }

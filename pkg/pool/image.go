@@ -15,11 +15,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// ImageData is the name, in the filesystem of an image, of what pods see: the root has lost+found beside it.
+// ImageData is the name, in the filesystem of an image, of what pods see: the root has lost+found
+// beside it.
 const ImageData = backend.Data
 
-// OpenImage opens the image of a volume with O_PATH, for a loop device. It is as large as the record says. The caller closes it. Errors:
-// ErrNotFound, ErrCorrupt.
+// OpenImage opens the image of a volume with O_PATH, for a loop device. It is as large as the
+// record says. The caller closes it. Errors: ErrNotFound, ErrCorrupt.
 func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
 	v, err := p.Get(id)
 	if err != nil {
@@ -37,8 +38,13 @@ func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
 	var st unix.Stat_t
 	err = unix.Fstat(int(f.Fd()), &st)
 	if err == nil && (!v.Spec.IsImage() || st.Size != v.CapacityBytes) {
-		err = fmt.Errorf("%w: the image of volume %s has %d bytes, and its record says %d: it is not used", volume.ErrCorrupt,
-			id, st.Size, v.CapacityBytes)
+		err = fmt.Errorf(
+			"%w: the image of volume %s has %d bytes, and its record says %d: it is not used",
+			volume.ErrCorrupt,
+			id,
+			st.Size,
+			v.CapacityBytes,
+		)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -46,7 +52,8 @@ func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
 	return f, nil
 }
 
-// ClearImage makes an image that has no filesystem yet all zeroes again: what a crash left of one is not to be taken for another.
+// ClearImage makes an image that has no filesystem yet all zeroes again: what a crash left of one
+// is not to be taken for another.
 func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
 	if v.FilesystemBytes > 0 {
 		return fmt.Errorf("%w: volume %s has its filesystem", volume.ErrInUse, v.ID)
@@ -61,7 +68,8 @@ func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
 		mode = unix.FALLOC_FL_ZERO_RANGE
 	}
 	err = unix.Fallocate(int(own.Fd()), mode|unix.FALLOC_FL_KEEP_SIZE, 0, v.CapacityBytes)
-	if errors.Is(err, unix.EOPNOTSUPP) { // tmpfs punches holes and zeroes no range; others do neither
+	// tmpfs punches holes and zeroes no range; others do neither
+	if errors.Is(err, unix.EOPNOTSUPP) {
 		err = zeroData(own)
 	}
 	if err != nil {
@@ -70,7 +78,8 @@ func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
 	return own.Sync()
 }
 
-// zeroData writes zeroes over what was written to a file. Where the filesystem does not tell that from holes, it is all of the file.
+// zeroData writes zeroes over what was written to a file. Where the filesystem does not tell that
+// from holes, it is all of the file.
 func zeroData(f *os.File) error {
 	for end := int64(0); ; {
 		start, err := f.Seek(end, unix.SEEK_DATA)
@@ -97,8 +106,9 @@ func (zeroes) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// SetFilesystemBytes puts into the record that a volume's image has a filesystem of that size, durably. It takes no context: the work is
-// done, and a caller that has given up would have it done again. Errors: ErrNotFound, ErrCorrupt, ErrBusy.
+// SetFilesystemBytes puts into the record that a volume's image has a filesystem of that size,
+// durably. It takes no context: the work is done, and a caller that has given up would have it done
+// again. Errors: ErrNotFound, ErrCorrupt, ErrBusy.
 func (p *Pool) SetFilesystemBytes(id volume.ID, bytes int64) error {
 	if err := p.index.claim(id); err != nil {
 		return err
@@ -112,7 +122,8 @@ func (p *Pool) SetFilesystemBytes(id volume.ID, bytes int64) error {
 	if e.volume.FilesystemBytes == bytes {
 		return p.settleRecord(&e)
 	}
-	if e.volume.FilesystemBytes == 0 { // a copy that began before it says that there is none, and would be formatted
+	// a copy that began before it says that there is none, and would be formatted
+	if e.volume.FilesystemBytes == 0 {
 		if err := p.index.checkUnheld(id); err != nil {
 			return err
 		}
@@ -135,7 +146,8 @@ func (p *Pool) IsImageOf(id volume.ID, d *loopdev.Device) bool {
 	return err == nil && own == d.Backing()
 }
 
-// imageAt says which volume a mount shows that is of the filesystem in an image, or of the node of its device.
+// imageAt says which volume a mount shows that is of the filesystem in an image, or of the node of
+// its device.
 func (p *Pool) imageAt(m mount.Mount) (volume.ID, bool) {
 	d, err := deviceShown(m)
 	if err != nil {
@@ -146,7 +158,8 @@ func (p *Pool) imageAt(m mount.Mount) (volume.ID, bool) {
 	return id, ok
 }
 
-// deviceShown is the device whose volume's data a mount shows. Errors: os.ErrNotExist when it shows none.
+// deviceShown is the device whose volume's data a mount shows. Errors: os.ErrNotExist when it shows
+// none.
 func deviceShown(m mount.Mount) (*loopdev.Device, error) {
 	if n, ok := loopdev.NumberAt(m.Source); ok && m.Root == "/"+ImageData {
 		return loopdev.Open(n)
@@ -170,7 +183,8 @@ func deviceShown(m mount.Mount) (*loopdev.Device, error) {
 	return d, nil
 }
 
-// checkOwn makes sure that a node is the one in /dev: a pod may have made another one of the same number. Errors: os.ErrNotExist.
+// checkOwn makes sure that a node is the one in /dev: a pod may have made another one of the same
+// number. Errors: os.ErrNotExist.
 func checkOwn(node *os.File, d *loopdev.Device) error {
 	own, err := d.Node()
 	if err != nil {
@@ -187,7 +201,8 @@ func checkOwn(node *os.File, d *loopdev.Device) error {
 	return nil
 }
 
-// VolumeOn is the volume of the pool whose image a device has. The kernel's word for where the file is says only where to look.
+// VolumeOn is the volume of the pool whose image a device has. The kernel's word for where the file
+// is says only where to look.
 func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
 	file, err := loopdev.BackingPath(d.Number())
 	if err != nil || path.Base(path.Dir(path.Dir(file))) != volumesDir {
@@ -197,7 +212,8 @@ func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
 	return id, err == nil && p.IsImageOf(id, d)
 }
 
-// CheckDetached refuses a volume whose image is on a loop device: it is staged, or somebody else looks into it. Errors: ErrInUse.
+// CheckDetached refuses a volume whose image is on a loop device: it is staged, or somebody else
+// looks into it. Errors: ErrInUse.
 func (p *Pool) CheckDetached(id volume.ID) error {
 	if err := p.checkDetached(p.volumes, id.Dir()); err != nil {
 		return fmt.Errorf("volume %s: %w", id, err)
@@ -217,7 +233,8 @@ func (p *Pool) checkDetached(parent dir, entry string) error {
 	return CheckUnattached(f)
 }
 
-// CheckUnattached refuses a volume's data, open, if they are an image that is on a loop device. Errors: ErrInUse.
+// CheckUnattached refuses a volume's data, open, if they are an image that is on a loop device.
+// Errors: ErrInUse.
 func CheckUnattached(data *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(data.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {

@@ -21,15 +21,18 @@ import (
 )
 
 const (
-	// frozenAtMost bounds how long the writers of a volume wait for a copy of its image: with reflinks that takes milliseconds, unless the
-	// image is in hundreds of thousands of pieces, and without them as long as the disk needs.
+	// frozenAtMost bounds how long the writers of a volume wait for a copy of its image: with
+	// reflinks that takes milliseconds, unless the image is in hundreds of thousands of pieces, and
+	// without them as long as the disk needs.
 	frozenAtMost = 30 * time.Second
-	// reflinkStep is how much of an image is reflinked between two looks at the time. One call takes some seconds at most, which is when
-	// each block is a piece of its own: 8 s were measured for 524,288 of them.
+	// reflinkStep is how much of an image is reflinked between two looks at the time. One call
+	// takes some seconds at most, which is when each block is a piece of its own: 8 s were measured
+	// for 524,288 of them.
 	reflinkStep = 1 << 30
 )
 
-// Claim keeps everybody from copying a volume until release: it is about to be written to. Errors: ErrBusy while it is copied or changed.
+// Claim keeps everybody from copying a volume until release: it is about to be written to. Errors:
+// ErrBusy while it is copied or changed.
 func (p *Pool) Claim(id volume.ID) (release func(), err error) {
 	if err := p.index.claim(id); err != nil {
 		return nil, err
@@ -41,9 +44,11 @@ func (p *Pool) Claim(id volume.ID) (release func(), err error) {
 	return func() { p.index.unclaim(id) }, nil
 }
 
-// duplicateImage copies an origin's image into the directory of what is being built, as it is at one moment. It is durable when it returns,
-// but for its name.
-func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress *copytree.Progress) (*os.File, error) {
+// duplicateImage copies an origin's image into the directory of what is being built, as it is at
+// one moment. It is durable when it returns, but for its name.
+func (p *Pool) duplicateImage(
+	ctx context.Context, d dir, from *origin, progress *copytree.Progress,
+) (*os.File, error) {
 	// Not opened further before it is looked for among the devices: see loopdev.Find.
 	source, err := backend.OpenData(from.dir.File, unix.O_PATH)
 	if err != nil {
@@ -55,7 +60,11 @@ func (p *Pool) duplicateImage(ctx context.Context, d dir, from *origin, progress
 		return nil, err
 	}
 	// Writers are held for the copy only, and not until that has reached the disk.
-	opts := copytree.Options{Progress: progress, Limiter: p.throttle.limiter, Durability: copytree.Volatile}
+	opts := copytree.Options{
+		Progress:   progress,
+		Limiter:    p.throttle.limiter,
+		Durability: copytree.Volatile,
+	}
 	if s.frozen != nil {
 		opts.Limiter = nil // the pods that write have waited long enough
 	}
@@ -83,7 +92,8 @@ func checkSize(f *os.File, want int64) error {
 		return err
 	}
 	if st.Size != want {
-		return fmt.Errorf("%w: its image has %d bytes, and had %d when the copy began: ask again", volume.ErrBusy, st.Size, want)
+		return fmt.Errorf("%w: its image has %d bytes, and had %d when the copy began: ask again",
+			volume.ErrBusy, st.Size, want)
 	}
 	return nil
 }
@@ -98,8 +108,9 @@ type still struct {
 	log    klog.Logger
 }
 
-// holdStill makes what is written to an image arrive in it, and holds further writers where there is a filesystem that can. A raw block
-// device has no way to hold its writers; its image can only be copied at once. Errors: ErrBusy when it is frozen already.
+// holdStill makes what is written to an image arrive in it, and holds further writers where there
+// is a filesystem that can. A raw block device has no way to hold its writers; its image can only
+// be copied at once. Errors: ErrBusy when it is frozen already.
 func holdStill(ctx context.Context, f *os.File, from *origin) (*still, error) {
 	s := &still{from: from, image: f, log: klog.FromContext(ctx)}
 	device, err := loopdev.Find(f, loopdev.ReadWrite)
@@ -131,8 +142,9 @@ func (s *still) flush() error {
 	return errors.Join(node.Sync(), node.Close())
 }
 
-// freeze makes the filesystem whole on its device and holds its writers. One that is on a device and not mounted is about to be; Claim
-// keeps that from happening now. Errors: ErrInUse when it is mounted where the driver does not see it.
+// freeze makes the filesystem whole on its device and holds its writers. One that is on a device
+// and not mounted is about to be; Claim keeps that from happening now. Errors: ErrInUse when it is
+// mounted where the driver does not see it.
 func (s *still) freeze() error {
 	f, err := s.mounted()
 	if err != nil {
@@ -141,11 +153,13 @@ func (s *still) freeze() error {
 	if f == nil {
 		claimed, err := s.device.IsClaimed()
 		if claimed {
-			err = fmt.Errorf("%w: %s is mounted, and not where the driver sees it: nothing could be flushed", volume.ErrInUse, s.device.Path())
+			err = fmt.Errorf("%w: %s is mounted, and not where the driver sees it: nothing could be flushed",
+				volume.ErrInUse, s.device.Path())
 		}
 		return err
 	}
-	// Freezing holds the writers first, and then writes all that they have changed (fs/super.c, freeze_super): what can be is written before.
+	// Freezing holds the writers first, and then writes all that they have changed (fs/super.c,
+	// freeze_super): what can be is written before.
 	if err = unix.Syncfs(int(f.Fd())); err == nil {
 		s.since = time.Now()
 		err = filesystem.Freeze(f)
@@ -197,7 +211,8 @@ func (s *still) release() error {
 	if s.frozen != nil {
 		_, err = filesystem.Thaw(s.frozen)
 		s.frozen.Close()
-		s.log.Info("The writers of a volume were held while its image was copied", "source", s.from.id, "took", time.Since(s.since))
+		s.log.Info("The writers of a volume were held while its image was copied", "source", s.from.id,
+			"took", time.Since(s.since))
 	}
 	if s.device != nil {
 		s.device.Close()
@@ -205,9 +220,11 @@ func (s *still) release() error {
 	return err
 }
 
-// copyTo makes the copy: by reflink, which is one moment even under writers, or block by block, for which nobody may write.
+// copyTo makes the copy: by reflink, which is one moment even under writers, or block by block, for
+// which nobody may write.
 func (s *still) copyTo(ctx context.Context, d dir, opts copytree.Options) (*os.File, error) {
-	source, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", s.image.Fd()), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	source, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", s.image.Fd()),
+		os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -222,8 +239,11 @@ func (s *still) copyTo(ctx context.Context, d dir, opts copytree.Options) (*os.F
 		return data, err
 	}
 	if s.device != nil && s.frozen == nil {
-		return data, fmt.Errorf("%w: pods write to it, and a filesystem without reflinks copies no disk at one moment: "+
-			"take its snapshot while no pod has it, or use a pool on XFS or btrfs", volume.ErrInUse)
+		return data, fmt.Errorf(
+			"%w: pods write to it, and a filesystem without reflinks copies no disk at one moment: "+
+				"take its snapshot while no pod has it, or use a pool on XFS or btrfs",
+			volume.ErrInUse,
+		)
 	}
 	_, err = copytree.Tree(ctx, source, data, opts)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
@@ -237,13 +257,17 @@ func (s *still) boundHold(ctx context.Context) (context.Context, context.CancelF
 	if s.frozen == nil {
 		return context.WithCancel(ctx)
 	}
-	cause := fmt.Errorf("%w: copying its image would hold its writers for more than %s: take its snapshot while no pod has it, or, "+
-		"where files cannot be reflinked, use a pool on XFS or btrfs", volume.ErrInUse, frozenAtMost)
+	cause := fmt.Errorf(
+		"%w: copying its image would hold its writers for more than %s: take its snapshot while no pod has it, or, "+
+			"where files cannot be reflinked, use a pool on XFS or btrfs",
+		volume.ErrInUse,
+		frozenAtMost,
+	)
 	return context.WithDeadlineCause(ctx, s.since.Add(frozenAtMost), cause)
 }
 
-// reflink shares all blocks of a file with another one, of its size: at once, which is one moment whoever writes, or, while nobody can,
-// some at a time, so that it ends with the context.
+// reflink shares all blocks of a file with another one, of its size: at once, which is one moment
+// whoever writes, or, while nobody can, some at a time, so that it ends with the context.
 func (s *still) reflink(ctx context.Context, source, data *os.File) error {
 	if s.frozen == nil {
 		return os.NewSyscallError("ioctl FICLONE", unix.IoctlFileClone(int(data.Fd()), int(source.Fd())))
@@ -257,8 +281,10 @@ func (s *still) reflink(ctx context.Context, source, data *os.File) error {
 			return context.Cause(ctx)
 		}
 		part := unix.FileCloneRange{
-			Src_fd: int64(source.Fd()), Src_offset: uint64(at), Dest_offset: uint64(at), //nolint:gosec // never negative
-			Src_length: uint64(min(reflinkStep, info.Size()-at)), //nolint:gosec // as above
+			Src_fd:      int64(source.Fd()),
+			Src_offset:  uint64(at),
+			Dest_offset: uint64(at),                               //nolint:gosec // never negative
+			Src_length:  uint64(min(reflinkStep, info.Size()-at)), //nolint:gosec // as above
 		}
 		if err := unix.IoctlFileCloneRange(int(data.Fd()), &part); err != nil {
 			return os.NewSyscallError("ioctl FICLONERANGE", err)
@@ -267,14 +293,18 @@ func (s *still) reflink(ctx context.Context, source, data *os.File) error {
 	return nil
 }
 
-// lacksReflinks says whether a copy may be made in another way: the filesystem cannot share these files' blocks (ioctl_ficlone(2)). A full
-// or sick disk is no reason for one.
+// lacksReflinks says whether a copy may be made in another way: the filesystem cannot share these
+// files' blocks (ioctl_ficlone(2)). A full or sick disk is no reason for one.
 func lacksReflinks(err error) bool {
-	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EINVAL)
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) ||
+		errors.Is(err, unix.EXDEV) ||
+		errors.Is(err, unix.EINVAL)
 }
 
 // freezeImage is freeze for an image.
-func (p *Pool) freezeImage(ctx context.Context, d dir, s *volume.Snapshot, from *origin, progress *copytree.Progress) (*os.File, error) {
+func (p *Pool) freezeImage(
+	ctx context.Context, d dir, s *volume.Snapshot, from *origin, progress *copytree.Progress,
+) (*os.File, error) {
 	data, err := p.duplicateImage(ctx, d, from, progress)
 	if err != nil {
 		return nil, err
@@ -288,7 +318,8 @@ func (p *Pool) freezeImage(ctx context.Context, d dir, s *volume.Snapshot, from 
 	return data, nil
 }
 
-// makeImage is copied's make for an image. The filesystem in it is as large as its source's, and grows when the volume is staged.
+// makeImage is copied's make for an image. The filesystem in it is as large as its source's, and
+// grows when the volume is staged.
 func (c copied) makeImage(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
 	data, err := p.duplicateImage(ctx, d, c.from, c.progress)
 	if err != nil {

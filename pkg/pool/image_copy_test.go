@@ -20,7 +20,12 @@ func TestImageWhoseWritersAreHeldIsReflinkedInParts(t *testing.T) {
 		t.Run(fstype, func(t *testing.T) {
 			dir := disks.New(t, fstype, 0).Dir
 			source, data := sparseFile(t, dir, "source", size), sparseFile(t, dir, "data", size)
-			pieces := map[int64]string{0: "first", reflinkStep - 4: "over the end", 2 * reflinkStep: "second", size - 4: "last"}
+			pieces := map[int64]string{
+				0:               "first",
+				reflinkStep - 4: "over the end",
+				2 * reflinkStep: "second",
+				size - 4:        "last",
+			}
 			for at, piece := range pieces {
 				if _, err := source.WriteAt([]byte(piece), at); err != nil {
 					t.Fatal(err)

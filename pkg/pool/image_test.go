@@ -30,7 +30,13 @@ func createImage(t *testing.T, p *Pool, spec volume.Spec, size volume.SizeRange)
 }
 
 func imageSpec(fsType volume.FSType) volume.Spec {
-	return volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, Backing: volume.ImageBacking, FSType: fsType, Allocation: volume.Sparse}
+	return volume.Spec{
+		Type:       volume.DirectoryOrCreate,
+		Mode:       0o755,
+		Backing:    volume.ImageBacking,
+		FSType:     fsType,
+		Allocation: volume.Sparse,
+	}
 }
 
 func TestImageIsAsLargeAsItsRecordSaysAlsoAfterARestart(t *testing.T) {
@@ -96,10 +102,12 @@ func TestFilesystemOnceMadeIsNeverClearedAlsoAfterARestart(t *testing.T) {
 }
 
 func TestClearedImageIsAllZeroesAndTakesWhatItTookBefore(t *testing.T) {
-	for name, dir := range map[string]string{"disk": t.TempDir(), "memory": mountMemory(t, 16*mib)} { // tmpfs cannot zero a range
+	// tmpfs cannot zero a range
+	for name, dir := range map[string]string{"disk": t.TempDir(), "memory": mountMemory(t, 16*mib)} {
 		for _, allocation := range []volume.Allocation{volume.Sparse, volume.Preallocated} {
 			t.Run(fmt.Sprintf("%s %s", name, allocation), func(t *testing.T) {
-				wantCleared(t, openPool(t, Options{Name: "p", Path: filepath.Join(dir, string(allocation))}), allocation)
+				wantCleared(t, openPool(t, Options{Name: "p", Path: filepath.Join(dir, string(allocation))}),
+					allocation)
 			})
 		}
 	}
@@ -192,7 +200,8 @@ func TestPreallocatedImageThatDoesNotFitIsRefusedAndLeavesNothing(t *testing.T) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = p.Create(t.Context(), volume.CreateRequest{Name: name, Size: volume.SizeRange{Required: 1 << 50}, Spec: spec})
+	_, err = p.Create(t.Context(),
+		volume.CreateRequest{Name: name, Size: volume.SizeRange{Required: 1 << 50}, Spec: spec})
 	if !errors.Is(err, volume.ErrNoSpace) {
 		t.Errorf("got %v, want ErrNoSpace", err)
 	}
@@ -209,8 +218,12 @@ func TestImageGrowsAndAnExpansionThatFailsLeavesItAsItWas(t *testing.T) {
 	if _, err := expand(t, p, v.ID, 2*mib+1, 2*mib+2); !errors.Is(err, volume.ErrOutOfRange) {
 		t.Errorf("to a size that no image has: %v, want ErrOutOfRange", err)
 	}
-	// A record that cannot be written: its temporary name is taken by a directory that is not empty.
-	if err := os.MkdirAll(filepath.Join(filepath.Dir(dataPath(p, v.ID)), recordTmpFile, "full"), 0o700); err != nil {
+	// A record that cannot be written: its temporary name is taken by a directory that is not
+	// empty.
+	if err := os.MkdirAll(
+		filepath.Join(filepath.Dir(dataPath(p, v.ID)), recordTmpFile, "full"),
+		0o700,
+	); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := expand(t, p, v.ID, 4*mib, 0); err == nil {
@@ -303,14 +316,18 @@ func TestFilesystemWhoseRecordIsNotDurableIsNeitherUsedNorCleared(t *testing.T) 
 }
 
 func TestRecordFromBeforeThereWereImagesIsADirectorys(t *testing.T) {
-	content := []byte(`{"formatVersion":1,"name":"v","spec":{"type":"DirectoryOrCreate","mode":493,"uid":0,"gid":0},"capacityBytes":1048576}`)
+	content := []byte(
+		`{"formatVersion":1,"name":"v","spec":{"type":"DirectoryOrCreate","mode":493,"uid":0,"gid":0},"capacityBytes":1048576}`,
+	)
 	v, err := decodeRecord("0123456789ab", "v", content)
-	if want := (volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}); v.Spec != want || err != nil {
+	if want := (volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}); v.Spec != want ||
+		err != nil {
 		t.Errorf("got %+v, %v, want %+v", v.Spec, err, want)
 	}
 }
 
-// A driver from before there were images would take such a volume for a plain file, or a damaged directory.
+// A driver from before there were images would take such a volume for a plain file, or a damaged
+// directory.
 func TestRecordOfAnImageIsRefusedByDriversFromBeforeThereWereImages(t *testing.T) {
 	p := newPool(t)
 	for version, v := range map[string]volume.Volume{
@@ -321,7 +338,8 @@ func TestRecordOfAnImageIsRefusedByDriversFromBeforeThereWereImages(t *testing.T
 		if err != nil || !strings.Contains(string(content), version) {
 			t.Errorf("the record of %s is\n%s%v, want %s", v.ID, content, err, version)
 		}
-		old := strings.Replace(string(content), `"formatVersion": 2`, `"formatVersion": 1`, 1) // as the first images had it
+		old := strings.Replace(string(content), `"formatVersion": 2`, `"formatVersion": 1`,
+			1) // as the first images had it
 		if got, err := decodeRecord(p.id, v.ID.Dir(), []byte(old)); got.Spec != v.Spec || err != nil {
 			t.Errorf("with version 1 it is %+v, %v", got.Spec, err)
 		}

@@ -8,8 +8,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// entry is a volume as the index has it. A volume whose record cannot be read keeps its place, so that its name is
-// not given out again; damaged says why.
+// entry is a volume as the index has it. A volume whose record cannot be read keeps its place, so
+// that its name is not given out again; damaged says why.
 type entry struct {
 	volume  volume.Volume
 	damaged error
@@ -19,8 +19,8 @@ type entry struct {
 	unsettled bool
 }
 
-// index has every volume of a pool in the order of their directories. It is rebuilt from the tree at start: what is
-// on disk is the truth.
+// index has every volume of a pool in the order of their directories. It is rebuilt from the tree
+// at start: what is on disk is the truth.
 type index struct {
 	claims
 

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// replyMargin is how long before its deadline a call is told that its copy goes on, so that the answer arrives; at most a tenth of
-	// the time that the call had.
+	// replyMargin is how long before its deadline a call is told that its copy goes on, so that the
+	// answer arrives; at most a tenth of the time that the call had.
 	replyMargin = time.Second
 	// maxUntold bounds how many failures are kept for callers that may never come back.
 	maxUntold = 1000
@@ -23,10 +23,11 @@ const (
 	progressInterval = 30 * time.Second
 )
 
-var errClosing = fmt.Errorf("%w: the driver is stopping, and the copy has been given up: ask again", volume.ErrUnavailable)
+var errClosing = fmt.Errorf("%w: the driver is stopping, and the copy has been given up: ask again",
+	volume.ErrUnavailable)
 
-// jobs are the copies of a pool that are under way. A copy belongs to the pool, not to the call that asked for it: it outlives the
-// call, and the same call joins it.
+// jobs are the copies of a pool that are under way. A copy belongs to the pool, not to the call
+// that asked for it: it outlives the call, and the same call joins it.
 type jobs struct {
 	stop context.CancelCauseFunc
 	ctx  context.Context //nolint:containedctx // the life of the pool
@@ -35,14 +36,16 @@ type jobs struct {
 	mu      sync.Mutex
 	stopped bool
 	running map[string]*job
-	// untold has what failed when nobody waited any more: the next call of that kind hears of it instead of failing in the same way.
+	// untold has what failed when nobody waited any more: the next call of that kind hears of it
+	// instead of failing in the same way.
 	untold map[string]*job
 }
 
 // job is one copy.
 type job struct {
 	key string
-	// asked is the request, a comparable value: who asks for something else under the same name does not join.
+	// asked is the request, a comparable value: who asks for something else under the same name
+	// does not join.
 	asked    any
 	progress *copytree.Progress
 	began    time.Time
@@ -53,7 +56,8 @@ type job struct {
 
 // start makes jobs that end with the context, or when they are closed.
 func (j *jobs) start(ctx context.Context) {
-	// Not the context's child: that would end with the context's cause, and callers would be told that they have given up themselves.
+	// Not the context's child: that would end with the context's cause, and callers would be told
+	// that they have given up themselves.
 	j.ctx, j.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, func() { j.stop(errClosing) })
 	j.running, j.untold = make(map[string]*job), make(map[string]*job)
@@ -71,10 +75,13 @@ func (j *jobs) close() {
 	j.wg.Wait()
 }
 
-// run does the work of that name, or joins who does it already, and returns how it ended. Errors: ErrBusy when it has not ended by
-// shortly before the context's deadline, and for a request that asks for something else under the same name; the work goes on, and so
-// it does when the context ends.
-func (j *jobs) run(ctx context.Context, key string, asked any, work func(context.Context, *copytree.Progress) error) error {
+// run does the work of that name, or joins who does it already, and returns how it ended. Errors:
+// ErrBusy when it has not ended by shortly before the context's deadline, and for a request that
+// asks for something else under the same name; the work goes on, and so it does when the context
+// ends.
+func (j *jobs) run(
+	ctx context.Context, key string, asked any, work func(context.Context, *copytree.Progress) error,
+) error {
 	w, err := j.join(ctx, key, asked, work)
 	if err != nil {
 		return err
@@ -92,12 +99,15 @@ func (j *jobs) run(ctx context.Context, key string, asked any, work func(context
 }
 
 // join finds the job or begins it.
-func (j *jobs) join(ctx context.Context, key string, asked any, work func(context.Context, *copytree.Progress) error) (*job, error) {
+func (j *jobs) join(
+	ctx context.Context, key string, asked any, work func(context.Context, *copytree.Progress) error,
+) (*job, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if w, ok := j.running[key]; ok {
 		if w.asked != asked {
-			return nil, fmt.Errorf("%w: %s is being made for another request (%s)", volume.ErrBusy, key, w.describe())
+			return nil, fmt.Errorf("%w: %s is being made for another request (%s)", volume.ErrBusy, key,
+				w.describe())
 		}
 		w.waiters++
 		return w, nil
@@ -112,7 +122,14 @@ func (j *jobs) join(ctx context.Context, key string, asked any, work func(contex
 	if j.stopped {
 		return nil, errClosing
 	}
-	w := &job{key: key, asked: asked, progress: &copytree.Progress{}, began: time.Now(), waiters: 1, done: make(chan struct{})}
+	w := &job{
+		key:      key,
+		asked:    asked,
+		progress: &copytree.Progress{},
+		began:    time.Now(),
+		waiters:  1,
+		done:     make(chan struct{}),
+	}
 	j.running[key] = w
 	log := klog.FromContext(ctx)
 	j.wg.Go(func() { j.do(log, w, work) }) //nolint:contextcheck // it outlives the call
@@ -137,7 +154,8 @@ func (j *jobs) end(log klog.Logger, w *job, err error) {
 	delete(j.running, w.key)
 	w.err = err
 	if w.waiters == 0 {
-		log.Info("A copy has ended that nobody waits for; the next call hears of it", "what", w.key, "result", w.describe(), "err", err)
+		log.Info("A copy has ended that nobody waits for; the next call hears of it", "what", w.key,
+			"result", w.describe(), "err", err)
 		if err != nil && len(j.untold) < maxUntold {
 			j.untold[w.key] = w
 		}

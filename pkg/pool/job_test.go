@@ -39,7 +39,8 @@ func (g *gate) WaitN(ctx context.Context, _ int) error {
 	}
 }
 
-// slowPool is a pool on a filesystem that copies block by block, with a volume, whose copies stop at the gate.
+// slowPool is a pool on a filesystem that copies block by block, with a volume, whose copies stop
+// at the gate.
 func slowPool(t *testing.T) (*Pool, volume.Volume, *gate) {
 	t.Helper()
 	p := poolOn(t, disks.Ext4)
@@ -76,7 +77,8 @@ func wantSameContent(t *testing.T, a, b string) {
 func TestCopyOutlivesItsCallAndTheRetryJoinsIt(t *testing.T) {
 	p, v, g := slowPool(t)
 	s := snapshotRequest(t, "s", v.ID)
-	if _, err := p.CreateSnapshot(short(t, g), s); !errors.Is(err, volume.ErrBusy) || !strings.Contains(err.Error(), "bytes in") {
+	if _, err := p.CreateSnapshot(short(t, g), s); !errors.Is(err, volume.ErrBusy) ||
+		!strings.Contains(err.Error(), "bytes in") {
 		t.Fatalf("%v, want ErrBusy and how far it is", err)
 	}
 	if got := status(t, p); got.Copies != 1 {
@@ -99,7 +101,8 @@ func TestCopyOutlivesItsCallAndTheRetryJoinsIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantSameContent(t, filepath.Join(dataPath(p, v.ID), "file"), filepath.Join(snapshotPath(p, got.ID), "file"))
+	wantSameContent(t, filepath.Join(dataPath(p, v.ID), "file"),
+		filepath.Join(snapshotPath(p, got.ID), "file"))
 	if got := status(t, p); got.Copies != 0 {
 		t.Errorf("%d copies are under way, want none", got.Copies)
 	}
@@ -151,7 +154,12 @@ func TestCallIsAnsweredBeforeItsDeadline(t *testing.T) {
 
 func TestWhatIsBeingCopiedIsNotDeleted(t *testing.T) {
 	p, v, g := slowPool(t)
-	if _, err := p.CreateSnapshot(short(t, g), snapshotRequest(t, "s", v.ID)); !errors.Is(err, volume.ErrBusy) {
+	if _, err := p.CreateSnapshot(
+		short(t, g),
+		snapshotRequest(t, "s", v.ID),
+	); !errors.Is(
+		err, volume.ErrBusy,
+	) {
 		t.Fatal(err)
 	}
 	id := volume.NewSnapshotID(p.ID(), snapshotRequest(t, "s", v.ID).Name)
@@ -165,7 +173,12 @@ func TestWhatIsBeingCopiedIsNotDeleted(t *testing.T) {
 		t.Errorf("its source cannot be expanded: %v", err)
 	}
 	other := create(t, p, "other", mib)
-	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", other.ID)); !errors.Is(err, volume.ErrBusy) {
+	if _, err := p.CreateSnapshot(
+		t.Context(),
+		snapshotRequest(t, "s", other.ID),
+	); !errors.Is(
+		err, volume.ErrBusy,
+	) {
 		t.Errorf("snapshot of another volume under the same name: %v, want ErrBusy", err)
 	}
 	remove(t, p, other.ID)
@@ -217,7 +230,8 @@ func TestClosingThePoolEndsCopiesAndLeavesNothing(t *testing.T) {
 	wantEntries(t, p, snapshotsDir)
 	wantLedger(t, p, 64*mib, 0)
 	s := snapshot(t, p, "s", v.ID)
-	wantSameContent(t, filepath.Join(dataPath(p, v.ID), "file"), filepath.Join(snapshotPath(p, s.ID), "file"))
+	wantSameContent(t, filepath.Join(dataPath(p, v.ID), "file"),
+		filepath.Join(snapshotPath(p, s.ID), "file"))
 }
 
 // failing is a limiter with which every copy fails, after somebody has looked.
@@ -251,7 +265,12 @@ func TestFailureThatNobodyWaitedForIsToldToTheRetry(t *testing.T) {
 func TestCopiesWaitForTheirTurn(t *testing.T) {
 	p, v, g := slowPool(t)
 	p.throttle.turns = make(chan struct{}, 1)
-	if _, err := p.CreateSnapshot(short(t, g), snapshotRequest(t, "first", v.ID)); !errors.Is(err, volume.ErrBusy) {
+	if _, err := p.CreateSnapshot(
+		short(t, g),
+		snapshotRequest(t, "first", v.ID),
+	); !errors.Is(
+		err, volume.ErrBusy,
+	) {
 		t.Fatal(err)
 	}
 	second := make(chan error)
@@ -285,7 +304,8 @@ func TestRateHoldsCopies(t *testing.T) {
 	}
 }
 
-// The driver's context ends before its calls do: those that wait for a copy must not hold up its end.
+// The driver's context ends before its calls do: those that wait for a copy must not hold up its
+// end.
 func TestCopiesEndWithTheContextOfTheirPool(t *testing.T) {
 	first, v, _ := slowPool(t)
 	closePool(t, first)
@@ -307,7 +327,12 @@ func TestCopiesEndWithTheContextOfTheirPool(t *testing.T) {
 	if err := <-ended; !errors.Is(err, volume.ErrUnavailable) {
 		t.Errorf("%v, want ErrUnavailable", err)
 	}
-	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "late", v.ID)); !errors.Is(err, volume.ErrUnavailable) {
+	if _, err := p.CreateSnapshot(
+		t.Context(),
+		snapshotRequest(t, "late", v.ID),
+	); !errors.Is(
+		err, volume.ErrUnavailable,
+	) {
 		t.Errorf("a copy that is begun after that: %v, want ErrUnavailable", err)
 	}
 }

@@ -13,13 +13,15 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// ledger counts what a pool has promised. Bytes enter it once, when a volume is about to be made or is found on disk,
-// and leave it once, when the volume's data is gone from the disk; between the two they move from committed to trash.
+// ledger counts what a pool has promised. Bytes enter it once, when a volume is about to be made or
+// is found on disk, and leave it once, when the volume's data is gone from the disk; between the
+// two they move from committed to trash.
 type ledger struct {
 	mu        sync.Mutex
 	committed int64
 	trash     int64
-	// unwritten is how much of both was not written yet at the start, as far as anybody counts that.
+	// unwritten is how much of both was not written yet at the start, as far as anybody counts
+	// that.
 	unwritten int64
 }
 
@@ -38,7 +40,8 @@ func (r room) promise() int64 {
 	return max(0, scale(max(0, r.size-r.foreign), r.overcommit)-r.reserve)
 }
 
-// promiseNow bounds what may be promised at this moment: what others have written since the start cannot be promised either.
+// promiseNow bounds what may be promised at this moment: what others have written since the start
+// cannot be promised either.
 func (r room) promiseNow() int64 { return max(0, scale(r.free, r.overcommit)-r.reserve) }
 
 // reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace.
@@ -46,7 +49,8 @@ func (l *ledger) reserve(bytes int64, r room) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if available := l.availableLocked(r); bytes > available {
-		return fmt.Errorf("%w: %d bytes wanted, %d available: %s", volume.ErrNoSpace, bytes, available, l.sumLocked(r))
+		return fmt.Errorf("%w: %d bytes wanted, %d available: %s", volume.ErrNoSpace, bytes, available,
+			l.sumLocked(r))
 	}
 	l.committed += bytes
 	return nil
@@ -55,10 +59,18 @@ func (l *ledger) reserve(bytes int64, r room) error {
 // sumLocked is how availableLocked comes to its number, so that an operator can add it up.
 func (l *ledger) sumLocked(r room) string {
 	if r.promiseNow() < r.promise()-addSaturating(l.committed, l.trash) {
-		return fmt.Sprintf("free on the filesystem %d * overcommit %v - reserve %d", r.free, r.overcommit, r.reserve)
+		return fmt.Sprintf("free on the filesystem %d * overcommit %v - reserve %d", r.free, r.overcommit,
+			r.reserve)
 	}
-	return fmt.Sprintf("(filesystem %d - used by others %d) * overcommit %v - reserve %d - promised to volumes %d - waiting to be purged %d",
-		r.size, r.foreign, r.overcommit, r.reserve, l.committed, l.trash)
+	return fmt.Sprintf(
+		"(filesystem %d - used by others %d) * overcommit %v - reserve %d - promised to volumes %d - waiting to be purged %d",
+		r.size,
+		r.foreign,
+		r.overcommit,
+		r.reserve,
+		l.committed,
+		l.trash,
+	)
 }
 
 // release gives back what reserve took.
@@ -75,7 +87,8 @@ func (l *ledger) settle(reserved, bytes int64) {
 	l.committed = addSaturating(max(0, l.committed-reserved), bytes)
 }
 
-// add counts a volume that was found on disk, even if it is more than may be promised: the promise has been made.
+// add counts a volume that was found on disk, even if it is more than may be promised: the promise
+// has been made.
 func (l *ledger) add(bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -135,7 +148,8 @@ func addSaturating(a, b int64) int64 {
 	return a + b
 }
 
-// room asks the filesystem; it is two system calls, whatever the pool holds. Errors: ErrUnavailable when the disk has failed.
+// room asks the filesystem; it is two system calls, whatever the pool holds. Errors: ErrUnavailable
+// when the disk has failed.
 func (p *Pool) room() (room, error) {
 	if err := p.alive(); err != nil {
 		return room{}, err
@@ -145,8 +159,13 @@ func (p *Pool) room() (room, error) {
 		return room{}, fmt.Errorf("pool %s at %s: statfs: %w", p.opts.Name, p.opts.Path, err)
 	}
 	if st.Flags&unix.ST_RDONLY != 0 {
-		return room{}, fmt.Errorf("pool %s at %s: %w: its filesystem is mounted read-only: look into the kernel's log for disk errors, "+
-			"remount it", p.opts.Name, p.opts.Path, volume.ErrUnavailable)
+		return room{}, fmt.Errorf(
+			"pool %s at %s: %w: its filesystem is mounted read-only: look into the kernel's log for disk errors, "+
+				"remount it",
+			p.opts.Name,
+			p.opts.Path,
+			volume.ErrUnavailable,
+		)
 	}
 	r := room{
 		size:       mount.Bytes(st.Blocks, st.Bsize),
@@ -156,27 +175,35 @@ func (p *Pool) room() (room, error) {
 		reserve:    p.opts.ReserveBytes,
 	}
 	if committed, trash := p.ledger.counts(); committed == 0 && trash == 0 {
-		p.foreignBytes.Store(r.used) // nothing here is ours, but what the filesystem has not finished to free
+		// nothing here is ours, but what the filesystem has not finished to free
+		p.foreignBytes.Store(r.used)
 	}
 	p.foreignAtMost(r.used)
 	r.foreign = p.foreignBytes.Load()
 	return r, nil
 }
 
-// alive says whether the filesystem still answers: one that has shut itself down (XFS, when its disk fails) goes on to tell statfs of the
-// room that it had. Errors: ErrUnavailable.
+// alive says whether the filesystem still answers: one that has shut itself down (XFS, when its
+// disk fails) goes on to tell statfs of the room that it had. Errors: ErrUnavailable.
 func (p *Pool) alive() error {
 	var st unix.Stat_t
 	if err := unix.Fstat(p.root.fd(), &st); err != nil {
-		return fmt.Errorf("pool %s at %s: %w: its disk has failed (%w): look into the kernel's log, and stop the driver to replace it",
-			p.opts.Name, p.opts.Path, volume.ErrUnavailable, err)
+		return fmt.Errorf(
+			"pool %s at %s: %w: its disk has failed (%w): look into the kernel's log, and stop the driver to replace it",
+			p.opts.Name,
+			p.opts.Path,
+			volume.ErrUnavailable,
+			err,
+		)
 	}
 	return nil
 }
 
-// measureForeign finds out, at the start, what others use of the filesystem: all that is used beyond what the volumes and snapshots have
-// of it. Where nobody counts that, as in directories of a filesystem without quotas, they are taken to have all that they were promised:
-// then it is too little by what has not been written yet. It is too little, too, by what is shared and counts for several.
+// measureForeign finds out, at the start, what others use of the filesystem: all that is used
+// beyond what the volumes and snapshots have of it. Where nobody counts that, as in directories of
+// a filesystem without quotas, they are taken to have all that they were promised: then it is too
+// little by what has not been written yet. It is too little, too, by what is shared and counts for
+// several.
 func (p *Pool) measureForeign() error {
 	foreign, err := p.foreign(p.ledger.unwritten)
 	p.foreignBytes.Store(foreign)
@@ -193,18 +220,21 @@ func (p *Pool) foreign(unwritten int64) (int64, error) {
 	return max(0, r.used-max(0, addSaturating(committed, trash)-unwritten)), nil
 }
 
-// measureForeignAgain is for when something has gone that measureForeign took for others': their part can only be less. What others have
-// written since does not enter it.
+// measureForeignAgain is for when something has gone that measureForeign took for others': their
+// part can only be less. What others have written since does not enter it.
 func (p *Pool) measureForeignAgain(ctx context.Context) {
 	now, err := p.foreign(p.unwrittenNow())
 	if err != nil {
-		klog.FromContext(ctx).Error(err, "What a purge has freed is not offered before the next start", "pool", p.opts.Name)
+		klog.FromContext(
+			ctx,
+		).Error(err, "What a purge has freed is not offered before the next start", "pool", p.opts.Name)
 		return
 	}
 	p.foreignAtMost(now)
 }
 
-// foreignAtMost corrects what was measured while the filesystem was still freeing something of ours, or somebody else something of theirs.
+// foreignAtMost corrects what was measured while the filesystem was still freeing something of
+// ours, or somebody else something of theirs.
 func (p *Pool) foreignAtMost(bytes int64) {
 	for { // there are several purges and calls at a time
 		was := p.foreignBytes.Load()

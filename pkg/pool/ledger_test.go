@@ -39,7 +39,8 @@ func TestAvailableIsNeverNegativeAndNeverMoreThanThereIs(t *testing.T) {
 			if got := l.available(tc.room); got != tc.want {
 				t.Errorf("available is %d, want %d", got, tc.want)
 			}
-			if err := l.reserve(tc.want+1, tc.room); tc.want < math.MaxInt64 && !errors.Is(err, volume.ErrNoSpace) {
+			if err := l.reserve(tc.want+1, tc.room); tc.want < math.MaxInt64 &&
+				!errors.Is(err, volume.ErrNoSpace) {
 				t.Errorf("one byte more: %v, want ErrNoSpace", err)
 			}
 			if err := l.reserve(tc.want, tc.room); err != nil {
@@ -108,8 +109,10 @@ func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
 		title      string
 		overcommit float64
 		reserve    int64
-		ofSize     float64 // what may be promised: this part of the filesystem, but for what others use, minus the reserve,
-		ofFree     float64 // but no more than this part of what is free, minus the reserve
+		// what may be promised: this part of the filesystem, but for what others use, minus the
+		// reserve,
+		ofSize float64
+		ofFree float64 // but no more than this part of what is free, minus the reserve
 	}{
 		{"default", 0, 0, 1, 1},
 		{"overcommitted", 2, 0, 2, 2},
@@ -120,13 +123,19 @@ func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			p := openPool(t, Options{
-				Name: "p", Path: filepath.Join(disk.Dir, "pool"), Overcommit: tc.overcommit, ReserveBytes: tc.reserve, TrashRetention: time.Hour,
+				Name:           "p",
+				Path:           filepath.Join(disk.Dir, "pool"),
+				Overcommit:     tc.overcommit,
+				ReserveBytes:   tc.reserve,
+				TrashRetention: time.Hour,
 			})
 			s := status(t, p)
 			ours := s.SizeBytes - p.foreignBytes.Load()
-			want := max(0, min(int64(float64(ours)*tc.ofSize), int64(float64(s.FreeBytes)*tc.ofFree))-tc.reserve)
+			want := max(0,
+				min(int64(float64(ours)*tc.ofSize), int64(float64(s.FreeBytes)*tc.ofFree))-tc.reserve)
 			if s.AvailableBytes != want {
-				t.Errorf("%d bytes are available of %d, %d free, want %d", s.AvailableBytes, s.SizeBytes, s.FreeBytes, want)
+				t.Errorf("%d bytes are available of %d, %d free, want %d", s.AvailableBytes, s.SizeBytes,
+					s.FreeBytes, want)
 			}
 			if _, err := p.Create(t.Context(), request(t, "v", want+1)); !errors.Is(err, volume.ErrNoSpace) {
 				t.Errorf("one byte more: %v, want ErrNoSpace", err)
@@ -139,13 +148,18 @@ func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
 
 // What GetCapacity offers of a class, Create gives, and not a byte more.
 func TestLargestVolumeOfAKindIsTheLargestThatIsMade(t *testing.T) {
-	image := volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+	image := volume.Spec{
+		Type:       volume.DirectoryOrCreate,
+		Backing:    volume.ImageBacking,
+		Allocation: volume.Sparse,
+	}
 	ext4, xfs, few := image, image, directory
 	ext4.FSType, xfs.FSType, few.Inodes = volume.Ext4, volume.XFS, 100
 	disk := disks.New(t, disks.Ext4, 200*mib, disks.MkfsArgs("-m", "0")) // no image with XFS fits
 	for i, spec := range []volume.Spec{directory, few, image, ext4, xfs} {
 		t.Run(fmt.Sprintf("%+v", spec), func(t *testing.T) {
-			p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), ReserveBytes: 4*mib + 1})
+			p := openPool(t,
+				Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), ReserveBytes: 4*mib + 1})
 			defer closePool(t, p)
 			largest, err := p.Largest(spec)
 			if err != nil {
@@ -181,13 +195,17 @@ func TestReadOnlyFilesystemHasNoRoom(t *testing.T) {
 		if err := unix.Mount("", disk.Dir, "", unix.MS_REMOUNT|flags, ""); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := p.Largest(directory); errors.Is(err, volume.ErrUnavailable) != (flags == unix.MS_RDONLY) || (got == 0) != (err != nil) {
+		if got, err := p.Largest(
+			directory,
+		); errors.Is(err, volume.ErrUnavailable) != (flags == unix.MS_RDONLY) ||
+			(got == 0) != (err != nil) {
 			t.Errorf("with flags %#x the largest volume has %d bytes, %v", flags, got, err)
 		}
 	}
 }
 
-// Space is given back when it is free, not when it is promised to be: another volume could have it twice.
+// Space is given back when it is free, not when it is promised to be: another volume could have it
+// twice.
 func TestTrashCountsUntilItIsPurged(t *testing.T) {
 	const size = 24 * mib
 	disk := disks.New(t, disks.Ext4, 64*mib)
@@ -199,7 +217,12 @@ func TestTrashCountsUntilItIsPurged(t *testing.T) {
 	remove(t, p, first.ID) // a retry
 	wantLedger(t, p, size, size)
 	for range 2 {
-		if _, err := p.Create(t.Context(), request(t, "third", size)); !errors.Is(err, volume.ErrNoSpace) {
+		if _, err := p.Create(
+			t.Context(),
+			request(t, "third", size),
+		); !errors.Is(
+			err, volume.ErrNoSpace,
+		) {
 			t.Errorf("while the first is in the trash: %v, want ErrNoSpace", err)
 		}
 		p = restart(t, p)
@@ -242,7 +265,8 @@ func TestRestartFindsTheSameVolumesAndTheSameSums(t *testing.T) {
 	wantLedger(t, p, committed, trash)
 	before := p.List("", 2000)
 	p = restart(t, p)
-	if after := p.List("", 2000); !slices.Equal(before, after) || len(after) != 600 || status(t, p).Volumes != 600 {
+	if after := p.List("", 2000); !slices.Equal(before, after) || len(after) != 600 ||
+		status(t, p).Volumes != 600 {
 		t.Errorf("%d volumes before, %d after", len(before), len(after))
 	}
 	wantLedger(t, p, committed, trash)
@@ -250,7 +274,11 @@ func TestRestartFindsTheSameVolumesAndTheSameSums(t *testing.T) {
 
 func TestSpaceThatOthersUseIsNotPromised(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 128*mib, disks.MkfsArgs("-m", "0"))
-	if err := os.WriteFile(filepath.Join(disk.Dir, "somebody's"), make([]byte, 64*mib), 0o600); err != nil {
+	if err := os.WriteFile(
+		filepath.Join(disk.Dir, "somebody's"),
+		make([]byte, 64*mib),
+		0o600,
+	); err != nil {
 		t.Fatal(err)
 	}
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
@@ -259,21 +287,32 @@ func TestSpaceThatOthersUseIsNotPromised(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The first volume is empty, so most of the disk is free; it is promised all the same.
-	if _, err := p.Create(t.Context(), request(t, "second", size)); !errors.Is(err, volume.ErrNoSpace) {
+	if _, err := p.Create(
+		t.Context(),
+		request(t, "second", size),
+	); !errors.Is(
+		err, volume.ErrNoSpace,
+	) {
 		t.Errorf("a second volume of %d bytes: %v, with %+v", size, err, status(t, p))
 	}
 }
 
-// A start knows what volumes have written, so it does not take what others use for theirs and promise it once more.
+// A start knows what volumes have written, so it does not take what others use for theirs and
+// promise it once more.
 func TestRestartPromisesNothingOfWhatOthersUse(t *testing.T) {
 	const others, directorySize, imageSize, written = 200 * mib, 300 * mib, 64 * mib, 100 * mib
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
 			disk := disks.New(t, fstype, 1<<30)
-			p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), TrashRetention: time.Hour})
+			p := openPool(t,
+				Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), TrashRetention: time.Hour})
 			empty := status(t, p).AvailableBytes
 			request := request(t, "image", imageSize)
-			request.Spec = volume.Spec{Type: volume.DirectoryOrCreate, Backing: volume.ImageBacking, Allocation: volume.Sparse}
+			request.Spec = volume.Spec{
+				Type:       volume.DirectoryOrCreate,
+				Backing:    volume.ImageBacking,
+				Allocation: volume.Sparse,
+			}
 			if _, err := p.Create(t.Context(), request); err != nil {
 				t.Fatal(err)
 			}
@@ -299,7 +338,8 @@ func TestRestartPromisesNothingOfWhatOthersUse(t *testing.T) {
 	}
 }
 
-// Half a copy has no record. Until it is purged its space cannot be told from others', and after that nobody may go on counting it.
+// Half a copy has no record. Until it is purged its space cannot be told from others', and after
+// that nobody may go on counting it.
 func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 256*mib)
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
@@ -313,12 +353,14 @@ func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	write(t, filepath.Join(half, "file"), 100*mib)
 	p = openPool(t, p.opts)
 	waitPurged(t, p)
-	eventually(t, "what was half a copy's counts for nobody", func() bool { return p.foreignBytes.Load() <= foreign+mib })
+	eventually(t, "what was half a copy's counts for nobody",
+		func() bool { return p.foreignBytes.Load() <= foreign+mib })
 	create(t, p, "large", 150*mib)
 }
 
-// A filesystem frees some things after it has forgotten their names: an open file here, a subvolume of btrfs without quotas, a file of many
-// extents on XFS. What is measured as others' meanwhile is ours.
+// A filesystem frees some things after it has forgotten their names: an open file here, a subvolume
+// of btrfs without quotas, a file of many extents on XFS. What is measured as others' meanwhile is
+// ours.
 func TestSpaceThatIsFreedLateIsNotTakenForOthers(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 256*mib)
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), IgnoreQuota: true})
@@ -338,11 +380,13 @@ func TestSpaceThatIsFreedLateIsNotTakenForOthers(t *testing.T) {
 		t.Fatalf("%d bytes are available while a file of 150 MiB is open, of %d", now, before)
 	}
 	f.Close()
-	eventually(t, "the space of the file is offered again", func() bool { return status(t, p).AvailableBytes >= before-2*mib })
+	eventually(t, "the space of the file is offered again",
+		func() bool { return status(t, p).AvailableBytes >= before-2*mib })
 	create(t, p, "large", 150*mib)
 }
 
-// What a volume whose record says nothing holds is taken for others' at the start, and freed by the purge.
+// What a volume whose record says nothing holds is taken for others' at the start, and freed by the
+// purge.
 func TestSpaceOfADamagedVolumeIsGivenBackWhenItIsPurged(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 512*mib)
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
@@ -359,6 +403,7 @@ func TestSpaceOfADamagedVolumeIsGivenBackWhenItIsPurged(t *testing.T) {
 	remove(t, p, v.ID)
 	removeSnapshot(t, p, s.ID)
 	waitPurged(t, p)
-	eventually(t, "what was theirs counts for nobody", func() bool { return status(t, p).AvailableBytes >= 400*mib })
+	eventually(t, "what was theirs counts for nobody",
+		func() bool { return status(t, p).AvailableBytes >= 400*mib })
 	create(t, p, "large", 380*mib)
 }

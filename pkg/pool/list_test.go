@@ -106,7 +106,8 @@ func churn(t *testing.T, p *Pool, client int, stop <-chan struct{}) {
 			t.Error(err)
 			return
 		}
-		v, err := p.Create(t.Context(), volume.CreateRequest{Name: name, Size: volume.SizeRange{Required: 1}, Spec: directory})
+		v, err := p.Create(t.Context(),
+			volume.CreateRequest{Name: name, Size: volume.SizeRange{Required: 1}, Spec: directory})
 		if err == nil {
 			err = p.Delete(t.Context(), v.ID)
 		}

@@ -30,20 +30,23 @@ const (
 	// lostAndFound is what mkfs.ext4 leaves in an empty filesystem.
 	lostAndFound = "lost+found"
 
-	// formatVersion is what this driver writes; it refuses a newer one, because it cannot know what that means.
+	// formatVersion is what this driver writes; it refuses a newer one, because it cannot know what
+	// that means.
 	formatVersion = 1
 )
 
 var ownDirs = []string{volumesDir, snapshotsDir, tmpDir, trashDir}
 
-// marker is pool.json. It is written once, last of all when a pool is made, so its presence says that the pool is whole.
+// marker is pool.json. It is written once, last of all when a pool is made, so its presence says
+// that the pool is whole.
 type marker struct {
 	FormatVersion int       `json:"formatVersion"`
 	UUID          string    `json:"uuid"`
 	Created       time.Time `json:"created"`
 }
 
-// readMarker reports os.ErrNotExist for a directory that is not a pool yet. Errors: ErrCorrupt, ErrUnavailable for a newer format.
+// readMarker reports os.ErrNotExist for a directory that is not a pool yet. Errors: ErrCorrupt,
+// ErrUnavailable for a newer format.
 func readMarker(root dir) (marker, error) {
 	f, err := openAt(root.fd(), markerFile, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -64,8 +67,13 @@ func decodeMarker(content []byte) (marker, error) {
 		return marker{}, fmt.Errorf("%w: %s: %w", volume.ErrCorrupt, markerFile, err)
 	}
 	if m.FormatVersion > formatVersion {
-		return marker{}, fmt.Errorf("%w: %s has format version %d, this driver knows up to %d: run the newer driver",
-			volume.ErrUnavailable, markerFile, m.FormatVersion, formatVersion)
+		return marker{}, fmt.Errorf(
+			"%w: %s has format version %d, this driver knows up to %d: run the newer driver",
+			volume.ErrUnavailable,
+			markerFile,
+			m.FormatVersion,
+			formatVersion,
+		)
 	}
 	return m, nil
 }
@@ -80,19 +88,25 @@ func (m marker) poolID() (volume.PoolID, error) {
 	return id, nil
 }
 
-// checkUnused refuses a directory that holds anything but the beginnings of a pool, which a crash of an earlier start
-// may have left. Errors: ErrUnavailable.
+// checkUnused refuses a directory that holds anything but the beginnings of a pool, which a crash
+// of an earlier start may have left. Errors: ErrUnavailable.
 func checkUnused(root dir) error {
 	names, err := root.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
 	allowed := append([]string{lockFile, markerTmpFile, lostAndFound}, ownDirs...)
-	foreign := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(allowed, n) })
+	foreign := slices.DeleteFunc(slices.Clone(names),
+		func(n string) bool { return slices.Contains(allowed, n) })
 	if len(foreign) > 0 {
 		slices.Sort(foreign)
-		return fmt.Errorf("%w: it holds %d entries that are no pool's, such as %q, and no %s: give the pool an empty directory",
-			volume.ErrUnavailable, len(foreign), foreign[0], markerFile)
+		return fmt.Errorf(
+			"%w: it holds %d entries that are no pool's, such as %q, and no %s: give the pool an empty directory",
+			volume.ErrUnavailable,
+			len(foreign),
+			foreign[0],
+			markerFile,
+		)
 	}
 	for _, name := range ownDirs {
 		if err := checkEmpty(root, name); err != nil {
@@ -118,8 +132,14 @@ func checkEmpty(root dir, name string) error {
 	if err != nil {
 		return fmt.Errorf("%w: look whether %s/ is empty: %w", volume.ErrUnavailable, name, err)
 	}
-	return fmt.Errorf("%w: %s is missing and %s/ is not empty, it has %q: put %s back from a backup, or give the pool an empty directory",
-		volume.ErrUnavailable, markerFile, name, names[0], markerFile)
+	return fmt.Errorf(
+		"%w: %s is missing and %s/ is not empty, it has %q: put %s back from a backup, or give the pool an empty directory",
+		volume.ErrUnavailable,
+		markerFile,
+		name,
+		names[0],
+		markerFile,
+	)
 }
 
 // initialize turns a directory into a pool. It can be repeated after a crash at any step.
@@ -157,9 +177,10 @@ func newUUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// lockPool takes the pool for this process until its directory is closed. The kernel lets go of it when the process ends, however it
-// ends. The lock is on the directory itself, because a file could be removed, and made again for a second driver; the file says who
-// has it. Errors: ErrUnavailable while another process has it.
+// lockPool takes the pool for this process until its directory is closed. The kernel lets go of it
+// when the process ends, however it ends. The lock is on the directory itself, because a file could
+// be removed, and made again for a second driver; the file says who has it. Errors: ErrUnavailable
+// while another process has it.
 func lockPool(root dir) error {
 	f, err := openAt(root.fd(), lockFile, unix.O_CREAT|unix.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -171,7 +192,8 @@ func lockPool(root dir) error {
 		return fmt.Errorf("%w: a live driver owns it (process %q by its %s file): %w",
 			volume.ErrUnavailable, strings.TrimSpace(string(holder)), lockFile, err)
 	}
-	// The number only helps the person who reads that message; a failure to write it changes nothing.
+	// The number only helps the person who reads that message; a failure to write it changes
+	// nothing.
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	return nil

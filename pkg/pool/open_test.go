@@ -180,7 +180,8 @@ func TestPoolBelongsToOneProcess(t *testing.T) {
 	p := newPool(t)
 	create(t, p, "v", 1)
 	err := refused(t, p.opts)
-	if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
+	if !errors.Is(err, volume.ErrUnavailable) ||
+		!strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
 		t.Errorf("second open: %v, want ErrUnavailable naming process %d", err, os.Getpid())
 	}
 	closePool(t, p)
@@ -219,7 +220,8 @@ func TestPoolThatMustExistIsNotMade(t *testing.T) {
 	disks.RequireRoot(t)
 	path := filepath.Join(t.TempDir(), "pool")
 	opts := Options{Name: "p", Path: path, MustExist: true}
-	if _, err := Open(t.Context(), opts); !errors.Is(err, volume.ErrUnavailable) || !errors.Is(err, os.ErrNotExist) {
+	if _, err := Open(t.Context(), opts); !errors.Is(err, volume.ErrUnavailable) ||
+		!errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v: want ErrUnavailable and os.ErrNotExist", err)
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
@@ -247,7 +249,11 @@ func TestWhatACrashLeftInTmpIsThrownAway(t *testing.T) {
 			waitPurged(t, p)
 			wantLedger(t, p, mib, 0)
 			wantEntries(t, p, volumesDir, "bystander")
-			if content, err := os.ReadFile(filepath.Join(dataPath(p, v.ID), "file")); string(content) != "precious" {
+			if content, err := os.ReadFile(
+				filepath.Join(dataPath(p, v.ID), "file"),
+			); string(
+				content,
+			) != "precious" {
 				t.Errorf("the volume beside it has %q, %v", content, err)
 			}
 		})

@@ -13,21 +13,24 @@ type Options struct {
 	Name string
 	// Path is the pool's directory: absolute and clean.
 	Path string
-	// Overcommit is how many times the filesystem's size may be promised. 0 means 1: nothing is oversold.
+	// Overcommit is how many times the filesystem's size may be promised. 0 means 1: nothing is
+	// oversold.
 	Overcommit float64
 	// ReserveBytes is what is never promised.
 	ReserveBytes int64
 	// RequireQuota refuses the pool unless its filesystem holds volumes to their sizes.
 	RequireQuota bool
-	// IgnoreQuota makes volumes without limits even where the filesystem could hold them to their sizes.
+	// IgnoreQuota makes volumes without limits even where the filesystem could hold them to their
+	// sizes.
 	IgnoreQuota bool
-	// RequireMountpoint refuses the pool unless Path is where a filesystem is mounted, so that a missing
-	// disk never sends data to the filesystem below it.
+	// RequireMountpoint refuses the pool unless Path is where a filesystem is mounted, so that a
+	// missing disk never sends data to the filesystem below it.
 	RequireMountpoint bool
-	// Admit, if set, is asked whether the pool may be at the rest below an open directory, "" for the directory itself, before anything is
-	// made or changed there.
+	// Admit, if set, is asked whether the pool may be at the rest below an open directory, "" for
+	// the directory itself, before anything is made or changed there.
 	Admit func(d *os.File, rest string) error
-	// Claim, if set, is asked whether the pool with that ID may be opened, before anything in it is changed.
+	// Claim, if set, is asked whether the pool with that ID may be opened, before anything in it is
+	// changed.
 	Claim func(id volume.PoolID) error
 	// MustExist refuses to make the directory: an absent one is ErrUnavailable and os.ErrNotExist.
 	MustExist bool
@@ -35,10 +38,11 @@ type Options struct {
 	TrashRetention time.Duration
 	// AllowMultiNode accepts the multi-node access modes for volumes of the pool.
 	AllowMultiNode bool
-	// MaxCopies is how many snapshots, restores and clones are copied file by file at a time. 0 means DefaultMaxCopies.
+	// MaxCopies is how many snapshots, restores and clones are copied file by file at a time. 0
+	// means DefaultMaxCopies.
 	MaxCopies int
-	// CopyBytesPerSecond holds all these copies together to a rate, so that pods keep their disk; at least copytree.MaxChunk. 0 means
-	// that they are as fast as they can.
+	// CopyBytesPerSecond holds all these copies together to a rate, so that pods keep their disk;
+	// at least copytree.MaxChunk. 0 means that they are as fast as they can.
 	CopyBytesPerSecond int64
 }
 

@@ -30,7 +30,8 @@ type origin struct {
 	release         func()
 }
 
-// hold finds what is to be copied. Errors: ErrNotFound, ErrBusy while it is being made or deleted, ErrCorrupt.
+// hold finds what is to be copied. Errors: ErrNotFound, ErrBusy while it is being made or deleted,
+// ErrCorrupt.
 func (p *Pool) hold(source volume.Source) (*origin, error) {
 	if id, ok := source.Snapshot(); ok {
 		return p.holdSnapshot(id)
@@ -52,8 +53,9 @@ func (p *Pool) holdFitting(req volume.CreateRequest) (*origin, error) {
 	return from, nil
 }
 
-// holdInTurn waits until this pool may make a copy, and only then holds its source: until then that may be staged, expanded and deleted,
-// and the copy is of what it is by then. What cannot be is refused before. The turn ends with the hold.
+// holdInTurn waits until this pool may make a copy, and only then holds its source: until then that
+// may be staged, expanded and deleted, and the copy is of what it is by then. What cannot be is
+// refused before. The turn ends with the hold.
 func (p *Pool) holdInTurn(ctx context.Context, hold func() (*origin, error)) (*origin, error) {
 	first, err := hold()
 	if err != nil {
@@ -67,7 +69,8 @@ func (p *Pool) holdInTurn(ctx context.Context, hold func() (*origin, error)) (*o
 	from, err := hold()
 	if err == nil && from.spec.IsImage() != first.spec.IsImage() {
 		from.release()
-		err = fmt.Errorf("%w: %s has been made anew as something else: ask again", volume.ErrBusy, from.id)
+		err = fmt.Errorf("%w: %s has been made anew as something else: ask again", volume.ErrBusy,
+			from.id)
 	}
 	if err != nil {
 		leave()
@@ -86,7 +89,8 @@ func (p *Pool) turn(ctx context.Context, spec volume.Spec) (leave func(), err er
 	return p.throttle.enter(ctx)
 }
 
-// clones says whether the filesystem has a way to copy such a volume at one moment. It may still refuse a particular one.
+// clones says whether the filesystem has a way to copy such a volume at one moment. It may still
+// refuse a particular one.
 func (p *Pool) clones(spec volume.Spec) bool {
 	_, ok := p.backend.(backend.Cloner)
 	return ok && !spec.IsImage()
@@ -98,8 +102,13 @@ func (p *Pool) holdVolume(id volume.ID) (*origin, error) {
 	}
 	v, err := p.Get(id)
 	o := &origin{
-		id: id, tag: backend.Tag(v.QuotaID), spec: v.Spec, restoreBytes: v.CapacityBytes, sharedBytes: v.SharedBytes,
-		isLive: true, created: v.Created,
+		id:              id,
+		tag:             backend.Tag(v.QuotaID),
+		spec:            v.Spec,
+		restoreBytes:    v.CapacityBytes,
+		sharedBytes:     v.SharedBytes,
+		isLive:          true,
+		created:         v.Created,
 		filesystemBytes: v.FilesystemBytes,
 		release:         func() { p.index.unhold(id) },
 	}
@@ -112,7 +121,11 @@ func (p *Pool) holdSnapshot(id volume.SnapshotID) (*origin, error) {
 	}
 	s, err := p.GetSnapshot(id)
 	o := &origin{
-		id: id, tag: backend.Tag(s.QuotaID), spec: s.Spec, restoreBytes: s.RestoreBytes, sharedBytes: s.HeldBytes,
+		id:              id,
+		tag:             backend.Tag(s.QuotaID),
+		spec:            s.Spec,
+		restoreBytes:    s.RestoreBytes,
+		sharedBytes:     s.HeldBytes,
 		filesystemBytes: s.FilesystemBytes,
 		release:         func() { p.snapshotIndex.unhold(id) },
 	}
@@ -134,18 +147,34 @@ func (o *origin) open(parent dir, failed error) (*origin, error) {
 	return o, nil
 }
 
-// fits says whether a volume of that specification and size can be made from it. Errors: ErrInvalid, ErrOutOfRange.
+// fits says whether a volume of that specification and size can be made from it. Errors:
+// ErrInvalid, ErrOutOfRange.
 func (o *origin) fits(spec volume.Spec, size volume.SizeRange) error {
 	switch {
 	case spec.IsImage() != o.spec.IsImage(), spec.FSType != o.spec.FSType:
-		return fmt.Errorf("%w: the source is %s%s: a directory, an image with a filesystem and a raw block volume are not made of one another",
-			volume.ErrInvalid, o.id, o.spec.Differences(spec))
+		return fmt.Errorf(
+			"%w: the source is %s%s: a directory, an image with a filesystem and a raw block volume are not made of one another",
+			volume.ErrInvalid,
+			o.id,
+			o.spec.Differences(spec),
+		)
 	case spec.Type != o.spec.Type:
-		return fmt.Errorf("%w: %s is of type %s, asked for is one of type %s: a copy has the type of its source",
-			volume.ErrInvalid, o.id, o.spec.Type, spec.Type)
-	case size.Required > 0 && size.Required < o.restoreBytes, size.Limit > 0 && size.Limit < o.restoreBytes:
-		return fmt.Errorf("%w: %s has %d bytes, asked for are %s: a copy is at least as large as its source",
-			volume.ErrOutOfRange, o.id, o.restoreBytes, size)
+		return fmt.Errorf(
+			"%w: %s is of type %s, asked for is one of type %s: a copy has the type of its source",
+			volume.ErrInvalid,
+			o.id,
+			o.spec.Type,
+			spec.Type,
+		)
+	case size.Required > 0 && size.Required < o.restoreBytes,
+		size.Limit > 0 && size.Limit < o.restoreBytes:
+		return fmt.Errorf(
+			"%w: %s has %d bytes, asked for are %s: a copy is at least as large as its source",
+			volume.ErrOutOfRange,
+			o.id,
+			o.restoreBytes,
+			size,
+		)
 	default:
 		return nil
 	}
@@ -172,14 +201,16 @@ func (noCloner) Clone(backend.Source, *os.File, int64) (backend.Clone, error) {
 
 func (noCloner) ChargesWriter() bool { return false }
 
-// limitOf is what the filesystem is told of a volume's size. Where a block counts for the volume that wrote it as long as a snapshot
-// has it, a volume that overwrites what is in its snapshots needs that much more; the ledger has it, as what the snapshots hold.
+// limitOf is what the filesystem is told of a volume's size. Where a block counts for the volume
+// that wrote it as long as a snapshot has it, a volume that overwrites what is in its snapshots
+// needs that much more; the ledger has it, as what the snapshots hold.
 func (p *Pool) limitOf(v volume.Volume) int64 {
 	return addSaturating(v.CapacityBytes, p.snapshotIndex.keptOf(chargedTo(v)))
 }
 
-// relimit makes the filesystem agree with limitOf after that has changed. It is asked again after each change of the limit, so that
-// of two at the same time the one that ends last sets what is right.
+// relimit makes the filesystem agree with limitOf after that has changed. It is asked again after
+// each change of the limit, so that of two at the same time the one that ends last sets what is
+// right.
 func (p *Pool) relimit(id volume.ID) error {
 	if !p.cloner().ChargesWriter() {
 		return nil
@@ -201,8 +232,8 @@ func (p *Pool) relimit(id volume.ID) error {
 	}
 }
 
-// letGo lowers the limit of the volume of which a purged snapshot has kept something. Errors: backend.ErrPending while the volume is
-// being changed.
+// letGo lowers the limit of the volume of which a purged snapshot has kept something. Errors:
+// backend.ErrPending while the volume is being changed.
 func (p *Pool) letGo(d *discarded) error {
 	if d.keeps.tag == 0 {
 		return nil
@@ -217,9 +248,10 @@ func (p *Pool) letGo(d *discarded) error {
 	return p.relimit(source)
 }
 
-// raise lets a volume overwrite, from the moment of its snapshot on, all that it may have written until then: what the snapshot keeps is
-// known, and counted, only afterwards. Until lower the limit is at most twice what it was; a crash leaves it so until the next start,
-// which sets it by the records.
+// raise lets a volume overwrite, from the moment of its snapshot on, all that it may have written
+// until then: what the snapshot keeps is known, and counted, only afterwards. Until lower the limit
+// is at most twice what it was; a crash leaves it so until the next start, which sets it by the
+// records.
 func (p *Pool) raise(id volume.ID) (lower func(), err error) {
 	v, err := p.Get(id)
 	if err != nil || !p.cloner().ChargesWriter() {

@@ -1,5 +1,6 @@
-// Package pool keeps volumes in a directory of one filesystem. The tree is the catalogue: a volume exists when its
-// directory stands in volumes/, and every change of that is one rename(2), durable before it is acknowledged.
+// Package pool keeps volumes in a directory of one filesystem. The tree is the catalogue: a volume
+// exists when its directory stands in volumes/, and every change of that is one rename(2), durable
+// before it is acknowledged.
 package pool
 
 import (
@@ -19,8 +20,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Pool is one open pool. Its methods may be called concurrently; of two calls that change the same volume at the same time,
-// the second fails with ErrBusy.
+// Pool is one open pool. Its methods may be called concurrently; of two calls that change the same
+// volume at the same time, the second fails with ErrBusy.
 type Pool struct {
 	opts Options
 	id   volume.PoolID
@@ -41,17 +42,23 @@ type Pool struct {
 	foreignBytes                         atomic.Int64 // of the filesystem, used by others
 }
 
-// Open takes the pool at opts.Path, making it first where the directory is empty or absent, finishes what a crash
-// interrupted, and reads every record. The caller closes the pool. Errors: ErrUnavailable when the directory is not fit to
-// be this pool (it says why), ErrCorrupt when its marker makes no sense. A volume that makes no sense does not fail the pool. When the
-// context ends, so do the copies that are under way.
+// Open takes the pool at opts.Path, making it first where the directory is empty or absent,
+// finishes what a crash interrupted, and reads every record. The caller closes the pool. Errors:
+// ErrUnavailable when the directory is not fit to be this pool (it says why), ErrCorrupt when its
+// marker makes no sense. A volume that makes no sense does not fail the pool. When the context
+// ends, so do the copies that are under way.
 func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("pool %s at %s: %w", opts.Name, opts.Path, err)
 		}
 	}()
-	p := &Pool{opts: opts, purger: newPurger(), commits: newCommits((*os.File).Sync), throttle: newThrottle(opts)}
+	p := &Pool{
+		opts:     opts,
+		purger:   newPurger(),
+		commits:  newCommits((*os.File).Sync),
+		throttle: newThrottle(opts),
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.closeFiles())
@@ -72,8 +79,15 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	if p.ordered, err = backend.HasOrderedJournal(p.root.File); err != nil {
 		return nil, err
 	}
-	// A crash may have come between a rename and its fsync: what is there now is what everybody will be told of.
-	if err := errors.Join(p.volumes.Sync(), p.snapshots.Sync(), p.trash.Sync(), p.tmp.Sync(), p.root.Sync()); err != nil {
+	// A crash may have come between a rename and its fsync: what is there now is what everybody
+	// will be told of.
+	if err := errors.Join(
+		p.volumes.Sync(),
+		p.snapshots.Sync(),
+		p.trash.Sync(),
+		p.tmp.Sync(),
+		p.root.Sync(),
+	); err != nil {
 		return nil, err
 	}
 	if err := p.scan(ctx); err != nil {
@@ -87,8 +101,8 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	return p, nil
 }
 
-// openRoot opens the pool's directory, after making it where the options let it. Errors: ErrUnavailable, and os.ErrNotExist where nothing
-// is and nothing may be made.
+// openRoot opens the pool's directory, after making it where the options let it. Errors:
+// ErrUnavailable, and os.ErrNotExist where nothing is and nothing may be made.
 func (p *Pool) openRoot(ctx context.Context) error {
 	there, rest, err := mount.OpenNearest(p.opts.Path)
 	if err != nil {
@@ -96,8 +110,13 @@ func (p *Pool) openRoot(ctx context.Context) error {
 	}
 	p.root = dir{there} // closed with the pool, whatever comes
 	if rest != "" && (p.opts.MustExist || p.opts.RequireMountpoint) {
-		return fmt.Errorf("%w: nothing is at %s where the driver runs: mount the pool's disk; in a container, is the directory above it mounted "+
-			"(the chart's hostDirectories)? %w", volume.ErrUnavailable, p.opts.Path, os.ErrNotExist)
+		return fmt.Errorf(
+			"%w: nothing is at %s where the driver runs: mount the pool's disk; in a container, is the directory above it mounted "+
+				"(the chart's hostDirectories)? %w",
+			volume.ErrUnavailable,
+			p.opts.Path,
+			os.ErrNotExist,
+		)
 	}
 	if err := p.checkPlace(ctx, rest); err != nil {
 		return err
@@ -106,15 +125,17 @@ func (p *Pool) openRoot(ctx context.Context) error {
 		if err := p.makeRoot(); err != nil {
 			return err
 		}
-		if err := p.checkPlace(ctx, ""); err != nil { // of what was opened, whatever the way there was a moment ago
+		// of what was opened, whatever the way there was a moment ago
+		if err := p.checkPlace(ctx, ""); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// checkPlace refuses a place where the pool must not be, or whose filesystem does not do what the options require, before anything is made
-// or changed there. The pool is to be at the rest below its root. Errors: ErrUnavailable.
+// checkPlace refuses a place where the pool must not be, or whose filesystem does not do what the
+// options require, before anything is made or changed there. The pool is to be at the rest below
+// its root. Errors: ErrUnavailable.
 func (p *Pool) checkPlace(ctx context.Context, rest string) error {
 	if p.opts.Admit != nil {
 		if err := p.opts.Admit(p.root.File, rest); err != nil {
@@ -144,7 +165,8 @@ func (p *Pool) makeRoot() error {
 	return errors.Join(nearest.Close(), syncPath(filepath.Dir(p.opts.Path)))
 }
 
-// checkMountpoint refuses a directory, by its descriptor, that must be where a filesystem is mounted and is not. Errors: ErrUnavailable.
+// checkMountpoint refuses a directory, by its descriptor, that must be where a filesystem is
+// mounted and is not. Errors: ErrUnavailable.
 func (p *Pool) checkMountpoint() error {
 	if !p.opts.RequireMountpoint {
 		return nil
@@ -154,7 +176,10 @@ func (p *Pool) checkMountpoint() error {
 		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
 	}
 	if !ok {
-		return fmt.Errorf("%w: no filesystem is mounted there, and requireMountpoint is set: mount the pool's disk", volume.ErrUnavailable)
+		return fmt.Errorf(
+			"%w: no filesystem is mounted there, and requireMountpoint is set: mount the pool's disk",
+			volume.ErrUnavailable,
+		)
 	}
 	return nil
 }
@@ -190,8 +215,9 @@ func (p *Pool) openLayout() error {
 	if err := p.identify(m); err != nil {
 		return err
 	}
-	return errors.Join(openInto(&p.volumes, p.root, volumesDir), openInto(&p.snapshots, p.root, snapshotsDir),
-		openInto(&p.tmp, p.root, tmpDir), openInto(&p.trash, p.root, trashDir))
+	return errors.Join(openInto(&p.volumes, p.root, volumesDir),
+		openInto(&p.snapshots, p.root, snapshotsDir), openInto(&p.tmp, p.root, tmpDir),
+		openInto(&p.trash, p.root, trashDir))
 }
 
 // identify reads the pool's ID and asks whether it may have it.
@@ -202,7 +228,8 @@ func (p *Pool) identify(m marker) (err error) {
 	return p.opts.Claim(p.id)
 }
 
-// IDAt is the ID of the pool at a path, which need not be open. Errors: os.ErrNotExist when there is no pool.
+// IDAt is the ID of the pool at a path, which need not be open. Errors: os.ErrNotExist when there
+// is no pool.
 func IDAt(path string) (volume.PoolID, error) {
 	f, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -229,8 +256,8 @@ func syncPath(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Close ends the copies under way, stops the purger, waits for both, and lets another process have the pool. What is in the trash, and
-// what the copies leave, is purged by the next Open.
+// Close ends the copies under way, stops the purger, waits for both, and lets another process have
+// the pool. What is in the trash, and what the copies leave, is purged by the next Open.
 func (p *Pool) Close() error {
 	p.jobs.close()
 	p.purger.stop()
@@ -253,20 +280,23 @@ func (p *Pool) ID() volume.PoolID { return p.id }
 // Name is what the configuration calls the pool.
 func (p *Pool) Name() string { return p.opts.Name }
 
-// Get is one volume. Errors: ErrNotFound; ErrCorrupt when it is there and its record makes no sense.
+// Get is one volume. Errors: ErrNotFound; ErrCorrupt when it is there and its record makes no
+// sense.
 func (p *Pool) Get(id volume.ID) (volume.Volume, error) {
 	e, ok := p.index.get(id.Dir())
 	if !ok || id.Pool() != p.id {
-		return volume.Volume{}, fmt.Errorf("%w: volume %s is not in pool %s", volume.ErrNotFound, id, p.opts.Name)
+		return volume.Volume{}, fmt.Errorf("%w: volume %s is not in pool %s", volume.ErrNotFound, id,
+			p.opts.Name)
 	}
 	return e.volume, e.damaged
 }
 
-// AllowMultiNode says whether the operator lets multi-node access modes mean "the pods of one node".
+// AllowMultiNode says whether the operator lets multi-node access modes mean "the pods of one
+// node".
 func (p *Pool) AllowMultiNode() bool { return p.opts.AllowMultiNode }
 
-// List is at most limit volumes in the order of their IDs, from the first one whose directory comes after the given one. Its cost
-// is that of the page.
+// List is at most limit volumes in the order of their IDs, from the first one whose directory comes
+// after the given one. Its cost is that of the page.
 func (p *Pool) List(afterDir string, limit int) []volume.Volume {
 	return p.index.after(afterDir, limit)
 }
@@ -288,7 +318,8 @@ func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
 	return id, err == nil
 }
 
-// isData says whether a path in a volume's directory is that of its data, as backend.OpenData finds it. What is below it is a pod's.
+// isData says whether a path in a volume's directory is that of its data, as backend.OpenData finds
+// it. What is below it is a pod's.
 func isData(parts []string) bool {
 	return slices.Contains(backend.DataPaths(), strings.Join(parts, "/"))
 }

@@ -79,7 +79,11 @@ func request(t *testing.T, name string, bytes int64) volume.CreateRequest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return volume.CreateRequest{Name: parsed, Size: volume.SizeRange{Required: bytes, Limit: bytes}, Spec: directory}
+	return volume.CreateRequest{
+		Name: parsed,
+		Size: volume.SizeRange{Required: bytes, Limit: bytes},
+		Spec: directory,
+	}
 }
 
 func create(t *testing.T, p *Pool, name string, bytes int64) volume.Volume {
@@ -124,7 +128,8 @@ func status(t *testing.T, p *Pool) Status {
 // wantLedger compares what the pool counts.
 func wantLedger(t *testing.T, p *Pool, committed, trash int64) {
 	t.Helper()
-	if s := status(t, p); s.CommittedBytes != committed || s.TrashBytes != trash || s.AvailableBytes < 0 {
+	if s := status(t, p); s.CommittedBytes != committed || s.TrashBytes != trash ||
+		s.AvailableBytes < 0 {
 		t.Errorf("ledger has %d committed and %d in the trash (%d available), want %d and %d",
 			s.CommittedBytes, s.TrashBytes, s.AvailableBytes, committed, trash)
 	}
@@ -155,7 +160,9 @@ func entries(t *testing.T, path string) []string {
 func waitPurged(t *testing.T, p *Pool) {
 	t.Helper()
 	eventually(t, "the trash is purged", func() bool {
-		left := append(entries(t, filepath.Join(p.opts.Path, trashDir)), entries(t, filepath.Join(p.opts.Path, tmpDir))...)
+		left := append(
+			entries(t, filepath.Join(p.opts.Path, trashDir)),
+			entries(t, filepath.Join(p.opts.Path, tmpDir))...)
 		return len(left) == 0 && status(t, p).TrashBytes == 0
 	})
 }
@@ -202,7 +209,9 @@ func listTree(t *testing.T, root string) map[string]string {
 			tree[name+"/"] = ""
 			return nil
 		}
-		content, err := os.ReadFile(path) //nolint:gosec // nobody exchanges anything in a test's directory
+		content, err := os.ReadFile(
+			path,
+		) //nolint:gosec // nobody exchanges anything in a test's directory
 		tree[name] = string(content)
 		return err
 	})

@@ -11,12 +11,14 @@ import (
 
 const (
 	purgeWorkers = 2
-	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a person, not a loop.
+	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a
+	// person, not a loop.
 	purgeRetry = time.Minute
 	// purgeDelay lets the purges of a busy pool look at one reading of the mount table.
 	purgeDelay = 10 * time.Millisecond
-	// purgePoll is how long it waits at most before it asks again whether the filesystem has ended what it does in the background; the
-	// first time it waits firstPoll, and then twice as long each time.
+	// purgePoll is how long it waits at most before it asks again whether the filesystem has ended
+	// what it does in the background; the first time it waits firstPoll, and then twice as long
+	// each time.
 	purgePoll = 500 * time.Millisecond
 	firstPoll = 8 * time.Millisecond
 	// longWait is the number of polls, a minute in all, after which somebody may want to know.
@@ -31,9 +33,11 @@ type discarded struct {
 	tag   backend.Tag // what the backend gets back, once
 	keeps charge      // of a snapshot: its source, if the bytes count for that
 	due   time.Time   // when it may be purged
-	// lookAfter is since when nobody may have it mounted: a mount table from before that says nothing.
+	// lookAfter is since when nobody may have it mounted: a mount table from before that says
+	// nothing.
 	lookAfter time.Time
-	// uncounted: it was found without a record, and what it takes was taken for somebody else's (measureForeign).
+	// uncounted: it was found without a record, and what it takes was taken for somebody else's
+	// (measureForeign).
 	uncounted bool
 	failed    bool // it was tried, and has to wait
 	polls     int  // how often the filesystem had not finished
@@ -42,11 +46,12 @@ type discarded struct {
 // path is from the pool's directory.
 func (d *discarded) path() string { return d.at.Name() + "/" + d.name }
 
-// dueAt says when it may be purged. Until then it can be mounted, by somebody who looks into the trash.
+// dueAt says when it may be purged. Until then it can be mounted, by somebody who looks into the
+// trash.
 func (d *discarded) dueAt(t time.Time) { d.due, d.lookAfter = t, t.Add(-purgeDelay) }
 
-// schedule has what is to be purged, the first that is due at its top (container/heap): it may be all volumes of a pool, found at a start
-// in any order.
+// schedule has what is to be purged, the first that is due at its top (container/heap): it may be
+// all volumes of a pool, found at a start in any order.
 type schedule []discarded
 
 var _ heap.Interface = (*schedule)(nil)
@@ -61,7 +66,11 @@ func (s *schedule) Less(i, j int) bool { return (*s)[i].due.Before((*s)[j].due) 
 func (s *schedule) Swap(i, j int) { (*s)[i], (*s)[j] = (*s)[j], (*s)[i] }
 
 // Push implements heap.Interface.
-func (s *schedule) Push(d any) { *s = append(*s, d.(discarded)) } //nolint:forcetypeassert // nothing else is pushed
+func (s *schedule) Push(
+	d any,
+) {
+	*s = append(*s, d.(discarded))
+} //nolint:forcetypeassert // nothing else is pushed
 
 // Pop implements heap.Interface.
 func (s *schedule) Pop() any {
@@ -72,7 +81,8 @@ func (s *schedule) Pop() any {
 	return d
 }
 
-// purger removes what is discarded in the background. Its queue is in memory; the tree itself is what survives a crash.
+// purger removes what is discarded in the background. Its queue is in memory; the tree itself is
+// what survives a crash.
 type purger struct {
 	mu      sync.Mutex
 	changed sync.Cond

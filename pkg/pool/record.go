@@ -16,14 +16,17 @@ const (
 	recordFile    = "volume.json"
 	dataEntry     = backend.Data
 	recordVersion = 1
-	// imageRecordVersion is that of a volume with an image: a driver that knows none would show pods the image itself.
+	// imageRecordVersion is that of a volume with an image: a driver that knows none would show
+	// pods the image itself.
 	imageRecordVersion = 2
-	// maxRecordBytes bounds what is read from a record: many times the largest that CreateVolume can cause.
+	// maxRecordBytes bounds what is read from a record: many times the largest that CreateVolume
+	// can cause.
 	maxRecordBytes = 64 << 10
 )
 
-// record is volume.json: what a volume is, for the next start of the driver and for a person with a pager. The volume's
-// ID is not in it: that follows from the pool and the name, so a volume moved to another pool belongs there.
+// record is volume.json: what a volume is, for the next start of the driver and for a person with a
+// pager. The volume's ID is not in it: that follows from the pool and the name, so a volume moved
+// to another pool belongs there.
 type record struct {
 	FormatVersion int           `json:"formatVersion"`
 	Name          string        `json:"name"`
@@ -34,7 +37,8 @@ type record struct {
 	Owner         volume.Owner  `json:"owner,omitzero"`
 	Source        volume.Source `json:"source,omitzero"`
 	QuotaID       uint64        `json:"quotaTag,omitempty"`
-	// FilesystemBytes is the size of the filesystem that an image has. Once it is set, none is ever made again, whatever becomes of it.
+	// FilesystemBytes is the size of the filesystem that an image has. Once it is set, none is ever
+	// made again, whatever becomes of it.
 	FilesystemBytes int64 `json:"filesystemBytes,omitempty"`
 }
 
@@ -74,23 +78,35 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 	}
 	name, err := volume.ParseName(r.Name)
 	if err != nil {
-		return volume.Volume{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, recordFile, err) //nolint:errorlint // it would blame the caller
+		return volume.Volume{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, recordFile,
+			err) //nolint:errorlint // it would blame the caller
 	}
 	if name.Dir() != dirName {
-		return volume.Volume{}, fmt.Errorf("%w: %s is of volume %q, which belongs in directory %s, not %s",
-			volume.ErrCorrupt, recordFile, r.Name, name.Dir(), dirName)
+		return volume.Volume{}, fmt.Errorf(
+			"%w: %s is of volume %q, which belongs in directory %s, not %s",
+			volume.ErrCorrupt,
+			recordFile,
+			r.Name,
+			name.Dir(),
+			dirName,
+		)
 	}
 	if err := r.Spec.Check(); err != nil {
-		return volume.Volume{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, recordFile, err) //nolint:errorlint // as above
+		return volume.Volume{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, recordFile,
+			err) //nolint:errorlint // as above
 	}
 	if r.CapacityBytes <= 0 || r.CapacityBytes > volume.MaxCapacityBytes {
-		return volume.Volume{}, fmt.Errorf("%w: %s has capacityBytes %d", volume.ErrCorrupt, recordFile, r.CapacityBytes)
+		return volume.Volume{}, fmt.Errorf("%w: %s has capacityBytes %d", volume.ErrCorrupt, recordFile,
+			r.CapacityBytes)
 	}
-	if r.FilesystemBytes < 0 || r.FilesystemBytes > r.CapacityBytes || r.FilesystemBytes > 0 && r.Spec.FSType == "" {
-		return volume.Volume{}, fmt.Errorf("%w: %s has filesystemBytes %d", volume.ErrCorrupt, recordFile, r.FilesystemBytes)
+	if r.FilesystemBytes < 0 || r.FilesystemBytes > r.CapacityBytes ||
+		r.FilesystemBytes > 0 && r.Spec.FSType == "" {
+		return volume.Volume{}, fmt.Errorf("%w: %s has filesystemBytes %d", volume.ErrCorrupt, recordFile,
+			r.FilesystemBytes)
 	}
 	if r.SharedBytes < 0 || r.SharedBytes > volume.MaxCapacityBytes {
-		return volume.Volume{}, fmt.Errorf("%w: %s has sharedBytes %d", volume.ErrCorrupt, recordFile, r.SharedBytes)
+		return volume.Volume{}, fmt.Errorf("%w: %s has sharedBytes %d", volume.ErrCorrupt, recordFile,
+			r.SharedBytes)
 	}
 	return volume.Volume{
 		ID:            volume.NewID(pool, name),
@@ -107,7 +123,8 @@ func decodeRecord(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 	}, nil
 }
 
-// readRecord reads the record of an entry of volumes/, tmp/ or trash/; dirName is the volume's own directory.
+// readRecord reads the record of an entry of volumes/, tmp/ or trash/; dirName is the volume's own
+// directory.
 func (p *Pool) readRecord(parent dir, entryName, dirName string) (volume.Volume, error) {
 	content, err := readRecordFile(parent, entryName, recordFile)
 	if err != nil {

@@ -13,8 +13,9 @@ import (
 // removeDepth bounds how many directories are open at once, whatever a pod has built.
 const removeDepth = 64
 
-// remover empties directories. A directory deeper than removeDepth is moved up to top, which is read again: what a pod has built takes no
-// more memory however deep and wide it is, and a crash leaves it where the next start looks for it.
+// remover empties directories. A directory deeper than removeDepth is moved up to top, which is
+// read again: what a pod has built takes no more memory however deep and wide it is, and a crash
+// leaves it where the next start looks for it.
 type remover struct {
 	ctx     context.Context //nolint:containedctx // lives as long as one purge
 	top     dir
@@ -24,8 +25,8 @@ type remover struct {
 	removed int
 }
 
-// freely is how many entries are removed without asking whether calls are under way: a busy pool's small volumes have to go as fast as
-// they come.
+// freely is how many entries are removed without asking whether calls are under way: a busy pool's
+// small volumes have to go as fast as they come.
 const freely = 256
 
 func newRemover(ctx context.Context, calls *foreground) *remover {
@@ -41,9 +42,10 @@ func (r *remover) yield() error {
 	return err
 }
 
-// empty removes all that is in a directory of trash/ but its record. The content is a pod's: no link is followed, no mount is
-// entered, depth and size do not matter, and what chattr(1) has made immutable goes too. When the context ends it stops
-// between two batches; it can be called again to go on. What cannot be removed stays, the rest goes, and the first reason is returned.
+// empty removes all that is in a directory of trash/ but its record. The content is a pod's: no
+// link is followed, no mount is entered, depth and size do not matter, and what chattr(1) has made
+// immutable goes too. When the context ends it stops between two batches; it can be called again to
+// go on. What cannot be removed stays, the rest goes, and the first reason is returned.
 func (r *remover) empty(d dir) error {
 	for r.top = d; ; {
 		r.raised = 0
@@ -70,8 +72,8 @@ func (r *remover) raise(at dir, name string) error {
 	return err
 }
 
-// remove finds out what an entry is by unlinking it, unless the filesystem has said that it is a directory. (A pod may exchange it in
-// between: then it stays for the next try.)
+// remove finds out what an entry is by unlinking it, unless the filesystem has said that it is a
+// directory. (A pod may exchange it in between: then it stays for the next try.)
 func (r *remover) remove(at dir, e dirent, depth int) error {
 	err := error(unix.EISDIR)
 	if !e.isDir {
@@ -107,7 +109,8 @@ func (r *remover) removeDir(at dir, name string, depth int) error {
 		case !errors.Is(err, unix.ENOTEMPTY) || !removed:
 			return &os.PathError{Op: "rmdir", Path: name, Err: err}
 		}
-		// Some filesystems skip entries when others are removed while the directory is read: read it again.
+		// Some filesystems skip entries when others are removed while the directory is read: read
+		// it again.
 		if err := rewind(d); err != nil {
 			return err
 		}
@@ -121,8 +124,8 @@ func rewind(d dir) error {
 	return nil
 }
 
-// removeContent empties a directory; at depth 0 that is one of trash/, which keeps its record. It says whether anything was there, and the
-// first reason why something still is.
+// removeContent empties a directory; at depth 0 that is one of trash/, which keeps its record. It
+// says whether anything was there, and the first reason why something still is.
 func (r *remover) removeContent(d dir, depth int) (removed bool, first error) {
 	for {
 		if err := r.ctx.Err(); err != nil {
@@ -147,7 +150,8 @@ func (r *remover) removeContent(d dir, depth int) (removed bool, first error) {
 	}
 }
 
-// openNoMount opens a directory unless something is mounted on it (EXDEV): what is mounted there is not the volume's.
+// openNoMount opens a directory unless something is mounted on it (EXDEV): what is mounted there is
+// not the volume's.
 func openNoMount(at dir, name string) (dir, error) {
 	fd, err := unix.Openat2(at.fd(), name, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | dirFlags,
@@ -174,14 +178,16 @@ func unlinkStubborn(at dir, name string, flags int) error {
 	return unix.Unlinkat(at.fd(), name, flags)
 }
 
-// permit takes away from an entry and its directory the attributes that forbid it to root to remove or move it (ioctl_iflags(2)).
+// permit takes away from an entry and its directory the attributes that forbid it to root to remove
+// or move it (ioctl_iflags(2)).
 func permit(at dir, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(at.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "stat", Path: name, Err: err}
 	}
 	clearAttributes(at.fd())
-	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFREG || kind == unix.S_IFDIR { // opening anything else may have effects
+	// opening anything else may have effects
+	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFREG || kind == unix.S_IFDIR {
 		if f, err := openAt(at.fd(), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0); err == nil {
 			clearAttributes(int(f.Fd()))
 			f.Close()

@@ -51,15 +51,64 @@ var litter = []struct {
 	title string
 	tree  []node
 }{
-	{"files and directories", []node{{path: "a", kind: isDir}, {path: "a/b", kind: isDir}, {path: "a/b/c", kind: isFile}, {path: "d", kind: isFile}}},
-	{"odd names", []node{{path: "new\nline", kind: isDir}, {path: "new\nline/\xff", kind: isFile}, {path: "-rf", kind: isFile}, {path: "...", kind: isDir}}},
-	{"what is no file", []node{{path: "fifo", kind: isFIFO}, {path: "socket", kind: isSocket}, {path: "null", kind: isDevice}}},
-	{"what nobody may enter or write", []node{{path: "a", kind: isDir, mode: 0o100}, {path: "a/b", kind: isDir}, {path: "a/b/c", kind: isFile}}},
-	{"dangling link", []node{{path: "link", kind: isLink, target: "nowhere"}, {path: "loop", kind: isLink, target: "loop"}}},
+	{
+		"files and directories",
+		[]node{
+			{path: "a", kind: isDir},
+			{path: "a/b", kind: isDir},
+			{path: "a/b/c", kind: isFile},
+			{path: "d", kind: isFile},
+		},
+	},
+	{
+		"odd names",
+		[]node{
+			{path: "new\nline", kind: isDir},
+			{path: "new\nline/\xff", kind: isFile},
+			{path: "-rf", kind: isFile},
+			{path: "...", kind: isDir},
+		},
+	},
+	{
+		"what is no file",
+		[]node{
+			{path: "fifo", kind: isFIFO},
+			{path: "socket", kind: isSocket},
+			{path: "null", kind: isDevice},
+		},
+	},
+	{
+		"what nobody may enter or write",
+		[]node{
+			{path: "a", kind: isDir, mode: 0o100},
+			{path: "a/b", kind: isDir},
+			{path: "a/b/c", kind: isFile},
+		},
+	},
+	{
+		"dangling link",
+		[]node{
+			{path: "link", kind: isLink, target: "nowhere"},
+			{path: "loop", kind: isLink, target: "loop"},
+		},
+	},
 	{"immutable file", []node{{path: "a", kind: isFile, attributes: immutable}}},
 	{"append-only file", []node{{path: "a", kind: isFile, attributes: appendOnly}}},
-	{"immutable directory", []node{{path: "a", kind: isDir, attributes: immutable}, {path: "a/b", kind: isFile}, {path: "a/c", kind: isDir}}},
-	{"append-only directory", []node{{path: "a", kind: isDir, attributes: appendOnly}, {path: "a/b", kind: isFile, attributes: immutable}}},
+	{
+		"immutable directory",
+		[]node{
+			{path: "a", kind: isDir, attributes: immutable},
+			{path: "a/b", kind: isFile},
+			{path: "a/c", kind: isDir},
+		},
+	},
+	{
+		"append-only directory",
+		[]node{
+			{path: "a", kind: isDir, attributes: appendOnly},
+			{path: "a/b", kind: isFile, attributes: immutable},
+		},
+	},
 	{"immutable all the way", []node{
 		{path: "a", kind: isDir, attributes: immutable},
 		{path: "a/b", kind: isDir, attributes: immutable | appendOnly},
@@ -67,7 +116,13 @@ var litter = []struct {
 		{path: "a/b/fifo", kind: isFIFO},
 		{path: "a/b/link", kind: isLink, target: "/etc"},
 	}},
-	{"hard links", []node{{path: "a", kind: isFile}, {path: "b", kind: isHardLink, target: "a", attributes: immutable}}},
+	{
+		"hard links",
+		[]node{
+			{path: "a", kind: isFile},
+			{path: "b", kind: isHardLink, target: "a", attributes: immutable},
+		},
+	},
 }
 
 func TestPurgeRemovesWhateverAPodLeaves(t *testing.T) {
@@ -87,7 +142,8 @@ func TestPurgeRemovesWhateverAPodLeaves(t *testing.T) {
 	}
 }
 
-// An ext4 without the feature filetype does not say what an entry is (getdents64(2), DT_UNKNOWN); on others the purge knows directories.
+// An ext4 without the feature filetype does not say what an entry is (getdents64(2), DT_UNKNOWN);
+// on others the purge knows directories.
 func TestPurgeNeedsNoTypesOfEntries(t *testing.T) {
 	for _, tt := range []struct {
 		feature string
@@ -105,7 +161,11 @@ func TestPurgeNeedsNoTypesOfEntries(t *testing.T) {
 			got, err := d.readEntries(make([]byte, direntBuffer))
 			d.Close() // with quotas, what is open is not purged
 			slices.SortFunc(got, func(x, y dirent) int { return strings.Compare(x.name, y.name) })
-			if want := []dirent{{name: "a", isDir: tt.known}, {name: "f"}}; err != nil || !slices.Equal(got, want) {
+			if want := []dirent{
+				{name: "a", isDir: tt.known},
+				{name: "f"},
+			}; err != nil ||
+				!slices.Equal(got, want) {
 				t.Errorf("entries are %+v, %v, want %+v", got, err, want)
 			}
 			remove(t, p, v.ID)
@@ -161,7 +221,8 @@ func (n node) make(root string) error {
 		l.SetUnlinkOnClose(false)
 		return l.Close()
 	case isDevice:
-		return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) //nolint:gosec // /dev/null is a small number
+		return unix.Mknod(path, unix.S_IFCHR|0o600,
+			int(unix.Mkdev(1, 3))) //nolint:gosec // /dev/null is a small number
 	default:
 		return fmt.Errorf("kind %d is unknown", n.kind)
 	}
@@ -200,7 +261,10 @@ func TestPurgeFollowsNoLink(t *testing.T) {
 		{path: "to-neighbour", kind: isLink, target: "../../w/data"},
 		{path: "to-root", kind: isLink, target: "/"},
 	})
-	if err := os.Link(filepath.Join(host, "etc/passwd"), filepath.Join(dataPath(p, v.ID), "hard")); err != nil {
+	if err := os.Link(
+		filepath.Join(host, "etc/passwd"),
+		filepath.Join(dataPath(p, v.ID), "hard"),
+	); err != nil {
 		t.Fatal(err)
 	}
 	remove(t, p, v.ID)
@@ -213,7 +277,8 @@ func TestPurgeFollowsNoLink(t *testing.T) {
 	}
 }
 
-// A path of 10,000 components has no name that a system call takes, and a recursion as deep has no stack or descriptors.
+// A path of 10,000 components has no name that a system call takes, and a recursion as deep has no
+// stack or descriptors.
 func TestPurgeRemovesATreeOfAnyDepth(t *testing.T) {
 	const depth = 10_000
 	for _, fstype := range disks.Types() {
@@ -262,7 +327,8 @@ func TestPurgeRemovesWhatIsImmutableAtAnyDepth(t *testing.T) {
 	}
 }
 
-// A pod can have any number of directories side by side below removeDepth: to remember them all took the memory that the driver may have.
+// A pod can have any number of directories side by side below removeDepth: to remember them all
+// took the memory that the driver may have.
 func TestPurgeOfATreeThatIsDeepAndWideRemembersNothing(t *testing.T) {
 	const wide = 20_000
 	top, err := openDirAt(unix.AT_FDCWD, t.TempDir())
@@ -327,14 +393,19 @@ func TestPurgeEntersNoMount(t *testing.T) {
 				t.Fatal(err)
 			}
 			remove(t, p, v.ID)
-			thrown := filepath.Join(p.opts.Path, trashDir, entries(t, filepath.Join(p.opts.Path, trashDir))[0])
-			t.Cleanup(func() { _ = unix.Unmount(filepath.Join(thrown, dataEntry, tc.path), unix.MNT_DETACH) })
-			eventually(t, "the purge reports its failure", func() bool { return status(t, p).PurgesFailing == 1 })
+			thrown := filepath.Join(p.opts.Path, trashDir,
+				entries(t, filepath.Join(p.opts.Path, trashDir))[0])
+			t.Cleanup(
+				func() { _ = unix.Unmount(filepath.Join(thrown, dataEntry, tc.path), unix.MNT_DETACH) },
+			)
+			eventually(t, "the purge reports its failure",
+				func() bool { return status(t, p).PurgesFailing == 1 })
 			wantLedger(t, p, 0, mib)
 			if _, err := os.Stat(filepath.Join(thrown, recordFile)); err != nil {
 				t.Errorf("the record has gone before the data: %v", err)
 			}
-			if got := listTree(t, filepath.Dir(source)); got["source/file"] != "precious" && got["source"] != "content" {
+			if got := listTree(t, filepath.Dir(source)); got["source/file"] != "precious" &&
+				got["source"] != "content" {
 				t.Errorf("what was mounted there has %q", got)
 			}
 			if err := unix.Unmount(filepath.Join(thrown, dataEntry, tc.path), 0); err != nil {

@@ -20,28 +20,42 @@ type Sources interface {
 	ByID(id volume.PoolID) (*Pool, error)
 }
 
-// CreateFrom is Create for a volume whose content is that of a snapshot or of another volume, in this pool or another one. The copy has
-// the mode and owner of its source, not those of the request's specification, and is independent of it. A copy that takes longer than
-// the context goes on, and the same call joins it. Errors: those of Create; ErrNotFound for the source, ErrInvalid when it is of
-// another type, ErrOutOfRange when it is larger, ErrBusy while the copy goes on.
-func (p *Pool) CreateFrom(ctx context.Context, req volume.CreateRequest, sources Sources) (volume.Volume, error) {
+// CreateFrom is Create for a volume whose content is that of a snapshot or of another volume, in
+// this pool or another one. The copy has the mode and owner of its source, not those of the
+// request's specification, and is independent of it. A copy that takes longer than the context goes
+// on, and the same call joins it. Errors: those of Create; ErrNotFound for the source, ErrInvalid
+// when it is of another type, ErrOutOfRange when it is larger, ErrBusy while the copy goes on.
+func (p *Pool) CreateFrom(
+	ctx context.Context, req volume.CreateRequest, sources Sources,
+) (volume.Volume, error) {
 	id := volume.NewID(p.id, req.Name)
-	err := p.jobs.run(ctx, "volume "+id.String(), req, func(ctx context.Context, progress *copytree.Progress) error {
-		return p.restore(ctx, id, req, sources, progress)
-	})
+	err := p.jobs.run(
+		ctx,
+		"volume "+id.String(),
+		req,
+		func(ctx context.Context, progress *copytree.Progress) error {
+			return p.restore(ctx, id, req, sources, progress)
+		},
+	)
 	if err != nil {
 		return volume.Volume{}, err
 	}
 	v, err := p.Get(id)
 	if errors.Is(err, volume.ErrNotFound) {
-		return volume.Volume{}, fmt.Errorf("%w: volume %s was deleted while it was being made: ask again", volume.ErrBusy, id)
+		return volume.Volume{}, fmt.Errorf("%w: volume %s was deleted while it was being made: ask again",
+			volume.ErrBusy, id)
 	}
 	return v, err
 }
 
-// restore is the work of CreateFrom. A volume that is there already needs no source: that may be gone by now.
+// restore is the work of CreateFrom. A volume that is there already needs no source: that may be
+// gone by now.
 func (p *Pool) restore(
-	ctx context.Context, id volume.ID, req volume.CreateRequest, sources Sources, progress *copytree.Progress,
+	ctx context.Context,
+	id volume.ID,
+	req volume.CreateRequest,
+	sources Sources,
+	progress *copytree.Progress,
 ) error {
 	if err := p.index.claim(id); err != nil {
 		return err
@@ -62,7 +76,9 @@ func (p *Pool) restore(
 		return err
 	}
 	defer from.release()
-	bytes, err := req.Spec.Size(volume.SizeRange{Required: max(req.Size.Required, from.restoreBytes), Limit: req.Size.Limit})
+	bytes, err := req.Spec.Size(
+		volume.SizeRange{Required: max(req.Size.Required, from.restoreBytes), Limit: req.Size.Limit},
+	)
 	if err != nil {
 		return err
 	}
@@ -94,7 +110,8 @@ func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os
 	if v.Spec.IsImage() {
 		return c.makeImage(ctx, p, d, v)
 	}
-	made, err := p.cloner().Clone(backend.Source{Dir: c.from.dir.File, Tag: c.from.tag}, d.File, v.CapacityBytes)
+	made, err := p.cloner().Clone(backend.Source{Dir: c.from.dir.File, Tag: c.from.tag}, d.File,
+		v.CapacityBytes)
 	if !errors.Is(err, errors.ErrUnsupported) {
 		v.QuotaID = uint64(made.Tag)
 		if v.SharedBytes > 0 && c.from.isLive && made.WrittenBytes > 0 {
@@ -102,8 +119,10 @@ func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os
 		}
 		return made.Data, err
 	}
-	p.settle(&v.SharedBytes, 0) // a copy shares nothing, or the filesystem counts that as if it did not
-	made, held, err := p.duplicate(ctx, d, c.from, bound{bytes: v.CapacityBytes, inodes: v.Spec.Inodes}, c.progress)
+	// a copy shares nothing, or the filesystem counts that as if it did not
+	p.settle(&v.SharedBytes, 0)
+	made, held, err := p.duplicate(ctx, d, c.from,
+		bound{bytes: v.CapacityBytes, inodes: v.Spec.Inodes}, c.progress)
 	v.QuotaID = uint64(made.Tag)
 	if err != nil {
 		return nil, err
@@ -118,14 +137,16 @@ func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os
 	return made.Data, nil
 }
 
-// fit makes a volume as large as what it has got: a copy's directories can take some blocks more than the source's did, and a volume never
-// begins beyond its size. Errors: ErrOutOfRange, ErrNoSpace.
+// fit makes a volume as large as what it has got: a copy's directories can take some blocks more
+// than the source's did, and a volume never begins beyond its size. Errors: ErrOutOfRange,
+// ErrNoSpace.
 func (c copied) fit(p *Pool, v *volume.Volume, held int64) error {
 	if held <= v.CapacityBytes {
 		return nil
 	}
 	if c.limit > 0 && held > c.limit {
-		return fmt.Errorf("%w: what was copied of %s takes %d bytes, asked for are at most %d", volume.ErrOutOfRange, c.from.id, held, c.limit)
+		return fmt.Errorf("%w: what was copied of %s takes %d bytes, asked for are at most %d",
+			volume.ErrOutOfRange, c.from.id, held, c.limit)
 	}
 	r, err := p.room()
 	if err != nil {
@@ -138,24 +159,27 @@ func (c copied) fit(p *Pool, v *volume.Volume, held int64) error {
 	return nil
 }
 
-// bound is what a copy may hold: the size of the volume that it is to be, or that it is of, and the inodes of that, 0 for any number.
+// bound is what a copy may hold: the size of the volume that it is to be, or that it is of, and the
+// inodes of that, 0 for any number.
 type bound struct {
 	bytes  int64
 	inodes uint64
 }
 
 const (
-	// copySlack and an eighth of its size are what a copy may take beyond its size while it is made: directories and the maps of large
-	// files may need more blocks than the source's did.
+	// copySlack and an eighth of its size are what a copy may take beyond its size while it is
+	// made: directories and the maps of large files may need more blocks than the source's did.
 	copySlack = 1 << 20
-	// quotaSlack is what a quota adds: XFS counts what it may need for a write until that has reached the disk.
+	// quotaSlack is what a quota adds: XFS counts what it may need for a write until that has
+	// reached the disk.
 	quotaSlack = 64 << 20
 )
 
 func (b bound) withSlack() int64 { return addSaturating(b.bytes, b.bytes/8+copySlack) }
 
-// options hold a copy to a bound. ext4 exempts us from its quotas (CAP_SYS_RESOURCE), and a plain pool has none. btrfs exempts nobody, and
-// counts a block once that several files share: there the quota is the bound.
+// options hold a copy to a bound. ext4 exempts us from its quotas (CAP_SYS_RESOURCE), and a plain
+// pool has none. btrfs exempts nobody, and counts a block once that several files share: there the
+// quota is the bound.
 func (p *Pool) options(b bound, progress *copytree.Progress) copytree.Options {
 	opts := copytree.Options{
 		Progress: progress, Limiter: p.throttle.limiter, Yielder: &p.foreground,
@@ -167,9 +191,10 @@ func (p *Pool) options(b bound, progress *copytree.Progress) copytree.Options {
 	return opts
 }
 
-// duplicate copies an origin's data file by file into the directory of what is being built, under a quota of its own. It is durable when
-// it returns, but for its name. The tag is returned also on failure. Errors: ErrOutOfRange when there is more than the bound,
-// ErrPrecondition when it is too deep.
+// duplicate copies an origin's data file by file into the directory of what is being built, under a
+// quota of its own. It is durable when it returns, but for its name. The tag is returned also on
+// failure. Errors: ErrOutOfRange when there is more than the bound, ErrPrecondition when it is too
+// deep.
 func (p *Pool) duplicate(
 	ctx context.Context, d dir, from *origin, to bound, progress *copytree.Progress,
 ) (made backend.Clone, held int64, err error) {
@@ -187,8 +212,13 @@ func (p *Pool) duplicate(
 	}
 	defer source.Close()
 	spec := from.spec
-	spec.Inodes = 0 // the copier needs some of its own; a volume's limit comes when the copy is there
-	if made.Data, made.Tag, err = p.backend.Make(d.File, spec, addSaturating(to.withSlack(), quotaSlack)); err != nil {
+	// the copier needs some of its own; a volume's limit comes when the copy is there
+	spec.Inodes = 0
+	if made.Data, made.Tag, err = p.backend.Make(
+		d.File,
+		spec,
+		addSaturating(to.withSlack(), quotaSlack),
+	); err != nil {
 		return made, 0, err
 	}
 	stats, err := copytree.Tree(ctx, source, made.Data, p.options(to, progress))
@@ -196,8 +226,15 @@ func (p *Pool) duplicate(
 	case errors.Is(err, copytree.ErrTooDeep):
 		err = fmt.Errorf("%w: %s: %w", volume.ErrPrecondition, from.id, err)
 	case errors.Is(err, copytree.ErrTooLarge):
-		err = fmt.Errorf("%w: %s has more than %d bytes or %d files and directories (0: any number), or pods write to it faster than it is "+
-			"copied: expand it, or ask for a larger copy: %w", volume.ErrOutOfRange, from.id, to.bytes, to.inodes, err)
+		err = fmt.Errorf(
+			"%w: %s has more than %d bytes or %d files and directories (0: any number), or pods write to it faster than it is "+
+				"copied: expand it, or ask for a larger copy: %w",
+			volume.ErrOutOfRange,
+			from.id,
+			to.bytes,
+			to.inodes,
+			err,
+		)
 	case err == nil:
 		held, err = p.heldBy(made, stats)
 	}
@@ -207,7 +244,8 @@ func (p *Pool) duplicate(
 	return made, held, nil
 }
 
-// heldBy is what a copy takes of the disk: what the filesystem counts for it, or what was counted while it was made.
+// heldBy is what a copy takes of the disk: what the filesystem counts for it, or what was counted
+// while it was made.
 func (p *Pool) heldBy(made backend.Clone, stats copytree.Stats) (int64, error) {
 	if made.Tag == 0 {
 		return stats.AllocatedBytes, nil

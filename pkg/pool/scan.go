@@ -20,23 +20,29 @@ import (
 // scanBatch is how many records one worker reads before it takes more.
 const scanBatch = 512
 
-// scan makes memory agree with the tree: every volume is indexed and counted, and what is deleted, or was never finished, is queued.
+// scan makes memory agree with the tree: every volume is indexed and counted, and what is deleted,
+// or was never finished, is queued.
 func (p *Pool) scan(ctx context.Context) error {
 	start := time.Now()
 	var buried graves
-	if err := p.scanSnapshots(ctx, &buried); err != nil { // before the volumes: what is kept of a volume raises its limit
+	// before the volumes: what is kept of a volume raises its limit
+	if err := p.scanSnapshots(ctx, &buried); err != nil {
 		return err
 	}
 	if err := p.scanVolumes(ctx, &buried); err != nil {
 		return err
 	}
-	if err := p.scanDiscarded(ctx, buried.found); err != nil { // after them: a quota that is another volume's by now is not held
+	// after them: a quota that is another volume's by now is not held
+	if err := p.scanDiscarded(ctx, buried.found); err != nil {
 		return err
 	}
 	committed, trash := p.ledger.counts()
 	snapshots, _ := p.snapshotIndex.counts()
-	klog.FromContext(ctx).Info("Pool is open", "pool", p.opts.Name, "path", p.opts.Path, "poolID", p.id, "volumes", p.index.len(),
-		"snapshots", snapshots, "committedBytes", committed, "trashBytes", trash, "took", time.Since(start))
+	klog.FromContext(
+		ctx,
+	).Info("Pool is open", "pool", p.opts.Name, "path", p.opts.Path, "poolID", p.id, "volumes",
+		p.index.len(), "snapshots", snapshots, "committedBytes", committed, "trashBytes", trash, "took",
+		time.Since(start))
 	return nil
 }
 
@@ -75,9 +81,11 @@ func (g *graves) add(at dir, name string) {
 	g.found = append(g.found, d)
 }
 
-// scanVolumes reads the records in parallel: with 100,000 of them it is the latency of the disk that counts.
+// scanVolumes reads the records in parallel: with 100,000 of them it is the latency of the disk
+// that counts.
 func (p *Pool) scanVolumes(ctx context.Context, buried *graves) error {
-	return scanDir(ctx, p.volumes, func(ctx context.Context, names []string) error { return p.scanBatch(ctx, names, buried) })
+	return scanDir(ctx, p.volumes,
+		func(ctx context.Context, names []string) error { return p.scanBatch(ctx, names, buried) })
 }
 
 // scanDir reads a directory and has its names read in batches.
@@ -120,7 +128,9 @@ func (p *Pool) scanBatch(ctx context.Context, names []string, buried *graves) er
 		}
 		if err != nil {
 			err = fmt.Errorf("volume %s in pool %s: %w", id, p.opts.Name, err)
-			klog.FromContext(ctx).Error(err, "Damaged volume: it can be deleted, but not used", "volumeID", id)
+			klog.FromContext(
+				ctx,
+			).Error(err, "Damaged volume: it can be deleted, but not used", "volumeID", id)
 			v.ID = id
 		}
 		e := &entry{volume: v, damaged: err}
@@ -134,8 +144,9 @@ func (p *Pool) scanBatch(ctx context.Context, names []string, buried *graves) er
 	return nil
 }
 
-// adopt makes the filesystem agree with the record. A volume for which it cannot is used all the same: its data is whole, and its
-// size is what is not sure. Of a damaged one it keeps the quota, whatever that is.
+// adopt makes the filesystem agree with the record. A volume for which it cannot is used all the
+// same: its data is whole, and its size is what is not sure. Of a damaged one it keeps the quota,
+// whatever that is.
 func (p *Pool) adopt(ctx context.Context, e *entry) {
 	d, err := p.volumes.openDir(e.volume.ID.Dir())
 	repaired := false
@@ -145,7 +156,9 @@ func (p *Pool) adopt(ctx context.Context, e *entry) {
 			e.volume.QuotaID = uint64(p.backend.Hold(d.File, 0))
 			return
 		}
-		repaired, err = p.backendOf(e.volume.Spec).Adopt(d.File, backend.Tag(e.volume.QuotaID), e.volume.Spec, p.limitOf(e.volume))
+		repaired, err = p.backendOf(
+			e.volume.Spec,
+		).Adopt(d.File, backend.Tag(e.volume.QuotaID), e.volume.Spec, p.limitOf(e.volume))
 	}
 	if errors.Is(err, volume.ErrCorrupt) {
 		e.volume.QuotaID = 0 // or its limit, and its end, would be the other one's
@@ -153,9 +166,12 @@ func (p *Pool) adopt(ctx context.Context, e *entry) {
 	e.unenforced = err != nil || !p.backendOf(e.volume.Spec).Enforces()
 	switch {
 	case err != nil:
-		klog.FromContext(ctx).Error(err, "The size of a volume is not enforced", "pool", p.opts.Name, "volumeID", e.volume.ID)
+		klog.FromContext(
+			ctx,
+		).Error(err, "The size of a volume is not enforced", "pool", p.opts.Name, "volumeID", e.volume.ID)
 	case repaired:
 		klog.FromContext(ctx).Info("The size of a volume was not as its record says, and is again",
-			"pool", p.opts.Name, "volumeID", e.volume.ID, "quotaID", e.volume.QuotaID, "bytes", e.volume.CapacityBytes)
+			"pool", p.opts.Name, "volumeID", e.volume.ID, "quotaID", e.volume.QuotaID, "bytes",
+			e.volume.CapacityBytes)
 	}
 }

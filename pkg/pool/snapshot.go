@@ -13,30 +13,45 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// snapshotEntryPrefix begins the entries of snapshots in tmp/ and trash/, which they share with volumes. No volume's begins so.
+// snapshotEntryPrefix begins the entries of snapshots in tmp/ and trash/, which they share with
+// volumes. No volume's begins so.
 const snapshotEntryPrefix = "s-"
 
-// CreateSnapshot takes a snapshot, or returns the one of that name if it is of that volume. When it returns a snapshot, that survives a
-// power cut. A copy that takes longer than the context goes on, and the same call joins it. Errors: ErrNotFound for the volume,
-// ErrIncompatible when the name is taken by a snapshot of another one, ErrNoSpace, ErrCorrupt when the name belongs to a damaged
+// CreateSnapshot takes a snapshot, or returns the one of that name if it is of that volume. When it
+// returns a snapshot, that survives a power cut. A copy that takes longer than the context goes on,
+// and the same call joins it. Errors: ErrNotFound for the volume, ErrIncompatible when the name is
+// taken by a snapshot of another one, ErrNoSpace, ErrCorrupt when the name belongs to a damaged
 // snapshot, ErrBusy while the copy goes on, or while name or volume are being changed.
-func (p *Pool) CreateSnapshot(ctx context.Context, req volume.SnapshotRequest) (volume.Snapshot, error) {
+func (p *Pool) CreateSnapshot(
+	ctx context.Context, req volume.SnapshotRequest,
+) (volume.Snapshot, error) {
 	id := volume.NewSnapshotID(p.id, req.Name)
-	err := p.jobs.run(ctx, "snapshot "+id.String(), req, func(ctx context.Context, progress *copytree.Progress) error {
-		return p.takeSnapshot(ctx, id, req, progress)
-	})
+	err := p.jobs.run(
+		ctx,
+		"snapshot "+id.String(),
+		req,
+		func(ctx context.Context, progress *copytree.Progress) error {
+			return p.takeSnapshot(ctx, id, req, progress)
+		},
+	)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}
 	s, err := p.GetSnapshot(id)
 	if errors.Is(err, volume.ErrNotFound) {
-		return volume.Snapshot{}, fmt.Errorf("%w: snapshot %s was deleted while it was being made: ask again", volume.ErrBusy, id)
+		return volume.Snapshot{}, fmt.Errorf(
+			"%w: snapshot %s was deleted while it was being made: ask again",
+			volume.ErrBusy,
+			id,
+		)
 	}
 	return s, err
 }
 
 // takeSnapshot is the work of CreateSnapshot.
-func (p *Pool) takeSnapshot(ctx context.Context, id volume.SnapshotID, req volume.SnapshotRequest, progress *copytree.Progress) error {
+func (p *Pool) takeSnapshot(
+	ctx context.Context, id volume.SnapshotID, req volume.SnapshotRequest, progress *copytree.Progress,
+) error {
 	if err := p.snapshotIndex.claim(id); err != nil {
 		return err
 	}
@@ -45,7 +60,8 @@ func (p *Pool) takeSnapshot(ctx context.Context, id volume.SnapshotID, req volum
 		if err := sameSnapshot(e, req); err != nil {
 			return err
 		}
-		return errors.Join(p.syncPlaced(p.snapshots), p.relimit(e.Source)) // as for a repeated Create: whatever failed after the rename
+		// as for a repeated Create: whatever failed after the rename
+		return errors.Join(p.syncPlaced(p.snapshots), p.relimit(e.Source))
 	}
 	if err := checkUnburied(p.snapshots, id); err != nil {
 		return err
@@ -73,30 +89,38 @@ func (p *Pool) takeSnapshot(ctx context.Context, id volume.SnapshotID, req volum
 	s, err = p.commitSnapshot(ctx, s, from, progress)
 	if err != nil {
 		// What is left keeps something of its source until it is purged.
-		return errors.Join(fmt.Errorf("snapshot %s of volume %s in pool %s: %w", id, req.Source, p.opts.Name, err), p.relimit(req.Source))
+		return errors.Join(
+			fmt.Errorf("snapshot %s of volume %s in pool %s: %w", id, req.Source, p.opts.Name, err),
+			p.relimit(req.Source),
+		)
 	}
 	p.snapshotIndex.put(SnapshotEntry{Snapshot: s})
 	failpoint.Here("snapshot.indexed")
 	return p.relimit(s.Source)
 }
 
-// sameSnapshot says whether an existing snapshot answers a request of the same name (CSI spec, CreateSnapshot: ALREADY_EXISTS).
+// sameSnapshot says whether an existing snapshot answers a request of the same name (CSI spec,
+// CreateSnapshot: ALREADY_EXISTS).
 func sameSnapshot(e SnapshotEntry, req volume.SnapshotRequest) error {
 	switch {
 	case e.Damaged != nil:
 		return e.Damaged
 	case e.Name != req.Name:
-		return fmt.Errorf("%w: snapshot %s has the name %q, asked for is %q", volume.ErrIncompatible, e.ID, e.Name, req.Name)
+		return fmt.Errorf("%w: snapshot %s has the name %q, asked for is %q", volume.ErrIncompatible,
+			e.ID, e.Name, req.Name)
 	case e.Source != req.Source:
-		return fmt.Errorf("%w: snapshot %s is of volume %s, asked for is one of volume %s", volume.ErrIncompatible, e.ID, e.Source, req.Source)
+		return fmt.Errorf("%w: snapshot %s is of volume %s, asked for is one of volume %s",
+			volume.ErrIncompatible, e.ID, e.Source, req.Source)
 	default:
 		return nil
 	}
 }
 
-// commitSnapshot builds the snapshot under tmp/ and renames it into place. It takes over the ledger's reservation: on failure the bytes
-// go to the trash with what was built.
-func (p *Pool) commitSnapshot(ctx context.Context, s volume.Snapshot, from *origin, progress *copytree.Progress) (volume.Snapshot, error) {
+// commitSnapshot builds the snapshot under tmp/ and renames it into place. It takes over the
+// ledger's reservation: on failure the bytes go to the trash with what was built.
+func (p *Pool) commitSnapshot(
+	ctx context.Context, s volume.Snapshot, from *origin, progress *copytree.Progress,
+) (volume.Snapshot, error) {
 	building := withSuffix(snapshotEntryPrefix + s.ID.Dir())
 	s, err := p.buildSnapshot(ctx, building, s, from, progress)
 	if err == nil {
@@ -107,8 +131,11 @@ func (p *Pool) commitSnapshot(ctx context.Context, s volume.Snapshot, from *orig
 		p.abandon(building, discarded{bytes: s.HeldBytes, tag: backend.Tag(s.QuotaID), keeps: keptBy(s)})
 	}
 	if errors.Is(err, os.ErrExist) {
-		return s, fmt.Errorf("%w: snapshots/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
-			volume.ErrCorrupt, s.ID.Dir())
+		return s, fmt.Errorf(
+			"%w: snapshots/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
+			volume.ErrCorrupt,
+			s.ID.Dir(),
+		)
 	}
 	if err != nil {
 		return s, err
@@ -127,8 +154,8 @@ func (p *Pool) commitSnapshot(ctx context.Context, s volume.Snapshot, from *orig
 	return s, nil
 }
 
-// buildSnapshot makes everything a snapshot consists of, durable but for its final name. What it returns has the quota ID and what the
-// ledger counts, also on failure.
+// buildSnapshot makes everything a snapshot consists of, durable but for its final name. What it
+// returns has the quota ID and what the ledger counts, also on failure.
 func (p *Pool) buildSnapshot(
 	ctx context.Context, building string, s volume.Snapshot, from *origin, progress *copytree.Progress,
 ) (volume.Snapshot, error) {
@@ -161,8 +188,11 @@ func (p *Pool) buildSnapshot(
 	return s, ctx.Err()
 }
 
-// freeze makes the snapshot's data, and says in the snapshot how it counts: the filesystem's own snapshot where it has them, else a copy.
-func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *origin, progress *copytree.Progress) (*os.File, error) {
+// freeze makes the snapshot's data, and says in the snapshot how it counts: the filesystem's own
+// snapshot where it has them, else a copy.
+func (p *Pool) freeze(
+	ctx context.Context, d dir, s *volume.Snapshot, from *origin, progress *copytree.Progress,
+) (*os.File, error) {
 	if from.spec.IsImage() {
 		return p.freezeImage(ctx, d, s, from, progress)
 	}
@@ -173,7 +203,8 @@ func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *orig
 	defer lower()
 	made, err := p.cloner().Snapshot(backend.Source{Dir: from.dir.File, Tag: from.tag}, d.File)
 	if errors.Is(err, errors.ErrUnsupported) {
-		made, held, err := p.duplicate(ctx, d, from, bound{bytes: s.RestoreBytes, inodes: from.spec.Inodes}, progress)
+		made, held, err := p.duplicate(ctx, d, from,
+			bound{bytes: s.RestoreBytes, inodes: from.spec.Inodes}, progress)
 		s.QuotaID = uint64(made.Tag)
 		if err == nil {
 			p.settle(&s.HeldBytes, held)
@@ -196,7 +227,8 @@ func (p *Pool) freeze(ctx context.Context, d dir, s *volume.Snapshot, from *orig
 	return made.Data, nil
 }
 
-// sizeSince is at least the size for which a directory was filled until it was copied: it may have been expanded meanwhile.
+// sizeSince is at least the size for which a directory was filled until it was copied: it may have
+// been expanded meanwhile.
 func (p *Pool) sizeSince(s *volume.Snapshot) int64 {
 	v, err := p.Get(s.Source)
 	if err != nil {
@@ -205,45 +237,59 @@ func (p *Pool) sizeSince(s *volume.Snapshot) int64 {
 	return max(s.RestoreBytes, v.CapacityBytes)
 }
 
-// settle puts a number in the place of another one that was reserved. It may be more, for what enforces no sizes can hold more.
+// settle puts a number in the place of another one that was reserved. It may be more, for what
+// enforces no sizes can hold more.
 func (p *Pool) settle(reserved *int64, bytes int64) {
 	p.ledger.settle(*reserved, bytes)
 	*reserved = bytes
 }
 
-// GetSnapshot is one snapshot. Errors: ErrNotFound; ErrCorrupt when it is there and its record makes no sense.
+// GetSnapshot is one snapshot. Errors: ErrNotFound; ErrCorrupt when it is there and its record
+// makes no sense.
 func (p *Pool) GetSnapshot(id volume.SnapshotID) (volume.Snapshot, error) {
 	e, ok := p.snapshotIndex.get(id.Dir())
 	if !ok || id.Pool() != p.id {
-		return volume.Snapshot{}, fmt.Errorf("%w: snapshot %s is not in pool %s", volume.ErrNotFound, id, p.opts.Name)
+		return volume.Snapshot{}, fmt.Errorf("%w: snapshot %s is not in pool %s", volume.ErrNotFound, id,
+			p.opts.Name)
 	}
 	return e.Snapshot, e.Damaged
 }
 
-// ListSnapshots is at most limit snapshots in the order of their IDs, from the first one whose directory comes after the given one.
-// Its cost is that of the page.
+// ListSnapshots is at most limit snapshots in the order of their IDs, from the first one whose
+// directory comes after the given one. Its cost is that of the page.
 func (p *Pool) ListSnapshots(afterDir string, limit int) []SnapshotEntry {
 	return p.snapshotIndex.after(afterDir, limit)
 }
 
-// ListSnapshotsOf is ListSnapshots for the snapshots of one volume, which need not be there any more.
+// ListSnapshotsOf is ListSnapshots for the snapshots of one volume, which need not be there any
+// more.
 func (p *Pool) ListSnapshotsOf(source volume.ID, afterDir string, limit int) []SnapshotEntry {
 	return p.snapshotIndex.ofSourceAfter(source, afterDir, limit)
 }
 
-// DeleteSnapshot takes the snapshot away as Delete does a volume. Errors: ErrBusy while a volume is being made from it.
+// DeleteSnapshot takes the snapshot away as Delete does a volume. Errors: ErrBusy while a volume is
+// being made from it.
 func (p *Pool) DeleteSnapshot(ctx context.Context, id volume.SnapshotID) error {
-	return p.delete(ctx, id, deletion{claims: &p.snapshotIndex.claims, from: p.snapshots, take: func() (discarded, bool, error) {
-		e, ok := p.snapshotIndex.get(id.Dir())
-		if !ok {
-			return discarded{}, false, nil
-		}
-		thrown, err := p.takeAwaySnapshot(e)
-		return thrown, true, err
-	}})
+	return p.delete(
+		ctx,
+		id,
+		deletion{
+			claims: &p.snapshotIndex.claims,
+			from:   p.snapshots,
+			take: func() (discarded, bool, error) {
+				e, ok := p.snapshotIndex.get(id.Dir())
+				if !ok {
+					return discarded{}, false, nil
+				}
+				thrown, err := p.takeAwaySnapshot(e)
+				return thrown, true, err
+			},
+		},
+	)
 }
 
-// takeAwaySnapshot moves a snapshot out of snapshots/ and out of the index. What it returns is to be queued for the purge.
+// takeAwaySnapshot moves a snapshot out of snapshots/ and out of the index. What it returns is to
+// be queued for the purge.
 func (p *Pool) takeAwaySnapshot(e SnapshotEntry) (discarded, error) {
 	name := e.ID.Dir()
 	d, err := p.throwAway(p.snapshots, name, snapshotEntryPrefix+name)

@@ -24,37 +24,51 @@ func shapes() []shape {
 	return []shape{{"512 MiB in 4 files", 4, 128 * mib}, {"10000 x 4 KiB", 10000, 4 << 10}}
 }
 
-// BenchmarkSnapshot takes a snapshot of a volume whose content is on the disk, and deletes it outside the time.
+// BenchmarkSnapshot takes a snapshot of a volume whose content is on the disk, and deletes it
+// outside the time.
 func BenchmarkSnapshot(b *testing.B) {
-	benchmarkCopies(b, func(b *testing.B, p *Pool, v volume.Volume, name string) func() error { //nolint:thelper // it is the benchmark
-		s, err := p.CreateSnapshot(b.Context(), volume.SnapshotRequest{Name: parse(b, name), Source: v.ID})
-		if err != nil {
-			b.Fatal(err)
-		}
-		return func() error { return p.DeleteSnapshot(b.Context(), s.ID) }
-	})
+	benchmarkCopies(
+		b,
+		func(b *testing.B, p *Pool, v volume.Volume, name string) func() error { //nolint:thelper // it is the benchmark
+			s, err := p.CreateSnapshot(b.Context(),
+				volume.SnapshotRequest{Name: parse(b, name), Source: v.ID})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return func() error { return p.DeleteSnapshot(b.Context(), s.ID) }
+		},
+	)
 }
 
 // BenchmarkRestore makes a volume from a snapshot.
 func BenchmarkRestore(b *testing.B) {
 	var taken volume.Snapshot
-	benchmarkCopies(b, func(b *testing.B, p *Pool, v volume.Volume, name string) func() error { //nolint:thelper // it is the benchmark
-		if taken.Source != v.ID {
-			b.StopTimer()
-			var err error
-			if taken, err = p.CreateSnapshot(b.Context(), volume.SnapshotRequest{Name: parse(b, "source"), Source: v.ID}); err != nil {
+	benchmarkCopies(
+		b,
+		func(b *testing.B, p *Pool, v volume.Volume, name string) func() error { //nolint:thelper // it is the benchmark
+			if taken.Source != v.ID {
+				b.StopTimer()
+				var err error
+				if taken, err = p.CreateSnapshot(
+					b.Context(),
+					volume.SnapshotRequest{Name: parse(b, "source"), Source: v.ID},
+				); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+			restored, err := p.CreateFrom(b.Context(), volume.CreateRequest{
+				Name:   parse(b, name),
+				Spec:   directory,
+				Size:   volume.SizeRange{Required: v.CapacityBytes},
+				Source: volume.FromSnapshot(taken.ID),
+			}, only{p})
+			if err != nil {
 				b.Fatal(err)
 			}
-			b.StartTimer()
-		}
-		restored, err := p.CreateFrom(b.Context(), volume.CreateRequest{
-			Name: parse(b, name), Spec: directory, Size: volume.SizeRange{Required: v.CapacityBytes}, Source: volume.FromSnapshot(taken.ID),
-		}, only{p})
-		if err != nil {
-			b.Fatal(err)
-		}
-		return func() error { return p.Delete(b.Context(), restored.ID) }
-	})
+			return func() error { return p.Delete(b.Context(), restored.ID) }
+		},
+	)
 }
 
 func parse(b *testing.B, name string) volume.Name {
@@ -66,8 +80,11 @@ func parse(b *testing.B, name string) volume.Name {
 	return n
 }
 
-// benchmarkCopies times what makes a copy of a volume, on each filesystem; what that returns removes the copy.
-func benchmarkCopies(b *testing.B, run func(b *testing.B, p *Pool, v volume.Volume, name string) func() error) {
+// benchmarkCopies times what makes a copy of a volume, on each filesystem; what that returns
+// removes the copy.
+func benchmarkCopies(
+	b *testing.B, run func(b *testing.B, p *Pool, v volume.Volume, name string) func() error,
+) {
 	b.Helper()
 	for _, fstype := range disks.Types() {
 		for _, s := range shapes() {

@@ -13,7 +13,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// A pod that writes, appends, renames and removes all the time makes no copy fail, and every file of a copy is one that was there.
+// A pod that writes, appends, renames and removes all the time makes no copy fail, and every file
+// of a copy is one that was there.
 func TestPodMayWriteWhileItsVolumeIsCopied(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
 		v := create(t, p, "v", 16*mib)
@@ -65,7 +66,8 @@ func scribble(ctx context.Context, t *testing.T, root string) {
 	}
 }
 
-// Many callers that take, restore and delete a few names at a time leave one state, and no bytes behind.
+// Many callers that take, restore and delete a few names at a time leave one state, and no bytes
+// behind.
 func TestRacingCopiesLeaveOneState(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
 		v := create(t, p, "v", 8*mib)
@@ -93,13 +95,18 @@ func TestRacingCopiesLeaveOneState(t *testing.T) {
 	})
 }
 
-// raceOnce makes and deletes things of one name; what is busy or absent because of another client is as it should be.
+// raceOnce makes and deletes things of one name; what is busy or absent because of another client
+// is as it should be.
 func raceOnce(t *testing.T, p *Pool, source volume.ID, name string) {
 	t.Helper()
 	s, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, name, source))
 	if err == nil {
 		var c volume.Volume
-		if c, err = p.CreateFrom(t.Context(), from(t, name, volume.FromSnapshot(s.ID), 8*mib), only{p}); err == nil {
+		if c, err = p.CreateFrom(
+			t.Context(),
+			from(t, name, volume.FromSnapshot(s.ID), 8*mib),
+			only{p},
+		); err == nil {
 			err = p.Delete(t.Context(), c.ID)
 		}
 		err = errors.Join(err, p.DeleteSnapshot(t.Context(), s.ID))

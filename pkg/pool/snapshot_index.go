@@ -10,8 +10,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// SnapshotEntry is a snapshot as the index has it. It is a value that never changes. One whose record cannot be read keeps its place,
-// so that its name is not given out again: then only the ID is known.
+// SnapshotEntry is a snapshot as the index has it. It is a value that never changes. One whose
+// record cannot be read keeps its place, so that its name is not given out again: then only the ID
+// is known.
 type SnapshotEntry struct {
 	volume.Snapshot
 
@@ -19,7 +20,8 @@ type SnapshotEntry struct {
 	Damaged error
 }
 
-// snapshotIndex has every snapshot of a pool in the order of their directories. It is rebuilt from the tree at start.
+// snapshotIndex has every snapshot of a pool in the order of their directories. It is rebuilt from
+// the tree at start.
 type snapshotIndex struct {
 	claims
 
@@ -28,12 +30,13 @@ type snapshotIndex struct {
 	// bySource has them once more, in the order of their sources.
 	bySource btree.Map[string, SnapshotEntry]
 	bytes    int64 // held by those of entries
-	// kept is what snapshots keep, until they are purged, of what the filesystem counts under a volume's tag.
+	// kept is what snapshots keep, until they are purged, of what the filesystem counts under a
+	// volume's tag.
 	kept map[charge]int64
 }
 
-// charge is what a filesystem counts blocks under. A tag alone is not enough, nor is one with the volume's ID: a dead volume's can be
-// given to a new one, even to one of the same name.
+// charge is what a filesystem counts blocks under. A tag alone is not enough, nor is one with the
+// volume's ID: a dead volume's can be given to a new one, even to one of the same name.
 type charge struct {
 	source volume.ID
 	tag    backend.Tag
@@ -42,7 +45,11 @@ type charge struct {
 
 // keptBy is what the bytes of a snapshot stay charged to.
 func keptBy(s volume.Snapshot) charge {
-	return charge{source: s.Source, tag: backend.Tag(s.SourceQuotaID), born: s.SourceCreated.UnixNano()}
+	return charge{
+		source: s.Source,
+		tag:    backend.Tag(s.SourceQuotaID),
+		born:   s.SourceCreated.UnixNano(),
+	}
 }
 
 // chargedTo is what the blocks of a volume are charged to.
@@ -121,8 +128,11 @@ func (x *snapshotIndex) ofSourceAfter(source volume.ID, dirName string, limit in
 	return collect(&x.bySource, source.String()+"/", dirName, limit)
 }
 
-// collect lists at most limit entries whose key begins with the prefix and goes on with what is greater than after.
-func collect(entries *btree.Map[string, SnapshotEntry], prefix, after string, limit int) []SnapshotEntry {
+// collect lists at most limit entries whose key begins with the prefix and goes on with what is
+// greater than after.
+func collect(
+	entries *btree.Map[string, SnapshotEntry], prefix, after string, limit int,
+) []SnapshotEntry {
 	var page []SnapshotEntry
 	entries.Ascend(prefix+after, func(key string, e SnapshotEntry) bool {
 		if len(page) == limit || !strings.HasPrefix(key, prefix) {

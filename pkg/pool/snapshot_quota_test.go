@@ -15,7 +15,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// write appends bytes to a file, durably, and says how many there was room for. What it writes does not compress.
+// write appends bytes to a file, durably, and says how many there was room for. What it writes does
+// not compress.
 func write(t *testing.T, path string, bytes int64) (written int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
@@ -67,7 +68,9 @@ func TestRestoredVolumeIsHeldToItsOwnSize(t *testing.T) {
 	restored := restore(t, p, from(t, "restored", volume.FromSnapshot(s.ID), 64*mib), only{p})
 	cloned := restore(t, p, from(t, "cloned", volume.FromVolume(v.ID), 48*mib), only{p})
 	for _, c := range []volume.Volume{restored, cloned} {
-		if got := write(t, filepath.Join(dataPath(p, c.ID), "more"), 100*mib); got < c.CapacityBytes-2*mib || got > c.CapacityBytes {
+		if got := write(t, filepath.Join(dataPath(p, c.ID), "more"),
+			100*mib); got < c.CapacityBytes-2*mib ||
+			got > c.CapacityBytes {
 			t.Errorf("a copy of %d bytes takes %d", c.CapacityBytes, got)
 		}
 		if got := usage(t, p, c.ID); got.TotalBytes != c.CapacityBytes {
@@ -82,7 +85,8 @@ func TestRestoredVolumeIsHeldToItsOwnSize(t *testing.T) {
 	}
 }
 
-// With simple quotas what a snapshot keeps counts for the volume. The volume has room for its size all the same.
+// With simple quotas what a snapshot keeps counts for the volume. The volume has room for its size
+// all the same.
 func TestSnapshotsTakeNothingOfTheirVolumesSize(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	v := create(t, p, "v", 32*mib)
@@ -93,7 +97,8 @@ func TestSnapshotsTakeNothingOfTheirVolumesSize(t *testing.T) {
 			t.Fatalf("after %d snapshots the volume has room for %d bytes", i, got)
 		}
 		snapshots = append(snapshots, snapshot(t, p, name, v.ID))
-		if got := p.limitOf(v); usage(t, p, v.ID).TotalBytes != got || got < v.CapacityBytes+int64(i+1)*28*mib {
+		if got := p.limitOf(v); usage(t, p, v.ID).TotalBytes != got ||
+			got < v.CapacityBytes+int64(i+1)*28*mib {
 			t.Errorf("with %d snapshots the limit is %d, want %d", i+1, usage(t, p, v.ID).TotalBytes, got)
 		}
 	}
@@ -155,8 +160,8 @@ func TestVolumeWithTheTagOfADeadOneHasItsOwnLimit(t *testing.T) {
 	}
 }
 
-// What was copied file by file from a backup has the records of subvolumes and none of their quotas: there is no limit to raise, and that
-// must neither fail a snapshot nor take the pool away.
+// What was copied file by file from a backup has the records of subvolumes and none of their
+// quotas: there is no limit to raise, and that must neither fail a snapshot nor take the pool away.
 func TestPoolFromABackupOpensAndTakesSnapshots(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	closePool(t, p)
@@ -168,7 +173,13 @@ func TestPoolFromABackupOpensAndTakesSnapshots(t *testing.T) {
 	closePool(t, p)
 	opts := p.opts
 	opts.Path = filepath.Join(disks.New(t, disks.Btrfs, 256*mib).Dir, "pool")
-	if out, err := exec.CommandContext(t.Context(), "cp", "-a", p.opts.Path, opts.Path).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(
+		t.Context(),
+		"cp",
+		"-a",
+		p.opts.Path,
+		opts.Path,
+	).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	p = openPool(t, opts)
@@ -193,7 +204,12 @@ func TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep(t *testing.T) {
 		}
 		return f.Sync()
 	})
-	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "lost", v.ID)); !errors.Is(err, errBroken) {
+	if _, err := p.CreateSnapshot(
+		t.Context(),
+		snapshotRequest(t, "lost", v.ID),
+	); !errors.Is(
+		err, errBroken,
+	) {
 		t.Fatalf("%v, want a disk that is broken", err)
 	}
 	p.commits = whole
@@ -204,8 +220,8 @@ func TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep(t *testing.T) {
 	}
 }
 
-// With simple quotas a snapshot keeps what its volume overwrites from that moment on, and the volume has room for that from then on: not
-// only when the snapshot is there.
+// With simple quotas a snapshot keeps what its volume overwrites from that moment on, and the
+// volume has room for that from then on: not only when the snapshot is there.
 func TestNearlyFullVolumeIsOverwrittenWhileItsSnapshotIsMade(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	v := create(t, p, "v", 32*mib)
@@ -252,7 +268,8 @@ func overwrite(t *testing.T, path string, bytes int64) (written int64) {
 	return written
 }
 
-// What a snapshot that failed has kept of its volume's blocks it keeps until it is purged, and no longer.
+// What a snapshot that failed has kept of its volume's blocks it keeps until it is purged, and no
+// longer.
 func TestFailedSnapshotLeavesTheLimitAsItWas(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	v := create(t, p, "v", 32*mib)
@@ -260,7 +277,12 @@ func TestFailedSnapshotLeavesTheLimitAsItWas(t *testing.T) {
 	write(t, file, 28*mib)
 	whole := p.commits
 	p.commits = newCommits(func(*os.File) error { return errBroken })
-	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", v.ID)); !errors.Is(err, errBroken) {
+	if _, err := p.CreateSnapshot(
+		t.Context(),
+		snapshotRequest(t, "s", v.ID),
+	); !errors.Is(
+		err, errBroken,
+	) {
 		t.Fatalf("%v, want a disk that is broken", err)
 	}
 	p.commits = whole
@@ -285,7 +307,8 @@ func TestVolumeMadeAnewHasNothingOfTheLimitOfTheOldOne(t *testing.T) {
 	p = restart(t, p) // which begins its search for a free tag where it began it the last time
 	v := create(t, p, "v", 8*mib)
 	if v.QuotaID != old.QuotaID {
-		t.Fatalf("the new volume has the quota %d, the old one had %d: the test looks at nothing", v.QuotaID, old.QuotaID)
+		t.Fatalf("the new volume has the quota %d, the old one had %d: the test looks at nothing",
+			v.QuotaID, old.QuotaID)
 	}
 	if s.SourceQuotaID != v.QuotaID || s.Source != v.ID {
 		t.Fatalf("the snapshot is %+v, not one of something with the name and the quota of %+v", s, v)

@@ -10,7 +10,8 @@ import (
 
 const snapshotRecordFile = "snapshot.json"
 
-// snapshotRecord is snapshot.json: what a snapshot is, for the next start of the driver and for a person with a pager.
+// snapshotRecord is snapshot.json: what a snapshot is, for the next start of the driver and for a
+// person with a pager.
 type snapshotRecord struct {
 	FormatVersion int                  `json:"formatVersion"`
 	Name          string               `json:"name"`
@@ -62,12 +63,19 @@ func decodeSnapshot(pool volume.PoolID, dirName string, content []byte) (volume.
 		return volume.Snapshot{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, snapshotRecordFile, err)
 	}
 	if name.Dir() != dirName {
-		return volume.Snapshot{}, fmt.Errorf("%w: %s is of snapshot %q, which belongs in directory %s, not %s",
-			volume.ErrCorrupt, snapshotRecordFile, r.Name, name.Dir(), dirName)
+		return volume.Snapshot{}, fmt.Errorf(
+			"%w: %s is of snapshot %q, which belongs in directory %s, not %s",
+			volume.ErrCorrupt,
+			snapshotRecordFile,
+			r.Name,
+			name.Dir(),
+			dirName,
+		)
 	}
 	source, err := volume.ParseID(r.Source)
 	if err != nil {
-		return volume.Snapshot{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, snapshotRecordFile, err) //nolint:errorlint // as above
+		return volume.Snapshot{}, fmt.Errorf("%w: %s: %s", volume.ErrCorrupt, snapshotRecordFile,
+			err) //nolint:errorlint // as above
 	}
 	if err := r.check(); err != nil {
 		return volume.Snapshot{}, fmt.Errorf("%w: %s: %w", volume.ErrCorrupt, snapshotRecordFile, err)
@@ -105,7 +113,8 @@ func (r snapshotRecord) check() error {
 	}
 }
 
-// readSnapshot reads the record of an entry of snapshots/ or trash/; dirName is the snapshot's own directory.
+// readSnapshot reads the record of an entry of snapshots/ or trash/; dirName is the snapshot's own
+// directory.
 func (p *Pool) readSnapshot(parent dir, entryName, dirName string) (volume.Snapshot, error) {
 	content, err := readRecordFile(parent, entryName, snapshotRecordFile)
 	if err != nil {

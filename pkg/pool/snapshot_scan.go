@@ -12,7 +12,11 @@ import (
 
 // scanSnapshots indexes and counts every snapshot.
 func (p *Pool) scanSnapshots(ctx context.Context, buried *graves) error {
-	return scanDir(ctx, p.snapshots, func(ctx context.Context, names []string) error { return p.scanSnapshotBatch(ctx, names, buried) })
+	return scanDir(
+		ctx,
+		p.snapshots,
+		func(ctx context.Context, names []string) error { return p.scanSnapshotBatch(ctx, names, buried) },
+	)
 }
 
 func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string, buried *graves) error {
@@ -22,7 +26,9 @@ func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string, buried *gr
 		}
 		id, err := volume.SnapshotIDFromDir(p.id, name)
 		if err != nil {
-			klog.FromContext(ctx).Error(err, "Left alone", "pool", p.opts.Name, "directory", snapshotsDir+"/"+name)
+			klog.FromContext(
+				ctx,
+			).Error(err, "Left alone", "pool", p.opts.Name, "directory", snapshotsDir+"/"+name)
 			continue
 		}
 		dead, err := p.snapshots.isBuried(name)
@@ -36,7 +42,9 @@ func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string, buried *gr
 		}
 		if err != nil {
 			err = fmt.Errorf("snapshot %s in pool %s: %w", id, p.opts.Name, err)
-			klog.FromContext(ctx).Error(err, "Damaged snapshot: it can be deleted, but not used", "snapshotID", id)
+			klog.FromContext(
+				ctx,
+			).Error(err, "Damaged snapshot: it can be deleted, but not used", "snapshotID", id)
 			s = volume.Snapshot{ID: id}
 		}
 		p.adoptSnapshot(ctx, &s)
@@ -51,7 +59,9 @@ func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string, buried *gr
 func (p *Pool) adoptSnapshot(ctx context.Context, s *volume.Snapshot) {
 	d, err := p.snapshots.openDir(s.ID.Dir())
 	if err != nil {
-		klog.FromContext(ctx).Error(err, "A snapshot cannot be opened", "pool", p.opts.Name, "snapshotID", s.ID)
+		klog.FromContext(
+			ctx,
+		).Error(err, "A snapshot cannot be opened", "pool", p.opts.Name, "snapshotID", s.ID)
 		return
 	}
 	defer d.Close()

@@ -96,14 +96,20 @@ func wantTree(t *testing.T, root string, want map[string]string) {
 	}
 }
 
-var someTree = map[string]string{"file": "content", "directory/": "", "directory/other": "more", "empty/": ""}
+var someTree = map[string]string{
+	"file":            "content",
+	"directory/":      "",
+	"directory/other": "more",
+	"empty/":          "",
+}
 
 func TestSnapshotIsAsTheVolumeWasAndOutlivesIt(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
 		v := create(t, p, "v", 64*mib)
 		writeTree(t, dataPath(p, v.ID), someTree)
 		s := snapshot(t, p, "s", v.ID)
-		if s.Source != v.ID || s.RestoreBytes != 64*mib || s.Spec != v.Spec || s.Created.Before(v.Created) {
+		if s.Source != v.ID || s.RestoreBytes != 64*mib || s.Spec != v.Spec ||
+			s.Created.Before(v.Created) {
 			t.Errorf("the snapshot is %+v", s)
 		}
 		writeTree(t, dataPath(p, v.ID), map[string]string{"file": "changed", "new": ""})
@@ -113,7 +119,8 @@ func TestSnapshotIsAsTheVolumeWasAndOutlivesIt(t *testing.T) {
 		p = restart(t, p)
 		wantTree(t, snapshotPath(p, s.ID), someTree)
 		got, err := p.GetSnapshot(s.ID)
-		if err != nil || got.Name != s.Name || got.Source != s.Source || !got.Created.Equal(s.Created) || got.HeldBytes != s.HeldBytes {
+		if err != nil || got.Name != s.Name || got.Source != s.Source || !got.Created.Equal(s.Created) ||
+			got.HeldBytes != s.HeldBytes {
 			t.Errorf("after a restart the snapshot is %+v, %v, want %+v", got, err, s)
 		}
 		wantLedger(t, p, s.HeldBytes, 0)
@@ -132,7 +139,8 @@ func TestRestoredVolumeIsIndependentOfItsSource(t *testing.T) {
 		s := snapshot(t, p, "s", v.ID)
 		restored := restore(t, p, from(t, "restored", volume.FromSnapshot(s.ID), 64*mib), only{p})
 		cloned := restore(t, p, from(t, "cloned", volume.FromVolume(v.ID), 96*mib), only{p})
-		if restored.CapacityBytes != 64*mib || cloned.CapacityBytes != 96*mib || restored.Source != volume.FromSnapshot(s.ID) {
+		if restored.CapacityBytes != 64*mib || cloned.CapacityBytes != 96*mib ||
+			restored.Source != volume.FromSnapshot(s.ID) {
 			t.Errorf("made are %+v and %+v", restored, cloned)
 		}
 		for _, copied := range []volume.Volume{restored, cloned} {
@@ -150,7 +158,12 @@ func TestRestoredVolumeIsIndependentOfItsSource(t *testing.T) {
 		wantTree(t, dataPath(p, restored.ID), changed)
 		wantTree(t, dataPath(p, cloned.ID), changed)
 		// Its source is gone, and the same request is answered all the same.
-		if got := restore(t, p, from(t, "restored", volume.FromSnapshot(s.ID), 64*mib), only{p}); got.ID != restored.ID {
+		if got := restore(
+			t,
+			p,
+			from(t, "restored", volume.FromSnapshot(s.ID), 64*mib),
+			only{p},
+		); got.ID != restored.ID {
 			t.Errorf("the repeated request got %+v", got)
 		}
 		remove(t, p, restored.ID)
@@ -184,7 +197,8 @@ func TestFileVolumeIsSnapshotAndRestored(t *testing.T) {
 		}
 		defer data.Close()
 		var st unix.Stat_t
-		if err := unix.Fstat(int(data.Fd()), &st); err != nil || st.Mode != unix.S_IFREG|0o640 || st.Uid != 7 {
+		if err := unix.Fstat(int(data.Fd()), &st); err != nil || st.Mode != unix.S_IFREG|0o640 ||
+			st.Uid != 7 {
 			t.Errorf("restored has mode %o and owner %d, %v: want those of the source", st.Mode, st.Uid, err)
 		}
 	})
@@ -203,9 +217,12 @@ func TestCopyHasTheOwnerAndModeOfItsSource(t *testing.T) {
 		req := from(t, "copy", volume.FromVolume(v.ID), 64*mib)
 		req.Spec.Mode, req.Spec.UID = 0o777, 13
 		restore(t, p, req, only{p})
-		copied := restore(t, p, req, only{p}) // the record has what was asked for, so the same request is the same
+		// the record has what was asked for, so the same request is the same
+		copied := restore(t, p, req, only{p})
 		var st unix.Stat_t
-		if err := unix.Stat(dataPath(p, copied.ID), &st); err != nil || st.Mode != unix.S_IFDIR|0o2710 || st.Uid != 11 || st.Gid != 12 {
+		if err := unix.Stat(dataPath(p, copied.ID),
+			&st); err != nil || st.Mode != unix.S_IFDIR|0o2710 || st.Uid != 11 ||
+			st.Gid != 12 {
 			t.Errorf("mode %o, owner %d:%d, %v, want those of the source", st.Mode, st.Uid, st.Gid, err)
 		}
 	})
@@ -224,7 +241,8 @@ func TestCopyToAnotherPool(t *testing.T) {
 		for _, target := range disks.Types() {
 			t.Run(source+" to "+target, func(t *testing.T) {
 				p := pools[target]
-				copied := restore(t, p, from(t, "copy-from-"+source, volume.FromSnapshot(s.ID), 64*mib), only(all))
+				copied := restore(t, p, from(t, "copy-from-"+source, volume.FromSnapshot(s.ID), 64*mib),
+					only(all))
 				wantTree(t, dataPath(p, copied.ID), someTree)
 				if copied.ID.Pool() != p.ID() {
 					t.Errorf("the copy is %s, not in pool %s", copied.ID, p.ID())
@@ -241,15 +259,26 @@ func TestSnapshotOfAnotherVolumeIsNotTheSame(t *testing.T) {
 	if again := snapshot(t, p, "s", one.ID); again != s {
 		t.Errorf("the same call got %+v, then %+v", s, again)
 	}
-	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", other.ID)); !errors.Is(err, volume.ErrIncompatible) {
+	if _, err := p.CreateSnapshot(
+		t.Context(),
+		snapshotRequest(t, "s", other.ID),
+	); !errors.Is(
+		err, volume.ErrIncompatible,
+	) {
 		t.Errorf("%v, want ErrIncompatible", err)
 	}
 	absent := volume.NewID(p.ID(), request(t, "absent", mib).Name)
-	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "t", absent)); !errors.Is(err, volume.ErrNotFound) {
+	if _, err := p.CreateSnapshot(
+		t.Context(),
+		snapshotRequest(t, "t", absent),
+	); !errors.Is(
+		err, volume.ErrNotFound,
+	) {
 		t.Errorf("%v, want ErrNotFound", err)
 	}
 	remove(t, p, one.ID)
-	if again := snapshot(t, p, "s", one.ID); again != s { // it is there, whatever became of its source
+	// it is there, whatever became of its source
+	if again := snapshot(t, p, "s", one.ID); again != s {
 		t.Errorf("without its source the same call got %+v, want %+v", again, s)
 	}
 }
@@ -267,13 +296,41 @@ func TestCopyThatCannotBeIsRefusedBeforeWorkBegins(t *testing.T) {
 		change func(*volume.CreateRequest)
 		want   error
 	}{
-		{name: "another type", change: func(r *volume.CreateRequest) { r.Spec.Type = volume.FileOrCreate }, want: volume.ErrInvalid},
-		{name: "smaller", change: func(r *volume.CreateRequest) { r.Size = volume.SizeRange{Required: mib} }, want: volume.ErrOutOfRange},
-		{name: "limit below", change: func(r *volume.CreateRequest) { r.Size = volume.SizeRange{Limit: mib} }, want: volume.ErrOutOfRange},
-		{name: "larger than the pool", change: func(r *volume.CreateRequest) { r.Size.Required = 1 << 50 }, want: volume.ErrNoSpace},
-		{name: "absent", change: func(r *volume.CreateRequest) { r.Source = volume.FromSnapshot(absent) }, want: volume.ErrNotFound},
-		{name: "on another node", change: func(r *volume.CreateRequest) { r.Source = volume.FromSnapshot(elsewhere) }, want: volume.ErrNoSpace},
-		{name: "name of an empty volume", change: func(r *volume.CreateRequest) { r.Name = request(t, "taken", 1).Name }, want: volume.ErrIncompatible},
+		{
+			name:   "another type",
+			change: func(r *volume.CreateRequest) { r.Spec.Type = volume.FileOrCreate },
+			want:   volume.ErrInvalid,
+		},
+		{
+			name:   "smaller",
+			change: func(r *volume.CreateRequest) { r.Size = volume.SizeRange{Required: mib} },
+			want:   volume.ErrOutOfRange,
+		},
+		{
+			name:   "limit below",
+			change: func(r *volume.CreateRequest) { r.Size = volume.SizeRange{Limit: mib} },
+			want:   volume.ErrOutOfRange,
+		},
+		{
+			name:   "larger than the pool",
+			change: func(r *volume.CreateRequest) { r.Size.Required = 1 << 50 },
+			want:   volume.ErrNoSpace,
+		},
+		{
+			name:   "absent",
+			change: func(r *volume.CreateRequest) { r.Source = volume.FromSnapshot(absent) },
+			want:   volume.ErrNotFound,
+		},
+		{
+			name:   "on another node",
+			change: func(r *volume.CreateRequest) { r.Source = volume.FromSnapshot(elsewhere) },
+			want:   volume.ErrNoSpace,
+		},
+		{
+			name:   "name of an empty volume",
+			change: func(r *volume.CreateRequest) { r.Name = request(t, "taken", 1).Name },
+			want:   volume.ErrIncompatible,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -364,13 +421,25 @@ func TestDamagedSnapshotKeepsItsNameAndCanBeDeleted(t *testing.T) {
 		if _, err := p.GetSnapshot(s.ID); !errors.Is(err, volume.ErrCorrupt) {
 			t.Errorf("get: %v, want ErrCorrupt", err)
 		}
-		if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", v.ID)); !errors.Is(err, volume.ErrCorrupt) {
+		if _, err := p.CreateSnapshot(
+			t.Context(),
+			snapshotRequest(t, "s", v.ID),
+		); !errors.Is(
+			err, volume.ErrCorrupt,
+		) {
 			t.Errorf("create: %v, want ErrCorrupt", err)
 		}
-		if _, err := p.CreateFrom(t.Context(), from(t, "copy", volume.FromSnapshot(s.ID), 32*mib), only{p}); !errors.Is(err, volume.ErrCorrupt) {
+		if _, err := p.CreateFrom(
+			t.Context(),
+			from(t, "copy", volume.FromSnapshot(s.ID), 32*mib),
+			only{p},
+		); !errors.Is(
+			err, volume.ErrCorrupt,
+		) {
 			t.Errorf("restore: %v, want ErrCorrupt", err)
 		}
-		if list := p.ListSnapshots("", 9); len(list) != 1 || list[0].ID != s.ID || list[0].Damaged == nil {
+		if list := p.ListSnapshots("", 9); len(list) != 1 || list[0].ID != s.ID ||
+			list[0].Damaged == nil {
 			t.Errorf("listed are %+v", list)
 		}
 		removeSnapshot(t, p, s.ID)
@@ -406,7 +475,12 @@ func TestSnapshotAndVolumeOfOneNameAreTwoThings(t *testing.T) {
 func TestPoolWithoutRoomTakesNoSnapshot(t *testing.T) {
 	p := poolOn(t, disks.Ext4)
 	v := create(t, p, "v", status(t, p).AvailableBytes)
-	if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", v.ID)); !errors.Is(err, volume.ErrNoSpace) {
+	if _, err := p.CreateSnapshot(
+		t.Context(),
+		snapshotRequest(t, "s", v.ID),
+	); !errors.Is(
+		err, volume.ErrNoSpace,
+	) {
 		t.Errorf("%v, want ErrNoSpace", err)
 	}
 	wantEntries(t, p, snapshotsDir)
@@ -433,7 +507,8 @@ func TestSnapshotOfAFileThatIsLeasedWaitsForTheLease(t *testing.T) {
 			if _, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_WRLCK); err != nil {
 				t.Fatal(err)
 			}
-			time.AfterFunc(100*time.Millisecond, func() { _, _ = unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_UNLCK) })
+			time.AfterFunc(100*time.Millisecond,
+				func() { _, _ = unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_UNLCK) })
 			snapshot(t, p, "s", v.ID)
 		})
 	}

@@ -10,9 +10,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// tombstone is the mode of an entry of volumes/ or snapshots/ that is deleted, and purged where it is, because the disk is too full for a
-// rename: trash/ may have to grow, and on a full btrfs every rename is refused. A mode is changed at once or not at all, and takes no
-// room; nobody sets this one by accident.
+// tombstone is the mode of an entry of volumes/ or snapshots/ that is deleted, and purged where it
+// is, because the disk is too full for a rename: trash/ may have to grow, and on a full btrfs every
+// rename is refused. A mode is changed at once or not at all, and takes no room; nobody sets this
+// one by accident.
 const tombstone = unix.S_ISUID | unix.S_ISGID | unix.S_ISVTX
 
 // bury says of an entry that it is deleted. It is durable after a sync of the entry itself.
@@ -28,8 +29,8 @@ func (d dir) bury(name string) error {
 	return nil
 }
 
-// twice makes a change that has to work on a full disk: btrfs takes the blocks for it from a reserve, and has what it took back when it has
-// written them.
+// twice makes a change that has to work on a full disk: btrfs takes the blocks for it from a
+// reserve, and has what it took back when it has written them.
 func (d dir) twice(change func() error) error {
 	err := change()
 	if !errors.Is(err, unix.ENOSPC) {
@@ -54,11 +55,16 @@ func (d dir) isBuried(name string) (bool, error) {
 	return st.Mode == unix.S_IFDIR|tombstone, nil
 }
 
-// checkUnburied refuses a name whose last bearer is still being purged in its place. Errors: ErrBusy.
+// checkUnburied refuses a name whose last bearer is still being purged in its place. Errors:
+// ErrBusy.
 func checkUnburied(d dir, id identified) error {
 	buried, err := d.isBuried(id.Dir())
 	if buried {
-		err = fmt.Errorf("%w: %s was deleted while the disk was full, and is still being removed: ask again", volume.ErrBusy, id)
+		err = fmt.Errorf(
+			"%w: %s was deleted while the disk was full, and is still being removed: ask again",
+			volume.ErrBusy,
+			id,
+		)
 	}
 	return err
 }

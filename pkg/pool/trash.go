@@ -31,20 +31,30 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 		}
 	case errors.Is(err, backend.ErrPending):
 		if d.polls == longWait {
-			klog.FromContext(ctx).Info("Deleted data still takes its space: a process may have a file of it open (lsof +L1 shows which)",
-				"pool", p.opts.Name, "entry", d.path(), "err", err)
+			klog.FromContext(
+				ctx,
+			).Info(
+				"Deleted data still takes its space: a process may have a file of it open (lsof +L1 shows which)",
+				"pool",
+				p.opts.Name,
+				"entry",
+				d.path(),
+				"err",
+				err,
+			)
 		}
 		p.purger.wait(d)
 	case ctx.Err() != nil: // the next start goes on from here
 	default:
-		klog.FromContext(ctx).Error(err, "Deleted data could not be purged; its space stays taken, and the purge is tried again",
-			"pool", p.opts.Name, "entry", d.path(), "retryIn", p.purger.retryAfter)
+		klog.FromContext(ctx).Error(err,
+			"Deleted data could not be purged; its space stays taken, and the purge is tried again", "pool",
+			p.opts.Name, "entry", d.path(), "retryIn", p.purger.retryAfter)
 		p.purger.retry(d)
 	}
 }
 
-// checkUnmounted is the last guard of the data: as long as a mount anywhere shows what is discarded, or part of it, somebody uses it,
-// whatever the driver was told. Errors: ErrInUse.
+// checkUnmounted is the last guard of the data: as long as a mount anywhere shows what is
+// discarded, or part of it, somebody uses it, whatever the driver was told. Errors: ErrInUse.
 func (p *Pool) checkUnmounted(d discarded) error {
 	mounts, err := p.mounts.since(d.lookAfter)
 	if err != nil {
@@ -59,7 +69,8 @@ func (p *Pool) checkUnmounted(d discarded) error {
 	return p.checkDetached(d.at, d.name)
 }
 
-// mountSnapshot is the mount table as it was read last, for many purges: it grows with the number of mounts.
+// mountSnapshot is the mount table as it was read last, for many purges: it grows with the number
+// of mounts.
 type mountSnapshot struct {
 	mu     sync.Mutex
 	taken  time.Time
@@ -82,8 +93,9 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 	return mounts, nil
 }
 
-// removeDiscarded removes the record last: as long as there is data, the next start has to know how much was promised to it, and
-// as long as there is a quota, whose that is. Errors: backend.ErrPending.
+// removeDiscarded removes the record last: as long as there is data, the next start has to know how
+// much was promised to it, and as long as there is a quota, whose that is. Errors:
+// backend.ErrPending.
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 	r, entry := newRemover(ctx, &p.foreground), dirent{name: thrown.name}
 	d, err := openNoMount(thrown.at, thrown.name)
@@ -92,14 +104,16 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 		defer d.Close()
 		entry.isDir = true
 		err = p.removeData(r, d)
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP): // gone, or not from here
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		// gone, or not from here
 		err = nil
 	}
 	if err != nil {
 		return err
 	}
 	failpoint.Here("purge.data-removed")
-	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still counts files must not be given out.
+	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still
+	// counts files must not be given out.
 	if err := p.backend.Release(thrown.tag); err != nil {
 		return err
 	}
@@ -119,7 +133,8 @@ func (p *Pool) removeData(r *remover, d dir) error {
 	return r.empty(d)
 }
 
-// discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says when it is to be purged.
+// discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says when it is to
+// be purged.
 func (p *Pool) discard(d discarded, bytes int64, quotaID uint64) discarded {
 	p.ledger.discard(bytes)
 	d.bytes, d.tag = bytes, backend.Tag(quotaID)
@@ -131,7 +146,8 @@ func (p *Pool) discard(d discarded, bytes int64, quotaID uint64) discarded {
 	return d
 }
 
-// queue hands what was taken away to the purger: at once if that is durable, else later, as a purge that failed.
+// queue hands what was taken away to the purger: at once if that is durable, else later, as a purge
+// that failed.
 func (p *Pool) queue(d discarded, failed error) {
 	if failed != nil {
 		p.purger.retry(d)
@@ -154,7 +170,8 @@ func (p *Pool) scanTrash() (left []discarded, err error) {
 	return left, nil
 }
 
-// scanTmp lists what a crash left unfinished. That is kept for nobody: half a snapshot may keep blocks that count for its volume.
+// scanTmp lists what a crash left unfinished. That is kept for nobody: half a snapshot may keep
+// blocks that count for its volume.
 func (p *Pool) scanTmp() (left []discarded, err error) {
 	names, err := p.tmp.Readdirnames(-1)
 	if err != nil {
@@ -168,8 +185,8 @@ func (p *Pool) scanTmp() (left []discarded, err error) {
 	return left, nil
 }
 
-// requeue queues what an earlier process discarded. What its record promised still counts, because the data still fills the disk, and its
-// quota is nobody else's yet.
+// requeue queues what an earlier process discarded. What its record promised still counts, because
+// the data still fills the disk, and its quota is nobody else's yet.
 func (p *Pool) requeue(ctx context.Context, d discarded) {
 	v, isVolume := p.recognize(ctx, &d)
 	d.tag = p.holdDiscarded(d)
@@ -180,8 +197,8 @@ func (p *Pool) requeue(ctx context.Context, d discarded) {
 	p.purger.add(d)
 }
 
-// recognize reads the record of what is discarded, a volume's or a snapshot's, for what it was promised and counted under. Without one
-// nobody knows. It returns a volume's.
+// recognize reads the record of what is discarded, a volume's or a snapshot's, for what it was
+// promised and counted under. Without one nobody knows. It returns a volume's.
 func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, isVolume bool) {
 	origin := d.name
 	if d.at == p.trash || d.at == p.tmp {
@@ -200,7 +217,10 @@ func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, is
 	d.keeps = keptBy(s)
 	p.snapshotIndex.keep(d.keeps, d.bytes)
 	if err := p.relimit(s.Source); err != nil { // it was adopted before anybody knew
-		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need", "pool", p.opts.Name, "volumeID", s.Source)
+		klog.FromContext(
+			ctx,
+		).Error(err, "The size of a volume is not what its snapshots need", "pool", p.opts.Name,
+			"volumeID", s.Source)
 	}
 	return volume.Volume{}, false
 }

@@ -30,24 +30,29 @@ func TestDeletedVolumeStaysInTheTrashForItsRetention(t *testing.T) {
 			if len(thrown) != 1 || !strings.HasPrefix(thrown[0], "v.") {
 				t.Fatalf("trash/ has %q", thrown)
 			}
-			if got := listTree(t, trash); got[thrown[0]+"/data/file"] != "precious" || got[thrown[0]+"/"+recordFile] == "" {
+			if got := listTree(t, trash); got[thrown[0]+"/data/file"] != "precious" ||
+				got[thrown[0]+"/"+recordFile] == "" {
 				t.Errorf("trash/ has %q", got)
 			}
 			if age := time.Since(p.thrownAt(thrown[0])); age < 0 || age > time.Minute {
 				t.Errorf("it was thrown in %s ago", age)
 			}
 			closePool(t, p)
-			p.opts.TrashRetention = time.Since(p.thrownAtPath(t, filepath.Join(trash, thrown[0]))) + 200*time.Millisecond
+			p.opts.TrashRetention = time.Since(
+				p.thrownAtPath(t, filepath.Join(trash, thrown[0])),
+			) + 200*time.Millisecond
 			waitPurged(t, openPool(t, p.opts))
 		})
 	}
 }
 
-// Nobody asked for what a crash has left in tmp/, and half a snapshot may keep blocks of its volume.
+// Nobody asked for what a crash has left in tmp/, and half a snapshot may keep blocks of its
+// volume.
 func TestWhatACrashLeftUnfinishedIsNotKeptForTheRetention(t *testing.T) {
 	p := newPool(t)
 	closePool(t, p)
-	writeTree(t, filepath.Join(p.opts.Path, tmpDir), map[string]string{"v.123/data/file": "half", "s-s.123/data/file": "half"})
+	writeTree(t, filepath.Join(p.opts.Path, tmpDir),
+		map[string]string{"v.123/data/file": "half", "s-s.123/data/file": "half"})
 	p.opts.TrashRetention = time.Hour
 	p = openPool(t, p.opts)
 	waitPurged(t, p)
@@ -74,8 +79,8 @@ func TestDeleteOfAnAbsentVolumeIsNoError(t *testing.T) {
 	wantLedger(t, p, 0, 0)
 }
 
-// TestPurgeOfALargeVolumeIsInterruptedAndResumed: neither a delete nor a stop waits for 100,000 files, and the space they
-// take is not given to another volume before they are gone.
+// TestPurgeOfALargeVolumeIsInterruptedAndResumed: neither a delete nor a stop waits for 100,000
+// files, and the space they take is not given to another volume before they are gone.
 func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 	const files = 100_000
 	p := newPool(t)
@@ -86,7 +91,8 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 	remove(t, p, v.ID)
 	deleted := time.Since(begin)
 	thrown := filepath.Join(p.opts.Path, trashDir, entries(t, filepath.Join(p.opts.Path, trashDir))[0])
-	eventually(t, "the purge begins", func() bool { return len(entries(t, filepath.Join(thrown, dataEntry))) < files/manyInADir })
+	eventually(t, "the purge begins",
+		func() bool { return len(entries(t, filepath.Join(thrown, dataEntry))) < files/manyInADir })
 	begin = time.Now()
 	closePool(t, p)
 	stopped := time.Since(begin)
@@ -98,7 +104,8 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 		t.Error("the stop waited for the whole purge")
 	}
 	p = openPool(t, p.opts)
-	if s := status(t, p); s.TrashBytes != mib && len(entries(t, filepath.Join(p.opts.Path, trashDir))) > 0 {
+	if s := status(t, p); s.TrashBytes != mib &&
+		len(entries(t, filepath.Join(p.opts.Path, trashDir))) > 0 {
 		t.Errorf("%d bytes are in the trash after a restart, want %d", s.TrashBytes, mib)
 	}
 	waitPurged(t, p)
@@ -107,7 +114,8 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 
 const manyInADir = 1000
 
-// plantMany makes files in directories of manyInADir each. Hard links are the quickest to make; to the purger they are files.
+// plantMany makes files in directories of manyInADir each. Hard links are the quickest to make; to
+// the purger they are files.
 func plantMany(t *testing.T, root string, files int) {
 	t.Helper()
 	for n := 0; n < files; n += manyInADir {
@@ -140,7 +148,8 @@ func TestRecordOutlivesTheDataItCounts(t *testing.T) {
 	trash := filepath.Join(p.opts.Path, trashDir)
 	point = filepath.Join(trash, entries(t, trash)[0], dataEntry, "mnt")
 	t.Cleanup(func() { _ = unix.Unmount(point, unix.MNT_DETACH) })
-	eventually(t, "the purge stops at the mount", func() bool { return status(t, p).PurgesFailing == 1 })
+	eventually(t, "the purge stops at the mount",
+		func() bool { return status(t, p).PurgesFailing == 1 })
 	p = restart(t, p)
 	wantLedger(t, p, 0, mib)
 	if err := unix.Unmount(point, 0); err != nil {
@@ -150,7 +159,8 @@ func TestRecordOutlivesTheDataItCounts(t *testing.T) {
 	waitPurged(t, p)
 }
 
-// What is mounted somewhere is looked up again at each try, and at the end of a retention: a mount table of long ago is nobody's word.
+// What is mounted somewhere is looked up again at each try, and at the end of a retention: a mount
+// table of long ago is nobody's word.
 func TestTrashThatIsMountedElsewhereIsPurgedWhenItNoLongerIs(t *testing.T) {
 	for _, tc := range []struct {
 		title     string
@@ -171,14 +181,16 @@ func TestTrashThatIsMountedElsewhereIsPurgedWhenItNoLongerIs(t *testing.T) {
 				bind(t, dataPath(p, v.ID), elsewhere)
 			}
 			remove(t, p, v.ID)
-			if _, err := p.mounts.since(time.Now()); err != nil { // as the purge of another volume does
+			// as the purge of another volume does
+			if _, err := p.mounts.since(time.Now()); err != nil {
 				t.Fatal(err)
 			}
 			if tc.retention > 0 {
 				trash := filepath.Join(p.opts.Path, trashDir)
 				bind(t, filepath.Join(trash, entries(t, trash)[0], dataEntry), elsewhere)
 			}
-			eventually(t, "the purge stops at the mount", func() bool { return status(t, p).PurgesFailing == 1 })
+			eventually(t, "the purge stops at the mount",
+				func() bool { return status(t, p).PurgesFailing == 1 })
 			if got := listTree(t, elsewhere); got["file"] != "precious" {
 				t.Fatalf("what is mounted has %q", got)
 			}

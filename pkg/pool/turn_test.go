@@ -25,8 +25,8 @@ func (q queueing) Done() <-chan struct{} {
 	return q.Context.Done()
 }
 
-// queued begins a copy in a pool in which it is not its turn. It returns when the copy waits; leave gives it the turn and says how it
-// ended.
+// queued begins a copy in a pool in which it is not its turn. It returns when the copy waits; leave
+// gives it the turn and says how it ended.
 func queued(t *testing.T, p *Pool, work func(context.Context) error) (leave func() error) {
 	t.Helper()
 	p.throttle.turns <- struct{}{}
@@ -52,14 +52,16 @@ func oneAtATime(t *testing.T, fstype string) (*Pool, volume.Volume) {
 	return p, createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{Required: 32 * mib})
 }
 
-// What waits for its turn keeps nobody from anything, and takes the volume as it is when the turn has come.
+// What waits for its turn keeps nobody from anything, and takes the volume as it is when the turn
+// has come.
 func TestSnapshotThatQueuesIsOfTheVolumeAsItIsInItsTurn(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
 			p, v := oneAtATime(t, fstype)
 			req := snapshotRequest(t, "s", v.ID)
 			id := volume.NewSnapshotID(p.ID(), req.Name)
-			leave := queued(t, p, func(ctx context.Context) error { return p.takeSnapshot(ctx, id, req, &copytree.Progress{}) })
+			leave := queued(t, p,
+				func(ctx context.Context) error { return p.takeSnapshot(ctx, id, req, &copytree.Progress{}) })
 			stage(t, p, v.ID)
 			if _, err := expand(t, p, v.ID, 48*mib, 0); err != nil {
 				t.Fatal(err)
@@ -74,7 +76,8 @@ func TestSnapshotThatQueuesIsOfTheVolumeAsItIsInItsTurn(t *testing.T) {
 			again := from(t, "again", volume.FromSnapshot(id), 48*mib)
 			again.Spec = v.Spec
 			c := restore(t, p, again, only{p})
-			if info, err := os.Stat(dataPath(p, c.ID)); err != nil || info.Size() != 48*mib || c.FilesystemBytes != 32*mib {
+			if info, err := os.Stat(dataPath(p, c.ID)); err != nil || info.Size() != 48*mib ||
+				c.FilesystemBytes != 32*mib {
 				t.Errorf("restored is %+v, with %v, %v", c, info, err)
 			}
 		})
@@ -100,7 +103,8 @@ func TestCloneThatQueuesHasTheFilesystemThatWasMadeMeanwhile(t *testing.T) {
 	req := from(t, "clone", volume.FromVolume(v.ID), 0)
 	req.Spec = v.Spec
 	id := volume.NewID(p.ID(), req.Name)
-	leave := queued(t, p, func(ctx context.Context) error { return p.restore(ctx, id, req, only{p}, &copytree.Progress{}) })
+	leave := queued(t, p,
+		func(ctx context.Context) error { return p.restore(ctx, id, req, only{p}, &copytree.Progress{}) })
 	stage(t, p, v.ID)
 	if err := leave(); err != nil {
 		t.Fatal(err)
@@ -114,7 +118,8 @@ func TestSourceOfACopyThatQueuesCanBeDeleted(t *testing.T) {
 	p, v := oneAtATime(t, disks.Ext4)
 	req := snapshotRequest(t, "s", v.ID)
 	id := volume.NewSnapshotID(p.ID(), req.Name)
-	leave := queued(t, p, func(ctx context.Context) error { return p.takeSnapshot(ctx, id, req, &copytree.Progress{}) })
+	leave := queued(t, p,
+		func(ctx context.Context) error { return p.takeSnapshot(ctx, id, req, &copytree.Progress{}) })
 	wantLedger(t, p, v.CapacityBytes, 0)
 	remove(t, p, v.ID)
 	if err := leave(); !errors.Is(err, volume.ErrNotFound) {
@@ -149,17 +154,28 @@ func TestCopyOfAnImageOfAnotherSizeIsRefused(t *testing.T) {
 		if err := os.Truncate(dataPath(p, v.ID), v.CapacityBytes+mib); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", v.ID)); !errors.Is(err, volume.ErrBusy) {
+		if _, err := p.CreateSnapshot(
+			t.Context(),
+			snapshotRequest(t, "s", v.ID),
+		); !errors.Is(
+			err, volume.ErrBusy,
+		) {
 			t.Errorf("%s: %v, want ErrBusy", fstype, err)
 		}
 		wantEntries(t, p, snapshotsDir)
 	}
 }
 
-// A directory may be expanded while it is copied: its copy can hold more than the size that it had, and is to be restored all the same.
+// A directory may be expanded while it is copied: its copy can hold more than the size that it had,
+// and is to be restored all the same.
 func TestSnapshotOfADirectoryThatWasExpandedMeanwhileHasTheNewSize(t *testing.T) {
 	p, v, g := slowPool(t)
-	if _, err := p.CreateSnapshot(short(t, g), snapshotRequest(t, "s", v.ID)); !errors.Is(err, volume.ErrBusy) {
+	if _, err := p.CreateSnapshot(
+		short(t, g),
+		snapshotRequest(t, "s", v.ID),
+	); !errors.Is(
+		err, volume.ErrBusy,
+	) {
 		t.Fatal(err)
 	}
 	if _, err := expand(t, p, v.ID, 80*mib, 0); err != nil {

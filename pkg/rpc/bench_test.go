@@ -23,20 +23,32 @@ func benchmarkRequest() *csi.NodePublishVolumeRequest {
 		StagingTargetPath: staging + "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0/globalmount",
 		TargetPath:        kubelet + "/pods/5e6f7a8b-1234-4cde-9f01-23456789abcd/volumes/kubernetes.io~csi/" + pvc + "/mount",
 		VolumeCapability: &csi.VolumeCapability{
-			AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER},
-			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: "ext4", MountFlags: []string{"noexec"}}},
+			AccessMode: &csi.VolumeCapability_AccessMode{
+				Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER,
+			},
+			AccessType: &csi.VolumeCapability_Mount{
+				Mount: &csi.VolumeCapability_MountVolume{FsType: "ext4", MountFlags: []string{"noexec"}},
+			},
 		},
 		VolumeContext: map[string]string{
-			"type": "DirectoryOrCreate", "csi.storage.k8s.io/pod.name": "web-0", "csi.storage.k8s.io/pod.namespace": "default",
-			"csi.storage.k8s.io/pod.uid": "5e6f7a8b-1234-4cde-9f01-23456789abcd", "csi.storage.k8s.io/serviceAccount.name": "default",
-			"csi.storage.k8s.io/ephemeral": "false", "storage.kubernetes.io/csiProvisionerIdentity": "1700000000000-8081-hostpath.csi.local",
+			"type":                                         "DirectoryOrCreate",
+			"csi.storage.k8s.io/pod.name":                  "web-0",
+			"csi.storage.k8s.io/pod.namespace":             "default",
+			"csi.storage.k8s.io/pod.uid":                   "5e6f7a8b-1234-4cde-9f01-23456789abcd",
+			"csi.storage.k8s.io/serviceAccount.name":       "default",
+			"csi.storage.k8s.io/ephemeral":                 "false",
+			"storage.kubernetes.io/csiProvisionerIdentity": "1700000000000-8081-hostpath.csi.local",
 		},
 	}
 }
 
 var publishInfo = &grpc.UnaryServerInfo{FullMethod: csi.Node_NodePublishVolume_FullMethodName}
 
-func emptyHandler(context.Context, any) (any, error) { return &csi.NodePublishVolumeResponse{}, nil }
+func emptyHandler(
+	context.Context, any,
+) (any, error) {
+	return &csi.NodePublishVolumeResponse{}, nil
+}
 
 // chained nests the interceptors as grpc.ChainUnaryInterceptor does, closures included.
 func chained(list []grpc.UnaryServerInterceptor, handler grpc.UnaryHandler) grpc.UnaryHandler {

@@ -19,8 +19,8 @@ type codeEntry struct {
 	code codes.Code
 }
 
-// codeTable is the one place where a failure gets its code (CSI spec, "Error Scheme"). An error that wraps several
-// entries gets the first: the driver's own words say more than the system's.
+// codeTable is the one place where a failure gets its code (CSI spec, "Error Scheme"). An error
+// that wraps several entries gets the first: the driver's own words say more than the system's.
 var codeTable = []codeEntry{
 	{volume.ErrInvalid, codes.InvalidArgument},
 	{volume.ErrForbidden, codes.PermissionDenied},
@@ -33,17 +33,20 @@ var codeTable = []codeEntry{
 	{volume.ErrBusy, codes.Aborted},
 	{volume.ErrBadToken, codes.Aborted},
 	{volume.ErrUnavailable, codes.Unavailable},
-	// Not DATA_LOSS: that says "unrecoverable", and what cannot be read here is most often a record that a person can
-	// mend while the data is whole. kubelet takes both as final alike (isFinalError in pkg/volume/csi/csi_client.go).
+	// Not DATA_LOSS: that says "unrecoverable", and what cannot be read here is most often a record
+	// that a person can mend while the data is whole. kubelet takes both as final alike
+	// (isFinalError in pkg/volume/csi/csi_client.go).
 	{volume.ErrCorrupt, codes.Internal},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
-	// A disk that fills up under an operation is the same news to the scheduler as a ledger that has no room.
+	// A disk that fills up under an operation is the same news to the scheduler as a ledger that
+	// has no room.
 	{syscall.ENOSPC, codes.ResourceExhausted},
 	{syscall.EDQUOT, codes.ResourceExhausted},
 }
 
-// Code is the status code that a caller sees when a handler returns err. Unknown errors are INTERNAL, nil is OK.
+// Code is the status code that a caller sees when a handler returns err. Unknown errors are
+// INTERNAL, nil is OK.
 func Code(err error) codes.Code { return toStatus(err).Code() }
 
 // toStatus never carries details: "The status details MUST be empty" (CSI spec, "Error Scheme").
@@ -76,9 +79,11 @@ func describe(message string, code codes.Code) string {
 	return message
 }
 
-// mapErrors turns what the handler returns into a status. A call that nobody waits for any more is not begun: its caller
-// has given up or retried, and would meet the stale call's lock.
-func mapErrors(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// mapErrors turns what the handler returns into a status. A call that nobody waits for any more is
+// not begun: its caller has given up or retried, and would meet the stale call's lock.
+func mapErrors(
+	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (any, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, toStatus(fmt.Errorf("%w before the call began", err)).Err()
 	}

@@ -69,7 +69,8 @@ func exportedErrors(t *testing.T, dir string) []string {
 		if !strings.HasSuffix(entry.Name(), ".go") || strings.HasSuffix(entry.Name(), "_test.go") {
 			continue
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), dir+"/"+entry.Name(), nil, parser.SkipObjectResolution)
+		file, err := parser.ParseFile(token.NewFileSet(), dir+"/"+entry.Name(), nil,
+			parser.SkipObjectResolution)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,16 +120,36 @@ func TestCode(t *testing.T) {
 		{"corrupt", volume.ErrCorrupt, codes.Internal},
 		{"canceled", context.Canceled, codes.Canceled},
 		{"deadline", context.DeadlineExceeded, codes.DeadlineExceeded},
-		{"full disk", &fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}, codes.ResourceExhausted},
-		{"full quota", &fs.PathError{Op: "write", Path: "x", Err: syscall.EDQUOT}, codes.ResourceExhausted},
+		{
+			"full disk",
+			&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC},
+			codes.ResourceExhausted,
+		},
+		{
+			"full quota",
+			&fs.PathError{Op: "write", Path: "x", Err: syscall.EDQUOT},
+			codes.ResourceExhausted,
+		},
 		{"any other errno", syscall.EIO, codes.Internal},
 		{"an absent file is not an absent volume", fs.ErrNotExist, codes.Internal},
 		{"any other error", errors.New("boom"), codes.Internal},
-		{"wrapped twice", fmt.Errorf("pool x: %w", fmt.Errorf("%w: y", volume.ErrInUse)), codes.FailedPrecondition},
+		{
+			"wrapped twice",
+			fmt.Errorf("pool x: %w", fmt.Errorf("%w: y", volume.ErrInUse)),
+			codes.FailedPrecondition,
+		},
 		{"joined", errors.Join(errors.New("boom"), volume.ErrNoSpace), codes.ResourceExhausted},
-		{"our word before the system's", fmt.Errorf("%w: %w", syscall.ENOSPC, volume.ErrUnavailable), codes.Unavailable},
+		{
+			"our word before the system's",
+			fmt.Errorf("%w: %w", syscall.ENOSPC, volume.ErrUnavailable),
+			codes.Unavailable,
+		},
 		{"a status passes", status.Error(codes.Unimplemented, "no"), codes.Unimplemented},
-		{"a wrapped status passes", fmt.Errorf("x: %w", status.Error(codes.PermissionDenied, "no")), codes.PermissionDenied},
+		{
+			"a wrapped status passes",
+			fmt.Errorf("x: %w", status.Error(codes.PermissionDenied, "no")),
+			codes.PermissionDenied,
+		},
 		{"a failure is never OK", okStatusError{}, codes.Internal},
 	}
 	for _, tt := range tests {
@@ -151,7 +172,8 @@ func TestStatusHasAMessageAndNoDetails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if st := toStatus(detailed.Err()); len(st.Details()) != 0 || st.Message() != "gone" || st.Code() != codes.NotFound {
+	if st := toStatus(detailed.Err()); len(st.Details()) != 0 || st.Message() != "gone" ||
+		st.Code() != codes.NotFound {
 		t.Errorf("got %v with details %v, want NotFound, its message and no details", st, st.Details())
 	}
 	if st := toStatus(status.Error(codes.NotFound, "")); st.Message() == "" {

@@ -38,9 +38,9 @@ type holder struct {
 	since  time.Time
 }
 
-// inFlight gives each volume and each path to one changing call at a time. Nobody waits: the second call gets ABORTED
-// (CSI spec, "Error Scheme", "Operation pending for volume"). One mutex is enough, it covers two map accesses and is never
-// held while a handler runs.
+// inFlight gives each volume and each path to one changing call at a time. Nobody waits: the second
+// call gets ABORTED (CSI spec, "Error Scheme", "Operation pending for volume"). One mutex is
+// enough, it covers two map accesses and is never held while a handler runs.
 type inFlight struct {
 	conflicts *prometheus.CounterVec
 
@@ -52,7 +52,9 @@ func newInFlight(conflicts *prometheus.CounterVec) *inFlight {
 	return &inFlight{conflicts: conflicts, held: map[lockKey]holder{}}
 }
 
-func (f *inFlight) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (f *inFlight) intercept(
+	ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (any, error) {
 	keys := keysOf(req)
 	if keys == (lockKeys{}) {
 		return handler(ctx, req)
@@ -93,8 +95,9 @@ func (f *inFlight) unlock(keys lockKeys) {
 	}
 }
 
-// keysOf says what a call locks. Reading calls lock nothing. Of what is copied from, the pool sees to it that it is not deleted: a
-// snapshot's volume can be published meanwhile. Groups are not among the driver's capabilities.
+// keysOf says what a call locks. Reading calls lock nothing. Of what is copied from, the pool sees
+// to it that it is not deleted: a snapshot's volume can be published meanwhile. Groups are not
+// among the driver's capabilities.
 func keysOf(req any) lockKeys {
 	switch r := req.(type) {
 	case *csi.CreateVolumeRequest:
@@ -127,8 +130,9 @@ func keysOf(req any) lockKeys {
 	return lockKeys{}
 }
 
-// nameKey and idKey agree on the volume's directory, so that creating and deleting one volume exclude each other although
-// the first knows no ID. What does not parse locks nothing: the handler refuses it.
+// nameKey and idKey agree on the volume's directory, so that creating and deleting one volume
+// exclude each other although the first knows no ID. What does not parse locks nothing: the handler
+// refuses it.
 func nameKey(s string) lockKey {
 	name, err := volume.ParseName(s)
 	if err != nil {
@@ -137,8 +141,8 @@ func nameKey(s string) lockKey {
 	return lockKey{volumeSpace, name.Dir()}
 }
 
-// What is no ID of this driver may be another's handle: of a path of the host, in a PersistentVolume written by hand, or of an inline
-// volume, whose directory is named for it.
+// What is no ID of this driver may be another's handle: of a path of the host, in a
+// PersistentVolume written by hand, or of an inline volume, whose directory is named for it.
 func idKey(s string) lockKey {
 	id, err := volume.ParseID(s)
 	if err != nil {
@@ -164,7 +168,8 @@ func snapshotKey(s string) lockKey {
 	return lockKey{snapshotSpace, id.Dir()}
 }
 
-// pathKey makes one key of the spellings of a path; it resolves nothing, and the path is used for nothing else.
+// pathKey makes one key of the spellings of a path; it resolves nothing, and the path is used for
+// nothing else.
 func pathKey(s string) lockKey {
 	if s == "" {
 		return lockKey{}

@@ -40,19 +40,71 @@ func TestKeysOf(t *testing.T) {
 	}{
 		{"create by name", &csi.CreateVolumeRequest{Name: "pvc-1"}, lockKeys{vol}},
 		{"delete by ID", &csi.DeleteVolumeRequest{VolumeId: testPool + "-pvc-1"}, lockKeys{vol}},
-		{"create by a hashed name", &csi.CreateVolumeRequest{Name: "no file name/"}, lockKeys{{volumeSpace, hashed.Dir()}}},
-		{"delete by a hashed ID", &csi.DeleteVolumeRequest{VolumeId: testPool + "-" + hashed.Dir()}, lockKeys{{volumeSpace, hashed.Dir()}}},
-		{"stage", &csi.NodeStageVolumeRequest{VolumeId: testPool + "-pvc-1", StagingTargetPath: "/s"}, lockKeys{vol, {pathSpace, "/s"}}},
-		{"unstage", &csi.NodeUnstageVolumeRequest{VolumeId: testPool + "-pvc-1", StagingTargetPath: "/s/"}, lockKeys{vol, {pathSpace, "/s"}}},
-		{"publish", &csi.NodePublishVolumeRequest{VolumeId: testPool + "-pvc-1", StagingTargetPath: "/s", TargetPath: "/t"}, lockKeys{vol, {pathSpace, "/t"}}},
-		{"unpublish", &csi.NodeUnpublishVolumeRequest{VolumeId: testPool + "-pvc-1", TargetPath: "/x/../t"}, lockKeys{vol, {pathSpace, "/t"}}},
-		{"a handle that somebody wrote", &csi.NodeUnpublishVolumeRequest{VolumeId: "no file name/", TargetPath: "/t"}, lockKeys{{volumeSpace, hashed.Dir()}, {pathSpace, "/t"}}},
-		{"a hostile ID locks its path only", &csi.NodeUnpublishVolumeRequest{VolumeId: strings.Repeat("x", 129), TargetPath: "/t"}, lockKeys{{}, {pathSpace, "/t"}}},
+		{
+			"create by a hashed name",
+			&csi.CreateVolumeRequest{Name: "no file name/"},
+			lockKeys{{volumeSpace, hashed.Dir()}},
+		},
+		{
+			"delete by a hashed ID",
+			&csi.DeleteVolumeRequest{VolumeId: testPool + "-" + hashed.Dir()},
+			lockKeys{{volumeSpace, hashed.Dir()}},
+		},
+		{
+			"stage",
+			&csi.NodeStageVolumeRequest{VolumeId: testPool + "-pvc-1", StagingTargetPath: "/s"},
+			lockKeys{vol, {pathSpace, "/s"}},
+		},
+		{
+			"unstage",
+			&csi.NodeUnstageVolumeRequest{VolumeId: testPool + "-pvc-1", StagingTargetPath: "/s/"},
+			lockKeys{vol, {pathSpace, "/s"}},
+		},
+		{
+			"publish",
+			&csi.NodePublishVolumeRequest{
+				VolumeId:          testPool + "-pvc-1",
+				StagingTargetPath: "/s",
+				TargetPath:        "/t",
+			},
+			lockKeys{vol, {pathSpace, "/t"}},
+		},
+		{
+			"unpublish",
+			&csi.NodeUnpublishVolumeRequest{VolumeId: testPool + "-pvc-1", TargetPath: "/x/../t"},
+			lockKeys{vol, {pathSpace, "/t"}},
+		},
+		{
+			"a handle that somebody wrote",
+			&csi.NodeUnpublishVolumeRequest{VolumeId: "no file name/", TargetPath: "/t"},
+			lockKeys{{volumeSpace, hashed.Dir()}, {pathSpace, "/t"}},
+		},
+		{
+			"a hostile ID locks its path only",
+			&csi.NodeUnpublishVolumeRequest{VolumeId: strings.Repeat("x", 129), TargetPath: "/t"},
+			lockKeys{{}, {pathSpace, "/t"}},
+		},
 		{"node expand", &csi.NodeExpandVolumeRequest{VolumeId: testPool + "-pvc-1"}, lockKeys{vol}},
-		{"snapshot by name", &csi.CreateSnapshotRequest{Name: "pvc-1", SourceVolumeId: testPool + "-v"}, lockKeys{{snapshotSpace, "pvc-1"}}},
-		{"delete a snapshot by ID", &csi.DeleteSnapshotRequest{SnapshotId: testPool + "-s-pvc-1"}, lockKeys{{snapshotSpace, "pvc-1"}}},
-		{"snapshot by a hashed name", &csi.CreateSnapshotRequest{Name: "no file name/"}, lockKeys{{snapshotSpace, hashed.Dir()}}},
-		{"a snapshot that is none", &csi.DeleteSnapshotRequest{SnapshotId: testPool + "-pvc-1"}, lockKeys{}},
+		{
+			"snapshot by name",
+			&csi.CreateSnapshotRequest{Name: "pvc-1", SourceVolumeId: testPool + "-v"},
+			lockKeys{{snapshotSpace, "pvc-1"}},
+		},
+		{
+			"delete a snapshot by ID",
+			&csi.DeleteSnapshotRequest{SnapshotId: testPool + "-s-pvc-1"},
+			lockKeys{{snapshotSpace, "pvc-1"}},
+		},
+		{
+			"snapshot by a hashed name",
+			&csi.CreateSnapshotRequest{Name: "no file name/"},
+			lockKeys{{snapshotSpace, hashed.Dir()}},
+		},
+		{
+			"a snapshot that is none",
+			&csi.DeleteSnapshotRequest{SnapshotId: testPool + "-pvc-1"},
+			lockKeys{},
+		},
 		{"no snapshot name", &csi.CreateSnapshotRequest{}, lockKeys{}},
 		{"no name", &csi.CreateVolumeRequest{}, lockKeys{}},
 		{"a hostile ID", &csi.DeleteVolumeRequest{VolumeId: "\xff"}, lockKeys{}},
@@ -68,8 +120,11 @@ func TestKeysOf(t *testing.T) {
 
 // unlocked are the requests with a volume that change nothing, or that the driver does not serve.
 var unlocked = []protoreflect.Name{
-	"ValidateVolumeCapabilitiesRequest", "ControllerGetVolumeRequest", "ControllerGetVolumeHealthRequest",
-	"NodeGetVolumeStatsRequest", "NodeGetVolumeHealthRequest",
+	"ValidateVolumeCapabilitiesRequest",
+	"ControllerGetVolumeRequest",
+	"ControllerGetVolumeHealthRequest",
+	"NodeGetVolumeStatsRequest",
+	"NodeGetVolumeHealthRequest",
 }
 
 func TestEveryRequestWithAVolumeIsLockedOrKnownToRead(t *testing.T) {
@@ -97,7 +152,8 @@ func TestSecondCallLearnsWhoHoldsTheVolumeAndSinceWhen(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		_, err := f.intercept(t.Context(), &csi.DeleteVolumeRequest{VolumeId: testPool + "-pvc-1"},
 			&grpc.UnaryServerInfo{FullMethod: csi.Controller_DeleteVolume_FullMethodName}, unreachable(t))
-		if !errors.Is(err, volume.ErrBusy) || !strings.Contains(err.Error(), `CreateVolume has held volume "pvc-1" for 5s`) {
+		if !errors.Is(err, volume.ErrBusy) ||
+			!strings.Contains(err.Error(), `CreateVolume has held volume "pvc-1" for 5s`) {
 			t.Errorf("got %v", err)
 		}
 		if got := counter(t, f.conflicts, "DeleteVolume"); got != 1 {
@@ -124,7 +180,8 @@ func TestFailedTryTakesNothing(t *testing.T) {
 	}
 }
 
-// TestOneCallAtATimeForAVolume races 32 goroutines over 4 volumes: no two may be inside one volume, and every lock ends.
+// TestOneCallAtATimeForAVolume races 32 goroutines over 4 volumes: no two may be inside one volume,
+// and every lock ends.
 func TestOneCallAtATimeForAVolume(t *testing.T) {
 	f := newTestInFlight()
 	var inside [4]atomic.Int32
@@ -135,7 +192,10 @@ func TestOneCallAtATimeForAVolume(t *testing.T) {
 		wg.Go(func() {
 			for i := range 200 {
 				v := (g + i) % len(inside)
-				req := &csi.NodePublishVolumeRequest{VolumeId: fmt.Sprintf("%s-v%d", testPool, v), TargetPath: fmt.Sprintf("/t/%d", g)}
+				req := &csi.NodePublishVolumeRequest{
+					VolumeId:   fmt.Sprintf("%s-v%d", testPool, v),
+					TargetPath: fmt.Sprintf("/t/%d", g),
+				}
 				_, err := f.intercept(t.Context(), req, info, func(context.Context, any) (any, error) {
 					if inside[v].Add(1) != 1 {
 						t.Error("two calls are inside one volume")

@@ -10,28 +10,35 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// The limits in bytes of CSI spec v1.13.0, "Size Limits", and of the fields whose description overrides them.
+// The limits in bytes of CSI spec v1.13.0, "Size Limits", and of the fields whose description
+// overrides them.
 const (
 	maxStringBytes = 128
 	maxMapBytes    = 4 << 10
 	// maxFlagsBytes is for all mount_flags together (VolumeCapability.MountVolume).
 	maxFlagsBytes = 4 << 10
-	// maxNodeIDBytes: NodeGetInfoResponse lets a node's ID be longer, and the same ID comes back in requests.
+	// maxNodeIDBytes: NodeGetInfoResponse lets a node's ID be longer, and the same ID comes back in
+	// requests.
 	maxNodeIDBytes = 256
-	// maxPathBytes: for paths the spec asks for "the maximum path length allowed by the operating system", PATH_MAX.
+	// maxPathBytes: for paths the spec asks for "the maximum path length allowed by the operating
+	// system", PATH_MAX.
 	maxPathBytes = 4096
 )
 
-// enforceLimits refuses what the spec says a caller never sends, so that no handler has to think of megabytes.
-func enforceLimits(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// enforceLimits refuses what the spec says a caller never sends, so that no handler has to think of
+// megabytes.
+func enforceLimits(
+	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (any, error) {
 	if err := checkLimits(req); err != nil {
 		return nil, err
 	}
 	return handler(ctx, req)
 }
 
-// checkLimits asks a request for the fields it has instead of reflecting over it: this runs on every call. A test walks every
-// CSI request by reflection and finds a field that is missing here. Errors: ErrInvalid, naming the field and both sizes.
+// checkLimits asks a request for the fields it has instead of reflecting over it: this runs on
+// every call. A test walks every CSI request by reflection and finds a field that is missing here.
+// Errors: ErrInvalid, naming the field and both sizes.
 func checkLimits(req any) error {
 	var l limits
 	l.checkIDs(req)
@@ -47,8 +54,13 @@ type limits struct{ err error }
 
 func (l *limits) atMost(limit, size int, field string) {
 	if size > limit && l.err == nil {
-		l.err = fmt.Errorf("%w: field %s has %d bytes, at most %d are allowed (CSI spec, \"Size Limits\")",
-			volume.ErrInvalid, field, size, limit)
+		l.err = fmt.Errorf(
+			"%w: field %s has %d bytes, at most %d are allowed (CSI spec, \"Size Limits\")",
+			volume.ErrInvalid,
+			field,
+			size,
+			limit,
+		)
 	}
 }
 
@@ -132,14 +144,18 @@ func (l *limits) checkMessages(req any) {
 	if r, ok := req.(interface {
 		GetVolumeContentSource() *csi.VolumeContentSource
 	}); ok {
-		l.text("volume_content_source.snapshot.snapshot_id", r.GetVolumeContentSource().GetSnapshot().GetSnapshotId())
-		l.text("volume_content_source.volume.volume_id", r.GetVolumeContentSource().GetVolume().GetVolumeId())
+		l.text("volume_content_source.snapshot.snapshot_id",
+			r.GetVolumeContentSource().GetSnapshot().GetSnapshotId())
+		l.text("volume_content_source.volume.volume_id",
+			r.GetVolumeContentSource().GetVolume().GetVolumeId())
 	}
 	if r, ok := req.(interface {
 		GetAccessibilityRequirements() *csi.TopologyRequirement
 	}); ok {
-		l.topologies("accessibility_requirements.requisite.segments", r.GetAccessibilityRequirements().GetRequisite())
-		l.topologies("accessibility_requirements.preferred.segments", r.GetAccessibilityRequirements().GetPreferred())
+		l.topologies("accessibility_requirements.requisite.segments",
+			r.GetAccessibilityRequirements().GetRequisite())
+		l.topologies("accessibility_requirements.preferred.segments",
+			r.GetAccessibilityRequirements().GetPreferred())
 	}
 	if r, ok := req.(interface{ GetAccessibleTopology() *csi.Topology }); ok {
 		l.table("accessible_topology.segments", r.GetAccessibleTopology().GetSegments())
@@ -156,7 +172,8 @@ func (l *limits) capability(field string, c *csi.VolumeCapability) {
 		size += len(flag)
 	}
 	// The name is put together for a fault only: this is the hot path.
-	if len(m.GetFsType()) > maxStringBytes || len(m.GetVolumeMountGroup()) > maxStringBytes || size > maxFlagsBytes {
+	if len(m.GetFsType()) > maxStringBytes || len(m.GetVolumeMountGroup()) > maxStringBytes ||
+		size > maxFlagsBytes {
 		l.text(field+".mount.fs_type", m.GetFsType())
 		l.text(field+".mount.volume_mount_group", m.GetVolumeMountGroup())
 		l.atMost(maxFlagsBytes, size, field+".mount.mount_flags")

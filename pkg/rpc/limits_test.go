@@ -52,7 +52,8 @@ func limitOf(field protoreflect.FieldDescriptor) int {
 	}
 }
 
-// place puts a string of that size into the field at the end of the chain, making messages on the way.
+// place puts a string of that size into the field at the end of the chain, making messages on the
+// way.
 func place(root protoreflect.Message, chain []protoreflect.FieldDescriptor, size int) {
 	for _, field := range chain[:len(chain)-1] {
 		if field.IsList() {
@@ -65,7 +66,9 @@ func place(root protoreflect.Message, chain []protoreflect.FieldDescriptor, size
 	switch {
 	case last.IsMap():
 		half := size / 2
-		root.Mutable(last).Map().Set(text(strings.Repeat("k", half)).MapKey(), text(strings.Repeat("v", size-half)))
+		root.Mutable(
+			last,
+		).Map().Set(text(strings.Repeat("k", half)).MapKey(), text(strings.Repeat("v", size-half)))
 	case last.IsList():
 		root.Mutable(last).List().Append(text(strings.Repeat("x", size)))
 	default:
@@ -74,7 +77,9 @@ func place(root protoreflect.Message, chain []protoreflect.FieldDescriptor, size
 }
 
 // textChains finds every string and map in a message and below it.
-func textChains(desc protoreflect.MessageDescriptor, prefix []protoreflect.FieldDescriptor) [][]protoreflect.FieldDescriptor {
+func textChains(
+	desc protoreflect.MessageDescriptor, prefix []protoreflect.FieldDescriptor,
+) [][]protoreflect.FieldDescriptor {
 	var chains [][]protoreflect.FieldDescriptor
 	for i := range desc.Fields().Len() {
 		field := desc.Fields().Get(i)
@@ -113,7 +118,8 @@ func TestEveryFieldOfEveryRequestHasItsLimit(t *testing.T) {
 			place(over, chain, limit+1)
 			err := checkLimits(over.Interface())
 			if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), " "+name+" has ") {
-				t.Errorf("%s.%s of %d bytes: got %v, want ErrInvalid naming the field", desc.Name(), name, limit+1, err)
+				t.Errorf("%s.%s of %d bytes: got %v, want ErrInvalid naming the field", desc.Name(), name,
+					limit+1, err)
 			}
 		}
 	}
@@ -123,7 +129,12 @@ func TestEveryFieldOfEveryRequestHasItsLimit(t *testing.T) {
 }
 
 func TestLimitMessageNamesFieldSizeAndLimit(t *testing.T) {
-	err := checkLimits(&csi.CreateVolumeRequest{Name: "v", Parameters: map[string]string{"a": strings.Repeat("x", 5000)}})
+	err := checkLimits(
+		&csi.CreateVolumeRequest{
+			Name:       "v",
+			Parameters: map[string]string{"a": strings.Repeat("x", 5000)},
+		},
+	)
 	want := `invalid argument: field parameters has 5001 bytes, at most 4096 are allowed (CSI spec, "Size Limits")`
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
@@ -133,8 +144,11 @@ func TestLimitMessageNamesFieldSizeAndLimit(t *testing.T) {
 func TestMountFlagsCountTogether(t *testing.T) {
 	flags := []string{strings.Repeat("a", 2048), strings.Repeat("b", 2048), "c"}
 	mount := &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{MountFlags: flags}}
-	err := checkLimits(&csi.NodePublishVolumeRequest{VolumeCapability: &csi.VolumeCapability{AccessType: mount}})
-	if err == nil || !strings.Contains(err.Error(), "volume_capability.mount.mount_flags has 4097 bytes") {
+	err := checkLimits(
+		&csi.NodePublishVolumeRequest{VolumeCapability: &csi.VolumeCapability{AccessType: mount}},
+	)
+	if err == nil ||
+		!strings.Contains(err.Error(), "volume_capability.mount.mount_flags has 4097 bytes") {
 		t.Errorf("got %v", err)
 	}
 }

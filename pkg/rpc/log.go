@@ -22,13 +22,16 @@ const (
 // callLog writes one line for a call, and gives handlers a logger whose lines name the call.
 type callLog struct {
 	logger klog.Logger
-	// calls numbers them within the process: enough to find the lines of one call, and free of entropy's cost.
+	// calls numbers them within the process: enough to find the lines of one call, and free of
+	// entropy's cost.
 	calls atomic.Uint64
 }
 
 func newCallLog(logger klog.Logger) *callLog { return &callLog{logger: logger} }
 
-func (c *callLog) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (c *callLog) intercept(
+	ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (any, error) {
 	start := time.Now()
 	logger := klog.LoggerWithValues(c.logger, c.values(req, info)...)
 	// Before the call: a handler that hangs is what the request is wanted for.
@@ -57,16 +60,19 @@ func (c *callLog) values(req any, info *grpc.UnaryServerInfo) []any {
 	return kv
 }
 
-// logFailure keeps the error level for what an operator must look at; the rest is the caller's business.
+// logFailure keeps the error level for what an operator must look at; the rest is the caller's
+// business.
 func logFailure(logger klog.Logger, err error, took time.Duration) {
 	st := status.Convert(err)
 	switch st.Code() {
 	case codes.Internal, codes.Unknown, codes.DataLoss:
-		logger.Error(errors.New(st.Message()), "Call failed", "code", st.Code().String(), "duration", took)
+		logger.Error(errors.New(st.Message()), "Call failed", "code", st.Code().String(), "duration",
+			took)
 	default:
 		logger.Info("Call failed", "code", st.Code().String(), "err", st.Message(), "duration", took)
 	}
 }
 
-// methodName is the last part of "/csi.v1.Node/NodePublishVolume"; CSI's services share no method names.
+// methodName is the last part of "/csi.v1.Node/NodePublishVolume"; CSI's services share no method
+// names.
 func methodName(full string) string { return full[strings.LastIndexByte(full, '/')+1:] }

@@ -5,7 +5,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// durationBuckets in seconds, from 100 µs (a publish is a few system calls) to 100 s (a copy meets its caller's deadline).
+// durationBuckets in seconds, from 100 µs (a publish is a few system calls) to 100 s (a copy meets
+// its caller's deadline).
 var durationBuckets = []float64{
 	.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25, 50, 100,
 }
@@ -17,7 +18,8 @@ type metrics struct {
 	panics    *prometheus.CounterVec
 }
 
-// newMetrics registers on reg, unless that is nil, and panics when it has them already: a process has one server.
+// newMetrics registers on reg, unless that is nil, and panics when it has them already: a process
+// has one server.
 func newMetrics(reg prometheus.Registerer) metrics {
 	m := metrics{
 		server: grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram(

@@ -16,8 +16,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Redacted is a gRPC message that prints without what must not be seen, however it is printed, and only when it is. The
-// message is behind a function so that not even a printer that reflects over unexported fields gets at it.
+// Redacted is a gRPC message that prints without what must not be seen, however it is printed, and
+// only when it is. The message is behind a function so that not even a printer that reflects over
+// unexported fields gets at it.
 type Redacted struct {
 	render func() string
 }
@@ -33,8 +34,8 @@ var (
 // mask stands for a value that is not shown.
 const mask = "***stripped***"
 
-// publicFields are the strings that say what a call is about. All others are masked, so that a field of a later spec stays
-// hidden until somebody has thought about it.
+// publicFields are the strings that say what a call is about. All others are masked, so that a
+// field of a later spec stays hidden until somebody has thought about it.
 var publicFields = map[protoreflect.Name]int{
 	"volume_id":          maxStringBytes,
 	"name":               maxStringBytes,
@@ -57,16 +58,19 @@ var publicFields = map[protoreflect.Name]int{
 	"volume_publish_path": maxPathBytes,
 }
 
-// publicKeys are the entries of parameters and contexts whose meaning we know, and know to be harmless.
-var publicKeys = append(volume.ParameterKeys(), volume.ParamPVCName, volume.ParamPVCNamespace, volume.ParamPVName)
+// publicKeys are the entries of parameters and contexts whose meaning we know, and know to be
+// harmless.
+var publicKeys = append(volume.ParameterKeys(), volume.ParamPVCName, volume.ParamPVCNamespace,
+	volume.ParamPVName)
 
-// Redact wraps a message for the log. It costs next to nothing until it is printed; the message must not change before.
-// What is not a protobuf message prints as its type.
+// Redact wraps a message for the log. It costs next to nothing until it is printed; the message
+// must not change before. What is not a protobuf message prints as its type.
 func Redact(msg any) Redacted {
 	return Redacted{render: func() string { return render(msg) }}
 }
 
-// render masks in a copy, then lets protosanitizer strip the fields that the spec itself marks csi_secret.
+// render masks in a copy, then lets protosanitizer strip the fields that the spec itself marks
+// csi_secret.
 func render(msg any) string {
 	m, ok := msg.(proto.Message)
 	if !ok {
@@ -142,7 +146,9 @@ func maskScalar(field protoreflect.FieldDescriptor, value protoreflect.Value) pr
 }
 
 // maskKind hides texts; numbers, booleans and enumerations hold no secrets.
-func maskKind(kind protoreflect.Kind, name protoreflect.Name, value protoreflect.Value) protoreflect.Value {
+func maskKind(
+	kind protoreflect.Kind, name protoreflect.Name, value protoreflect.Value,
+) protoreflect.Value {
 	switch kind {
 	case protoreflect.StringKind:
 		if limit, public := publicFields[name]; public {
@@ -156,7 +162,8 @@ func maskKind(kind protoreflect.Kind, name protoreflect.Name, value protoreflect
 	}
 }
 
-// clip keeps a hostile megabyte out of the log: requests are logged before their limits are checked.
+// clip keeps a hostile megabyte out of the log: requests are logged before their limits are
+// checked.
 func clip(s string, limit int) string {
 	if len(s) <= limit {
 		return s

@@ -25,8 +25,21 @@ const (
 // shown is the allow-list a second time: the fields and keys that the log may show.
 var (
 	shownFields = []string{
-		"volume_id", "name", "node_id", "starting_token", "snapshot_id", "snapshot_ids", "group_snapshot_id", "source_volume_id",
-		"source_volume_ids", "fs_type", "volume_mount_group", "segments", "staging_target_path", "target_path", "volume_path",
+		"volume_id",
+		"name",
+		"node_id",
+		"starting_token",
+		"snapshot_id",
+		"snapshot_ids",
+		"group_snapshot_id",
+		"source_volume_id",
+		"source_volume_ids",
+		"fs_type",
+		"volume_mount_group",
+		"segments",
+		"staging_target_path",
+		"target_path",
+		"volume_path",
 		"volume_publish_path",
 	}
 	shownKeys = []string{
@@ -58,7 +71,8 @@ func renderings(t testing.TB, req any) map[string]string {
 	textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(&klogText))).Info("x", "request", r)
 	slog.New(slog.NewTextHandler(&slogText, nil)).Info("x", "request", r)
 	slog.New(slog.NewJSONHandler(&slogJSON, nil)).Info("x", "request", r)
-	funcr.New(func(_, args string) { plain.WriteString(args) }, funcr.Options{}).Info("x", "request", r)
+	funcr.New(func(_, args string) { plain.WriteString(args) },
+		funcr.Options{}).Info("x", "request", r)
 	out["klog text"], out["funcr"] = klogText.String(), plain.String()
 	out["slog text"], out["slog json"] = slogText.String(), slogJSON.String()
 	return out
@@ -82,7 +96,8 @@ func TestNoSecretIsEverRendered(t *testing.T) {
 			}
 			for how, text := range renderings(t, req.Interface()) {
 				if strings.Contains(text, secret) {
-					t.Errorf("%s.%s printed with %s shows the secret: %s", desc.Name(), chainName(chain), how, text)
+					t.Errorf("%s.%s printed with %s shows the secret: %s", desc.Name(), chainName(chain), how,
+						text)
 				}
 			}
 		}
@@ -135,7 +150,11 @@ func placeText(root protoreflect.Message, chain []protoreflect.FieldDescriptor, 
 }
 
 func TestRedactLeavesTheRequestAlone(t *testing.T) {
-	req := &csi.NodePublishVolumeRequest{VolumeId: "v", Secrets: map[string]string{"a": "b"}, VolumeContext: map[string]string{"c": "d"}}
+	req := &csi.NodePublishVolumeRequest{
+		VolumeId:      "v",
+		Secrets:       map[string]string{"a": "b"},
+		VolumeContext: map[string]string{"c": "d"},
+	}
 	before := proto.Clone(req)
 	_ = Redact(req).String()
 	if !proto.Equal(before, req) {
@@ -176,7 +195,9 @@ func TestLongTextsAreClipped(t *testing.T) {
 }
 
 func TestJSONLogHasTheRequestAsFields(t *testing.T) {
-	text, err := json.Marshal(Redact(&csi.DeleteVolumeRequest{VolumeId: "v", Secrets: map[string]string{"a": "b"}}))
+	text, err := json.Marshal(
+		Redact(&csi.DeleteVolumeRequest{VolumeId: "v", Secrets: map[string]string{"a": "b"}}),
+	)
 	if want := `{"secrets":"***stripped***","volume_id":"v"}`; err != nil || string(text) != want {
 		t.Errorf("got %s, %v; want %s", text, err, want)
 	}
@@ -188,7 +209,8 @@ func FuzzRedact(f *testing.F) {
 	f.Add("\x00", `"},{"`, "mode")
 	f.Add("csi.storage.k8s.io/pv/name", "%!s(MISSING)\n\tI0000", "uid")
 	f.Fuzz(func(t *testing.T, key, value, other string) {
-		// Hexadecimal behind a marker: a text that nothing but the field can have brought into the log.
+		// Hexadecimal behind a marker: a text that nothing but the field can have brought into the
+		// log.
 		hidden := fmt.Sprintf("%s-%x", secret, value)
 		req := &csi.NodePublishVolumeRequest{
 			VolumeId: value, TargetPath: other,

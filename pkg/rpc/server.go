@@ -1,4 +1,5 @@
-// Package rpc is the gRPC edge of the driver: what every call passes through before and after its handler.
+// Package rpc is the gRPC edge of the driver: what every call passes through before and after its
+// handler.
 package rpc
 
 import (
@@ -10,31 +11,34 @@ import (
 const (
 	// window is many times the largest CSI message that the limits let pass.
 	window = 1 << 20
-	// streamWorkers is as many calls as kubelet and the sidecars have under way; more get goroutines of their own.
+	// streamWorkers is as many calls as kubelet and the sidecars have under way; more get
+	// goroutines of their own.
 	streamWorkers = 32
 )
 
 // Options says where the edge reports to.
 type Options struct {
-	// Logger takes the log of the calls; handlers find it, with the call's method and number, in their context.
-	// Default: klog.Background().
+	// Logger takes the log of the calls; handlers find it, with the call's method and number, in
+	// their context. Default: klog.Background().
 	Logger klog.Logger
 	// Registerer gets the metrics. Default: none, the metrics are counted and nobody sees them.
 	Registerer prometheus.Registerer
 }
 
-// NewServer returns a server without services, whose calls pass through the interceptors of ServerOptions. The
-// caller registers its services, serves and stops it.
+// NewServer returns a server without services, whose calls pass through the interceptors of
+// ServerOptions. The caller registers its services, serves and stops it.
 func NewServer(opts Options, extra ...grpc.ServerOption) *grpc.Server {
 	return grpc.NewServer(append(ServerOptions(opts), extra...)...)
 }
 
-// ServerOptions returns the interceptors for unary calls; CSI has no others but SnapshotMetadata's, which the driver
-// does not serve. It registers metrics, so that a second call with the same Registerer panics.
+// ServerOptions returns the interceptors for unary calls; CSI has no others but SnapshotMetadata's,
+// which the driver does not serve. It registers metrics, so that a second call with the same
+// Registerer panics.
 func ServerOptions(opts Options) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(interceptors(opts)...),
-		// Windows of a fixed size: else gRPC answers each request with a ping, to find out what a socket does not have, a bandwidth.
+		// Windows of a fixed size: else gRPC answers each request with a ping, to find out what a
+		// socket does not have, a bandwidth.
 		grpc.InitialWindowSize(window),
 		grpc.InitialConnWindowSize(window),
 		// Goroutines that stay have grown stacks already.
@@ -42,10 +46,11 @@ func ServerOptions(opts Options) []grpc.ServerOption {
 	}
 }
 
-// interceptors are in the order in which a call meets them. Metrics and log stand outside the error table because they
-// must see the code that the caller sees; recover stands inside it so that a panic is counted and logged like any failure,
-// and outside the lock so that a panic releases it. Limits come before the lock: a request that can never be right must
-// be told so, not to retry, and must not make a right one abort.
+// interceptors are in the order in which a call meets them. Metrics and log stand outside the error
+// table because they must see the code that the caller sees; recover stands inside it so that a
+// panic is counted and logged like any failure, and outside the lock so that a panic releases it.
+// Limits come before the lock: a request that can never be right must be told so, not to retry, and
+// must not make a right one abort.
 func interceptors(opts Options) []grpc.UnaryServerInterceptor {
 	logger := opts.Logger
 	if logger.IsZero() {

@@ -33,7 +33,9 @@ type fakeController struct {
 	csi.UnimplementedControllerServer
 }
 
-func (fakeController) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+func (fakeController) CreateVolume(
+	ctx context.Context, req *csi.CreateVolumeRequest,
+) (*csi.CreateVolumeResponse, error) {
 	klog.FromContext(ctx).Info("In the handler")
 	switch req.GetName() {
 	case "panic":
@@ -50,7 +52,9 @@ func (fakeController) CreateVolume(ctx context.Context, req *csi.CreateVolumeReq
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	return &csi.CreateVolumeResponse{Volume: &csi.Volume{VolumeId: testPool + "-" + req.GetName()}}, nil
+	return &csi.CreateVolumeResponse{
+		Volume: &csi.Volume{VolumeId: testPool + "-" + req.GetName()},
+	}, nil
 }
 
 // syncBuffer is a log that the server's goroutines write and the test reads.
@@ -81,14 +85,21 @@ type edge struct {
 func newEdge(t testing.TB, verbosity int) edge {
 	t.Helper()
 	e := edge{log: &syncBuffer{}, registry: prometheus.NewRegistry()}
-	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(e.log), textlogger.Verbosity(verbosity)))
+	logger := textlogger.NewLogger(
+		textlogger.NewConfig(textlogger.Output(e.log), textlogger.Verbosity(verbosity)),
+	)
 	server := NewServer(Options{Logger: logger, Registerer: e.registry})
 	csi.RegisterControllerServer(server, fakeController{})
 	listener := bufconn.Listen(1 << 16)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = server.Serve(listener) })
-	conn, err := grpc.NewClient("passthrough:///bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+	conn, err := grpc.NewClient(
+		"passthrough:///bufconn",
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(
+			func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) },
+		),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,20 +131,32 @@ func TestChain(t *testing.T) {
 			},
 		},
 		{
-			"a sentinel", &csi.CreateVolumeRequest{Name: "busy"}, codes.Aborted, "operation in progress: copying",
-			[]string{`"Call failed" method="CreateVolume" requestID=1 name="busy" code="Aborted" err="operation in progress: copying"`},
+			"a sentinel",
+			&csi.CreateVolumeRequest{Name: "busy"},
+			codes.Aborted,
+			"operation in progress: copying",
+			[]string{
+				`"Call failed" method="CreateVolume" requestID=1 name="busy" code="Aborted" err="operation in progress: copying"`,
+			},
 		},
 		{
-			"an unknown error", &csi.CreateVolumeRequest{Name: "broken"}, codes.Internal, "the disk smokes",
-			[]string{`"Call failed" err="the disk smokes" method="CreateVolume" requestID=1 name="broken" code="Internal"`},
+			"an unknown error",
+			&csi.CreateVolumeRequest{Name: "broken"},
+			codes.Internal,
+			"the disk smokes",
+			[]string{
+				`"Call failed" err="the disk smokes" method="CreateVolume" requestID=1 name="broken" code="Internal"`,
+			},
 		},
 		{
 			"a panic", &csi.CreateVolumeRequest{Name: "panic"}, codes.Internal, panicked,
 			[]string{`"Handler panicked"`, `panic="the handler fell"`, "server_test.go", `code="Internal"`},
 		},
 		{
-			"a panic with secrets", &csi.CreateVolumeRequest{Name: "panic-request", Secrets: map[string]string{"p": secret}},
-			codes.Internal, panicked,
+			"a panic with secrets",
+			&csi.CreateVolumeRequest{Name: "panic-request", Secrets: map[string]string{"p": secret}},
+			codes.Internal,
+			panicked,
 			[]string{`panic="a value of type *csi.CreateVolumeRequest"`},
 		},
 		{
@@ -201,19 +224,26 @@ func family(t *testing.T, registry *prometheus.Registry, name string) *dto.Metri
 func TestPanicIsCountedAndReleasesItsLock(t *testing.T) {
 	e := newEdge(t, 0)
 	for range 2 {
-		if _, err := e.client.CreateVolume(t.Context(), &csi.CreateVolumeRequest{Name: "panic"}); status.Code(err) != codes.Internal {
+		if _, err := e.client.CreateVolume(
+			t.Context(),
+			&csi.CreateVolumeRequest{Name: "panic"},
+		); status.Code(
+			err,
+		) != codes.Internal {
 			t.Fatalf("got %v, want INTERNAL, and the second time too", err)
 		}
 	}
 	m := family(t, e.registry, "csi_hostpath_rpc_panics_total").GetMetric()
-	if len(m) != 1 || m[0].GetCounter().GetValue() != 2 || m[0].GetLabel()[0].GetValue() != "CreateVolume" {
+	if len(m) != 1 || m[0].GetCounter().GetValue() != 2 ||
+		m[0].GetLabel()[0].GetValue() != "CreateVolume" {
 		t.Errorf("got %v, want 2 for CreateVolume", m)
 	}
 }
 
 func TestUnservedCallIsUnimplemented(t *testing.T) {
 	e := newEdge(t, 0)
-	_, err := e.client.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{VolumeId: testPool + "-v"})
+	_, err := e.client.ControllerExpandVolume(t.Context(),
+		&csi.ControllerExpandVolumeRequest{VolumeId: testPool + "-v"})
 	if status.Code(err) != codes.Unimplemented {
 		t.Errorf("got %v", err)
 	}
@@ -223,14 +253,22 @@ func TestDeadlineReachesTheHandler(t *testing.T) {
 	e := newEdge(t, 0)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := e.client.CreateVolume(ctx, &csi.CreateVolumeRequest{Name: "slow"}); status.Code(err) != codes.DeadlineExceeded {
+	if _, err := e.client.CreateVolume(
+		ctx,
+		&csi.CreateVolumeRequest{Name: "slow"},
+	); status.Code(
+		err,
+	) != codes.DeadlineExceeded {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestSuccessIsQuietByDefault(t *testing.T) {
 	e := newEdge(t, 2)
-	if _, err := e.client.CreateVolume(t.Context(), &csi.CreateVolumeRequest{Name: "pvc-1"}); err != nil {
+	if _, err := e.client.CreateVolume(
+		t.Context(),
+		&csi.CreateVolumeRequest{Name: "pvc-1"},
+	); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(e.log.String(), "Call ") {
@@ -240,7 +278,10 @@ func TestSuccessIsQuietByDefault(t *testing.T) {
 
 func TestDurationBucketsSpanPublishAndCopy(t *testing.T) {
 	e := newEdge(t, 0)
-	if _, err := e.client.CreateVolume(t.Context(), &csi.CreateVolumeRequest{Name: "pvc-1"}); err != nil {
+	if _, err := e.client.CreateVolume(
+		t.Context(),
+		&csi.CreateVolumeRequest{Name: "pvc-1"},
+	); err != nil {
 		t.Fatal(err)
 	}
 	b := family(t, e.registry, "grpc_server_handling_seconds").GetMetric()[0].GetHistogram().GetBucket()

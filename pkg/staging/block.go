@@ -17,12 +17,14 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// accesses are the devices that one image may have: one for all pods that write, and one for all that only read, because a read-only
-// mount of a device's node does not keep anybody from writing to the device.
+// accesses are the devices that one image may have: one for all pods that write, and one for all
+// that only read, because a read-only mount of a device's node does not keep anybody from writing
+// to the device.
 func accesses() []loopdev.Access { return []loopdev.Access{loopdev.ReadWrite, loopdev.ReadOnly} }
 
-// Attach puts the image of a raw block volume on a device, unless it is on one with that access, and returns the device's node, open with
-// O_PATH, to be bind-mounted. The device stays until Release. The caller closes the node.
+// Attach puts the image of a raw block volume on a device, unless it is on one with that access,
+// and returns the device's node, open with O_PATH, to be bind-mounted. The device stays until
+// Release. The caller closes the node.
 func (v Volume) Attach(ctx context.Context, access loopdev.Access) (*os.File, error) {
 	image, err := v.Pool.OpenImage(v.ID)
 	if err != nil {
@@ -43,21 +45,32 @@ func (v Volume) Attach(ctx context.Context, access loopdev.Access) (*os.File, er
 	return device.Show()
 }
 
-// secure puts a device right that pods have, or are about to have, and keeps it attached whatever they do.
+// secure puts a device right that pods have, or are about to have, and keeps it attached whatever
+// they do.
 func (v Volume) secure(ctx context.Context, device *loopdev.Device) error {
 	if err := device.Guard(); err != nil {
 		return err
 	}
 	mended, err := device.Mend()
 	if mended {
-		klog.FromContext(ctx).Info("Somebody had asked the kernel to detach the device of a raw block volume, or to change it: it is as it was",
-			"volumeID", v.ID, "device", device.Path())
+		klog.FromContext(
+			ctx,
+		).Info(
+			"Somebody had asked the kernel to detach the device of a raw block volume, or to change it: it is as it was",
+			"volumeID",
+			v.ID,
+			"device",
+			device.Path(),
+		)
 	}
 	return err
 }
 
-// attachUncopied attaches an image that nobody copies: as long as a copy takes its time, nobody may be able to write. Errors: ErrBusy.
-func (v Volume) attachUncopied(ctx context.Context, image *os.File, access loopdev.Access) (*loopdev.Device, error) {
+// attachUncopied attaches an image that nobody copies: as long as a copy takes its time, nobody may
+// be able to write. Errors: ErrBusy.
+func (v Volume) attachUncopied(
+	ctx context.Context, image *os.File, access loopdev.Access,
+) (*loopdev.Device, error) {
 	release, err := v.Pool.Claim(v.ID)
 	if err != nil {
 		return nil, err
@@ -66,7 +79,8 @@ func (v Volume) attachUncopied(ctx context.Context, image *os.File, access loopd
 	return v.attach(ctx, image, loopdev.Options{Access: access, Lifetime: loopdev.UntilDetached})
 }
 
-// ReplacesOther refuses to show a raw block volume at a target that shows it with another access. Errors: ErrIncompatible.
+// ReplacesOther refuses to show a raw block volume at a target that shows it with another access.
+// Errors: ErrIncompatible.
 func (v Volume) ReplacesOther(node *os.File, at mount.Target) error {
 	there, err := v.deviceShownAt(at)
 	if errors.Is(err, os.ErrNotExist) {
@@ -82,12 +96,14 @@ func (v Volume) ReplacesOther(node *os.File, at mount.Target) error {
 	}
 	defer wanted.Close()
 	if there.Access() != wanted.Access() {
-		return fmt.Errorf("%w: the volume is at %s, and the one is read-only and the other not", volume.ErrIncompatible, at)
+		return fmt.Errorf("%w: the volume is at %s, and the one is read-only and the other not",
+			volume.ErrIncompatible, at)
 	}
 	return nil
 }
 
-// deviceShownAt is the device of the volume's image whose node a target shows. Errors: os.ErrNotExist.
+// deviceShownAt is the device of the volume's image whose node a target shows. Errors:
+// os.ErrNotExist.
 func (v Volume) deviceShownAt(at mount.Target) (*loopdev.Device, error) {
 	number, err := deviceNodeAt(at)
 	if err != nil {
@@ -104,7 +120,8 @@ func (v Volume) deviceShownAt(at mount.Target) (*loopdev.Device, error) {
 	return device, nil
 }
 
-// DeviceBytes is the size of the device that a target shows. Errors: ErrNotFound when it is not the volume's.
+// DeviceBytes is the size of the device that a target shows. Errors: ErrNotFound when it is not the
+// volume's.
 func (v Volume) DeviceBytes(at mount.Target) (int64, error) {
 	device, err := v.deviceShownAt(at)
 	if errors.Is(err, os.ErrNotExist) {
@@ -157,7 +174,8 @@ func (v Volume) Nodes() ([]*os.File, error) {
 	return nodes, err
 }
 
-// Restore puts the image back on the read-only devices that targets of the volume show, if a pod has exchanged it for a file of its own.
+// Restore puts the image back on the read-only devices that targets of the volume show, if a pod
+// has exchanged it for a file of its own.
 func (v Volume) Restore(ctx context.Context, targets []mount.Target) error {
 	image, err := v.Pool.Data(v.ID)
 	if err != nil {
@@ -171,7 +189,9 @@ func (v Volume) Restore(ctx context.Context, targets []mount.Target) error {
 			continue
 		}
 		if device.Access() == loopdev.ReadOnly && !v.Pool.IsImageOf(v.ID, device) && isGuarded(number) {
-			klog.FromContext(ctx).Info("A pod had put a file of its own on a read-only device: its readers see the volume again",
+			klog.FromContext(
+				ctx,
+			).Info("A pod had put a file of its own on a read-only device: its readers see the volume again",
 				"volumeID", v.ID, "device", device.Path())
 			errs = append(errs, device.Restore(image))
 		}
@@ -188,7 +208,8 @@ func isGuarded(number int) bool {
 	return err == nil
 }
 
-// DevicesAt are the numbers of the devices whose nodes targets show. It asks nothing of the devices.
+// DevicesAt are the numbers of the devices whose nodes targets show. It asks nothing of the
+// devices.
 func DevicesAt(targets ...mount.Target) (numbers []int) {
 	for _, at := range targets {
 		if n, err := deviceNodeAt(at); err == nil && !slices.Contains(numbers, n) {
@@ -211,8 +232,9 @@ func deviceNodeAt(at mount.Target) (int, error) {
 	return loopdev.NumberOfNode(f)
 }
 
-// Release detaches the devices of a raw block volume that none of the targets shows: those of its image, and those that targets have
-// shown until now, whose file a pod may have exchanged for its own. It needs no disk: a volume whose disk has died can be released.
+// Release detaches the devices of a raw block volume that none of the targets shows: those of its
+// image, and those that targets have shown until now, whose file a pod may have exchanged for its
+// own. It needs no disk: a volume whose disk has died can be released.
 func (v Volume) Release(targets []mount.Target, were ...int) error {
 	shown := DevicesAt(targets...)
 	err := v.each(func(d *loopdev.Device) error {
@@ -233,8 +255,8 @@ func (v Volume) Release(targets []mount.Target, were ...int) error {
 	return err
 }
 
-// release detaches a device. A target that shows a read-only one may be unknown, if its pod had exchanged the file when the driver started:
-// whoever wants its number next looks for one.
+// release detaches a device. A target that shows a read-only one may be unknown, if its pod had
+// exchanged the file when the driver started: whoever wants its number next looks for one.
 func release(d *loopdev.Device, were []int) error {
 	err := d.Detach()
 	if err == nil && d.Access() == loopdev.ReadWrite && slices.Contains(were, d.Number()) {
@@ -256,7 +278,8 @@ func detachGuarded(number int) error {
 	return device.Detach()
 }
 
-// devicesOfDeadDisk are the devices that do not say which file they have, and where the kernel says that it is the volume's.
+// devicesOfDeadDisk are the devices that do not say which file they have, and where the kernel says
+// that it is the volume's.
 func devicesOfDeadDisk(id volume.ID) (dead []int) {
 	numbers, err := loopdev.Attached()
 	if err != nil {
@@ -274,8 +297,9 @@ func devicesOfDeadDisk(id volume.ID) (dead []int) {
 	return dead
 }
 
-// Reconcile takes up what a crash has left of a pool's images, before anybody can find the pool: a device that no target shows is
-// detached, and a filesystem that was frozen for a snapshot is thawed. Its cost grows with the number of devices and mounts: once a start.
+// Reconcile takes up what a crash has left of a pool's images, before anybody can find the pool: a
+// device that no target shows is detached, and a filesystem that was frozen for a snapshot is
+// thawed. Its cost grows with the number of devices and mounts: once a start.
 func Reconcile(ctx context.Context, p *pool.Pool, targetsOf func(id string) []mount.Target) error {
 	numbers, err := loopdev.Attached()
 	if err != nil || len(numbers) == 0 {
@@ -296,13 +320,17 @@ func Reconcile(ctx context.Context, p *pool.Pool, targetsOf func(id string) []mo
 			continue
 		}
 		if err := reconcile(ctx, p, id, mountsOf(mounts, n), targetsOf(id.String())); err != nil {
-			klog.FromContext(ctx).Error(err, "What a crash left of an image stays", "volumeID", id, "device", n)
+			klog.FromContext(
+				ctx,
+			).Error(err, "What a crash left of an image stays", "volumeID", id, "device", n)
 		}
 	}
 	return nil
 }
 
-func reconcile(ctx context.Context, p *pool.Pool, id volume.ID, mounts []mount.Mount, targets []mount.Target) error {
+func reconcile(
+	ctx context.Context, p *pool.Pool, id volume.ID, mounts []mount.Mount, targets []mount.Target,
+) error {
 	v, err := p.Get(id)
 	if err != nil {
 		return err
@@ -313,7 +341,9 @@ func reconcile(ctx context.Context, p *pool.Pool, id volume.ID, mounts []mount.M
 	for _, m := range mounts {
 		thawed, err := thaw(m.Point, p, id)
 		if thawed {
-			klog.FromContext(ctx).Info("A crash had left the filesystem of a volume frozen; its writers go on", "volumeID", id)
+			klog.FromContext(
+				ctx,
+			).Info("A crash had left the filesystem of a volume frozen; its writers go on", "volumeID", id)
 		}
 		if thawed || err != nil {
 			return err

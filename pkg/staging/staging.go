@@ -1,5 +1,6 @@
-// Package staging brings the image of a volume to where it can be published: on a loop device, with its filesystem mounted at the staging
-// path. What is attached and mounted is read from the kernel each time; nothing is remembered.
+// Package staging brings the image of a volume to where it can be published: on a loop device, with
+// its filesystem mounted at the staging path. What is attached and mounted is read from the kernel
+// each time; nothing is remembered.
 package staging
 
 import (
@@ -28,10 +29,11 @@ type Volume struct {
 	Pool *pool.Pool
 }
 
-// Mount mounts the filesystem of the volume's image at the staging path, a directory of the caller's. The first time it makes it; later it
-// checks it, and grows it when the image has grown. The device goes with the last mount of the filesystem. Doing it again changes nothing.
-// Errors: ErrInUse when something else is mounted there, ErrCorrupt when the filesystem is damaged, ErrUnavailable when a program is
-// missing, ErrBusy while the image is copied.
+// Mount mounts the filesystem of the volume's image at the staging path, a directory of the
+// caller's. The first time it makes it; later it checks it, and grows it when the image has grown.
+// The device goes with the last mount of the filesystem. Doing it again changes nothing. Errors:
+// ErrInUse when something else is mounted there, ErrCorrupt when the filesystem is damaged,
+// ErrUnavailable when a program is missing, ErrBusy while the image is copied.
 func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 	done, err := v.resume(at)
 	if err != nil {
@@ -54,8 +56,9 @@ func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 	return v.grow(at)
 }
 
-// resume looks at what an earlier call has left at the staging path: true if it is the mounted filesystem. One that may not be whole,
-// because its record does not say so, nobody has seen: it is unmounted, to be made anew.
+// resume looks at what an earlier call has left at the staging path: true if it is the mounted
+// filesystem. One that may not be whole, because its record does not say so, nobody has seen: it is
+// unmounted, to be made anew.
 func (v Volume) resume(at mount.Target) (done bool, err error) {
 	device, err := deviceAt(at)
 	if errors.Is(err, errNotMounted) {
@@ -76,7 +79,8 @@ func (v Volume) resume(at mount.Target) (done bool, err error) {
 
 var errNotMounted = errors.New("nothing is mounted there")
 
-// deviceAt is the device of the filesystem that is mounted at a target. Errors: errNotMounted, ErrInUse when it is on none.
+// deviceAt is the device of the filesystem that is mounted at a target. Errors: errNotMounted,
+// ErrInUse when it is on none.
 func deviceAt(at mount.Target) (*loopdev.Device, error) {
 	number, err := numberAt(at)
 	if err != nil {
@@ -89,7 +93,8 @@ func deviceAt(at mount.Target) (*loopdev.Device, error) {
 	return device, err
 }
 
-// numberAt is the number of the device that deviceAt opens, also when the pool's disk has died and the device says nothing of its file.
+// numberAt is the number of the device that deviceAt opens, also when the pool's disk has died and
+// the device says nothing of its file.
 func numberAt(at mount.Target) (int, error) {
 	f, mounted, err := mount.Open(at)
 	if err != nil {
@@ -106,7 +111,8 @@ func numberAt(at mount.Target) (int, error) {
 	return number, err
 }
 
-// numberOfMountAt is numberAt also where the filesystem itself has died and answers nothing: the mount table has its device.
+// numberOfMountAt is numberAt also where the filesystem itself has died and answers nothing: the
+// mount table has its device.
 func numberOfMountAt(at mount.Target) (int, error) {
 	number, err := numberAt(at)
 	if !loopdev.IsOfDeadDisk(err) {
@@ -119,8 +125,8 @@ func numberOfMountAt(at mount.Target) (int, error) {
 	return 0, err
 }
 
-// makeFilesystem makes the filesystem on an image of which nobody has seen anything, and then says so in the record. Until that is durable,
-// a crash makes it begin again.
+// makeFilesystem makes the filesystem on an image of which nobody has seen anything, and then says
+// so in the record. Until that is durable, a crash makes it begin again.
 func (v Volume) makeFilesystem(ctx context.Context, image *os.File, at mount.Target) error {
 	if err := v.Pool.CheckDetached(v.ID); err != nil {
 		return err
@@ -142,7 +148,9 @@ func (v Volume) makeFilesystem(ctx context.Context, image *os.File, at mount.Tar
 }
 
 // format makes the filesystem and mounts it, while nobody copies the image.
-func (v Volume) format(ctx context.Context, image *os.File, at mount.Target) (*loopdev.Device, error) {
+func (v Volume) format(
+	ctx context.Context, image *os.File, at mount.Target,
+) (*loopdev.Device, error) {
 	release, err := v.Pool.Claim(v.ID)
 	if err != nil {
 		return nil, err
@@ -156,7 +164,10 @@ func (v Volume) format(ctx context.Context, image *os.File, at mount.Target) (*l
 	if err != nil {
 		return nil, err
 	}
-	if err := onDirectory(at, func(dir *os.File) error { return filesystem.Make(device.Path(), dir, v.Spec) }); err != nil {
+	if err := onDirectory(
+		at,
+		func(dir *os.File) error { return filesystem.Make(device.Path(), dir, v.Spec) },
+	); err != nil {
 		device.Close()
 		return nil, err
 	}
@@ -198,7 +209,8 @@ func onDirectory(at mount.Target, do func(dir *os.File) error) error {
 	return do(dir)
 }
 
-// mountFilesystem mounts what is there. A device that has it mounted elsewhere, in a pod that outlived its staging path, is used again.
+// mountFilesystem mounts what is there. A device that has it mounted elsewhere, in a pod that
+// outlived its staging path, is used again.
 func (v Volume) mountFilesystem(ctx context.Context, image *os.File, at mount.Target) error {
 	release, err := v.Pool.Claim(v.ID) // a copy of an image that nobody can write to takes its time
 	if err != nil {
@@ -229,23 +241,36 @@ func (v Volume) mountFilesystem(ctx context.Context, image *os.File, at mount.Ta
 	return nil
 }
 
-func (v Volume) attach(ctx context.Context, image *os.File, options loopdev.Options) (*loopdev.Device, error) {
+func (v Volume) attach(
+	ctx context.Context, image *os.File, options loopdev.Options,
+) (*loopdev.Device, error) {
 	device, err := loopdev.Attach(image, options)
 	if err != nil {
 		return nil, fmt.Errorf("attach volume %s: %w", v.ID, err)
 	}
 	if !device.IsDirect() {
-		klog.FromContext(ctx).Info("The pool's filesystem has no direct I/O: what a volume's image holds is cached twice",
+		klog.FromContext(
+			ctx,
+		).Info("The pool's filesystem has no direct I/O: what a volume's image holds is cached twice",
 			"volumeID", v.ID, "pool", v.Pool.Name(), "device", device.Path())
 	}
 	if err := device.UnthrottleWriteback(); err != nil {
-		klog.FromContext(ctx).Error(err, "The kernel throttles what pods write to a volume's image: give the driver a /sys that it may write",
-			"volumeID", v.ID, "device", device.Path())
+		klog.FromContext(
+			ctx,
+		).Error(
+			err,
+			"The kernel throttles what pods write to a volume's image: give the driver a /sys that it may write",
+			"volumeID",
+			v.ID,
+			"device",
+			device.Path(),
+		)
 	}
 	return device, nil
 }
 
-// grow makes the filesystem at a mount point of it as large as the image, and says so in the record.
+// grow makes the filesystem at a mount point of it as large as the image, and says so in the
+// record.
 func (v Volume) grow(at mount.Target) error {
 	if v.FilesystemBytes >= v.CapacityBytes {
 		return nil
@@ -266,8 +291,8 @@ func (v Volume) grow(at mount.Target) error {
 	return v.Pool.SetFilesystemBytes(v.ID, v.CapacityBytes)
 }
 
-// Grow makes a filesystem that is mounted at one of the candidates as large as its image has become. One that is mounted at none grows when
-// it is staged.
+// Grow makes a filesystem that is mounted at one of the candidates as large as its image has
+// become. One that is mounted at none grows when it is staged.
 func (v Volume) Grow(candidates ...mount.Target) error {
 	for _, at := range candidates {
 		if v.isDirectoryAt(at) { // btrfs(8) takes nothing else
@@ -277,7 +302,8 @@ func (v Volume) Grow(candidates ...mount.Target) error {
 	return nil
 }
 
-// isDirectoryAt says whether a directory of the filesystem in the volume's image is mounted at a target.
+// isDirectoryAt says whether a directory of the filesystem in the volume's image is mounted at a
+// target.
 func (v Volume) isDirectoryAt(at mount.Target) bool {
 	f, mounted, err := mount.Open(at)
 	if err != nil {
@@ -288,8 +314,8 @@ func (v Volume) isDirectoryAt(at mount.Target) bool {
 	return err == nil && info.IsDir() && mounted && v.IsOn(f)
 }
 
-// Open opens what pods are to see of a volume that is staged, with O_PATH. The caller closes it. Errors: ErrInUse when it is not staged
-// there.
+// Open opens what pods are to see of a volume that is staged, with O_PATH. The caller closes it.
+// Errors: ErrInUse when it is not staged there.
 func (v Volume) Open(at mount.Target) (*os.File, error) {
 	f, mounted, err := mount.Open(at)
 	if errors.Is(err, os.ErrNotExist) {
@@ -307,12 +333,14 @@ func (v Volume) Open(at mount.Target) (*os.File, error) {
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: the image of volume %s has no %s: %w", volume.ErrCorrupt, v.ID, pool.ImageData, err)
+		return nil, fmt.Errorf("%w: the image of volume %s has no %s: %w", volume.ErrCorrupt, v.ID,
+			pool.ImageData, err)
 	}
 	return os.NewFile(uintptr(fd), pool.ImageData), nil
 }
 
-// IsOn says whether an open file, also one opened with O_PATH, is of the filesystem in the volume's image.
+// IsOn says whether an open file, also one opened with O_PATH, is of the filesystem in the volume's
+// image.
 func (v Volume) IsOn(f *os.File) bool {
 	device, err := loopdev.Under(f)
 	if err != nil {
@@ -322,10 +350,12 @@ func (v Volume) IsOn(f *os.File) bool {
 	return v.Pool.IsImageOf(v.ID, device)
 }
 
-// Unmount takes the filesystem of a volume's image off the staging path; the device goes with the last mount of it. It needs no pool: a
-// volume whose disk has died can be unstaged. Nothing there is no error. Errors: ErrInUse when something else is there.
+// Unmount takes the filesystem of a volume's image off the staging path; the device goes with the
+// last mount of it. It needs no pool: a volume whose disk has died can be unstaged. Nothing there
+// is no error. Errors: ErrInUse when something else is there.
 func Unmount(id volume.ID, at mount.Target) error {
-	if mounted, err := mount.Mounted(at); !mounted && err == nil { // as it is with any volume that is no image
+	// as it is with any volume that is no image
+	if mounted, err := mount.Mounted(at); !mounted && err == nil {
 		return nil
 	}
 	number, err := numberOfMountAt(at)
@@ -336,15 +366,17 @@ func Unmount(id volume.ID, at mount.Target) error {
 		return err
 	}
 	if !mayBeImageOf(id, number) {
-		return fmt.Errorf("%w: what is mounted at %s is not volume %s: it is left alone", volume.ErrInUse, at, id)
+		return fmt.Errorf("%w: what is mounted at %s is not volume %s: it is left alone", volume.ErrInUse,
+			at, id)
 	}
 	err = mount.Unmount(at)
 	failpoint.Here("unstage.unmounted")
 	return err
 }
 
-// MayShow says, without the volume's pool, whether a target may show a volume's image: that is where the kernel says that the file of the
-// device is. Of a raw block volume's device a pod can have taken the file, or exchanged it: such a device may be anybody's.
+// MayShow says, without the volume's pool, whether a target may show a volume's image: that is
+// where the kernel says that the file of the device is. Of a raw block volume's device a pod can
+// have taken the file, or exchanged it: such a device may be anybody's.
 func MayShow(id volume.ID, at mount.Target) bool {
 	number, err := deviceNodeAt(at)
 	if err == nil {
@@ -367,6 +399,7 @@ func saysNothing(number int) bool {
 func mayBeImageOf(id volume.ID, device int) bool {
 	path, err := loopdev.BackingPath(device)
 	return err == nil && slices.ContainsFunc(strings.Split(path, "/"), func(part string) bool {
-		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".") // in the trash it has a suffix
+		// in the trash it has a suffix
+		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".")
 	})
 }

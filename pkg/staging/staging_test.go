@@ -24,7 +24,8 @@ func must(t *testing.T, err error) {
 
 func TestVolumeOfADeadDiskCanBeUnstaged(t *testing.T) {
 	disk := disks.New(t, disks.XFS, 0)
-	name, err := volume.ParseName("staged-on-a-dead-disk") // no other package's test, at the same time, has one of that name
+	// no other package's test, at the same time, has one of that name
+	name, err := volume.ParseName("staged-on-a-dead-disk")
 	must(t, err)
 	id := volume.NewID("0123456789ab", name)
 	must(t, os.MkdirAll(filepath.Join(disk.Dir, "volumes", id.Dir()), 0o700))
@@ -60,6 +61,13 @@ func mountImage(t *testing.T, image *os.File) mount.Target {
 	must(t, err)
 	defer dir.Close()
 	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
-	must(t, filesystem.Make(device.Path(), dir, volume.Spec{Backing: volume.ImageBacking, FSType: volume.Ext4}))
+	must(
+		t,
+		filesystem.Make(
+			device.Path(),
+			dir,
+			volume.Spec{Backing: volume.ImageBacking, FSType: volume.Ext4},
+		),
+	)
 	return at
 }

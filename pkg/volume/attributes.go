@@ -6,16 +6,17 @@ import (
 	"strings"
 )
 
-// The keys that kubelet adds to a volume's attributes, over whatever the user wrote there, if the CSIDriver object has podInfoOnMount
-// (Kubernetes pkg/volume/csi: getPodInfoAttrs in csi_util.go, mergeMap in SetUpAt of csi_mounter.go). If it has not, they are the
-// user's own: see Pod.
+// The keys that kubelet adds to a volume's attributes, over whatever the user wrote there, if the
+// CSIDriver object has podInfoOnMount (Kubernetes pkg/volume/csi: getPodInfoAttrs in csi_util.go,
+// mergeMap in SetUpAt of csi_mounter.go). If it has not, they are the user's own: see Pod.
 const (
 	AttrPodName      = "csi.storage.k8s.io/pod.name"
 	AttrPodNamespace = "csi.storage.k8s.io/pod.namespace"
 	AttrPodUID       = "csi.storage.k8s.io/pod.uid"
 	AttrEphemeral    = "csi.storage.k8s.io/ephemeral"
 
-	// attrReserved begins the keys that Kubernetes adds, today and in later versions. A service account's token may be among them.
+	// attrReserved begins the keys that Kubernetes adds, today and in later versions. A service
+	// account's token may be among them.
 	attrReserved = "csi.storage.k8s.io/"
 	// attrProvisioner is what external-provisioner adds to a PV's attributes.
 	attrProvisioner = "storage.kubernetes.io/csiProvisionerIdentity"
@@ -24,8 +25,9 @@ const (
 // defaultInlineMode is what emptyDir has: any user of the pod may write.
 const defaultInlineMode = 0o777
 
-// Pod is who mounts a volume, as the attributes say. It is kubelet who says it when the UID is also in the target path: nobody knows
-// a pod's UID before the pod exists, and a pod's volumes cannot be changed after that.
+// Pod is who mounts a volume, as the attributes say. It is kubelet who says it when the UID is also
+// in the target path: nobody knows a pod's UID before the pod exists, and a pod's volumes cannot be
+// changed after that.
 type Pod struct {
 	Name, Namespace, UID string
 }
@@ -42,27 +44,48 @@ type Attributes struct {
 	Parameters
 }
 
-// HasPath says whether the attributes of a publish name a path of the host: then the volume's ID says nothing.
+// HasPath says whether the attributes of a publish name a path of the host: then the volume's ID
+// says nothing.
 func HasPath(attributes map[string]string) bool { return attributes[ParamPath] != "" }
 
 // InlineKeys lists the keys that a pod may set for an inline volume.
 func InlineKeys() []string {
 	return []string{
-		ParamAllocation, ParamBacking, ParamGID, ParamInodes, ParamMedium, ParamMode, ParamPath, ParamPool, ParamSize, ParamType, ParamUID,
+		ParamAllocation,
+		ParamBacking,
+		ParamGID,
+		ParamInodes,
+		ParamMedium,
+		ParamMode,
+		ParamPath,
+		ParamPool,
+		ParamSize,
+		ParamType,
+		ParamUID,
 	}
 }
 
-// ParseAttributes reads a volume_context; parseSize reads a Kubernetes quantity. An inline volume defaults to a directory of 1 GiB and
-// mode 0777, as an emptyDir has it. Errors: ErrInvalid, naming the key.
-func ParseAttributes(attributes map[string]string, parseSize func(string) (int64, error)) (Attributes, error) {
+// ParseAttributes reads a volume_context; parseSize reads a Kubernetes quantity. An inline volume
+// defaults to a directory of 1 GiB and mode 0777, as an emptyDir has it. Errors: ErrInvalid, naming
+// the key.
+func ParseAttributes(
+	attributes map[string]string, parseSize func(string) (int64, error),
+) (Attributes, error) {
 	a := Attributes{
-		Pod:        Pod{Name: attributes[AttrPodName], Namespace: attributes[AttrPodNamespace], UID: attributes[AttrPodUID]},
+		Pod: Pod{
+			Name:      attributes[AttrPodName],
+			Namespace: attributes[AttrPodNamespace],
+			UID:       attributes[AttrPodUID],
+		},
 		Inline:     attributes[AttrEphemeral] == "true",
 		SizeBytes:  DefaultCapacityBytes,
 		Parameters: Parameters{Spec: Spec{Type: DirectoryOrCreate}},
 	}
 	rest := maps.Clone(attributes)
-	maps.DeleteFunc(rest, func(key, _ string) bool { return strings.HasPrefix(key, attrReserved) || key == attrProvisioner })
+	maps.DeleteFunc(
+		rest,
+		func(key, _ string) bool { return strings.HasPrefix(key, attrReserved) || key == attrProvisioner },
+	)
 	setters, known := classSetters(), ParameterKeys()
 	if a.Inline {
 		known = InlineKeys()
@@ -97,19 +120,27 @@ func (a *Attributes) checkInline(given map[string]string) error {
 	case !a.Inline:
 		return nil
 	case a.Path != "" && (a.Memory || sized):
-		return fmt.Errorf("%w: attribute %q is %q: a path of the host has no %q and no %q", ErrInvalid, ParamPath, a.Path, ParamSize, ParamMedium)
+		return fmt.Errorf("%w: attribute %q is %q: a path of the host has no %q and no %q", ErrInvalid,
+			ParamPath, a.Path, ParamSize, ParamMedium)
 	case a.backing == backingImage || a.allocation != "":
-		return fmt.Errorf("%w: an inline volume is a directory or a file of its pool's filesystem: take %q and %q out, or use a claim",
-			ErrInvalid, ParamBacking, ParamAllocation)
+		return fmt.Errorf(
+			"%w: an inline volume is a directory or a file of its pool's filesystem: take %q and %q out, or use a claim",
+			ErrInvalid,
+			ParamBacking,
+			ParamAllocation,
+		)
 	case a.Memory && !sized:
-		return fmt.Errorf("%w: attribute %q is Memory: that needs %q, such as 1Gi", ErrInvalid, ParamMedium, ParamSize)
+		return fmt.Errorf("%w: attribute %q is Memory: that needs %q, such as 1Gi", ErrInvalid,
+			ParamMedium, ParamSize)
 	case a.Memory && a.Pool != "":
-		return fmt.Errorf("%w: attribute %q is Memory, and %q is %q: what is in memory is in no pool", ErrInvalid, ParamMedium, ParamPool, a.Pool)
+		return fmt.Errorf("%w: attribute %q is Memory, and %q is %q: what is in memory is in no pool",
+			ErrInvalid, ParamMedium, ParamPool, a.Pool)
 	case a.Memory && a.Spec.Type != DirectoryOrCreate:
 		return fmt.Errorf("%w: attribute %q is Memory, and %q is %s: what is in memory is a directory",
 			ErrInvalid, ParamMedium, ParamType, a.Spec.Type)
 	case a.Memory && a.Spec.Inodes != 0:
-		return fmt.Errorf("%w: attribute %q is Memory, and has no %q: take it out", ErrInvalid, ParamMedium, ParamInodes)
+		return fmt.Errorf("%w: attribute %q is Memory, and has no %q: take it out", ErrInvalid,
+			ParamMedium, ParamInodes)
 	default:
 		return nil
 	}

@@ -12,7 +12,12 @@ import (
 func parseSize(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) }
 
 func TestAttributesBecomeWhatAPodWants(t *testing.T) {
-	kubelet := map[string]string{AttrPodName: "p", AttrPodNamespace: "ns", AttrPodUID: "uid", AttrEphemeral: "true"}
+	kubelet := map[string]string{
+		AttrPodName:      "p",
+		AttrPodNamespace: "ns",
+		AttrPodUID:       "uid",
+		AttrEphemeral:    "true",
+	}
 	for _, tc := range []struct {
 		title string
 		given map[string]string
@@ -41,7 +46,9 @@ func TestAttributesBecomeWhatAPodWants(t *testing.T) {
 
 func TestInlineAttributesAreForInlineVolumes(t *testing.T) {
 	for _, key := range []string{ParamSize, ParamMedium} {
-		if _, err := ParseAttributes(map[string]string{key: "1"}, parseSize); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), key) {
+		if _, err := ParseAttributes(map[string]string{key: "1"},
+			parseSize); !errors.Is(err, ErrInvalid) ||
+			!strings.Contains(err.Error(), key) {
 			t.Errorf("%s: %v, want ErrInvalid", key, err)
 		}
 	}
@@ -55,7 +62,9 @@ func TestReferenceIDsAreNoPoolsIDs(t *testing.T) {
 		}
 		params := Parameters{Path: "/srv/x", Spec: Spec{Type: Directory}}
 		id := params.ReferenceID(name)
-		if IsID(id) || !IsReferenceID(id) || IsInlineHandle(id) || IsReferenceID("0123456789ab-"+name.Dir()) || len(id) > MaxNameBytes {
+		if IsID(id) || !IsReferenceID(id) || IsInlineHandle(id) ||
+			IsReferenceID("0123456789ab-"+name.Dir()) ||
+			len(id) > MaxNameBytes {
 			t.Errorf("%q has the ID %q", s, id)
 		}
 	}
@@ -74,7 +83,11 @@ func TestReferenceIDSaysWhatItRefersTo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made := Parameters{Path: "/srv/x", Spec: Spec{Type: FileOrCreate, Mode: 0o644}, Owner: Owner{Namespace: "a"}}
+	made := Parameters{
+		Path:  "/srv/x",
+		Spec:  Spec{Type: FileOrCreate, Mode: 0o644},
+		Owner: Owner{Namespace: "a"},
+	}
 	same := made
 	same.Owner = Owner{} // the provisioner's words are not among a PersistentVolume's attributes
 	if err := same.CheckReference(made.ReferenceID(name)); err != nil {
@@ -106,7 +119,8 @@ func TestMemoryIsToldTheOneRuleThatItBreaks(t *testing.T) {
 	} {
 		given := map[string]string{AttrEphemeral: "true", "medium": "Memory"}
 		maps.Copy(given, more)
-		if _, err := ParseAttributes(given, parseSize); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+		if _, err := ParseAttributes(given, parseSize); !errors.Is(err, ErrInvalid) ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want ErrInvalid that says %s", more, err, want)
 		}
 	}
@@ -134,7 +148,8 @@ func FuzzParseAttributes(f *testing.F) {
 			}
 			return
 		}
-		if !slices.Contains(Types(), a.Spec.Type) || a.SizeBytes <= 0 || a.Spec.Mode&^0o3777 != 0 || a.Memory && a.Path != "" {
+		if !slices.Contains(Types(), a.Spec.Type) || a.SizeBytes <= 0 || a.Spec.Mode&^0o3777 != 0 ||
+			a.Memory && a.Path != "" {
 			t.Errorf("%q=%q: %+v", key, value, a)
 		}
 		for part := range strings.SplitSeq(strings.TrimPrefix(a.Path, "/"), "/") {

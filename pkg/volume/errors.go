@@ -6,9 +6,10 @@ import (
 	"strings"
 )
 
-// The sentinels below are the whole vocabulary of failure under the gRPC layer. Each is wrapped with
-// %w and a text that says what was wrong, where, and what would be right; pkg/rpc turns them into
-// status codes in one table. An error that wraps none of them is a defect or a broken disk: INTERNAL.
+// The sentinels below are the whole vocabulary of failure under the gRPC layer. Each is wrapped
+// with %w and a text that says what was wrong, where, and what would be right; pkg/rpc turns them
+// into status codes in one table. An error that wraps none of them is a defect or a broken disk:
+// INTERNAL.
 var (
 	// ErrInvalid: the request can never be right as it is written.
 	ErrInvalid = errors.New("invalid argument")
@@ -20,7 +21,8 @@ var (
 	ErrIncompatible = errors.New("exists with other properties")
 	// ErrInUse: the state of the volume forbids the request now (published, single writer, …).
 	ErrInUse = errors.New("in use")
-	// ErrPrecondition: something that is not the driver's has to be another way first: a path of the host, for example.
+	// ErrPrecondition: something that is not the driver's has to be another way first: a path of
+	// the host, for example.
 	ErrPrecondition = errors.New("unmet precondition")
 	// ErrNoSpace: there is no room here; another node may have some.
 	ErrNoSpace = errors.New("no space")
@@ -32,12 +34,14 @@ var (
 	ErrBadToken = errors.New("bad starting token")
 	// ErrUnavailable: the pool exists in the configuration but cannot be used now.
 	ErrUnavailable = errors.New("pool unavailable")
-	// ErrCorrupt: the disk holds something the driver cannot make sense of. Nothing is guessed or repaired.
+	// ErrCorrupt: the disk holds something the driver cannot make sense of. Nothing is guessed or
+	// repaired.
 	ErrCorrupt = errors.New("corrupt")
 )
 
-// Restate gives a failure another sentinel, for a caller to whom it means something else. The text of the sentinels that it begins with
-// goes: two of them in a row would contradict each other. What it wrapped is not wrapped any more.
+// Restate gives a failure another sentinel, for a caller to whom it means something else. The text
+// of the sentinels that it begins with goes: two of them in a row would contradict each other. What
+// it wrapped is not wrapped any more.
 func Restate(as, err error) error {
 	text := err.Error()
 	for _, sentinel := range []error{ErrInvalid, ErrNotFound, ErrUnavailable} {

@@ -14,7 +14,8 @@ func TestRestatedFailureSaysOneThing(t *testing.T) {
 		`no space: "nope" is not a snapshot's ID`: fmt.Errorf(`%w: "nope" is not a snapshot's ID`, ErrInvalid),
 	} {
 		got := Restate(ErrNoSpace, err)
-		if got.Error() != text || !errors.Is(got, ErrNoSpace) || errors.Is(got, ErrNotFound) || errors.Is(got, ErrUnavailable) {
+		if got.Error() != text || !errors.Is(got, ErrNoSpace) || errors.Is(got, ErrNotFound) ||
+			errors.Is(got, ErrUnavailable) {
 			t.Errorf("%v becomes %v, want %s", err, got, text)
 		}
 	}
@@ -27,7 +28,9 @@ func TestDifferencesAreThoseFieldsAlone(t *testing.T) {
 		t.Errorf("of the same: %q", got)
 	}
 	asked.Mode, asked.FSType = 0o700, "xfs"
-	if got, want := is.Differences(asked), "; mode is 0755, asked for is 0700; fsType is none, asked for is xfs"; got != want {
+	if got, want := is.Differences(
+		asked,
+	), "; mode is 0755, asked for is 0700; fsType is none, asked for is xfs"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -2,24 +2,27 @@ package volume
 
 import "fmt"
 
-// Group is the group that a caller wants a volume to be writable for (CSI spec, volume_mount_group; Kubernetes' fsGroup). The zero Group
-// is none: group 0 is root's.
+// Group is the group that a caller wants a volume to be writable for (CSI spec, volume_mount_group;
+// Kubernetes' fsGroup). The zero Group is none: group 0 is root's.
 type Group struct {
 	ID    uint32
 	Given bool
 }
 
-// What a group gets of a volume's root, as kubelet gives it (rwMask, execMask and setgid of Kubernetes pkg/volume/volume_linux.go). With
-// setgid what is made in the directory is the group's as well.
+// What a group gets of a volume's root, as kubelet gives it (rwMask, execMask and setgid of
+// Kubernetes pkg/volume/volume_linux.go). With setgid what is made in the directory is the group's
+// as well.
 const (
 	groupFileMode      = 0o660
 	groupDirectoryMode = 0o2770
 
-	// specialFileModes are setuid and setgid: chown(2) takes them from a file, and they are not given back.
+	// specialFileModes are setuid and setgid: chown(2) takes them from a file, and they are not
+	// given back.
 	specialFileModes = 0o6000
 )
 
-// ParseGroup reads a volume_mount_group; an empty one is none. Errors: ErrInvalid unless it is a group ID.
+// ParseGroup reads a volume_mount_group; an empty one is none. Errors: ErrInvalid unless it is a
+// group ID.
 func ParseGroup(s string) (Group, error) {
 	if s == "" {
 		return Group{}, nil
@@ -31,7 +34,8 @@ func ParseGroup(s string) (Group, error) {
 	return Group{ID: id, Given: true}, nil
 }
 
-// Mode is the mode of a volume's root, a directory or a file, that had the given one, when the group may write to it.
+// Mode is the mode of a volume's root, a directory or a file, that had the given one, when the
+// group may write to it.
 func (g Group) Mode(t Type, mode uint32) uint32 {
 	switch {
 	case !g.Given:

@@ -38,7 +38,9 @@ func TestGroupMayWriteAndNobodyGetsMore(t *testing.T) {
 		{FileOrCreate, 0o6755, 0o775},
 	} {
 		spec := Spec{Type: tc.kind, Mode: tc.mode, UID: 7, GID: 8}
-		if got, want := group.Of(spec), (Spec{Type: tc.kind, Mode: tc.got, UID: 7, GID: 2000}); got != want {
+		if got, want := group.Of(
+			spec,
+		), (Spec{Type: tc.kind, Mode: tc.got, UID: 7, GID: 2000}); got != want {
 			t.Errorf("%+v becomes %+v, want %+v", spec, got, want)
 		}
 		if got := (Group{}).Of(spec); got != spec {

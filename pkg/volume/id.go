@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// poolIDDigits is how much of a pool's UUID stands in an ID: 48 bits, and the driver refuses two pools that share them.
+// poolIDDigits is how much of a pool's UUID stands in an ID: 48 bits, and the driver refuses two
+// pools that share them.
 const poolIDDigits = 12
 
 // PoolID is the first 12 hexadecimal digits of a pool's UUID.
@@ -17,12 +18,14 @@ type PoolID string
 // ParsePoolID reads the digits from a UUID or a PoolID. Errors: ErrInvalid.
 func ParsePoolID(s string) (PoolID, error) {
 	if len(s) != poolIDDigits || !isHex(s) {
-		return "", fmt.Errorf("%w: pool ID %q is not %d lower-case hexadecimal digits", ErrInvalid, s, poolIDDigits)
+		return "", fmt.Errorf("%w: pool ID %q is not %d lower-case hexadecimal digits", ErrInvalid, s,
+			poolIDDigits)
 	}
 	return PoolID(s), nil
 }
 
-// ID is a volume's ID: the pool that holds it and its directory there. IDs compare with ==. The zero ID names nothing.
+// ID is a volume's ID: the pool that holds it and its directory there. IDs compare with ==. The
+// zero ID names nothing.
 type ID struct {
 	pool PoolID
 	dir  string
@@ -31,17 +34,24 @@ type ID struct {
 // NewID is the ID of the named volume in a pool.
 func NewID(pool PoolID, name Name) ID { return ID{pool: pool, dir: name.dir} }
 
-// ParseID reads "<12 hex>-<directory>". What it returns is safe to use as a path component; a string with a
-// slash, a "..", or anything else that CreateVolume would not have returned is ErrInvalid.
+// ParseID reads "<12 hex>-<directory>". What it returns is safe to use as a path component; a
+// string with a slash, a "..", or anything else that CreateVolume would not have returned is
+// ErrInvalid.
 func ParseID(s string) (ID, error) {
 	if s == "" {
 		return ID{}, fmt.Errorf("%w: volume ID is empty", ErrInvalid)
 	}
 	if len(s) > MaxNameBytes {
-		return ID{}, fmt.Errorf("%w: volume ID has %d bytes, at most %d are allowed", ErrInvalid, len(s), MaxNameBytes)
+		return ID{}, fmt.Errorf("%w: volume ID has %d bytes, at most %d are allowed", ErrInvalid, len(s),
+			MaxNameBytes)
 	}
-	if len(s) <= poolIDDigits+1 || s[poolIDDigits] != '-' || !isHex(s[:poolIDDigits]) || !isDir(s[poolIDDigits+1:]) {
-		return ID{}, fmt.Errorf("%w: %q is not a volume ID of this driver: want <12 hex digits of the pool's UUID>-<name>", ErrInvalid, s)
+	if len(s) <= poolIDDigits+1 || s[poolIDDigits] != '-' || !isHex(s[:poolIDDigits]) ||
+		!isDir(s[poolIDDigits+1:]) {
+		return ID{}, fmt.Errorf(
+			"%w: %q is not a volume ID of this driver: want <12 hex digits of the pool's UUID>-<name>",
+			ErrInvalid,
+			s,
+		)
 	}
 	return ID{pool: PoolID(s[:poolIDDigits]), dir: s[poolIDDigits+1:]}, nil
 }
@@ -52,49 +62,62 @@ func IsID(s string) bool {
 	return err == nil
 }
 
-// referencePrefix begins the ID of a dynamically made reference to a path of the host. No pool's ID has such digits.
+// referencePrefix begins the ID of a dynamically made reference to a path of the host. No pool's ID
+// has such digits.
 const referencePrefix = "host-"
 
-// ReferenceID is the volume ID of a reference to a path of the host. Nothing on any disk belongs to it: what it refers to is in the
-// volume's attributes, and the ID holds a digest of them, so that the one cannot be taken for another: a name that is asked for again with
-// another path is another volume.
+// ReferenceID is the volume ID of a reference to a path of the host. Nothing on any disk belongs to
+// it: what it refers to is in the volume's attributes, and the ID holds a digest of them, so that
+// the one cannot be taken for another: a name that is asked for again with another path is another
+// volume.
 func (p *Parameters) ReferenceID(name Name) string { return p.referenceStem() + name.dir }
 
 // referenceStem is the part of a reference's ID that says what it refers to.
 func (p *Parameters) referenceStem() string {
-	digest := sha256.Sum256(fmt.Appendf(nil, "%q %q %o %d %d", p.Path, p.Spec.Type, p.Spec.Mode, p.Spec.UID, p.Spec.GID))
+	digest := sha256.Sum256(
+		fmt.Appendf(nil, "%q %q %o %d %d", p.Path, p.Spec.Type, p.Spec.Mode, p.Spec.UID, p.Spec.GID),
+	)
 	return referencePrefix + hex.EncodeToString(digest[:])[:poolIDDigits] + "-"
 }
 
 // IsReferenceID says whether ReferenceID may have returned it.
 func IsReferenceID(s string) bool {
 	rest, ok := strings.CutPrefix(s, referencePrefix)
-	return ok && len(rest) > poolIDDigits+1 && isHex(rest[:poolIDDigits]) && rest[poolIDDigits] == '-' && isDir(rest[poolIDDigits+1:])
+	return ok && len(rest) > poolIDDigits+1 && isHex(rest[:poolIDDigits]) &&
+		rest[poolIDDigits] == '-' &&
+		isDir(rest[poolIDDigits+1:])
 }
 
-// CheckReference refuses parameters that are not those that the ID of a reference was made of. Errors: ErrInvalid.
+// CheckReference refuses parameters that are not those that the ID of a reference was made of.
+// Errors: ErrInvalid.
 func (p *Parameters) CheckReference(id string) error {
 	if IsReferenceID(id) && !strings.HasPrefix(id, p.referenceStem()) {
-		return fmt.Errorf("%w: volume %s was made for another path, or another type, mode or owner, than %s %s",
-			ErrInvalid, id, p.Spec.Type, p.Path)
+		return fmt.Errorf(
+			"%w: volume %s was made for another path, or another type, mode or owner, than %s %s",
+			ErrInvalid,
+			id,
+			p.Spec.Type,
+			p.Path,
+		)
 	}
 	return nil
 }
 
-// CheckHandle checks the ID of a volume that the driver has not made: any string, in a PersistentVolume written by hand.
-// Errors: ErrInvalid.
+// CheckHandle checks the ID of a volume that the driver has not made: any string, in a
+// PersistentVolume written by hand. Errors: ErrInvalid.
 func CheckHandle(s string) error {
 	if s == "" {
 		return fmt.Errorf("%w: volume ID is empty", ErrInvalid)
 	}
 	if len(s) > MaxNameBytes {
-		return fmt.Errorf("%w: volume ID has %d bytes, at most %d are allowed", ErrInvalid, len(s), MaxNameBytes)
+		return fmt.Errorf("%w: volume ID has %d bytes, at most %d are allowed", ErrInvalid, len(s),
+			MaxNameBytes)
 	}
 	return nil
 }
 
-// inlinePrefix begins the ID that kubelet gives an inline volume, and 64 hexadecimal digits end it (Kubernetes pkg/volume/csi/
-// csi_mounter.go, makeVolumeHandle).
+// inlinePrefix begins the ID that kubelet gives an inline volume, and 64 hexadecimal digits end it
+// (Kubernetes pkg/volume/csi/ csi_mounter.go, makeVolumeHandle).
 const (
 	inlinePrefix    = "csi-"
 	inlineHexDigits = 64
@@ -106,7 +129,8 @@ func IsInlineHandle(s string) bool {
 	return ok && len(digits) == inlineHexDigits && isHex(digits)
 }
 
-// IDFromDir is the ID of a volume found on disk. Errors: ErrCorrupt, for a directory that no volume can have.
+// IDFromDir is the ID of a volume found on disk. Errors: ErrCorrupt, for a directory that no volume
+// can have.
 func IDFromDir(pool PoolID, dir string) (ID, error) {
 	if !isDir(dir) {
 		return ID{}, fmt.Errorf("%w: %q is not the directory of a volume", ErrCorrupt, dir)

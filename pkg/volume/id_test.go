@@ -84,7 +84,14 @@ func TestPoolIDIsTwelveHexDigits(t *testing.T) {
 
 // The order of listing is the byte order of the strings: a client may sort a listing and compare.
 func TestIDsAreOrderedAsTheirStrings(t *testing.T) {
-	sorted := []string{"000000000000-b", "000000000001-a", "000000000001-a-", "000000000001-aa", "000000000001-b", "00000000000a-A"}
+	sorted := []string{
+		"000000000000-b",
+		"000000000001-a",
+		"000000000001-a-",
+		"000000000001-aa",
+		"000000000001-b",
+		"00000000000a-A",
+	}
 	ids := make([]ID, 0, len(sorted))
 	for _, s := range slices.Backward(sorted) {
 		id, err := ParseID(s)

@@ -10,7 +10,8 @@ import (
 type Backing string
 
 const (
-	// DirectoryBacking is a directory or a file of the pool's own filesystem. It is empty, as in the records from before there were images.
+	// DirectoryBacking is a directory or a file of the pool's own filesystem. It is empty, as in
+	// the records from before there were images.
 	DirectoryBacking Backing = ""
 	// ImageBacking is a file used as a disk: with a filesystem in it, or as a raw block volume.
 	ImageBacking Backing = "image"
@@ -19,7 +20,8 @@ const (
 // FSType is a filesystem that an image can have, as mount(8) calls it.
 type FSType string
 
-// The filesystems of images. The empty one is that of a directory, which is its pool's, and of a raw block volume, which has none.
+// The filesystems of images. The empty one is that of a directory, which is its pool's, and of a
+// raw block volume, which has none.
 const (
 	Ext4  FSType = "ext4"
 	XFS   FSType = "xfs"
@@ -29,8 +31,9 @@ const (
 // FSTypes lists them, in the order in which messages name them.
 func FSTypes() []FSType { return []FSType{Ext4, XFS, Btrfs} }
 
-// MinimumBytes is the size below which a filesystem of that type is not made: mkfs.xfs and mkfs.btrfs refuse, mkfs.ext4 leaves out the
-// journal, without which a crash means a check of everything.
+// MinimumBytes is the size below which a filesystem of that type is not made: mkfs.xfs and
+// mkfs.btrfs refuse, mkfs.ext4 leaves out the journal, without which a crash means a check of
+// everything.
 func (t FSType) MinimumBytes() int64 {
 	switch t {
 	case Ext4:
@@ -51,9 +54,11 @@ const ImageBlockSize = 4096
 type Allocation string
 
 const (
-	// Sparse takes a block when it is first written to, and gives it back when the filesystem in the image discards it.
+	// Sparse takes a block when it is first written to, and gives it back when the filesystem in
+	// the image discards it.
 	Sparse Allocation = "sparse"
-	// Preallocated takes all of them when the image is made: a write never meets a full disk, until a reflink shares them with a copy.
+	// Preallocated takes all of them when the image is made: a write never meets a full disk, until
+	// a reflink shares them with a copy.
 	Preallocated Allocation = "preallocated"
 )
 
@@ -84,17 +89,29 @@ func ParseFSType(s string) (FSType, error) {
 	return "", fmt.Errorf("%w: fsType %q is none of %v", ErrInvalid, s, FSTypes())
 }
 
-// SpecFor is what a volume of the class is to be when it is asked for like that. Errors: ErrInvalid for what contradicts itself.
+// SpecFor is what a volume of the class is to be when it is asked for like that. Errors: ErrInvalid
+// for what contradicts itself.
 func (p *Parameters) SpecFor(t AccessType) (Spec, error) {
 	spec := p.Spec
 	switch {
 	case p.Path != "" && t != AccessType{}:
-		return Spec{}, fmt.Errorf("%w: parameter %q is %q: a path of the host is not %s", ErrInvalid, ParamPath, p.Path, t)
+		return Spec{}, fmt.Errorf("%w: parameter %q is %q: a path of the host is not %s", ErrInvalid,
+			ParamPath, p.Path, t)
 	case p.backing == backingDirectory && t != AccessType{}:
-		return Spec{}, fmt.Errorf("%w: parameter %q is %s, which is the pool's own filesystem, and %s is asked for: use %s",
-			ErrInvalid, ParamBacking, backingDirectory, t, backingImage)
+		return Spec{}, fmt.Errorf(
+			"%w: parameter %q is %s, which is the pool's own filesystem, and %s is asked for: use %s",
+			ErrInvalid,
+			ParamBacking,
+			backingDirectory,
+			t,
+			backingImage,
+		)
 	case p.Spec.Inodes != 0 && (t != AccessType{} || p.backing == backingImage):
-		return Spec{}, fmt.Errorf("%w: parameter %q is for directories: the filesystem of an image has its own number", ErrInvalid, ParamInodes)
+		return Spec{}, fmt.Errorf(
+			"%w: parameter %q is for directories: the filesystem of an image has its own number",
+			ErrInvalid,
+			ParamInodes,
+		)
 	case t.Block:
 		return p.blockSpec()
 	case t.FSType != "" || p.backing == backingImage:
@@ -102,20 +119,29 @@ func (p *Parameters) SpecFor(t AccessType) (Spec, error) {
 		spec.Allocation = cmp.Or(p.allocation, Sparse)
 		return spec, nil
 	case p.allocation != "":
-		return Spec{}, fmt.Errorf("%w: parameter %q is for images: add %q: %s", ErrInvalid, ParamAllocation, ParamBacking, backingImage)
+		return Spec{}, fmt.Errorf("%w: parameter %q is for images: add %q: %s", ErrInvalid,
+			ParamAllocation, ParamBacking, backingImage)
 	default:
 		return spec, nil
 	}
 }
 
-// blockSpec is that of a raw block volume. Mode and owner of the class are for its directories: the node of a device is made by the
-// container runtime.
+// blockSpec is that of a raw block volume. Mode and owner of the class are for its directories: the
+// node of a device is made by the container runtime.
 func (p *Parameters) blockSpec() (Spec, error) {
 	if p.Spec.Type != DirectoryOrCreate {
-		return Spec{}, fmt.Errorf("%w: parameter %q is %q, and a raw block volume is asked for (volumeMode: Block)",
-			ErrInvalid, ParamType, p.Spec.Type)
+		return Spec{}, fmt.Errorf(
+			"%w: parameter %q is %q, and a raw block volume is asked for (volumeMode: Block)",
+			ErrInvalid,
+			ParamType,
+			p.Spec.Type,
+		)
 	}
-	return Spec{Type: DirectoryOrCreate, Backing: ImageBacking, Allocation: cmp.Or(p.allocation, Sparse)}, nil
+	return Spec{
+		Type:       DirectoryOrCreate,
+		Backing:    ImageBacking,
+		Allocation: cmp.Or(p.allocation, Sparse),
+	}, nil
 }
 
 // IsImage says whether the data is a file used as a disk.
@@ -128,9 +154,11 @@ func (s Spec) IsBlock() bool { return s.IsImage() && s.FSType == "" }
 func (s Spec) CheckAccess(t AccessType) error {
 	switch {
 	case t.Block != s.IsBlock():
-		return fmt.Errorf("%w: the volume is %s, asked for is %s", ErrInvalid, AccessType{Block: s.IsBlock(), FSType: s.FSType}, t)
+		return fmt.Errorf("%w: the volume is %s, asked for is %s", ErrInvalid,
+			AccessType{Block: s.IsBlock(), FSType: s.FSType}, t)
 	case t.FSType != "" && t.FSType != s.FSType:
-		return fmt.Errorf("%w: the volume's fsType is %q (empty: that of its pool), asked for is %q", ErrInvalid, s.FSType, t.FSType)
+		return fmt.Errorf("%w: the volume's fsType is %q (empty: that of its pool), asked for is %q",
+			ErrInvalid, s.FSType, t.FSType)
 	default:
 		return nil
 	}
@@ -138,7 +166,8 @@ func (s Spec) CheckAccess(t AccessType) error {
 
 // Check refuses what no class could have asked for. Errors: ErrInvalid.
 func (s Spec) Check() error {
-	known := slices.Contains(ManagedTypes(), s.Type) && slices.Contains([]Backing{DirectoryBacking, ImageBacking}, s.Backing)
+	known := slices.Contains(ManagedTypes(), s.Type) &&
+		slices.Contains([]Backing{DirectoryBacking, ImageBacking}, s.Backing)
 	switch {
 	case !known,
 		s.FSType != "" && !slices.Contains(FSTypes(), s.FSType),
@@ -151,8 +180,8 @@ func (s Spec) Check() error {
 	}
 }
 
-// Size is the size to make: the least that satisfies the range and that such a volume can have. It is never rounded down. Errors:
-// ErrOutOfRange when the range allows none.
+// Size is the size to make: the least that satisfies the range and that such a volume can have. It
+// is never rounded down. Errors: ErrOutOfRange when the range allows none.
 func (s Spec) Size(r SizeRange) (int64, error) {
 	bytes := r.Choose()
 	if !s.IsImage() {
@@ -160,8 +189,14 @@ func (s Spec) Size(r SizeRange) (int64, error) {
 	}
 	bytes = roundUp(max(bytes, s.FSType.MinimumBytes()), ImageBlockSize)
 	if !r.Contains(bytes) {
-		return 0, fmt.Errorf("%w: asked for are %s, and an image has at least %d bytes (fsType %q) and a multiple of %d",
-			ErrOutOfRange, r, s.FSType.MinimumBytes(), s.FSType, ImageBlockSize)
+		return 0, fmt.Errorf(
+			"%w: asked for are %s, and an image has at least %d bytes (fsType %q) and a multiple of %d",
+			ErrOutOfRange,
+			r,
+			s.FSType.MinimumBytes(),
+			s.FSType,
+			ImageBlockSize,
+		)
 	}
 	return bytes, nil
 }
@@ -174,7 +209,8 @@ func (s Spec) MinimumBytes() int64 {
 	return s.FSType.MinimumBytes()
 }
 
-// Largest is the size of the largest such volume for which there is room in so many bytes; 0 is none.
+// Largest is the size of the largest such volume for which there is room in so many bytes; 0 is
+// none.
 func (s Spec) Largest(room int64) int64 {
 	if !s.IsImage() {
 		return room

@@ -7,7 +7,13 @@ import (
 
 func TestClassAndAccessBecomeASpec(t *testing.T) {
 	dir := Spec{Type: DirectoryOrCreate, Mode: 0o755}
-	image := Spec{Type: DirectoryOrCreate, Mode: 0o755, Backing: ImageBacking, FSType: Ext4, Allocation: Sparse}
+	image := Spec{
+		Type:       DirectoryOrCreate,
+		Mode:       0o755,
+		Backing:    ImageBacking,
+		FSType:     Ext4,
+		Allocation: Sparse,
+	}
 	block := Spec{Type: DirectoryOrCreate, Backing: ImageBacking, Allocation: Sparse}
 	xfs, full := image, image
 	xfs.FSType, full.Allocation = XFS, Preallocated
@@ -24,22 +30,82 @@ func TestClassAndAccessBecomeASpec(t *testing.T) {
 		{name: "directory", params: map[string]string{"backing": "directory"}, want: dir},
 		{name: "image", params: map[string]string{"backing": "image"}, want: image},
 		{name: "fsType", access: AccessType{FSType: XFS}, want: xfs},
-		{name: "auto and fsType", params: map[string]string{"backing": "auto"}, access: AccessType{FSType: XFS}, want: xfs},
-		{name: "image and fsType", params: map[string]string{"backing": "image"}, access: AccessType{FSType: XFS}, want: xfs},
-		{name: "preallocated", params: map[string]string{"backing": "image", "allocation": "preallocated"}, want: full},
-		{name: "sparse", params: map[string]string{"backing": "image", "allocation": "sparse"}, want: image},
-		{name: "directory and fsType", params: map[string]string{"backing": "directory"}, access: AccessType{FSType: Ext4}},
+		{
+			name:   "auto and fsType",
+			params: map[string]string{"backing": "auto"},
+			access: AccessType{FSType: XFS},
+			want:   xfs,
+		},
+		{
+			name:   "image and fsType",
+			params: map[string]string{"backing": "image"},
+			access: AccessType{FSType: XFS},
+			want:   xfs,
+		},
+		{
+			name:   "preallocated",
+			params: map[string]string{"backing": "image", "allocation": "preallocated"},
+			want:   full,
+		},
+		{
+			name:   "sparse",
+			params: map[string]string{"backing": "image", "allocation": "sparse"},
+			want:   image,
+		},
+		{
+			name:   "directory and fsType",
+			params: map[string]string{"backing": "directory"},
+			access: AccessType{FSType: Ext4},
+		},
 		{name: "allocation of a directory", params: map[string]string{"allocation": "sparse"}},
 		{name: "block", access: AccessType{Block: true}, want: block},
-		{name: "block of an image class", params: map[string]string{"backing": "image"}, access: AccessType{Block: true}, want: block},
-		{name: "block of a class with a mode", params: map[string]string{"mode": "0700", "uid": "7"}, access: AccessType{Block: true}, want: block},
-		{name: "preallocated block", params: map[string]string{"allocation": "preallocated"}, access: AccessType{Block: true}, want: fullBlock},
-		{name: "block of a directory", params: map[string]string{"backing": "directory"}, access: AccessType{Block: true}},
-		{name: "block of a file", params: map[string]string{"type": "FileOrCreate"}, access: AccessType{Block: true}},
-		{name: "block of a path", params: map[string]string{"path": "/data", "type": "Directory"}, access: AccessType{Block: true}},
-		{name: "image with a number of inodes", params: map[string]string{"backing": "image", "inodes": "100"}},
-		{name: "fsType with a number of inodes", params: map[string]string{"inodes": "100"}, access: AccessType{FSType: XFS}},
-		{name: "fsType of a path", params: map[string]string{"path": "/data", "type": "Directory"}, access: AccessType{FSType: XFS}},
+		{
+			name:   "block of an image class",
+			params: map[string]string{"backing": "image"},
+			access: AccessType{Block: true},
+			want:   block,
+		},
+		{
+			name:   "block of a class with a mode",
+			params: map[string]string{"mode": "0700", "uid": "7"},
+			access: AccessType{Block: true},
+			want:   block,
+		},
+		{
+			name:   "preallocated block",
+			params: map[string]string{"allocation": "preallocated"},
+			access: AccessType{Block: true},
+			want:   fullBlock,
+		},
+		{
+			name:   "block of a directory",
+			params: map[string]string{"backing": "directory"},
+			access: AccessType{Block: true},
+		},
+		{
+			name:   "block of a file",
+			params: map[string]string{"type": "FileOrCreate"},
+			access: AccessType{Block: true},
+		},
+		{
+			name:   "block of a path",
+			params: map[string]string{"path": "/data", "type": "Directory"},
+			access: AccessType{Block: true},
+		},
+		{
+			name:   "image with a number of inodes",
+			params: map[string]string{"backing": "image", "inodes": "100"},
+		},
+		{
+			name:   "fsType with a number of inodes",
+			params: map[string]string{"inodes": "100"},
+			access: AccessType{FSType: XFS},
+		},
+		{
+			name:   "fsType of a path",
+			params: map[string]string{"path": "/data", "type": "Directory"},
+			access: AccessType{FSType: XFS},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -109,7 +175,8 @@ func TestVolumeIsNeverShownAsSomethingElse(t *testing.T) {
 		{block, AccessType{FSType: XFS}, false},
 	}
 	for _, tt := range tests {
-		if err := tt.spec.CheckAccess(tt.access); (err == nil) != tt.ok || err != nil && !errors.Is(err, ErrInvalid) {
+		if err := tt.spec.CheckAccess(tt.access); (err == nil) != tt.ok ||
+			err != nil && !errors.Is(err, ErrInvalid) {
 			t.Errorf("%+v as %s: %v", tt.spec, tt.access, err)
 		}
 	}

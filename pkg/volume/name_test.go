@@ -9,7 +9,8 @@ import (
 
 const examplePool = PoolID("0123456789ab")
 
-// Hashes worked out with sha256sum, so that a change of the scheme, which would orphan every volume, does not go unseen.
+// Hashes worked out with sha256sum, so that a change of the scheme, which would orphan every
+// volume, does not go unseen.
 func TestNameBecomesADirectory(t *testing.T) {
 	for _, tc := range []struct{ name, dir string }{
 		{"pvc-5d2f0a3c-9c38-4b1e-8f5e-2f8c6a5e9f10", "pvc-5d2f0a3c-9c38-4b1e-8f5e-2f8c6a5e9f10"},
@@ -39,7 +40,8 @@ func TestNameBecomesADirectory(t *testing.T) {
 			continue
 		}
 		if name.String() != tc.name || !strings.HasPrefix(name.Dir(), tc.dir) {
-			t.Errorf("ParseName(%q) is %q in directory %q, want directory %q", tc.name, name, name.Dir(), tc.dir)
+			t.Errorf("ParseName(%q) is %q in directory %q, want directory %q", tc.name, name, name.Dir(),
+				tc.dir)
 		}
 	}
 }
@@ -55,7 +57,24 @@ func TestNameThatCannotBeKeptIsRefused(t *testing.T) {
 // A name that looks like what another name becomes must not share its directory.
 func TestNamesNeverShareADirectory(t *testing.T) {
 	seen := map[string]string{}
-	names := []string{"a/b", "a", "A", "a.", "a_", "s-a", "h-a", "/a", "a/", " a", "a ", "á", "á", ".", "..", strings.Repeat("x", 65)}
+	names := []string{
+		"a/b",
+		"a",
+		"A",
+		"a.",
+		"a_",
+		"s-a",
+		"h-a",
+		"/a",
+		"a/",
+		" a",
+		"a ",
+		"á",
+		"á",
+		".",
+		"..",
+		strings.Repeat("x", 65),
+	}
 	for i := range names {
 		n, err := ParseName(names[i])
 		if err != nil {
@@ -76,7 +95,8 @@ func TestNamesNeverShareADirectory(t *testing.T) {
 	}
 }
 
-// isSafeComponent is written apart from the code under test: what may stand between two slashes and name nothing else.
+// isSafeComponent is written apart from the code under test: what may stand between two slashes and
+// name nothing else.
 func isSafeComponent(s string) bool {
 	return s != "" && s != "." && s != ".." && len(s) <= 255 && !strings.ContainsAny(s, "/\x00")
 }
@@ -93,7 +113,8 @@ func FuzzParseName(f *testing.F) {
 			}
 			return
 		}
-		if name.String() != s || !isSafeComponent(name.Dir()) || strings.HasPrefix(name.Dir(), snapshotPrefix) {
+		if name.String() != s || !isSafeComponent(name.Dir()) ||
+			strings.HasPrefix(name.Dir(), snapshotPrefix) {
 			t.Errorf("ParseName(%q) is %q in directory %q", s, name, name.Dir())
 		}
 		id := NewID(examplePool, name)
@@ -106,7 +127,8 @@ func FuzzParseName(f *testing.F) {
 	})
 }
 
-// CSI spec, CreateVolumeRequest.name: "Any Unicode string … is allowed except those containing the following banned characters".
+// CSI spec, CreateVolumeRequest.name: "Any Unicode string … is allowed except those containing the
+// following banned characters".
 func TestNewNameHasNoControlCharacterButWhiteSpace(t *testing.T) {
 	banned := func(r rune) bool {
 		return r <= 0x08 || r == 0x0b || r == 0x0c || r >= 0x0e && r <= 0x1f || r >= 0x7f && r <= 0x9f

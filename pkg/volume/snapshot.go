@@ -8,33 +8,46 @@ import (
 	"time"
 )
 
-// SnapshotID is a snapshot's ID: the pool that holds it and its directory there. IDs compare with ==. The zero SnapshotID names nothing.
+// SnapshotID is a snapshot's ID: the pool that holds it and its directory there. IDs compare with
+// ==. The zero SnapshotID names nothing.
 type SnapshotID struct {
 	pool PoolID
 	dir  string
 }
 
 // NewSnapshotID is the ID of the named snapshot in a pool.
-func NewSnapshotID(pool PoolID, name Name) SnapshotID { return SnapshotID{pool: pool, dir: name.dir} }
+func NewSnapshotID(
+	pool PoolID, name Name,
+) SnapshotID {
+	return SnapshotID{pool: pool, dir: name.dir}
+}
 
-// ParseSnapshotID reads "<12 hex>-s-<directory>", which no volume's ID looks like: a volume whose name begins with "s-" has a hashed
-// directory. What it returns is safe to use as a path component. Errors: ErrInvalid.
+// ParseSnapshotID reads "<12 hex>-s-<directory>", which no volume's ID looks like: a volume whose
+// name begins with "s-" has a hashed directory. What it returns is safe to use as a path component.
+// Errors: ErrInvalid.
 func ParseSnapshotID(s string) (SnapshotID, error) {
 	const prefix = poolIDDigits + 1 + len(snapshotPrefix)
 	if s == "" {
 		return SnapshotID{}, fmt.Errorf("%w: snapshot ID is empty", ErrInvalid)
 	}
 	if len(s) > MaxNameBytes {
-		return SnapshotID{}, fmt.Errorf("%w: snapshot ID has %d bytes, at most %d are allowed", ErrInvalid, len(s), MaxNameBytes)
+		return SnapshotID{}, fmt.Errorf("%w: snapshot ID has %d bytes, at most %d are allowed",
+			ErrInvalid, len(s), MaxNameBytes)
 	}
-	if len(s) <= prefix || s[poolIDDigits:prefix] != "-"+snapshotPrefix || !isHex(s[:poolIDDigits]) || !isDir(s[prefix:]) {
-		return SnapshotID{}, fmt.Errorf("%w: %q is not a snapshot ID of this driver: want <12 hex digits of the pool's UUID>-%s<name>",
-			ErrInvalid, s, snapshotPrefix)
+	if len(s) <= prefix || s[poolIDDigits:prefix] != "-"+snapshotPrefix || !isHex(s[:poolIDDigits]) ||
+		!isDir(s[prefix:]) {
+		return SnapshotID{}, fmt.Errorf(
+			"%w: %q is not a snapshot ID of this driver: want <12 hex digits of the pool's UUID>-%s<name>",
+			ErrInvalid,
+			s,
+			snapshotPrefix,
+		)
 	}
 	return SnapshotID{pool: PoolID(s[:poolIDDigits]), dir: s[prefix:]}, nil
 }
 
-// SnapshotIDFromDir is the ID of a snapshot found on disk. Errors: ErrCorrupt, for a directory that no snapshot can have.
+// SnapshotIDFromDir is the ID of a snapshot found on disk. Errors: ErrCorrupt, for a directory that
+// no snapshot can have.
 func SnapshotIDFromDir(pool PoolID, dir string) (SnapshotID, error) {
 	if !isDir(dir) {
 		return SnapshotID{}, fmt.Errorf("%w: %q is not the directory of a snapshot", ErrCorrupt, dir)
@@ -72,22 +85,26 @@ type Snapshot struct {
 	SourceCreated time.Time
 	// Spec is that of the source.
 	Spec Spec
-	// RestoreBytes is the least size of a volume that is made from it: the source's size at that time.
+	// RestoreBytes is the least size of a volume that is made from it: the source's size at that
+	// time.
 	RestoreBytes int64
 	// HeldBytes is what it can keep from being freed, and what the pool counts for it.
 	HeldBytes int64
-	// Created is when it was taken: what was written before is in it. What is copied file by file may also have what came later.
+	// Created is when it was taken: what was written before is in it. What is copied file by file
+	// may also have what came later.
 	Created time.Time
 	Owner   SnapshotOwner
 	// QuotaID is what the filesystem counts its own blocks under; 0 where it counts none.
 	QuotaID uint64
-	// SourceQuotaID is what it counts those under that the snapshot shares with its source; 0 where it shares none.
+	// SourceQuotaID is what it counts those under that the snapshot shares with its source; 0 where
+	// it shares none.
 	SourceQuotaID uint64
 	// FilesystemBytes is as in the source.
 	FilesystemBytes int64
 }
 
-// SnapshotOwner says whose snapshot it is, for the person who reads the record. All fields may be empty.
+// SnapshotOwner says whose snapshot it is, for the person who reads the record. All fields may be
+// empty.
 type SnapshotOwner struct {
 	Namespace string `json:"namespace,omitempty"`
 	Snapshot  string `json:"snapshot,omitempty"`
@@ -108,8 +125,8 @@ const (
 	ParamSnapshotContent   = "csi.storage.k8s.io/volumesnapshotcontent/name"
 )
 
-// ParseSnapshotParameters reads the parameters of a VolumeSnapshotClass: none are known, and what is given there by mistake is
-// refused, not ignored. Errors: ErrInvalid, naming the key.
+// ParseSnapshotParameters reads the parameters of a VolumeSnapshotClass: none are known, and what
+// is given there by mistake is refused, not ignored. Errors: ErrInvalid, naming the key.
 func ParseSnapshotParameters(params map[string]string) (SnapshotOwner, error) {
 	var o SnapshotOwner
 	fields := map[string]*string{
@@ -120,7 +137,11 @@ func ParseSnapshotParameters(params map[string]string) (SnapshotOwner, error) {
 	for _, key := range slices.Sorted(maps.Keys(params)) {
 		field, known := fields[key]
 		if !known {
-			return SnapshotOwner{}, fmt.Errorf("%w: unknown parameter %q; a VolumeSnapshotClass of this driver has none", ErrInvalid, key)
+			return SnapshotOwner{}, fmt.Errorf(
+				"%w: unknown parameter %q; a VolumeSnapshotClass of this driver has none",
+				ErrInvalid,
+				key,
+			)
 		}
 		*field = params[key]
 	}

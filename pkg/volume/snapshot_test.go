@@ -80,11 +80,13 @@ func TestSnapshotParameterThatNobodyKnowsIsNamed(t *testing.T) {
 	owner, err := ParseSnapshotParameters(map[string]string{
 		ParamSnapshotName: "daily", ParamSnapshotNamespace: "shop", ParamSnapshotContent: "snapcontent-1",
 	})
-	if want := (SnapshotOwner{Namespace: "shop", Snapshot: "daily", Content: "snapcontent-1"}); owner != want || err != nil {
+	if want := (SnapshotOwner{Namespace: "shop", Snapshot: "daily", Content: "snapcontent-1"}); owner != want ||
+		err != nil {
 		t.Errorf("ParseSnapshotParameters = %+v, %v, want %+v", owner, err, want)
 	}
 	owner, err = ParseSnapshotParameters(map[string]string{ParamSnapshotName: "daily", "pool": "fast"})
-	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `"pool"`) || owner != (SnapshotOwner{}) {
+	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `"pool"`) ||
+		owner != (SnapshotOwner{}) {
 		t.Errorf("ParseSnapshotParameters = %+v, %v, want ErrInvalid naming the key", owner, err)
 	}
 }
@@ -101,8 +103,10 @@ func FuzzParseSnapshotID(f *testing.F) {
 			}
 			return
 		}
-		if id.String() != s || IsID(s) || !isSafeComponent(id.Dir()) || !isSafeComponent(string(id.Pool())) {
-			t.Errorf("ParseSnapshotID(%q) has pool %q and directory %q; a volume's: %t", s, id.Pool(), id.Dir(), IsID(s))
+		if id.String() != s || IsID(s) || !isSafeComponent(id.Dir()) ||
+			!isSafeComponent(string(id.Pool())) {
+			t.Errorf("ParseSnapshotID(%q) has pool %q and directory %q; a volume's: %t", s, id.Pool(),
+				id.Dir(), IsID(s))
 		}
 	})
 }

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Source is what a new volume's content is copied from: a snapshot, a volume, or nothing, which is the zero Source. Sources compare
-// with ==.
+// Source is what a new volume's content is copied from: a snapshot, a volume, or nothing, which is
+// the zero Source. Sources compare with ==.
 type Source struct {
 	snapshot SnapshotID
 	volume   ID
@@ -74,7 +74,8 @@ func (s *Source) UnmarshalJSON(content []byte) (err error) {
 	*s = Source{}
 	switch {
 	case r.Snapshot != "" && r.Volume != "":
-		return fmt.Errorf("the source is snapshot %q and volume %q: it is one of them", r.Snapshot, r.Volume)
+		return fmt.Errorf("the source is snapshot %q and volume %q: it is one of them", r.Snapshot,
+			r.Volume)
 	case r.Snapshot != "":
 		s.snapshot, err = ParseSnapshotID(r.Snapshot)
 	case r.Volume != "":

@@ -51,17 +51,19 @@ const (
 	ParamMode = "mode"
 	ParamUID  = "uid"
 	ParamGID  = "gid"
-	// ParamBacking chooses between a directory or file of the pool's filesystem and an image; ParamAllocation is for images.
+	// ParamBacking chooses between a directory or file of the pool's filesystem and an image;
+	// ParamAllocation is for images.
 	ParamBacking    = "backing"
 	ParamAllocation = "allocation"
 	// ParamInodes limits how many files and directories a volume may have.
 	ParamInodes = "inodes"
-	// ParamSize and ParamMedium are for inline volumes only: other volumes get their size from the claim.
+	// ParamSize and ParamMedium are for inline volumes only: other volumes get their size from the
+	// claim.
 	ParamSize   = "size"
 	ParamMedium = "medium"
 
-	// What external-provisioner adds with --extra-create-metadata. The namespace is what the rules for host paths go by; the
-	// rest is kept in the record for people.
+	// What external-provisioner adds with --extra-create-metadata. The namespace is what the rules
+	// for host paths go by; the rest is kept in the record for people.
 	ParamPVCName      = "csi.storage.k8s.io/pvc/name"
 	ParamPVCNamespace = "csi.storage.k8s.io/pvc/namespace"
 	ParamPVName       = "csi.storage.k8s.io/pv/name"
@@ -70,7 +72,8 @@ const (
 // maxID is the largest user or group ID: (uint32)-1 means "leave it" to chown(2).
 const maxID = 1<<32 - 2
 
-// Spec says what a volume is to be. It is a value: two volumes are compatible when their Specs are equal.
+// Spec says what a volume is to be. It is a value: two volumes are compatible when their Specs are
+// equal.
 type Spec struct {
 	Type Type `json:"type"`
 	// Mode is the permission bits of the volume's root, with setgid and sticky as in chmod(2).
@@ -81,12 +84,13 @@ type Spec struct {
 	Backing    Backing    `json:"backing,omitempty"`
 	FSType     FSType     `json:"fsType,omitempty"`
 	Allocation Allocation `json:"allocation,omitempty"`
-	// Inodes is how many files and directories a directory volume may hold at most, its own root among them; 0 is any number.
+	// Inodes is how many files and directories a directory volume may hold at most, its own root
+	// among them; 0 is any number.
 	Inodes uint64 `json:"inodes,omitempty"`
 }
 
-// Differences says for people in which fields another specification, the one that is asked for, differs: "; mode is 0755, asked for is
-// 0700". It is empty if in none.
+// Differences says for people in which fields another specification, the one that is asked for,
+// differs: "; mode is 0755, asked for is 0700". It is empty if in none.
 func (s Spec) Differences(asked Spec) string {
 	var text strings.Builder
 	for _, field := range []struct{ name, have, asked string }{
@@ -100,7 +104,8 @@ func (s Spec) Differences(asked Spec) string {
 		{ParamInodes, decimal(s.Inodes), decimal(asked.Inodes)},
 	} {
 		if field.have != field.asked {
-			fmt.Fprintf(&text, "; %s is %s, asked for is %s", field.name, cmp.Or(field.have, "none"), cmp.Or(field.asked, "none"))
+			fmt.Fprintf(&text, "; %s is %s, asked for is %s", field.name, cmp.Or(field.have, "none"),
+				cmp.Or(field.asked, "none"))
 		}
 	}
 	return text.String()
@@ -155,11 +160,22 @@ func classSetters() map[string]setter {
 
 // ParameterKeys lists the keys that an operator may set in a StorageClass.
 func ParameterKeys() []string {
-	return []string{ParamAllocation, ParamBacking, ParamGID, ParamInodes, ParamMode, ParamPath, ParamPool, ParamType, ParamUID}
+	return []string{
+		ParamAllocation,
+		ParamBacking,
+		ParamGID,
+		ParamInodes,
+		ParamMode,
+		ParamPath,
+		ParamPool,
+		ParamType,
+		ParamUID,
+	}
 }
 
-// ParseParameters reads StorageClass parameters. The type defaults to DirectoryOrCreate, but a path of the host needs its type
-// said; the mode to 0755 for a directory and 0644 for a file, the owner to root:root. Errors: ErrInvalid, naming the key.
+// ParseParameters reads StorageClass parameters. The type defaults to DirectoryOrCreate, but a path
+// of the host needs its type said; the mode to 0755 for a directory and 0644 for a file, the owner
+// to root:root. Errors: ErrInvalid, naming the key.
 func ParseParameters(params map[string]string) (Parameters, error) {
 	p := Parameters{Spec: Spec{Type: DirectoryOrCreate}}
 	if err := p.set(classSetters(), params, ParameterKeys()); err != nil {
@@ -174,11 +190,14 @@ func ParseParameters(params map[string]string) (Parameters, error) {
 	return p, nil
 }
 
-func (p *Parameters) set(setters map[string]setter, params map[string]string, known []string) error {
+func (p *Parameters) set(
+	setters map[string]setter, params map[string]string, known []string,
+) error {
 	for _, key := range slices.Sorted(maps.Keys(params)) {
 		set, ok := setters[key]
 		if !ok {
-			return fmt.Errorf("%w: unknown parameter %q; known: %s", ErrInvalid, key, strings.Join(known, ", "))
+			return fmt.Errorf("%w: unknown parameter %q; known: %s", ErrInvalid, key,
+				strings.Join(known, ", "))
 		}
 		if err := set(p, params[key]); err != nil {
 			return fmt.Errorf("%w: parameter %q is %q: %w", ErrInvalid, key, params[key], err)
@@ -196,13 +215,24 @@ func (p *Parameters) check(params map[string]string) error {
 	}
 	switch {
 	case p.Path == "" && !slices.Contains(ManagedTypes(), p.Spec.Type):
-		return fmt.Errorf("%w: parameter %q is %q, which is an existing path of the host: name it with %q, or use one of %v",
-			ErrInvalid, ParamType, p.Spec.Type, ParamPath, ManagedTypes())
+		return fmt.Errorf(
+			"%w: parameter %q is %q, which is an existing path of the host: name it with %q, or use one of %v",
+			ErrInvalid,
+			ParamType,
+			p.Spec.Type,
+			ParamPath,
+			ManagedTypes(),
+		)
 	case p.Spec.Inodes != 0 && (p.Path != "" || p.Spec.Type != DirectoryOrCreate):
-		return fmt.Errorf("%w: parameter %q is %q: only a directory that a pool makes is limited to a number of files",
-			ErrInvalid, ParamInodes, params[ParamInodes])
+		return fmt.Errorf(
+			"%w: parameter %q is %q: only a directory that a pool makes is limited to a number of files",
+			ErrInvalid,
+			ParamInodes,
+			params[ParamInodes],
+		)
 	case p.Spec.Type == FileOrCreate && p.Spec.Mode&^0o777 != 0:
-		return fmt.Errorf("%w: parameter %q is %q: a file volume takes permission bits up to 0777", ErrInvalid, ParamMode, params[ParamMode])
+		return fmt.Errorf("%w: parameter %q is %q: a file volume takes permission bits up to 0777",
+			ErrInvalid, ParamMode, params[ParamMode])
 	default:
 		return nil
 	}
@@ -212,9 +242,11 @@ func (p *Parameters) check(params map[string]string) error {
 func (p *Parameters) checkReference(params map[string]string) error {
 	switch _, typeGiven := params[ParamType]; {
 	case !typeGiven:
-		return fmt.Errorf("%w: parameter %q needs %q beside it, one of %v", ErrInvalid, ParamPath, ParamType, Types())
+		return fmt.Errorf("%w: parameter %q needs %q beside it, one of %v", ErrInvalid, ParamPath,
+			ParamType, Types())
 	case p.Pool != "":
-		return fmt.Errorf("%w: parameter %q is %q: a path of the host is in no %q", ErrInvalid, ParamPath, p.Path, ParamPool)
+		return fmt.Errorf("%w: parameter %q is %q: a path of the host is in no %q", ErrInvalid, ParamPath,
+			p.Path, ParamPool)
 	case p.backing != "" || p.allocation != "":
 		return fmt.Errorf("%w: parameter %q is %q: a path of the host has no %q and no %q",
 			ErrInvalid, ParamPath, p.Path, ParamBacking, ParamAllocation)
@@ -223,7 +255,8 @@ func (p *Parameters) checkReference(params map[string]string) error {
 	}
 	for _, key := range []string{ParamMode, ParamUID, ParamGID} {
 		if _, given := params[key]; given {
-			return fmt.Errorf("%w: parameter %q is for what the driver makes, and type %q makes nothing", ErrInvalid, key, p.Spec.Type)
+			return fmt.Errorf("%w: parameter %q is for what the driver makes, and type %q makes nothing",
+				ErrInvalid, key, p.Spec.Type)
 		}
 	}
 	return nil
@@ -247,14 +280,19 @@ func parseType(s string) (Type, error) {
 	return "", fmt.Errorf("want one of %v", Types())
 }
 
-// parsePath takes what can only mean one place: nothing is cleaned away that a rule could have been meant for.
+// parsePath takes what can only mean one place: nothing is cleaned away that a rule could have been
+// meant for.
 func parsePath(s string) (string, error) {
-	if strings.ContainsRune(s, 0) || !strings.HasPrefix(s, "/") || len(s) == 1 || len(s) > maxPathBytes {
-		return "", fmt.Errorf("want an absolute path below / of at most %d bytes, without NUL", maxPathBytes)
+	if strings.ContainsRune(s, 0) || !strings.HasPrefix(s, "/") || len(s) == 1 ||
+		len(s) > maxPathBytes {
+		return "", fmt.Errorf("want an absolute path below / of at most %d bytes, without NUL",
+			maxPathBytes)
 	}
 	for part := range strings.SplitSeq(s[1:], "/") {
 		if part == "" || part == "." || part == ".." {
-			return "", fmt.Errorf("want a path without \".\", \"..\", repeated slashes or a slash at its end")
+			return "", fmt.Errorf(
+				"want a path without \".\", \"..\", repeated slashes or a slash at its end",
+			)
 		}
 	}
 	return s, nil
@@ -263,7 +301,8 @@ func parsePath(s string) (string, error) {
 // maxPathBytes is PATH_MAX without the final NUL.
 const maxPathBytes = 4095
 
-// parseMode takes octal digits as chmod(1) does. Setuid is refused: it means nothing on a directory and is a hole on a file.
+// parseMode takes octal digits as chmod(1) does. Setuid is refused: it means nothing on a directory
+// and is a hole on a file.
 func parseMode(s string) (uint32, error) {
 	mode, err := strconv.ParseUint(s, 8, 32)
 	if err != nil || mode > 0o3777 {
@@ -272,7 +311,8 @@ func parseMode(s string) (uint32, error) {
 	return uint32(mode), nil
 }
 
-// parseInodes takes no limit in which nothing could be made: the root of the volume is an inode, too.
+// parseInodes takes no limit in which nothing could be made: the root of the volume is an inode,
+// too.
 func parseInodes(s string) (uint64, error) {
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil || n < minInodes || n > maxInodes {

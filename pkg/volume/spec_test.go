@@ -79,7 +79,11 @@ func TestBadParameterIsRefusedByName(t *testing.T) {
 
 func TestFileTakesNoSetgidOrStickyBit(t *testing.T) {
 	for _, mode := range []string{"2644", "1644", "3777"} {
-		if p, err := ParseParameters(map[string]string{"type": "FileOrCreate", "mode": mode}); !errors.Is(err, ErrInvalid) {
+		if p, err := ParseParameters(
+			map[string]string{"type": "FileOrCreate", "mode": mode},
+		); !errors.Is(
+			err, ErrInvalid,
+		) {
 			t.Errorf("mode %s: %+v, %v, want ErrInvalid", mode, p, err)
 		}
 	}
@@ -91,7 +95,8 @@ func TestOnlyADirectoryOfAPoolTakesInodes(t *testing.T) {
 		{"inodes": "10", "type": "Directory", "path": "/srv"},
 		{"inodes": "10", "type": "DirectoryOrCreate", "path": "/srv"},
 	} {
-		if p, err := ParseParameters(params); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `"inodes"`) {
+		if p, err := ParseParameters(params); !errors.Is(err, ErrInvalid) ||
+			!strings.Contains(err.Error(), `"inodes"`) {
 			t.Errorf("%v: %+v, %v, want ErrInvalid naming the key", params, p, err)
 		}
 	}

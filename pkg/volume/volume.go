@@ -1,5 +1,6 @@
-// Package volume has the values that move between the driver's layers: names, IDs, specifications, volumes, and
-// the errors that every layer shares. It uses the standard library only and nothing of this module.
+// Package volume has the values that move between the driver's layers: names, IDs, specifications,
+// volumes, and the errors that every layer shares. It uses the standard library only and nothing of
+// this module.
 package volume
 
 import (
@@ -7,7 +8,8 @@ import (
 	"time"
 )
 
-// Volume is what a pool knows of one volume. It is a value; changing a copy changes nothing on disk.
+// Volume is what a pool knows of one volume. It is a value; changing a copy changes nothing on
+// disk.
 type Volume struct {
 	ID ID
 	// Name is what the caller of CreateVolume chose.
@@ -15,16 +17,18 @@ type Volume struct {
 	Spec Spec
 	// CapacityBytes is the size that was promised.
 	CapacityBytes int64
-	// SharedBytes is what it may hold beyond its size, because it shares them with what it was made from, and the filesystem counts
-	// them for that.
+	// SharedBytes is what it may hold beyond its size, because it shares them with what it was made
+	// from, and the filesystem counts them for that.
 	SharedBytes int64
 	Created     time.Time
 	Owner       Owner
 	// Source is what its content was copied from.
 	Source Source
-	// QuotaID is what the filesystem counts the volume's blocks under, a project or a quota group; 0 where it counts none.
+	// QuotaID is what the filesystem counts the volume's blocks under, a project or a quota group;
+	// 0 where it counts none.
 	QuotaID uint64
-	// FilesystemBytes is the size for which an image's filesystem was made, or to which it has been grown; 0 as long as it has none.
+	// FilesystemBytes is the size for which an image's filesystem was made, or to which it has been
+	// grown; 0 as long as it has none.
 	FilesystemBytes int64
 }
 
@@ -49,28 +53,43 @@ type SizeRange struct {
 // DefaultCapacityBytes is the size of a volume whose creator names none: 1 GiB.
 const DefaultCapacityBytes = 1 << 30
 
-// MaxCapacityBytes is more than any filesystem holds: 1 EiB. What is larger is a mistake, and sums of it would not be numbers.
+// MaxCapacityBytes is more than any filesystem holds: 1 EiB. What is larger is a mistake, and sums
+// of it would not be numbers.
 const MaxCapacityBytes = 1 << 60
 
-// ParseSizeRange checks the two numbers of a CSI capacity_range. Errors: ErrInvalid for a negative number, ErrOutOfRange for a
-// limit below the requirement, or a requirement that nothing could meet.
+// ParseSizeRange checks the two numbers of a CSI capacity_range. Errors: ErrInvalid for a negative
+// number, ErrOutOfRange for a limit below the requirement, or a requirement that nothing could
+// meet.
 func ParseSizeRange(required, limit int64) (SizeRange, error) {
 	if required < 0 || limit < 0 {
-		return SizeRange{}, fmt.Errorf("%w: capacity range is required=%d limit=%d bytes: a size is never negative",
-			ErrInvalid, required, limit)
+		return SizeRange{}, fmt.Errorf(
+			"%w: capacity range is required=%d limit=%d bytes: a size is never negative",
+			ErrInvalid,
+			required,
+			limit,
+		)
 	}
 	if limit > 0 && required > limit {
-		return SizeRange{}, fmt.Errorf("%w: capacity range asks for at least %d and at most %d bytes: no size is both",
-			ErrOutOfRange, required, limit)
+		return SizeRange{}, fmt.Errorf(
+			"%w: capacity range asks for at least %d and at most %d bytes: no size is both",
+			ErrOutOfRange,
+			required,
+			limit,
+		)
 	}
 	if required > MaxCapacityBytes {
-		return SizeRange{}, fmt.Errorf("%w: capacity range asks for %d bytes, and no volume can have more than %d",
-			ErrOutOfRange, required, int64(MaxCapacityBytes))
+		return SizeRange{}, fmt.Errorf(
+			"%w: capacity range asks for %d bytes, and no volume can have more than %d",
+			ErrOutOfRange,
+			required,
+			int64(MaxCapacityBytes),
+		)
 	}
 	return SizeRange{Required: required, Limit: limit}, nil
 }
 
-// Choose is the size to make: the least that satisfies the range, DefaultCapacityBytes where it says nothing.
+// Choose is the size to make: the least that satisfies the range, DefaultCapacityBytes where it
+// says nothing.
 func (r SizeRange) Choose() int64 {
 	switch {
 	case r.Required > 0:

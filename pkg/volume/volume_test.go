@@ -19,7 +19,8 @@ func TestSizeIsTheLeastOfTheRange(t *testing.T) {
 	} {
 		r, err := ParseSizeRange(tc.required, tc.limit)
 		if err != nil || r.Choose() != tc.size || !r.Contains(tc.size) {
-			t.Errorf("%d to %d: %+v chooses %d, %v, want %d", tc.required, tc.limit, r, r.Choose(), err, tc.size)
+			t.Errorf("%d to %d: %+v chooses %d, %v, want %d", tc.required, tc.limit, r, r.Choose(), err,
+				tc.size)
 		}
 	}
 }
@@ -73,7 +74,8 @@ func FuzzParseSizeRange(f *testing.F) {
 			}
 			return
 		}
-		if size := r.Choose(); size <= 0 || size < required || limit > 0 && size > limit || !r.Contains(size) {
+		if size := r.Choose(); size <= 0 || size < required || limit > 0 && size > limit ||
+			!r.Contains(size) {
 			t.Errorf("%d to %d: chooses %d", required, limit, size)
 		}
 	})

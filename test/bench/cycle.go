@@ -14,7 +14,8 @@ import (
 // step is a part of a volume's life.
 type step int
 
-// The steps of a full cycle, in order. The driver purges in the background, so only the floor has a time for purge.
+// The steps of a full cycle, in order. The driver purges in the background, so only the floor has a
+// time for purge.
 const (
 	create step = iota
 	stage

@@ -15,10 +15,12 @@ import (
 // comparison is the driver beside the floor, round by round.
 type comparison struct {
 	driver, floor []result
-	// behind is how many deleted volumes waited to be purged when a round ended, and drain how long they took.
+	// behind is how many deleted volumes waited to be purged when a round ended, and drain how long
+	// they took.
 	behind []float64
 	drain  []float64
-	// The processors' time for one cycle in milliseconds: the driver's, that of the clients in this process, and the floor's.
+	// The processors' time for one cycle in milliseconds: the driver's, that of the clients in this
+	// process, and the floor's.
 	driverCPU, clientCPU, floorCPU []float64
 }
 
@@ -48,11 +50,16 @@ func (b *bench) cycles(ctx context.Context) error {
 		if clients == 1 {
 			calls = callRows(c)
 		}
-		cpu = append(cpu,
-			newRow(fmt.Sprintf("driver, %d at a time", clients), "ms/cycle", c.driverCPU).beside(c.driverCPU, c.floorCPU),
-			newRow(fmt.Sprintf("clients, %d at a time", clients), "ms/cycle", c.clientCPU))
+		cpu = append(
+			cpu,
+			newRow(fmt.Sprintf("driver, %d at a time", clients), "ms/cycle",
+				c.driverCPU).beside(c.driverCPU, c.floorCPU),
+			newRow(fmt.Sprintf("clients, %d at a time", clients), "ms/cycle", c.clientCPU),
+		)
 	}
-	b.report.chapter("Full cycle: create, stage, publish, write, stats, unpublish, unstage, delete", rows...)
+	b.report.chapter(
+		"Full cycle: create, stage, publish, write, stats, unpublish, unstage, delete",
+		rows...)
 	b.report.chapter("Processor time, without the kernel's own threads", cpu...)
 	if calls != nil {
 		b.report.chapter("The calls, one at a time", calls...)
@@ -61,7 +68,9 @@ func (b *bench) cycles(ctx context.Context) error {
 }
 
 // compare makes one round. The driver's purger is left to end before the floor is measured.
-func (b *bench) compare(ctx context.Context, c *comparison, driver sockets, bottom subject, clients int) error {
+func (b *bench) compare(
+	ctx context.Context, c *comparison, driver sockets, bottom subject, clients int,
+) error {
 	begin := cpuOf(driver.PID(), os.Getpid())
 	d, err := run(ctx, driver, clients, b.duration)
 	if err != nil {
@@ -86,7 +95,9 @@ func (b *bench) compare(ctx context.Context, c *comparison, driver sockets, bott
 }
 
 // drain waits until the pool's trash is empty, and says how much was in it.
-func (b *bench) drain(ctx context.Context, poolName string) (behind int, took time.Duration, err error) {
+func (b *bench) drain(
+	ctx context.Context, poolName string,
+) (behind int, took time.Duration, err error) {
 	start := time.Now()
 	for first := true; ; first = false {
 		entries, err := os.ReadDir(filepath.Join(b.pool(poolName), "trash"))
@@ -105,12 +116,15 @@ func (b *bench) drain(ctx context.Context, poolName string) (behind int, took ti
 }
 
 func cycleRow(clients int, c comparison) row {
-	r := newRow(fmt.Sprintf("%d at a time", clients), "cycles/s", rates(c.driver)).beside(rates(c.driver), rates(c.floor))
+	r := newRow(fmt.Sprintf("%d at a time", clients), "cycles/s",
+		rates(c.driver)).beside(rates(c.driver), rates(c.floor))
 	switch clients {
 	case 1:
 		return r.ratioAtLeast(0.4)
 	case 32:
-		return r.atLeast(1000).with("After a round with 32, %s volumes waited to be purged, and took %s ms (medians).",
+		return r.atLeast(
+			1000,
+		).with("After a round with 32, %s volumes waited to be purged, and took %s ms (medians).",
 			number(spreadOf(c.behind).Median), number(spreadOf(c.drain).Median))
 	default:
 		return r
@@ -132,7 +146,8 @@ func callRows(c comparison) []row {
 	for s := range purge {
 		var medians, worst, bottom []float64
 		for i := range c.driver {
-			medians, worst = append(medians, p50(c.driver[i].times(s))), append(worst, p99(c.driver[i].times(s)))
+			medians, worst = append(medians,
+				p50(c.driver[i].times(s))), append(worst, p99(c.driver[i].times(s)))
 			bottom = append(bottom, p50(c.floor[i].times(s)))
 		}
 		slowest = append(slowest, s.String()+" "+number(spreadOf(worst).Median))
@@ -160,7 +175,8 @@ func cpuOf(pids ...int) []float64 {
 		}
 		_, rest, _ := strings.Cut(string(content), ") ")
 		fields := strings.Fields(rest)
-		for _, field := range fields[11:13] { // utime and stime, counted from the state, which is the third
+		// utime and stime, counted from the state, which is the third
+		for _, field := range fields[11:13] {
 			ticks, _ := strconv.ParseFloat(field, 64)
 			used[i] += ticks * tick
 		}

@@ -24,7 +24,8 @@ const (
 	ext4Inodes = diskSize / (16 << 10)
 )
 
-// mkfs makes each filesystem at once what it would otherwise become in the background, while we measure.
+// mkfs makes each filesystem at once what it would otherwise become in the background, while we
+// measure.
 var mkfs = map[string][]string{
 	"ext4":  {"mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"},
 	"xfs":   {"mkfs.xfs", "-q", "-f", "-K"},
@@ -38,7 +39,8 @@ type disk struct {
 	about string
 }
 
-// inodesFor makes room for a volume of many files and two copies of it on ext4, whose inodes are made with it; the others need nothing.
+// inodesFor makes room for a volume of many files and two copies of it on ext4, whose inodes are
+// made with it; the others need nothing.
 func inodesFor(fs string, files int) []string {
 	if inodes := 4 * files; fs == "ext4" && inodes > ext4Inodes {
 		return []string{"-N", strconv.Itoa(inodes)}
@@ -46,7 +48,8 @@ func inodesFor(fs string, files int) []string {
 	return nil
 }
 
-// newDisk makes the filesystem at dir, in an image beside it on a loop device. It goes with its mount.
+// newDisk makes the filesystem at dir, in an image beside it on a loop device. It goes with its
+// mount.
 func newDisk(ctx context.Context, fs, dir string, files int) (disk, error) {
 	d := disk{dir: dir}
 	if err := os.Mkdir(d.dir, 0o755); err != nil {
@@ -57,21 +60,24 @@ func newDisk(ctx context.Context, fs, dir string, files int) (disk, error) {
 		return d, nil
 	}
 	d.image = dir + ".image"
-	d.about = fmt.Sprintf("%s on a loop device (direct I/O) over a sparse file on the host's %s", fs, filesystemOf(dir))
+	d.about = fmt.Sprintf("%s on a loop device (direct I/O) over a sparse file on the host's %s", fs,
+		filesystemOf(dir))
 	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
 		return d, err
 	}
 	if err := os.Truncate(d.image, diskSize); err != nil {
 		return d, err
 	}
-	if _, err := output(ctx, slices.Concat(mkfs[fs], inodesFor(fs, files), []string{d.image})...); err != nil {
+	if _, err := output(
+		ctx,
+		slices.Concat(mkfs[fs], inodesFor(fs, files), []string{d.image})...); err != nil {
 		return d, err
 	}
 	return d, d.mount(ctx)
 }
 
-// mount attaches the image with direct I/O: otherwise each fsync would also write what other calls have left in the host's cache,
-// which a disk does not have.
+// mount attaches the image with direct I/O: otherwise each fsync would also write what other calls
+// have left in the host's cache, which a disk does not have.
 func (d disk) mount(ctx context.Context) error {
 	device, err := output(ctx, "losetup", "--find", "--show", "--direct-io=on", d.image)
 	if err != nil {
@@ -92,7 +98,8 @@ func output(ctx context.Context, command ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// cool empties the caches of the filesystem, as a reboot does, and no others: the machine is not ours. It says whether it could.
+// cool empties the caches of the filesystem, as a reboot does, and no others: the machine is not
+// ours. It says whether it could.
 func (d disk) cool(ctx context.Context) (bool, error) {
 	if d.image == "" {
 		return false, nil
@@ -132,7 +139,8 @@ func filesystemOf(path string) string {
 	}
 	var best mount.Mount
 	for _, m := range table {
-		if strings.HasPrefix(path+"/", strings.TrimSuffix(m.Point, "/")+"/") && len(m.Point) >= len(best.Point) {
+		if strings.HasPrefix(path+"/", strings.TrimSuffix(m.Point, "/")+"/") &&
+			len(m.Point) >= len(best.Point) {
 			best = m
 		}
 	}

@@ -14,10 +14,15 @@ const minimumCalls = 300
 type callTimes struct{ stats, publish, create []time.Duration }
 
 func (c callTimes) and(d callTimes) callTimes {
-	return callTimes{append(c.stats, d.stats...), append(c.publish, d.publish...), append(c.create, d.create...)}
+	return callTimes{
+		append(c.stats, d.stats...),
+		append(c.publish, d.publish...),
+		append(c.create, d.create...),
+	}
 }
 
-// disturb measures calls on another volume, idle and while one snapshot after the other is taken, in turn.
+// disturb measures calls on another volume, idle and while one snapshot after the other is taken,
+// in turn.
 func (b *bench) disturb(ctx context.Context, s sockets) error {
 	other, err := newSockets(s.Process, 1)
 	if err != nil {
@@ -69,7 +74,8 @@ func disturbanceRows(idle, busy []callTimes) []row {
 		}{{"p50", p50}, {"p99", p99}} {
 			var calm, disturbed []float64
 			for i := range idle {
-				calm, disturbed = append(calm, q.of(call.of(idle[i]))), append(disturbed, q.of(call.of(busy[i])))
+				calm, disturbed = append(calm,
+					q.of(call.of(idle[i]))), append(disturbed, q.of(call.of(busy[i])))
 			}
 			r := newRow(call.name+", "+q.name, "ms", disturbed).beside(disturbed, calm)
 			if q.name == "p99" {
@@ -97,7 +103,9 @@ func (b *bench) callOthers(ctx context.Context, s sockets, until time.Time) (cal
 }
 
 // callOthersMeanwhile does it while snapshots are taken, and says how long each of those took.
-func (b *bench) callOthersMeanwhile(ctx context.Context, s sockets, from source) (calls callTimes, copies []time.Duration, err error) {
+func (b *bench) callOthersMeanwhile(
+	ctx context.Context, s sockets, from source,
+) (calls callTimes, copies []time.Duration, err error) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	var failed error
@@ -112,7 +120,9 @@ func (b *bench) callOthersMeanwhile(ctx context.Context, s sockets, from source)
 const keptSnapshots = 8
 
 // takeSnapshots takes one after the other, and removes them when they are too many, and in the end.
-func (b *bench) takeSnapshots(ctx context.Context, s sockets, from source, stop <-chan struct{}) (took []time.Duration, err error) {
+func (b *bench) takeSnapshots(
+	ctx context.Context, s sockets, from source, stop <-chan struct{},
+) (took []time.Duration, err error) {
 	var taken []string
 	for {
 		begin := time.Now()

@@ -21,40 +21,58 @@ type pattern struct {
 	unit  string
 	args  []string
 	value func(fioWrite) float64
-	// suffix makes of the file's path that of another one, which is new each time; empty: the file is overwritten.
+	// suffix makes of the file's path that of another one, which is new each time; empty: the file
+	// is overwritten.
 	suffix string
 }
 
-// The ways through which writes go: around the page cache of the filesystem that is written to, or through it.
+// The ways through which writes go: around the page cache of the filesystem that is written to, or
+// through it.
 var (
 	direct   = []string{"--direct=1", "--ioengine=libaio"}
 	buffered = []string{"--direct=0", "--ioengine=psync"}
 )
 
-// patterns write around the page cache first: direct writes have to look for what others have left there.
+// patterns write around the page cache first: direct writes have to look for what others have left
+// there.
 var patterns = []pattern{
 	random("4 KiB random, direct, 1 at a time", slices.Concat(direct, []string{"--iodepth=1"})),
 	random("4 KiB random, direct, 16 at a time", slices.Concat(direct, []string{"--iodepth=16"})),
 	random("4 KiB random, direct, 128 at a time", slices.Concat(direct, []string{"--iodepth=128"})),
-	sequential("1 MiB sequential, direct, 4 at a time", slices.Concat(direct, []string{"--iodepth=4"})),
-	random("4 KiB random, cached, fdatasync each 256", slices.Concat(buffered, []string{"--fdatasync=256"})),
-	sequential("1 MiB sequential, cached, fdatasync each 64", slices.Concat(buffered, []string{"--fdatasync=64"})),
+	sequential("1 MiB sequential, direct, 4 at a time",
+		slices.Concat(direct, []string{"--iodepth=4"})),
+	random("4 KiB random, cached, fdatasync each 256",
+		slices.Concat(buffered, []string{"--fdatasync=256"})),
+	sequential("1 MiB sequential, cached, fdatasync each 64",
+		slices.Concat(buffered, []string{"--fdatasync=64"})),
 }
 
 // allocating writes blocks that the file does not have yet, which a quota counts, each once.
 var allocating = []pattern{
-	random("4 KiB random, direct, 16 at a time, new blocks", slices.Concat(direct, []string{"--iodepth=16"})).toNew(),
-	sequential("1 MiB sequential, direct, 4 at a time, new blocks", slices.Concat(direct, []string{"--iodepth=4"})).toNew(),
+	random("4 KiB random, direct, 16 at a time, new blocks",
+		slices.Concat(direct, []string{"--iodepth=16"})).toNew(),
+	sequential("1 MiB sequential, direct, 4 at a time, new blocks",
+		slices.Concat(direct, []string{"--iodepth=4"})).toNew(),
 }
 
 func random(name string, args []string) pattern {
 	iops := func(w fioWrite) float64 { return w.IOPS }
-	return pattern{name: name, unit: "IOPS", args: append(args, "--rw=randwrite", "--bs=4k"), value: iops}
+	return pattern{
+		name:  name,
+		unit:  "IOPS",
+		args:  append(args, "--rw=randwrite", "--bs=4k"),
+		value: iops,
+	}
 }
 
 func sequential(name string, args []string) pattern {
 	mebibytes := func(w fioWrite) float64 { return w.Bytes / (1 << 20) }
-	return pattern{name: name, unit: "MiB/s", args: append(args, "--rw=write", "--bs=1M"), value: mebibytes}
+	return pattern{
+		name:  name,
+		unit:  "MiB/s",
+		args:  append(args, "--rw=write", "--bs=1M"),
+		value: mebibytes,
+	}
 }
 
 func (p pattern) toNew() pattern {
@@ -77,11 +95,13 @@ func layOut(ctx context.Context, path string) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	_, err = fio(ctx, path, slices.Concat(direct, []string{"--rw=write", "--bs=1M", "--iodepth=4", "--end_fsync=1"}))
+	_, err = fio(ctx, path,
+		slices.Concat(direct, []string{"--rw=write", "--bs=1M", "--iodepth=4", "--end_fsync=1"}))
 	return err
 }
 
-// measure is one run of a pattern on the file, or on a new one beside it for as long as it has room.
+// measure is one run of a pattern on the file, or on a new one beside it for as long as it has
+// room.
 func (p pattern) measure(ctx context.Context, path string, d time.Duration) (float64, error) {
 	args := append(slices.Clone(p.args), fmt.Sprintf("--runtime=%dms", d.Milliseconds()))
 	if p.suffix == "" {
@@ -98,7 +118,12 @@ func fio(ctx context.Context, path string, args []string) (fioWrite, error) {
 		return fioWrite{}, errors.New("needs fio: run hack/ensure-packages as root")
 	}
 	command := append([]string{
-		program, "--name=bench", "--filename=" + path, fmt.Sprintf("--size=%d", fioBytes), "--fallocate=none", "--randrepeat=0",
+		program,
+		"--name=bench",
+		"--filename=" + path,
+		fmt.Sprintf("--size=%d", fioBytes),
+		"--fallocate=none",
+		"--randrepeat=0",
 		"--output-format=json",
 	}, args...)
 	out, err := output(ctx, command...)
@@ -111,7 +136,8 @@ func fio(ctx context.Context, path string, args []string) (fioWrite, error) {
 		} `json:"jobs"`
 	}
 	// A note may stand before the report.
-	if err := json.Unmarshal([]byte(out[max(0, strings.IndexByte(out, '{')):]), &report); err != nil || len(report.Jobs) != 1 {
+	if err := json.Unmarshal([]byte(out[max(0, strings.IndexByte(out, '{')):]), &report); err != nil ||
+		len(report.Jobs) != 1 {
 		return fioWrite{}, fmt.Errorf("fio: %w: %s", errors.Join(err, os.ErrInvalid), out)
 	}
 	return report.Jobs[0].Write, nil

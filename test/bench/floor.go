@@ -12,12 +12,13 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 )
 
-// floor goes through cycles by the system calls alone that make a volume durable, visible and gone again: no driver can be faster
-// that keeps the same promises.
+// floor goes through cycles by the system calls alone that make a volume durable, visible and gone
+// again: no driver can be faster that keeps the same promises.
 type floor struct {
 	tmp, volumes, trash int
-	ordered             bool // one fsync does where else several are needed: backend.HasOrderedJournal
-	targets             string
+	// one fsync does where else several are needed: backend.HasOrderedJournal
+	ordered bool
+	targets string
 }
 
 // newFloor prepares a tree like a pool's. The caller closes it.
@@ -63,7 +64,10 @@ func (f *floor) cycle(_ context.Context, client int, name string) (laps, error) 
 		{publish, func() error { return f.publish(name, target) }},
 		{write, func() error { return writeAsPod(target) }},
 		{stats, func() error { var st unix.Statfs_t; return unix.Statfs(target, &st) }},
-		{unpublish, func() error { return errors.Join(unix.Unmount(target, unix.UMOUNT_NOFOLLOW), unix.Rmdir(target)) }},
+		{
+			unpublish,
+			func() error { return errors.Join(unix.Unmount(target, unix.UMOUNT_NOFOLLOW), unix.Rmdir(target)) },
+		},
 		{remove, func() error { return f.remove(name) }},
 		{purge, func() error { return f.purge(name) }},
 	}
@@ -97,7 +101,11 @@ func (f *floor) create(name string) error {
 		return err
 	}
 	defer unix.Close(data)
-	if err := errors.Join(unix.Fchown(data, 0, 0), unix.Fchmod(data, 0o755), writeRecord(d)); err != nil {
+	if err := errors.Join(
+		unix.Fchown(data, 0, 0),
+		unix.Fchmod(data, 0o755),
+		writeRecord(d),
+	); err != nil {
 		return err
 	}
 	if !f.ordered {
@@ -105,11 +113,13 @@ func (f *floor) create(name string) error {
 			return err
 		}
 	}
-	return errors.Join(unix.Renameat2(f.tmp, name, f.volumes, name, unix.RENAME_NOREPLACE), unix.Fsync(f.volumes))
+	return errors.Join(unix.Renameat2(f.tmp, name, f.volumes, name, unix.RENAME_NOREPLACE),
+		unix.Fsync(f.volumes))
 }
 
 func writeRecord(dir int) error {
-	fd, err := unix.Openat(dir, "volume.json", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(dir, "volume.json", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC,
+		0o600)
 	if err != nil {
 		return err
 	}
@@ -126,7 +136,8 @@ func (f *floor) publish(name, target string) error {
 	if err := unix.Mkdir(target, 0o750); err != nil {
 		return err
 	}
-	tree, err := unix.OpenTree(source, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	tree, err := unix.OpenTree(source, "",
+		unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
 		return err
 	}
@@ -137,13 +148,15 @@ func (f *floor) publish(name, target string) error {
 }
 
 func (f *floor) remove(name string) error {
-	if err := unix.Renameat2(f.volumes, name, f.trash, name, unix.RENAME_NOREPLACE); err != nil || f.ordered {
+	if err := unix.Renameat2(f.volumes, name, f.trash, name, unix.RENAME_NOREPLACE); err != nil ||
+		f.ordered {
 		return errors.Join(err, unix.Fsync(f.volumes))
 	}
 	return errors.Join(unix.Fsync(f.trash), unix.Fsync(f.volumes))
 }
 
 func (f *floor) purge(name string) error {
-	return errors.Join(unix.Unlinkat(f.trash, name+"/data/data", 0), unix.Unlinkat(f.trash, name+"/data", unix.AT_REMOVEDIR),
+	return errors.Join(unix.Unlinkat(f.trash, name+"/data/data", 0),
+		unix.Unlinkat(f.trash, name+"/data", unix.AT_REMOVEDIR),
 		unix.Unlinkat(f.trash, name+"/volume.json", 0), unix.Unlinkat(f.trash, name, unix.AT_REMOVEDIR))
 }

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// snapshotHuge measures two snapshots of a volume of many files: one by itself, and one with calls on other volumes meanwhile.
+// snapshotHuge measures two snapshots of a volume of many files: one by itself, and one with calls
+// on other volumes meanwhile.
 func (b *bench) snapshotHuge(ctx context.Context) error {
 	p, _, err := b.driver(ctx, "snapshot")
 	if err != nil {
@@ -33,11 +34,13 @@ func (b *bench) snapshotHuge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.report.chapter(fmt.Sprintf("Snapshot of a volume of %d files of %d KiB; floor: idle", c.files, c.bytes>>10), append([]row{
-		newRow("CreateSnapshot, nothing else to do", "s", []float64{took.Seconds()}),
-		newRow("- files", "1/s", []float64{float64(c.files) / took.Seconds()}),
-		newRow("- driver resident, at most", "MiB", []float64{most}),
-	}, rows...)...)
+	b.report.chapter(
+		fmt.Sprintf("Snapshot of a volume of %d files of %d KiB; floor: idle", c.files, c.bytes>>10),
+		append([]row{
+			newRow("CreateSnapshot, nothing else to do", "s", []float64{took.Seconds()}),
+			newRow("- files", "1/s", []float64{float64(c.files) / took.Seconds()}),
+			newRow("- driver resident, at most", "MiB", []float64{most}),
+		}, rows...)...)
 	if err := errors.Join(s.removeSnapshot(ctx, alone), s.remove(ctx, from.id)); err != nil {
 		return err
 	}
@@ -75,7 +78,8 @@ func (b *bench) disturbHuge(ctx context.Context, s sockets, from source) ([]row,
 		busy = busy.and(some)
 		select {
 		case err := <-ended:
-			took := newRow("CreateSnapshot, with calls on other volumes", "s", []float64{time.Since(begin).Seconds()})
+			took := newRow("CreateSnapshot, with calls on other volumes", "s",
+				[]float64{time.Since(begin).Seconds()})
 			return append([]row{took}, disturbanceRows([]callTimes{idle}, []callTimes{busy})...), err
 		default:
 		}

@@ -24,11 +24,14 @@ func (b *bench) deleteLarge(ctx context.Context) error {
 			return err
 		}
 	}
-	b.report.chapter(fmt.Sprintf("DeleteVolume of %d files", b.files),
+	b.report.chapter(
+		fmt.Sprintf("DeleteVolume of %d files", b.files),
 		newRow("call", "ms", found.call).atMost(10),
 		newRow("call, files not written to disk yet", "ms", found.callUnwritten),
-		newRow("purge in the background; floor: os.RemoveAll", "s", found.purge).beside(found.purge, found.direct),
-		newRow("CreateVolume during the purge, p50", "ms", found.during))
+		newRow("purge in the background; floor: os.RemoveAll", "s",
+			found.purge).beside(found.purge, found.direct),
+		newRow("CreateVolume during the purge, p50", "ms", found.during),
+	)
 	return b.stop(p)
 }
 
@@ -42,7 +45,8 @@ func (b *bench) deleteOnce(ctx context.Context, s sockets, found *largeTimes) er
 	if err != nil {
 		return err
 	}
-	found.call, found.purge = append(found.call, milliseconds(call)), append(found.purge, time.Since(start).Seconds())
+	found.call, found.purge = append(found.call,
+		milliseconds(call)), append(found.purge, time.Since(start).Seconds())
 	found.during = append(found.during, p50(during))
 
 	unwritten, err := b.deleteFilled(ctx, s, func() error { return nil })
@@ -59,13 +63,18 @@ func (b *bench) deleteOnce(ctx context.Context, s sockets, found *largeTimes) er
 }
 
 // deleteFilled makes a volume, fills it, prepares and times the call.
-func (b *bench) deleteFilled(ctx context.Context, s sockets, prepare func() error) (time.Duration, error) {
+func (b *bench) deleteFilled(
+	ctx context.Context, s sockets, prepare func() error,
+) (time.Duration, error) {
 	name := volumeName()
 	id, err := s.create(ctx, name)
 	if err != nil {
 		return 0, err
 	}
-	if err := errors.Join(fill(ctx, filepath.Join(b.pool("delete"), "volumes", name, "data"), b.files), prepare()); err != nil {
+	if err := errors.Join(
+		fill(ctx, filepath.Join(b.pool("delete"), "volumes", name, "data"), b.files),
+		prepare(),
+	); err != nil {
 		return 0, err
 	}
 	start := time.Now()
@@ -74,7 +83,9 @@ func (b *bench) deleteFilled(ctx context.Context, s sockets, prepare func() erro
 }
 
 // createWhilePurging makes volumes until the trash is empty.
-func (b *bench) createWhilePurging(ctx context.Context, s sockets) (times []time.Duration, err error) {
+func (b *bench) createWhilePurging(
+	ctx context.Context, s sockets,
+) (times []time.Duration, err error) {
 	for {
 		entries, err := os.ReadDir(filepath.Join(b.pool("delete"), "trash"))
 		if err != nil || len(entries) == 0 {

@@ -46,9 +46,11 @@ func describeMachine(filesystem string) machine {
 func (m machine) print(out io.Writer) {
 	fmt.Fprintf(out, "%s, commit %s, %s\n", m.Date.Format("2006-01-02 15:04 MST"), m.Commit, m.Go)
 	fmt.Fprintf(out, "%d cores of %s, Linux %s, load %s\n", m.Cores, m.CPU, m.Kernel, m.Load)
-	fmt.Fprintf(out, "pools on %s; kubelet's directories on another disk, of ext4\n%s\n", m.Filesystem, m.Command)
+	fmt.Fprintf(out, "pools on %s; kubelet's directories on another disk, of ext4\n%s\n", m.Filesystem,
+		m.Command)
 	if m.Emulated {
-		fmt.Fprintln(out, "The processor is emulated: times are this machine's own, and only ratios are judged.")
+		fmt.Fprintln(out,
+			"The processor is emulated: times are this machine's own, and only ratios are judged.")
 	}
 }
 

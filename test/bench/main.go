@@ -1,6 +1,7 @@
-// Command bench measures the driver over its socket, and in the same rounds the floor: the durable system calls that no driver
-// can do without, made directly. `make bench` runs it; `make bench BENCH_FLAGS='--fs xfs --run cycle'` runs a part. With --vm
-// it runs in the virtual machine of test/vm, on a disk with project quotas.
+// Command bench measures the driver over its socket, and in the same rounds the floor: the durable
+// system calls that no driver can do without, made directly. `make bench` runs it; `make bench
+// BENCH_FLAGS='--fs xfs --run cycle'` runs a part. With --vm it runs in the virtual machine of
+// test/vm, on a disk with project quotas.
 package main
 
 import (
@@ -45,7 +46,8 @@ type bench struct {
 	report *report
 }
 
-// benchmarks are in the order in which they disturb each other least: the small ones find the filesystem fresh.
+// benchmarks are in the order in which they disturb each other least: the small ones find the
+// filesystem fresh.
 var benchmarks = []struct {
 	name string
 	run  func(*bench, context.Context) error
@@ -92,19 +94,30 @@ func main() {
 func parse(args []string) (options, error) {
 	o := options{args: args}
 	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
-	flags.StringVar(&o.fs, "fs", "ext4", "filesystem of the pools: ext4, xfs or btrfs on a loop device, or host")
-	flags.BoolVar(&o.vm, "vm", false, "in a virtual machine whose kernel has project quotas, with the pools on a disk of --fs with them; "+
-		"its processor is emulated, so only ratios count")
-	flags.StringVar(&o.parent, "dir", os.TempDir(), "where images and host pools are made, and removed again")
+	flags.StringVar(&o.fs, "fs", "ext4",
+		"filesystem of the pools: ext4, xfs or btrfs on a loop device, or host")
+	flags.BoolVar(
+		&o.vm,
+		"vm",
+		false,
+		"in a virtual machine whose kernel has project quotas, with the pools on a disk of --fs with them; "+
+			"its processor is emulated, so only ratios count",
+	)
+	flags.StringVar(&o.parent, "dir", os.TempDir(),
+		"where images and host pools are made, and removed again")
 	flags.StringVar(&o.only, "run", "", "regular expression: which of "+names()+" (all)")
 	flags.StringVar(&o.json, "json", "", "a file that gets the report as JSON")
-	flags.StringArrayVar(&o.env, "env", nil, "what the driver's environment has besides, such as GOMAXPROCS=4; repeatable")
-	flags.IntSliceVar(&o.clients, "clients", []int{1, 2, 4, 8, 16, 32}, "how many cycles are under way at a time")
+	flags.StringArrayVar(&o.env, "env", nil,
+		"what the driver's environment has besides, such as GOMAXPROCS=4; repeatable")
+	flags.IntSliceVar(&o.clients, "clients", []int{1, 2, 4, 8, 16, 32},
+		"how many cycles are under way at a time")
 	flags.IntVar(&o.rounds, "rounds", 5, "how often each measurement is made")
 	flags.DurationVar(&o.duration, "duration", 2*time.Second, "how long a round of cycles takes")
 	flags.IntVar(&o.calls, "calls", 300, "how many calls the median of a single call is taken of")
-	flags.IntVar(&o.volumes, "volumes", 100_000, "how many volumes the large pool has; a tenth of it is in the medium one")
-	flags.IntVar(&o.files, "files", 100_000, "how many files the large volume has; a tenth of it is in one that is copied")
+	flags.IntVar(&o.volumes, "volumes", 100_000,
+		"how many volumes the large pool has; a tenth of it is in the medium one")
+	flags.IntVar(&o.files, "files", 100_000,
+		"how many files the large volume has; a tenth of it is in one that is copied")
 	flags.IntVar(&o.bytes, "bytes", 512<<20, "how much is in the few files of a volume that is copied")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -113,16 +126,20 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("--fs=%s: want ext4, xfs, btrfs or host", o.fs)
 	}
 	if o.vm && (o.fs == onHost || o.json != "") {
-		return o, errors.New("--vm: want --fs=ext4 or xfs, and no --json: what is written in there is gone with it")
+		return o, errors.New(
+			"--vm: want --fs=ext4 or xfs, and no --json: what is written in there is gone with it",
+		)
 	}
 	few := o.files < 10 || o.bytes < 1<<20
-	if few || o.rounds < 1 || o.calls < 1 || o.volumes < 1000 || len(o.clients) == 0 || slices.Min(o.clients) < 1 {
+	if few || o.rounds < 1 || o.calls < 1 || o.volumes < 1000 || len(o.clients) == 0 ||
+		slices.Min(o.clients) < 1 {
 		return o, errors.New("want at least 1 round, 1 call, 1,000 volumes, 10 files, 1 MiB and 1 client")
 	}
 	return o, nil
 }
 
-// clientGCPercent keeps the clients' garbage collector off the processors that they share with the driver.
+// clientGCPercent keeps the clients' garbage collector off the processors that they share with the
+// driver.
 const clientGCPercent = 400
 
 // measure runs the benchmarks and cleans up whatever happens, also when interrupted.
@@ -134,7 +151,8 @@ func measure(o options, out io.Writer) (err error) {
 	if err != nil {
 		return fmt.Errorf("--run: %w", err)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM,
+		syscall.SIGHUP)
 	defer stop()
 	if o.vm {
 		return measureInside(ctx, o, out)
@@ -145,7 +163,11 @@ func measure(o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	b := &bench{options: o, world: w, report: &report{Machine: describeMachine(w.disk.about), out: out}}
+	b := &bench{
+		options: o,
+		world:   w,
+		report:  &report{Machine: describeMachine(w.disk.about), out: out},
+	}
 	b.report.Machine.print(out)
 	for _, benchmark := range benchmarks {
 		if !only.MatchString(benchmark.name) {

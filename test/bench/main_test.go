@@ -30,8 +30,16 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 	})
 	results := filepath.Join(t.TempDir(), "report.json")
 	o := options{
-		fs: onHost, parent: dir, json: results, rounds: 1, clients: []int{1, 2, 32}, duration: time.Millisecond,
-		calls: 10, volumes: 1000, files: 1000, bytes: 4 << 20,
+		fs:       onHost,
+		parent:   dir,
+		json:     results,
+		rounds:   1,
+		clients:  []int{1, 2, 32},
+		duration: time.Millisecond,
+		calls:    10,
+		volumes:  1000,
+		files:    1000,
+		bytes:    4 << 20,
 	}
 	var out bytes.Buffer
 	if err := measure(o, &out); err != nil {
@@ -62,7 +70,9 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 // TestBenchMeasuresProjectQuotasInside runs the part that this kernel may have nothing for.
 func TestBenchMeasuresProjectQuotasInside(t *testing.T) {
 	disks.RequireRoot(t)
-	o, err := parse([]string{"--vm", "--fs=xfs", "--dir=" + t.TempDir(), "--run=quota", "--rounds=1", "--calls=3"})
+	o, err := parse(
+		[]string{"--vm", "--fs=xfs", "--dir=" + t.TempDir(), "--run=quota", "--rounds=1", "--calls=3"},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +99,11 @@ func TestSpreadOfRounds(t *testing.T) {
 	}{
 		{name: "odd", rounds: []float64{3, 1, 2}, want: spread{Min: 1, Median: 2, Max: 3}},
 		{name: "even", rounds: []float64{4, 1}, want: spread{Min: 1, Median: 2.5, Max: 4}},
-		{name: "not all numbers", rounds: []float64{math.NaN(), 1, math.Inf(1)}, want: spread{Min: 1, Median: 1, Max: 1}},
+		{
+			name:   "not all numbers",
+			rounds: []float64{math.NaN(), 1, math.Inf(1)},
+			want:   spread{Min: 1, Median: 1, Max: 1},
+		},
 		{name: "none", want: spread{}},
 	}
 	for _, test := range tests {

@@ -26,7 +26,10 @@ const (
 // createBesideMany compares CreateVolume in a small and in a large pool, call by call in turn.
 func (b *bench) createBesideMany(ctx context.Context) error {
 	many := b.volumes / 10
-	if err := errors.Join(b.populate(ctx, "few", fewVolumes), b.populate(ctx, "many", many)); err != nil {
+	if err := errors.Join(
+		b.populate(ctx, "few", fewVolumes),
+		b.populate(ctx, "many", many),
+	); err != nil {
 		return err
 	}
 	var pools [2]sockets
@@ -48,13 +51,26 @@ func (b *bench) createBesideMany(ctx context.Context) error {
 		}
 		few, lots = append(few, p50(times[0])), append(lots, p50(times[1]))
 	}
-	b.report.chapter("CreateVolume in a large pool",
-		newRow(fmt.Sprintf("p50 with %d volumes; floor: with %d", many, fewVolumes), "ms", lots).beside(lots, few).ratioAtMost(1.3))
+	b.report.chapter(
+		"CreateVolume in a large pool",
+		newRow(
+			fmt.Sprintf("p50 with %d volumes; floor: with %d", many, fewVolumes),
+			"ms",
+			lots,
+		).beside(
+			lots,
+			few,
+		).ratioAtMost(
+			1.3,
+		),
+	)
 	return errors.Join(b.stop(pools[0].Process), b.stop(pools[1].Process))
 }
 
 // createInTurn makes volumes and deletes each at once, so that the pools keep their sizes.
-func createInTurn(ctx context.Context, pools [2]sockets, calls int, kind string) (times [2][]time.Duration, err error) {
+func createInTurn(
+	ctx context.Context, pools [2]sockets, calls int, kind string,
+) (times [2][]time.Duration, err error) {
 	for range calls {
 		for i, s := range pools {
 			start := time.Now()
@@ -85,7 +101,8 @@ func (b *bench) idle(ctx context.Context) error {
 		}
 		starts, resident = append(starts, took.Seconds()), append(resident, rss)
 	}
-	b.report.chapter("A driver without volumes", newRow("start until ready", "s", starts), newRow("resident", "MiB", resident).atMost(30))
+	b.report.chapter("A driver without volumes", newRow("start until ready", "s", starts),
+		newRow("resident", "MiB", resident).atMost(30))
 	return nil
 }
 
@@ -105,13 +122,15 @@ func (b *bench) startWithMany(ctx context.Context) error {
 	}
 	name := fmt.Sprintf("start with %d volumes until ready", b.volumes)
 	rows := []row{
-		newRow(name+", cached; floor: read each record", "s", warm.seconds).beside(warm.seconds, warm.floor).atMost(5),
+		newRow(name+", cached; floor: read each record", "s",
+			warm.seconds).beside(warm.seconds, warm.floor).atMost(5),
 		newRow("resident after it", "MiB", warm.resident).atMost(200),
 		newRow("at most during it", "MiB", warm.peak),
 	}
 	if len(cold.seconds) > 0 {
 		rows = append([]row{
-			newRow(name+", as after a reboot; floor: the same", "s", cold.seconds).beside(cold.seconds, cold.floor).atMost(5),
+			newRow(name+", as after a reboot; floor: the same", "s",
+				cold.seconds).beside(cold.seconds, cold.floor).atMost(5),
 		}, rows...)
 	}
 	b.report.chapter("A large pool", rows...)
@@ -137,7 +156,8 @@ func (b *bench) startCold(ctx context.Context, s *starts) error {
 	return nil
 }
 
-// readOnce reads every record with as many readers as keep a disk busy: a driver without a second store has to.
+// readOnce reads every record with as many readers as keep a disk busy: a driver without a second
+// store has to.
 func (b *bench) readOnce(s *starts) error {
 	start := time.Now()
 	volumes := filepath.Join(b.pool("large"), "volumes")
@@ -167,11 +187,13 @@ func (b *bench) startOnce(ctx context.Context, s *starts) error {
 		return err
 	}
 	resident, peak, err := memory(p.PID())
-	s.seconds, s.resident, s.peak = append(s.seconds, took.Seconds()), append(s.resident, resident), append(s.peak, peak)
+	s.seconds, s.resident, s.peak = append(s.seconds,
+		took.Seconds()), append(s.resident, resident), append(s.peak, peak)
 	return errors.Join(err, b.checkPopulation(ctx, p, b.volumes), b.stop(p))
 }
 
-// pages compares a page of the large pool with one of a small pool, and with a call that does nothing.
+// pages compares a page of the large pool with one of a small pool, and with a call that does
+// nothing.
 func (b *bench) pages(ctx context.Context) error {
 	p, _, err := b.driver(ctx, "large")
 	if err != nil {
@@ -196,15 +218,19 @@ func (b *bench) pages(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		n, err := timeOf(b.calls, func() error { _, err := p.Identity.Probe(ctx, &csi.ProbeRequest{}); return err })
+		n, err := timeOf(b.calls,
+			func() error { _, err := p.Identity.Probe(ctx, &csi.ProbeRequest{}); return err })
 		if err != nil {
 			return err
 		}
 		large, few, probe = append(large, l), append(few, s), append(probe, n)
 	}
-	b.report.chapter("ListVolumes",
-		newRow(fmt.Sprintf("page of %d of %d, p50; floor: of %d", pageSize, b.volumes, 2*pageSize), "ms", large).beside(large, few).atMost(2),
-		newRow("a call that does nothing (Probe), p50", "ms", probe))
+	b.report.chapter(
+		"ListVolumes",
+		newRow(fmt.Sprintf("page of %d of %d, p50; floor: of %d", pageSize, b.volumes, 2*pageSize), "ms",
+			large).beside(large, few).atMost(2),
+		newRow("a call that does nothing (Probe), p50", "ms", probe),
+	)
 	return errors.Join(b.stop(p), b.stop(small))
 }
 
@@ -215,11 +241,13 @@ func (b *bench) middle(ctx context.Context, p *process.Process) string {
 		return ""
 	}
 	prefix, _, _ := strings.Cut(resp.GetEntries()[0].GetVolume().GetVolumeId(), "-")
-	return fmt.Sprintf("%s-pvc-b3a1e5c0-0000-4000-8000-%012x", prefix, serial.Load()-int64(b.volumes/2))
+	return fmt.Sprintf("%s-pvc-b3a1e5c0-0000-4000-8000-%012x", prefix,
+		serial.Load()-int64(b.volumes/2))
 }
 
 func page(ctx context.Context, p *process.Process, token string) error {
-	resp, err := p.Controller.ListVolumes(ctx, &csi.ListVolumesRequest{MaxEntries: pageSize, StartingToken: token})
+	resp, err := p.Controller.ListVolumes(ctx,
+		&csi.ListVolumesRequest{MaxEntries: pageSize, StartingToken: token})
 	if err == nil && len(resp.GetEntries()) != pageSize {
 		err = fmt.Errorf("page has %d volumes, want %d", len(resp.GetEntries()), pageSize)
 	}
@@ -247,7 +275,10 @@ func memory(pid int) (now, most float64, err error) {
 	}
 	for line := range strings.Lines(string(content)) {
 		name, value, _ := strings.Cut(line, ":")
-		kib, _ := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 64)
+		kib, _ := strconv.ParseFloat(
+			strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")),
+			64,
+		)
 		switch name {
 		case "VmRSS":
 			now = kib / 1024

@@ -18,8 +18,9 @@ import (
 // writers is how many goroutines populate a pool.
 const writers = 8
 
-// populate gives a pool n volumes, without the durability that makes the driver slow at it: one comes from the driver, and the
-// others are its likenesses. The driver that opens the pool is asked what it thinks of them.
+// populate gives a pool n volumes, without the durability that makes the driver slow at it: one
+// comes from the driver, and the others are its likenesses. The driver that opens the pool is asked
+// what it thinks of them.
 func (b *bench) populate(ctx context.Context, poolName string, n int) error {
 	p, _, err := b.driver(ctx, poolName)
 	if err != nil {
@@ -42,7 +43,10 @@ func (b *bench) populate(ctx context.Context, poolName string, n int) error {
 		group.Go(func() error {
 			for i := 1 + writer; i < n && ctx.Err() == nil; i += writers {
 				name := volumeName()
-				if err := imitate(filepath.Join(volumes, name), bytes.ReplaceAll(text, []byte(template), []byte(name))); err != nil {
+				if err := imitate(
+					filepath.Join(volumes, name),
+					bytes.ReplaceAll(text, []byte(template), []byte(name)),
+				); err != nil {
 					return err
 				}
 			}

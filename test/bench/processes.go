@@ -17,7 +17,8 @@ import (
 // tracedCycles are enough to meet every code path of the cycle; strace makes them slow.
 const tracedCycles = 20
 
-// started matches a line of strace about a new process. A clone with CLONE_THREAD is a thread of the Go runtime.
+// started matches a line of strace about a new process. A clone with CLONE_THREAD is a thread of
+// the Go runtime.
 var started = regexp.MustCompile(`\b(fork|vfork|execve|execveat|clone|clone3)\(`)
 
 // processes counts what the driver starts during cycles: it should be nothing.
@@ -51,14 +52,23 @@ func (b *bench) processes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.report.chapter("Processes",
-		newRow(fmt.Sprintf("started by the driver in %d cycles (strace)", tracedCycles), "processes", []float64{float64(count)}).atMost(0))
+	b.report.chapter(
+		"Processes",
+		newRow(
+			fmt.Sprintf("started by the driver in %d cycles (strace)", tracedCycles),
+			"processes",
+			[]float64{float64(count)},
+		).atMost(
+			0,
+		),
+	)
 	return b.stop(p)
 }
 
 // attach returns when strace sees every thread of the process, those to come included.
 func attach(ctx context.Context, strace, output string, pid int) (detach func() error, err error) {
-	cmd := exec.CommandContext(ctx, strace, "-f", "-e", "trace=process", "-o", output, "-p", strconv.Itoa(pid))
+	cmd := exec.CommandContext(ctx, strace, "-f", "-e", "trace=process", "-o", output, "-p",
+		strconv.Itoa(pid))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	said, err := cmd.StderrPipe()
 	if err != nil {
@@ -76,7 +86,8 @@ func attach(ctx context.Context, strace, output string, pid int) (detach func() 
 	return nil, fmt.Errorf("strace did not attach: %w", cmd.Wait())
 }
 
-// end asks strace to let go. It passes the signal on by its own exit status, which says nothing here.
+// end asks strace to let go. It passes the signal on by its own exit status, which says nothing
+// here.
 func end(cmd *exec.Cmd, said *bufio.Scanner) error {
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		return err

@@ -14,8 +14,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
-// quotas measures what it takes to hold a volume to its size: by itself, and in CreateVolume where the filesystem has quotas. Without,
-// there is what they would be beside.
+// quotas measures what it takes to hold a volume to its size: by itself, and in CreateVolume where
+// the filesystem has quotas. Without, there is what they would be beside.
 func (b *bench) quotas(ctx context.Context) error {
 	root, err := os.Open(b.disk.dir)
 	if err != nil {
@@ -65,9 +65,11 @@ func (b *bench) quotaShare(ctx context.Context) error {
 	return errors.Join(b.stop(with), b.stop(without))
 }
 
-// createThenDelete makes volumes in turn, and deletes them when all are made: a purge takes longer where the filesystem has to let go of
-// a quota, and is no part of CreateVolume.
-func (b *bench) createThenDelete(ctx context.Context, pools [2]sockets, kind string) (times [2][]time.Duration, err error) {
+// createThenDelete makes volumes in turn, and deletes them when all are made: a purge takes longer
+// where the filesystem has to let go of a quota, and is no part of CreateVolume.
+func (b *bench) createThenDelete(
+	ctx context.Context, pools [2]sockets, kind string,
+) (times [2][]time.Duration, err error) {
 	var made [2][]string
 	for range b.calls {
 		for i, s := range pools {
@@ -96,7 +98,10 @@ func (b *bench) createThenDelete(ctx context.Context, pools [2]sockets, kind str
 // unlimited is a driver whose volumes have no quotas.
 func (b *bench) unlimited(ctx context.Context) (*process.Process, error) {
 	dir := filepath.Join(b.node.dir, "run-unlimited")
-	if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(b.pool("unlimited"), 0o755)); err != nil {
+	if err := errors.Join(
+		os.MkdirAll(dir, 0o755),
+		os.MkdirAll(b.pool("unlimited"), 0o755),
+	); err != nil {
 		return nil, err
 	}
 	config := filepath.Join(dir, "driver.yaml")
@@ -111,8 +116,9 @@ func (b *bench) unlimited(ctx context.Context) (*process.Process, error) {
 // setUps are the medians of the rounds: of making the data of a volume, and of that and its fsync.
 type setUps struct{ made, synced []float64 }
 
-// setUpData makes the data of volumes without the driver around it, by each backend in turn: in a CreateVolume of milliseconds a
-// difference of microseconds does not show. The first one is what the second has its quotas besides.
+// setUpData makes the data of volumes without the driver around it, by each backend in turn: in a
+// CreateVolume of milliseconds a difference of microseconds does not show. The first one is what
+// the second has its quotas besides.
 func (b *bench) setUpData(ctx context.Context, backends []backend.Backend) error {
 	found := make([]setUps, len(backends))
 	for range b.rounds {
@@ -127,7 +133,8 @@ func (b *bench) setUpData(ctx context.Context, backends []backend.Backend) error
 			}
 		}
 		for i := range found {
-			found[i].made, found[i].synced = append(found[i].made, p50(made[i])), append(found[i].synced, p50(synced[i]))
+			found[i].made, found[i].synced = append(found[i].made,
+				p50(made[i])), append(found[i].synced, p50(synced[i]))
 		}
 	}
 	b.report.chapter("A directory for a volume, without the driver", setUpRows(found)...)
@@ -135,7 +142,9 @@ func (b *bench) setUpData(ctx context.Context, backends []backend.Backend) error
 }
 
 // setUpOnce removes what it has made, and its quota.
-func (b *bench) setUpOnce(ctx context.Context, by backend.Backend) (made, synced time.Duration, err error) {
+func (b *bench) setUpOnce(
+	ctx context.Context, by backend.Backend,
+) (made, synced time.Duration, err error) {
 	path := b.pool(volumeName())
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return 0, 0, err
@@ -146,7 +155,8 @@ func (b *bench) setUpOnce(ctx context.Context, by backend.Backend) (made, synced
 	}
 	defer dir.Close()
 	start := time.Now()
-	data, tag, err := by.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}, volumeSize)
+	data, tag, err := by.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755},
+		volumeSize)
 	made = time.Since(start)
 	if err != nil {
 		return 0, 0, err
@@ -175,7 +185,10 @@ func release(ctx context.Context, by backend.Backend, tag backend.Tag) error {
 
 func setUpRows(found []setUps) []row {
 	bare := found[0]
-	rows := []row{newRow("mkdir, open, chown, chmod", "ms", bare.made), newRow("- and fsync", "ms", bare.synced)}
+	rows := []row{
+		newRow("mkdir, open, chown, chmod", "ms", bare.made),
+		newRow("- and fsync", "ms", bare.synced),
+	}
 	for _, limited := range found[1:] {
 		calls, all := differences(limited.made, bare.made), differences(limited.synced, bare.synced)
 		rows = append(rows,

@@ -11,7 +11,8 @@ import (
 	"text/tabwriter"
 )
 
-// row is a line of the report. Measured and Floor are over the rounds, Ratio is measured to floor, round by round.
+// row is a line of the report. Measured and Floor are over the rounds, Ratio is measured to floor,
+// round by round.
 type row struct {
 	Name     string  `json:"name"`
 	Unit     string  `json:"unit"`
@@ -87,11 +88,13 @@ func (r *report) chapter(title string, rows ...row) {
 	r.Rows = append(r.Rows, rows...)
 	fmt.Fprintf(r.out, "\n## %s\n\n", title)
 	table := tabwriter.NewWriter(r.out, 0, 0, 1, ' ', tabwriter.Debug)
-	fmt.Fprintln(table, "| what \t unit \t median \t min – max \t floor \t ratio (min – max) \t target \t reached \t")
+	fmt.Fprintln(table,
+		"| what \t unit \t median \t min – max \t floor \t ratio (min – max) \t target \t reached \t")
 	fmt.Fprintln(table, "|---\t---\t---\t---\t---\t---\t---\t---\t")
 	for _, row := range rows {
-		fmt.Fprintf(table, "| %s \t %s \t %s \t %s – %s \t %s \t %s \t %s \t %s \t\n", row.Name, row.Unit, number(row.Measured.Median),
-			number(row.Measured.Min), number(row.Measured.Max), row.floor(), row.ratio(), row.Target, row.verdict())
+		fmt.Fprintf(table, "| %s \t %s \t %s \t %s – %s \t %s \t %s \t %s \t %s \t\n", row.Name,
+			row.Unit, number(row.Measured.Median), number(row.Measured.Min), number(row.Measured.Max),
+			row.floor(), row.ratio(), row.Target, row.verdict())
 	}
 	_ = table.Flush() // as with fmt.Fprint: nothing can be done when the terminal is gone
 	for _, row := range rows {

@@ -40,7 +40,8 @@ const volumeSize = 640 << 20
 // room is the size of a volume for it, with an eighth for directories.
 func (c filling) room() int64 { return max(volumeSize, int64(c.files)*int64(c.bytes)/8*9) }
 
-// write makes the files, not more than 1,000 to a directory, of bytes that no filesystem can leave out.
+// write makes the files, not more than 1,000 to a directory, of bytes that no filesystem can leave
+// out.
 func (c filling) write(ctx context.Context, dir string) error {
 	block := make([]byte, min(c.bytes, 1<<20))
 	if _, err := rand.Read(block); err != nil {
@@ -121,10 +122,12 @@ func (b *bench) measureCopies(ctx context.Context, s sockets, c filling) error {
 }
 
 func (b *bench) copyRows(c filling, t copyTimes) []row {
-	snapshot := newRow("CreateSnapshot; floor: cp -a, then syncfs", "ms", t.snapshot).beside(t.snapshot, t.cpSynced)
+	snapshot := newRow("CreateSnapshot; floor: cp -a, then syncfs", "ms",
+		t.snapshot).beside(t.snapshot, t.cpSynced)
 	// What cp(1) alone promises is less: nothing survives a power cut.
 	unequal := newRow("CreateSnapshot; floor: cp -a alone", "ms", t.snapshot).beside(t.snapshot, t.cp)
-	restore := newRow("CreateVolume from it; floor: cp -a, then syncfs", "ms", t.restore).beside(t.restore, t.cpSynced)
+	restore := newRow("CreateVolume from it; floor: cp -a, then syncfs", "ms",
+		t.restore).beside(t.restore, t.cpSynced)
 	switch {
 	case c == b.large() && b.fs == "btrfs":
 		snapshot, restore = snapshot.atMost(50), restore.atMost(50)
@@ -140,7 +143,8 @@ func (b *bench) copyRows(c filling, t copyTimes) []row {
 		unequal,
 		restore,
 		newRow("CreateVolume from the volume; the same floor", "ms", t.clone).beside(t.clone, t.cpSynced),
-		newRow("pkg/copytree alone, synced; the same floor", "ms", t.treeAll).beside(t.treeAll, t.cpSynced),
+		newRow("pkg/copytree alone, synced; the same floor", "ms",
+			t.treeAll).beside(t.treeAll, t.cpSynced),
 		newRow("pkg/copytree alone, not synced; floor: cp -a", "ms", t.tree).beside(t.tree, t.cp),
 	}
 }
@@ -174,7 +178,11 @@ func (b *bench) copyOnce(ctx context.Context, s sockets, from source, t *copyTim
 			return err
 		}
 	}
-	if err := errors.Join(s.removeSnapshot(ctx, snapshot), s.remove(ctx, volumes[0]), s.remove(ctx, volumes[1])); err != nil {
+	if err := errors.Join(
+		s.removeSnapshot(ctx, snapshot),
+		s.remove(ctx, volumes[0]),
+		s.remove(ctx, volumes[1]),
+	); err != nil {
 		return err
 	}
 	_, _, err := b.drain(ctx, "snapshot")
@@ -205,7 +213,9 @@ func (b *bench) copyTree(ctx context.Context, from string, durability copytree.D
 }
 
 // createSized makes a volume with room for the contents.
-func (s sockets) createSized(ctx context.Context, name string, bytes int64, from *csi.VolumeContentSource) (string, error) {
+func (s sockets) createSized(
+	ctx context.Context, name string, bytes int64, from *csi.VolumeContentSource,
+) (string, error) {
 	resp, err := s.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
 		Name:                name,
 		CapacityRange:       &csi.CapacityRange{RequiredBytes: bytes},
@@ -217,22 +227,33 @@ func (s sockets) createSized(ctx context.Context, name string, bytes int64, from
 
 // restore makes a volume from a snapshot; name becomes its ID.
 func (s sockets) restore(ctx context.Context, name *string, snapshot string) (err error) {
-	*name, err = s.createSized(ctx, *name, volumeSize, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
-		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot},
-	}})
+	*name, err = s.createSized(
+		ctx,
+		*name,
+		volumeSize,
+		&csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot},
+		}},
+	)
 	return err
 }
 
 // clone makes a volume from another one; name becomes its ID.
 func (s sockets) clone(ctx context.Context, name *string, volume string) (err error) {
-	*name, err = s.createSized(ctx, *name, volumeSize, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
-		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: volume},
-	}})
+	*name, err = s.createSized(
+		ctx,
+		*name,
+		volumeSize,
+		&csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: volume},
+		}},
+	)
 	return err
 }
 
 func (s sockets) snapshot(ctx context.Context, volume string) (string, error) {
-	resp, err := s.Controller.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: volumeName(), SourceVolumeId: volume})
+	resp, err := s.Controller.CreateSnapshot(ctx,
+		&csi.CreateSnapshotRequest{Name: volumeName(), SourceVolumeId: volume})
 	if err != nil {
 		return "", err
 	}

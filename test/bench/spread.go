@@ -13,9 +13,11 @@ type spread struct {
 	Max    float64 `json:"max"`
 }
 
-// spreadOf leaves out what is no number: a round too short to measure. The spread of nothing is zero.
+// spreadOf leaves out what is no number: a round too short to measure. The spread of nothing is
+// zero.
 func spreadOf(rounds []float64) spread {
-	sorted := slices.DeleteFunc(slices.Clone(rounds), func(f float64) bool { return math.IsNaN(f) || math.IsInf(f, 0) })
+	sorted := slices.DeleteFunc(slices.Clone(rounds),
+		func(f float64) bool { return math.IsNaN(f) || math.IsInf(f, 0) })
 	slices.Sort(sorted)
 	if len(sorted) == 0 {
 		return spread{}

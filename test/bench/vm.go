@@ -23,7 +23,8 @@ const (
 	commitEnv = "CSI_HOSTPATH_BENCH_COMMIT"
 )
 
-// measureInside runs the same command in the virtual machine, with the pools on a disk of the filesystem with project quotas.
+// measureInside runs the same command in the virtual machine, with the pools on a disk of the
+// filesystem with project quotas.
 func measureInside(ctx context.Context, o options, out io.Writer) error {
 	dir, err := os.MkdirTemp(o.parent, "csi-hostpath-bench-")
 	if err != nil {
@@ -45,7 +46,8 @@ func boot(ctx context.Context, o options, dir string, out io.Writer) error {
 		return err
 	}
 	results, err := machine.Boot(ctx, vm.Boot{
-		Command: slices.Concat([]string{"bench"}, o.args, []string{"--vm=false", "--fs=" + onHost, "--dir=/disks/" + o.fs}),
+		Command: slices.Concat([]string{"bench"}, o.args,
+			[]string{"--vm=false", "--fs=" + onHost, "--dir=/disks/" + o.fs}),
 		Env:     []string{commitEnv + "=" + commit()},
 		Timeout: vmTimeout,
 	}, logf)

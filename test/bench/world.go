@@ -16,13 +16,15 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
-// world is a temporary directory with all that a run needs: the driver's binary, the disk with the pools, and the drivers.
+// world is a temporary directory with all that a run needs: the driver's binary, the disk with the
+// pools, and the drivers.
 type world struct {
 	dir    string
 	binary string
 	disk   disk
-	// node has the kubelet's directories. Whatever this machine has, it is a disk as a node has it, of ext4 with a journal: without one,
-	// a new target is looked for among all inodes that were freed in the last minutes, and a removed one may wait for the disk's discard.
+	// node has the kubelet's directories. Whatever this machine has, it is a disk as a node has it,
+	// of ext4 with a journal: without one, a new target is looked for among all inodes that were
+	// freed in the last minutes, and a removed one may wait for the disk's discard.
 	node    disk
 	log     *os.File
 	env     []string
@@ -53,14 +55,18 @@ func newWorld(ctx context.Context, o options) (*world, error) {
 	return w, err
 }
 
-// driver starts a driver with one pool and waits until it is ready. It says how long that took. The caller ends it with stop.
-func (w *world) driver(ctx context.Context, poolName string) (*process.Process, time.Duration, error) {
+// driver starts a driver with one pool and waits until it is ready. It says how long that took. The
+// caller ends it with stop.
+func (w *world) driver(
+	ctx context.Context, poolName string,
+) (*process.Process, time.Duration, error) {
 	dir := filepath.Join(w.node.dir, "run-"+poolName)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, 0, err
 	}
 	start := time.Now()
-	p, err := w.start(ctx, process.Options{Dir: dir, Pools: map[string]string{"default": w.pool(poolName)}})
+	p, err := w.start(ctx,
+		process.Options{Dir: dir, Pools: map[string]string{"default": w.pool(poolName)}})
 	return p, time.Since(start), err
 }
 
@@ -87,7 +93,8 @@ func (w *world) stop(p *process.Process) error {
 
 func (w *world) pool(name string) string { return filepath.Join(w.disk.dir, name) }
 
-// close ends the drivers, unmounts and removes everything. Were something still mounted, removing would empty it: then it stays.
+// close ends the drivers, unmounts and removes everything. Were something still mounted, removing
+// would empty it: then it stays.
 func (w *world) close() error {
 	if w.dir == "" {
 		return nil
@@ -101,7 +108,8 @@ func (w *world) close() error {
 		errs = append(errs, w.log.Close())
 	}
 	if points, err := w.mounts(); err != nil || len(points) > 0 {
-		return errors.Join(append(errs, err, fmt.Errorf("%s stays, because of the mounts %v", w.dir, points))...)
+		return errors.Join(
+			append(errs, err, fmt.Errorf("%s stays, because of the mounts %v", w.dir, points))...)
 	}
 	return errors.Join(append(errs, os.RemoveAll(w.dir))...)
 }

@@ -40,13 +40,16 @@ func (b *bench) writeToXFS(ctx context.Context) error {
 	return b.writeToVolume(ctx, "an image with XFS", mounted("xfs"), patterns, 0.85)
 }
 
-// writeToBlock writes to the loop device of an image itself: whatever is mounted in one cannot be faster.
+// writeToBlock writes to the loop device of an image itself: whatever is mounted in one cannot be
+// faster.
 func (b *bench) writeToBlock(ctx context.Context) error {
 	return b.writeToVolume(ctx, "a raw block volume", rawBlock(), patterns, 0.85)
 }
 
 // writeToVolume writes to a published volume in every way of ways; ratio is to reach.
-func (b *bench) writeToVolume(ctx context.Context, what string, capability *csi.VolumeCapability, ways []pattern, ratio float64) error {
+func (b *bench) writeToVolume(
+	ctx context.Context, what string, capability *csi.VolumeCapability, ways []pattern, ratio float64,
+) error {
 	p, _, err := b.driver(ctx, "io")
 	if err != nil {
 		return err
@@ -74,14 +77,18 @@ func (b *bench) writeToVolume(ctx context.Context, what string, capability *csi.
 	return errors.Join(v.remove(ctx), b.stop(p))
 }
 
-// writeInTurn writes to a path and to a file of the pool's disk. Each round lays out both anew, because where the disk has them makes a
-// difference of its own, and begins with the other one.
+// writeInTurn writes to a path and to a file of the pool's disk. Each round lays out both anew,
+// because where the disk has them makes a difference of its own, and begins with the other one.
 func (b *bench) writeInTurn(ctx context.Context, path string, ways []pattern) ([]row, error) {
 	paths := [2]string{path, filepath.Join(b.disk.dir, "io-floor")}
 	found := make([][2][]float64, len(ways))
 	for round := range b.rounds {
 		first, second := round%2, 1-round%2
-		if err := errors.Join(layOut(ctx, paths[first]), layOut(ctx, paths[second]), b.disk.settle()); err != nil {
+		if err := errors.Join(
+			layOut(ctx, paths[first]),
+			layOut(ctx, paths[second]),
+			b.disk.settle(),
+		); err != nil {
 			return nil, err
 		}
 		for i, pattern := range ways {
@@ -96,7 +103,8 @@ func (b *bench) writeInTurn(ctx context.Context, path string, ways []pattern) ([
 	}
 	var rows []row
 	for i, pattern := range ways {
-		rows = append(rows, newRow(pattern.name, pattern.unit, found[i][0]).beside(found[i][0], found[i][1]))
+		rows = append(rows,
+			newRow(pattern.name, pattern.unit, found[i][0]).beside(found[i][0], found[i][1]))
 	}
 	return rows, os.Remove(paths[1])
 }

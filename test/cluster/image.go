@@ -26,7 +26,8 @@ func imagePackCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVarP(&config.Name, "tag", "t", "", "full name of the image, with a tag")
 	flags.StringVarP(&output, "output", "o", "", "archive to write")
-	flags.StringSliceVar(&config.Entrypoint, "entrypoint", nil, "entrypoint, separated by commas (default: the program)")
+	flags.StringSliceVar(&config.Entrypoint, "entrypoint", nil,
+		"entrypoint, separated by commas (default: the program)")
 	flags.StringSliceVar(&config.Cmd, "cmd", nil, "default arguments, separated by commas")
 	flags.StringSliceVar(&config.Env, "env", nil, "environment: NAME=VALUE")
 	flags.StringVar(&config.User, "user", "", "numeric uid[:gid] (default: root)")

@@ -71,11 +71,18 @@ func upCommand(name *string) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&options.Nodes, "nodes", cluster.DefaultNodes, "number of nodes")
-	flags.StringVar(&options.Disks, "disk", cluster.DefaultDisks, "filesystem of each node's disk: ext4, xfs or btrfs, separated by commas")
-	flags.Int64Var(&diskGiB, "disk-size", cluster.DefaultDiskSize>>30, "size of each node's disk in GiB (a sparse file)")
-	flags.StringVar(&options.DiskPath, "disk-path", cluster.DefaultDiskPath, "where each node mounts its disk")
-	flags.StringVar(&options.Cache, "cache", "",
-		"folder that keeps built programs and images (default: csi-hostpath-cluster in the user's cache folder; $"+cluster.CacheVariable+")")
+	flags.StringVar(&options.Disks, "disk", cluster.DefaultDisks,
+		"filesystem of each node's disk: ext4, xfs or btrfs, separated by commas")
+	flags.Int64Var(&diskGiB, "disk-size", cluster.DefaultDiskSize>>30,
+		"size of each node's disk in GiB (a sparse file)")
+	flags.StringVar(&options.DiskPath, "disk-path", cluster.DefaultDiskPath,
+		"where each node mounts its disk")
+	flags.StringVar(
+		&options.Cache,
+		"cache",
+		"",
+		"folder that keeps built programs and images (default: csi-hostpath-cluster in the user's cache folder; $"+cluster.CacheVariable+")",
+	)
 	return cmd
 }
 

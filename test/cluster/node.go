@@ -32,7 +32,9 @@ func nodeCommand(name *string) *cobra.Command {
 }
 
 // onNode makes a command that does one thing to the node it is given.
-func onNode(name *string, use, short string, do func(context.Context, *cluster.Node) error) *cobra.Command {
+func onNode(
+	name *string, use, short string, do func(context.Context, *cluster.Node) error,
+) *cobra.Command {
 	return &cobra.Command{
 		Use:   use,
 		Short: short,

@@ -16,10 +16,11 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
-// TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled: what a pod asks of the kernel while no driver runs must not give its device's
-// number to somebody else, who may be no volume at all.
+// TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled: what a pod asks of the kernel while no
+// driver runs must not give its device's number to somebody else, who may be no volume at all.
 func TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled(t *testing.T) {
-	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
+	binary := buildDriver(t,
+		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
 	disk := disks.New(t, disks.Ext4, 0)
 	w := newWorld(t, binary, disk.Dir+"/world")
 	w.start()
@@ -63,7 +64,10 @@ func (w *world) createBlock(name string) string {
 
 func (w *world) publishBlock(id, name string) error {
 	_, err := w.driver.Node.NodePublishVolume(w.t.Context(), &csi.NodePublishVolumeRequest{
-		VolumeId: id, TargetPath: w.target(name), StagingTargetPath: w.path("kubelet", "staging"), VolumeCapability: blockCapability(),
+		VolumeId:          id,
+		TargetPath:        w.target(name),
+		StagingTargetPath: w.path("kubelet", "staging"),
+		VolumeCapability:  blockCapability(),
 	})
 	return err
 }
@@ -90,7 +94,11 @@ func askForDetachment(node string) error {
 // attachSecret attaches a file as any program of the node may.
 func attachSecret(t *testing.T, path string) *loopdev.Device {
 	t.Helper()
-	if err := os.WriteFile(path, bytes.Repeat([]byte("secret!!"), loopdev.BlockSize/8), 0o600); err != nil {
+	if err := os.WriteFile(
+		path,
+		bytes.Repeat([]byte("secret!!"), loopdev.BlockSize/8),
+		0o600,
+	); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)

@@ -15,10 +15,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
-// TestCopyOutlivesItsCallAndNotItsDriver: a call is told before its deadline how far its copy is; the copy goes on without it, until
-// the driver is killed; then nothing is left of it, and the retry makes all of it.
+// TestCopyOutlivesItsCallAndNotItsDriver: a call is told before its deadline how far its copy is;
+// the copy goes on without it, until the driver is killed; then nothing is left of it, and the
+// retry makes all of it.
 func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
-	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
+	binary := buildDriver(t,
+		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
 	w := newWorld(t, binary, disks.New(t, disks.Ext4, 0).Dir+"/world")
 	w.slow = true
 	w.start()
@@ -44,7 +46,8 @@ func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
 	clone, err := copies["clone"](t.Context())
 	w.must(err)
 	for _, path := range []string{"snapshots/snapshot", "volumes/clone", "volumes/source"} {
-		if got, err := os.ReadFile(dataPath(w.path("pool", path)) + "/file"); err != nil || !bytes.Equal(got, data) {
+		if got, err := os.ReadFile(dataPath(w.path("pool", path)) + "/file"); err != nil ||
+			!bytes.Equal(got, data) {
 			t.Errorf("%s has %d bytes, %v, want %d", path, len(got), err, len(data))
 		}
 	}
@@ -55,8 +58,11 @@ func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
 	w.wantClean(0)
 }
 
-// killInTheMiddle makes a copy that takes 9 s, asks again once, and kills the driver before it is done.
-func killInTheMiddle(t *testing.T, w *world, what string, run func(context.Context) (string, error)) {
+// killInTheMiddle makes a copy that takes 9 s, asks again once, and kills the driver before it is
+// done.
+func killInTheMiddle(
+	t *testing.T, w *world, what string, run func(context.Context) (string, error),
+) {
 	t.Helper()
 	for range 2 { // the second call joins
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -1,4 +1,5 @@
-// Package crash kills the driver at every step of what it does, and races clients against it: it loses nothing and leaks nothing.
+// Package crash kills the driver at every step of what it does, and races clients against it: it
+// loses nothing and leaks nothing.
 package crash
 
 import (
@@ -37,7 +38,17 @@ const (
 )
 
 func operations() []operation {
-	return []operation{creating, expanding, deleting, publishing, unpublishing, snapshotting, restoring, cloning, unsnapshotting}
+	return []operation{
+		creating,
+		expanding,
+		deleting,
+		publishing,
+		unpublishing,
+		snapshotting,
+		restoring,
+		cloning,
+		unsnapshotting,
+	}
 }
 
 // diskBytes has room for what a few deaths leave in the trash for a while.
@@ -46,11 +57,15 @@ const diskBytes = 2 << 30
 // maxSteps bounds the search for the last step.
 const maxSteps = 50
 
-// TestSIGKILLAtEveryStepLosesAndLeaksNothing counts the failpoints up until the driver survives the call, so no step can be
-// forgotten; at the end it compares those it died at with those in the source.
+// TestSIGKILLAtEveryStepLosesAndLeaksNothing counts the failpoints up until the driver survives the
+// call, so no step can be forgotten; at the end it compares those it died at with those in the
+// source.
 func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
 	disks.RequireRoot(t)
-	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") })
+	binary := buildDriver(
+		t,
+		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") },
+	)
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
 			disk := disks.New(t, fstype, diskBytes)
@@ -59,7 +74,8 @@ func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
 			for _, op := range operations() {
 				for _, volumeType := range []string{"DirectoryOrCreate", "FileOrCreate"} {
 					t.Run(fmt.Sprintf("%s %s", op, volumeType), func(t *testing.T) {
-						crashAtEveryStep(t, binary, filepath.Join(disk.Dir, string(op)+"-"+volumeType[:1]), op, volumeType, hit)
+						crashAtEveryStep(t, binary, filepath.Join(disk.Dir, string(op)+"-"+volumeType[:1]), op,
+							volumeType, hit)
 					})
 				}
 			}
@@ -71,7 +87,9 @@ func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
 	}
 }
 
-func crashAtEveryStep(t *testing.T, binary, dir string, op operation, volumeType string, hit map[string]bool) {
+func crashAtEveryStep(
+	t *testing.T, binary, dir string, op operation, volumeType string, hit map[string]bool,
+) {
 	t.Helper()
 	for n := 1; n <= maxSteps; n++ {
 		point := newCrash(t, binary, fmt.Sprintf("%s-%d", dir, n), op, volumeType).run(n)
@@ -141,7 +159,8 @@ func crashInitializing(t *testing.T, binary, dir string, hit map[string]bool) {
 	t.Fatalf("the driver still dies at step %d", maxSteps)
 }
 
-// crash is one death: a victim volume, which the operation is on, and a published bystander, which must not notice.
+// crash is one death: a victim volume, which the operation is on, and a published bystander, which
+// must not notice.
 type crash struct {
 	*world
 	op                      operation
@@ -186,8 +205,8 @@ func crashIn(w *world, op operation, volumeType string) *crash {
 	return c
 }
 
-// run does the operation with the n-th failpoint armed, and again after a restart. It returns where the driver died; empty, if
-// it did not.
+// run does the operation with the n-th failpoint armed, and again after a restart. It returns where
+// the driver died; empty, if it did not.
 func (c *crash) run(n int) (point string) {
 	c.t.Helper()
 	c.restart(failpoint(n))
@@ -245,7 +264,8 @@ func (c *crash) call() (err error) {
 	return err
 }
 
-// survives says whether the driver is alive when all of the operation has ended, also what goes on after the answer.
+// survives says whether the driver is alive when all of the operation has ended, also what goes on
+// after the answer.
 func (c *crash) survives(err error) bool {
 	c.t.Helper()
 	for deadline := time.Now().Add(patience); ; {

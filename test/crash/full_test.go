@@ -15,11 +15,14 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
-// TestSIGKILLAtEveryStepOfADeleteFromAFullDiskLosesNothingElse is for btrfs, which refuses every rename then: what is deleted is purged
-// where it is. The driver itself lives on another disk.
+// TestSIGKILLAtEveryStepOfADeleteFromAFullDiskLosesNothingElse is for btrfs, which refuses every
+// rename then: what is deleted is purged where it is. The driver itself lives on another disk.
 func TestSIGKILLAtEveryStepOfADeleteFromAFullDiskLosesNothingElse(t *testing.T) {
 	disks.RequireRoot(t)
-	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") })
+	binary := buildDriver(
+		t,
+		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") },
+	)
 	own := disks.New(t, disks.Ext4, 0)
 	full := disks.New(t, disks.Btrfs, 256<<20, disks.MkfsArgs("--mixed"))
 	for _, op := range []operation{deleting, unsnapshotting} {
@@ -36,7 +39,9 @@ func TestSIGKILLAtEveryStepOfADeleteFromAFullDiskLosesNothingElse(t *testing.T) 
 }
 
 // crashOnFullDisk returns where the driver died; empty, if it did not.
-func crashOnFullDisk(t *testing.T, binary string, own, full disks.Disk, op operation, volumeType string, n int) string {
+func crashOnFullDisk(
+	t *testing.T, binary string, own, full disks.Disk, op operation, volumeType string, n int,
+) string {
 	t.Helper()
 	name := fmt.Sprintf("%s-%s-%d", op, volumeType[:1], n)
 	c := crashIn(worldOn(t, binary, filepath.Join(own.Dir, name), full), op, volumeType)
@@ -56,11 +61,12 @@ func worldOn(t *testing.T, binary, dir string, disk disks.Disk) *world {
 	return w
 }
 
-// What needs no room on the pool's disk works as ever, in the process that has met its end and in the next one; what needs some is refused
-// as such and leaves nothing.
+// What needs no room on the pool's disk works as ever, in the process that has met its end and in
+// the next one; what needs some is refused as such and leaves nothing.
 func TestEveryCallOnAFullDiskIsDoneOrRefused(t *testing.T) {
 	disks.RequireRoot(t)
-	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
+	binary := buildDriver(t,
+		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
 	own := disks.New(t, disks.Ext4, 0)
 	for _, tt := range []struct {
 		name, fstype string

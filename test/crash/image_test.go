@@ -99,8 +99,8 @@ func newImageCrash(w *world, op step) *imageCrash {
 
 func (c *imageCrash) stagingPath() string { return c.path("kubelet", "staging") }
 
-// run does the operation with the n-th failpoint armed, and again after a restart. It returns where the driver died; empty, if it did
-// not.
+// run does the operation with the n-th failpoint armed, and again after a restart. It returns where
+// the driver died; empty, if it did not.
 func (c *imageCrash) run(n int) (point string) {
 	c.t.Helper()
 	c.restart(failpoint(n))
@@ -134,8 +134,10 @@ func (c *imageCrash) do(ctx context.Context, op step) (err error) {
 	case imageCreate:
 		var resp *csi.CreateVolumeResponse
 		resp, err = c.driver.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
-			Name: "victim", CapacityRange: &csi.CapacityRange{RequiredBytes: imageBytes}, VolumeCapabilities: []*csi.VolumeCapability{capability},
-			Parameters: map[string]string{"backing": "image", "allocation": "preallocated"},
+			Name:               "victim",
+			CapacityRange:      &csi.CapacityRange{RequiredBytes: imageBytes},
+			VolumeCapabilities: []*csi.VolumeCapability{capability},
+			Parameters:         map[string]string{"backing": "image", "allocation": "preallocated"},
 		})
 		c.victim = resp.GetVolume().GetVolumeId()
 	case imageStage, imageRestage:
@@ -144,7 +146,10 @@ func (c *imageCrash) do(ctx context.Context, op step) (err error) {
 		})
 	case imagePublish:
 		_, err = c.driver.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
-			VolumeId: c.victim, StagingTargetPath: c.stagingPath(), TargetPath: c.target, VolumeCapability: capability,
+			VolumeId:          c.victim,
+			StagingTargetPath: c.stagingPath(),
+			TargetPath:        c.target,
+			VolumeCapability:  capability,
 		})
 	case imageExpand:
 		_, err = c.driver.Node.NodeExpandVolume(ctx, &csi.NodeExpandVolumeRequest{
@@ -153,14 +158,16 @@ func (c *imageCrash) do(ctx context.Context, op step) (err error) {
 		})
 	case imageSnapshot:
 		var resp *csi.CreateSnapshotResponse
-		resp, err = c.driver.Controller.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "snapshot", SourceVolumeId: c.victim})
+		resp, err = c.driver.Controller.CreateSnapshot(ctx,
+			&csi.CreateSnapshotRequest{Name: "snapshot", SourceVolumeId: c.victim})
 		c.snapshot = resp.GetSnapshot().GetSnapshotId()
 	case imageRestore:
 		err = c.restore(ctx, capability)
 	case imageUnpublish:
 		err = c.unpublish(ctx, c.victim, c.target)
 	case imageUnstage:
-		_, err = c.driver.Node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: c.victim, StagingTargetPath: c.stagingPath()})
+		_, err = c.driver.Node.NodeUnstageVolume(ctx,
+			&csi.NodeUnstageVolumeRequest{VolumeId: c.victim, StagingTargetPath: c.stagingPath()})
 	case imageDelete:
 		err = c.delete(ctx, c.victim)
 	}
@@ -179,7 +186,8 @@ func (c *imageCrash) restore(ctx context.Context, capability *csi.VolumeCapabili
 	return err
 }
 
-// finish goes on to the end of the volume's life from wherever the operation has left it, and looks at what a crash could have spoilt.
+// finish goes on to the end of the volume's life from wherever the operation has left it, and looks
+// at what a crash could have spoilt.
 func (c *imageCrash) finish() {
 	c.t.Helper()
 	ctx := c.t.Context()
@@ -229,7 +237,8 @@ func (c *imageCrash) finishCopies(ctx context.Context) {
 		c.victim = original
 	}
 	if c.snapshot != "" {
-		_, err := c.driver.Controller.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: c.snapshot})
+		_, err := c.driver.Controller.DeleteSnapshot(ctx,
+			&csi.DeleteSnapshotRequest{SnapshotId: c.snapshot})
 		c.must(err)
 	}
 }
@@ -237,7 +246,8 @@ func (c *imageCrash) finishCopies(ctx context.Context) {
 // wantSize looks at the pod's df.
 func (c *imageCrash) wantSize(bytes int64) {
 	c.t.Helper()
-	resp, err := c.driver.Node.NodeGetVolumeStats(c.t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: c.victim, VolumePath: c.target})
+	resp, err := c.driver.Node.NodeGetVolumeStats(c.t.Context(),
+		&csi.NodeGetVolumeStatsRequest{VolumeId: c.victim, VolumePath: c.target})
 	c.must(err)
 	const log = 64 << 20 // XFS's own
 	if got := resp.GetUsage()[0].GetTotal(); got < bytes-log*11/10 || got > bytes {

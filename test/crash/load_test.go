@@ -16,8 +16,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
-// worker leads one volume after the other through its life. What was not acknowledged it does again, as kubelet and the provisioner
-// do; what was, it does not.
+// worker leads one volume after the other through its life. What was not acknowledged it does
+// again, as kubelet and the provisioner do; what was, it does not.
 type worker struct {
 	*world
 	name, target, id string
@@ -71,7 +71,8 @@ func (k *worker) work(ctx context.Context) {
 func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
 	const deaths, workers = 10, 16
 	disk := disks.New(t, disks.Ext4, 2<<30)
-	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
+	binary := buildDriver(t,
+		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
 	w := newWorld(t, binary, filepath.Join(disk.Dir, "load"))
 	w.start()
 	kept, err := w.create(t.Context(), "kept", "DirectoryOrCreate")
@@ -90,7 +91,8 @@ func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
 		for i := range all {
 			wg.Go(func() { all[i].work(t.Context()) })
 		}
-		time.Sleep(time.Duration(30+20*death) * time.Millisecond) // how long the driver lives is what the test is about
+		// how long the driver lives is what the test is about
+		time.Sleep(time.Duration(30+20*death) * time.Millisecond)
 		dead := w.driver
 		if err := dead.Kill(); err != nil {
 			t.Error(err)
@@ -101,7 +103,8 @@ func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
 	}
 	lives := 0
 	for i := range all {
-		// At least one life more: in phase 0, too, a volume may have been made and not acknowledged.
+		// At least one life more: in phase 0, too, a volume may have been made and not
+		// acknowledged.
 		for end := all[i].lives + 1; all[i].lives < end; {
 			w.must(all[i].step(t.Context()))
 		}

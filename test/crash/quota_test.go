@@ -15,10 +15,14 @@ import (
 // firstID is where the project IDs of volumes begin (pkg/backend/projquota).
 const firstID = 1 << 30
 
-// TestSIGKILLAtEveryStepLeaksNoQuota is for what only filesystems with project quotas have: IDs and limits, which no directory shows.
-// The operations that touch them are divided among the filesystems: starts take long where the processor is emulated.
+// TestSIGKILLAtEveryStepLeaksNoQuota is for what only filesystems with project quotas have: IDs and
+// limits, which no directory shows. The operations that touch them are divided among the
+// filesystems: starts take long where the processor is emulated.
 func TestSIGKILLAtEveryStepLeaksNoQuota(t *testing.T) {
-	binary := buildDriver(t, func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") })
+	binary := buildDriver(
+		t,
+		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") },
+	)
 	for _, tt := range []struct {
 		fstype     string
 		op         operation

@@ -18,19 +18,24 @@ import (
 
 const (
 	clients = 32
-	// cycles is how often each client does everything: enough for them to meet, few enough for the race detector.
+	// cycles is how often each client does everything: enough for them to meet, few enough for the
+	// race detector.
 	cycles = 4
 )
 
 // TestRacingClients runs the driver under the race detector.
 func TestRacingClients(t *testing.T) {
-	disk := disks.New(t, disks.Ext4, 3*clients*cycles*volumeBytes/2) // room for all that is made: purges may come late
+	// room for all that is made: purges may come late
+	disk := disks.New(t, disks.Ext4, 3*clients*cycles*volumeBytes/2)
 	binary := buildDriver(t, process.BuildRace)
-	t.Run("on their own volumes never meet", func(t *testing.T) { raceApart(t, newWorld(t, binary, filepath.Join(disk.Dir, "own"))) })
-	t.Run("on one volume leave one state", func(t *testing.T) { raceTogether(t, newWorld(t, binary, filepath.Join(disk.Dir, "one"))) })
+	t.Run("on their own volumes never meet",
+		func(t *testing.T) { raceApart(t, newWorld(t, binary, filepath.Join(disk.Dir, "own"))) })
+	t.Run("on one volume leave one state",
+		func(t *testing.T) { raceTogether(t, newWorld(t, binary, filepath.Join(disk.Dir, "one"))) })
 }
 
-// raceApart: each client has a volume of its own, on which every call succeeds whatever the others do.
+// raceApart: each client has a volume of its own, on which every call succeeds whatever the others
+// do.
 func raceApart(t *testing.T, w *world) {
 	t.Helper()
 	w.start()
@@ -92,7 +97,8 @@ func (w *world) wantNoRaces() {
 	}
 }
 
-// raceTogether: of clients that want different things of one volume some lose, in ways that the CSI spec has codes for.
+// raceTogether: of clients that want different things of one volume some lose, in ways that the CSI
+// spec has codes for.
 func raceTogether(t *testing.T, w *world) {
 	t.Helper()
 	w.start()

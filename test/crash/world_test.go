@@ -30,8 +30,9 @@ const (
 	content  = "precious"
 )
 
-// world is a pool and a kubelet's directory on a test's disk, and the driver that serves them, dead or alive. All of it lies on
-// the disk, which is unmounted with everything that is bound from it: nothing is ever removed through a mount.
+// world is a pool and a kubelet's directory on a test's disk, and the driver that serves them, dead
+// or alive. All of it lies on the disk, which is unmounted with everything that is bound from it:
+// nothing is ever removed through a mount.
 type world struct {
 	t      *testing.T
 	binary string
@@ -47,7 +48,8 @@ type world struct {
 
 var worlds atomic.Uint32
 
-// nextAddress is of the loopback network, which has 16 million addresses: nobody else listens on one made of this process's ID.
+// nextAddress is of the loopback network, which has 16 million addresses: nobody else listens on
+// one made of this process's ID.
 func nextAddress() string {
 	pid := os.Getpid()
 	return fmt.Sprintf("127.%d.%d.%d:19099", pid>>8&0xff, pid&0xff, 1+worlds.Add(1)%254)
@@ -84,7 +86,8 @@ func (w *world) options(env ...string) process.Options {
 	}
 }
 
-// slowConfig is the file with the world's pool, whose copies take a second for each MiB after the first.
+// slowConfig is the file with the world's pool, whose copies take a second for each MiB after the
+// first.
 func (w *world) slowConfig() string {
 	w.t.Helper()
 	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n" +
@@ -130,7 +133,9 @@ func (w *world) restart(env ...string) {
 func mountCapability() *csi.VolumeCapability {
 	return &csi.VolumeCapability{
 		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
-		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER},
+		AccessMode: &csi.VolumeCapability_AccessMode{
+			Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER,
+		},
 	}
 }
 
@@ -156,7 +161,9 @@ func fromVolume(id string) *csi.VolumeContentSource {
 	}}
 }
 
-func (w *world) copy(ctx context.Context, name, volumeType string, source *csi.VolumeContentSource) (string, error) {
+func (w *world) copy(
+	ctx context.Context, name, volumeType string, source *csi.VolumeContentSource,
+) (string, error) {
 	resp, err := w.driver.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
 		Name:                name,
 		CapacityRange:       &csi.CapacityRange{RequiredBytes: volumeBytes, LimitBytes: volumeBytes},
@@ -169,7 +176,8 @@ func (w *world) copy(ctx context.Context, name, volumeType string, source *csi.V
 
 // takeSnapshot returns the ID that the snapshot will have also when it fails.
 func (w *world) takeSnapshot(ctx context.Context, name, source string) (string, error) {
-	_, err := w.driver.Controller.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source})
+	_, err := w.driver.Controller.CreateSnapshot(ctx,
+		&csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source})
 	return strings.Replace(source, "-", "-s-", 1)[:len("0123456789ab-s-")] + name, err
 }
 
@@ -192,13 +200,17 @@ func (w *world) delete(ctx context.Context, id string) error {
 
 func (w *world) publish(ctx context.Context, id, target string) error {
 	_, err := w.driver.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
-		VolumeId: id, TargetPath: target, StagingTargetPath: w.path("kubelet", "staging"), VolumeCapability: mountCapability(),
+		VolumeId:          id,
+		TargetPath:        target,
+		StagingTargetPath: w.path("kubelet", "staging"),
+		VolumeCapability:  mountCapability(),
 	})
 	return err
 }
 
 func (w *world) unpublish(ctx context.Context, id, target string) error {
-	_, err := w.driver.Node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})
+	_, err := w.driver.Node.NodeUnpublishVolume(ctx,
+		&csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})
 	return err
 }
 
@@ -226,7 +238,8 @@ func (w *world) volumes() []string {
 	return ids
 }
 
-// wantClean checks all that a crash could leave behind, given the volumes that there ought to be and the number of mounts.
+// wantClean checks all that a crash could leave behind, given the volumes that there ought to be
+// and the number of mounts.
 func (w *world) wantClean(mounts int, ids ...string) {
 	w.t.Helper()
 	slices.Sort(ids)
@@ -234,12 +247,24 @@ func (w *world) wantClean(mounts int, ids ...string) {
 		w.t.Errorf("the driver lists %q, want %q", got, ids)
 	}
 	w.eventually("the trash is purged and its space given back", func() bool {
-		return len(w.discarded()) == 0 && w.ledger() == [2]int64{int64(len(ids))*volumeBytes + w.grown + w.shared(), 0}
+		return len(w.discarded()) == 0 &&
+			w.ledger() == [2]int64{int64(len(ids))*volumeBytes + w.grown + w.shared(), 0}
 	})
 	if got := w.entries("pool", "volumes"); len(got) != len(ids) {
 		w.t.Errorf("volumes/ has %q, want %q", got, ids)
 	}
-	if got, want := w.entries("pool"), []string{"lock", "pool.json", "snapshots", "tmp", "trash", "volumes"}; !slices.Equal(got, want) {
+	if got, want := w.entries(
+		"pool",
+	), []string{
+		"lock",
+		"pool.json",
+		"snapshots",
+		"tmp",
+		"trash",
+		"volumes",
+	}; !slices.Equal(
+		got, want,
+	) {
 		w.t.Errorf("the pool has %q, want %q", got, want)
 	}
 	if got := w.mounts(); len(got) != mounts {
@@ -258,7 +283,8 @@ func (w *world) wantSnapshots(id string) {
 	if id == "" {
 		want = 0
 	}
-	if got := resp.GetEntries(); len(got) != want || want == 1 && got[0].GetSnapshot().GetSnapshotId() != id {
+	if got := resp.GetEntries(); len(got) != want ||
+		want == 1 && got[0].GetSnapshot().GetSnapshotId() != id {
 		w.t.Errorf("the driver lists the snapshots %v, want %q", got, id)
 	}
 	if got := w.entries("pool", "snapshots"); len(got) != want {
@@ -266,7 +292,8 @@ func (w *world) wantSnapshots(id string) {
 	}
 }
 
-// shared is what the records on disk say that snapshots hold, and what clones share with their sources.
+// shared is what the records on disk say that snapshots hold, and what clones share with their
+// sources.
 func (w *world) shared() int64 {
 	var sum int64
 	w.t.Helper()
@@ -366,12 +393,14 @@ func (w *world) eventually(what string, done func() bool) {
 	w.t.Helper()
 	for deadline := time.Now().Add(patience); !done(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("not after %s: %s (left is %q, the ledger %d)", patience, what, w.discarded(), w.ledger())
+			w.t.Fatalf("not after %s: %s (left is %q, the ledger %d)", patience, what, w.discarded(),
+				w.ledger())
 		}
 	}
 }
 
-// dataPath is where a pool keeps a volume's data: a file volume's in a directory of its own where only directories have a size.
+// dataPath is where a pool keeps a volume's data: a file volume's in a directory of its own where
+// only directories have a size.
 func dataPath(volume string) string {
 	held := filepath.Join(volume, "holder", "data")
 	if _, err := os.Lstat(held); err == nil {

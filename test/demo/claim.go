@@ -74,7 +74,8 @@ func (c *claim) data() string { return filepath.Join(c.scene.pool(), "volumes", 
 
 // staging is kubelet's global mount path; this driver has nothing to mount there.
 func (c *claim) staging() string {
-	return filepath.Join(c.scene.kubelet(), "plugins", "kubernetes.io", "csi", "hostpath.csi.local", c.pv, "globalmount")
+	return filepath.Join(c.scene.kubelet(), "plugins", "kubernetes.io", "csi", "hostpath.csi.local",
+		c.pv, "globalmount")
 }
 
 func (c *claim) stage(ctx context.Context) ([]string, error) {
@@ -88,7 +89,8 @@ func (c *claim) stage(ctx context.Context) ([]string, error) {
 }
 
 func (c *claim) unstage(ctx context.Context) ([]string, error) {
-	_, err := c.scene.driver.Node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: c.id, StagingTargetPath: c.staging()})
+	_, err := c.scene.driver.Node.NodeUnstageVolume(ctx,
+		&csi.NodeUnstageVolumeRequest{VolumeId: c.id, StagingTargetPath: c.staging()})
 	return nil, err
 }
 
@@ -101,7 +103,10 @@ func (c *claim) publish(p pod) func(context.Context) ([]string, error) {
 			return nil, err
 		}
 		_, err := c.scene.driver.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
-			VolumeId: c.id, StagingTargetPath: c.staging(), TargetPath: c.target(p), VolumeCapability: accessMode(),
+			VolumeId:          c.id,
+			StagingTargetPath: c.staging(),
+			TargetPath:        c.target(p),
+			VolumeCapability:  accessMode(),
 		})
 		if err != nil {
 			return nil, err
@@ -116,7 +121,8 @@ func (c *claim) publish(p pod) func(context.Context) ([]string, error) {
 
 func (c *claim) unpublish(p pod) func(context.Context) ([]string, error) {
 	return func(ctx context.Context) ([]string, error) {
-		_, err := c.scene.driver.Node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: c.id, TargetPath: c.target(p)})
+		_, err := c.scene.driver.Node.NodeUnpublishVolume(ctx,
+			&csi.NodeUnpublishVolumeRequest{VolumeId: c.id, TargetPath: c.target(p)})
 		if err != nil {
 			return nil, err
 		}
@@ -150,18 +156,21 @@ func (c *claim) read(p pod, want string) func(context.Context) ([]string, error)
 }
 
 func (c *claim) stats(ctx context.Context) ([]string, error) {
-	resp, err := c.scene.driver.Node.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: c.id, VolumePath: c.target(podA)})
+	resp, err := c.scene.driver.Node.NodeGetVolumeStats(ctx,
+		&csi.NodeGetVolumeStatsRequest{VolumeId: c.id, VolumePath: c.target(podA)})
 	if err != nil {
 		return nil, err
 	}
 	var lines []string
 	for _, u := range resp.GetUsage() {
-		lines = append(lines, fmt.Sprintf("%s: %d used, %d available", u.GetUnit(), u.GetUsed(), u.GetAvailable()))
+		lines = append(lines,
+			fmt.Sprintf("%s: %d used, %d available", u.GetUnit(), u.GetUsed(), u.GetAvailable()))
 	}
 	return lines, nil
 }
 
-// deleteRefused shows that the new process knows from the mount table what the old one has published.
+// deleteRefused shows that the new process knows from the mount table what the old one has
+// published.
 func (c *claim) deleteRefused(ctx context.Context) ([]string, error) {
 	_, err := c.scene.driver.Controller.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: c.id})
 	line, err := refusal(err)

@@ -1,5 +1,6 @@
-// Command demo does with the driver what kubelet does, through the driver's socket, and shows each step with its time.
-// `make demo` runs it. It needs root, because it mounts, and leaves nothing behind, also when it is interrupted.
+// Command demo does with the driver what kubelet does, through the driver's socket, and shows each
+// step with its time. `make demo` runs it. It needs root, because it mounts, and leaves nothing
+// behind, also when it is interrupted.
 package main
 
 import (
@@ -21,13 +22,15 @@ const (
 
 func main() { os.Exit(run(os.Stdout, os.Stderr)) }
 
-// run is the whole program. The signals are caught to the end, so that no second one stops the cleaning up, which takes milliseconds.
+// run is the whole program. The signals are caught to the end, so that no second one stops the
+// cleaning up, which takes milliseconds.
 func run(out, complaints io.Writer) int {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(complaints, "demo: mounting needs root: run `sudo make demo`")
 		return exitFailure
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM,
+		syscall.SIGHUP)
 	defer stop()
 	start := time.Now()
 	failure, rests := perform(ctx, out)
@@ -48,7 +51,8 @@ func run(out, complaints io.Writer) int {
 	return 0
 }
 
-// perform builds the scene, plays on it, and takes it down whatever happens in between, a panic included.
+// perform builds the scene, plays on it, and takes it down whatever happens in between, a panic
+// included.
 func perform(ctx context.Context, out io.Writer) (failure, rests error) {
 	s, err := newScene(out)
 	if err != nil {

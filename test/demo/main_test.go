@@ -67,9 +67,24 @@ func TestInterruptedDemoLeavesNothing(t *testing.T) {
 		name, blow, step string
 		exitCode         int
 	}{
-		{name: "SIGINT with both pods published", blow: "SIGINT", step: "pod A writes hello.txt", exitCode: exitInterrupted},
-		{name: "SIGTERM with no driver there", blow: "SIGTERM", step: "kill -9 the driver", exitCode: exitInterrupted},
-		{name: "SIGTERM with a file published", blow: "SIGTERM", step: "pod A reads it", exitCode: exitInterrupted},
+		{
+			name:     "SIGINT with both pods published",
+			blow:     "SIGINT",
+			step:     "pod A writes hello.txt",
+			exitCode: exitInterrupted,
+		},
+		{
+			name:     "SIGTERM with no driver there",
+			blow:     "SIGTERM",
+			step:     "kill -9 the driver",
+			exitCode: exitInterrupted,
+		},
+		{
+			name:     "SIGTERM with a file published",
+			blow:     "SIGTERM",
+			step:     "pod A reads it",
+			exitCode: exitInterrupted,
+		},
 		{name: "panic with both pods published", blow: "panic", step: "pod B reads it", exitCode: 2},
 	}
 	for _, test := range tests {

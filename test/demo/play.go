@@ -60,7 +60,8 @@ func (s *scene) play(ctx context.Context) error {
 		{"A volume that is a file", config.asFile()},
 		{"What is left", s.end()},
 	}
-	fmt.Fprintf(s.print.out, "csi-hostpath as kubelet meets it: a process behind a socket. Below, %s is %s.\n", elided, s.dir)
+	fmt.Fprintf(s.print.out,
+		"csi-hostpath as kubelet meets it: a process behind a socket. Below, %s is %s.\n", elided, s.dir)
 	for _, chapter := range chapters {
 		s.print.title(chapter.title)
 		if err := s.perform(ctx, chapter.steps); err != nil {
@@ -98,7 +99,9 @@ func (s *scene) beginning() []action {
 			if err := s.start(ctx); err != nil {
 				return nil, err
 			}
-			return []string{fmt.Sprintf("process %d made and opened the pool %s", s.driver.PID(), s.pool())}, nil
+			return []string{
+				fmt.Sprintf("process %d made and opened the pool %s", s.driver.PID(), s.pool()),
+			}, nil
 		}},
 	}
 }
@@ -186,6 +189,8 @@ func refusal(err error) (string, error) {
 func accessMode() *csi.VolumeCapability {
 	return &csi.VolumeCapability{
 		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
-		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER},
+		AccessMode: &csi.VolumeCapability_AccessMode{
+			Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER,
+		},
 	}
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
-// scene is what the demo plays on: one temporary directory with a pool, a kubelet's directory and the driver's binary, socket
-// and log in it.
+// scene is what the demo plays on: one temporary directory with a pool, a kubelet's directory and
+// the driver's binary, socket and log in it.
 type scene struct {
 	dir    string
 	log    *os.File
@@ -90,7 +90,8 @@ func (s *scene) mounts() ([]string, error) {
 	return points, nil
 }
 
-// close ends the driver, unmounts and removes everything. Were something still mounted, removing would empty it: then it stays.
+// close ends the driver, unmounts and removes everything. Were something still mounted, removing
+// would empty it: then it stays.
 func (s *scene) close() error {
 	errs := []error{s.kill()}
 	points, err := s.mounts()
@@ -103,7 +104,8 @@ func (s *scene) close() error {
 		}
 	}
 	if points, err = s.mounts(); err != nil || len(points) > 0 {
-		return errors.Join(append(errs, err, fmt.Errorf("%s stays, because of the mounts %v", s.dir, points))...)
+		return errors.Join(
+			append(errs, err, fmt.Errorf("%s stays, because of the mounts %v", s.dir, points))...)
 	}
 	return errors.Join(append(errs, s.log.Close(), os.RemoveAll(s.dir))...)
 }

@@ -17,16 +17,23 @@ func (c *claim) snapshotting() []action {
 	var snapshot string
 	return []action{
 		{"CreateSnapshot, while the pods run", func(ctx context.Context) ([]string, error) {
-			resp, err := c.scene.driver.Controller.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "snapshot-monday", SourceVolumeId: c.id})
+			resp, err := c.scene.driver.Controller.CreateSnapshot(ctx,
+				&csi.CreateSnapshotRequest{Name: "snapshot-monday", SourceVolumeId: c.id})
 			snapshot = resp.GetSnapshot().GetSnapshotId()
 			return []string{"snapshot " + snapshot}, err
 		}},
 		{"pod A overwrites hello.txt", c.write(podA, mistake)},
-		{"CreateVolume of 2 GiB from the snapshot", func(ctx context.Context) ([]string, error) { return restored.restore(ctx, snapshot) }},
+		{
+			"CreateVolume of 2 GiB from the snapshot",
+			func(ctx context.Context) ([]string, error) { return restored.restore(ctx, snapshot) },
+		},
 		{"the new volume has what the snapshot has", restored.find(words)},
 		{"and pod A what it wrote since", c.read(podA, mistake)},
 		{"DeleteSnapshot, DeleteVolume", func(ctx context.Context) ([]string, error) {
-			if _, err := c.scene.driver.Controller.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: snapshot}); err != nil {
+			if _, err := c.scene.driver.Controller.DeleteSnapshot(
+				ctx,
+				&csi.DeleteSnapshotRequest{SnapshotId: snapshot},
+			); err != nil {
 				return nil, err
 			}
 			return restored.remove(ctx)

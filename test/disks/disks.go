@@ -1,5 +1,5 @@
-// Package disks gives a test a real filesystem of its own: a sparse image on a loop device, formatted and mounted,
-// and gone with the test, however the test ends.
+// Package disks gives a test a real filesystem of its own: a sparse image on a loop device,
+// formatted and mounted, and gone with the test, however the test ends.
 package disks
 
 import (
@@ -22,12 +22,13 @@ const (
 	Btrfs = "btrfs"
 )
 
-// DefaultSize is enough for each filesystem (mkfs.xfs refuses less than 300 MiB). The image is sparse: what is not
-// written costs nothing.
+// DefaultSize is enough for each filesystem (mkfs.xfs refuses less than 300 MiB). The image is
+// sparse: what is not written costs nothing.
 const DefaultSize = 512 << 20
 
-// ProjectQuotaEnv is set, to anything, on a machine whose kernel has project quotas: Types lists the filesystems that have them, and New
-// turns them on. So what a test holds on each filesystem is seen to hold there too.
+// ProjectQuotaEnv is set, to anything, on a machine whose kernel has project quotas: Types lists
+// the filesystems that have them, and New turns them on. So what a test holds on each filesystem is
+// seen to hold there too.
 const ProjectQuotaEnv = "CSI_HOSTPATH_TEST_PROJECT_QUOTA"
 
 // Types lists the filesystems, for a test that is to hold on each.
@@ -70,13 +71,14 @@ func MountData(data string) Option {
 	return func(o *options) { o.data = data }
 }
 
-// ProjectQuota turns project quotas on. The test skips where the kernel has none: that of package vm has them.
+// ProjectQuota turns project quotas on. The test skips where the kernel has none: that of package
+// vm has them.
 func ProjectQuota() Option {
 	return func(o *options) { o.projectQuota = true }
 }
 
-// On has the disk's image on another disk: when that one dies, each read and each write of this one is an error. What is mounted from it
-// beside or below it, the test unmounts itself.
+// On has the disk's image on another disk: when that one dies, each read and each write of this one
+// is an error. What is mounted from it beside or below it, the test unmounts itself.
 func On(other Disk) Option {
 	return func(o *options) { o.below = other.Dir }
 }
@@ -89,10 +91,11 @@ func RequireRoot(t testing.TB) {
 	}
 }
 
-// New makes a filesystem of size bytes (0: DefaultSize) and mounts it. It skips the test where that cannot be done
-// at all (not root, no loop devices, no mkfs, a kernel without the filesystem) and fails it where it goes wrong.
-// When the test ends, everything mounted from the disk or below it is unmounted, wherever it is, and the disk is removed.
-// What a killed test leaves is removed by the next New.
+// New makes a filesystem of size bytes (0: DefaultSize) and mounts it. It skips the test where that
+// cannot be done at all (not root, no loop devices, no mkfs, a kernel without the filesystem) and
+// fails it where it goes wrong. When the test ends, everything mounted from the disk or below it is
+// unmounted, wherever it is, and the disk is removed. What a killed test leaves is removed by the
+// next New.
 func New(t testing.TB, fstype string, size int64, opts ...Option) Disk {
 	t.Helper()
 	RequireRoot(t)
@@ -154,16 +157,16 @@ func format(t testing.TB, image, fstype string, size int64, args []string) error
 	}
 }
 
-// mkfs.btrfs looks at every mounted loop device, and gives up over one whose disk has died: a test of another package lets one die for a
-// moment.
+// mkfs.btrfs looks at every mounted loop device, and gives up over one whose disk has died: a test
+// of another package lets one die for a moment.
 const (
 	deadNeighbor     = "cannot check mount status"
 	neighborPatience = 30 * time.Second
 	neighborPause    = 50 * time.Millisecond
 )
 
-// Mkfs is the program that makes a filesystem in an image and the arguments that make it quick and quiet; none for one that
-// New does not make.
+// Mkfs is the program that makes a filesystem in an image and the arguments that make it quick and
+// quiet; none for one that New does not make.
 func Mkfs(fstype string) (program string, args []string) {
 	switch fstype {
 	case Ext4:
@@ -177,7 +180,8 @@ func Mkfs(fstype string) (program string, args []string) {
 	}
 }
 
-// ProjectQuotaArgs are the arguments of mkfs and the mount data that turn project quotas on; none for a filesystem without.
+// ProjectQuotaArgs are the arguments of mkfs and the mount data that turn project quotas on; none
+// for a filesystem without.
 func ProjectQuotaArgs(fstype string) (mkfs []string, data string) {
 	switch fstype {
 	case Ext4:
@@ -221,7 +225,8 @@ func sparse(path string, size int64) error {
 	return errors.Join(f.Truncate(size), f.Close())
 }
 
-// mountImage attaches the image and mounts it. The device frees itself once nothing is mounted from it.
+// mountImage attaches the image and mounts it. The device frees itself once nothing is mounted from
+// it.
 func mountImage(disk Disk, fstype, data string) (string, error) {
 	device, err := attach(disk.Image)
 	if err != nil {
@@ -241,7 +246,8 @@ func skipIfImpossible(t testing.TB, fstype string, o options, err error) {
 	case errors.Is(err, errNoLoop):
 		t.Skipf("needs loop devices: %v", err)
 	case o.projectQuota && errors.Is(err, unix.EINVAL):
-		t.Skipf("needs a kernel with project quotas on %s: run the package's tests with test/vm: %v", fstype, err)
+		t.Skipf("needs a kernel with project quotas on %s: run the package's tests with test/vm: %v",
+			fstype, err)
 	case errors.Is(err, unix.ENODEV):
 		t.Skipf("needs a kernel with %s: %v", fstype, err)
 	}

@@ -14,7 +14,11 @@ import (
 const childEnv = "DISKS_TEST_CHILD"
 
 func TestNewMountsEachFilesystem(t *testing.T) {
-	magic := map[string]int64{Ext4: unix.EXT4_SUPER_MAGIC, XFS: unix.XFS_SUPER_MAGIC, Btrfs: unix.BTRFS_SUPER_MAGIC}
+	magic := map[string]int64{
+		Ext4:  unix.EXT4_SUPER_MAGIC,
+		XFS:   unix.XFS_SUPER_MAGIC,
+		Btrfs: unix.BTRFS_SUPER_MAGIC,
+	}
 	for _, fstype := range Types() {
 		t.Run(fstype, func(t *testing.T) {
 			disk := New(t, fstype, 0)
@@ -25,7 +29,8 @@ func TestNewMountsEachFilesystem(t *testing.T) {
 			if st.Type != magic[fstype] {
 				t.Errorf("filesystem magic is %#x, want %#x", st.Type, magic[fstype])
 			}
-			if size := int64(st.Blocks) * st.Bsize; size < DefaultSize*8/10 || size > DefaultSize { //nolint:gosec // a disk is small
+			if size := int64(st.Blocks) * st.Bsize; size < DefaultSize*8/10 ||
+				size > DefaultSize { //nolint:gosec // a disk is small
 				t.Errorf("filesystem has %d bytes, want a little less than %d", size, DefaultSize)
 			}
 		})
@@ -83,7 +88,9 @@ func TestChild(t *testing.T) {
 		return
 	}
 	disk := New(t, Ext4, 64<<20)
-	if _, err := os.Stdout.WriteString("\ndisk " + disk.Dir + " " + disk.Device + " " + disk.Image + "\n"); err != nil {
+	if _, err := os.Stdout.WriteString(
+		"\ndisk " + disk.Dir + " " + disk.Device + " " + disk.Image + "\n",
+	); err != nil {
 		t.Fatal(err)
 	}
 	switch death {

@@ -62,8 +62,8 @@ func takeBlocks(f *os.File) error {
 	return nil
 }
 
-// filler is a file of so many bytes, with an extended attribute of so many: that is the quickest way to fill the metadata of btrfs, which
-// are apart from the data.
+// filler is a file of so many bytes, with an extended attribute of so many: that is the quickest
+// way to fill the metadata of btrfs, which are apart from the data.
 type filler struct{ content, attribute int }
 
 // makeAll makes files until that fails, and says how many.

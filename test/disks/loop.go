@@ -19,8 +19,8 @@ const (
 // errNoLoop says that this machine or container gives us no loop devices.
 var errNoLoop = errors.New("no loop devices")
 
-// attach puts the image on a free loop device and returns the device, open. With LO_FLAGS_AUTOCLEAR the kernel detaches
-// it at its last close or unmount, so that not even a killed process leaks it.
+// attach puts the image on a free loop device and returns the device, open. With LO_FLAGS_AUTOCLEAR
+// the kernel detaches it at its last close or unmount, so that not even a killed process leaks it.
 func attach(image string) (*os.File, error) {
 	img, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {

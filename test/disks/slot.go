@@ -23,8 +23,9 @@ const (
 	busyPoll = 20 * time.Millisecond
 )
 
-// slot is the directory of one disk. The process that owns it holds a flock on it: a slot without one belongs to a
-// process that is gone. (A process ID would say less: it is used again, and means nothing in another PID namespace.)
+// slot is the directory of one disk. The process that owns it holds a flock on it: a slot without
+// one belongs to a process that is gone. (A process ID would say less: it is used again, and means
+// nothing in another PID namespace.)
 type slot struct {
 	dir  string
 	lock *os.File
@@ -56,7 +57,8 @@ func reserve(logf func(string, ...any)) (slot, error) {
 	return s, errors.Join(os.Chmod(dir, slotMode), os.Mkdir(s.mountPoint(), slotMode))
 }
 
-// release unmounts and removes the slot. When something still uses the disk it says so, and removes it all the same.
+// release unmounts and removes the slot. When something still uses the disk it says so, and removes
+// it all the same.
 func (s slot) release() error {
 	defer s.lock.Close()
 	err := unmountWithin(s.dir, busyFor)
@@ -66,7 +68,8 @@ func (s slot) release() error {
 	return errors.Join(err, s.remove())
 }
 
-// remove takes away only what reserve and New have made: were something still mounted here, RemoveAll would empty it.
+// remove takes away only what reserve and New have made: were something still mounted here,
+// RemoveAll would empty it.
 func (s slot) remove() error {
 	for _, path := range []string{s.mountPoint(), s.image(), s.dir} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -76,8 +79,8 @@ func (s slot) remove() error {
 	return nil
 }
 
-// openSlots opens the directory of all slots and locks it. In a /tmp that everybody may write to, a directory of that name
-// that is not root's own is refused.
+// openSlots opens the directory of all slots and locks it. In a /tmp that everybody may write to, a
+// directory of that name that is not root's own is refused.
 func openSlots() (*os.File, error) {
 	path := filepath.Join(os.TempDir(), slotsDir)
 	if err := os.Mkdir(path, slotMode); err != nil && !errors.Is(err, os.ErrExist) {
@@ -89,7 +92,8 @@ func openSlots() (*os.File, error) {
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Uid != 0 {
-		return nil, errors.Join(fmt.Errorf("%s belongs to user %d, not to root: remove it", path, st.Uid), err, f.Close())
+		return nil, errors.Join(fmt.Errorf("%s belongs to user %d, not to root: remove it", path, st.Uid),
+			err, f.Close())
 	}
 	return f, nil
 }
@@ -137,11 +141,12 @@ func unmountWithin(dir string, patience time.Duration) error {
 	}
 }
 
-// detach takes the mounts out of the tree even while they are busy; the kernel unmounts them when it can.
+// detach takes the mounts out of the tree even while they are busy; the kernel unmounts them when
+// it can.
 func detach(dir string) error { return unmountAll(dir, unix.MNT_DETACH) }
 
-// unmountAll unmounts what is mounted below dir, and every other mount of the disk: the targets into which a driver has
-// bound parts of it. The last mounted goes first.
+// unmountAll unmounts what is mounted below dir, and every other mount of the disk: the targets
+// into which a driver has bound parts of it. The last mounted goes first.
 func unmountAll(dir string, flags int) error {
 	infos, err := mount.ParseMountInfo(mountInfo)
 	if err != nil {

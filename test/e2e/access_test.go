@@ -13,11 +13,35 @@ import (
 
 func TestPodsOfANodeShareAReadWriteOnceVolume(t *testing.T) {
 	ns := newNamespace(t)
-	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("a", mounts("data", "/data"))+pod("b", mounts("data", "/data")))
+	apply(
+		t,
+		ns,
+		claim(
+			"data",
+			"csi-hostpath",
+			"1Gi",
+		)+pod(
+			"a",
+			mounts("data", "/data"),
+		)+pod(
+			"b",
+			mounts("data", "/data"),
+		),
+	)
 	waitReady(t, ns, "a", "b")
 	sh(t, ns, "a", "echo from-a > /data/a.new && mv /data/a.new /data/a")
 	sh(t, ns, "b", "echo from-b > /data/b")
-	if got := sh(t, ns, "b", "cat /data/a") + " " + sh(t, ns, "a", "cat /data/b"); got != "from-a from-b" {
+	if got := sh(
+		t,
+		ns,
+		"b",
+		"cat /data/a",
+	) + " " + sh(
+		t,
+		ns,
+		"a",
+		"cat /data/b",
+	); got != "from-a from-b" {
 		t.Errorf("they see %q", got)
 	}
 	if a, b := nodeOf(t, ns, "a"), nodeOf(t, ns, "b"); a != b {
@@ -27,9 +51,11 @@ func TestPodsOfANodeShareAReadWriteOnceVolume(t *testing.T) {
 
 func TestReadWriteOncePodIsRefusedToASecondPod(t *testing.T) {
 	ns := newNamespace(t)
-	apply(t, ns, claim("data", "csi-hostpath", "1Gi", "ReadWriteOncePod")+pod("first", mounts("data", "/data")))
+	apply(t, ns,
+		claim("data", "csi-hostpath", "1Gi", "ReadWriteOncePod")+pod("first", mounts("data", "/data")))
 	waitReady(t, ns, "first")
-	// The second one asks the scheduler; the third is bound to the node by hand, so that kubelet and the driver have to refuse it.
+	// The second one asks the scheduler; the third is bound to the node by hand, so that kubelet
+	// and the driver have to refuse it.
 	unscheduled := mounts("data", "/data")
 	unscheduled.boundTo = nodeOf(t, ns, "first")
 	apply(t, ns, pod("second", mounts("data", "/data"))+pod("third", unscheduled))
@@ -39,7 +65,16 @@ func TestReadWriteOncePodIsRefusedToASecondPod(t *testing.T) {
 	} {
 		eventually(t, readyTimeout, func() error { return describes(t, ns, "pod", name, want) })
 	}
-	if phase := kubectl(t, "-n", ns, "get", "pod", "third", "-o", "jsonpath={.status.phase}"); phase != "Pending" {
+	if phase := kubectl(
+		t,
+		"-n",
+		ns,
+		"get",
+		"pod",
+		"third",
+		"-o",
+		"jsonpath={.status.phase}",
+	); phase != "Pending" {
 		t.Errorf("the pod that bypassed the scheduler is %s", phase)
 	}
 	deletePod(t, ns, "first", "third")
@@ -60,17 +95,26 @@ func TestReadOnlyMountRefusesWrites(t *testing.T) {
 	if got := sh(t, ns, "reader", "cat /data/file"); got != "x" {
 		t.Errorf("the reader reads %q", got)
 	}
-	if err := shError(t, ns, "reader", "echo y > /data/file"); !strings.Contains(err.Error(), "Read-only file system") {
+	if err := shError(
+		t,
+		ns,
+		"reader",
+		"echo y > /data/file",
+	); !strings.Contains(
+		err.Error(), "Read-only file system",
+	) {
 		t.Errorf("the reader's write says %v", err)
 	}
 }
 
-// TestProgramOnAVolumeRuns: unlike a scratch mount, a volume is not noexec; but nosuid and nodev, so that it brings nobody rights.
+// TestProgramOnAVolumeRuns: unlike a scratch mount, a volume is not noexec; but nosuid and nodev,
+// so that it brings nobody rights.
 func TestProgramOnAVolumeRuns(t *testing.T) {
 	ns := newNamespace(t)
 	p := mounts("data", "/data")
 	p.security = "{runAsUser: 1000, fsGroup: 2000}"
-	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("app", p)+pod("root", mounts("data", "/data")))
+	apply(t, ns,
+		claim("data", "csi-hostpath", "1Gi")+pod("app", p)+pod("root", mounts("data", "/data")))
 	waitReady(t, ns, "app", "root")
 	sh(t, ns, "app", `printf '#!/bin/sh\necho it runs' >/data/script; chmod +x /data/script`)
 	if got := kubectl(t, "-n", ns, "exec", "app", "--", "/data/script"); got != "it runs" {
@@ -80,7 +124,14 @@ func TestProgramOnAVolumeRuns(t *testing.T) {
 	if got := sh(t, ns, "app", "/data/id -u"); got != "1000" {
 		t.Errorf("a set-uid program of the volume runs as %s", got)
 	}
-	if err := shError(t, ns, "app", "echo x >/data/null"); !strings.Contains(err.Error(), "Permission denied") {
+	if err := shError(
+		t,
+		ns,
+		"app",
+		"echo x >/data/null",
+	); !strings.Contains(
+		err.Error(), "Permission denied",
+	) {
 		t.Errorf("a device node of the volume says %v", err)
 	}
 }
@@ -99,7 +150,14 @@ func TestSubPathShowsPartOfTheVolume(t *testing.T) {
 	if got := sh(t, ns, "app", "cat /whole/inner/dir/file /etc/app.conf"); got != "x\ncolour=blue" {
 		t.Errorf("the whole volume and the file of it hold %q", got)
 	}
-	if err := shError(t, ns, "app", "echo y > /etc/app.conf"); !strings.Contains(err.Error(), "Read-only file system") {
+	if err := shError(
+		t,
+		ns,
+		"app",
+		"echo y > /etc/app.conf",
+	); !strings.Contains(
+		err.Error(), "Read-only file system",
+	) {
 		t.Errorf("writing the file says %v", err)
 	}
 	v := volumeOf(t, ns, "data")
@@ -112,10 +170,16 @@ func TestNonRootPodWritesThroughFSGroup(t *testing.T) {
 	ns := newNamespace(t)
 	p := mounts("data", "/data", "file", "/etc/app.conf")
 	p.security = "{runAsUser: 1000, runAsGroup: 3000, runAsNonRoot: true, fsGroup: 2000}"
-	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+claim("file", "csi-hostpath-file", "1Mi")+pod("app", p))
+	apply(t, ns,
+		claim("data", "csi-hostpath", "1Gi")+claim("file", "csi-hostpath-file", "1Mi")+pod("app", p))
 	waitReady(t, ns, "app")
 	sh(t, ns, "app", "echo x > /data/file; echo y > /etc/app.conf")
-	if got := sh(t, ns, "app", "stat -c %g /data /data/file /etc/app.conf | tr '\\n' ' '"); got != "2000 2000 2000" {
+	if got := sh(
+		t,
+		ns,
+		"app",
+		"stat -c %g /data /data/file /etc/app.conf | tr '\\n' ' '",
+	); got != "2000 2000 2000" {
 		t.Errorf("the groups are %q, want fsGroup 2000", got)
 	}
 }
@@ -163,7 +227,8 @@ spec:
 `, cluster.BusyboxImage))
 	waitReady(t, ns, "app")
 	read := func() string {
-		return kubectl(t, "-n", ns, "exec", "app", "-c", "main", "--", "sh", "-c", "cat /scratch/now 2>/dev/null || true")
+		return kubectl(t, "-n", ns, "exec", "app", "-c", "main", "--", "sh", "-c",
+			"cat /scratch/now 2>/dev/null || true")
 	}
 	eventually(t, readyTimeout, func() error {
 		if read() == "" {

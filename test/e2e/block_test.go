@@ -12,7 +12,8 @@ import (
 
 // blockClaim is a claim of a raw block volume.
 func blockClaim(name, size string) string {
-	return strings.Replace(claim(name, "csi-hostpath-image", size), "spec:\n", "spec:\n  volumeMode: Block\n", 1)
+	return strings.Replace(claim(name, "csi-hostpath-image", size), "spec:\n",
+		"spec:\n  volumeMode: Block\n", 1)
 }
 
 // blockPod has the claim's device at /dev/disk, and the rights to mount it.
@@ -35,8 +36,8 @@ spec:
 `, name, node, cluster.BusyboxImage, claim)
 }
 
-// TestPodMakesAFilesystemOnItsBlockDevice: a raw block volume has exactly its size, keeps what is written, grows online, and is gone in
-// the end. A snapshot of it is a disk again.
+// TestPodMakesAFilesystemOnItsBlockDevice: a raw block volume has exactly its size, keeps what is
+// written, grows online, and is gone in the end. A snapshot of it is a disk again.
 func TestPodMakesAFilesystemOnItsBlockDevice(t *testing.T) {
 	ns := newNamespace(t)
 	node := nodeWith(t, "xfs")
@@ -47,7 +48,8 @@ func TestPodMakesAFilesystemOnItsBlockDevice(t *testing.T) {
 		t.Errorf("the device has %s bytes, want 64 MiB", got)
 	}
 	const mounted = "mkdir /disk && mount -t ext2 /dev/disk /disk && "
-	sh(t, ns, "first", "mke2fs -b 4096 /dev/disk >/dev/null && "+mounted+"echo kept >/disk/file && umount /disk && sync")
+	sh(t, ns, "first",
+		"mke2fs -b 4096 /dev/disk >/dev/null && "+mounted+"echo kept >/disk/file && umount /disk && sync")
 	apply(t, ns, snapshot("snap", "disk"))
 	waitSnapshots(t, ns, "snap")
 	// Another driver than the one that attached the device makes it larger and detaches it.
@@ -62,11 +64,18 @@ func TestPodMakesAFilesystemOnItsBlockDevice(t *testing.T) {
 		return nil
 	})
 	deletePod(t, ns, "first")
-	fromSnapshot := strings.Replace(restored("copy", "csi-hostpath-image", "80Mi", "snap"), "spec:\n", "spec:\n  volumeMode: Block\n", 1)
-	apply(t, ns, blockPod("second", "disk", node.Name())+fromSnapshot+blockPod("copy", "copy", node.Name()))
+	fromSnapshot := strings.Replace(restored("copy", "csi-hostpath-image", "80Mi", "snap"), "spec:\n",
+		"spec:\n  volumeMode: Block\n", 1)
+	apply(t, ns,
+		blockPod("second", "disk", node.Name())+fromSnapshot+blockPod("copy", "copy", node.Name()))
 	waitReady(t, ns, "second", "copy")
 	for name, want := range map[string]string{"second": "100663296", "copy": "83886080"} {
-		if got := sh(t, ns, name, mounted+"cat /disk/file && umount /disk && "+size); got != "kept\n"+want {
+		if got := sh(
+			t,
+			ns,
+			name,
+			mounted+"cat /disk/file && umount /disk && "+size,
+		); got != "kept\n"+want {
 			t.Errorf("%s finds %q, want what the first pod wrote, on %s bytes", name, got, want)
 		}
 	}
@@ -82,12 +91,14 @@ func TestPodMakesAFilesystemOnItsBlockDevice(t *testing.T) {
 	}
 }
 
-// TestImageHasItsSizeAndGrows: `df` in the pod shows the volume, not the pool, on a filesystem without quotas. (XFS, because resize2fs
-// wants CAP_SYS_RESOURCE, which not every machine that this runs on has to give.)
+// TestImageHasItsSizeAndGrows: `df` in the pod shows the volume, not the pool, on a filesystem
+// without quotas. (XFS, because resize2fs wants CAP_SYS_RESOURCE, which not every machine that this
+// runs on has to give.)
 func TestImageHasItsSizeAndGrows(t *testing.T) {
 	ns := newNamespace(t)
 	p := mounts("data", "/data")
-	p.node, p.security = nodeWith(t, "ext4").Name(), "{runAsUser: 1000, runAsNonRoot: true, fsGroup: 2000}"
+	p.node, p.security = nodeWith(t,
+		"ext4").Name(), "{runAsUser: 1000, runAsNonRoot: true, fsGroup: 2000}"
 	apply(t, ns, claim("data", "csi-hostpath-image-xfs", "320Mi")+pod("app", p))
 	waitReady(t, ns, "app")
 	if err := dfShows(t, ns, "app", 200, 320); err != nil { // without the filesystem's own log

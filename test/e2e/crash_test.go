@@ -52,13 +52,14 @@ func TestKubeletRestartKeepsVolumes(t *testing.T) {
 	checkNothingLeft(t, data, more2)
 }
 
-// TestRebootedNodeBringsItsPodsBackWithTheirData pulls the plug: the node's processes, namespaces and mounts are gone at once, its
-// disk is kept.
+// TestRebootedNodeBringsItsPodsBackWithTheirData pulls the plug: the node's processes, namespaces
+// and mounts are gone at once, its disk is kept.
 func TestRebootedNodeBringsItsPodsBackWithTheirData(t *testing.T) {
 	ns := newNamespace(t)
 	p := mounts("data", "/data", "settings", "/etc/app.conf").withInline("own", "/own")
 	p.command = "date >> /data/starts; sync; sleep 1000000"
-	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+claim("settings", "csi-hostpath-file", "1Mi")+pod("app", p))
+	apply(t, ns,
+		claim("data", "csi-hostpath", "1Gi")+claim("settings", "csi-hostpath-file", "1Mi")+pod("app", p))
 	waitReady(t, ns, "app")
 	sh(t, ns, "app", "echo colour=blue > /etc/app.conf; echo colour=red > /own/conf; sync")
 	machine := machineOf(t, ns, "app")

@@ -29,7 +29,8 @@ func TestDataOutlivesThePod(t *testing.T) {
 	}
 }
 
-// TestBooksOutliveACrash is the story of examples/books: a process that crashes, in a container that comes back.
+// TestBooksOutliveACrash is the story of examples/books: a process that crashes, in a container
+// that comes back.
 func TestBooksOutliveACrash(t *testing.T) {
 	ns := newNamespace(t)
 	for _, name := range []string{"deployment.yaml", "service.yaml"} {
@@ -46,7 +47,8 @@ func TestBooksOutliveACrash(t *testing.T) {
 	ip := kubectl(t, "-n", ns, "get", "service", "books", "-o", "jsonpath={.spec.clusterIP}")
 	books := func(command string) string { return sh(t, ns, "client", strings.ReplaceAll(command, "IP", ip)) }
 	eventually(t, readyTimeout, func() error { // kube-proxy may not have heard of the pod yet
-		_, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "client", "--", "timeout", "5", "wget", "-q", "-O-", "http://"+ip+":80/book")
+		_, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "client", "--", "timeout", "5",
+			"wget", "-q", "-O-", "http://"+ip+":80/book")
 		return err
 	})
 	books(`wget -q -O- --post-data '{"title": "Dune", "publishedAt": "1965-08-01"}' http://IP:80/book`)
@@ -55,7 +57,8 @@ func TestBooksOutliveACrash(t *testing.T) {
 	}
 	books(`printf 'PATCH /error HTTP/1.0\r\n\r\n' | nc IP 80 || true`)
 	eventually(t, readyTimeout, func() error {
-		n := kubectl(t, "-n", ns, "get", "pods", "-l", "app=books", "-o", "jsonpath={.items[0].status.containerStatuses[0].restartCount}")
+		n := kubectl(t, "-n", ns, "get", "pods", "-l", "app=books", "-o",
+			"jsonpath={.items[0].status.containerStatuses[0].restartCount}")
 		if n == "0" {
 			return fmt.Errorf("the container has not restarted")
 		}
@@ -70,8 +73,8 @@ func TestBooksOutliveACrash(t *testing.T) {
 	})
 }
 
-// TestForeignVolumeIDIsAnError: a PersistentVolume whose handle is another node's, as after a mistake with a restored backup, gives
-// neither an empty volume nor a successful deletion.
+// TestForeignVolumeIDIsAnError: a PersistentVolume whose handle is another node's, as after a
+// mistake with a restored backup, gives neither an empty volume nor a successful deletion.
 func TestForeignVolumeIDIsAnError(t *testing.T) {
 	ns := newNamespace(t)
 	here, there := testCluster.Nodes()[0], testCluster.Nodes()[1]
@@ -88,12 +91,15 @@ func TestForeignVolumeIDIsAnError(t *testing.T) {
 			`{"metadata": {"finalizers": null}, "spec": {"persistentVolumeReclaimPolicy": "Retain"}}`)
 		kubectl(t, "delete", "pv", name, "--timeout=60s")
 	})
-	apply(t, ns, foreignVolume(name, ns, handle, there.Name())+pod("reader", mounts("foreign", "/data")))
+	apply(t, ns,
+		foreignVolume(name, ns, handle, there.Name())+pod("reader", mounts("foreign", "/data")))
 	eventually(t, readyTimeout, func() error { return describes(t, ns, "pod", "reader", handle[:12]) })
-	eventually(t, readyTimeout, func() error { return describes(t, ns, "pod", "reader", "FailedMount") })
+	eventually(t, readyTimeout,
+		func() error { return describes(t, ns, "pod", "reader", "FailedMount") })
 	deletePod(t, ns, "reader")
 	kubectl(t, "-n", ns, "delete", "pvc", "foreign", "--timeout=180s")
-	eventually(t, readyTimeout, func() error { return describes(t, ns, "pv", name, "VolumeFailedDelete") })
+	eventually(t, readyTimeout,
+		func() error { return describes(t, ns, "pv", name, "VolumeFailedDelete") })
 	if got := sh(t, ns, "writer", "cat /data/file"); got != "mine" {
 		t.Errorf("the volume's owner reads %q", got)
 	}
@@ -158,14 +164,17 @@ func TestVolumeIsADirectoryOfTheNode(t *testing.T) {
 	sh(t, ns, "writer", "echo seen > /data/file")
 	machine := machineOf(t, ns, "writer")
 	dir := volumesPath + "/" + volumeOf(t, ns, "data")
-	if content, err := machine.Exec(t.Context(), "cat", dir+"/data/file"); err != nil || content != "seen\n" {
+	if content, err := machine.Exec(t.Context(), "cat", dir+"/data/file"); err != nil ||
+		content != "seen\n" {
 		t.Errorf("on the node the file holds %q, %v", content, err)
 	}
 	record, err := machine.Exec(t.Context(), "cat", dir+"/volume.json")
 	if err != nil || !strings.Contains(record, ns) || !strings.Contains(record, `"data"`) {
 		t.Errorf("the record does not say whose volume it is: %s, %v", record, err)
 	}
-	if mode, err := machine.Exec(t.Context(), "stat", "-c", "%a", cluster.DefaultDiskPath); err != nil || mode != "700\n" {
+	if mode, err := machine.Exec(t.Context(), "stat", "-c", "%a",
+		cluster.DefaultDiskPath); err != nil ||
+		mode != "700\n" {
 		t.Errorf("the pool's mode is %s, %v", mode, err)
 	}
 }

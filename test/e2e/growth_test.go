@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestClaimGrowsWhileItsPodWrites raises a claim on a pool that holds sizes: what did not fit does, nothing is restarted, and the pod's
-// writer notices nothing.
+// TestClaimGrowsWhileItsPodWrites raises a claim on a pool that holds sizes: what did not fit does,
+// nothing is restarted, and the pod's writer notices nothing.
 func TestClaimGrowsWhileItsPodWrites(t *testing.T) {
 	ns := newNamespace(t)
 	p := mounts("data", "/data")
@@ -26,14 +26,16 @@ func TestClaimGrowsWhileItsPodWrites(t *testing.T) {
 	eventually(t, readyTimeout, func() error { return hasCapacity(t, ns, "data", "160Mi") })
 	sh(t, ns, "app", write96)
 	stop()
-	restarts := kubectl(t, "-n", ns, "get", "pod", "app", "-o", "jsonpath={.status.containerStatuses[0].restartCount}")
+	restarts := kubectl(t, "-n", ns, "get", "pod", "app", "-o",
+		"jsonpath={.status.containerStatuses[0].restartCount}")
 	size := kubectl(t, "get", "pv", volumeOf(t, ns, "data"), "-o", "jsonpath={.spec.capacity.storage}")
 	if size != "160Mi" || restarts != "0" {
 		t.Errorf("the volume's capacity is %s, and the pod was restarted %s times", size, restarts)
 	}
 	// More than the pool has: the pod's events say so, and the volume stays as it was.
 	grow(t, ns, "data", "1Ti")
-	eventually(t, readyTimeout, func() error { return describes(t, ns, "pod", "app", "VolumeResizeFailed") })
+	eventually(t, readyTimeout,
+		func() error { return describes(t, ns, "pod", "app", "VolumeResizeFailed") })
 	eventually(t, readyTimeout, func() error { return describes(t, ns, "pod", "app", "bytes wanted") })
 	if err := hasCapacity(t, ns, "data", "160Mi"); err != nil {
 		t.Error(err)
@@ -46,13 +48,23 @@ func TestClaimGrowsWhileItsPodWrites(t *testing.T) {
 
 func grow(t *testing.T, ns, name, size string) {
 	t.Helper()
-	kubectl(t, "-n", ns, "patch", "pvc", name, "-p", fmt.Sprintf(`{"spec": {"resources": {"requests": {"storage": %q}}}}`, size))
+	kubectl(t, "-n", ns, "patch", "pvc", name, "-p",
+		fmt.Sprintf(`{"spec": {"resources": {"requests": {"storage": %q}}}}`, size))
 }
 
 // hasCapacity is an error unless the claim says that its volume has that size.
 func hasCapacity(t *testing.T, ns, name, want string) error {
 	t.Helper()
-	if got := kubectl(t, "-n", ns, "get", "pvc", name, "-o", "jsonpath={.status.capacity.storage}"); got != want {
+	if got := kubectl(
+		t,
+		"-n",
+		ns,
+		"get",
+		"pvc",
+		name,
+		"-o",
+		"jsonpath={.status.capacity.storage}",
+	); got != want {
 		return fmt.Errorf("claim %s has %s, want %s", name, got, want)
 	}
 	return nil
@@ -60,5 +72,6 @@ func hasCapacity(t *testing.T, ns, name, want string) error {
 
 // isFull says whether a command failed because its volume is full.
 func isFull(err error) bool {
-	return strings.Contains(err.Error(), "quota exceeded") || strings.Contains(err.Error(), "No space left")
+	return strings.Contains(err.Error(), "quota exceeded") ||
+		strings.Contains(err.Error(), "No space left")
 }

@@ -18,7 +18,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/cluster"
 )
 
-// hostFiles are the paths of a node that the tests' rules (install_test.go) allow, and some that they do not.
+// hostFiles are the paths of a node that the tests' rules (install_test.go) allow, and some that
+// they do not.
 type hostFiles struct {
 	t    *testing.T
 	node *cluster.Node
@@ -70,7 +71,8 @@ func (h hostFiles) socket(inside string) {
 
 func (h hostFiles) device(inside string, kind, major, minor uint32) {
 	h.t.Helper()
-	err := unix.Mknod(h.path(inside), kind|0o600, int(unix.Mkdev(major, minor))) //nolint:gosec // two small numbers
+	err := unix.Mknod(h.path(inside), kind|0o600,
+		int(unix.Mkdev(major, minor))) //nolint:gosec // two small numbers
 	if !errors.Is(err, unix.EEXIST) {
 		h.must(err)
 	}
@@ -95,8 +97,11 @@ func flow(pairs ...string) string {
 
 // withInline adds an inline volume to a pod; the attributes are pairs.
 func (p podSpec) withInline(name, path string, attributes ...string) podSpec {
-	return p.with(fmt.Sprintf("{name: %s, csi: {driver: %s, volumeAttributes: %s}}", name, driverName, flow(attributes...)),
-		fmt.Sprintf("{name: %s, mountPath: %s}", name, path))
+	return p.with(
+		fmt.Sprintf("{name: %s, csi: {driver: %s, volumeAttributes: %s}}", name, driverName,
+			flow(attributes...)),
+		fmt.Sprintf("{name: %s, mountPath: %s}", name, path),
+	)
 }
 
 // with adds a volume, and where it is mounted, as Kubernetes writes both.
@@ -106,7 +111,8 @@ func (p podSpec) with(source, mount string) podSpec {
 	return p
 }
 
-// staticVolume is a PersistentVolume that an administrator writes for a path of a node, and its claim.
+// staticVolume is a PersistentVolume that an administrator writes for a path of a node, and its
+// claim.
 func staticVolume(t *testing.T, ns, name string, node *cluster.Node, attributes ...string) string {
 	t.Helper()
 	pv := ns + "-" + name
@@ -139,8 +145,8 @@ spec:
 `, pv, ns, name, driverName, flow(attributes...), node.Name())
 }
 
-// typesOfPaths says for each type what the node has for it, below /srv, and how the shell asks for it. A "%s" is the way in which the
-// path comes to the pod.
+// typesOfPaths says for each type what the node has for it, below /srv, and how the shell asks for
+// it. A "%s" is the way in which the path comes to the pod.
 var typesOfPaths = map[volume.Type]struct{ path, test string }{
 	volume.DirectoryOrCreate: {"/srv/shared/%s/made/deep", "-d"},
 	volume.FileOrCreate:      {"/srv/shared/%s/newfile", "-f"},
@@ -151,8 +157,8 @@ var typesOfPaths = map[volume.Type]struct{ path, test string }{
 	volume.BlockDevice:       {"/srv/block", "-b"},
 }
 
-// TestEveryHostPathTypeComesToAPodInThreeWays: as a PersistentVolume that somebody wrote, as a class, and inline. The pod has an fsGroup,
-// which must change nothing of the node.
+// TestEveryHostPathTypeComesToAPodInThreeWays: as a PersistentVolume that somebody wrote, as a
+// class, and inline. The pod has an fsGroup, which must change nothing of the node.
 func TestEveryHostPathTypeComesToAPodInThreeWays(t *testing.T) {
 	h, ns := newHostFiles(t), newNamespace(t)
 	before := h.owned("/srv/shared/dir") + h.owned("/srv/shared/file")
@@ -183,7 +189,12 @@ func TestEveryHostPathTypeComesToAPodInThreeWays(t *testing.T) {
 	if wrong := sh(t, ns, "app", checks.String()); wrong != "" {
 		t.Errorf("these are not what they should be: %s", wrong)
 	}
-	sh(t, ns, "app", "echo first >/pv-directory/new.tmp; mv /pv-directory/new.tmp /pv-directory/new; echo second >>/class-directory/new")
+	sh(
+		t,
+		ns,
+		"app",
+		"echo first >/pv-directory/new.tmp; mv /pv-directory/new.tmp /pv-directory/new; echo second >>/class-directory/new",
+	)
 	if got := sh(t, ns, "app", "cat /inline-directory/new"); got != "first\nsecond" {
 		t.Errorf("the same directory has %q", got)
 	}
@@ -214,35 +225,95 @@ type refusal struct {
 func TestRefusedHostPathSaysWhyInThePodsEvents(t *testing.T) {
 	h, ns := newHostFiles(t), newNamespace(t)
 	refusals := []refusal{
-		{"missing", []string{"path", "/srv/shared/none", "type", "File"}, []string{"host path /srv/shared/none does not exist, wanted is"}},
+		{
+			"missing",
+			[]string{"path", "/srv/shared/none", "type", "File"},
+			[]string{"host path /srv/shared/none does not exist, wanted is"},
+		},
 		{"wrong-type", []string{"path", "/srv/shared/sock", "type", "Directory"}, []string{
 			"host path /srv/shared/sock is a socket, type Directory wants a directory",
 		}},
-		{"no-rule", []string{"path", "/opt/x", "type", "Directory"}, []string{
-			"no hostPaths rule allows Directory /opt/x to a pod of namespace", "there is none for the path or a directory above it",
-		}},
-		{"namespace", []string{"path", "/srv/team", "type", "Directory"}, []string{"the one for /srv/team is for the namespaces [kube-system]"}},
-		{"inline", []string{"path", "/srv/closed", "type", "Directory"}, []string{"the one for /srv/closed does not set inline: true"}},
-		{"device", []string{"path", "/srv/shared/dir", "type", "BlockDevice"}, []string{"the one for /srv/shared names no device types"}},
-		{"read-only", []string{"path", "/srv/models/new", "type", "DirectoryOrCreate"}, []string{
-			"host path /srv/models/new does not exist, and nothing is made there: the hostPaths rule for /srv/models is read-only",
-		}},
-		{"link", []string{"path", "/srv/shared/link/passwd", "type", "File"}, []string{"/srv/shared/link/passwd leads through a symbolic link"}},
-		{"parent", []string{"path", "/srv/shared/none/file", "type", "FileOrCreate"}, []string{"host path /srv/shared/none/file does not exist"}},
-		{"dots", []string{"path", "/srv/shared/../team", "type", "Directory"}, []string{`want a path without \".\", \"..\"`}},
-		{"no-type", []string{"path", "/srv/shared"}, []string{`parameter \"path\" needs \"type\" beside it`}},
+		{
+			"no-rule",
+			[]string{"path", "/opt/x", "type", "Directory"},
+			[]string{
+				"no hostPaths rule allows Directory /opt/x to a pod of namespace",
+				"there is none for the path or a directory above it",
+			},
+		},
+		{
+			"namespace",
+			[]string{"path", "/srv/team", "type", "Directory"},
+			[]string{"the one for /srv/team is for the namespaces [kube-system]"},
+		},
+		{
+			"inline",
+			[]string{"path", "/srv/closed", "type", "Directory"},
+			[]string{"the one for /srv/closed does not set inline: true"},
+		},
+		{
+			"device",
+			[]string{"path", "/srv/shared/dir", "type", "BlockDevice"},
+			[]string{"the one for /srv/shared names no device types"},
+		},
+		{
+			"read-only",
+			[]string{"path", "/srv/models/new", "type", "DirectoryOrCreate"},
+			[]string{
+				"host path /srv/models/new does not exist, and nothing is made there: the hostPaths rule for /srv/models is read-only",
+			},
+		},
+		{
+			"link",
+			[]string{"path", "/srv/shared/link/passwd", "type", "File"},
+			[]string{"/srv/shared/link/passwd leads through a symbolic link"},
+		},
+		{
+			"parent",
+			[]string{"path", "/srv/shared/none/file", "type", "FileOrCreate"},
+			[]string{"host path /srv/shared/none/file does not exist"},
+		},
+		{
+			"dots",
+			[]string{"path", "/srv/shared/../team", "type", "Directory"},
+			[]string{`want a path without \".\", \"..\"`},
+		},
+		{
+			"no-type",
+			[]string{"path", "/srv/shared"},
+			[]string{`parameter \"path\" needs \"type\" beside it`},
+		},
 		{"typo", []string{"paht", "/srv/shared"}, []string{`unknown parameter \"paht\"; known: `}},
-		{"no-size", []string{"medium", "Memory"}, []string{`attribute \"medium\" is Memory: that needs \"size\"`}},
+		{
+			"no-size",
+			[]string{"medium", "Memory"},
+			[]string{`attribute \"medium\" is Memory: that needs \"size\"`},
+		},
 		{"no-pool", []string{"pool", "none"}, []string{"none"}},
-		{"forged", []string{"path", "/srv/team", "type", "Directory", "csi.storage.k8s.io/pod.namespace", "kube-system"}, []string{
-			fmt.Sprintf("to a pod of namespace %q", ns), "namespaces [kube-system]",
-		}},
+		{
+			"forged",
+			[]string{
+				"path",
+				"/srv/team",
+				"type",
+				"Directory",
+				"csi.storage.k8s.io/pod.namespace",
+				"kube-system",
+			},
+			[]string{
+				fmt.Sprintf("to a pod of namespace %q", ns), "namespaces [kube-system]",
+			},
+		},
 	}
-	reader := podSpec{node: h.node.Name()}.withInline("data", "/data", "path", "/srv/models", "type", "Directory")
+	reader := podSpec{
+		node: h.node.Name(),
+	}.withInline("data", "/data", "path", "/srv/models", "type", "Directory")
 	var manifests strings.Builder
 	manifests.WriteString(pod("reader", reader))
 	for _, r := range refusals {
-		manifests.WriteString(pod(r.name, podSpec{node: h.node.Name()}.withInline("data", "/data", r.attributes...)))
+		manifests.WriteString(
+			pod(r.name, podSpec{node: h.node.Name()}.withInline("data", "/data", r.attributes...)),
+		)
 	}
 	class(t, ns, "path", "/srv/none", "type", "Directory")
 	manifests.WriteString(claim("claim", ns, "1Mi") + pod("claim", mounts("claim", "/data")))
@@ -253,27 +324,47 @@ func TestRefusedHostPathSaysWhyInThePodsEvents(t *testing.T) {
 		}
 	}
 	// A class's path is checked before there is a volume.
-	eventually(t, readyTimeout, func() error { return describes(t, ns, "pvc", "claim", "no hostPaths rule allows Directory /srv/none") })
+	eventually(
+		t,
+		readyTimeout,
+		func() error { return describes(t, ns, "pvc", "claim", "no hostPaths rule allows Directory /srv/none") },
+	)
 	waitReady(t, ns, "reader")
 	if got := sh(t, ns, "reader", "cat /data/weights"); got != "weights" {
 		t.Errorf("the reader reads %q", got)
 	}
-	if err := shError(t, ns, "reader", "echo x >/data/weights"); !strings.Contains(err.Error(), "Read-only file system") {
+	if err := shError(
+		t,
+		ns,
+		"reader",
+		"echo x >/data/weights",
+	); !strings.Contains(
+		err.Error(), "Read-only file system",
+	) {
 		t.Errorf("writing below a read-only rule says %v", err)
 	}
 }
 
-// saysEvent is an error unless an event of the pod does. The words are compared as Kubernetes prints them, quotes escaped or not.
+// saysEvent is an error unless an event of the pod does. The words are compared as Kubernetes
+// prints them, quotes escaped or not.
 func saysEvent(t *testing.T, ns, name, want string) error {
 	t.Helper()
 	out := kubectl(t, "-n", ns, "describe", "pod", name)
-	if unquote := strings.NewReplacer(`\\"`, `"`, `\"`, `"`); !strings.Contains(unquote.Replace(out), unquote.Replace(want)) {
+	if unquote := strings.NewReplacer(
+		`\\"`,
+		`"`,
+		`\"`,
+		`"`,
+	); !strings.Contains(
+		unquote.Replace(out), unquote.Replace(want),
+	) {
 		return fmt.Errorf("the events of pod %s do not say %q:\n%s", name, want, out)
 	}
 	return nil
 }
 
-// TestHostPathAndEmptyDirSideBySide mounts the same things into one pod twice, by Kubernetes' own means and by this driver's.
+// TestHostPathAndEmptyDirSideBySide mounts the same things into one pod twice, by Kubernetes' own
+// means and by this driver's.
 func TestHostPathAndEmptyDirSideBySide(t *testing.T) {
 	h, ns := newHostFiles(t), newNamespace(t)
 	p := podSpec{node: h.node.Name(), security: "{fsGroup: 2000}"}
@@ -288,25 +379,41 @@ func TestHostPathAndEmptyDirSideBySide(t *testing.T) {
 				p = p.withInline("ours-"+name, "/ours/"+name, "path", path, "type", made.kind)
 				continue
 			}
-			p = p.with(fmt.Sprintf("{name: theirs-%s, hostPath: {path: %s, type: %s}}", name, path, made.kind),
-				fmt.Sprintf("{name: theirs-%s, mountPath: /theirs/%s}", name, name))
+			p = p.with(
+				fmt.Sprintf("{name: theirs-%s, hostPath: {path: %s, type: %s}}", name, path, made.kind),
+				fmt.Sprintf("{name: theirs-%s, mountPath: /theirs/%s}", name, name),
+			)
 		}
 	}
-	p = p.withInline("ours-empty", "/ours/empty").withInline("ours-memory", "/ours/memory", "medium", "Memory", "size", "1Mi")
+	p = p.withInline("ours-empty",
+		"/ours/empty").withInline("ours-memory", "/ours/memory", "medium", "Memory", "size", "1Mi")
 	p = p.with("{name: theirs-empty, emptyDir: {}}", "{name: theirs-empty, mountPath: /theirs/empty}")
-	p = p.with("{name: theirs-memory, emptyDir: {medium: Memory, sizeLimit: 1Mi}}", "{name: theirs-memory, mountPath: /theirs/memory}")
+	p = p.with("{name: theirs-memory, emptyDir: {medium: Memory, sizeLimit: 1Mi}}",
+		"{name: theirs-memory, mountPath: /theirs/memory}")
 	apply(t, ns, pod("app", p))
 	waitReady(t, ns, "app")
 
-	sh(t, ns, "app", "echo one >/theirs/dir/one; echo two >/ours/dir/two; echo three >>/theirs/file; echo four >>/ours/file")
+	sh(
+		t,
+		ns,
+		"app",
+		"echo one >/theirs/dir/one; echo two >/ours/dir/two; echo three >>/theirs/file; echo four >>/ours/file",
+	)
 	for _, by := range []string{"theirs", "ours"} {
-		if got := sh(t, ns, "app", "cd /"+by+"; cat dir/one dir/two file"); got != "one\ntwo\nof the node\nthree\nfour" {
+		if got := sh(
+			t,
+			ns,
+			"app",
+			"cd /"+by+"; cat dir/one dir/two file",
+		); got != "one\ntwo\nof the node\nthree\nfour" {
 			t.Errorf("%s: the files have %q", by, got)
 		}
 	}
-	// The same modes and owners, fsGroup included, which is for what is made for the pod; but a tmpfs of Kubernetes' is sticky.
+	// The same modes and owners, fsGroup included, which is for what is made for the pod; but a
+	// tmpfs of Kubernetes' is sticky.
 	const look = "cd /%s; stat -c '%%n %%F %%a %%u:%%g' dir made file newfile sock empty memory"
-	theirs, ours := sh(t, ns, "app", fmt.Sprintf(look, "theirs")), sh(t, ns, "app", fmt.Sprintf(look, "ours"))
+	theirs, ours := sh(t, ns, "app",
+		fmt.Sprintf(look, "theirs")), sh(t, ns, "app", fmt.Sprintf(look, "ours"))
 	if strings.Replace(theirs, "memory directory 3777", "memory directory 2777", 1) != ours {
 		t.Errorf("theirs:\n%s\nours:\n%s", theirs, ours)
 	}
@@ -326,21 +433,32 @@ func TestHostPathAndEmptyDirSideBySide(t *testing.T) {
 	}
 }
 
-// TestFullVolumeIsAnErrorToItsWriterAndToNobodyElse: an emptyDir that grows beyond its limit ends its pod; an inline volume in a pool that
-// holds sizes, and one in memory, tell the writer, and the neighbour goes on.
+// TestFullVolumeIsAnErrorToItsWriterAndToNobodyElse: an emptyDir that grows beyond its limit ends
+// its pod; an inline volume in a pool that holds sizes, and one in memory, tell the writer, and the
+// neighbour goes on.
 func TestFullVolumeIsAnErrorToItsWriterAndToNobodyElse(t *testing.T) {
 	ns := newNamespace(t)
 	node := nodeWith(t, "btrfs")
 	filler := podSpec{node: node.Name()}.withInline("data", "/data", "size", "64Mi").
 		withInline("memory", "/memory", "medium", "Memory", "size", "1Mi")
-	evicted := podSpec{node: node.Name(), command: "dd if=/dev/zero of=/data/file bs=1M count=16; sleep 1000000"}.
+	evicted := podSpec{
+		node:    node.Name(),
+		command: "dd if=/dev/zero of=/data/file bs=1M count=16; sleep 1000000",
+	}.
 		with("{name: data, emptyDir: {sizeLimit: 1Mi}}", "{name: data, mountPath: /data}")
 	apply(t, ns, pod("filler", filler)+pod("evicted", evicted)+
 		pod("neighbour", podSpec{node: node.Name()}.withInline("data", "/data", "size", "64Mi")))
 	waitReady(t, ns, "filler", "neighbour")
 	stop := startWriting(t, ns, "neighbour")
 	for _, path := range []string{"/data", "/memory"} {
-		if err := shError(t, ns, "filler", "dd if=/dev/zero of="+path+"/file bs=1M count=128 conv=fsync"); !isFull(err) {
+		if err := shError(
+			t,
+			ns,
+			"filler",
+			"dd if=/dev/zero of="+path+"/file bs=1M count=128 conv=fsync",
+		); !isFull(
+			err,
+		) {
 			t.Errorf("a full %s says %v", path, err)
 		}
 	}
@@ -370,7 +488,8 @@ func nodeWith(t *testing.T, filesystem string) *cluster.Node {
 func TestInlineVolumeLivesAndDiesWithItsPod(t *testing.T) {
 	ns := newNamespace(t)
 	p := podSpec{security: "{runAsUser: 1000, runAsNonRoot: true}"}
-	p = p.withInline("data", "/data", "size", "32Mi").withInline("conf", "/conf", "type", "FileOrCreate", "mode", "0666", "size", "1Mi")
+	p = p.withInline("data", "/data", "size",
+		"32Mi").withInline("conf", "/conf", "type", "FileOrCreate", "mode", "0666", "size", "1Mi")
 	p = p.withInline("memory", "/memory", "medium", "Memory", "size", "1Mi")
 	apply(t, ns, pod("app", p))
 	waitReady(t, ns, "app")
@@ -400,7 +519,8 @@ func inlineVolumesOf(t *testing.T, n *cluster.Node, ns string) (volumes []string
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
-		if strings.Contains(string(record), `"namespace": "`+ns+`"`) && strings.Contains(string(record), `"podUid"`) {
+		if strings.Contains(string(record), `"namespace": "`+ns+`"`) &&
+			strings.Contains(string(record), `"podUid"`) {
 			volumes = append(volumes, name)
 		}
 	}

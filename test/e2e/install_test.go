@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// values is the installation that the tests run on: every node has a disk for its pool, and must have it.
+// values is the installation that the tests run on: every node has a disk for its pool, and must
+// have it.
 const values = `
 image: {repository: localhost/csi-hostpath, tag: e2e, pullPolicy: Never}
 # The scheduler's next look at a pool that has come or gone, which tests wait for.
@@ -54,8 +55,8 @@ storageClasses:
     parameters: {backing: image, csi.storage.k8s.io/fstype: xfs}
 `
 
-// install is the README's three commands. The label stands for the image that is loaded: under the same tag, a new one would not
-// replace the driver of a cluster that was kept.
+// install is the README's three commands. The label stands for the image that is loaded: under the
+// same tag, a new one would not replace the driver of a cluster that was kept.
 func install(ctx context.Context, set ...string) error {
 	if _, err := testCluster.Kubectl(ctx, "get", "namespace", namespace); err != nil {
 		if _, err := testCluster.Kubectl(ctx, "create", "namespace", namespace); err != nil {
@@ -67,8 +68,17 @@ func install(ctx context.Context, set ...string) error {
 		return err
 	}
 	args := []string{
-		"upgrade", "--install", release, filepath.Join(root, "deploy/helm/csi-hostpath"), "--namespace", namespace,
-		"--values", "-", "--wait", "--timeout", "3m",
+		"upgrade",
+		"--install",
+		release,
+		filepath.Join(root, "deploy/helm/csi-hostpath"),
+		"--namespace",
+		namespace,
+		"--values",
+		"-",
+		"--wait",
+		"--timeout",
+		"3m",
 	}
 	for _, s := range append(set, "podLabels.e2e-image="+imageMark) {
 		args = append(args, "--set-string", s)
@@ -76,16 +86,19 @@ func install(ctx context.Context, set ...string) error {
 	return runHelm(ctx, values, args...)
 }
 
-// TestSnapshotControllerOfTheChartIsAccepted renders what a cluster without snapshots would get. This one has both already.
+// TestSnapshotControllerOfTheChartIsAccepted renders what a cluster without snapshots would get.
+// This one has both already.
 func TestSnapshotControllerOfTheChartIsAccepted(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), *helm, "template", release, filepath.Join(root, "deploy/helm/csi-hostpath"),
-		"--namespace", namespace, "--set", "snapshotController.enabled=true,snapshotController.crds=true",
-		"--show-only", "templates/snapshotcrds.yaml", "--show-only", "templates/snapshotcontroller.yaml")
+	cmd := exec.CommandContext(t.Context(), *helm, "template", release,
+		filepath.Join(root, "deploy/helm/csi-hostpath"), "--namespace", namespace, "--set",
+		"snapshotController.enabled=true,snapshotController.crds=true", "--show-only",
+		"templates/snapshotcrds.yaml", "--show-only", "templates/snapshotcontroller.yaml")
 	manifests, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := testCluster.KubectlInput(t.Context(), bytes.NewReader(manifests), "apply", "--dry-run=server", "-f", "-")
+	out, err := testCluster.KubectlInput(t.Context(), bytes.NewReader(manifests), "apply",
+		"--dry-run=server", "-f", "-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,9 +122,11 @@ func runHelm(ctx context.Context, stdin string, args ...string) error {
 	return nil
 }
 
-// TestUninstallKeepsDataAndReinstallFindsIt also shows that the plain manifests install: they bring the driver back.
+// TestUninstallKeepsDataAndReinstallFindsIt also shows that the plain manifests install: they bring
+// the driver back.
 func TestUninstallKeepsDataAndReinstallFindsIt(t *testing.T) {
-	quiet(t) // a pod that ends while there is no driver would hold up the uninstallation's own tests
+	// a pod that ends while there is no driver would hold up the uninstallation's own tests
+	quiet(t)
 	ns := newNamespace(t)
 	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("writer", mounts("data", "/data"))+
 		claim("other", "csi-hostpath", "1Gi")+pod("other", mounts("other", "/data")))
@@ -119,28 +134,60 @@ func TestUninstallKeepsDataAndReinstallFindsIt(t *testing.T) {
 	sh(t, ns, "writer", "echo kept > /data/file && sync")
 	node, other := nodeOf(t, ns, "writer"), volumeOf(t, ns, "other")
 	deletePod(t, ns, "other")
-	if err := runHelm(t.Context(), "", "uninstall", release, "--namespace", namespace, "--wait"); err != nil {
+	if err := runHelm(
+		t.Context(),
+		"",
+		"uninstall",
+		release,
+		"--namespace",
+		namespace,
+		"--wait",
+	); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { // whatever happened, the other tests need the installation of the chart
-		_, _ = testCluster.Kubectl(context.Background(), "delete", "--ignore-not-found", "-f", plainManifests(t))
+		_, _ = testCluster.Kubectl(context.Background(), "delete", "--ignore-not-found", "-f",
+			plainManifests(t))
 		if err := install(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
 	const ours = "csidrivers,storageclasses,clusterroles,clusterrolebindings,validatingadmissionpolicies"
-	if left := kubectl(t, "get", ours, "-l", "app.kubernetes.io/name=csi-hostpath", "-o", "name"); left != "" {
+	if left := kubectl(
+		t,
+		"get",
+		ours,
+		"-l",
+		"app.kubernetes.io/name=csi-hostpath",
+		"-o",
+		"name",
+	); left != "" {
 		t.Errorf("the uninstallation left %s", left)
 	}
 	if got := sh(t, ns, "writer", "cat /data/file; echo more >> /data/file"); got != "kept" {
 		t.Errorf("a running pod reads %q while nothing is installed", got)
 	}
-	kubectl(t, "-n", ns, "delete", "pvc", "other", "--timeout=60s") // waits for its volume to be deleted by the next installation
+	// waits for its volume to be deleted by the next installation
+	kubectl(t, "-n", ns, "delete", "pvc", "other", "--timeout=60s")
 
 	kubectl(t, "apply", "-f", plainManifests(t))
 	kubectl(t, "-n", namespace, "rollout", "status", "daemonset/"+release, "--timeout=180s")
 	deletePod(t, ns, "writer")
-	apply(t, ns, pod("reader", mounts("data", "/data"))+claim("new", "csi-hostpath", "1Gi")+pod("new", mounts("new", "/data")))
+	apply(
+		t,
+		ns,
+		pod(
+			"reader",
+			mounts("data", "/data"),
+		)+claim(
+			"new",
+			"csi-hostpath",
+			"1Gi",
+		)+pod(
+			"new",
+			mounts("new", "/data"),
+		),
+	)
 	waitReady(t, ns, "reader", "new")
 	if got := sh(t, ns, "reader", "cat /data/file"); got != "kept\nmore" {
 		t.Errorf("after the reinstallation a pod reads %q", got)
@@ -160,7 +207,8 @@ func plainManifests(t *testing.T) string {
 	}
 	lines := strings.Split(string(content), "\n")
 	for i, line := range lines {
-		if indent, image, found := strings.Cut(line, "image: "); found && strings.Contains(image, "localhost/csi-hostpath") {
+		if indent, image, found := strings.Cut(line, "image: "); found &&
+			strings.Contains(image, "localhost/csi-hostpath") {
 			lines[i] = indent + "image: " + driverImage
 		}
 	}
@@ -171,7 +219,8 @@ func plainManifests(t *testing.T) string {
 	return name
 }
 
-// TestUpgradeDoesNotDisturbRunningPods replaces every driver, one after the other, while a pod writes on each node.
+// TestUpgradeDoesNotDisturbRunningPods replaces every driver, one after the other, while a pod
+// writes on each node.
 func TestUpgradeDoesNotDisturbRunningPods(t *testing.T) {
 	ns := newNamespace(t)
 	var manifests strings.Builder

@@ -1,7 +1,8 @@
 //go:build e2e
 
-// Package e2e tests the driver as its users meet it: installed from its own image on a real Kubernetes of three nodes
-// (test/cluster), with real pods. It has the build tag e2e, because it takes a machine for some minutes: `make e2e`.
+// Package e2e tests the driver as its users meet it: installed from its own image on a real
+// Kubernetes of three nodes (test/cluster), with real pods. It has the build tag e2e, because it
+// takes a machine for some minutes: `make e2e`.
 package e2e
 
 import (
@@ -24,7 +25,8 @@ const (
 	driverImage = "localhost/csi-hostpath:e2e"
 	volumesPath = cluster.DefaultDiskPath + "/volumes"
 
-	// clusterName is not the default, so that the cluster that somebody tries things on is left alone.
+	// clusterName is not the default, so that the cluster that somebody tries things on is left
+	// alone.
 	clusterName = "e2e"
 )
 
@@ -32,11 +34,13 @@ var (
 	keep    = flag.Bool("keep", false, "leave the cluster up")
 	helm    = flag.String("helm", "", "path of the helm program")
 	logs    = flag.String("logs", "", "directory for every component's log when a test fails")
-	archive = flag.String("image", "", "archive of the driver's image; default: built from the Dockerfile")
-	root    = "../.." // of the checkout
+	archive = flag.String("image", "",
+		"archive of the driver's image; default: built from the Dockerfile")
+	root = "../.." // of the checkout
 )
 
-// testCluster is the one cluster of the run; imageMark tells the image that it runs from earlier ones.
+// testCluster is the one cluster of the run; imageMark tells the image that it runs from earlier
+// ones.
 var (
 	testCluster *cluster.Cluster
 	imageMark   string
@@ -68,7 +72,8 @@ func run(m *testing.M) int {
 	return code
 }
 
-// waitNothingLeft is the last test: after all those crashes, reboots and reinstallations, each volume was deleted.
+// waitNothingLeft is the last test: after all those crashes, reboots and reinstallations, each
+// volume was deleted.
 func waitNothingLeft(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -86,7 +91,8 @@ func setUp(ctx context.Context) (err error) {
 	progress := func(format string, args ...any) {
 		fmt.Printf("%6.1fs  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	}
-	testCluster, err = cluster.Start(ctx, cluster.Options{Name: clusterName, Nodes: 3, Disks: "ext4,xfs,btrfs", Progress: progress})
+	testCluster, err = cluster.Start(ctx,
+		cluster.Options{Name: clusterName, Nodes: 3, Disks: "ext4,xfs,btrfs", Progress: progress})
 	if err != nil {
 		return err
 	}
@@ -111,7 +117,11 @@ func loadImage(ctx context.Context, progress func(string, ...any)) error {
 		*archive = filepath.Join(folder, "image.tar")
 		progress("build the image from the Dockerfile")
 		err = cluster.BuildImage(ctx, cluster.ImageBuild{
-			Dockerfile: filepath.Join(root, "Dockerfile"), Context: root, Name: driverImage, Output: *archive, Progress: progress,
+			Dockerfile: filepath.Join(root, "Dockerfile"),
+			Context:    root,
+			Name:       driverImage,
+			Output:     *archive,
+			Progress:   progress,
 		})
 		if err != nil {
 			return err
@@ -126,7 +136,8 @@ func loadImage(ctx context.Context, progress func(string, ...any)) error {
 	return testCluster.Load(ctx, *archive)
 }
 
-// collectLogs keeps every component's log, and what Kubernetes says of itself, in a folder named for what failed.
+// collectLogs keeps every component's log, and what Kubernetes says of itself, in a folder named
+// for what failed.
 func collectLogs(ctx context.Context, name string) {
 	if *logs == "" {
 		return

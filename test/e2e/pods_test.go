@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// readyTimeout is generous: three nodes, their control plane and perhaps a compiler share two cores.
+	// readyTimeout is generous: three nodes, their control plane and perhaps a compiler share two
+	// cores.
 	readyTimeout = 3 * time.Minute
 	pollInterval = 250 * time.Millisecond
 )
@@ -31,8 +32,9 @@ func kubectl(t *testing.T, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// newNamespace makes a namespace that is deleted, with its pods and volumes, when the test ends. The next test does not wait for
-// that, unless it calls quiet; the run does in the end, and counts what is left (TestMain).
+// newNamespace makes a namespace that is deleted, with its pods and volumes, when the test ends.
+// The next test does not wait for that, unless it calls quiet; the run does in the end, and counts
+// what is left (TestMain).
 func newNamespace(t *testing.T) string {
 	t.Helper()
 	ns := fmt.Sprintf("e2e-%x", time.Now().UnixNano())
@@ -47,7 +49,8 @@ func newNamespace(t *testing.T) string {
 	return ns
 }
 
-// quiet waits until earlier tests' volumes are gone, for a test that counts the room or takes the driver away.
+// quiet waits until earlier tests' volumes are gone, for a test that counts the room or takes the
+// driver away.
 func quiet(t *testing.T) {
 	t.Helper()
 	eventually(t, readyTimeout, func() error { return leftovers(t.Context()) })
@@ -63,8 +66,13 @@ func leftovers(ctx context.Context) error {
 		return fmt.Errorf("the cluster still has %s", strings.Join(strings.Fields(out), ", "))
 	}
 	for _, n := range testCluster.Nodes() {
-		out, err := n.Exec(ctx, "sh", "-c", "cd "+cluster.DefaultDiskPath+" && ls -d volumes/* snapshots/* tmp/* trash/* 2>/dev/null; "+
-			"grep kubernetes.io~csi/ /proc/mounts || true")
+		out, err := n.Exec(
+			ctx,
+			"sh",
+			"-c",
+			"cd "+cluster.DefaultDiskPath+" && ls -d volumes/* snapshots/* tmp/* trash/* 2>/dev/null; "+
+				"grep kubernetes.io~csi/ /proc/mounts || true",
+		)
 		if err != nil {
 			return err
 		}
@@ -92,12 +100,21 @@ func describe(ns string) string {
 
 func apply(t *testing.T, ns, manifests string) {
 	t.Helper()
-	if _, err := testCluster.KubectlInput(t.Context(), strings.NewReader(manifests), "-n", ns, "apply", "-f", "-"); err != nil {
+	if _, err := testCluster.KubectlInput(
+		t.Context(),
+		strings.NewReader(manifests),
+		"-n",
+		ns,
+		"apply",
+		"-f",
+		"-",
+	); err != nil {
 		t.Fatalf("%v\n%s", err, manifests)
 	}
 }
 
-// class makes a StorageClass, also with parameters, given as pairs, that the chart would refuse; it goes with the test.
+// class makes a StorageClass, also with parameters, given as pairs, that the chart would refuse; it
+// goes with the test.
 func class(t *testing.T, name string, parameters ...string) {
 	t.Helper()
 	t.Cleanup(func() { kubectl(t, "delete", "storageclass", name, "--ignore-not-found") })
@@ -141,8 +158,10 @@ type podSpec struct {
 func mounts(pairs ...string) podSpec {
 	var p podSpec
 	for i := 0; i+1 < len(pairs); i += 2 {
-		p.volumes = append(p.volumes, fmt.Sprintf("{name: %s, persistentVolumeClaim: {claimName: %s}}", pairs[i], pairs[i]))
-		p.volumeMounts = append(p.volumeMounts, fmt.Sprintf("{name: %s, mountPath: %s}", pairs[i], pairs[i+1]))
+		p.volumes = append(p.volumes,
+			fmt.Sprintf("{name: %s, persistentVolumeClaim: {claimName: %s}}", pairs[i], pairs[i]))
+		p.volumeMounts = append(p.volumeMounts,
+			fmt.Sprintf("{name: %s, mountPath: %s}", pairs[i], pairs[i+1]))
 	}
 	return p
 }
@@ -194,7 +213,9 @@ func waitReady(t *testing.T, ns string, names ...string) {
 
 func deletePod(t *testing.T, ns string, names ...string) {
 	t.Helper()
-	kubectl(t, append([]string{"-n", ns, "delete", "pod", "--grace-period=1", "--timeout=180s"}, names...)...)
+	kubectl(
+		t,
+		append([]string{"-n", ns, "delete", "pod", "--grace-period=1", "--timeout=180s"}, names...)...)
 }
 
 // sh runs a command in a pod and returns what it says.
@@ -244,7 +265,8 @@ func eventually(t *testing.T, timeout time.Duration, condition func() error) {
 	}
 }
 
-// startWriting has a pod append a line every tenth of a second. What it returns stops that, and fails the test if a write failed.
+// startWriting has a pod append a line every tenth of a second. What it returns stops that, and
+// fails the test if a write failed.
 func startWriting(t *testing.T, ns, name string) (stop func()) {
 	t.Helper()
 	sh(t, ns, name, `(i=0; while [ ! -e /tmp/stop ]; do i=$((i+1))
@@ -256,7 +278,12 @@ func startWriting(t *testing.T, ns, name string) (stop func()) {
 		if failed := sh(t, ns, name, "cat /tmp/failed 2>/dev/null || true"); failed != "" {
 			t.Errorf("these writes failed: %s", failed)
 		}
-		if gap := sh(t, ns, name, `awk '$1 != NR {print "line " NR " is " $1; exit}' /data/log`); gap != "" {
+		if gap := sh(
+			t,
+			ns,
+			name,
+			`awk '$1 != NR {print "line " NR " is " $1; exit}' /data/log`,
+		); gap != "" {
 			t.Errorf("the log has a gap: %s", gap)
 		}
 		if lines := sh(t, ns, name, "wc -l </data/log"); len(lines) < 2 {
@@ -274,7 +301,8 @@ func driverPods(t *testing.T) map[string]string {
 			Spec     struct{ NodeName string }
 		}
 	}
-	out := kubectl(t, "-n", namespace, "get", "pods", "-l", "app.kubernetes.io/name=csi-hostpath", "-o", "json")
+	out := kubectl(t, "-n", namespace, "get", "pods", "-l", "app.kubernetes.io/name=csi-hostpath",
+		"-o", "json")
 	if err := json.Unmarshal([]byte(out), &list); err != nil {
 		t.Fatal(err)
 	}
@@ -315,10 +343,12 @@ func hostLs(t *testing.T, n *cluster.Node, dir string) []string {
 	return names
 }
 
-// lockOwners lists the drivers of the node that have locked the default pool, which is a lock on its directory.
+// lockOwners lists the drivers of the node that have locked the default pool, which is a lock on
+// its directory.
 func lockOwners(t *testing.T, n *cluster.Node) []string {
 	t.Helper()
-	out, err := n.Exec(t.Context(), "sh", "-c", "stat -c %i "+cluster.DefaultDiskPath+"; cat /proc/locks")
+	out, err := n.Exec(t.Context(), "sh", "-c",
+		"stat -c %i "+cluster.DefaultDiskPath+"; cat /proc/locks")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +360,8 @@ func lockOwners(t *testing.T, n *cluster.Node) []string {
 			continue
 		}
 		// Another filesystem can have an inode of this number.
-		if name, err := n.Exec(t.Context(), "cat", "/proc/"+f[4]+"/comm"); err == nil && name == "csi-hostpath\n" {
+		if name, err := n.Exec(t.Context(), "cat", "/proc/"+f[4]+"/comm"); err == nil &&
+			name == "csi-hostpath\n" {
 			owners = append(owners, f[4])
 		}
 	}
@@ -343,7 +374,8 @@ func volumeOf(t *testing.T, ns, name string) string {
 	return kubectl(t, "-n", ns, "get", "pvc", name, "-o", "jsonpath={.spec.volumeName}")
 }
 
-// checkNothingLeft waits until no node has a volume of these names, nor anything in tmp/ or trash/, nor a mount of them.
+// checkNothingLeft waits until no node has a volume of these names, nor anything in tmp/ or trash/,
+// nor a mount of them.
 func checkNothingLeft(t *testing.T, volumes ...string) {
 	t.Helper()
 	eventually(t, readyTimeout, func() error {

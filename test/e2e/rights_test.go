@@ -15,7 +15,8 @@ import (
 	"testing"
 )
 
-// TestTakenOverSidecarCannot shows what whoever takes over a sidecar can not do, with the token that the sidecar has.
+// TestTakenOverSidecarCannot shows what whoever takes over a sidecar can not do, with the token
+// that the sidecar has.
 func TestTakenOverSidecarCannot(t *testing.T) {
 	sidecar := asServiceAccount(t, boundTo(t, testCluster.Nodes()[0].Name())...)
 	canI := func(action ...string) string {
@@ -60,7 +61,8 @@ func TestTakenOverSidecarCannot(t *testing.T) {
 	}
 }
 
-// TestTakenOverNodeCannotTouchOthersVolumes: what RBAC cannot tell apart, the admission policies do.
+// TestTakenOverNodeCannotTouchOthersVolumes: what RBAC cannot tell apart, the admission policies
+// do.
 func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 	ns := newNamespace(t)
 	here, there := testCluster.Nodes()[0].Name(), testCluster.Nodes()[1].Name()
@@ -80,18 +82,22 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 	deleteThere := []string{"delete", "pv", volumeOf(t, ns, "there"), "--wait=false"}
 	refused(t, sidecar, onlyThatNode, "", deleteThere...)
 	refused(t, unbound, "does not say for which node", "", deleteThere...)
-	refused(t, sidecar, "may only change volumes of "+driverName, rootVolume, "create", "--validate=false", "-f", "-")
+	refused(t, sidecar, "may only change volumes of "+driverName, rootVolume, "create",
+		"--validate=false", "-f", "-")
 	refused(t, sidecar, onlyThatNode, strings.ReplaceAll(rootVolume, "hostPath: {path: /}",
 		"csi: {driver: "+driverName+", volumeHandle: x}"), "create", "--validate=false", "-f", "-")
 	for name, want := range map[string]string{
 		"there": "may not take a claim from another node", "foreign": "may only mark claims of " + driverName,
 	} {
-		refused(t, sidecar, want, claimJSON(t, ns, name), "replace", "--raw", claimPath(ns, name), "-f", "-")
+		refused(t, sidecar, want, claimJSON(t, ns, name), "replace", "--raw", claimPath(ns, name), "-f",
+			"-")
 	}
 
-	// The resizer raises the sizes of all nodes' volumes, and takes back what it has raised: nothing else of them changes.
+	// The resizer raises the sizes of all nodes' volumes, and takes back what it has raised:
+	// nothing else of them changes.
 	bound, anybody := patcher(t, boundTo(t, here)...), patcher(t)
-	pv, status := "/api/v1/persistentvolumes/"+volumeOf(t, ns, "there"), claimPath(ns, "there")+"/status"
+	pv, status := "/api/v1/persistentvolumes/"+volumeOf(t, ns,
+		"there"), claimPath(ns, "there")+"/status"
 	const larger = `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": {` + sizeBefore + `: "1Mi"}}}`
 	for _, tc := range []struct {
 		patch      patch
@@ -121,7 +127,8 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 		{bound, contentPath(t, ns, "here"), `{"spec": {"deletionPolicy": "Retain"}}`, "may only say how snapshots of"},
 		{bound, contentPath(t, ns, "here"), `{"metadata": {"annotations": {"x": "y"}}}`, ""},
 	} {
-		if got := tc.patch(tc.path, tc.body); tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
+		if got := tc.patch(tc.path, tc.body); tc.want == "" && got != "" ||
+			!strings.Contains(got, tc.want) {
 			t.Errorf("patching %s with %s says %q, want %q", tc.path, tc.body, got, tc.want)
 		}
 	}
@@ -137,7 +144,8 @@ func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
 	}
 }
 
-// sizeBefore is the annotation, in quotes, in which the resizer keeps a volume's size of before it began to grow.
+// sizeBefore is the annotation, in quotes, in which the resizer keeps a volume's size of before it
+// began to grow.
 const sizeBefore = `"volume.alpha.kubernetes.io/pre-resize-capacity"`
 
 // rootVolume would give its claim the root directory of any node.
@@ -168,23 +176,30 @@ func claimPath(ns, name string) string {
 // contentPath is where the API server has what a snapshot is bound to.
 func contentPath(t *testing.T, ns, name string) string {
 	t.Helper()
-	content := kubectl(t, "-n", ns, "get", "volumesnapshot", name, "-o", "jsonpath={.status.boundVolumeSnapshotContentName}")
+	content := kubectl(t, "-n", ns, "get", "volumesnapshot", name, "-o",
+		"jsonpath={.status.boundVolumeSnapshotContentName}")
 	return "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents/" + content
 }
 
-// claimJSON is a claim with a mark on it: what the provisioner writes when it gives a claim back to the scheduler.
+// claimJSON is a claim with a mark on it: what the provisioner writes when it gives a claim back to
+// the scheduler.
 func claimJSON(t *testing.T, ns, name string) string {
 	t.Helper()
 	return kubectl(t, "-n", ns, "annotate", "pvc", name, "e2e=mark", "--dry-run=client", "-o", "json")
 }
 
-// boundTo are the flags that make a token the one of a node's driver pod, as kubelet mounts it there.
+// boundTo are the flags that make a token the one of a node's driver pod, as kubelet mounts it
+// there.
 func boundTo(t *testing.T, node string) []string {
 	t.Helper()
 	for name, where := range driverPods(t) {
 		if where == node {
 			uid := kubectl(t, "-n", namespace, "get", "pod", name, "-o", "jsonpath={.metadata.uid}")
-			return []string{"--bound-object-kind=Pod", "--bound-object-name=" + name, "--bound-object-uid=" + uid}
+			return []string{
+				"--bound-object-kind=Pod",
+				"--bound-object-name=" + name,
+				"--bound-object-uid=" + uid,
+			}
 		}
 	}
 	t.Fatalf("no driver runs on %s", node)
@@ -198,7 +213,8 @@ type identity struct{ server, authority, token string }
 func serviceAccount(t *testing.T, bound ...string) identity {
 	t.Helper()
 	view := func(what string) string {
-		return kubectl(t, "config", "view", "--raw", "--minify", "-o", "jsonpath={.clusters[0].cluster."+what+"}")
+		return kubectl(t, "config", "view", "--raw", "--minify", "-o",
+			"jsonpath={.clusters[0].cluster."+what+"}")
 	}
 	return identity{
 		server: view("server"), authority: view("certificate-authority-data"),
@@ -206,7 +222,8 @@ func serviceAccount(t *testing.T, bound ...string) identity {
 	}
 }
 
-// patch tries a merge patch, and returns the API server's refusal, or nothing. kubectl would have to be able to get the object as well.
+// patch tries a merge patch, and returns the API server's refusal, or nothing. kubectl would have
+// to be able to get the object as well.
 type patch func(path, body string) string
 
 func patcher(t *testing.T, bound ...string) patch {
@@ -218,9 +235,14 @@ func patcher(t *testing.T, bound ...string) patch {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(authority)
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}}
+	client := &http.Client{
+		Transport: &http.Transport{
+			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
+		},
+	}
 	return func(path, body string) string {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, it.server+path+"?dryRun=All", strings.NewReader(body))
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPatch,
+			it.server+path+"?dryRun=All", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -242,7 +264,8 @@ func patcher(t *testing.T, bound ...string) patch {
 	}
 }
 
-// asServiceAccount returns a kubectl that has a token of the driver's service account, and nothing else.
+// asServiceAccount returns a kubectl that has a token of the driver's service account, and nothing
+// else.
 func asServiceAccount(t *testing.T, bound ...string) asUser {
 	t.Helper()
 	it := serviceAccount(t, bound...)
@@ -259,6 +282,9 @@ users: [{name: it, user: {token: %q}}]
 		t.Fatal(err)
 	}
 	return func(stdin string, args ...string) (string, error) {
-		return testCluster.KubectlInput(t.Context(), strings.NewReader(stdin), append([]string{"--kubeconfig=" + kubeconfig}, args...)...)
+		return testCluster.KubectlInput(
+			t.Context(),
+			strings.NewReader(stdin),
+			append([]string{"--kubeconfig=" + kubeconfig}, args...)...)
 	}
 }

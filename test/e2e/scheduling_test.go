@@ -68,13 +68,23 @@ func TestImmediateBindingBringsThePodToTheVolume(t *testing.T) {
 	ns := newNamespace(t)
 	apply(t, ns, claim("data", "csi-hostpath-immediate", "256Mi"))
 	eventually(t, readyTimeout, func() error {
-		if phase := kubectl(t, "-n", ns, "get", "pvc", "data", "-o", "jsonpath={.status.phase}"); phase != "Bound" {
+		if phase := kubectl(
+			t,
+			"-n",
+			ns,
+			"get",
+			"pvc",
+			"data",
+			"-o",
+			"jsonpath={.status.phase}",
+		); phase != "Bound" {
 			return fmt.Errorf("the claim is %s", phase)
 		}
 		return nil
 	})
 	v := volumeOf(t, ns, "data")
-	affinity := kubectl(t, "get", "pv", v, "-o", "jsonpath={.spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].values[0]}")
+	affinity := kubectl(t, "get", "pv", v, "-o",
+		"jsonpath={.spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].values[0]}")
 	apply(t, ns, pod("app", mounts("data", "/data")))
 	waitReady(t, ns, "app")
 	if node := nodeOf(t, ns, "app"); node != affinity {
@@ -82,7 +92,8 @@ func TestImmediateBindingBringsThePodToTheVolume(t *testing.T) {
 	}
 }
 
-// TestFullNodeSendsThePodElsewhere takes nearly all the room of every node but one, and claims more than the full ones have left.
+// TestFullNodeSendsThePodElsewhere takes nearly all the room of every node but one, and claims more
+// than the full ones have left.
 func TestFullNodeSendsThePodElsewhere(t *testing.T) {
 	quiet(t)
 	ns := newNamespace(t)
@@ -98,10 +109,12 @@ func TestFullNodeSendsThePodElsewhere(t *testing.T) {
 		filler := fmt.Sprintf("filler-%d", i)
 		p := mounts(filler, "/data")
 		p.node = n.Name()
-		apply(t, ns, claim(filler, "csi-hostpath", strconv.FormatInt(free[n.Name()]-256<<20, 10))+pod(filler, p))
+		apply(t, ns,
+			claim(filler, "csi-hostpath", strconv.FormatInt(free[n.Name()]-256<<20, 10))+pod(filler, p))
 	}
 	waitReady(t, ns, "filler-0", "filler-1")
-	// The size that only the third node has; the scheduler knows it from the CSIStorageCapacity objects, or learns it by being refused.
+	// The size that only the third node has; the scheduler knows it from the CSIStorageCapacity
+	// objects, or learns it by being refused.
 	apply(t, ns, claim("data", "csi-hostpath", "512Mi")+pod("app", mounts("data", "/data")))
 	waitReady(t, ns, "app")
 	if node := nodeOf(t, ns, "app"); node != nodes[2].Name() {
@@ -119,7 +132,10 @@ func capacities(t *testing.T, class string) map[string]int64 {
 			NodeTopology     struct{ MatchLabels map[string]string }
 		}
 	}
-	if err := json.Unmarshal([]byte(kubectl(t, "-n", namespace, "get", "csistoragecapacities", "-o", "json")), &list); err != nil {
+	if err := json.Unmarshal(
+		[]byte(kubectl(t, "-n", namespace, "get", "csistoragecapacities", "-o", "json")),
+		&list,
+	); err != nil {
 		t.Fatal(err)
 	}
 	bytes := make(map[string]int64)
@@ -146,7 +162,8 @@ func quantity(t *testing.T, text string) int64 {
 	return n * factor
 }
 
-// TestPoolOfChosenNodesGetsThePodsOfItsClass makes the directory of the optional pool on one node. It stays, for nothing else uses it.
+// TestPoolOfChosenNodesGetsThePodsOfItsClass makes the directory of the optional pool on one node.
+// It stays, for nothing else uses it.
 func TestPoolOfChosenNodesGetsThePodsOfItsClass(t *testing.T) {
 	ns := newNamespace(t)
 	chosen := testCluster.Nodes()[1]
@@ -170,7 +187,11 @@ func TestPoolOfChosenNodesGetsThePodsOfItsClass(t *testing.T) {
 	deletePod(t, ns, "app")
 	kubectl(t, "-n", ns, "delete", "pvc", "data", "--timeout=180s")
 	eventually(t, readyTimeout, func() error {
-		if names := append(hostLs(t, chosen, "/srv/fast/volumes"), hostLs(t, chosen, "/srv/fast/trash")...); len(names) != 0 {
+		if names := append(
+			hostLs(t, chosen, "/srv/fast/volumes"),
+			hostLs(t, chosen, "/srv/fast/trash")...); len(
+			names,
+		) != 0 {
 			return fmt.Errorf("the pool still has %v", names)
 		}
 		return nil

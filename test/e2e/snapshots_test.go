@@ -32,18 +32,21 @@ func restored(name, class, size, snapshot string) string {
 
 // cloned is a claim that begins with what another one has.
 func cloned(name, class, size, source string) string {
-	return claim(name, class, size) + "  dataSource: {kind: PersistentVolumeClaim, name: " + source + "}\n"
+	return claim(name, class,
+		size) + "  dataSource: {kind: PersistentVolumeClaim, name: " + source + "}\n"
 }
 
-// followed is a class whose volumes are made where their sources are, and whose pods come there. A class that waits for its first consumer
-// lets the scheduler choose a node, and what Kubernetes has tells it nothing of the source: it may choose the wrong one again and again.
+// followed is a class whose volumes are made where their sources are, and whose pods come there. A
+// class that waits for its first consumer lets the scheduler choose a node, and what Kubernetes has
+// tells it nothing of the source: it may choose the wrong one again and again.
 const followed = "csi-hostpath-immediate"
 
 func waitSnapshots(t *testing.T, ns string, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		eventually(t, readyTimeout, func() error {
-			ready := kubectl(t, "-n", ns, "get", "volumesnapshot", name, "-o", "jsonpath={.status.readyToUse} {.status.error.message}")
+			ready := kubectl(t, "-n", ns, "get", "volumesnapshot", name, "-o",
+				"jsonpath={.status.readyToUse} {.status.error.message}")
 			if !strings.HasPrefix(ready, "true") {
 				return fmt.Errorf("snapshot %s is ready: %q", name, ready)
 			}
@@ -55,11 +58,17 @@ func waitSnapshots(t *testing.T, ns string, names ...string) {
 // startLog has a pod append numbers with their checksums, each durable before the next.
 func startLog(t *testing.T, ns, name string) {
 	t.Helper()
-	sh(t, ns, name, `(i=0; while :; do i=$((i+1)); echo "$i $(echo $i | sha256sum)" >>/data/log; sync /data/log; usleep 20000
-		done) >/dev/null 2>&1 &`)
+	sh(
+		t,
+		ns,
+		name,
+		`(i=0; while :; do i=$((i+1)); echo "$i $(echo $i | sha256sum)" >>/data/log; sync /data/log; usleep 20000
+		done) >/dev/null 2>&1 &`,
+	)
 }
 
-// logLines counts the lines of a log that startLog wrote; one that is not whole, or out of its order, fails the test.
+// logLines counts the lines of a log that startLog wrote; one that is not whole, or out of its
+// order, fails the test.
 func logLines(t *testing.T, ns, name string) int {
 	t.Helper()
 	out := sh(t, ns, name, `n=0; while read -r i sum rest; do n=$((n+1))
@@ -72,8 +81,8 @@ func logLines(t *testing.T, ns, name string) int {
 	return n
 }
 
-// TestSnapshotsAndClonesOfVolumesThatAreWritten takes one of each on every filesystem, while a pod writes, and looks at what they have.
-// Nobody says where the new pods are to run.
+// TestSnapshotsAndClonesOfVolumesThatAreWritten takes one of each on every filesystem, while a pod
+// writes, and looks at what they have. Nobody says where the new pods are to run.
 func TestSnapshotsAndClonesOfVolumesThatAreWritten(t *testing.T) {
 	ns := newNamespace(t)
 	var sources, copies, snapshots strings.Builder
@@ -84,8 +93,17 @@ func TestSnapshotsAndClonesOfVolumesThatAreWritten(t *testing.T) {
 		p.node = name
 		sources.WriteString(claim("data-"+name, "csi-hostpath", "64Mi") + pod("writer-"+name, p))
 		snapshots.WriteString(snapshot("snap-"+name, "data-"+name))
-		copies.WriteString(restored("restored-"+name, followed, "128Mi", "snap-"+name) + cloned("cloned-"+name, followed, "64Mi", "data-"+name) +
-			pod("restored-"+name, mounts("restored-"+name, "/data")) + pod("cloned-"+name, mounts("cloned-"+name, "/data")))
+		copies.WriteString(
+			restored("restored-"+name, followed, "128Mi",
+				"snap-"+name) + cloned("cloned-"+name, followed, "64Mi", "data-"+name) +
+				pod(
+					"restored-"+name,
+					mounts("restored-"+name, "/data"),
+				) + pod(
+				"cloned-"+name,
+				mounts("cloned-"+name, "/data"),
+			),
+		)
 		writers, names = append(writers, "writer-"+name), append(names, "snap-"+name)
 		readers = append(readers, "restored-"+name, "cloned-"+name)
 	}
@@ -114,7 +132,8 @@ func TestSnapshotsAndClonesOfVolumesThatAreWritten(t *testing.T) {
 				t.Errorf("%s runs on %s, its source is on %s", name, got, node.Name())
 			}
 			if lines := logLines(t, ns, name); lines < before[node.Name()] || lines > now {
-				t.Errorf("%s has %d lines; its source had %d before, and has %d now", name, lines, before[node.Name()], now)
+				t.Errorf("%s has %d lines; its source had %d before, and has %d now", name, lines,
+					before[node.Name()], now)
 			}
 			sh(t, ns, name, "echo mine >/data/log; sync")
 		}
@@ -123,18 +142,37 @@ func TestSnapshotsAndClonesOfVolumesThatAreWritten(t *testing.T) {
 		}
 	}
 	// What the source's size would not hold.
-	sh(t, ns, "restored-"+nodeWith(t, "btrfs").Name(), "dd if=/dev/urandom of=/data/file bs=1M count=96 conv=fsync")
+	sh(t, ns, "restored-"+nodeWith(t, "btrfs").Name(),
+		"dd if=/dev/urandom of=/data/file bs=1M count=96 conv=fsync")
 
 	// A snapshot outlives its volume.
 	deletePod(t, ns, writers...)
 	kubectl(t, append([]string{"-n", ns, "delete", "pvc", "--timeout=180s"}, claimsOf("data-")...)...)
 	again := "snap-" + nodeWith(t, "xfs").Name()
-	apply(t, ns, restored("again", followed, "64Mi", again)+pod("again", mounts("again", "/data"))+restored("small", followed, "1Mi", again))
+	apply(
+		t,
+		ns,
+		restored(
+			"again",
+			followed,
+			"64Mi",
+			again,
+		)+pod(
+			"again",
+			mounts("again", "/data"),
+		)+restored(
+			"small",
+			followed,
+			"1Mi",
+			again,
+		),
+	)
 	waitReady(t, ns, "again")
 	if lines := logLines(t, ns, "again"); lines < before[nodeWith(t, "xfs").Name()] {
 		t.Errorf("a snapshot without its volume has %d lines", lines)
 	}
-	eventually(t, readyTimeout, func() error { return describes(t, ns, "pvc", "small", "is less than the size") })
+	eventually(t, readyTimeout,
+		func() error { return describes(t, ns, "pvc", "small", "is less than the size") })
 }
 
 // claimsOf are the names of one claim on each node.
@@ -145,14 +183,18 @@ func claimsOf(prefix string) (names []string) {
 	return names
 }
 
-// TestSnapshotExampleDoesWhatItSays applies the examples that docs/snapshots.md tells of, as they are.
+// TestSnapshotExampleDoesWhatItSays applies the examples that docs/snapshots.md tells of, as they
+// are.
 func TestSnapshotExampleDoesWhatItSays(t *testing.T) {
 	ns := newNamespace(t)
-	t.Cleanup(func() { kubectl(t, "delete", "volumesnapshotclass", "csi-hostpath-keep", "--ignore-not-found") })
+	t.Cleanup(
+		func() { kubectl(t, "delete", "volumesnapshotclass", "csi-hostpath-keep", "--ignore-not-found") },
+	)
 	apply(t, ns, example(t, "directory.yaml"))
 	waitReady(t, ns, "directory")
 	eventually(t, readyTimeout, func() error {
-		_, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "directory", "--", "test", "-s", "/data/starts")
+		_, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "directory", "--", "test", "-s",
+			"/data/starts")
 		return err
 	})
 	apply(t, ns, example(t, "snapshot.yaml"))
@@ -192,11 +234,29 @@ func TestFileVolumeHasSnapshots(t *testing.T) {
 	sh(t, ns, "app", "echo colour=red >/etc/app.conf; sync")
 	old := mounts("old", "/etc/app.conf")
 	old.node = nodeOf(t, ns, "app")
-	apply(t, ns, restored("old", "csi-hostpath-file", "1Mi", "snap")+pod("old", old)+restored("mixed", followed, "1Mi", "snap"))
+	apply(
+		t,
+		ns,
+		restored(
+			"old",
+			"csi-hostpath-file",
+			"1Mi",
+			"snap",
+		)+pod(
+			"old",
+			old,
+		)+restored(
+			"mixed",
+			followed,
+			"1Mi",
+			"snap",
+		),
+	)
 	waitReady(t, ns, "old")
 	if got := sh(t, ns, "old", "cat /etc/app.conf"); got != "colour=blue" {
 		t.Errorf("the restored file has %q", got)
 	}
 	// A file is no directory: refused before anything is copied.
-	eventually(t, readyTimeout, func() error { return describes(t, ns, "pvc", "mixed", "code = InvalidArgument") })
+	eventually(t, readyTimeout,
+		func() error { return describes(t, ns, "pvc", "mixed", "code = InvalidArgument") })
 }

@@ -12,14 +12,18 @@ import (
 
 const manyPods = 60
 
-// TestManyPodsStartLikeWithEmptyDir reports, and asserts no time: 60 pods with an emptyDir each, with an inline volume, and with a claim,
-// one after the other; a few of each warm up what they need. A claim is made, bound and scheduled by four more programs.
+// TestManyPodsStartLikeWithEmptyDir reports, and asserts no time: 60 pods with an emptyDir each,
+// with an inline volume, and with a claim, one after the other; a few of each warm up what they
+// need. A claim is made, bound and scheduled by four more programs.
 func TestManyPodsStartLikeWithEmptyDir(t *testing.T) {
 	volumes := []struct{ name, source string }{
 		{"emptyDir", "emptyDir: {}"},
 		{"inline", "csi: {driver: " + driverName + ", volumeAttributes: {size: 16Mi}}"},
-		{"claim", "ephemeral: {volumeClaimTemplate: {spec: {storageClassName: csi-hostpath, accessModes: [ReadWriteOnce], " +
-			"resources: {requests: {storage: 16Mi}}}}}"},
+		{
+			"claim",
+			"ephemeral: {volumeClaimTemplate: {spec: {storageClassName: csi-hostpath, accessModes: [ReadWriteOnce], " +
+				"resources: {requests: {storage: 16Mi}}}}}",
+		},
 	}
 	quiet(t)
 	for _, v := range volumes {
@@ -31,7 +35,8 @@ func TestManyPodsStartLikeWithEmptyDir(t *testing.T) {
 		if emptyDir == 0 {
 			emptyDir = took
 		}
-		t.Logf("%d pods on 3 nodes, all ready after: %s %.1f s, ratio %.2f", manyPods, v.name, took.Seconds(), took.Seconds()/emptyDir.Seconds())
+		t.Logf("%d pods on 3 nodes, all ready after: %s %.1f s, ratio %.2f", manyPods, v.name,
+			took.Seconds(), took.Seconds()/emptyDir.Seconds())
 	}
 }
 

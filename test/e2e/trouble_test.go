@@ -22,7 +22,8 @@ func TestClaimSaysWhatIsWrongWithIt(t *testing.T) {
 		claim("impossible", "csi-hostpath", "2Ei")+claim("late", "csi-hostpath", "1Ti"))
 	// What the scheduler does while it does not know yet that a node is full.
 	for _, name := range []string{"impossible", "late"} {
-		kubectl(t, "-n", ns, "annotate", "pvc", name, "volume.kubernetes.io/selected-node="+testCluster.Nodes()[0].Name())
+		kubectl(t, "-n", ns, "annotate", "pvc", name,
+			"volume.kubernetes.io/selected-node="+testCluster.Nodes()[0].Name())
 	}
 	for _, tc := range []struct {
 		kind, name string
@@ -40,7 +41,8 @@ func TestClaimSaysWhatIsWrongWithIt(t *testing.T) {
 			eventually(t, readyTimeout, func() error { return describes(t, ns, tc.kind, tc.name, want) })
 		}
 	}
-	// What docs/troubleshooting.md advises: a class of the same name without the mistake. The claim need not be made again.
+	// What docs/troubleshooting.md advises: a class of the same name without the mistake. The claim
+	// need not be made again.
 	kubectl(t, "delete", "storageclass", "csi-hostpath-typo")
 	class(t, "csi-hostpath-typo", "type", "FileOrCreate")
 	waitReady(t, ns, "typo")
@@ -97,7 +99,16 @@ func TestMissingDiskIsNotReplacedByTheRootFilesystem(t *testing.T) {
 	if err := describes(t, ns, "pod", "stuck", "did not have enough free storage"); err != nil {
 		t.Error(err)
 	}
-	if got := kubectl(t, "-n", ns, "get", "pod", "stuck", "-o", "jsonpath={.spec.nodeName}"); got != "" {
+	if got := kubectl(
+		t,
+		"-n",
+		ns,
+		"get",
+		"pod",
+		"stuck",
+		"-o",
+		"jsonpath={.spec.nodeName}",
+	); got != "" {
 		t.Errorf("a pod with a volume was sent to %s, whose disk is missing", got)
 	}
 	deletePod(t, ns, "stuck")
@@ -136,7 +147,8 @@ func TestMetricsShowEachVolumesUse(t *testing.T) {
 		if where != node {
 			continue
 		}
-		out := kubectl(t, "get", "--raw", "/api/v1/namespaces/"+namespace+"/pods/"+name+":9809/proxy/metrics")
+		out := kubectl(t, "get", "--raw",
+			"/api/v1/namespaces/"+namespace+"/pods/"+name+":9809/proxy/metrics")
 		for series, least := range map[string]float64{
 			`csi_hostpath_pool_ready{pool="default"}`:           1,
 			`csi_hostpath_pool_committed_bytes{pool="default"}`: 1 << 30,
@@ -147,7 +159,9 @@ func TestMetricsShowEachVolumesUse(t *testing.T) {
 				t.Errorf("the driver of %s: %v", node, err)
 			}
 		}
-		if want := `grpc_server_handled_total{grpc_code="OK",grpc_method="NodePublishVolume"`; !strings.Contains(out, want) {
+		if want := `grpc_server_handled_total{grpc_code="OK",grpc_method="NodePublishVolume"`; !strings.Contains(
+			out, want,
+		) {
 			t.Errorf("the driver's metrics do not have %s", want)
 		}
 	}

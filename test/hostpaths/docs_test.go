@@ -77,7 +77,9 @@ func testsOfTheProject(t *testing.T) map[string]bool {
 
 // The attributes and parameters that the document shows are those that the driver takes.
 func TestExamplesOfHostPathsAreTaken(t *testing.T) {
-	blocks := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllStringSubmatch(readDoc(t, "host-paths.md"), -1)
+	blocks := regexp.MustCompile(
+		"(?ms)^```yaml\n(.*?)^```$",
+	).FindAllStringSubmatch(readDoc(t, "host-paths.md"), -1)
 	checked := 0
 	for _, block := range blocks {
 		for decoder := yaml.NewDecoder(bytes.NewReader([]byte(block[1]))); ; {
@@ -97,7 +99,8 @@ func TestExamplesOfHostPathsAreTaken(t *testing.T) {
 	}
 }
 
-// checkExamples descends to the attributes of volumes and the parameters of classes. It counts them.
+// checkExamples descends to the attributes of volumes and the parameters of classes. It counts
+// them.
 func checkExamples(t *testing.T, value any, kind string) (checked int) {
 	t.Helper()
 	switch value := value.(type) {

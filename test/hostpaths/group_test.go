@@ -36,7 +36,8 @@ func (v volumeOf) asReadOnly() volumeOf {
 	return v
 }
 
-// A pod's fsGroup, which kubelet leaves to the driver (VOLUME_MOUNT_GROUP), reaches the volumes that are made for pods.
+// A pod's fsGroup, which kubelet leaves to the driver (VOLUME_MOUNT_GROUP), reaches the volumes
+// that are made for pods.
 func TestFSGroupMayWriteToWhatIsMadeForPods(t *testing.T) {
 	w := newWorld(t, "[]")
 	managed := func(name string, attributes ...string) volumeOf { return w.ofClass(podA, name, attributes...) }

@@ -88,7 +88,8 @@ func TestInlineRefusals(t *testing.T) {
 	w.wantNothingLeft()
 }
 
-// A SIGKILL at every failpoint of publishing and unpublishing: the retry succeeds, and nothing is left when the pod is gone.
+// A SIGKILL at every failpoint of publishing and unpublishing: the retry succeeds, and nothing is
+// left when the pod is gone.
 func TestInlineVolumeSurvivesACrashAtEveryStep(t *testing.T) {
 	for _, attributes := range [][]string{{"type", "DirectoryOrCreate"}, {"type", "FileOrCreate"}, {"medium", "Memory", "size", "1Mi"}} {
 		t.Run(strings.Join(attributes, " "), func(t *testing.T) {
@@ -159,12 +160,14 @@ func TestLeftoversOfDeadPodsAreRemovedAndThoseOfLivePodsKept(t *testing.T) {
 	w.must(w.publish(live))
 	w.wantContent(filepath.Join(w.target(live), "file"), content)
 	w.must(w.unpublish(live))
-	if got := w.volumes(); len(got) != 1 || !strings.HasSuffix(managed.GetVolume().GetVolumeId(), got[0]) {
+	if got := w.volumes(); len(got) != 1 ||
+		!strings.HasSuffix(managed.GetVolume().GetVolumeId(), got[0]) {
 		t.Errorf("the pool has %q, want the managed volume", got)
 	}
 }
 
-// The pool's disk is away when the pod ends: kubelet is not held up, and the volume goes when the disk is back.
+// The pool's disk is away when the pod ends: kubelet is not held up, and the volume goes when the
+// disk is back.
 func TestUnpublishWithoutItsPoolLeavesTheVolumeToTheSweep(t *testing.T) {
 	w := newWorld(t, "[]")
 	v := inline(podA, "v")

@@ -35,8 +35,12 @@ func (w *world) putAll() {
 	listener, err := (&net.ListenConfig{}).Listen(w.t.Context(), "unix", w.path("srv/sock"))
 	w.must(err)
 	w.t.Cleanup(func() { listener.Close() })
-	w.must(unix.Mknod(w.path("srv/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))   //nolint:gosec // null: a small number
-	w.must(unix.Mknod(w.path("srv/loop"), unix.S_IFBLK|0o600, int(unix.Mkdev(7, 200)))) //nolint:gosec // a loop device: a small number
+	w.must(
+		unix.Mknod(w.path("srv/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))),
+	) //nolint:gosec // null: a small number
+	w.must(
+		unix.Mknod(w.path("srv/loop"), unix.S_IFBLK|0o600, int(unix.Mkdev(7, 200))),
+	) //nolint:gosec // a loop device: a small number
 }
 
 var wayOfType = map[volume.Type]struct {
@@ -52,7 +56,8 @@ var wayOfType = map[volume.Type]struct {
 	volume.BlockDevice:       {"loop", os.ModeDevice},
 }
 
-// Each type, through a PV that an administrator wrote (no CreateVolume), a class, and an inline volume; each call twice.
+// Each type, through a PV that an administrator wrote (no CreateVolume), a class, and an inline
+// volume; each call twice.
 func TestEveryTypeByPVClassAndInlineVolume(t *testing.T) {
 	w := newWorld(t, everything)
 	w.putAll()
@@ -86,7 +91,8 @@ func TestEveryTypeByPVClassAndInlineVolume(t *testing.T) {
 	w.wantNothingLeft()
 }
 
-// ofClass asks for a volume of a class as external-provisioner does, and returns it with the attributes of its PV.
+// ofClass asks for a volume of a class as external-provisioner does, and returns it with the
+// attributes of its PV.
 func (w *world) ofClass(p pod, name string, attributes ...string) volumeOf {
 	w.t.Helper()
 	resp, err := w.create(p.namespace, name, attributes...)
@@ -99,18 +105,24 @@ func (w *world) ofClass(p pod, name string, attributes ...string) volumeOf {
 	return v
 }
 
-func (w *world) create(namespace, name string, attributes ...string) (*csi.CreateVolumeResponse, error) {
+func (w *world) create(
+	namespace, name string, attributes ...string,
+) (*csi.CreateVolumeResponse, error) {
 	params := pairs(attributes)
 	params[volume.ParamPVCNamespace], params[volume.ParamPVCName] = namespace, "claim"
 	return w.Controller.CreateVolume(w.t.Context(), &csi.CreateVolumeRequest{
-		Name: name, Parameters: params, VolumeCapabilities: []*csi.VolumeCapability{volumeOf{}.capability()},
+		Name:               name,
+		Parameters:         params,
+		VolumeCapabilities: []*csi.VolumeCapability{volumeOf{}.capability()},
 	})
 }
 
 func (w *world) wantStats(v volumeOf) {
 	w.t.Helper()
-	resp, err := w.Node.NodeGetVolumeStats(w.t.Context(), &csi.NodeGetVolumeStatsRequest{VolumeId: v.handle, VolumePath: w.target(v)})
-	if err != nil || len(resp.GetUsage()) != 2 || resp.GetUsage()[0].GetUsed() > resp.GetUsage()[0].GetTotal() {
+	resp, err := w.Node.NodeGetVolumeStats(w.t.Context(),
+		&csi.NodeGetVolumeStatsRequest{VolumeId: v.handle, VolumePath: w.target(v)})
+	if err != nil || len(resp.GetUsage()) != 2 ||
+		resp.GetUsage()[0].GetUsed() > resp.GetUsage()[0].GetTotal() {
 		w.t.Errorf("stats of %s: %v, %v", v.handle, resp, err)
 	}
 }
@@ -142,17 +154,25 @@ func TestReadOnlyRootIsReadOnlyWithWhatIsMountedBelow(t *testing.T) {
 	v := persistent(podA, "pv", "path", w.path("srv"), "type", "Directory")
 	w.must(w.publish(v))
 	for _, dir := range []string{"", "disk"} {
-		if err := os.WriteFile(filepath.Join(w.target(v), dir, "new"), nil, 0o600); !errors.Is(err, syscall.EROFS) {
+		if err := os.WriteFile(
+			filepath.Join(w.target(v), dir, "new"),
+			nil,
+			0o600,
+		); !errors.Is(
+			err, syscall.EROFS,
+		) {
 			t.Errorf("writing in %q: %v, want EROFS", dir, err)
 		}
 	}
 	w.must(w.unpublish(v))
 	w.write(w.path("srv/disk/host"), content) // the host's own mount is still there, and writable
-	missing := persistent(podA, "pv", "path", w.path("srv/new"), "type", "DirectoryOrCreate", "mode", "0777")
+	missing := persistent(podA, "pv", "path", w.path("srv/new"), "type", "DirectoryOrCreate", "mode",
+		"0777")
 	w.wantCode(w.publish(missing), codes.FailedPrecondition, "read-only")
 }
 
-// kubelet asks for every volume again after its own restart; the pod goes on with the file that it has, as with hostPath.
+// kubelet asks for every volume again after its own restart; the pod goes on with the file that it
+// has, as with hostPath.
 func TestPublishedPathStaysPublishedWhenSomethingElseTakesItsPlace(t *testing.T) {
 	w := newWorld(t, everything)
 	for title, v := range map[string]volumeOf{
@@ -239,8 +259,8 @@ func TestRefusalsNameWhatIsMissing(t *testing.T) {
 	}
 }
 
-// Without podInfoOnMount the pod's author writes what kubelet would: a namespace that is allowed, a UID, and that the volume is not
-// inline. The UID cannot be the one in the target path.
+// Without podInfoOnMount the pod's author writes what kubelet would: a namespace that is allowed, a
+// UID, and that the volume is not inline. The UID cannot be the one in the target path.
 func TestForgedPodInformationIsRefused(t *testing.T) {
 	w := newWorld(t, "[{path: '{srv}', namespaces: [team-a]}]")
 	forger := inline(podB, "v", "path", w.path("srv"), "type", "Directory")
@@ -296,7 +316,14 @@ func TestClassWithAPath(t *testing.T) {
 		t.Errorf("the pool has %q", got)
 	}
 	w.checkReference(v)
-	if other := w.ofClass(podA, "pvc-1", "path", w.path("srv/y"), "type", "DirectoryOrCreate"); other.handle == v.handle {
+	if other := w.ofClass(
+		podA,
+		"pvc-1",
+		"path",
+		w.path("srv/y"),
+		"type",
+		"DirectoryOrCreate",
+	); other.handle == v.handle {
 		t.Errorf("the same name with another path has the same ID %q", v.handle)
 	}
 	mixed := v
@@ -317,29 +344,44 @@ func TestClassWithAPath(t *testing.T) {
 func (w *world) checkReference(v volumeOf) {
 	w.t.Helper()
 	ctx := context.Background()
-	got, err := w.Controller.ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: v.handle})
+	got, err := w.Controller.ControllerGetVolume(ctx,
+		&csi.ControllerGetVolumeRequest{VolumeId: v.handle})
 	if err != nil || got.GetVolume().GetVolumeId() != v.handle {
 		w.t.Errorf("ControllerGetVolume: %v, %v", got, err)
 	}
 	valid, err := w.Controller.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{
-		VolumeId: v.handle, VolumeContext: v.attributes, VolumeCapabilities: []*csi.VolumeCapability{v.capability()}, Parameters: v.attributes,
+		VolumeId:           v.handle,
+		VolumeContext:      v.attributes,
+		VolumeCapabilities: []*csi.VolumeCapability{v.capability()},
+		Parameters:         v.attributes,
 	})
 	if err != nil || valid.GetConfirmed() == nil {
 		w.t.Errorf("ValidateVolumeCapabilities: %v, %v", valid, err)
 	}
 	other, err := w.Controller.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{
-		VolumeId: v.handle, VolumeContext: v.attributes, VolumeCapabilities: []*csi.VolumeCapability{v.capability()},
-		Parameters: map[string]string{"path": "/elsewhere", "type": v.attributes["type"], "mode": v.attributes["mode"]},
+		VolumeId:           v.handle,
+		VolumeContext:      v.attributes,
+		VolumeCapabilities: []*csi.VolumeCapability{v.capability()},
+		Parameters: map[string]string{
+			"path": "/elsewhere",
+			"type": v.attributes["type"],
+			"mode": v.attributes["mode"],
+		},
 	})
-	if err != nil || other.GetConfirmed() != nil || !strings.Contains(other.GetMessage(), "elsewhere") {
+	if err != nil || other.GetConfirmed() != nil ||
+		!strings.Contains(other.GetMessage(), "elsewhere") {
 		w.t.Errorf("ValidateVolumeCapabilities with another path: %v, %v", other, err)
 	}
 	// Also when the caller has no volume context: the ID says what it was made of.
-	foreign, err := w.Controller.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{
-		VolumeId: v.handle, VolumeCapabilities: []*csi.VolumeCapability{v.capability()},
-		Parameters: map[string]string{"path": "/elsewhere", "type": "File"},
-	})
-	if err != nil || foreign.GetConfirmed() != nil || !strings.Contains(foreign.GetMessage(), "elsewhere") {
+	foreign, err := w.Controller.ValidateVolumeCapabilities(
+		ctx,
+		&csi.ValidateVolumeCapabilitiesRequest{
+			VolumeId: v.handle, VolumeCapabilities: []*csi.VolumeCapability{v.capability()},
+			Parameters: map[string]string{"path": "/elsewhere", "type": "File"},
+		},
+	)
+	if err != nil || foreign.GetConfirmed() != nil ||
+		!strings.Contains(foreign.GetMessage(), "elsewhere") {
 		w.t.Errorf("ValidateVolumeCapabilities with another path and no context: %v, %v", foreign, err)
 	}
 	room, err := w.Controller.GetCapacity(ctx, &csi.GetCapacityRequest{Parameters: v.attributes})

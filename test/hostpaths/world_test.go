@@ -1,5 +1,6 @@
-// Package hostpaths holds the driver to what pods may have of their node: paths that the operator allows, and volumes that live with
-// the pod. It runs the driver as its own process and speaks to it as kubelet does.
+// Package hostpaths holds the driver to what pods may have of their node: paths that the operator
+// allows, and volumes that live with the pod. It runs the driver as its own process and speaks to
+// it as kubelet does.
 package hostpaths
 
 import (
@@ -56,14 +57,17 @@ func TestMain(m *testing.M) {
 
 func driverBinary(t *testing.T) string {
 	t.Helper()
-	built.once.Do(func() { built.path, built.err = process.Build(context.Background(), built.path, "failpoint") })
+	built.once.Do(
+		func() { built.path, built.err = process.Build(context.Background(), built.path, "failpoint") },
+	)
 	if built.err != nil {
 		t.Fatal(built.err)
 	}
 	return built.path
 }
 
-// world is a node: a pool, a kubelet's directory and files of the host, and the driver that serves them.
+// world is a node: a pool, a kubelet's directory and files of the host, and the driver that serves
+// them.
 type world struct {
 	*process.Process
 	t   *testing.T
@@ -78,7 +82,9 @@ func newWorld(t *testing.T, rules string) *world {
 	w := &world{t: t, dir: t.TempDir(), log: &process.Log{}}
 	w.mkdir("srv")
 	w.mkdir("pool")
-	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools: [{name: p, path: " + w.path("pool") + "}]\nhostPaths: " +
+	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools: [{name: p, path: " + w.path(
+		"pool",
+	) + "}]\nhostPaths: " +
 		strings.ReplaceAll(rules, "{srv}", w.path("srv")) + "\n"
 	w.write(w.path("config.yaml"), config)
 	t.Cleanup(w.end)
@@ -86,7 +92,8 @@ func newWorld(t *testing.T, rules string) *world {
 	return w
 }
 
-// end kills the driver and takes everything off that is mounted: nothing is ever removed through a mount.
+// end kills the driver and takes everything off that is mounted: nothing is ever removed through a
+// mount.
 func (w *world) end() {
 	if w.Process != nil {
 		if err := w.Kill(); err != nil {
@@ -120,7 +127,11 @@ func (w *world) mounts() []string {
 
 func (w *world) options(env ...string) process.Options {
 	return process.Options{
-		Binary: driverBinary(w.t), Dir: w.dir, Args: []string{"--config", w.path("config.yaml"), "--v=4"}, Env: env, Log: w.log,
+		Binary: driverBinary(w.t),
+		Dir:    w.dir,
+		Args:   []string{"--config", w.path("config.yaml"), "--v=4"},
+		Env:    env,
+		Log:    w.log,
 	}
 }
 
@@ -231,7 +242,8 @@ type volumeOf struct {
 	attributes map[string]string
 }
 
-// inline is a volume that is written in the pod. Its handle is kubelet's (pkg/volume/csi, makeVolumeHandle).
+// inline is a volume that is written in the pod. Its handle is kubelet's (pkg/volume/csi,
+// makeVolumeHandle).
 func inline(p pod, name string, attributes ...string) volumeOf {
 	handle := fmt.Sprintf("csi-%x", sha256.Sum256([]byte(p.uid+name)))
 	return volumeOf{pod: p, name: name, handle: handle, inline: true, attributes: pairs(attributes)}
@@ -251,7 +263,8 @@ func pairs(list []string) map[string]string {
 }
 
 func (w *world) target(v volumeOf) string {
-	return filepath.Join(w.KubeletDir(), "pods", v.pod.uid, "volumes/kubernetes.io~csi", v.name, "mount")
+	return filepath.Join(w.KubeletDir(), "pods", v.pod.uid, "volumes/kubernetes.io~csi", v.name,
+		"mount")
 }
 
 func (v volumeOf) capability() *csi.VolumeCapability {
@@ -260,29 +273,41 @@ func (v volumeOf) capability() *csi.VolumeCapability {
 		mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
 	}
 	return &csi.VolumeCapability{
-		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{VolumeMountGroup: v.group}},
+		AccessType: &csi.VolumeCapability_Mount{
+			Mount: &csi.VolumeCapability_MountVolume{VolumeMountGroup: v.group},
+		},
 		AccessMode: &csi.VolumeCapability_AccessMode{Mode: mode},
 	}
 }
 
-// kubeletSays are the attributes with the pod's information over what the user wrote (getPodInfoAttrs and mergeMap).
+// kubeletSays are the attributes with the pod's information over what the user wrote
+// (getPodInfoAttrs and mergeMap).
 func (v volumeOf) kubeletSays() map[string]string {
 	all := maps.Clone(v.attributes)
 	maps.Copy(all, map[string]string{
-		volume.AttrPodName: "pod", volume.AttrPodNamespace: v.pod.namespace, volume.AttrPodUID: v.pod.uid,
-		"csi.storage.k8s.io/serviceAccount.name": "default", volume.AttrEphemeral: strconv.FormatBool(v.inline),
+		volume.AttrPodName:                       "pod",
+		volume.AttrPodNamespace:                  v.pod.namespace,
+		volume.AttrPodUID:                        v.pod.uid,
+		"csi.storage.k8s.io/serviceAccount.name": "default",
+		volume.AttrEphemeral:                     strconv.FormatBool(v.inline),
 	})
 	return all
 }
 
-// kubeletWrites is what kubelet keeps beside a target (saveVolumeData in pkg/volume/csi/csi_util.go).
+// kubeletWrites is what kubelet keeps beside a target (saveVolumeData in
+// pkg/volume/csi/csi_util.go).
 func (v volumeOf) kubeletWrites() string {
 	lifecycle := "Persistent"
 	if v.inline {
 		lifecycle = "Ephemeral"
 	}
-	return fmt.Sprintf(`{"attachmentID":"csi-0","driverName":"hostpath.csi.local","nodeName":"node-1","specVolID":%q,"volumeHandle":%q,`+
-		`"volumeLifecycleMode":%q}`, v.name, v.handle, lifecycle)
+	return fmt.Sprintf(
+		`{"attachmentID":"csi-0","driverName":"hostpath.csi.local","nodeName":"node-1","specVolID":%q,"volumeHandle":%q,`+
+			`"volumeLifecycleMode":%q}`,
+		v.name,
+		v.handle,
+		lifecycle,
+	)
 }
 
 // publish stages what is not inline and publishes it; the pod's directory is there before.
@@ -306,8 +331,12 @@ func (w *world) publishWith(v volumeOf, attributes map[string]string) error {
 		}
 	}
 	_, err := w.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
-		VolumeId: v.handle, StagingTargetPath: staging, TargetPath: target, VolumeCapability: v.capability(), VolumeContext: attributes,
-		Readonly: v.readOnly,
+		VolumeId:          v.handle,
+		StagingTargetPath: staging,
+		TargetPath:        target,
+		VolumeCapability:  v.capability(),
+		VolumeContext:     attributes,
+		Readonly:          v.readOnly,
 	})
 	return err
 }
@@ -315,7 +344,8 @@ func (w *world) publishWith(v volumeOf, attributes map[string]string) error {
 func (w *world) unpublish(v volumeOf) error {
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
-	_, err := w.Node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: v.handle, TargetPath: w.target(v)})
+	_, err := w.Node.NodeUnpublishVolume(ctx,
+		&csi.NodeUnpublishVolumeRequest{VolumeId: v.handle, TargetPath: w.target(v)})
 	return err
 }
 
@@ -331,6 +361,7 @@ func startUnready(w *world) (*process.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = p.Identity.GetPluginInfo(w.t.Context(), &csi.GetPluginInfoRequest{}, grpc.WaitForReady(true))
+	_, err = p.Identity.GetPluginInfo(w.t.Context(), &csi.GetPluginInfoRequest{},
+		grpc.WaitForReady(true))
 	return p, err
 }

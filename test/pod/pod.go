@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run runs something as root without any capability: that is as much as a container can be that is not privileged. What it starts has
-// the test's rights again.
+// Run runs something as root without any capability: that is as much as a container can be that is
+// not privileged. What it starts has the test's rights again.
 func Run(t testing.TB, do func() error) {
 	t.Helper()
 	if err := <-Start(do); err != nil {
@@ -25,8 +25,9 @@ func Start(do func() error) <-chan error {
 	return done
 }
 
-// withoutCapabilities takes them from the thread, and gives them back: a thread that ended with the goroutine would take along the
-// processes that another one has started from it (prctl(2), PR_SET_PDEATHSIG).
+// withoutCapabilities takes them from the thread, and gives them back: a thread that ended with the
+// goroutine would take along the processes that another one has started from it (prctl(2),
+// PR_SET_PDEATHSIG).
 func withoutCapabilities(do func() error) error {
 	runtime.LockOSThread()
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

@@ -5,7 +5,8 @@ import (
 	"sync"
 )
 
-// Log takes what one driver after another says (Options.Log), while a test reads it. The zero value is empty.
+// Log takes what one driver after another says (Options.Log), while a test reads it. The zero value
+// is empty.
 type Log struct {
 	mu   sync.Mutex
 	text bytes.Buffer

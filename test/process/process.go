@@ -1,5 +1,5 @@
-// Package process runs the driver as its own process, as kubelet and the sidecars meet it: for the tests, the demo and the
-// benchmarks.
+// Package process runs the driver as its own process, as kubelet and the sidecars meet it: for the
+// tests, the demo and the benchmarks.
 package process
 
 import (
@@ -23,11 +23,12 @@ import (
 // readyTimeout bounds how long a driver may take to say that it is ready.
 const readyTimeout = 60 * time.Second
 
-// driverEnv names a driver that has been built already: test/vm sets it, because its machine has no Go.
+// driverEnv names a driver that has been built already: test/vm sets it, because its machine has no
+// Go.
 const driverEnv = "CSI_HOSTPATH_TEST_DRIVER"
 
-// Build compiles the driver into dir with those build tags, and returns the binary's path. In the virtual machine the driver has the
-// tags of the machine's configuration.
+// Build compiles the driver into dir with those build tags, and returns the binary's path. In the
+// virtual machine the driver has the tags of the machine's configuration.
 func Build(ctx context.Context, dir string, tags ...string) (string, error) {
 	if built := os.Getenv(driverEnv); built != "" {
 		return built, nil
@@ -35,7 +36,8 @@ func Build(ctx context.Context, dir string, tags ...string) (string, error) {
 	return build(ctx, dir, "CGO_ENABLED=0", "-tags", strings.Join(tags, ","))
 }
 
-// BuildRace compiles the driver with the race detector, which needs cgo: what it finds is in the log and in the exit code.
+// BuildRace compiles the driver with the race detector, which needs cgo: what it finds is in the
+// log and in the exit code.
 func BuildRace(ctx context.Context, dir string) (string, error) {
 	return build(ctx, dir, "CGO_ENABLED=1", "-race")
 }
@@ -43,7 +45,10 @@ func BuildRace(ctx context.Context, dir string) (string, error) {
 func build(ctx context.Context, dir, env string, args ...string) (string, error) {
 	binary := filepath.Join(dir, "csi-hostpath")
 	args = append([]string{"build", "-buildvcs=false", "-o", binary}, args...)
-	cmd := exec.CommandContext(ctx, "go", append(args, "github.com/csi-hostpath/csi-hostpath/cmd/csi-hostpath")...)
+	cmd := exec.CommandContext(
+		ctx,
+		"go",
+		append(args, "github.com/csi-hostpath/csi-hostpath/cmd/csi-hostpath")...)
 	cmd.Env = append(os.Environ(), env)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the driver: %w\n%s", err, out)
@@ -81,13 +86,22 @@ type Process struct {
 	waitErr error
 }
 
-// Start starts the driver; it does not wait until it is ready. The caller ends it with Stop or Kill.
+// Start starts the driver; it does not wait until it is ready. The caller ends it with Stop or
+// Kill.
 func Start(options Options) (*Process, error) {
 	p := &Process{options: options, exited: make(chan struct{})}
 	if err := os.MkdirAll(p.KubeletDir(), 0o750); err != nil {
 		return nil, err
 	}
-	args := []string{"serve", "--endpoint", "unix://" + p.Socket(), "--node-name", "node-1", "--kubelet-dir", p.KubeletDir()}
+	args := []string{
+		"serve",
+		"--endpoint",
+		"unix://" + p.Socket(),
+		"--node-name",
+		"node-1",
+		"--kubelet-dir",
+		p.KubeletDir(),
+	}
 	for name, path := range options.Pools {
 		args = append(args, "--pool", name+"="+path)
 	}
@@ -109,11 +123,17 @@ func Start(options Options) (*Process, error) {
 func (p *Process) connect() (err error) {
 	p.conn, err = grpc.NewClient("unix://"+p.Socket(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"),
-		// Windows of a fixed size, as the server has them: else the client pings to estimate a bandwidth.
+		// Windows of a fixed size, as the server has them: else the client pings to estimate a
+		// bandwidth.
 		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
-		// The socket appears milliseconds after the first try; gRPC's own backoff would begin with a second.
+		// The socket appears milliseconds after the first try; gRPC's own backoff would begin with
+		// a second.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 2 * time.Millisecond, Multiplier: 1.6, MaxDelay: 100 * time.Millisecond},
+			Backoff: backoff.Config{
+				BaseDelay:  2 * time.Millisecond,
+				Multiplier: 1.6,
+				MaxDelay:   100 * time.Millisecond,
+			},
 			MinConnectTimeout: time.Second,
 		}))
 	if err != nil {
@@ -137,7 +157,8 @@ func StartReady(ctx context.Context, options Options) (*Process, error) {
 	return p, nil
 }
 
-// WaitReady returns when Probe says ready, or with an error when the process ends or takes too long.
+// WaitReady returns when Probe says ready, or with an error when the process ends or takes too
+// long.
 func (p *Process) WaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -150,7 +171,8 @@ func (p *Process) WaitReady(ctx context.Context) error {
 	}
 }
 
-// pollReady gives up when the context or the process ends: nobody answers a call to a process that has.
+// pollReady gives up when the context or the process ends: nobody answers a call to a process that
+// has.
 func (p *Process) pollReady(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -168,7 +190,8 @@ func (p *Process) pollReady(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the driver is not ready after %s: %w", readyTimeout, errors.Join(err, ctx.Err()))
+			return fmt.Errorf("the driver is not ready after %s: %w", readyTimeout,
+				errors.Join(err, ctx.Err()))
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
-// A thousand volumes take half of a disk of 2 GiB, and each is full at its own size. They are published, as kubelet does: a pod writes
-// through a mount of its own.
+// A thousand volumes take half of a disk of 2 GiB, and each is full at its own size. They are
+// published, as kubelet does: a pod writes through a mount of its own.
 func TestThousandVolumesAreEachFullAtTheirOwnSize(t *testing.T) {
 	const count = 1000
 	for _, fstype := range []string{disks.XFS, disks.Ext4} {
@@ -107,7 +107,8 @@ func (p *pod) fill(context.Context, *world) error {
 // check compares what kubelet is told.
 func (p *pod) check(ctx context.Context, w *world) error {
 	u, err := w.stats(ctx, p.id, p.target, csi.VolumeUsage_BYTES)
-	if err == nil && (u.GetTotal() != mib || u.GetUsed() > mib || u.GetUsed() < mib-slack || u.GetAvailable() != mib-u.GetUsed()) {
+	if err == nil &&
+		(u.GetTotal() != mib || u.GetUsed() > mib || u.GetUsed() < mib-slack || u.GetAvailable() != mib-u.GetUsed()) {
 		err = fmt.Errorf("the stats of the full %s are %v", p.name, u)
 	}
 	return err
@@ -117,13 +118,15 @@ func (p *pod) end(ctx context.Context, w *world) error {
 	if err := w.unpublish(ctx, p.id, p.target); err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Dir(p.target)); err != nil { // nothing is left for kubelet to stumble over
+	// nothing is left for kubelet to stumble over
+	if err := os.Remove(filepath.Dir(p.target)); err != nil {
 		return err
 	}
 	return w.delete(ctx, p.id)
 }
 
-// wantQuotas asks the filesystem: every volume has an ID, none of which is anybody else's, limited to its size.
+// wantQuotas asks the filesystem: every volume has an ID, none of which is anybody else's, limited
+// to its size.
 func (w *world) wantQuotas(volumes int) {
 	w.t.Helper()
 	quotas := guest.ProjectQuotas(w.t, w.disk, firstID)

@@ -17,8 +17,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
-// The disk has some blocks more at each try, so that every step of a create meets its end. The ledger would not let it come so far: an
-// operator who oversells a thousand times has none.
+// The disk has some blocks more at each try, so that every step of a create meets its end. The
+// ledger would not let it come so far: an operator who oversells a thousand times has none.
 func TestDiskThatIsFullUnderARecordLeavesNothingHalfMade(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
@@ -51,7 +51,8 @@ func TestDiskThatIsFullUnderARecordLeavesNothingHalfMade(t *testing.T) {
 	}
 }
 
-// unreserved lets ext4 keep nothing for root: what the ledger takes for the last free block is the last one.
+// unreserved lets ext4 keep nothing for root: what the ledger takes for the last free block is the
+// last one.
 func unreserved(fstype string) []disks.Option {
 	if fstype == disks.Ext4 {
 		return []disks.Option{disks.MkfsArgs("-m", "0")}

@@ -18,14 +18,16 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
-// A class's limit of inodes holds over a restart, even if somebody has taken it away meanwhile, and kubelet is told of it.
+// A class's limit of inodes holds over a restart, even if somebody has taken it away meanwhile, and
+// kubelet is told of it.
 func TestInodesAreLimitedAsTheClassSays(t *testing.T) {
 	const inodes = 12
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
 			w := newWorld(t, guest.Disk(t, fstype), "inodes", "")
 			w.start()
-			id, err := w.createWith(t.Context(), "few", map[string]string{volume.ParamInodes: strconv.Itoa(inodes)})
+			id, err := w.createWith(t.Context(), "few",
+				map[string]string{volume.ParamInodes: strconv.Itoa(inodes)})
 			w.must(err)
 			w.stop()
 			for project := range guest.ProjectQuotas(t, w.disk, firstID) {
@@ -71,14 +73,16 @@ func makeFiles(dir string, n int) (made int, err error) {
 	return made, err
 }
 
-// A copy has no more files than the class of the new volume lets, and one that is as full as its source is no exception.
+// A copy has no more files than the class of the new volume lets, and one that is as full as its
+// source is no exception.
 func TestCloneHasNoMoreInodesThanItsClassSays(t *testing.T) {
 	const inodes = 12
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
 			w := newWorld(t, guest.Disk(t, fstype), "cloned-inodes", "")
 			w.start()
-			source, err := w.createWith(t.Context(), "source", map[string]string{volume.ParamInodes: strconv.Itoa(inodes)})
+			source, err := w.createWith(t.Context(), "source",
+				map[string]string{volume.ParamInodes: strconv.Itoa(inodes)})
 			w.must(err)
 			target := w.target("source")
 			w.must(w.publish(t.Context(), source, target))
@@ -86,7 +90,14 @@ func TestCloneHasNoMoreInodesThanItsClassSays(t *testing.T) {
 				t.Errorf("%d files were made in a volume of %d inodes: %v", made, inodes, err)
 			}
 			w.must(w.unpublish(t.Context(), source, target))
-			if id, err := w.clone(t.Context(), "fewer", source, inodes-1); status.Code(err) != codes.OutOfRange {
+			if id, err := w.clone(
+				t.Context(),
+				"fewer",
+				source,
+				inodes-1,
+			); status.Code(
+				err,
+			) != codes.OutOfRange {
 				t.Errorf("a clone with an inode less: %q, %v, want OUT_OF_RANGE", id, err)
 			}
 			clone, err := w.clone(t.Context(), "clone", source, inodes)

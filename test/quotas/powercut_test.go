@@ -24,8 +24,8 @@ func rebooted(t *testing.T, fstype string) (*world, []pod) {
 	return w, []pod{w.newPod("a"), w.newPod("b")}
 }
 
-// TestThePowerGoes runs last, and does not end: everything is published, one limit is gone behind the driver's back, and another is
-// not what the record says.
+// TestThePowerGoes runs last, and does not end: everything is published, one limit is gone behind
+// the driver's back, and another is not what the record says.
 func TestThePowerGoes(t *testing.T) {
 	for _, fstype := range filesystems {
 		w, pods := rebooted(t, fstype)
@@ -50,8 +50,8 @@ func TestThePowerGoes(t *testing.T) {
 	guest.CutPower()
 }
 
-// TestAfterPowerCut is the next boot: the driver starts, finds what there was, sees to the limits, and kubelet publishes everything
-// again at the targets that are still there.
+// TestAfterPowerCut is the next boot: the driver starts, finds what there was, sees to the limits,
+// and kubelet publishes everything again at the targets that are still there.
 func TestAfterPowerCut(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
@@ -59,7 +59,12 @@ func TestAfterPowerCut(t *testing.T) {
 			if got := w.volumes(); len(got) != len(pods) {
 				t.Fatalf("the driver lists %q", got)
 			}
-			if n := strings.Count(w.log.String(), "The size of a volume was not as its record says, and is again"); n != len(pods) {
+			if n := strings.Count(
+				w.log.String(),
+				"The size of a volume was not as its record says, and is again",
+			); n != len(
+				pods,
+			) {
 				t.Errorf("%d quotas were put right, want both", n)
 			}
 			listed := w.volumes()

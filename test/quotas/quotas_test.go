@@ -1,6 +1,6 @@
-// Package quotas runs the driver's own process on filesystems that hold it to its word, XFS and ext4 with project quotas, in the virtual
-// machine that has them: csi-sanity and the tests of pools and crashes once more, a thousand full volumes, a full disk, the machine's
-// power cut.
+// Package quotas runs the driver's own process on filesystems that hold it to its word, XFS and
+// ext4 with project quotas, in the virtual machine that has them: csi-sanity and the tests of pools
+// and crashes once more, a thousand full volumes, a full disk, the machine's power cut.
 package quotas
 
 import (
@@ -26,7 +26,8 @@ const otherKernel = "^(TestRestoredVolumeIsHeldToItsOwnSize|TestSnapshotsTakeNot
 	"TestPoolFromABackupOpensAndTakesSnapshots|TestNearlyFullVolumeIsOverwrittenWhileItsSnapshotIsMade|" +
 	"TestFailedSnapshotLeavesTheLimitAsItWas|TestVolumeMadeAnewHasNothingOfTheLimitOfTheOldOne)$"
 
-// TestDriverOnProjectQuotas boots twice: the power goes while volumes are published, and comes back.
+// TestDriverOnProjectQuotas boots twice: the power goes while volumes are published, and comes
+// back.
 func TestDriverOnProjectQuotas(t *testing.T) {
 	if guest.Running() {
 		return
@@ -42,8 +43,12 @@ func TestDriverOnProjectQuotas(t *testing.T) {
 	}
 	vm.Run(t, machine,
 		vm.Boot{
-			Env: []string{disks.ProjectQuotaEnv + "=1"}, Flags: []string{"-test.skip=" + tooLong + "|" + otherKernel},
-			Timeout: 15 * time.Minute, PowerCut: true,
+			Env: []string{
+				disks.ProjectQuotaEnv + "=1",
+			},
+			Flags:    []string{"-test.skip=" + tooLong + "|" + otherKernel},
+			Timeout:  15 * time.Minute,
+			PowerCut: true,
 		},
 		vm.Boot{Run: "^TestAfterPowerCut$"},
 	)

@@ -22,9 +22,11 @@ import (
 
 const (
 	mib = 1 << 20
-	// slack is what a volume may be full before its size: the directory, the blocks that map a file's.
+	// slack is what a volume may be full before its size: the directory, the blocks that map a
+	// file's.
 	slack = 64 << 10
-	// firstID is where the IDs of volumes begin (pkg/backend/projquota); kubelet takes its own from kubeletID on.
+	// firstID is where the IDs of volumes begin (pkg/backend/projquota); kubelet takes its own from
+	// kubeletID on.
 	firstID   = 1 << 30
 	kubeletID = 1048577
 	// patience bounds how long a test waits for what happens in the background.
@@ -46,10 +48,22 @@ type world struct {
 // newWorld has no driver yet. What is below its directory outlives the test, as the disk does.
 func newWorld(t *testing.T, disk, name, poolOptions string) *world {
 	t.Helper()
-	w := &world{t: t, disk: disk, dir: filepath.Join(disk, name), config: filepath.Join(t.TempDir(), "driver.yaml"), log: &process.Log{}}
+	w := &world{
+		t:      t,
+		disk:   disk,
+		dir:    filepath.Join(disk, name),
+		config: filepath.Join(t.TempDir(), "driver.yaml"),
+		log:    &process.Log{},
+	}
 	w.must(os.MkdirAll(w.dir, 0o755))
-	w.must(os.WriteFile(w.config, []byte("apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: p\n"+
-		"  path: "+filepath.Join(w.dir, "pool")+"\n  default: true\n  quota: required\n"+poolOptions), 0o600))
+	w.must(
+		os.WriteFile(
+			w.config,
+			[]byte("apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: p\n"+
+				"  path: "+filepath.Join(w.dir, "pool")+"\n  default: true\n  quota: required\n"+poolOptions),
+			0o600,
+		),
+	)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the driver's log:\n%s", w.log)
@@ -88,11 +102,15 @@ func (w *world) must(err error) {
 func mountCapability() *csi.VolumeCapability {
 	return &csi.VolumeCapability{
 		AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
-		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER},
+		AccessMode: &csi.VolumeCapability_AccessMode{
+			Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER,
+		},
 	}
 }
 
-func (w *world) create(ctx context.Context, name string, volumeType volume.Type, size int64) (string, error) {
+func (w *world) create(
+	ctx context.Context, name string, volumeType volume.Type, size int64,
+) (string, error) {
 	resp, err := w.driver.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
 		Name:               name,
 		CapacityRange:      &csi.CapacityRange{RequiredBytes: size, LimitBytes: size},
@@ -103,7 +121,9 @@ func (w *world) create(ctx context.Context, name string, volumeType volume.Type,
 }
 
 // createWith takes further parameters of a class.
-func (w *world) createWith(ctx context.Context, name string, params map[string]string) (string, error) {
+func (w *world) createWith(
+	ctx context.Context, name string, params map[string]string,
+) (string, error) {
 	resp, err := w.driver.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
 		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: mib}, Parameters: params,
 		VolumeCapabilities: []*csi.VolumeCapability{mountCapability()},
@@ -126,20 +146,26 @@ func (w *world) publish(ctx context.Context, id, target string) error {
 		return err
 	}
 	_, err := w.driver.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
-		VolumeId: id, TargetPath: target, StagingTargetPath: filepath.Join(w.driver.KubeletDir(), "staging"),
-		VolumeCapability: mountCapability(),
+		VolumeId:          id,
+		TargetPath:        target,
+		StagingTargetPath: filepath.Join(w.driver.KubeletDir(), "staging"),
+		VolumeCapability:  mountCapability(),
 	})
 	return err
 }
 
 func (w *world) unpublish(ctx context.Context, id, target string) error {
-	_, err := w.driver.Node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})
+	_, err := w.driver.Node.NodeUnpublishVolume(ctx,
+		&csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: target})
 	return err
 }
 
 // stats are what kubelet is told of a unit.
-func (w *world) stats(ctx context.Context, id, target string, unit csi.VolumeUsage_Unit) (*csi.VolumeUsage, error) {
-	resp, err := w.driver.Node.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: target})
+func (w *world) stats(
+	ctx context.Context, id, target string, unit csi.VolumeUsage_Unit,
+) (*csi.VolumeUsage, error) {
+	resp, err := w.driver.Node.NodeGetVolumeStats(ctx,
+		&csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: target})
 	if err != nil {
 		return nil, err
 	}
@@ -163,14 +189,16 @@ func (w *world) volumes() []string {
 	return ids
 }
 
-// wantNothingLeft: when all volumes are deleted, no project has a limit and nothing counts, and the pool is empty.
+// wantNothingLeft: when all volumes are deleted, no project has a limit and nothing counts, and the
+// pool is empty.
 func (w *world) wantNothingLeft() {
 	w.t.Helper()
 	if ids := w.volumes(); len(ids) > 0 {
 		w.t.Errorf("the driver still lists %q", ids)
 	}
 	w.eventually("all is purged, and no quota is left", func() bool {
-		return len(w.entries("tmp")) == 0 && len(w.entries("trash")) == 0 && len(guest.ProjectQuotas(w.t, w.disk, firstID)) == 0
+		return len(w.entries("tmp")) == 0 && len(w.entries("trash")) == 0 &&
+			len(guest.ProjectQuotas(w.t, w.disk, firstID)) == 0
 	})
 	for _, dir := range []string{"volumes", "snapshots"} {
 		if left := w.entries(dir); len(left) > 0 {
@@ -223,5 +251,6 @@ func fill(path string) (written int64, err error) {
 	return written, err
 }
 
-// isFull says whether a writer was told that there is no room. XFS answers ENOSPC for a project, ext4 EDQUOT.
+// isFull says whether a writer was told that there is no room. XFS answers ENOSPC for a project,
+// ext4 EDQUOT.
 func isFull(err error) bool { return errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.ENOSPC) }

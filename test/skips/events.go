@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// event is a line of `go test -json`; see `go doc test2json`. Decoding does not mind the capitals there.
+// event is a line of `go test -json`; see `go doc test2json`. Decoding does not mind the capitals
+// there.
 type event struct {
 	Action  string `json:"action"`
 	Package string `json:"package"`
@@ -40,7 +41,8 @@ func readFile(path string, into *results) error {
 	return nil
 }
 
-// read adds what it finds to the results. Events without a test speak of packages and builds: go test itself fails on those.
+// read adds what it finds to the results. Events without a test speak of packages and builds: go
+// test itself fails on those.
 func read(r io.Reader, into *results) error {
 	said := map[string]*strings.Builder{}
 	for decoder := json.NewDecoder(r); ; {

@@ -1,5 +1,6 @@
-// Command skips reads what `go test -json` wrote and lists the tests that skipped. With CI=true it fails on a skip that
-// allowed.txt does not list: a skip that nobody reads is a test that nobody has. It always fails when no test ran.
+// Command skips reads what `go test -json` wrote and lists the tests that skipped. With CI=true it
+// fails on a skip that allowed.txt does not list: a skip that nobody reads is a test that nobody
+// has. It always fails when no test ran.
 //
 //	go run ./test/skips FILE...
 package main
@@ -20,7 +21,9 @@ const modulePath = "github.com/csi-hostpath/csi-hostpath/"
 func main() {
 	unlisted, err := run(os.Stdout, os.Args[1:])
 	if err == nil && unlisted > 0 && os.Getenv("CI") == "true" {
-		err = errors.New("in CI no test may skip that test/skips/allowed.txt does not list: give it what it needs, or list it with the reason")
+		err = errors.New(
+			"in CI no test may skip that test/skips/allowed.txt does not list: give it what it needs, or list it with the reason",
+		)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "skips:", err)

@@ -32,7 +32,12 @@ func TestRunCountsSkips(t *testing.T) {
 		wantErr      string
 	}{
 		{name: "all ran", json: passed + noTestFiles, says: "1 tests ran, 0 skipped, 0 of them unlisted"},
-		{name: "a skip", json: passed + skipped, wantUnlisted: 1, says: "SKIPPED: pkg/a TestB/x: a_test.go:7: needs root\n"},
+		{
+			name:         "a skip",
+			json:         passed + skipped,
+			wantUnlisted: 1,
+			says:         "SKIPPED: pkg/a TestB/x: a_test.go:7: needs root\n",
+		},
 		{name: "only skips", json: skipped, wantUnlisted: 1, wantErr: "no test ran", says: "SKIPPED"},
 		{name: "nothing", json: noTestFiles, wantErr: "no test ran", says: "0 tests ran"},
 		{name: "not JSON", json: "FAIL", wantErr: "invalid character"},
@@ -48,7 +53,8 @@ func TestRunCountsSkips(t *testing.T) {
 			if unlisted != tt.wantUnlisted {
 				t.Errorf("%d unlisted skips, want %d", unlisted, tt.wantUnlisted)
 			}
-			if (err == nil) != (tt.wantErr == "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {
+			if (err == nil) != (tt.wantErr == "") ||
+				err != nil && !strings.Contains(err.Error(), tt.wantErr) {
 				t.Errorf("error %v, want %q", err, tt.wantErr)
 			}
 			if !strings.Contains(out.String(), tt.says) {
@@ -81,7 +87,8 @@ func TestAllowedListsByPackageAndPattern(t *testing.T) {
 
 func TestAllowedNamesTheBadLine(t *testing.T) {
 	for _, text := range []string{"pkg/a TestB", "pkg/a: why", "pkg/a TestB: ", "pkg/a Test[: why"} {
-		if _, err := parseAllowed("\n" + text + "\n"); err == nil || !strings.Contains(err.Error(), "allowed.txt:2:") {
+		if _, err := parseAllowed("\n" + text + "\n"); err == nil ||
+			!strings.Contains(err.Error(), "allowed.txt:2:") {
 			t.Errorf("%q: error %v, want one that names line 2", text, err)
 		}
 	}

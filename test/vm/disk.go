@@ -11,13 +11,15 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm/internal/job"
 )
 
-// workSize is of the disk that holds the tests and their temporary files. It is sparse: what is not written costs nothing.
+// workSize is of the disk that holds the tests and their temporary files. It is sparse: what is not
+// written costs nothing.
 const workSize = 8 << 30
 
-// Disk is a disk of the machine: a sparse image, written to through this machine's cache without a flush, which is fast and
-// lasts as long as this machine does.
+// Disk is a disk of the machine: a sparse image, written to through this machine's cache without a
+// flush, which is fast and lasts as long as this machine does.
 type Disk struct {
-	// Name is how tests ask for it, at most 20 letters (a virtio serial number's length); empty: FS.
+	// Name is how tests ask for it, at most 20 letters (a virtio serial number's length); empty:
+	// FS.
 	Name string
 	// FS is what it is formatted with and mounted as: ext4, xfs or btrfs; empty: it stays raw.
 	FS string
@@ -27,7 +29,8 @@ type Disk struct {
 	ProjectQuota bool
 	// MkfsArgs are further arguments of mkfs.
 	MkfsArgs []string
-	// MountData is the filesystem's own part of the mount options. An ext4 or XFS disk with ProjectQuota has prjquota there.
+	// MountData is the filesystem's own part of the mount options. An ext4 or XFS disk with
+	// ProjectQuota has prjquota there.
 	MountData string
 }
 
@@ -104,6 +107,7 @@ func makeWorkDisk(ctx context.Context, dir, image string) error {
 		return err
 	}
 	// Nothing on it has to outlive a power cut.
-	_, err := output(ctx, "", nil, "mkfs.ext4", "-q", "-F", "-E", "nodiscard,root_owner=0:0", "-O", "^has_journal", "-d", dir, image)
+	_, err := output(ctx, "", nil, "mkfs.ext4", "-q", "-F", "-E", "nodiscard,root_owner=0:0", "-O",
+		"^has_journal", "-d", dir, image)
 	return err
 }

@@ -12,21 +12,58 @@ import (
 	"strings"
 )
 
-// tools are copied into every guest from this machine, with their libraries, where this machine has them. For everything else
-// there is busybox.
+// tools are copied into every guest from this machine, with their libraries, where this machine has
+// them. For everything else there is busybox.
 var tools = []string{
-	"mkfs.ext4", "e2fsck", "fsck.ext4", "resize2fs", "tune2fs", "debugfs", "e2label",
-	"mkfs.xfs", "xfs_repair", "xfs_growfs", "xfs_db", "xfs_io",
-	"mkfs.btrfs", "btrfs", "blkid", "blockdev", "dmsetup", "fsck", "mount", "umount", "losetup", "findmnt", "strace",
+	"mkfs.ext4",
+	"e2fsck",
+	"fsck.ext4",
+	"resize2fs",
+	"tune2fs",
+	"debugfs",
+	"e2label",
+	"mkfs.xfs",
+	"xfs_repair",
+	"xfs_growfs",
+	"xfs_db",
+	"xfs_io",
+	"mkfs.btrfs",
+	"btrfs",
+	"blkid",
+	"blockdev",
+	"dmsetup",
+	"fsck",
+	"mount",
+	"umount",
+	"losetup",
+	"findmnt",
+	"strace",
 }
 
 // The guest's directories, merged as Debian's are.
 var (
 	guestDirs = []string{
-		"usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "dev", "proc", "sys", "run", "tmp", "etc", "root", "var/lib", "vm", "disks",
+		"usr/bin",
+		"usr/sbin",
+		"usr/lib",
+		"usr/lib64",
+		"dev",
+		"proc",
+		"sys",
+		"run",
+		"tmp",
+		"etc",
+		"root",
+		"var/lib",
+		"vm",
+		"disks",
 	}
 	guestLinks = map[string]string{
-		"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "etc/mtab": "../proc/self/mounts",
+		"bin":      "usr/bin",
+		"sbin":     "usr/sbin",
+		"lib":      "usr/lib",
+		"lib64":    "usr/lib64",
+		"etc/mtab": "../proc/self/mounts",
 	}
 	guestFiles = map[string]string{
 		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
@@ -131,7 +168,8 @@ func addTool(ctx context.Context, path, root string) error {
 	return copyFile(path, to)
 }
 
-// librariesOf lists the shared libraries of a program, and its loader. A script or a static binary has none, and ldd fails.
+// librariesOf lists the shared libraries of a program, and its loader. A script or a static binary
+// has none, and ldd fails.
 func librariesOf(ctx context.Context, path string) []string {
 	out, err := output(ctx, "", nil, "ldd", path)
 	if err != nil {

@@ -18,9 +18,17 @@ const kernelPackage = "linux-image-cloud-amd64"
 
 var (
 	// bootModules are loaded at boot, with what they depend on.
-	bootModules = []string{"virtio_pci", "virtio_blk", "virtio_console", "crc32c_intel", "ext4", "loop", "dm_mod"}
-	// otherModules are at hand when the kernel asks for them, as it does when a filesystem is mounted. (Some take long to load
-	// here: btrfs times its checksums.)
+	bootModules = []string{
+		"virtio_pci",
+		"virtio_blk",
+		"virtio_console",
+		"crc32c_intel",
+		"ext4",
+		"loop",
+		"dm_mod",
+	}
+	// otherModules are at hand when the kernel asks for them, as it does when a filesystem is
+	// mounted. (Some take long to load here: btrfs times its checksums.)
 	otherModules = []string{
 		"crc32c_generic", "xxhash_generic", "blake2b_generic",
 		"xfs", "btrfs", "quota_v2", "overlay", "dm_flakey", "dm_log_writes", "dm_snapshot",
@@ -67,15 +75,18 @@ func kernelIn(dir string) (kernel, error) {
 		return kernel{}, err
 	}
 	if len(images) != 1 || len(versions) != 1 {
-		return kernel{}, fmt.Errorf("%s has %d kernels and %d sets of modules, want one each: remove it", dir, len(images), len(versions))
+		return kernel{}, fmt.Errorf("%s has %d kernels and %d sets of modules, want one each: remove it",
+			dir, len(images), len(versions))
 	}
 	return kernel{image: images[0], modules: versions[0]}, nil
 }
 
-// fetchKernel makes dir in one rename, so that a download that was killed is not taken for a kernel.
+// fetchKernel makes dir in one rename, so that a download that was killed is not taken for a
+// kernel.
 func fetchKernel(ctx context.Context, cache, dir string) error {
 	if err := canInstall(); err != nil {
-		return fmt.Errorf("%w: %w: unpack the package that %s depends on into %s", ErrUnavailable, err, kernelPackage, dir)
+		return fmt.Errorf("%w: %w: unpack the package that %s depends on into %s", ErrUnavailable, err,
+			kernelPackage, dir)
 	}
 	tmp, err := os.MkdirTemp(cache, "tmp-")
 	if err != nil {
@@ -125,7 +136,8 @@ func realPackage(ctx context.Context) (string, error) {
 			continue // the lists are absent
 		}
 		for line := range strings.Lines(string(out)) {
-			if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: "); ok && strings.HasPrefix(name, "linux-image-") {
+			if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: "); ok &&
+				strings.HasPrefix(name, "linux-image-") {
 				return name, nil
 			}
 		}
@@ -155,8 +167,8 @@ func neededModules(k kernel) ([]string, error) {
 	return slices.Compact(needs), nil
 }
 
-// readDependencies maps a module's name to its file and those of all modules it depends on. It reads modules.builtin as well,
-// which has the files alone.
+// readDependencies maps a module's name to its file and those of all modules it depends on. It
+// reads modules.builtin as well, which has the files alone.
 func readDependencies(path string) (map[string][]string, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 const (
 	defaultTimeout = 5 * time.Minute
 	defaultMemory  = 1 << 30
-	// dumpTime is what remains of a boot's timeout beside a test binary's own: to boot, on a machine that does other things besides, and to
-	// print the goroutines of one that hangs.
+	// dumpTime is what remains of a boot's timeout beside a test binary's own: to boot, on a
+	// machine that does other things besides, and to print the goroutines of one that hangs.
 	dumpTime = time.Minute
 
 	driver = "./cmd/csi-hostpath"
@@ -35,8 +35,8 @@ type Machine struct {
 	boots   int
 }
 
-// Boot runs the tests once, and returns what became of those packages that ran. The error is about the machine, or about a
-// power cut that nobody asked for: failed tests are none.
+// Boot runs the tests once, and returns what became of those packages that ran. The error is about
+// the machine, or about a power cut that nobody asked for: failed tests are none.
 func (m *Machine) Boot(ctx context.Context, boot Boot, logf Logf) ([]Result, error) {
 	if boot.Timeout == 0 {
 		boot.Timeout = defaultTimeout
@@ -55,7 +55,9 @@ func (m *Machine) Boot(ctx context.Context, boot Boot, logf Logf) ([]Result, err
 }
 
 // run keeps the console's output in dir.
-func (m *Machine) run(ctx context.Context, boot Boot, dir, work string, logf Logf) ([]Result, error) {
+func (m *Machine) run(
+	ctx context.Context, boot Boot, dir, work string, logf Logf,
+) ([]Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, boot.Timeout)
 	defer cancel()
 	console := filepath.Join(dir, "console")
@@ -98,7 +100,9 @@ func (m *Machine) writeJob(boot Boot) error {
 func (m *Machine) programs(boot Boot) []job.Program {
 	args, env := programArguments(boot), boot.Env
 	if slices.Contains(m.config.Programs, driver) {
-		env = append([]string{job.DriverEnv + "=" + path.Join(job.WorkDir, "bin", path.Base(driver))}, env...)
+		env = append(
+			[]string{job.DriverEnv + "=" + path.Join(job.WorkDir, "bin", path.Base(driver))},
+			env...)
 	}
 	var programs []job.Program
 	for _, b := range m.binaries(boot) {
@@ -116,7 +120,11 @@ func programArguments(boot Boot) []string {
 	if len(boot.Command) > 0 {
 		return boot.Command[1:]
 	}
-	args := []string{"-test.v=test2json", "-test.paniconexit0", "-test.timeout=" + max(boot.Timeout-dumpTime, time.Second).String()}
+	args := []string{
+		"-test.v=test2json",
+		"-test.paniconexit0",
+		"-test.timeout=" + max(boot.Timeout-dumpTime, time.Second).String(),
+	}
 	if boot.Run != "" {
 		args = append(args, "-test.run="+boot.Run)
 	}

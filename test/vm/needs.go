@@ -36,11 +36,15 @@ func ensurePackages(ctx context.Context, logf Logf) error {
 		return fmt.Errorf("%w: %w: run %q", ErrUnavailable, err, remedy)
 	}
 	logf("vm: installing %s", strings.Join(missing, " "))
-	if err := installing(ctx, append([]string{"install", "-y", "-qq", "--no-install-recommends"}, missing...)); err != nil {
+	if err := installing(
+		ctx,
+		append([]string{"install", "-y", "-qq", "--no-install-recommends"}, missing...),
+	); err != nil {
 		return fmt.Errorf("%s: %w", remedy, err)
 	}
 	if missing = missingPackages(); len(missing) > 0 {
-		return fmt.Errorf("installed, but some programs are still not found; packages: %s", strings.Join(missing, " "))
+		return fmt.Errorf("installed, but some programs are still not found; packages: %s",
+			strings.Join(missing, " "))
 	}
 	return nil
 }
@@ -65,7 +69,8 @@ func canInstall() error {
 	return nil
 }
 
-// installing runs apt-get, and once more after an update: the lists may be absent or old, and only then are they worth fetching.
+// installing runs apt-get, and once more after an update: the lists may be absent or old, and only
+// then are they worth fetching.
 func installing(ctx context.Context, args []string) error {
 	if aptGet(ctx, args...) == nil {
 		return nil
@@ -90,9 +95,11 @@ func lookPath(program string) (string, error) {
 	return exec.LookPath(filepath.Join("/usr/sbin", program))
 }
 
-// output runs a program in dir (empty: here) with env added, and returns what it printed to its standard output. The error has
-// what it said besides.
-func output(ctx context.Context, dir string, env []string, name string, args ...string) ([]byte, error) {
+// output runs a program in dir (empty: here) with env added, and returns what it printed to its
+// standard output. The error has what it said besides.
+func output(
+	ctx context.Context, dir string, env []string, name string, args ...string,
+) ([]byte, error) {
 	path, err := lookPath(name)
 	if err != nil {
 		return nil, err

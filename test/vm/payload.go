@@ -38,10 +38,14 @@ type goPackage struct {
 	} `json:"module"`
 }
 
-// buildPayload compiles tests and programs. A test runs in src/PACKAGE, beside its testdata, as go test would have it.
+// buildPayload compiles tests and programs. A test runs in src/PACKAGE, beside its testdata, as go
+// test would have it.
 func buildPayload(ctx context.Context, config Config, dir string) (payload, error) {
 	p := payload{dir: filepath.Join(dir, "payload")}
-	if err := errors.Join(os.MkdirAll(filepath.Join(p.dir, "bin"), 0o755), os.Mkdir(filepath.Join(p.dir, "tmp"), 0o755)); err != nil {
+	if err := errors.Join(
+		os.MkdirAll(filepath.Join(p.dir, "bin"), 0o755),
+		os.Mkdir(filepath.Join(p.dir, "tmp"), 0o755),
+	); err != nil {
 		return p, err
 	}
 	tags := append([]string{"vm"}, config.Tags...)
@@ -51,14 +55,24 @@ func buildPayload(ctx context.Context, config Config, dir string) (payload, erro
 	}
 	for i, pkg := range packages {
 		name := strings.TrimPrefix(pkg.ImportPath, pkg.Module.Path+"/")
-		test := binary{importPath: pkg.ImportPath, name: name, file: strconv.Itoa(i) + ".test", dir: filepath.Join("src", name)}
+		test := binary{
+			importPath: pkg.ImportPath,
+			name:       name,
+			file:       strconv.Itoa(i) + ".test",
+			dir:        filepath.Join("src", name),
+		}
 		if err := p.add(ctx, tags, test, pkg); err != nil {
 			return p, err
 		}
 		p.tests = append(p.tests, test)
 	}
 	for _, program := range config.Programs {
-		if err := goBuild(ctx, tags, filepath.Join(p.dir, "bin", filepath.Base(program)), program); err != nil {
+		if err := goBuild(
+			ctx,
+			tags,
+			filepath.Join(p.dir, "bin", filepath.Base(program)),
+			program,
+		); err != nil {
 			return p, err
 		}
 	}
@@ -66,7 +80,8 @@ func buildPayload(ctx context.Context, config Config, dir string) (payload, erro
 }
 
 func (p payload) add(ctx context.Context, tags []string, test binary, pkg goPackage) error {
-	err := goRun(ctx, "test", "-c", "-tags", strings.Join(tags, ","), "-o", filepath.Join(p.dir, "bin", test.file), pkg.ImportPath)
+	err := goRun(ctx, "test", "-c", "-tags", strings.Join(tags, ","), "-o",
+		filepath.Join(p.dir, "bin", test.file), pkg.ImportPath)
 	if err != nil {
 		return err
 	}
@@ -81,8 +96,8 @@ func (p payload) add(ctx context.Context, tags []string, test binary, pkg goPack
 	return os.CopyFS(filepath.Join(src, "testdata"), os.DirFS(testdata))
 }
 
-// listPackages leaves out packages without tests. Patterns that none with tests matches are an error: it would pass without having
-// tested.
+// listPackages leaves out packages without tests. Patterns that none with tests matches are an
+// error: it would pass without having tested.
 func listPackages(ctx context.Context, tags, patterns []string) ([]goPackage, error) {
 	if len(patterns) == 0 {
 		return nil, nil
@@ -91,7 +106,12 @@ func listPackages(ctx context.Context, tags, patterns []string) ([]goPackage, er
 	if err != nil {
 		return nil, err
 	}
-	out, err := output(ctx, root, nil, "go", append([]string{"list", "-json", "-tags", strings.Join(tags, ","), "--"}, patterns...)...)
+	out, err := output(
+		ctx,
+		root,
+		nil,
+		"go",
+		append([]string{"list", "-json", "-tags", strings.Join(tags, ","), "--"}, patterns...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +132,8 @@ func listPackages(ctx context.Context, tags, patterns []string) ([]goPackage, er
 }
 
 func goBuild(ctx context.Context, tags []string, file, pkg string) error {
-	return goRun(ctx, "build", "-buildvcs=false", "-ldflags", "-s -w", "-tags", strings.Join(tags, ","), "-o", file, pkg)
+	return goRun(ctx, "build", "-buildvcs=false", "-ldflags", "-s -w", "-tags",
+		strings.Join(tags, ","), "-o", file, pkg)
 }
 
 // goRun runs the go command in the module's root. What it builds needs no library of the guest's.

@@ -16,8 +16,8 @@ import (
 // consoleTail is how much of the kernel's console a failure shows, in bytes.
 const consoleTail = 4 << 10
 
-// arguments describe the machine. Events have a serial port of their own: what the kernel says does not get in between, and a
-// virtio port is much faster than an emulated UART.
+// arguments describe the machine. Events have a serial port of their own: what the kernel says does
+// not get in between, and a virtio port is much faster than an emulated UART.
 func (m *Machine) arguments(work, console string) []string {
 	memory := m.config.Memory
 	if memory == 0 {
@@ -27,8 +27,9 @@ func (m *Machine) arguments(work, console string) []string {
 		"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", fmt.Sprintf("%dM", memory>>20),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", m.kernel.image, "-initrd", m.initrd,
-		// A panic restarts the machine at once, and -no-reboot makes that its end. Nobody attacks this kernel from inside.
-		// Its cryptography need not test itself: emulated, those tests take a second, and one was seen to loop for ever.
+		// A panic restarts the machine at once, and -no-reboot makes that its end. Nobody attacks
+		// this kernel from inside. Its cryptography need not test itself: emulated, those tests
+		// take a second, and one was seen to loop for ever.
 		"-append", "console=ttyS0 quiet panic=-1 oops=panic mitigations=off cryptomgr.notests",
 		"-serial", "file:" + console,
 		"-chardev", "file,id=events,path=/proc/self/fd/1",
@@ -41,7 +42,8 @@ func (m *Machine) arguments(work, console string) []string {
 	return args
 }
 
-// driveArguments use cache=unsafe: what QEMU has written outlives QEMU in any case, and only QEMU is killed.
+// driveArguments use cache=unsafe: what QEMU has written outlives QEMU in any case, and only QEMU
+// is killed.
 func driveArguments(serial, image string) []string {
 	return []string{
 		"-drive", "if=none,format=raw,cache=unsafe,discard=unmap,id=" + serial + ",file=" + image,

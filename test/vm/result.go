@@ -16,7 +16,8 @@ import (
 type Result struct {
 	// Package is relative to the module: pkg/pool. A command has its name there.
 	Package string
-	// ExitCode is the process's: 128 plus the signal when it was killed, 0 when the power went while it ran.
+	// ExitCode is the process's: 128 plus the signal when it was killed, 0 when the power went
+	// while it ran.
 	ExitCode int
 	// Tests are those that have ended, subtests among them, in the order in which they did.
 	Tests []Test
@@ -40,7 +41,8 @@ const (
 	Skipped Outcome = "skip"
 )
 
-// testEvent is a line of test2json; see `go doc test2json`. Decoding does not mind the capitals there.
+// testEvent is a line of test2json; see `go doc test2json`. Decoding does not mind the capitals
+// there.
 type testEvent struct {
 	Action string `json:"action"`
 	Test   string `json:"test"`

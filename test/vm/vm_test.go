@@ -61,14 +61,16 @@ func TestPowerCutBreaksNoPromiseOfACopy(t *testing.T) {
 	)
 }
 
-// TestPackagesPass runs tests of the driver on a kernel that clusters have: Debian's is years older than CI's.
+// TestPackagesPass runs tests of the driver on a kernel that clusters have: Debian's is years older
+// than CI's.
 func TestPackagesPass(t *testing.T) {
 	Run(t, Config{Packages: []string{"./pkg/mount", "./pkg/loopdev"}})
 }
 
 // TestOutcomesComeOut boots one machine several times, and looks at what it says of itself.
 func TestOutcomesComeOut(t *testing.T) {
-	machine := prepare(t, Config{Packages: []string{guestTests}, Disks: []Disk{{FS: "ext4", Size: 64 << 20}}})
+	machine := prepare(t,
+		Config{Packages: []string{guestTests}, Disks: []Disk{{FS: "ext4", Size: 64 << 20}}})
 	tests := []struct {
 		name     string
 		boot     Boot
@@ -79,11 +81,17 @@ func TestOutcomesComeOut(t *testing.T) {
 		{name: "first", boot: Boot{Run: "^TestFirstBoot$"}, outcomes: "TestFirstBoot pass"},
 		{name: "second", boot: Boot{Run: "^TestSecondBoot$"}, outcomes: "TestSecondBoot pass"},
 		{
-			name: "fail and skip, no power cut", boot: Boot{Env: []string{"VM_TEST_OUTCOME=fail, skip"}, PowerCut: true},
-			outcomes: "TestOutcomePass pass, TestOutcomeFail fail, TestOutcomeSkip skip", exitCode: 1,
-			wantErr: "no test has called guest.CutPower",
+			name:     "fail and skip, no power cut",
+			boot:     Boot{Env: []string{"VM_TEST_OUTCOME=fail, skip"}, PowerCut: true},
+			outcomes: "TestOutcomePass pass, TestOutcomeFail fail, TestOutcomeSkip skip",
+			exitCode: 1,
+			wantErr:  "no test has called guest.CutPower",
 		},
-		{name: "hang", boot: Boot{Env: []string{"VM_TEST_OUTCOME=hang"}, Timeout: dumpTime + time.Second}, exitCode: 2},
+		{
+			name:     "hang",
+			boot:     Boot{Env: []string{"VM_TEST_OUTCOME=hang"}, Timeout: dumpTime + time.Second},
+			exitCode: 2,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -91,10 +99,12 @@ func TestOutcomesComeOut(t *testing.T) {
 				tt.boot.Run = "^TestOutcome"
 			}
 			results, err := machine.Boot(t.Context(), tt.boot, t.Logf)
-			if (err == nil) != (tt.wantErr == "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {
+			if (err == nil) != (tt.wantErr == "") ||
+				err != nil && !strings.Contains(err.Error(), tt.wantErr) {
 				t.Errorf("error %v, want %q", err, tt.wantErr)
 			}
-			if len(results) != 1 || results[0].ExitCode != tt.exitCode || results[0].Package != "test/vm/guest" {
+			if len(results) != 1 || results[0].ExitCode != tt.exitCode ||
+				results[0].Package != "test/vm/guest" {
 				t.Fatalf("results %v, want exit code %d of test/vm/guest", results, tt.exitCode)
 			}
 			if got := outcomes(results[0]); !strings.Contains(got, tt.outcomes) {
@@ -106,14 +116,16 @@ func TestOutcomesComeOut(t *testing.T) {
 
 func TestCommandRunsInPlaceOfTests(t *testing.T) {
 	machine := prepare(t, Config{Programs: []string{driver}})
-	results, err := machine.Boot(t.Context(), Boot{Command: []string{"csi-hostpath", "no-such-command"}}, t.Logf)
+	results, err := machine.Boot(t.Context(),
+		Boot{Command: []string{"csi-hostpath", "no-such-command"}}, t.Logf)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(results) != 1 || results[0].Package != "csi-hostpath" || results[0].ExitCode != 2 {
 		t.Errorf("results %+v, want exit code 2 of csi-hostpath", results)
 	}
-	if _, err := machine.Boot(t.Context(), Boot{}, t.Logf); err == nil || !strings.Contains(err.Error(), "nothing to run") {
+	if _, err := machine.Boot(t.Context(), Boot{}, t.Logf); err == nil ||
+		!strings.Contains(err.Error(), "nothing to run") {
 		t.Errorf("boot without a command: %v, want that there is nothing to run", err)
 	}
 }
@@ -145,11 +157,19 @@ func TestFaultyConfigIsRefused(t *testing.T) {
 		wantErr string
 	}{
 		{name: "no name", disks: []Disk{{Size: 1 << 20}}, wantErr: "want a name"},
-		{name: "twice", disks: []Disk{{Name: "a", Size: 1}, {Name: "a", Size: 1}}, wantErr: "want a name of its own"},
+		{
+			name:    "twice",
+			disks:   []Disk{{Name: "a", Size: 1}, {Name: "a", Size: 1}},
+			wantErr: "want a name of its own",
+		},
 		{name: "our own name", disks: []Disk{{Name: "work"}}, wantErr: "want a name of its own"},
 		{name: "long name", disks: []Disk{{Name: "a-name-of-twenty-one-x"}}, wantErr: "want a name"},
 		{name: "filesystem", disks: []Disk{{FS: "ntfs"}}, wantErr: `"ntfs" is none of`},
-		{name: "quota", disks: []Disk{{FS: "btrfs", ProjectQuota: true}}, wantErr: "btrfs has no project quotas"},
+		{
+			name:    "quota",
+			disks:   []Disk{{FS: "btrfs", ProjectQuota: true}},
+			wantErr: "btrfs has no project quotas",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -14,7 +14,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm/internal/job"
 )
 
-// frame marks the lines in a test's output that the testing package has written: see `go doc test2json`.
+// frame marks the lines in a test's output that the testing package has written: see `go doc
+// test2json`.
 const frame = "\x16"
 
 // watch follows one boot.
@@ -130,7 +131,9 @@ func (w *watch) verdict() error {
 	case w.fault != "":
 		return errors.New(w.fault)
 	case w.boot.PowerCut && !w.cut():
-		return errors.New("no test has called guest.CutPower or guest.AllowPowerCut, or the tests had ended before the delay")
+		return errors.New(
+			"no test has called guest.CutPower or guest.AllowPowerCut, or the tests had ended before the delay",
+		)
 	case !w.boot.PowerCut && !w.done:
 		return errors.New("the machine has ended before the tests did")
 	default:

@@ -183,7 +183,8 @@ func testResize(w *world) {
 		w.fill(v.file("f"), 0)
 		w.must(w.backend.Resize(v.dir, v.tag, v.spec, 2*size))
 		w.wantRoom(v.file("f"), size-w.subject.Slack)
-		w.must(w.backend.Resize(v.dir, v.tag, v.spec, size)) // an expansion that failed is taken back
+		// an expansion that failed is taken back
+		w.must(w.backend.Resize(v.dir, v.tag, v.spec, size))
 		w.wantFull(v.file("f"))
 		if u := w.usage(v); u.TotalBytes != size || u.AvailableBytes != 0 {
 			w.t.Errorf("%s: with more in it than it may have, use is %+v", volumeType, u)
@@ -193,7 +194,8 @@ func testResize(w *world) {
 
 const inodes = 8
 
-// makeFew makes a volume of so many inodes, its directory among them; false where they cannot be limited.
+// makeFew makes a volume of so many inodes, its directory among them; false where they cannot be
+// limited.
 func (w *world) makeFew() (made, bool) {
 	w.t.Helper()
 	if !w.backend.LimitsInodes() {
@@ -212,7 +214,8 @@ func testInodes(w *world) {
 	if !ok {
 		return
 	}
-	if u := w.usage(v); u.TotalInodes != inodes || u.UsedInodes != inodes || u.AvailableInodes != 0 || u.AvailableBytes == 0 {
+	if u := w.usage(v); u.TotalInodes != inodes || u.UsedInodes != inodes || u.AvailableInodes != 0 ||
+		u.AvailableBytes == 0 {
 		w.t.Errorf("with all inodes taken use is %+v", u)
 	}
 	w.must(w.backend.Resize(v.dir, v.tag, v.spec, 2*size))
@@ -265,7 +268,8 @@ func testRestart(w *world) {
 func testRepair(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType)
-		w.must(w.backend.Resize(v.dir, v.tag, v.spec, 3*size)) // a crash came before the record said so
+		// a crash came before the record said so
+		w.must(w.backend.Resize(v.dir, v.tag, v.spec, 3*size))
 		if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); !repaired || err != nil {
 			w.t.Errorf("%s: repaired %t, %v", volumeType, repaired, err)
 		}
@@ -290,7 +294,14 @@ func testLift(w *world) {
 			w.t.Errorf("%s: quotas on again: repaired %t, %v", volumeType, repaired, err)
 		}
 		w.wantFull(v.file("f"))
-		if _, err := w.backend.Adopt(free.dir, free.tag, free.spec, size); !errors.Is(err, volume.ErrUnavailable) {
+		if _, err := w.backend.Adopt(
+			free.dir,
+			free.tag,
+			free.spec,
+			size,
+		); !errors.Is(
+			err, volume.ErrUnavailable,
+		) {
 			w.t.Errorf("%s: what was made with quotas off: %v, want ErrUnavailable", volumeType, err)
 		}
 	}
@@ -316,7 +327,8 @@ func testUntagged(w *world) {
 
 func testTags(w *world) {
 	seen := map[backend.Tag]bool{}
-	// The second knows nothing of the first's, like another pool, or a start before it has read the records.
+	// The second knows nothing of the first's, like another pool, or a start before it has read the
+	// records.
 	for _, b := range []backend.Backend{w.backend, w.subject.Open(w.t, w.root)} {
 		for range 20 {
 			v := w.makeBy(b, volume.DirectoryOrCreate)
@@ -365,7 +377,8 @@ func testShownSize(w *world) {
 	if total := int64(st.Blocks) * st.Bsize; total != size { //nolint:gosec // a disk is small
 		w.t.Errorf("df shows a size of %d, want %d", total, size)
 	}
-	if free := int64(st.Bavail) * st.Bsize; free > size/2 || free < size/2-w.subject.Slack-256<<10 { //nolint:gosec // as above
+	if free := int64(st.Bavail) * st.Bsize; free > size/2 ||
+		free < size/2-w.subject.Slack-256<<10 { //nolint:gosec // as above
 		w.t.Errorf("df shows %d available of %d", free, size)
 	}
 }

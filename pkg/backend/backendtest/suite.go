@@ -1,4 +1,5 @@
-// Package backendtest is what every backend is held to, on a filesystem of its own, and what it is measured by.
+// Package backendtest is what every backend is held to, on a filesystem of its own, and what it is
+// measured by.
 package backendtest
 
 import (
@@ -16,15 +17,18 @@ const (
 	block = 4096
 )
 
-// Subject is a backend, and a filesystem to use it on. The backends of one subject share the filesystem, as pools may.
+// Subject is a backend, and a filesystem to use it on. The backends of one subject share the
+// filesystem, as pools may.
 type Subject struct {
 	// Dir is a directory of the filesystem that is empty, and root's.
 	Dir string
 	// Open opens a backend as a start of the driver does.
 	Open func(t testing.TB, root *os.File) backend.Backend
-	// OpenLifted opens it as a start with `quota: off` does. Not needed for a backend that never enforces.
+	// OpenLifted opens it as a start with `quota: off` does. Not needed for a backend that never
+	// enforces.
 	OpenLifted func(t testing.TB, root *os.File) backend.Backend
-	// Slack is by how many bytes a volume may be full before it holds its size: what the filesystem counts besides content.
+	// Slack is by how many bytes a volume may be full before it holds its size: what the filesystem
+	// counts besides content.
 	Slack int64
 	// TruncateNeeds is how many bytes must be left for a file to be truncated.
 	TruncateNeeds int64

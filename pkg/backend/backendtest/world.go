@@ -163,8 +163,8 @@ func (w *world) usage(v made) volume.Usage {
 	return u
 }
 
-// asPod runs f without the capability that takes a process out of ext4's quotas (CAP_SYS_RESOURCE, fs/quota/dquot.c, ignore_hardlimit);
-// no container has it unless it is privileged.
+// asPod runs f without the capability that takes a process out of ext4's quotas (CAP_SYS_RESOURCE,
+// fs/quota/dquot.c, ignore_hardlimit); no container has it unless it is privileged.
 func asPod(f func() error) error {
 	done := make(chan error)
 	go func() {
@@ -184,7 +184,8 @@ func asPod(f func() error) error {
 	return <-done
 }
 
-// grow writes to the end of a file, a block at a time, until that fails or the file has so many bytes.
+// grow writes to the end of a file, a block at a time, until that fails or the file has so many
+// bytes.
 func grow(path string, bytes int64) (written int64, err error) {
 	err = asPod(func() error {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -207,15 +208,18 @@ func grow(path string, bytes int64) (written int64, err error) {
 // isFull says whether a writer was told that there is no room.
 func isFull(err error) bool { return errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.ENOSPC) }
 
-// fill writes to a volume that has had so many bytes written to it, until it is full; and it has to be full just there.
+// fill writes to a volume that has had so many bytes written to it, until it is full; and it has to
+// be full just there.
 func (w *world) fill(path string, before int64) {
 	w.t.Helper()
 	written, err := grow(path, 2*size)
 	if !isFull(err) {
-		w.t.Fatalf("after %d bytes in a volume of %d: %v, want EDQUOT or ENOSPC", before+written, int64(size), err)
+		w.t.Fatalf("after %d bytes in a volume of %d: %v, want EDQUOT or ENOSPC", before+written,
+			int64(size), err)
 	}
 	if total := before + written; total > size || total < size-w.subject.Slack-block {
-		w.t.Errorf("full after %d bytes, want %d, or up to %d less", total, int64(size), w.subject.Slack+block)
+		w.t.Errorf("full after %d bytes, want %d, or up to %d less", total, int64(size),
+			w.subject.Slack+block)
 	}
 }
 

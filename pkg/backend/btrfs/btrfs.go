@@ -1,6 +1,7 @@
-// Package btrfs holds volumes to their sizes on btrfs. A volume is a subvolume; it belongs to a quota group of its own, which has the
-// limit, and so do the subvolumes that a pod makes in it where the filesystem has simple quotas. Deleting a volume costs no time for
-// its files, and a snapshot of it will cost none either.
+// Package btrfs holds volumes to their sizes on btrfs. A volume is a subvolume; it belongs to a
+// quota group of its own, which has the limit, and so do the subvolumes that a pod makes in it
+// where the filesystem has simple quotas. Deleting a volume costs no time for its files, and a
+// snapshot of it will cost none either.
 package btrfs
 
 import (
@@ -25,8 +26,8 @@ const (
 	tagCount             = 1 << 40
 )
 
-// leastLimit is what an empty volume needs for itself, rounded up: with less, not even its owner can be set. A smaller volume may hold
-// as much.
+// leastLimit is what an empty volume needs for itself, rounded up: with less, not even its owner
+// can be set. A smaller volume may hold as much.
 const leastLimit = 1 << 20
 
 // Mode says whether volumes are held to their sizes.
@@ -35,7 +36,8 @@ type Mode int
 const (
 	// Enforce holds every volume to its size, and turns on the filesystem's quotas for that.
 	Enforce Mode = iota
-	// Lift makes volumes without limits, and takes the limits off those that have one. The filesystem's quotas stay as they are.
+	// Lift makes volumes without limits, and takes the limits off those that have one. The
+	// filesystem's quotas stay as they are.
 	Lift
 )
 
@@ -53,8 +55,9 @@ var (
 	_ backend.Counter = (*Btrfs)(nil)
 )
 
-// Open is the backend for the filesystem of a directory, which stays the caller's and open; false if it is not btrfs. A filesystem
-// whose quotas cannot be turned on is one that does not enforce. The seed says where the search for free groups begins.
+// Open is the backend for the filesystem of a directory, which stays the caller's and open; false
+// if it is not btrfs. A filesystem whose quotas cannot be turned on is one that does not enforce.
+// The seed says where the search for free groups begins.
 func Open(log klog.Logger, root *os.File, mode Mode, seed uint64) (*Btrfs, bool, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(root.Fd()), &st); err != nil {
@@ -81,19 +84,29 @@ func (b *Btrfs) turnOn(log klog.Logger) (accounting, error) {
 	}
 	if kind == none {
 		if err := b.fs.enable(); err != nil {
-			log.Error(err, "The quotas of a btrfs filesystem are off and cannot be turned on", "path", b.fs.root.Name())
+			log.Error(err, "The quotas of a btrfs filesystem are off and cannot be turned on", "path",
+				b.fs.root.Name())
 			return none, nil
 		}
-		log.Info("The quotas of a btrfs filesystem were off and are turned on, simple ones where the kernel has them; "+
-			"kernels before Linux 6.7 cannot mount a filesystem with simple quotas (`quota: off` leaves them as they are)", "path", b.fs.root.Name())
+		log.Info(
+			"The quotas of a btrfs filesystem were off and are turned on, simple ones where the kernel has them; "+
+				"kernels before Linux 6.7 cannot mount a filesystem with simple quotas (`quota: off` leaves them as they are)",
+			"path",
+			b.fs.root.Name(),
+		)
 	}
 	kind, inconsistent, err := b.fs.status()
 	if err != nil {
 		return none, err
 	}
 	if kind == full {
-		log.Info("The btrfs filesystem has full quotas, not simple ones: a pod that makes subvolumes in its volume exceeds its size",
-			"path", b.fs.root.Name(), "inconsistent", inconsistent)
+		log.Info(
+			"The btrfs filesystem has full quotas, not simple ones: a pod that makes subvolumes in its volume exceeds its size",
+			"path",
+			b.fs.root.Name(),
+			"inconsistent",
+			inconsistent,
+		)
 	}
 	return kind, nil
 }
@@ -166,7 +179,9 @@ func group(tag backend.Tag) uint64 {
 }
 
 // fillNew makes of a new subvolume what pods will see.
-func fillNew(dir *os.File, name string, spec volume.Spec, fill func(*os.File, volume.Spec) (*os.File, error)) (*os.File, error) {
+func fillNew(
+	dir *os.File, name string, spec volume.Spec, fill func(*os.File, volume.Spec) (*os.File, error),
+) (*os.File, error) {
 	f, err := openNoMount(dir, name)
 	if err != nil {
 		return nil, err
@@ -186,18 +201,25 @@ func fillDirectory(f *os.File, spec volume.Spec) (*os.File, error) {
 	return f, nil
 }
 
-// Adopt implements backend.Backend. A group that is gone (somebody turned the filesystem's quotas off and on again) is made again;
-// what the volume held before is then not counted by simple quotas.
-func (b *Btrfs) Adopt(dir *os.File, tag backend.Tag, _ volume.Spec, bytes int64) (repaired bool, err error) {
+// Adopt implements backend.Backend. A group that is gone (somebody turned the filesystem's quotas
+// off and on again) is made again; what the volume held before is then not counted by simple
+// quotas.
+func (b *Btrfs) Adopt(
+	dir *os.File, tag backend.Tag, _ volume.Spec, bytes int64,
+) (repaired bool, err error) {
 	if !b.enforces {
 		return false, b.lift(tag)
 	}
 	if !b.tags.Contains(tag) {
-		return false, fmt.Errorf("%w: its record has no quota group, but %d: it was made while the filesystem had no quotas, or on another one",
-			volume.ErrUnavailable, tag)
+		return false, fmt.Errorf(
+			"%w: its record has no quota group, but %d: it was made while the filesystem had no quotas, or on another one",
+			volume.ErrUnavailable,
+			tag,
+		)
 	}
 	if !b.tags.Hold(tag) {
-		return false, fmt.Errorf("%w: quota group %d belongs to another volume as well", volume.ErrCorrupt, tag)
+		return false, fmt.Errorf("%w: quota group %d belongs to another volume as well",
+			volume.ErrCorrupt, tag)
 	}
 	f, err := openSubvolume(dir)
 	if err != nil {
@@ -270,8 +292,8 @@ func (b *Btrfs) Resize(_ *os.File, tag backend.Tag, _ volume.Spec, bytes int64) 
 	return b.fs.setLimit(tag, b.limit(bytes))
 }
 
-// Usage implements backend.Backend. The filesystem can be full before the volume is; then that is what is available. It has no number of
-// inodes to give out.
+// Usage implements backend.Backend. The filesystem can be full before the volume is; then that is
+// what is available. It has no number of inodes to give out.
 func (b *Btrfs) Usage(data *os.File, tag backend.Tag) (volume.Usage, error) {
 	u, err := mount.UsageOf(data)
 	if err != nil || !b.tags.Contains(tag) {
@@ -320,7 +342,8 @@ func (b *Btrfs) Release(tag backend.Tag) error {
 		return nil
 	}
 	err := b.fs.removeGroup(tag)
-	if errors.Is(err, unix.ENOSPC) { // a full filesystem has what was removed with its next transaction
+	// a full filesystem has what was removed with its next transaction
+	if errors.Is(err, unix.ENOSPC) {
 		err = errors.Join(backend.ErrPending, err)
 	}
 	if errors.Is(err, backend.ErrPending) {
@@ -336,8 +359,9 @@ func (b *Btrfs) Release(tag backend.Tag) error {
 // hurryInterval bounds how often the filesystem commits for the sake of a purge.
 const hurryInterval = time.Second
 
-// hurry lets the kernel's cleaner begin at once, not when the next transaction is due, by default after 30 seconds: it is woken when
-// the filesystem's own thread has committed one. There is one to commit only if something has changed, so something is written.
+// hurry lets the kernel's cleaner begin at once, not when the next transaction is due, by default
+// after 30 seconds: it is woken when the filesystem's own thread has committed one. There is one to
+// commit only if something has changed, so something is written.
 func (b *Btrfs) hurry(tag backend.Tag) error {
 	now, last := time.Now().UnixNano(), b.hurried.Load()
 	if now-last < int64(hurryInterval) || !b.hurried.CompareAndSwap(last, now) {

@@ -39,7 +39,8 @@ func newSubject(kind accounting) func(testing.TB) backendtest.Subject {
 			Open:       opener(Enforce),
 			OpenLifted: opener(Lift),
 			Slack:      512 << 10,
-			// Copy on write needs room to remove, but not to unlink (btrfs_start_transaction_fallback_global_rsv).
+			// Copy on write needs room to remove, but not to unlink
+			// (btrfs_start_transaction_fallback_global_rsv).
 			TruncateNeeds: 128 << 10,
 		}
 		root, err := os.Open(s.Dir)
@@ -101,7 +102,9 @@ func TestStructuresAreTheKernels(t *testing.T) {
 
 const mib = 1 << 20
 
-func newVolume(t *testing.T, kind accounting, bytes int64) (b *Btrfs, dir *os.File, tag backend.Tag) {
+func newVolume(
+	t *testing.T, kind accounting, bytes int64,
+) (b *Btrfs, dir *os.File, tag backend.Tag) {
 	t.Helper()
 	subject := newSubject(kind)(t)
 	root := open(t, subject.Dir)
@@ -157,7 +160,8 @@ func TestSubvolumeInAVolumeDoesNotEscape(t *testing.T) {
 	}
 }
 
-// Whatever a pod leaves: subvolumes deep in others, at paths that no system call takes, read-only, immutable.
+// Whatever a pod leaves: subvolumes deep in others, at paths that no system call takes, read-only,
+// immutable.
 func TestDiscardRemovesWhateverSubvolumesAPodLeaves(t *testing.T) {
 	for name, kind := range kinds {
 		t.Run(name, func(t *testing.T) {
@@ -188,7 +192,8 @@ func TestDiscardRemovesWhateverSubvolumesAPodLeaves(t *testing.T) {
 	}
 }
 
-// A pod nests as many subvolumes as its volume has room for: what is remembered of each must be little, and not on the stack.
+// A pod nests as many subvolumes as its volume has room for: what is remembered of each must be
+// little, and not on the stack.
 func TestDiscardRemovesSubvolumesNestedToAnyDepth(t *testing.T) {
 	const depth = 2000
 	b, dir, tag := newVolume(t, simple, 400*mib)
@@ -283,7 +288,13 @@ func TestQuotasTurnedOffAndOnAgainArePutRight(t *testing.T) {
 		if repaired, err := b.Adopt(dir, tag, volume.Spec{}, 4*mib); !repaired || err != nil {
 			t.Errorf("adopt: %t, %v", repaired, err)
 		}
-		if err := os.WriteFile(filepath.Join(dir.Name(), backend.Data, "file"), make([]byte, 5*mib), 0o600); !errors.Is(err, unix.EDQUOT) {
+		if err := os.WriteFile(
+			filepath.Join(dir.Name(), backend.Data, "file"),
+			make([]byte, 5*mib),
+			0o600,
+		); !errors.Is(
+			err, unix.EDQUOT,
+		) {
 			t.Errorf("5 MiB in a volume of 4 MiB: %v, want EDQUOT", err)
 		}
 	}

@@ -14,7 +14,8 @@ import (
 
 var _ backend.Cloner = (*Btrfs)(nil)
 
-// Snapshot implements backend.Cloner. A subvolume that a pod has made in its volume is not part of it: an empty directory stands there.
+// Snapshot implements backend.Cloner. A subvolume that a pod has made in its volume is not part of
+// it: an empty directory stands there.
 func (b *Btrfs) Snapshot(source backend.Source, dir *os.File) (backend.Clone, error) {
 	return b.snapshot(source, dir, volume.MaxCapacityBytes, readOnly)
 }
@@ -27,15 +28,20 @@ func (b *Btrfs) Clone(source backend.Source, dir *os.File, bytes int64) (backend
 // ChargesWriter implements backend.Cloner.
 func (b *Btrfs) ChargesWriter() bool { return b.quotas == simple }
 
-// snapshot makes a snapshot of the subvolume that holds the source's data, under the same name, in a new quota group.
-func (b *Btrfs) snapshot(source backend.Source, dir *os.File, bytes int64, flags uint64) (backend.Clone, error) {
+// snapshot makes a snapshot of the subvolume that holds the source's data, under the same name, in
+// a new quota group.
+func (b *Btrfs) snapshot(
+	source backend.Source, dir *os.File, bytes int64, flags uint64,
+) (backend.Clone, error) {
 	if b.quotas == full {
-		// A snapshot that is born into a group of its own makes the filesystem's numbers wrong until a rescan of all of it
-		// (btrfs_qgroup_inherit in fs/btrfs/qgroup.c); copies of files that share their blocks are counted right.
+		// A snapshot that is born into a group of its own makes the filesystem's numbers wrong
+		// until a rescan of all of it (btrfs_qgroup_inherit in fs/btrfs/qgroup.c); copies of files
+		// that share their blocks are counted right.
 		return backend.Clone{}, fmt.Errorf("%w: the filesystem has full quotas", errors.ErrUnsupported)
 	}
 	of, err := openSubvolume(source.Dir)
-	if errors.Is(err, fs.ErrNotExist) { // its data is plain files, copied here by somebody, or of another filesystem
+	// its data is plain files, copied here by somebody, or of another filesystem
+	if errors.Is(err, fs.ErrNotExist) {
 		return backend.Clone{}, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 	}
 	if err != nil {
@@ -60,7 +66,8 @@ func (b *Btrfs) snapshot(source backend.Source, dir *os.File, bytes int64, flags
 	return c, nil
 }
 
-// describe reads the numbers of the source after its snapshot has been made, which has committed them.
+// describe reads the numbers of the source after its snapshot has been made, which has committed
+// them.
 func (b *Btrfs) describe(source backend.Tag, dir *os.File) (c backend.Clone, err error) {
 	if b.enforces && b.tags.Contains(source) {
 		used, err := b.fs.used(source)

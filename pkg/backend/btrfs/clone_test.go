@@ -34,10 +34,22 @@ func TestSnapshotNeverChangesAndACloneIsAVolume(t *testing.T) {
 	if s.Tag == tag || s.Tag == c.Tag || s.WrittenBytes < 8*mib || s.WrittenBytes > 9*mib {
 		t.Errorf("the snapshot is %+v, the clone %+v, of tag %d", s, c, tag)
 	}
-	if err := os.WriteFile(filepath.Join(frozen.Name(), file), nil, 0o600); !errors.Is(err, unix.EROFS) {
+	if err := os.WriteFile(
+		filepath.Join(frozen.Name(), file),
+		nil,
+		0o600,
+	); !errors.Is(
+		err, unix.EROFS,
+	) {
 		t.Errorf("a snapshot is written to: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join(cloned.Name(), "data/more"), make([]byte, 17*mib), 0o600); !errors.Is(err, unix.EDQUOT) {
+	if err := os.WriteFile(
+		filepath.Join(cloned.Name(), "data/more"),
+		make([]byte, 17*mib),
+		0o600,
+	); !errors.Is(
+		err, unix.EDQUOT,
+	) {
 		t.Errorf("17 MiB in a clone of 16 MiB: %v, want EDQUOT", err)
 	}
 	for d, made := range map[*os.File]backend.Clone{frozen: s, cloned: c} {
@@ -52,7 +64,8 @@ func TestSnapshotNeverChangesAndACloneIsAVolume(t *testing.T) {
 	wantReleased(t, b, tag)
 }
 
-// It is said to users that these are not in a snapshot; that they are at least no way out of it, too.
+// It is said to users that these are not in a snapshot; that they are at least no way out of it,
+// too.
 func TestSubvolumeOfAPodIsAnEmptyDirectoryInACopy(t *testing.T) {
 	b, dir, tag := newVolume(t, simple, 32*mib)
 	inner := filepath.Join(dir.Name(), backend.Data, "inner")
@@ -66,7 +79,8 @@ func TestSubvolumeOfAPodIsAnEmptyDirectoryInACopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Data.Close()
-	if got, err := os.ReadDir(filepath.Join(frozen.Name(), backend.Data, "inner")); err != nil || len(got) > 0 {
+	if got, err := os.ReadDir(filepath.Join(frozen.Name(), backend.Data, "inner")); err != nil ||
+		len(got) > 0 {
 		t.Errorf("the snapshot has %v there, %v, want an empty directory", got, err)
 	}
 }

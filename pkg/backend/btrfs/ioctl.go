@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The requests of include/uapi/linux/btrfs.h; x/sys has none of them. The number in each is _IO[WR](0x94, n, structure).
+// The requests of include/uapi/linux/btrfs.h; x/sys has none of them. The number in each is
+// _IO[WR](0x94, n, structure).
 const (
 	iocSnapDestroyV2  = 0x5000943f // BTRFS_IOC_SNAP_DESTROY_V2, Linux 5.7
 	iocSubvolCreateV2 = 0x50009418 // BTRFS_IOC_SUBVOL_CREATE_V2
@@ -118,13 +119,15 @@ type searchArgs struct {
 
 const (
 	searchBuffer = 4096
-	// searchHeader is the size of struct btrfs_ioctl_search_header: transid, objectid, offset, type, len.
+	// searchHeader is the size of struct btrfs_ioctl_search_header: transid, objectid, offset,
+	// type, len.
 	searchHeader = 32
 )
 
 func ioctl[T any](f *os.File, request uintptr, what string, arg *T) error {
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(arg))) //nolint:gosec // the kernel's own structure
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request,
+			uintptr(unsafe.Pointer(arg))) //nolint:gosec // the kernel's own structure
 		switch errno {
 		case 0:
 			return nil
@@ -145,8 +148,11 @@ type item struct {
 	data   []byte
 }
 
-// items reads the items of an object that have one type and an offset within bounds, as many as fit the buffer. None is no error.
-func (f filesystem) items(tree, object uint64, kind uint32, minOffset, maxOffset uint64) ([]item, error) {
+// items reads the items of an object that have one type and an offset within bounds, as many as fit
+// the buffer. None is no error.
+func (f filesystem) items(
+	tree, object uint64, kind uint32, minOffset, maxOffset uint64,
+) ([]item, error) {
 	args := searchArgs{
 		tree:      tree,
 		minObject: object, maxObject: object,
@@ -167,7 +173,8 @@ func (f filesystem) items(tree, object uint64, kind uint32, minOffset, maxOffset
 	rest := args.buffer[:]
 	for range args.items {
 		size := searchHeader + int(binary.NativeEndian.Uint32(rest[28:]))
-		found = append(found, item{offset: binary.NativeEndian.Uint64(rest[16:]), data: rest[searchHeader:size:size]})
+		found = append(found,
+			item{offset: binary.NativeEndian.Uint64(rest[16:]), data: rest[searchHeader:size:size]})
 		rest = rest[size:]
 	}
 	return found, nil
@@ -215,8 +222,9 @@ func createSubvolume(dir *os.File, name string, group uint64) error {
 	return ioctl(dir, iocSubvolCreateV2, "create subvolume", &args)
 }
 
-// createSnapshot makes a subvolume that is as another one of the same filesystem, at one moment; what is in the page cache of that is
-// written first. It is committed when it returns (create_snapshot in fs/btrfs/ioctl.c).
+// createSnapshot makes a subvolume that is as another one of the same filesystem, at one moment;
+// what is in the page cache of that is written first. It is committed when it returns
+// (create_snapshot in fs/btrfs/ioctl.c).
 func createSnapshot(dir *os.File, name string, of *os.File, group, flags uint64) error {
 	args := newVolArgs(name, group)
 	args.fd = int64(of.Fd()) //nolint:gosec // a descriptor is small
@@ -240,7 +248,8 @@ func newVolArgs(name string, group uint64) (args volArgs) {
 func destroySubvolume(dir *os.File, name []byte) error {
 	var args volArgs
 	copy(args.name[:], name)
-	return ioctl(dir, iocSnapDestroyV2, "destroy subvolume "+string(bytes.ToValidUTF8(name, []byte{'?'})), &args)
+	return ioctl(dir, iocSnapDestroyV2,
+		"destroy subvolume "+string(bytes.ToValidUTF8(name, []byte{'?'})), &args)
 }
 
 // subvolumeOf is the ID of the subvolume in which an open file is.
@@ -260,19 +269,23 @@ func isSubvolume(f *os.File) (bool, error) {
 	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
 		return false, err
 	}
-	return st.Ino == firstFreeObject && st.Mode&unix.S_IFMT == unix.S_IFDIR && fs.Type == unix.BTRFS_SUPER_MAGIC, nil
+	return st.Ino == firstFreeObject && st.Mode&unix.S_IFMT == unix.S_IFDIR &&
+		fs.Type == unix.BTRFS_SUPER_MAGIC, nil
 }
 
-// handleType is FILEID_BTRFS_WITHOUT_PARENT (name_to_handle_at(2)), a number that is never to change.
+// handleType is FILEID_BTRFS_WITHOUT_PARENT (name_to_handle_at(2)), a number that is never to
+// change.
 const handleType = 0x4d
 
-// openDir opens a directory by its inode number and its subvolume, however deep it lies; a generation of 0 is not compared
-// (fs/btrfs/export.c, struct btrfs_fid and btrfs_get_dentry). It needs CAP_DAC_READ_SEARCH.
+// openDir opens a directory by its inode number and its subvolume, however deep it lies; a
+// generation of 0 is not compared (fs/btrfs/export.c, struct btrfs_fid and btrfs_get_dentry). It
+// needs CAP_DAC_READ_SEARCH.
 func (f filesystem) openDir(subvolume, inode uint64) (*os.File, error) {
 	var fid [20]byte
 	binary.NativeEndian.PutUint64(fid[0:], inode)
 	binary.NativeEndian.PutUint64(fid[8:], subvolume)
-	fd, err := unix.OpenByHandleAt(int(f.root.Fd()), unix.NewFileHandle(handleType, fid[:]), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	fd, err := unix.OpenByHandleAt(int(f.root.Fd()), unix.NewFileHandle(handleType, fid[:]),
+		unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("btrfs: open inode %d of subvolume %d: %w", inode, subvolume, err)
 	}
@@ -282,11 +295,13 @@ func (f filesystem) openDir(subvolume, inode uint64) (*os.File, error) {
 // The attributes of ioctl_iflags(2) that forbid a removal to root.
 const forbidding = 0x10 | 0x20
 
-// unlock takes read-only, immutable and append-only off a directory. A failure shows in the removal that follows.
+// unlock takes read-only, immutable and append-only off a directory. A failure shows in the removal
+// that follows.
 func unlock(f *os.File) {
 	var flags uint64
 	_ = ioctl(f, iocSetFlags, "make subvolume writable", &flags)
-	if have, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil && have&forbidding != 0 {
+	if have, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil &&
+		have&forbidding != 0 {
 		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, have&^forbidding)
 	}
 }

@@ -21,7 +21,8 @@ const (
 	simple
 )
 
-// status is the filesystem's accounting. It is inconsistent when numbers are known to be wrong until a rescan.
+// status is the filesystem's accounting. It is inconsistent when numbers are known to be wrong
+// until a rescan.
 func (f filesystem) status() (kind accounting, inconsistent bool, err error) {
 	data, err := f.quotaItem(qgroupStatus, 0)
 	if err != nil || data == nil {
@@ -47,7 +48,8 @@ func (f filesystem) enable() error {
 	return err
 }
 
-// groupOf is the quota group of a tag. It is of level 1: the groups of level 0 are the subvolumes themselves.
+// groupOf is the quota group of a tag. It is of level 1: the groups of level 0 are the subvolumes
+// themselves.
 func groupOf(tag backend.Tag) uint64 { return 1<<48 | uint64(tag) }
 
 // tagOfGroup is the tag of a quota group, 0 for one of another level.
@@ -58,9 +60,11 @@ func tagOfGroup(group uint64) backend.Tag {
 	return backend.Tag(group & (1<<48 - 1))
 }
 
-// createGroup says whether a group is new, or was left without a subvolume by a crash: either is free.
+// createGroup says whether a group is new, or was left without a subvolume by a crash: either is
+// free.
 func (f filesystem) createGroup(tag backend.Tag) (free bool, err error) {
-	err = ioctl(f.root, iocQgroupCreate, "create quota group", &createArgs{create: 1, group: groupOf(tag)})
+	err = ioctl(f.root, iocQgroupCreate, "create quota group",
+		&createArgs{create: 1, group: groupOf(tag)})
 	if errors.Is(err, unix.EEXIST) {
 		members, err := f.items(quotaTree, groupOf(tag), qgroupRelation, 0, math.MaxUint64)
 		return len(members) == 0, err
@@ -74,7 +78,8 @@ func (f filesystem) ensureGroup(tag backend.Tag) (changed bool, err error) {
 	if err != nil || data != nil {
 		return false, err
 	}
-	err = ioctl(f.root, iocQgroupCreate, "create quota group", &createArgs{create: 1, group: groupOf(tag)})
+	err = ioctl(f.root, iocQgroupCreate, "create quota group",
+		&createArgs{create: 1, group: groupOf(tag)})
 	return true, err
 }
 
@@ -84,7 +89,8 @@ func (f filesystem) ensureMember(tag backend.Tag, subvolume uint64) (changed boo
 	if err != nil || len(found) > 0 {
 		return false, err
 	}
-	err = ioctl(f.root, iocQgroupAssign, "put subvolume into quota group", &assignArgs{assign: 1, member: subvolume, group: groupOf(tag)})
+	err = ioctl(f.root, iocQgroupAssign, "put subvolume into quota group",
+		&assignArgs{assign: 1, member: subvolume, group: groupOf(tag)})
 	return true, err
 }
 
@@ -109,7 +115,8 @@ func (f filesystem) limit(tag backend.Tag) (uint64, error) {
 	return noLimit, nil
 }
 
-// ensureLimit writes only what is not so yet, and says whether it did: at a start it is so for every volume.
+// ensureLimit writes only what is not so yet, and says whether it did: at a start it is so for
+// every volume.
 func (f filesystem) ensureLimit(tag backend.Tag, bytes uint64) (changed bool, err error) {
 	have, err := f.limit(tag)
 	if err != nil || have == bytes {
@@ -118,7 +125,8 @@ func (f filesystem) ensureLimit(tag backend.Tag, bytes uint64) (changed bool, er
 	return true, f.setLimit(tag, bytes)
 }
 
-// used is what the group referred to when the filesystem last committed a transaction, by default every 30 seconds.
+// used is what the group referred to when the filesystem last committed a transaction, by default
+// every 30 seconds.
 func (f filesystem) used(tag backend.Tag) (bytes uint64, err error) {
 	data, err := f.quotaItem(qgroupInfo, groupOf(tag))
 	return numbers(data, 2)[1], err // generation, rfer
@@ -135,8 +143,9 @@ func (f filesystem) tagOf(subvolume uint64) (backend.Tag, error) {
 	return 0, err
 }
 
-// removeGroup removes a group whose subvolumes have been destroyed. The kernel does that in the background, and since Linux 6.10
-// removes the subvolumes' own groups too. Errors: backend.ErrPending.
+// removeGroup removes a group whose subvolumes have been destroyed. The kernel does that in the
+// background, and since Linux 6.10 removes the subvolumes' own groups too. Errors:
+// backend.ErrPending.
 func (f filesystem) removeGroup(tag backend.Tag) error {
 	err := f.each(quotaTree, groupOf(tag), qgroupRelation, func(member item) error {
 		root, err := f.items(rootTree, member.offset, rootItem, 0, math.MaxUint64)
@@ -152,7 +161,8 @@ func (f filesystem) removeGroup(tag backend.Tag) error {
 		return err
 	}
 	err = ioctl(f.root, iocQgroupCreate, "remove quota group", &createArgs{group: groupOf(tag)})
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) { // gone already, or with the filesystem's quotas
+	// gone already, or with the filesystem's quotas
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) {
 		return nil
 	}
 	if errors.Is(err, unix.EBUSY) {
@@ -162,7 +172,8 @@ func (f filesystem) removeGroup(tag backend.Tag) error {
 }
 
 func (f filesystem) removeMember(tag backend.Tag, member uint64) error {
-	err := ioctl(f.root, iocQgroupAssign, "take subvolume out of quota group", &assignArgs{member: member, group: groupOf(tag)})
+	err := ioctl(f.root, iocQgroupAssign, "take subvolume out of quota group",
+		&assignArgs{member: member, group: groupOf(tag)})
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return err
 	}

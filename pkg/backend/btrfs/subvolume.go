@@ -12,8 +12,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 )
 
-// destroy removes a subvolume and those that a pod has made in it, if there is one of that name. No time is spent on files: the kernel
-// removes them afterwards. What is mounted there is refused, what is mounted inside is detached.
+// destroy removes a subvolume and those that a pod has made in it, if there is one of that name. No
+// time is spent on files: the kernel removes them afterwards. What is mounted there is refused,
+// what is mounted inside is detached.
 func (f filesystem) destroy(dir *os.File, name string) error {
 	top, err := openNoMount(dir, name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
@@ -40,8 +41,9 @@ func (f filesystem) destroy(dir *os.File, name string) error {
 // nesting is a subvolume in which others are destroyed: next is the first that may still be there.
 type nesting struct{ subvolume, next uint64 }
 
-// destroyBelow removes the subvolumes in a subvolume, wherever in it they are: the kernel refuses to destroy one that has others. A pod can
-// nest any number of them, of which two numbers each are remembered.
+// destroyBelow removes the subvolumes in a subvolume, wherever in it they are: the kernel refuses
+// to destroy one that has others. A pod can nest any number of them, of which two numbers each are
+// remembered.
 func (f filesystem) destroyBelow(top uint64) error {
 	for below := []nesting{{subvolume: top}}; ; {
 		at := &below[len(below)-1]
@@ -63,7 +65,8 @@ func (f filesystem) destroyBelow(top uint64) error {
 	}
 }
 
-// child is the reference to the first subvolume in another one whose number is within bounds; nil if there is none.
+// child is the reference to the first subvolume in another one whose number is within bounds; nil
+// if there is none.
 func (f filesystem) child(parent, from, to uint64) (*item, error) {
 	found, err := f.items(rootTree, parent, rootRef, from, to)
 	if err != nil || len(found) == 0 {
@@ -107,7 +110,8 @@ func parseRef(data []byte) (inode uint64, name []byte, err error) {
 	return binary.LittleEndian.Uint64(data), data[header:], nil
 }
 
-// openNoMount opens a directory unless something is mounted on it (EXDEV): what is mounted there is not the volume's.
+// openNoMount opens a directory unless something is mounted on it (EXDEV): what is mounted there is
+// not the volume's.
 func openNoMount(dir *os.File, name string) (*os.File, error) {
 	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,

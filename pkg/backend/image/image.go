@@ -1,5 +1,6 @@
-// Package image is the backend of volumes whose data is a file used as a disk. It makes and grows the file, on whatever filesystem the pool
-// has; what is in it, and the loop device, come when the volume is staged.
+// Package image is the backend of volumes whose data is a file used as a disk. It makes and grows
+// the file, on whatever filesystem the pool has; what is in it, and the loop device, come when the
+// volume is staged.
 package image
 
 import (
@@ -14,8 +15,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Image makes files that take their blocks early or late. No other file of the pool's filesystem can take a byte of what such a file holds,
-// and it holds no more than its size: there is nothing to tag.
+// Image makes files that take their blocks early or late. No other file of the pool's filesystem
+// can take a byte of what such a file holds, and it holds no more than its size: there is nothing
+// to tag.
 type Image struct{ allocation volume.Allocation }
 
 var (
@@ -35,9 +37,11 @@ func (Image) Enforces() bool { return true }
 // LimitsInodes implements backend.Backend: the filesystem in the image has its own number.
 func (Image) LimitsInodes() bool { return false }
 
-// Make implements backend.Backend. Only root can open the file: what a pod is to see of it is behind a loop device.
+// Make implements backend.Backend. Only root can open the file: what a pod is to see of it is
+// behind a loop device.
 func (i Image) Make(dir *os.File, _ volume.Spec, bytes int64) (*os.File, backend.Tag, error) {
-	fd, err := unix.Openat(int(dir.Fd()), backend.Data, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(dir.Fd()), backend.Data,
+		unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, 0, &os.PathError{Op: "make", Path: backend.Data, Err: err}
 	}
@@ -65,9 +69,10 @@ const statBlock = 512
 // noCow is FS_NOCOW_FL of linux/fs.h.
 const noCow = 0x800000
 
-// noCopyOnWrite makes btrfs overwrite in place, as a disk does: copying every block that is written would scatter the image, and a checksum
-// of what a direct write still changes would not be right (btrfs(5), CHECKSUM ALGORITHMS and "C" in FILE ATTRIBUTES). Reflinks of the file
-// work all the same, with files that have the attribute too. It has to come before the content.
+// noCopyOnWrite makes btrfs overwrite in place, as a disk does: copying every block that is written
+// would scatter the image, and a checksum of what a direct write still changes would not be right
+// (btrfs(5), CHECKSUM ALGORITHMS and "C" in FILE ATTRIBUTES). Reflinks of the file work all the
+// same, with files that have the attribute too. It has to come before the content.
 func noCopyOnWrite(f *os.File) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || st.Type != unix.BTRFS_SUPER_MAGIC {
@@ -96,7 +101,8 @@ func (i Image) extend(f *os.File, from, to int64) error {
 	}
 	err := f.Truncate(to)
 	if errors.Is(err, unix.EFBIG) {
-		return fmt.Errorf("%w: no file of the pool's filesystem can have %d bytes", volume.ErrOutOfRange, to)
+		return fmt.Errorf("%w: no file of the pool's filesystem can have %d bytes", volume.ErrOutOfRange,
+			to)
 	}
 	return err
 }
@@ -110,15 +116,23 @@ func (i Image) Fill(f *os.File) error {
 	return i.extend(f, 0, info.Size())
 }
 
-// Adopt implements backend.Backend: a file that is longer than its record says was being expanded in a crash.
-func (i Image) Adopt(dir *os.File, _ backend.Tag, _ volume.Spec, bytes int64) (repaired bool, err error) {
+// Adopt implements backend.Backend: a file that is longer than its record says was being expanded
+// in a crash.
+func (i Image) Adopt(
+	dir *os.File, _ backend.Tag, _ volume.Spec, bytes int64,
+) (repaired bool, err error) {
 	f, size, err := open(dir)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
 	if size < bytes {
-		return false, fmt.Errorf("%w: its image has %d bytes, and its record says %d: the end of it is missing", volume.ErrCorrupt, size, bytes)
+		return false, fmt.Errorf(
+			"%w: its image has %d bytes, and its record says %d: the end of it is missing",
+			volume.ErrCorrupt,
+			size,
+			bytes,
+		)
 	}
 	return size > bytes, cut(f, size, bytes)
 }
@@ -139,8 +153,9 @@ func open(dir *os.File) (*os.File, int64, error) {
 	return f, info.Size(), nil
 }
 
-// cut takes the end off a file, unless anything was ever written there: a record that somebody has put back from a backup must not cost
-// data. The device and the filesystem grow only after the record, so an expansion that was not finished has written nothing.
+// cut takes the end off a file, unless anything was ever written there: a record that somebody has
+// put back from a backup must not cost data. The device and the filesystem grow only after the
+// record, so an expansion that was not finished has written nothing.
 func cut(f *os.File, from, to int64) error {
 	if from <= to {
 		return nil
@@ -148,8 +163,13 @@ func cut(f *os.File, from, to int64) error {
 	at, err := f.Seek(to, unix.SEEK_DATA)
 	switch {
 	case err == nil:
-		return fmt.Errorf("%w: its image has %d bytes, some of them written at %d, and its record says %d: it is left as it is",
-			volume.ErrCorrupt, from, at, to)
+		return fmt.Errorf(
+			"%w: its image has %d bytes, some of them written at %d, and its record says %d: it is left as it is",
+			volume.ErrCorrupt,
+			from,
+			at,
+			to,
+		)
 	case !errors.Is(err, unix.ENXIO): // nothing but a hole, or what was allocated and not written
 		return err
 	}
@@ -159,7 +179,8 @@ func cut(f *os.File, from, to int64) error {
 // Hold implements backend.Backend.
 func (Image) Hold(*os.File, backend.Tag) backend.Tag { return 0 }
 
-// Resize implements backend.Backend. It is the file that changes; a device that has it follows when it is told to.
+// Resize implements backend.Backend. It is the file that changes; a device that has it follows when
+// it is told to.
 func (i Image) Resize(dir *os.File, _ backend.Tag, _ volume.Spec, bytes int64) error {
 	f, size, err := open(dir)
 	if err != nil {
@@ -184,7 +205,8 @@ func (Image) Usage(data *os.File, _ backend.Tag) (volume.Usage, error) {
 	return volume.Usage{TotalBytes: st.Size}, nil
 }
 
-// Allocated implements backend.Counter: the blocks of the file, which are fewer than its size as long as it is sparse.
+// Allocated implements backend.Counter: the blocks of the file, which are fewer than its size as
+// long as it is sparse.
 func (Image) Allocated(data *os.File, _ backend.Tag) (int64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(data.Fd()), &st); err != nil {

@@ -98,7 +98,15 @@ func TestImageHasExactlyItsSizeAndTakesItsBlocksWhenItIsToldTo(t *testing.T) {
 
 func TestImageThatDoesNotFitLeavesNothing(t *testing.T) {
 	onEach(t, func(w *world) {
-		if _, _, err := image.New(volume.Preallocated).Make(w.dir, volume.Spec{}, 4<<30); !errors.Is(err, unix.ENOSPC) {
+		if _, _, err := image.New(
+			volume.Preallocated,
+		).Make(
+			w.dir,
+			volume.Spec{},
+			4<<30,
+		); !errors.Is(
+			err, unix.ENOSPC,
+		) {
 			w.t.Errorf("got %v, want ENOSPC", err)
 		}
 		if _, err := os.Lstat(w.path); !errors.Is(err, os.ErrNotExist) {
@@ -109,7 +117,15 @@ func TestImageThatDoesNotFitLeavesNothing(t *testing.T) {
 
 func TestFileThatNoFilesystemHoldsIsOutOfRange(t *testing.T) {
 	w := newWorld(t, disks.Ext4)
-	if _, _, err := image.New(volume.Sparse).Make(w.dir, volume.Spec{}, 1<<60); !errors.Is(err, volume.ErrOutOfRange) {
+	if _, _, err := image.New(
+		volume.Sparse,
+	).Make(
+		w.dir,
+		volume.Spec{},
+		1<<60,
+	); !errors.Is(
+		err, volume.ErrOutOfRange,
+	) {
 		t.Errorf("got %v, want ErrOutOfRange", err)
 	}
 }

@@ -38,9 +38,13 @@ func (Plain) Hold(*os.File, backend.Tag) backend.Tag { return 0 }
 // Resize implements backend.Backend: the size is a number, and the pool keeps that.
 func (Plain) Resize(*os.File, backend.Tag, volume.Spec, int64) error { return nil }
 
-// Usage implements backend.Backend. The filesystem knows only its own numbers, and those are what bounds the writer: they are
-// reported, not an invented share of them.
-func (Plain) Usage(data *os.File, _ backend.Tag) (volume.Usage, error) { return mount.UsageOf(data) }
+// Usage implements backend.Backend. The filesystem knows only its own numbers, and those are what
+// bounds the writer: they are reported, not an invented share of them.
+func (Plain) Usage(
+	data *os.File, _ backend.Tag,
+) (volume.Usage, error) {
+	return mount.UsageOf(data)
+}
 
 // Discard implements backend.Backend.
 func (Plain) Discard(*os.File) error { return nil }

@@ -21,14 +21,16 @@ const deviceDir = "/dev"
 func findQuota(root *os.File) (quota, bool, error) {
 	q := quota{root: root}
 	enforced, err := q.enforced()
-	// EPERM: an old seccomp profile refuses the system calls that it does not know. (With the rights to set quotas there is no other.)
+	// EPERM: an old seccomp profile refuses the system calls that it does not know. (With the
+	// rights to set quotas there is no other.)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
 		return findByDevice(root, deviceDir)
 	}
 	return q, enforced, err
 }
 
-// findByDevice is for kernels before Linux 5.14. A filesystem that is not mounted with project quotas needs no device.
+// findByDevice is for kernels before Linux 5.14. A filesystem that is not mounted with project
+// quotas needs no device.
 func findByDevice(root *os.File, devices string) (quota, bool, error) {
 	wanted, err := mountedWithQuota(root)
 	if err != nil || !wanted {
@@ -36,7 +38,11 @@ func findByDevice(root *os.File, devices string) (quota, bool, error) {
 	}
 	device, err := openDevice(root, devices)
 	if err != nil {
-		return quota{}, false, fmt.Errorf("%w: before Linux 5.14 quotas are set by the filesystem's block device: %w", volume.ErrUnavailable, err)
+		return quota{}, false, fmt.Errorf(
+			"%w: before Linux 5.14 quotas are set by the filesystem's block device: %w",
+			volume.ErrUnavailable,
+			err,
+		)
 	}
 	q := quota{root: root, device: device}
 	enforced, err := q.enforced()
@@ -55,8 +61,9 @@ func mountedWithQuota(root *os.File) (bool, error) {
 	}), err
 }
 
-// openDevice opens the block device of a filesystem, for its name alone. In a container a device that came after its start has no node:
-// then one is made, opened and removed again. The file is closed with its last use.
+// openDevice opens the block device of a filesystem, for its name alone. In a container a device
+// that came after its start has no node: then one is made, opened and removed again. The file is
+// closed with its last use.
 func openDevice(root *os.File, devices string) (*os.File, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
@@ -77,7 +84,9 @@ func openDevice(root *os.File, devices string) (*os.File, error) {
 
 // deviceName is what the kernel calls a block device, and udev its node.
 func deviceName(device uint64) (string, error) {
-	f, err := os.Open(fmt.Sprintf("/sys/dev/block/%d:%d/uevent", unix.Major(device), unix.Minor(device)))
+	f, err := os.Open(
+		fmt.Sprintf("/sys/dev/block/%d:%d/uevent", unix.Major(device), unix.Minor(device)),
+	)
 	if err != nil {
 		return "", err
 	}
@@ -109,7 +118,8 @@ func openNode(path string, device uint64) (*os.File, error) {
 }
 
 func makeNode(path string, device uint64) (*os.File, error) {
-	if err := unix.Mknod(path, unix.S_IFBLK|0o600, int(device)); err != nil { //nolint:gosec // as the kernel has it
+	if err := unix.Mknod(path, unix.S_IFBLK|0o600,
+		int(device)); err != nil { //nolint:gosec // as the kernel has it
 		return nil, &os.PathError{Op: "mknod", Path: path, Err: err}
 	}
 	f, err := openNode(path, device)

@@ -1,5 +1,6 @@
-// Package projquota holds volumes to their sizes by project quotas, on XFS and ext4 mounted with prjquota: a volume's data has a
-// project ID that everything made in it inherits, and the filesystem counts and limits the blocks of that ID.
+// Package projquota holds volumes to their sizes by project quotas, on XFS and ext4 mounted with
+// prjquota: a volume's data has a project ID that everything made in it inherits, and the
+// filesystem counts and limits the blocks of that ID.
 package projquota
 
 import (
@@ -15,8 +16,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// The project IDs of volumes. kubelet takes IDs from 1048577 up (k8s.io/kubernetes pkg/volume/util/fsquota/common, FirstQuota), people
-// small ones; these are far from both. ID 0 is not only nobody's: its limits are those of every project without its own.
+// The project IDs of volumes. kubelet takes IDs from 1048577 up (k8s.io/kubernetes
+// pkg/volume/util/fsquota/common, FirstQuota), people small ones; these are far from both. ID 0 is
+// not only nobody's: its limits are those of every project without its own.
 const (
 	firstTag backend.Tag = 1 << 30
 	tagCount             = 1 << 30
@@ -46,8 +48,9 @@ var (
 	_ backend.Counter = (*ProjectQuota)(nil)
 )
 
-// Open is the backend for the filesystem of a directory, which stays the caller's and open; false if it does not enforce project
-// quotas. The seed says where the search for free IDs begins. Errors: ErrUnavailable for a filesystem whose quotas cannot be reached.
+// Open is the backend for the filesystem of a directory, which stays the caller's and open; false
+// if it does not enforce project quotas. The seed says where the search for free IDs begins.
+// Errors: ErrUnavailable for a filesystem whose quotas cannot be reached.
 func Open(root *os.File, mode Mode, seed uint64) (*ProjectQuota, bool, error) {
 	q, ok, err := findQuota(root)
 	if err != nil || !ok {
@@ -78,7 +81,9 @@ func (p *ProjectQuota) limits(spec volume.Spec, bytes int64) limits {
 }
 
 // Make implements backend.Backend.
-func (p *ProjectQuota) Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, backend.Tag, error) {
+func (p *ProjectQuota) Make(
+	dir *os.File, spec volume.Spec, bytes int64,
+) (*os.File, backend.Tag, error) {
 	if p.mode == Lift {
 		f, err := backend.MakeEmpty(dir, spec)
 		return f, 0, err
@@ -89,15 +94,18 @@ func (p *ProjectQuota) Make(dir *os.File, spec volume.Spec, bytes int64) (*os.Fi
 	}
 	f, err := p.makeTagged(dir, spec, tag, bytes)
 	if err != nil {
-		p.tags.Free(tag) // it has no limit; should the data that was removed count for a while, Claim will see that
+		// it has no limit; should the data that was removed count for a while, Claim will see that
+		p.tags.Free(tag)
 		return nil, 0, err
 	}
 	return f, tag, nil
 }
 
-// makeTagged gives the data its ID before it gives the ID its limit: what a crash in between leaves in tmp/ says which ID it has, and
-// no limit is ever left that belongs to nothing.
-func (p *ProjectQuota) makeTagged(dir *os.File, spec volume.Spec, tag backend.Tag, bytes int64) (*os.File, error) {
+// makeTagged gives the data its ID before it gives the ID its limit: what a crash in between leaves
+// in tmp/ says which ID it has, and no limit is ever left that belongs to nothing.
+func (p *ProjectQuota) makeTagged(
+	dir *os.File, spec volume.Spec, tag backend.Tag, bytes int64,
+) (*os.File, error) {
 	f, err := backend.MakeEmpty(dir, spec)
 	if err != nil {
 		return nil, err
@@ -112,18 +120,25 @@ func (p *ProjectQuota) makeTagged(dir *os.File, spec volume.Spec, tag backend.Ta
 	return f, nil
 }
 
-// Adopt implements backend.Backend: what the record says is true, whatever became of the quota while the driver was away. Data without
-// its ID was copied here, or robbed of it: everything in it gets the ID, however much that is.
-func (p *ProjectQuota) Adopt(dir *os.File, tag backend.Tag, spec volume.Spec, bytes int64) (repaired bool, err error) {
+// Adopt implements backend.Backend: what the record says is true, whatever became of the quota
+// while the driver was away. Data without its ID was copied here, or robbed of it: everything in it
+// gets the ID, however much that is.
+func (p *ProjectQuota) Adopt(
+	dir *os.File, tag backend.Tag, spec volume.Spec, bytes int64,
+) (repaired bool, err error) {
 	if tag == 0 && p.mode == Lift {
 		return false, nil
 	}
 	if !p.tags.Contains(tag) {
-		return false, fmt.Errorf("%w: its record has no project ID, but %d: it was made while the filesystem had no quotas, or on another one",
-			volume.ErrUnavailable, tag)
+		return false, fmt.Errorf(
+			"%w: its record has no project ID, but %d: it was made while the filesystem had no quotas, or on another one",
+			volume.ErrUnavailable,
+			tag,
+		)
 	}
 	if !p.tags.Hold(tag) {
-		return false, fmt.Errorf("%w: project ID %d belongs to another volume as well", volume.ErrCorrupt, tag)
+		return false, fmt.Errorf("%w: project ID %d belongs to another volume as well", volume.ErrCorrupt,
+			tag)
 	}
 	f, err := openData(dir)
 	if err != nil {
@@ -138,8 +153,8 @@ func (p *ProjectQuota) Adopt(dir *os.File, tag backend.Tag, spec volume.Spec, by
 	return tagged || limited, err
 }
 
-// ensureTagged looks at the data itself only: at a start it is as it should be for every volume. It is tagged last, so that a crash
-// leaves it for the next start.
+// ensureTagged looks at the data itself only: at a start it is as it should be for every volume. It
+// is tagged last, so that a crash leaves it for the next start.
 func (p *ProjectQuota) ensureTagged(f *os.File, tag backend.Tag) (changed bool, err error) {
 	tagged, err := isTagged(f, tag)
 	if err != nil || tagged {
@@ -193,12 +208,14 @@ func (p *ProjectQuota) Resize(_ *os.File, tag backend.Tag, spec volume.Spec, byt
 	return p.quota.setLimits(tag, p.limits(spec, bytes))
 }
 
-// Usage implements backend.Backend. The filesystem can be full before the volume is; then that is what is available.
+// Usage implements backend.Backend. The filesystem can be full before the volume is; then that is
+// what is available.
 func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, error) {
 	if !p.tags.Contains(tag) {
 		return mount.UsageOf(data)
 	}
-	// Of the pool's directory: statfs(2) of a directory with an ID is about that ID, on ext4 and XFS.
+	// Of the pool's directory: statfs(2) of a directory with an ID is about that ID, on ext4 and
+	// XFS.
 	fs, err := mount.UsageOf(p.quota.root)
 	if err != nil {
 		return volume.Usage{}, err
@@ -233,8 +250,9 @@ func (p *ProjectQuota) Allocated(_ *os.File, tag backend.Tag) (int64, error) {
 // Discard implements backend.Backend: a tree of files is removed file by file.
 func (*ProjectQuota) Discard(*os.File) error { return nil }
 
-// Release implements backend.Backend. As long as anything counts it stays limited, and its space is not free: a deleted file that
-// somebody has open, or, on XFS, one that was deleted a moment ago and that the kernel frees in the background.
+// Release implements backend.Backend. As long as anything counts it stays limited, and its space is
+// not free: a deleted file that somebody has open, or, on XFS, one that was deleted a moment ago
+// and that the kernel frees in the background.
 func (p *ProjectQuota) Release(tag backend.Tag) error {
 	if !p.tags.Contains(tag) {
 		return nil
@@ -244,7 +262,8 @@ func (p *ProjectQuota) Release(tag backend.Tag) error {
 	case err != nil:
 		return err
 	case !q.isUnused():
-		return fmt.Errorf("%w: %d bytes in %d files of project %d", backend.ErrPending, q.curSpace, q.curInodes, tag)
+		return fmt.Errorf("%w: %d bytes in %d files of project %d", backend.ErrPending, q.curSpace,
+			q.curInodes, tag)
 	}
 	if err := p.quota.setLimits(tag, limits{}); err != nil {
 		return err

@@ -16,7 +16,8 @@ import (
 
 var filesystems = []string{disks.Ext4, disks.XFS}
 
-// TestOnAKernelWithProjectQuotas runs this package's tests, those with the build tag vm too, where they can run.
+// TestOnAKernelWithProjectQuotas runs this package's tests, those with the build tag vm too, where
+// they can run.
 func TestOnAKernelWithProjectQuotas(t *testing.T) {
 	if guest.Running() {
 		return
@@ -51,7 +52,8 @@ func TestFilesystemWithoutQuotasNeedsNoDevice(t *testing.T) {
 	}
 }
 
-// The kernel's structures (linux/quota.h, linux/dqblk_xfs.h, linux/fs.h) are as long on every 64-bit machine.
+// The kernel's structures (linux/quota.h, linux/dqblk_xfs.h, linux/fs.h) are as long on every
+// 64-bit machine.
 func TestStructuresAreTheKernels(t *testing.T) {
 	for name, size := range map[string][2]uintptr{
 		"if_dqblk":      {unsafe.Sizeof(dqblk{}), 72},
@@ -64,8 +66,8 @@ func TestStructuresAreTheKernels(t *testing.T) {
 	}
 }
 
-// Data that a pod has robbed of its ID is tagged again at the start, when the records of all others are read: it must not take the
-// descriptors that these need, however deep the pod has gone.
+// Data that a pod has robbed of its ID is tagged again at the start, when the records of all others
+// are read: it must not take the descriptors that these need, however deep the pod has gone.
 func TestDeepTreeIsTaggedWithFewDescriptors(t *testing.T) {
 	root := mkdirDeep(t, disks.New(t, disks.XFS, 0).Dir, 4*retagDepth)
 	defer root.Close()
@@ -73,7 +75,10 @@ func TestDeepTreeIsTaggedWithFewDescriptors(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: retagDepth + 200, Max: old.Max}); err != nil {
+	if err := unix.Setrlimit(
+		unix.RLIMIT_NOFILE,
+		&unix.Rlimit{Cur: retagDepth + 200, Max: old.Max},
+	); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old) //nolint:errcheck // it was so before

@@ -31,8 +31,8 @@ func opener(mode Mode) func(testing.TB, *os.File) backend.Backend {
 	}
 }
 
-// newSubject is a directory of the virtual machine's disk. What earlier ones have left there is theirs: the disk is shared, as it
-// would be by pools.
+// newSubject is a directory of the virtual machine's disk. What earlier ones have left there is
+// theirs: the disk is shared, as it would be by pools.
 func newSubject(fstype string) func(testing.TB) backendtest.Subject {
 	return func(t testing.TB) backendtest.Subject {
 		t.Helper()
@@ -146,7 +146,8 @@ func BenchmarkProjectQuota(b *testing.B) {
 	}
 }
 
-// A pod that owns its volume can do this, unless it is in a user namespace of its own (docs/sizes.md). A start puts it right.
+// A pod that owns its volume can do this, unless it is in a user namespace of its own
+// (docs/sizes.md). A start puts it right.
 func TestProjectThatWasTakenAwayIsPutBack(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
@@ -161,10 +162,12 @@ func TestProjectThatWasTakenAwayIsPutBack(t *testing.T) {
 			if err := ioctl(f, ioctlSetAttr, &attributes{}); err != nil {
 				t.Fatal(err)
 			}
-			if repaired, err := subject.Open(t, root).Adopt(dir, tag, volume.Spec{}, 1<<20); !repaired || err != nil {
+			if repaired, err := subject.Open(t, root).Adopt(dir, tag, volume.Spec{}, 1<<20); !repaired ||
+				err != nil {
 				t.Errorf("adopt: %t, %v", repaired, err)
 			}
-			if have, err := getAttributes(f); err != nil || backend.Tag(have.project) != tag || have.flags&inheritProject == 0 {
+			if have, err := getAttributes(f); err != nil || backend.Tag(have.project) != tag ||
+				have.flags&inheritProject == 0 {
 				t.Errorf("attributes are %+v, %v; want project %d", have, err, tag)
 			}
 		})
@@ -211,7 +214,8 @@ func TestCopiedVolumeIsCountedWhole(t *testing.T) {
 	}
 }
 
-// What is deleted and still open counts: it stays limited, and its ID is not given out, until it is closed.
+// What is deleted and still open counts: it stays limited, and its ID is not given out, until it is
+// closed.
 func TestIDThatStillCountsStaysLimited(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
@@ -244,7 +248,8 @@ func TestIDThatStillCountsStaysLimited(t *testing.T) {
 					t.Fatalf("after %s it still counts", patience)
 				}
 			}
-			if q := guest.ProjectQuota(t, subject.Dir, uint32(tag)); q != (guest.Quota{}) { //nolint:gosec // an ID has 32 bits
+			if q := guest.ProjectQuota(t, subject.Dir,
+				uint32(tag)); q != (guest.Quota{}) { //nolint:gosec // an ID has 32 bits
 				t.Errorf("quota is %+v, want none", q)
 			}
 		})
@@ -272,7 +277,8 @@ func mkdir(t *testing.T, path string) *os.File {
 	return open(t, path)
 }
 
-// ownerEnv makes this test binary a pod's process: it takes the project ID off the directory that it names.
+// ownerEnv makes this test binary a pod's process: it takes the project ID off the directory that
+// it names.
 const ownerEnv = "PROJQUOTA_TEST_OWNER"
 
 func TestMain(m *testing.M) {
@@ -289,8 +295,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// What docs/sizes.md says of who can leave a quota: the owner of a file, without any privilege, but nobody in a user namespace
-// (fs/file_attr.c, fileattr_set_prepare).
+// What docs/sizes.md says of who can leave a quota: the owner of a file, without any privilege, but
+// nobody in a user namespace (fs/file_attr.c, fileattr_set_prepare).
 func TestOwnerLeavesAQuotaUnlessInAUserNamespace(t *testing.T) {
 	const owner = 1000
 	for _, fstype := range filesystems {
@@ -304,7 +310,8 @@ func TestOwnerLeavesAQuotaUnlessInAUserNamespace(t *testing.T) {
 			if err := dir.Chmod(0o755); err != nil {
 				t.Fatal(err)
 			}
-			f, _, err := b.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, UID: owner, GID: owner}, 1<<20)
+			f, _, err := b.Make(dir,
+				volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, UID: owner, GID: owner}, 1<<20)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -317,7 +324,8 @@ func TestOwnerLeavesAQuotaUnlessInAUserNamespace(t *testing.T) {
 			}{
 				{"in a user namespace", syscall.SysProcAttr{
 					Cloneflags: unix.CLONE_NEWUSER, UidMappings: id, GidMappings: id,
-					Credential: &syscall.Credential{NoSetGroups: true}, // its root, who is the owner
+					// its root, who is the owner
+					Credential: &syscall.Credential{NoSetGroups: true},
 				}, int(unix.EINVAL)},
 				{"in the host's", syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner, Gid: owner}}, 0},
 			} {

@@ -56,7 +56,8 @@ type attributes struct {
 // quota is the quota of the filesystem on which root is.
 type quota struct {
 	root *os.File
-	// device is the filesystem's block device, open with O_PATH, where the kernel has to be told it; else nil.
+	// device is the filesystem's block device, open with O_PATH, where the kernel has to be told
+	// it; else nil.
 	device *os.File
 }
 
@@ -66,12 +67,14 @@ type limits struct {
 	inodes uint64
 }
 
-// call is quotactl_fd(2), Linux 5.14: it needs no path of a device, which a container may not have. Before that it is quotactl(2).
+// call is quotactl_fd(2), Linux 5.14: it needs no path of a device, which a container may not have.
+// Before that it is quotactl(2).
 func (q quota) call(cmd int, id backend.Tag, arg unsafe.Pointer) error {
 	if q.device != nil {
 		return q.callDevice(cmd, id, arg)
 	}
-	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, q.root.Fd(), uintptr(cmd<<8|prjQuota), uintptr(id), uintptr(arg), 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, q.root.Fd(), uintptr(cmd<<8|prjQuota),
+		uintptr(id), uintptr(arg), 0, 0)
 	if errno != 0 {
 		return errno
 	}
@@ -84,7 +87,8 @@ func (q quota) callDevice(cmd int, id backend.Tag, arg unsafe.Pointer) error {
 		return err
 	}
 	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL, uintptr(cmd<<8|prjQuota),
-		uintptr(unsafe.Pointer(path)), uintptr(id), uintptr(arg), 0, 0) //nolint:gosec // the kernel reads the path
+		uintptr(unsafe.Pointer(path)), uintptr(id), uintptr(arg), 0,
+		0) //nolint:gosec // the kernel reads the path
 	runtime.KeepAlive(q.device)
 	if errno != 0 {
 		return errno
@@ -110,7 +114,8 @@ func (q quota) get(id backend.Tag) (dqblk, error) {
 	var d dqblk
 	err := q.call(cmdGetQuota, id, unsafe.Pointer(&d)) //nolint:gosec // the kernel fills it
 	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH): // XFS has nothing for an ID that was never used
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH):
+		// XFS has nothing for an ID that was never used
 		return dqblk{}, nil
 	case err != nil:
 		return dqblk{}, fmt.Errorf("quota of project %d: %w", id, err)
@@ -119,7 +124,8 @@ func (q quota) get(id backend.Tag) (dqblk, error) {
 	}
 }
 
-// unused says that nothing counts under an ID. A limit alone is what an earlier volume left, whose last file took long to vanish.
+// unused says that nothing counts under an ID. A limit alone is what an earlier volume left, whose
+// last file took long to vanish.
 func (q quota) unused(id backend.Tag) (bool, error) {
 	d, err := q.get(id)
 	return d.isUnused(), err
@@ -130,27 +136,39 @@ func (d dqblk) isUnused() bool { return d.curSpace == 0 && d.curInodes == 0 }
 // setLimits holds a project to a size, rounded up to a whole kilobyte, and a number of inodes.
 func (q quota) setLimits(id backend.Tag, l limits) error {
 	d := dqblk{blockHard: limitBlocks(l.bytes), inodeHard: l.inodes, valid: validLimits}
-	if err := q.call(cmdSetQuota, id, unsafe.Pointer(&d)); err != nil { //nolint:gosec // the kernel reads it
-		return fmt.Errorf("limit project %d to %d bytes and %d inodes (0: any number): %w", id, l.bytes, l.inodes, err)
+	if err := q.call(cmdSetQuota, id,
+		unsafe.Pointer(&d)); err != nil { //nolint:gosec // the kernel reads it
+		return fmt.Errorf("limit project %d to %d bytes and %d inodes (0: any number): %w", id, l.bytes,
+			l.inodes, err)
 	}
 	return nil
 }
 
-// ensureLimits writes only what is not so yet, and says whether it did: at a start it is so for every volume.
+// ensureLimits writes only what is not so yet, and says whether it did: at a start it is so for
+// every volume.
 func (q quota) ensureLimits(id backend.Tag, l limits) (changed bool, err error) {
 	d, err := q.get(id)
 	if err != nil {
 		return false, err
 	}
-	if d.blockHard == limitBlocks(l.bytes) && d.inodeHard == l.inodes && d.blockSoft == 0 && d.inodeSoft == 0 {
+	if d.blockHard == limitBlocks(l.bytes) && d.inodeHard == l.inodes && d.blockSoft == 0 &&
+		d.inodeSoft == 0 {
 		return false, nil
 	}
 	return true, q.setLimits(id, l)
 }
 
-func limitBlocks(bytes int64) uint64 { return (uint64(bytes) + blockBytes - 1) / blockBytes } //nolint:gosec // never negative
+func limitBlocks(
+	bytes int64,
+) uint64 {
+	return (uint64(bytes) + blockBytes - 1) / blockBytes
+} //nolint:gosec // never negative
 
-func limitBytes(d dqblk) int64 { return int64(d.blockHard * blockBytes) } //nolint:gosec // what setLimits wrote
+func limitBytes(
+	d dqblk,
+) int64 {
+	return int64(d.blockHard * blockBytes)
+} //nolint:gosec // what setLimits wrote
 
 func getAttributes(f *os.File) (attributes, error) {
 	var a attributes
@@ -158,7 +176,8 @@ func getAttributes(f *os.File) (attributes, error) {
 	return a, err
 }
 
-// setProject gives an empty directory or file its project ID; what is made in the directory inherits it.
+// setProject gives an empty directory or file its project ID; what is made in the directory
+// inherits it.
 func setProject(f *os.File, id backend.Tag) error {
 	_, err := ensureProject(f, id)
 	return err
@@ -199,7 +218,8 @@ func withProject(f *os.File, a attributes, id backend.Tag) (attributes, error) {
 }
 
 func ioctl(f *os.File, request uintptr, a *attributes) error {
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(a))) //nolint:gosec // the kernel's own structure
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request,
+		uintptr(unsafe.Pointer(a))) //nolint:gosec // the kernel's own structure
 	if errno != 0 {
 		return &os.PathError{Op: "ioctl", Path: f.Name(), Err: errno}
 	}

@@ -14,13 +14,15 @@ import (
 const (
 	// retagBatch is how many names of a directory are read at a time.
 	retagBatch = 64
-	// retagDepth is how many directories are open at most, one below the other: as many as a path of PATH_MAX can name.
+	// retagDepth is how many directories are open at most, one below the other: as many as a path
+	// of PATH_MAX can name.
 	retagDepth = 2048
 )
 
-// retag gives everything in a directory a project ID: what was copied here, with its record and without its ID, has none. The content is
-// a pod's, which may be writing: no link is followed and nothing but directories and regular files is opened. (What is neither has no
-// blocks worth counting.) Every level holds a descriptor: what is deeper than levels is an error.
+// retag gives everything in a directory a project ID: what was copied here, with its record and
+// without its ID, has none. The content is a pod's, which may be writing: no link is followed and
+// nothing but directories and regular files is opened. (What is neither has no blocks worth
+// counting.) Every level holds a descriptor: what is deeper than levels is an error.
 func retag(d *os.File, id backend.Tag, levels int) error {
 	if levels == 0 {
 		return fmt.Errorf("it has more than %d levels of directories", retagDepth)
@@ -57,8 +59,9 @@ func retagEntry(dir *os.File, name string, id backend.Tag, levels int) error {
 	return retag(f, id, levels-1)
 }
 
-// openPlain opens a directory or a regular file; nil for what is neither, is gone, or is a mount. The type is looked at before anything
-// is opened that could do something at that: a descriptor with O_PATH does not.
+// openPlain opens a directory or a regular file; nil for what is neither, is gone, or is a mount.
+// The type is looked at before anything is opened that could do something at that: a descriptor
+// with O_PATH does not.
 func openPlain(dir *os.File, name string) (*os.File, error) {
 	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,

@@ -34,8 +34,11 @@ func Attach(name string) (*Cluster, error) {
 		return nil, err
 	}
 	if !s.Ready || !s.ControlPlane.Alive() {
-		return nil, fmt.Errorf("cluster %q is not whole (its start was interrupted, or its control plane ended): "+
-			"run `go run ./test/cluster up` again", name)
+		return nil, fmt.Errorf(
+			"cluster %q is not whole (its start was interrupted, or its control plane ended): "+
+				"run `go run ./test/cluster up` again",
+			name,
+		)
 	}
 	return newCluster(f, s.Options), nil
 }
@@ -124,7 +127,9 @@ func (c *Cluster) update(change func(*state)) error {
 
 func requireRoot() error {
 	if os.Geteuid() != 0 {
-		return errors.New("the cluster needs root, for namespaces, mounts and control groups: run this with sudo")
+		return errors.New(
+			"the cluster needs root, for namespaces, mounts and control groups: run this with sudo",
+		)
 	}
 	return nil
 }

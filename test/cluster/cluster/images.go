@@ -67,7 +67,8 @@ func (b builds) images(cache, pause, books string) ([]archive, error) {
 		}
 		made := archive{name: p.config.Name, path: archivePath(folder, p.config.Name, key)}
 		archives = append(archives, made)
-		err = errors.Join(err, made.unlessThere(func() error { return image.Pack(made.path, p.config, p.program) }))
+		err = errors.Join(err,
+			made.unlessThere(func() error { return image.Pack(made.path, p.config, p.program) }))
 	}
 	return archives, err
 }

@@ -32,12 +32,15 @@ func (c *Cluster) Apply(ctx context.Context, manifests string) error {
 }
 
 // KubectlInput is Kubectl with a standard input.
-func (c *Cluster) KubectlInput(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
+func (c *Cluster) KubectlInput(
+	ctx context.Context, stdin io.Reader, args ...string,
+) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := c.KubectlCommand(ctx, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err,
+			strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
 }

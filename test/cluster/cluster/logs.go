@@ -14,13 +14,21 @@ import (
 
 // questions are asked of Kubernetes for a failure report: file name to arguments.
 var questions = map[string][]string{
-	"nodes.txt":     {"describe", "nodes"},
-	"pods.txt":      {"get", "pods", "--all-namespaces", "--output=wide"},
-	"describe.txt":  {"describe", "pods", "--all-namespaces"},
-	"events.txt":    {"get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"},
-	"storage.txt":   {"describe", "pv,pvc,storageclass,csidriver,csinode,volumeattachment", "--all-namespaces"},
+	"nodes.txt":    {"describe", "nodes"},
+	"pods.txt":     {"get", "pods", "--all-namespaces", "--output=wide"},
+	"describe.txt": {"describe", "pods", "--all-namespaces"},
+	"events.txt":   {"get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"},
+	"storage.txt": {
+		"describe",
+		"pv,pvc,storageclass,csidriver,csinode,volumeattachment",
+		"--all-namespaces",
+	},
 	"capacity.yaml": {"get", "csistoragecapacity", "--all-namespaces", "--output=yaml"},
-	"snapshots.txt": {"describe", "volumesnapshot,volumesnapshotcontent,volumesnapshotclass", "--all-namespaces"},
+	"snapshots.txt": {
+		"describe",
+		"volumesnapshot,volumesnapshotcontent,volumesnapshotclass",
+		"--all-namespaces",
+	},
 }
 
 // CollectLogs copies the logs of every component and pod into target, with what

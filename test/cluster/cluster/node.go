@@ -271,7 +271,11 @@ func (n *Node) WaitReady(ctx context.Context) error {
 	want := strings.TrimSpace(boot) + " True"
 	return poll(ctx, n.Name()+" is not ready", func() error {
 		// The node object lags behind; its kubelet answers only while it runs.
-		if _, err := n.cluster.Kubectl(ctx, "get", "--raw=/api/v1/nodes/"+n.Name()+"/proxy/healthz"); err != nil {
+		if _, err := n.cluster.Kubectl(
+			ctx,
+			"get",
+			"--raw=/api/v1/nodes/"+n.Name()+"/proxy/healthz",
+		); err != nil {
 			return err
 		}
 		got, err := n.cluster.Kubectl(ctx, "get", "node", n.Name(), "--output=jsonpath="+status)

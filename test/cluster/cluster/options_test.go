@@ -13,7 +13,8 @@ func TestDefaultsMakeACluster(t *testing.T) {
 	if err := options.complete(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if options.Name != DefaultName || options.Nodes != DefaultNodes || options.DiskPath != DefaultDiskPath {
+	if options.Name != DefaultName || options.Nodes != DefaultNodes ||
+		options.DiskPath != DefaultDiskPath {
 		t.Fatalf("defaults are %+v", options)
 	}
 }
@@ -58,7 +59,8 @@ func TestCacheIsWhereItIsAskedFor(t *testing.T) {
 	}
 	t.Setenv(CacheVariable, "")
 	t.Setenv("XDG_CACHE_HOME", "/user")
-	if got, err := CacheFolder(""); err != nil || got != filepath.Join("/user", "csi-hostpath-cluster") {
+	if got, err := CacheFolder(""); err != nil ||
+		got != filepath.Join("/user", "csi-hostpath-cluster") {
 		t.Errorf("CacheFolder of the user = %q, %v", got, err)
 	}
 }

@@ -52,7 +52,11 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 		return c, nil
 	}
 	if err := c.start(ctx); err != nil {
-		return nil, fmt.Errorf("start cluster %q: %w (logs: `go run ./test/cluster logs DIR`; then: `down`)", options.Name, err)
+		return nil, fmt.Errorf(
+			"start cluster %q: %w (logs: `go run ./test/cluster logs DIR`; then: `down`)",
+			options.Name,
+			err,
+		)
 	}
 	return c, nil
 }
@@ -70,7 +74,8 @@ func (c *Cluster) alreadyUp(ctx context.Context) (bool, error) {
 	}
 	if !s.Ready || !s.ControlPlane.Alive() {
 		c.progress("removing what an interrupted run left")
-		return false, errors.Join(c.folder.tearDown(ctx, c.progress), os.MkdirAll(string(c.folder), 0o711))
+		return false, errors.Join(c.folder.tearDown(ctx, c.progress),
+			os.MkdirAll(string(c.folder), 0o711))
 	}
 	if !s.Options.same(&c.options) {
 		return false, fmt.Errorf("cluster %q is up with other options (%d nodes, disks %s): "+
@@ -203,8 +208,13 @@ func (c *Cluster) startControlPlane(ctx context.Context, authority *pki.Authorit
 }
 
 // boot starts a machine. Its PID is in the state file before it does anything.
-func (c *Cluster) boot(ctx context.Context, layout machine.Layout, spec machine.Spec, listener *os.File,
-	record func(*state, machine.Machine), connect func(pid int) error,
+func (c *Cluster) boot(
+	ctx context.Context,
+	layout machine.Layout,
+	spec machine.Spec,
+	listener *os.File,
+	record func(*state, machine.Machine),
+	connect func(pid int) error,
 ) error {
 	if err := cgroup.Create(spec.CGroup); err != nil {
 		return err
@@ -236,7 +246,9 @@ func (c *Cluster) boot(ctx context.Context, layout machine.Layout, spec machine.
 
 // createNodes makes and boots the nodes, and gives them their images at the same
 // time: loading them takes longest.
-func (c *Cluster) createNodes(ctx context.Context, authority *pki.Authority, archives []archive) error {
+func (c *Cluster) createNodes(
+	ctx context.Context, authority *pki.Authority, archives []archive,
+) error {
 	for _, n := range c.Nodes() {
 		if err := n.create(ctx, authority); err != nil {
 			return err
@@ -265,7 +277,8 @@ func (c *Cluster) loadAll(ctx context.Context, archives []archive) error {
 
 // applySnapshotCRDs installs the snapshot API, which belongs to a cluster.
 func (c *Cluster) applySnapshotCRDs(ctx context.Context, builder component.Builder) error {
-	folder, err := builder.ModuleFolder(ctx, "csi-snapshotter", "github.com/kubernetes-csi/external-snapshotter/client/v8")
+	folder, err := builder.ModuleFolder(ctx, "csi-snapshotter",
+		"github.com/kubernetes-csi/external-snapshotter/client/v8")
 	if err != nil {
 		return err
 	}

@@ -26,10 +26,13 @@ func TestStateIsReadBackAsWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &state{
-		Options:      Options{Name: "test", Nodes: 1},
-		Ready:        true,
-		ControlPlane: machine.Machine{Name: "control-plane", Init: process.Identity{PID: 42, StartTime: 7}},
-		Nodes:        []nodeState{{Filesystem: disk.XFS}},
+		Options: Options{Name: "test", Nodes: 1},
+		Ready:   true,
+		ControlPlane: machine.Machine{
+			Name: "control-plane",
+			Init: process.Identity{PID: 42, StartTime: 7},
+		},
+		Nodes: []nodeState{{Filesystem: disk.XFS}},
 	}
 	if err := f.write(want); err != nil {
 		t.Fatal(err)

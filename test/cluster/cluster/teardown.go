@@ -27,7 +27,8 @@ func (f folder) tearDown(ctx context.Context, progress func(string, ...any)) err
 		return f.remove()
 	}
 	if err != nil {
-		return fmt.Errorf("%w (nothing was ended: look for machineinit processes, then remove %s)", err, f)
+		return fmt.Errorf("%w (nothing was ended: look for machineinit processes, then remove %s)", err,
+			f)
 	}
 	c := newCluster(f, s.Options)
 	progress("stopping %d nodes and the control plane", len(s.Nodes))
@@ -120,7 +121,12 @@ func waitDetached(ctx context.Context, image string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the disk %s is still in use as %s; detach what lies on it with `losetup -d`: %s", image, own.Device, describe(loops))
+			return fmt.Errorf(
+				"the disk %s is still in use as %s; detach what lies on it with `losetup -d`: %s",
+				image,
+				own.Device,
+				describe(loops),
+			)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -33,7 +33,9 @@ func main() {
 
 func run() error {
 	if len(os.Args) != 2 || os.Getpid() != 1 {
-		return errors.New("usage: machineinit SPEC, as PID 1 of new namespaces: it is started by `cluster up`")
+		return errors.New(
+			"usage: machineinit SPEC, as PID 1 of new namespaces: it is started by `cluster up`",
+		)
 	}
 	spec, err := machine.ReadSpec(os.Args[1])
 	if err != nil {

@@ -25,7 +25,13 @@ func makeMounts(spec machine.Spec) error {
 		return err
 	}
 	for _, target := range spec.Tmpfs {
-		if err := unix.Mount("tmpfs", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		if err := unix.Mount(
+			"tmpfs",
+			target,
+			"tmpfs",
+			unix.MS_NOSUID|unix.MS_NODEV,
+			"mode=0755",
+		); err != nil {
 			return fmt.Errorf("mount a tmpfs on %s: %w", target, err)
 		}
 	}
@@ -51,7 +57,8 @@ func makeMounts(spec machine.Spec) error {
 func makeBinds(binds []machine.Bind) error {
 	trees := make([]int, len(binds))
 	for i, bind := range binds {
-		fd, err := unix.OpenTree(unix.AT_FDCWD, bind.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		fd, err := unix.OpenTree(unix.AT_FDCWD, bind.Source,
+			unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 		if err != nil {
 			return fmt.Errorf("open %s to bind it on %s: %w", bind.Source, bind.Target, err)
 		}

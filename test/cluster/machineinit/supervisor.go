@@ -139,7 +139,8 @@ func (s *supervisor) collect() {
 
 // ended needs the lock.
 func (s *supervisor) ended(u *unit, status syscall.WaitStatus) {
-	log.Printf("%s (PID %d) ended: exit code %d, signal %d", u.Name, u.pid, status.ExitStatus(), status.Signal())
+	log.Printf("%s (PID %d) ended: exit code %d, signal %d", u.Name, u.pid, status.ExitStatus(),
+		status.Signal())
 	u.pid = 0
 	s.changed.Broadcast()
 	if u.wanted {
@@ -159,7 +160,8 @@ func (s *supervisor) list(w http.ResponseWriter, _ *http.Request) {
 	defer s.mutex.Unlock()
 	statuses := make([]machine.UnitStatus, 0, len(s.units))
 	for _, u := range s.units {
-		statuses = append(statuses, machine.UnitStatus{Name: u.Name, PID: u.pid, Starts: u.starts, Stopped: !u.wanted})
+		statuses = append(statuses,
+			machine.UnitStatus{Name: u.Name, PID: u.pid, Starts: u.starts, Stopped: !u.wanted})
 	}
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(statuses); err != nil {

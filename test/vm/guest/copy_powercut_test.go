@@ -17,14 +17,17 @@ import (
 )
 
 const (
-	// warmRounds is how many copies of each kind are promised on each filesystem before the power may go.
+	// warmRounds is how many copies of each kind are promised on each filesystem before the power
+	// may go.
 	warmRounds = 2
-	// smallFiles and largeFile are what is copied: the one is metadata more than anything else, the other content.
+	// smallFiles and largeFile are what is copied: the one is metadata more than anything else, the
+	// other content.
 	smallFiles = 30
 	largeFile  = 600_000
 )
 
-// copies are what the client of a pool has been told of: so many snapshots, restores, and restores into the pool of the next filesystem.
+// copies are what the client of a pool has been told of: so many snapshots, restores, and restores
+// into the pool of the next filesystem.
 type copies struct{ Snapshots, Restored, Moved int }
 
 // node is its pools, in the order of filesystems.
@@ -55,8 +58,8 @@ func copyName(kind string, client, round int) volume.Name {
 	return parsed
 }
 
-// TestCopiesBeforePowerCut ends with the machine, while every pool's client changes its volume and has it copied, round by round. Nothing of
-// it was ever made durable but by the copies.
+// TestCopiesBeforePowerCut ends with the machine, while every pool's client changes its volume and
+// has it copied, round by round. Nothing of it was ever made durable but by the copies.
 func TestCopiesBeforePowerCut(t *testing.T) {
 	raw, err := os.OpenFile(Disk(t, "raw"), os.O_RDWR|os.O_SYNC, 0)
 	if err != nil {
@@ -81,7 +84,9 @@ func TestCopiesBeforePowerCut(t *testing.T) {
 func (n node) copyForever(t *testing.T, client int, raw *os.File, warm func()) error {
 	p := n[client]
 	source, err := p.Create(t.Context(), volume.CreateRequest{
-		Name: copyName("source", client, 0), Size: volume.SizeRange{Required: 8 * mib}, Spec: volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755},
+		Name: copyName("source", client, 0),
+		Size: volume.SizeRange{Required: 8 * mib},
+		Spec: volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755},
 	})
 	if err != nil {
 		return err
@@ -95,7 +100,8 @@ func (n node) copyForever(t *testing.T, client int, raw *os.File, warm func()) e
 		if err := writeRound(dataOf(t, p, "volumes", source.ID.Dir()), round); err != nil {
 			return err
 		}
-		s, err := p.CreateSnapshot(t.Context(), volume.SnapshotRequest{Name: copyName("snapshot", client, round), Source: source.ID})
+		s, err := p.CreateSnapshot(t.Context(),
+			volume.SnapshotRequest{Name: copyName("snapshot", client, round), Source: source.ID})
 		if err != nil {
 			return err
 		}
@@ -130,7 +136,10 @@ func (n node) after(client int) *pool.Pool { return n[(client+1)%len(n)] }
 
 func (n node) restoreTo(t *testing.T, to *pool.Pool, name volume.Name, s volume.Snapshot) error {
 	_, err := to.CreateFrom(t.Context(), volume.CreateRequest{
-		Name: name, Size: volume.SizeRange{Required: s.RestoreBytes}, Source: volume.FromSnapshot(s.ID), Spec: s.Spec,
+		Name:   name,
+		Size:   volume.SizeRange{Required: s.RestoreBytes},
+		Source: volume.FromSnapshot(s.ID),
+		Spec:   s.Spec,
 	}, n)
 	return err
 }
@@ -161,9 +170,12 @@ func dataOf(t *testing.T, p *pool.Pool, parent, dir string) string {
 
 // contentOf is what the files of a round have.
 func contentOf(round int) map[string][]byte {
-	content := map[string][]byte{"large": bytes.Repeat(fmt.Appendf(nil, "round %6d\n", round), largeFile/13)}
+	content := map[string][]byte{
+		"large": bytes.Repeat(fmt.Appendf(nil, "round %6d\n", round), largeFile/13),
+	}
 	for i := range smallFiles {
-		content[fmt.Sprintf("directory-%d/small-%d", i%3, i)] = fmt.Appendf(nil, "file %d of round %d", i, round)
+		content[fmt.Sprintf("directory-%d/small-%d", i%3, i)] = fmt.Appendf(nil, "file %d of round %d", i,
+			round)
 	}
 	return content
 }
@@ -171,7 +183,10 @@ func contentOf(round int) map[string][]byte {
 func writeRound(root string, round int) error {
 	for name, content := range contentOf(round) {
 		path := filepath.Join(root, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, content, 0o600)); err != nil {
+		if err := errors.Join(
+			os.MkdirAll(filepath.Dir(path), 0o755),
+			os.WriteFile(path, content, 0o600),
+		); err != nil {
 			return err
 		}
 	}
@@ -230,7 +245,8 @@ func checkCopy(t *testing.T, id fmt.Stringer, err error, root string, round int,
 	}
 	for name, want := range contentOf(round) {
 		if got, err := os.ReadFile(filepath.Join(root, name)); err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s: %s has %d bytes, %v, want the %d of round %d", id, name, len(got), err, len(want), round)
+			t.Errorf("%s: %s has %d bytes, %v, want the %d of round %d", id, name, len(got), err, len(want),
+				round)
 			return
 		}
 	}

@@ -13,8 +13,8 @@ import (
 // Running tells whether this is inside the virtual machine.
 func Running() bool { return os.Getenv(job.DisksEnv) != "" }
 
-// Disk is where the disk of that name is: the directory in which it is mounted, or the block device of one that is raw. It
-// skips the test outside of the virtual machine.
+// Disk is where the disk of that name is: the directory in which it is mounted, or the block device
+// of one that is raw. It skips the test outside of the virtual machine.
 func Disk(t testing.TB, name string) string {
 	t.Helper()
 	if !Running() {

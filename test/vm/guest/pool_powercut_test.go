@@ -26,7 +26,8 @@ const (
 	slot = 512
 )
 
-// promises are what a client has been told of one pool: volumes number 1 to Created were made, 1 to Deleted are gone.
+// promises are what a client has been told of one pool: volumes number 1 to Created were made, 1 to
+// Deleted are gone.
 type promises struct{ Created, Deleted int }
 
 func name(client, n int) volume.Name {
@@ -38,7 +39,8 @@ func name(client, n int) volume.Name {
 }
 
 func openPool(t *testing.T, fstype string) *pool.Pool {
-	p, err := pool.Open(t.Context(), pool.Options{Name: fstype, Path: filepath.Join(Disk(t, fstype), "pool"), Overcommit: 100})
+	p, err := pool.Open(t.Context(),
+		pool.Options{Name: fstype, Path: filepath.Join(Disk(t, fstype), "pool"), Overcommit: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +78,9 @@ func churn(t *testing.T, p *pool.Pool, client int, raw *os.File, offset int64, w
 	}
 	for {
 		_, err := p.Create(t.Context(), volume.CreateRequest{
-			Name: name(client, told.Created+1), Size: volume.SizeRange{Required: 1 << 20}, Spec: volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755},
+			Name: name(client, told.Created+1),
+			Size: volume.SizeRange{Required: 1 << 20},
+			Spec: volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755},
 		})
 		if err != nil {
 			t.Errorf("client %d: %v", client, err)
@@ -140,7 +144,8 @@ func trimZeros(block []byte) []byte {
 	return block
 }
 
-// checkPromises leaves open what was under way: the next volume to be made, and the next one to be deleted.
+// checkPromises leaves open what was under way: the next volume to be made, and the next one to be
+// deleted.
 func checkPromises(t *testing.T, p *pool.Pool, client int, told promises) {
 	t.Logf("client %d was told that %d were made and %d deleted", client, told.Created, told.Deleted)
 	for n := 1; n <= told.Created+1; n++ {

@@ -14,14 +14,19 @@ import (
 
 var fsyncedText = []byte("on the disk")
 
-// filesystems are those of the disks that TestPowerCutTakesOnlyWhatWasNotFsynced of package vm makes.
+// filesystems are those of the disks that TestPowerCutTakesOnlyWhatWasNotFsynced of package vm
+// makes.
 var filesystems = []string{"xfs", "ext4", "btrfs"}
 
 // TestBeforePowerCut ends with the machine.
 func TestBeforePowerCut(t *testing.T) {
 	for _, fstype := range filesystems {
 		root := Disk(t, fstype)
-		if err := os.WriteFile(filepath.Join(root, "lost"), []byte("in the page cache"), 0o600); err != nil {
+		if err := os.WriteFile(
+			filepath.Join(root, "lost"),
+			[]byte("in the page cache"),
+			0o600,
+		); err != nil {
 			t.Fatal(err)
 		}
 		writeDurably(t, filepath.Join(root, "fsynced"))
@@ -30,7 +35,8 @@ func TestBeforePowerCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := raw.Write(fsyncedText); err != nil { // not closed: a device's last close writes its cache
+	// not closed: a device's last close writes its cache
+	if _, err := raw.Write(fsyncedText); err != nil {
 		t.Fatal(err)
 	}
 	CutPower()
@@ -41,7 +47,8 @@ func TestAfterPowerCut(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
 			root := Disk(t, fstype)
-			if got, err := os.ReadFile(filepath.Join(root, "fsynced")); err != nil || !bytes.Equal(got, fsyncedText) {
+			if got, err := os.ReadFile(filepath.Join(root, "fsynced")); err != nil ||
+				!bytes.Equal(got, fsyncedText) {
 				t.Errorf("what was fsynced: %q, %v, want %q", got, err, fsyncedText)
 			}
 			if got, err := os.ReadFile(filepath.Join(root, "lost")); len(got) > 0 {
@@ -69,7 +76,8 @@ func TestFirstBoot(t *testing.T) {
 
 // TestSecondBoot finds it.
 func TestSecondBoot(t *testing.T) {
-	if got, err := os.ReadFile(filepath.Join(Disk(t, "ext4"), "file")); err != nil || !bytes.Equal(got, fsyncedText) {
+	if got, err := os.ReadFile(filepath.Join(Disk(t, "ext4"), "file")); err != nil ||
+		!bytes.Equal(got, fsyncedText) {
 		t.Errorf("%q, %v, want %q", got, err, fsyncedText)
 	}
 	if _, err := os.Stat("/tmp/first"); !errors.Is(err, os.ErrNotExist) {

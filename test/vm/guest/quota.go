@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// quotactl(2) and linux/quota.h: golang.org/x/sys/unix has none of it. The driver's own (pkg/backend/projquota) is not asked: it is
-// what the tests are about.
+// quotactl(2) and linux/quota.h: golang.org/x/sys/unix has none of it. The driver's own
+// (pkg/backend/projquota) is not asked: it is what the tests are about.
 const (
 	qGetquota       = 0x800007
 	qSetquota       = 0x800008
@@ -31,7 +31,8 @@ type dqblk struct {
 	id                                                                                    uint32
 }
 
-// Quota is what a filesystem knows of a project: its limits, and what counts under it. 0 is no limit.
+// Quota is what a filesystem knows of a project: its limits, and what counts under it. 0 is no
+// limit.
 type Quota struct {
 	LimitBytes, UsedBytes, LimitInodes, UsedInodes uint64
 }
@@ -66,10 +67,16 @@ func ProjectQuotas(t testing.TB, dir string, first uint32) map[uint32]Quota {
 	}
 }
 
-// LimitProject gives a project a limit, as somebody else does who uses project quotas; 0 takes it away.
+// LimitProject gives a project a limit, as somebody else does who uses project quotas; 0 takes it
+// away.
 func LimitProject(t testing.TB, dir string, project uint32, bytes uint64) {
 	t.Helper()
-	if err := quotactl(dir, qSetquota, project, &dqblk{blockHard: bytes / quotaBlock, valid: qifBlimits}); err != nil {
+	if err := quotactl(
+		dir,
+		qSetquota,
+		project,
+		&dqblk{blockHard: bytes / quotaBlock, valid: qifBlimits},
+	); err != nil {
 		t.Fatalf("Q_SETQUOTA of project %d: %v", project, err)
 	}
 }
@@ -83,7 +90,12 @@ func UnlimitInodes(t testing.TB, dir string, project uint32) {
 }
 
 func (d dqblk) quota() Quota {
-	return Quota{LimitBytes: d.blockHard * quotaBlock, UsedBytes: d.curSpace, LimitInodes: d.inodeHard, UsedInodes: d.curInodes}
+	return Quota{
+		LimitBytes:  d.blockHard * quotaBlock,
+		UsedBytes:   d.curSpace,
+		LimitInodes: d.inodeHard,
+		UsedInodes:  d.curInodes,
+	}
 }
 
 // quotactl needs no device: quotactl_fd(2) takes any file of the filesystem.
@@ -93,16 +105,18 @@ func quotactl(dir string, command uintptr, project uint32, d *dqblk) error {
 		return err
 	}
 	defer f.Close()
-	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, f.Fd(), command<<subcommandShift|prjquota, uintptr(project),
-		uintptr(unsafe.Pointer(d)), 0, 0) //nolint:gosec // the kernel's own structure, as dqblk has it
+	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, f.Fd(), command<<subcommandShift|prjquota,
+		uintptr(project), uintptr(unsafe.Pointer(d)), 0,
+		0) //nolint:gosec // the kernel's own structure, as dqblk has it
 	if errno != 0 {
 		return fmt.Errorf("quotactl_fd: %w", errno)
 	}
 	return nil
 }
 
-// AsPod runs f as a container without privileges would: ext4 lets CAP_SYS_RESOURCE write past every limit (XFS does not, for
-// projects). The thread gets the capability back: were it to end, the processes that it has started would be killed (PR_SET_PDEATHSIG).
+// AsPod runs f as a container without privileges would: ext4 lets CAP_SYS_RESOURCE write past every
+// limit (XFS does not, for projects). The thread gets the capability back: were it to end, the
+// processes that it has started would be killed (PR_SET_PDEATHSIG).
 func AsPod(f func() error) error {
 	runtime.LockOSThread()
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

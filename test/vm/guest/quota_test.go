@@ -28,8 +28,8 @@ type fsxattr struct {
 	_                                             [8]byte
 }
 
-// TestProjectQuotaHolds is what this machine is for: a directory with a project ID takes as much as its limit and no more, and
-// its neighbour does not notice.
+// TestProjectQuotaHolds is what this machine is for: a directory with a project ID takes as much as
+// its limit and no more, and its neighbour does not notice.
 func TestProjectQuotaHolds(t *testing.T) {
 	for i, fstype := range []string{"xfs", "ext4"} {
 		t.Run(fstype, func(t *testing.T) {
@@ -54,7 +54,11 @@ func TestProjectQuotaHolds(t *testing.T) {
 			if used := ProjectQuota(t, root, project).UsedBytes; used > limit {
 				t.Errorf("%d bytes are used, want at most %d", used, limit)
 			}
-			if err := os.WriteFile(filepath.Join(root, "neighbour"), make([]byte, 2*limit), 0o600); err != nil {
+			if err := os.WriteFile(
+				filepath.Join(root, "neighbour"),
+				make([]byte, 2*limit),
+				0o600,
+			); err != nil {
 				t.Errorf("a file outside of the project: %v", err)
 			}
 			var st unix.Statfs_t
@@ -84,8 +88,14 @@ func setProject(t *testing.T, dir string, project uint32) {
 
 func ioctl(t *testing.T, f *os.File, request uintptr, attributes *fsxattr) {
 	t.Helper()
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request,
-		uintptr(unsafe.Pointer(attributes))) //nolint:gosec // the kernel's own structure, as fsxattr has it
+	_, _, errno := unix.Syscall(
+		unix.SYS_IOCTL,
+		f.Fd(),
+		request,
+		uintptr(
+			unsafe.Pointer(attributes),
+		),
+	) //nolint:gosec // the kernel's own structure, as fsxattr has it
 	if errno != 0 {
 		t.Fatalf("ioctl %#x: %v", request, errno)
 	}

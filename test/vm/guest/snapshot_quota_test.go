@@ -17,11 +17,13 @@ import (
 
 const mib = 1 << 20
 
-// TestCopiesAreUnderQuotasOfTheirOwn: what is copied, or shares the blocks of its source, counts for itself and for nobody else.
+// TestCopiesAreUnderQuotasOfTheirOwn: what is copied, or shares the blocks of its source, counts
+// for itself and for nobody else.
 func TestCopiesAreUnderQuotasOfTheirOwn(t *testing.T) {
 	for _, fstype := range []string{"xfs", "ext4"} {
 		t.Run(fstype, func(t *testing.T) {
-			p, err := pool.Open(t.Context(), pool.Options{Name: fstype, Path: filepath.Join(Disk(t, fstype), "copies"), RequireQuota: true})
+			p, err := pool.Open(t.Context(),
+				pool.Options{Name: fstype, Path: filepath.Join(Disk(t, fstype), "copies"), RequireQuota: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -39,7 +41,8 @@ func TestCopiesAreUnderQuotasOfTheirOwn(t *testing.T) {
 			wantUse(t, p, restored, 48*mib, 48*mib)
 			wantUse(t, p, cloned, 40*mib, 40*mib)
 			wantUse(t, p, source, 32*mib, 16*mib)
-			// A full volume's copy is not refused for a block more than its source has, and does not begin beyond its size either.
+			// A full volume's copy is not refused for a block more than its source has, and does
+			// not begin beyond its size either.
 			full := copyOf(t, p, "full", volume.FromVolume(cloned), 40*mib)
 			wantFull(t, p, full, 40*mib)
 		})
@@ -49,7 +52,9 @@ func TestCopiesAreUnderQuotasOfTheirOwn(t *testing.T) {
 func newVolume(t *testing.T, p *pool.Pool, name string, size int64) volume.ID {
 	t.Helper()
 	v, err := p.Create(t.Context(), volume.CreateRequest{
-		Name: parseName(t, name), Size: volume.SizeRange{Required: size}, Spec: volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o777},
+		Name: parseName(t, name),
+		Size: volume.SizeRange{Required: size},
+		Spec: volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o777},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +64,8 @@ func newVolume(t *testing.T, p *pool.Pool, name string, size int64) volume.ID {
 
 func takeSnapshot(t *testing.T, p *pool.Pool, name string, source volume.ID) volume.Snapshot {
 	t.Helper()
-	s, err := p.CreateSnapshot(t.Context(), volume.SnapshotRequest{Name: parseName(t, name), Source: source})
+	s, err := p.CreateSnapshot(t.Context(),
+		volume.SnapshotRequest{Name: parseName(t, name), Source: source})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +110,8 @@ func fillVolume(t *testing.T, p *pool.Pool, id volume.ID, size int) {
 	}
 	defer dir.Close()
 	err = AsPod(func() error {
-		fd, err := unix.Openat(int(dir.Fd()), "file-"+id.Dir(), unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o666)
+		fd, err := unix.Openat(int(dir.Fd()), "file-"+id.Dir(), unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC,
+			0o666)
 		if err != nil {
 			return err
 		}
@@ -121,7 +128,8 @@ func fillVolume(t *testing.T, p *pool.Pool, id volume.ID, size int) {
 	}
 }
 
-// wantFull: a volume has the size that was asked for, or some blocks more, and holds no more than that.
+// wantFull: a volume has the size that was asked for, or some blocks more, and holds no more than
+// that.
 func wantFull(t *testing.T, p *pool.Pool, id volume.ID, size int64) {
 	t.Helper()
 	v, err := p.Get(id)
@@ -136,7 +144,8 @@ func wantFull(t *testing.T, p *pool.Pool, id volume.ID, size int64) {
 	}
 }
 
-// wantUse compares what the quota says, which it returns, with what it is to be, within what directories and maps of files take.
+// wantUse compares what the quota says, which it returns, with what it is to be, within what
+// directories and maps of files take.
 func wantUse(t *testing.T, p *pool.Pool, id volume.ID, total, used int64) volume.Usage {
 	t.Helper()
 	const slack = 256 << 10
@@ -154,7 +163,8 @@ func wantUse(t *testing.T, p *pool.Pool, id volume.ID, total, used int64) volume
 		t.Fatal(err)
 	}
 	if u.TotalBytes != total || u.UsedBytes < used-slack || u.UsedBytes > used+slack {
-		t.Errorf("volume %s has %d of %d bytes, want %d of %d", id.Dir(), u.UsedBytes, u.TotalBytes, used, total)
+		t.Errorf("volume %s has %d of %d bytes, want %d of %d", id.Dir(), u.UsedBytes, u.TotalBytes, used,
+			total)
 	}
 	return u
 }

@@ -19,7 +19,8 @@ import (
 // unmountTries bounds how long a killed process may hold on to a disk.
 const unmountTries = 100
 
-// findDisks maps serial numbers to devices: the letters of the devices follow the order in which the kernel met them.
+// findDisks maps serial numbers to devices: the letters of the devices follow the order in which
+// the kernel met them.
 func findDisks() (map[string]string, error) {
 	files, err := filepath.Glob("/sys/block/vd*/serial")
 	if err != nil {
@@ -59,7 +60,8 @@ func mountDisks(wanted []job.Disk, devices map[string]string) (string, error) {
 	return strings.Join(where, ","), nil
 }
 
-// unmountAll ends what the tests have left running, and unmounts every disk: a clean end leaves no journal to be replayed.
+// unmountAll ends what the tests have left running, and unmounts every disk: a clean end leaves no
+// journal to be replayed.
 func unmountAll() error {
 	if err := unix.Kill(-1, unix.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err

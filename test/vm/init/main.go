@@ -1,5 +1,6 @@
-// Command init is the first and only process of the virtual machine: it mounts the disks, runs the tests one after the other,
-// and says on a serial port what becomes of them. See package job for what goes in and comes out.
+// Command init is the first and only process of the virtual machine: it mounts the disks, runs the
+// tests one after the other, and says on a serial port what becomes of them. See package job for
+// what goes in and comes out.
 package main
 
 import (
@@ -51,7 +52,12 @@ func work(port *port) error {
 	if err := unix.Uname(&name); err != nil {
 		return err
 	}
-	port.send(job.Event{Kind: job.Ready, Text: "booted " + unix.ByteSliceToString(name.Release[:]) + " with " + where})
+	port.send(
+		job.Event{
+			Kind: job.Ready,
+			Text: "booted " + unix.ByteSliceToString(name.Release[:]) + " with " + where,
+		},
+	)
 	for i, program := range j.Programs {
 		code, err := run(program, where, func(text string) {
 			port.send(job.Event{Kind: job.Output, Program: i, Text: text})

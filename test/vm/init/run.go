@@ -12,21 +12,28 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm/internal/job"
 )
 
-// drainTime is how long a program's output may go on after its end: a process that it has left may have it open.
+// drainTime is how long a program's output may go on after its end: a process that it has left may
+// have it open.
 const drainTime = time.Second
 
-// run runs a program and returns its exit code: 128 plus the signal when it was killed, 127 when it did not start.
+// run runs a program and returns its exit code: 128 plus the signal when it was killed, 127 when it
+// did not start.
 func run(program job.Program, disks string, output func(string)) (int, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 0, err
 	}
 	defer r.Close()
-	process, err := os.StartProcess(program.Path, append([]string{program.Path}, program.Args...), &os.ProcAttr{
-		Dir:   program.Dir,
-		Env:   slices.Concat(os.Environ(), []string{"HOME=/root", job.DisksEnv + "=" + disks}, program.Env),
-		Files: []*os.File{nil, w, w},
-	})
+	process, err := os.StartProcess(
+		program.Path,
+		append([]string{program.Path}, program.Args...),
+		&os.ProcAttr{
+			Dir: program.Dir,
+			Env: slices.Concat(os.Environ(), []string{"HOME=/root", job.DisksEnv + "=" + disks},
+				program.Env),
+			Files: []*os.File{nil, w, w},
+		},
+	)
 	w.Close()
 	if err != nil {
 		output(err.Error() + "\n")

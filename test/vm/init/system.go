@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// start makes of a bare kernel what a program expects of Linux. Mounts stay private, as in a container.
+// start makes of a bare kernel what a program expects of Linux. Mounts stay private, as in a
+// container.
 func start() error {
 	if err := os.Setenv("PATH", "/vm/bin:/usr/sbin:/usr/bin"); err != nil {
 		return err
@@ -54,7 +55,11 @@ func mount(source, target, fstype, data string) error {
 		return err
 	}
 	if err := unix.Mount(source, target, fstype, 0, data); err != nil {
-		return &os.PathError{Op: fmt.Sprintf("mount %s %q (%s) on", fstype, source, data), Path: target, Err: err}
+		return &os.PathError{
+			Op:   fmt.Sprintf("mount %s %q (%s) on", fstype, source, data),
+			Path: target,
+			Err:  err,
+		}
 	}
 	return nil
 }

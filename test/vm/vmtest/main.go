@@ -1,5 +1,5 @@
-// Command vmtest runs tests of this module in the virtual machine, with an XFS and an ext4 disk that have project quotas, and a
-// raw one:
+// Command vmtest runs tests of this module in the virtual machine, with an XFS and an ext4 disk
+// that have project quotas, and a raw one:
 //
 //	go run ./test/vm/vmtest [-run PATTERN] [-skip PATTERN] [-env KEY=VALUE] [-tags TAGS] [-memory MIB] [-timeout 10m] PACKAGE...
 package main
@@ -63,10 +63,14 @@ func parse() (vm.Config, vm.Boot) {
 		boot.Flags = append(boot.Flags, "-test.skip="+pattern)
 		return nil
 	})
-	flag.Func("env", "add `KEY=VALUE` to the tests' environment; may be repeated", func(entry string) error {
-		boot.Env = append(boot.Env, entry)
-		return nil
-	})
+	flag.Func(
+		"env",
+		"add `KEY=VALUE` to the tests' environment; may be repeated",
+		func(entry string) error {
+			boot.Env = append(boot.Env, entry)
+			return nil
+		},
+	)
 	flag.DurationVar(&boot.Timeout, "timeout", 10*time.Minute, "end the machine after that time")
 	flag.Parse()
 	config.Packages = flag.Args()

@@ -46,7 +46,12 @@ func (b Builder) Build(ctx context.Context, c Component) (Built, error) {
 	if err != nil {
 		return Built{}, err
 	}
-	built := Built{Component: c, Version: version, Key: key, Folder: filepath.Join(b.Cache, "components", c.Name+"-"+key)}
+	built := Built{
+		Component: c,
+		Version:   version,
+		Key:       key,
+		Folder:    filepath.Join(b.Cache, "components", c.Name+"-"+key),
+	}
 	if _, err := os.Stat(built.Folder); err == nil {
 		return built, nil
 	}
@@ -90,7 +95,8 @@ func (b Builder) buildInto(ctx context.Context, built Built) error {
 	}
 	defer func() { _ = os.RemoveAll(staging) }()
 	started := time.Now()
-	b.Progress("building %s %s (only the first time; Kubernetes takes several minutes)", built.Name, built.Version)
+	b.Progress("building %s %s (only the first time; Kubernetes takes several minutes)", built.Name,
+		built.Version)
 	done := b.heartbeat(built.Name, started)
 	defer done()
 	for _, program := range built.Programs {
@@ -108,7 +114,9 @@ func (b Builder) buildInto(ctx context.Context, built Built) error {
 	return nil
 }
 
-func (b Builder) buildProgram(ctx context.Context, built Built, program Program, output string) error {
+func (b Builder) buildProgram(
+	ctx context.Context, built Built, program Program, output string,
+) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-mod=readonly", "-buildvcs=false",
 		"-ldflags", built.linkFlags(built.Version), "-o", output, program.Package)
 	cmd.Dir = filepath.Join(b.Source, built.Name)
@@ -162,7 +170,8 @@ func goOutput(ctx context.Context, folder string, args ...string) (string, error
 // BuildOwn builds a main package of the driver's module into output; the go
 // command's own cache makes a second time fast.
 func BuildOwn(ctx context.Context, moduleRoot, pkg, output string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", output, pkg)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w",
+		"-o", output, pkg)
 	cmd.Dir = moduleRoot
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := cmd.CombinedOutput(); err != nil {
@@ -179,7 +188,10 @@ func ModuleRoot(ctx context.Context) (string, error) {
 	}
 	root := filepath.Dir(file)
 	if _, err := os.Stat(filepath.Join(root, "test", "cluster", "components")); err != nil {
-		return "", fmt.Errorf("run this inside a checkout of csi-hostpath, whose test/cluster/components is needed: %w", err)
+		return "", fmt.Errorf(
+			"run this inside a checkout of csi-hostpath, whose test/cluster/components is needed: %w",
+			err,
+		)
 	}
 	return root, nil
 }

@@ -8,7 +8,9 @@ import (
 )
 
 func TestLinkFlagsCarryTheVersion(t *testing.T) {
-	c := Component{VersionVariables: []string{"a.full={version}", "a.major={major}", "a.minor={minor}"}}
+	c := Component{
+		VersionVariables: []string{"a.full={version}", "a.major={major}", "a.minor={minor}"},
+	}
 	want := "-s -w -X a.full=v1.36.3 -X a.major=1 -X a.minor=36"
 	if got := c.linkFlags("v1.36.3"); got != want {
 		t.Fatalf("linkFlags = %q, want %q", got, want)
@@ -33,7 +35,11 @@ func newBuilder(t *testing.T) (Builder, Component) {
 			t.Fatal(err)
 		}
 	}
-	component := Component{Name: "tiny", Module: "example.test/tiny", Programs: []Program{{"tiny", "example.test/tiny"}}}
+	component := Component{
+		Name:     "tiny",
+		Module:   "example.test/tiny",
+		Programs: []Program{{"tiny", "example.test/tiny"}},
+	}
 	return Builder{Source: source, Cache: t.TempDir(), Progress: t.Logf}, component
 }
 

@@ -37,8 +37,14 @@ func IssueCertificates(authority *pki.Authority) error {
 		"kube-proxy":         {CommonName: proxyUser},
 		"apiserver": {
 			CommonName: "kube-apiserver",
-			Names:      []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"},
-			IPs:        []net.IP{network.APIServerIP, network.ControlPlaneIP, net.IPv4(127, 0, 0, 1)},
+			Names: []string{
+				"localhost",
+				"kubernetes",
+				"kubernetes.default",
+				"kubernetes.default.svc",
+				"kubernetes.default.svc.cluster.local",
+			},
+			IPs: []net.IP{network.APIServerIP, network.ControlPlaneIP, net.IPv4(127, 0, 0, 1)},
 		},
 	}
 	for name, subject := range subjects {
@@ -47,7 +53,11 @@ func IssueCertificates(authority *pki.Authority) error {
 		}
 	}
 	for _, name := range []string{"admin", "controller-manager", "scheduler", "kube-proxy"} {
-		if err := authority.Kubeconfig(authority.KubeconfigPath(name), "https://"+APIServer, name); err != nil {
+		if err := authority.Kubeconfig(
+			authority.KubeconfigPath(name),
+			"https://"+APIServer,
+			name,
+		); err != nil {
 			return err
 		}
 	}

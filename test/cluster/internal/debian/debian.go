@@ -22,7 +22,10 @@ type Package struct {
 var (
 	Cluster = []Package{
 		{Name: "runc", Programs: []string{"runc"}},
-		{Name: "containernetworking-plugins", Files: []string{"/usr/lib/cni/bridge", "/opt/cni/bin/bridge"}},
+		{
+			Name:  "containernetworking-plugins",
+			Files: []string{"/usr/lib/cni/bridge", "/opt/cni/bin/bridge"},
+		},
 		{Name: "busybox-static", Programs: []string{"busybox"}},
 		{Name: "iproute2", Programs: []string{"ip"}},
 		{Name: "nftables", Programs: []string{"nft"}},
@@ -31,7 +34,8 @@ var (
 		{Name: "e2fsprogs", Programs: []string{"mkfs.ext4"}},
 		{Name: "xfsprogs", Programs: []string{"mkfs.xfs"}},
 		{Name: "btrfs-progs", Programs: []string{"mkfs.btrfs"}},
-		{Name: "sqlite3", Programs: []string{"sqlite3"}}, // for test/e2e, whose pods get it from the machine
+		// for test/e2e, whose pods get it from the machine
+		{Name: "sqlite3", Programs: []string{"sqlite3"}},
 	}
 	Build = []Package{
 		{Name: "buildah", Programs: []string{"buildah"}},
@@ -57,11 +61,16 @@ func Ensure(ctx context.Context, packages []Package, progress func(string, ...an
 	// A machine that never ran update knows no package, one that ran it long ago
 	// asks for versions that are gone.
 	if output, err := aptGet(ctx, "update"); err != nil {
-		return fmt.Errorf("apt-get update: %w: %s: check this machine's package sources, or install by hand: %s",
-			err, lastLine(output), strings.Join(missing, " "))
+		return fmt.Errorf(
+			"apt-get update: %w: %s: check this machine's package sources, or install by hand: %s",
+			err,
+			lastLine(output),
+			strings.Join(missing, " "),
+		)
 	}
 	if output, err := aptGet(ctx, install...); err != nil {
-		return fmt.Errorf("apt-get install: %w: %s: install by hand: %s", err, lastLine(output), strings.Join(missing, " "))
+		return fmt.Errorf("apt-get install: %w: %s: install by hand: %s", err, lastLine(output),
+			strings.Join(missing, " "))
 	}
 	return nil
 }

@@ -41,7 +41,8 @@ func ParseFilesystems(list string, count int) ([]Filesystem, error) {
 		filesystems[i] = filesystem
 	}
 	if len(names) > count {
-		return nil, fmt.Errorf("%d filesystems in %q for %d nodes: name at most one a node", len(names), list, count)
+		return nil, fmt.Errorf("%d filesystems in %q for %d nodes: name at most one a node", len(names),
+			list, count)
 	}
 	return filesystems, nil
 }
@@ -60,7 +61,10 @@ func Create(ctx context.Context, path string, filesystem Filesystem, size int64)
 		return err
 	}
 	maker := makers[filesystem]
-	output, err := exec.CommandContext(ctx, maker[0], append(maker[1:len(maker):len(maker)], path)...).CombinedOutput()
+	output, err := exec.CommandContext(
+		ctx,
+		maker[0],
+		append(maker[1:len(maker):len(maker)], path)...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("format the disk %s as %s: %w: %s", path, filesystem, err, output)
 	}

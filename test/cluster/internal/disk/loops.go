@@ -62,7 +62,12 @@ func inspect(device string) (loop Loop, attached bool, err error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return loop, false, fmt.Errorf("stat %s: %w", device, err)
 	}
-	return Loop{Device: device, BackingDevice: info.Device, BackingInode: info.Inode, number: st.Rdev}, true, nil
+	return Loop{
+		Device:        device,
+		BackingDevice: info.Device,
+		BackingInode:  info.Inode,
+		number:        st.Rdev,
+	}, true, nil
 }
 
 // Number is the device number that files of a filesystem on this device have,

@@ -76,9 +76,13 @@ func writeArchive(file *os.File, config Config, layer *os.File, digest string) e
 	}
 	sum := sha256.Sum256(configJSON)
 	configName := hex.EncodeToString(sum[:]) + ".json"
-	manifest, err := json.Marshal([]map[string]any{{
-		"Config": configName, "RepoTags": []string{config.Name}, "Layers": []string{digest + "/layer.tar"},
-	}})
+	manifest, err := json.Marshal([]map[string]any{
+		{
+			"Config":   configName,
+			"RepoTags": []string{config.Name},
+			"Layers":   []string{digest + "/layer.tar"},
+		},
+	})
 	if err != nil {
 		return err
 	}
@@ -96,7 +100,9 @@ func writeArchive(file *os.File, config Config, layer *os.File, digest string) e
 	if err := addBytes(archive, configName, configJSON); err != nil {
 		return err
 	}
-	if err := archive.WriteHeader(&tar.Header{Name: digest + "/layer.tar", Mode: 0o644, Size: info.Size()}); err != nil {
+	if err := archive.WriteHeader(
+		&tar.Header{Name: digest + "/layer.tar", Mode: 0o644, Size: info.Size()},
+	); err != nil {
 		return err
 	}
 	if _, err := io.Copy(archive, layer); err != nil {
@@ -128,11 +134,15 @@ func environment(config Config) []string {
 			return config.Env
 		}
 	}
-	return append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, config.Env...)
+	return append(
+		[]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		config.Env...)
 }
 
 func addBytes(archive *tar.Writer, name string, data []byte) error {
-	if err := archive.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(data))}); err != nil {
+	if err := archive.WriteHeader(
+		&tar.Header{Name: name, Mode: 0o644, Size: int64(len(data))},
+	); err != nil {
 		return err
 	}
 	_, err := archive.Write(data)

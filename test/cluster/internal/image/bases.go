@@ -64,7 +64,10 @@ func parseBase(reference string) (base, error) {
 	case name == "golang" && !strings.Contains(rest, "alpine"):
 		return base{reference: short, suite: strings.TrimPrefix(rest, "slim-"), withGo: true}, nil
 	}
-	return base{}, fmt.Errorf("cannot make the base image %s: use debian:SUITE[-slim] or golang:VERSION[-SUITE]", reference)
+	return base{}, fmt.Errorf(
+		"cannot make the base image %s: use debian:SUITE[-slim] or golang:VERSION[-SUITE]",
+		reference,
+	)
 }
 
 // checkGo makes sure that this machine's Go is the one that the image promises.
@@ -73,7 +76,8 @@ func (b base) checkGo(version string) error {
 	want, _, _ := strings.Cut(tag, "-")
 	have := strings.TrimPrefix(version, "go")
 	if have != want && !strings.HasPrefix(have, want+".") {
-		return fmt.Errorf("the Dockerfile wants %s and this machine has Go %s: install Go %s", b.reference, have, want)
+		return fmt.Errorf("the Dockerfile wants %s and this machine has Go %s: install Go %s",
+			b.reference, have, want)
 	}
 	return nil
 }
@@ -86,7 +90,9 @@ var unneeded = []string{
 }
 
 // makeDebian returns a folder with a minimal Debian, made once a suite.
-func makeDebian(ctx context.Context, cache, suite string, progress func(string, ...any)) (string, error) {
+func makeDebian(
+	ctx context.Context, cache, suite string, progress func(string, ...any),
+) (string, error) {
 	root := filepath.Join(cache, "debian", suite)
 	if _, err := os.Stat(root); err == nil {
 		return root, nil
@@ -164,7 +170,10 @@ func ownSuite() string {
 
 // privately returns a command in a mount namespace of its own.
 func privately(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "unshare", append([]string{"--mount", "--propagation", "private", "--"}, args...)...)
+	return exec.CommandContext(
+		ctx,
+		"unshare",
+		append([]string{"--mount", "--propagation", "private", "--"}, args...)...)
 }
 
 // tail returns the last lines of what a program said.

@@ -166,7 +166,10 @@ func (b Build) goCaches(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []string{caches["GOMODCACHE"] + ":" + buildModules, caches["GOCACHE"] + ":" + buildCache}, nil
+	return []string{
+		caches["GOMODCACHE"] + ":" + buildModules,
+		caches["GOCACHE"] + ":" + buildCache,
+	}, nil
 }
 
 func goEnv(ctx context.Context, names ...string) (map[string]string, error) {
@@ -194,7 +197,15 @@ func (b Build) buildah(ctx context.Context, args ...string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(runRoot) }()
-	global := []string{"buildah", "--root", b.store(), "--runroot", runRoot, "--storage-driver", "overlay"}
+	global := []string{
+		"buildah",
+		"--root",
+		b.store(),
+		"--runroot",
+		runRoot,
+		"--storage-driver",
+		"overlay",
+	}
 	command := args[0]
 	if command != "rmi" {
 		args = append([]string{command, "--signature-policy", b.policy()}, args[1:]...)

@@ -93,7 +93,8 @@ func TestEqualFilesGiveEqualImages(t *testing.T) {
 	var images [2][]byte
 	for i := range images {
 		path := filepath.Join(t.TempDir(), "image.tar")
-		err := Write(path, Config{Name: "example.test/a:1"}, func(l *Layer) error { return l.Bytes("/a", []byte("a"), 0o644) })
+		err := Write(path, Config{Name: "example.test/a:1"},
+			func(l *Layer) error { return l.Bytes("/a", []byte("a"), 0o644) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,16 +133,24 @@ func TestPackRefusesWhatIsNoStaticProgram(t *testing.T) {
 	if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := Pack(filepath.Join(t.TempDir(), "image.tar"), Config{Name: "example.test/s:1"}, script); err == nil {
+	if err := Pack(
+		filepath.Join(t.TempDir(), "image.tar"),
+		Config{Name: "example.test/s:1"},
+		script,
+	); err == nil {
 		t.Fatal("a script was packed")
 	}
 }
 
 func TestFailedWriteLeavesNothing(t *testing.T) {
 	folder := t.TempDir()
-	err := Write(filepath.Join(folder, "image.tar"), Config{Name: "example.test/a:1"}, func(l *Layer) error {
-		return l.File("/a", filepath.Join(folder, "absent"), 0o644)
-	})
+	err := Write(
+		filepath.Join(folder, "image.tar"),
+		Config{Name: "example.test/a:1"},
+		func(l *Layer) error {
+			return l.File("/a", filepath.Join(folder, "absent"), 0o644)
+		},
+	)
 	if err == nil {
 		t.Fatal("an absent file was packed")
 	}

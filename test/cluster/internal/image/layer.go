@@ -38,7 +38,12 @@ func (l *Layer) Bytes(name string, data []byte, mode fs.FileMode) error {
 	if err := l.parents(name); err != nil {
 		return err
 	}
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: tarMode(mode), Size: int64(len(data))}
+	header := &tar.Header{
+		Typeflag: tar.TypeReg,
+		Name:     name,
+		Mode:     tarMode(mode),
+		Size:     int64(len(data)),
+	}
 	if err := l.tar.WriteHeader(header); err != nil {
 		return err
 	}
@@ -66,7 +71,9 @@ func (l *Layer) Link(name, target string) error {
 	if err := l.parents(name); err != nil {
 		return err
 	}
-	return l.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777})
+	return l.tar.WriteHeader(
+		&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777},
+	)
 }
 
 // Tree copies a folder to a place in the image, with its owners and modes. Devices
@@ -106,7 +113,13 @@ func (l *Layer) treeEntry(name, source string, entry fs.DirEntry) error {
 	if err != nil {
 		return err
 	}
-	owned := tar.Header{Typeflag: header.Typeflag, Name: name, Linkname: link, Mode: header.Mode, Size: header.Size}
+	owned := tar.Header{
+		Typeflag: header.Typeflag,
+		Name:     name,
+		Linkname: link,
+		Mode:     header.Mode,
+		Size:     header.Size,
+	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		owned.Uid, owned.Gid = int(st.Uid), int(st.Gid)
 	}

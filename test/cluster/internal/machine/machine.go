@@ -52,7 +52,10 @@ func Prepare(name string, files Files) (*Pending, error) {
 	defer func() { _ = log.Close() }()
 	cmd := exec.Command(files.InitProgram, files.SpecFile)
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
+	cmd.Env = []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=/root",
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{read}
 	if files.Listener != nil {
@@ -65,7 +68,8 @@ func Prepare(name string, files Files) (*Pending, error) {
 	}
 	if err := cmd.Start(); err != nil {
 		_ = write.Close()
-		return nil, fmt.Errorf("start machine %s: %w (needs root and namespaces in the kernel)", name, err)
+		return nil, fmt.Errorf("start machine %s: %w (needs root and namespaces in the kernel)", name,
+			err)
 	}
 	// Nobody else can reap it while this process lives.
 	go func() { _ = cmd.Wait() }()
@@ -106,7 +110,17 @@ func (m Machine) Path(inside string) string {
 
 // Command returns a command that will run inside the machine.
 func (m Machine) Command(ctx context.Context, args ...string) *exec.Cmd {
-	enter := []string{"--target", strconv.Itoa(m.Init.PID), "--mount", "--pid", "--net", "--uts", "--ipc", "--wd=/", "--"}
+	enter := []string{
+		"--target",
+		strconv.Itoa(m.Init.PID),
+		"--mount",
+		"--pid",
+		"--net",
+		"--uts",
+		"--ipc",
+		"--wd=/",
+		"--",
+	}
 	return exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
 }
 

@@ -76,7 +76,8 @@ func SetNodeLink(ctx context.Context, controlPlanePID, index int, state string) 
 	commands := []string{fmt.Sprintf("link set node%d %s", index, state)}
 	if state == "up" {
 		// The kernel drops the routes of a link that goes down.
-		commands = append(commands, fmt.Sprintf("route replace %s via %s", PodSubnet(index), NodeIP(index)))
+		commands = append(commands,
+			fmt.Sprintf("route replace %s via %s", PodSubnet(index), NodeIP(index)))
 	}
 	return ip(ctx, controlPlanePID, commands...)
 }
@@ -93,7 +94,8 @@ func ip(ctx context.Context, pid int, commands ...string) error {
 	cmd := enter(ctx, pid, "ip", "-batch", "-")
 	cmd.Stdin = strings.NewReader(strings.Join(commands, "\n") + "\n")
 	if output, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("set up the network of process %d: %w: %s", pid, err, strings.TrimSpace(string(output)))
+		return fmt.Errorf("set up the network of process %d: %w: %s", pid, err,
+			strings.TrimSpace(string(output)))
 	}
 	return nil
 }

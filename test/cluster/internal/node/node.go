@@ -155,7 +155,9 @@ func (n Node) unit(name, after string, flags ...string) machine.Unit {
 		Args:  append([]string{machine.Programs + "/" + name}, flags...),
 		After: after,
 		// containerd looks for its shim in PATH.
-		Env: []string{"PATH=" + machine.Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		Env: []string{
+			"PATH=" + machine.Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		},
 		Log: machine.Logs + "/" + name + ".log",
 	}
 }

@@ -23,10 +23,19 @@ func configured(t *testing.T) Node {
 	if err := authority.Issue("kube-proxy", pki.Subject{CommonName: "system:kube-proxy"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := authority.Kubeconfig(authority.KubeconfigPath("kube-proxy"), "https://10.96.0.1", "kube-proxy"); err != nil {
+	if err := authority.Kubeconfig(
+		authority.KubeconfigPath("kube-proxy"),
+		"https://10.96.0.1",
+		"kube-proxy",
+	); err != nil {
 		t.Fatal(err)
 	}
-	n := Node{Index: 2, Layout: machine.Layout(t.TempDir()), CGroup: "test/node-2", DiskTarget: "/var/lib/data"}
+	n := Node{
+		Index:      2,
+		Layout:     machine.Layout(t.TempDir()),
+		CGroup:     "test/node-2",
+		DiskTarget: "/var/lib/data",
+	}
 	if err := n.Layout.Create(); err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +64,8 @@ func TestConfigurationIsWellFormed(t *testing.T) {
 		}
 	}
 	containerd, err := os.ReadFile(filepath.Join(home, "containerd.toml"))
-	if err != nil || !strings.Contains(string(containerd), PauseImage) || strings.Contains(string(containerd), "<no value>") {
+	if err != nil || !strings.Contains(string(containerd), PauseImage) ||
+		strings.Contains(string(containerd), "<no value>") {
 		t.Errorf("containerd.toml: %v\n%s", err, containerd)
 	}
 }

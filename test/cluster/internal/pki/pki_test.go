@@ -17,7 +17,11 @@ func TestIssuedCertificateIsTrustedByItsAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	subject := Subject{CommonName: "system:node:node-1", Organization: "system:nodes", IPs: []net.IP{net.IPv4(10, 97, 0, 1)}}
+	subject := Subject{
+		CommonName:   "system:node:node-1",
+		Organization: "system:nodes",
+		IPs:          []net.IP{net.IPv4(10, 97, 0, 1)},
+	}
 	if err := authority.Issue("node-1", subject); err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +35,11 @@ func TestIssuedCertificateIsTrustedByItsAuthority(t *testing.T) {
 		t.Fatalf("load the authority: %v", err)
 	}
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
-		options := x509.VerifyOptions{Roots: roots, DNSName: "10.97.0.1", KeyUsages: []x509.ExtKeyUsage{usage}}
+		options := x509.VerifyOptions{
+			Roots:     roots,
+			DNSName:   "10.97.0.1",
+			KeyUsages: []x509.ExtKeyUsage{usage},
+		}
 		if _, err := pair.Leaf.Verify(options); err != nil {
 			t.Errorf("verify for usage %v: %v", usage, err)
 		}

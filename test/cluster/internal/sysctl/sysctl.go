@@ -44,7 +44,8 @@ func Restore(values map[string]string) error {
 	var errs []error
 	for name, value := range values {
 		if !slices.Contains(names, name) {
-			errs = append(errs, fmt.Errorf("restore kernel setting %s: not one that the cluster changes", name))
+			errs = append(errs,
+				fmt.Errorf("restore kernel setting %s: not one that the cluster changes", name))
 			continue
 		}
 		if err := os.WriteFile(file(name), []byte(value), 0); err != nil {

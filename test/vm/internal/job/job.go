@@ -1,9 +1,10 @@
-// Package job is what the two sides of the virtual machine say to each other: a Job goes in with the disks, Events come out
-// through a serial port, one in JSON on each line.
+// Package job is what the two sides of the virtual machine say to each other: a Job goes in with
+// the disks, Events come out through a serial port, one in JSON on each line.
 package job
 
 const (
-	// WorkSerial is the serial number of the disk that carries the Job and what it needs. Every other disk's is its name.
+	// WorkSerial is the serial number of the disk that carries the Job and what it needs. Every
+	// other disk's is its name.
 	WorkSerial = "work"
 	// WorkDir is where that disk is mounted. Its top holds FileName, and a tmp that becomes /tmp.
 	WorkDir = "/vm"
@@ -11,9 +12,11 @@ const (
 	FileName = "job.json"
 	// DisksDir holds the mount point of each formatted disk.
 	DisksDir = "/disks"
-	// DisksEnv tells the tests about the disks: name=path, separated by commas. The path is a directory, or a block device.
+	// DisksEnv tells the tests about the disks: name=path, separated by commas. The path is a
+	// directory, or a block device.
 	DisksEnv = "CSI_HOSTPATH_TEST_DISKS"
-	// DriverEnv is the path of the driver, when it is among the programs: it cannot be built in the guest.
+	// DriverEnv is the path of the driver, when it is among the programs: it cannot be built in the
+	// guest.
 	DriverEnv = "CSI_HOSTPATH_TEST_DRIVER"
 	// PowerCutLine in a test's output says that the power may go now.
 	PowerCutLine = "guest: the power may be cut now"
