@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"

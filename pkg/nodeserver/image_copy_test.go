@@ -17,8 +17,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"k8s.io/klog/v2"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/filesystem"
-	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/filesystem"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"

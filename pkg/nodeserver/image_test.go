@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"

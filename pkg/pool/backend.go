@@ -11,9 +11,9 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/btrfs"
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/plain"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/projquota"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
-	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )

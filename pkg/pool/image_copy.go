@@ -11,11 +11,11 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
-	"github.com/csi-hostpath/csi-hostpath/pkg/filesystem"
-	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/filesystem"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/filesystem"
-	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/filesystem"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"

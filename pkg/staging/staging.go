@@ -16,8 +16,8 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
-	"github.com/csi-hostpath/csi-hostpath/pkg/filesystem"
-	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/filesystem"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"

@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/filesystem"
-	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/filesystem"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"

@@ -64,7 +64,7 @@ func TestPowerCutBreaksNoPromiseOfACopy(t *testing.T) {
 // TestPackagesPass runs tests of the driver on a kernel that clusters have: Debian's is years older
 // than CI's.
 func TestPackagesPass(t *testing.T) {
-	Run(t, Config{Packages: []string{"./pkg/mount", "./pkg/loopdev"}})
+	Run(t, Config{Packages: []string{"./pkg/mount", "./pkg/image/loopdev"}})
 }
 
 // TestOutcomesComeOut boots one machine several times, and looks at what it says of itself.

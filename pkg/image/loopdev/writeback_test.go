@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 )
 
 func TestWritebackToADeviceIsNotThrottledHoweverOftenItIsAskedFor(t *testing.T) {

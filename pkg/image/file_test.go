@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend/image"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )

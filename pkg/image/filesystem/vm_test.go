@@ -13,5 +13,5 @@ func TestWhereRootHasEveryCapability(t *testing.T) {
 	if guest.Running() {
 		return
 	}
-	vm.Run(t, vm.Config{Packages: []string{"./pkg/filesystem"}}, vm.Boot{Run: "^TestGrown"})
+	vm.Run(t, vm.Config{Packages: []string{"./pkg/image/filesystem"}}, vm.Boot{Run: "^TestGrown"})
 }
