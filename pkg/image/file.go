@@ -1,6 +1,6 @@
-// Package image is the backend of volumes whose data is a file used as a disk. It makes and grows
-// the file, on whatever filesystem the pool has; what is in it, and the loop device, come when the
-// volume is staged.
+// Package image is a volume that is a file used as a disk: the file, its growth, its copies. The
+// file's loop device is in package loopdev, and what is made and mounted on that device in package
+// filesystem.
 package image
 
 import (
@@ -15,9 +15,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Image makes files that take their blocks early or late. No other file of the pool's filesystem
-// can take a byte of what such a file holds, and it holds no more than its size: there is nothing
-// to tag.
+// Image is the backend of volumes with an image. It makes and grows the file, on whatever filesystem
+// the pool has. The loop device and what is in the file come when the volume is staged. A file
+// cannot hold more than its size, so no tag is needed to limit it.
 type Image struct{ allocation volume.Allocation }
 
 var (
@@ -107,8 +107,8 @@ func (i Image) extend(f *os.File, from, to int64) error {
 	return err
 }
 
-// Fill takes the blocks that a copy, which keeps holes, has not.
-func (i Image) Fill(f *os.File) error {
+// fill allocates the holes that a copy has kept.
+func (i Image) fill(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil || i.allocation != volume.Preallocated {
 		return err
@@ -182,15 +182,23 @@ func (Image) Hold(*os.File, backend.Tag) backend.Tag { return 0 }
 // Resize implements backend.Backend. It is the file that changes; a device that has it follows when
 // it is told to.
 func (i Image) Resize(dir *os.File, _ backend.Tag, _ volume.Spec, bytes int64) error {
-	f, size, err := open(dir)
+	f, _, err := open(dir)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if size >= bytes {
-		return cut(f, size, bytes)
+	return i.resize(f, bytes)
+}
+
+func (i Image) resize(f *os.File, bytes int64) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
 	}
-	if err := i.extend(f, size, bytes); err != nil {
+	if info.Size() >= bytes {
+		return cut(f, info.Size(), bytes)
+	}
+	if err := i.extend(f, info.Size(), bytes); err != nil {
 		return err
 	}
 	return f.Sync()

@@ -1,15 +1,17 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -58,52 +60,10 @@ func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
 	if v.FilesystemBytes > 0 {
 		return fmt.Errorf("%w: volume %s has its filesystem", volume.ErrInUse, v.ID)
 	}
-	own, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	defer own.Close()
-	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE)
-	if v.Spec.Allocation == volume.Preallocated {
-		mode = unix.FALLOC_FL_ZERO_RANGE
-	}
-	err = unix.Fallocate(int(own.Fd()), mode|unix.FALLOC_FL_KEEP_SIZE, 0, v.CapacityBytes)
-	// tmpfs punches holes and zeroes no range; others do neither
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		err = zeroData(own)
-	}
-	if err != nil {
+	if err := image.New(v.Spec.Allocation).Clear(f); err != nil {
 		return fmt.Errorf("clear the image of volume %s: %w", v.ID, err)
 	}
-	return own.Sync()
-}
-
-// zeroData writes zeroes over what was written to a file. Where the filesystem does not tell that
-// from holes, it is all of the file.
-func zeroData(f *os.File) error {
-	for end := int64(0); ; {
-		start, err := f.Seek(end, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // there is none behind it
-			return nil
-		}
-		if err == nil {
-			end, err = f.Seek(start, unix.SEEK_HOLE)
-		}
-		if err == nil {
-			_, err = io.CopyN(io.NewOffsetWriter(f, start), zeroes{}, end-start)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// zeroes has no end.
-type zeroes struct{}
-
-func (zeroes) Read(b []byte) (int, error) {
-	clear(b)
-	return len(b), nil
+	return nil
 }
 
 // SetFilesystemBytes puts into the record that a volume's image has a filesystem of that size,
@@ -251,4 +211,61 @@ func CheckUnattached(data *os.File) error {
 		}
 	}
 	return nil
+}
+
+// Claim keeps everybody from copying a volume until release: it is about to be written to. Errors:
+// ErrBusy while it is copied or changed.
+func (p *Pool) Claim(id volume.ID) (release func(), err error) {
+	if err := p.index.claim(id); err != nil {
+		return nil, err
+	}
+	if err := p.index.checkUnheld(id); err != nil {
+		p.index.unclaim(id)
+		return nil, err
+	}
+	return func() { p.index.unclaim(id) }, nil
+}
+
+// copyImage makes, in the directory of what is being built, an image of so many bytes that begins
+// as a copy of another one. It is durable when it returns, but for its name.
+func (p *Pool) copyImage(
+	ctx context.Context,
+	d dir,
+	from *origin,
+	allocation volume.Allocation,
+	bytes int64,
+	progress *copytree.Progress,
+) (*os.File, error) {
+	source := image.Source{
+		Name: from.id, Dir: from.dir.File, Spec: from.spec, Bytes: from.restoreBytes,
+	}
+	opts := copytree.Options{Progress: progress, Limiter: p.throttle.limiter}
+	return image.New(allocation).MakeFrom(ctx, d.File, source, bytes, opts)
+}
+
+// freezeImage is freeze for an image.
+func (p *Pool) freezeImage(
+	ctx context.Context, d dir, s *volume.Snapshot, from *origin, progress *copytree.Progress,
+) (*os.File, error) {
+	data, err := p.copyImage(ctx, d, from, volume.Sparse, from.restoreBytes, progress)
+	if err != nil {
+		return nil, err
+	}
+	s.FilesystemBytes = from.filesystemBytes
+	allocated, err := image.Image{}.Allocated(data, 0)
+	if err != nil {
+		return nil, errors.Join(err, data.Close())
+	}
+	p.settle(&s.HeldBytes, min(allocated, s.RestoreBytes))
+	return data, nil
+}
+
+// makeImage is copied's make for an image. The filesystem in it is as large as its source's, and
+// grows when the volume is staged.
+func (c copied) makeImage(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
+	data, err := p.copyImage(ctx, d, c.from, v.Spec.Allocation, v.CapacityBytes, c.progress)
+	if err == nil {
+		v.FilesystemBytes = c.from.filesystemBytes
+	}
+	return data, err
 }

@@ -1,4 +1,4 @@
-package pool
+package image
 
 import (
 	"context"
@@ -31,7 +31,7 @@ func TestImageWhoseWritersAreHeldIsReflinkedInParts(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			held := &still{frozen: source}
+			held := &quiesced{frozen: source}
 			ended, end := context.WithCancelCause(t.Context())
 			enough := errors.New("enough")
 			end(enough)
@@ -50,7 +50,7 @@ func TestImageWhoseWritersAreHeldIsReflinkedInParts(t *testing.T) {
 					t.Errorf("at %d there is %q, %v, want %q", at, got, err, piece)
 				}
 			}
-			if err := checkSize(data, size); err != nil {
+			if err := checkCopied(data, size); err != nil {
 				t.Error(err)
 			}
 		})
