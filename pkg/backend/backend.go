@@ -20,10 +20,6 @@ const (
 	Holder = "holder"
 )
 
-// Tag is what the filesystem counts a volume under: a project ID, a quota group. It is kept in the
-// record. 0 is none.
-type Tag uint64
-
 // ErrPending says that the filesystem has not finished yet: ask again.
 var ErrPending = errors.New("the filesystem is still removing it")
 
@@ -40,33 +36,35 @@ type Backend interface {
 	// Make makes the empty data of a volume, with exactly that mode and owner and held to that
 	// size. All of it is metadata, durable after the fsync of what is returned and of dir. On
 	// failure nothing is left. Errors: ErrNoSpace.
-	Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, Tag, error)
+	Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, volume.QuotaID, error)
 	// Adopt makes the filesystem agree with the record of a volume found on disk, and says whether
 	// it did not. It is called for all of them, and Hold for what is deleted, before the first
-	// Make. Errors: why the volume is not held to its size; ErrCorrupt when the tag is another
+	// Make. Errors: why the volume is not held to its size; ErrCorrupt when the quota ID is another
 	// volume's.
-	Adopt(dir *os.File, tag Tag, spec volume.Spec, bytes int64) (repaired bool, err error)
-	// Hold keeps the tag of a volume that is deleted, or cannot be adopted, from being given out.
-	// The tag is the record's, 0 where that is gone. What it returns is to be released.
-	Hold(dir *os.File, tag Tag) Tag
+	Adopt(
+		dir *os.File, quotaID volume.QuotaID, spec volume.Spec, bytes int64,
+	) (repaired bool, err error)
+	// Hold keeps the quota ID of a volume that is deleted, or cannot be adopted, from being given out.
+	// The quota ID is the record's, 0 where that is gone. What it returns is to be released.
+	Hold(dir *os.File, quotaID volume.QuotaID) volume.QuotaID
 	// Resize holds a volume to its specification and another size, durably. Errors: ErrNoSpace.
-	Resize(dir *os.File, tag Tag, spec volume.Spec, bytes int64) error
+	Resize(dir *os.File, quotaID volume.QuotaID, spec volume.Spec, bytes int64) error
 	// Usage is what a volume, its data open with O_PATH, holds and can hold. It costs a few system
 	// calls, whatever that is.
-	Usage(data *os.File, tag Tag) (volume.Usage, error)
+	Usage(data *os.File, quotaID volume.QuotaID) (volume.Usage, error)
 	// Discard removes of a volume's data what the filesystem removes at once. The rest is the
 	// caller's.
 	Discard(dir *os.File) error
-	// Release frees the tag of a volume whose data has been removed. It may be called again.
+	// Release frees the quota ID of a volume whose data has been removed. It may be called again.
 	// Errors: ErrPending.
-	Release(tag Tag) error
+	Release(quotaID volume.QuotaID) error
 }
 
 // Counter is a backend that knows how much of the disk its volumes have.
 type Counter interface {
 	// Allocated is how much of the disk a volume's data, open with O_PATH, has. It costs a few
 	// system calls. Errors: errors.ErrUnsupported for a volume that is not counted.
-	Allocated(data *os.File, tag Tag) (int64, error)
+	Allocated(data *os.File, quotaID volume.QuotaID) (int64, error)
 }
 
 // DataPaths are where a volume's data can be, from its directory.

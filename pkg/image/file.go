@@ -17,7 +17,7 @@ import (
 
 // Image is the backend of volumes with an image. It makes and grows the file, on whatever filesystem
 // the pool has. The loop device and what is in the file come when the volume is staged. A file
-// cannot hold more than its size, so no tag is needed to limit it.
+// cannot hold more than its size, so no quota ID is needed to limit it.
 type Image struct{ allocation volume.Allocation }
 
 var (
@@ -39,7 +39,7 @@ func (Image) LimitsInodes() bool { return false }
 
 // Make implements backend.Backend. Only root can open the file: what a pod is to see of it is
 // behind a loop device.
-func (i Image) Make(dir *os.File, _ volume.Spec, bytes int64) (*os.File, backend.Tag, error) {
+func (i Image) Make(dir *os.File, _ volume.Spec, bytes int64) (*os.File, volume.QuotaID, error) {
 	fd, err := unix.Openat(int(dir.Fd()), backend.Data,
 		unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -119,7 +119,7 @@ func (i Image) fill(f *os.File) error {
 // Adopt implements backend.Backend: a file that is longer than its record says was being expanded
 // in a crash.
 func (i Image) Adopt(
-	dir *os.File, _ backend.Tag, _ volume.Spec, bytes int64,
+	dir *os.File, _ volume.QuotaID, _ volume.Spec, bytes int64,
 ) (repaired bool, err error) {
 	f, size, err := open(dir)
 	if err != nil {
@@ -177,11 +177,11 @@ func cut(f *os.File, from, to int64) error {
 }
 
 // Hold implements backend.Backend.
-func (Image) Hold(*os.File, backend.Tag) backend.Tag { return 0 }
+func (Image) Hold(*os.File, volume.QuotaID) volume.QuotaID { return 0 }
 
 // Resize implements backend.Backend. It is the file that changes; a device that has it follows when
 // it is told to.
-func (i Image) Resize(dir *os.File, _ backend.Tag, _ volume.Spec, bytes int64) error {
+func (i Image) Resize(dir *os.File, _ volume.QuotaID, _ volume.Spec, bytes int64) error {
 	f, _, err := open(dir)
 	if err != nil {
 		return err
@@ -205,7 +205,7 @@ func (i Image) resize(f *os.File, bytes int64) error {
 }
 
 // Usage implements backend.Backend: nobody but its reader knows what a disk holds.
-func (Image) Usage(data *os.File, _ backend.Tag) (volume.Usage, error) {
+func (Image) Usage(data *os.File, _ volume.QuotaID) (volume.Usage, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(data.Fd()), &st); err != nil {
 		return volume.Usage{}, fmt.Errorf("stat of %s: %w", data.Name(), err)
@@ -215,7 +215,7 @@ func (Image) Usage(data *os.File, _ backend.Tag) (volume.Usage, error) {
 
 // Allocated implements backend.Counter: the blocks of the file, which are fewer than its size as
 // long as it is sparse.
-func (Image) Allocated(data *os.File, _ backend.Tag) (int64, error) {
+func (Image) Allocated(data *os.File, _ volume.QuotaID) (int64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(data.Fd()), &st); err != nil {
 		return 0, fmt.Errorf("stat of %s: %w", data.Name(), err)
@@ -227,4 +227,4 @@ func (Image) Allocated(data *os.File, _ backend.Tag) (int64, error) {
 func (Image) Discard(*os.File) error { return nil }
 
 // Release implements backend.Backend.
-func (Image) Release(backend.Tag) error { return nil }
+func (Image) Release(volume.QuotaID) error { return nil }

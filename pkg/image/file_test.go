@@ -48,11 +48,11 @@ func (w *world) must(err error) {
 
 func (w *world) make(b image.Image, bytes int64) {
 	w.t.Helper()
-	f, tag, err := b.Make(w.dir, volume.Spec{}, bytes)
+	f, quotaID, err := b.Make(w.dir, volume.Spec{}, bytes)
 	w.must(err)
 	w.must(f.Close())
-	if tag != 0 {
-		w.t.Errorf("the tag is %d", tag)
+	if quotaID != 0 {
+		w.t.Errorf("the quota ID is %d", quotaID)
 	}
 }
 

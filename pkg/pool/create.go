@@ -7,7 +7,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -89,8 +88,8 @@ type empty struct{}
 func (empty) leaves(volume.Volume) int64 { return 0 }
 
 func (empty) make(_ context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
-	f, tag, err := p.backendOf(v.Spec).Make(d.File, v.Spec, v.CapacityBytes)
-	v.QuotaID = uint64(tag)
+	f, quotaID, err := p.backendOf(v.Spec).Make(d.File, v.Spec, v.CapacityBytes)
+	v.QuotaID = quotaID
 	return f, err
 }
 
@@ -151,13 +150,13 @@ func (p *Pool) commit(
 	v, err := p.build(ctx, building, v, content)
 	if err != nil {
 		p.ledger.release(v.PromisedBytes() - content.leaves(v))
-		p.abandon(building, discarded{bytes: content.leaves(v), tag: backend.Tag(v.QuotaID)})
+		p.abandon(building, discarded{bytes: content.leaves(v), quotaID: v.QuotaID})
 		return volume.Volume{}, err
 	}
 	failpoint.Here("create.built")
 	if err := p.tmp.rename(building, p.volumes, v.ID.Dir()); err != nil {
 		p.ledger.release(v.PromisedBytes() - content.leaves(v))
-		p.abandon(building, discarded{bytes: content.leaves(v), tag: backend.Tag(v.QuotaID)})
+		p.abandon(building, discarded{bytes: content.leaves(v), quotaID: v.QuotaID})
 		if errors.Is(err, os.ErrExist) {
 			return volume.Volume{}, fmt.Errorf(
 				"%w: volumes/%s was put there while the driver ran: restart the driver to adopt it, or take it away",

@@ -46,7 +46,7 @@ func (p *Pool) unwrittenOf(parent dir, entry string, v volume.Volume) int64 {
 		return 0
 	}
 	defer data.Close()
-	allocated, err := counter.Allocated(data, backend.Tag(v.QuotaID))
+	allocated, err := counter.Allocated(data, v.QuotaID)
 	if err != nil {
 		return 0
 	}
@@ -96,7 +96,7 @@ func checkKind(f *os.File, s volume.Spec) error {
 // holds. A filesystem without quotas knows only its own numbers, and those are what bounds the
 // writer: they are reported, not an invented share of them.
 func (p *Pool) Usage(v volume.Volume, data *os.File) (volume.Usage, error) {
-	return p.backendOf(v.Spec).Usage(data, backend.Tag(v.QuotaID))
+	return p.backendOf(v.Spec).Usage(data, v.QuotaID)
 }
 
 // Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It

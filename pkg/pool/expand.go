@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -88,7 +87,7 @@ func (p *Pool) resize(v volume.Volume, bytes int64) error {
 		return err
 	}
 	defer d.Close()
-	return p.backendOf(v.Spec).Resize(d.File, backend.Tag(v.QuotaID), v.Spec, bytes)
+	return p.backendOf(v.Spec).Resize(d.File, v.QuotaID, v.Spec, bytes)
 }
 
 // putReplaced puts an entry whose record was exchanged into the index, and makes the record

@@ -220,9 +220,9 @@ func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tags := strings.NewReplacer(strconv.FormatUint(second.QuotaID, 10),
-		strconv.FormatUint(first.QuotaID, 10))
-	if err := os.WriteFile(record, []byte(tags.Replace(string(content))), 0o600); err != nil {
+	quotaIDs := strings.NewReplacer(strconv.FormatUint(uint64(second.QuotaID), 10),
+		strconv.FormatUint(uint64(first.QuotaID), 10))
+	if err := os.WriteFile(record, []byte(quotaIDs.Replace(string(content))), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p = openPool(t, p.opts)

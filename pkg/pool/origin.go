@@ -13,17 +13,17 @@ import (
 
 // origin is a volume or a snapshot that something is copied from. Nobody deletes it until release.
 type origin struct {
-	id   identified
-	dir  dir // its directory
-	tag  backend.Tag
-	spec volume.Spec
+	id      identified
+	dir     dir // its directory
+	quotaID volume.QuotaID
+	spec    volume.Spec
 	// isLive: it is a volume, in which pods may be writing.
 	isLive bool
 	// created is when it was made.
 	created time.Time
 	// restoreBytes is the least size of a volume that is made from it.
 	restoreBytes int64
-	// sharedBytes is the most that a clone can share with it, beyond what counts for its own tag.
+	// sharedBytes is the most that a clone can share with it, beyond what counts for its own quota ID.
 	sharedBytes int64
 	// filesystemBytes is the size of the filesystem in an image.
 	filesystemBytes int64
@@ -103,7 +103,7 @@ func (p *Pool) holdVolume(id volume.ID) (*origin, error) {
 	v, err := p.Get(id)
 	o := &origin{
 		id:              id,
-		tag:             backend.Tag(v.QuotaID),
+		quotaID:         v.QuotaID,
 		spec:            v.Spec,
 		restoreBytes:    v.CapacityBytes,
 		sharedBytes:     v.SharedBytes,
@@ -122,7 +122,7 @@ func (p *Pool) holdSnapshot(id volume.SnapshotID) (*origin, error) {
 	s, err := p.GetSnapshot(id)
 	o := &origin{
 		id:              id,
-		tag:             backend.Tag(s.QuotaID),
+		quotaID:         s.QuotaID,
 		spec:            s.Spec,
 		restoreBytes:    s.RestoreBytes,
 		sharedBytes:     s.HeldBytes,
@@ -235,7 +235,7 @@ func (p *Pool) relimit(id volume.ID) error {
 // letGo lowers the limit of the volume of which a purged snapshot has kept something. Errors:
 // backend.ErrPending while the volume is being changed.
 func (p *Pool) letGo(d *discarded) error {
-	if d.keeps.tag == 0 {
+	if d.keeps.quotaID == 0 {
 		return nil
 	}
 	source := d.keeps.source

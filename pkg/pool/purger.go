@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 const (
@@ -27,12 +27,12 @@ const (
 
 // discarded is what is to be purged.
 type discarded struct {
-	at    dir // trash/; tmp/; volumes/ or snapshots/, where it is buried
-	name  string
-	bytes int64       // what the ledger gives back when the entry is gone
-	tag   backend.Tag // what the backend gets back, once
-	keeps charge      // of a snapshot: its source, if the bytes count for that
-	due   time.Time   // when it may be purged
+	at      dir // trash/; tmp/; volumes/ or snapshots/, where it is buried
+	name    string
+	bytes   int64          // what the ledger gives back when the entry is gone
+	quotaID volume.QuotaID // what the backend gets back, once
+	keeps   charge         // of a snapshot: its source, if the bytes count for that
+	due     time.Time      // when it may be purged
 	// lookAfter is since when nobody may have it mounted: a mount table from before that says
 	// nothing.
 	lookAfter time.Time

@@ -28,15 +28,15 @@ const (
 // pager. The volume's ID is not in it: that follows from the pool and the name, so a volume moved
 // to another pool belongs there.
 type record struct {
-	FormatVersion int           `json:"formatVersion"`
-	Name          string        `json:"name"`
-	Spec          volume.Spec   `json:"spec"`
-	CapacityBytes int64         `json:"capacityBytes"`
-	SharedBytes   int64         `json:"sharedBytes,omitempty"`
-	Created       time.Time     `json:"created"`
-	Owner         volume.Owner  `json:"owner,omitzero"`
-	Source        volume.Source `json:"source,omitzero"`
-	QuotaID       uint64        `json:"quotaTag,omitempty"`
+	FormatVersion int            `json:"formatVersion"`
+	Name          string         `json:"name"`
+	Spec          volume.Spec    `json:"spec"`
+	CapacityBytes int64          `json:"capacityBytes"`
+	SharedBytes   int64          `json:"sharedBytes,omitempty"`
+	Created       time.Time      `json:"created"`
+	Owner         volume.Owner   `json:"owner,omitzero"`
+	Source        volume.Source  `json:"source,omitzero"`
+	QuotaID       volume.QuotaID `json:"quotaTag,omitempty"`
 	// FilesystemBytes is the size of the filesystem that an image has. Once it is set, none is ever
 	// made again, whatever becomes of it.
 	FilesystemBytes int64 `json:"filesystemBytes,omitempty"`

@@ -110,10 +110,10 @@ func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os
 	if v.Spec.IsImage() {
 		return c.makeImage(ctx, p, d, v)
 	}
-	made, err := p.cloner().Clone(backend.Source{Dir: c.from.dir.File, Tag: c.from.tag}, d.File,
-		v.CapacityBytes)
+	source := backend.Source{Dir: c.from.dir.File, QuotaID: c.from.quotaID}
+	made, err := p.cloner().Clone(source, d.File, v.CapacityBytes)
 	if !errors.Is(err, errors.ErrUnsupported) {
-		v.QuotaID = uint64(made.Tag)
+		v.QuotaID = made.QuotaID
 		if v.SharedBytes > 0 && c.from.isLive && made.WrittenBytes > 0 {
 			p.settle(&v.SharedBytes, addSaturating(made.WrittenBytes, c.from.sharedBytes))
 		}
@@ -123,13 +123,13 @@ func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os
 	p.settle(&v.SharedBytes, 0)
 	made, held, err := p.duplicate(ctx, d, c.from,
 		bound{bytes: v.CapacityBytes, inodes: v.Spec.Inodes}, c.progress)
-	v.QuotaID = uint64(made.Tag)
+	v.QuotaID = made.QuotaID
 	if err != nil {
 		return nil, err
 	}
 	err = c.fit(p, v, held)
 	if err == nil {
-		err = p.backend.Resize(d.File, made.Tag, v.Spec, v.CapacityBytes)
+		err = p.backend.Resize(d.File, made.QuotaID, v.Spec, v.CapacityBytes)
 	}
 	if err != nil {
 		return nil, errors.Join(err, made.Data.Close())
@@ -192,8 +192,8 @@ func (p *Pool) options(b bound, progress *copytree.Progress) copytree.Options {
 }
 
 // duplicate copies an origin's data file by file into the directory of what is being built, under a
-// quota of its own. It is durable when it returns, but for its name. The tag is returned also on
-// failure. Errors: ErrOutOfRange when there is more than the bound, ErrPrecondition when it is too
+// quota of its own. It is durable when it returns, but for its name. The quota ID is returned also
+// on failure. Errors: ErrOutOfRange when there is more than the bound, ErrPrecondition when it is too
 // deep.
 func (p *Pool) duplicate(
 	ctx context.Context, d dir, from *origin, to bound, progress *copytree.Progress,
@@ -214,7 +214,7 @@ func (p *Pool) duplicate(
 	spec := from.spec
 	// the copier needs some of its own; a volume's limit comes when the copy is there
 	spec.Inodes = 0
-	if made.Data, made.Tag, err = p.backend.Make(
+	if made.Data, made.QuotaID, err = p.backend.Make(
 		d.File,
 		spec,
 		addSaturating(to.withSlack(), quotaSlack),
@@ -247,9 +247,9 @@ func (p *Pool) duplicate(
 // heldBy is what a copy takes of the disk: what the filesystem counts for it, or what was counted
 // while it was made.
 func (p *Pool) heldBy(made backend.Clone, stats copytree.Stats) (int64, error) {
-	if made.Tag == 0 {
+	if made.QuotaID == 0 {
 		return stats.AllocatedBytes, nil
 	}
-	u, err := p.backend.Usage(made.Data, made.Tag)
+	u, err := p.backend.Usage(made.Data, made.QuotaID)
 	return u.UsedBytes, err
 }

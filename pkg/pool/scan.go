@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -153,12 +152,12 @@ func (p *Pool) adopt(ctx context.Context, e *entry) {
 	if err == nil {
 		defer d.Close()
 		if e.damaged != nil {
-			e.volume.QuotaID = uint64(p.backend.Hold(d.File, 0))
+			e.volume.QuotaID = p.backend.Hold(d.File, 0)
 			return
 		}
 		repaired, err = p.backendOf(
 			e.volume.Spec,
-		).Adopt(d.File, backend.Tag(e.volume.QuotaID), e.volume.Spec, p.limitOf(e.volume))
+		).Adopt(d.File, e.volume.QuotaID, e.volume.Spec, p.limitOf(e.volume))
 	}
 	if errors.Is(err, volume.ErrCorrupt) {
 		e.volume.QuotaID = 0 // or its limit, and its end, would be the other one's

@@ -128,7 +128,7 @@ func (p *Pool) commitSnapshot(
 		err = p.tmp.rename(building, p.snapshots, s.ID.Dir())
 	}
 	if err != nil {
-		p.abandon(building, discarded{bytes: s.HeldBytes, tag: backend.Tag(s.QuotaID), keeps: keptBy(s)})
+		p.abandon(building, discarded{bytes: s.HeldBytes, quotaID: s.QuotaID, keeps: keptBy(s)})
 	}
 	if errors.Is(err, os.ErrExist) {
 		return s, fmt.Errorf(
@@ -201,11 +201,11 @@ func (p *Pool) freeze(
 		return nil, err
 	}
 	defer lower()
-	made, err := p.cloner().Snapshot(backend.Source{Dir: from.dir.File, Tag: from.tag}, d.File)
+	made, err := p.cloner().Snapshot(backend.Source{Dir: from.dir.File, QuotaID: from.quotaID}, d.File)
 	if errors.Is(err, errors.ErrUnsupported) {
 		made, held, err := p.duplicate(ctx, d, from,
 			bound{bytes: s.RestoreBytes, inodes: from.spec.Inodes}, progress)
-		s.QuotaID = uint64(made.Tag)
+		s.QuotaID = made.QuotaID
 		if err == nil {
 			p.settle(&s.HeldBytes, held)
 			s.RestoreBytes = p.sizeSince(s)
@@ -215,12 +215,12 @@ func (p *Pool) freeze(
 	if err != nil {
 		return nil, err
 	}
-	s.QuotaID = uint64(made.Tag)
+	s.QuotaID = made.QuotaID
 	if made.WrittenBytes > 0 {
 		p.settle(&s.HeldBytes, addSaturating(made.WrittenBytes, from.sharedBytes))
 	}
 	if p.cloner().ChargesWriter() {
-		s.SourceQuotaID = uint64(from.tag)
+		s.SourceQuotaID = from.quotaID
 		p.snapshotIndex.keep(keptBy(*s), s.HeldBytes)
 	}
 	s.RestoreBytes = p.sizeSince(s)

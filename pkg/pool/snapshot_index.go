@@ -6,7 +6,6 @@ import (
 
 	"github.com/tidwall/btree"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -31,30 +30,30 @@ type snapshotIndex struct {
 	bySource btree.Map[string, SnapshotEntry]
 	bytes    int64 // held by those of entries
 	// kept is what snapshots keep, until they are purged, of what the filesystem counts under a
-	// volume's tag.
+	// volume's quota ID.
 	kept map[charge]int64
 }
 
-// charge is what a filesystem counts blocks under. A tag alone is not enough, nor is one with the
-// volume's ID: a dead volume's can be given to a new one, even to one of the same name.
+// charge is what a filesystem counts blocks under. A quota ID alone is not enough, nor is one with
+// the volume's ID: a dead volume's can be given to a new one, even to one of the same name.
 type charge struct {
-	source volume.ID
-	tag    backend.Tag
-	born   int64 // when the volume was made, in Unix nanoseconds
+	source  volume.ID
+	quotaID volume.QuotaID
+	born    int64 // when the volume was made, in Unix nanoseconds
 }
 
 // keptBy is what the bytes of a snapshot stay charged to.
 func keptBy(s volume.Snapshot) charge {
 	return charge{
-		source: s.Source,
-		tag:    backend.Tag(s.SourceQuotaID),
-		born:   s.SourceCreated.UnixNano(),
+		source:  s.Source,
+		quotaID: s.SourceQuotaID,
+		born:    s.SourceCreated.UnixNano(),
 	}
 }
 
 // chargedTo is what the blocks of a volume are charged to.
 func chargedTo(v volume.Volume) charge {
-	return charge{source: v.ID, tag: backend.Tag(v.QuotaID), born: v.Created.UnixNano()}
+	return charge{source: v.ID, quotaID: v.QuotaID, born: v.Created.UnixNano()}
 }
 
 func (x *snapshotIndex) get(dirName string) (SnapshotEntry, bool) {
@@ -83,9 +82,9 @@ func (x *snapshotIndex) remove(e SnapshotEntry) {
 // keyOf begins with the source; no directory has a slash.
 func keyOf(s volume.Snapshot) string { return s.Source.String() + "/" + s.ID.Dir() }
 
-// keep changes what snapshots keep of what counts under a tag; tag 0 is nobody's.
+// keep changes what snapshots keep of what counts under a quota ID; quota ID 0 is nobody's.
 func (x *snapshotIndex) keep(on charge, bytes int64) {
-	if on.tag == 0 {
+	if on.quotaID == 0 {
 		return
 	}
 	x.mu.Lock()

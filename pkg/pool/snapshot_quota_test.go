@@ -141,8 +141,8 @@ func TestSnapshotInTheTrashStillRaisesTheLimitAfterARestart(t *testing.T) {
 	}
 }
 
-// Before the next start the filesystem may give the tag of a volume that is gone to a new one.
-func TestVolumeWithTheTagOfADeadOneHasItsOwnLimit(t *testing.T) {
+// Before the next start the filesystem may give the quota ID of a volume that is gone to a new one.
+func TestVolumeWithTheQuotaIDOfADeadOneHasItsOwnLimit(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	v := create(t, p, "v", 32*mib)
 	write(t, filepath.Join(dataPath(p, v.ID), "file"), 16*mib)
@@ -296,7 +296,8 @@ func TestFailedSnapshotLeavesTheLimitAsItWas(t *testing.T) {
 	wantLedger(t, p, v.CapacityBytes, 0)
 }
 
-// The filesystem may give the tag of a volume that is gone to one that is made anew under its name.
+// The filesystem may give the quota ID of a volume that is gone to one that is made anew under its
+// name.
 func TestVolumeMadeAnewHasNothingOfTheLimitOfTheOldOne(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	old := create(t, p, "v", 32*mib)
@@ -304,7 +305,7 @@ func TestVolumeMadeAnewHasNothingOfTheLimitOfTheOldOne(t *testing.T) {
 	s := snapshot(t, p, "s", old.ID)
 	remove(t, p, old.ID)
 	waitPurged(t, p)
-	p = restart(t, p) // which begins its search for a free tag where it began it the last time
+	p = restart(t, p) // which begins its search for a free quota ID where it began it the last time
 	v := create(t, p, "v", 8*mib)
 	if v.QuotaID != old.QuotaID {
 		t.Fatalf("the new volume has the quota %d, the old one had %d: the test looks at nothing",

@@ -22,8 +22,8 @@ type snapshotRecord struct {
 	HeldBytes     int64                `json:"heldBytes"`
 	Created       time.Time            `json:"created"`
 	Owner         volume.SnapshotOwner `json:"owner,omitzero"`
-	QuotaID       uint64               `json:"quotaTag,omitempty"`
-	SourceQuotaID uint64               `json:"sourceQuotaTag,omitempty"`
+	QuotaID       volume.QuotaID       `json:"quotaTag,omitempty"`
+	SourceQuotaID volume.QuotaID       `json:"sourceQuotaTag,omitempty"`
 
 	FilesystemBytes int64 `json:"filesystemBytes,omitempty"`
 }

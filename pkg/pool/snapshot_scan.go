@@ -6,7 +6,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -55,7 +54,7 @@ func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string, buried *gr
 	return nil
 }
 
-// adoptSnapshot keeps the snapshot's tag from being given out. There is no limit to put right.
+// adoptSnapshot keeps the snapshot's quota ID from being given out. There is no limit to put right.
 func (p *Pool) adoptSnapshot(ctx context.Context, s *volume.Snapshot) {
 	d, err := p.snapshots.openDir(s.ID.Dir())
 	if err != nil {
@@ -65,5 +64,5 @@ func (p *Pool) adoptSnapshot(ctx context.Context, s *volume.Snapshot) {
 		return
 	}
 	defer d.Close()
-	s.QuotaID = uint64(p.backend.Hold(d.File, backend.Tag(s.QuotaID)))
+	s.QuotaID = p.backend.Hold(d.File, s.QuotaID)
 }

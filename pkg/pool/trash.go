@@ -114,10 +114,10 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 	failpoint.Here("purge.data-removed")
 	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still
 	// counts files must not be given out.
-	if err := p.backend.Release(thrown.tag); err != nil {
+	if err := p.backend.Release(thrown.quotaID); err != nil {
 		return err
 	}
-	thrown.tag = 0 // from here on it can be another volume's
+	thrown.quotaID = 0 // from here on it can be another volume's
 	if err := p.letGo(thrown); err != nil {
 		return err
 	}
@@ -135,9 +135,9 @@ func (p *Pool) removeData(r *remover, d dir) error {
 
 // discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says when it is to
 // be purged.
-func (p *Pool) discard(d discarded, bytes int64, quotaID uint64) discarded {
+func (p *Pool) discard(d discarded, bytes int64, quotaID volume.QuotaID) discarded {
 	p.ledger.discard(bytes)
-	d.bytes, d.tag = bytes, backend.Tag(quotaID)
+	d.bytes, d.quotaID = bytes, quotaID
 	keep := p.opts.TrashRetention
 	if d.at != p.trash { // on a full disk nothing is kept
 		keep = 0
@@ -189,8 +189,8 @@ func (p *Pool) scanTmp() (left []discarded, err error) {
 // the data still fills the disk, and its quota is nobody else's yet.
 func (p *Pool) requeue(ctx context.Context, d discarded) {
 	v, isVolume := p.recognize(ctx, &d)
-	d.tag = p.holdDiscarded(d)
-	if isVolume && (d.tag != 0 || v.Spec.IsImage()) { // else its tag is another volume's
+	d.quotaID = p.holdDiscarded(d)
+	if isVolume && (d.quotaID != 0 || v.Spec.IsImage()) { // else its quota ID is another volume's
 		p.ledger.addUnwritten(p.unwrittenOf(d.at, d.name, v))
 	}
 	p.ledger.addTrash(d.bytes)
@@ -205,7 +205,7 @@ func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, is
 		origin = withoutSuffix(d.name)
 	}
 	if v, err := p.readRecord(d.at, d.name, origin); err == nil {
-		d.bytes, d.tag = v.PromisedBytes(), backend.Tag(v.QuotaID)
+		d.bytes, d.quotaID = v.PromisedBytes(), v.QuotaID
 		return v, true
 	}
 	s, err := p.readSnapshot(d.at, d.name, strings.TrimPrefix(origin, snapshotEntryPrefix))
@@ -213,7 +213,7 @@ func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, is
 		d.uncounted = true
 		return volume.Volume{}, false
 	}
-	d.bytes, d.tag = s.HeldBytes, backend.Tag(s.QuotaID)
+	d.bytes, d.quotaID = s.HeldBytes, s.QuotaID
 	d.keeps = keptBy(s)
 	p.snapshotIndex.keep(d.keeps, d.bytes)
 	if err := p.relimit(s.Source); err != nil { // it was adopted before anybody knew
@@ -226,13 +226,13 @@ func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, is
 }
 
 // holdDiscarded is 0 for what has a quota that is another volume's: a crash came after the release.
-func (p *Pool) holdDiscarded(d discarded) backend.Tag {
+func (p *Pool) holdDiscarded(d discarded) volume.QuotaID {
 	f, err := openNoMount(d.at, d.name)
 	if err != nil {
 		return 0
 	}
 	defer f.Close()
-	return p.backend.Hold(f.File, d.tag)
+	return p.backend.Hold(f.File, d.quotaID)
 }
 
 // retained is how long an entry is still kept.

@@ -95,10 +95,10 @@ type Snapshot struct {
 	Created time.Time
 	Owner   SnapshotOwner
 	// QuotaID is what the filesystem counts its own blocks under; 0 where it counts none.
-	QuotaID uint64
+	QuotaID QuotaID
 	// SourceQuotaID is what it counts those under that the snapshot shares with its source; 0 where
 	// it shares none.
-	SourceQuotaID uint64
+	SourceQuotaID QuotaID
 	// FilesystemBytes is as in the source.
 	FilesystemBytes int64
 }

@@ -24,13 +24,16 @@ type Volume struct {
 	Owner       Owner
 	// Source is what its content was copied from.
 	Source Source
-	// QuotaID is what the filesystem counts the volume's blocks under, a project or a quota group;
-	// 0 where it counts none.
-	QuotaID uint64
+	// QuotaID is 0 where the filesystem counts nothing for the volume.
+	QuotaID QuotaID
 	// FilesystemBytes is the size for which an image's filesystem was made, or to which it has been
 	// grown; 0 as long as it has none.
 	FilesystemBytes int64
 }
+
+// QuotaID is what a filesystem counts blocks under: a project ID on XFS and ext4, a quota group on
+// btrfs. It is kept in the records. 0 is none.
+type QuotaID uint64
 
 // PromisedBytes is what the pool counts for the volume.
 func (v Volume) PromisedBytes() int64 { return v.CapacityBytes + v.SharedBytes }

@@ -155,7 +155,7 @@ func (b *bench) setUpOnce(
 	}
 	defer dir.Close()
 	start := time.Now()
-	data, tag, err := by.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755},
+	data, quotaID, err := by.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755},
 		volumeSize)
 	made = time.Since(start)
 	if err != nil {
@@ -166,13 +166,13 @@ func (b *bench) setUpOnce(
 	if err := errors.Join(err, data.Close(), os.RemoveAll(path)); err != nil {
 		return 0, 0, err
 	}
-	return made, synced, release(ctx, by, tag)
+	return made, synced, release(ctx, by, quotaID)
 }
 
-// release waits until the filesystem has removed what had the tag.
-func release(ctx context.Context, by backend.Backend, tag backend.Tag) error {
+// release waits until the filesystem has removed what had the quota ID.
+func release(ctx context.Context, by backend.Backend, quotaID volume.QuotaID) error {
 	for {
-		if err := by.Release(tag); !errors.Is(err, backend.ErrPending) {
+		if err := by.Release(quotaID); !errors.Is(err, backend.ErrPending) {
 			return err
 		}
 		select {

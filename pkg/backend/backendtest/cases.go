@@ -46,8 +46,8 @@ func typeOf(st unix.Stat_t) volume.Type {
 func testFailedMake(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType)
-		if f, tag, err := w.backend.Make(v.dir, spec(volumeType), size); err == nil || tag != 0 {
-			w.t.Errorf("made %s over another one: %v, tag %d, %v", volumeType, f, tag, err)
+		if f, quotaID, err := w.backend.Make(v.dir, spec(volumeType), size); err == nil || quotaID != 0 {
+			w.t.Errorf("made %s over another one: %v, quota ID %d, %v", volumeType, f, quotaID, err)
 		}
 		w.wantRoom(v.file("f"), mib)
 		if w.backend.Enforces() {
@@ -66,7 +66,7 @@ func testRemove(w *world) {
 			w.t.Errorf("after a removed %s there are %v, %v", volumeType, names, err)
 		}
 		w.must(w.backend.Discard(v.dir)) // of nothing
-		w.release(v.tag)                 // again
+		w.release(v.quotaID)             // again
 	}
 }
 
@@ -100,7 +100,7 @@ func (w *world) wantAllocated(v made, want int64) {
 	if !counts {
 		w.t.Fatal("it enforces sizes, and counts nothing")
 	}
-	got, err := counter.Allocated(v.data, v.tag)
+	got, err := counter.Allocated(v.data, v.quotaID)
 	if w.backend.Enforces() && (got != want || err != nil) {
 		w.t.Errorf("it has %d bytes of the disk, %v, want %d", got, err, want)
 	}
@@ -143,9 +143,9 @@ func testFullFile(w *world) {
 	v, neighbour := w.make(volume.FileOrCreate), w.make(volume.FileOrCreate)
 	w.fill(v.path, 0)
 	w.wantRoom(neighbour.path, size/2)
-	w.must(w.backend.Resize(v.dir, v.tag, v.spec, size+w.subject.TruncateNeeds))
+	w.must(w.backend.Resize(v.dir, v.quotaID, v.spec, size+w.subject.TruncateNeeds))
 	w.must(os.Truncate(v.path, 0))
-	w.must(w.backend.Resize(v.dir, v.tag, v.spec, size))
+	w.must(w.backend.Resize(v.dir, v.quotaID, v.spec, size))
 	w.eventuallyRoom(v.path, size/2)
 }
 
@@ -181,10 +181,10 @@ func testResize(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType)
 		w.fill(v.file("f"), 0)
-		w.must(w.backend.Resize(v.dir, v.tag, v.spec, 2*size))
+		w.must(w.backend.Resize(v.dir, v.quotaID, v.spec, 2*size))
 		w.wantRoom(v.file("f"), size-w.subject.Slack)
 		// an expansion that failed is taken back
-		w.must(w.backend.Resize(v.dir, v.tag, v.spec, size))
+		w.must(w.backend.Resize(v.dir, v.quotaID, v.spec, size))
 		w.wantFull(v.file("f"))
 		if u := w.usage(v); u.TotalBytes != size || u.AvailableBytes != 0 {
 			w.t.Errorf("%s: with more in it than it may have, use is %+v", volumeType, u)
@@ -218,7 +218,7 @@ func testInodes(w *world) {
 		u.AvailableBytes == 0 {
 		w.t.Errorf("with all inodes taken use is %+v", u)
 	}
-	w.must(w.backend.Resize(v.dir, v.tag, v.spec, 2*size))
+	w.must(w.backend.Resize(v.dir, v.quotaID, v.spec, 2*size))
 	if n, err := v.makeFiles(1); n > 0 || !isFull(err) {
 		w.t.Errorf("after an expansion there was room for %d files: %v", n, err)
 	}
@@ -239,11 +239,11 @@ func testInodesRestart(w *world) {
 	if !ok {
 		return
 	}
-	if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); repaired || err != nil {
+	if repaired, err := w.reopen().Adopt(v.dir, v.quotaID, v.spec, size); repaired || err != nil {
 		w.t.Errorf("repaired %t, %v; want as it was", repaired, err)
 	}
 	v.spec.Inodes = 2 * inodes
-	if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); !repaired || err != nil {
+	if repaired, err := w.reopen().Adopt(v.dir, v.quotaID, v.spec, size); !repaired || err != nil {
 		w.t.Errorf("another number in the record: repaired %t, %v", repaired, err)
 	}
 	if n, err := v.makeFiles(inodes); n != inodes || err != nil {
@@ -255,11 +255,11 @@ func testRestart(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType)
 		w.wantRoom(v.file("f"), size/2)
-		if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); repaired || err != nil {
+		if repaired, err := w.reopen().Adopt(v.dir, v.quotaID, v.spec, size); repaired || err != nil {
 			w.t.Errorf("%s: repaired %t, %v; want as it was", volumeType, repaired, err)
 		}
 		w.fill(v.file("f"), size/2)
-		if _, err := w.backend.Adopt(v.dir, v.tag, v.spec, size); !errors.Is(err, volume.ErrCorrupt) {
+		if _, err := w.backend.Adopt(v.dir, v.quotaID, v.spec, size); !errors.Is(err, volume.ErrCorrupt) {
 			w.t.Errorf("%s: adopted twice: %v", volumeType, err)
 		}
 	}
@@ -269,8 +269,8 @@ func testRepair(w *world) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := w.make(volumeType)
 		// a crash came before the record said so
-		w.must(w.backend.Resize(v.dir, v.tag, v.spec, 3*size))
-		if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); !repaired || err != nil {
+		w.must(w.backend.Resize(v.dir, v.quotaID, v.spec, 3*size))
+		if repaired, err := w.reopen().Adopt(v.dir, v.quotaID, v.spec, size); !repaired || err != nil {
 			w.t.Errorf("%s: repaired %t, %v", volumeType, repaired, err)
 		}
 		w.fill(v.file("f"), 0)
@@ -284,19 +284,19 @@ func testLift(w *world) {
 		if w.backend.Enforces() || w.backend.LimitsInodes() {
 			w.t.Error("enforces, with quotas off")
 		}
-		_, err := w.backend.Adopt(v.dir, v.tag, v.spec, size)
+		_, err := w.backend.Adopt(v.dir, v.quotaID, v.spec, size)
 		w.must(err)
-		w.must(w.backend.Resize(v.dir, v.tag, v.spec, size))
+		w.must(w.backend.Resize(v.dir, v.quotaID, v.spec, size))
 		w.wantRoom(v.file("f"), 2*size)
 		free := w.make(volumeType)
 		w.wantRoom(free.file("f"), 2*size)
-		if repaired, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size); !repaired || err != nil {
+		if repaired, err := w.reopen().Adopt(v.dir, v.quotaID, v.spec, size); !repaired || err != nil {
 			w.t.Errorf("%s: quotas on again: repaired %t, %v", volumeType, repaired, err)
 		}
 		w.wantFull(v.file("f"))
 		if _, err := w.backend.Adopt(
 			free.dir,
-			free.tag,
+			free.quotaID,
 			free.spec,
 			size,
 		); !errors.Is(
@@ -325,17 +325,17 @@ func testUntagged(w *world) {
 	w.fill(v.file("f"), 0)
 }
 
-func testTags(w *world) {
-	seen := map[backend.Tag]bool{}
+func testQuotaIDs(w *world) {
+	seen := map[volume.QuotaID]bool{}
 	// The second knows nothing of the first's, like another pool, or a start before it has read the
 	// records.
 	for _, b := range []backend.Backend{w.backend, w.subject.Open(w.t, w.root)} {
 		for range 20 {
 			v := w.makeBy(b, volume.DirectoryOrCreate)
-			if v.tag == 0 || seen[v.tag] {
-				w.t.Errorf("tag %d was given out twice", v.tag)
+			if v.quotaID == 0 || seen[v.quotaID] {
+				w.t.Errorf("quotaID %d was given out twice", v.quotaID)
 			}
-			seen[v.tag] = true
+			seen[v.quotaID] = true
 		}
 	}
 }
@@ -343,15 +343,15 @@ func testTags(w *world) {
 func testHold(w *world) {
 	v := w.make(volume.DirectoryOrCreate)
 	w.reopen()
-	if got := w.backend.Hold(v.dir, 0); got != v.tag { // its record is gone
-		w.t.Errorf("the data says that its tag is %d, want %d", got, v.tag)
+	if got := w.backend.Hold(v.dir, 0); got != v.quotaID { // its record is gone
+		w.t.Errorf("the data says that its quota ID is %d, want %d", got, v.quotaID)
 	}
-	if got := w.backend.Hold(v.dir, v.tag); got != 0 {
+	if got := w.backend.Hold(v.dir, v.quotaID); got != 0 {
 		w.t.Errorf("held a second time: %d", got)
 	}
 	w.reopen()
-	if got := w.backend.Hold(v.dir, v.tag); got != v.tag {
-		w.t.Errorf("holds %d, want %d", got, v.tag)
+	if got := w.backend.Hold(v.dir, v.quotaID); got != v.quotaID {
+		w.t.Errorf("holds %d, want %d", got, v.quotaID)
 	}
 	w.must(v.data.Close())
 	w.must(w.backend.Discard(v.dir))
@@ -359,10 +359,10 @@ func testHold(w *world) {
 	w.must(err)
 	defer rest.Close()
 	w.must(rest.RemoveAll(backend.Data))
-	if next := w.make(volume.DirectoryOrCreate); next.tag == v.tag {
-		w.t.Error("a tag was given out before its release")
+	if next := w.make(volume.DirectoryOrCreate); next.quotaID == v.quotaID {
+		w.t.Error("a quota ID was given out before its release")
 	}
-	w.release(v.tag)
+	w.release(v.quotaID)
 }
 
 func testShownSize(w *world) {

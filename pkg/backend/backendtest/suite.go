@@ -58,9 +58,12 @@ func Run(t *testing.T, newSubject func(testing.TB) Subject) {
 		{name: "a restart finds all as it was", run: testRestart, enforces: true},
 		{name: "a limit that is gone is put right", run: testRepair, enforces: true},
 		{name: "a limit is lifted when quotas are off", run: testLift, enforces: true},
-		{name: "data without a tag is not enforced and hurts nobody", run: testUntagged, enforces: true},
-		{name: "a tag is given out once", run: testTags, enforces: true},
-		{name: "a tag is not given out before its release", run: testHold, enforces: true},
+		{
+			name: "data without a quota ID is not enforced and hurts nobody", run: testUntagged,
+			enforces: true,
+		},
+		{name: "a quota ID is given out once", run: testQuotaIDs, enforces: true},
+		{name: "a quota ID is not given out before its release", run: testHold, enforces: true},
 		{name: "df shows the size", run: testShownSize, enforces: true},
 	}
 	for _, c := range cases {
@@ -96,7 +99,7 @@ func Benchmark(b *testing.B, newSubject func(testing.TB) Subject) {
 		w := newWorld(b, newSubject(b))
 		v := w.make(volume.DirectoryOrCreate)
 		for b.Loop() {
-			_, err := w.backend.Usage(v.data, v.tag)
+			_, err := w.backend.Usage(v.data, v.quotaID)
 			w.must(err)
 		}
 	})
@@ -104,7 +107,7 @@ func Benchmark(b *testing.B, newSubject func(testing.TB) Subject) {
 		w := newWorld(b, newSubject(b))
 		v := w.make(volume.DirectoryOrCreate)
 		for b.Loop() {
-			_, err := w.reopen().Adopt(v.dir, v.tag, v.spec, size)
+			_, err := w.reopen().Adopt(v.dir, v.quotaID, v.spec, size)
 			w.must(err)
 		}
 	})

@@ -39,11 +39,11 @@ func newWorld(t testing.TB, subject Subject) *world {
 
 // made is a volume that a backend has made.
 type made struct {
-	dir  *os.File
-	data *os.File
-	spec volume.Spec
-	tag  backend.Tag
-	path string // of the data
+	dir     *os.File
+	data    *os.File
+	spec    volume.Spec
+	quotaID volume.QuotaID
+	path    string // of the data
 }
 
 func spec(t volume.Type) volume.Spec { return volume.Spec{Type: t, Mode: 0o755} }
@@ -88,7 +88,7 @@ func (w *world) makeBy(b backend.Backend, volumeType volume.Type) made {
 func (w *world) makeOf(b backend.Backend, s volume.Spec) made {
 	w.t.Helper()
 	dir := w.mkdir()
-	f, tag, err := b.Make(dir, s, size)
+	f, quotaID, err := b.Make(dir, s, size)
 	w.must(err)
 	w.must(f.Sync())
 	w.must(f.Close())
@@ -97,7 +97,7 @@ func (w *world) makeOf(b backend.Backend, s volume.Spec) made {
 	w.t.Cleanup(func() { data.Close() })
 	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(data.Fd())))
 	w.must(err)
-	return made{dir: dir, data: data, spec: s, tag: tag, path: path}
+	return made{dir: dir, data: data, spec: s, quotaID: quotaID, path: path}
 }
 
 // file is one that can grow: the volume itself, or a file in it.
@@ -138,13 +138,13 @@ func (w *world) remove(v made) {
 	for _, name := range []string{backend.Data, backend.Holder} {
 		w.must(rest.RemoveAll(name))
 	}
-	w.release(v.tag)
+	w.release(v.quotaID)
 }
 
-func (w *world) release(tag backend.Tag) {
+func (w *world) release(quotaID volume.QuotaID) {
 	w.t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		err := w.backend.Release(tag)
+		err := w.backend.Release(quotaID)
 		if err == nil {
 			return
 		}
@@ -158,7 +158,7 @@ func (w *world) release(tag backend.Tag) {
 func (w *world) usage(v made) volume.Usage {
 	w.t.Helper()
 	w.must(unix.Syncfs(int(w.root.Fd())))
-	u, err := w.backend.Usage(v.data, v.tag)
+	u, err := w.backend.Usage(v.data, v.quotaID)
 	w.must(err)
 	return u
 }

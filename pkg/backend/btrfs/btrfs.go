@@ -22,8 +22,8 @@ import (
 
 // The numbers of volumes' quota groups, far from those that people choose.
 const (
-	firstTag backend.Tag = 1 << 40
-	tagCount             = 1 << 40
+	firstQuotaID volume.QuotaID = 1 << 40
+	quotaIDCount                = 1 << 40
 )
 
 // leastLimit is what an empty volume needs for itself, rounded up: with less, not even its owner
@@ -46,7 +46,7 @@ type Btrfs struct {
 	fs       filesystem
 	enforces bool
 	quotas   accounting
-	tags     *backend.Tags
+	quotaIDs *backend.QuotaIDs
 	hurried  atomic.Int64 // when, in Unix nanoseconds
 }
 
@@ -66,7 +66,10 @@ func Open(log klog.Logger, root *os.File, mode Mode, seed uint64) (*Btrfs, bool,
 	if st.Type != unix.BTRFS_SUPER_MAGIC {
 		return nil, false, nil
 	}
-	b := &Btrfs{fs: filesystem{root: root}, tags: backend.NewTags(firstTag, tagCount, seed<<8)}
+	b := &Btrfs{
+		fs:       filesystem{root: root},
+		quotaIDs: backend.NewQuotaIDs(firstQuotaID, quotaIDCount, seed<<8),
+	}
 	if mode == Lift {
 		return b, true, nil
 	}
@@ -129,39 +132,41 @@ func (b *Btrfs) limit(bytes int64) uint64 {
 }
 
 // Make implements backend.Backend.
-func (b *Btrfs) Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, backend.Tag, error) {
-	tag, err := b.claim(bytes)
+func (b *Btrfs) Make(
+	dir *os.File, spec volume.Spec, bytes int64,
+) (*os.File, volume.QuotaID, error) {
+	quotaID, err := b.claim(bytes)
 	if err != nil {
 		return nil, 0, err
 	}
-	f, err := b.makeData(dir, spec, tag)
+	f, err := b.makeData(dir, spec, quotaID)
 	if err != nil {
-		return nil, 0, errors.Join(err, b.Release(tag))
+		return nil, 0, errors.Join(err, b.Release(quotaID))
 	}
-	return f, tag, nil
+	return f, quotaID, nil
 }
 
 // claim makes a group with that limit; 0 where none is to be.
-func (b *Btrfs) claim(bytes int64) (backend.Tag, error) {
+func (b *Btrfs) claim(bytes int64) (volume.QuotaID, error) {
 	if !b.enforces {
 		return 0, nil
 	}
-	tag, err := b.tags.Claim(b.fs.createGroup)
+	quotaID, err := b.quotaIDs.Claim(b.fs.createGroup)
 	if err != nil {
 		return 0, err
 	}
-	if err := b.fs.setLimit(tag, b.limit(bytes)); err != nil {
-		return 0, errors.Join(err, b.Release(tag))
+	if err := b.fs.setLimit(quotaID, b.limit(bytes)); err != nil {
+		return 0, errors.Join(err, b.Release(quotaID))
 	}
-	return tag, nil
+	return quotaID, nil
 }
 
-func (b *Btrfs) makeData(dir *os.File, spec volume.Spec, tag backend.Tag) (*os.File, error) {
+func (b *Btrfs) makeData(dir *os.File, spec volume.Spec, quotaID volume.QuotaID) (*os.File, error) {
 	name, fill := backend.Data, fillDirectory
 	if spec.Type == volume.FileOrCreate {
 		name, fill = backend.Holder, backend.MakeEmpty
 	}
-	if err := createSubvolume(dir, name, group(tag)); err != nil {
+	if err := createSubvolume(dir, name, group(quotaID)); err != nil {
 		return nil, err
 	}
 	f, err := fillNew(dir, name, spec, fill)
@@ -171,11 +176,11 @@ func (b *Btrfs) makeData(dir *os.File, spec volume.Spec, tag backend.Tag) (*os.F
 	return f, nil
 }
 
-func group(tag backend.Tag) uint64 {
-	if tag == 0 {
+func group(quotaID volume.QuotaID) uint64 {
+	if quotaID == 0 {
 		return 0
 	}
-	return groupOf(tag)
+	return groupOf(quotaID)
 }
 
 // fillNew makes of a new subvolume what pods will see.
@@ -205,21 +210,21 @@ func fillDirectory(f *os.File, spec volume.Spec) (*os.File, error) {
 // off and on again) is made again; what the volume held before is then not counted by simple
 // quotas.
 func (b *Btrfs) Adopt(
-	dir *os.File, tag backend.Tag, _ volume.Spec, bytes int64,
+	dir *os.File, quotaID volume.QuotaID, _ volume.Spec, bytes int64,
 ) (repaired bool, err error) {
 	if !b.enforces {
-		return false, b.lift(tag)
+		return false, b.lift(quotaID)
 	}
-	if !b.tags.Contains(tag) {
+	if !b.quotaIDs.Contains(quotaID) {
 		return false, fmt.Errorf(
 			"%w: its record has no quota group, but %d: it was made while the filesystem had no quotas, or on another one",
 			volume.ErrUnavailable,
-			tag,
+			quotaID,
 		)
 	}
-	if !b.tags.Hold(tag) {
+	if !b.quotaIDs.Hold(quotaID) {
 		return false, fmt.Errorf("%w: quota group %d belongs to another volume as well",
-			volume.ErrCorrupt, tag)
+			volume.ErrCorrupt, quotaID)
 	}
 	f, err := openSubvolume(dir)
 	if err != nil {
@@ -230,44 +235,44 @@ func (b *Btrfs) Adopt(
 	if err != nil {
 		return false, err
 	}
-	return b.ensure(tag, id, b.limit(bytes))
+	return b.ensure(quotaID, id, b.limit(bytes))
 }
 
-func (b *Btrfs) ensure(tag backend.Tag, subvolume, limit uint64) (repaired bool, err error) {
-	created, err := b.fs.ensureGroup(tag)
+func (b *Btrfs) ensure(quotaID volume.QuotaID, subvolume, limit uint64) (repaired bool, err error) {
+	created, err := b.fs.ensureGroup(quotaID)
 	if err != nil {
 		return false, err
 	}
-	limited, err := b.fs.ensureLimit(tag, limit)
+	limited, err := b.fs.ensureLimit(quotaID, limit)
 	if err != nil {
 		return false, err
 	}
-	joined, err := b.fs.ensureMember(tag, subvolume)
+	joined, err := b.fs.ensureMember(quotaID, subvolume)
 	return created || limited || joined, err
 }
 
 // lift takes the limit off a volume that was made while sizes were enforced.
-func (b *Btrfs) lift(tag backend.Tag) error {
-	if !b.tags.Hold(tag) {
+func (b *Btrfs) lift(quotaID volume.QuotaID) error {
+	if !b.quotaIDs.Hold(quotaID) {
 		return nil
 	}
-	_, err := b.fs.ensureLimit(tag, noLimit)
+	_, err := b.fs.ensureLimit(quotaID, noLimit)
 	return err
 }
 
 // Hold implements backend.Backend.
-func (b *Btrfs) Hold(dir *os.File, tag backend.Tag) backend.Tag {
-	if tag == 0 {
-		tag = b.tagOf(dir)
+func (b *Btrfs) Hold(dir *os.File, quotaID volume.QuotaID) volume.QuotaID {
+	if quotaID == 0 {
+		quotaID = b.quotaIDOf(dir)
 	}
-	if !b.tags.Hold(tag) {
+	if !b.quotaIDs.Hold(quotaID) {
 		return 0
 	}
-	return tag
+	return quotaID
 }
 
-// tagOf finds the group of data whose record is gone.
-func (b *Btrfs) tagOf(dir *os.File) backend.Tag {
+// quotaIDOf finds the group of data whose record is gone.
+func (b *Btrfs) quotaIDOf(dir *os.File) volume.QuotaID {
 	f, err := openSubvolume(dir)
 	if err != nil {
 		return 0
@@ -277,33 +282,33 @@ func (b *Btrfs) tagOf(dir *os.File) backend.Tag {
 	if err != nil {
 		return 0
 	}
-	tag, err := b.fs.tagOf(id)
+	quotaID, err := b.fs.quotaIDOf(id)
 	if err != nil {
 		return 0
 	}
-	return tag
+	return quotaID
 }
 
 // Resize implements backend.Backend.
-func (b *Btrfs) Resize(_ *os.File, tag backend.Tag, _ volume.Spec, bytes int64) error {
-	if !b.enforces || !b.tags.Contains(tag) {
+func (b *Btrfs) Resize(_ *os.File, quotaID volume.QuotaID, _ volume.Spec, bytes int64) error {
+	if !b.enforces || !b.quotaIDs.Contains(quotaID) {
 		return nil
 	}
-	return b.fs.setLimit(tag, b.limit(bytes))
+	return b.fs.setLimit(quotaID, b.limit(bytes))
 }
 
 // Usage implements backend.Backend. The filesystem can be full before the volume is; then that is
 // what is available. It has no number of inodes to give out.
-func (b *Btrfs) Usage(data *os.File, tag backend.Tag) (volume.Usage, error) {
+func (b *Btrfs) Usage(data *os.File, quotaID volume.QuotaID) (volume.Usage, error) {
 	u, err := mount.UsageOf(data)
-	if err != nil || !b.tags.Contains(tag) {
+	if err != nil || !b.quotaIDs.Contains(quotaID) {
 		return u, err
 	}
-	used, err := b.fs.used(tag)
+	used, err := b.fs.used(quotaID)
 	if err != nil {
 		return volume.Usage{}, err
 	}
-	limit, err := b.fs.limit(tag)
+	limit, err := b.fs.limit(quotaID)
 	if err != nil {
 		return volume.Usage{}, err
 	}
@@ -316,11 +321,11 @@ func (b *Btrfs) Usage(data *os.File, tag backend.Tag) (volume.Usage, error) {
 }
 
 // Allocated implements backend.Counter. It is what the last transaction has written.
-func (b *Btrfs) Allocated(_ *os.File, tag backend.Tag) (int64, error) {
-	if !b.enforces || !b.tags.Contains(tag) {
+func (b *Btrfs) Allocated(_ *os.File, quotaID volume.QuotaID) (int64, error) {
+	if !b.enforces || !b.quotaIDs.Contains(quotaID) {
 		return 0, errors.ErrUnsupported
 	}
-	used, err := b.fs.used(tag)
+	used, err := b.fs.used(quotaID)
 	return clamp(used), err
 }
 
@@ -337,22 +342,22 @@ func (b *Btrfs) Discard(dir *os.File) error {
 }
 
 // Release implements backend.Backend.
-func (b *Btrfs) Release(tag backend.Tag) error {
-	if !b.tags.Contains(tag) {
+func (b *Btrfs) Release(quotaID volume.QuotaID) error {
+	if !b.quotaIDs.Contains(quotaID) {
 		return nil
 	}
-	err := b.fs.removeGroup(tag)
+	err := b.fs.removeGroup(quotaID)
 	// a full filesystem has what was removed with its next transaction
 	if errors.Is(err, unix.ENOSPC) {
 		err = errors.Join(backend.ErrPending, err)
 	}
 	if errors.Is(err, backend.ErrPending) {
-		return errors.Join(err, b.hurry(tag))
+		return errors.Join(err, b.hurry(quotaID))
 	}
 	if err != nil {
 		return err
 	}
-	b.tags.Free(tag)
+	b.quotaIDs.Free(quotaID)
 	return nil
 }
 
@@ -362,16 +367,16 @@ const hurryInterval = time.Second
 // hurry lets the kernel's cleaner begin at once, not when the next transaction is due, by default
 // after 30 seconds: it is woken when the filesystem's own thread has committed one. There is one to
 // commit only if something has changed, so something is written.
-func (b *Btrfs) hurry(tag backend.Tag) error {
+func (b *Btrfs) hurry(quotaID volume.QuotaID) error {
 	now, last := time.Now().UnixNano(), b.hurried.Load()
 	if now-last < int64(hurryInterval) || !b.hurried.CompareAndSwap(last, now) {
 		return nil
 	}
-	bytes, err := b.fs.limit(tag)
+	bytes, err := b.fs.limit(quotaID)
 	if err != nil {
 		return err
 	}
-	if err := b.fs.setLimit(tag, bytes); err != nil && !errors.Is(err, unix.ENOSPC) {
+	if err := b.fs.setLimit(quotaID, bytes); err != nil && !errors.Is(err, unix.ENOSPC) {
 		return err
 	}
 	var transaction uint64

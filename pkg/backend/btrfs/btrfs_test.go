@@ -104,7 +104,7 @@ const mib = 1 << 20
 
 func newVolume(
 	t *testing.T, kind accounting, bytes int64,
-) (b *Btrfs, dir *os.File, tag backend.Tag) {
+) (b *Btrfs, dir *os.File, quotaID volume.QuotaID) {
 	t.Helper()
 	subject := newSubject(kind)(t)
 	root := open(t, subject.Dir)
@@ -113,12 +113,12 @@ func newVolume(
 		t.Fatal(ok, err)
 	}
 	dir = mkdir(t, filepath.Join(subject.Dir, "v"))
-	f, tag, err := b.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}, bytes)
+	f, quotaID, err := b.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}, bytes)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
-	return b, dir, tag
+	return b, dir, quotaID
 }
 
 func open(t *testing.T, path string) *os.File {
@@ -165,7 +165,7 @@ func TestSubvolumeInAVolumeDoesNotEscape(t *testing.T) {
 func TestDiscardRemovesWhateverSubvolumesAPodLeaves(t *testing.T) {
 	for name, kind := range kinds {
 		t.Run(name, func(t *testing.T) {
-			b, dir, tag := newVolume(t, kind, 64*mib)
+			b, dir, quotaID := newVolume(t, kind, 64*mib)
 			data := filepath.Join(dir.Name(), backend.Data)
 			var locked []string
 			for _, name := range []string{"a", "a/b", "a/b/c", "d"} {
@@ -187,7 +187,7 @@ func TestDiscardRemovesWhateverSubvolumesAPodLeaves(t *testing.T) {
 			if left, err := os.ReadDir(dir.Name()); err != nil || len(left) > 0 {
 				t.Errorf("left are %v, %v", left, err)
 			}
-			wantReleased(t, b, tag)
+			wantReleased(t, b, quotaID)
 		})
 	}
 }
@@ -196,7 +196,7 @@ func TestDiscardRemovesWhateverSubvolumesAPodLeaves(t *testing.T) {
 // little, and not on the stack.
 func TestDiscardRemovesSubvolumesNestedToAnyDepth(t *testing.T) {
 	const depth = 2000
-	b, dir, tag := newVolume(t, simple, 400*mib)
+	b, dir, quotaID := newVolume(t, simple, 400*mib)
 	at := open(t, filepath.Join(dir.Name(), backend.Data))
 	for range depth {
 		if err := createSubvolume(at, "s", 0); err != nil {
@@ -217,7 +217,7 @@ func TestDiscardRemovesSubvolumesNestedToAnyDepth(t *testing.T) {
 	if left, err := os.ReadDir(dir.Name()); err != nil || len(left) > 0 {
 		t.Errorf("left are %v, %v", left, err)
 	}
-	wantReleased(t, b, tag)
+	wantReleased(t, b, quotaID)
 }
 
 // plantDeep makes a subvolume at the end of a path that is longer than PATH_MAX.
@@ -242,10 +242,10 @@ func plantDeep(t *testing.T, top string) {
 	}
 }
 
-func wantReleased(t *testing.T, b *Btrfs, tag backend.Tag) {
+func wantReleased(t *testing.T, b *Btrfs, quotaID volume.QuotaID) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		err := b.Release(tag)
+		err := b.Release(quotaID)
 		if err == nil {
 			break
 		}
@@ -253,19 +253,19 @@ func wantReleased(t *testing.T, b *Btrfs, tag backend.Tag) {
 			t.Fatalf("release: %v", err)
 		}
 	}
-	if data, err := b.fs.quotaItem(qgroupInfo, groupOf(tag)); data != nil || err != nil {
+	if data, err := b.fs.quotaItem(qgroupInfo, groupOf(quotaID)); data != nil || err != nil {
 		t.Errorf("the group is still there: %v, %v", data, err)
 	}
 }
 
 // A crash between the two leaves a group without a subvolume and without a record.
 func TestGroupThatACrashLeftIsUsedAgain(t *testing.T) {
-	b, _, tag := newVolume(t, simple, 4*mib)
-	left := tag + 1
+	b, _, quotaID := newVolume(t, simple, 4*mib)
+	left := quotaID + 1
 	if free, err := b.fs.createGroup(left); !free || err != nil {
 		t.Fatal(free, err)
 	}
-	if free, err := b.fs.createGroup(tag); free || err != nil {
+	if free, err := b.fs.createGroup(quotaID); free || err != nil {
 		t.Errorf("a group with a subvolume is free: %t, %v", free, err)
 	}
 	if free, err := b.fs.createGroup(left); !free || err != nil {
@@ -276,7 +276,7 @@ func TestGroupThatACrashLeftIsUsedAgain(t *testing.T) {
 // `btrfs quota disable` takes all groups away.
 func TestQuotasTurnedOffAndOnAgainArePutRight(t *testing.T) {
 	for _, kind := range []accounting{simple, full} {
-		_, dir, tag := newVolume(t, kind, 4*mib)
+		_, dir, quotaID := newVolume(t, kind, 4*mib)
 		root := open(t, filepath.Dir(dir.Name()))
 		if err := ioctl(root, iocQuotaCtl, "disable quotas", &quotaArgs{cmd: 2}); err != nil {
 			t.Fatal(err)
@@ -285,7 +285,7 @@ func TestQuotasTurnedOffAndOnAgainArePutRight(t *testing.T) {
 		if err != nil || !b.Enforces() {
 			t.Fatalf("open: %v", err)
 		}
-		if repaired, err := b.Adopt(dir, tag, volume.Spec{}, 4*mib); !repaired || err != nil {
+		if repaired, err := b.Adopt(dir, quotaID, volume.Spec{}, 4*mib); !repaired || err != nil {
 			t.Errorf("adopt: %t, %v", repaired, err)
 		}
 		if err := os.WriteFile(

@@ -48,28 +48,28 @@ func (b *Btrfs) snapshot(
 		return backend.Clone{}, err
 	}
 	defer of.Close()
-	tag, err := b.claim(bytes)
+	quotaID, err := b.claim(bytes)
 	if err != nil {
 		return backend.Clone{}, err
 	}
-	if err := createSnapshot(dir, of.Name(), of, group(tag), flags); err != nil {
+	if err := createSnapshot(dir, of.Name(), of, group(quotaID), flags); err != nil {
 		if errors.Is(err, unix.EXDEV) { // another filesystem
 			err = fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 		}
-		return backend.Clone{}, errors.Join(err, b.Release(tag))
+		return backend.Clone{}, errors.Join(err, b.Release(quotaID))
 	}
-	c, err := b.describe(source.Tag, dir)
-	c.Tag = tag
+	c, err := b.describe(source.QuotaID, dir)
+	c.QuotaID = quotaID
 	if err != nil {
-		return backend.Clone{}, errors.Join(err, b.fs.destroy(dir, of.Name()), b.Release(tag))
+		return backend.Clone{}, errors.Join(err, b.fs.destroy(dir, of.Name()), b.Release(quotaID))
 	}
 	return c, nil
 }
 
 // describe reads the numbers of the source after its snapshot has been made, which has committed
 // them.
-func (b *Btrfs) describe(source backend.Tag, dir *os.File) (c backend.Clone, err error) {
-	if b.enforces && b.tags.Contains(source) {
+func (b *Btrfs) describe(source volume.QuotaID, dir *os.File) (c backend.Clone, err error) {
+	if b.enforces && b.quotaIDs.Contains(source) {
 		used, err := b.fs.used(source)
 		if err != nil {
 			return c, err

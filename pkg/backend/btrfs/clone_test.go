@@ -14,8 +14,8 @@ import (
 )
 
 func TestSnapshotNeverChangesAndACloneIsAVolume(t *testing.T) {
-	b, dir, tag := newVolume(t, simple, 32*mib)
-	source := backend.Source{Dir: dir, Tag: tag}
+	b, dir, quotaID := newVolume(t, simple, 32*mib)
+	source := backend.Source{Dir: dir, QuotaID: quotaID}
 	file := filepath.Join(backend.Data, "file")
 	if err := os.WriteFile(filepath.Join(dir.Name(), file), make([]byte, 8*mib), 0o600); err != nil {
 		t.Fatal(err)
@@ -31,8 +31,9 @@ func TestSnapshotNeverChangesAndACloneIsAVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Data.Close()
-	if s.Tag == tag || s.Tag == c.Tag || s.WrittenBytes < 8*mib || s.WrittenBytes > 9*mib {
-		t.Errorf("the snapshot is %+v, the clone %+v, of tag %d", s, c, tag)
+	if s.QuotaID == quotaID || s.QuotaID == c.QuotaID ||
+		s.WrittenBytes < 8*mib || s.WrittenBytes > 9*mib {
+		t.Errorf("the snapshot is %+v, the clone %+v, of quota ID %d", s, c, quotaID)
 	}
 	if err := os.WriteFile(
 		filepath.Join(frozen.Name(), file),
@@ -56,25 +57,25 @@ func TestSnapshotNeverChangesAndACloneIsAVolume(t *testing.T) {
 		if err := b.Discard(d); err != nil {
 			t.Error(err)
 		}
-		wantReleased(t, b, made.Tag)
+		wantReleased(t, b, made.QuotaID)
 	}
 	if err := b.Discard(dir); err != nil {
 		t.Error(err)
 	}
-	wantReleased(t, b, tag)
+	wantReleased(t, b, quotaID)
 }
 
 // It is said to users that these are not in a snapshot; that they are at least no way out of it,
 // too.
 func TestSubvolumeOfAPodIsAnEmptyDirectoryInACopy(t *testing.T) {
-	b, dir, tag := newVolume(t, simple, 32*mib)
+	b, dir, quotaID := newVolume(t, simple, 32*mib)
 	inner := filepath.Join(dir.Name(), backend.Data, "inner")
 	subvolume(t, inner)
 	if err := os.WriteFile(filepath.Join(inner, "file"), []byte("content"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	frozen := mkdir(t, dir.Name()+"-frozen")
-	s, err := b.Snapshot(backend.Source{Dir: dir, Tag: tag}, frozen)
+	s, err := b.Snapshot(backend.Source{Dir: dir, QuotaID: quotaID}, frozen)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +89,7 @@ func TestSubvolumeOfAPodIsAnEmptyDirectoryInACopy(t *testing.T) {
 func TestFileVolumeIsCopiedWithItsHolder(t *testing.T) {
 	b, beside, _ := newVolume(t, simple, 32*mib)
 	dir := mkdir(t, beside.Name()+"-file")
-	f, tag, err := b.Make(dir, volume.Spec{Type: volume.FileOrCreate, Mode: 0o640}, 32*mib)
+	f, quotaID, err := b.Make(dir, volume.Spec{Type: volume.FileOrCreate, Mode: 0o640}, 32*mib)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +98,7 @@ func TestFileVolumeIsCopiedWithItsHolder(t *testing.T) {
 	}
 	f.Close()
 	cloned := mkdir(t, dir.Name()+"-cloned")
-	c, err := b.Clone(backend.Source{Dir: dir, Tag: tag}, cloned, 32*mib)
+	c, err := b.Clone(backend.Source{Dir: dir, QuotaID: quotaID}, cloned, 32*mib)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,17 +113,17 @@ func TestFileVolumeIsCopiedWithItsHolder(t *testing.T) {
 // What cannot be done at once is for the caller to copy, and leaves nothing.
 func TestWhatTheFilesystemCannotCloneIsUnsupported(t *testing.T) {
 	t.Run("full quotas", func(t *testing.T) {
-		b, dir, tag := newVolume(t, full, 32*mib)
+		b, dir, quotaID := newVolume(t, full, 32*mib)
 		waitConsistent(t, b)
-		wantUnsupported(t, b, backend.Source{Dir: dir, Tag: tag})
+		wantUnsupported(t, b, backend.Source{Dir: dir, QuotaID: quotaID})
 		if _, inconsistent, err := b.fs.status(); inconsistent || err != nil {
 			t.Errorf("the filesystem's numbers are inconsistent: %t, %v", inconsistent, err)
 		}
 	})
 	t.Run("a source on another filesystem", func(t *testing.T) {
 		b, _, _ := newVolume(t, simple, 32*mib)
-		_, other, tag := newVolume(t, simple, 32*mib)
-		wantUnsupported(t, b, backend.Source{Dir: other, Tag: tag})
+		_, other, quotaID := newVolume(t, simple, 32*mib)
+		wantUnsupported(t, b, backend.Source{Dir: other, QuotaID: quotaID})
 	})
 	t.Run("a source that was copied here", func(t *testing.T) {
 		b, beside, _ := newVolume(t, simple, 32*mib)

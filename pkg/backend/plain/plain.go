@@ -24,24 +24,24 @@ func (Plain) Enforces() bool { return false }
 func (Plain) LimitsInodes() bool { return false }
 
 // Make implements backend.Backend.
-func (Plain) Make(dir *os.File, spec volume.Spec, _ int64) (*os.File, backend.Tag, error) {
+func (Plain) Make(dir *os.File, spec volume.Spec, _ int64) (*os.File, volume.QuotaID, error) {
 	f, err := backend.MakeEmpty(dir, spec)
 	return f, 0, err
 }
 
 // Adopt implements backend.Backend.
-func (Plain) Adopt(*os.File, backend.Tag, volume.Spec, int64) (bool, error) { return false, nil }
+func (Plain) Adopt(*os.File, volume.QuotaID, volume.Spec, int64) (bool, error) { return false, nil }
 
 // Hold implements backend.Backend.
-func (Plain) Hold(*os.File, backend.Tag) backend.Tag { return 0 }
+func (Plain) Hold(*os.File, volume.QuotaID) volume.QuotaID { return 0 }
 
 // Resize implements backend.Backend: the size is a number, and the pool keeps that.
-func (Plain) Resize(*os.File, backend.Tag, volume.Spec, int64) error { return nil }
+func (Plain) Resize(*os.File, volume.QuotaID, volume.Spec, int64) error { return nil }
 
 // Usage implements backend.Backend. The filesystem knows only its own numbers, and those are what
 // bounds the writer: they are reported, not an invented share of them.
 func (Plain) Usage(
-	data *os.File, _ backend.Tag,
+	data *os.File, _ volume.QuotaID,
 ) (volume.Usage, error) {
 	return mount.UsageOf(data)
 }
@@ -50,4 +50,4 @@ func (Plain) Usage(
 func (Plain) Discard(*os.File) error { return nil }
 
 // Release implements backend.Backend.
-func (Plain) Release(backend.Tag) error { return nil }
+func (Plain) Release(volume.QuotaID) error { return nil }

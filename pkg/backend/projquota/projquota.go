@@ -20,8 +20,8 @@ import (
 // pkg/volume/util/fsquota/common, FirstQuota), people small ones; these are far from both. ID 0 is
 // not only nobody's: its limits are those of every project without its own.
 const (
-	firstTag backend.Tag = 1 << 30
-	tagCount             = 1 << 30
+	firstQuotaID volume.QuotaID = 1 << 30
+	quotaIDCount                = 1 << 30
 )
 
 // Mode says whether volumes are held to their sizes.
@@ -36,9 +36,9 @@ const (
 
 // ProjectQuota is the backend of one pool.
 type ProjectQuota struct {
-	quota quota
-	mode  Mode
-	tags  *backend.Tags
+	quota    quota
+	mode     Mode
+	quotaIDs *backend.QuotaIDs
 
 	retagging sync.Mutex
 }
@@ -60,7 +60,11 @@ func Open(root *os.File, mode Mode, seed uint64) (*ProjectQuota, bool, error) {
 }
 
 func newBackend(q quota, mode Mode, seed uint64) *ProjectQuota {
-	return &ProjectQuota{quota: q, mode: mode, tags: backend.NewTags(firstTag, tagCount, seed)}
+	return &ProjectQuota{
+		quota:    q,
+		mode:     mode,
+		quotaIDs: backend.NewQuotaIDs(firstQuotaID, quotaIDCount, seed),
+	}
 }
 
 // Name implements backend.Backend.
@@ -83,36 +87,36 @@ func (p *ProjectQuota) limits(spec volume.Spec, bytes int64) limits {
 // Make implements backend.Backend.
 func (p *ProjectQuota) Make(
 	dir *os.File, spec volume.Spec, bytes int64,
-) (*os.File, backend.Tag, error) {
+) (*os.File, volume.QuotaID, error) {
 	if p.mode == Lift {
 		f, err := backend.MakeEmpty(dir, spec)
 		return f, 0, err
 	}
-	tag, err := p.tags.Claim(p.quota.unused)
+	quotaID, err := p.quotaIDs.Claim(p.quota.unused)
 	if err != nil {
 		return nil, 0, err
 	}
-	f, err := p.makeTagged(dir, spec, tag, bytes)
+	f, err := p.makeTagged(dir, spec, quotaID, bytes)
 	if err != nil {
 		// it has no limit; should the data that was removed count for a while, Claim will see that
-		p.tags.Free(tag)
+		p.quotaIDs.Free(quotaID)
 		return nil, 0, err
 	}
-	return f, tag, nil
+	return f, quotaID, nil
 }
 
 // makeTagged gives the data its ID before it gives the ID its limit: what a crash in between leaves
 // in tmp/ says which ID it has, and no limit is ever left that belongs to nothing.
 func (p *ProjectQuota) makeTagged(
-	dir *os.File, spec volume.Spec, tag backend.Tag, bytes int64,
+	dir *os.File, spec volume.Spec, quotaID volume.QuotaID, bytes int64,
 ) (*os.File, error) {
 	f, err := backend.MakeEmpty(dir, spec)
 	if err != nil {
 		return nil, err
 	}
-	err = setProject(f, tag)
+	err = setProject(f, quotaID)
 	if err == nil {
-		err = p.quota.setLimits(tag, p.limits(spec, bytes))
+		err = p.quota.setLimits(quotaID, p.limits(spec, bytes))
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close(), backend.RemoveEmpty(dir, spec.Type))
@@ -124,39 +128,39 @@ func (p *ProjectQuota) makeTagged(
 // while the driver was away. Data without its ID was copied here, or robbed of it: everything in it
 // gets the ID, however much that is.
 func (p *ProjectQuota) Adopt(
-	dir *os.File, tag backend.Tag, spec volume.Spec, bytes int64,
+	dir *os.File, quotaID volume.QuotaID, spec volume.Spec, bytes int64,
 ) (repaired bool, err error) {
-	if tag == 0 && p.mode == Lift {
+	if quotaID == 0 && p.mode == Lift {
 		return false, nil
 	}
-	if !p.tags.Contains(tag) {
+	if !p.quotaIDs.Contains(quotaID) {
 		return false, fmt.Errorf(
 			"%w: its record has no project ID, but %d: it was made while the filesystem had no quotas, or on another one",
 			volume.ErrUnavailable,
-			tag,
+			quotaID,
 		)
 	}
-	if !p.tags.Hold(tag) {
+	if !p.quotaIDs.Hold(quotaID) {
 		return false, fmt.Errorf("%w: project ID %d belongs to another volume as well", volume.ErrCorrupt,
-			tag)
+			quotaID)
 	}
 	f, err := openData(dir)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	tagged, err := p.ensureTagged(f, tag)
+	tagged, err := p.ensureTagged(f, quotaID)
 	if err != nil {
 		return false, err
 	}
-	limited, err := p.quota.ensureLimits(tag, p.limits(spec, bytes))
+	limited, err := p.quota.ensureLimits(quotaID, p.limits(spec, bytes))
 	return tagged || limited, err
 }
 
 // ensureTagged looks at the data itself only: at a start it is as it should be for every volume. It
 // is tagged last, so that a crash leaves it for the next start.
-func (p *ProjectQuota) ensureTagged(f *os.File, tag backend.Tag) (changed bool, err error) {
-	tagged, err := isTagged(f, tag)
+func (p *ProjectQuota) ensureTagged(f *os.File, quotaID volume.QuotaID) (changed bool, err error) {
+	tagged, err := isTagged(f, quotaID)
 	if err != nil || tagged {
 		return false, err
 	}
@@ -166,28 +170,28 @@ func (p *ProjectQuota) ensureTagged(f *os.File, tag backend.Tag) (changed bool, 
 	}
 	if info.IsDir() {
 		p.retagging.Lock() // one at a time: it has many descriptors
-		err := retag(f, tag, retagDepth)
+		err := retag(f, quotaID, retagDepth)
 		p.retagging.Unlock()
 		if err != nil {
 			return false, err
 		}
 	}
-	return ensureProject(f, tag)
+	return ensureProject(f, quotaID)
 }
 
 // Hold implements backend.Backend.
-func (p *ProjectQuota) Hold(dir *os.File, tag backend.Tag) backend.Tag {
-	if tag == 0 {
-		tag = tagOf(dir)
+func (p *ProjectQuota) Hold(dir *os.File, quotaID volume.QuotaID) volume.QuotaID {
+	if quotaID == 0 {
+		quotaID = quotaIDOf(dir)
 	}
-	if !p.tags.Hold(tag) {
+	if !p.quotaIDs.Hold(quotaID) {
 		return 0
 	}
-	return tag
+	return quotaID
 }
 
-// tagOf reads the ID of data whose record is gone.
-func tagOf(dir *os.File) backend.Tag {
+// quotaIDOf reads the ID of data whose record is gone.
+func quotaIDOf(dir *os.File) volume.QuotaID {
 	f, err := openData(dir)
 	if err != nil {
 		return 0
@@ -197,21 +201,23 @@ func tagOf(dir *os.File) backend.Tag {
 	if err != nil {
 		return 0
 	}
-	return backend.Tag(a.project)
+	return volume.QuotaID(a.project)
 }
 
 // Resize implements backend.Backend.
-func (p *ProjectQuota) Resize(_ *os.File, tag backend.Tag, spec volume.Spec, bytes int64) error {
-	if !p.tags.Contains(tag) {
+func (p *ProjectQuota) Resize(
+	_ *os.File, quotaID volume.QuotaID, spec volume.Spec, bytes int64,
+) error {
+	if !p.quotaIDs.Contains(quotaID) {
 		return nil
 	}
-	return p.quota.setLimits(tag, p.limits(spec, bytes))
+	return p.quota.setLimits(quotaID, p.limits(spec, bytes))
 }
 
 // Usage implements backend.Backend. The filesystem can be full before the volume is; then that is
 // what is available.
-func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, error) {
-	if !p.tags.Contains(tag) {
+func (p *ProjectQuota) Usage(data *os.File, quotaID volume.QuotaID) (volume.Usage, error) {
+	if !p.quotaIDs.Contains(quotaID) {
 		return mount.UsageOf(data)
 	}
 	// Of the pool's directory: statfs(2) of a directory with an ID is about that ID, on ext4 and
@@ -220,7 +226,7 @@ func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, erro
 	if err != nil {
 		return volume.Usage{}, err
 	}
-	q, err := p.quota.get(tag)
+	q, err := p.quota.get(quotaID)
 	if err != nil {
 		return volume.Usage{}, err
 	}
@@ -239,11 +245,11 @@ func (p *ProjectQuota) Usage(data *os.File, tag backend.Tag) (volume.Usage, erro
 }
 
 // Allocated implements backend.Counter.
-func (p *ProjectQuota) Allocated(_ *os.File, tag backend.Tag) (int64, error) {
-	if !p.tags.Contains(tag) {
+func (p *ProjectQuota) Allocated(_ *os.File, quotaID volume.QuotaID) (int64, error) {
+	if !p.quotaIDs.Contains(quotaID) {
 		return 0, errors.ErrUnsupported
 	}
-	q, err := p.quota.get(tag)
+	q, err := p.quota.get(quotaID)
 	return int64(q.curSpace), err //nolint:gosec // less than a filesystem holds
 }
 
@@ -253,22 +259,22 @@ func (*ProjectQuota) Discard(*os.File) error { return nil }
 // Release implements backend.Backend. As long as anything counts it stays limited, and its space is
 // not free: a deleted file that somebody has open, or, on XFS, one that was deleted a moment ago
 // and that the kernel frees in the background.
-func (p *ProjectQuota) Release(tag backend.Tag) error {
-	if !p.tags.Contains(tag) {
+func (p *ProjectQuota) Release(quotaID volume.QuotaID) error {
+	if !p.quotaIDs.Contains(quotaID) {
 		return nil
 	}
-	q, err := p.quota.get(tag)
+	q, err := p.quota.get(quotaID)
 	switch {
 	case err != nil:
 		return err
 	case !q.isUnused():
 		return fmt.Errorf("%w: %d bytes in %d files of project %d", backend.ErrPending, q.curSpace,
-			q.curInodes, tag)
+			q.curInodes, quotaID)
 	}
-	if err := p.quota.setLimits(tag, limits{}); err != nil {
+	if err := p.quota.setLimits(quotaID, limits{}); err != nil {
 		return err
 	}
-	p.tags.Free(tag)
+	p.quotaIDs.Free(quotaID)
 	return nil
 }
 

@@ -82,7 +82,7 @@ func TestDeepTreeIsTaggedWithFewDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old) //nolint:errcheck // it was so before
-	if err := retag(root, firstTag, retagDepth); err == nil || errors.Is(err, unix.EMFILE) {
+	if err := retag(root, firstQuotaID, retagDepth); err == nil || errors.Is(err, unix.EMFILE) {
 		t.Errorf("a tree of %d levels: %v, want an error that says so", 4*retagDepth, err)
 	}
 }
@@ -107,7 +107,7 @@ func TestLeasedFileDoesNotHoldUpTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	if err := retag(root, firstTag, retagDepth); !errors.Is(err, unix.EAGAIN) {
+	if err := retag(root, firstQuotaID, retagDepth); !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("a leased file: %v, want EAGAIN", err)
 	}
 }

@@ -92,13 +92,13 @@ func TestDeviceWithoutANodeGetsOne(t *testing.T) {
 			if err != nil || !ok {
 				t.Fatalf("find: %t, %v", ok, err)
 			}
-			if err := q.setLimits(firstTag, limits{bytes: 1 << 20}); err != nil {
+			if err := q.setLimits(firstQuotaID, limits{bytes: 1 << 20}); err != nil {
 				t.Error(err)
 			}
-			if got := guest.ProjectQuota(t, root.Name(), uint32(firstTag)); got.LimitBytes != 1<<20 {
+			if got := guest.ProjectQuota(t, root.Name(), uint32(firstQuotaID)); got.LimitBytes != 1<<20 {
 				t.Errorf("quota is %+v", got)
 			}
-			if err := q.setLimits(firstTag, limits{}); err != nil {
+			if err := q.setLimits(firstQuotaID, limits{}); err != nil {
 				t.Error(err)
 			}
 			if left, err := os.ReadDir(devices); err != nil || len(left) > 0 {
@@ -135,7 +135,7 @@ func TestNodeOfAnotherDeviceIsNotUsed(t *testing.T) {
 	if err != nil || !ok {
 		t.Fatalf("find: %t, %v", ok, err)
 	}
-	if _, err := q.get(firstTag); err != nil {
+	if _, err := q.get(firstQuotaID); err != nil {
 		t.Error(err)
 	}
 }
@@ -154,7 +154,7 @@ func TestProjectThatWasTakenAwayIsPutBack(t *testing.T) {
 			subject := newSubject(fstype)(t)
 			root, dir := open(t, subject.Dir), mkdir(t, filepath.Join(subject.Dir, "v"))
 			b := subject.Open(t, root)
-			f, tag, err := b.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}, 1<<20)
+			f, quotaID, err := b.Make(dir, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}, 1<<20)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -162,13 +162,13 @@ func TestProjectThatWasTakenAwayIsPutBack(t *testing.T) {
 			if err := ioctl(f, ioctlSetAttr, &attributes{}); err != nil {
 				t.Fatal(err)
 			}
-			if repaired, err := subject.Open(t, root).Adopt(dir, tag, volume.Spec{}, 1<<20); !repaired ||
+			if repaired, err := subject.Open(t, root).Adopt(dir, quotaID, volume.Spec{}, 1<<20); !repaired ||
 				err != nil {
 				t.Errorf("adopt: %t, %v", repaired, err)
 			}
-			if have, err := getAttributes(f); err != nil || backend.Tag(have.project) != tag ||
+			if have, err := getAttributes(f); err != nil || volume.QuotaID(have.project) != quotaID ||
 				have.flags&inheritProject == 0 {
-				t.Errorf("attributes are %+v, %v; want project %d", have, err, tag)
+				t.Errorf("attributes are %+v, %v; want project %d", have, err, quotaID)
 			}
 		})
 	}
@@ -195,8 +195,8 @@ func TestCopiedVolumeIsCountedWhole(t *testing.T) {
 				t.Fatal(err)
 			}
 			b := subject.Open(t, open(t, subject.Dir))
-			tag := firstTag + 99
-			if repaired, err := b.Adopt(dir, tag, volume.Spec{}, bytes); !repaired || err != nil {
+			quotaID := firstQuotaID + 99
+			if repaired, err := b.Adopt(dir, quotaID, volume.Spec{}, bytes); !repaired || err != nil {
 				t.Fatalf("adopt: %t, %v", repaired, err)
 			}
 			data, err := backend.OpenData(dir, unix.O_PATH)
@@ -204,10 +204,11 @@ func TestCopiedVolumeIsCountedWhole(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer data.Close()
-			if u, err := b.Usage(data, tag); err != nil || u.UsedBytes < bytes/2 || u.TotalBytes != bytes {
+			u, err := b.Usage(data, quotaID)
+			if err != nil || u.UsedBytes < bytes/2 || u.TotalBytes != bytes {
 				t.Errorf("usage is %+v, %v", u, err)
 			}
-			if a, err := getAttributes(open(t, "/etc")); err == nil && a.project == uint32(tag) {
+			if a, err := getAttributes(open(t, "/etc")); err == nil && a.project == uint32(quotaID) {
 				t.Error("a link was followed")
 			}
 		})
@@ -225,7 +226,7 @@ func TestIDThatStillCountsStaysLimited(t *testing.T) {
 				t.Fatal(err)
 			}
 			dir := mkdir(t, filepath.Join(subject.Dir, "v"))
-			f, tag, err := b.Make(dir, volume.Spec{Type: volume.FileOrCreate, Mode: 0o600}, 1<<20)
+			f, quotaID, err := b.Make(dir, volume.Spec{Type: volume.FileOrCreate, Mode: 0o600}, 1<<20)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -233,23 +234,24 @@ func TestIDThatStillCountsStaysLimited(t *testing.T) {
 			if err := os.Remove(filepath.Join(dir.Name(), backend.Data)); err != nil {
 				t.Fatal(err)
 			}
-			if err := b.Release(tag); !errors.Is(err, backend.ErrPending) {
+			if err := b.Release(quotaID); !errors.Is(err, backend.ErrPending) {
 				t.Fatalf("release: %v, want ErrPending", err)
 			}
-			if q, err := b.quota.get(tag); err != nil || q.blockHard == 0 {
+			if q, err := b.quota.get(quotaID); err != nil || q.blockHard == 0 {
 				t.Errorf("quota is %+v, %v; want its limit", q, err)
 			}
-			if free, err := b.quota.unused(tag); free || err != nil {
+			if free, err := b.quota.unused(quotaID); free || err != nil {
 				t.Errorf("unused: %t, %v", free, err)
 			}
 			f.Close()
-			for deadline := time.Now().Add(patience); b.Release(tag) != nil; time.Sleep(10 * time.Millisecond) {
+			deadline := time.Now().Add(patience)
+			for ; b.Release(quotaID) != nil; time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("after %s it still counts", patience)
 				}
 			}
 			if q := guest.ProjectQuota(t, subject.Dir,
-				uint32(tag)); q != (guest.Quota{}) { //nolint:gosec // an ID has 32 bits
+				uint32(quotaID)); q != (guest.Quota{}) { //nolint:gosec // an ID has 32 bits
 				t.Errorf("quota is %+v, want none", q)
 			}
 		})

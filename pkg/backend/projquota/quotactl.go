@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // quotactl(2) and linux/quota.h, linux/dqblk_xfs.h, linux/fs.h; x/sys has none of it.
@@ -69,7 +69,7 @@ type limits struct {
 
 // call is quotactl_fd(2), Linux 5.14: it needs no path of a device, which a container may not have.
 // Before that it is quotactl(2).
-func (q quota) call(cmd int, id backend.Tag, arg unsafe.Pointer) error {
+func (q quota) call(cmd int, id volume.QuotaID, arg unsafe.Pointer) error {
 	if q.device != nil {
 		return q.callDevice(cmd, id, arg)
 	}
@@ -81,7 +81,7 @@ func (q quota) call(cmd int, id backend.Tag, arg unsafe.Pointer) error {
 	return nil
 }
 
-func (q quota) callDevice(cmd int, id backend.Tag, arg unsafe.Pointer) error {
+func (q quota) callDevice(cmd int, id volume.QuotaID, arg unsafe.Pointer) error {
 	path, err := unix.BytePtrFromString(fmt.Sprintf("/proc/self/fd/%d", q.device.Fd()))
 	if err != nil {
 		return err
@@ -110,7 +110,7 @@ func (q quota) enforced() (bool, error) {
 	}
 }
 
-func (q quota) get(id backend.Tag) (dqblk, error) {
+func (q quota) get(id volume.QuotaID) (dqblk, error) {
 	var d dqblk
 	err := q.call(cmdGetQuota, id, unsafe.Pointer(&d)) //nolint:gosec // the kernel fills it
 	switch {
@@ -126,7 +126,7 @@ func (q quota) get(id backend.Tag) (dqblk, error) {
 
 // unused says that nothing counts under an ID. A limit alone is what an earlier volume left, whose
 // last file took long to vanish.
-func (q quota) unused(id backend.Tag) (bool, error) {
+func (q quota) unused(id volume.QuotaID) (bool, error) {
 	d, err := q.get(id)
 	return d.isUnused(), err
 }
@@ -134,7 +134,7 @@ func (q quota) unused(id backend.Tag) (bool, error) {
 func (d dqblk) isUnused() bool { return d.curSpace == 0 && d.curInodes == 0 }
 
 // setLimits holds a project to a size, rounded up to a whole kilobyte, and a number of inodes.
-func (q quota) setLimits(id backend.Tag, l limits) error {
+func (q quota) setLimits(id volume.QuotaID, l limits) error {
 	d := dqblk{blockHard: limitBlocks(l.bytes), inodeHard: l.inodes, valid: validLimits}
 	if err := q.call(cmdSetQuota, id,
 		unsafe.Pointer(&d)); err != nil { //nolint:gosec // the kernel reads it
@@ -146,7 +146,7 @@ func (q quota) setLimits(id backend.Tag, l limits) error {
 
 // ensureLimits writes only what is not so yet, and says whether it did: at a start it is so for
 // every volume.
-func (q quota) ensureLimits(id backend.Tag, l limits) (changed bool, err error) {
+func (q quota) ensureLimits(id volume.QuotaID, l limits) (changed bool, err error) {
 	d, err := q.get(id)
 	if err != nil {
 		return false, err
@@ -178,13 +178,13 @@ func getAttributes(f *os.File) (attributes, error) {
 
 // setProject gives an empty directory or file its project ID; what is made in the directory
 // inherits it.
-func setProject(f *os.File, id backend.Tag) error {
+func setProject(f *os.File, id volume.QuotaID) error {
 	_, err := ensureProject(f, id)
 	return err
 }
 
 // ensureProject writes only what is not so yet, and says whether it did.
-func ensureProject(f *os.File, id backend.Tag) (changed bool, err error) {
+func ensureProject(f *os.File, id volume.QuotaID) (changed bool, err error) {
 	have, err := getAttributes(f)
 	if err != nil {
 		return false, err
@@ -196,7 +196,7 @@ func ensureProject(f *os.File, id backend.Tag) (changed bool, err error) {
 	return true, ioctl(f, ioctlSetAttr, &want)
 }
 
-func isTagged(f *os.File, id backend.Tag) (bool, error) {
+func isTagged(f *os.File, id volume.QuotaID) (bool, error) {
 	have, err := getAttributes(f)
 	if err != nil {
 		return false, err
@@ -205,12 +205,12 @@ func isTagged(f *os.File, id backend.Tag) (bool, error) {
 	return have == want, err
 }
 
-func withProject(f *os.File, a attributes, id backend.Tag) (attributes, error) {
+func withProject(f *os.File, a attributes, id volume.QuotaID) (attributes, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return a, err
 	}
-	a.project = uint32(id) //nolint:gosec // below firstTag+tagCount
+	a.project = uint32(id) //nolint:gosec // below firstQuotaID+quotaIDCount
 	if info.IsDir() {
 		a.flags |= inheritProject
 	}

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 const (
@@ -23,7 +23,7 @@ const (
 // without its ID, has none. The content is a pod's, which may be writing: no link is followed and
 // nothing but directories and regular files is opened. (What is neither has no blocks worth
 // counting.) Every level holds a descriptor: what is deeper than levels is an error.
-func retag(d *os.File, id backend.Tag, levels int) error {
+func retag(d *os.File, id volume.QuotaID, levels int) error {
 	if levels == 0 {
 		return fmt.Errorf("it has more than %d levels of directories", retagDepth)
 	}
@@ -43,7 +43,7 @@ func retag(d *os.File, id backend.Tag, levels int) error {
 	}
 }
 
-func retagEntry(dir *os.File, name string, id backend.Tag, levels int) error {
+func retagEntry(dir *os.File, name string, id volume.QuotaID, levels int) error {
 	f, err := openPlain(dir, name)
 	if f == nil || err != nil {
 		return err
