@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -200,11 +201,11 @@ func (p *Pool) build(
 	}
 	defer data.Close()
 	failpoint.Here("create.data-made")
-	record, err := encodeRecord(v)
+	encoded, err := record.EncodeVolume(v)
 	if err != nil {
 		return v, err
 	}
-	if err := d.writeFile(recordFile, record, p.commits.syncFile); err != nil {
+	if err := d.writeFile(record.VolumeFile, encoded, p.commits.syncFile); err != nil {
 		return v, err
 	}
 	failpoint.Here("create.record-written")

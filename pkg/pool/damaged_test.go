@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -39,7 +40,7 @@ func TestDamagedVolumeKeepsItsNameAndCanBeDeleted(t *testing.T) {
 			p, damaged := newPoolWithTwo(t)
 			closePool(t, p)
 			if err := os.WriteFile(
-				filepath.Join(p.opts.Path, volumesDir, "v", recordFile),
+				filepath.Join(p.opts.Path, volumesDir, "v", record.VolumeFile),
 				[]byte(tc.record),
 				0o600,
 			); err != nil {
@@ -68,9 +69,9 @@ func TestVolumeWithoutAReadableRecordIsDamaged(t *testing.T) {
 		t.Run(tc.title, func(t *testing.T) {
 			p, damaged := newPoolWithTwo(t)
 			closePool(t, p)
-			record := filepath.Join(p.opts.Path, volumesDir, "v", recordFile)
+			path := filepath.Join(p.opts.Path, volumesDir, "v", record.VolumeFile)
 			if err := os.Rename(
-				record,
+				path,
 				filepath.Join(p.opts.Path, volumesDir, "v", "elsewhere"),
 			); err != nil {
 				t.Fatal(err)
@@ -78,9 +79,9 @@ func TestVolumeWithoutAReadableRecordIsDamaged(t *testing.T) {
 			var err error
 			switch tc.instead {
 			case "directory":
-				err = os.Mkdir(record, 0o700)
+				err = os.Mkdir(path, 0o700)
 			case "link":
-				err = os.Symlink("elsewhere", record)
+				err = os.Symlink("elsewhere", path)
 			}
 			if err != nil {
 				t.Fatal(err)

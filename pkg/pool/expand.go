@@ -9,10 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-const recordTmpFile = recordFile + ".tmp"
+const recordTmpFile = record.VolumeFile + ".tmp"
 
 // Expand gives a volume at least the size that is required, while pods use it, and returns the size
 // it has. A size it has already is success. When it returns the new size, that survives a power
@@ -125,7 +126,7 @@ func (p *Pool) replaceRecord(v volume.Volume) error {
 		return err
 	}
 	defer d.Close()
-	content, err := encodeRecord(v)
+	content, err := record.EncodeVolume(v)
 	if err != nil {
 		return err
 	}
@@ -138,8 +139,8 @@ func (p *Pool) replaceRecord(v volume.Volume) error {
 		return err
 	}
 	failpoint.Here("record.written")
-	if err := unix.Renameat(d.fd(), recordTmpFile, d.fd(), recordFile); err != nil {
-		return &os.LinkError{Op: "rename", Old: recordTmpFile, New: recordFile, Err: err}
+	if err := unix.Renameat(d.fd(), recordTmpFile, d.fd(), record.VolumeFile); err != nil {
+		return &os.LinkError{Op: "rename", Old: recordTmpFile, New: record.VolumeFile, Err: err}
 	}
 	failpoint.Here("record.renamed")
 	return nil

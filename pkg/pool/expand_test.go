@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -106,7 +107,7 @@ func TestExpandOnAFullDiskLeavesTheVolumeAsItWas(t *testing.T) {
 					t.Errorf("expand: %v, want ErrNoSpace or ENOSPC", err)
 				}
 				wantLedger(t, p, capacity, 0)
-				wantEntries(t, p, filepath.Join(volumesDir, v.ID.Dir()), dataEntry, recordFile)
+				wantEntries(t, p, filepath.Join(volumesDir, v.ID.Dir()), dataEntry, record.VolumeFile)
 				giveBack(t, filler, block)
 			}
 			if refused == 0 {
@@ -193,11 +194,11 @@ func TestQuotaOfThePurgedIsNotTakenFromTheLiving(t *testing.T) {
 	}
 	old := v
 	old.Name, _ = volume.ParseName("gone")
-	record, err := encodeRecord(old)
+	encoded, err := record.EncodeVolume(old)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(trash, recordFile), record, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(trash, record.VolumeFile), encoded, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p = restart(t, p)
@@ -215,14 +216,14 @@ func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
 	first := create(t, p, "first", 4*mib)
 	second := create(t, p, "second", 4*mib)
 	closePool(t, p)
-	record := filepath.Join(p.opts.Path, volumesDir, "second", recordFile)
-	content, err := os.ReadFile(record)
+	path := filepath.Join(p.opts.Path, volumesDir, "second", record.VolumeFile)
+	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	quotaIDs := strings.NewReplacer(strconv.FormatUint(uint64(second.QuotaID), 10),
 		strconv.FormatUint(uint64(first.QuotaID), 10))
-	if err := os.WriteFile(record, []byte(quotaIDs.Replace(string(content))), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(quotaIDs.Replace(string(content))), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p = openPool(t, p.opts)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -319,7 +320,7 @@ func TestRecordFromBeforeThereWereImagesIsADirectorys(t *testing.T) {
 	content := []byte(
 		`{"formatVersion":1,"name":"v","spec":{"type":"DirectoryOrCreate","mode":493,"uid":0,"gid":0},"capacityBytes":1048576}`,
 	)
-	v, err := decodeRecord("0123456789ab", "v", content)
+	v, err := record.DecodeVolume("0123456789ab", "v", content)
 	if want := (volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}); v.Spec != want ||
 		err != nil {
 		t.Errorf("got %+v, %v, want %+v", v.Spec, err, want)
@@ -334,13 +335,13 @@ func TestRecordOfAnImageIsRefusedByDriversFromBeforeThereWereImages(t *testing.T
 		`"formatVersion": 1,`: create(t, p, "directory", mib),
 		`"formatVersion": 2,`: createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{}),
 	} {
-		content, err := os.ReadFile(filepath.Join(p.opts.Path, volumesDir, v.ID.Dir(), recordFile))
+		content, err := os.ReadFile(filepath.Join(p.opts.Path, volumesDir, v.ID.Dir(), record.VolumeFile))
 		if err != nil || !strings.Contains(string(content), version) {
 			t.Errorf("the record of %s is\n%s%v, want %s", v.ID, content, err, version)
 		}
 		old := strings.Replace(string(content), `"formatVersion": 2`, `"formatVersion": 1`,
 			1) // as the first images had it
-		if got, err := decodeRecord(p.id, v.ID.Dir(), []byte(old)); got.Spec != v.Spec || err != nil {
+		if got, err := record.DecodeVolume(p.id, v.ID.Dir(), []byte(old)); got.Spec != v.Spec || err != nil {
 			t.Errorf("with version 1 it is %+v, %v", got.Spec, err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -394,8 +395,8 @@ func TestSpaceOfADamagedVolumeIsGivenBackWhenItIsPurged(t *testing.T) {
 	v := create(t, p, "v", 150*mib)
 	write(t, filepath.Join(dataPath(p, v.ID), "file"), 100*mib)
 	s := snapshot(t, p, "s", v.ID)
-	for _, record := range []string{volumesDir + "/v/" + recordFile, snapshotsDir + "/s/" + snapshotRecordFile} {
-		if err := os.Truncate(filepath.Join(p.opts.Path, record), 0); err != nil {
+	for _, path := range []string{volumesDir + "/v/" + record.VolumeFile, snapshotsDir + "/s/" + record.SnapshotFile} {
+		if err := os.Truncate(filepath.Join(p.opts.Path, path), 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -95,7 +96,7 @@ func TestPoolIsClosedToEverybodyButRoot(t *testing.T) {
 			t.Errorf("<pool>/%s: mode %v, %v, want 0700", name, info.Mode(), err)
 		}
 	}
-	for _, name := range []string{markerFile, lockFile, filepath.Join(volumesDir, v.ID.Dir(), recordFile)} {
+	for _, name := range []string{markerFile, lockFile, filepath.Join(volumesDir, v.ID.Dir(), record.VolumeFile)} {
 		info, err := os.Stat(filepath.Join(p.opts.Path, name))
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("<pool>/%s: mode %v, %v, want 0600", name, info.Mode(), err)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -221,8 +222,8 @@ func (p *Pool) openLayout() error {
 }
 
 // identify reads the pool's ID and asks whether it may have it.
-func (p *Pool) identify(m marker) (err error) {
-	if p.id, err = m.poolID(); err != nil || p.opts.Claim == nil {
+func (p *Pool) identify(m record.Pool) (err error) {
+	if p.id, err = m.ID(); err != nil || p.opts.Claim == nil {
 		return err
 	}
 	return p.opts.Claim(p.id)
@@ -240,7 +241,7 @@ func IDAt(path string) (volume.PoolID, error) {
 	if err != nil {
 		return "", err
 	}
-	return m.poolID()
+	return m.ID()
 }
 
 func openInto(d *dir, root dir, name string) (err error) {

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 )
 
 // removeDepth bounds how many directories are open at once, whatever a pod has built.
@@ -137,7 +139,7 @@ func (r *remover) removeContent(d dir, depth int) (removed bool, first error) {
 		}
 		removed = true
 		for _, e := range entries {
-			if depth == 0 && (e.name == recordFile || e.name == snapshotRecordFile) {
+			if depth == 0 && (e.name == record.VolumeFile || e.name == record.SnapshotFile) {
 				continue
 			}
 			if err := r.yield(); err != nil {

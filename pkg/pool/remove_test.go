@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
@@ -401,7 +402,7 @@ func TestPurgeEntersNoMount(t *testing.T) {
 			eventually(t, "the purge reports its failure",
 				func() bool { return status(t, p).PurgesFailing == 1 })
 			wantLedger(t, p, 0, mib)
-			if _, err := os.Stat(filepath.Join(thrown, recordFile)); err != nil {
+			if _, err := os.Stat(filepath.Join(thrown, record.VolumeFile)); err != nil {
 				t.Errorf("the record has gone before the data: %v", err)
 			}
 			if got := listTree(t, filepath.Dir(source)); got["source/file"] != "precious" &&

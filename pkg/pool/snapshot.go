@@ -10,6 +10,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -174,11 +175,11 @@ func (p *Pool) buildSnapshot(
 	}
 	defer data.Close()
 	failpoint.Here("snapshot.data-made")
-	record, err := encodeSnapshot(s)
+	encoded, err := record.EncodeSnapshot(s)
 	if err != nil {
 		return s, err
 	}
-	if err := d.writeFile(snapshotRecordFile, record, p.commits.syncFile); err != nil {
+	if err := d.writeFile(record.SnapshotFile, encoded, p.commits.syncFile); err != nil {
 		return s, err
 	}
 	failpoint.Here("snapshot.record-written")

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -412,9 +413,9 @@ func TestDamagedSnapshotKeepsItsNameAndCanBeDeleted(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
 		v := create(t, p, "v", 32*mib)
 		s := snapshot(t, p, "s", v.ID)
-		record := filepath.Join(p.opts.Path, snapshotsDir, "s", snapshotRecordFile)
+		path := filepath.Join(p.opts.Path, snapshotsDir, "s", record.SnapshotFile)
 		closePool(t, p)
-		if err := os.WriteFile(record, []byte("{"), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		p = openPool(t, p.opts)

@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 )
 
 func TestDeletedVolumeStaysInTheTrashForItsRetention(t *testing.T) {
@@ -31,7 +33,7 @@ func TestDeletedVolumeStaysInTheTrashForItsRetention(t *testing.T) {
 				t.Fatalf("trash/ has %q", thrown)
 			}
 			if got := listTree(t, trash); got[thrown[0]+"/data/file"] != "precious" ||
-				got[thrown[0]+"/"+recordFile] == "" {
+				got[thrown[0]+"/"+record.VolumeFile] == "" {
 				t.Errorf("trash/ has %q", got)
 			}
 			if age := time.Since(p.thrownAt(thrown[0])); age < 0 || age > time.Minute {

@@ -1,4 +1,4 @@
-package pool
+package record_test
 
 import (
 	"bytes"
@@ -6,20 +6,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// FuzzDecodeRecord reads whatever stands in a record: a disk may hold anything. What is taken for a
+// FuzzDecodeVolume reads whatever stands in a record: a disk may hold anything. What is taken for a
 // record is one, is of this directory, and says the same when it is written again.
-func FuzzDecodeRecord(f *testing.F) {
+func FuzzDecodeVolume(f *testing.F) {
 	const pool, dirName = volume.PoolID("0123456789ab"), "v"
 	name, err := volume.ParseName(dirName)
 	if err != nil {
 		f.Fatal(err)
 	}
-	good, err := encodeRecord(volume.Volume{
+	good, err := record.EncodeVolume(volume.Volume{
 		Name:          name,
-		CapacityBytes: mib,
+		CapacityBytes: 1 << 20,
 		Created:       time.Unix(0, 1).UTC(),
 		QuotaID:       7,
 		Owner:         volume.Owner{PodUID: "uid"},
@@ -35,7 +36,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	f.Add([]byte("null"))
 	f.Add([]byte(`{"formatVersion":1e9}`))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		v, err := decodeRecord(pool, dirName, content)
+		v, err := record.DecodeVolume(pool, dirName, content)
 		if err != nil {
 			if !errors.Is(err, volume.ErrCorrupt) || v != (volume.Volume{}) {
 				t.Errorf("%+v, %v: want nothing and ErrCorrupt", v, err)
@@ -46,22 +47,22 @@ func FuzzDecodeRecord(f *testing.F) {
 			v.CapacityBytes > volume.MaxCapacityBytes {
 			t.Errorf("%q is volume %+v", content, v)
 		}
-		once, err := encodeRecord(v)
+		once, err := record.EncodeVolume(v)
 		if err != nil {
 			t.Fatalf("%+v cannot be written: %v", v, err)
 		}
-		again, err := decodeRecord(pool, dirName, once)
+		again, err := record.DecodeVolume(pool, dirName, once)
 		if err != nil {
 			t.Fatalf("%s: %v", once, err)
 		}
-		if twice, err := encodeRecord(again); !bytes.Equal(once, twice) {
+		if twice, err := record.EncodeVolume(again); !bytes.Equal(once, twice) {
 			t.Errorf("%s is written as %s, %v", once, twice, err)
 		}
 	})
 }
 
-// FuzzDecodeMarker: what is no marker of this driver's is never taken for one.
-func FuzzDecodeMarker(f *testing.F) {
+// FuzzDecodePool: what is no marker of this driver's is never taken for one.
+func FuzzDecodePool(f *testing.F) {
 	f.Add(
 		[]byte(
 			`{"formatVersion":1,"uuid":"4dd36c98-b99b-4000-8000-000000000000","created":"2026-11-22T07:46:31Z"}`,
@@ -73,15 +74,15 @@ func FuzzDecodeMarker(f *testing.F) {
 	f.Add([]byte(`{"formatVersion":-1}`))
 	f.Add([]byte(``))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		m, err := decodeMarker(content)
+		m, err := record.DecodePool(content)
 		if err != nil {
 			if !errors.Is(err, volume.ErrCorrupt) && !errors.Is(err, volume.ErrUnavailable) ||
-				m != (marker{}) {
+				m != (record.Pool{}) {
 				t.Errorf("%+v, %v: want nothing and ErrCorrupt or ErrUnavailable", m, err)
 			}
 			return
 		}
-		id, err := m.poolID()
+		id, err := m.ID()
 		if err != nil && !errors.Is(err, volume.ErrCorrupt) {
 			t.Errorf("%v, want ErrCorrupt", err)
 		}

@@ -1,0 +1,113 @@
+package record_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	volumeJSON = `{
+  "formatVersion": 2,
+  "name": "pvc/1",
+  "spec": {
+    "type": "DirectoryOrCreate",
+    "mode": 488,
+    "uid": 1000,
+    "gid": 2000,
+    "backing": "image",
+    "fsType": "ext4",
+    "allocation": "sparse"
+  },
+  "capacityBytes": 1048576,
+  "sharedBytes": 4096,
+  "created": "2026-11-22T07:46:31.000000005Z",
+  "owner": {
+    "namespace": "ns",
+    "claim": "data"
+  },
+  "source": {
+    "snapshot": "0123456789ab-s-s1"
+  },
+  "quotaTag": 7,
+  "filesystemBytes": 524288
+}
+`
+	snapshotJSON = `{
+  "formatVersion": 1,
+  "name": "s1",
+  "sourceVolume": "0123456789ab-pvc-1",
+  "sourceCreated": "2026-11-22T07:46:31Z",
+  "spec": {
+    "type": "DirectoryOrCreate",
+    "mode": 493,
+    "uid": 0,
+    "gid": 0,
+    "inodes": 9
+  },
+  "restoreBytes": 1048576,
+  "heldBytes": 4096,
+  "created": "2026-11-22T07:46:32Z",
+  "owner": {
+    "snapshot": "nightly"
+  },
+  "quotaTag": 8,
+  "sourceQuotaTag": 7
+}
+`
+)
+
+// TestRecordsKeepTheirBytes reads records of the first release and writes them again: an older
+// driver, and a person's script, find what they know.
+func TestRecordsKeepTheirBytes(t *testing.T) {
+	const pool = volume.PoolID("0123456789ab")
+	name, err := volume.ParseName("pvc/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := record.DecodeVolume(pool, name.Dir(), []byte(volumeJSON))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.CapacityBytes != 1<<20 || v.SharedBytes != 4096 || v.QuotaID != 7 || v.Owner.Claim != "data" ||
+		v.FilesystemBytes != 1<<19 || !v.Created.Equal(time.Date(2026, 11, 22, 7, 46, 31, 5, time.UTC)) {
+		t.Errorf("read as %+v", v)
+	}
+	if again, err := record.EncodeVolume(v); string(again) != volumeJSON || err != nil {
+		t.Errorf("written as %s, %v", again, err)
+	}
+	s, err := record.DecodeSnapshot(pool, "s1", []byte(snapshotJSON))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Source.Dir() != "pvc-1" || s.HeldBytes != 4096 || s.QuotaID != 8 || s.SourceQuotaID != 7 {
+		t.Errorf("read as %+v", s)
+	}
+	if again, err := record.EncodeSnapshot(s); string(again) != snapshotJSON || err != nil {
+		t.Errorf("written as %s, %v", again, err)
+	}
+}
+
+// TestWhatIsNoSnapshotIsCorrupt has one fault for each check, and never the sentinel of a bad request.
+func TestWhatIsNoSnapshotIsCorrupt(t *testing.T) {
+	const rest = `"sourceVolume":"0123456789ab-v","spec":{"type":"DirectoryOrCreate"}`
+	for _, tc := range []struct{ title, content string }{
+		{"newer", `{"formatVersion":2,"name":"s","restoreBytes":1,` + rest + `}`},
+		{"of another snapshot", `{"formatVersion":1,"name":"t","restoreBytes":1,` + rest + `}`},
+		{"of no size", `{"formatVersion":1,"name":"s",` + rest + `}`},
+		{"holding less than nothing", `{"formatVersion":1,"name":"s","restoreBytes":1,"heldBytes":-1,` + rest + `}`},
+		{"with a filesystem and no image", `{"formatVersion":1,"name":"s","restoreBytes":2,"filesystemBytes":1,` + rest + `}`},
+		{"of no source", `{"formatVersion":1,"name":"s","restoreBytes":1,"spec":{"type":"DirectoryOrCreate"}}`},
+		{"of an unknown type", `{"formatVersion":1,"name":"s","restoreBytes":1,"sourceVolume":"0123456789ab-v"}`},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			s, err := record.DecodeSnapshot("0123456789ab", "s", []byte(tc.content))
+			if s != (volume.Snapshot{}) || !errors.Is(err, volume.ErrCorrupt) || errors.Is(err, volume.ErrInvalid) {
+				t.Errorf("%+v, %v: want nothing and ErrCorrupt alone", s, err)
+			}
+		})
+	}
+}

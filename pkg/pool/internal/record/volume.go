@@ -1,0 +1,91 @@
+package record
+
+import (
+	"errors"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	volumeVersion = 1
+	// imageVersion is the version of a volume with an image: a driver that knows no images would
+	// show pods the image itself.
+	imageVersion = 2
+)
+
+// volumeRecord is volume.json.
+type volumeRecord struct {
+	header
+
+	Spec          volume.Spec    `json:"spec"`
+	CapacityBytes int64          `json:"capacityBytes"`
+	SharedBytes   int64          `json:"sharedBytes,omitempty"`
+	Created       time.Time      `json:"created"`
+	Owner         volume.Owner   `json:"owner,omitzero"`
+	Source        volume.Source  `json:"source,omitzero"`
+	QuotaID       volume.QuotaID `json:"quotaTag,omitempty"`
+	// FilesystemBytes is the size of the filesystem that an image has. Once it is set, none is ever
+	// made again, whatever becomes of it.
+	FilesystemBytes int64 `json:"filesystemBytes,omitempty"`
+}
+
+// EncodeVolume is the record of a volume.
+func EncodeVolume(v volume.Volume) ([]byte, error) {
+	return encode(volumeRecord{
+		header:          header{FormatVersion: versionOf(v.Spec), Name: v.Name.String()},
+		Spec:            v.Spec,
+		CapacityBytes:   v.CapacityBytes,
+		SharedBytes:     v.SharedBytes,
+		Created:         v.Created,
+		Owner:           v.Owner,
+		Source:          v.Source,
+		QuotaID:         v.QuotaID,
+		FilesystemBytes: v.FilesystemBytes,
+	})
+}
+
+func versionOf(s volume.Spec) int {
+	if s.IsImage() {
+		return imageVersion
+	}
+	return volumeVersion
+}
+
+// DecodeVolume reads the record that was found in a directory of a pool. Errors: ErrCorrupt.
+func DecodeVolume(pool volume.PoolID, dirName string, content []byte) (volume.Volume, error) {
+	var r volumeRecord
+	if err := decode(VolumeFile, content, &r); err != nil {
+		return volume.Volume{}, err
+	}
+	name, err := r.parseName(VolumeFile, "volume", dirName, versions{volumeVersion, imageVersion})
+	if err == nil {
+		err = r.check()
+	}
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	return volume.Volume{
+		ID:              volume.NewID(pool, name),
+		Name:            name,
+		Spec:            r.Spec,
+		CapacityBytes:   r.CapacityBytes,
+		SharedBytes:     r.SharedBytes,
+		Created:         r.Created,
+		Owner:           r.Owner,
+		Source:          r.Source,
+		QuotaID:         r.QuotaID,
+		FilesystemBytes: r.FilesystemBytes,
+	}, nil
+}
+
+func (r volumeRecord) check() error {
+	if err := r.Spec.Check(); err != nil {
+		return corrupt(VolumeFile, err)
+	}
+	return errors.Join(
+		checkBytes(VolumeFile, "capacityBytes", r.CapacityBytes, 1),
+		checkBytes(VolumeFile, "sharedBytes", r.SharedBytes, 0),
+		checkFilesystem(VolumeFile, r.Spec, r.FilesystemBytes, r.CapacityBytes),
+	)
+}
