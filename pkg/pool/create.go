@@ -205,7 +205,7 @@ func (p *Pool) build(
 	if err != nil {
 		return v, err
 	}
-	if err := d.writeFile(record.VolumeFile, encoded, p.commits.syncFile); err != nil {
+	if err := d.writeFile(record.VolumeFile, encoded, p.commits.SyncFile); err != nil {
 		return v, err
 	}
 	failpoint.Here("create.record-written")
@@ -225,3 +225,6 @@ func (p *Pool) abandon(building string, left discarded) {
 	left.at, left.name, left.lookAfter = p.tmp, building, time.Now()
 	p.purger.add(left)
 }
+
+// syncPlaced makes renames from tmp/ into volumes/ or snapshots/ durable.
+func (p *Pool) syncPlaced(to dir) error { return p.commits.SyncFile(to.File) }

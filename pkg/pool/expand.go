@@ -115,7 +115,7 @@ func (p *Pool) syncRecord(id volume.ID) error {
 		return err
 	}
 	defer d.Close()
-	return p.commits.syncFile(d.File)
+	return p.commits.SyncFile(d.File)
 }
 
 // replaceRecord exchanges a volume's record by one rename(2). An error says that the old one is

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -255,7 +256,7 @@ func TestImageThatCannotBeLookedAtIsNotSaidToBeDetached(t *testing.T) {
 // brokenDisk makes every later fsync of a directory fail, until the test mends it.
 func brokenDisk(p *Pool) (mend func()) {
 	whole := p.commits
-	p.commits = newCommits(func(*os.File) error { return unix.EIO })
+	p.commits = groupsync.New(func(*os.File) error { return unix.EIO })
 	return func() { p.commits = whole }
 }
 

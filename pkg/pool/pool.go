@@ -17,6 +17,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -28,7 +29,7 @@ type Pool struct {
 	id   volume.PoolID
 
 	root, volumes, snapshots, tmp, trash dir
-	commits                              *commits
+	commits                              *groupsync.Group
 	ordered                              bool // backend.HasOrderedJournal
 	location                             mount.Location
 	backend                              backend.Backend
@@ -57,7 +58,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	p := &Pool{
 		opts:     opts,
 		purger:   newPurger(),
-		commits:  newCommits((*os.File).Sync),
+		commits:  groupsync.New((*os.File).Sync),
 		throttle: newThrottle(opts),
 	}
 	defer func() {

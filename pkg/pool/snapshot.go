@@ -179,7 +179,7 @@ func (p *Pool) buildSnapshot(
 	if err != nil {
 		return s, err
 	}
-	if err := d.writeFile(record.SnapshotFile, encoded, p.commits.syncFile); err != nil {
+	if err := d.writeFile(record.SnapshotFile, encoded, p.commits.SyncFile); err != nil {
 		return s, err
 	}
 	failpoint.Here("snapshot.record-written")

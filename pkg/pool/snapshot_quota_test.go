@@ -11,9 +11,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
+
+var errBroken = errors.New("broken disk")
 
 // write appends bytes to a file, durably, and says how many there was room for. What it writes does
 // not compress.
@@ -198,7 +201,7 @@ func TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep(t *testing.T) {
 	s := snapshot(t, p, "s", v.ID)
 	p.purger.retryAfter = 10 * time.Millisecond
 	whole := p.commits
-	p.commits = newCommits(func(f *os.File) error {
+	p.commits = groupsync.New(func(f *os.File) error {
 		if f == p.snapshots.File {
 			return errBroken
 		}
@@ -228,7 +231,7 @@ func TestNearlyFullVolumeIsOverwrittenWhileItsSnapshotIsMade(t *testing.T) {
 	file := filepath.Join(dataPath(p, v.ID), "file")
 	write(t, file, 28*mib)
 	var during int64
-	p.commits = newCommits(func(f *os.File) error {
+	p.commits = groupsync.New(func(f *os.File) error {
 		if during == 0 { // the record's, of a snapshot that has been cut
 			during = overwrite(t, file, 28*mib)
 		}
@@ -276,7 +279,7 @@ func TestFailedSnapshotLeavesTheLimitAsItWas(t *testing.T) {
 	file := filepath.Join(dataPath(p, v.ID), "file")
 	write(t, file, 28*mib)
 	whole := p.commits
-	p.commits = newCommits(func(*os.File) error { return errBroken })
+	p.commits = groupsync.New(func(*os.File) error { return errBroken })
 	if _, err := p.CreateSnapshot(
 		t.Context(),
 		snapshotRequest(t, "s", v.ID),

@@ -68,3 +68,21 @@ func checkUnburied(d dir, id identified) error {
 	}
 	return err
 }
+
+// syncTaken makes durable what throwAway did to an entry of volumes/ or snapshots/: what is still
+// there is buried.
+func (p *Pool) syncTaken(from dir, name string) error {
+	files := []*os.File{from.File}
+	if !p.ordered {
+		files = append(files, p.trash.File)
+	}
+	grave, err := from.openDir(name)
+	switch {
+	case err == nil:
+		defer grave.Close()
+		files = append(files, grave.File)
+	case !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	return from.twice(func() error { return p.commits.Sync(files...) })
+}

@@ -1,10 +1,11 @@
-package pool
+package groupsync
 
 import (
 	"errors"
 	"os"
 	"sync"
 	"testing"
+	"time"
 )
 
 // slowDisk counts fsyncs, and lets each of them end when it is told to.
@@ -16,7 +17,7 @@ type slowDisk struct {
 	broken *os.File
 }
 
-var errBroken = errors.New("broken disk")
+var errBrokenDisk = errors.New("broken disk")
 
 func newSlowDisk() *slowDisk {
 	return &slowDisk{
@@ -33,19 +34,19 @@ func (d *slowDisk) fsync(f *os.File) error {
 	d.begun <- struct{}{}
 	<-d.mayEnd
 	if f == d.broken {
-		return errBroken
+		return errBrokenDisk
 	}
 	return nil
 }
 
 // waiting says how many files the next commit has.
-func (c *commits) waiting() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.next == nil {
+func (g *Group) waiting() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.next == nil {
 		return 0
 	}
-	return len(c.next.errs)
+	return len(g.next.errs)
 }
 
 // TestCallsThatWaitShareTheNextFsync: the fsync under way when a call comes may have missed what
@@ -54,9 +55,9 @@ func TestCallsThatWaitShareTheNextFsync(t *testing.T) {
 	const callers = 8
 	disk, directory := newSlowDisk(), new(os.File)
 	disk.broken = new(os.File)
-	c := newCommits(disk.fsync)
+	g := New(disk.fsync)
 	var calls sync.WaitGroup
-	calls.Go(func() { _ = c.sync(directory) })
+	calls.Go(func() { _ = g.Sync(directory) })
 	<-disk.begun
 	errs := make([]error, callers)
 	for i := range callers {
@@ -64,9 +65,14 @@ func TestCallsThatWaitShareTheNextFsync(t *testing.T) {
 		if i == 0 {
 			own = disk.broken
 		}
-		calls.Go(func() { errs[i] = c.sync(directory, own) })
+		calls.Go(func() { errs[i] = g.Sync(directory, own) })
 	}
-	eventually(t, "all calls wait", func() bool { return c.waiting() == callers+1 })
+	for deadline := time.Now().Add(time.Minute); g.waiting() != callers+1; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d files wait for the next commit, want %d", g.waiting(), callers+1)
+		}
+		time.Sleep(time.Millisecond)
+	}
 	close(disk.mayEnd)
 	calls.Wait()
 	if got := disk.fsyncs[directory]; got != 2 {
@@ -74,7 +80,7 @@ func TestCallsThatWaitShareTheNextFsync(t *testing.T) {
 			callers)
 	}
 	for i, err := range errs {
-		if wrong := i == 0; errors.Is(err, errBroken) != wrong {
+		if wrong := i == 0; errors.Is(err, errBrokenDisk) != wrong {
 			t.Errorf("call %d: %v", i, err)
 		}
 	}
@@ -84,13 +90,13 @@ func TestEveryCallIsSynced(t *testing.T) {
 	disk := newSlowDisk()
 	close(disk.mayEnd)
 	disk.begun = make(chan struct{}, 10_000)
-	c := newCommits(disk.fsync)
+	g := New(disk.fsync)
 	var calls sync.WaitGroup
 	for range 32 {
 		calls.Go(func() {
 			for range 100 {
 				own := new(os.File)
-				if err := c.sync(own); err != nil {
+				if err := g.Sync(own); err != nil {
 					t.Error(err)
 				}
 				disk.mu.Lock()
