@@ -68,7 +68,7 @@ func (p *Pool) detectAny(ctx context.Context, root *os.File) (backend.Backend, e
 // container that it belongs to; else "".
 func (p *Pool) Volatile() (string, error) {
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
+	if err := unix.Fstatfs(p.root.FD(), &st); err != nil {
 		return "", fmt.Errorf("pool %s at %s: statfs: %w", p.opts.Name, p.opts.Path, err)
 	}
 	return map[int64]string{

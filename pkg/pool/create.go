@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -80,7 +81,7 @@ func (p *Pool) make(ctx context.Context, v volume.Volume, content content) (volu
 type content interface {
 	// leaves is how much of the disk may be taken by what a failure has left.
 	leaves(v volume.Volume) int64
-	make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error)
+	make(ctx context.Context, p *Pool, d openat.Dir, v *volume.Volume) (*os.File, error)
 }
 
 // empty is the content of a volume that is made from nothing.
@@ -88,7 +89,7 @@ type empty struct{}
 
 func (empty) leaves(volume.Volume) int64 { return 0 }
 
-func (empty) make(_ context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
+func (empty) make(_ context.Context, p *Pool, d openat.Dir, v *volume.Volume) (*os.File, error) {
 	f, quotaID, err := p.backendOf(v.Spec).Make(d.File, v.Spec, v.CapacityBytes)
 	v.QuotaID = quotaID
 	return f, err
@@ -155,7 +156,7 @@ func (p *Pool) commit(
 		return volume.Volume{}, err
 	}
 	failpoint.Here("create.built")
-	if err := p.tmp.rename(building, p.volumes, v.ID.Dir()); err != nil {
+	if err := p.tmp.RenameNoReplace(building, p.volumes, v.ID.Dir()); err != nil {
 		p.ledger.release(v.PromisedBytes() - content.leaves(v))
 		p.abandon(building, discarded{bytes: content.leaves(v), quotaID: v.QuotaID})
 		if errors.Is(err, os.ErrExist) {
@@ -189,7 +190,7 @@ func (p *Pool) build(
 	if err := ctx.Err(); err != nil {
 		return v, err
 	}
-	d, err := p.tmp.mkdir(building)
+	d, err := p.tmp.Mkdir(building)
 	if err != nil {
 		return v, err
 	}
@@ -205,7 +206,7 @@ func (p *Pool) build(
 	if err != nil {
 		return v, err
 	}
-	if err := d.writeFile(record.VolumeFile, encoded, p.commits.SyncFile); err != nil {
+	if err := d.WriteFile(record.VolumeFile, encoded, p.commits.SyncFile); err != nil {
 		return v, err
 	}
 	failpoint.Here("create.record-written")
@@ -227,4 +228,4 @@ func (p *Pool) abandon(building string, left discarded) {
 }
 
 // syncPlaced makes renames from tmp/ into volumes/ or snapshots/ durable.
-func (p *Pool) syncPlaced(to dir) error { return p.commits.SyncFile(to.File) }
+func (p *Pool) syncPlaced(to openat.Dir) error { return p.commits.SyncFile(to.File) }

@@ -312,7 +312,7 @@ func TestFullFilesystemLeaksNothing(t *testing.T) {
 			}
 			filler.Close()
 			// btrfs gives space back with its next transaction
-			if err := unix.Syncfs(p.root.fd()); err != nil {
+			if err := unix.Syncfs(p.root.FD()); err != nil {
 				t.Fatal(err)
 			}
 			create(t, p, "after", 1)

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -36,7 +37,7 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 // unwrittenOf is how much of what it was promised a volume, whose directory is in a directory of
 // the pool, does not have of the disk yet: 0 where nobody counts that. What its snapshots keep is
 // theirs.
-func (p *Pool) unwrittenOf(parent dir, entry string, v volume.Volume) int64 {
+func (p *Pool) unwrittenOf(parent openat.Dir, entry string, v volume.Volume) int64 {
 	counter, ok := p.backendOf(v.Spec).(backend.Counter)
 	if !ok {
 		return 0
@@ -67,9 +68,9 @@ func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
 
 // openDataBelow opens with O_PATH the data of a volume whose directory is in a directory of the
 // pool. Errors: os.ErrNotExist.
-func openDataBelow(parent dir, entry string) (*os.File, error) {
+func openDataBelow(parent openat.Dir, entry string) (*os.File, error) {
 	for _, path := range backend.DataPaths() {
-		f, err := parent.openBelow(entry, path, unix.O_PATH)
+		f, err := parent.Resolve(entry+"/"+path, unix.O_PATH, openat.OnMount)
 		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
 			return f, err
 		}

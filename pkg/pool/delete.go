@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -34,7 +35,7 @@ func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
 // deletion is what differs between volumes and snapshots.
 type deletion struct {
 	claims *claims
-	from   dir
+	from   openat.Dir
 	// take moves the thing to trash/, or buries it, and takes it out of the index, if it is there.
 	take func() (thrown discarded, isThere bool, err error)
 }
@@ -85,13 +86,13 @@ func (p *Pool) take(e *entry) (discarded, error) {
 // throwAway moves an entry of volumes/ or snapshots/ to trash/, under that name and a suffix. On a
 // disk that is too full for it, the entry is buried, and all that trash/ keeps for a while has to
 // yield. An entry that somebody has removed by hand is thrown away already.
-func (p *Pool) throwAway(from dir, name, as string) (discarded, error) {
+func (p *Pool) throwAway(from openat.Dir, name, as string) (discarded, error) {
 	d := discarded{at: p.trash, name: withSuffix(as)}
-	err := from.rename(name, p.trash, d.name)
+	err := from.RenameNoReplace(name, p.trash, d.name)
 	if errors.Is(err, unix.ENOSPC) {
 		p.purger.hurry()
 		d.at, d.name = from, name
-		err = from.bury(name)
+		err = bury(from, name)
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		d.at, err = p.tmp, nil // for no retention: there is nothing to keep

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -235,10 +236,10 @@ func TestNameOfABuriedVolumeIsBusy(t *testing.T) {
 	s := snapshot(t, p, "s", v.ID)
 	p.purger.stop()
 	for _, grave := range []struct {
-		in dir
+		in openat.Dir
 		id identified
 	}{{p.volumes, v.ID}, {p.snapshots, s.ID}} {
-		if err := grave.in.bury(grave.id.Dir()); err != nil {
+		if err := bury(grave.in, grave.id.Dir()); err != nil {
 			t.Fatal(err)
 		}
 	}

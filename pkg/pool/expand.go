@@ -83,7 +83,7 @@ func (p *Pool) grow(ctx context.Context, e entry, bytes int64) error {
 }
 
 func (p *Pool) resize(v volume.Volume, bytes int64) error {
-	d, err := p.volumes.openDir(v.ID.Dir())
+	d, err := p.volumes.OpenDir(v.ID.Dir())
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func (p *Pool) settleRecord(e *entry) error {
 }
 
 func (p *Pool) syncRecord(id volume.ID) error {
-	d, err := p.volumes.openDir(id.Dir())
+	d, err := p.volumes.OpenDir(id.Dir())
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (p *Pool) syncRecord(id volume.ID) error {
 // replaceRecord exchanges a volume's record by one rename(2). An error says that the old one is
 // there; putReplaced makes it durable.
 func (p *Pool) replaceRecord(v volume.Volume) error {
-	d, err := p.volumes.openDir(v.ID.Dir())
+	d, err := p.volumes.OpenDir(v.ID.Dir())
 	if err != nil {
 		return err
 	}
@@ -131,15 +131,15 @@ func (p *Pool) replaceRecord(v volume.Volume) error {
 		return err
 	}
 	// a crash has left it
-	if err := unix.Unlinkat(d.fd(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := unix.Unlinkat(d.FD(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return &os.PathError{Op: "unlink", Path: recordTmpFile, Err: err}
 	}
-	if err := d.writeFile(recordTmpFile, content, (*os.File).Sync); err != nil {
-		_ = unix.Unlinkat(d.fd(), recordTmpFile, 0) // else the next try does it
+	if err := d.WriteFile(recordTmpFile, content, (*os.File).Sync); err != nil {
+		_ = unix.Unlinkat(d.FD(), recordTmpFile, 0) // else the next try does it
 		return err
 	}
 	failpoint.Here("record.written")
-	if err := unix.Renameat(d.fd(), recordTmpFile, d.fd(), record.VolumeFile); err != nil {
+	if err := unix.Renameat(d.FD(), recordTmpFile, d.FD(), record.VolumeFile); err != nil {
 		return &os.LinkError{Op: "rename", Old: recordTmpFile, New: record.VolumeFile, Err: err}
 	}
 	failpoint.Here("record.renamed")

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -58,7 +59,7 @@ func typeOf(st unix.Stat_t) volume.Type {
 // warnOfOtherGroups says it when a volume gets another group and has something in it that keeps the
 // old one.
 func warnOfOtherGroups(ctx context.Context, data *os.File, was uint32, g volume.Group) {
-	d, err := openAt(int(data.Fd()), ".", dirFlags, 0)
+	d, err := openat.Dir{File: data}.OpenDir(".")
 	if err != nil { // a file has nothing in it
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -181,8 +182,8 @@ func (p *Pool) CheckDetached(id volume.ID) error {
 	return nil
 }
 
-func (p *Pool) checkDetached(parent dir, entry string) error {
-	f, err := parent.openBelow(entry, dataEntry, unix.O_PATH)
+func (p *Pool) checkDetached(parent openat.Dir, entry string) error {
+	f, err := parent.Resolve(entry+"/"+dataEntry, unix.O_PATH, openat.OnMount)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil // it has no image
 	}
@@ -230,7 +231,7 @@ func (p *Pool) Claim(id volume.ID) (release func(), err error) {
 // as a copy of another one. It is durable when it returns, but for its name.
 func (p *Pool) copyImage(
 	ctx context.Context,
-	d dir,
+	d openat.Dir,
 	from *origin,
 	allocation volume.Allocation,
 	bytes int64,
@@ -245,7 +246,7 @@ func (p *Pool) copyImage(
 
 // freezeImage is freeze for an image.
 func (p *Pool) freezeImage(
-	ctx context.Context, d dir, s *volume.Snapshot, from *origin, progress *copytree.Progress,
+	ctx context.Context, d openat.Dir, s *volume.Snapshot, from *origin, progress *copytree.Progress,
 ) (*os.File, error) {
 	data, err := p.copyImage(ctx, d, from, volume.Sparse, from.restoreBytes, progress)
 	if err != nil {
@@ -262,7 +263,7 @@ func (p *Pool) freezeImage(
 
 // makeImage is copied's make for an image. The filesystem in it is as large as its source's, and
 // grows when the volume is staged.
-func (c copied) makeImage(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
+func (c copied) makeImage(ctx context.Context, p *Pool, d openat.Dir, v *volume.Volume) (*os.File, error) {
 	data, err := p.copyImage(ctx, d, c.from, v.Spec.Allocation, v.CapacityBytes, c.progress)
 	if err == nil {
 		v.FilesystemBytes = c.from.filesystemBytes

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -245,7 +246,7 @@ func TestImageThatCannotBeLookedAtIsNotSaidToBeDetached(t *testing.T) {
 		t.Fatal(err)
 	}
 	unreadable.Close()
-	if err := p.checkDetached(dir{unreadable}, "v"); err == nil {
+	if err := p.checkDetached(openat.Dir{File: unreadable}, "v"); err == nil {
 		t.Error("it is on no device, says who could not look")
 	}
 	if err := p.checkDetached(p.volumes, "none"); err != nil {

@@ -155,7 +155,7 @@ func (p *Pool) room() (room, error) {
 		return room{}, err
 	}
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(p.root.fd(), &st); err != nil {
+	if err := unix.Fstatfs(p.root.FD(), &st); err != nil {
 		return room{}, fmt.Errorf("pool %s at %s: statfs: %w", p.opts.Name, p.opts.Path, err)
 	}
 	if st.Flags&unix.ST_RDONLY != 0 {
@@ -187,7 +187,7 @@ func (p *Pool) room() (room, error) {
 // disk fails) goes on to tell statfs of the room that it had. Errors: ErrUnavailable.
 func (p *Pool) alive() error {
 	var st unix.Stat_t
-	if err := unix.Fstat(p.root.fd(), &st); err != nil {
+	if err := unix.Fstat(p.root.FD(), &st); err != nil {
 		return fmt.Errorf(
 			"pool %s at %s: %w: its disk has failed (%w): look into the kernel's log, and stop the driver to replace it",
 			p.opts.Name,

@@ -323,7 +323,7 @@ func TestRestartPromisesNothingOfWhatOthersUse(t *testing.T) {
 				write(t, filepath.Join(dataPath(p, v.ID), "file"), written)
 			}
 			write(t, filepath.Join(disk.Dir, "somebody's"), others)
-			if err := unix.Syncfs(p.root.fd()); err != nil {
+			if err := unix.Syncfs(p.root.FD()); err != nil {
 				t.Fatal(err)
 			}
 			s := status(t, p)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -33,8 +34,8 @@ var ownDirs = []string{volumesDir, snapshotsDir, tmpDir, trashDir}
 
 // readMarker reports os.ErrNotExist for a directory that is not a pool yet. Errors: ErrCorrupt,
 // ErrUnavailable for a newer format.
-func readMarker(root dir) (record.Pool, error) {
-	f, err := openAt(root.fd(), markerFile, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+func readMarker(root openat.Dir) (record.Pool, error) {
+	f, err := root.OpenFile(markerFile, unix.O_RDONLY, 0)
 	if err != nil {
 		return record.Pool{}, err
 	}
@@ -48,7 +49,7 @@ func readMarker(root dir) (record.Pool, error) {
 
 // checkUnused refuses a directory that holds anything but the beginnings of a pool, which a crash
 // of an earlier start may have left. Errors: ErrUnavailable.
-func checkUnused(root dir) error {
+func checkUnused(root openat.Dir) error {
 	names, err := root.Readdirnames(-1)
 	if err != nil {
 		return err
@@ -74,8 +75,8 @@ func checkUnused(root dir) error {
 	return nil
 }
 
-func checkEmpty(root dir, name string) error {
-	d, err := root.openDir(name)
+func checkEmpty(root openat.Dir, name string) error {
+	d, err := root.OpenDir(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -101,9 +102,9 @@ func checkEmpty(root dir, name string) error {
 }
 
 // initialize turns a directory into a pool. It can be repeated after a crash at any step.
-func initialize(root dir) (record.Pool, error) {
+func initialize(root openat.Dir) (record.Pool, error) {
 	for _, name := range ownDirs {
-		if err := unix.Mkdirat(root.fd(), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := unix.Mkdirat(root.FD(), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 			return record.Pool{}, &os.PathError{Op: "mkdir", Path: name, Err: err}
 		}
 	}
@@ -113,14 +114,14 @@ func initialize(root dir) (record.Pool, error) {
 	if err != nil {
 		return record.Pool{}, err
 	}
-	if err := unix.Unlinkat(root.fd(), markerTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := unix.Unlinkat(root.FD(), markerTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return record.Pool{}, &os.PathError{Op: "unlink", Path: markerTmpFile, Err: err}
 	}
-	if err := root.writeFile(markerTmpFile, content, (*os.File).Sync); err != nil {
+	if err := root.WriteFile(markerTmpFile, content, (*os.File).Sync); err != nil {
 		return record.Pool{}, err
 	}
 	failpoint.Here("pool.init.marker-written")
-	if err := root.rename(markerTmpFile, root, markerFile); err != nil {
+	if err := root.RenameNoReplace(markerTmpFile, root, markerFile); err != nil {
 		return record.Pool{}, err
 	}
 	failpoint.Here("pool.init.marker-renamed")
@@ -131,13 +132,13 @@ func initialize(root dir) (record.Pool, error) {
 // when the process ends, however it ends. The lock is on the directory itself, because a file could
 // be removed, and made again for a second driver; the file says who has it. Errors: ErrUnavailable
 // while another process has it.
-func lockPool(root dir) error {
-	f, err := openAt(root.fd(), lockFile, unix.O_CREAT|unix.O_RDWR|unix.O_NOFOLLOW, 0o600)
+func lockPool(root openat.Dir) error {
+	f, err := root.OpenFile(lockFile, unix.O_CREAT|unix.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := unix.Flock(root.fd(), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.Flock(root.FD(), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(f, 32))
 		return fmt.Errorf("%w: a live driver owns it (process %q by its %s file): %w",
 			volume.ErrUnavailable, strings.TrimSpace(string(holder)), lockFile, err)

@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // origin is a volume or a snapshot that something is copied from. Nobody deletes it until release.
 type origin struct {
 	id      identified
-	dir     dir // its directory
+	dir     openat.Dir // its directory
 	quotaID volume.QuotaID
 	spec    volume.Spec
 	// isLive: it is a volume, in which pods may be writing.
@@ -133,10 +134,10 @@ func (p *Pool) holdSnapshot(id volume.SnapshotID) (*origin, error) {
 }
 
 // open opens the directory, or gives the hold back.
-func (o *origin) open(parent dir, failed error) (*origin, error) {
+func (o *origin) open(parent openat.Dir, failed error) (*origin, error) {
 	err := failed
 	if err == nil {
-		o.dir, err = parent.openDir(o.id.Dir())
+		o.dir, err = parent.OpenDir(o.id.Dir())
 	}
 	if err != nil {
 		o.release()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -28,7 +29,7 @@ type Pool struct {
 	opts Options
 	id   volume.PoolID
 
-	root, volumes, snapshots, tmp, trash dir
+	root, volumes, snapshots, tmp, trash openat.Dir
 	commits                              *groupsync.Group
 	ordered                              bool // backend.HasOrderedJournal
 	location                             mount.Location
@@ -110,7 +111,7 @@ func (p *Pool) openRoot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
 	}
-	p.root = dir{there} // closed with the pool, whatever comes
+	p.root = openat.Dir{File: there} // closed with the pool, whatever comes
 	if rest != "" && (p.opts.MustExist || p.opts.RequireMountpoint) {
 		return fmt.Errorf(
 			"%w: nothing is at %s where the driver runs: mount the pool's disk; in a container, is the directory above it mounted "+
@@ -163,7 +164,7 @@ func (p *Pool) makeRoot() error {
 		return err
 	}
 	nearest := p.root
-	p.root = dir{f}
+	p.root = openat.Dir{File: f}
 	return errors.Join(nearest.Close(), syncPath(filepath.Dir(p.opts.Path)))
 }
 
@@ -238,15 +239,15 @@ func IDAt(path string) (volume.PoolID, error) {
 		return "", err
 	}
 	defer f.Close()
-	m, err := readMarker(dir{f})
+	m, err := readMarker(openat.Dir{File: f})
 	if err != nil {
 		return "", err
 	}
 	return m.ID()
 }
 
-func openInto(d *dir, root dir, name string) (err error) {
-	*d, err = root.openDir(name)
+func openInto(d *openat.Dir, root openat.Dir, name string) (err error) {
+	*d, err = root.OpenDir(name)
 	return err
 }
 

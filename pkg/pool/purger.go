@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -27,7 +28,7 @@ const (
 
 // discarded is what is to be purged.
 type discarded struct {
-	at      dir // trash/; tmp/; volumes/ or snapshots/, where it is buried
+	at      openat.Dir // trash/; tmp/; volumes/ or snapshots/, where it is buried
 	name    string
 	bytes   int64          // what the ledger gives back when the entry is gone
 	quotaID volume.QuotaID // what the backend gets back, once

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -15,7 +16,7 @@ const dataEntry = backend.Data
 
 // readRecord reads the record of an entry of volumes/, tmp/ or trash/; dirName is the volume's own
 // directory.
-func (p *Pool) readRecord(parent dir, entryName, dirName string) (volume.Volume, error) {
+func (p *Pool) readRecord(parent openat.Dir, entryName, dirName string) (volume.Volume, error) {
 	content, err := readRecordFile(parent, entryName, record.VolumeFile)
 	if err != nil {
 		return volume.Volume{}, err
@@ -25,7 +26,7 @@ func (p *Pool) readRecord(parent dir, entryName, dirName string) (volume.Volume,
 
 // readSnapshot reads the record of an entry of snapshots/, tmp/ or trash/; dirName is the snapshot's
 // own directory.
-func (p *Pool) readSnapshot(parent dir, entryName, dirName string) (volume.Snapshot, error) {
+func (p *Pool) readSnapshot(parent openat.Dir, entryName, dirName string) (volume.Snapshot, error) {
 	content, err := readRecordFile(parent, entryName, record.SnapshotFile)
 	if err != nil {
 		return volume.Snapshot{}, err
@@ -34,8 +35,8 @@ func (p *Pool) readSnapshot(parent dir, entryName, dirName string) (volume.Snaps
 }
 
 // readRecordFile reads a bounded file of an entry. Errors: ErrCorrupt.
-func readRecordFile(parent dir, entryName, name string) ([]byte, error) {
-	f, err := parent.openBelow(entryName, name, unix.O_RDONLY|unix.O_NONBLOCK)
+func readRecordFile(parent openat.Dir, entryName, name string) ([]byte, error) {
+	f, err := parent.Resolve(entryName+"/"+name, unix.O_RDONLY|unix.O_NONBLOCK, openat.OnMount)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -106,7 +107,7 @@ type copied struct {
 
 func (copied) leaves(v volume.Volume) int64 { return v.PromisedBytes() }
 
-func (c copied) make(ctx context.Context, p *Pool, d dir, v *volume.Volume) (*os.File, error) {
+func (c copied) make(ctx context.Context, p *Pool, d openat.Dir, v *volume.Volume) (*os.File, error) {
 	if v.Spec.IsImage() {
 		return c.makeImage(ctx, p, d, v)
 	}
@@ -196,7 +197,7 @@ func (p *Pool) options(b bound, progress *copytree.Progress) copytree.Options {
 // on failure. Errors: ErrOutOfRange when there is more than the bound, ErrPrecondition when it is too
 // deep.
 func (p *Pool) duplicate(
-	ctx context.Context, d dir, from *origin, to bound, progress *copytree.Progress,
+	ctx context.Context, d openat.Dir, from *origin, to bound, progress *copytree.Progress,
 ) (made backend.Clone, held int64, err error) {
 	if p.clones(from.spec) { // it could not after all
 		leave, err := p.throttle.enter(ctx)

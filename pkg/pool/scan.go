@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -72,7 +73,7 @@ type graves struct {
 	found []discarded
 }
 
-func (g *graves) add(at dir, name string) {
+func (g *graves) add(at openat.Dir, name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	d := discarded{at: at, name: name}
@@ -88,7 +89,7 @@ func (p *Pool) scanVolumes(ctx context.Context, buried *graves) error {
 }
 
 // scanDir reads a directory and has its names read in batches.
-func scanDir(ctx context.Context, d dir, batch func(context.Context, []string) error) error {
+func scanDir(ctx context.Context, d openat.Dir, batch func(context.Context, []string) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4 * runtime.GOMAXPROCS(0))
 	for ctx.Err() == nil {
@@ -116,7 +117,7 @@ func (p *Pool) scanBatch(ctx context.Context, names []string, buried *graves) er
 			klog.FromContext(ctx).Error(err, "Left alone", "pool", p.opts.Name, "directory", name)
 			continue
 		}
-		dead, err := p.volumes.isBuried(name)
+		dead, err := isBuried(p.volumes, name)
 		if dead {
 			buried.add(p.volumes, name)
 			continue
@@ -147,7 +148,7 @@ func (p *Pool) scanBatch(ctx context.Context, names []string, buried *graves) er
 // same: its data is whole, and its size is what is not sure. Of a damaged one it keeps the quota,
 // whatever that is.
 func (p *Pool) adopt(ctx context.Context, e *entry) {
-	d, err := p.volumes.openDir(e.volume.ID.Dir())
+	d, err := p.volumes.OpenDir(e.volume.ID.Dir())
 	repaired := false
 	if err == nil {
 		defer d.Close()

@@ -10,6 +10,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -126,7 +127,7 @@ func (p *Pool) commitSnapshot(
 	s, err := p.buildSnapshot(ctx, building, s, from, progress)
 	if err == nil {
 		failpoint.Here("snapshot.built")
-		err = p.tmp.rename(building, p.snapshots, s.ID.Dir())
+		err = p.tmp.RenameNoReplace(building, p.snapshots, s.ID.Dir())
 	}
 	if err != nil {
 		p.abandon(building, discarded{bytes: s.HeldBytes, quotaID: s.QuotaID, keeps: keptBy(s)})
@@ -163,7 +164,7 @@ func (p *Pool) buildSnapshot(
 	if err := ctx.Err(); err != nil {
 		return s, err
 	}
-	d, err := p.tmp.mkdir(building)
+	d, err := p.tmp.Mkdir(building)
 	if err != nil {
 		return s, err
 	}
@@ -179,7 +180,7 @@ func (p *Pool) buildSnapshot(
 	if err != nil {
 		return s, err
 	}
-	if err := d.writeFile(record.SnapshotFile, encoded, p.commits.SyncFile); err != nil {
+	if err := d.WriteFile(record.SnapshotFile, encoded, p.commits.SyncFile); err != nil {
 		return s, err
 	}
 	failpoint.Here("snapshot.record-written")
@@ -192,7 +193,7 @@ func (p *Pool) buildSnapshot(
 // freeze makes the snapshot's data, and says in the snapshot how it counts: the filesystem's own
 // snapshot where it has them, else a copy.
 func (p *Pool) freeze(
-	ctx context.Context, d dir, s *volume.Snapshot, from *origin, progress *copytree.Progress,
+	ctx context.Context, d openat.Dir, s *volume.Snapshot, from *origin, progress *copytree.Progress,
 ) (*os.File, error) {
 	if from.spec.IsImage() {
 		return p.freezeImage(ctx, d, s, from, progress)

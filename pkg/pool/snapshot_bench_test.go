@@ -97,7 +97,7 @@ func benchmarkCopies(
 						b.Fatal(err)
 					}
 					for status, _ := p.Status(); status.TrashBytes > 0; status, _ = p.Status() {
-						_ = unix.Syncfs(p.root.fd())
+						_ = unix.Syncfs(p.root.FD())
 					}
 					b.StartTimer()
 				}
@@ -136,7 +136,7 @@ func benchmarkVolume(b *testing.B, fstype string, s shape) (*Pool, volume.Volume
 			b.Fatal(err)
 		}
 	}
-	if err := unix.Syncfs(p.root.fd()); err != nil {
+	if err := unix.Syncfs(p.root.FD()); err != nil {
 		b.Fatal(err)
 	}
 	return p, v

@@ -30,7 +30,7 @@ func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string, buried *gr
 			).Error(err, "Left alone", "pool", p.opts.Name, "directory", snapshotsDir+"/"+name)
 			continue
 		}
-		dead, err := p.snapshots.isBuried(name)
+		dead, err := isBuried(p.snapshots, name)
 		if dead {
 			buried.add(p.snapshots, name)
 			continue
@@ -56,7 +56,7 @@ func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string, buried *gr
 
 // adoptSnapshot keeps the snapshot's quota ID from being given out. There is no limit to put right.
 func (p *Pool) adoptSnapshot(ctx context.Context, s *volume.Snapshot) {
-	d, err := p.snapshots.openDir(s.ID.Dir())
+	d, err := p.snapshots.OpenDir(s.ID.Dir())
 	if err != nil {
 		klog.FromContext(
 			ctx,

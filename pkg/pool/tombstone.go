@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -17,13 +18,13 @@ import (
 const tombstone = unix.S_ISUID | unix.S_ISGID | unix.S_ISVTX
 
 // bury says of an entry that it is deleted. It is durable after a sync of the entry itself.
-func (d dir) bury(name string) error {
-	grave, err := d.openDir(name)
+func bury(d openat.Dir, name string) error {
+	grave, err := d.OpenDir(name)
 	if err != nil {
 		return err
 	}
 	defer grave.Close()
-	if err := grave.twice(func() error { return unix.Fchmod(grave.fd(), tombstone) }); err != nil {
+	if err := twice(grave, func() error { return unix.Fchmod(grave.FD(), tombstone) }); err != nil {
 		return &os.PathError{Op: "chmod", Path: name, Err: err}
 	}
 	return nil
@@ -31,21 +32,21 @@ func (d dir) bury(name string) error {
 
 // twice makes a change that has to work on a full disk: btrfs takes the blocks for it from a
 // reserve, and has what it took back when it has written them.
-func (d dir) twice(change func() error) error {
+func twice(d openat.Dir, change func() error) error {
 	err := change()
 	if !errors.Is(err, unix.ENOSPC) {
 		return err
 	}
-	if err := unix.Syncfs(d.fd()); err != nil {
+	if err := unix.Syncfs(d.FD()); err != nil {
 		return os.NewSyscallError("syncfs", err)
 	}
 	return change()
 }
 
 // isBuried says whether an entry is deleted and still there.
-func (d dir) isBuried(name string) (bool, error) {
+func isBuried(d openat.Dir, name string) (bool, error) {
 	var st unix.Stat_t
-	err := unix.Fstatat(d.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	err := unix.Fstatat(d.FD(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
@@ -57,8 +58,8 @@ func (d dir) isBuried(name string) (bool, error) {
 
 // checkUnburied refuses a name whose last bearer is still being purged in its place. Errors:
 // ErrBusy.
-func checkUnburied(d dir, id identified) error {
-	buried, err := d.isBuried(id.Dir())
+func checkUnburied(d openat.Dir, id identified) error {
+	buried, err := isBuried(d, id.Dir())
 	if buried {
 		err = fmt.Errorf(
 			"%w: %s was deleted while the disk was full, and is still being removed: ask again",
@@ -71,12 +72,12 @@ func checkUnburied(d dir, id identified) error {
 
 // syncTaken makes durable what throwAway did to an entry of volumes/ or snapshots/: what is still
 // there is buried.
-func (p *Pool) syncTaken(from dir, name string) error {
+func (p *Pool) syncTaken(from openat.Dir, name string) error {
 	files := []*os.File{from.File}
 	if !p.ordered {
 		files = append(files, p.trash.File)
 	}
-	grave, err := from.openDir(name)
+	grave, err := from.OpenDir(name)
 	switch {
 	case err == nil:
 		defer grave.Close()
@@ -84,5 +85,5 @@ func (p *Pool) syncTaken(from dir, name string) error {
 	case !errors.Is(err, os.ErrNotExist):
 		return err
 	}
-	return from.twice(func() error { return p.commits.Sync(files...) })
+	return twice(from, func() error { return p.commits.Sync(files...) })
 }

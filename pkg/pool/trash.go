@@ -14,6 +14,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -97,13 +99,12 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 // much was promised to it, and as long as there is a quota, whose that is. Errors:
 // backend.ErrPending.
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
-	r, entry := newRemover(ctx, &p.foreground), dirent{name: thrown.name}
-	d, err := openNoMount(thrown.at, thrown.name)
+	r := newRemover(&p.foreground)
+	d, err := thrown.at.OpenUnmounted(thrown.name)
 	switch {
 	case err == nil:
 		defer d.Close()
-		entry.isDir = true
-		err = p.removeData(r, d)
+		err = p.removeData(ctx, r, d)
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
 		// gone, or not from here
 		err = nil
@@ -122,15 +123,15 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 		return err
 	}
 	failpoint.Here("purge.released")
-	return r.remove(thrown.at, entry, 0)
+	return r.Remove(ctx, thrown.at, thrown.name)
 }
 
 // removeData removes all but the record.
-func (p *Pool) removeData(r *remover, d dir) error {
+func (p *Pool) removeData(ctx context.Context, r *openat.Remover, d openat.Dir) error {
 	if err := p.backend.Discard(d.File); err != nil {
 		return err
 	}
-	return r.empty(d)
+	return r.Empty(ctx, d, record.VolumeFile, record.SnapshotFile)
 }
 
 // discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says when it is to
@@ -227,7 +228,7 @@ func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, is
 
 // holdDiscarded is 0 for what has a quota that is another volume's: a crash came after the release.
 func (p *Pool) holdDiscarded(d discarded) volume.QuotaID {
-	f, err := openNoMount(d.at, d.name)
+	f, err := d.at.OpenUnmounted(d.name)
 	if err != nil {
 		return 0
 	}
@@ -244,7 +245,7 @@ func (p *Pool) retained(name string) time.Duration {
 // thrownAt is when an entry came to the trash: rename(2) sets the change time of what it moves.
 func (p *Pool) thrownAt(name string) time.Time {
 	var st unix.Stat_t
-	if err := unix.Fstatat(p.trash.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fstatat(p.trash.FD(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return time.Time{}
 	}
 	return time.Unix(st.Ctim.Unix())

@@ -1,0 +1,103 @@
+package openat
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is an open directory. Its methods add O_CLOEXEC and O_NOFOLLOW to the flags that they take.
+// The file is its owner's to close. (os.Root would do the same but for renameat2(2), fsync(2) and
+// O_PATH, which a commit protocol is made of.)
+type Dir struct{ *os.File }
+
+// OpenDir opens a directory by its path. The last component must not be a link.
+func OpenDir(path string) (Dir, error) {
+	f, err := openFile(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	return Dir{f}, err
+}
+
+func openFile(dir int, name string, flags int, mode uint32) (*os.File, error) {
+	fd, err := OpenFD(dir, name, flags|unix.O_NOFOLLOW, mode)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// FD is the directory's descriptor, valid until the directory is closed.
+func (d Dir) FD() int { return int(d.Fd()) }
+
+// OpenFile opens an entry. It is for names that the driver chose: a name with a slash, or "..",
+// leads elsewhere. The mode is that of a file made with O_CREAT. The caller closes the file.
+func (d Dir) OpenFile(name string, flags int, mode uint32) (*os.File, error) {
+	return openFile(d.FD(), name, flags, mode)
+}
+
+// OpenDir opens a directory in it, for reading. The name is as in OpenFile.
+func (d Dir) OpenDir(name string) (Dir, error) {
+	f, err := d.OpenFile(name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	return Dir{f}, err
+}
+
+// Resolve opens a path that starts in the directory and leads only through what resolve allows.
+// The caller closes the file. Errors: a *os.PathError with ELOOP for a link, and with EXDEV for a
+// mount, for ".." and for an absolute path.
+func (d Dir) Resolve(path string, flags int, resolve Resolve) (*os.File, error) {
+	fd, err := ResolveFD(d.FD(), path, flags|unix.O_NOFOLLOW, resolve)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// OpenUnmounted opens a directory in it, for reading, unless something is mounted on that
+// directory: then the error says so.
+func (d Dir) OpenUnmounted(name string) (Dir, error) {
+	f, err := d.Resolve(name, unix.O_RDONLY|unix.O_DIRECTORY, OnMount)
+	if errors.Is(err, unix.EXDEV) {
+		return Dir{}, fmt.Errorf("%q is a mount point: unmount it", name)
+	}
+	return Dir{f}, err
+}
+
+// Mkdir makes a directory that only root can enter, and opens it. The new name is durable after a
+// sync of d.
+func (d Dir) Mkdir(name string) (Dir, error) {
+	if err := unix.Mkdirat(d.FD(), name, 0o700); err != nil {
+		return Dir{}, &os.PathError{Op: "mkdir", Path: name, Err: err}
+	}
+	return d.OpenDir(name)
+}
+
+// Create makes a regular file that only root can read, and opens it for writing. Nothing of that
+// name may exist. The caller closes the file.
+func (d Dir) Create(name string) (*os.File, error) {
+	return d.OpenFile(name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o600)
+}
+
+// WriteFile makes a file with that content. sync makes the content durable, (*os.File).Sync or what
+// shares it among callers; the new name is durable after a sync of d.
+func (d Dir) WriteFile(name string, content []byte, sync func(*os.File) error) error {
+	f, err := d.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	return sync(f)
+}
+
+// RenameNoReplace moves an entry to a name that must be free (RENAME_NOREPLACE). The move is
+// durable after a sync of both directories. Errors: a *os.LinkError, with EEXIST if the name is
+// taken.
+func (d Dir) RenameNoReplace(name string, to Dir, newName string) error {
+	if err := unix.Renameat2(d.FD(), name, to.FD(), newName, unix.RENAME_NOREPLACE); err != nil {
+		return &os.LinkError{Op: "rename", Old: name, New: newName, Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,98 @@
+// Package openat works on files by descriptor, with the system calls that os does not offer: open
+// beneath a directory without following a link or crossing a mount, rename without replacing, read
+// a directory, remove a tree that somebody else may be changing. A path below a pool or below
+// kubelet's directory leads through directories of pods, which may exchange any of them for a link
+// at any time: a descriptor cannot be exchanged.
+package openat
+
+import (
+	"errors"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Resolve says through what a path may lead (openat2(2)).
+type Resolve uint64
+
+const (
+	// Beneath stays in the directory where the path starts: no "..", no absolute path, no link.
+	// Mounts are crossed.
+	Beneath Resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+	// OnMount is Beneath and crosses no mount (EXDEV). What is mounted on a directory of a pool
+	// belongs to somebody else.
+	OnMount = Beneath | unix.RESOLVE_NO_XDEV
+	// InRoot follows links as if the directory where the path starts were the root.
+	InRoot Resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
+)
+
+// resolveTries bounds how often a path is resolved again after EAGAIN.
+const resolveTries = 1000
+
+// OpenFD is openat(2) for callers that cannot afford an *os.File. It adds O_CLOEXEC and repeats a
+// call that a signal interrupted. Errors: the bare errno. The caller closes the descriptor.
+func OpenFD(dir int, name string, flags int, mode uint32) (int, error) {
+	for {
+		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, mode)
+		if !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+}
+
+// ResolveFD is openat2(2) for callers that cannot afford an *os.File. It adds O_CLOEXEC and repeats
+// a call that a signal interrupted. Errors: the bare errno. The caller closes the descriptor.
+func ResolveFD(dir int, path string, flags int, resolve Resolve) (fd int, err error) {
+	how := unix.OpenHow{
+		Flags:   uint64(flags | unix.O_CLOEXEC), //nolint:gosec // flags are never negative
+		Resolve: uint64(resolve),
+	}
+	for range resolveTries {
+		fd, err = unix.Openat2(dir, path, &how)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		// After a ".." the kernel cannot be sure that nothing was left if anything was renamed or
+		// mounted meanwhile, anywhere on the node (openat2(2)). A pod can rename all day. With
+		// O_NONBLOCK, EAGAIN can also mean that a process has a lease on the file (fcntl(2)).
+		case errors.Is(err, unix.EAGAIN) && flags&unix.O_NONBLOCK == 0:
+			continue
+		}
+		break
+	}
+	return fd, err
+}
+
+// Path names an open file for system calls that take no descriptor, or no O_PATH descriptor. It
+// leads to the file itself, whatever has its name by now. It is valid until f is closed.
+func Path(f *os.File) string { return PathOfFD(int(f.Fd())) }
+
+// PathOfFD is Path for a bare descriptor.
+func PathOfFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+// Reopen opens the same file again, with flags and a position of its own. f may be an O_PATH
+// descriptor. The caller closes both.
+func Reopen(f *os.File, flags int) (*os.File, error) {
+	fd, err := OpenFD(unix.AT_FDCWD, Path(f), flags, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "reopen", Path: f.Name(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// Identity distinguishes a file from all others of the machine while the file exists. Identities
+// compare with ==.
+type Identity struct {
+	Device uint64 // as unix.Mkdev makes it
+	Inode  uint64
+}
+
+// IdentityOf returns the identity of an open file; f may be an O_PATH descriptor.
+func IdentityOf(f *os.File) (Identity, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return Identity{}, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	return Identity{Device: st.Dev, Inode: st.Ino}, nil
+}
