@@ -16,6 +16,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -261,7 +262,7 @@ func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
 		return err
 	}
 	defer data.Close()
-	if err := pool.CheckUnattached(data); err != nil {
+	if err := image.CheckDetached(data); err != nil {
 		return fmt.Errorf("volume %s: %w", id, err)
 	}
 	return s.Publications.CheckUnused(id, data)

@@ -159,10 +159,10 @@ func (q *quiesced) reflink(ctx context.Context, source, data *os.File) error {
 			return context.Cause(ctx)
 		}
 		part := unix.FileCloneRange{
-			Src_fd:      int64(source.Fd()),
+			Src_fd:      int64(source.Fd()), //nolint:gosec // a small number
 			Src_offset:  uint64(at),
-			Dest_offset: uint64(at),                               //nolint:gosec // never negative
-			Src_length:  uint64(min(reflinkStep, info.Size()-at)), //nolint:gosec // as above
+			Dest_offset: uint64(at),
+			Src_length:  uint64(min(reflinkStep, info.Size()-at)), //nolint:gosec // never negative
 		}
 		if err := unix.IoctlFileCloneRange(int(data.Fd()), &part); err != nil {
 			return os.NewSyscallError("ioctl FICLONERANGE", err)

@@ -76,7 +76,9 @@ func TestOnlyAFilesystemWithoutReflinksIsCopiedBlockByBlock(t *testing.T) {
 			t.Errorf("%v fails the copy", err)
 		}
 	}
-	for _, err := range []error{unix.ENOSPC, unix.EIO, unix.EDQUOT, unix.EROFS, errors.New("another")} {
+	for _, err := range []error{
+		unix.ENOSPC, unix.EIO, unix.EDQUOT, unix.EROFS, errors.New("another"),
+	} {
 		if lacksReflinks(err) {
 			t.Errorf("%v is taken for a filesystem without reflinks", err)
 		}

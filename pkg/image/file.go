@@ -15,9 +15,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Image is the backend of volumes with an image. It makes and grows the file, on whatever filesystem
-// the pool has. The loop device and what is in the file come when the volume is staged. A file
-// cannot hold more than its size, so no quota ID is needed to limit it.
+// Image is the backend of volumes with an image. It makes and grows the file, on whatever
+// filesystem the pool has. The loop device and what is in the file come when the volume is staged.
+// A file cannot hold more than its size, so no quota ID is needed to limit it.
 type Image struct{ allocation volume.Allocation }
 
 var (

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
@@ -56,7 +57,7 @@ func (s *Server) devicesAt(handle string, target mount.Target) []int {
 	if _, ok := s.blockVolume(id); !ok {
 		return nil
 	}
-	return staging.DevicesAt(target)
+	return image.NodesAt(target)
 }
 
 // blockVolume finds a raw block volume whose pool is open. One that is gone, or damaged, has been

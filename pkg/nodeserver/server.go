@@ -14,6 +14,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
@@ -140,7 +141,7 @@ func (s *Server) NodeUnstageVolume(
 	if err != nil { // an inline volume or a path of the host
 		return &csi.NodeUnstageVolumeResponse{}, nil //nolint:nilerr // said above
 	}
-	if err := staging.Unmount(id, at); err != nil {
+	if err := image.Unmount(id, at); err != nil {
 		return nil, err
 	}
 	return &csi.NodeUnstageVolumeResponse{}, s.releaseDevices(id)
@@ -286,7 +287,7 @@ func (s *Server) checkPublished(handle string, target mount.Target) error {
 		// in the trash it has a suffix
 		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".")
 	}) ||
-		staging.MayShow(id, target) {
+		image.MayShow(id, target) {
 		return err
 	}
 	return fmt.Errorf(

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
@@ -17,10 +16,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
-
-// ImageData is the name, in the filesystem of an image, of what pods see: the root has lost+found
-// beside it.
-const ImageData = backend.Data
 
 // OpenImage opens the image of a volume with O_PATH, for a loop device. It is as large as the
 // record says. The caller closes it. Errors: ErrNotFound, ErrCorrupt.
@@ -103,67 +98,22 @@ func (p *Pool) IsImageOf(id volume.ID, d *loopdev.Device) bool {
 		return false
 	}
 	defer f.Close()
-	own, err := loopdev.IdentityOf(f)
-	return err == nil && own == d.Backing()
+	return image.IsOn(f, d)
 }
 
 // imageAt says which volume a mount shows that is of the filesystem in an image, or of the node of
 // its device.
 func (p *Pool) imageAt(m mount.Mount) (volume.ID, bool) {
-	d, err := deviceShown(m)
+	d, err := image.DeviceOf(m)
 	if err != nil {
 		return volume.ID{}, false
 	}
 	defer d.Close()
-	id, ok := p.VolumeOn(d)
-	return id, ok
+	return p.VolumeOn(d)
 }
 
-// deviceShown is the device whose volume's data a mount shows. Errors: os.ErrNotExist when it shows
-// none.
-func deviceShown(m mount.Mount) (*loopdev.Device, error) {
-	if n, ok := loopdev.NumberAt(m.Source); ok && m.Root == "/"+ImageData {
-		return loopdev.Open(n)
-	}
-	if _, ok := loopdev.NumberAt(m.Root); !ok {
-		return nil, os.ErrNotExist
-	}
-	node, err := os.OpenFile(m.Point, unix.O_PATH|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer node.Close()
-	d, err := loopdev.NodeOf(node)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkOwn(node, d); err != nil {
-		d.Close()
-		return nil, err
-	}
-	return d, nil
-}
-
-// checkOwn makes sure that a node is the one in /dev: a pod may have made another one of the same
-// number. Errors: os.ErrNotExist.
-func checkOwn(node *os.File, d *loopdev.Device) error {
-	own, err := d.Node()
-	if err != nil {
-		return err
-	}
-	defer own.Close()
-	shown, err := loopdev.IdentityOf(node)
-	if err != nil {
-		return err
-	}
-	if ours, err := loopdev.IdentityOf(own); err != nil || ours != shown {
-		return errors.Join(err, fmt.Errorf("%s is another node: %w", node.Name(), os.ErrNotExist))
-	}
-	return nil
-}
-
-// VolumeOn is the volume of the pool whose image a device has. The kernel's word for where the file
-// is says only where to look.
+// VolumeOn is the volume of the pool whose image a device has. The kernel's path of the file says
+// only where to look.
 func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
 	file, err := loopdev.BackingPath(d.Number())
 	if err != nil || path.Base(path.Dir(path.Dir(file))) != volumesDir {
@@ -173,8 +123,8 @@ func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
 	return id, err == nil && p.IsImageOf(id, d)
 }
 
-// CheckDetached refuses a volume whose image is on a loop device: it is staged, or somebody else
-// looks into it. Errors: ErrInUse.
+// CheckDetached refuses a volume whose image is on a loop device: the volume is staged, or somebody
+// else looks into it. Errors: ErrInUse.
 func (p *Pool) CheckDetached(id volume.ID) error {
 	if err := p.checkDetached(p.volumes, id.Dir()); err != nil {
 		return fmt.Errorf("volume %s: %w", id, err)
@@ -191,27 +141,7 @@ func (p *Pool) checkDetached(parent openat.Dir, entry string) error {
 		return err
 	}
 	defer f.Close()
-	return CheckUnattached(f)
-}
-
-// CheckUnattached refuses a volume's data, open, if they are an image that is on a loop device.
-// Errors: ErrInUse.
-func CheckUnattached(data *os.File) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(data.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return err
-	}
-	for _, access := range []loopdev.Access{loopdev.ReadWrite, loopdev.ReadOnly} {
-		d, err := loopdev.Find(data, access)
-		switch {
-		case err == nil:
-			d.Close()
-			return fmt.Errorf("%w: its image is on %s: unstage it first", volume.ErrInUse, d.Path())
-		case !errors.Is(err, os.ErrNotExist):
-			return err
-		}
-	}
-	return nil
+	return image.CheckDetached(f)
 }
 
 // Claim keeps everybody from copying a volume until release: it is about to be written to. Errors:

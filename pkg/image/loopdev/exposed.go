@@ -11,20 +11,20 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 )
 
-// shownMark is an extended attribute of a device's node that pods may see. It goes with the node,
-// at the latest with the next boot.
-const shownMark = "trusted.csi-hostpath.shown"
+// exposedMark is an extended attribute of the node of a device that pods may see. It is gone with
+// the node, which is in memory.
+const exposedMark = "trusted.csi-hostpath.shown"
 
-// Show opens the device's node with O_PATH, to be shown to a pod, and marks it: as long as a mount
-// shows it, no other file comes on that number, also after the device was detached by hand. The
-// caller closes it.
-func (d *Device) Show() (*os.File, error) {
+// Expose opens the device's node with O_PATH, to be shown to a pod, and marks it. While a mount
+// shows the node, Attach puts no other file on that device, also after somebody has detached it by
+// hand. The caller closes the node.
+func (d *Device) Expose() (*os.File, error) {
 	node, err := d.Node()
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Setxattr(descriptor(node), shownMark, []byte{'1'}, 0)
-	if err != nil && !errors.Is(err, unix.ENOTSUP) { // without marks isShown reads the mount table
+	err = unix.Setxattr(descriptor(node), exposedMark, []byte{'1'}, 0)
+	if err != nil && !errors.Is(err, unix.ENOTSUP) { // without marks isExposed reads the mount table
 		return nil, errors.Join(&os.PathError{Op: "setxattr", Path: d.Path(), Err: err}, node.Close())
 	}
 	return node, nil
@@ -36,13 +36,13 @@ func descriptor(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd
 // checkMarked: nil if a node, also one opened with O_PATH, was shown to pods. Errors: unix.ENODATA
 // when not, unix.ENOTSUP when /dev keeps no marks.
 func checkMarked(node *os.File) error {
-	_, err := unix.Getxattr(descriptor(node), shownMark, nil)
+	_, err := unix.Getxattr(descriptor(node), exposedMark, nil)
 	return err
 }
 
-// isShown says whether a mount shows a device's node. It reads the mount table only if the node is
-// marked.
-func isShown(node *os.File, number int) (bool, error) {
+// isExposed says whether a mount shows a device's node. It reads the mount table only if the node
+// is marked.
+func isExposed(node *os.File, number int) (bool, error) {
 	if errors.Is(checkMarked(node), unix.ENODATA) {
 		return false, nil
 	}
@@ -60,11 +60,11 @@ func isShown(node *os.File, number int) (bool, error) {
 	return false, unmark(node)
 }
 
-// Hide says that nobody shows the device's node any more.
-func (d *Device) Hide() error { return unmark(d.file) }
+// ClearExposed removes the mark: no mount shows the device's node any more.
+func (d *Device) ClearExposed() error { return unmark(d.file) }
 
 func unmark(node *os.File) error {
-	err := unix.Removexattr(descriptor(node), shownMark)
+	err := unix.Removexattr(descriptor(node), exposedMark)
 	if err == nil || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}

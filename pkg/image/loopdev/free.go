@@ -16,7 +16,7 @@ func openFree(ctl *os.File, access Access) (*os.File, int, error) {
 	if err != nil {
 		return nil, 0, os.NewSyscallError("LOOP_CTL_GET_FREE", err)
 	}
-	f, err := openUnshown(n, access)
+	f, err := openUnexposed(n, access)
 	if f == nil && err == nil {
 		f, n, err = openOther(ctl, access)
 	}
@@ -26,13 +26,13 @@ func openFree(ctl *os.File, access Access) (*os.File, int, error) {
 	return f, n, nil
 }
 
-// openUnshown opens the node of a device; nil if a mount shows it.
-func openUnshown(number int, access Access) (*os.File, error) {
+// openUnexposed opens the node of a device; nil if a mount shows it.
+func openUnexposed(number int, access Access) (*os.File, error) {
 	f, err := openNode(number, access)
 	if err != nil {
 		return nil, err
 	}
-	if shown, err := isShown(f, number); shown || err != nil {
+	if shown, err := isExposed(f, number); shown || err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func openOther(ctl *os.File, access Access) (*os.File, int, error) {
 		return nil, 0, err
 	}
 	for _, n := range slices.DeleteFunc(all, isAttached) {
-		if f, err := openUnshown(n, access); f != nil || err != nil {
+		if f, err := openUnexposed(n, access); f != nil || err != nil {
 			return f, n, err
 		}
 	}

@@ -170,7 +170,9 @@ func TestReadOnlyAndWritableDevicesOfOneFileAreFoundApart(t *testing.T) {
 	defer writable.Close()
 	readOnly := attach(t, image, loopdev.Options{Access: loopdev.ReadOnly})
 	defer readOnly.Close()
-	for access, want := range map[loopdev.Access]*loopdev.Device{loopdev.ReadWrite: writable, loopdev.ReadOnly: readOnly} {
+	for access, want := range map[loopdev.Access]*loopdev.Device{
+		loopdev.ReadWrite: writable, loopdev.ReadOnly: readOnly,
+	} {
 		found, err := loopdev.Find(image, access)
 		if err != nil {
 			t.Fatal(err)

@@ -157,8 +157,8 @@ func TestMendUndoesWhatAPodHasAskedOfItsDevice(t *testing.T) {
 	d := attach(t, image, loopdev.Options{Lifetime: loopdev.UntilDetached})
 	defer d.Close()
 	defer func() { must(t, d.Detach()) }()
-	if mended, err := d.Mend(); mended || err != nil {
-		t.Errorf("a device that is right is mended: %t, %v", mended, err)
+	if changed, err := d.ResetParameters(); changed || err != nil {
+		t.Errorf("a device that is right is changed: %t, %v", changed, err)
 	}
 	pod.Run(t, func() error {
 		f, err := os.OpenFile(d.Path(), os.O_RDWR, 0)
@@ -177,8 +177,8 @@ func TestMendUndoesWhatAPodHasAskedOfItsDevice(t *testing.T) {
 	if bytes, err := d.Bytes(); bytes != 8192 || err != nil {
 		t.Errorf("the pod has not changed the device: %d bytes, %v", bytes, err)
 	}
-	if mended, err := d.Mend(); !mended || err != nil {
-		t.Errorf("mended: %t, %v", mended, err)
+	if changed, err := d.ResetParameters(); !changed || err != nil {
+		t.Errorf("changed: %t, %v", changed, err)
 	}
 	if bytes, err := d.Bytes(); bytes != mib || err != nil {
 		t.Errorf("the device has %d bytes, %v", bytes, err)
@@ -245,7 +245,7 @@ func TestNumberThatAMountStillShowsGetsNoOtherFile(t *testing.T) {
 	disks.RequireRoot(t)
 	dir := t.TempDir()
 	d := attach(t, newImage(t, dir, mib), loopdev.Options{Lifetime: loopdev.UntilDetached})
-	node, err := d.Show()
+	node, err := d.Expose()
 	must(t, err)
 	node.Close()
 	target := filepath.Join(dir, "target")

@@ -10,36 +10,37 @@ import (
 // changeFd is LOOP_CHANGE_FD of linux/loop.h.
 const changeFd = 0x4c06
 
-// Mend undoes what whoever has the device open may have asked of it without any capability
-// (lo_ioctl in drivers/block/loop.c): to go when it is closed (LOOP_CLR_FD), and, open for writing,
-// to show another part of the file (LOOP_SET_STATUS64), with other blocks (LOOP_SET_BLOCK_SIZE) and
-// through the page cache (LOOP_SET_DIRECT_IO). It says whether anything was to be undone. The
-// device's size is its file's afterwards.
-func (d *Device) Mend() (mended bool, err error) {
+// ResetParameters undoes what a pod that has the device open can ask of it without any capability
+// (lo_ioctl in drivers/block/loop.c). The device can be told to detach its file when it is closed
+// (LOOP_CLR_FD). A pod that has it open for writing can make it show another part of the file
+// (LOOP_SET_STATUS64), with other blocks (LOOP_SET_BLOCK_SIZE) and through the page cache
+// (LOOP_SET_DIRECT_IO). ResetParameters says whether anything was changed. It also gives the device
+// the size of its file.
+func (d *Device) ResetParameters() (changed bool, err error) {
 	info, err := unix.IoctlLoopGetStatus64(int(d.file.Fd()))
 	if err != nil {
 		return false, &os.PathError{Op: "LOOP_GET_STATUS64", Path: d.file.Name(), Err: err}
 	}
 	if info.Offset != 0 || info.Sizelimit != 0 || info.Flags&unix.LO_FLAGS_AUTOCLEAR != 0 {
-		mended = true
+		changed = true
 		whole := unix.LoopInfo64{Flags: info.Flags &^ unix.LO_FLAGS_AUTOCLEAR}
 		if err := unix.IoctlLoopSetStatus64(int(d.file.Fd()), &whole); err != nil {
 			return false, &os.PathError{Op: "LOOP_SET_STATUS64", Path: d.file.Name(), Err: err}
 		}
 	}
-	resized, err := d.mendBlocks(info.Flags)
+	resized, err := d.resetBlocks(info.Flags)
 	if err == nil {
 		err = d.SetCapacity()
 	}
 	if err == nil {
 		d.status, err = readStatus(d.file)
 	}
-	return mended || resized, err
+	return changed || resized, err
 }
 
-// mendBlocks puts the size of the blocks right. That of direct I/O follows if the file's filesystem
-// can do it, and else the device is as slow as its pod has made it.
-func (d *Device) mendBlocks(flags uint32) (mended bool, err error) {
+// resetBlocks resets the block size, and direct I/O if the file's filesystem can do it. If it
+// cannot, the device stays as slow as its pod has made it.
+func (d *Device) resetBlocks(flags uint32) (changed bool, err error) {
 	size, err := unix.IoctlGetInt(int(d.file.Fd()), unix.BLKSSZGET)
 	if err != nil {
 		return false, &os.PathError{Op: "BLKSSZGET", Path: d.file.Name(), Err: err}
@@ -58,8 +59,8 @@ func (d *Device) mendBlocks(flags uint32) (mended bool, err error) {
 	return size != BlockSize, nil
 }
 
-// Restore puts a file back on a read-only device, which shows another one because whoever has it
-// open may exchange the files of such a device (LOOP_CHANGE_FD).
+// Restore puts a file back on a read-only device. Whoever has such a device open may exchange its
+// file (LOOP_CHANGE_FD).
 func (d *Device) Restore(image *os.File) error {
 	backing, err := os.Open(descriptor(image))
 	if err != nil {
@@ -76,6 +77,6 @@ func (d *Device) Restore(image *os.File) error {
 	if err != nil {
 		err = &os.PathError{Op: "LOOP_CHANGE_FD", Path: d.file.Name(), Err: err}
 	}
-	_, mendErr := d.Mend()
-	return errors.Join(err, mendErr)
+	_, resetErr := d.ResetParameters()
+	return errors.Join(err, resetErr)
 }

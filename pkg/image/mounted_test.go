@@ -1,4 +1,4 @@
-package staging_test
+package image_test
 
 import (
 	"os"
@@ -7,10 +7,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/filesystem"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
-	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
+
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -29,17 +30,17 @@ func TestVolumeOfADeadDiskCanBeUnstaged(t *testing.T) {
 	must(t, err)
 	id := volume.NewID("0123456789ab", name)
 	must(t, os.MkdirAll(filepath.Join(disk.Dir, "volumes", id.Dir()), 0o700))
-	image, err := os.Create(filepath.Join(disk.Dir, "volumes", id.Dir(), "data"))
+	f, err := os.Create(filepath.Join(disk.Dir, "volumes", id.Dir(), "data"))
 	must(t, err)
-	must(t, image.Truncate(volume.Ext4.MinimumBytes()))
-	at := mountImage(t, image)
-	must(t, image.Close())
+	must(t, f.Truncate(volume.Ext4.MinimumBytes()))
+	at := mountImage(t, f)
+	must(t, f.Close())
 	disk.Shutdown(t)
-	if !staging.MayShow(id, at) {
+	if !image.MayShow(id, at) {
 		t.Error("the target is said not to show the volume")
 	}
 	for range 2 {
-		must(t, staging.Unmount(id, at))
+		must(t, image.Unmount(id, at))
 	}
 	if mounted, err := mount.Mounted(at); mounted || err != nil {
 		t.Errorf("it is still mounted (%v)", err)
@@ -47,14 +48,14 @@ func TestVolumeOfADeadDiskCanBeUnstaged(t *testing.T) {
 }
 
 // mountImage makes an ext4 on an image, and mounts it at a target.
-func mountImage(t *testing.T, image *os.File) mount.Target {
+func mountImage(t *testing.T, f *os.File) mount.Target {
 	t.Helper()
 	base := t.TempDir()
 	path := filepath.Join(base, "staging")
 	must(t, os.Mkdir(path, 0o700))
 	at, err := mount.ParseTarget(base, path)
 	must(t, err)
-	device, err := loopdev.Attach(image, loopdev.Options{})
+	device, err := loopdev.Attach(f, loopdev.Options{})
 	must(t, err)
 	defer device.Close()
 	dir, err := os.Open(path)

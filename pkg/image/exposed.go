@@ -1,0 +1,197 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// DeviceOf opens the device of whose volume a mount shows something: data in the filesystem of an
+// image, or the node of a raw block device. The caller closes it. Errors: os.ErrNotExist when the
+// mount shows neither.
+func DeviceOf(m mount.Mount) (*loopdev.Device, error) {
+	if n, ok := loopdev.NumberAt(m.Source); ok && m.Root == "/"+dataName {
+		return loopdev.Open(n)
+	}
+	if _, ok := loopdev.NumberAt(m.Root); !ok {
+		return nil, os.ErrNotExist
+	}
+	node, err := os.OpenFile(m.Point, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer node.Close()
+	d, err := loopdev.NodeOf(node)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkOwnNode(node, d); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// checkOwnNode makes sure that a node is the one in /dev: a pod may have made another node of the
+// same number. Errors: os.ErrNotExist.
+func checkOwnNode(node *os.File, d *loopdev.Device) error {
+	own, err := d.Node()
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	exposed, err := loopdev.IdentityOf(node)
+	if err != nil {
+		return err
+	}
+	if ours, err := loopdev.IdentityOf(own); err != nil || ours != exposed {
+		return errors.Join(err, fmt.Errorf("%s is another node: %w", node.Name(), os.ErrNotExist))
+	}
+	return nil
+}
+
+// NodesAt are the numbers of the devices whose nodes targets show. The devices themselves are not
+// asked.
+func NodesAt(targets ...mount.Target) (numbers []int) {
+	for _, at := range targets {
+		if n, err := nodeAt(at); err == nil && !slices.Contains(numbers, n) {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers
+}
+
+// nodeAt is the number of the device whose node a target shows. Errors: os.ErrNotExist.
+func nodeAt(at mount.Target) (int, error) {
+	f, mounted, err := mount.Open(at)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if !mounted {
+		return 0, fmt.Errorf("%s is no mount: %w", at, os.ErrNotExist)
+	}
+	return loopdev.NumberOfNode(f)
+}
+
+// ExposedAt opens the device whose node a target shows. The caller closes it. Errors:
+// os.ErrNotExist when the target shows none.
+func ExposedAt(at mount.Target) (*loopdev.Device, error) {
+	number, err := nodeAt(at)
+	if err != nil {
+		return nil, err
+	}
+	return loopdev.Open(number)
+}
+
+// Release detaches the devices of a raw block volume, but for those whose nodes targets still show.
+// The devices are those of its image and those that targets have shown until now: a pod may have
+// exchanged the file of one of these. The image is opened by open. It may be on a dead disk, which
+// is no error: then the devices are found by the kernel's path and their guards.
+func Release(
+	id volume.ID, open func(volume.ID) (*os.File, error), targets []mount.Target, were ...int,
+) error {
+	exposed := NodesAt(targets...)
+	err := releaseOwn(id, open, exposed, were)
+	guarded := were
+	if loopdev.IsOfDeadDisk(err) {
+		guarded, err = append(slices.Clone(were), devicesOfDeadDisk(id)...), nil
+	}
+	for _, number := range guarded {
+		if !slices.Contains(exposed, number) {
+			err = errors.Join(err, detachGuarded(number))
+		}
+	}
+	return err
+}
+
+// releaseOwn detaches the devices that have the image.
+func releaseOwn(
+	id volume.ID, open func(volume.ID) (*os.File, error), exposed, were []int,
+) error {
+	f, err := open(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return EachDevice(f, func(d *loopdev.Device) error {
+		if slices.Contains(exposed, d.Number()) {
+			return nil
+		}
+		return detach(d, were)
+	})
+}
+
+// detach detaches a device and clears its mark, except where a target may show the device and the
+// driver does not know that target. That is so for a read-only device if its pod had exchanged the
+// file when the driver started. The mark has whoever wants the device's number next look for such a
+// target.
+func detach(d *loopdev.Device, were []int) error {
+	err := d.Detach()
+	if err == nil && d.Access() == loopdev.ReadWrite && slices.Contains(were, d.Number()) {
+		err = d.ClearExposed()
+	}
+	return err
+}
+
+// detachGuarded detaches a device of which nothing is known but that it was a raw block volume's.
+func detachGuarded(number int) error {
+	device, err := loopdev.Guarded(number)
+	if errors.Is(err, os.ErrNotExist) { // detached already, or somebody else's
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	return device.Detach()
+}
+
+// devicesOfDeadDisk are the devices that do not say which file they have, and of which the kernel's
+// path says that they are the volume's.
+func devicesOfDeadDisk(id volume.ID) (dead []int) {
+	numbers, err := loopdev.Attached()
+	if err != nil {
+		return nil
+	}
+	for _, n := range numbers {
+		device, err := loopdev.Open(n)
+		if err == nil {
+			device.Close()
+		}
+		if loopdev.IsOfDeadDisk(err) && mayBeOf(id, n) {
+			dead = append(dead, n)
+		}
+	}
+	return dead
+}
+
+// hidesFile says whether a device has no file, or one that a pod may have given it.
+func hidesFile(number int) bool {
+	device, err := loopdev.Open(number)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	defer device.Close()
+	return IsExchangeable(device)
+}
+
+// IsExchangeable says whether pods may have exchanged the file of a device: it is the read-only
+// device of a raw block volume.
+func IsExchangeable(device *loopdev.Device) bool {
+	if device.Access() != loopdev.ReadOnly {
+		return false
+	}
+	guarded, err := loopdev.Guarded(device.Number())
+	if err == nil {
+		guarded.Close()
+	}
+	return err == nil
+}

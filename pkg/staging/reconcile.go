@@ -1,0 +1,100 @@
+package staging
+
+import (
+	"context"
+	"os"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/filesystem"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Reconcile takes up what a crash has left of a pool's images, before anybody can find the pool. A
+// device that no target shows is detached, and a filesystem that was frozen for a snapshot is
+// thawed. Its cost grows with the number of devices and mounts: it is called once a start.
+func Reconcile(ctx context.Context, p *pool.Pool, targetsOf func(id string) []mount.Target) error {
+	numbers, err := loopdev.Attached()
+	if err != nil || len(numbers) == 0 {
+		return err
+	}
+	mounts, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	for _, n := range numbers {
+		device, err := loopdev.Open(n)
+		if err != nil { // detached meanwhile, or a partition of somebody's
+			continue
+		}
+		id, ours := p.VolumeOn(device)
+		device.Close()
+		if !ours {
+			continue
+		}
+		if err := reconcile(ctx, p, id, mountsOf(mounts, n), targetsOf(id.String())); err != nil {
+			klog.FromContext(ctx).Error(err, "What a crash left of an image stays",
+				"volumeID", id, "device", n)
+		}
+	}
+	return nil
+}
+
+func reconcile(
+	ctx context.Context, p *pool.Pool, id volume.ID, mounts []mount.Mount, targets []mount.Target,
+) error {
+	v, err := p.Get(id)
+	if err != nil {
+		return err
+	}
+	if v.Spec.IsBlock() {
+		return Volume{Volume: v, Pool: p}.resumeDevices(ctx, targets)
+	}
+	for _, m := range mounts {
+		thawed, err := thaw(m.Point, p, id)
+		if thawed {
+			klog.FromContext(ctx).Info(
+				"A crash had left the filesystem of a volume frozen; its writers go on", "volumeID", id)
+		}
+		if thawed || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resumeDevices detaches the devices that no target shows, and secures the others.
+func (v Volume) resumeDevices(ctx context.Context, targets []mount.Target) error {
+	if err := v.Release(targets); err != nil {
+		return err
+	}
+	return v.eachDevice(func(d *loopdev.Device) error { return v.secure(ctx, d) })
+}
+
+// mountsOf are those of the filesystem on a device.
+func mountsOf(mounts []mount.Mount, device int) []mount.Mount {
+	var found []mount.Mount
+	for _, m := range mounts {
+		if n, ok := loopdev.NumberAt(m.Source); ok && n == device {
+			found = append(found, m)
+		}
+	}
+	return found
+}
+
+// thaw thaws the filesystem of a volume's image; false if something else is mounted above it.
+func thaw(path string, p *pool.Pool, id volume.ID) (bool, error) {
+	root, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false, err
+	}
+	defer root.Close()
+	if !(Volume{Volume: volume.Volume{ID: id}, Pool: p}).IsOn(root) {
+		return false, nil
+	}
+	return filesystem.Thaw(root)
+}
