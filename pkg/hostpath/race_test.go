@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -95,7 +94,7 @@ func TestLinksSwappedInDuringTheCallLeadNowhere(t *testing.T) {
 			}
 			defer got.File.Close()
 			opened++
-			content, err := os.ReadFile(openat.Path(got.File))
+			content, err := os.ReadFile("/proc/self/fd/" + itoa(got.File.Fd()))
 			if err == nil && strings.Contains(string(content), "secret") {
 				t.Fatal("the host's secret was opened")
 			}

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
-	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -96,7 +95,7 @@ func (w *world) makeOf(b backend.Backend, s volume.Spec) made {
 	data, err := backend.OpenData(dir, unix.O_PATH)
 	w.must(err)
 	w.t.Cleanup(func() { data.Close() })
-	path, err := os.Readlink(openat.Path(data))
+	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(data.Fd())))
 	w.must(err)
 	return made{dir: dir, data: data, spec: s, quotaID: quotaID, path: path}
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/backendtest"
-	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -203,12 +202,12 @@ func TestDiscardRemovesSubvolumesNestedToAnyDepth(t *testing.T) {
 		if err := createSubvolume(at, "s", 0); err != nil {
 			t.Fatal(err)
 		}
-		next, err := openat.Dir{File: at}.OpenUnmounted("s")
+		next, err := openNoMount(at, "s")
 		at.Close()
 		if err != nil {
 			t.Fatal(err)
 		}
-		at = next.File
+		at = next
 	}
 	at.Close()
 	defer debug.SetMaxStack(debug.SetMaxStack(128 << 10)) // a recursion ends the test
@@ -230,12 +229,12 @@ func plantDeep(t *testing.T, top string) {
 		if err := unix.Mkdirat(int(at.Fd()), name, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		next, err := openat.Dir{File: at}.OpenUnmounted(name)
+		next, err := openNoMount(at, name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		at.Close()
-		at = next.File
+		at = next
 	}
 	defer at.Close()
 	if err := createSubvolume(at, "deepest", 0); err != nil {

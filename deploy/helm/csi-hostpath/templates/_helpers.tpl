@@ -171,3 +171,21 @@ volume.alpha.kubernetes.io/pre-resize-capacity
 {{- else -}}{{- not (hasKey (default dict .parameters) "path") -}}
 {{- end -}}
 {{- end -}}
+
+{{- /* What a NetworkPolicy lets out: the way to the API server, for which there is no selector. The sidecars take its address from their
+environment, not from DNS. */ -}}
+{{- define "csi-hostpath.egress" -}}
+{{- with .Values.networkPolicy.egress -}}
+{{- if .enabled -}}
+egress:
+  - ports:
+      {{- range .ports }}
+      - {protocol: TCP, port: {{ int64 . }}}
+      {{- end }}
+    {{- with .to }}
+    to:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
