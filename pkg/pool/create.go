@@ -23,8 +23,8 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 		return volume.Volume{}, err
 	}
 	defer p.index.unclaim(id)
-	p.foreground.enter()
-	defer p.foreground.leave()
+	p.calls.Enter()
+	defer p.calls.Leave()
 	if e, ok := p.index.get(id.Dir()); ok {
 		if err := compatible(e, req); err != nil {
 			return volume.Volume{}, err

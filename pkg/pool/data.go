@@ -57,8 +57,8 @@ func (p *Pool) unwrittenOf(parent openat.Dir, entry string, v volume.Volume) int
 
 // AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
-	p.foreground.enter()
-	defer p.foreground.leave()
+	p.calls.Enter()
+	defer p.calls.Leave()
 	f, err := openDataBelow(p.volumes, id.Dir())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
@@ -138,7 +138,7 @@ func (p *Pool) Status() (Status, error) {
 	}
 	committed, trash := p.ledger.counts()
 	snapshots, held := p.snapshotIndex.counts()
-	copies, copied := p.jobs.stats()
+	copies, copied := p.jobs.Stats()
 	return Status{
 		SizeBytes:      r.size,
 		UsedBytes:      r.used,

@@ -45,8 +45,8 @@ func (p *Pool) delete(ctx context.Context, id identified, what deletion) error {
 		return err
 	}
 	defer what.claims.unclaim(id)
-	p.foreground.enter()
-	defer p.foreground.leave()
+	p.calls.Enter()
+	defer p.calls.Leave()
 	if err := errors.Join(ctx.Err(), what.claims.checkUnheld(id)); err != nil {
 		return err
 	}

@@ -170,7 +170,7 @@ func (p *Pool) copyImage(
 	source := image.Source{
 		Name: from.id, Dir: from.dir.File, Spec: from.spec, Bytes: from.restoreBytes,
 	}
-	opts := copytree.Options{Progress: progress, Limiter: p.throttle.limiter}
+	opts := copytree.Options{Progress: progress, Limiter: p.throttle.Limiter}
 	return image.New(allocation).MakeFrom(ctx, d.File, source, bytes, opts)
 }
 

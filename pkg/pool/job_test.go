@@ -6,16 +6,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/go-logr/logr/funcr"
-	"k8s.io/klog/v2"
-
-	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -47,8 +44,15 @@ func slowPool(t *testing.T) (*Pool, volume.Volume, *gate) {
 	v := create(t, p, "v", 64*mib)
 	writeTree(t, dataPath(p, v.ID), map[string]string{"file": strings.Repeat("content ", 512<<10)})
 	g := newGate()
-	p.throttle.limiter = g
+	p.throttle.Limiter = g
 	return p, v, g
+}
+
+// oneCopyAtATime makes the others wait for their turn.
+func oneCopyAtATime(p *Pool) {
+	limiter := p.throttle.Limiter
+	p.throttle = copyjob.NewThrottle(1, 0)
+	p.throttle.Limiter = limiter
 }
 
 // short is a context that ends while a copy is at the gate, and not before it is there.
@@ -108,40 +112,6 @@ func TestCopyOutlivesItsCallAndTheRetryJoinsIt(t *testing.T) {
 	}
 }
 
-func TestLogSaysFromTimeToTimeHowFarACopyIs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		var lines []string
-		log := funcr.New(func(_, line string) {
-			mu.Lock()
-			defer mu.Unlock()
-			lines = append(lines, line)
-		}, funcr.Options{})
-		var j jobs
-		j.start(t.Context())
-		defer j.close()
-		const takes = 2*progressInterval + time.Second
-		work := func(context.Context, *copytree.Progress) error {
-			time.Sleep(takes)
-			return nil
-		}
-		if err := j.run(klog.NewContext(t.Context(), log), "snapshot s", 1, work); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * progressInterval) // with its end the log is told no more
-		mu.Lock()
-		defer mu.Unlock()
-		if len(lines) != 2 {
-			t.Fatalf("a copy of %s has logged %q, want two lines", takes, lines)
-		}
-		for _, want := range []string{"A copy is under way", "snapshot s", "0 files", "copied in 30s"} {
-			if !strings.Contains(lines[0], want) {
-				t.Errorf("the log says %s, want %q in it", lines[0], want)
-			}
-		}
-	})
-}
-
 func TestCallIsAnsweredBeforeItsDeadline(t *testing.T) {
 	p, v, _ := slowPool(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -190,9 +160,9 @@ func TestWhatIsBeingCopiedIsNotDeleted(t *testing.T) {
 
 func TestSnapshotThatIsBeingRestoredIsNotDeleted(t *testing.T) {
 	p, v, g := slowPool(t)
-	p.throttle.limiter = nil
+	p.throttle.Limiter = nil
 	s := snapshot(t, p, "s", v.ID)
-	p.throttle.limiter = g
+	p.throttle.Limiter = g
 	req := from(t, "copy", volume.FromSnapshot(s.ID), 64*mib)
 	if _, err := p.CreateFrom(short(t, g), req, only{p}); !errors.Is(err, volume.ErrBusy) {
 		t.Fatal(err)
@@ -248,7 +218,7 @@ func (f failing) WaitN(ctx context.Context, n int) error {
 func TestFailureThatNobodyWaitedForIsToldToTheRetry(t *testing.T) {
 	p, v, g := slowPool(t)
 	broken := errors.New("the disk is broken")
-	p.throttle.limiter = failing{g, broken}
+	p.throttle.Limiter = failing{g, broken}
 	req := snapshotRequest(t, "s", v.ID)
 	if _, err := p.CreateSnapshot(short(t, g), req); !errors.Is(err, volume.ErrBusy) {
 		t.Fatal(err)
@@ -258,13 +228,13 @@ func TestFailureThatNobodyWaitedForIsToldToTheRetry(t *testing.T) {
 	if _, err := p.CreateSnapshot(t.Context(), req); !errors.Is(err, broken) {
 		t.Errorf("the retry: %v, want what went wrong", err)
 	}
-	p.throttle.limiter = nil
+	p.throttle.Limiter = nil
 	snapshot(t, p, "s", v.ID) // told once, and then begun anew
 }
 
 func TestCopiesWaitForTheirTurn(t *testing.T) {
 	p, v, g := slowPool(t)
-	p.throttle.turns = make(chan struct{}, 1)
+	oneCopyAtATime(p)
 	if _, err := p.CreateSnapshot(
 		short(t, g),
 		snapshotRequest(t, "first", v.ID),
@@ -316,7 +286,7 @@ func TestCopiesEndWithTheContextOfTheirPool(t *testing.T) {
 	}
 	defer closePool(t, p)
 	g := newGate()
-	p.throttle.limiter = g
+	p.throttle.Limiter = g
 	ended := make(chan error)
 	go func() {
 		_, err := p.CreateFrom(t.Context(), from(t, "clone", volume.FromVolume(v.ID), 64*mib), only{p})
@@ -335,4 +305,22 @@ func TestCopiesEndWithTheContextOfTheirPool(t *testing.T) {
 	) {
 		t.Errorf("a copy that is begun after that: %v, want ErrUnavailable", err)
 	}
+}
+
+// A call that never ends holds up neither a copy nor a purge for good.
+func TestCopyAndPurgeEndWhileACallGoesOn(t *testing.T) {
+	p := openPool(t, Options{Name: "p", Path: filepath.Join(disks.New(t, disks.Ext4, 0).Dir, "pool")})
+	v := create(t, p, "v", mib)
+	files := map[string]string{}
+	for i := range 2 * yieldAfter {
+		files[strconv.Itoa(i)] = ""
+	}
+	writeTree(t, dataPath(p, v.ID), files)
+	p.calls.Enter()
+	defer p.calls.Leave()
+	s := snapshot(t, p, "s", v.ID)
+	if err := p.DeleteSnapshot(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	waitPurged(t, p)
 }

@@ -87,7 +87,7 @@ func (p *Pool) turn(ctx context.Context, spec volume.Spec) (leave func(), err er
 	if p.clones(spec) {
 		return func() {}, nil
 	}
-	return p.throttle.enter(ctx)
+	return p.throttle.Enter(ctx)
 }
 
 // clones says whether the filesystem has a way to copy such a volume at one moment. It may still

@@ -4,6 +4,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -36,9 +38,9 @@ type Pool struct {
 	backend                              backend.Backend
 	index                                index
 	snapshotIndex                        snapshotIndex
-	jobs                                 jobs
-	throttle                             throttle
-	foreground                           foreground
+	jobs                                 *copyjob.Jobs
+	throttle                             copyjob.Throttle
+	calls                                copyjob.CallGate
 	ledger                               ledger
 	purger                               *purger
 	mounts                               mountSnapshot
@@ -60,7 +62,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 		opts:     opts,
 		purger:   newPurger(),
 		commits:  groupsync.New((*os.File).Sync),
-		throttle: newThrottle(opts),
+		throttle: copyjob.NewThrottle(cmp.Or(opts.MaxCopies, DefaultMaxCopies), opts.CopyBytesPerSecond),
 	}
 	defer func() {
 		if err != nil {
@@ -99,7 +101,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	if err := p.measureForeign(); err != nil {
 		return nil, err
 	}
-	p.jobs.start(ctx)
+	p.jobs = copyjob.Start(ctx)
 	p.purger.start(context.WithoutCancel(ctx), p.purge)
 	return p, nil
 }
@@ -262,7 +264,7 @@ func syncPath(path string) error {
 // Close ends the copies under way, stops the purger, waits for both, and lets another process have
 // the pool. What is in the trash, and what the copies leave, is purged by the next Open.
 func (p *Pool) Close() error {
-	p.jobs.close()
+	p.jobs.Close()
 	p.purger.stop()
 	return p.closeFiles()
 }

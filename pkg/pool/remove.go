@@ -4,17 +4,18 @@ import (
 	"context"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 )
 
-// freely is how many entries are removed without asking whether calls are under way: a busy pool's
-// small volumes have to go as fast as they come.
-const freely = 256
+// yieldAfter is how many entries are removed before the remover asks whether calls are under way: a
+// busy pool's small volumes have to go as fast as they come.
+const yieldAfter = 256
 
 // newRemover returns a remover that lets calls go first when there is much to remove.
-func newRemover(calls *foreground) *openat.Remover {
+func newRemover(calls *copyjob.CallGate) *openat.Remover {
 	removed := 0
 	return openat.NewRemover(func(ctx context.Context) error {
-		if removed++; removed <= freely {
+		if removed++; removed <= yieldAfter {
 			return nil
 		}
 		_, err := calls.Yield(ctx)

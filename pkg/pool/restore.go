@@ -13,6 +13,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -30,23 +31,10 @@ func (p *Pool) CreateFrom(
 	ctx context.Context, req volume.CreateRequest, sources Sources,
 ) (volume.Volume, error) {
 	id := volume.NewID(p.id, req.Name)
-	err := p.jobs.run(
-		ctx,
-		"volume "+id.String(),
-		req,
-		func(ctx context.Context, progress *copytree.Progress) error {
+	return copyjob.Run(ctx, p.jobs, "volume "+id.String(), req,
+		func(ctx context.Context, progress *copytree.Progress) (volume.Volume, error) {
 			return p.restore(ctx, id, req, sources, progress)
-		},
-	)
-	if err != nil {
-		return volume.Volume{}, err
-	}
-	v, err := p.Get(id)
-	if errors.Is(err, volume.ErrNotFound) {
-		return volume.Volume{}, fmt.Errorf("%w: volume %s was deleted while it was being made: ask again",
-			volume.ErrBusy, id)
-	}
-	return v, err
+		})
 }
 
 // restore is the work of CreateFrom. A volume that is there already needs no source: that may be
@@ -57,31 +45,31 @@ func (p *Pool) restore(
 	req volume.CreateRequest,
 	sources Sources,
 	progress *copytree.Progress,
-) error {
+) (volume.Volume, error) {
 	if err := p.index.claim(id); err != nil {
-		return err
+		return volume.Volume{}, err
 	}
 	defer p.index.unclaim(id)
 	if e, ok := p.index.get(id.Dir()); ok {
 		if err := compatible(e, req); err != nil {
-			return err
+			return volume.Volume{}, err
 		}
-		return p.syncPlaced(p.volumes)
+		return e.volume, p.syncPlaced(p.volumes)
 	}
 	other, err := sources.ByID(req.Source.Pool())
 	if err != nil {
-		return fmt.Errorf("copy %s: %w", req.Source, err)
+		return volume.Volume{}, fmt.Errorf("copy %s: %w", req.Source, err)
 	}
 	from, err := p.holdInTurn(ctx, func() (*origin, error) { return other.holdFitting(req) })
 	if err != nil {
-		return err
+		return volume.Volume{}, err
 	}
 	defer from.release()
 	bytes, err := req.Spec.Size(
 		volume.SizeRange{Required: max(req.Size.Required, from.restoreBytes), Limit: req.Size.Limit},
 	)
 	if err != nil {
-		return err
+		return volume.Volume{}, err
 	}
 	v := volume.Volume{
 		ID: id, Name: req.Name, Spec: req.Spec, Owner: req.Owner, Source: req.Source,
@@ -94,8 +82,7 @@ func (p *Pool) restore(
 			v.SharedBytes = addSaturating(from.restoreBytes, from.sharedBytes)
 		}
 	}
-	_, err = p.make(ctx, v, copied{from: from, limit: req.Size.Limit, progress: progress})
-	return err
+	return p.make(ctx, v, copied{from: from, limit: req.Size.Limit, progress: progress})
 }
 
 // copied is the content of a volume that is made from another one, or from a snapshot.
@@ -183,7 +170,7 @@ func (b bound) withSlack() int64 { return addSaturating(b.bytes, b.bytes/8+copyS
 // quota is the bound.
 func (p *Pool) options(b bound, progress *copytree.Progress) copytree.Options {
 	opts := copytree.Options{
-		Progress: progress, Limiter: p.throttle.limiter, Yielder: &p.foreground,
+		Progress: progress, Limiter: p.throttle.Limiter, Yielder: &p.calls,
 		MaxBytes: b.withSlack(), MaxEntries: int64(min(b.inodes, math.MaxInt64)),
 	}
 	if _, ok := p.backend.(backend.Cloner); ok && p.backend.Enforces() {
@@ -200,7 +187,7 @@ func (p *Pool) duplicate(
 	ctx context.Context, d openat.Dir, from *origin, to bound, progress *copytree.Progress,
 ) (made backend.Clone, held int64, err error) {
 	if p.clones(from.spec) { // it could not after all
-		leave, err := p.throttle.enter(ctx)
+		leave, err := p.throttle.Enter(ctx)
 		if err != nil {
 			return made, 0, err
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -28,49 +29,33 @@ func (p *Pool) CreateSnapshot(
 	ctx context.Context, req volume.SnapshotRequest,
 ) (volume.Snapshot, error) {
 	id := volume.NewSnapshotID(p.id, req.Name)
-	err := p.jobs.run(
-		ctx,
-		"snapshot "+id.String(),
-		req,
-		func(ctx context.Context, progress *copytree.Progress) error {
+	return copyjob.Run(ctx, p.jobs, "snapshot "+id.String(), req,
+		func(ctx context.Context, progress *copytree.Progress) (volume.Snapshot, error) {
 			return p.takeSnapshot(ctx, id, req, progress)
-		},
-	)
-	if err != nil {
-		return volume.Snapshot{}, err
-	}
-	s, err := p.GetSnapshot(id)
-	if errors.Is(err, volume.ErrNotFound) {
-		return volume.Snapshot{}, fmt.Errorf(
-			"%w: snapshot %s was deleted while it was being made: ask again",
-			volume.ErrBusy,
-			id,
-		)
-	}
-	return s, err
+		})
 }
 
 // takeSnapshot is the work of CreateSnapshot.
 func (p *Pool) takeSnapshot(
 	ctx context.Context, id volume.SnapshotID, req volume.SnapshotRequest, progress *copytree.Progress,
-) error {
+) (volume.Snapshot, error) {
 	if err := p.snapshotIndex.claim(id); err != nil {
-		return err
+		return volume.Snapshot{}, err
 	}
 	defer p.snapshotIndex.unclaim(id)
 	if e, ok := p.snapshotIndex.get(id.Dir()); ok {
 		if err := sameSnapshot(e, req); err != nil {
-			return err
+			return volume.Snapshot{}, err
 		}
 		// as for a repeated Create: whatever failed after the rename
-		return errors.Join(p.syncPlaced(p.snapshots), p.relimit(e.Source))
+		return e.Snapshot, errors.Join(p.syncPlaced(p.snapshots), p.relimit(e.Source))
 	}
 	if err := checkUnburied(p.snapshots, id); err != nil {
-		return err
+		return volume.Snapshot{}, err
 	}
 	from, err := p.holdInTurn(ctx, func() (*origin, error) { return p.holdVolume(req.Source) })
 	if err != nil {
-		return err
+		return volume.Snapshot{}, err
 	}
 	defer from.release()
 	s := volume.Snapshot{
@@ -82,23 +67,23 @@ func (p *Pool) takeSnapshot(
 	}
 	r, err := p.room()
 	if err != nil {
-		return err
+		return volume.Snapshot{}, err
 	}
 	if err := p.ledger.reserve(s.HeldBytes, r); err != nil {
-		return fmt.Errorf("snapshot %s in pool %s: %w", id, p.opts.Name, err)
+		return volume.Snapshot{}, fmt.Errorf("snapshot %s in pool %s: %w", id, p.opts.Name, err)
 	}
 	failpoint.Here("snapshot.reserved")
 	s, err = p.commitSnapshot(ctx, s, from, progress)
 	if err != nil {
 		// What is left keeps something of its source until it is purged.
-		return errors.Join(
+		return volume.Snapshot{}, errors.Join(
 			fmt.Errorf("snapshot %s of volume %s in pool %s: %w", id, req.Source, p.opts.Name, err),
 			p.relimit(req.Source),
 		)
 	}
 	p.snapshotIndex.put(SnapshotEntry{Snapshot: s})
 	failpoint.Here("snapshot.indexed")
-	return p.relimit(s.Source)
+	return s, p.relimit(s.Source)
 }
 
 // sameSnapshot says whether an existing snapshot answers a request of the same name (CSI spec,

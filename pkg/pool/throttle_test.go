@@ -8,9 +8,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"golang.org/x/time/rate"
-
-	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -21,16 +18,6 @@ type meter struct{ bytes atomic.Int64 }
 func (m *meter) WaitN(_ context.Context, bytes int) error {
 	m.bytes.Add(int64(bytes))
 	return nil
-}
-
-func TestRateOfThePoolIsThatOfItsLimiter(t *testing.T) {
-	if l := newThrottle(Options{}).limiter; l != nil {
-		t.Errorf("without a rate there is a limiter: %v", l)
-	}
-	l, ok := newThrottle(Options{CopyBytesPerSecond: 5 * mib}).limiter.(*rate.Limiter)
-	if !ok || l.Limit() != 5*mib || l.Burst() != copytree.MaxChunk {
-		t.Errorf("the limiter is %+v, want one of 5 MiB a second that lets a chunk pass", l)
-	}
 }
 
 // meteredContent is in a volume whose copies are metered.
@@ -91,9 +78,9 @@ func fillMetered(t *testing.T, path string) {
 func wantMetered(t *testing.T, what string, on *Pool, run func()) {
 	t.Helper()
 	m := &meter{}
-	on.throttle.limiter = m
+	on.throttle.Limiter = m
 	run()
-	on.throttle.limiter = nil
+	on.throttle.Limiter = nil
 	if got := m.bytes.Load(); got != meteredContent {
 		t.Errorf("%s: the limiter let %d bytes through, want %d", what, got, meteredContent)
 	}

@@ -99,7 +99,7 @@ func (s *mountSnapshot) since(earliest time.Time) ([]mount.Mount, error) {
 // much was promised to it, and as long as there is a quota, whose that is. Errors:
 // backend.ErrPending.
 func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
-	r := newRemover(&p.foreground)
+	r := newRemover(&p.calls)
 	d, err := thrown.at.OpenUnmounted(thrown.name)
 	switch {
 	case err == nil:

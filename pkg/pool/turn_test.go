@@ -29,7 +29,10 @@ func (q queueing) Done() <-chan struct{} {
 // gives it the turn and says how it ended.
 func queued(t *testing.T, p *Pool, work func(context.Context) error) (leave func() error) {
 	t.Helper()
-	p.throttle.turns <- struct{}{}
+	leaveTurn, err := p.throttle.Enter(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx := queueing{Context: t.Context(), waits: make(chan struct{}), once: &sync.Once{}}
 	ended := make(chan error, 1)
 	go func() { ended <- work(ctx) }()
@@ -39,7 +42,7 @@ func queued(t *testing.T, p *Pool, work func(context.Context) error) (leave func
 		t.Fatalf("it has ended without a turn: %v", err)
 	}
 	return func() error {
-		<-p.throttle.turns
+		leaveTurn()
 		return <-ended
 	}
 }
@@ -48,7 +51,7 @@ func queued(t *testing.T, p *Pool, work func(context.Context) error) (leave func
 func oneAtATime(t *testing.T, fstype string) (*Pool, volume.Volume) {
 	t.Helper()
 	p := poolOn(t, fstype)
-	p.throttle.turns = make(chan struct{}, 1)
+	oneCopyAtATime(p)
 	return p, createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{Required: 32 * mib})
 }
 
@@ -61,7 +64,10 @@ func TestSnapshotThatQueuesIsOfTheVolumeAsItIsInItsTurn(t *testing.T) {
 			req := snapshotRequest(t, "s", v.ID)
 			id := volume.NewSnapshotID(p.ID(), req.Name)
 			leave := queued(t, p,
-				func(ctx context.Context) error { return p.takeSnapshot(ctx, id, req, &copytree.Progress{}) })
+				func(ctx context.Context) error {
+					_, err := p.takeSnapshot(ctx, id, req, &copytree.Progress{})
+					return err
+				})
 			stage(t, p, v.ID)
 			if _, err := expand(t, p, v.ID, 48*mib, 0); err != nil {
 				t.Fatal(err)
@@ -104,7 +110,10 @@ func TestCloneThatQueuesHasTheFilesystemThatWasMadeMeanwhile(t *testing.T) {
 	req.Spec = v.Spec
 	id := volume.NewID(p.ID(), req.Name)
 	leave := queued(t, p,
-		func(ctx context.Context) error { return p.restore(ctx, id, req, only{p}, &copytree.Progress{}) })
+		func(ctx context.Context) error {
+			_, err := p.restore(ctx, id, req, only{p}, &copytree.Progress{})
+			return err
+		})
 	stage(t, p, v.ID)
 	if err := leave(); err != nil {
 		t.Fatal(err)
@@ -119,7 +128,10 @@ func TestSourceOfACopyThatQueuesCanBeDeleted(t *testing.T) {
 	req := snapshotRequest(t, "s", v.ID)
 	id := volume.NewSnapshotID(p.ID(), req.Name)
 	leave := queued(t, p,
-		func(ctx context.Context) error { return p.takeSnapshot(ctx, id, req, &copytree.Progress{}) })
+		func(ctx context.Context) error {
+			_, err := p.takeSnapshot(ctx, id, req, &copytree.Progress{})
+			return err
+		})
 	wantLedger(t, p, v.CapacityBytes, 0)
 	remove(t, p, v.ID)
 	if err := leave(); !errors.Is(err, volume.ErrNotFound) {

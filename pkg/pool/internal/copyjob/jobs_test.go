@@ -1,0 +1,163 @@
+package copyjob
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr/funcr"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+func TestLogSaysFromTimeToTimeHowFarACopyIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var lines []string
+		log := funcr.New(func(_, line string) {
+			mu.Lock()
+			defer mu.Unlock()
+			lines = append(lines, line)
+		}, funcr.Options{})
+		j := Start(t.Context())
+		defer j.Close()
+		const takes = 2*progressInterval + time.Second
+		work := func(context.Context, *copytree.Progress) (string, error) {
+			time.Sleep(takes)
+			return "made", nil
+		}
+		ctx := klog.NewContext(t.Context(), log)
+		if made, err := Run(ctx, j, "snapshot s", 1, work); made != "made" || err != nil {
+			t.Fatal(made, err)
+		}
+		time.Sleep(10 * progressInterval) // with its end the log is told no more
+		mu.Lock()
+		defer mu.Unlock()
+		if len(lines) != 2 {
+			t.Fatalf("a copy of %s has logged %q, want two lines", takes, lines)
+		}
+		for _, want := range []string{"A copy is under way", "snapshot s", "0 files", "copied in 30s"} {
+			if !strings.Contains(lines[0], want) {
+				t.Errorf("the log says %s, want %q in it", lines[0], want)
+			}
+		}
+	})
+}
+
+var errBroken = errors.New("the disk is broken")
+
+// copies has work that ends when a test says so.
+type copies struct {
+	jobs  *Jobs
+	begun int
+	end   chan error
+}
+
+func newCopies(t *testing.T) *copies {
+	t.Helper()
+	c := &copies{jobs: Start(t.Context()), end: make(chan error)}
+	t.Cleanup(c.jobs.Close)
+	return c
+}
+
+// call returns what was made: the number of copies that have begun.
+func (c *copies) call(ctx context.Context, request int) (int, error) {
+	return Run(ctx, c.jobs, "x", request, func(context.Context, *copytree.Progress) (int, error) {
+		c.begun++
+		made := c.begun
+		return made, <-c.end
+	})
+}
+
+// gone is a call whose caller does not wait.
+func (c *copies) gone(t *testing.T, request int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.call(ctx, request); !errors.Is(err, volume.ErrBusy) {
+		t.Fatalf("%v, want ErrBusy", err)
+	}
+}
+
+func TestFailureOfAJobReachesOneCallAtLeastAndTheNextOneBeginsAnew(t *testing.T) {
+	for _, c := range []struct {
+		title   string
+		waiting int // calls that wait when the job fails
+		later   int // the request of the call after that
+		want    error
+	}{
+		{title: "nobody waits: the next call gets it", later: 1, want: errBroken},
+		{title: "another request does not get it", later: 2},
+		{title: "one waits", waiting: 1, later: 1},
+		{title: "many wait", waiting: 8, later: 1},
+	} {
+		t.Run(c.title, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				work := newCopies(t)
+				work.gone(t, 1)
+				var waiting sync.WaitGroup
+				for range c.waiting {
+					waiting.Go(func() {
+						if _, err := work.call(t.Context(), 1); !errors.Is(err, errBroken) {
+							t.Errorf("a call that waits: %v, want %v", err, errBroken)
+						}
+					})
+				}
+				synctest.Wait()
+				work.end <- errBroken
+				waiting.Wait()
+				synctest.Wait()
+				close(work.end) // what begins from here on succeeds
+				if _, err := work.call(t.Context(), c.later); !errors.Is(err, c.want) {
+					t.Errorf("the next call: %v, want %v", err, c.want)
+				}
+				if made, err := work.call(t.Context(), c.later); made < 2 || err != nil {
+					t.Errorf("the call after that: copy %d, %v, want a new one", made, err)
+				}
+			})
+		})
+	}
+}
+
+func TestCallsOfOneRequestShareAJobAndItsResult(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		work := newCopies(t)
+		var calls sync.WaitGroup
+		for range 8 {
+			calls.Go(func() {
+				if made, err := work.call(t.Context(), 1); made != 1 || err != nil {
+					t.Errorf("copy %d, %v, want the first one", made, err)
+				}
+			})
+		}
+		synctest.Wait()
+		if _, err := work.call(t.Context(), 2); !errors.Is(err, volume.ErrBusy) {
+			t.Errorf("another request under the same name: %v, want ErrBusy", err)
+		}
+		work.end <- nil
+		calls.Wait()
+	})
+}
+
+func TestKeptFailuresAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := Start(t.Context())
+		defer j.Close()
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		for i := range maxUnreported + 10 {
+			_, _ = Run(gone, j, strings.Repeat("x", i), 1,
+				func(context.Context, *copytree.Progress) (int, error) { return 0, errBroken })
+		}
+		synctest.Wait()
+		if n := len(j.unreportedFailures); n > maxUnreported {
+			t.Errorf("%d failures are kept, want at most %d", n, maxUnreported)
+		}
+	})
+}
