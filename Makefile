@@ -8,6 +8,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 IMAGE ?= csi-hostpath:$(VERSION)
 # Which packages `make test` runs, and with what else: make test PACKAGES=./pkg/pool TEST_FLAGS='-run Crash -v'
 PACKAGES ?= ./...
+VM_PACKAGES ?= ./test/vm ./test/quotas
 TEST_FLAGS ?=
 # What else `make e2e` is told: make e2e E2E_FLAGS='-keep -run Reboot -image /tmp/image.tar'
 E2E_FLAGS ?=
@@ -19,6 +20,7 @@ FUZZTIME ?= 30s
 VERSION_VARIABLE := github.com/csi-hostpath/csi-hostpath/pkg/driver.buildVersion
 TOOLS := bin/tools
 TEST_LOG := .cache/test.json
+TEST_VM_LOG := .cache/test-vm.json
 
 ##@ Build
 
@@ -61,17 +63,25 @@ bench: packages ## Measure the driver beside its floor (as root; minutes): make 
 ##@ Check
 
 .PHONY: test
-test: packages $(TOOLS)/gotestsum $(TOOLS)/helm ## Run all tests under the race detector (as root, or most of them skip).
+test: packages $(TOOLS)/gotestsum $(TOOLS)/helm ## Run all tests that need no virtual machine (as root, or most of them skip).
 	@mkdir -p $(dir $(TEST_LOG))
-	$(TOOLS)/gotestsum --format standard-quiet --jsonfile $(TEST_LOG) -- -race -count=1 -timeout 30m $(TEST_FLAGS) $(PACKAGES)
+	$(TOOLS)/gotestsum --format standard-quiet --jsonfile $(TEST_LOG) -- -race -vet=off -count=1 -timeout 30m $(TEST_FLAGS) $(PACKAGES)
 	@go run ./test/skips $(TEST_LOG)
 
-# failpoint is the tag under which tests build the driver that can be killed at a step; e2e that of the tests on a cluster.
+# qemu is the tag of the tests that boot a virtual machine. What runs inside has the tag vm.
+.PHONY: test-vm
+test-vm: packages $(TOOLS)/gotestsum ## Run the tests on another kernel, under QEMU: project quotas, power cuts.
+	@mkdir -p $(dir $(TEST_VM_LOG))
+	$(TOOLS)/gotestsum --format standard-quiet --jsonfile $(TEST_VM_LOG) -- -tags qemu -vet=off -count=1 -timeout 120m $(TEST_FLAGS) $(VM_PACKAGES)
+	@go run ./test/skips $(TEST_VM_LOG)
+
+# The tags: failpoint builds the driver that tests kill at a step, e2e the tests on a cluster, qemu those that boot a machine.
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## Run golangci-lint, as .golangci.yml says.
 	$(TOOLS)/golangci-lint run
 	$(TOOLS)/golangci-lint run --build-tags failpoint ./pkg/failpoint/...
 	$(TOOLS)/golangci-lint run --build-tags e2e ./test/e2e/...
+	$(TOOLS)/golangci-lint run --build-tags qemu $(VM_PACKAGES)
 
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.

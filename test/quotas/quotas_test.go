@@ -1,3 +1,5 @@
+//go:build qemu
+
 // Package quotas runs the driver's own process on filesystems that hold it to its word, XFS and
 // ext4 with project quotas, in the virtual machine that has them: csi-sanity and the tests of pools
 // and crashes once more, a thousand full volumes, a full disk, the machine's power cut.
@@ -9,11 +11,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/vm"
-	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
-
-// filesystems are those of the machine's disks, by name.
-var filesystems = []string{disks.XFS, disks.Ext4}
 
 // tooLong are tests that say nothing of quotas and take long where the processor is emulated.
 const tooLong = "^(TestPurgeOfALargeVolumeIsInterruptedAndResumed|TestPurgeRemovesATreeOfAnyDepth|" +
@@ -29,16 +27,13 @@ const otherKernel = "^(TestRestoredVolumeIsHeldToItsOwnSize|TestSnapshotsTakeNot
 // TestDriverOnProjectQuotas boots twice: the power goes while volumes are published, and comes
 // back.
 func TestDriverOnProjectQuotas(t *testing.T) {
-	if guest.Running() {
-		return
-	}
 	machine := vm.Config{
 		Packages: []string{"./pkg/pool", "./sanity", "./test/crash", "./test/quotas"},
 		Programs: []string{"./cmd/csi-hostpath"},
 		Tags:     []string{"failpoint"},
 		Memory:   2 << 30,
 	}
-	for _, fstype := range filesystems {
+	for _, fstype := range []string{disks.XFS, disks.Ext4} {
 		machine.Disks = append(machine.Disks, vm.Disk{FS: fstype, Size: 2 << 30, ProjectQuota: true})
 	}
 	vm.Run(t, machine,

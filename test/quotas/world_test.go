@@ -16,9 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
+
+// filesystems are those of the machine's disks, by name.
+var filesystems = []string{disks.XFS, disks.Ext4}
 
 const (
 	mib = 1 << 20

@@ -10,24 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
-	"github.com/csi-hostpath/csi-hostpath/test/vm"
-	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
-
-var filesystems = []string{disks.Ext4, disks.XFS}
-
-// TestOnAKernelWithProjectQuotas runs this package's tests, those with the build tag vm too, where
-// they can run.
-func TestOnAKernelWithProjectQuotas(t *testing.T) {
-	if guest.Running() {
-		return
-	}
-	machine := vm.Config{Packages: []string{"./pkg/backend/projquota"}}
-	for _, fstype := range filesystems {
-		machine.Disks = append(machine.Disks, vm.Disk{FS: fstype, ProjectQuota: true})
-	}
-	vm.Run(t, machine)
-}
 
 func TestFilesystemWithoutQuotasIsNotUsed(t *testing.T) {
 	root, err := os.Open(t.TempDir())

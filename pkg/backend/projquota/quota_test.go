@@ -17,8 +17,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/backendtest"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
+
+// filesystems are those of the virtual machine's disks, by name.
+var filesystems = []string{disks.Ext4, disks.XFS}
 
 func opener(mode Mode) func(testing.TB, *os.File) backend.Backend {
 	return func(t testing.TB, root *os.File) backend.Backend {

@@ -1,3 +1,5 @@
+//go:build qemu
+
 package vm
 
 import (
@@ -59,12 +61,6 @@ func TestPowerCutBreaksNoPromiseOfACopy(t *testing.T) {
 		Boot{Run: "^TestCopiesBeforePowerCut$", PowerCut: true}, check,
 		Boot{Run: "^TestCopiesBeforePowerCut$", PowerCut: true, CutDelay: 170 * time.Millisecond}, check,
 	)
-}
-
-// TestPackagesPass runs tests of the driver on a kernel that clusters have: Debian's is years older
-// than CI's.
-func TestPackagesPass(t *testing.T) {
-	Run(t, Config{Packages: []string{"./pkg/mount", "./pkg/image/loopdev"}})
 }
 
 // TestOutcomesComeOut boots one machine several times, and looks at what it says of itself.
@@ -147,37 +143,6 @@ func TestMachineEndsWithItsContext(t *testing.T) {
 		if line, err := os.ReadFile(file); err == nil && strings.Contains(string(line), machine.dir) {
 			t.Errorf("%s still runs: %q", file, line)
 		}
-	}
-}
-
-func TestFaultyConfigIsRefused(t *testing.T) {
-	tests := []struct {
-		name    string
-		disks   []Disk
-		wantErr string
-	}{
-		{name: "no name", disks: []Disk{{Size: 1 << 20}}, wantErr: "want a name"},
-		{
-			name:    "twice",
-			disks:   []Disk{{Name: "a", Size: 1}, {Name: "a", Size: 1}},
-			wantErr: "want a name of its own",
-		},
-		{name: "our own name", disks: []Disk{{Name: "work"}}, wantErr: "want a name of its own"},
-		{name: "long name", disks: []Disk{{Name: "a-name-of-twenty-one-x"}}, wantErr: "want a name"},
-		{name: "filesystem", disks: []Disk{{FS: "ntfs"}}, wantErr: `"ntfs" is none of`},
-		{
-			name:    "quota",
-			disks:   []Disk{{FS: "btrfs", ProjectQuota: true}},
-			wantErr: "btrfs has no project quotas",
-		},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			_, err := makeDisks(t.Context(), tt.disks, t.TempDir())
-			if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
-				t.Errorf("%v, want %q", err, tt.wantErr)
-			}
-		})
 	}
 }
 
