@@ -113,7 +113,8 @@ func TestExitCodesAndMessages(t *testing.T) {
 		},
 		{
 			args: "check-config --config bad.yaml", code: 2,
-			stderr: "csi-hostpath: bad.yaml:5: pools[0].path: \"fast\" must be an absolute path\n" + unknownKey,
+			stderr: "csi-hostpath: bad.yaml:5: pools[0].path: \"fast\" must be an absolute path\n" +
+				unknownKey,
 		},
 		{
 			args: "check-config --config good.yaml --shutdown-grace=5s",
@@ -180,8 +181,8 @@ func TestSignalsDrainThenExit(t *testing.T) {
 		{"a second signal exits at once", "hang", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}, exitFailure, "Exiting at once"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cmd := exec.Command(os.Args[0], "serve", "--pool=a=/data/a",
-				"--node-name=n") //nolint:gosec // this very program
+			args := []string{"serve", "--pool=a=/data/a", "--node-name=n"}
+			cmd := exec.Command(os.Args[0], args...) //nolint:gosec // this very program
 			cmd.Env = append(os.Environ(), behaviourEnv+"="+c.driver)
 			stderr, err := cmd.StderrPipe()
 			if err != nil {
