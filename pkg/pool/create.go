@@ -59,11 +59,7 @@ func (p *Pool) make(ctx context.Context, v volume.Volume, content content) (volu
 	if err := checkUnburied(p.volumes, v.ID); err != nil {
 		return volume.Volume{}, err
 	}
-	r, err := p.room()
-	if err != nil {
-		return volume.Volume{}, err
-	}
-	if err := p.ledger.reserve(v.PromisedBytes(), r); err != nil {
+	if err := p.reserve(v.PromisedBytes()); err != nil {
 		return volume.Volume{}, fmt.Errorf("pool %s: %w", p.opts.Name, err)
 	}
 	failpoint.Here("create.reserved")
@@ -151,13 +147,13 @@ func (p *Pool) commit(
 	building := withSuffix(v.ID.Dir())
 	v, err := p.build(ctx, building, v, content)
 	if err != nil {
-		p.ledger.release(v.PromisedBytes() - content.leaves(v))
+		p.ledger.Release(v.PromisedBytes() - content.leaves(v))
 		p.abandon(building, discarded{bytes: content.leaves(v), quotaID: v.QuotaID})
 		return volume.Volume{}, err
 	}
 	failpoint.Here("create.built")
 	if err := p.tmp.RenameNoReplace(building, p.volumes, v.ID.Dir()); err != nil {
-		p.ledger.release(v.PromisedBytes() - content.leaves(v))
+		p.ledger.Release(v.PromisedBytes() - content.leaves(v))
 		p.abandon(building, discarded{bytes: content.leaves(v), quotaID: v.QuotaID})
 		if errors.Is(err, os.ErrExist) {
 			return volume.Volume{}, fmt.Errorf(
@@ -222,7 +218,7 @@ func (p *Pool) build(
 // abandon has what build left purged where it is, with the bytes that are still reserved for it:
 // half a copy fills the disk until then. The purger has the patience that a quota may need.
 func (p *Pool) abandon(building string, left discarded) {
-	p.ledger.discard(left.bytes)
+	p.ledger.MoveToTrash(left.bytes)
 	left.at, left.name, left.lookAfter = p.tmp, building, time.Now()
 	p.purger.add(left)
 }

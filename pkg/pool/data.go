@@ -34,27 +34,6 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 	return f, nil
 }
 
-// unwrittenOf is how much of what it was promised a volume, whose directory is in a directory of
-// the pool, does not have of the disk yet: 0 where nobody counts that. What its snapshots keep is
-// theirs.
-func (p *Pool) unwrittenOf(parent openat.Dir, entry string, v volume.Volume) int64 {
-	counter, ok := p.backendOf(v.Spec).(backend.Counter)
-	if !ok {
-		return 0
-	}
-	data, err := openDataBelow(parent, entry)
-	if err != nil {
-		return 0
-	}
-	defer data.Close()
-	allocated, err := counter.Allocated(data, v.QuotaID)
-	if err != nil {
-		return 0
-	}
-	own := max(0, allocated-p.snapshotIndex.keptOf(chargedTo(v)))
-	return max(0, v.PromisedBytes()-own)
-}
-
 // AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
 	p.calls.Enter()
@@ -110,7 +89,7 @@ func (p *Pool) Largest(s volume.Spec) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return s.Largest(p.ledger.available(r)), nil
+	return s.Largest(p.ledger.Available(r)), nil
 }
 
 // Status is a pool at a glance, for the metrics. Sizes are in bytes.
@@ -136,14 +115,14 @@ func (p *Pool) Status() (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	committed, trash := p.ledger.counts()
+	committed, trash := p.ledger.Counts()
 	snapshots, held := p.snapshotIndex.counts()
 	copies, copied := p.jobs.Stats()
 	return Status{
-		SizeBytes:      r.size,
-		UsedBytes:      r.used,
-		FreeBytes:      r.free,
-		AvailableBytes: p.ledger.available(r),
+		SizeBytes:      r.Size,
+		UsedBytes:      r.Used,
+		FreeBytes:      r.Free,
+		AvailableBytes: p.ledger.Available(r),
 		CommittedBytes: committed,
 		TrashBytes:     trash,
 		Volumes:        p.index.len(),

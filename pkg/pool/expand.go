@@ -58,23 +58,19 @@ func (p *Pool) grow(ctx context.Context, e entry, bytes int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	r, err := p.room()
-	if err != nil {
-		return err
-	}
 	more := bytes - v.CapacityBytes
-	if err := p.ledger.reserve(more, r); err != nil {
+	if err := p.reserve(more); err != nil {
 		return err
 	}
 	failpoint.Here("expand.reserved")
 	e.volume.CapacityBytes = bytes
-	err = p.resize(e.volume, p.limitOf(e.volume))
+	err := p.resize(e.volume, p.limitOf(e.volume))
 	if err == nil {
 		failpoint.Here("expand.resized")
 		err = p.replaceRecord(e.volume)
 	}
 	if err != nil {
-		p.ledger.release(more)
+		p.ledger.Release(more)
 		return errors.Join(err, p.resize(v, p.limitOf(v)))
 	}
 	// Nothing goes back from here on, also when the fsync fails: data that is shorter than its

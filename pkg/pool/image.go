@@ -187,7 +187,7 @@ func (p *Pool) freezeImage(
 	if err != nil {
 		return nil, errors.Join(err, data.Close())
 	}
-	p.settle(&s.HeldBytes, min(allocated, s.RestoreBytes))
+	p.replaceReserved(&s.HeldBytes, min(allocated, s.RestoreBytes))
 	return data, nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -206,7 +207,7 @@ func (noCloner) ChargesWriter() bool { return false }
 // that wrote it as long as a snapshot has it, a volume that overwrites what is in its snapshots
 // needs that much more; the ledger has it, as what the snapshots hold.
 func (p *Pool) limitOf(v volume.Volume) int64 {
-	return addSaturating(v.CapacityBytes, p.snapshotIndex.keptOf(chargedTo(v)))
+	return ledger.Sum(v.CapacityBytes, p.snapshotIndex.keptOf(chargedTo(v)))
 }
 
 // relimit makes the filesystem agree with limitOf after that has changed. It is asked again after

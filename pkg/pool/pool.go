@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +20,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -41,10 +41,10 @@ type Pool struct {
 	jobs                                 *copyjob.Jobs
 	throttle                             copyjob.Throttle
 	calls                                copyjob.CallGate
-	ledger                               ledger
+	ledger                               ledger.Ledger
 	purger                               *purger
 	mounts                               mountSnapshot
-	foreignBytes                         atomic.Int64 // of the filesystem, used by others
+	foreign                              foreignUse
 }
 
 // Open takes the pool at opts.Path, making it first where the directory is empty or absent,

@@ -14,6 +14,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -79,7 +80,7 @@ func (p *Pool) restore(
 	if p.cloner().ChargesWriter() && !v.Spec.IsImage() {
 		v.SharedBytes = from.sharedBytes
 		if from.isLive {
-			v.SharedBytes = addSaturating(from.restoreBytes, from.sharedBytes)
+			v.SharedBytes = ledger.Sum(from.restoreBytes, from.sharedBytes)
 		}
 	}
 	return p.make(ctx, v, copied{from: from, limit: req.Size.Limit, progress: progress})
@@ -103,12 +104,12 @@ func (c copied) make(ctx context.Context, p *Pool, d openat.Dir, v *volume.Volum
 	if !errors.Is(err, errors.ErrUnsupported) {
 		v.QuotaID = made.QuotaID
 		if v.SharedBytes > 0 && c.from.isLive && made.WrittenBytes > 0 {
-			p.settle(&v.SharedBytes, addSaturating(made.WrittenBytes, c.from.sharedBytes))
+			p.replaceReserved(&v.SharedBytes, ledger.Sum(made.WrittenBytes, c.from.sharedBytes))
 		}
 		return made.Data, err
 	}
 	// a copy shares nothing, or the filesystem counts that as if it did not
-	p.settle(&v.SharedBytes, 0)
+	p.replaceReserved(&v.SharedBytes, 0)
 	made, held, err := p.duplicate(ctx, d, c.from,
 		bound{bytes: v.CapacityBytes, inodes: v.Spec.Inodes}, c.progress)
 	v.QuotaID = made.QuotaID
@@ -136,11 +137,7 @@ func (c copied) fit(p *Pool, v *volume.Volume, held int64) error {
 		return fmt.Errorf("%w: what was copied of %s takes %d bytes, asked for are at most %d",
 			volume.ErrOutOfRange, c.from.id, held, c.limit)
 	}
-	r, err := p.room()
-	if err != nil {
-		return err
-	}
-	if err := p.ledger.reserve(held-v.CapacityBytes, r); err != nil {
+	if err := p.reserve(held - v.CapacityBytes); err != nil {
 		return err
 	}
 	v.CapacityBytes = held
@@ -163,7 +160,7 @@ const (
 	quotaSlack = 64 << 20
 )
 
-func (b bound) withSlack() int64 { return addSaturating(b.bytes, b.bytes/8+copySlack) }
+func (b bound) withSlack() int64 { return ledger.Sum(b.bytes, b.bytes/8+copySlack) }
 
 // options hold a copy to a bound. ext4 exempts us from its quotas (CAP_SYS_RESOURCE), and a plain
 // pool has none. btrfs exempts nobody, and counts a block once that several files share: there the
@@ -205,7 +202,7 @@ func (p *Pool) duplicate(
 	if made.Data, made.QuotaID, err = p.backend.Make(
 		d.File,
 		spec,
-		addSaturating(to.withSlack(), quotaSlack),
+		ledger.Sum(to.withSlack(), quotaSlack),
 	); err != nil {
 		return made, 0, err
 	}

@@ -36,7 +36,7 @@ func (p *Pool) scan(ctx context.Context) error {
 	if err := p.scanDiscarded(ctx, buried.found); err != nil {
 		return err
 	}
-	committed, trash := p.ledger.counts()
+	committed, trash := p.ledger.Counts()
 	snapshots, _ := p.snapshotIndex.counts()
 	klog.FromContext(
 		ctx,
@@ -136,9 +136,9 @@ func (p *Pool) scanBatch(ctx context.Context, names []string, buried *graves) er
 		e := &entry{volume: v, damaged: err}
 		p.adopt(ctx, e)
 		p.index.put(e)
-		p.ledger.add(v.PromisedBytes())
+		p.ledger.Add(v.PromisedBytes())
 		if e.damaged == nil && !e.unenforced {
-			p.ledger.addUnwritten(p.unwrittenOf(p.volumes, name, v))
+			p.foreign.addUnwritten(p.unwrittenOf(p.volumes, name, v))
 		}
 	}
 	return nil

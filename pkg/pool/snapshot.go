@@ -12,6 +12,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -62,14 +63,10 @@ func (p *Pool) takeSnapshot(
 		ID: id, Name: req.Name, Source: req.Source, SourceCreated: from.created, Owner: req.Owner,
 		Spec: from.spec, RestoreBytes: from.restoreBytes,
 		// The most that it is known to hold before it is made.
-		HeldBytes: addSaturating(from.restoreBytes, from.sharedBytes),
+		HeldBytes: ledger.Sum(from.restoreBytes, from.sharedBytes),
 		Created:   time.Now().UTC(),
 	}
-	r, err := p.room()
-	if err != nil {
-		return volume.Snapshot{}, err
-	}
-	if err := p.ledger.reserve(s.HeldBytes, r); err != nil {
+	if err := p.reserve(s.HeldBytes); err != nil {
 		return volume.Snapshot{}, fmt.Errorf("snapshot %s in pool %s: %w", id, p.opts.Name, err)
 	}
 	failpoint.Here("snapshot.reserved")
@@ -194,7 +191,7 @@ func (p *Pool) freeze(
 			bound{bytes: s.RestoreBytes, inodes: from.spec.Inodes}, progress)
 		s.QuotaID = made.QuotaID
 		if err == nil {
-			p.settle(&s.HeldBytes, held)
+			p.replaceReserved(&s.HeldBytes, held)
 			s.RestoreBytes = p.sizeSince(s)
 		}
 		return made.Data, err
@@ -204,7 +201,7 @@ func (p *Pool) freeze(
 	}
 	s.QuotaID = made.QuotaID
 	if made.WrittenBytes > 0 {
-		p.settle(&s.HeldBytes, addSaturating(made.WrittenBytes, from.sharedBytes))
+		p.replaceReserved(&s.HeldBytes, ledger.Sum(made.WrittenBytes, from.sharedBytes))
 	}
 	if p.cloner().ChargesWriter() {
 		s.SourceQuotaID = from.quotaID
@@ -224,10 +221,10 @@ func (p *Pool) sizeSince(s *volume.Snapshot) int64 {
 	return max(s.RestoreBytes, v.CapacityBytes)
 }
 
-// settle puts a number in the place of another one that was reserved. It may be more, for what
-// enforces no sizes can hold more.
-func (p *Pool) settle(reserved *int64, bytes int64) {
-	p.ledger.settle(*reserved, bytes)
+// replaceReserved counts bytes instead of what was reserved. It may be more: what enforces no sizes
+// can hold more.
+func (p *Pool) replaceReserved(reserved *int64, bytes int64) {
+	p.ledger.Replace(*reserved, bytes)
 	*reserved = bytes
 }
 

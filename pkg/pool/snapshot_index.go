@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidwall/btree"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -68,7 +69,7 @@ func (x *snapshotIndex) put(e SnapshotEntry) {
 	defer x.mu.Unlock()
 	x.entries.Set(e.ID.Dir(), e)
 	x.bySource.Set(keyOf(e.Snapshot), e)
-	x.bytes = addSaturating(x.bytes, e.HeldBytes)
+	x.bytes = ledger.Sum(x.bytes, e.HeldBytes)
 }
 
 func (x *snapshotIndex) remove(e SnapshotEntry) {
@@ -92,7 +93,7 @@ func (x *snapshotIndex) keep(on charge, bytes int64) {
 	if x.kept == nil {
 		x.kept = make(map[charge]int64)
 	}
-	sum := addSaturating(x.kept[on], bytes)
+	sum := ledger.Sum(x.kept[on], bytes)
 	if sum <= 0 {
 		delete(x.kept, on)
 		return

@@ -49,7 +49,7 @@ func (p *Pool) scanSnapshotBatch(ctx context.Context, names []string, buried *gr
 		p.adoptSnapshot(ctx, &s)
 		p.snapshotIndex.put(SnapshotEntry{Snapshot: s, Damaged: err})
 		p.snapshotIndex.keep(keptBy(s), s.HeldBytes)
-		p.ledger.add(s.HeldBytes)
+		p.ledger.Add(s.HeldBytes)
 	}
 	return nil
 }

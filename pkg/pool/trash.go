@@ -27,7 +27,7 @@ func (p *Pool) purge(ctx context.Context, d discarded) {
 	}
 	switch {
 	case err == nil:
-		p.ledger.purged(d.bytes)
+		p.ledger.Purged(d.bytes)
 		if d.uncounted {
 			p.measureForeignAgain(ctx)
 		}
@@ -137,7 +137,7 @@ func (p *Pool) removeData(ctx context.Context, r *openat.Remover, d openat.Dir) 
 // discard moves a volume's or a snapshot's bytes in the ledger to the trash, and says when it is to
 // be purged.
 func (p *Pool) discard(d discarded, bytes int64, quotaID volume.QuotaID) discarded {
-	p.ledger.discard(bytes)
+	p.ledger.MoveToTrash(bytes)
 	d.bytes, d.quotaID = bytes, quotaID
 	keep := p.opts.TrashRetention
 	if d.at != p.trash { // on a full disk nothing is kept
@@ -192,9 +192,9 @@ func (p *Pool) requeue(ctx context.Context, d discarded) {
 	v, isVolume := p.recognize(ctx, &d)
 	d.quotaID = p.holdDiscarded(d)
 	if isVolume && (d.quotaID != 0 || v.Spec.IsImage()) { // else its quota ID is another volume's
-		p.ledger.addUnwritten(p.unwrittenOf(d.at, d.name, v))
+		p.foreign.addUnwritten(p.unwrittenOf(d.at, d.name, v))
 	}
-	p.ledger.addTrash(d.bytes)
+	p.ledger.AddTrash(d.bytes)
 	p.purger.add(d)
 }
 

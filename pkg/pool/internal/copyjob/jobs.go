@@ -1,5 +1,6 @@
-// Package copyjob has what the copies of a pool need: jobs that outlive the calls that ask for them,
-// the throttle that all copies share, and the gate at which background work lets calls go first.
+// Package copyjob has what the copies of a pool need: jobs that outlive the calls that ask for
+// them, the throttle that all copies share, and the gate at which background work lets calls go
+// first.
 package copyjob
 
 import (
@@ -28,8 +29,8 @@ const (
 var errClosing = fmt.Errorf("%w: the driver is stopping, and the copy has been given up: ask again",
 	volume.ErrUnavailable)
 
-// Jobs are the copies of a pool that are under way. A copy belongs to the pool, not to the call that
-// asked for it: the copy outlives the call, and the same call joins the copy.
+// Jobs are the copies of a pool that are under way. A copy belongs to the pool, not to the call
+// that asked for it: the copy outlives the call, and the same call joins the copy.
 type Jobs struct {
 	stop context.CancelCauseFunc
 	ctx  context.Context //nolint:containedctx // the life of the pool
@@ -80,10 +81,10 @@ func (j *Jobs) Close() {
 }
 
 // Run does the work of that name, or joins the job that does it already, and returns how the job
-// ended. Jobs of one name have one result type. If a job fails after its callers have gone, the next
-// call with the same request returns the error, and the one after it begins anew. Errors: ErrBusy
-// when the job has not ended by shortly before the context's deadline, and for another request under
-// the same name; the job goes on, and so it does when the context ends.
+// ended. Jobs of one name have one result type. If a job fails after its callers have gone, the
+// next call with the same request returns the error, and the one after it begins anew. Errors:
+// ErrBusy when the job has not ended by shortly before the context's deadline, and for another
+// request under the same name; the job goes on, and so it does when the context ends.
 func Run[T any](
 	ctx context.Context, j *Jobs, key string, request any, work Work[T],
 ) (result T, err error) {

@@ -1,6 +1,6 @@
-// Package groupsync makes the fsync(2) calls of concurrent calls together. What waits while the disk
-// is busy shares the next commit of the filesystem's journal, and calls for one directory share one
-// fsync.
+// Package groupsync makes the fsync(2) calls of concurrent calls together. What waits while the
+// disk is busy shares the next commit of the filesystem's journal, and calls for one directory
+// share one fsync.
 package groupsync
 
 import (
@@ -11,8 +11,8 @@ import (
 	"sync"
 )
 
-// Group makes the fsync(2) calls of one filesystem. Only what has little to write may go through it,
-// because all calls of a commit wait for its slowest file.
+// Group makes the fsync(2) calls of one filesystem. Only what has little to write may go through
+// it, because all calls of a commit wait for its slowest file.
 type Group struct {
 	fsync func(*os.File) error
 	turn  chan struct{} // held by the call that makes the present commit

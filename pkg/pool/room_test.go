@@ -12,97 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
-
-func TestAvailableIsNeverNegativeAndNeverMoreThanThereIs(t *testing.T) {
-	for _, tc := range []struct {
-		title            string
-		committed, trash int64
-		room             room
-		want             int64
-	}{
-		{"empty", 0, 0, room{size: 100, free: 100, overcommit: 1}, 100},
-		{"some promised", 30, 20, room{size: 100, free: 100, overcommit: 1}, 50},
-		{"all promised", 50, 50, room{size: 100, free: 100, overcommit: 1}, 0},
-		{"oversold, as after a change of overcommit", 500, 0, room{size: 100, free: 100, overcommit: 1}, 0},
-		{"taken by others", 10, 0, room{size: 100, free: 5, overcommit: 1}, 5},
-		{"taken by others before the start", 10, 0, room{size: 100, free: 80, foreign: 15, overcommit: 1}, 75},
-		{"full", 10, 0, room{size: 100, overcommit: 1}, 0},
-		{"reserve larger than the filesystem", 0, 0, room{size: 100, free: 100, overcommit: 1, reserve: 200}, 0},
-		{"endless", math.MaxInt64, math.MaxInt64, room{size: math.MaxInt64, free: math.MaxInt64, overcommit: 1}, 0},
-	} {
-		t.Run(tc.title, func(t *testing.T) {
-			l := ledger{committed: tc.committed, trash: tc.trash}
-			if got := l.available(tc.room); got != tc.want {
-				t.Errorf("available is %d, want %d", got, tc.want)
-			}
-			if err := l.reserve(tc.want+1, tc.room); tc.want < math.MaxInt64 &&
-				!errors.Is(err, volume.ErrNoSpace) {
-				t.Errorf("one byte more: %v, want ErrNoSpace", err)
-			}
-			if err := l.reserve(tc.want, tc.room); err != nil {
-				t.Errorf("what is available: %v", err)
-			}
-		})
-	}
-}
-
-// An operator who reads that there is no room can add up why.
-func TestNoSpaceIsASumThatAddsUp(t *testing.T) {
-	for _, tc := range []struct {
-		title            string
-		committed, trash int64
-		room             room
-		want             string
-	}{
-		{
-			"promised", 30, 20,
-			room{size: 100, free: 95, foreign: 5, overcommit: 1, reserve: 10},
-			"35 available: (filesystem 100 - used by others 5) * overcommit 1 - reserve 10 - promised to volumes 30 - waiting to be purged 20",
-		},
-		{
-			"overcommitted", 60, 0,
-			room{size: 100, free: 60, foreign: 20, overcommit: 1.5, reserve: 10},
-			"50 available: (filesystem 100 - used by others 20) * overcommit 1.5 - reserve 10 - promised to volumes 60 - waiting to be purged 0",
-		},
-		{
-			"taken by others since the start", 30, 0,
-			room{size: 100, free: 20, overcommit: 2, reserve: 10},
-			"30 available: free on the filesystem 20 * overcommit 2 - reserve 10",
-		},
-		{
-			"oversold", 90, 0,
-			room{size: 100, free: 100, foreign: 20, overcommit: 1},
-			"0 available: (filesystem 100 - used by others 20) * overcommit 1 - reserve 0 - promised to volumes 90 - waiting to be purged 0",
-		},
-	} {
-		t.Run(tc.title, func(t *testing.T) {
-			l := ledger{committed: tc.committed, trash: tc.trash}
-			want := "no space: 1000 bytes wanted, " + tc.want
-			if err := l.reserve(1000, tc.room); err == nil || err.Error() != want {
-				t.Errorf("got  %v\nwant %s", err, want)
-			}
-		})
-	}
-}
-
-func TestSumsBeyondTheLargestNumberStayThere(t *testing.T) {
-	var l ledger
-	l.add(math.MaxInt64)
-	l.add(math.MaxInt64)
-	l.addTrash(math.MaxInt64)
-	l.addTrash(1)
-	if committed, trash := l.counts(); committed != math.MaxInt64 || trash != math.MaxInt64 {
-		t.Errorf("counts are %d and %d", committed, trash)
-	}
-	if got := mount.Bytes(math.MaxUint64, 4096); got != math.MaxInt64 {
-		t.Errorf("a filesystem beyond all bounds has %d bytes", got)
-	}
-}
 
 func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 64*mib, disks.MkfsArgs("-m", "0"))
@@ -131,7 +44,7 @@ func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
 				TrashRetention: time.Hour,
 			})
 			s := status(t, p)
-			ours := s.SizeBytes - p.foreignBytes.Load()
+			ours := s.SizeBytes - p.foreign.atMost(math.MaxInt64)
 			want := max(0,
 				min(int64(float64(ours)*tc.ofSize), int64(float64(s.FreeBytes)*tc.ofFree))-tc.reserve)
 			if s.AvailableBytes != want {
@@ -345,7 +258,7 @@ func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 256*mib)
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
 	create(t, p, "keep", 8*mib)
-	foreign := p.foreignBytes.Load()
+	foreign := p.foreign.atMost(math.MaxInt64)
 	closePool(t, p)
 	half := filepath.Join(p.opts.Path, tmpDir, "half.00000001", dataEntry)
 	if err := os.MkdirAll(half, 0o700); err != nil {
@@ -355,7 +268,7 @@ func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	p = openPool(t, p.opts)
 	waitPurged(t, p)
 	eventually(t, "what was half a copy's counts for nobody",
-		func() bool { return p.foreignBytes.Load() <= foreign+mib })
+		func() bool { return p.foreign.atMost(math.MaxInt64) <= foreign+mib })
 	create(t, p, "large", 150*mib)
 }
 

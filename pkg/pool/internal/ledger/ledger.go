@@ -1,0 +1,141 @@
+// Package ledger counts the bytes that a pool has promised to its volumes and snapshots. It asks no
+// filesystem: what there is to promise is passed in as a value.
+package ledger
+
+import (
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Room is what a pool's filesystem can hold, in bytes.
+type Room struct {
+	Size       int64 // of the filesystem
+	Free       int64 // what an unprivileged writer can still write
+	Used       int64 // by volumes, by others, and what the filesystem keeps for root
+	Foreign    int64 // the part of Used that is others'
+	Overcommit float64
+	Reserve    int64 // what is never promised
+}
+
+// promise is what may be promised in all.
+func (r Room) promise() int64 {
+	return max(0, scale(max(0, r.Size-r.Foreign), r.Overcommit)-r.Reserve)
+}
+
+// promiseNow bounds what may be promised at this moment: what others have written since the start
+// cannot be promised either.
+func (r Room) promiseNow() int64 { return max(0, scale(r.Free, r.Overcommit)-r.Reserve) }
+
+// Ledger counts promised bytes. Bytes enter it once, when a volume is about to be made or is found
+// on disk, and leave it once, when the volume's data is gone from the disk. Between the two they
+// move from committed to trash. No sum wraps or is negative. The zero value is ready; its methods
+// may be called concurrently.
+type Ledger struct {
+	mu        sync.Mutex
+	committed int64
+	trash     int64
+}
+
+// Reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace.
+func (l *Ledger) Reserve(bytes int64, r Room) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if available := l.available(r); bytes > available {
+		return fmt.Errorf("%w: %d bytes wanted, %d available: %s", volume.ErrNoSpace, bytes, available,
+			l.explain(r))
+	}
+	l.committed += bytes
+	return nil
+}
+
+// explain says how available comes to its number, so that an operator can add it up.
+func (l *Ledger) explain(r Room) string {
+	if r.promiseNow() < r.promise()-Sum(l.committed, l.trash) {
+		return fmt.Sprintf("free on the filesystem %d * overcommit %v - reserve %d", r.Free, r.Overcommit,
+			r.Reserve)
+	}
+	return fmt.Sprintf("(filesystem %d - used by others %d) * overcommit %v - reserve %d"+
+		" - promised to volumes %d - waiting to be purged %d",
+		r.Size, r.Foreign, r.Overcommit, r.Reserve, l.committed, l.trash)
+}
+
+// Release gives back what Reserve took.
+func (l *Ledger) Release(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.committed = max(0, l.committed-bytes)
+}
+
+// Replace counts bytes instead of what was reserved, even if that is more than is available.
+func (l *Ledger) Replace(reserved, bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.committed = Sum(max(0, l.committed-reserved), bytes)
+}
+
+// Add counts what was found on disk, even if that is more than may be promised: the promise has
+// been made.
+func (l *Ledger) Add(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.committed = Sum(l.committed, bytes)
+}
+
+// MoveToTrash is for a volume that is deleted: its name is free again, its space is not.
+func (l *Ledger) MoveToTrash(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.committed = max(0, l.committed-bytes)
+	l.trash = Sum(l.trash, bytes)
+}
+
+// AddTrash counts what an earlier process had deleted and not purged.
+func (l *Ledger) AddTrash(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trash = Sum(l.trash, bytes)
+}
+
+// Purged gives back the space of purged data.
+func (l *Ledger) Purged(bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trash = max(0, l.trash-bytes)
+}
+
+// Counts returns both sums.
+func (l *Ledger) Counts() (committed, trash int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.committed, l.trash
+}
+
+// Available is the most that Reserve would take now, never negative.
+func (l *Ledger) Available(r Room) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.available(r)
+}
+
+func (l *Ledger) available(r Room) int64 {
+	return max(0, min(r.promiseNow(), r.promise()-Sum(l.committed, l.trash)))
+}
+
+// Sum adds without wrapping: beyond 8 EiB everything is 8 EiB. a is not negative.
+func Sum(a, b int64) int64 {
+	if b > math.MaxInt64-a {
+		return math.MaxInt64
+	}
+	return a + b
+}
+
+// scale multiplies without wrapping, as Sum adds.
+func scale(n int64, factor float64) int64 {
+	if product := float64(n) * factor; product < math.MaxInt64 {
+		return int64(product)
+	}
+	return math.MaxInt64
+}

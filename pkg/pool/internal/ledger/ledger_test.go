@@ -1,0 +1,104 @@
+package ledger
+
+import (
+	"errors"
+	"math"
+	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+func TestAvailableIsNeverNegativeAndNeverMoreThanThereIs(t *testing.T) {
+	for _, tc := range []struct {
+		title            string
+		committed, trash int64
+		room             Room
+		want             int64
+	}{
+		{"empty", 0, 0, Room{Size: 100, Free: 100, Overcommit: 1}, 100},
+		{"some promised", 30, 20, Room{Size: 100, Free: 100, Overcommit: 1}, 50},
+		{"all promised", 50, 50, Room{Size: 100, Free: 100, Overcommit: 1}, 0},
+		{"oversold after a change of overcommit", 500, 0, Room{Size: 100, Free: 100, Overcommit: 1}, 0},
+		{"taken by others", 10, 0, Room{Size: 100, Free: 5, Overcommit: 1}, 5},
+		{
+			"taken by others before the start", 10, 0,
+			Room{Size: 100, Free: 80, Foreign: 15, Overcommit: 1}, 75,
+		},
+		{"full", 10, 0, Room{Size: 100, Overcommit: 1}, 0},
+		{
+			"reserve larger than the filesystem", 0, 0,
+			Room{Size: 100, Free: 100, Overcommit: 1, Reserve: 200}, 0,
+		},
+		{
+			"endless", math.MaxInt64, math.MaxInt64,
+			Room{Size: math.MaxInt64, Free: math.MaxInt64, Overcommit: 1}, 0,
+		},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			l := Ledger{committed: tc.committed, trash: tc.trash}
+			if got := l.Available(tc.room); got != tc.want {
+				t.Errorf("available is %d, want %d", got, tc.want)
+			}
+			if err := l.Reserve(tc.want+1, tc.room); tc.want < math.MaxInt64 &&
+				!errors.Is(err, volume.ErrNoSpace) {
+				t.Errorf("one byte more: %v, want ErrNoSpace", err)
+			}
+			if err := l.Reserve(tc.want, tc.room); err != nil {
+				t.Errorf("what is available: %v", err)
+			}
+		})
+	}
+}
+
+// An operator who reads that there is no room can add up why.
+func TestNoSpaceIsASumThatAddsUp(t *testing.T) {
+	for _, tc := range []struct {
+		title            string
+		committed, trash int64
+		room             Room
+		want             string
+	}{
+		{
+			"promised", 30, 20,
+			Room{Size: 100, Free: 95, Foreign: 5, Overcommit: 1, Reserve: 10},
+			"35 available: (filesystem 100 - used by others 5) * overcommit 1 - reserve 10" +
+				" - promised to volumes 30 - waiting to be purged 20",
+		},
+		{
+			"overcommitted", 60, 0,
+			Room{Size: 100, Free: 60, Foreign: 20, Overcommit: 1.5, Reserve: 10},
+			"50 available: (filesystem 100 - used by others 20) * overcommit 1.5 - reserve 10" +
+				" - promised to volumes 60 - waiting to be purged 0",
+		},
+		{
+			"taken by others since the start", 30, 0,
+			Room{Size: 100, Free: 20, Overcommit: 2, Reserve: 10},
+			"30 available: free on the filesystem 20 * overcommit 2 - reserve 10",
+		},
+		{
+			"oversold", 90, 0,
+			Room{Size: 100, Free: 100, Foreign: 20, Overcommit: 1},
+			"0 available: (filesystem 100 - used by others 20) * overcommit 1 - reserve 0" +
+				" - promised to volumes 90 - waiting to be purged 0",
+		},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			l := Ledger{committed: tc.committed, trash: tc.trash}
+			want := "no space: 1000 bytes wanted, " + tc.want
+			if err := l.Reserve(1000, tc.room); err == nil || err.Error() != want {
+				t.Errorf("got  %v\nwant %s", err, want)
+			}
+		})
+	}
+}
+
+func TestSumsBeyondTheLargestNumberStayThere(t *testing.T) {
+	var l Ledger
+	l.Add(math.MaxInt64)
+	l.Add(math.MaxInt64)
+	l.AddTrash(math.MaxInt64)
+	l.AddTrash(1)
+	if committed, trash := l.Counts(); committed != math.MaxInt64 || trash != math.MaxInt64 {
+		t.Errorf("counts are %d and %d", committed, trash)
+	}
+}

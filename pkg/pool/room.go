@@ -1,0 +1,172 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// reserve takes bytes out of what the pool may promise. Errors: ErrNoSpace; ErrUnavailable when the
+// disk has failed.
+func (p *Pool) reserve(bytes int64) error {
+	r, err := p.room()
+	if err != nil {
+		return err
+	}
+	return p.ledger.Reserve(bytes, r)
+}
+
+// room asks the filesystem; it is two system calls, whatever the pool holds. Errors: ErrUnavailable
+// when the disk has failed.
+func (p *Pool) room() (ledger.Room, error) {
+	if err := p.alive(); err != nil {
+		return ledger.Room{}, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(p.root.FD(), &st); err != nil {
+		return ledger.Room{}, fmt.Errorf("pool %s at %s: statfs: %w", p.opts.Name, p.opts.Path, err)
+	}
+	if st.Flags&unix.ST_RDONLY != 0 {
+		return ledger.Room{}, fmt.Errorf("pool %s at %s: %w: its filesystem is mounted read-only: "+
+			"look into the kernel's log for disk errors, remount it",
+			p.opts.Name, p.opts.Path, volume.ErrUnavailable)
+	}
+	r := ledger.Room{
+		Size:       mount.Bytes(st.Blocks, st.Bsize),
+		Free:       mount.Bytes(st.Bavail, st.Bsize),
+		Used:       mount.Bytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
+		Overcommit: p.opts.overcommit(),
+		Reserve:    p.opts.ReserveBytes,
+	}
+	if committed, trash := p.ledger.Counts(); committed == 0 && trash == 0 {
+		// Nothing here is ours, except what the filesystem has not finished to free.
+		p.foreign.set(r.Used)
+	}
+	r.Foreign = p.foreign.atMost(r.Used)
+	return r, nil
+}
+
+// alive says whether the filesystem still answers: one that has shut itself down (XFS, when its
+// disk fails) goes on to tell statfs of the room that it had. Errors: ErrUnavailable.
+func (p *Pool) alive() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(p.root.FD(), &st); err != nil {
+		return fmt.Errorf("pool %s at %s: %w: its disk has failed (%w): "+
+			"look into the kernel's log, and stop the driver to replace it",
+			p.opts.Name, p.opts.Path, volume.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// foreignUse is what others use of a pool's filesystem, in bytes.
+type foreignUse struct {
+	mu    sync.Mutex
+	bytes int64
+	// unwritten is how much of what the pool had promised was not written at the start, as far as a
+	// backend counts it.
+	unwritten int64
+}
+
+func (f *foreignUse) set(bytes int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bytes = bytes
+}
+
+// atMost lowers what was measured while the filesystem was still freeing data of the pool, or
+// others were freeing theirs. It returns what others use then.
+func (f *foreignUse) atMost(bytes int64) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bytes = min(f.bytes, bytes)
+	return f.bytes
+}
+
+func (f *foreignUse) addUnwritten(bytes int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unwritten = ledger.Sum(f.unwritten, bytes)
+}
+
+func (f *foreignUse) unwrittenAtStart() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.unwritten
+}
+
+// measureForeign finds out, at the start, what others use of the filesystem: all that is used
+// beyond what the volumes and snapshots have of it. Where no backend counts that, as in directories
+// of a filesystem without quotas, volumes are taken to have all that they were promised; the result
+// is then too little by what has not been written yet. It is also too little by blocks that are
+// shared and count for several volumes.
+func (p *Pool) measureForeign() error {
+	foreign, err := p.usedByOthers(p.foreign.unwrittenAtStart())
+	p.foreign.set(foreign)
+	return err
+}
+
+// usedByOthers is what others use if so much of what was promised has not been written.
+func (p *Pool) usedByOthers(unwritten int64) (int64, error) {
+	r, err := p.room()
+	if err != nil {
+		return 0, err
+	}
+	committed, trash := p.ledger.Counts()
+	return max(0, r.Used-max(0, ledger.Sum(committed, trash)-unwritten)), nil
+}
+
+// measureForeignAgain is for when data has been purged that measureForeign took for others': their
+// part can only be less. What others have written since does not enter it.
+func (p *Pool) measureForeignAgain(ctx context.Context) {
+	now, err := p.usedByOthers(p.unwrittenNow())
+	if err != nil {
+		klog.FromContext(ctx).Error(err,
+			"What a purge has freed is not offered before the next start", "pool", p.opts.Name)
+		return
+	}
+	p.foreign.atMost(now)
+}
+
+// unwrittenNow asks for each volume.
+func (p *Pool) unwrittenNow() (sum int64) {
+	for after := ""; ; {
+		page := p.index.held(after, scanBatch)
+		for _, v := range page {
+			sum = ledger.Sum(sum, p.unwrittenOf(p.volumes, v.ID.Dir(), v))
+			after = v.ID.Dir()
+		}
+		if len(page) == 0 {
+			return sum
+		}
+	}
+}
+
+// unwrittenOf is how much of what it was promised a volume, whose directory is in a directory of
+// the pool, does not have of the disk yet: 0 where no backend counts that. What the volume's
+// snapshots keep is theirs.
+func (p *Pool) unwrittenOf(parent openat.Dir, entry string, v volume.Volume) int64 {
+	counter, ok := p.backendOf(v.Spec).(backend.Counter)
+	if !ok {
+		return 0
+	}
+	data, err := openDataBelow(parent, entry)
+	if err != nil {
+		return 0
+	}
+	defer data.Close()
+	allocated, err := counter.Allocated(data, v.QuotaID)
+	if err != nil {
+		return 0
+	}
+	own := max(0, allocated-p.snapshotIndex.keptOf(chargedTo(v)))
+	return max(0, v.PromisedBytes()-own)
+}
