@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -47,6 +48,6 @@ func CheckDetached(data *os.File) error {
 
 // IsOn says whether a device has that file, which may be open with O_PATH only.
 func IsOn(f *os.File, device *loopdev.Device) bool {
-	id, err := loopdev.IdentityOf(f)
+	id, err := openat.IdentityOf(f)
 	return err == nil && id == device.Backing()
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -103,7 +104,7 @@ func checkCopied(f *os.File, want int64) error {
 func (q *quiesced) copyInto(
 	ctx context.Context, dir *os.File, opts copytree.Options,
 ) (*os.File, error) {
-	source, err := os.OpenFile(descriptorPath(q.image), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	source, err := openat.Reopen(q.image, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -47,11 +48,11 @@ func checkOwnNode(node *os.File, d *loopdev.Device) error {
 		return err
 	}
 	defer own.Close()
-	exposed, err := loopdev.IdentityOf(node)
+	exposed, err := openat.IdentityOf(node)
 	if err != nil {
 		return err
 	}
-	if ours, err := loopdev.IdentityOf(own); err != nil || ours != exposed {
+	if ours, err := openat.IdentityOf(own); err != nil || ours != exposed {
 		return errors.Join(err, fmt.Errorf("%s is another node: %w", node.Name(), os.ErrNotExist))
 	}
 	return nil

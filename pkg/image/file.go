@@ -12,6 +12,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -40,12 +41,11 @@ func (Image) LimitsInodes() bool { return false }
 // Make implements backend.Backend. Only root can open the file: what a pod is to see of it is
 // behind a loop device.
 func (i Image) Make(dir *os.File, _ volume.Spec, bytes int64) (*os.File, volume.QuotaID, error) {
-	fd, err := unix.Openat(int(dir.Fd()), backend.Data,
-		unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_RDWR
+	f, err := openat.Dir{File: dir}.OpenFile(backend.Data, flags, 0o600)
 	if err != nil {
-		return nil, 0, &os.PathError{Op: "make", Path: backend.Data, Err: err}
+		return nil, 0, err
 	}
-	f := os.NewFile(uintptr(fd), backend.Data)
 	err = errors.Join(noCopyOnWrite(f), f.Chmod(0o600)) // whatever the umask
 	if err == nil {
 		err = i.extend(f, 0, bytes)

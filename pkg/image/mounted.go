@@ -13,6 +13,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -77,7 +78,7 @@ func Populate(at mount.Target, spec volume.Spec) error {
 		return err
 	}
 	defer f.Close()
-	root, err := os.OpenFile(descriptorPath(f), unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	root, err := openat.Reopen(f, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
@@ -93,14 +94,11 @@ func Populate(at mount.Target, spec volume.Spec) error {
 // OpenData opens with O_PATH what pods are to see, from the root of the filesystem in an image. The
 // caller closes it. Errors: volume.ErrCorrupt.
 func OpenData(root *os.File) (*os.File, error) {
-	fd, err := unix.Openat2(int(root.Fd()), dataName, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	})
+	f, err := openat.Dir{File: root}.Resolve(dataName, unix.O_PATH, openat.OnMount)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the image has no %s: %w", volume.ErrCorrupt, dataName, err)
 	}
-	return os.NewFile(uintptr(fd), dataName), nil
+	return f, nil
 }
 
 // Unmount takes the filesystem of a volume's image off the staging path. The device goes with the

@@ -16,6 +16,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
@@ -128,7 +129,7 @@ func (n *imageNode) devices(id volume.ID) (paths []string) {
 	image, err := n.pool.Data(id)
 	must(n.t, err)
 	defer image.Close()
-	want, err := loopdev.IdentityOf(image)
+	want, err := openat.IdentityOf(image)
 	must(n.t, err)
 	numbers, err := loopdev.Attached()
 	must(n.t, err)

@@ -12,6 +12,7 @@ import (
 	"k8s.io/mount-utils"
 	utilexec "k8s.io/utils/exec"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -112,7 +113,7 @@ type mounter struct {
 // MountSensitive implements mount.Interface. What a pod may do is decided at each target; here
 // nothing may be done that none may.
 func (m mounter) MountSensitive(source, _, fsType string, _, _ []string) error {
-	err := unix.Mount(source, fmt.Sprintf("/proc/self/fd/%d", m.at.Fd()), fsType,
+	err := unix.Mount(source, openat.Path(m.at), fsType,
 		unix.MS_NOSUID|unix.MS_NODEV, mountData(m.spec))
 	if errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("%w: the node's kernel has no %s: %w", volume.ErrUnavailable, fsType, err)

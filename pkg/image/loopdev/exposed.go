@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
 // exposedMark is an extended attribute of the node of a device that pods may see. It is gone with
@@ -23,20 +24,17 @@ func (d *Device) Expose() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Setxattr(descriptor(node), exposedMark, []byte{'1'}, 0)
+	err = unix.Setxattr(openat.Path(node), exposedMark, []byte{'1'}, 0)
 	if err != nil && !errors.Is(err, unix.ENOTSUP) { // without marks isExposed reads the mount table
 		return nil, errors.Join(&os.PathError{Op: "setxattr", Path: d.Path(), Err: err}, node.Close())
 	}
 	return node, nil
 }
 
-// descriptor names an open file for the calls that take no descriptor of O_PATH.
-func descriptor(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
-
 // checkMarked: nil if a node, also one opened with O_PATH, was shown to pods. Errors: unix.ENODATA
 // when not, unix.ENOTSUP when /dev keeps no marks.
 func checkMarked(node *os.File) error {
-	_, err := unix.Getxattr(descriptor(node), exposedMark, nil)
+	_, err := unix.Getxattr(openat.Path(node), exposedMark, nil)
 	return err
 }
 
@@ -64,7 +62,7 @@ func isExposed(node *os.File, number int) (bool, error) {
 func (d *Device) ClearExposed() error { return unmark(d.file) }
 
 func unmark(node *os.File) error {
-	err := unix.Removexattr(descriptor(node), exposedMark)
+	err := unix.Removexattr(openat.Path(node), exposedMark)
 	if err == nil || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// openFree opens the node of a device that has no file, and that no mount shows.
+// openFree opens the node of a device that has no file and whose node no mount shows.
 func openFree(ctl *os.File, access Access) (*os.File, int, error) {
 	n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
 	if err != nil {
@@ -26,7 +26,7 @@ func openFree(ctl *os.File, access Access) (*os.File, int, error) {
 	return f, n, nil
 }
 
-// openUnexposed opens the node of a device; nil if a mount shows it.
+// openUnexposed opens the node of a device. It is nil if a mount shows the node.
 func openUnexposed(number int, access Access) (*os.File, error) {
 	f, err := openNode(number, access)
 	if err != nil {
@@ -39,9 +39,9 @@ func openUnexposed(number int, access Access) (*os.File, error) {
 	return f, nil
 }
 
-// openOther opens the node of another device than the one that the kernel would give, because a
-// mount shows that: one of those that are there, or a new one. Its cost grows with the number of
-// devices: only somebody who has detached a device under its pod makes it necessary.
+// openOther opens the node of another free device than the one that the kernel has offered, whose
+// node a mount shows. It makes a new device if it has to. Its cost grows with the number of
+// devices. It is necessary only if somebody has detached a device while a pod had it.
 func openOther(ctl *os.File, access Access) (*os.File, int, error) {
 	all, err := numbers()
 	if err != nil {

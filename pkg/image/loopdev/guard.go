@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guardOffset is where a guard's file begins to be its disk: beyond the end of it, so that the
-// guard has no size, and nobody who looks at the node's devices finds the other one's filesystem a
-// second time. It is less than LLONG_MAX, which is as much as the kernel takes.
+// guardOffset is the offset of a guard in its file. It is beyond the end of the file, so the guard
+// has no size, and a program that looks at the node's devices does not find the guarded device's
+// filesystem a second time. The kernel takes offsets up to LLONG_MAX.
 const guardOffset = 1 << 62
 
 // Guard keeps the device attached until Detach, whatever a pod asks of it. Whoever can open a
 // device may detach it: LOOP_CLR_FD needs no capability, and takes effect when nobody has the
-// device open any more (loop_clr_fd in drivers/block/loop.c); a bind mount of its node opens
-// nothing. A guard is another loop device, of no size, whose file is this one's node, so that the
-// kernel itself has it open, also while no driver runs. No pod sees the guard. Doing it again
+// device open any more (loop_clr_fd in drivers/block/loop.c). A bind mount of its node does not
+// open it. A guard is a second loop device, of size 0, whose file is this device's node: so the
+// kernel has the device open, also while no driver runs. No pod sees the guard. Doing it again
 // changes nothing.
 func (d *Device) Guard() error {
 	guard, err := d.guard()
@@ -39,8 +39,8 @@ func (d *Device) guard() (*Device, error) {
 		return nil, err
 	}
 	for _, n := range numbers {
-		// The container whose driver made the guard may be gone, and its /dev with it: what is left
-		// of the path is the node's name.
+		// The container whose driver made the guard may be gone, and its /dev with it: only the last
+		// part of the path is still right.
 		if path, err := BackingPath(n); err != nil || filepath.Base(path) != filepath.Base(d.Path()) {
 			continue
 		}
@@ -59,8 +59,8 @@ func (d *Device) guard() (*Device, error) {
 	return nil, fmt.Errorf("%s has no guard: %w", d.Path(), os.ErrNotExist)
 }
 
-// Guarded opens a device that has a guard. It asks nothing of the file, which may be on a disk that
-// has died, or be the pod's own (LOOP_CHANGE_FD). Errors: os.ErrNotExist.
+// Guarded opens a device that has a guard. The file is not looked at: it may be on a dead disk, or
+// be the pod's own (LOOP_CHANGE_FD). Errors: os.ErrNotExist.
 func Guarded(number int) (*Device, error) {
 	f, err := openNode(number, ReadOnly)
 	if err != nil {
@@ -75,15 +75,15 @@ func Guarded(number int) (*Device, error) {
 	return d, nil
 }
 
-// guards says whether a device is the guard of another: a pod could have its read-only device look
-// like one, but for the mark.
+// guards says whether a device is the guard of another one. A pod could make its read-only device
+// look like a guard, but a guard never has the mark of exposed nodes.
 func (d *Device) guards(other *Device) bool {
 	number, ok := numberOf(d.status.node)
 	return ok && number == other.number && d.status.offset == guardOffset && checkMarked(d.file) != nil
 }
 
-// dismiss detaches the guard, if there is one.
-func (d *Device) dismiss() error {
+// detachGuard detaches the guard, if there is one.
+func (d *Device) detachGuard() error {
 	guard, err := d.guard()
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -95,10 +95,10 @@ func (d *Device) dismiss() error {
 	return guard.clear()
 }
 
-// Detach takes the file off the device, and the guard before it, at once or, if somebody else has
-// the device open, when they close it.
+// Detach takes the guard off the device, and then the file. If somebody else has the device open,
+// the file is taken off when they close it.
 func (d *Device) Detach() error {
-	if err := d.dismiss(); err != nil {
+	if err := d.detachGuard(); err != nil {
 		return err
 	}
 	return d.clear()

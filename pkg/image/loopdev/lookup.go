@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
 // Under returns the device under the filesystem that an open file, also one opened with O_PATH, is
@@ -23,8 +25,8 @@ func Under(f *os.File) (*Device, error) {
 	return Open(n)
 }
 
-// NumberUnder is the number of the device that Under opens. It asks nothing of the device, whose
-// file may be on a disk that has died.
+// NumberUnder is the number of the device that Under opens. The device is not asked: its file may
+// be on a dead disk.
 func NumberUnder(f *os.File) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -44,8 +46,8 @@ func NumberUnder(f *os.File) (int, error) {
 	return n, nil
 }
 
-// NodeOf is the device whose node an open file, also one opened with O_PATH, is. Errors:
-// os.ErrNotExist when it is no loop device's.
+// NodeOf opens the device of which an open file, also one opened with O_PATH, is the node. Errors:
+// os.ErrNotExist when the file is no loop device's node.
 func NodeOf(f *os.File) (*Device, error) {
 	n, err := NumberOfNode(f)
 	if err != nil {
@@ -54,7 +56,7 @@ func NodeOf(f *os.File) (*Device, error) {
 	return Open(n)
 }
 
-// NumberOfNode is the number of the device that NodeOf opens. It asks nothing of the device, as
+// NumberOfNode is the number of the device that NodeOf opens. The device is not asked, as in
 // NumberUnder.
 func NumberOfNode(f *os.File) (int, error) {
 	var st unix.Stat_t
@@ -68,16 +70,16 @@ func NumberOfNode(f *os.File) (int, error) {
 	return n, nil
 }
 
-// NumberAt is the number in a device's name, as the mount table has it; false if that is no loop
-// device, but a partition of one, say.
+// NumberAt is the number in a device's name, as the mount table has it. It is false for another
+// device, and for a partition of a loop device.
 func NumberAt(name string) (int, bool) {
 	digits, ok := strings.CutPrefix(filepath.Base(name), "loop")
 	n, err := strconv.ParseUint(digits, 10, 20) // a minor has 20 bits (linux/kdev_t.h)
 	return int(n), ok && err == nil
 }
 
-// BackingPath is where a device's file is, as the kernel says it for people: in a mount namespace
-// that may not be ours, and it may have been moved since. What it leads to has to be compared with
+// BackingPath is the path that the kernel has of a device's file. It may be a path of another mount
+// namespace, and the file may have been moved since: what is found there has to be compared with
 // Backing. Errors: os.ErrNotExist.
 func BackingPath(number int) (string, error) {
 	content, err := os.ReadFile(
@@ -100,8 +102,8 @@ type btrfsDeviceInfo struct {
 // btrfs_ioctl_dev_info_args).
 const btrfsDevInfo = 0xd000941e
 
-// btrfsDevice is the path of the first device of the btrfs that a file is on: stat(2) has a number
-// of the subvolume's there. Errors: os.ErrNotExist on another filesystem.
+// btrfsDevice is the path of the first device of the btrfs that a file is on. stat(2) does not say
+// it: there st_dev is the subvolume's. Errors: os.ErrNotExist on another filesystem.
 func btrfsDevice(f *os.File) (string, error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
@@ -110,10 +112,8 @@ func btrfsDevice(f *os.File) (string, error) {
 	if fs.Type != unix.BTRFS_SUPER_MAGIC {
 		return "", fmt.Errorf("%s is on no loop device: %w", f.Name(), os.ErrNotExist)
 	}
-	// An ioctl needs more than O_PATH, and opening a directory or a regular file to read it has no
-	// effects.
-	readable, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDONLY|unix.O_NONBLOCK,
-		0)
+	// An ioctl needs more than O_PATH.
+	readable, err := openat.Reopen(f, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return "", err
 	}
@@ -121,7 +121,7 @@ func btrfsDevice(f *os.File) (string, error) {
 	info := btrfsDeviceInfo{DeviceID: 1}
 	err = ioctl(readable, btrfsDevInfo,
 		unsafe.Pointer(&info)) //nolint:gosec // the structure of the request
-	// its first device was taken away: it is none of ours
+	// its first device was removed from it: this is none of our filesystems
 	if errors.Is(err, unix.ENODEV) {
 		return "", fmt.Errorf("%s is on no loop device: %w", f.Name(), os.ErrNotExist)
 	}

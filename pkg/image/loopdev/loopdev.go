@@ -1,5 +1,6 @@
-// Package loopdev attaches a file to a loop device and finds the device that a file has, by system
-// calls and by the file's identity: a name in /dev or in sysfs is only where to look (loop(4)).
+// Package loopdev attaches a file to a loop device and finds the device that a file is on (loop(4)).
+// Which file a device has is decided by the file's identity. A name in /dev or in sysfs says only
+// where to look.
 package loopdev
 
 import (
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -23,9 +25,9 @@ const (
 	major = 7
 	// attachTries bounds the race for a free device with everybody else on the node.
 	attachTries = 100
-	// BlockSize is that of every device. It is the same on every disk, so that an image can move,
-	// and a direct write is one also on disks with sectors of 4 KiB. A file's size has to be a
-	// multiple of it: the kernel cuts off the rest.
+	// BlockSize is the block size of every device, in bytes. It is the same on every disk, so that
+	// an image can move, and so that direct I/O works also on disks with sectors of 4 KiB. A file's
+	// size has to be a multiple of it: the kernel cuts off the rest.
 	BlockSize = 4096
 )
 
@@ -35,7 +37,7 @@ type Access int
 const (
 	// ReadWrite lets everybody write who can open the device.
 	ReadWrite Access = iota
-	// ReadOnly refuses writes, whoever makes them: the kernel has the file open only to read it.
+	// ReadOnly refuses all writes: the kernel has the file open for reading only.
 	ReadOnly
 )
 
@@ -50,10 +52,11 @@ func (a Access) flag() int {
 type Lifetime int
 
 const (
-	// WhileUsed detaches the device when nobody has it open or mounted any more, however that came
-	// about.
+	// WhileUsed detaches the device when nobody has it open or mounted any more, also after a crash
+	// (LO_FLAGS_AUTOCLEAR).
 	WhileUsed Lifetime = iota
-	// UntilDetached keeps the device: a bind mount of its node does not hold it.
+	// UntilDetached keeps the device attached until Detach. A bind mount of its node does not count
+	// as a use.
 	UntilDetached
 )
 
@@ -65,31 +68,17 @@ type Options struct {
 	guards bool
 }
 
-// Identity tells two files apart, over all filesystems.
-type Identity struct {
-	device, inode uint64
-}
-
-// IdentityOf is that of an open file.
-func IdentityOf(f *os.File) (Identity, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return Identity{}, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
-	}
-	return Identity{device: st.Dev, inode: st.Ino}, nil
-}
-
-// Device is an attached loop device, held open. Who gets one closes it.
+// Device is an attached loop device, held open. Whoever gets one closes it.
 type Device struct {
 	file   *os.File
 	number int
 	status status
 }
 
-// status is what the kernel says of a device.
+// status is what LOOP_GET_STATUS64 says of a device.
 type status struct {
-	backing Identity
-	// node is the number of the device whose node the file is, if it is one (st_rdev of stat(2)).
+	backing openat.Identity
+	// node is the device number if the file is a device's node (st_rdev of stat(2)), else 0.
 	node   uint64
 	offset uint64
 	flags  uint32
@@ -102,11 +91,12 @@ func (s status) access() Access {
 	return ReadWrite
 }
 
-// Attach puts a file, which may be open with O_PATH only, on a free device: with direct I/O, unless
-// the file's filesystem cannot do it. It scans for no partitions: what is in the file is a pod's.
-// The caller has made sure that the file is on no device yet, and has it for itself.
+// Attach puts a file, which may be open with O_PATH only, on a free device, with direct I/O unless
+// the file's filesystem cannot do it. The kernel does not look for partitions: the content is a
+// pod's. The caller has made sure that the file is on no device yet, and that nobody else attaches
+// it now. Errors: ErrUnavailable when the node has no loop device for it.
 func Attach(image *os.File, options Options) (*Device, error) {
-	backing, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", image.Fd()), options.Access.flag(), 0)
+	backing, err := openat.Reopen(image, options.Access.flag())
 	if err != nil {
 		return nil, err
 	}
@@ -130,8 +120,8 @@ func Attach(image *os.File, options Options) (*Device, error) {
 		attachTries)
 }
 
-// attachFree tries one device; EBUSY says that somebody else was first, ENXIO that somebody is just
-// detaching it.
+// attachFree tries one device. EBUSY means that another process was first, and ENXIO that another
+// process is just detaching it.
 func attachFree(ctl, backing *os.File, options Options) (*Device, error) {
 	f, n, err := openFree(ctl, options.Access)
 	if err != nil {
@@ -164,7 +154,7 @@ func (o Options) offset() uint64 {
 
 func (o Options) flags() uint32 {
 	flags := uint32(unix.LO_FLAGS_DIRECT_IO)
-	if o.guards { // nothing is ever read of it
+	if o.guards { // nothing is ever read from it
 		flags = 0
 	}
 	if o.Access == ReadOnly {
@@ -176,11 +166,11 @@ func (o Options) flags() uint32 {
 	return flags
 }
 
-// Find is the device that a file, which is best open with O_PATH only, has with that access. It is
-// quick for a file that nobody has open; else its cost grows with the number of devices that are
-// attached. Errors: os.ErrNotExist.
+// Find opens the device with that access that a file is on. The file should be open with O_PATH
+// only: Find is quick for a file that nobody has open. Otherwise its cost grows with the number of
+// attached devices. Errors: os.ErrNotExist.
 func Find(image *os.File, access Access) (*Device, error) {
-	want, err := IdentityOf(image)
+	want, err := openat.IdentityOf(image)
 	if err != nil {
 		return nil, err
 	}
@@ -208,15 +198,15 @@ func Find(image *os.File, access Access) (*Device, error) {
 	return nil, fmt.Errorf("%s is on no loop device: %w", image.Name(), os.ErrNotExist)
 }
 
-// IsOfDeadDisk says whether an error is that of a file whose filesystem has died. LOOP_GET_STATUS64
-// asks that filesystem.
+// IsOfDeadDisk says whether an error means that a file's filesystem is dead. LOOP_GET_STATUS64 asks
+// the filesystem of the device's file.
 func IsOfDeadDisk(err error) bool {
 	return errors.Is(err, unix.EIO) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOTCONN)
 }
 
-// mayHave says whether a device that cannot be asked may have a file, by the ends of their paths;
-// in doubt it may. They have three parts because one pool is told from another by nothing that both
-// the kernel and we would call the same.
+// mayHave says whether a device that cannot be asked may have a file. In doubt it may. The last
+// three parts of the two paths are compared. The kernel reports no identifier that also occurs in
+// our records, so the pool cannot be derived from the device.
 func mayHave(number int, image *os.File) bool {
 	theirs, err := BackingPath(number)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) { // detached meanwhile
@@ -225,7 +215,7 @@ func mayHave(number int, image *os.File) bool {
 	if err != nil {
 		return true
 	}
-	ours, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", image.Fd()))
+	ours, err := os.Readlink(openat.Path(image))
 	return err != nil || endOf(theirs) == endOf(ours)
 }
 
@@ -235,11 +225,11 @@ func endOf(path string) string {
 	return strings.Join(parts[max(0, len(parts)-3):], "/")
 }
 
-// isOpenNowhere asks for a write lease, which nobody gets while a loop device, or anybody else, has
-// the file open (fcntl(2), F_SETLEASE). It goes with the descriptor. In doubt, as on a filesystem
-// without leases, it is false.
+// isOpenNowhere asks for a write lease (fcntl(2), F_SETLEASE). The kernel refuses it while a loop
+// device or a process has the file open. The lease ends with the descriptor. In doubt, as on a
+// filesystem without leases, isOpenNowhere is false.
 func isOpenNowhere(f *os.File) bool {
-	own, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_NONBLOCK, 0)
+	own, err := openat.Reopen(f, unix.O_RDWR|unix.O_NONBLOCK)
 	if err != nil {
 		return false
 	}
@@ -279,8 +269,8 @@ func isAttached(number int) bool {
 // Open opens an attached device. Errors: os.ErrNotExist when it has no file, or there is no such
 // device.
 func Open(number int) (*Device, error) {
-	// Only to read: its close wakes nobody (udev looks at what somebody may have written to), and
-	// it is enough for all but Attach.
+	// Reading is enough for all but Attach. After the close of a device that was open for writing,
+	// udev would look at what was written.
 	f, err := openNode(number, ReadOnly)
 	if err != nil {
 		return nil, err
@@ -293,7 +283,7 @@ func Open(number int) (*Device, error) {
 	return &Device{file: f, number: number, status: s}, nil
 }
 
-// openNode opens a device's node, and makes sure that it is that device's. Errors: os.ErrNotExist.
+// openNode opens a device's node, and checks that it is that device's. Errors: os.ErrNotExist.
 func openNode(number int, access Access) (*os.File, error) {
 	f, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", number),
 		access.flag()|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
@@ -309,8 +299,8 @@ func openNode(number int, access Access) (*os.File, error) {
 	return f, nil
 }
 
-// checkNode makes sure that an open file is the node of that device: what /dev has under its name
-// may be something else. Errors: ErrUnavailable.
+// checkNode checks that an open file is the node of that device: /dev may have something else under
+// its name. Errors: ErrUnavailable.
 func checkNode(f *os.File, number int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -322,8 +312,8 @@ func checkNode(f *os.File, number int) error {
 	return nil
 }
 
-// numberOf is the number of a loop device. It is not the minor where devices have room for
-// partitions (max_part of the module).
+// numberOf is the number of a loop device. Where devices have room for partitions (parameter
+// max_part of the kernel's module loop), that is not the minor number.
 func numberOf(device uint64) (int, bool) {
 	if unix.Major(device) != major {
 		return 0, false
@@ -348,7 +338,7 @@ func readStatus(f *os.File) (status, error) {
 		return status{}, &os.PathError{Op: "LOOP_GET_STATUS64", Path: f.Name(), Err: err}
 	}
 	return status{
-		backing: Identity{device: info.Device, inode: info.Inode},
+		backing: openat.Identity{Device: info.Device, Inode: info.Inode},
 		node:    info.Rdevice,
 		offset:  info.Offset,
 		flags:   info.Flags,
@@ -358,13 +348,13 @@ func readStatus(f *os.File) (status, error) {
 // Path is the device's node.
 func (d *Device) Path() string { return d.file.Name() }
 
-// Number is what stands behind "loop" in the device's name.
+// Number is N of /dev/loopN.
 func (d *Device) Number() int { return d.number }
 
 // Backing is the identity of the device's file.
-func (d *Device) Backing() Identity { return d.status.backing }
+func (d *Device) Backing() openat.Identity { return d.status.backing }
 
-// IsDirect says whether reads and writes go past the page cache of the file's filesystem.
+// IsDirect says whether reads and writes bypass the page cache of the file's filesystem.
 func (d *Device) IsDirect() bool { return d.status.flags&unix.LO_FLAGS_DIRECT_IO != 0 }
 
 // Lifetime is what the device was attached with.
@@ -378,7 +368,7 @@ func (d *Device) Lifetime() Lifetime {
 // Access is what the device was attached with.
 func (d *Device) Access() Access { return d.status.access() }
 
-// Close lets go of the device; see Lifetime.
+// Close closes the device; see Lifetime.
 func (d *Device) Close() { d.file.Close() }
 
 // Node opens the device's node with O_PATH, to be shown to a pod. The caller closes it.
@@ -410,7 +400,7 @@ func (d *Device) Bytes() (int64, error) {
 	return int64(n), nil //nolint:gosec // less than a file holds
 }
 
-// IsClaimed says whether somebody has the device for himself: a mounted filesystem has.
+// IsClaimed says whether somebody has claimed the device, as a mounted filesystem has.
 func (d *Device) IsClaimed() (bool, error) {
 	// open(2): without O_CREAT, O_EXCL claims a block device
 	f, err := os.OpenFile(d.file.Name(), os.O_RDONLY|unix.O_EXCL, 0)

@@ -5,6 +5,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
 // changeFd is LOOP_CHANGE_FD of linux/loop.h.
@@ -62,7 +64,7 @@ func (d *Device) resetBlocks(flags uint32) (changed bool, err error) {
 // Restore puts a file back on a read-only device. Whoever has such a device open may exchange its
 // file (LOOP_CHANGE_FD).
 func (d *Device) Restore(image *os.File) error {
-	backing, err := os.Open(descriptor(image))
+	backing, err := openat.Reopen(image, unix.O_RDONLY)
 	if err != nil {
 		return err
 	}

@@ -13,11 +13,10 @@ import (
 // unthrottled is what turns the throttle off (Documentation/ABI/stable/sysfs-block, wbt_lat_usec).
 const unthrottled = "0"
 
-// UnthrottleWriteback takes off the limit that the kernel sets to the writing back of a page cache
-// to the device: a few requests at a time (block/blk-wbt.c, RWB_DEF_DEPTH), which is for a disk and
-// not for a file, whose every request takes a thread's time besides. What is written through the
-// device is limited as direct I/O to the file is. The device's number keeps it until the machine is
-// started again.
+// UnthrottleWriteback removes the kernel's limit on writeback from the page cache to the device: a
+// few requests at a time (block/blk-wbt.c, RWB_DEF_DEPTH). That limit is made for a disk. A loop
+// device needs more requests in flight, because each one also waits for a kernel thread. The disk's
+// own limits still hold. /dev/loopN keeps this setting until the next boot.
 func (d *Device) UnthrottleWriteback() error {
 	path := filepath.Join(sysfs, fmt.Sprintf("loop%d", d.number), "queue/wbt_lat_usec")
 	latency, err := os.ReadFile(path)
