@@ -29,6 +29,7 @@ func (p program) serveCommand() *cobra.Command {
 		defer klog.Flush()
 		spareProcessors()
 		collectLessOften()
+		keepWithinMemory()
 		ctx, stop := untilSignal(cmd.Context())
 		defer stop()
 		if err := p.serve(ctx, config); err != nil {

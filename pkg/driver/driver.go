@@ -26,12 +26,12 @@ import (
 // cfg.ShutdownGrace, and returns. The configuration has been validated. An error means that the
 // driver could not serve; a pool that cannot be opened is none.
 func Run(ctx context.Context, cfg Config) error {
-	listener, err := Listen(cfg.Endpoint) //nolint:contextcheck // it waits for nothing
+	listener, err := listenForKubelet(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
-	sidecarListener, err := listenForSidecars(cfg) //nolint:contextcheck // it waits for nothing
+	sidecarListener, err := listenForSidecars(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ type services struct {
 func newServers(ctx context.Context, what services, registry prometheus.Registerer) servers {
 	// One set of interceptors: a volume's lock holds whichever socket a call comes by.
 	options := rpc.ServerOptions(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
-	s := servers{full: grpc.NewServer(options...), sidecars: grpc.NewServer(options...)}
+	s := servers{full: rpc.NewServer(options), sidecars: rpc.NewServer(options)}
 	for _, server := range []*grpc.Server{s.full, s.sidecars} {
 		csi.RegisterControllerServer(server, what.controller)
 	}

@@ -13,6 +13,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
+const (
+	// requestTimeout bounds how long a request may take to arrive.
+	requestTimeout = 5 * time.Second
+	// maxHeaderBytes bounds a request with its headers; those of kubelet and of scrapers have some
+	// hundred bytes.
+	maxHeaderBytes = 8 << 10
+)
+
 // poolMetrics is a prometheus.Collector. A scrape costs two system calls for each pool.
 type poolMetrics struct {
 	pools *poolSet
@@ -115,7 +123,14 @@ func newHTTPServer(registry *prometheus.Registry, pools *poolSet) *http.Server {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, pools.notReady(), pools.notReadyOptional())
 	})
-	server := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+	server := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: requestTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       requestTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+	}
 	// Every pod of the cluster may reach it: connections that wait for another request would cost
 	// memory until there is none left.
 	server.SetKeepAlivesEnabled(false)
@@ -143,10 +158,11 @@ func serveHTTP(ctx context.Context, address string, server *http.Server) error {
 	if address == "" {
 		return nil
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	listener, err := (&net.ListenConfig{Control: boundSocket}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("--metrics-address: %w", err)
 	}
+	listener = boundListener(ctx, listener, "metrics", maxHTTPConnections, oldestOfTheGreediest)
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // Serve says what there is to say
 	defer stop()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

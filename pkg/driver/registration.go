@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 )
 
 // csiVersions are what kubelet wants to hear from a plugin that speaks CSI 1.x (pkg/volume/csi,
@@ -75,7 +75,9 @@ func serveRegistration(ctx context.Context, cfg Config) error {
 		},
 		refused: make(chan error, 1),
 	}
-	server := grpc.NewServer()
+	listener = boundListener(ctx, listener, "registration", maxRegistrationConnections,
+		oldestOfTheGreediest)
+	server := rpc.NewServer(nil)
 	registerapi.RegisterRegistrationServer(server, r)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()

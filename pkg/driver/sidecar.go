@@ -31,10 +31,25 @@ func (n nodeFacts) NodeGetCapabilities(
 	return n.node.NodeGetCapabilities(ctx, req)
 }
 
-// listenForSidecars makes the second socket; nil when none is configured.
-func listenForSidecars(cfg Config) (net.Listener, error) {
+// listenForSidecars makes the second socket; nil when none is configured. A sidecar that floods it
+// cannot break the connections of the others, but keep one out that starts meanwhile.
+func listenForSidecars(ctx context.Context, cfg Config) (net.Listener, error) {
 	if cfg.SidecarEndpoint == "" {
 		return nil, nil //nolint:nilnil // there is no such socket, and that is no error
 	}
-	return ListenForGroup(cfg.SidecarEndpoint, cfg.SidecarGroup)
+	//nolint:contextcheck // it waits for nothing
+	l, err := ListenForGroup(cfg.SidecarEndpoint, cfg.SidecarGroup)
+	if err != nil {
+		return nil, err
+	}
+	return boundListener(ctx, l, "sidecars", maxSidecarConnections, nobody), nil
+}
+
+// listenForKubelet makes the socket for kubelet.
+func listenForKubelet(ctx context.Context, cfg Config) (net.Listener, error) {
+	l, err := Listen(cfg.Endpoint) //nolint:contextcheck // it waits for nothing
+	if err != nil {
+		return nil, err
+	}
+	return boundListener(ctx, l, "kubelet", maxKubeletConnections, oldestOfTheGreediest), nil
 }

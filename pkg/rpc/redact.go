@@ -128,14 +128,15 @@ func maskList(field protoreflect.FieldDescriptor, list protoreflect.List) {
 }
 
 func maskMap(field protoreflect.FieldDescriptor, entries protoreflect.Map) {
+	kind := field.MapValue().Kind()
 	entries.Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {
 		switch {
-		case field.MapValue().Kind() == protoreflect.MessageKind:
+		case kind == protoreflect.MessageKind:
 			maskMessage(value.Message())
-		case slices.Contains(publicKeys, key.String()) && field.MapValue().Kind() == protoreflect.StringKind:
+		case kind == protoreflect.StringKind && slices.Contains(publicKeys, key.String()):
 			entries.Set(key, protoreflect.ValueOfString(clip(value.String(), maxStringBytes)))
 		default:
-			entries.Set(key, maskKind(field.MapValue().Kind(), field.Name(), value))
+			entries.Set(key, maskKind(kind, field.Name(), value))
 		}
 		return true
 	})

@@ -8,13 +8,9 @@ import (
 	"k8s.io/klog/v2"
 )
 
-const (
-	// window is many times the largest CSI message that the limits let pass.
-	window = 1 << 20
-	// streamWorkers is as many calls as kubelet and the sidecars have under way; more get
-	// goroutines of their own.
-	streamWorkers = 32
-)
+// streamWorkers is as many calls as kubelet and the sidecars have under way; more get goroutines of
+// their own.
+const streamWorkers = 32
 
 // Options says where the edge reports to.
 type Options struct {
@@ -26,9 +22,11 @@ type Options struct {
 }
 
 // NewServer returns a server without services, whose calls pass through the interceptors of
-// ServerOptions. The caller registers its services, serves and stops it.
-func NewServer(opts Options, extra ...grpc.ServerOption) *grpc.Server {
-	return grpc.NewServer(append(ServerOptions(opts), extra...)...)
+// ServerOptions, within the bounds of FloodControl. The caller registers its services, serves and
+// stops it.
+func NewServer(options []grpc.ServerOption) *grpc.Server {
+	// A call that is one too many must cost neither a line in the log nor a metric.
+	return grpc.NewServer(append(FloodControl(), options...)...)
 }
 
 // ServerOptions returns the interceptors for unary calls; CSI has no others but SnapshotMetadata's,
@@ -37,10 +35,6 @@ func NewServer(opts Options, extra ...grpc.ServerOption) *grpc.Server {
 func ServerOptions(opts Options) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(interceptors(opts)...),
-		// Windows of a fixed size: else gRPC answers each request with a ping, to find out what a
-		// socket does not have, a bandwidth.
-		grpc.InitialWindowSize(window),
-		grpc.InitialConnWindowSize(window),
 		// Goroutines that stay have grown stacks already.
 		grpc.NumStreamWorkers(streamWorkers),
 	}

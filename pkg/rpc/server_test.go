@@ -88,7 +88,7 @@ func newEdge(t testing.TB, verbosity int) edge {
 	logger := textlogger.NewLogger(
 		textlogger.NewConfig(textlogger.Output(e.log), textlogger.Verbosity(verbosity)),
 	)
-	server := NewServer(Options{Logger: logger, Registerer: e.registry})
+	server := NewServer(ServerOptions(Options{Logger: logger, Registerer: e.registry}))
 	csi.RegisterControllerServer(server, fakeController{})
 	listener := bufconn.Listen(1 << 16)
 	var wg sync.WaitGroup
@@ -284,7 +284,8 @@ func TestDurationBucketsSpanPublishAndCopy(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	b := family(t, e.registry, "grpc_server_handling_seconds").GetMetric()[0].GetHistogram().GetBucket()
+	durations := family(t, e.registry, "grpc_server_handling_seconds").GetMetric()[0]
+	b := durations.GetHistogram().GetBucket()
 	if first, last := b[0].GetUpperBound(), b[len(b)-1].GetUpperBound(); first != 1e-4 || last != 100 {
 		t.Errorf("buckets from %v to %v s, want 100 µs to 100 s", first, last)
 	}

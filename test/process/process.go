@@ -68,6 +68,9 @@ type Options struct {
 	Env  []string
 	// Log takes the driver's standard error.
 	Log io.Writer
+	// ControlGroup is the directory of a control group that the driver is started in. Default: the
+	// caller's own.
+	ControlGroup string
 }
 
 // window is gRPC's flow control, in bytes.
@@ -105,7 +108,7 @@ func Start(options Options) (*Process, error) {
 	for name, path := range options.Pools {
 		args = append(args, "--pool", name+"="+path)
 	}
-	p.cmd = exec.Command(options.Binary, append(args, options.Args...)...)
+	p.cmd = command(options, append(args, options.Args...))
 	p.cmd.Env = append(os.Environ(), options.Env...)
 	p.cmd.Stderr = options.Log
 	// A test that is killed takes its driver with it.
@@ -118,6 +121,17 @@ func Start(options Options) (*Process, error) {
 		close(p.exited)
 	}()
 	return p, p.connect()
+}
+
+// command starts the driver in its control group from the first instruction on: what a process has
+// allocated before it joins one stays charged to the group that it was in.
+func command(options Options, args []string) *exec.Cmd {
+	if options.ControlGroup == "" {
+		return exec.Command(options.Binary, args...)
+	}
+	const join = `echo $$ >"$0/cgroup.procs" && exec "$@"`
+	shell := []string{"-c", join, options.ControlGroup, options.Binary}
+	return exec.Command("/bin/sh", append(shell, args...)...)
 }
 
 func (p *Process) connect() (err error) {

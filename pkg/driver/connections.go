@@ -1,0 +1,162 @@
+package driver
+
+import (
+	"context"
+	"net"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+	"k8s.io/klog/v2"
+)
+
+// How many connections each listener has at most.
+const (
+	// maxKubeletConnections: kubelet connects for each call, and has one call under way for each
+	// volume of each pod that starts or ends.
+	maxKubeletConnections = 512
+	// maxSidecarConnections: each sidecar has one connection.
+	maxSidecarConnections = 16
+	// maxRegistrationConnections: kubelet has one, and makes two calls on it.
+	maxRegistrationConnections = 16
+	// maxHTTPConnections: kubelet's probes and the scrapers of metrics have one for each request.
+	maxHTTPConnections = 64
+	// httpSocketBytes bounds what the kernel keeps for an HTTP connection in each direction; it
+	// doubles the number (socket(7)).
+	httpSocketBytes = 16 << 10
+)
+
+// boundedListener has a number of connections at most. Nobody waits in the socket's backlog, where
+// regular clients would stand behind those that flood it.
+type boundedListener struct {
+	net.Listener
+	most int
+	// victim is the connection that is closed for a new one when there are too many; nil: the new
+	// one is closed.
+	victim func(conns []*boundedConn) *boundedConn
+	logger klog.Logger
+	seldom rate.Sometimes
+
+	mu    sync.Mutex
+	conns []*boundedConn // in the order in which they were accepted
+}
+
+// boundListener bounds a listener. name is what the log calls it.
+func boundListener(
+	ctx context.Context, l net.Listener, name string, most int,
+	victim func([]*boundedConn) *boundedConn,
+) net.Listener {
+	return &boundedListener{
+		Listener: l,
+		most:     most,
+		victim:   victim,
+		logger:   klog.FromContext(ctx).WithValues("listener", name),
+		seldom:   rate.Sometimes{Interval: time.Minute},
+	}
+}
+
+// Accept implements net.Listener.
+func (l *boundedListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &boundedConn{Conn: conn, listener: l, source: sourceOf(conn)}
+		closed := l.admit(c)
+		if closed != nil {
+			closed.Conn.Close()
+			l.seldom.Do(func() {
+				l.logger.Info("Closing connections: there are too many", "most", l.most,
+					"source", closed.source)
+			})
+		}
+		if closed != c {
+			return c, nil
+		}
+	}
+}
+
+// admit adds a connection and returns the one that is to be closed for it, if any.
+func (l *boundedListener) admit(c *boundedConn) *boundedConn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.conns) < l.most {
+		l.conns = append(l.conns, c)
+		return nil
+	}
+	victim := l.victim(l.conns)
+	if victim == nil {
+		return c
+	}
+	l.conns = append(without(l.conns, victim), c)
+	return victim
+}
+
+func (l *boundedListener) forget(c *boundedConn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns = without(l.conns, c)
+}
+
+func without(conns []*boundedConn, c *boundedConn) []*boundedConn {
+	return slices.DeleteFunc(conns, func(other *boundedConn) bool { return other == c })
+}
+
+// boundedConn is a connection that its listener counts until it is closed.
+type boundedConn struct {
+	net.Conn
+	listener *boundedListener
+	source   string // the client's IP address; empty for a unix socket
+}
+
+// Close implements net.Conn.
+func (c *boundedConn) Close() error {
+	c.listener.forget(c)
+	return c.Conn.Close()
+}
+
+func sourceOf(conn net.Conn) string {
+	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return tcp.IP.String()
+	}
+	return ""
+}
+
+// oldestOfTheGreediest is the oldest connection of the client that has most of them. It is for
+// clients that connect for each request: theirs are young, and theirs alone are few.
+func oldestOfTheGreediest(conns []*boundedConn) *boundedConn {
+	counts := map[string]int{}
+	for _, c := range conns {
+		counts[c.source]++
+	}
+	most := conns[0]
+	for _, c := range conns {
+		if counts[c.source] > counts[most.source] {
+			most = c
+		}
+	}
+	return most
+}
+
+// nobody keeps the connections that there are. It is for clients that keep theirs.
+func nobody([]*boundedConn) *boundedConn { return nil }
+
+// boundSocket keeps the kernel from buffering megabytes for each connection of a TCP listener,
+// which inherit this.
+func boundSocket(_, _ string, conn syscall.RawConn) (err error) {
+	controlErr := conn.Control(func(fd uintptr) {
+		for _, option := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {
+			if err == nil {
+				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, httpSocketBytes)
+			}
+		}
+	})
+	if controlErr != nil {
+		return controlErr
+	}
+	return err
+}

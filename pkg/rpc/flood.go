@@ -1,0 +1,186 @@
+package rpc
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+	"google.golang.org/protobuf/encoding/protowire"
+	protobuf "google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// What one server keeps for its callers at most, whatever they send. The product of maxArriving and
+// maxMessage is 32 MiB.
+const (
+	// maxMessage bounds a request in bytes. The largest that the limits of the specification let
+	// pass has about 30 KiB, and the topology of some hundred nodes. It is also the smallest window
+	// that gRPC knows, and so the least that a stream can make the server keep.
+	maxMessage = 64 << 10
+	// maxFields bounds the fields of a request, with those of the messages in it: an empty message
+	// has 2 bytes on the wire and 80 in memory.
+	maxFields = 2048
+	// maxHeaders bounds the headers of a call in bytes; gRPC's own have some hundred.
+	maxHeaders = 8 << 10
+	// maxStreams bounds the calls of one connection; a client keeps further ones back itself. The
+	// provisioner makes 100 volumes and deletes 100 at a time, and most calls take milliseconds.
+	maxStreams = 128
+	// maxArriving bounds the calls of a server whose request has not arrived as a whole.
+	maxArriving = 512
+	// maxRunning bounds the calls of a server that are being worked on. kubelet has one for each
+	// volume of each pod that starts or ends.
+	maxRunning = 512
+	// connectionBuffer is the size in bytes of each of a connection's two buffers. Most messages
+	// have less than 4 KiB.
+	connectionBuffer = 8 << 10
+	// handshakeTimeout bounds how long a connection may exist without a word of HTTP/2.
+	handshakeTimeout = 10 * time.Second
+	// minPing is how often a client may ping its connection; gRPC's default, and no client of CSI
+	// pings at all.
+	minPing = 5 * time.Minute
+)
+
+// FloodControl returns options that bound the memory of one server, for each connection, for each
+// call and for all of them together. The number of connections is the listener's to bound. Of two
+// servers each needs options of its own: callers of one must not hold up those of the other.
+//
+// A request that is too large is RESOURCE_EXHAUSTED. No connection is ever closed for its age or
+// for idling: the sidecars keep theirs and exit when it breaks (csi-lib-utils, connection).
+func FloodControl() []grpc.ServerOption {
+	f := &floodControl{}
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.MaxConcurrentStreams(maxStreams),
+		// Windows of a fixed size: else gRPC answers each request with a ping, to find out what a
+		// socket does not have, a bandwidth. The connection's holds no memory: what has been
+		// received counts for its stream.
+		grpc.StaticStreamWindowSize(maxMessage),
+		grpc.StaticConnWindowSize(16 * maxMessage),
+		grpc.ReadBufferSize(connectionBuffer),
+		grpc.WriteBufferSize(connectionBuffer),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing}),
+		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name)}),
+		grpc.InTapHandle(f.arrive),
+		grpc.ChainUnaryInterceptor(f.intercept),
+	}
+}
+
+// floodControl counts the calls of one server.
+type floodControl struct {
+	mu       sync.Mutex
+	arriving list.List // of *arrival, the oldest first
+	running  int
+}
+
+// arrival is a call whose request has not arrived as a whole.
+type arrival struct {
+	cancel  context.CancelFunc
+	element *list.Element // in floodControl.arriving
+	stop    func() bool   // the end of the call is no longer waited for
+}
+
+type arrivalKey struct{}
+
+// arrive runs when the headers of a call are there. When too many calls are arriving the oldest is
+// ended: a request arrives within milliseconds, unless its caller holds it back.
+func (f *floodControl) arrive(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	a := &arrival{cancel: cancel}
+	f.mu.Lock()
+	if f.arriving.Len() >= maxArriving {
+		oldest, _ := f.arriving.Remove(f.arriving.Front()).(*arrival)
+		oldest.cancel()
+	}
+	a.element = f.arriving.PushBack(a)
+	f.mu.Unlock()
+	a.stop = context.AfterFunc(ctx, func() { f.arrived(a) })
+	return context.WithValue(ctx, arrivalKey{}, a), nil
+}
+
+// arrived says that nothing more of a call's request is kept.
+func (f *floodControl) arrived(a *arrival) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.arriving.Remove(a.element)
+}
+
+func (f *floodControl) intercept(
+	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (any, error) {
+	a, _ := ctx.Value(arrivalKey{}).(*arrival)
+	if !f.begin(a) {
+		return nil, status.Errorf(codes.Unavailable, "%d calls are under way: retry", maxRunning)
+	}
+	defer f.end()
+	return handler(ctx, req)
+}
+
+// begin counts a call whose request has arrived; false when there are too many.
+func (f *floodControl) begin(a *arrival) bool {
+	a.stop()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.arriving.Remove(a.element)
+	if f.running >= maxRunning {
+		return false
+	}
+	f.running++
+	return true
+}
+
+func (f *floodControl) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.running--
+}
+
+// codec is protobuf's, which refuses a message with too many fields before it takes memory.
+type codec struct{ encoding.CodecV2 }
+
+// Unmarshal implements encoding.CodecV2.
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if m, ok := v.(protobuf.Message); ok {
+		wire := data.MaterializeToBuffer(mem.DefaultBufferPool())
+		defer wire.Free()
+		if countFields(wire.ReadOnlyData(), m.ProtoReflect().Descriptor()) > maxFields {
+			return fmt.Errorf("the request has more than %d fields", maxFields)
+		}
+	}
+	return c.CodecV2.Unmarshal(data, v)
+}
+
+// countFields counts the fields of a message and of those in it. What is not protobuf is left to
+// whoever decodes it.
+func countFields(wire []byte, message protoreflect.MessageDescriptor) int {
+	fields := 0
+	for len(wire) > 0 && fields <= maxFields {
+		number, kind, tag := protowire.ConsumeTag(wire)
+		if tag < 0 {
+			return fields
+		}
+		size := protowire.ConsumeFieldValue(number, kind, wire[tag:])
+		if size < 0 {
+			return fields
+		}
+		fields++
+		field := message.Fields().ByNumber(number)
+		if kind == protowire.BytesType && field != nil && field.Message() != nil {
+			inner, _ := protowire.ConsumeBytes(wire[tag:])
+			fields += countFields(inner, field.Message())
+		}
+		wire = wire[tag+size:]
+	}
+	return fields
+}

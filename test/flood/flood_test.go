@@ -1,0 +1,386 @@
+// Package flood sends the driver more than it has memory for, on each of its listeners, inside a
+// control group with the memory limit of the chart.
+package flood
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/csi-hostpath/csi-hostpath/test/process"
+)
+
+const (
+	// patience bounds what a test waits for.
+	patience = time.Minute
+	// floodTime is how long a flood goes on while the regular client calls.
+	floodTime = 3 * time.Second
+	// enough is how many answers in a row show that the regular client is served.
+	enough = 20
+)
+
+var driverBinary string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "flood")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if driverBinary, err = process.Build(context.Background(), dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// fixture is a driver with every listener, in a control group.
+type fixture struct {
+	t       *testing.T
+	driver  *process.Process
+	group   memoryGroup
+	log     *process.Log
+	metrics string // host:port
+	sidecar string // the sidecars' socket
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	group := newMemoryGroup(t)
+	// A socket's path has few bytes, and t.TempDir has the test's name in it.
+	dir, err := os.MkdirTemp("", "flood") //nolint:usetesting // see above
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	f := &fixture{
+		t: t, group: group, log: &process.Log{},
+		metrics: fmt.Sprintf("127.77.%d.%d:19099", os.Getpid()>>8&0xff, os.Getpid()&0xff),
+		sidecar: filepath.Join(dir, "sidecars.sock"),
+	}
+	registry := filepath.Join(dir, "kubelet", "plugins_registry")
+	if err := os.MkdirAll(registry, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	f.driver, err = process.StartReady(t.Context(), process.Options{
+		Binary: driverBinary, Dir: dir, Pools: map[string]string{"p": filepath.Join(dir, "pool")},
+		Args: []string{
+			"--metrics-address", f.metrics, "--sidecar-endpoint", "unix://" + f.sidecar,
+			"--register-with-kubelet",
+		},
+		Log: f.log, ControlGroup: group.dir,
+	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, f.log)
+	}
+	t.Cleanup(f.end)
+	return f
+}
+
+func (f *fixture) end() {
+	f.t.Logf("most memory in use: %d MiB", f.group.peakBytes()>>20)
+	if err := f.driver.Kill(); err != nil {
+		f.t.Error(err)
+	}
+	if f.t.Failed() {
+		text := f.log.String()
+		f.t.Logf("the driver's log ends:\n%s", text[max(0, len(text)-4000):])
+	}
+}
+
+// withstands runs the attackers, each again and again, and wants the regular client answered
+// meanwhile and the driver alive afterwards.
+func (f *fixture) withstands(
+	attackers int, attack func(ctx context.Context) error, regular func() error,
+) {
+	f.t.Helper()
+	ctx, stop := context.WithTimeout(f.t.Context(), floodTime)
+	defer stop()
+	var wg sync.WaitGroup
+	for range attackers {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if attack(ctx) != nil { // the driver has cut it off
+					time.Sleep(10 * time.Millisecond)
+				}
+			}
+		})
+	}
+	time.Sleep(floodTime / 4) // until the flood is at its height
+	f.answers(ctx, regular)
+	wg.Wait()
+	f.answers(f.t.Context(), regular)
+}
+
+// answers wants enough answers in a row; a call may fail, and is made again, as clients do.
+func (f *fixture) answers(ctx context.Context, regular func() error) {
+	f.t.Helper()
+	deadline, failed := time.Now().Add(patience), 0
+	for answered := 0; answered < enough; {
+		select {
+		case <-f.driver.Exited():
+			f.t.Fatal("the driver was killed")
+		default:
+		}
+		err := regular()
+		if err == nil {
+			answered++
+			continue
+		}
+		if failed++; time.Now().After(deadline) {
+			f.t.Fatalf("%d answers, %d failures, the last: %v", answered, failed, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if ctx.Err() == nil {
+		f.t.Logf("under the flood: %d answers, %d failures", enough, failed)
+	}
+}
+
+// get asks for a page as kubelet's prober does, from an address that no attacker has.
+func (f *fixture) get(path string) error {
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
+	client := http.Client{
+		Timeout:   5 * time.Second,
+		Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true},
+	}
+	resp, err := client.Get("http://" + f.metrics + path)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s, %w", path, resp.Status, err)
+	}
+	return nil
+}
+
+func (f *fixture) pages() error {
+	return errors.Join(f.get("/healthz"), f.get("/readyz"), f.get("/metrics"))
+}
+
+// hold keeps a connection until the flood ends or the driver closes it.
+func hold(ctx context.Context, conn net.Conn) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	_, _ = io.Copy(io.Discard, conn)
+}
+
+func (f *fixture) dialMetrics(source net.IP) (net.Conn, error) {
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: source}, Timeout: 5 * time.Second}
+	conn, err := dialer.Dial("tcp", f.metrics)
+	if err == nil {
+		_ = conn.SetDeadline(time.Now().Add(floodTime + patience))
+	}
+	return conn, err
+}
+
+func TestUnfinishedHeadersCostThePodsThatSendThemTheirConnections(t *testing.T) {
+	f := newFixture(t)
+	header := "GET /metrics HTTP/1.1\r\nHost: driver\r\nX-Long: " + strings.Repeat("x", 1<<20)
+	f.withstands(300, func(ctx context.Context) error {
+		conn, err := f.dialMetrics(net.IPv4(127, 0, 0, 2))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, header); err != nil {
+			return err
+		}
+		hold(ctx, conn)
+		return io.EOF
+	}, f.pages)
+}
+
+func TestPagesThatNobodyReads(t *testing.T) {
+	f := newFixture(t)
+	request := "GET /metrics HTTP/1.1\r\nHost: driver\r\nAccept-Encoding: gzip\r\n\r\n"
+	f.withstands(300, func(ctx context.Context) error {
+		conn, err := f.dialMetrics(net.IPv4(127, 0, 0, 2))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, request); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return nil
+	}, f.pages)
+}
+
+// unfinished opens as many calls as the driver lets it, each with most of its message.
+func unfinished(ctx context.Context, socket, method string) error {
+	c, err := dialRaw(ctx, socket)
+	if c != nil {
+		defer c.conn.Close()
+	}
+	if err != nil {
+		return err
+	}
+	go c.discard()
+	body := message(60<<10, make([]byte, 50<<10))
+	for stream := range uint32(1000) {
+		if err := c.open(stream, method, body, false); err != nil {
+			return err
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// whole makes calls whose messages are small on the wire and large in memory, and reads no answer.
+func whole(ctx context.Context, socket, method string) error {
+	c, err := dialRaw(ctx, socket)
+	if c != nil {
+		defer c.conn.Close()
+	}
+	if err != nil {
+		return err
+	}
+	go c.discard()
+	// Field 3 of ValidateVolumeCapabilitiesRequest, an empty capability: 2 bytes each.
+	const fields = 30 << 10
+	body := message(2*fields, []byte(strings.Repeat("\x1a\x00", fields)))
+	for stream := uint32(0); ctx.Err() == nil; stream++ {
+		if err := c.open(stream, method, body, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func grpcClient(t *testing.T, socket string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("unix://"+socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"),
+		grpc.WithIdleTimeout(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// provision is what a sidecar does with its connection, which it keeps for as long as it lives.
+func provision(t *testing.T, conn *grpc.ClientConn) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	controller := csi.NewControllerClient(conn)
+	made, err := controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
+		Name: "pvc-1",
+		VolumeCapabilities: []*csi.VolumeCapability{{
+			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
+			AccessMode: &csi.VolumeCapability_AccessMode{
+				Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER,
+			},
+		}},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = controller.DeleteVolume(ctx,
+		&csi.DeleteVolumeRequest{VolumeId: made.GetVolume().GetVolumeId()})
+	return err
+}
+
+// callOnce connects for one call, as kubelet does (pkg/volume/csi/csi_client.go).
+func callOnce(
+	t *testing.T, socket string, call func(context.Context, *grpc.ClientConn) error,
+) error {
+	t.Helper()
+	conn := grpcClient(t, socket)
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	return call(ctx, conn)
+}
+
+func nodeInfo(ctx context.Context, conn *grpc.ClientConn) error {
+	_, err := csi.NewNodeClient(conn).NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
+	return err
+}
+
+func pluginInfo(ctx context.Context, conn *grpc.ClientConn) error {
+	_, err := registerapi.NewRegistrationClient(conn).GetInfo(ctx, &registerapi.InfoRequest{})
+	return err
+}
+
+func TestASidecarThatFloodsItsSocketHoldsUpNoOther(t *testing.T) {
+	for name, attack := range floods(csi.Controller_ValidateVolumeCapabilities_FullMethodName) {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			conn := grpcClient(t, f.sidecar)
+			defer func() { _ = conn.Close() }()
+			if err := provision(t, conn); err != nil {
+				t.Fatal(err)
+			}
+			f.withstands(100, func(ctx context.Context) error { return attack(ctx, f.sidecar) },
+				func() error {
+					// kubelet has a socket of its own
+					return errors.Join(provision(t, conn), callOnce(t, f.driver.Socket(), nodeInfo))
+				})
+		})
+	}
+}
+
+func TestAFloodOfKubeletsSocketDoesNotKeepKubeletOut(t *testing.T) {
+	for name, attack := range floods(csi.Controller_ValidateVolumeCapabilities_FullMethodName) {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.withstands(600, func(ctx context.Context) error { return attack(ctx, f.driver.Socket()) },
+				func() error { return callOnce(t, f.driver.Socket(), nodeInfo) })
+		})
+	}
+}
+
+func TestAFloodOfTheRegistrationSocketDoesNotKeepKubeletOut(t *testing.T) {
+	for name, attack := range floods(registerapi.Registration_GetInfo_FullMethodName) {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			socket := filepath.Join(f.driver.KubeletDir(), "plugins_registry",
+				"hostpath.csi.local-reg.sock")
+			f.withstands(100, func(ctx context.Context) error { return attack(ctx, socket) },
+				func() error { return callOnce(t, socket, pluginInfo) })
+		})
+	}
+}
+
+func floods(method string) map[string]func(ctx context.Context, socket string) error {
+	return map[string]func(ctx context.Context, socket string) error{
+		"unfinished messages": func(ctx context.Context, socket string) error {
+			return unfinished(ctx, socket, method)
+		},
+		"many small fields": func(ctx context.Context, socket string) error {
+			return whole(ctx, socket, method)
+		},
+		"connections without a word": func(ctx context.Context, socket string) error {
+			conn, err := net.Dial("unix", socket)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			hold(ctx, conn)
+			return io.EOF
+		},
+	}
+}
