@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -67,38 +68,35 @@ type Counter interface {
 	Allocated(data *os.File, quotaID volume.QuotaID) (int64, error)
 }
 
-// DataPaths are where a volume's data can be, from its directory.
+// DataPaths are where a volume's data can be, relative to its directory.
 func DataPaths() []string { return []string{Data, Holder + "/" + Data} }
 
-// OpenData opens a volume's data, wherever it is in its directory. Nothing on the way is a link or
-// a mount. Errors: os.ErrNotExist.
+// OpenData opens a volume's data, wherever it is in its directory. No link is followed and no mount
+// is crossed. The caller closes the file. Errors: os.ErrNotExist.
 func OpenData(dir *os.File, flags int) (*os.File, error) {
-	var fd int
-	var err error
-	for _, name := range DataPaths() {
-		fd, err = unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
-			Flags: uint64(
-				flags | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-			), //nolint:gosec // flags are never negative
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-		})
+	var first error
+	for _, path := range DataPaths() {
+		f, err := openat.Dir{File: dir}.Resolve(path, flags, openat.OnMount)
 		if err == nil {
-			return os.NewFile(uintptr(fd), name), nil
+			return f, nil
 		}
 		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
-			break
+			return nil, err
+		}
+		if first == nil {
+			first = err
 		}
 	}
-	return nil, &os.PathError{Op: "open", Path: Data, Err: err}
+	return nil, first
 }
 
 // MakeEmpty makes the empty directory or file that pods will see, with exactly the specification's
 // mode and owner, whatever the umask. Until it has both, nobody but root reaches it, because its
 // parent is 0700. The caller closes it.
 func MakeEmpty(dir *os.File, spec volume.Spec) (*os.File, error) {
-	f, err := openNew(dir, spec.Type)
+	f, err := openNew(openat.Dir{File: dir}, spec.Type)
 	if err != nil {
-		return nil, &os.PathError{Op: "make", Path: Data, Err: err}
+		return nil, err
 	}
 	if err := SetOwner(f, spec); err != nil {
 		return nil, errors.Join(err, f.Close(), RemoveEmpty(dir, spec.Type))
@@ -131,17 +129,10 @@ func SetOwner(f *os.File, spec volume.Spec) error {
 	return nil
 }
 
-func openNew(dir *os.File, t volume.Type) (*os.File, error) {
-	flags := unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY
-	if t != volume.FileOrCreate {
-		if err := unix.Mkdirat(int(dir.Fd()), Data, 0o700); err != nil {
-			return nil, err
-		}
-		flags = unix.O_RDONLY | unix.O_DIRECTORY
+func openNew(dir openat.Dir, t volume.Type) (*os.File, error) {
+	if t == volume.FileOrCreate {
+		return dir.Create(Data)
 	}
-	fd, err := unix.Openat(int(dir.Fd()), Data, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), Data), nil
+	made, err := dir.Mkdir(Data)
+	return made.File, err
 }

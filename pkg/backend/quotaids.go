@@ -18,8 +18,8 @@ type QuotaIDs struct {
 	next volume.QuotaID
 }
 
-// NewQuotaIDs gives out count quota IDs from first on. The seed says where the search for a free one
-// begins: two pools of one filesystem begin apart.
+// NewQuotaIDs gives out count quota IDs from first on. The seed says where the search for a free
+// one begins: two pools of one filesystem begin apart.
 func NewQuotaIDs(first volume.QuotaID, count, seed uint64) *QuotaIDs {
 	return &QuotaIDs{
 		first: first,

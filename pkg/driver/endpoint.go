@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
 const (
@@ -82,7 +84,7 @@ func admitGroup(path string, gid uint32) error {
 		return fmt.Errorf("give %s to group %d: %w", path, gid, err)
 	}
 	// fchmod(2) refuses an O_PATH descriptor; the link in /proc leads to the same inode.
-	return os.Chmod(fmt.Sprintf("/proc/self/fd/%d", socket.Fd()), groupSocketMode)
+	return os.Chmod(openat.Path(socket), groupSocketMode)
 }
 
 // socketPath is the path in an endpoint.

@@ -10,12 +10,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // create makes a directory and its parents, or an empty file whose parent must exist, as in-tree
-// hostPath does. Something that appears in between is left for the type check.
-func create(at *os.File, rel string, spec volume.Spec) error {
+// hostPath does. If something else appears at the path meanwhile, create leaves it, and the check
+// of the type finds it.
+func create(at openat.Dir, rel string, spec volume.Spec) error {
 	parent, err := openParent(at, path.Dir(rel), spec.Type)
 	if err != nil {
 		return err
@@ -24,13 +26,13 @@ func create(at *os.File, rel string, spec volume.Spec) error {
 	return makeIn(parent, path.Base(rel), spec)
 }
 
-// openParent opens the directory to make something in. A parent that it makes has mode 0755 and
-// belongs to root, whatever the umask.
-func openParent(at *os.File, rel string, t volume.Type) (*os.File, error) {
+// openParent opens the directory in which to make something. Parents that it makes have mode 0755
+// and belong to root, whatever the umask.
+func openParent(at openat.Dir, rel string, t volume.Type) (openat.Dir, error) {
 	if t == volume.FileOrCreate {
-		return openBeneath(at, rel, unix.O_DIRECTORY)
+		return openDir(at, rel)
 	}
-	dir, err := openBeneath(at, ".", unix.O_DIRECTORY)
+	dir, err := openDir(at, ".")
 	for part := range strings.SplitSeq(rel, "/") {
 		if err != nil || part == "." {
 			break
@@ -40,79 +42,80 @@ func openParent(at *os.File, rel string, t volume.Type) (*os.File, error) {
 	return dir, err
 }
 
-// descend opens a directory in another, making it where nothing is, and closes the other.
-func descend(dir *os.File, name string) (*os.File, error) {
+// descend opens a directory in another one, which it closes. It makes the directory if nothing has
+// that name.
+func descend(dir openat.Dir, name string) (openat.Dir, error) {
 	defer dir.Close()
-	below, err := openBeneath(dir, name, unix.O_DIRECTORY)
+	below, err := openDir(dir, name)
 	if !errors.Is(err, unix.ENOENT) {
 		return below, err
 	}
 	if err := makeIn(dir, name, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}); err != nil {
-		return nil, err
+		return openat.Dir{}, err
 	}
-	return openBeneath(dir, name, unix.O_DIRECTORY)
+	return openDir(dir, name)
 }
 
-// newEntry is what something has for a name until it is complete.
+// openDir opens a directory with O_PATH.
+func openDir(at openat.Dir, rel string) (openat.Dir, error) {
+	f, err := at.Resolve(rel, unix.O_PATH|unix.O_DIRECTORY, openat.Beneath)
+	return openat.Dir{File: f}, err
+}
+
+// newEntry is the name of what is being made until it is complete.
 const newEntry = "new"
 
 // makeIn makes an empty directory or file, durably, with exactly the specification's mode and
-// owner; an entry of that name that exists or appears is no error. It is built in a directory that
-// only root can enter: a pod that may write to the parent could otherwise put another directory in
-// its place between mkdir(2) and fchown(2), and have that one's owner changed.
-func makeIn(parent *os.File, name string, spec volume.Spec) (err error) {
-	private := fmt.Sprintf(".csi-hostpath.%016x", rand.Uint64()) //nolint:gosec // not a secret
-	building, err := mkdirPrivate(parent, private)
+// owner. If the name exists already, or appears meanwhile, makeIn changes nothing and returns no
+// error. It builds in a directory that only root can enter: a pod that may write to the parent
+// could otherwise exchange the new directory for another one between mkdir(2) and fchown(2), and
+// the driver would change the owner of that one.
+func makeIn(parent openat.Dir, name string, spec volume.Spec) (err error) {
+	privateName := fmt.Sprintf(".csi-hostpath.%016x", rand.Uint64()) //nolint:gosec // not a secret
+	private, err := mkdirPrivate(parent, privateName)
 	if err != nil {
 		return err
 	}
-	defer building.Close()
+	defer private.Close()
 	// Not RemoveAll: if a pod has moved something here, it stays.
-	defer func() { err = errors.Join(err, remove(parent, private, unix.AT_REMOVEDIR)) }()
-	if err := build(building, spec); err != nil {
-		return errors.Join(err, removeNew(building, spec.Type))
+	defer func() { err = errors.Join(err, removeEmpty(parent, privateName, unix.AT_REMOVEDIR)) }()
+	if err := build(private, spec); err != nil {
+		return errors.Join(err, removeNew(private, spec.Type))
 	}
-	err = unix.Renameat2(int(building.Fd()), newEntry, int(parent.Fd()), name, unix.RENAME_NOREPLACE)
+	err = private.RenameNoReplace(newEntry, parent, name)
 	if errors.Is(err, unix.EEXIST) {
-		return removeNew(building, spec.Type)
+		return removeNew(private, spec.Type)
 	}
 	if err != nil {
-		return errors.Join(err, removeNew(building, spec.Type))
+		return errors.Join(err, removeNew(private, spec.Type))
 	}
 	return syncDir(parent)
 }
 
-// mkdirPrivate makes a directory and makes sure that what it has opened is nobody's but root's.
-func mkdirPrivate(parent *os.File, name string) (*os.File, error) {
-	if err := unix.Mkdirat(int(parent.Fd()), name, 0o700); err != nil {
-		return nil, err
-	}
-	d, err := openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+// mkdirPrivate makes a directory, opens it, and verifies that what it has opened belongs to root
+// alone.
+func mkdirPrivate(parent openat.Dir, name string) (openat.Dir, error) {
+	d, err := parent.Mkdir(name)
 	if err != nil {
-		return nil, err
+		return openat.Dir{}, err
 	}
 	var st unix.Stat_t
-	err = unix.Fstat(int(d.Fd()), &st)
-	if err == nil &&
-		(st.Uid != uint32(os.Geteuid()) || st.Mode&0o077 != 0) { //nolint:gosec // a user ID is not negative
+	err = unix.Fstat(d.FD(), &st)
+	owner := uint32(os.Geteuid()) //nolint:gosec // a user ID is not negative
+	if err == nil && (st.Uid != owner || st.Mode&0o077 != 0) {
 		err = fmt.Errorf("%w: somebody exchanged a directory that the driver was making",
 			volume.ErrForbidden)
 	}
 	if err != nil {
-		return nil, errors.Join(err, d.Close())
+		return openat.Dir{}, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
 
-// build makes the new entry in a private directory, durable but for its final name.
-func build(private *os.File, spec volume.Spec) error {
-	var made *os.File
-	var err error
-	if spec.Type == volume.FileOrCreate {
-		made, err = openat(private, newEntry, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o600)
-	} else if err = unix.Mkdirat(int(private.Fd()), newEntry, 0o700); err == nil {
-		made, err = openat(private, newEntry, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	}
+// build makes the new entry in a private directory. All but its final name is durable when it
+// returns.
+func build(private openat.Dir, spec volume.Spec) error {
+	made, err := makeEntry(private, spec.Type)
 	if err != nil {
 		return err
 	}
@@ -127,38 +130,38 @@ func build(private *os.File, spec volume.Spec) error {
 	return made.Sync()
 }
 
-// removeNew takes away what build made, if it made anything: it is empty.
-func removeNew(private *os.File, t volume.Type) error {
+func makeEntry(private openat.Dir, t volume.Type) (*os.File, error) {
 	if t == volume.FileOrCreate {
-		return remove(private, newEntry, 0)
+		return private.Create(newEntry)
 	}
-	return remove(private, newEntry, unix.AT_REMOVEDIR)
+	d, err := private.Mkdir(newEntry)
+	return d.File, err
 }
 
-// remove takes an empty directory, or a file, away. What is gone, or has been given content by
-// somebody, is no error.
-func remove(parent *os.File, name string, flags int) error {
-	err := unix.Unlinkat(int(parent.Fd()), name, flags)
+// removeNew removes what build has made, if anything: it is empty.
+func removeNew(private openat.Dir, t volume.Type) error {
+	if t == volume.FileOrCreate {
+		return removeEmpty(private, newEntry, 0)
+	}
+	return removeEmpty(private, newEntry, unix.AT_REMOVEDIR)
+}
+
+// removeEmpty removes a file or an empty directory. It is no error if the entry is gone, or if
+// somebody has put something into it: then it stays.
+func removeEmpty(parent openat.Dir, name string, flags int) error {
+	err := unix.Unlinkat(parent.FD(), name, flags)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
 	return err
 }
 
-// syncDir makes the names in a directory durable; the descriptor may be an O_PATH one.
-func syncDir(dir *os.File) error {
-	d, err := openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+// syncDir makes the names in a directory durable; d may be an O_PATH descriptor.
+func syncDir(d openat.Dir) error {
+	readable, err := d.OpenDir(".")
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return d.Sync()
-}
-
-func openat(dir *os.File, name string, flags int, mode uint32) (*os.File, error) {
-	fd, err := unix.Openat(int(dir.Fd()), name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), name), nil
+	defer readable.Close()
+	return readable.Sync()
 }

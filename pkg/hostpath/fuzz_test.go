@@ -3,16 +3,14 @@ package hostpath
 import (
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
-
-func itoa(fd uintptr) string { return strconv.FormatUint(uint64(fd), 10) }
 
 // FuzzOpenStaysBeneathTheRoot opens any path that a pod can name: what is opened lies in the
 // allowed root, and nothing is made elsewhere. Links to everywhere stand in the root.
@@ -57,7 +55,7 @@ func FuzzOpenStaysBeneathTheRoot(f *testing.F) {
 			return
 		}
 		defer opened.File.Close()
-		name, err := os.Readlink("/proc/self/fd/" + itoa(opened.File.Fd()))
+		name, err := os.Readlink(openat.Path(opened.File))
 		if err != nil ||
 			name != filepath.Join(root, "srv") && !strings.HasPrefix(name, filepath.Join(root, "srv")+"/") {
 			t.Errorf("%q opens %q, %v", path, name, err)

@@ -1,5 +1,5 @@
-// Package hostpath opens paths of the host that an operator has allowed, and nothing else. Where it
-// stands in the driver, every path is a hostile one.
+// Package hostpath opens those paths of the node that the operator has allowed. Every path comes
+// from a request and is hostile.
 package hostpath
 
 import (
@@ -13,21 +13,21 @@ import (
 
 // Rule allows the paths at and below one root.
 type Rule struct {
-	// Path is the root: absolute, clean, and no link leads through it.
+	// Path is the root: absolute and clean, and none of its components is a link.
 	Path string
-	// ReadOnly makes every mount of the root read-only, mounts below it included.
-	// It also keeps the driver from making anything there.
+	// ReadOnly makes every mount of the root read-only, mounts below it included. The driver also
+	// makes nothing there.
 	ReadOnly bool
-	// Namespaces are those whose pods may use it; none is all of them.
+	// Namespaces are those whose pods may use it; empty means all.
 	Namespaces []string
-	// Inline lets a pod name the path itself, without a PersistentVolume: anybody who may create
-	// pods there has the path.
+	// Inline lets a pod name the path itself, without a PersistentVolume: everybody who may create
+	// pods in one of the namespaces can use the path.
 	Inline bool
-	// Types are the types that may be asked for; none is all but devices.
+	// Types are the types that may be requested; empty means all but devices.
 	Types []volume.Type
 }
 
-// Use is who wants a path, and how.
+// Use is a request for a path: what it is to be, and who wants it.
 type Use struct {
 	Path      string
 	Type      volume.Type
@@ -41,8 +41,8 @@ type Rules struct {
 	forbidden []string
 }
 
-// alwaysForbidden are directories that are root on the node, whoever writes to them; a single
-// device below /dev may be allowed.
+// alwaysForbidden are directories that never belong to a pod: whoever can write there is root on
+// the node, and some hold secrets. A rule may allow a single device below /dev.
 var alwaysForbidden = []string{
 	"/boot",
 	"/dev",
@@ -71,9 +71,9 @@ var alwaysForbidden = []string{
 	"/var/spool/cron",
 }
 
-// readOnlyAtMost are directories that are harmless to read, and root on the node to whoever writes:
-// root runs what is there. Links that a pod makes among the logs, kubelet follows, as root, for
-// whoever may read logs.
+// readOnlyAtMost are directories that are harmless to read. Whoever can write there is root on the
+// node: root runs what is there; and kubelet, as root, follows links among the logs for everybody
+// who may read logs.
 var readOnlyAtMost = []string{
 	"/bin",
 	"/lib",
@@ -85,17 +85,17 @@ var readOnlyAtMost = []string{
 	"/var/log/pods",
 }
 
-// NewRules makes rules that never allow a directory of the driver's own, such as its pools, or the
-// system's, or a parent of one. What Validate says of a rule is for the operator: one that it finds
-// fault with allows nothing that it must not, either.
+// NewRules returns rules that never allow a directory of the system, nor one of the driver's own,
+// such as a pool, nor a parent of either. Validate is for the operator's sake: a rule that it
+// refuses allows no forbidden directory either.
 func NewRules(rules []Rule, own ...string) *Rules {
 	r := &Rules{rules: slices.Clone(rules), forbidden: slices.Concat(alwaysForbidden, own)}
-	// The longest root first: it is the one that was written for the path.
+	// The longest root first: that rule was written for the path.
 	slices.SortStableFunc(r.rules, func(a, b Rule) int { return len(b.Path) - len(a.Path) })
 	return r
 }
 
-// Validate says why a rule is a promise that cannot be kept. Errors: ErrForbidden.
+// Validate refuses a rule that allows less, or more, than it says. Errors: ErrForbidden.
 func (r *Rules) Validate(rule Rule) error {
 	if rule.Path == "/" || !path.IsAbs(rule.Path) || path.Clean(rule.Path) != rule.Path {
 		return fmt.Errorf("%w: host path %q: a root is absolute and clean, and not /",
@@ -119,13 +119,13 @@ func (r *Rules) Validate(rule Rule) error {
 	return nil
 }
 
-// checkNotUndone refuses a rule that is stricter than one for a directory above it: whoever may
-// mount that directory has what is below as well, so the stricter rule would be a promise that is
-// not kept. Errors: ErrForbidden.
+// checkNotUndone refuses a rule that is stricter than the rule for a directory above its own.
+// Whoever may mount the directory above has what is below as well, so the stricter rule would not
+// protect it. Errors: ErrForbidden.
 func (rule Rule) checkNotUndone(above Rule) error {
 	if rule.Path == above.Path || above.Path == "/" || !isBelow(above.Path, rule.Path) ||
 		!above.hasDirectories() {
-		return nil // a rule for / is a fault of its own
+		return nil // Validate refuses a rule for /
 	}
 	excluded := func(namespace string) bool { return !slices.Contains(rule.Namespaces, namespace) }
 	var stricter string
@@ -154,13 +154,13 @@ func (rule Rule) hasDirectories() bool {
 		slices.Contains(rule.Types, volume.DirectoryOrCreate)
 }
 
-// onlyDevices: the rule is for device nodes alone.
+// onlyDevices reports whether the rule is for device nodes alone.
 func (rule Rule) onlyDevices() bool {
 	return len(rule.Types) > 0 &&
 		!slices.ContainsFunc(rule.Types, func(t volume.Type) bool { return !t.IsDevice() })
 }
 
-// forbiddenTo lists the directories that the rule cannot give away.
+// forbiddenTo lists the directories that the rule cannot allow.
 func (r *Rules) forbiddenTo(rule Rule) []string {
 	if rule.ReadOnly {
 		return r.forbidden
@@ -168,10 +168,10 @@ func (r *Rules) forbiddenTo(rule Rule) []string {
 	return slices.Concat(r.forbidden, readOnlyAtMost)
 }
 
-// checkForbidden refuses what is in, or above, a forbidden directory. Errors: ErrForbidden.
-func (r *Rules) checkForbidden(rule Rule, name string,
-	isDevice bool,
-) error { //nolint:revive // a fact, no mode
+// checkForbidden refuses a path in a forbidden directory, or above one. Errors: ErrForbidden.
+//
+//nolint:revive // isDevice is a fact about the path, not a mode
+func (r *Rules) checkForbidden(rule Rule, name string, isDevice bool) error {
 	for _, f := range r.forbiddenTo(rule) {
 		if f == "/dev" && isDevice && name != f && isBelow(f, name) {
 			continue
@@ -184,8 +184,8 @@ func (r *Rules) checkForbidden(rule Rule, name string,
 	return nil
 }
 
-// find is the rule for a use, or what is missing. Rules add up: one that does not fit takes nothing
-// away. Errors: ErrForbidden.
+// find returns the first rule that allows a use; a rule that does not allow it forbids nothing that
+// another one allows. Errors: ErrForbidden, which says what each rule for the path lacks.
 func (r *Rules) find(use Use) (Rule, error) {
 	var near []string
 	for _, rule := range r.rules {
@@ -214,7 +214,7 @@ func unlessReadOnly(name string) string {
 	return ""
 }
 
-// unlessDevice is what a rule for a single device is missing.
+// unlessDevice completes a message about a device: it says what the rule lacks.
 func unlessDevice(forbidden, name string) string {
 	if forbidden == "/dev" && name != forbidden && isBelow(forbidden, name) {
 		return "; for one device the rule needs types: [BlockDevice] or [CharDevice]"
@@ -229,7 +229,8 @@ func inlineText(use Use) string {
 	return ""
 }
 
-// missing says what the rule lacks for a use of a path below it; empty is nothing.
+// missing returns what the rule lacks to allow a use of a path below it; empty if it allows the
+// use.
 func (rule Rule) missing(use Use) string {
 	switch {
 	case len(rule.Namespaces) > 0 && use.Namespace == "":
@@ -254,7 +255,7 @@ func (rule Rule) missing(use Use) string {
 	}
 }
 
-// isBelow says whether a clean path is a root or under it.
+// isBelow reports whether a clean path is root or below it.
 func isBelow(root, name string) bool {
 	return name == root || strings.HasPrefix(name, strings.TrimSuffix(root, "/")+"/")
 }

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is an open directory. Its methods add O_CLOEXEC and O_NOFOLLOW to the flags that they take.
-// The file is its owner's to close. (os.Root would do the same but for renameat2(2), fsync(2) and
-// O_PATH, which a commit protocol is made of.)
+// Dir is an open directory. Its methods add O_CLOEXEC to the flags that they take, and O_NOFOLLOW
+// except where they say so. Whoever opened the file closes it. (os.Root would do the same but for
+// renameat2(2), fsync(2) and O_PATH, which a commit protocol is made of.)
 type Dir struct{ *os.File }
 
 // OpenDir opens a directory by its path. The last component must not be a link.
@@ -42,11 +42,15 @@ func (d Dir) OpenDir(name string) (Dir, error) {
 	return Dir{f}, err
 }
 
-// Resolve opens a path that starts in the directory and leads only through what resolve allows.
-// The caller closes the file. Errors: a *os.PathError with ELOOP for a link, and with EXDEV for a
-// mount, for ".." and for an absolute path.
+// Resolve opens a path that starts in the directory and leads only through what resolve allows. A
+// link at the end of the path is opened itself with O_PATH, but InRoot follows it. The caller
+// closes the file. Errors: a *os.PathError with ELOOP for a link, and with EXDEV for a mount, for a
+// path that leaves the directory and for an absolute path.
 func (d Dir) Resolve(path string, flags int, resolve Resolve) (*os.File, error) {
-	fd, err := ResolveFD(d.FD(), path, flags|unix.O_NOFOLLOW, resolve)
+	if resolve != InRoot {
+		flags |= unix.O_NOFOLLOW
+	}
+	fd, err := ResolveFD(d.FD(), path, flags, resolve)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}

@@ -37,7 +37,7 @@ func SetGroup(ctx context.Context, data *os.File, g volume.Group) error {
 	err := unix.Fchownat(int(data.Fd()), "", -1, int(g.ID), unix.AT_EMPTY_PATH)
 	if err == nil { // after it: chown(2) clears setgid
 		// fchmod(2) takes no O_PATH descriptor
-		err = unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", data.Fd()), mode)
+		err = unix.Chmod(openat.Path(data), mode)
 	}
 	if errors.Is(err, unix.EROFS) {
 		return fmt.Errorf("%w: group %d cannot be given the volume: its filesystem is mounted read-only",

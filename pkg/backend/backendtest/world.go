@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -95,7 +96,7 @@ func (w *world) makeOf(b backend.Backend, s volume.Spec) made {
 	data, err := backend.OpenData(dir, unix.O_PATH)
 	w.must(err)
 	w.t.Cleanup(func() { data.Close() })
-	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(data.Fd())))
+	path, err := os.Readlink(openat.Path(data))
 	w.must(err)
 	return made{dir: dir, data: data, spec: s, quotaID: quotaID, path: path}
 }

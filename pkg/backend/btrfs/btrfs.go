@@ -17,6 +17,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -187,12 +188,12 @@ func group(quotaID volume.QuotaID) uint64 {
 func fillNew(
 	dir *os.File, name string, spec volume.Spec, fill func(*os.File, volume.Spec) (*os.File, error),
 ) (*os.File, error) {
-	f, err := openNoMount(dir, name)
+	f, err := openat.Dir{File: dir}.OpenUnmounted(name)
 	if err != nil {
 		return nil, err
 	}
-	data, err := fill(f, spec)
-	if data != f {
+	data, err := fill(f.File, spec)
+	if data != f.File {
 		f.Close()
 	}
 	return data, err

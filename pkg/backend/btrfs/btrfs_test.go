@@ -15,6 +15,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/backendtest"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -202,12 +203,12 @@ func TestDiscardRemovesSubvolumesNestedToAnyDepth(t *testing.T) {
 		if err := createSubvolume(at, "s", 0); err != nil {
 			t.Fatal(err)
 		}
-		next, err := openNoMount(at, "s")
+		next, err := openat.Dir{File: at}.OpenUnmounted("s")
 		at.Close()
 		if err != nil {
 			t.Fatal(err)
 		}
-		at = next
+		at = next.File
 	}
 	at.Close()
 	defer debug.SetMaxStack(debug.SetMaxStack(128 << 10)) // a recursion ends the test
@@ -229,12 +230,12 @@ func plantDeep(t *testing.T, top string) {
 		if err := unix.Mkdirat(int(at.Fd()), name, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		next, err := openNoMount(at, name)
+		next, err := openat.Dir{File: at}.OpenUnmounted(name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		at.Close()
-		at = next
+		at = next.File
 	}
 	defer at.Close()
 	if err := createSubvolume(at, "deepest", 0); err != nil {

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
 // The requests of include/uapi/linux/btrfs.h; x/sys has none of them. The number in each is
@@ -292,16 +294,10 @@ func (f filesystem) openDir(subvolume, inode uint64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), fmt.Sprintf("inode %d of subvolume %d", inode, subvolume)), nil
 }
 
-// The attributes of ioctl_iflags(2) that forbid a removal to root.
-const forbidding = 0x10 | 0x20
-
-// unlock takes read-only, immutable and append-only off a directory. A failure shows in the removal
-// that follows.
+// unlock makes a subvolume or a directory writable: it clears read-only, immutable and append-only.
+// If it fails, the removal that follows fails, and that error says more.
 func unlock(f *os.File) {
 	var flags uint64
 	_ = ioctl(f, iocSetFlags, "make subvolume writable", &flags)
-	if have, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil &&
-		have&forbidding != 0 {
-		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, have&^forbidding)
-	}
+	openat.ClearAttributes(f)
 }

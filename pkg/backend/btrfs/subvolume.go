@@ -10,13 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
 // destroy removes a subvolume and those that a pod has made in it, if there is one of that name. No
 // time is spent on files: the kernel removes them afterwards. What is mounted there is refused,
 // what is mounted inside is detached.
 func (f filesystem) destroy(dir *os.File, name string) error {
-	top, err := openNoMount(dir, name)
+	top, err := openat.Dir{File: dir}.OpenUnmounted(name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -24,17 +25,17 @@ func (f filesystem) destroy(dir *os.File, name string) error {
 		return err
 	}
 	defer top.Close()
-	if ok, err := isSubvolume(top); !ok {
+	if ok, err := isSubvolume(top.File); !ok {
 		return err
 	}
-	id, err := subvolumeOf(top)
+	id, err := subvolumeOf(top.File)
 	if err != nil {
 		return err
 	}
 	if err := f.destroyBelow(id); err != nil {
 		return err
 	}
-	unlock(top)
+	unlock(top.File)
 	return destroySubvolume(dir, []byte(name))
 }
 
@@ -110,35 +111,19 @@ func parseRef(data []byte) (inode uint64, name []byte, err error) {
 	return binary.LittleEndian.Uint64(data), data[header:], nil
 }
 
-// openNoMount opens a directory unless something is mounted on it (EXDEV): what is mounted there is
-// not the volume's.
-func openNoMount(dir *os.File, name string) (*os.File, error) {
-	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
-	})
-	if errors.Is(err, unix.EXDEV) {
-		return nil, fmt.Errorf("%q is a mount point: unmount it", name)
-	}
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
 // openSubvolume opens the subvolume that holds a volume's data.
 func openSubvolume(dir *os.File) (*os.File, error) {
 	for _, name := range []string{backend.Data, backend.Holder} {
-		f, err := openNoMount(dir, name)
+		f, err := openat.Dir{File: dir}.OpenUnmounted(name)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		ok, err := isSubvolume(f)
+		ok, err := isSubvolume(f.File)
 		if ok {
-			return f, nil
+			return f.File, nil
 		}
 		if err = errors.Join(err, f.Close()); err != nil {
 			return nil, err

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -82,7 +83,7 @@ func (q quota) call(cmd int, id volume.QuotaID, arg unsafe.Pointer) error {
 }
 
 func (q quota) callDevice(cmd int, id volume.QuotaID, arg unsafe.Pointer) error {
-	path, err := unix.BytePtrFromString(fmt.Sprintf("/proc/self/fd/%d", q.device.Fd()))
+	path, err := unix.BytePtrFromString(openat.Path(q.device))
 	if err != nil {
 		return err
 	}

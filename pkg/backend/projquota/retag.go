@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -60,27 +61,25 @@ func retagEntry(dir *os.File, name string, id volume.QuotaID, levels int) error 
 }
 
 // openPlain opens a directory or a regular file; nil for what is neither, is gone, or is a mount.
-// The type is looked at before anything is opened that could do something at that: a descriptor
-// with O_PATH does not.
+// The type is known before the file is opened for reading, because opening another type may have
+// effects; an O_PATH descriptor has none.
 func openPlain(dir *os.File, name string) (*os.File, error) {
-	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	})
+	f, err := openat.Dir{File: dir}.Resolve(name, unix.O_PATH, openat.OnMount)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) {
-		return nil, nil //nolint:nilnil // it is none of ours
+		return nil, nil //nolint:nilnil // nothing of that name is the volume's
 	}
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		return nil, err
 	}
-	defer unix.Close(fd)
+	defer f.Close()
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: name, Err: err}
 	}
 	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
 		return nil, nil //nolint:nilnil // as above
 	}
-	// A lease on it (fcntl(2), F_SETLEASE) would keep the start waiting, for 45 s each time.
-	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	// Without O_NONBLOCK a process that has a lease on the file (fcntl(2), F_SETLEASE) would delay the
+	// start, by 45 s each time.
+	return openat.Reopen(f, unix.O_RDONLY|unix.O_NONBLOCK)
 }
