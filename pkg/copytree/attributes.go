@@ -36,9 +36,7 @@ func (f opened) get(name string, value []byte) (int, error) {
 	return unix.Fgetxattr(int(f), name, value)
 }
 
-func (f opened) set(
-	name string, value []byte,
-) error {
+func (f opened) set(name string, value []byte) error {
 	return unix.Fsetxattr(int(f), name, value, 0)
 }
 
@@ -106,9 +104,7 @@ func (p Policy) imitate(src, dst subject, a attributes) error {
 	return p.copyExtended(src, dst)
 }
 
-func (c *copier) imitate(
-	src, dst subject, a attributes,
-) error {
+func (c *copier) imitate(src, dst subject, a attributes) error {
 	return c.Policy.imitate(src, dst, a)
 }
 

@@ -122,10 +122,7 @@ func TestPodThatWritesAheadOfACopyDoesNotMakeItGrowBeyondItsBound(t *testing.T) 
 	must(t, err)
 	defer f.Close()
 	pod := &treadmill{t: t, file: f, next: MaxChunk}
-	if _, err := w.try(
-		t.Context(),
-		Options{Workers: 1, Limiter: pod, MaxBytes: bound},
-	); !errors.Is(
+	if _, err := w.try(t.Context(), Options{Workers: 1, Limiter: pod, MaxBytes: bound}); !errors.Is(
 		err, ErrTooLarge,
 	) {
 		t.Errorf("%v, want ErrTooLarge", err)
@@ -150,10 +147,7 @@ func TestDirectoryOfManyNamesIsHeldToTheBoundWhileItIsCopied(t *testing.T) {
 			return // btrfs says of no directory what it takes
 		}
 		w = w.next("bounded")
-		if _, err := w.try(
-			t.Context(),
-			Options{MaxBytes: whole.AllocatedBytes / 4},
-		); !errors.Is(
+		if _, err := w.try(t.Context(), Options{MaxBytes: whole.AllocatedBytes / 4}); !errors.Is(
 			err, ErrTooLarge,
 		) {
 			t.Errorf("%v, want ErrTooLarge", err)

@@ -105,11 +105,7 @@ func TestProgramThatChangesWhileItIsReadLosesItsSetIDBit(t *testing.T) {
 	if st.Mode != unix.S_IFREG|0o755 {
 		t.Errorf("the mode is %o, want 100755", st.Mode)
 	}
-	if n, err := unix.Getxattr(
-		filepath.Join(w.dst, "program"),
-		capabilities,
-		nil,
-	); !errors.Is(
+	if n, err := unix.Getxattr(filepath.Join(w.dst, "program"), capabilities, nil); !errors.Is(
 		err, unix.ENODATA,
 	) {
 		t.Errorf("the copy has %d bytes of capabilities, %v", n, err)

@@ -315,9 +315,7 @@ func TestTreeThatIsDeeperThanAnyPathIsRefused(t *testing.T) {
 			if stats, err := next.try(
 				t.Context(),
 				Options{Workers: workers, Durability: Volatile},
-			); !errors.Is(
-				err, tc.want,
-			) {
+			); !errors.Is(err, tc.want) {
 				t.Errorf("%d levels copied by %d: %+v, %v, want %v", tc.depth, workers, stats, err, tc.want)
 			}
 		}

@@ -26,6 +26,9 @@ import (
 // cfg.ShutdownGrace, and returns. The configuration has been validated. An error means that the
 // driver could not serve; a pool that cannot be opened is none.
 func Run(ctx context.Context, cfg Config) error {
+	if err := mount.CheckKernel(); err != nil {
+		return err
+	}
 	listener, err := listenForKubelet(ctx, cfg)
 	if err != nil {
 		return err
@@ -50,7 +53,6 @@ func Run(ctx context.Context, cfg Config) error {
 		Topology:     topologyOf(cfg.DriverName, cfg.NodeName),
 		Pools:        pools,
 		Publications: publications,
-		Binder:       mount.NewBinder(),
 		Host:         host,
 	})
 	controller := controllerserver.New(controllerserver.Options{

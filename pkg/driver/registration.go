@@ -52,16 +52,6 @@ func serveRegistration(ctx context.Context, cfg Config) error {
 			cfg.KubeletDir,
 		)
 	}
-	// without that right it cannot be found out, and does not matter
-	if mount.MayMount() && mount.NewBinder().IsClassic() {
-		klog.FromContext(
-			ctx,
-		).Error(
-			nil,
-			"This kernel has no mount_setattr(2): what pods see of a volume may lack nosuid, nodev and ro, "+
-				"which do not propagate from the driver's container. Linux 5.12 or newer is needed for that",
-		)
-	}
 	listener, err := Listen(registrationEndpoint(cfg)) //nolint:contextcheck // it waits for nothing
 	if err != nil {
 		return fmt.Errorf("register with kubelet: %w", err)

@@ -22,7 +22,7 @@ func (r *Rules) checkLocation(host, f *os.File, rule Rule, use Use) error {
 	if err != nil {
 		return err
 	}
-	exposed, err := mount.Shown(mounts, f)
+	exposed, err := mount.Exposed(mounts, f)
 	if err != nil {
 		return fmt.Errorf("host path %s: %w", use.Path, err)
 	}

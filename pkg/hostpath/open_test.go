@@ -154,9 +154,7 @@ func TestWhatExistsKeepsItsModeOwnerAndContent(t *testing.T) {
 	if err := os.Chown(file, 5, 6); err != nil {
 		t.Fatal(err)
 	}
-	if err := allow(
-		root,
-	).try(
+	if err := allow(root).try(
 		Use{Path: "/srv/file", Type: volume.FileOrCreate},
 		volume.Spec{Mode: 0o644, UID: 1000},
 	); err != nil {

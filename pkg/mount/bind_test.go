@@ -2,7 +2,6 @@ package mount
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,82 +42,16 @@ func TestBindHasTheAttributesAskedFor(t *testing.T) {
 			[]string{"rw", "relatime"},
 		},
 	} {
-		for name, api := range apis {
-			t.Run(tc.title+" "+name, func(t *testing.T) {
-				base := newBase(t)
-				at := target(t, base, "target")
-				if err := NewBinderWith(
-					api,
-				).Bind(
-					newSource(t, tc.source),
-					at,
-					options(t, tc.readOnly, tc.flags...),
-				); err != nil {
-					t.Fatal(err)
-				}
-				wantMounts(t, at.String(), 1)
-				wantAttributes(t, at.String(), tc.shown, tc.hidden)
-				wantWritable(t, at.String(), tc.source, !slices.Contains(tc.shown, "ro"))
-			})
-		}
-	}
-}
-
-// The classic API mounts first and restricts then. A crash in between leaves the first half, which
-// only that API's retry takes for its own: with the other one nothing is ever half made.
-func TestRetryFinishesWhatACrashLeftHalfMade(t *testing.T) {
-	for _, k := range []kind{fullDir, fullFile} {
-		for _, readOnly := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s read-only %t", k, readOnly), func(t *testing.T) {
-				at, source := target(t, newBase(t), "target"), newSource(t, k)
-				put(t, at.String(), map[kind]kind{fullDir: emptyDir, fullFile: emptyFile}[k])
-				if err := unix.Mount(fdPath(source), at.String(), "", unix.MS_BIND, ""); err != nil {
-					t.Fatal(err)
-				}
-				asked := options(t, readOnly, "noexec")
-				if err := NewBinderWith(
-					DescriptorAPI,
-				).Bind(
-					source,
-					at,
-					asked,
-				); !errors.Is(
-					err, volume.ErrIncompatible,
-				) {
-					t.Errorf("with the other API: %v, want ErrIncompatible", err)
-				}
-				if err := NewBinderWith(
-					ClassicAPI,
-				).Bind(
-					newSource(t, k),
-					at,
-					asked,
-				); !errors.Is(
-					err, volume.ErrInUse,
-				) {
-					t.Errorf("another volume: %v, want ErrInUse", err)
-				}
-				for range 2 {
-					if err := NewBinderWith(ClassicAPI).Bind(source, at, asked); err != nil {
-						t.Fatal(err)
-					}
-				}
-				wantMounts(t, at.String(), 1)
-				wantAttributes(t, at.String(), []string{"nosuid", "nodev", "noexec"}, nil)
-				wantWritable(t, at.String(), k, !readOnly)
-				if err := NewBinderWith(
-					ClassicAPI,
-				).Bind(
-					source,
-					at,
-					options(t, !readOnly),
-				); !errors.Is(
-					err, volume.ErrIncompatible,
-				) {
-					t.Errorf("once finished, with other options: %v, want ErrIncompatible", err)
-				}
-			})
-		}
+		t.Run(tc.title, func(t *testing.T) {
+			base := newBase(t)
+			at := target(t, base, "target")
+			if err := Bind(newSource(t, tc.source), at, options(t, tc.readOnly, tc.flags...)); err != nil {
+				t.Fatal(err)
+			}
+			wantMounts(t, at.String(), 1)
+			wantAttributes(t, at.String(), tc.shown, tc.hidden)
+			wantWritable(t, at.String(), tc.source, !slices.Contains(tc.shown, "ro"))
+		})
 	}
 }
 
@@ -156,58 +89,46 @@ func wantWritable(t *testing.T, path string, k kind,
 
 // The mount of the pool itself may be stricter than the volume's: what it forbids stays forbidden.
 func TestBindKeepsWhatThePoolsMountForbids(t *testing.T) {
-	for name, api := range apis {
-		t.Run(name, func(t *testing.T) {
-			base := newBase(t)
-			pool := filepath.Join(base, "pool")
-			put(t, pool, emptyDir)
-			if err := unix.Mount(
-				"tmpfs",
-				pool,
-				"tmpfs",
-				unix.MS_NOEXEC|unix.MS_NOSYMFOLLOW|unix.MS_NOATIME,
-				"",
-			); err != nil {
-				t.Fatal(err)
-			}
-			put(t, filepath.Join(pool, "data"), fullDir)
-			at := target(t, base, "target")
-			if err := NewBinderWith(
-				api,
-			).Bind(
-				pinned(t, filepath.Join(pool, "data")),
-				at,
-				options(t, true),
-			); err != nil {
-				t.Fatal(err)
-			}
-			wantAttributes(t, at.String(),
-				[]string{"ro", "nosuid", "nodev", "noexec", "nosymfollow", "noatime"}, nil)
-		})
+	base := newBase(t)
+	pool := filepath.Join(base, "pool")
+	put(t, pool, emptyDir)
+	if err := unix.Mount(
+		"tmpfs",
+		pool,
+		"tmpfs",
+		unix.MS_NOEXEC|unix.MS_NOSYMFOLLOW|unix.MS_NOATIME,
+		"",
+	); err != nil {
+		t.Fatal(err)
 	}
+	put(t, filepath.Join(pool, "data"), fullDir)
+	at := target(t, base, "target")
+	if err := Bind(pinned(t, filepath.Join(pool, "data")), at, options(t, true)); err != nil {
+		t.Fatal(err)
+	}
+	wantAttributes(t, at.String(),
+		[]string{"ro", "nosuid", "nodev", "noexec", "nosymfollow", "noatime"}, nil)
 }
 
 func TestPublishTwiceMountsOnce(t *testing.T) {
 	for _, source := range []kind{fullDir, fullFile} {
 		for _, readOnly := range []bool{false, true} {
-			for name, api := range apis {
-				t.Run(string(source)+" "+strconv.FormatBool(readOnly)+" "+name, func(t *testing.T) {
-					at, from := target(t, newBase(t), "target"), newSource(t, source)
-					for range 3 {
-						if err := NewBinderWith(api).Bind(from, at, options(t, readOnly)); err != nil {
-							t.Fatal(err)
-						}
+			t.Run(string(source)+" "+strconv.FormatBool(readOnly), func(t *testing.T) {
+				at, from := target(t, newBase(t), "target"), newSource(t, source)
+				for range 3 {
+					if err := Bind(from, at, options(t, readOnly)); err != nil {
+						t.Fatal(err)
 					}
-					wantMounts(t, at.String(), 1)
-					for range 3 {
-						if err := Unbind(at); err != nil {
-							t.Fatal(err)
-						}
+				}
+				wantMounts(t, at.String(), 1)
+				for range 3 {
+					if err := Unbind(at); err != nil {
+						t.Fatal(err)
 					}
-					wantMounts(t, at.String(), 0)
-					wantAbsent(t, at.String())
-				})
-			}
+				}
+				wantMounts(t, at.String(), 0)
+				wantAbsent(t, at.String())
+			})
 		}
 	}
 }
@@ -226,48 +147,34 @@ func TestBindAgainWithOtherAttributes(t *testing.T) {
 		{"stricter than asked for", []string{"noexec"}, nil, nil},
 		{"other access times", []string{"noatime"}, []string{"relatime"}, nil},
 	} {
-		for name, api := range apis {
-			t.Run(tc.title+" "+name, func(t *testing.T) {
-				at, source := target(t, newBase(t), "target"), newSource(t, fullDir)
-				if err := NewBinderWith(api).Bind(source, at, options(t, false, tc.first...)); err != nil {
-					t.Fatal(err)
-				}
-				before := mountsAt(t, at.String())[0].MountOptions
-				if err := NewBinderWith(
-					api,
-				).Bind(
-					source,
-					at,
-					options(t, false, tc.second...),
-				); !errors.Is(
-					err, tc.want,
-				) {
-					t.Errorf("%v, want %v", err, tc.want)
-				}
-				wantMounts(t, at.String(), 1)
-				wantAttributes(t, at.String(), before, nil)
-			})
-		}
+		t.Run(tc.title, func(t *testing.T) {
+			at, source := target(t, newBase(t), "target"), newSource(t, fullDir)
+			if err := Bind(source, at, options(t, false, tc.first...)); err != nil {
+				t.Fatal(err)
+			}
+			before := mountsAt(t, at.String())[0].MountOptions
+			if err := Bind(source, at, options(t, false, tc.second...)); !errors.Is(err, tc.want) {
+				t.Errorf("%v, want %v", err, tc.want)
+			}
+			wantMounts(t, at.String(), 1)
+			wantAttributes(t, at.String(), before, nil)
+		})
 	}
 }
 
 func TestBindDoesNotHideAnotherMount(t *testing.T) {
-	for name, api := range apis {
-		t.Run(name, func(t *testing.T) {
-			base := newBase(t)
-			at, mine := target(t, base, "target"), newSource(t, fullDir)
-			other := filepath.Join(t.TempDir(), "other")
-			put(t, other, fullDir)
-			put(t, at.String(), emptyDir)
-			mountByHand(t, other, at.String())
-			before := picture(t, base)
-			if err := NewBinderWith(api).Bind(mine, at, Options{}); !errors.Is(err, volume.ErrInUse) {
-				t.Errorf("%v, want ErrInUse", err)
-			}
-			wantMounts(t, at.String(), 1)
-			wantPicture(t, base, before)
-		})
+	base := newBase(t)
+	at, mine := target(t, base, "target"), newSource(t, fullDir)
+	other := filepath.Join(t.TempDir(), "other")
+	put(t, other, fullDir)
+	put(t, at.String(), emptyDir)
+	mountByHand(t, other, at.String())
+	before := treeState(t, base)
+	if err := Bind(mine, at, Options{}); !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("%v, want ErrInUse", err)
 	}
+	wantMounts(t, at.String(), 1)
+	wantTreeState(t, base, before)
 }
 
 func TestBindOnWhatIsThereAlready(t *testing.T) {
@@ -290,31 +197,29 @@ func TestBindOnWhatIsThereAlready(t *testing.T) {
 		{emptyDir, fifo, volume.ErrInUse},
 		{emptyFile, fifo, volume.ErrInUse},
 	} {
-		for name, api := range apis {
-			t.Run(string(tc.source)+" on "+string(tc.there)+" "+name, func(t *testing.T) {
-				base := newBase(t)
-				at := target(t, base, "target")
-				put(t, at.String(), tc.there)
-				before := picture(t, base)
-				err := NewBinderWith(api).Bind(newSource(t, tc.source), at, options(t, false))
-				if !errors.Is(err, tc.want) {
-					t.Fatalf("%v, want %v", err, tc.want)
+		t.Run(string(tc.source)+" on "+string(tc.there), func(t *testing.T) {
+			base := newBase(t)
+			at := target(t, base, "target")
+			put(t, at.String(), tc.there)
+			before := treeState(t, base)
+			err := Bind(newSource(t, tc.source), at, options(t, false))
+			if !errors.Is(err, tc.want) {
+				t.Fatalf("%v, want %v", err, tc.want)
+			}
+			if err != nil {
+				if strings.Contains(err.Error(), "%!") {
+					t.Errorf("%q was formatted with what it does not fit", err)
 				}
-				if err != nil {
-					if strings.Contains(err.Error(), "%!") {
-						t.Errorf("%q was formatted with what it does not fit", err)
-					}
-					wantMounts(t, at.String(), 0)
-					wantPicture(t, base, before)
-					return
-				}
-				wantMounts(t, at.String(), 1)
-				if err := Unbind(at); err != nil {
-					t.Error(err)
-				}
-				wantAbsent(t, at.String())
-			})
-		}
+				wantMounts(t, at.String(), 0)
+				wantTreeState(t, base, before)
+				return
+			}
+			wantMounts(t, at.String(), 1)
+			if err := Unbind(at); err != nil {
+				t.Error(err)
+			}
+			wantAbsent(t, at.String())
+		})
 	}
 }
 
@@ -322,149 +227,107 @@ func TestBindOnWhatIsThereAlready(t *testing.T) {
 // appears.
 func TestLinkOnTheWayIsRefused(t *testing.T) {
 	for _, way := range []string{"link/target", "pods/link/target", "pods/link/deeper/target"} {
-		for name, api := range apis {
-			t.Run(way+" "+name, func(t *testing.T) {
-				base, outside := newBase(t), t.TempDir()
-				if err := os.MkdirAll(filepath.Join(outside, "deeper"), 0o755); err != nil {
-					t.Fatal(err)
-				}
-				link := way[:strings.Index(way, "link")+len("link")]
-				if err := os.MkdirAll(filepath.Dir(filepath.Join(base, link)), 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.Symlink(outside, filepath.Join(base, link)); err != nil {
-					t.Fatal(err)
-				}
-				before := picture(t, outside)
-				at := target(t, base, way)
-				source := newSource(t, emptyDir)
-				if err := NewBinderWith(
-					api,
-				).Bind(
-					source,
-					at,
-					options(t, false),
-				); !errors.Is(
-					err, volume.ErrInvalid,
-				) {
-					t.Errorf("bind: %v, want ErrInvalid", err)
-				}
-				if err := Unbind(at); !errors.Is(err, volume.ErrInvalid) {
-					t.Errorf("unbind: %v, want ErrInvalid", err)
-				}
-				if shown, err := Shows(at, source); shown || !errors.Is(err, volume.ErrInvalid) {
-					t.Errorf("shows: %v, %v, want ErrInvalid", shown, err)
-				}
-				wantPicture(t, outside, before)
-			})
-		}
+		t.Run(way, func(t *testing.T) {
+			base, outside := newBase(t), t.TempDir()
+			if err := os.MkdirAll(filepath.Join(outside, "deeper"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			link := way[:strings.Index(way, "link")+len("link")]
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(base, link)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(outside, filepath.Join(base, link)); err != nil {
+				t.Fatal(err)
+			}
+			before := treeState(t, outside)
+			at := target(t, base, way)
+			source := newSource(t, emptyDir)
+			if err := Bind(source, at, options(t, false)); !errors.Is(err, volume.ErrInvalid) {
+				t.Errorf("bind: %v, want ErrInvalid", err)
+			}
+			if err := Unbind(at); !errors.Is(err, volume.ErrInvalid) {
+				t.Errorf("unbind: %v, want ErrInvalid", err)
+			}
+			if shown, err := Shows(at, source); shown || !errors.Is(err, volume.ErrInvalid) {
+				t.Errorf("shows: %v, %v, want ErrInvalid", shown, err)
+			}
+			wantTreeState(t, outside, before)
+		})
 	}
 }
 
 func TestBindNeedsTheTargetsParent(t *testing.T) {
 	at := target(t, newBase(t), "pods/uid/target")
-	if err := NewBinder().Bind(
-		newSource(t, emptyDir),
-		at,
-		options(t, false),
-	); !errors.Is(
-		err, os.ErrNotExist,
-	) {
+	if err := Bind(newSource(t, emptyDir), at, options(t, false)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v, want os.ErrNotExist", err)
 	}
 }
 
 func TestBindFromADescriptorSurvivesARename(t *testing.T) {
-	for name, api := range apis {
-		t.Run(name, func(t *testing.T) {
-			at, source := target(t, newBase(t), "target"), newSource(t, fullDir)
-			if err := os.Rename(source.Name(), source.Name()+".moved"); err != nil {
-				t.Fatal(err)
-			}
-			put(t, source.Name(), emptyDir) // what a path would find now
-			if err := NewBinderWith(api).Bind(source, at, options(t, false)); err != nil {
-				t.Fatal(err)
-			}
-			if content, err := os.ReadFile(
-				filepath.Join(at.String(), "file"),
-			); string(
-				content,
-			) != fullContent {
-				t.Errorf("the mount shows %q, %v", content, err)
-			}
-		})
+	at, source := target(t, newBase(t), "target"), newSource(t, fullDir)
+	if err := os.Rename(source.Name(), source.Name()+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	put(t, source.Name(), emptyDir) // what a path would find now
+	if err := Bind(source, at, options(t, false)); err != nil {
+		t.Fatal(err)
+	}
+	if content, err := os.ReadFile(filepath.Join(at.String(), "file")); string(
+		content,
+	) != fullContent {
+		t.Errorf("the mount shows %q, %v", content, err)
 	}
 }
 
 // What a host has mounted inside a volume's data is the host's.
 func TestMountInsideTheVolumeIsNotShown(t *testing.T) {
-	for name, api := range apis {
-		t.Run(name, func(t *testing.T) {
-			base := newBase(t)
-			secret, data := filepath.Join(base, "secret"), filepath.Join(base, "data")
-			put(t, secret, fullDir)
-			put(t, data, emptyDir)
-			put(t, filepath.Join(data, "inner"), emptyDir)
-			mountByHand(t, secret, filepath.Join(data, "inner"))
-			at := target(t, base, "target")
-			if err := NewBinderWith(api).Bind(pinned(t, data), at, options(t, false)); err != nil {
-				t.Fatal(err)
-			}
-			if got := picture(t, filepath.Join(at.String(), "inner")); len(got) != 1 {
-				t.Errorf("the volume shows %q", got)
-			}
-		})
+	base := newBase(t)
+	secret, data := filepath.Join(base, "secret"), filepath.Join(base, "data")
+	put(t, secret, fullDir)
+	put(t, data, emptyDir)
+	put(t, filepath.Join(data, "inner"), emptyDir)
+	mountByHand(t, secret, filepath.Join(data, "inner"))
+	at := target(t, base, "target")
+	if err := Bind(pinned(t, data), at, options(t, false)); err != nil {
+		t.Fatal(err)
+	}
+	if got := treeState(t, filepath.Join(at.String(), "inner")); len(got) != 1 {
+		t.Errorf("the volume shows %q", got)
 	}
 }
 
 func TestVolumeOnAReadOnlyFilesystemIsNotPublishedWritable(t *testing.T) {
-	for name, api := range apis {
-		t.Run(name, func(t *testing.T) {
-			base := newBase(t)
-			pool := filepath.Join(base, "pool")
-			put(t, pool, emptyDir)
-			if err := unix.Mount("tmpfs", pool, "tmpfs", 0, ""); err != nil {
-				t.Fatal(err)
-			}
-			put(t, filepath.Join(pool, "data"), fullDir)
-			if err := unix.Mount("tmpfs", pool, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-				t.Fatal(err)
-			}
-			source, at := pinned(t, filepath.Join(pool, "data")), target(t, base, "target")
-			if err := NewBinderWith(
-				api,
-			).Bind(
-				source,
-				at,
-				options(t, false),
-			); !errors.Is(
-				err, volume.ErrUnavailable,
-			) {
-				t.Errorf("writable: %v, want ErrUnavailable", err)
-			}
-			wantAbsent(t, at.String())
-			if err := NewBinderWith(api).Bind(source, at, options(t, true)); err != nil {
-				t.Errorf("read-only: %v", err)
-			}
-		})
+	base := newBase(t)
+	pool := filepath.Join(base, "pool")
+	put(t, pool, emptyDir)
+	if err := unix.Mount("tmpfs", pool, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(pool, "data"), fullDir)
+	if err := unix.Mount("tmpfs", pool, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	source, at := pinned(t, filepath.Join(pool, "data")), target(t, base, "target")
+	if err := Bind(source, at, options(t, false)); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("writable: %v, want ErrUnavailable", err)
+	}
+	wantAbsent(t, at.String())
+	if err := Bind(source, at, options(t, true)); err != nil {
+		t.Errorf("read-only: %v", err)
 	}
 }
 
 // A volume that was removed while it was being published leaves no directory behind, which would
 // block the pod's removal.
 func TestBindThatFailsLeavesNoTarget(t *testing.T) {
-	for name, api := range apis {
-		t.Run(name, func(t *testing.T) {
-			at, source := target(t, newBase(t), "target"), newSource(t, emptyDir)
-			if err := os.Remove(source.Name()); err != nil {
-				t.Fatal(err)
-			}
-			err := NewBinderWith(api).Bind(source, at, options(t, false))
-			if err == nil {
-				t.Skip("this kernel binds a removed directory")
-			}
-			wantMounts(t, at.String(), 0)
-			wantAbsent(t, at.String())
-		})
+	at, source := target(t, newBase(t), "target"), newSource(t, emptyDir)
+	if err := os.Remove(source.Name()); err != nil {
+		t.Fatal(err)
 	}
+	err := Bind(source, at, options(t, false))
+	if err == nil {
+		t.Skip("this kernel binds a removed directory")
+	}
+	wantMounts(t, at.String(), 0)
+	wantAbsent(t, at.String())
 }

@@ -8,17 +8,19 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
-// Destination is where a path leads: by its name when every link is followed, and in its
-// filesystem, by whatever name.
+// Destination is where a path leads: its name after all links are followed, and its location in a
+// filesystem.
 type Destination struct {
 	name     string
 	location Location
 }
 
-// OpenNearest opens the directory at a path or, if there is none, the nearest one above it; rest is
-// the way from there to the path, empty for the directory itself. The caller closes it.
+// OpenNearest opens the directory at a path or, if it does not exist, the nearest one above it.
+// rest is the path from there, empty for the directory itself. The caller closes it.
 func OpenNearest(name string) (d *os.File, rest string, err error) {
 	d, err = os.OpenFile(name, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if !errors.Is(err, os.ErrNotExist) || name == "/" {
@@ -28,14 +30,14 @@ func OpenNearest(name string) (d *os.File, rest string, err error) {
 	return d, path.Join(rest, filepath.Base(name)), err
 }
 
-// DestinationOf is where the rest of a path leads that begins at an open directory; the mounts are
-// all there are.
+// DestinationOf returns where a path leads that starts at an open directory. The mount table must
+// have been read after the directory was opened.
 func DestinationOf(mounts []Mount, d *os.File, rest string) (Destination, error) {
 	location, err := LocateIn(mounts, d)
 	if err != nil {
 		return Destination{}, err
 	}
-	name, err := os.Readlink(fdPath(d))
+	name, err := os.Readlink(openat.Path(d))
 	if err != nil {
 		return Destination{}, err
 	}
@@ -43,7 +45,7 @@ func DestinationOf(mounts []Mount, d *os.File, rest string) (Destination, error)
 	return Destination{name: path.Join(name, rest), location: location}, nil
 }
 
-// Follow is where a path leads, whether or not anything is there.
+// Follow returns where a path leads, whether or not it exists.
 func Follow(mounts []Mount, name string) (Destination, error) {
 	d, rest, err := OpenNearest(name)
 	if err != nil {
@@ -53,11 +55,11 @@ func Follow(mounts []Mount, name string) (Destination, error) {
 	return DestinationOf(mounts, d, rest)
 }
 
-// IsSame says whether they are one directory, also by two names.
+// IsSame reports whether both are one directory, which may have two names.
 func (d Destination) IsSame(other Destination) bool { return d.location == other.location }
 
-// Overlaps says whether one of them is the other or contains it: by name, as a filesystem that is
-// mounted there does, or in a filesystem that both show, as a bind mount does.
+// Overlaps reports whether one of them is the other or contains it: by name, or, through a bind
+// mount, by location.
 func (d Destination) Overlaps(other Destination) bool {
 	return d.containsByName(other) || other.containsByName(d) || d.location.Overlaps(other.location)
 }
@@ -67,8 +69,7 @@ func (d Destination) containsByName(other Destination) bool {
 	return contains
 }
 
-// String is for people: the name, and what the filesystem calls it, which is what a bind mount
-// shows.
+// String is for messages: the name, and the location that reveals a bind mount.
 func (d Destination) String() string {
 	return fmt.Sprintf("%s (%s of filesystem %s)", d.name, d.location.root, d.location.device)
 }

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TargetAt is the target at a mount point, for a base directory that is resolved, without links, in
-// the mount table; false if the mount point is elsewhere.
+// TargetAt returns the target at a mount point of the mount table, where the base directory has its
+// resolved name; false if the mount point is elsewhere.
 func TargetAt(base, resolved, point string) (Target, bool) {
 	rel, ok := below(resolved, point)
 	if !ok || rel == "" {
@@ -19,9 +19,8 @@ func TargetAt(base, resolved, point string) (Target, bool) {
 	return Target{base: base, rel: rel}, true
 }
 
-// PointsOf lists where a file or directory, or part of it, is mounted, covered by other mounts or
-// not. It reads the mount table, which grows with the number of mounts: it is for the doubtful
-// case.
+// PointsOf lists the mount points that show a file or directory, or part of it, also those covered
+// by other mounts. It reads the mount table: call it in doubtful cases only.
 func PointsOf(f *os.File) ([]string, error) {
 	mounts, err := Table()
 	if err != nil {
@@ -40,9 +39,9 @@ func PointsOf(f *os.File) ([]string, error) {
 	return points, nil
 }
 
-// At is the topmost mount at a target; false if nothing is mounted there. It reads the mount table
-// if something is, and where a filesystem that has died does not even say whether it is one (XFS:
-// stat(2) of a mount point is EIO).
+// At returns the topmost mount at a target; false if nothing is mounted there. It reads the mount
+// table only if something is mounted, or if a filesystem that has died does not say whether it is
+// (XFS: stat(2) of a mount point is EIO).
 func At(t Target) (top Mount, mounted bool, err error) {
 	mounted, lookErr := Mounted(t)
 	if lookErr == nil && !mounted {
@@ -56,7 +55,7 @@ func At(t Target) (top Mount, mounted bool, err error) {
 	if err != nil {
 		return Mount{}, false, err
 	}
-	// in the order of their mounting: the last one is on top
+	// The table is in the order of mounting: the last mount is on top.
 	for _, m := range slices.Backward(mounts) {
 		if at, ok := TargetAt(t.base, resolved, m.Point); ok && at == t {
 			return m, true, nil
@@ -65,15 +64,15 @@ func At(t Target) (top Mount, mounted bool, err error) {
 	return Mount{}, mounted, lookErr
 }
 
-// Open opens the topmost thing at a target with O_PATH, and says whether it is a mount. The caller
-// closes it. Errors: os.ErrNotExist.
+// Open opens the topmost file at a target with O_PATH, and returns whether it is a mount. The
+// caller closes it. Errors: os.ErrNotExist.
 func Open(t Target) (f *os.File, mounted bool, err error) {
 	at, err := t.open()
 	if err != nil {
 		return nil, false, err
 	}
 	defer at.close()
-	if f, err = at.pin(); err != nil {
+	if f, err = at.openEntry(); err != nil {
 		return nil, false, err
 	}
 	st, err := statx(int(f.Fd()), "", unix.AT_EMPTY_PATH)
@@ -83,7 +82,7 @@ func Open(t Target) (f *os.File, mounted bool, err error) {
 	return f, st.mountRoot, nil
 }
 
-// isAbsent: nothing can be there, because there is no such directory, or it is none.
+// isAbsent reports whether an error means that nothing can exist at a path.
 func isAbsent(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR)
 }

@@ -13,9 +13,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// apis are the ways to bind; every test of binding holds for each.
-var apis = map[string]API{"descriptor": DescriptorAPI, "classic": ClassicAPI}
-
 // The kinds of thing that can be bound, and be in the way.
 type kind string
 
@@ -118,9 +115,9 @@ func put(t *testing.T, path string, k kind) {
 	}
 }
 
-// picture describes all there is below a path, to compare before and after: names, kinds, links,
+// treeState describes all there is below a path, to compare before and after: names, kinds, links,
 // contents.
-func picture(t *testing.T, root string) []string {
+func treeState(t *testing.T, root string) []string {
 	t.Helper()
 	var all []string
 	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
@@ -149,9 +146,9 @@ func picture(t *testing.T, root string) []string {
 	return all
 }
 
-func wantPicture(t *testing.T, root string, want []string) {
+func wantTreeState(t *testing.T, root string, want []string) {
 	t.Helper()
-	if got := picture(t, root); !slices.Equal(got, want) {
+	if got := treeState(t, root); !slices.Equal(got, want) {
 		t.Errorf("%s was touched: it has\n%s\nand had\n%s", root, strings.Join(got, "\n"),
 			strings.Join(want, "\n"))
 	}

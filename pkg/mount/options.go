@@ -10,32 +10,31 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Options are the attributes of one bind mount. They belong to the mount, not to the filesystem:
-// two mounts of a volume may differ.
+// Options are the attributes of one mount. They belong to the mount, not to the filesystem: two
+// mounts of a volume may differ.
 type Options struct {
-	// attributes are MOUNT_ATTR_ bits (mount_setattr(2)) without those that say how access times
-	// are kept.
+	// attributes are MOUNT_ATTR_ bits (mount_setattr(2)) without those for access times.
 	attributes uint64
-	// atime is one of the MOUNT_ATTR__ATIME values, meaningful when setAtime is true; else the
-	// pool's own mount decides.
+	// atime is one of the MOUNT_ATTR__ATIME values. It counts if setAtime is true; otherwise the
+	// mount keeps that of the pool's own mount.
 	atime    uint64
 	setAtime bool
-	// recursive shows also what is mounted below the source, with the same attributes.
+	// recursive shows what is mounted below the source as well, with the same attributes.
 	recursive bool
 }
 
-// attribute is one mount flag in the three forms the kernel has for it.
+// attribute is one mount flag in the three forms that the kernel has for it.
 type attribute struct {
 	name    string
 	attr    uint64  // mount_setattr(2)
-	ms      uintptr // mount(2)
+	ms      uintptr // mount(2), for a new filesystem
 	st      int64   // statfs(2), f_flags
 	isAtime bool
 }
 
 // attributes are the flags that a caller may ask for. They can only take rights away: "suid", "dev"
-// and "exec" are not among them, nor is anything that belongs to the filesystem and so to every
-// volume of the pool.
+// and "exec" are not among them, nor are options of the filesystem, which all volumes of a pool
+// share.
 var attributes = []attribute{
 	{name: "ro", attr: unix.MOUNT_ATTR_RDONLY, ms: unix.MS_RDONLY, st: unix.ST_RDONLY},
 	{name: "nosuid", attr: unix.MOUNT_ATTR_NOSUID, ms: unix.MS_NOSUID, st: unix.ST_NOSUID},
@@ -82,14 +81,14 @@ func FlagNames() []string {
 	return names
 }
 
-// ParseOptions reads mount flags; nosuid and nodev are always on. Errors: ErrInvalid, naming the
+// ParseOptions parses mount flags; nosuid and nodev are always on. Errors: ErrInvalid, naming the
 // flag.
 func ParseOptions(flags []string) (Options, error) {
 	o := Options{attributes: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 	for _, flag := range flags {
 		i := slices.IndexFunc(attributes, func(a attribute) bool { return a.name == flag })
 		if i < 0 {
-			// what is behind it may be a password, and messages are logged
+			// A value may be a password, and messages are logged.
 			name, _, _ := strings.Cut(flag, "=")
 			return Options{}, fmt.Errorf("%w: mount flag %q is not allowed; allowed: %s", volume.ErrInvalid,
 				name, strings.Join(FlagNames(), ", "))
@@ -108,28 +107,28 @@ func ParseOptions(flags []string) (Options, error) {
 	return o, nil
 }
 
-// AsReadOnly is the same, refusing writes.
+// AsReadOnly returns the options with ro.
 func (o Options) AsReadOnly() Options {
 	o.attributes |= unix.MOUNT_ATTR_RDONLY
 	return o
 }
 
-// Recursive is the same, for the source and everything mounted below it.
+// Recursive returns the options for the source and everything mounted below it.
 func (o Options) Recursive() Options {
 	o.recursive = true
 	return o
 }
 
-// WithDevices is the same, for a source that is a device node and would be useless with nodev.
+// WithDevices returns the options without nodev, for a source that is a device node.
 func (o Options) WithDevices() Options {
 	o.attributes &^= unix.MOUNT_ATTR_NODEV
 	return o
 }
 
-// ReadOnly says whether the mount is to refuse writes.
+// ReadOnly reports whether the mount refuses writes.
 func (o Options) ReadOnly() bool { return o.attributes&unix.MOUNT_ATTR_RDONLY != 0 }
 
-// attr is the argument of mount_setattr(2).
+// attr returns the argument of mount_setattr(2).
 func (o Options) attr() *unix.MountAttr {
 	a := &unix.MountAttr{Attr_set: o.attributes, Propagation: o.propagation()}
 	if o.setAtime {
@@ -139,12 +138,12 @@ func (o Options) attr() *unix.MountAttr {
 	return a
 }
 
-// propagation takes the mount out of its source's peer group: what is mounted in a pod's volume
-// must not show in the pool or on the host, nor the other way round, and the unmount of a tree that
-// shows the host's mounts would unmount them on the host as well (mount_namespaces(7)). Only what
-// the host mounts later below a path of its own appears below the target too, as hostPath's
-// HostToContainer has it, unless the target is read-only: such a mount would come with attributes
-// of its own.
+// propagation takes the mount out of its source's peer group (mount_namespaces(7)). A mount that
+// somebody makes in a pod's volume must not appear in the pool or on the host, nor one of the host
+// in the volume; and to unmount a tree with mounts of the host would unmount these on the host as
+// well. There is one exception, as with HostToContainer of hostPath: what the host mounts later
+// below a path of its own appears below a writable target. Below a read-only one it would be
+// writable.
 func (o Options) propagation() uint64 {
 	if o.recursive && !o.ReadOnly() {
 		return unix.MS_SLAVE
@@ -152,25 +151,8 @@ func (o Options) propagation() uint64 {
 	return unix.MS_PRIVATE
 }
 
-// remountFlags is the argument of mount(2) with MS_REMOUNT|MS_BIND, which replaces every flag: what
-// the mount has already, as statfs(2) reports it, has to be repeated.
-func (o Options) remountFlags(have int64) uintptr {
-	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND)
-	for _, a := range attributes {
-		switch {
-		case a.isAtime && o.setAtime:
-			if a.attr == o.atime {
-				flags |= a.ms
-			}
-		case have&a.st != 0, !a.isAtime && o.attributes&a.attr != 0:
-			flags |= a.ms
-		}
-	}
-	return flags
-}
-
-// satisfiedBy says whether an existing mount, by its statfs(2) flags, is what was asked for:
-// exactly as read-only, and at least as restricted.
+// satisfiedBy reports whether an existing mount, by its statfs(2) flags, is read-only exactly if
+// the options are, and at least as restricted as they are.
 func (o Options) satisfiedBy(have int64) bool {
 	if o.ReadOnly() != (have&unix.ST_RDONLY != 0) {
 		return false
@@ -180,12 +162,17 @@ func (o Options) satisfiedBy(have int64) bool {
 	})
 }
 
-// String lists the flags as mount(8) would, for messages.
+// String lists the flags as mount(8) does, for messages.
 func (o Options) String() string {
-	return describe(func(a attribute) bool { return o.attributes&a.attr != 0 && !a.isAtime })
+	return join(func(a attribute) bool { return o.attributes&a.attr != 0 && !a.isAtime })
 }
 
-func describe(has func(attribute) bool) string {
+// flagNames lists the flags that statfs(2) returned, as String does.
+func flagNames(st int64) string {
+	return join(func(a attribute) bool { return st&a.st != 0 })
+}
+
+func join(has func(attribute) bool) string {
 	var names []string
 	for _, a := range attributes {
 		if has(a) {

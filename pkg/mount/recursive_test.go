@@ -1,14 +1,11 @@
 package mount
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // newHost is a directory of the host with two filesystems mounted one in the other below it, each
@@ -48,7 +45,7 @@ var hostFiles = []string{"file", "disk/file", "disk/inner/file"}
 func TestRecursiveBindShowsWhatIsMountedBelow(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
 		host, at := newHost(t), target(t, newKubelet(t), "target")
-		if err := NewBinder().Bind(pinned(t, host), at, options(t, readOnly).Recursive()); err != nil {
+		if err := Bind(pinned(t, host), at, options(t, readOnly).Recursive()); err != nil {
 			t.Fatal(err)
 		}
 		for _, dir := range []string{"", "disk", "disk/inner"} {
@@ -72,7 +69,7 @@ func TestRecursiveBindShowsWhatIsMountedBelow(t *testing.T) {
 func TestUnbindOfARecursiveBindLeavesTheHostsMounts(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
 		host, at := newHost(t), target(t, newKubelet(t), "target")
-		if err := NewBinder().Bind(pinned(t, host), at, options(t, readOnly).Recursive()); err != nil {
+		if err := Bind(pinned(t, host), at, options(t, readOnly).Recursive()); err != nil {
 			t.Fatal(err)
 		}
 		if err := Unbind(at); err != nil {
@@ -92,7 +89,7 @@ func TestUnbindOfARecursiveBindLeavesTheHostsMounts(t *testing.T) {
 func TestWhatIsMountedBelowATargetDoesNotReachTheHost(t *testing.T) {
 	host, at := newHost(t), target(t, newKubelet(t), "target")
 	put(t, filepath.Join(host, "empty"), emptyDir)
-	if err := NewBinder().Bind(pinned(t, host), at, options(t, false).Recursive()); err != nil {
+	if err := Bind(pinned(t, host), at, options(t, false).Recursive()); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("tmpfs", filepath.Join(at.String(), "empty"), "tmpfs", 0, ""); err != nil {
@@ -112,7 +109,7 @@ func TestWhatTheHostMountsLaterAppearsOnlyBelowAWritableTarget(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
 		host, at := newHost(t), target(t, newKubelet(t), "target")
 		put(t, filepath.Join(host, "later"), emptyDir)
-		if err := NewBinder().Bind(pinned(t, host), at, options(t, readOnly).Recursive()); err != nil {
+		if err := Bind(pinned(t, host), at, options(t, readOnly).Recursive()); err != nil {
 			t.Fatal(err)
 		}
 		if err := unix.Mount("tmpfs", filepath.Join(host, "later"), "tmpfs", 0, ""); err != nil {
@@ -130,63 +127,38 @@ func TestWhatTheHostMountsLaterAppearsOnlyBelowAWritableTarget(t *testing.T) {
 	}
 }
 
-func TestClassicAPIRefusesWhatItCannotShowSafely(t *testing.T) {
-	host, base := newHost(t), newKubelet(t)
-	at, classic := target(t, base, "target"), NewBinderWith(ClassicAPI)
-	for _, readOnly := range []bool{false, true} {
-		err := classic.Bind(pinned(t, host), at, options(t, readOnly).Recursive())
-		if !errors.Is(err, volume.ErrUnavailable) {
-			t.Errorf("%v, want ErrUnavailable", err)
-		}
-		wantAbsent(t, at.String())
-		if err := classic.Bind(
-			pinned(t, filepath.Join(host, "disk/inner")),
-			at,
-			options(t, readOnly).Recursive(),
-		); err != nil {
-			t.Fatal(err) // nothing is mounted below this one
-		}
-		wantWritable(t, at.String(), fullDir, !readOnly)
-		if err := Unbind(at); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 func TestSocketsAndDevicesAreBoundOnRegularFiles(t *testing.T) {
-	for name, api := range apis {
-		for _, tc := range []struct {
-			title string
-			mode  uint32
-			want  []string
-		}{
-			{"socket", unix.S_IFSOCK | 0o666, []string{"nodev", "nosuid"}},
-			{"character device", unix.S_IFCHR | 0o666, []string{"nosuid"}},
-		} {
-			t.Run(tc.title+" "+name, func(t *testing.T) {
-				base := newBase(t)
-				source, at := filepath.Join(base, "source"), target(t, base, "target")
-				if err := unix.Mknod(source, tc.mode,
-					int(unix.Mkdev(1, 3))); err != nil { //nolint:gosec // null: a small number
+	for _, tc := range []struct {
+		title string
+		mode  uint32
+		want  []string
+	}{
+		{"socket", unix.S_IFSOCK | 0o666, []string{"nodev", "nosuid"}},
+		{"character device", unix.S_IFCHR | 0o666, []string{"nosuid"}},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			base := newBase(t)
+			source, at := filepath.Join(base, "source"), target(t, base, "target")
+			if err := unix.Mknod(source, tc.mode,
+				int(unix.Mkdev(1, 3))); err != nil { //nolint:gosec // null: a small number
+				t.Fatal(err)
+			}
+			o := options(t, false).Recursive()
+			hidden := []string{"ro"}
+			if tc.mode&unix.S_IFMT == unix.S_IFCHR {
+				o, hidden = o.WithDevices(), []string{"nodev"}
+			}
+			for range 2 {
+				if err := Bind(pinned(t, source), at, o); err != nil {
 					t.Fatal(err)
 				}
-				o := options(t, false).Recursive()
-				hidden := []string{"ro"}
-				if tc.mode&unix.S_IFMT == unix.S_IFCHR {
-					o, hidden = o.WithDevices(), []string{"nodev"}
-				}
-				for range 2 {
-					if err := NewBinderWith(api).Bind(pinned(t, source), at, o); err != nil {
-						t.Fatal(err)
-					}
-				}
-				wantMounts(t, at.String(), 1)
-				wantAttributes(t, at.String(), tc.want, hidden)
-				if err := Unbind(at); err != nil {
-					t.Fatal(err)
-				}
-				wantAbsent(t, at.String())
-			})
-		}
+			}
+			wantMounts(t, at.String(), 1)
+			wantAttributes(t, at.String(), tc.want, hidden)
+			if err := Unbind(at); err != nil {
+				t.Fatal(err)
+			}
+			wantAbsent(t, at.String())
+		})
 	}
 }

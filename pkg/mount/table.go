@@ -12,30 +12,31 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
 // Mount is one line of the mount table (proc_pid_mountinfo(5)).
 type Mount struct {
 	ID int
-	// Device is the filesystem's "major:minor". For btrfs it is not what stat(2) says of a file in
-	// it, so compare it only with other Mounts.
+	// Device is the filesystem's "major:minor". For btrfs stat(2) of a file returns another one, so
+	// compare it only with that of other Mounts.
 	Device string
 	// Root is the path within the filesystem that is shown at Point.
 	Root   string
 	Point  string
 	FSType string
-	// Source is what the filesystem says that it is on; the kernel does not interpret it.
+	// Source is the device or whatever else was mounted; the kernel does not interpret it.
 	Source string
-	// FSOptions are the filesystem's own options, separated by commas, the same for all mounts of
-	// it.
+	// FSOptions are the options of the filesystem, separated by commas: the same for all its mounts.
 	FSOptions string
-	// Shared: what is mounted below Point shows in other mount namespaces too, such as kubelet's
-	// (mount_namespaces(7)).
+	// Shared means that a mount below Point also appears in other mount namespaces, such as
+	// kubelet's (mount_namespaces(7)).
 	Shared bool
 }
 
-// Table reads the mount table of this process's mount namespace. Its cost grows with the number of
-// mounts: it is for the start of the driver, not for a call.
+// Table reads the mount table of this process's mount namespace. The cost grows with the number of
+// mounts: call it at the start of the driver and in rare cases, not in every RPC.
 func Table() ([]Mount, error) {
 	infos, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -58,13 +59,13 @@ func Table() ([]Mount, error) {
 	return mounts, nil
 }
 
-// Location is where a directory stands in its filesystem, whatever it is mounted as.
+// Location is the place of a file in its filesystem, wherever that is mounted.
 type Location struct {
 	device string
 	root   string
 }
 
-// Locate finds the location of an open directory.
+// Locate returns the location of an open directory.
 func Locate(d *os.File) (Location, error) {
 	mounts, err := Table()
 	if err != nil {
@@ -73,14 +74,14 @@ func Locate(d *os.File) (Location, error) {
 	return LocateIn(mounts, d)
 }
 
-// LocateIn is Locate for an open directory or file, with a mount table that was read after it was
-// opened.
+// LocateIn returns the location of an open directory or file. The mount table must have been read
+// after the file was opened.
 func LocateIn(mounts []Mount, d *os.File) (Location, error) {
 	m, err := Of(mounts, d)
 	if err != nil {
 		return Location{}, err
 	}
-	name, err := os.Readlink(fdPath(d))
+	name, err := os.Readlink(openat.Path(d))
 	if err != nil {
 		return Location{}, err
 	}
@@ -95,27 +96,27 @@ func LocateIn(mounts []Mount, d *os.File) (Location, error) {
 	return Location{device: m.Device, root: path.Join(m.Root, rel)}, nil
 }
 
-// Shown has the location of an open directory or file, and those of what is mounted below it: all
-// that a recursive bind mount of it shows.
-func Shown(mounts []Mount, f *os.File) ([]Location, error) {
+// Exposed returns all locations that a recursive bind mount of an open directory or file shows: its
+// own and those of the mounts below it.
+func Exposed(mounts []Mount, f *os.File) ([]Location, error) {
 	own, err := LocateIn(mounts, f)
 	if err != nil {
 		return nil, err
 	}
-	name, err := os.Readlink(fdPath(f))
+	name, err := os.Readlink(openat.Path(f))
 	if err != nil {
 		return nil, err
 	}
-	shown := []Location{own}
+	exposed := []Location{own}
 	for _, m := range mounts {
 		if rest, isBelow := below(name, m.Point); isBelow && rest != "" {
-			shown = append(shown, Location{device: m.Device, root: m.Root})
+			exposed = append(exposed, Location{device: m.Device, root: m.Root})
 		}
 	}
-	return shown, nil
+	return exposed, nil
 }
 
-// Overlaps says whether the locations are the same, or one of them contains the other.
+// Overlaps reports whether the locations are the same, or one of them contains the other.
 func (l Location) Overlaps(other Location) bool {
 	if l.device != other.device {
 		return false
@@ -125,7 +126,8 @@ func (l Location) Overlaps(other Location) bool {
 	return contains || isContained
 }
 
-// Below says whether a mount shows something below the location, and what: its path from there.
+// Below reports whether a mount shows the location or something below it, and the path from the
+// location to what it shows.
 func (l Location) Below(m Mount) (string, bool) {
 	if m.Device != l.device {
 		return "", false
@@ -133,7 +135,8 @@ func (l Location) Below(m Mount) (string, bool) {
 	return below(l.root, m.Root)
 }
 
-// below is the part of an absolute clean path under a base; false if it is not under it.
+// below returns the part of an absolute clean path after base; false if the path is not base or
+// below it.
 func below(base, name string) (string, bool) {
 	if name == base {
 		return "", true
@@ -144,9 +147,9 @@ func below(base, name string) (string, bool) {
 // btrfsRootInode is the inode number of every btrfs subvolume's root (BTRFS_FIRST_FREE_OBJECTID).
 const btrfsRootInode = 256
 
-// IsFilesystemRoot says whether an open directory is where a filesystem is mounted, as opposed to a
-// directory of the filesystem above it, also when that directory is bind-mounted on itself, as it
-// is in a container. A btrfs subvolume counts as a filesystem.
+// IsFilesystemRoot reports whether an open directory is the root of a mounted filesystem. A
+// directory that is bind-mounted on itself, as in a container, is not one; the root of a btrfs
+// subvolume is.
 func IsFilesystemRoot(d *os.File) (bool, error) {
 	mounts, err := Table()
 	if err != nil {
@@ -156,7 +159,7 @@ func IsFilesystemRoot(d *os.File) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	resolved, err := os.Readlink(fdPath(d))
+	resolved, err := os.Readlink(openat.Path(d))
 	if err != nil || m.Point != resolved {
 		return false, err
 	}
@@ -171,8 +174,7 @@ func IsFilesystemRoot(d *os.File) (bool, error) {
 	return fs.Type == unix.BTRFS_SUPER_MAGIC && st.Ino == btrfsRootInode, nil
 }
 
-// IsShared says whether what is mounted below a directory shows in the mount namespaces that share
-// it.
+// IsShared reports whether a mount below a directory also appears in other mount namespaces.
 func IsShared(name string) (bool, error) {
 	d, err := os.Open(name)
 	if err != nil {
@@ -187,7 +189,8 @@ func IsShared(name string) (bool, error) {
 	return m.Shared, err
 }
 
-// Of finds the mount through which a file was opened, in a mount table that was read after that.
+// Of finds the mount through which a file was opened. The mount table must have been read after
+// that.
 func Of(mounts []Mount, f *os.File) (Mount, error) {
 	id, err := mountID(f)
 	if err != nil {
@@ -200,7 +203,7 @@ func Of(mounts []Mount, f *os.File) (Mount, error) {
 	return mounts[i], nil
 }
 
-// mountID is the ID that the mount table uses (proc_pid_fdinfo(5)).
+// mountID returns the ID that the mount table has (proc_pid_fdinfo(5)).
 func mountID(f *os.File) (int, error) {
 	info, err := os.Open(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
 	if err != nil {
@@ -215,8 +218,3 @@ func mountID(f *os.File) (int, error) {
 	}
 	return 0, errors.Join(fmt.Errorf("%s has no mnt_id", info.Name()), lines.Err())
 }
-
-// fdPath names an open file for the system calls that take no descriptor.
-func fdPath(f *os.File) string { return descriptorPath(int(f.Fd())) }
-
-func descriptorPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

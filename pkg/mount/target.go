@@ -10,18 +10,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Target is a path at which a volume is, or is to be, visible. It lies below the kubelet's
-// directory. Targets compare with ==.
+// Target is a path below kubelet's directory at which a volume is mounted, or is to be. Targets
+// compare with ==.
 type Target struct {
-	base string // the kubelet's directory
+	base string // kubelet's directory
 	rel  string // below it: clean, not "."
 }
 
-// ParseTarget takes a path of a request. Errors: ErrInvalid unless it is absolute, clean and below
-// base.
+// ParseTarget parses a path of a request. Errors: ErrInvalid unless the path is absolute, clean and
+// below base.
 func ParseTarget(base, target string) (Target, error) {
 	switch {
 	case target == "":
@@ -52,11 +53,11 @@ func ParseTarget(base, target string) (Target, error) {
 	return Target{base: base, rel: rel}, nil
 }
 
-// String is the path as requests have it.
+// String returns the path as requests have it.
 func (t Target) String() string { return path.Join(t.base, t.rel) }
 
-// PodUID is the UID of the pod in whose directory kubelet has the target: <base>/pods/<UID>/…;
-// empty elsewhere.
+// PodUID returns the UID of the pod in whose directory the target is, <base>/pods/<UID>/…; empty if
+// the target is elsewhere.
 func (t Target) PodUID() string {
 	rest, ok := strings.CutPrefix(t.rel, "pods/")
 	uid, _, isBelow := strings.Cut(rest, "/")
@@ -69,28 +70,25 @@ func (t Target) PodUID() string {
 // maxNameBytes is NAME_MAX of linux/limits.h.
 const maxNameBytes = 255
 
-// place is a target's parent directory, open, and the name in it. Every step on a target goes
-// through it, so that nobody can exchange a directory on the way between two steps. (The
+// openTarget is a target whose parent directory is open. Every step on the target goes through that
+// descriptor, so that nobody can exchange a directory of the path between two steps. (The
 // descriptors are bare: every call opens two, and an os.File costs three system calls and a
 // finalizer more.)
-type place struct {
+type openTarget struct {
 	parent int // O_PATH
 	name   string
 	target Target
 }
 
-// open resolves the parent below the kubelet's directory without following any link. The caller
-// closes it. Errors: os.ErrNotExist when there is no parent.
-func (t Target) open() (*place, error) {
-	base, err := unix.Open(t.base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// open resolves the target's parent below kubelet's directory without following any link. The
+// caller closes it. Errors: os.ErrNotExist when there is no parent.
+func (t Target) open() (*openTarget, error) {
+	base, err := openat.OpenFD(unix.AT_FDCWD, t.base, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: t.base, Err: err}
 	}
 	defer unix.Close(base)
-	fd, err := unix.Openat2(base, path.Dir(t.rel), &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openat.ResolveFD(base, path.Dir(t.rel), unix.O_PATH|unix.O_DIRECTORY, openat.Beneath)
 	switch {
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
 		return nil, fmt.Errorf("%w: the way to %s leads through a link", volume.ErrInvalid, t)
@@ -99,35 +97,29 @@ func (t Target) open() (*place, error) {
 	case err != nil:
 		return nil, &os.PathError{Op: "open the parent directory of", Path: t.String(), Err: err}
 	}
-	return &place{parent: fd, name: path.Base(t.rel), target: t}, nil
+	return &openTarget{parent: fd, name: path.Base(t.rel), target: t}, nil
 }
 
-func (p *place) close() { unix.Close(p.parent) }
+func (t *openTarget) close() { unix.Close(t.parent) }
 
-// state is what stands at a place.
+// state is what statx(2) says of a file.
 type state struct {
 	mode      uint32 // file type and permissions
 	size      int64
-	mountRoot bool
-	id        identity
+	mountRoot bool // something is mounted there
+	id        openat.Identity
 }
 
-// kind is the file type: S_IFDIR, S_IFREG and so on.
-func (s state) kind() uint32 { return s.mode & unix.S_IFMT }
+// fileType is S_IFDIR, S_IFREG and so on.
+func (s state) fileType() uint32 { return s.mode & unix.S_IFMT }
 
-// targetKind is what the thing can be mounted on: a directory on a directory, anything else on a
-// regular file.
-func (s state) targetKind() uint32 {
-	if s.kind() == unix.S_IFDIR {
+// mountPointType is the type of file on which the file can be mounted: a directory on a directory,
+// everything else on a regular file.
+func (s state) mountPointType() uint32 {
+	if s.fileType() == unix.S_IFDIR {
 		return unix.S_IFDIR
 	}
 	return unix.S_IFREG
-}
-
-// identity tells two files apart, over all filesystems.
-type identity struct {
-	major, minor uint32
-	inode        uint64
 }
 
 const (
@@ -135,42 +127,29 @@ const (
 	noFollowNoAuto = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
 )
 
-// look reads the state of the topmost thing at the place.
-func (p *place) look() (state, error) { return statx(p.parent, p.name, noFollowNoAuto) }
+// stat returns the state of the topmost file at the target.
+func (t *openTarget) stat() (state, error) { return statx(t.parent, t.name, noFollowNoAuto) }
 
 func statx(fd int, name string, flags int) (state, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(fd, name, flags, wantedStatx, &st); err != nil {
 		return state{}, err
 	}
-	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-		return state{}, errors.New(
-			"this kernel cannot tell a mount point (statx(2), STATX_ATTR_MOUNT_ROOT): Linux 5.8 or newer is needed",
-		)
-	}
 	return state{
 		mode:      uint32(st.Mode),
 		size:      int64(st.Size), //nolint:gosec // a file's size
 		mountRoot: st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
-		id:        identity{major: st.Dev_major, minor: st.Dev_minor, inode: st.Ino},
+		id:        openat.Identity{Device: unix.Mkdev(st.Dev_major, st.Dev_minor), Inode: st.Ino},
 	}, nil
 }
 
-// make makes what the source can be bound on, a directory or an empty file, if nothing is there. It
-// says whether it did.
-func (p *place) make(kind uint32) (made bool, err error) {
-	if kind == unix.S_IFDIR {
-		err = unix.Mkdirat(p.parent, p.name, 0o750)
+// create makes a directory or an empty file to mount on, if nothing is there. It returns whether it
+// did.
+func (t *openTarget) create(fileType uint32) (created bool, err error) {
+	if fileType == unix.S_IFDIR {
+		err = unix.Mkdirat(t.parent, t.name, 0o750)
 	} else {
-		var fd int
-		if fd, err = unix.Openat(
-			p.parent,
-			p.name,
-			unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC,
-			0o640,
-		); err == nil {
-			err = unix.Close(fd)
-		}
+		err = t.createFile()
 	}
 	switch {
 	case err == nil:
@@ -178,87 +157,90 @@ func (p *place) make(kind uint32) (made bool, err error) {
 	case errors.Is(err, unix.EEXIST):
 		return false, nil
 	default:
-		return false, &os.PathError{Op: "make", Path: p.target.String(), Err: err}
+		return false, &os.PathError{Op: "make", Path: t.target.String(), Err: err}
 	}
 }
 
-// pin opens the thing at the place. The caller closes it.
-func (p *place) pin() (*os.File, error) {
-	fd, err := unix.Openat(p.parent, p.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+func (t *openTarget) createFile() error {
+	fd, err := openat.OpenFD(t.parent, t.name,
+		unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW, 0o640)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: p.target.String(), Err: err}
+		return err
 	}
-	return os.NewFile(uintptr(fd), p.target.String()), nil
+	return unix.Close(fd)
 }
 
-// checkUnused refuses a place where a mount would hide something, or that is not of the kind to
-// mount on. Errors: ErrInUse.
-func (p *place) checkUnused(st state, want uint32) error {
-	switch kind := st.kind(); {
-	case kind != want:
+// openEntry opens the topmost file at the target, with O_PATH. The caller closes it.
+func (t *openTarget) openEntry() (*os.File, error) { return t.openWith(unix.O_PATH) }
+
+func (t *openTarget) openWith(flags int) (*os.File, error) {
+	fd, err := openat.OpenFD(t.parent, t.name, flags|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: t.target.String(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), t.target.String()), nil
+}
+
+// checkUnused refuses a target where a mount would hide something, or whose file type is not the
+// one to mount on. Errors: ErrInUse.
+func (t *openTarget) checkUnused(st state, want uint32) error {
+	switch fileType := st.fileType(); {
+	case fileType != want:
 		return fmt.Errorf("%w: %s has file type %#o, on which this volume cannot be mounted: remove it",
-			volume.ErrInUse, p.target, kind)
-	case kind == unix.S_IFDIR:
-		return p.checkEmptyDir()
+			volume.ErrInUse, t.target, fileType)
+	case fileType == unix.S_IFDIR:
+		return t.checkEmptyDir()
 	case st.size != 0:
-		return fmt.Errorf("%w: %s is a file of %d bytes and not a mount: move it away", volume.ErrInUse,
-			p.target, st.size)
+		return fmt.Errorf("%w: %s is a file of %d bytes and not a mount: move it away",
+			volume.ErrInUse, t.target, st.size)
 	default:
 		return nil
 	}
 }
 
-func (p *place) checkEmptyDir() error {
-	fd, err := unix.Openat(p.parent, p.name,
-		unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+func (t *openTarget) checkEmptyDir() error {
+	d, err := t.openWith(unix.O_RDONLY | unix.O_DIRECTORY)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: p.target.String(), Err: err}
+		return err
 	}
-	d := os.NewFile(uintptr(fd), p.target.String())
 	defer d.Close()
 	names, err := d.Readdirnames(1)
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look whether %s is empty: %w", p.target, err)
+		return fmt.Errorf("look whether %s is empty: %w", t.target, err)
 	}
 	return fmt.Errorf(
 		"%w: directory %s is not a mount and not empty, it has %q: move its content away",
-		volume.ErrInUse,
-		p.target,
-		names[0],
-	)
+		volume.ErrInUse, t.target, names[0])
 }
 
-// unmake removes what make made, never more: a directory only if it is empty, a file only if it is.
-func (p *place) unmake() error {
-	st, err := p.look()
+// remove removes what create has made, never more: a directory or a file, if it is empty.
+func (t *openTarget) remove() error {
+	st, err := t.stat()
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
-		return &os.PathError{Op: "stat", Path: p.target.String(), Err: err}
+		return &os.PathError{Op: "stat", Path: t.target.String(), Err: err}
 	}
-	switch kind := st.kind(); {
-	case kind == unix.S_IFDIR:
-		err = unix.Unlinkat(p.parent, p.name, unix.AT_REMOVEDIR)
-	case kind == unix.S_IFREG && st.size == 0:
-		err = unix.Unlinkat(p.parent, p.name, 0)
+	switch fileType := st.fileType(); {
+	case fileType == unix.S_IFDIR:
+		err = unix.Unlinkat(t.parent, t.name, unix.AT_REMOVEDIR)
+	case fileType == unix.S_IFREG && st.size == 0:
+		err = unix.Unlinkat(t.parent, t.name, 0)
 	default:
-		return fmt.Errorf(
-			"%w: %s is not a mount and not an empty file: the driver did not make it and does not remove it",
-			volume.ErrInUse,
-			p.target,
-		)
+		return fmt.Errorf("%w: %s is not a mount and not an empty file: "+
+			"the driver did not make it and does not remove it", volume.ErrInUse, t.target)
 	}
 	switch {
 	case err == nil, errors.Is(err, unix.ENOENT):
 		return nil
 	case errors.Is(err, unix.ENOTEMPTY):
 		return fmt.Errorf("%w: directory %s is not a mount and not empty: move its content away",
-			volume.ErrInUse, p.target)
+			volume.ErrInUse, t.target)
 	default:
-		return &os.PathError{Op: "remove", Path: p.target.String(), Err: err}
+		return &os.PathError{Op: "remove", Path: t.target.String(), Err: err}
 	}
 }

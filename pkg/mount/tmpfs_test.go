@@ -106,9 +106,7 @@ func TestMemoryTwiceMountsOnceAndKeepsWhatIsWritten(t *testing.T) {
 	put(t, filepath.Join(at.String(), "file"), fullFile)
 	mountMemory(t, at, options(t, false))
 	wantMounts(t, at.String(), 1)
-	if content, err := os.ReadFile(
-		filepath.Join(at.String(), "file"),
-	); string(
+	if content, err := os.ReadFile(filepath.Join(at.String(), "file")); string(
 		content,
 	) != fullContent {
 		t.Errorf("the file has %q, %v", content, err)
@@ -127,12 +125,12 @@ func TestMemoryHidesNothing(t *testing.T) {
 			base := newBase(t)
 			at := target(t, base, "target")
 			put(t, at.String(), there)
-			before := picture(t, base)
+			before := treeState(t, base)
 			if err := Memory(at, memorySize, memory(), options(t, false)); !errors.Is(err, volume.ErrInUse) {
 				t.Errorf("%v, want ErrInUse", err)
 			}
 			wantMounts(t, at.String(), 0)
-			wantPicture(t, base, before)
+			wantTreeState(t, base, before)
 		})
 	}
 }
@@ -157,12 +155,7 @@ func TestMemoryOverAnotherMountIsRefused(t *testing.T) {
 			} else {
 				mountMemory(t, at, options(t, false))
 			}
-			if err := Memory(
-				at,
-				tc.size,
-				memory(),
-				options(t, false, tc.flags...),
-			); !errors.Is(
+			if err := Memory(at, tc.size, memory(), options(t, false, tc.flags...)); !errors.Is(
 				err, tc.want,
 			) {
 				t.Errorf("%v, want %v", err, tc.want)

@@ -11,27 +11,23 @@ import (
 )
 
 func TestStackedMountsNeverCostData(t *testing.T) {
-	for name, api := range apis {
-		t.Run(name, func(t *testing.T) {
-			base := newBase(t)
-			mine, other := newSource(t, fullDir), newSource(t, fullDir)
-			at := target(t, base, "target")
-			if err := NewBinderWith(api).Bind(mine, at, options(t, false)); err != nil {
-				t.Fatal(err)
-			}
-			mountByHand(t, other.Name(), at.String())
-			mountByHand(t, mine.Name(), at.String())
-			wantMounts(t, at.String(), 3)
-			beforeMine, beforeOther := picture(t, mine.Name()), picture(t, other.Name())
-			if err := Unbind(at); err != nil {
-				t.Fatal(err)
-			}
-			wantMounts(t, at.String(), 0)
-			wantAbsent(t, at.String())
-			wantPicture(t, mine.Name(), beforeMine)
-			wantPicture(t, other.Name(), beforeOther)
-		})
+	base := newBase(t)
+	mine, other := newSource(t, fullDir), newSource(t, fullDir)
+	at := target(t, base, "target")
+	if err := Bind(mine, at, options(t, false)); err != nil {
+		t.Fatal(err)
 	}
+	mountByHand(t, other.Name(), at.String())
+	mountByHand(t, mine.Name(), at.String())
+	wantMounts(t, at.String(), 3)
+	beforeMine, beforeOther := treeState(t, mine.Name()), treeState(t, other.Name())
+	if err := Unbind(at); err != nil {
+		t.Fatal(err)
+	}
+	wantMounts(t, at.String(), 0)
+	wantAbsent(t, at.String())
+	wantTreeState(t, mine.Name(), beforeMine)
+	wantTreeState(t, other.Name(), beforeOther)
 }
 
 // Somebody who mounts in a loop does not keep a call busy for ever, and the next call goes on.
@@ -50,7 +46,7 @@ func TestUnbindOfAHugeStackIsDoneInSteps(t *testing.T) {
 		t.Error(err)
 	}
 	wantAbsent(t, at.String())
-	wantPicture(t, source.Name(), picture(t, source.Name()))
+	wantTreeState(t, source.Name(), treeState(t, source.Name()))
 }
 
 func TestUnbindOfWhatIsNotThereIsNoError(t *testing.T) {
@@ -60,7 +56,7 @@ func TestUnbindOfWhatIsNotThereIsNoError(t *testing.T) {
 			t.Errorf("%s: %v", rel, err)
 		}
 	}
-	if got := picture(t, base); len(got) != 1 {
+	if got := treeState(t, base); len(got) != 1 {
 		t.Errorf("there is now %q", got)
 	}
 }
@@ -83,7 +79,7 @@ func TestUnbindRemovesOnlyWhatBindMakes(t *testing.T) {
 			base := newBase(t)
 			at := target(t, base, "target")
 			put(t, at.String(), tc.there)
-			before := picture(t, base)
+			before := treeState(t, base)
 			if err := Unbind(at); !errors.Is(err, tc.want) {
 				t.Errorf("%v, want %v", err, tc.want)
 			}
@@ -91,7 +87,7 @@ func TestUnbindRemovesOnlyWhatBindMakes(t *testing.T) {
 				wantAbsent(t, at.String())
 				return
 			}
-			wantPicture(t, base, before)
+			wantTreeState(t, base, before)
 		})
 	}
 }
@@ -100,7 +96,7 @@ func TestUnbindRemovesOnlyWhatBindMakes(t *testing.T) {
 func TestUnbindDoesNotUnmountThroughALink(t *testing.T) {
 	base, source := newBase(t), newSource(t, fullDir)
 	victim, link := target(t, base, "victim"), target(t, base, "link")
-	if err := NewBinder().Bind(source, victim, options(t, false)); err != nil {
+	if err := Bind(source, victim, options(t, false)); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(victim.String(), link.String()); err != nil {
@@ -114,7 +110,7 @@ func TestUnbindDoesNotUnmountThroughALink(t *testing.T) {
 
 func TestMountInUseStays(t *testing.T) {
 	at, source := target(t, newBase(t), "target"), newSource(t, fullDir)
-	if err := NewBinder().Bind(source, at, options(t, false)); err != nil {
+	if err := Bind(source, at, options(t, false)); err != nil {
 		t.Fatal(err)
 	}
 	user, err := os.Open(filepath.Join(at.String(), "file"))
@@ -135,7 +131,7 @@ func TestShowsTellsAMountOfTheVolumeFromEverythingElse(t *testing.T) {
 	base := newBase(t)
 	source, other := newSource(t, fullDir), newSource(t, fullDir)
 	for rel, from := range map[string]*os.File{"mine": source, "other": other} {
-		if err := NewBinder().Bind(from, target(t, base, rel), options(t, false)); err != nil {
+		if err := Bind(from, target(t, base, rel), options(t, false)); err != nil {
 			t.Fatal(err)
 		}
 	}

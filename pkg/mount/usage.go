@@ -11,8 +11,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Usage is that of the filesystem mounted at a target. Errors: ErrNotFound when nothing is mounted
-// there.
+// Usage returns the usage of the filesystem that is mounted at a target. Errors: ErrNotFound when
+// nothing is mounted there.
 func Usage(t Target) (volume.Usage, error) {
 	at, err := t.open()
 	if errors.Is(err, os.ErrNotExist) {
@@ -22,14 +22,14 @@ func Usage(t Target) (volume.Usage, error) {
 		return volume.Usage{}, err
 	}
 	defer at.close()
-	st, err := at.look()
+	st, err := at.stat()
 	if errors.Is(err, unix.ENOENT) || err == nil && !st.mountRoot {
 		return volume.Usage{}, fmt.Errorf("%w: nothing is published at %s", volume.ErrNotFound, t)
 	}
 	if err != nil {
 		return volume.Usage{}, &os.PathError{Op: "stat", Path: t.String(), Err: err}
 	}
-	f, err := at.pin()
+	f, err := at.openEntry()
 	if err != nil {
 		return volume.Usage{}, err
 	}
@@ -37,9 +37,8 @@ func Usage(t Target) (volume.Usage, error) {
 	return UsageOf(f)
 }
 
-// UsageOf is one statfs(2), whatever the file's filesystem holds. A filesystem without quotas knows
-// only its own numbers, and those are what bounds the writer: they are reported, not an invented
-// share of them.
+// UsageOf returns the usage of a file's filesystem, by one statfs(2). Without quotas these numbers
+// are what bounds a writer, so they are reported as they are, not as an invented share of them.
 func UsageOf(f *os.File) (volume.Usage, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
@@ -55,7 +54,7 @@ func UsageOf(f *os.File) (volume.Usage, error) {
 	}, nil
 }
 
-// Bytes is a number of blocks in bytes; beyond 8 EiB everything is 8 EiB.
+// Bytes converts blocks to bytes; more than 8 EiB is returned as 8 EiB.
 func Bytes(blocks uint64, blockSize int64) int64 {
 	if blockSize <= 0 || blocks > math.MaxInt64/uint64(blockSize) {
 		return math.MaxInt64

@@ -40,7 +40,6 @@ type Options struct {
 	Topology     map[string]string
 	Pools        Pools
 	Publications *Publications
-	Binder       mount.Binder
 	Host         *hostpath.Host
 }
 
@@ -195,7 +194,7 @@ func (s *Server) publish(ctx context.Context, target mount.Target, src source) e
 	}
 	done := false
 	if src.isReference && was == src.volume {
-		done, err = s.Binder.Keeps(target, src.access.Mount)
+		done, err = mount.IsMountedWith(target, src.access.Mount)
 	}
 	if err == nil && !done {
 		err = s.show(ctx, target, src)
@@ -210,7 +209,7 @@ func (s *Server) show(ctx context.Context, target mount.Target, src source) erro
 	if err := pool.SetGroup(ctx, src.file, src.group()); err != nil {
 		return err
 	}
-	return s.Binder.Bind(src.file, target, src.access.Mount)
+	return mount.Bind(src.file, target, src.access.Mount)
 }
 
 // admit enters a publication that is about to be made. Before it refuses one it looks at the

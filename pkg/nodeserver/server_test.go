@@ -80,7 +80,6 @@ func newNodeWith(t *testing.T, opts pool.Options) *node {
 		Topology:     map[string]string{"topology.example/node": "node-1"},
 		Pools:        onePool{p},
 		Publications: NewPublications(),
-		Binder:       mount.NewBinder(),
 	})}
 }
 

@@ -294,12 +294,7 @@ func testLift(w *world) {
 			w.t.Errorf("%s: quotas on again: repaired %t, %v", volumeType, repaired, err)
 		}
 		w.wantFull(v.file("f"))
-		if _, err := w.backend.Adopt(
-			free.dir,
-			free.quotaID,
-			free.spec,
-			size,
-		); !errors.Is(
+		if _, err := w.backend.Adopt(free.dir, free.quotaID, free.spec, size); !errors.Is(
 			err, volume.ErrUnavailable,
 		) {
 			w.t.Errorf("%s: what was made with quotas off: %v, want ErrUnavailable", volumeType, err)

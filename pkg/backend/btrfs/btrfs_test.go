@@ -293,9 +293,7 @@ func TestQuotasTurnedOffAndOnAgainArePutRight(t *testing.T) {
 			filepath.Join(dir.Name(), backend.Data, "file"),
 			make([]byte, 5*mib),
 			0o600,
-		); !errors.Is(
-			err, unix.EDQUOT,
-		) {
+		); !errors.Is(err, unix.EDQUOT) {
 			t.Errorf("5 MiB in a volume of 4 MiB: %v, want EDQUOT", err)
 		}
 	}

@@ -35,11 +35,7 @@ func TestSnapshotNeverChangesAndACloneIsAVolume(t *testing.T) {
 		s.WrittenBytes < 8*mib || s.WrittenBytes > 9*mib {
 		t.Errorf("the snapshot is %+v, the clone %+v, of quota ID %d", s, c, quotaID)
 	}
-	if err := os.WriteFile(
-		filepath.Join(frozen.Name(), file),
-		nil,
-		0o600,
-	); !errors.Is(
+	if err := os.WriteFile(filepath.Join(frozen.Name(), file), nil, 0o600); !errors.Is(
 		err, unix.EROFS,
 	) {
 		t.Errorf("a snapshot is written to: %v", err)
@@ -48,9 +44,7 @@ func TestSnapshotNeverChangesAndACloneIsAVolume(t *testing.T) {
 		filepath.Join(cloned.Name(), "data/more"),
 		make([]byte, 17*mib),
 		0o600,
-	); !errors.Is(
-		err, unix.EDQUOT,
-	) {
+	); !errors.Is(err, unix.EDQUOT) {
 		t.Errorf("17 MiB in a clone of 16 MiB: %v, want EDQUOT", err)
 	}
 	for d, made := range map[*os.File]backend.Clone{frozen: s, cloned: c} {

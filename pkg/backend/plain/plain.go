@@ -40,9 +40,7 @@ func (Plain) Resize(*os.File, volume.QuotaID, volume.Spec, int64) error { return
 
 // Usage implements backend.Backend. The filesystem knows only its own numbers, and those are what
 // bounds the writer: they are reported, not an invented share of them.
-func (Plain) Usage(
-	data *os.File, _ volume.QuotaID,
-) (volume.Usage, error) {
+func (Plain) Usage(data *os.File, _ volume.QuotaID) (volume.Usage, error) {
 	return mount.UsageOf(data)
 }
 

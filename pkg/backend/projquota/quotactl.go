@@ -159,15 +159,11 @@ func (q quota) ensureLimits(id volume.QuotaID, l limits) (changed bool, err erro
 	return true, q.setLimits(id, l)
 }
 
-func limitBlocks(
-	bytes int64,
-) uint64 {
+func limitBlocks(bytes int64) uint64 {
 	return (uint64(bytes) + blockBytes - 1) / blockBytes
 } //nolint:gosec // never negative
 
-func limitBytes(
-	d dqblk,
-) int64 {
+func limitBytes(d dqblk) int64 {
 	return int64(d.blockHard * blockBytes)
 } //nolint:gosec // what setLimits wrote
 
