@@ -31,7 +31,7 @@ func raceTime(t *testing.T) time.Duration {
 	if testing.Short() {
 		return time.Second
 	}
-	return time.Minute / time.Duration(len(disks.Types()))
+	return 20 * time.Second / time.Duration(len(disks.Types()))
 }
 
 // secret is what the host keeps for itself.

@@ -3,16 +3,13 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"math"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
-	"github.com/csi-hostpath/csi-hostpath/test/vm"
 )
 
 // TestBenchMeasuresEverythingAndLeavesNothing says nothing about times: this machine may be busy.
@@ -64,30 +61,6 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 	}
 	if want := 96; len(r.Rows) != want {
 		t.Errorf("%d rows, want %d:\n%s", len(r.Rows), want, out.String())
-	}
-}
-
-// TestBenchMeasuresProjectQuotasInside runs the part that this kernel may have nothing for.
-func TestBenchMeasuresProjectQuotasInside(t *testing.T) {
-	disks.RequireRoot(t)
-	o, err := parse(
-		[]string{"--vm", "--fs=xfs", "--dir=" + t.TempDir(), "--run=quota", "--rounds=1", "--calls=3"},
-	)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	err = measure(o, &out)
-	if errors.Is(err, vm.ErrUnavailable) {
-		t.Skipf("no virtual machine here: %v", err)
-	}
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out.String())
-	}
-	for _, want := range []string{"more with a project quota", "Quotas in CreateVolume, FileOrCreate", "load at the end"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("the report has no %q:\n%s", want, out.String())
-		}
 	}
 }
 

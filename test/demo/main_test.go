@@ -89,6 +89,7 @@ func TestInterruptedDemoLeavesNothing(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			tmp := tempDir(t)
 			cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
 			cmd.Env = append(os.Environ(), "TMPDIR="+tmp, envBlow+"="+test.blow, envStep+"="+test.step)

@@ -18,6 +18,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
+// diskBytes is the least that XFS takes, because the recorder fills the disk.
+const diskBytes = 300 * mebi
+
 // patience bounds how long a test waits for what happens in the background.
 const patience = 2 * time.Minute
 

@@ -23,14 +23,17 @@ func TestPoolsOfOlderVersionsCanBeUsed(t *testing.T) {
 		t.Fatal("testdata has no archives")
 	}
 	for _, archive := range archives {
-		t.Run(filepath.Base(archive), func(t *testing.T) { useOldPool(t, driver, archive) })
+		t.Run(filepath.Base(archive), func(t *testing.T) {
+			t.Parallel()
+			useOldPool(t, driver, archive)
+		})
 	}
 }
 
 // useOldPool does with the pool of an archive everything that a cluster does.
 func useOldPool(t *testing.T, driver, archive string) {
 	t.Helper()
-	f := newFixture(t, driver, disks.New(t, filesystemOf(t, archive), 0))
+	f := newFixture(t, driver, disks.New(t, filesystemOf(t, archive), diskBytes))
 	unpack(t, archive, f.dir)
 	old := records(t, f.path(poolName))
 	wantRecorded(f)

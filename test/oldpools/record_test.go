@@ -30,6 +30,7 @@ func TestTodaysPoolsCanBeRecordedAndUsed(t *testing.T) {
 	driver := buildDriver(t)
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
+			t.Parallel()
 			recorder, archive := driver, archivePath(t.TempDir(), "today", fstype)
 			if *recordDriver != "" {
 				recorder, archive = *recordDriver, archivePath("testdata", *recordVersion, fstype)
@@ -50,7 +51,7 @@ func buildDriver(t *testing.T) string {
 // recordPool makes a pool with everything that a pool can have, and packs it.
 func recordPool(t *testing.T, driver, fstype, archive string) {
 	t.Helper()
-	disk := disks.New(t, fstype, 0)
+	disk := disks.New(t, fstype, diskBytes)
 	r := recorder{fixture: newFixture(t, driver, disk), disk: disk}
 	r.start()
 	r.makeVolumes()

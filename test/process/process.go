@@ -44,11 +44,10 @@ func BuildRace(ctx context.Context, dir string) (string, error) {
 
 func build(ctx context.Context, dir, env string, args ...string) (string, error) {
 	binary := filepath.Join(dir, "csi-hostpath")
-	args = append([]string{"build", "-buildvcs=false", "-o", binary}, args...)
-	cmd := exec.CommandContext(
-		ctx,
-		"go",
-		append(args, "github.com/csi-hostpath/csi-hostpath/cmd/csi-hostpath")...)
+	// go run keeps the linked program in Go's cache, and go build does not. Many tests need it.
+	args = append([]string{"run", "-buildvcs=false", "-exec", "cp"}, args...)
+	cmd := exec.CommandContext(ctx, "go",
+		append(args, "github.com/csi-hostpath/csi-hostpath/cmd/csi-hostpath", binary)...)
 	cmd.Env = append(os.Environ(), env)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the driver: %w\n%s", err, out)
