@@ -17,8 +17,10 @@ import (
 const (
 	defaultTimeout = 5 * time.Minute
 	defaultMemory  = 1 << 30
-	// dumpTime is what remains of a boot's timeout beside a test binary's own: to boot, on a
-	// machine that does other things besides, and to print the goroutines of one that hangs.
+	// bootTimeout bounds the time until the disks are mounted: seconds, or minutes beside others.
+	bootTimeout = 10 * time.Minute
+	// dumpTime is what remains of a boot's timeout beside a test binary's own, to print the
+	// goroutines of one that hangs.
 	dumpTime = time.Minute
 
 	driver = "./cmd/csi-hostpath"
@@ -58,14 +60,25 @@ func (m *Machine) Boot(ctx context.Context, boot Boot, logf Logf) ([]Result, err
 func (m *Machine) run(
 	ctx context.Context, boot Boot, dir, work string, logf Logf,
 ) ([]Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, boot.Timeout)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	expire := func(after time.Duration) *time.Timer {
+		return time.AfterFunc(after, func() {
+			cancel(fmt.Errorf("the machine has not ended within %s: %w", after, context.DeadlineExceeded))
+		})
+	}
+	timer := expire(bootTimeout)
 	console := filepath.Join(dir, "console")
 	w := newWatch(m.binaries(boot), boot, logf)
+	w.ready = func(slowness float64) {
+		timer.Stop()
+		timer = expire(job.Scaled(boot.Timeout, slowness))
+	}
 	err := runQEMU(ctx, m.arguments(work, console), w)
+	timer.Stop()
 	results, resultsErr := w.results(context.WithoutCancel(ctx))
 	if ctx.Err() != nil {
-		err = fmt.Errorf("the machine has not ended within %s: %w", boot.Timeout, ctx.Err())
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w\nits console:\n%s", err, tail(console))
@@ -104,6 +117,10 @@ func (m *Machine) programs(boot Boot) []job.Program {
 			[]string{job.DriverEnv + "=" + path.Join(job.WorkDir, "bin", path.Base(driver))},
 			env...)
 	}
+	var timeout time.Duration
+	if len(boot.Command) == 0 {
+		timeout = max(boot.Timeout-dumpTime, time.Second)
+	}
 	var programs []job.Program
 	for _, b := range m.binaries(boot) {
 		programs = append(programs, job.Program{
@@ -111,6 +128,8 @@ func (m *Machine) programs(boot Boot) []job.Program {
 			Dir:  path.Join(job.WorkDir, b.dir),
 			Args: args,
 			Env:  env,
+
+			TestTimeout: timeout,
 		})
 	}
 	return programs
@@ -123,7 +142,6 @@ func programArguments(boot Boot) []string {
 	args := []string{
 		"-test.v=test2json",
 		"-test.paniconexit0",
-		"-test.timeout=" + max(boot.Timeout-dumpTime, time.Second).String(),
 	}
 	if boot.Run != "" {
 		args = append(args, "-test.run="+boot.Run)

@@ -60,7 +60,9 @@ type Boot struct {
 	Flags []string
 	// Env is added to the environment of what runs, as KEY=value.
 	Env []string
-	// Timeout ends the boot, and fails the test; 0: 5 minutes.
+	// Timeout ends the boot, and fails the test; 0: 5 minutes. It is for a machine of the usual
+	// speed, and begins when the disks are mounted: a machine measures its speed then, and on a
+	// slower one Timeout is longer, as is what package fixture calls patience.
 	Timeout time.Duration
 	// PowerCut kills the machine as soon as a test calls guest.CutPower or guest.AllowPowerCut.
 	// Without that call the boot fails. What the guest kernel has not written to the disk by then

@@ -25,6 +25,7 @@ type watch struct {
 	binaries []binary
 	runs     []run
 
+	ready    func(slowness float64) // is called once, when the machine has booted
 	done     bool
 	fault    string
 	timer    *time.Timer // runs out when the power goes
@@ -73,6 +74,7 @@ func (w *watch) take(event job.Event, cutPower func() error) {
 	switch event.Kind {
 	case job.Ready:
 		w.logf("vm: %s", event.Text)
+		w.ready(event.Slowness)
 	case job.Done:
 		w.done = true
 	case job.Fault:

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -52,14 +53,25 @@ func work(port *port) error {
 	if err := unix.Uname(&name); err != nil {
 		return err
 	}
-	port.send(
-		job.Event{
-			Kind: job.Ready,
-			Text: "booted " + unix.ByteSliceToString(name.Release[:]) + " with " + where,
-		},
-	)
+	slow, took, err := slowness()
+	if err != nil {
+		return err
+	}
+	port.send(job.Event{
+		Kind: job.Ready, Slowness: slow,
+		Text: fmt.Sprintf("booted %s with %s; %.1f times slower than usual (%s)",
+			unix.ByteSliceToString(name.Release[:]), where, slow, took.Round(time.Millisecond)),
+	})
+	environment := []string{
+		job.DisksEnv + "=" + where,
+		fmt.Sprintf("%s=%.2f", job.SlownessEnv, slow),
+	}
 	for i, program := range j.Programs {
-		code, err := run(program, where, func(text string) {
+		if program.TestTimeout > 0 {
+			program.Args = append(program.Args,
+				"-test.timeout="+job.Scaled(program.TestTimeout, slow).String())
+		}
+		code, err := run(program, environment, func(text string) {
 			port.send(job.Event{Kind: job.Output, Program: i, Text: text})
 		})
 		if err != nil {

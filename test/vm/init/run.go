@@ -18,7 +18,7 @@ const drainTime = time.Second
 
 // run runs a program and returns its exit code: 128 plus the signal when it was killed, 127 when it
 // did not start.
-func run(program job.Program, disks string, output func(string)) (int, error) {
+func run(program job.Program, environment []string, output func(string)) (int, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 0, err
@@ -28,9 +28,8 @@ func run(program job.Program, disks string, output func(string)) (int, error) {
 		program.Path,
 		append([]string{program.Path}, program.Args...),
 		&os.ProcAttr{
-			Dir: program.Dir,
-			Env: slices.Concat(os.Environ(), []string{"HOME=/root", job.DisksEnv + "=" + disks},
-				program.Env),
+			Dir:   program.Dir,
+			Env:   slices.Concat(os.Environ(), []string{"HOME=/root"}, environment, program.Env),
 			Files: []*os.File{nil, w, w},
 		},
 	)

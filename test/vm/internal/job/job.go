@@ -2,6 +2,8 @@
 // the disks, Events come out through a serial port, one in JSON on each line.
 package job
 
+import "time"
+
 const (
 	// WorkSerial is the serial number of the disk that carries the Job and what it needs. Every
 	// other disk's is its name.
@@ -18,6 +20,8 @@ const (
 	// DriverEnv is the path of the driver, when it is among the programs: it cannot be built in the
 	// guest.
 	DriverEnv = "CSI_HOSTPATH_TEST_DRIVER"
+	// SlownessEnv tells the tests how many times slower than usual the machine is (test/fixture).
+	SlownessEnv = "CSI_HOSTPATH_TEST_SLOWNESS"
 	// PowerCutLine in a test's output says that the power may go now.
 	PowerCutLine = "guest: the power may be cut now"
 )
@@ -43,6 +47,9 @@ type Program struct {
 	Dir  string   `json:"dir"`
 	Args []string `json:"args"`
 	Env  []string `json:"env"`
+	// TestTimeout is for the tests of a package: how long they may take on a machine of the usual
+	// speed. 0: it is no test.
+	TestTimeout time.Duration `json:"testTimeout,omitempty"`
 }
 
 // Kind is what an Event tells.
@@ -71,4 +78,11 @@ type Event struct {
 	Text string `json:"text,omitempty"`
 	// ExitCode is 128 plus the signal for a program that was killed.
 	ExitCode int `json:"exitCode,omitempty"`
+	// Slowness comes with Ready: how many times slower than usual the machine is, at least 1.
+	Slowness float64 `json:"slowness,omitempty"`
+}
+
+// Scaled is a time on a machine that is so many times slower.
+func Scaled(usual time.Duration, slowness float64) time.Duration {
+	return time.Duration(float64(usual) * slowness)
 }
