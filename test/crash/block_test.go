@@ -12,6 +12,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/pod"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
@@ -22,52 +23,45 @@ func TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled(t *testing.T) {
 	binary := buildDriver(t,
 		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
 	disk := disks.New(t, disks.Ext4, 0)
-	w := newWorld(t, binary, disk.Dir+"/world")
-	w.start()
-	id := w.createBlock("v")
-	w.must(w.publishBlock(id, "a"))
-	w.must(writeDevice(w.target("a"), content))
+	n := newNode(t, binary, disk.Dir+"/node")
+	n.Start()
+	id := n.createBlock("v")
+	n.Must(n.publishBlock(id, "a"))
+	n.Must(writeDevice(n.target("a"), content))
 	for range 3 {
-		w.must(w.kill())
-		pod.Run(t, func() error { return askForDetachment(w.target("a")) })
-		somebodyElse := attachSecret(t, w.path("secret"))
-		if got := readDevice(t, w.target("a")); got != content {
+		n.Kill()
+		pod.Run(t, func() error { return askForDetachment(n.target("a")) })
+		somebodyElse := attachSecret(t, n.Path("secret"))
+		if got := readDevice(t, n.target("a")); got != content {
 			t.Errorf("the pod's device has %q", got)
 		}
 		somebodyElse.Close()
-		w.start()
-		w.must(w.publishBlock(id, "b"))
-		pod.Run(t, func() error { return askForDetachment(w.target("b")) })
-		w.must(w.unpublish(t.Context(), id, w.target("b")))
+		n.Start()
+		n.Must(n.publishBlock(id, "b"))
+		pod.Run(t, func() error { return askForDetachment(n.target("b")) })
+		n.Must(n.unpublish(t.Context(), id, n.target("b")))
 	}
-	w.must(w.unpublish(t.Context(), id, w.target("a")))
-	w.must(w.delete(t.Context(), id))
-	w.wantClean(0)
+	n.Must(n.unpublish(t.Context(), id, n.target("a")))
+	n.Must(n.delete(t.Context(), id))
+	n.wantClean(0)
 }
 
-func blockCapability() *csi.VolumeCapability {
-	return &csi.VolumeCapability{
-		AccessMode: mountCapability().GetAccessMode(),
-		AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}},
-	}
-}
-
-func (w *world) createBlock(name string) string {
-	w.t.Helper()
-	resp, err := w.driver.Controller.CreateVolume(w.t.Context(), &csi.CreateVolumeRequest{
+func (n *node) createBlock(name string) string {
+	n.t.Helper()
+	resp, err := n.Controller.CreateVolume(n.t.Context(), &csi.CreateVolumeRequest{
 		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: volumeBytes},
-		VolumeCapabilities: []*csi.VolumeCapability{blockCapability()},
+		VolumeCapabilities: []*csi.VolumeCapability{fixture.BlockCapability()},
 	})
-	w.must(err)
+	n.Must(err)
 	return resp.GetVolume().GetVolumeId()
 }
 
-func (w *world) publishBlock(id, name string) error {
-	_, err := w.driver.Node.NodePublishVolume(w.t.Context(), &csi.NodePublishVolumeRequest{
+func (n *node) publishBlock(id, name string) error {
+	_, err := n.Node.NodePublishVolume(n.t.Context(), &csi.NodePublishVolumeRequest{
 		VolumeId:          id,
-		TargetPath:        w.target(name),
-		StagingTargetPath: w.path("kubelet", "staging"),
-		VolumeCapability:  blockCapability(),
+		TargetPath:        n.target(name),
+		StagingTargetPath: n.Path("kubelet", "staging"),
+		VolumeCapability:  fixture.BlockCapability(),
 	})
 	return err
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
@@ -68,6 +69,7 @@ func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
 	)
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
+			t.Parallel()
 			disk := disks.New(t, fstype, diskBytes)
 			hit := map[string]bool{}
 			t.Run("initialize", func(t *testing.T) { crashInitializing(t, binary, disk.Dir, hit) })
@@ -123,8 +125,8 @@ func failpointsInSource(t *testing.T) []string {
 }
 
 // killedAt is the last failpoint in the log.
-func (w *world) killedAt() string {
-	_, after, _ := lastCut(w.log.String(), "failpoint: killed at ")
+func (n *node) killedAt() string {
+	_, after, _ := lastCut(n.Log(), "failpoint: killed at ")
 	point, _, _ := strings.Cut(after, "\n")
 	return point
 }
@@ -139,22 +141,22 @@ func lastCut(s, sep string) (before, after string, found bool) {
 
 func crashInitializing(t *testing.T, binary, dir string, hit map[string]bool) {
 	t.Helper()
-	for n := 1; n <= maxSteps; n++ {
-		w := newWorld(t, binary, filepath.Join(dir, fmt.Sprintf("initialize-%d", n)))
-		d, err := process.Start(w.options(failpoint(n)))
+	for step := 1; step <= maxSteps; step++ {
+		n := newNode(t, binary, filepath.Join(dir, fmt.Sprintf("initialize-%d", step)))
+		d, err := process.Start(n.Options(failpoint(step)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.driver = d
+		n.Process = d
 		if err := d.WaitReady(t.Context()); err == nil {
 			return // it has survived
 		}
 		<-d.Exited()
-		hit[w.killedAt()] = true
-		w.restart()
-		id, err := w.create(t.Context(), "first", "DirectoryOrCreate")
-		w.must(err)
-		w.wantClean(0, id)
+		hit[n.killedAt()] = true
+		n.Start()
+		id, err := n.create(t.Context(), "first", "DirectoryOrCreate")
+		n.Must(err)
+		n.wantClean(0, id)
 	}
 	t.Fatalf("the driver still dies at step %d", maxSteps)
 }
@@ -162,7 +164,7 @@ func crashInitializing(t *testing.T, binary, dir string, hit map[string]bool) {
 // crash is one death: a victim volume, which the operation is on, and a published bystander, which
 // must not notice.
 type crash struct {
-	*world
+	*node
 	op                      operation
 	volumeType              string
 	bystander, victim       string // IDs
@@ -173,33 +175,33 @@ type crash struct {
 
 func newCrash(t *testing.T, binary, dir string, op operation, volumeType string) *crash {
 	t.Helper()
-	return crashIn(newWorld(t, binary, dir), op, volumeType)
+	return crashIn(newNode(t, binary, dir), op, volumeType)
 }
 
-func crashIn(w *world, op operation, volumeType string) *crash {
-	w.t.Helper()
-	t, c := w.t, &crash{world: w, op: op, volumeType: volumeType}
-	c.start()
+func crashIn(n *node, op operation, volumeType string) *crash {
+	n.t.Helper()
+	t, c := n.t, &crash{node: n, op: op, volumeType: volumeType}
+	c.Start()
 	var err error
 	c.bystanderAt, c.victimAt = c.target("bystander"), c.target("victim")
 	c.bystander, err = c.create(t.Context(), "bystander", "DirectoryOrCreate")
-	c.must(err)
-	c.must(c.publish(t.Context(), c.bystander, c.bystanderAt))
+	c.Must(err)
+	c.Must(c.publish(t.Context(), c.bystander, c.bystanderAt))
 	c.bystanderFile = file(c.bystanderAt, "DirectoryOrCreate")
 	write(t, c.bystanderFile)
 	if op == creating {
 		return c
 	}
 	c.victim, err = c.create(t.Context(), "victim", volumeType)
-	c.must(err)
-	c.dataFile = file(dataPath(c.path("pool", "volumes", "victim")), volumeType)
+	c.Must(err)
+	c.dataFile = file(dataPath(c.Path("pool", "volumes", "victim")), volumeType)
 	write(t, c.dataFile)
 	switch op {
 	case unpublishing, expanding:
-		c.must(c.publish(t.Context(), c.victim, c.victimAt))
+		c.Must(c.publish(t.Context(), c.victim, c.victimAt))
 	case restoring, unsnapshotting:
 		c.snapshot, err = c.takeSnapshot(t.Context(), "snapshot", c.victim)
-		c.must(err)
+		c.Must(err)
 	default:
 	}
 	return c
@@ -209,16 +211,16 @@ func crashIn(w *world, op operation, volumeType string) *crash {
 // the driver died; empty, if it did not.
 func (c *crash) run(n int) (point string) {
 	c.t.Helper()
-	c.restart(failpoint(n))
+	c.Start(failpoint(n))
 	if err := c.call(); c.survives(err) {
-		c.restart()
+		c.Start()
 		c.check()
 		return ""
 	}
-	<-c.driver.Exited()
+	<-c.Exited()
 	point = c.killedAt()
 	c.t.Logf("killed at %s", point)
-	c.restart()
+	c.Start()
 	for range 2 { // a retry, and one that came twice
 		if err := c.call(); err != nil {
 			c.t.Errorf("killed at %s: the retry: %v", point, err)
@@ -233,7 +235,7 @@ func (c *crash) run(n int) (point string) {
 
 func (c *crash) call() (err error) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(c.t.Context(), fixture.Patience())
 	defer cancel()
 	switch c.op {
 	case creating:
@@ -255,9 +257,9 @@ func (c *crash) call() (err error) {
 	case snapshotting:
 		c.snapshot, err = c.takeSnapshot(ctx, "snapshot", c.victim)
 	case restoring:
-		c.copied, err = c.copy(ctx, "copied", c.volumeType, fromSnapshot(c.snapshot))
+		c.copied, err = c.copy(ctx, "copied", c.volumeType, fixture.FromSnapshot(c.snapshot))
 	case cloning:
-		c.copied, err = c.copy(ctx, "copied", c.volumeType, fromVolume(c.victim))
+		c.copied, err = c.copy(ctx, "copied", c.volumeType, fixture.FromVolume(c.victim))
 	case unsnapshotting:
 		err = c.deleteSnapshot(ctx, c.snapshot)
 	}
@@ -268,9 +270,9 @@ func (c *crash) call() (err error) {
 // after the answer.
 func (c *crash) survives(err error) bool {
 	c.t.Helper()
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(fixture.Patience()); ; {
 		select {
-		case <-c.driver.Exited():
+		case <-c.Exited():
 			return false
 		case <-time.After(5 * time.Millisecond):
 		}
@@ -310,7 +312,7 @@ func (c *crash) check() {
 	}
 	switch c.op {
 	case creating:
-		c.must(c.publish(c.t.Context(), c.victim, c.victimAt))
+		c.Must(c.publish(c.t.Context(), c.victim, c.victimAt))
 		write(c.t, file(c.victimAt, c.volumeType))
 		wantContent(c.t, file(c.victimAt, c.volumeType))
 	case publishing:
@@ -322,15 +324,15 @@ func (c *crash) check() {
 		wantContent(c.t, c.dataFile)
 	case expanding:
 		wantContent(c.t, c.dataFile)
-		if got := c.entries("pool", "volumes", "victim"); slices.Contains(got, "volume.json.tmp") {
+		if got := c.Entries("pool", "volumes", "victim"); slices.Contains(got, "volume.json.tmp") {
 			c.t.Errorf("the volume has %q", got)
 		}
 	case snapshotting:
 		wantContent(c.t, c.dataFile)
-		wantContent(c.t, file(dataPath(c.path("pool", "snapshots", "snapshot")), c.volumeType))
+		wantContent(c.t, file(dataPath(c.Path("pool", "snapshots", "snapshot")), c.volumeType))
 	case restoring, cloning:
 		wantContent(c.t, c.dataFile)
-		wantContent(c.t, file(dataPath(c.path("pool", "volumes", "copied")), c.volumeType))
+		wantContent(c.t, file(dataPath(c.Path("pool", "volumes", "copied")), c.volumeType))
 	case unsnapshotting:
 		wantContent(c.t, c.dataFile)
 	case deleting:
@@ -341,19 +343,18 @@ func (c *crash) check() {
 func (c *crash) takeDown() {
 	c.t.Helper()
 	ctx := c.t.Context()
-	c.must(c.unpublish(ctx, c.bystander, c.bystanderAt))
-	c.must(c.unpublish(ctx, c.victim, c.victimAt))
-	c.must(c.delete(ctx, c.bystander))
-	c.must(c.delete(ctx, c.victim))
+	c.Must(c.unpublish(ctx, c.bystander, c.bystanderAt))
+	c.Must(c.unpublish(ctx, c.victim, c.victimAt))
+	c.Must(c.delete(ctx, c.bystander))
+	c.Must(c.delete(ctx, c.victim))
 	if c.copied != "" {
-		c.must(c.delete(ctx, c.copied))
+		c.Must(c.delete(ctx, c.copied))
 	}
 	if c.snapshot != "" {
-		c.must(c.deleteSnapshot(ctx, c.snapshot))
+		c.Must(c.deleteSnapshot(ctx, c.snapshot))
 	}
 	c.grown = 0
 	c.wantSnapshots("")
 	c.wantClean(0)
-	c.must(c.driver.Stop())
-	c.driver = nil
+	c.Stop()
 }

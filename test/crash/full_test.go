@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
@@ -44,21 +45,21 @@ func crashOnFullDisk(
 ) string {
 	t.Helper()
 	name := fmt.Sprintf("%s-%s-%d", op, volumeType[:1], n)
-	c := crashIn(worldOn(t, binary, filepath.Join(own.Dir, name), full), op, volumeType)
+	c := crashIn(nodeOn(t, binary, filepath.Join(own.Dir, name), full), op, volumeType)
 	full.Fill(t)
 	defer full.Unfill(t)
 	return c.run(n)
 }
 
-// worldOn has its pool on another disk.
-func worldOn(t *testing.T, binary, dir string, disk disks.Disk) *world {
+// nodeOn has its pool on another disk.
+func nodeOn(t *testing.T, binary, dir string, disk disks.Disk) *node {
 	t.Helper()
-	w := newWorld(t, binary, dir)
+	n := newNode(t, binary, dir)
 	pool := filepath.Join(disk.Dir, filepath.Base(dir))
-	w.must(os.Mkdir(pool, 0o700))
-	w.must(os.Mkdir(w.path("pool"), 0o700))
-	w.must(unix.Mount(pool, w.path("pool"), "", unix.MS_BIND, ""))
-	return w
+	n.Must(os.Mkdir(pool, 0o700))
+	n.Must(os.Mkdir(n.Path("pool"), 0o700))
+	n.Must(unix.Mount(pool, n.Path("pool"), "", unix.MS_BIND, ""))
+	return n
 }
 
 // What needs no room on the pool's disk works as ever, in the process that has met its end and in
@@ -79,66 +80,66 @@ func TestEveryCallOnAFullDiskIsDoneOrRefused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			full := disks.New(t, tt.fstype, 400<<20, disks.MkfsArgs(tt.mkfs...))
-			callOnFullDisk(t, worldOn(t, binary, filepath.Join(own.Dir, tt.name), full), full)
+			callOnFullDisk(t, nodeOn(t, binary, filepath.Join(own.Dir, tt.name), full), full)
 		})
 	}
 }
 
-func callOnFullDisk(t *testing.T, w *world, full disks.Disk) {
+func callOnFullDisk(t *testing.T, n *node, full disks.Disk) {
 	t.Helper()
 	ctx := t.Context()
-	w.start()
-	shown, err := w.create(ctx, "shown", "DirectoryOrCreate")
-	w.must(err)
-	idle, err := w.create(ctx, "idle", "FileOrCreate")
-	w.must(err)
-	taken, err := w.takeSnapshot(ctx, "taken", shown)
-	w.must(err)
-	w.must(w.publish(ctx, shown, w.target("a")))
-	write(t, file(w.target("a"), "DirectoryOrCreate"))
+	n.Start()
+	shown, err := n.create(ctx, "shown", "DirectoryOrCreate")
+	n.Must(err)
+	idle, err := n.create(ctx, "idle", "FileOrCreate")
+	n.Must(err)
+	taken, err := n.takeSnapshot(ctx, "taken", shown)
+	n.Must(err)
+	n.Must(n.publish(ctx, shown, n.target("a")))
+	write(t, file(n.target("a"), "DirectoryOrCreate"))
 	full.Fill(t)
 	for range 2 {
-		w.wantRefusals(shown, taken)
-		w.must(w.publish(ctx, idle, w.target("b")))
-		w.must(w.publish(ctx, shown, w.target("c")))
-		wantContent(t, file(w.target("c"), "DirectoryOrCreate"))
-		w.must(w.unpublish(ctx, idle, w.target("b")))
-		w.must(w.unpublish(ctx, shown, w.target("c")))
-		w.restart()
+		n.wantRefusals(shown, taken)
+		n.Must(n.publish(ctx, idle, n.target("b")))
+		n.Must(n.publish(ctx, shown, n.target("c")))
+		wantContent(t, file(n.target("c"), "DirectoryOrCreate"))
+		n.Must(n.unpublish(ctx, idle, n.target("b")))
+		n.Must(n.unpublish(ctx, shown, n.target("c")))
+		n.Start()
 	}
-	if err := w.delete(ctx, shown); status.Code(err) != codes.FailedPrecondition {
+	if err := n.delete(ctx, shown); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("delete what is published: %v, want FAILED_PRECONDITION", err)
 	}
-	wantContent(t, file(w.target("a"), "DirectoryOrCreate"))
-	w.must(w.unpublish(ctx, shown, w.target("a")))
-	w.must(w.delete(ctx, shown))
-	w.must(w.deleteSnapshot(ctx, taken))
-	w.must(w.delete(ctx, idle))
-	w.wantClean(0)
-	w.wantSnapshots("")
+	wantContent(t, file(n.target("a"), "DirectoryOrCreate"))
+	n.Must(n.unpublish(ctx, shown, n.target("a")))
+	n.Must(n.delete(ctx, shown))
+	n.Must(n.deleteSnapshot(ctx, taken))
+	n.Must(n.delete(ctx, idle))
+	n.wantClean(0)
+	n.wantSnapshots("")
 	full.Unfill(t)
-	again, err := w.create(ctx, "shown", "DirectoryOrCreate")
-	w.must(err)
-	w.must(w.delete(ctx, again))
-	w.wantClean(0)
+	again, err := n.create(ctx, "shown", "DirectoryOrCreate")
+	n.Must(err)
+	n.Must(n.delete(ctx, again))
+	n.wantClean(0)
 }
 
 // wantRefusals asks for everything that takes room.
-func (w *world) wantRefusals(published, snapshot string) {
-	w.t.Helper()
-	ctx := w.t.Context()
-	_, created := w.create(ctx, "new", "DirectoryOrCreate")
-	_, restored := w.copy(ctx, "restored", "DirectoryOrCreate", fromSnapshot(snapshot))
-	_, cloned := w.copy(ctx, "cloned", "DirectoryOrCreate", fromVolume(published))
-	_, taken := w.takeSnapshot(ctx, "new", published)
+func (n *node) wantRefusals(published, snapshot string) {
+	n.t.Helper()
+	ctx := n.t.Context()
+	_, created := n.create(ctx, "new", "DirectoryOrCreate")
+	_, restored := n.copy(ctx, "restored", "DirectoryOrCreate", fixture.FromSnapshot(snapshot))
+	_, cloned := n.copy(ctx, "cloned", "DirectoryOrCreate", fixture.FromVolume(published))
+	_, taken := n.takeSnapshot(ctx, "new", published)
 	for what, err := range map[string]error{
-		"create": created, "restore": restored, "clone": cloned, "snapshot": taken, "expand": w.expand(ctx, published, w.target("a")),
+		"create": created, "restore": restored, "clone": cloned, "snapshot": taken, "expand": n.expand(ctx, published, n.target("a")),
 	} {
 		if status.Code(err) != codes.ResourceExhausted {
-			w.t.Errorf("%s: %v, want RESOURCE_EXHAUSTED", what, err)
+			n.t.Errorf("%s: %v, want RESOURCE_EXHAUSTED", what, err)
 		}
 	}
-	if ids := w.volumes(); len(ids) != 2 {
-		w.t.Errorf("the driver lists %q", ids)
+	if ids := n.volumes(); len(ids) != 2 {
+		n.t.Errorf("the driver lists %q", ids)
 	}
 }

@@ -13,13 +13,14 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
 // worker leads one volume after the other through its life. What was not acknowledged it does
 // again, as kubelet and the provisioner do; what was, it does not.
 type worker struct {
-	*world
+	*node
 	name, target, id string
 	phase            int
 	lives            int
@@ -73,18 +74,18 @@ func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 2<<30)
 	binary := buildDriver(t,
 		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
-	w := newWorld(t, binary, filepath.Join(disk.Dir, "load"))
-	w.start()
-	kept, err := w.create(t.Context(), "kept", "DirectoryOrCreate")
-	w.must(err)
-	keptAt := w.target("kept")
-	w.must(w.publish(t.Context(), kept, keptAt))
+	n := newNode(t, binary, filepath.Join(disk.Dir, "load"))
+	n.Start()
+	kept, err := n.create(t.Context(), "kept", "DirectoryOrCreate")
+	n.Must(err)
+	keptAt := n.target("kept")
+	n.Must(n.publish(t.Context(), kept, keptAt))
 	write(t, file(keptAt, "DirectoryOrCreate"))
 
 	all := make([]worker, workers)
 	for i := range all {
 		name := fmt.Sprintf("load-%d", i)
-		all[i] = worker{world: w, name: name, target: w.target(name)}
+		all[i] = worker{node: n, name: name, target: n.target(name)}
 	}
 	for death := range deaths {
 		var wg sync.WaitGroup
@@ -93,12 +94,11 @@ func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
 		}
 		// how long the driver lives is what the test is about
 		time.Sleep(time.Duration(30+20*death) * time.Millisecond)
-		dead := w.driver
-		if err := dead.Kill(); err != nil {
-			t.Error(err)
-		}
+		// The workers still use the node's process, so it stays there until they have noticed.
+		fixture.Must(t, n.Process.Kill())
 		wg.Wait()
-		w.start()
+		n.Process = nil
+		n.Start()
 		wantContent(t, file(keptAt, "DirectoryOrCreate"))
 	}
 	lives := 0
@@ -106,10 +106,10 @@ func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
 		// At least one life more: in phase 0, too, a volume may have been made and not
 		// acknowledged.
 		for end := all[i].lives + 1; all[i].lives < end; {
-			w.must(all[i].step(t.Context()))
+			n.Must(all[i].step(t.Context()))
 		}
 		lives += all[i].lives
 	}
 	t.Logf("%d volumes lived and died", lives)
-	w.wantClean(1, kept)
+	n.wantClean(1, kept)
 }

@@ -29,23 +29,23 @@ func TestRacingClients(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 3*clients*cycles*volumeBytes/2)
 	binary := buildDriver(t, process.BuildRace)
 	t.Run("on their own volumes never meet",
-		func(t *testing.T) { raceApart(t, newWorld(t, binary, filepath.Join(disk.Dir, "own"))) })
+		func(t *testing.T) { raceApart(t, newNode(t, binary, filepath.Join(disk.Dir, "own"))) })
 	t.Run("on one volume leave one state",
-		func(t *testing.T) { raceTogether(t, newWorld(t, binary, filepath.Join(disk.Dir, "one"))) })
+		func(t *testing.T) { raceTogether(t, newNode(t, binary, filepath.Join(disk.Dir, "one"))) })
 }
 
 // raceApart: each client has a volume of its own, on which every call succeeds whatever the others
 // do.
-func raceApart(t *testing.T, w *world) {
+func raceApart(t *testing.T, n *node) {
 	t.Helper()
-	w.start()
+	n.Start()
 	var wg sync.WaitGroup
 	for i := range clients {
 		name := fmt.Sprintf("own-%d", i)
-		target := w.target(name)
+		target := n.target(name)
 		wg.Go(func() {
 			for range cycles {
-				if err := w.cycle(name, target); err != nil {
+				if err := n.cycle(name, target); err != nil {
 					t.Errorf("client %d: %v", i, err)
 					return
 				}
@@ -53,18 +53,18 @@ func raceApart(t *testing.T, w *world) {
 		})
 	}
 	wg.Wait()
-	w.wantNoRaces()
+	n.wantNoRaces()
 }
 
 // cycle is the life of a volume; the first call that fails ends it.
-func (w *world) cycle(name, target string) error {
-	ctx := w.t.Context()
-	id, err := w.create(ctx, name, "DirectoryOrCreate")
+func (n *node) cycle(name, target string) error {
+	ctx := n.t.Context()
+	id, err := n.create(ctx, name, "DirectoryOrCreate")
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
 	for range 2 { // publishing again is what kubelet does all the time
-		if err := w.publish(ctx, id, target); err != nil {
+		if err := n.publish(ctx, id, target); err != nil {
 			return fmt.Errorf("publish: %w", err)
 		}
 	}
@@ -75,49 +75,46 @@ func (w *world) cycle(name, target string) error {
 	if got, err := os.ReadFile(path); string(got) != name || err != nil {
 		return fmt.Errorf("%s has %q, %w", path, got, err)
 	}
-	if err := w.unpublish(ctx, id, target); err != nil {
+	if err := n.unpublish(ctx, id, target); err != nil {
 		return fmt.Errorf("unpublish: %w", err)
 	}
-	if err := w.delete(ctx, id); err != nil {
+	if err := n.delete(ctx, id); err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
 	return nil
 }
 
 // wantNoRaces ends the driver, which reports races in its log and in its exit code.
-func (w *world) wantNoRaces() {
-	w.t.Helper()
-	w.wantClean(0)
-	if err := w.driver.Stop(); err != nil {
-		w.t.Errorf("the driver ended with %v", err)
-	}
-	w.driver = nil
-	if strings.Contains(w.log.String(), "DATA RACE") {
-		w.t.Error("the race detector has found something: see the log")
+func (n *node) wantNoRaces() {
+	n.t.Helper()
+	n.wantClean(0)
+	n.Stop()
+	if strings.Contains(n.Log(), "DATA RACE") {
+		n.t.Error("the race detector has found something: see the log")
 	}
 }
 
 // raceTogether: of clients that want different things of one volume some lose, in ways that the CSI
 // spec has codes for.
-func raceTogether(t *testing.T, w *world) {
+func raceTogether(t *testing.T, n *node) {
 	t.Helper()
-	w.start()
+	n.Start()
 	allowed := []codes.Code{
 		codes.OK,
 		codes.Aborted,            // another call on the volume is under way
 		codes.FailedPrecondition, // deleting what another has published
 		codes.NotFound,           // publishing what another has deleted
 	}
-	id, err := w.create(t.Context(), "shared", "DirectoryOrCreate")
-	w.must(err)
+	id, err := n.create(t.Context(), "shared", "DirectoryOrCreate")
+	n.Must(err)
 	var wg sync.WaitGroup
 	for i := range clients {
-		target := w.target(fmt.Sprintf("pod-%d", i%4)) // some on one target, too
+		target := n.target(fmt.Sprintf("pod-%d", i%4)) // some on one target, too
 		wg.Go(func() {
 			ctx := t.Context()
 			for range cycles {
-				_, created := w.create(ctx, "shared", "DirectoryOrCreate")
-				for _, err := range []error{created, w.publish(ctx, id, target), w.unpublish(ctx, id, target), w.delete(ctx, id)} {
+				_, created := n.create(ctx, "shared", "DirectoryOrCreate")
+				for _, err := range []error{created, n.publish(ctx, id, target), n.unpublish(ctx, id, target), n.delete(ctx, id)} {
 					if !slices.Contains(allowed, status.Code(err)) {
 						t.Errorf("client %d: %v", i, err)
 					}
@@ -126,12 +123,12 @@ func raceTogether(t *testing.T, w *world) {
 		})
 	}
 	wg.Wait()
-	if n := len(w.volumes()); n > 1 {
+	if n := len(n.volumes()); n > 1 {
 		t.Errorf("%d volumes are left of one", n)
 	}
 	for i := range 4 {
-		w.must(w.unpublish(t.Context(), id, w.target(fmt.Sprintf("pod-%d", i))))
+		n.Must(n.unpublish(t.Context(), id, n.target(fmt.Sprintf("pod-%d", i))))
 	}
-	w.must(w.delete(t.Context(), id))
-	w.wantNoRaces()
+	n.Must(n.delete(t.Context(), id))
+	n.wantNoRaces()
 }
