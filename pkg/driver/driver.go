@@ -78,7 +78,7 @@ func Run(ctx context.Context, cfg Config) error {
 		)
 	}
 	group.Go(
-		func() error { return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(registry, pools)) },
+		func() error { return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(ctx, registry, pools)) },
 	)
 	group.Go(func() error { return serveRegistration(ctx, cfg) })
 	return closeWithin(ctx, pools, cfg.ShutdownGrace, group.Wait())

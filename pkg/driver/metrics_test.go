@@ -11,10 +11,14 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
@@ -39,8 +43,8 @@ func scrape(t *testing.T, s *poolSet) []string {
 func get(t *testing.T, s *poolSet, path string) (int, string) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	newHTTPServer(newRegistry(s),
-		s).Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	handler := newHTTPServer(t.Context(), newRegistry(s), s).Handler
+	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 	body, err := io.ReadAll(w.Result().Body)
 	if err != nil {
 		t.Fatal(err)
@@ -84,6 +88,7 @@ func TestMetricsCountWhatIsPromised(t *testing.T) {
 	for _, want := range []string{
 		`csi_hostpath_pool_ready{pool="good"} 1`,
 		`csi_hostpath_pool_ready{pool="bad"} 0`,
+		`csi_hostpath_pool_not_ready{pool="bad",reason="opening"} 1`,
 		`csi_hostpath_pool_volumes{pool="good"} 1`,
 		`csi_hostpath_pool_committed_bytes{pool="good"} 1.048576e+06`,
 		`csi_hostpath_pool_trash_bytes{pool="good"} 1.048576e+06`,
@@ -111,29 +116,86 @@ func TestReadinessNamesTheOptionalPoolsThatAreMissing(t *testing.T) {
 	if err := s.open(t.Context(), s.slots[0]); err == nil {
 		t.Fatal("an absent pool was made")
 	}
-	want := "optional pool spare at " + spare.Path + ": pool unavailable: "
-	if code, body := get(t, s, "/readyz"); code != http.StatusOK ||
-		!strings.HasPrefix(body, "ok\n"+want) {
-		t.Errorf("/readyz: %d %s, want 200, ok and %s", code, body, want)
+	const want = "ok\noptional pool spare: not ready: absent (the driver's log has more)\n"
+	if code, body := get(t, s, "/readyz"); code != http.StatusOK || body != want {
+		t.Errorf("/readyz: %d %s, want 200 and %s", code, body, want)
 	}
 }
 
-func TestReadinessSaysWhyNot(t *testing.T) {
+// Any pod of the cluster may read the pages. The API server's proxy drops the text of a 503.
+func TestPagesSayWhyAPoolIsNotReadyAndNothingOfTheNode(t *testing.T) {
 	s := newPools(t, NewPoolConfig("bad", foreign(t)))
 	if err := s.open(t.Context(), s.slots[0]); err == nil {
 		t.Fatal("a directory of somebody else was taken for a pool")
 	}
-	if code, body := get(t, s,
-		"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "somebody's") ||
-		strings.Count(body, "pool bad") != 1 ||
-		strings.Count(body, "pool unavailable") != 1 {
-		t.Errorf("/readyz: %d %s, want 503, and what is wrong, once", code, body)
+	const want = "pool bad: not ready: foreign (the driver's log has more)\n"
+	if code, body := get(t, s, "/readyz"); code != http.StatusServiceUnavailable || body != want {
+		t.Errorf("/readyz: %d %s, want 503 and %s", code, body, want)
+	}
+	if code, body := get(t, s, "/statusz"); code != http.StatusOK || body != want {
+		t.Errorf("/statusz: %d %s, want 200 and %s", code, body, want)
+	}
+	if lines := scrape(t, s); !slices.Contains(lines,
+		`csi_hostpath_pool_not_ready{pool="bad",reason="foreign"} 1`) {
+		t.Errorf("no reason in\n%s", strings.Join(lines, "\n"))
 	}
 	if code, body := get(t, s, "/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz: %d %s", code, body)
 	}
 	if code, _ := get(t, s, "/debug/pprof/"); code != http.StatusNotFound {
 		t.Errorf("/debug/pprof/: %d, want 404", code)
+	}
+}
+
+func TestStatusHasThePoolsThatAreReady(t *testing.T) {
+	s := newPools(t, NewPoolConfig("good", filepath.Join(t.TempDir(), "p")))
+	mustDo(t, s.open(t.Context(), s.slots[0]))
+	t.Cleanup(func() { mustDo(t, s.close()) })
+	if code, body := get(t, s, "/statusz"); code != http.StatusOK || body != "pool good: ready\n" {
+		t.Errorf("/statusz: %d %s", code, body)
+	}
+}
+
+// hanging is a registry whose metrics come from a disk that hangs until released is closed.
+type hanging struct {
+	asked    atomic.Int32
+	released chan struct{}
+}
+
+func (h *hanging) Gather() ([]*dto.MetricFamily, error) {
+	h.asked.Add(1)
+	<-h.released
+	return nil, nil
+}
+
+func TestADiskThatHangsIsAskedOnceForAllRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &hanging{released: make(chan struct{})}
+		defer close(h.released)
+		handler := newHTTPServer(t.Context(), h, newPools(t)).Handler
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				w := httptest.NewRecorder()
+				handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+				if w.Code != http.StatusInternalServerError ||
+					!strings.Contains(w.Body.String(), errNoAnswer.Error()) {
+					t.Errorf("%d %s", w.Code, w.Body)
+				}
+			})
+		}
+		wg.Wait()
+		if asked := h.asked.Load(); asked != 1 {
+			t.Errorf("it was asked %d times", asked)
+		}
+	})
+}
+
+func TestBuildInfoHasTheVersion(t *testing.T) {
+	_, body := get(t, newPools(t), "/metrics")
+	if want := `version="` + Version + `"} 1`; !strings.Contains(body, "csi_hostpath_build_info{") ||
+		!strings.Contains(body, want) {
+		t.Errorf("no csi_hostpath_build_info with %s", want)
 	}
 }
 
@@ -151,7 +213,7 @@ func TestReadinessAndMetricsTellOfADeadDisk(t *testing.T) {
 	})
 	disk.Shutdown(t)
 	if code, body := get(t, s, "/readyz"); code != http.StatusServiceUnavailable ||
-		!strings.Contains(body, "its disk has failed") {
+		!strings.Contains(body, "disk_failed") {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	if lines := scrape(t, s); !slices.Contains(lines, `csi_hostpath_pool_ready{pool="p"} 0`) {
@@ -203,7 +265,7 @@ func poolMetricNames(t *testing.T) (names []string) {
 	descriptions := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descriptions)
-		newPoolMetrics(nil).Describe(descriptions)
+		poolMetrics{}.Describe(descriptions)
 	}()
 	for d := range descriptions {
 		_, rest, _ := strings.Cut(d.String(), `fqName: "`)
@@ -221,7 +283,7 @@ func TestNoConnectionIsKeptForAnotherRequest(t *testing.T) {
 	s := newPools(t)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	mustDo(t, err)
-	server := newHTTPServer(newRegistry(s), s)
+	server := newHTTPServer(t.Context(), newRegistry(s), s)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
 	client, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", listener.Addr().String())

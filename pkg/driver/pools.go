@@ -24,32 +24,33 @@ import (
 // mounted the disk need not restart the driver.
 const poolRetry = 5 * time.Second
 
-var errOpening = fmt.Errorf("%w: it is being opened", volume.ErrUnavailable)
+var errOpening = volume.Because(volume.ReasonOpening,
+	fmt.Errorf("%w: it is being opened", volume.ErrUnavailable))
 
-// poolSet has the configured pools, each of them open or with the reason why not.
+// poolSet holds the configured pools. Each is open or has an error that says why not.
 type poolSet struct {
 	kubeletDir   string
 	defaultPool  string
 	publications *nodeserver.Publications
-	retry        time.Duration // poolRetry but in tests
+	retry        time.Duration // poolRetry, except in tests
 
 	mu    sync.RWMutex
 	slots []*poolSlot // in the order of the configuration
 }
 
-// poolSlot is one configured pool: pool is nil as long as err is not.
+// poolSlot is one configured pool: exactly one of pool and err is nil.
 type poolSlot struct {
 	config PoolConfig
 	pool   *pool.Pool
 	err    error
 }
 
-// named says whose an error is, as pool.Open does.
+// named adds the pool's name and path to an error, as pool.Open does.
 func (s *poolSlot) named(err error) error {
 	return fmt.Errorf("pool %s at %s: %w", s.config.Name, s.config.Path, err)
 }
 
-// status is that of the pool. Errors: why it is not open, or cannot be written to.
+// status is the status of the open pool. Errors: why the pool is not open or cannot be written to.
 func (s *poolSlot) status() (pool.Status, error) {
 	if s.pool == nil {
 		return pool.Status{}, s.err
@@ -72,8 +73,8 @@ func newPoolSet(cfg Config, publications *nodeserver.Publications) *poolSet {
 	return s
 }
 
-// run opens the pools, each on its own, and keeps trying those that fail until the context ends. It
-// returns when all of that has ended; the pools stay open until close.
+// run opens the pools in parallel, and tries those that fail again until the context ends. It
+// returns when every pool is open or the context has ended. The pools stay open until close.
 func (s *poolSet) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, slot := range s.slots {
@@ -83,14 +84,14 @@ func (s *poolSet) run(ctx context.Context) {
 }
 
 func (s *poolSet) keepTrying(ctx context.Context, slot *poolSlot) {
-	for told := ""; ; {
+	for lastLogged := ""; ; {
 		err := s.open(ctx, slot)
 		if err == nil {
 			return
 		}
-		if err.Error() != told {
-			told = err.Error()
-			s.tell(ctx, slot, err)
+		if err.Error() != lastLogged {
+			lastLogged = err.Error()
+			s.logFailure(ctx, slot, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -100,20 +101,19 @@ func (s *poolSet) keepTrying(ctx context.Context, slot *poolSlot) {
 	}
 }
 
-// tell says why a pool is not open. An optional one that is not there is no error, but whoever has
-// mistyped its path must be able to see it.
-func (s *poolSet) tell(ctx context.Context, slot *poolSlot, err error) {
+// logFailure logs why a pool is not open. An absent optional pool is not an error, but its path may
+// be mistyped, so it is logged as well.
+func (s *poolSet) logFailure(ctx context.Context, slot *poolSlot, err error) {
+	logger := klog.FromContext(ctx).WithValues("pool", slot.config.Name, "every", s.retry)
 	if isAbsent(slot, err) {
-		klog.FromContext(ctx).Info("Optional pool is absent here; it is used when it comes",
-			"pool", slot.config.Name, "path", slot.config.Path, "every", s.retry)
+		logger.Info("Optional pool is absent here; it is used when it comes",
+			"path", slot.config.Path)
 		return
 	}
-	klog.FromContext(
-		ctx,
-	).Error(err, "Pool is not usable; it is tried again", "pool", slot.config.Name, "every", s.retry)
+	logger.Error(err, "Pool is not usable; it is tried again")
 }
 
-// isAbsent: an optional pool that is not there is as it should be.
+// isAbsent says whether an optional pool is missing, which is no failure.
 func isAbsent(slot *poolSlot, err error) bool {
 	return slot.config.Optional && errors.Is(err, os.ErrNotExist)
 }
@@ -121,8 +121,8 @@ func isAbsent(slot *poolSlot, err error) bool {
 func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 	p, err := s.openPool(ctx, slot.config)
 	if err == nil {
-		// Before anybody can find the pool, what is published from it is known.
-		if err = s.takeUp(ctx, p); err != nil {
+		// The publications must be known before any call can find the pool.
+		if err = s.restorePublications(ctx, p); err != nil {
 			err = slot.named(errors.Join(err, p.Close()))
 		}
 	}
@@ -135,8 +135,9 @@ func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 	return err
 }
 
-// takeUp reads what is published from a pool, and then lets go of what is not.
-func (s *poolSet) takeUp(ctx context.Context, p *pool.Pool) error {
+// restorePublications reads from the mount table what is published from a pool, and then releases
+// the images and devices that are not published.
+func (s *poolSet) restorePublications(ctx context.Context, p *pool.Pool) error {
 	if err := s.publications.Rebuild(s.kubeletDir, p); err != nil {
 		return err
 	}
@@ -161,43 +162,35 @@ func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error
 		MaxCopies:          int(c.MaxCopies),
 		CopyBytesPerSecond: c.CopyBytesPerSecond,
 	})
-	if err == nil && !p.EnforcesSizes() {
-		klog.FromContext(
-			ctx,
-		).Info("Sizes are counted but not enforced in this pool: a volume can fill its filesystem",
-			"pool", c.Name, "path", c.Path, "backend", p.Backend(), "quota", c.Quota)
+	if err != nil {
+		return nil, err
 	}
-	if err == nil {
-		warnIfVolatile(ctx, c, p)
+	logger := klog.FromContext(ctx).WithValues("pool", c.Name, "path", c.Path)
+	if !p.EnforcesSizes() {
+		logger.Info(
+			"Sizes are counted but not enforced in this pool: a volume can fill its filesystem",
+			"backend", p.Backend(), "quota", c.Quota)
 	}
-	return p, err
+	warnIfVolatile(logger, p)
+	return p, nil
 }
 
-// warnIfVolatile says it of a pool whose volumes nobody will find again. It is used all the same: a
-// test cluster may have nothing else.
-func warnIfVolatile(ctx context.Context, c PoolConfig, p *pool.Pool) {
+// warnIfVolatile logs that a pool's data will be lost. The pool is used all the same, because a
+// test cluster may have no disk.
+func warnIfVolatile(logger klog.Logger, p *pool.Pool) {
 	filesystem, err := p.Volatile()
 	if err == nil && filesystem == "" {
 		return
 	}
-	klog.FromContext(
-		ctx,
-	).Error(
-		err,
+	logger.Error(err,
 		"The data of this pool does not survive a reboot: it is in memory (tmpfs), or in a container's own "+
 			"layer (overlay). Give the pool a directory of the node's disk",
-		"pool",
-		c.Name,
-		"path",
-		c.Path,
-		"filesystem",
-		filesystem,
-	)
+		"filesystem", filesystem)
 }
 
-// checkApart refuses a pool whose path leads, through links or bind mounts, to where kubelet's
-// directory or another configured pool is: the configuration's own check goes by the letters. Of
-// two such pools neither is used, as for checkUnique. Errors: ErrUnavailable.
+// checkApart refuses a pool whose path leads, through links or bind mounts, to kubelet's directory
+// or to another configured pool. (Config.Validate compares only the text of the paths.) Of two such
+// pools neither is used, as in checkUnique. Errors: ErrUnavailable.
 func (s *poolSet) checkApart(c PoolConfig, d *os.File, rest string) error {
 	mounts, err := mount.Table()
 	if err != nil {
@@ -212,57 +205,47 @@ func (s *poolSet) checkApart(c PoolConfig, d *os.File, rest string) error {
 		return fmt.Errorf("%w: look where kubelet's directory is: %w", volume.ErrUnavailable, err)
 	}
 	if at.Overlaps(kubelet) {
-		return fmt.Errorf(
+		return volume.Because(volume.ReasonOverlaps, fmt.Errorf(
 			"%w: it leads to %s, which overlaps kubelet's directory %s: give the pool a directory apart from it",
-			volume.ErrUnavailable,
-			at,
-			kubelet,
-		)
+			volume.ErrUnavailable, at, kubelet))
 	}
 	for _, slot := range s.slots {
 		other := slot.config
 		there, err := mount.Follow(mounts, other.Path)
 		switch {
 		case other.Name == c.Name, err != nil:
-			// a pool whose disk has died keeps no other from being used
+			// A pool whose disk has died must not keep the others from being used.
 		case at.IsSame(there):
-			return fmt.Errorf(
+			return volume.Because(volume.ReasonOverlaps, fmt.Errorf(
 				"%w: it is the same directory as pool %s at %s, namely %s: give each pool a directory of its own",
-				volume.ErrUnavailable,
-				other.Name,
-				other.Path,
-				at,
-			)
+				volume.ErrUnavailable, other.Name, other.Path, at))
 		case at.Overlaps(there):
-			return fmt.Errorf("%w: it leads to %s, which overlaps pool %s at %s: pools must lie apart",
-				volume.ErrUnavailable, at, other.Name, there)
+			return volume.Because(volume.ReasonOverlaps, fmt.Errorf(
+				"%w: it leads to %s, which overlaps pool %s at %s: pools must lie apart",
+				volume.ErrUnavailable, at, other.Name, there))
 		}
 	}
 	return nil
 }
 
-// checkUnique refuses a pool that has the ID of another configured one. Both of them: which one is
-// the copy nobody can tell, and a volume ID must not mean one directory today and another one
-// tomorrow.
+// checkUnique refuses a pool that has the ID of another configured pool. Both are refused, because
+// nothing tells the original from the copy, and a volume ID must always mean the same directory.
 func (s *poolSet) checkUnique(c PoolConfig, id volume.PoolID) error {
 	for _, other := range s.slots {
 		if other.config.Name == c.Name {
 			continue
 		}
 		if otherID, err := pool.IDAt(other.config.Path); err == nil && otherID == id {
-			return fmt.Errorf(
+			return volume.Because(volume.ReasonDuplicate, fmt.Errorf(
 				"%w: it has the UUID of pool %s at %s: one is a copy of the other, and neither is used. "+
 					"Take the copy out of the configuration, or give that pool an empty directory",
-				volume.ErrUnavailable,
-				other.config.Name,
-				other.config.Path,
-			)
+				volume.ErrUnavailable, other.config.Name, other.config.Path))
 		}
 	}
 	return nil
 }
 
-// close closes the pools; run has returned.
+// close closes the pools. The caller has waited for run.
 func (s *poolSet) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -288,19 +271,16 @@ func (s *poolSet) ByID(id volume.PoolID) (*pool.Pool, error) {
 			return slot.pool, nil
 		}
 	}
-	if len(closed) > 0 { // a pool's UUID is on its disk: any of these may be the one
+	if len(closed) > 0 { // A pool's UUID is on its disk, so any of these may have the volume.
 		return nil, fmt.Errorf("%w: pool %s is not among the open pools; not open: %s",
 			volume.ErrUnavailable, id, strings.Join(closed, "; "))
 	}
 	return nil, fmt.Errorf(
 		"%w: this node has no pool %s: the volume is on another node, or its pool was taken out of the configuration",
-		volume.ErrNotFound,
-		id,
-	)
+		volume.ErrNotFound, id)
 }
 
-// unavailable makes ErrUnavailable of the reason why a pool is not open, if it does not say so
-// itself.
+// unavailable wraps the error of a pool that is not open with ErrUnavailable, unless it has it.
 func unavailable(why error) error {
 	if errors.Is(why, volume.ErrUnavailable) {
 		return why
@@ -308,7 +288,7 @@ func unavailable(why error) error {
 	return fmt.Errorf("%w: %w", volume.ErrUnavailable, why)
 }
 
-// ByName finds a pool as the configuration calls it; "" is the default one.
+// ByName finds a pool by its name in the configuration; "" is the default pool.
 func (s *poolSet) ByName(name string) (*pool.Pool, error) {
 	name = cmp.Or(name, s.defaultPool)
 	s.mu.RLock()
@@ -341,38 +321,18 @@ func (s *poolSet) Open() []*pool.Pool {
 	return pools
 }
 
-// notReady says which pools that must be open are not, and why; nil is ready.
+// notReady says which required pools cannot be used, and why; nil means ready.
 func (s *poolSet) notReady() error {
-	return errors.Join(s.unhealthy(func(c PoolConfig) bool { return !c.Optional })...)
-}
-
-// notReadyOptional says the same of the optional pools, without which the driver is ready.
-func (s *poolSet) notReadyOptional() error {
-	errs := s.unhealthy(func(c PoolConfig) bool { return c.Optional })
-	for i, err := range errs {
-		errs[i] = fmt.Errorf("optional %w", err)
+	var errs []error
+	for _, slot := range s.snapshot() {
+		if _, err := slot.status(); err != nil && !slot.config.Optional {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// unhealthy says of the wanted pools which cannot be used, and why; each error begins with the
-// pool's name.
-func (s *poolSet) unhealthy(wanted func(PoolConfig) bool) []error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	var errs []error
-	for _, slot := range s.slots {
-		if !wanted(slot.config) {
-			continue
-		}
-		if _, err := slot.status(); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errs
-}
-
-// Complete says whether every pool that must be open is. Errors: ErrUnavailable.
+// Complete says whether every required pool can be used. Errors: ErrUnavailable.
 func (s *poolSet) Complete() error {
 	if err := s.notReady(); err != nil {
 		return unavailable(err)
@@ -380,7 +340,7 @@ func (s *poolSet) Complete() error {
 	return nil
 }
 
-// stillOpening is nil as soon as every pool has been opened, or has been found unusable for now.
+// stillOpening is nil as soon as the driver has tried every pool once.
 func (s *poolSet) stillOpening() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -392,7 +352,7 @@ func (s *poolSet) stillOpening() error {
 	return nil
 }
 
-// snapshot copies the slots, for whoever asks the pools' disks.
+// snapshot copies the slots, so that nobody holds the lock while a disk answers.
 func (s *poolSet) snapshot() []poolSlot {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -99,8 +99,8 @@ func (r *registration) NotifyRegistrationStatus(
 		return &registerapi.RegistrationStatusResponse{}, nil
 	}
 	select {
-	case r.refused <- fmt.Errorf("kubelet refused to register the driver: %w", errors.New(status.GetError())):
-	default: // it has been told already
+	case r.refused <- fmt.Errorf("kubelet refused to register the driver: %s", status.GetError()):
+	default: // A refusal is already known.
 	}
 	return &registerapi.RegistrationStatusResponse{}, nil
 }

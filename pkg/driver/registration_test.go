@@ -17,7 +17,9 @@ import (
 // startRegistration serves it for a kubelet directory of its own, as kubelet would find it.
 func startRegistration(
 	t *testing.T,
-) (client registerapi.RegistrationClient, socket string, stop context.CancelFunc, ended <-chan error) {
+) (
+	client registerapi.RegistrationClient, socket string, stop context.CancelFunc, ended <-chan error,
+) {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.KubeletDir = t.TempDir()

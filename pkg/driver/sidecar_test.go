@@ -42,7 +42,8 @@ func connectAs(path string, uid, gid int) error {
 		}
 		defer unix.Close(fd)
 		// The group first: the change of user takes the right to it.
-		done <- errors.Join(unix.Setfsgid(gid), unix.Setfsuid(uid), unix.Connect(fd, &unix.SockaddrUnix{Name: path}))
+		address := &unix.SockaddrUnix{Name: path}
+		done <- errors.Join(unix.Setfsgid(gid), unix.Setfsuid(uid), unix.Connect(fd, address))
 	}()
 	return <-done
 }

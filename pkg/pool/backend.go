@@ -37,10 +37,10 @@ func (p *Pool) checkQuota(ctx context.Context, there *os.File) error {
 func (p *Pool) detect(ctx context.Context, root *os.File) (backend.Backend, error) {
 	b, err := p.detectAny(ctx, root)
 	if err == nil && p.opts.RequireQuota && !b.Enforces() {
-		return nil, fmt.Errorf(
+		return nil, volume.Because(volume.ReasonNoQuota, fmt.Errorf(
 			"%w: quota is required, and its filesystem enforces none: mount XFS or ext4 with prjquota, or use btrfs",
 			volume.ErrUnavailable,
-		)
+		))
 	}
 	return b, err
 }

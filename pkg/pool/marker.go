@@ -59,13 +59,13 @@ func checkUnused(root openat.Dir) error {
 		func(n string) bool { return slices.Contains(allowed, n) })
 	if len(foreign) > 0 {
 		slices.Sort(foreign)
-		return fmt.Errorf(
+		return volume.Because(volume.ReasonForeign, fmt.Errorf(
 			"%w: it holds %d entries that are no pool's, such as %q, and no %s: give the pool an empty directory",
 			volume.ErrUnavailable,
 			len(foreign),
 			foreign[0],
 			markerFile,
-		)
+		))
 	}
 	for _, name := range ownDirs {
 		if err := checkEmpty(root, name); err != nil {
@@ -91,14 +91,14 @@ func checkEmpty(root openat.Dir, name string) error {
 	if err != nil {
 		return fmt.Errorf("%w: look whether %s/ is empty: %w", volume.ErrUnavailable, name, err)
 	}
-	return fmt.Errorf(
+	return volume.Because(volume.ReasonDamaged, fmt.Errorf(
 		"%w: %s is missing and %s/ is not empty, it has %q: put %s back from a backup, or give the pool an empty directory",
 		volume.ErrUnavailable,
 		markerFile,
 		name,
 		names[0],
 		markerFile,
-	)
+	))
 }
 
 // initialize turns a directory into a pool. It can be repeated after a crash at any step.
@@ -140,8 +140,9 @@ func lockPool(root openat.Dir) error {
 	defer f.Close()
 	if err := unix.Flock(root.FD(), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(f, 32))
-		return fmt.Errorf("%w: a live driver owns it (process %q by its %s file): %w",
-			volume.ErrUnavailable, strings.TrimSpace(string(holder)), lockFile, err)
+		return volume.Because(volume.ReasonInUse, fmt.Errorf(
+			"%w: a live driver owns it (process %q by its %s file): %w",
+			volume.ErrUnavailable, strings.TrimSpace(string(holder)), lockFile, err))
 	}
 	// The number only helps the person who reads that message; a failure to write it changes
 	// nothing.

@@ -181,10 +181,10 @@ func (p *Pool) checkMountpoint() error {
 		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
 	}
 	if !ok {
-		return fmt.Errorf(
+		return volume.Because(volume.ReasonNotMounted, fmt.Errorf(
 			"%w: no filesystem is mounted there, and requireMountpoint is set: mount the pool's disk",
 			volume.ErrUnavailable,
-		)
+		))
 	}
 	return nil
 }

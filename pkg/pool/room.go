@@ -36,9 +36,10 @@ func (p *Pool) room() (ledger.Room, error) {
 		return ledger.Room{}, fmt.Errorf("pool %s at %s: statfs: %w", p.opts.Name, p.opts.Path, err)
 	}
 	if st.Flags&unix.ST_RDONLY != 0 {
-		return ledger.Room{}, fmt.Errorf("pool %s at %s: %w: its filesystem is mounted read-only: "+
+		err := fmt.Errorf("pool %s at %s: %w: its filesystem is mounted read-only: "+
 			"look into the kernel's log for disk errors, remount it",
 			p.opts.Name, p.opts.Path, volume.ErrUnavailable)
+		return ledger.Room{}, volume.Because(volume.ReasonReadOnly, err)
 	}
 	r := ledger.Room{
 		Size:       mount.Bytes(st.Blocks, st.Bsize),
@@ -60,9 +61,10 @@ func (p *Pool) room() (ledger.Room, error) {
 func (p *Pool) alive() error {
 	var st unix.Stat_t
 	if err := unix.Fstat(p.root.FD(), &st); err != nil {
-		return fmt.Errorf("pool %s at %s: %w: its disk has failed (%w): "+
+		err = fmt.Errorf("pool %s at %s: %w: its disk has failed (%w): "+
 			"look into the kernel's log, and stop the driver to replace it",
 			p.opts.Name, p.opts.Path, volume.ErrUnavailable, err)
+		return volume.Because(volume.ReasonDiskFailed, err)
 	}
 	return nil
 }

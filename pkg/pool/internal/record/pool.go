@@ -45,9 +45,9 @@ func DecodePool(content []byte) (Pool, error) {
 		return Pool{}, fmt.Errorf("%w: %s: %w", volume.ErrCorrupt, PoolFile, err)
 	}
 	if p.FormatVersion > poolVersion {
-		return Pool{}, fmt.Errorf(
+		return Pool{}, volume.Because(volume.ReasonNewer, fmt.Errorf(
 			"%w: %s has format version %d, this driver knows up to %d: run the newer driver",
-			volume.ErrUnavailable, PoolFile, p.FormatVersion, poolVersion)
+			volume.ErrUnavailable, PoolFile, p.FormatVersion, poolVersion))
 	}
 	return p, nil
 }

@@ -1,0 +1,213 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+	"golang.org/x/sync/singleflight"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	// requestTimeout bounds how long a request may take to arrive.
+	requestTimeout = 5 * time.Second
+	// answerTimeout bounds how long a request waits for the pools' disks. kubelet's probe waits for
+	// 5 s.
+	answerTimeout = 4 * time.Second
+	// writeTimeout bounds how long a client may take to read its answer.
+	writeTimeout = 30 * time.Second
+	// maxHeaderBytes bounds a request with its headers; those of kubelet and of scrapers have some
+	// hundred bytes.
+	maxHeaderBytes = 8 << 10
+)
+
+// errNoAnswer: a disk hangs.
+var errNoAnswer = fmt.Errorf("the pools' disks have not answered within %v", answerTimeout)
+
+// pages serves the HTTP requests. Any pod of the cluster may send them. So no page has a path of
+// the node, and a disk that hangs keeps one goroutine busy, however many requests there are.
+type pages struct {
+	logger   klog.Logger
+	pools    *poolSet
+	registry prometheus.Gatherer
+	flight   singleflight.Group
+	// lastLogged has the last error of each pool that was logged. Only checkPools uses it, which
+	// runs once at a time.
+	lastLogged map[string]string
+}
+
+// newHTTPServer serves
+//   - /healthz: the process answers;
+//   - /readyz: 200 if every required pool can be used, else 503, and the pools that cannot be used;
+//   - /statusz: the state of each pool, always with 200: kubectl shows no text of another status;
+//   - /metrics.
+func newHTTPServer(
+	ctx context.Context, registry prometheus.Gatherer, pools *poolSet,
+) *http.Server {
+	p := &pages{
+		logger:     klog.FromContext(ctx),
+		pools:      pools,
+		registry:   registry,
+		lastLogged: map[string]string{},
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz",
+		func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, "ok\n") })
+	mux.HandleFunc("GET /readyz", p.ready)
+	mux.HandleFunc("GET /statusz", p.status)
+	mux.HandleFunc("GET /metrics", p.metrics)
+	server := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: requestTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       requestTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+	}
+	// Connections that wait for another request would keep those of others out.
+	server.SetKeepAlivesEnabled(false)
+	return server
+}
+
+// poolState is what strangers may know of a pool.
+type poolState struct {
+	name     string
+	optional bool
+	reason   volume.Reason // why the pool cannot be used; empty: it can be used
+}
+
+// String is a line without its end.
+func (s poolState) String() string {
+	name := "pool " + s.name
+	if s.optional {
+		name = "optional " + name
+	}
+	if s.reason == "" {
+		return name + ": ready"
+	}
+	return fmt.Sprintf("%s: not ready: %s (the driver's log has more)", name, s.reason)
+}
+
+// ready answers kubelet's readiness probe.
+func (p *pages) ready(w http.ResponseWriter, r *http.Request) {
+	states, err := p.states(r.Context())
+	if err != nil {
+		write(w, http.StatusServiceUnavailable, err.Error()+"\n")
+		return
+	}
+	code, text := http.StatusOK, strings.Builder{}
+	for _, s := range states {
+		if s.reason == "" {
+			continue
+		}
+		fmt.Fprintln(&text, s)
+		if !s.optional {
+			code = http.StatusServiceUnavailable
+		}
+	}
+	if code == http.StatusOK {
+		write(w, code, "ok\n"+text.String())
+		return
+	}
+	write(w, code, text.String())
+}
+
+func (p *pages) status(w http.ResponseWriter, r *http.Request) {
+	states, err := p.states(r.Context())
+	if err != nil {
+		write(w, http.StatusOK, err.Error()+"\n")
+		return
+	}
+	var text strings.Builder
+	for _, s := range states {
+		fmt.Fprintln(&text, s)
+	}
+	write(w, http.StatusOK, text.String())
+}
+
+func (p *pages) metrics(w http.ResponseWriter, r *http.Request) {
+	gather := func() ([]*dto.MetricFamily, error) { //nolint:contextcheck // prometheus has none
+		return share(r.Context(), &p.flight, "metrics", p.registry.Gather)
+	}
+	// A compressor has 1 MiB for each connection.
+	options := promhttp.HandlerOpts{DisableCompression: true}
+	promhttp.HandlerFor(prometheus.GathererFunc(gather), options).ServeHTTP(w, r)
+}
+
+func (p *pages) states(ctx context.Context) ([]poolState, error) {
+	return share(ctx, &p.flight, "states", p.checkPools)
+}
+
+// checkPools asks the pools' disks, and logs what has changed: the log is the only place that has
+// all of an error.
+func (p *pages) checkPools() ([]poolState, error) {
+	slots := p.pools.snapshot()
+	states := make([]poolState, len(slots))
+	for i, slot := range slots {
+		states[i] = poolState{name: slot.config.Name, optional: slot.config.Optional}
+		_, err := slot.status()
+		text := ""
+		if err != nil {
+			states[i].reason, text = volume.ReasonOf(err), err.Error()
+		}
+		// The error of a pool that is not open is logged by keepTrying.
+		if slot.pool != nil && text != "" && text != p.lastLogged[slot.config.Name] {
+			p.logger.Error(err, "Pool cannot be used", "pool", slot.config.Name)
+		}
+		p.lastLogged[slot.config.Name] = text
+	}
+	return states, nil
+}
+
+// share has one goroutine at a time call f, and gives its result to all who ask meanwhile. It waits
+// for answerTimeout.
+func share[T any](
+	ctx context.Context, flight *singleflight.Group, key string, f func() (T, error),
+) (result T, err error) {
+	timer := time.NewTimer(answerTimeout)
+	defer timer.Stop()
+	select {
+	case r := <-flight.DoChan(key, func() (any, error) { return f() }):
+		result, _ = r.Val.(T)
+		return result, r.Err
+	case <-ctx.Done():
+		return result, ctx.Err()
+	case <-timer.C:
+		return result, errNoAnswer
+	}
+}
+
+func write(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = w.Write([]byte(text)) // When the client has gone, nothing can be done.
+}
+
+// serveHTTP serves on the address, if there is one, until the context ends.
+func serveHTTP(ctx context.Context, address string, server *http.Server) error {
+	if address == "" {
+		return nil
+	}
+	listener, err := (&net.ListenConfig{Control: boundSocket}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("--metrics-address: %w", err)
+	}
+	listener = boundListener(ctx, listener, "metrics", maxHTTPConnections, oldestOfTheGreediest)
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // Serve returns its errors
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}
