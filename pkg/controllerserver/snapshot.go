@@ -8,7 +8,6 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -34,13 +33,11 @@ func (s *Server) CreateSnapshot(
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of volume %s: %w", create.Source, err)
 	}
-	taken, err := p.CreateSnapshot(ctx, create)
+	made, err := p.CreateSnapshot(ctx, create)
 	if err != nil {
 		return nil, err
 	}
-	return &csi.CreateSnapshotResponse{
-		Snapshot: s.snapshotMessage(pool.SnapshotEntry{Snapshot: taken}),
-	}, nil
+	return &csi.CreateSnapshotResponse{Snapshot: s.snapshotMessage(made)}, nil
 }
 
 func parseSnapshot(req *csi.CreateSnapshotRequest) (volume.SnapshotRequest, error) {
@@ -103,7 +100,7 @@ func (s *Server) GetSnapshot(
 		return nil, err
 	}
 	return &csi.GetSnapshotResponse{
-		Snapshot: s.snapshotMessage(pool.SnapshotEntry{Snapshot: found}),
+		Snapshot: s.snapshotMessage(found),
 	}, nil
 }
 
@@ -145,7 +142,7 @@ func (s *Server) ListSnapshots(
 
 func (s *Server) snapshotPage(
 	req *csi.ListSnapshotsRequest, after volume.SnapshotID, limit int,
-) ([]pool.SnapshotEntry, error) {
+) ([]volume.Snapshot, error) {
 	switch {
 	case req.GetSnapshotId() != "":
 		return s.oneSnapshot(req.GetSnapshotId(), req.GetSourceVolumeId(), after)
@@ -155,7 +152,7 @@ func (s *Server) snapshotPage(
 	if err := s.Pools.Complete(); err != nil { // a list that lacks snapshots is not the list
 		return nil, err
 	}
-	var page []pool.SnapshotEntry
+	var page []volume.Snapshot
 	for _, p := range s.Pools.Open() {
 		if p.ID() >= after.Pool() && len(page) < limit {
 			page = append(page, p.ListSnapshots(dirIn(p.ID(), after), limit-len(page))...)
@@ -176,7 +173,7 @@ func dirIn(id volume.PoolID, after volume.SnapshotID) string {
 // ListSnapshots).
 func (s *Server) oneSnapshot(
 	rawID, rawSource string, after volume.SnapshotID,
-) ([]pool.SnapshotEntry, error) {
+) ([]volume.Snapshot, error) {
 	id, err := volume.ParseSnapshotID(rawID)
 	if err != nil {
 		return nil, nil //nolint:nilerr // there is none of that ID
@@ -193,13 +190,13 @@ func (s *Server) oneSnapshot(
 		rawSource != "" && rawSource != found.Source.String() {
 		return nil, nil
 	}
-	return []pool.SnapshotEntry{{Snapshot: found, Damaged: err}}, nil
+	return []volume.Snapshot{found}, nil
 }
 
 // snapshotsOf lists the snapshots of a volume, which are in its pool.
 func (s *Server) snapshotsOf(
 	rawSource string, after volume.SnapshotID, limit int,
-) ([]pool.SnapshotEntry, error) {
+) ([]volume.Snapshot, error) {
 	source, err := volume.ParseID(rawSource)
 	if err != nil {
 		return nil, nil //nolint:nilerr // there are none of it
@@ -217,13 +214,13 @@ func (s *Server) snapshotsOf(
 // snapshotMessage is a snapshot as CSI has it. Its size is what a volume made from it has at least
 // (CSI spec, Snapshot.size_bytes). A damaged one is not ready, and does not vanish from lists,
 // which would look as if it had been deleted.
-func (s *Server) snapshotMessage(e pool.SnapshotEntry) *csi.Snapshot {
+func (s *Server) snapshotMessage(found volume.Snapshot) *csi.Snapshot {
 	return &csi.Snapshot{
-		SnapshotId:         e.ID.String(),
-		SourceVolumeId:     e.Source.String(),
-		SizeBytes:          e.RestoreBytes,
-		CreationTime:       timestamppb.New(e.Created),
-		ReadyToUse:         e.Damaged == nil,
+		SnapshotId:         found.ID.String(),
+		SourceVolumeId:     found.Source.String(),
+		SizeBytes:          found.RestoreBytes,
+		CreationTime:       timestamppb.New(found.Created),
+		ReadyToUse:         !found.IsDamaged(),
 		AccessibleTopology: []*csi.Topology{{Segments: s.Topology}},
 	}
 }

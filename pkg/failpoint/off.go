@@ -6,4 +6,4 @@
 package failpoint
 
 // Here marks a step at which a crash must be safe.
-func Here(string) {}
+func Here(Point) {}

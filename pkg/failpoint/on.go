@@ -23,11 +23,11 @@ var (
 )
 
 // Here marks a step at which a crash must be safe.
-func Here(point string) {
-	if at == 0 || !strings.HasPrefix(point, prefix) || passed.Add(1) != at {
+func Here(point Point) {
+	if at == 0 || !strings.HasPrefix(string(point), prefix) || passed.Add(1) != at {
 		return
 	}
-	_, _ = os.Stderr.WriteString("failpoint: killed at " + point + "\n")
+	_, _ = os.Stderr.WriteString("failpoint: killed at " + string(point) + "\n")
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {} // the signal is on its way: nothing more happens in this process
 }

@@ -74,6 +74,15 @@ func wantMade(t *testing.T, p *Pool, v volume.Volume, spec volume.Spec) {
 	data.Close()
 }
 
+// wantRecorded reads the record, which has what memory does not keep.
+func wantRecorded(t *testing.T, p *Pool, id volume.ID, owner volume.Owner, bytes int64) {
+	t.Helper()
+	v, err := p.volumes.read(p.volumes.dir, id.Dir(), id.Dir())
+	if v.Owner != owner || v.CapacityBytes != bytes || err != nil {
+		t.Errorf("the record says %+v, %v; want owner %+v and %d bytes", v, err, owner, bytes)
+	}
+}
+
 func TestCreateTwiceIsOneVolume(t *testing.T) {
 	p := newPool(t)
 	req := request(t, "a name/that is hashed", mib)
@@ -83,6 +92,7 @@ func TestCreateTwiceIsOneVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeTree(t, dataPath(p, first.ID), map[string]string{"file": "precious"})
+	first.Owner = volume.Owner{} // that is for the record
 	// What another request may say of the same volume.
 	for _, size := range []volume.SizeRange{req.Size, {}, {Required: 1}, {Limit: 2 * mib}, {Required: mib, Limit: 2 * mib}} {
 		again := req
@@ -97,6 +107,11 @@ func TestCreateTwiceIsOneVolume(t *testing.T) {
 		t.Errorf("after a restart: %+v, %v, want %+v", v, err, first)
 	}
 	wantLedger(t, p, mib, 0)
+	wantRecorded(t, p, first.ID, req.Owner, mib)
+	if _, err := expand(t, p, first.ID, 2*mib, 0); err != nil {
+		t.Fatal(err)
+	}
+	wantRecorded(t, p, first.ID, req.Owner, 2*mib)
 	if content, err := os.ReadFile(
 		filepath.Join(dataPath(p, first.ID), "file"),
 	); string(
@@ -148,7 +163,8 @@ func TestLimitOfInodesIsRefusedWhereNothingEnforcesIt(t *testing.T) {
 func TestNameWithACallUnderWayIsBusy(t *testing.T) {
 	p := newPool(t)
 	v := create(t, p, "v", mib)
-	if err := p.index.claim(v.ID); err != nil {
+	unlock, err := p.volumes.catalog.Lock(v.ID)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrBusy) {
@@ -158,7 +174,7 @@ func TestNameWithACallUnderWayIsBusy(t *testing.T) {
 		t.Errorf("delete: %v, want ErrBusy", err)
 	}
 	create(t, p, "another", mib)
-	p.index.unclaim(v.ID)
+	unlock()
 	remove(t, p, v.ID)
 }
 

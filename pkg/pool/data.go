@@ -38,7 +38,7 @@ func (p *Pool) Data(id volume.ID) (*os.File, error) {
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
 	p.calls.Enter()
 	defer p.calls.Leave()
-	f, err := openDataBelow(p.volumes, id.Dir())
+	f, err := openDataBelow(p.volumes.dir, id.Dir())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
 	}
@@ -116,7 +116,6 @@ func (p *Pool) Status() (Status, error) {
 		return Status{}, err
 	}
 	committed, trash := p.ledger.Counts()
-	snapshots, held := p.snapshotIndex.counts()
 	copies, copied := p.jobs.Stats()
 	return Status{
 		SizeBytes:      r.Size,
@@ -125,12 +124,12 @@ func (p *Pool) Status() (Status, error) {
 		AvailableBytes: p.ledger.Available(r),
 		CommittedBytes: committed,
 		TrashBytes:     trash,
-		Volumes:        p.index.len(),
-		Snapshots:      snapshots,
-		SnapshotBytes:  held,
+		Volumes:        p.volumes.catalog.Len(),
+		Snapshots:      p.snapshots.catalog.Len(),
+		SnapshotBytes:  p.snapshots.catalog.Sum(),
 		Copies:         copies,
 		CopiedBytes:    copied,
-		Unenforced:     p.index.unenforcedLen(),
+		Unenforced:     int(p.volumes.catalog.Sum()),
 		PurgesFailing:  p.purger.failures(),
 	}, nil
 }

@@ -10,76 +10,69 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // Delete takes the volume away; an absent one is no error. Its cost does not depend on what the
 // volume holds: the data is purged in the background, and only then is its space available again.
 // When it returns, the volume stays deleted after a power cut. The caller has made sure that the
-// volume is not published.
-func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
-	return p.delete(
-		ctx,
-		id,
-		deletion{claims: &p.index.claims, from: p.volumes, take: func() (discarded, bool, error) {
-			e, ok := p.index.get(id.Dir())
-			if !ok {
-				return discarded{}, false, nil
-			}
-			thrown, err := p.take(e)
-			return thrown, true, err
-		}},
-	)
+// volume is not published. Errors: ErrBusy while the volume is copied or changed.
+func (p *Pool) Delete(ctx context.Context, id volume.ID) error { return p.volumes.delete(ctx, id) }
+
+// DeleteSnapshot takes the snapshot away as Delete does a volume. Errors: ErrBusy while a volume is
+// being made from it.
+func (p *Pool) DeleteSnapshot(ctx context.Context, id volume.SnapshotID) error {
+	return p.snapshots.delete(ctx, id)
 }
 
-// deletion is what differs between volumes and snapshots.
-type deletion struct {
-	claims *claims
-	from   openat.Dir
-	// take moves the thing to trash/, or buries it, and takes it out of the index, if it is there.
-	take func() (thrown discarded, isThere bool, err error)
-}
-
-func (p *Pool) delete(ctx context.Context, id identified, what deletion) error {
-	if err := what.claims.claim(id); err != nil {
+func (k *kind[V]) delete(ctx context.Context, id catalog.Name) error {
+	unlock, err := k.catalog.LockUnshared(id)
+	if err != nil {
 		return err
 	}
-	defer what.claims.unclaim(id)
-	p.calls.Enter()
-	defer p.calls.Leave()
-	if err := errors.Join(ctx.Err(), what.claims.checkUnheld(id)); err != nil {
+	defer unlock()
+	k.pool.calls.Enter()
+	defer k.pool.calls.Leave()
+	if err := ctx.Err(); err != nil {
 		return err
 	}
-	thrown, isThere, err := what.take()
-	if err != nil {
-		return fmt.Errorf("delete %s: %w", id, err)
-	}
-	failpoint.Here("delete.taken")
-	// Also for what is gone: whoever took it away may have died, or failed, before this.
-	err = p.syncTaken(what.from, id.Dir())
-	if isThere {
-		// No purge before the fsync: a power cut must not bring back a volume with part of its
-		// data. Should the fsync have failed, the purge comes later.
-		p.queue(thrown, err)
-	}
-	if err != nil {
+	if err := k.deleteLocked(id.Dir()); err != nil {
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
 	failpoint.Here("delete.durable")
 	return nil
 }
 
-// take moves a volume out of volumes/ and out of the index. From here on it only ever goes further
-// away. What it returns is to be queued for the purge.
-func (p *Pool) take(e *entry) (discarded, error) {
-	name := e.volume.ID.Dir()
-	d, err := p.throwAway(p.volumes, name, name)
+func (k *kind[V]) deleteLocked(dirName string) (err error) {
+	var thrown discarded
+	e, isThere := k.catalog.Get(dirName)
+	if isThere {
+		if thrown, err = k.takeAway(e); err != nil {
+			return err
+		}
+	}
+	failpoint.Here("delete.taken")
+	// Also for what is gone: whoever took it away may have died, or failed, before this.
+	err = k.pool.syncTaken(k.dir, dirName)
+	if isThere {
+		// No purge before the fsync: a power cut must not bring back a volume with part of its
+		// data. Should the fsync have failed, the purge comes later.
+		k.pool.queue(thrown, err)
+	}
+	return err
+}
+
+// takeAway moves a volume or a snapshot out of its directory and out of the catalog. From here on it
+// only ever goes further away. What takeAway returns is to be queued for the purge.
+func (k *kind[V]) takeAway(e *entry) (discarded, error) {
+	d, err := k.pool.throwAway(k.dir, e.Dir, k.prefix+e.Dir)
 	if err != nil {
 		return d, err
 	}
-	p.index.remove(name)
-	d = p.discard(d, e.volume.PromisedBytes(), e.volume.QuotaID)
-	d.uncounted = e.damaged != nil
+	k.catalog.Remove(e.Dir)
+	d = k.pool.discard(d, e.Value.promisedBytes, e.Value.quotaID)
+	d.keeps, d.uncounted = k.pool.accountOf(e), e.Value.damaged() != nil
 	return d, nil
 }
 

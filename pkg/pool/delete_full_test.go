@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -237,8 +238,8 @@ func TestNameOfABuriedVolumeIsBusy(t *testing.T) {
 	p.purger.stop()
 	for _, grave := range []struct {
 		in openat.Dir
-		id identified
-	}{{p.volumes, v.ID}, {p.snapshots, s.ID}} {
+		id catalog.Name
+	}{{p.volumes.dir, v.ID}, {p.snapshots.dir, s.ID}} {
 		if err := bury(grave.in, grave.id.Dir()); err != nil {
 			t.Fatal(err)
 		}

@@ -20,17 +20,18 @@ const recordTmpFile = record.VolumeFile + ".tmp"
 // cut. Errors: ErrNotFound, ErrCorrupt, ErrBusy; ErrOutOfRange when the volume is larger than the
 // limit, because it never shrinks; ErrNoSpace, with the volume as it was.
 func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) (int64, error) {
-	if err := p.index.claim(id); err != nil {
+	unlock, err := p.volumes.catalog.Lock(id)
+	if err != nil {
 		return 0, err
 	}
-	defer p.index.unclaim(id)
-	if _, err := p.Get(id); err != nil {
+	defer unlock()
+	e, err := p.find(id)
+	if err != nil {
 		return 0, err
 	}
-	e, _ := p.index.get(id.Dir())
-	v := e.volume
+	v := p.volumeOf(e)
 	if size.Contains(v.CapacityBytes) {
-		return v.CapacityBytes, p.settleRecord(e)
+		return v.CapacityBytes, p.syncUnsynced(e)
 	}
 	if v.CapacityBytes > size.Required {
 		return 0, fmt.Errorf("%w: volume %s has %d bytes and never shrinks; asked for are at most %d",
@@ -41,11 +42,11 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 		return 0, fmt.Errorf("volume %s: %w", id, err)
 	}
 	if v.Spec.IsImage() { // a copy of it is to be of one size
-		if err := p.index.checkUnheld(id); err != nil {
+		if err := p.volumes.catalog.CheckUnshared(id); err != nil {
 			return 0, err
 		}
 	}
-	if err := p.grow(ctx, *e, bytes); err != nil {
+	if err := p.grow(ctx, e, v, bytes); err != nil {
 		return 0, fmt.Errorf("expand volume %s from %d to %d bytes: %w", id, v.CapacityBytes, bytes, err)
 	}
 	return bytes, nil
@@ -53,33 +54,33 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 
 // grow reserves, raises the limit, and then says so in the record: at a start the record wins, so a
 // crash in between leaves the old size.
-func (p *Pool) grow(ctx context.Context, e entry, bytes int64) error {
-	v := e.volume
+func (p *Pool) grow(ctx context.Context, e *entry, was volume.Volume, bytes int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	more := bytes - v.CapacityBytes
+	more := bytes - was.CapacityBytes
 	if err := p.reserve(more); err != nil {
 		return err
 	}
 	failpoint.Here("expand.reserved")
-	e.volume.CapacityBytes = bytes
-	err := p.resize(e.volume, p.limitOf(e.volume))
+	v := was
+	v.CapacityBytes = bytes
+	err := p.resize(v, p.limitOf(v))
 	if err == nil {
 		failpoint.Here("expand.resized")
-		err = p.replaceRecord(e.volume)
+		err = p.replaceRecord(v)
 	}
 	if err != nil {
 		p.ledger.Release(more)
-		return errors.Join(err, p.resize(v, p.limitOf(v)))
+		return errors.Join(err, p.resize(was, p.limitOf(was)))
 	}
 	// Nothing goes back from here on, also when the fsync fails: data that is shorter than its
 	// record is corrupt.
-	return errors.Join(p.putReplaced(e), p.relimit(v.ID))
+	return errors.Join(p.putReplaced(e, v), p.applyCharges(v.ID))
 }
 
 func (p *Pool) resize(v volume.Volume, bytes int64) error {
-	d, err := p.volumes.OpenDir(v.ID.Dir())
+	d, err := p.volumes.dir.OpenDir(v.ID.Dir())
 	if err != nil {
 		return err
 	}
@@ -87,26 +88,27 @@ func (p *Pool) resize(v volume.Volume, bytes int64) error {
 	return p.backendOf(v.Spec).Resize(d.File, v.QuotaID, v.Spec, bytes)
 }
 
-// putReplaced puts an entry whose record was exchanged into the index, and makes the record
-// durable. If that fails, the index says all the same what the disk says; see settleRecord.
-func (p *Pool) putReplaced(e entry) error {
-	err := p.syncRecord(e.volume.ID)
-	e.unsettled = err != nil
-	p.index.put(&e)
+// putReplaced puts a volume whose record was exchanged into the catalog, in the place of the entry
+// that it had, and makes the record durable. If that fails, the catalog says all the same what the disk says; see syncUnsynced.
+func (p *Pool) putReplaced(was *entry, v volume.Volume) error {
+	err := p.syncRecord(was.Dir)
+	e := p.entryOf(v)
+	e.Value.isUnenforced, e.Value.isUnsynced = was.Value.isUnenforced, err != nil
+	p.volumes.catalog.Put(e)
 	return err
 }
 
-// settleRecord makes the record durable of an entry for which that has failed: nobody may build on
+// syncUnsynced makes the record durable of an entry for which that has failed: nobody may build on
 // what a power cut takes back.
-func (p *Pool) settleRecord(e *entry) error {
-	if !e.unsettled {
+func (p *Pool) syncUnsynced(e *entry) error {
+	if !e.Value.isUnsynced {
 		return nil
 	}
-	return p.syncRecord(e.volume.ID)
+	return p.syncRecord(e.Dir)
 }
 
-func (p *Pool) syncRecord(id volume.ID) error {
-	d, err := p.volumes.OpenDir(id.Dir())
+func (p *Pool) syncRecord(dirName string) error {
+	d, err := p.volumes.dir.OpenDir(dirName)
 	if err != nil {
 		return err
 	}
@@ -114,10 +116,16 @@ func (p *Pool) syncRecord(id volume.ID) error {
 	return p.commits.SyncFile(d.File)
 }
 
-// replaceRecord exchanges a volume's record by one rename(2). An error says that the old one is
-// there; putReplaced makes it durable.
+// replaceRecord exchanges a volume's record by one rename(2). The owner, which memory does not have,
+// is that of the old record. An error says that the old one is there; putReplaced makes the new one
+// durable.
 func (p *Pool) replaceRecord(v volume.Volume) error {
-	d, err := p.volumes.OpenDir(v.ID.Dir())
+	old, err := p.volumes.read(p.volumes.dir, v.ID.Dir(), v.ID.Dir())
+	if err != nil {
+		return err
+	}
+	v.Owner, v.Created = old.Owner, old.Created
+	d, err := p.volumes.dir.OpenDir(v.ID.Dir())
 	if err != nil {
 		return err
 	}

@@ -129,13 +129,14 @@ func TestExpandOfWhatCannotGrow(t *testing.T) {
 	if _, err := expand(t, p, gone.ID, 2*mib, 0); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("a deleted volume: %v, want ErrNotFound", err)
 	}
-	if err := p.index.claim(v.ID); err != nil {
+	unlock, err := p.volumes.catalog.Lock(v.ID)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := expand(t, p, v.ID, 2*mib, 0); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("a volume with a call under way: %v, want ErrBusy", err)
 	}
-	p.index.unclaim(v.ID)
+	unlock()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := p.Expand(
@@ -228,19 +229,19 @@ func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
 	}
 	p = openPool(t, p.opts)
 	with, without := mustEntry(t, p, first.ID), mustEntry(t, p, second.ID)
-	if with.unenforced { // whichever is found first
+	if with.Value.isUnenforced { // whichever is found first
 		with, without = without, with
 	}
-	if with.unenforced || !without.unenforced {
+	if with.Value.isUnenforced || !without.Value.isUnenforced {
 		t.Fatal("want the size of one of them enforced")
 	}
-	if _, err := expand(t, p, without.volume.ID, 64*mib, 0); err != nil {
+	if _, err := expand(t, p, p.volumeOf(without).ID, 64*mib, 0); err != nil {
 		t.Fatal(err)
 	}
-	if got := usage(t, p, with.volume.ID).TotalBytes; got != 4*mib {
+	if got := usage(t, p, p.volumeOf(with).ID).TotalBytes; got != 4*mib {
 		t.Errorf("the volume that has the quota is limited to %d bytes by now, want %d", got, 4*mib)
 	}
-	remove(t, p, without.volume.ID)
+	remove(t, p, p.volumeOf(without).ID)
 	waitPurged(t, p)
 	wantLedger(t, p, 4*mib, 0)
 }

@@ -24,8 +24,8 @@ func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if e, ok := p.index.get(id.Dir()); ok {
-		if err := p.settleRecord(e); err != nil {
+	if e, ok := p.volumes.catalog.Get(id.Dir()); ok {
+		if err := p.syncUnsynced(e); err != nil {
 			return nil, err
 		}
 	}
@@ -66,29 +66,30 @@ func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
 // durably. It takes no context: the work is done, and a caller that has given up would have it done
 // again. Errors: ErrNotFound, ErrCorrupt, ErrBusy.
 func (p *Pool) SetFilesystemBytes(id volume.ID, bytes int64) error {
-	if err := p.index.claim(id); err != nil {
+	unlock, err := p.volumes.catalog.Lock(id)
+	if err != nil {
 		return err
 	}
-	defer p.index.unclaim(id)
-	if _, err := p.Get(id); err != nil {
+	defer unlock()
+	e, err := p.find(id)
+	if err != nil {
 		return err
 	}
-	found, _ := p.index.get(id.Dir())
-	e := *found
-	if e.volume.FilesystemBytes == bytes {
-		return p.settleRecord(&e)
+	v := p.volumeOf(e)
+	if v.FilesystemBytes == bytes {
+		return p.syncUnsynced(e)
 	}
 	// a copy that began before it says that there is none, and would be formatted
-	if e.volume.FilesystemBytes == 0 {
-		if err := p.index.checkUnheld(id); err != nil {
+	if v.FilesystemBytes == 0 {
+		if err := p.volumes.catalog.CheckUnshared(id); err != nil {
 			return err
 		}
 	}
-	e.volume.FilesystemBytes = bytes
-	if err := p.replaceRecord(e.volume); err != nil {
+	v.FilesystemBytes = bytes
+	if err := p.replaceRecord(v); err != nil {
 		return err
 	}
-	return p.putReplaced(e)
+	return p.putReplaced(e, v)
 }
 
 // IsImageOf says whether a device has a volume's image.
@@ -126,7 +127,7 @@ func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
 // CheckDetached refuses a volume whose image is on a loop device: the volume is staged, or somebody
 // else looks into it. Errors: ErrInUse.
 func (p *Pool) CheckDetached(id volume.ID) error {
-	if err := p.checkDetached(p.volumes, id.Dir()); err != nil {
+	if err := p.checkDetached(p.volumes.dir, id.Dir()); err != nil {
 		return fmt.Errorf("volume %s: %w", id, err)
 	}
 	return nil
@@ -147,14 +148,7 @@ func (p *Pool) checkDetached(parent openat.Dir, entry string) error {
 // Claim keeps everybody from copying a volume until release: it is about to be written to. Errors:
 // ErrBusy while it is copied or changed.
 func (p *Pool) Claim(id volume.ID) (release func(), err error) {
-	if err := p.index.claim(id); err != nil {
-		return nil, err
-	}
-	if err := p.index.checkUnheld(id); err != nil {
-		p.index.unclaim(id)
-		return nil, err
-	}
-	return func() { p.index.unclaim(id) }, nil
+	return p.volumes.catalog.LockUnshared(id)
 }
 
 // copyImage makes, in the directory of what is being built, an image of so many bytes that begins
@@ -174,8 +168,8 @@ func (p *Pool) copyImage(
 	return image.New(allocation).MakeFrom(ctx, d.File, source, bytes, opts)
 }
 
-// freezeImage is freeze for an image.
-func (p *Pool) freezeImage(
+// cutImage is cutSnapshot for an image.
+func (p *Pool) cutImage(
 	ctx context.Context, d openat.Dir, s *volume.Snapshot, from *origin, progress *copytree.Progress,
 ) (*os.File, error) {
 	data, err := p.copyImage(ctx, d, from, volume.Sparse, from.restoreBytes, progress)
@@ -193,8 +187,8 @@ func (p *Pool) freezeImage(
 
 // makeImage is copied's make for an image. The filesystem in it is as large as its source's, and
 // grows when the volume is staged.
-func (c copied) makeImage(ctx context.Context, p *Pool, d openat.Dir, v *volume.Volume) (*os.File, error) {
-	data, err := p.copyImage(ctx, d, c.from, v.Spec.Allocation, v.CapacityBytes, c.progress)
+func (c copied) makeImage(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
+	data, err := c.pool.copyImage(ctx, d, c.from, v.Spec.Allocation, v.CapacityBytes, c.progress)
 	if err == nil {
 		v.FilesystemBytes = c.from.filesystemBytes
 	}

@@ -173,7 +173,7 @@ func TestDeletedImageIsPurgedOnlyWhenNoDeviceHasIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	thrown, err := p.take(mustEntry(t, p, v.ID)) // as a caller does who did not look
+	thrown, err := p.volumes.takeAway(mustEntry(t, p, v.ID)) // as a caller does who did not look
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,9 +188,9 @@ func TestDeletedImageIsPurgedOnlyWhenNoDeviceHasIt(t *testing.T) {
 
 func mustEntry(t *testing.T, p *Pool, id volume.ID) *entry {
 	t.Helper()
-	e, ok := p.index.get(id.Dir())
+	e, ok := p.volumes.catalog.Get(id.Dir())
 	if !ok {
-		t.Fatalf("%s is not in the index", id)
+		t.Fatalf("%s is not in the catalog", id)
 	}
 	return e
 }
@@ -249,7 +249,7 @@ func TestImageThatCannotBeLookedAtIsNotSaidToBeDetached(t *testing.T) {
 	if err := p.checkDetached(openat.Dir{File: unreadable}, "v"); err == nil {
 		t.Error("it is on no device, says who could not look")
 	}
-	if err := p.checkDetached(p.volumes, "none"); err != nil {
+	if err := p.checkDetached(p.volumes.dir, "none"); err != nil {
 		t.Errorf("no image at all: %v", err)
 	}
 }

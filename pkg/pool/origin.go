@@ -9,13 +9,13 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // origin is a volume or a snapshot that something is copied from. Nobody deletes it until release.
 type origin struct {
-	id      identified
+	id      catalog.Name
 	dir     openat.Dir // its directory
 	quotaID volume.QuotaID
 	spec    volume.Spec
@@ -99,7 +99,8 @@ func (p *Pool) clones(spec volume.Spec) bool {
 }
 
 func (p *Pool) holdVolume(id volume.ID) (*origin, error) {
-	if err := p.index.hold(id); err != nil {
+	unshare, err := p.volumes.catalog.Share(id)
+	if err != nil {
 		return nil, err
 	}
 	v, err := p.Get(id)
@@ -112,13 +113,14 @@ func (p *Pool) holdVolume(id volume.ID) (*origin, error) {
 		isLive:          true,
 		created:         v.Created,
 		filesystemBytes: v.FilesystemBytes,
-		release:         func() { p.index.unhold(id) },
+		release:         unshare,
 	}
-	return o.open(p.volumes, err)
+	return o.open(p.volumes.dir, err)
 }
 
 func (p *Pool) holdSnapshot(id volume.SnapshotID) (*origin, error) {
-	if err := p.snapshotIndex.hold(id); err != nil {
+	unshare, err := p.snapshots.catalog.Share(id)
+	if err != nil {
 		return nil, err
 	}
 	s, err := p.GetSnapshot(id)
@@ -129,9 +131,9 @@ func (p *Pool) holdSnapshot(id volume.SnapshotID) (*origin, error) {
 		restoreBytes:    s.RestoreBytes,
 		sharedBytes:     s.HeldBytes,
 		filesystemBytes: s.FilesystemBytes,
-		release:         func() { p.snapshotIndex.unhold(id) },
+		release:         unshare,
 	}
-	return o.open(p.snapshots, err)
+	return o.open(p.snapshots.dir, err)
 }
 
 // open opens the directory, or gives the hold back.
@@ -202,69 +204,3 @@ func (noCloner) Clone(backend.Source, *os.File, int64) (backend.Clone, error) {
 }
 
 func (noCloner) ChargesWriter() bool { return false }
-
-// limitOf is what the filesystem is told of a volume's size. Where a block counts for the volume
-// that wrote it as long as a snapshot has it, a volume that overwrites what is in its snapshots
-// needs that much more; the ledger has it, as what the snapshots hold.
-func (p *Pool) limitOf(v volume.Volume) int64 {
-	return ledger.Sum(v.CapacityBytes, p.snapshotIndex.keptOf(chargedTo(v)))
-}
-
-// relimit makes the filesystem agree with limitOf after that has changed. It is asked again after
-// each change of the limit, so that of two at the same time the one that ends last sets what is
-// right.
-func (p *Pool) relimit(id volume.ID) error {
-	if !p.cloner().ChargesWriter() {
-		return nil
-	}
-	for set := int64(-1); ; {
-		e, ok := p.index.get(id.Dir())
-		if !ok || id.Pool() != p.id || e.damaged != nil || e.unenforced || e.volume.QuotaID == 0 {
-			return nil //nolint:nilerr // a volume that is gone, damaged or unenforced has no size to hold
-		}
-		v := e.volume
-		limit := p.limitOf(v)
-		if limit == set {
-			return nil
-		}
-		if err := p.resize(v, limit); err != nil {
-			return err
-		}
-		set = limit
-	}
-}
-
-// letGo lowers the limit of the volume of which a purged snapshot has kept something. Errors:
-// backend.ErrPending while the volume is being changed.
-func (p *Pool) letGo(d *discarded) error {
-	if d.keeps.quotaID == 0 {
-		return nil
-	}
-	source := d.keeps.source
-	if err := p.index.hold(source); err != nil {
-		return errors.Join(backend.ErrPending, err)
-	}
-	defer p.index.unhold(source)
-	p.snapshotIndex.keep(d.keeps, -d.bytes)
-	d.keeps = charge{}
-	return p.relimit(source)
-}
-
-// raise lets a volume overwrite, from the moment of its snapshot on, all that it may have written
-// until then: what the snapshot keeps is known, and counted, only afterwards. Until lower the limit
-// is at most twice what it was; a crash leaves it so until the next start, which sets it by the
-// records.
-func (p *Pool) raise(id volume.ID) (lower func(), err error) {
-	v, err := p.Get(id)
-	if err != nil || !p.cloner().ChargesWriter() {
-		return func() {}, err
-	}
-	on, bytes := chargedTo(v), p.limitOf(v)
-	p.snapshotIndex.keep(on, bytes)
-	lower = func() { p.snapshotIndex.keep(on, -bytes) }
-	if err := p.relimit(id); err != nil {
-		lower()
-		return nil, err
-	}
-	return lower, nil
-}

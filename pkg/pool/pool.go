@@ -31,20 +31,21 @@ type Pool struct {
 	opts Options
 	id   volume.PoolID
 
-	root, volumes, snapshots, tmp, trash openat.Dir
-	commits                              *groupsync.Group
-	ordered                              bool // backend.HasOrderedJournal
-	location                             mount.Location
-	backend                              backend.Backend
-	index                                index
-	snapshotIndex                        snapshotIndex
-	jobs                                 *copyjob.Jobs
-	throttle                             copyjob.Throttle
-	calls                                copyjob.CallGate
-	ledger                               ledger.Ledger
-	purger                               *purger
-	mounts                               mountSnapshot
-	foreign                              foreignUse
+	root, tmp, trash openat.Dir
+	volumes          *kind[volume.Volume]
+	snapshots        *kind[volume.Snapshot]
+	charges          charges
+	commits          *groupsync.Group
+	ordered          bool // backend.HasOrderedJournal
+	location         mount.Location
+	backend          backend.Backend
+	jobs             *copyjob.Jobs
+	throttle         copyjob.Throttle
+	calls            copyjob.CallGate
+	ledger           ledger.Ledger
+	purger           *purger
+	mounts           mountSnapshot
+	foreign          foreignUse
 }
 
 // Open takes the pool at opts.Path, making it first where the directory is empty or absent,
@@ -64,6 +65,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 		commits:  groupsync.New((*os.File).Sync),
 		throttle: copyjob.NewThrottle(cmp.Or(opts.MaxCopies, DefaultMaxCopies), opts.CopyBytesPerSecond),
 	}
+	p.volumes, p.snapshots = p.newVolumes(), p.newSnapshots()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.closeFiles())
@@ -87,8 +89,8 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	// A crash may have come between a rename and its fsync: what is there now is what everybody
 	// will be told of.
 	if err := errors.Join(
-		p.volumes.Sync(),
-		p.snapshots.Sync(),
+		p.volumes.dir.Sync(),
+		p.snapshots.dir.Sync(),
 		p.trash.Sync(),
 		p.tmp.Sync(),
 		p.root.Sync(),
@@ -220,8 +222,8 @@ func (p *Pool) openLayout() error {
 	if err := p.identify(m); err != nil {
 		return err
 	}
-	return errors.Join(openInto(&p.volumes, p.root, volumesDir),
-		openInto(&p.snapshots, p.root, snapshotsDir), openInto(&p.tmp, p.root, tmpDir),
+	return errors.Join(openInto(&p.volumes.dir, p.root, volumesDir),
+		openInto(&p.snapshots.dir, p.root, snapshotsDir), openInto(&p.tmp, p.root, tmpDir),
 		openInto(&p.trash, p.root, trashDir))
 }
 
@@ -271,7 +273,7 @@ func (p *Pool) Close() error {
 
 func (p *Pool) closeFiles() error {
 	var errs []error
-	for _, f := range []*os.File{p.volumes.File, p.snapshots.File, p.tmp.File, p.trash.File, p.root.File} {
+	for _, f := range []*os.File{p.volumes.dir.File, p.snapshots.dir.File, p.tmp.File, p.trash.File, p.root.File} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
@@ -285,15 +287,23 @@ func (p *Pool) ID() volume.PoolID { return p.id }
 // Name is what the configuration calls the pool.
 func (p *Pool) Name() string { return p.opts.Name }
 
-// Get is one volume. Errors: ErrNotFound; ErrCorrupt when it is there and its record makes no
-// sense.
+// Get is one volume, but for the owner of one that does not live with a pod, which only the record
+// says. Errors: ErrNotFound; ErrCorrupt when it is there and its record makes no sense.
 func (p *Pool) Get(id volume.ID) (volume.Volume, error) {
-	e, ok := p.index.get(id.Dir())
-	if !ok || id.Pool() != p.id {
-		return volume.Volume{}, fmt.Errorf("%w: volume %s is not in pool %s", volume.ErrNotFound, id,
-			p.opts.Name)
+	e, err := p.find(id)
+	if e == nil {
+		return volume.Volume{}, err
 	}
-	return e.volume, e.damaged
+	return p.volumeOf(e), err
+}
+
+// find is the entry of a volume, also of a damaged one. Errors: those of Get.
+func (p *Pool) find(id volume.ID) (*entry, error) {
+	e, ok := p.volumes.catalog.Get(id.Dir())
+	if !ok || id.Pool() != p.id {
+		return nil, fmt.Errorf("%w: volume %s is not in pool %s", volume.ErrNotFound, id, p.opts.Name)
+	}
+	return e, e.Value.damaged()
 }
 
 // AllowMultiNode says whether the operator lets multi-node access modes mean "the pods of one
@@ -303,11 +313,13 @@ func (p *Pool) AllowMultiNode() bool { return p.opts.AllowMultiNode }
 // List is at most limit volumes in the order of their IDs, from the first one whose directory comes
 // after the given one. Its cost is that of the page.
 func (p *Pool) List(afterDir string, limit int) []volume.Volume {
-	return p.index.after(afterDir, limit)
+	return p.volumes.page(afterDir, limit)
 }
 
-// Inline lists the volumes that live with a pod, in no order.
-func (p *Pool) Inline() []volume.Volume { return p.index.inlineVolumes() }
+// Inline lists the volumes that live with a pod.
+func (p *Pool) Inline() []volume.Volume {
+	return p.volumes.unpackAll(p.volumes.catalog.Belonging())
+}
 
 // VolumeAt says which volume's data a mount shows, if one of this pool.
 func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {

@@ -32,7 +32,7 @@ type discarded struct {
 	name    string
 	bytes   int64          // what the ledger gives back when the entry is gone
 	quotaID volume.QuotaID // what the backend gets back, once
-	keeps   charge         // of a snapshot: its source, if the bytes count for that
+	keeps   account        // of a snapshot: its source, if the bytes count for that
 	due     time.Time      // when it may be purged
 	// lookAfter is since when nobody may have it mounted: a mount table from before that says
 	// nothing.

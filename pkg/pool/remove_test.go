@@ -18,10 +18,10 @@ import (
 )
 
 // The kinds of things that a pod leaves in its volume.
-type kind int
+type fileKind int
 
 const (
-	isDir kind = iota
+	isDir fileKind = iota
 	isFile
 	isLink
 	isHardLink
@@ -39,7 +39,7 @@ const (
 // node is one thing in a tree; attributes are set when the whole tree is there.
 type node struct {
 	path       string
-	kind       kind
+	kind       fileKind
 	target     string // of a link
 	mode       uint32
 	attributes int
@@ -314,7 +314,7 @@ func TestPurgeEntersNoMount(t *testing.T) {
 	for _, tc := range []struct {
 		title string
 		path  string // of the mount point in the volume
-		kind  kind
+		kind  fileKind
 	}{
 		{"on a directory", "a/b/mnt", isDir},
 		{"on a file", "a/b/mnt", isFile},

@@ -47,15 +47,13 @@ func (p *Pool) restore(
 	sources Sources,
 	progress *copytree.Progress,
 ) (volume.Volume, error) {
-	if err := p.index.claim(id); err != nil {
+	unlock, err := p.volumes.catalog.Lock(id)
+	if err != nil {
 		return volume.Volume{}, err
 	}
-	defer p.index.unclaim(id)
-	if e, ok := p.index.get(id.Dir()); ok {
-		if err := compatible(e, req); err != nil {
-			return volume.Volume{}, err
-		}
-		return e.volume, p.syncPlaced(p.volumes)
+	defer unlock()
+	if e, ok := p.volumes.catalog.Get(id.Dir()); ok {
+		return p.existing(e, req)
 	}
 	other, err := sources.ByID(req.Source.Pool())
 	if err != nil {
@@ -83,21 +81,22 @@ func (p *Pool) restore(
 			v.SharedBytes = ledger.Sum(from.restoreBytes, from.sharedBytes)
 		}
 	}
-	return p.make(ctx, v, copied{from: from, limit: req.Size.Limit, progress: progress})
+	c := copied{pool: p, from: from, limit: req.Size.Limit, progress: progress}
+	return p.publishVolume(ctx, v, making[volume.Volume]{data: c.make, isCopy: true})
 }
 
 // copied is the content of a volume that is made from another one, or from a snapshot.
 type copied struct {
+	pool     *Pool
 	from     *origin
 	limit    int64 // the most bytes that the volume may have; 0 is any
 	progress *copytree.Progress
 }
 
-func (copied) leaves(v volume.Volume) int64 { return v.PromisedBytes() }
-
-func (c copied) make(ctx context.Context, p *Pool, d openat.Dir, v *volume.Volume) (*os.File, error) {
+func (c copied) make(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
+	p := c.pool
 	if v.Spec.IsImage() {
-		return c.makeImage(ctx, p, d, v)
+		return c.makeImage(ctx, d, v)
 	}
 	source := backend.Source{Dir: c.from.dir.File, QuotaID: c.from.quotaID}
 	made, err := p.cloner().Clone(source, d.File, v.CapacityBytes)

@@ -141,10 +141,12 @@ func (p *Pool) measureForeignAgain(ctx context.Context) {
 // unwrittenNow asks for each volume.
 func (p *Pool) unwrittenNow() (sum int64) {
 	for after := ""; ; {
-		page := p.index.held(after, scanBatch)
-		for _, v := range page {
-			sum = ledger.Sum(sum, p.unwrittenOf(p.volumes, v.ID.Dir(), v))
-			after = v.ID.Dir()
+		page := p.volumes.catalog.After(after, scanBatch)
+		for _, e := range page {
+			if e.Value.damaged() == nil && !e.Value.isUnenforced {
+				sum = ledger.Sum(sum, p.unwrittenOf(p.volumes.dir, e.Dir, p.volumeOf(e)))
+			}
+			after = e.Dir
 		}
 		if len(page) == 0 {
 			return sum
@@ -169,6 +171,6 @@ func (p *Pool) unwrittenOf(parent openat.Dir, entry string, v volume.Volume) int
 	if err != nil {
 		return 0
 	}
-	own := max(0, allocated-p.snapshotIndex.keptOf(chargedTo(v)))
+	own := max(0, allocated-p.charges.of(accountOfVolume(v)))
 	return max(0, v.PromisedBytes()-own)
 }

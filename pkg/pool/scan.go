@@ -26,10 +26,10 @@ func (p *Pool) scan(ctx context.Context) error {
 	start := time.Now()
 	var buried graves
 	// before the volumes: what is kept of a volume raises its limit
-	if err := p.scanSnapshots(ctx, &buried); err != nil {
+	if err := p.snapshots.scan(ctx, &buried); err != nil {
 		return err
 	}
-	if err := p.scanVolumes(ctx, &buried); err != nil {
+	if err := p.volumes.scan(ctx, &buried); err != nil {
 		return err
 	}
 	// after them: a quota that is another volume's by now is not held
@@ -37,11 +37,10 @@ func (p *Pool) scan(ctx context.Context) error {
 		return err
 	}
 	committed, trash := p.ledger.Counts()
-	snapshots, _ := p.snapshotIndex.counts()
 	klog.FromContext(
 		ctx,
 	).Info("Pool is open", "pool", p.opts.Name, "path", p.opts.Path, "poolID", p.id, "volumes",
-		p.index.len(), "snapshots", snapshots, "committedBytes", committed, "trashBytes", trash, "took",
+		p.volumes.catalog.Len(), "snapshots", p.snapshots.catalog.Len(), "committedBytes", committed, "trashBytes", trash, "took",
 		time.Since(start))
 	return nil
 }
@@ -81,97 +80,114 @@ func (g *graves) add(at openat.Dir, name string) {
 	g.found = append(g.found, d)
 }
 
-// scanVolumes reads the records in parallel: with 100,000 of them it is the latency of the disk
-// that counts.
-func (p *Pool) scanVolumes(ctx context.Context, buried *graves) error {
-	return scanDir(ctx, p.volumes,
-		func(ctx context.Context, names []string) error { return p.scanBatch(ctx, names, buried) })
-}
+// scanner takes up an entry whose record has been read; entries of different names may come at the
+// same time.
+type scanner func(ctx context.Context, e *entry)
 
-// scanDir reads a directory and has its names read in batches.
-func scanDir(ctx context.Context, d openat.Dir, batch func(context.Context, []string) error) error {
+// scan reads the records of a kind in parallel, and enters all in the catalog and the ledger: with
+// 100,000 of them it is the latency of the disk that counts.
+func (k *kind[V]) scan(ctx context.Context, buried *graves) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4 * runtime.GOMAXPROCS(0))
 	for ctx.Err() == nil {
-		names, err := d.Readdirnames(scanBatch)
+		names, err := k.dir.Readdirnames(scanBatch)
 		if len(names) > 0 {
-			group.Go(func() error { return batch(ctx, names) })
+			group.Go(func() error { return k.scanNames(ctx, names, buried) })
 		}
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return errors.Join(fmt.Errorf("read %s/: %w", d.Name(), err), group.Wait())
+			return errors.Join(fmt.Errorf("read %s/: %w", k.dir.Name(), err), group.Wait())
 		}
 	}
 	return group.Wait()
 }
 
-func (p *Pool) scanBatch(ctx context.Context, names []string, buried *graves) error {
+func (k *kind[V]) scanNames(ctx context.Context, names []string, buried *graves) error {
 	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		id, err := volume.IDFromDir(p.id, name)
-		if err != nil {
-			klog.FromContext(ctx).Error(err, "Left alone", "pool", p.opts.Name, "directory", name)
-			continue
-		}
-		dead, err := isBuried(p.volumes, name)
-		if dead {
-			buried.add(p.volumes, name)
-			continue
-		}
-		var v volume.Volume
-		if err == nil {
-			v, err = p.readRecord(p.volumes, name, name)
-		}
-		if err != nil {
-			err = fmt.Errorf("volume %s in pool %s: %w", id, p.opts.Name, err)
-			klog.FromContext(
-				ctx,
-			).Error(err, "Damaged volume: it can be deleted, but not used", "volumeID", id)
-			v.ID = id
-		}
-		e := &entry{volume: v, damaged: err}
-		p.adopt(ctx, e)
-		p.index.put(e)
-		p.ledger.Add(v.PromisedBytes())
-		if e.damaged == nil && !e.unenforced {
-			p.foreign.addUnwritten(p.unwrittenOf(p.volumes, name, v))
-		}
+		k.scanName(ctx, name, buried)
 	}
 	return nil
 }
 
-// adopt makes the filesystem agree with the record. A volume for which it cannot is used all the
-// same: its data is whole, and its size is what is not sure. Of a damaged one it keeps the quota,
-// whatever that is.
-func (p *Pool) adopt(ctx context.Context, e *entry) {
-	d, err := p.volumes.OpenDir(e.volume.ID.Dir())
-	repaired := false
+func (k *kind[V]) scanName(ctx context.Context, name string, buried *graves) {
+	log := klog.FromContext(ctx)
+	id, err := k.nameOf(name)
+	if err != nil {
+		log.Error(err, "Left alone", "pool", k.pool.opts.Name, "directory", k.dir.Name()+"/"+name)
+		return
+	}
+	dead, err := isBuried(k.dir, name)
+	if dead {
+		buried.add(k.dir, name)
+		return
+	}
+	var v V
+	if err == nil {
+		v, err = k.read(k.dir, name, name)
+	}
+	var e *entry
+	if err == nil {
+		e = k.pack(v)
+	} else {
+		err = fmt.Errorf("%s %s in pool %s: %w", k.word, id, k.pool.opts.Name, err)
+		log.Error(err, "Damaged "+k.word+": it can be deleted, but not used", k.word+"ID", id)
+		e = damagedEntry(name, err)
+	}
+	k.adopt(ctx, e)
+	k.catalog.Put(e)
+	k.pool.ledger.Add(e.Value.promisedBytes)
+}
+
+// adoptVolume makes the filesystem agree with the record. A volume for which it cannot is used all
+// the same: its data is whole, and its size is what is not sure. Of a damaged one it keeps the
+// quota, whatever that is.
+func (p *Pool) adoptVolume(ctx context.Context, e *entry) {
+	d, err := p.volumes.dir.OpenDir(e.Dir)
 	if err == nil {
 		defer d.Close()
-		if e.damaged != nil {
-			e.volume.QuotaID = p.backend.Hold(d.File, 0)
-			return
+	}
+	if e.Value.damaged() != nil {
+		if err == nil {
+			e.Value.quotaID = p.backend.Hold(d.File, 0)
 		}
-		repaired, err = p.backendOf(
-			e.volume.Spec,
-		).Adopt(d.File, e.volume.QuotaID, e.volume.Spec, p.limitOf(e.volume))
+		return
+	}
+	repaired := false
+	v := p.volumeOf(e)
+	if err == nil {
+		repaired, err = p.backendOf(v.Spec).Adopt(d.File, v.QuotaID, v.Spec, p.limitOf(v))
 	}
 	if errors.Is(err, volume.ErrCorrupt) {
-		e.volume.QuotaID = 0 // or its limit, and its end, would be the other one's
+		e.Value.quotaID = 0 // or its limit, and its end, would be the other one's
 	}
-	e.unenforced = err != nil || !p.backendOf(e.volume.Spec).Enforces()
-	switch {
+	e.Value.isUnenforced = err != nil || e.Value.isUnenforced
+	switch log := klog.FromContext(ctx); {
 	case err != nil:
-		klog.FromContext(
-			ctx,
-		).Error(err, "The size of a volume is not enforced", "pool", p.opts.Name, "volumeID", e.volume.ID)
+		log.Error(err, "The size of a volume is not enforced", "pool", p.opts.Name, "volumeID", v.ID)
 	case repaired:
-		klog.FromContext(ctx).Info("The size of a volume was not as its record says, and is again",
-			"pool", p.opts.Name, "volumeID", e.volume.ID, "quotaID", e.volume.QuotaID, "bytes",
-			e.volume.CapacityBytes)
+		log.Info("The size of a volume was not as its record says, and is again", "pool", p.opts.Name,
+			"volumeID", v.ID, "quotaID", v.QuotaID, "bytes", v.CapacityBytes)
 	}
+	if !e.Value.isUnenforced {
+		p.foreign.addUnwritten(p.unwrittenOf(p.volumes.dir, e.Dir, v))
+	}
+}
+
+// adoptSnapshot keeps the snapshot's quota ID from being given out, and charges its volume. There is
+// no limit to put right.
+func (p *Pool) adoptSnapshot(ctx context.Context, e *entry) {
+	p.charges.charge(p.accountOf(e), e.Value.promisedBytes)
+	d, err := p.snapshots.dir.OpenDir(e.Dir)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "A snapshot cannot be opened", "pool", p.opts.Name,
+			"directory", e.Dir)
+		return
+	}
+	defer d.Close()
+	e.Value.quotaID = p.backend.Hold(d.File, e.Value.quotaID)
 }

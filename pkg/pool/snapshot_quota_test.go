@@ -202,7 +202,7 @@ func TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep(t *testing.T) {
 	p.purger.retryAfter = 10 * time.Millisecond
 	whole := p.commits
 	p.commits = groupsync.New(func(f *os.File) error {
-		if f == p.snapshots.File {
+		if f == p.snapshots.dir.File {
 			return errBroken
 		}
 		return f.Sync()

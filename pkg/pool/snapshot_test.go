@@ -404,7 +404,7 @@ func TestSnapshotsAreListedInPagesAndByVolume(t *testing.T) {
 	if !slices.Equal(listed, all) || !slices.Equal(listedOfOne, ofOne) {
 		t.Errorf("listed are %q, of one volume %q; want %q and %q", listed, listedOfOne, all, ofOne)
 	}
-	if n, _ := p.snapshotIndex.counts(); n != len(all) {
+	if n := p.snapshots.catalog.Len(); n != len(all) {
 		t.Errorf("%d snapshots", n)
 	}
 }
@@ -440,7 +440,7 @@ func TestDamagedSnapshotKeepsItsNameAndCanBeDeleted(t *testing.T) {
 			t.Errorf("restore: %v, want ErrCorrupt", err)
 		}
 		if list := p.ListSnapshots("", 9); len(list) != 1 || list[0].ID != s.ID ||
-			list[0].Damaged == nil {
+			!list[0].IsDamaged() {
 			t.Errorf("listed are %+v", list)
 		}
 		removeSnapshot(t, p, s.ID)

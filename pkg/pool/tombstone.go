@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -58,7 +59,7 @@ func isBuried(d openat.Dir, name string) (bool, error) {
 
 // checkUnburied refuses a name whose last bearer is still being purged in its place. Errors:
 // ErrBusy.
-func checkUnburied(d openat.Dir, id identified) error {
+func checkUnburied(d openat.Dir, id catalog.Name) error {
 	buried, err := isBuried(d, id.Dir())
 	if buried {
 		err = fmt.Errorf(

@@ -119,7 +119,7 @@ func (p *Pool) removeDiscarded(ctx context.Context, thrown *discarded) error {
 		return err
 	}
 	thrown.quotaID = 0 // from here on it can be another volume's
-	if err := p.letGo(thrown); err != nil {
+	if err := p.unchargePurged(thrown); err != nil {
 		return err
 	}
 	failpoint.Here("purge.released")
@@ -201,23 +201,23 @@ func (p *Pool) requeue(ctx context.Context, d discarded) {
 // recognize reads the record of what is discarded, a volume's or a snapshot's, for what it was
 // promised and counted under. Without one nobody knows. It returns a volume's.
 func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, isVolume bool) {
-	origin := d.name
+	dirName := d.name
 	if d.at == p.trash || d.at == p.tmp {
-		origin = withoutSuffix(d.name)
+		dirName = withoutSuffix(d.name)
 	}
-	if v, err := p.readRecord(d.at, d.name, origin); err == nil {
+	if v, err := p.volumes.read(d.at, d.name, dirName); err == nil {
 		d.bytes, d.quotaID = v.PromisedBytes(), v.QuotaID
 		return v, true
 	}
-	s, err := p.readSnapshot(d.at, d.name, strings.TrimPrefix(origin, snapshotEntryPrefix))
+	s, err := p.snapshots.read(d.at, d.name, strings.TrimPrefix(dirName, snapshotPrefix))
 	if err != nil { // half a volume or snapshot
 		d.uncounted = true
 		return volume.Volume{}, false
 	}
 	d.bytes, d.quotaID = s.HeldBytes, s.QuotaID
-	d.keeps = keptBy(s)
-	p.snapshotIndex.keep(d.keeps, d.bytes)
-	if err := p.relimit(s.Source); err != nil { // it was adopted before anybody knew
+	d.keeps = p.accountOf(entryOfSnapshot(s))
+	p.charges.charge(d.keeps, d.bytes)
+	if err := p.applyCharges(s.Source); err != nil { // it was adopted before anybody knew
 		klog.FromContext(
 			ctx,
 		).Error(err, "The size of a volume is not what its snapshots need", "pool", p.opts.Name,

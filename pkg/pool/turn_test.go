@@ -65,7 +65,7 @@ func TestSnapshotThatQueuesIsOfTheVolumeAsItIsInItsTurn(t *testing.T) {
 			id := volume.NewSnapshotID(p.ID(), req.Name)
 			leave := queued(t, p,
 				func(ctx context.Context) error {
-					_, err := p.takeSnapshot(ctx, id, req, &copytree.Progress{})
+					_, err := p.createSnapshot(ctx, id, req, &copytree.Progress{})
 					return err
 				})
 			stage(t, p, v.ID)
@@ -129,7 +129,7 @@ func TestSourceOfACopyThatQueuesCanBeDeleted(t *testing.T) {
 	id := volume.NewSnapshotID(p.ID(), req.Name)
 	leave := queued(t, p,
 		func(ctx context.Context) error {
-			_, err := p.takeSnapshot(ctx, id, req, &copytree.Progress{})
+			_, err := p.createSnapshot(ctx, id, req, &copytree.Progress{})
 			return err
 		})
 	wantLedger(t, p, v.CapacityBytes, 0)

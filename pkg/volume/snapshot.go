@@ -103,6 +103,9 @@ type Snapshot struct {
 	FilesystemBytes int64
 }
 
+// IsDamaged says that the record of a snapshot makes no sense: then only its ID is known.
+func (s Snapshot) IsDamaged() bool { return s.Name == Name{} }
+
 // SnapshotOwner says whose snapshot it is, for the person who reads the record. All fields may be
 // empty.
 type SnapshotOwner struct {

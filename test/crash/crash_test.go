@@ -103,10 +103,11 @@ func crashAtEveryStep(
 	t.Fatalf("the driver still dies at step %d", maxSteps)
 }
 
-// failpointsInSource are the names that the driver's code passes to failpoint.Here.
+// failpointsInSource are the names that the driver's code passes to failpoint.Here, or has as a
+// failpoint.Point.
 func failpointsInSource(t *testing.T) []string {
 	t.Helper()
-	call := regexp.MustCompile(`failpoint\.Here\("([^"]+)"\)`)
+	call := regexp.MustCompile(`failpoint\.(?:Here|Point)\("([^"]+)"\)`)
 	names := map[string]bool{}
 	err := filepath.WalkDir("../../pkg", func(path string, _ os.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {

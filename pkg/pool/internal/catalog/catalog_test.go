@@ -1,0 +1,146 @@
+package catalog_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+type entry = catalog.Entry[int64]
+
+func weight(n int64) int64 { return n }
+
+func dirs(page []*entry) string {
+	var names []string
+	for _, e := range page {
+		names = append(names, e.Dir)
+	}
+	return strings.Join(names, " ")
+}
+
+// TestPagesFollowTheDirectories: whatever the order in which entries came, pages have it by
+// directory, and by what the entries belong to.
+func TestPagesFollowTheDirectories(t *testing.T) {
+	c := catalog.New(weight)
+	for _, e := range []entry{{"d", "x", 1}, {"a", "y", 2}, {"c", "", 4}, {"b", "x", 8}, {"e", "xx", 16}} {
+		c.Put(&e)
+	}
+	for _, tc := range []struct{ title, got, want string }{
+		{"all", dirs(c.After("", 9)), "a b c d e"},
+		{"a page", dirs(c.After("a", 2)), "b c"},
+		{"after what is not there", dirs(c.After("bb", 1)), "c"},
+		{"after the last", dirs(c.After("e", 9)), ""},
+		{"none", dirs(c.After("", 0)), ""},
+		{"of one", dirs(c.OfAfter("x", "", 9)), "b d"},
+		{"of one, a page", dirs(c.OfAfter("x", "b", 1)), "d"},
+		{"of nobody", dirs(c.OfAfter("z", "", 9)), ""},
+		{"that belong", dirs(c.Belonging()), "b d e a"},
+	} {
+		if tc.got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.title, tc.got, tc.want)
+		}
+	}
+	if c.Len() != 5 || c.Sum() != 31 {
+		t.Errorf("%d entries that weigh %d, want 5 and 31", c.Len(), c.Sum())
+	}
+}
+
+// TestPutReplacesInBothOrders: what was said of a directory before is nowhere any more.
+func TestPutReplacesInBothOrders(t *testing.T) {
+	c := catalog.New(weight)
+	c.Put(&entry{"a", "x", 1})
+	c.Put(&entry{"a", "y", 2})
+	if e, ok := c.Get("a"); !ok || e.Of != "y" || e.Value != 2 {
+		t.Errorf("Get: %+v, %v", e, ok)
+	}
+	if got := dirs(c.OfAfter("x", "", 9)) + "/" + dirs(c.OfAfter("y", "", 9)); got != "/a" || c.Sum() != 2 {
+		t.Errorf("%q, %d: want %q, 2", got, c.Sum(), "/a")
+	}
+	c.Remove("a")
+	c.Remove("a")
+	if _, ok := c.Get("a"); ok || c.Len() != 0 || c.Sum() != 0 || len(c.Belonging()) != 0 {
+		t.Errorf("after Remove: %d entries that weigh %d, %d belong", c.Len(), c.Sum(), len(c.Belonging()))
+	}
+}
+
+// TestPagesCoverALargeCatalogOnce: the pages of a listing have each entry once, in order.
+func TestPagesCoverALargeCatalogOnce(t *testing.T) {
+	c := catalog.New(weight)
+	const n = 10_000
+	for i := range n {
+		c.Put(&entry{fmt.Sprintf("v%05d", (i*7919)%n), fmt.Sprint(i % 10), 1})
+	}
+	var all []string
+	for after := ""; ; {
+		page := c.After(after, 37)
+		if len(page) == 0 {
+			break
+		}
+		for _, e := range page {
+			all = append(all, e.Dir)
+		}
+		after = page[len(page)-1].Dir
+	}
+	if len(all) != n || !slices.IsSorted(all) || len(c.OfAfter("3", "", n)) != n/10 {
+		t.Errorf("%d names, sorted: %v; %d of one", len(all), slices.IsSorted(all), len(c.OfAfter("3", "", n)))
+	}
+}
+
+type name string
+
+func (n name) String() string { return "volume " + string(n) }
+func (n name) Dir() string    { return string(n) }
+
+// TestLocksRefuseAtOnce has every pair of locks of one name.
+func TestLocksRefuseAtOnce(t *testing.T) {
+	var l catalog.Locks
+	unlock, err := l.Lock(name("v"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, second := l.Lock(name("v"))
+	_, shared := l.Share(name("v"))
+	if !errors.Is(second, volume.ErrBusy) || !errors.Is(shared, volume.ErrBusy) {
+		t.Errorf("beside an exclusive lock: %v, %v: want ErrBusy", second, shared)
+	}
+	if other, err := l.Lock(name("w")); err != nil {
+		t.Errorf("another name: %v", err)
+	} else {
+		other()
+	}
+	unlock()
+	unshare, err := l.Share(name("v"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := l.Share(name("v")); err != nil {
+		t.Errorf("beside a shared lock: %v", err)
+	} else {
+		again()
+	}
+	if _, err := l.LockUnshared(name("v")); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("unshared, beside a shared lock: %v, want ErrBusy", err)
+	}
+	beside, err := l.Lock(name("v"))
+	if err != nil {
+		t.Fatalf("beside a shared lock that was there: %v", err)
+	}
+	if err := l.CheckUnshared(name("v")); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("CheckUnshared: %v, want ErrBusy", err)
+	}
+	unshare()
+	if err := l.CheckUnshared(name("v")); err != nil {
+		t.Errorf("CheckUnshared, after the last: %v", err)
+	}
+	beside()
+	if unlock, err := l.LockUnshared(name("v")); err != nil {
+		t.Errorf("after all: %v", err)
+	} else {
+		unlock()
+	}
+}

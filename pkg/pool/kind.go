@@ -1,0 +1,128 @@
+package pool
+
+import (
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// snapshotPrefix begins the entries of snapshots in tmp/ and trash/, which they share with volumes.
+// No volume's begins so.
+const snapshotPrefix = "s-"
+
+// kind is one of the two things that a pool keeps, volumes or snapshots, with what differs between
+// them. Publishing, deleting, finding and listing are the same for both. V is the value of one.
+type kind[V any] struct {
+	pool *Pool
+	word string // in messages
+	// dir is volumes/ or snapshots/, open.
+	dir     openat.Dir
+	catalog *catalog.Catalog[facts]
+	// prefix begins an entry's name in tmp/ and trash/.
+	prefix     string
+	recordFile string
+	encode     func(V) ([]byte, error)
+	decode     func(pool volume.PoolID, dirName string, content []byte) (V, error)
+	// pack and unpack are the value's entry in memory, and back.
+	pack   func(V) *entry
+	unpack func(*entry) V
+	// nameOf is the ID of a directory. Errors: ErrCorrupt.
+	nameOf func(dirName string) (catalog.Name, error)
+	// adopt makes the filesystem agree with an entry that was found on disk, and the entry with what
+	// the filesystem says, before the entry is in the catalog.
+	adopt scanner
+	// syncsData: new data is durable only after an fsync of its own, where no ordered journal has
+	// it. (A snapshot is durable with its directory: backend.Cloner.)
+	syncsData bool
+	points    points
+}
+
+// points are the steps of publishing at which a test kills the driver.
+type points struct {
+	reserved, directoryMade, dataMade, recordWritten, built, renamed, indexed failpoint.Point
+}
+
+func (p *Pool) newVolumes() *kind[volume.Volume] {
+	return &kind[volume.Volume]{
+		pool: p, word: "volume", recordFile: record.VolumeFile,
+		catalog:   catalog.New(countUnenforced),
+		encode:    record.EncodeVolume,
+		decode:    record.DecodeVolume,
+		pack:      p.entryOf,
+		unpack:    p.volumeOf,
+		nameOf:    func(dir string) (catalog.Name, error) { return volume.IDFromDir(p.id, dir) },
+		adopt:     p.adoptVolume,
+		syncsData: true,
+		points: points{
+			reserved:      failpoint.Point("create.reserved"),
+			directoryMade: failpoint.Point("create.directory-made"),
+			dataMade:      failpoint.Point("create.data-made"),
+			recordWritten: failpoint.Point("create.record-written"),
+			built:         failpoint.Point("create.built"),
+			renamed:       failpoint.Point("create.renamed"),
+			indexed:       failpoint.Point("create.indexed"),
+		},
+	}
+}
+
+// countUnenforced makes the sum of a catalog the number of its volumes that can grow beyond their
+// sizes.
+func countUnenforced(f facts) int64 {
+	if f.isUnenforced {
+		return 1
+	}
+	return 0
+}
+
+func (p *Pool) newSnapshots() *kind[volume.Snapshot] {
+	return &kind[volume.Snapshot]{
+		pool: p, word: "snapshot", recordFile: record.SnapshotFile, prefix: snapshotPrefix,
+		catalog: catalog.New(func(f facts) int64 { return f.promisedBytes }),
+		encode:  record.EncodeSnapshot,
+		decode:  record.DecodeSnapshot,
+		pack:    entryOfSnapshot,
+		unpack:  p.snapshotOf,
+		nameOf:  func(dir string) (catalog.Name, error) { return volume.SnapshotIDFromDir(p.id, dir) },
+		adopt:   p.adoptSnapshot,
+		points: points{
+			reserved:      failpoint.Point("snapshot.reserved"),
+			directoryMade: failpoint.Point("snapshot.directory-made"),
+			dataMade:      failpoint.Point("snapshot.data-made"),
+			recordWritten: failpoint.Point("snapshot.record-written"),
+			built:         failpoint.Point("snapshot.built"),
+			renamed:       failpoint.Point("snapshot.renamed"),
+			indexed:       failpoint.Point("snapshot.indexed"),
+		},
+	}
+}
+
+// page lists at most limit values in the order of their directories, after the given one.
+func (k *kind[V]) page(afterDir string, limit int) []V {
+	return k.unpackAll(k.catalog.After(afterDir, limit))
+}
+
+// pageOf is page for what belongs to something.
+func (k *kind[V]) pageOf(of, afterDir string, limit int) []V {
+	return k.unpackAll(k.catalog.OfAfter(of, afterDir, limit))
+}
+
+func (k *kind[V]) unpackAll(entries []*entry) []V {
+	values := make([]V, 0, len(entries))
+	for _, e := range entries {
+		values = append(values, k.unpack(e))
+	}
+	return values
+}
+
+// read reads the record of an entry of the kind's directory, of tmp/ or of trash/; dirName is the
+// directory where the record belongs. Errors: ErrCorrupt.
+func (k *kind[V]) read(parent openat.Dir, entryName, dirName string) (V, error) {
+	content, err := readRecordFile(parent, entryName, k.recordFile)
+	if err != nil {
+		var none V
+		return none, err
+	}
+	return k.decode(k.pool.id, dirName, content)
+}
