@@ -57,6 +57,30 @@ func (d Dir) Resolve(path string, flags int, resolve Resolve) (*os.File, error) 
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// ReadFile reads as much of a file as the buffer holds, by a path as in Resolve, without an *os.File.
+// What opening or reading a device or a pipe would wait for is an error, or nothing. Errors: those of
+// Resolve, and of read(2).
+func (d Dir) ReadFile(path string, buffer []byte, resolve Resolve) ([]byte, error) {
+	const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOFOLLOW
+	fd, err := ResolveFD(d.FD(), path, flags, resolve)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	for n := 0; ; {
+		got, err := unix.Read(fd, buffer[n:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
+		case got == 0:
+			return buffer[:n], nil
+		default:
+			n += got
+		}
+	}
+}
+
 // OpenUnmounted opens a directory in it, for reading, unless something is mounted on that
 // directory: then the error says so.
 func (d Dir) OpenUnmounted(name string) (Dir, error) {

@@ -115,14 +115,3 @@ func (k *kind[V]) unpackAll(entries []*entry) []V {
 	}
 	return values
 }
-
-// read reads the record of an entry of the kind's directory, of tmp/ or of trash/; dirName is the
-// directory where the record belongs. Errors: ErrCorrupt.
-func (k *kind[V]) read(parent openat.Dir, entryName, dirName string) (V, error) {
-	content, err := readRecordFile(parent, entryName, k.recordFile)
-	if err != nil {
-		var none V
-		return none, err
-	}
-	return k.decode(k.pool.id, dirName, content)
-}

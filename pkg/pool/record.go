@@ -2,9 +2,7 @@ package pool
 
 import (
 	"fmt"
-	"io"
-
-	"golang.org/x/sys/unix"
+	"sync"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
@@ -14,16 +12,19 @@ import (
 
 const dataEntry = backend.Data
 
-// readRecordFile reads a bounded file of an entry. Errors: ErrCorrupt.
-func readRecordFile(parent openat.Dir, entryName, name string) ([]byte, error) {
-	f, err := parent.Resolve(entryName+"/"+name, unix.O_RDONLY|unix.O_NONBLOCK, openat.OnMount)
+// recordBuffers are for the start, which reads all records of a pool.
+//
+//nolint:gochecknoglobals // has no state
+var recordBuffers = sync.Pool{New: func() any { return new([record.MaxBytes]byte) }}
+
+// read reads the record of an entry of the kind's directory, of tmp/ or of trash/; dirName is the
+// directory where the record belongs. Errors: ErrCorrupt.
+func (k *kind[V]) read(parent openat.Dir, entryName, dirName string) (v V, err error) {
+	buffer, _ := recordBuffers.Get().(*[record.MaxBytes]byte)
+	defer recordBuffers.Put(buffer)
+	content, err := parent.ReadFile(entryName+"/"+k.recordFile, buffer[:], openat.OnMount)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
+		return v, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
 	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, record.MaxBytes))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
-	}
-	return content, nil
+	return k.decode(k.pool.id, dirName, content)
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -147,6 +148,9 @@ func (k *kind[V]) scanName(ctx context.Context, name string, buried *graves) {
 // the same: its data is whole, and its size is what is not sure. Of a damaged one it keeps the
 // quota, whatever that is.
 func (p *Pool) adoptVolume(ctx context.Context, e *entry) {
+	if isUnquoted(e, p.backendOf(e.Value.spec.Value())) {
+		return
+	}
 	d, err := p.volumes.dir.OpenDir(e.Dir)
 	if err == nil {
 		defer d.Close()
@@ -178,10 +182,19 @@ func (p *Pool) adoptVolume(ctx context.Context, e *entry) {
 	}
 }
 
+// isUnquoted says that an entry has no quota and needs none. Most volumes of a filesystem without
+// quotas are like that, and a start need not open them.
+func isUnquoted(e *entry, b backend.Backend) bool {
+	return e.Value.quotaID == 0 && e.Value.damaged() == nil && !b.Enforces()
+}
+
 // adoptSnapshot keeps the snapshot's quota ID from being given out, and charges its volume. There is
 // no limit to put right.
 func (p *Pool) adoptSnapshot(ctx context.Context, e *entry) {
 	p.charges.charge(p.accountOf(e), e.Value.promisedBytes)
+	if isUnquoted(e, p.backend) {
+		return
+	}
 	d, err := p.snapshots.dir.OpenDir(e.Dir)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "A snapshot cannot be opened", "pool", p.opts.Name,

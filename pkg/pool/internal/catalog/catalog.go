@@ -5,7 +5,6 @@
 package catalog
 
 import (
-	"cmp"
 	"math"
 	"sync"
 
@@ -45,7 +44,10 @@ func New[T any](weigh func(T) int64) *Catalog[T] {
 }
 
 func beforeByOf[T any](a, b *Entry[T]) bool {
-	return cmp.Or(cmp.Compare(a.Of, b.Of), cmp.Compare(a.Dir, b.Dir)) < 0
+	if a.Of != b.Of {
+		return a.Of < b.Of
+	}
+	return a.Dir < b.Dir
 }
 
 // Get is the entry of a directory. The caller does not change it.
@@ -60,30 +62,31 @@ func (c *Catalog[T]) Get(dir string) (*Entry[T], bool) {
 func (c *Catalog[T]) Put(e *Entry[T]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dropLocked(e.Dir)
-	if e.Of != "" {
-		// what belongs together shares the bytes of the name
-		if sibling := c.firstOfLocked(e.Of); sibling != nil {
-			e.Of = sibling.Of
-		}
-		c.byOf.Set(e)
+	if old, replaced := c.byDir.Set(e); replaced {
+		c.forgetLocked(old)
 	}
-	c.byDir.Set(e)
 	c.sum = saturatingAdd(c.sum, c.weigh(e.Value))
+	if e.Of == "" {
+		return
+	}
+	// what belongs together shares the bytes of the name
+	if sibling := c.firstOfLocked(e.Of); sibling != nil {
+		e.Of = sibling.Of
+	}
+	c.byOf.Set(e)
 }
 
 // Remove takes the entry of a directory out; an absent one is no error.
 func (c *Catalog[T]) Remove(dir string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dropLocked(dir)
+	if old, found := c.byDir.Delete(&Entry[T]{Dir: dir}); found {
+		c.forgetLocked(old)
+	}
 }
 
-func (c *Catalog[T]) dropLocked(dir string) {
-	old, found := c.byDir.Delete(&Entry[T]{Dir: dir})
-	if !found {
-		return
-	}
+// forgetLocked undoes for an entry that has left the first order what Put did besides.
+func (c *Catalog[T]) forgetLocked(old *Entry[T]) {
 	c.sum = max(0, c.sum-c.weigh(old.Value))
 	if old.Of != "" {
 		c.byOf.Delete(old)
