@@ -44,16 +44,16 @@ const (
 
 // arena is a tree that is fought over, and what lies beside it.
 type arena struct {
-	world
+	fixture
 
 	host string
 }
 
 // newArena has directories and files, and of each a twin that is something else: a link to the
 // host's, a FIFO, a device.
-func newArena(t *testing.T, w world) arena {
+func newArena(t *testing.T, w fixture) arena {
 	t.Helper()
-	a := arena{world: w, host: filepath.Join(filepath.Dir(w.src), "host")}
+	a := arena{fixture: w, host: filepath.Join(filepath.Dir(w.src), "host")}
 	must(t, os.Mkdir(a.host, 0o755))
 	twins := []func(name, target string) error{
 		func(name, target string) error { return os.Symlink(target, name) },
@@ -153,7 +153,7 @@ func (a arena) attackers() []func() {
 // A pod changes everything while it is copied: nothing of the host is in any copy, no copy fails,
 // and none waits for a FIFO.
 func TestNothingFromOutsideIsCopiedWhateverAPodDoesMeanwhile(t *testing.T) {
-	onEach(t, func(t *testing.T, w world) {
+	onEach(t, func(t *testing.T, w fixture) {
 		t.Helper()
 		a := newArena(t, w)
 		stop := make(chan struct{})
@@ -207,7 +207,7 @@ func (a arena) copyOnce(n int) (files int64) {
 
 // What is mounted in a volume is not the volume's.
 func TestMountInTheTreeIsLeftOut(t *testing.T) {
-	onEach(t, func(t *testing.T, w world) {
+	onEach(t, func(t *testing.T, w fixture) {
 		t.Helper()
 		w.mkdir("dir/mount")
 		w.write("dir/file", "own")
@@ -221,6 +221,6 @@ func TestMountInTheTreeIsLeftOut(t *testing.T) {
 		if stats.LeftOut != 2 || stats.Files != 1 {
 			t.Errorf("stats are %+v, want 2 left out and 1 file", stats)
 		}
-		wantSame(t, portray(t, w.dst), portray(t, w.src), "./dir/mount", "./dir/mounted file")
+		wantSame(t, stateOf(t, w.dst), stateOf(t, w.src), "./dir/mount", "./dir/mounted file")
 	})
 }

@@ -17,9 +17,8 @@ type subject interface {
 	apply(a attributes) error
 }
 
-// opened is a file that is open for reading or writing. named is one that is open with O_PATH:
-// system calls that take no such descriptor get its name below /proc, which leads to it and nowhere
-// else.
+// opened is a file that is open for reading or writing. named is an O_PATH descriptor: system calls
+// that take no such descriptor take its path below /proc, which leads to the open file itself.
 type (
 	opened descriptor
 	named  descriptor
@@ -52,8 +51,8 @@ func (f named) set(name string, value []byte) error {
 	return unix.Setxattr(descriptor(f).path(), name, value, 0)
 }
 
-// apply looks before it changes: most files are born with the right owner and mode, and a change
-// costs the filesystem some entries of its journal.
+// apply changes only what differs: most files are made with the right owner and mode, and each
+// change costs entries of the filesystem's journal.
 func (f opened) apply(a attributes) error {
 	now, err := descriptor(f).attributes()
 	if err != nil {
@@ -78,7 +77,7 @@ func (f named) apply(a attributes) error {
 	if err := unix.Fchownat(int(f), "", int(a.uid), int(a.gid), unix.AT_EMPTY_PATH); err != nil {
 		return os.NewSyscallError("fchownat", err)
 	}
-	if a.kind() != unix.S_IFLNK { // which has no mode
+	if a.fileType() != unix.S_IFLNK { // a link has no mode
 		if err := unix.Chmod(descriptor(f).path(), a.permissions()); err != nil {
 			return os.NewSyscallError("chmod", err)
 		}
@@ -86,29 +85,30 @@ func (f named) apply(a attributes) error {
 	return descriptor(f).setTimes(a)
 }
 
-// setTimes needs Linux 5.8 (AT_EMPTY_PATH).
+// setTimes sets the times of the last access and the last change of content.
 func (d descriptor) setTimes(a attributes) error {
 	times := []unix.Timespec{a.atime, a.mtime}
 	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(int(d), "", times, unix.AT_EMPTY_PATH))
 }
 
-// imitate gives dst the attributes of src that the policy allows.
-func (p Policy) imitate(src, dst subject, a attributes) error {
-	if p.has(DropSetID) && a.kind() != unix.S_IFDIR {
+// copyAttributes gives dst those attributes of src that the policy allows.
+func (p Policy) copyAttributes(src, dst subject, a attributes) error {
+	if p.has(DropSetID) && a.fileType() != unix.S_IFDIR {
 		a.mode &^= unix.S_ISUID | unix.S_ISGID
 	}
 	if err := dst.apply(a); err != nil {
 		return err
 	}
-	// After the owner, because chown(2) removes capabilities; they change no time that is copied.
+	// Owner before extended attributes: chown(2) removes capabilities. Setting them changes only the
+	// ctime, which is not copied.
 	return p.copyExtended(src, dst)
 }
 
-func (c *copier) imitate(src, dst subject, a attributes) error {
-	return c.Policy.imitate(src, dst, a)
+func (c *copier) copyAttributes(src, dst subject, a attributes) error {
+	return c.Policy.copyAttributes(src, dst, a)
 }
 
-// extendedMax is XATTR_LIST_MAX and XATTR_SIZE_MAX of linux/limits.h.
+// extendedMax is XATTR_LIST_MAX, and XATTR_SIZE_MAX, of linux/limits.h.
 const extendedMax = 64 << 10
 
 // copyExtended copies the extended attributes, among them ACLs and capabilities.
@@ -139,8 +139,8 @@ func (p Policy) copyExtended(src, dst subject) error {
 
 func copyOne(src, dst subject, name string, buffer []byte) error {
 	n, err := src.get(name, buffer)
-	// Removed since the list was made, or a capability of zero bytes, which can be set and not be
-	// read (fuzzing found it).
+	// The attribute was removed meanwhile; or it is a capability of zero bytes, which can be set but
+	// not read (found by fuzzing).
 	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EINVAL) {
 		return nil
 	}
@@ -157,9 +157,10 @@ func (p Policy) copies(name string) bool {
 	case "security":
 		return name == capabilities && !p.has(DropSetID)
 	case "trusted":
-		// with XFS's own name for an ACL, which is another attribute elsewhere (fs/xfs/xfs_xattr.c)
+		// XFS lists an ACL also under this name, which elsewhere is an attribute of its own
+		// (fs/xfs/xfs_xattr.c).
 		return !p.has(DropTrusted) && !strings.HasPrefix(name, "trusted.SGI_ACL_")
-	case "btrfs": // properties, such as compression, are inode flags by another name
+	case "btrfs": // properties such as compression, which are inode flags
 		return false
 	default:
 		return true

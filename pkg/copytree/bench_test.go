@@ -15,7 +15,7 @@ func BenchmarkTree(b *testing.B) {
 	for _, fstype := range disks.Types() {
 		for _, workers := range []int{1, 2, 4} {
 			b.Run(fmt.Sprintf("%s/%d", fstype, workers), func(b *testing.B) {
-				w := world{t: b, fstype: fstype, src: disks.New(b, fstype, 4<<30).Dir + "/src"}
+				w := fixture{t: b, fstype: fstype, src: disks.New(b, fstype, 4<<30).Dir + "/src"}
 				w.mkdir(".")
 				content := bytes.Repeat([]byte("content."), 512)
 				for i := range 10_000 {

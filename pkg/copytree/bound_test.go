@@ -33,7 +33,7 @@ func allocated(t *testing.T, root string) (bytes, entries int64) {
 
 // manyKinds is a tree of small files, which take more than they hold, and of large ones, which take
 // less.
-func (w world) manyKinds() {
+func (w fixture) manyKinds() {
 	w.t.Helper()
 	w.mkdir("small")
 	for i := range 3000 {
@@ -47,7 +47,7 @@ func (w world) manyKinds() {
 }
 
 // next is the same source with another copy.
-func (w world) next(name string) world {
+func (w fixture) next(name string) fixture {
 	w.t.Helper()
 	w.dst = filepath.Join(filepath.Dir(w.dst), name)
 	must(w.t, os.Mkdir(w.dst, 0o700))
@@ -55,7 +55,7 @@ func (w world) next(name string) world {
 }
 
 func TestAllocatedBytesAreWhatTheCopyTakesOfTheDisk(t *testing.T) {
-	onEach(t, func(t *testing.T, w world) { //nolint:thelper // it is the test
+	onEach(t, func(t *testing.T, w fixture) { //nolint:thelper // it is the test
 		w.manyKinds()
 		stats := w.copy(Options{})
 		want, entries := allocated(t, w.dst)
@@ -70,7 +70,7 @@ func TestAllocatedBytesAreWhatTheCopyTakesOfTheDisk(t *testing.T) {
 
 // What fits exactly is copied, and what has one more is not.
 func TestCopyIsHeldToItsBound(t *testing.T) {
-	onEach(t, func(t *testing.T, w world) { //nolint:thelper // it is the test
+	onEach(t, func(t *testing.T, w fixture) { //nolint:thelper // it is the test
 		w.manyKinds()
 		w.copy(Options{}) // which settles what XFS has allocated ahead for the source
 		whole := w.next("whole").copy(Options{Workers: 1})
@@ -137,7 +137,7 @@ func TestPodThatWritesAheadOfACopyDoesNotMakeItGrowBeyondItsBound(t *testing.T) 
 
 // The names in a directory take room as well, and are counted while it grows.
 func TestDirectoryOfManyNamesIsHeldToTheBoundWhileItIsCopied(t *testing.T) {
-	onEach(t, func(t *testing.T, w world) { //nolint:thelper // it is the test
+	onEach(t, func(t *testing.T, w fixture) { //nolint:thelper // it is the test
 		const names = 6 * batch
 		for i := range names {
 			w.write(fmt.Sprintf("a-name-that-takes-some-room-%d", i), "")

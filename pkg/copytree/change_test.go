@@ -31,11 +31,11 @@ func (m *meddler) WaitN(ctx context.Context, _ int) error {
 	return ctx.Err()
 }
 
-// elsewhere makes a world whose copies move bytes, chunk by chunk, on any filesystem: the copy is
+// elsewhere makes a fixture whose copies move bytes, chunk by chunk, on any filesystem: the copy is
 // on another disk.
-func elsewhere(t *testing.T) world {
+func elsewhere(t *testing.T) fixture {
 	t.Helper()
-	w := newWorld(t, disks.Ext4)
+	w := newFixture(t, disks.Ext4)
 	w.dst = filepath.Join(disks.New(t, disks.XFS, 0).Dir, "dst")
 	must(t, os.Mkdir(w.dst, 0o700))
 	return w
@@ -117,7 +117,7 @@ const deeper = openLevels + 20
 
 // buildStairs makes a directory in a directory, and so on; in each, behind the directory, a file.
 // The last one has content.
-func (w world) buildStairs() {
+func (w fixture) buildStairs() {
 	w.t.Helper()
 	path := "."
 	for i := range deeper {
@@ -133,12 +133,12 @@ func (w world) buildStairs() {
 func TestDirectoryThatMovesWhileTheWalkIsBelowItIsCopiedWhole(t *testing.T) {
 	w := elsewhere(t)
 	w.buildStairs()
-	want := portray(t, w.src)
+	want := stateOf(t, w.src)
 	w.copy(Options{Workers: 1, Limiter: &meddler{meddle: func() {
 		must(t, os.Rename(w.in("l0/l1/l2"), w.in("l0/moved")))
 		must(t, os.Symlink("/etc", w.in("l0/l1/l2")))
 	}}})
-	got := portray(t, w.dst)
+	got := stateOf(t, w.dst)
 	for path := range want {
 		if got[path] == "" && path != "./l0/moved" {
 			t.Errorf("%s is not in the copy", path)
@@ -183,24 +183,24 @@ func TestNoRoomIsAnErrorAndLeavesTheSource(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		mkfs []string
-		fill func(w world)
+		fill func(w fixture)
 	}{
-		{"for content", nil, func(w world) { must(w.t, appendTo(w.in("large"), 80<<20)) }},
-		{"for names", []string{"-N", "64"}, func(w world) {
+		{"for content", nil, func(w fixture) { must(w.t, appendTo(w.in("large"), 80<<20)) }},
+		{"for names", []string{"-N", "64"}, func(w fixture) {
 			for i := range 100 {
 				w.write(strings.Repeat("x", i+1), "")
 			}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, disks.Btrfs)
+			w := newFixture(t, disks.Btrfs)
 			c.fill(w)
-			want := portray(t, w.src)
+			want := stateOf(t, w.src)
 			w.dst = disks.New(t, disks.Ext4, 64<<20, disks.MkfsArgs(c.mkfs...)).Dir
 			if _, err := w.try(t.Context(), Options{}); !errors.Is(err, unix.ENOSPC) {
 				t.Errorf("the error is %v, want ENOSPC", err)
 			}
-			wantSame(t, portray(t, w.src), want)
+			wantSame(t, stateOf(t, w.src), want)
 		})
 	}
 }
@@ -209,7 +209,7 @@ func TestPolicyDecidesWhatOfThePrivilegedIsCopied(t *testing.T) {
 	for _, c := range []struct {
 		policy Policy
 		absent []string
-		gone   map[string][]string // what a line of the portrait is without
+		gone   map[string][]string // what a line of the treeState is without
 	}{
 		{policy: 0, absent: []string{"./null", "./loop"}},
 		{policy: KeepDevices},
@@ -223,9 +223,9 @@ func TestPolicyDecidesWhatOfThePrivilegedIsCopied(t *testing.T) {
 		}},
 	} {
 		t.Run(strconv.FormatUint(uint64(c.policy), 2), func(t *testing.T) {
-			w := newWorld(t, disks.Ext4)
+			w := newFixture(t, disks.Ext4)
 			w.fillWithEverything()
-			want := portray(t, w.src)
+			want := stateOf(t, w.src)
 			for path, parts := range c.gone {
 				for _, part := range parts {
 					if !strings.Contains(want[path], part) {
@@ -241,14 +241,14 @@ func TestPolicyDecidesWhatOfThePrivilegedIsCopied(t *testing.T) {
 			if int(stats.LeftOut) != len(c.absent) {
 				t.Errorf("%d are left out, want %q", stats.LeftOut, slices.Sorted(slices.Values(c.absent)))
 			}
-			wantSame(t, portray(t, w.dst), want, c.absent...)
+			wantSame(t, stateOf(t, w.dst), want, c.absent...)
 		})
 	}
 }
 
 // overlayfs has no handles of directories: those that the walk is below stay open.
 func TestTreeIsCopiedWhereDirectoriesHaveNoHandles(t *testing.T) {
-	w := newWorld(t, disks.Ext4)
+	w := newFixture(t, disks.Ext4)
 	dir := filepath.Dir(w.src)
 	for _, name := range []string{"lower", "upper", "work"} {
 		must(t, os.Mkdir(filepath.Join(dir, name), 0o755))
@@ -272,7 +272,7 @@ func TestTreeIsCopiedWhereDirectoriesHaveNoHandles(t *testing.T) {
 // it needs no capability). A copy of its upper directory that lacks it has again what a pod had
 // deleted: storage of containers in a volume, for example.
 func TestWhiteoutOfOverlayfsIsCopied(t *testing.T) {
-	onEach(t, func(t *testing.T, w world) {
+	onEach(t, func(t *testing.T, w fixture) {
 		t.Helper()
 		dir := filepath.Dir(w.src)
 		lower, work, merged := filepath.Join(dir,

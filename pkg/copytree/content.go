@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
-// file copies a regular file, open with O_PATH or otherwise, into an empty one. The attributes are
-// those that it had before.
+// file copies a regular file into an empty one. path may be an O_PATH descriptor. before are the
+// attributes that the file had when its type was read.
 func (c *copier) file(path, dst descriptor, before attributes) error {
-	src, err := c.reopen(path)
+	src, err := c.openToRead(path)
 	if err != nil {
 		return err
 	}
@@ -31,50 +33,53 @@ func (c *copier) file(path, dst descriptor, before attributes) error {
 	if err != nil {
 		return err
 	}
-	trust := c.Policy
+	policy := c.Policy
 	if before.ctime != after.ctime {
-		// Content that came from anybody must not get the set-ID bit that was meant for what
-		// replaced it.
-		trust |= DropSetID
+		// The file was changed meanwhile. If a program is exchanged for another one, the content of the
+		// old one must not get the set-ID bit of the new one.
+		policy |= DropSetID
 	}
-	if err := trust.imitate(opened(src), opened(dst), after); err != nil {
+	if err := policy.copyAttributes(opened(src), opened(dst), after); err != nil {
 		return err
 	}
-	return c.pace(dst)
+	return c.syncEarly(dst)
 }
 
 const (
-	// paceFiles is how many files are copied before the journal is written.
-	paceFiles = 128
-	// earlyFiles is how many are copied before their content is written for the first time; then it
-	// is written at each half more.
-	earlyFiles = 2048
+	// fsyncFiles is how many files are copied before an fsync(2).
+	fsyncFiles = 128
+	// syncfsFiles is how many files are copied before the first syncfs(2). Each further one comes
+	// after half as many files again.
+	syncfsFiles = 2048
 )
 
-// pace has the disk work beside the copy. An fsync(2) keeps the filesystem's journal short: on ext4
-// and XFS it writes what all others have changed as well, so CreateVolume of somebody else would
-// wait for all that a copy has made so far. And what is to be durable in the end is written early,
-// by syncfs(2), because that at the end has one processor allocate the blocks of all small files.
-// It writes what pods have changed too, and is therefore called seldom, the less the longer a copy
-// takes; but while others wait for the disk in small steps, so that they never wait for a large
-// one.
-func (c *copier) pace(dst descriptor) error {
+// syncEarly keeps the disk busy while the copy goes on, in two ways:
+//
+// An fsync(2) keeps the filesystem's journal short. On ext4 and XFS the fsync(2) of another process
+// writes all of the journal, so without this a concurrent CreateVolume would wait for everything
+// that the copy has made so far.
+//
+// A syncfs(2) writes the content of a copy that is to be durable. If all of it came at the end, one
+// processor would allocate the blocks of all small files. It also writes what pods have changed, so
+// it comes less often the longer the copy takes; but it comes with every fsync(2) while others wait
+// for the disk, so that none of them waits for a large one.
+func (c *copier) syncEarly(dst descriptor) error {
 	n := c.copied.Add(1)
-	if n%paceFiles != 0 || !c.pacing.CompareAndSwap(false, true) {
+	if n%fsyncFiles != 0 || !c.syncing.CompareAndSwap(false, true) {
 		return nil
 	}
 	fd, err := unix.FcntlInt(uintptr(dst), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		c.pacing.Store(false)
+		c.syncing.Store(false)
 		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
 	}
 	write, name := unix.Fsync, "fsync"
-	if c.Durability == Durable && (n >= c.early || c.others.Swap(false)) {
-		c.early = max(earlyFiles, n+n/2)
+	if c.Durability == Durable && (n >= c.nextSyncfs || c.others.Swap(false)) {
+		c.nextSyncfs = max(syncfsFiles, n+n/2)
 		write, name = unix.Syncfs, "syncfs"
 	}
-	c.paces.Go(func() {
-		defer c.pacing.Store(false)
+	c.syncs.Go(func() {
+		defer c.syncing.Store(false)
 		defer unix.Close(fd)
 		if err := write(fd); err != nil {
 			c.fail(os.NewSyscallError(name, err))
@@ -83,11 +88,11 @@ func (c *copier) pace(dst descriptor) error {
 	return nil
 }
 
-// leaseInterval is how often we look whether a lease is gone.
+// leaseInterval is the time between two attempts to open a file that has a lease.
 const leaseInterval = 20 * time.Millisecond
 
-// leasePatience is twice the time after which the kernel breaks a lease: who has one longer takes
-// it again and again.
+// leasePatience is twice the time after which the kernel breaks a lease. If a file still has a
+// lease then, its process takes it again and again.
 func leasePatience() (time.Duration, error) {
 	content, err := os.ReadFile("/proc/sys/fs/lease-break-time")
 	if err != nil {
@@ -97,15 +102,14 @@ func leasePatience() (time.Duration, error) {
 	return 2 * time.Duration(seconds) * time.Second, err
 }
 
-// reopen opens for reading what is known to be a regular file.
-func (c *copier) reopen(path descriptor) (descriptor, error) {
+// openToRead opens a regular file for reading. It waits while another process has a lease on it.
+func (c *copier) openToRead(path descriptor) (descriptor, error) {
 	var begin time.Time
 	for {
-		fd, err := unix.Openat(int(c.self), strconv.Itoa(int(path)), readFile|unix.O_CLOEXEC, 0)
+		fd, err := openat.OpenFD(int(c.fdDir), strconv.Itoa(int(path)), readFile, 0)
 		switch {
 		case err == nil:
 			return descriptor(fd), nil
-		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
 			if begin.IsZero() {
 				begin = time.Now()
@@ -119,18 +123,16 @@ func (c *copier) reopen(path descriptor) (descriptor, error) {
 	}
 }
 
-// awaitLease pauses, unless it has been done for long enough.
+// awaitLease waits for a moment. It fails if the file has been opened in vain for leasePatience.
 func (c *copier) awaitLease(begin time.Time) error {
 	patience, err := c.leasePatience()
 	if err != nil {
 		return err
 	}
 	if waited := time.Since(begin); waited > patience {
-		return fmt.Errorf(
-			"a file could not be opened for %s: a process keeps a lease on it (fcntl(2), F_SETLEASE) and takes it again: %w",
-			waited.Round(time.Millisecond),
-			unix.EAGAIN,
-		)
+		return fmt.Errorf("a file could not be opened for %s: "+
+			"a process keeps a lease on it (fcntl(2), F_SETLEASE) and takes it again: %w",
+			waited.Round(time.Millisecond), unix.EAGAIN)
 	}
 	return c.pause(leaseInterval)
 }
@@ -146,6 +148,7 @@ func (c *copier) pause(d time.Duration) error {
 	}
 }
 
+// content copies the content of a file: it shares the blocks if it can.
 func (c *copier) content(src, dst descriptor, a attributes, account *account) error {
 	if a.size == 0 {
 		return nil
@@ -162,13 +165,12 @@ func (c *copier) content(src, dst descriptor, a attributes, account *account) er
 	return c.upToEnd(src, dst, a, account)
 }
 
-// emptied bounds how often a file is looked at again that ended before its size and has changed
-// meanwhile.
-const emptied = 10
+// truncatedTries bounds how often a file is read on that ended early and has changed meanwhile.
+const truncatedTries = 10
 
-// upToEnd copies what is not a hole, and makes the copy as long as the file was, or is by now if
-// that is less. Where the data ends before that, a hole follows; or the file was emptied, and has
-// been written again since then, which must not become a hole.
+// upToEnd copies all data of a file, and makes the copy as long as the file was, or is now if that
+// is less. If the data ends before that, a hole follows; or a process has truncated the file and is
+// writing it again, and that data must not become a hole.
 func (c *copier) upToEnd(src, dst descriptor, a attributes, account *account) (err error) {
 	seen, reached := a, int64(0)
 	for tries := 1; ; tries++ {
@@ -179,7 +181,7 @@ func (c *copier) upToEnd(src, dst descriptor, a attributes, account *account) (e
 		if err != nil {
 			return err
 		}
-		if now.ctime == seen.ctime || tries == emptied {
+		if now.ctime == seen.ctime || tries == truncatedTries {
 			return os.NewSyscallError("ftruncate",
 				unix.Ftruncate(int(dst), min(a.size, max(reached, now.size))))
 		}
@@ -187,33 +189,34 @@ func (c *copier) upToEnd(src, dst descriptor, a attributes, account *account) (e
 	}
 }
 
-// reflink makes dst share all of src's blocks; false where that cannot be.
+// reflink makes dst share all blocks of src; false if it cannot.
 func (c *copier) reflink(src, dst descriptor) (bool, error) {
-	if c.plain.Load() {
+	if c.noReflink.Load() {
 		return false, nil
 	}
 	err := retry(func() error { return unix.IoctlFileClone(int(dst), int(src)) })
 	switch {
 	case err == nil:
 		return true, nil
-	case isElsewhere(err):
-		c.plain.Store(true)
+	case isUnsupported(err):
+		c.noReflink.Store(true)
 		return false, nil
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ETXTBSY), errors.Is(err, unix.EPERM):
-		// this file only (ioctl_ficlone(2))
+		// for this file only (ioctl_ficlone(2))
 		return false, nil
 	default:
 		return false, os.NewSyscallError("ioctl FICLONE", err)
 	}
 }
 
-// isElsewhere says whether two files are not where one system call could serve both.
-func isElsewhere(err error) bool {
+// isUnsupported reports whether an error means that a system call cannot work between these two
+// filesystems.
+func isUnsupported(err error) bool {
 	return errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EOPNOTSUPP) ||
-		errors.Is(err, unix.ENOTTY) ||
-		errors.Is(err, unix.ENOSYS)
+		errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.ENOSYS)
 }
 
+// retry repeats a system call that a signal interrupts.
 func retry(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, unix.EINTR) {
@@ -222,11 +225,11 @@ func retry(call func() error) error {
 	}
 }
 
-// seekFrom is the size from which on a file is asked for its holes; a smaller one has some if its
-// blocks do not fill it.
+// seekFrom is the size from which on a file is asked for its holes. A smaller file is asked only if
+// it has fewer blocks than its size needs.
 const seekFrom = 64 << 10
 
-// extents copies what is not a hole, from an offset on, and says where the last of it ended.
+// extents copies the data of a file from an offset on, and returns where the last data ended.
 func (c *copier) extents(
 	src, dst descriptor, a attributes, from int64, account *account,
 ) (reached int64, err error) {
@@ -234,7 +237,7 @@ func (c *copier) extents(
 		return c.extent(src, dst, from, a.size)
 	}
 	for reached = from; reached < a.size; {
-		data, end, err := nextExtent(src, reached, a.size)
+		data, end, err := openat.NextData(int(src), reached, a.size)
 		if err != nil || data == end {
 			return reached, err
 		}
@@ -249,26 +252,7 @@ func (c *copier) extents(
 	return reached, nil
 }
 
-// nextExtent finds data from an offset on; nothing of it if there is none below the size.
-func nextExtent(src descriptor, from, size int64) (data, end int64, err error) {
-	data, err = unix.Seek(int(src), from, unix.SEEK_DATA)
-	if errors.Is(err, unix.ENXIO) || err == nil && data >= size {
-		return size, size, nil
-	}
-	if err != nil {
-		return 0, 0, os.NewSyscallError("lseek SEEK_DATA", err)
-	}
-	end, err = unix.Seek(int(src), data, unix.SEEK_HOLE)
-	if errors.Is(err, unix.ENXIO) { // it has shrunk
-		return size, size, nil
-	}
-	if end <= data { // it was data and is a hole by now: go on behind it
-		end = data + MaxChunk
-	}
-	return data, min(end, size), os.NewSyscallError("lseek SEEK_HOLE", err)
-}
-
-// extent copies bytes, and says where they ended: before the end if the file has become that short.
+// extent copies bytes, and returns where they ended: before end if the file has become shorter.
 func (c *copier) extent(src, dst descriptor, from, end int64) (reached int64, err error) {
 	for reached = from; reached < end; {
 		n := int(min(end-reached, MaxChunk))
@@ -281,7 +265,7 @@ func (c *copier) extent(src, dst descriptor, from, end int64) (reached int64, er
 		}
 		reached += int64(n)
 		c.Progress.bytes.Add(int64(n))
-		// begin to write it, or the sync at the end has it all, and everybody waits for that
+		// Start to write it, so that the sync at the end is short: others wait for that one.
 		if n == MaxChunk {
 			_ = unix.SyncFileRange(int(dst), reached-MaxChunk, MaxChunk, unix.SYNC_FILE_RANGE_WRITE)
 		}
@@ -296,12 +280,13 @@ func (c *copier) admit(bytes int) error {
 	return c.Limiter.WaitN(c.ctx, bytes)
 }
 
-// littleBytes are read and written sooner than the kernel has set up a splice.
-const littleBytes = 16 << 10
+// readWriteBytes is the length up to which read(2) and write(2) are faster than copy_file_range(2),
+// which sets up a splice.
+const readWriteBytes = 16 << 10
 
-// chunk copies bytes at an offset, in the kernel if it can; 0 at the end of the file.
+// chunk copies bytes at an offset, in the kernel if it can. It returns 0 at the end of the file.
 func (c *copier) chunk(src, dst descriptor, offset int64, length int) (int, error) {
-	if length <= littleBytes || c.slow.Load() {
+	if length <= readWriteBytes || c.noKernelCopy.Load() {
 		return readWrite(src, dst, offset, length)
 	}
 	from, to := offset, offset
@@ -309,8 +294,8 @@ func (c *copier) chunk(src, dst descriptor, offset int64, length int) (int, erro
 	switch {
 	case err == nil && n > 0:
 		return n, nil
-	case isElsewhere(err):
-		c.slow.Store(true)
+	case isUnsupported(err):
+		c.noKernelCopy.Store(true)
 	case err == nil,
 		errors.Is(err, unix.EINTR),
 		errors.Is(err, unix.EINVAL),
@@ -322,7 +307,7 @@ func (c *copier) chunk(src, dst descriptor, offset int64, length int) (int, erro
 	return readWrite(src, dst, offset, length)
 }
 
-//nolint:gochecknoglobals // a pool is one for all, and empty when nobody copies
+//nolint:gochecknoglobals // all copies share the pool; the garbage collector empties it
 var buffers = sync.Pool{New: func() any { return new([MaxChunk]byte) }}
 
 func readWrite(src, dst descriptor, offset int64, length int) (int, error) {

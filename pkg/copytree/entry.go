@@ -8,24 +8,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// place is where a copy is made.
-type place struct {
+// newEntry is the directory and the name of an entry of the copy.
+type newEntry struct {
 	dir  descriptor
 	name string
 }
 
-func (p place) fault(op string, err error) error {
+// wrap adds an operation and the entry's name to an error; nil stays nil.
+func (e newEntry) wrap(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &os.PathError{Op: op, Path: strconv.Quote(p.name), Err: err}
+	return &os.PathError{Op: op, Path: strconv.Quote(e.name), Err: err}
 }
 
-// entry copies what has a name in a directory, whatever it is by now.
+// entry copies an entry that is no directory, of whatever type it is by now.
 func (c *copier) entry(at pair, name string) error {
 	src, err := at.src.entry(name)
 	if err != nil {
-		return c.passOver(err)
+		return c.skip(err)
 	}
 	defer src.close()
 	a, err := src.attributes()
@@ -33,25 +34,25 @@ func (c *copier) entry(at pair, name string) error {
 		return err
 	}
 	switch {
-	case a.kind() == unix.S_IFDIR:
-		// what the name led to has given way to it since we read the name
+	case a.fileType() == unix.S_IFDIR:
+		// The directory has replaced what had the name when the name was read.
 		c.Progress.vanished.Add(1)
 		return nil
-	case c.leavesOut(a):
+	case c.excludes(a):
 		c.Progress.leftOut.Add(1)
 		return nil
 	case a.links > 1:
-		return c.linked(src, a, place{at.dst, name})
+		return c.linked(src, a, newEntry{at.dst, name})
 	}
-	err = c.make(src, a, place{at.dst, name})
+	err = c.make(src, a, newEntry{at.dst, name})
 	if errors.Is(err, unix.EEXIST) { // as in child
 		return nil
 	}
 	return err
 }
 
-func (c *copier) leavesOut(a attributes) bool {
-	switch a.kind() {
+func (c *copier) excludes(a attributes) bool {
+	switch a.fileType() {
 	case unix.S_IFBLK, unix.S_IFCHR:
 		return !c.Policy.has(KeepDevices) && !a.isWhiteout()
 	case unix.S_IFSOCK:
@@ -61,10 +62,10 @@ func (c *copier) leavesOut(a attributes) bool {
 	}
 }
 
-// make copies anything but a directory. Errors: unix.EEXIST when the place is taken, and nothing
-// has been done.
-func (c *copier) make(src descriptor, a attributes, to place) error {
-	if a.kind() == unix.S_IFREG {
+// make copies anything but a directory. Errors: unix.EEXIST if the name is taken, and nothing was
+// done.
+func (c *copier) make(src descriptor, a attributes, to newEntry) error {
+	if a.fileType() == unix.S_IFREG {
 		return c.makeFile(src, a, to)
 	}
 	if err := makeSpecial(src, a, to); err != nil {
@@ -79,10 +80,10 @@ func (c *copier) make(src descriptor, a attributes, to place) error {
 	}
 	defer dst.close()
 	c.Progress.others.Add(1)
-	return c.imitate(named(src), named(dst), a)
+	return c.copyAttributes(named(src), named(dst), a)
 }
 
-func (c *copier) makeFile(src descriptor, a attributes, to place) error {
+func (c *copier) makeFile(src descriptor, a attributes, to newEntry) error {
 	dst, err := to.dir.create(to.name, a.permissions())
 	if err != nil {
 		return err
@@ -92,22 +93,22 @@ func (c *copier) makeFile(src descriptor, a attributes, to place) error {
 		return err
 	}
 	if err := c.file(src, dst, a); err != nil {
-		return to.fault("copy", err)
+		return to.wrap("copy", err)
 	}
 	c.Progress.files.Add(1)
 	return nil
 }
 
-// makeSpecial makes what has no content. Nobody can use it yet.
-func makeSpecial(src descriptor, a attributes, to place) error {
-	if a.kind() != unix.S_IFLNK {
-		return to.fault("mknod",
-			unix.Mknodat(int(to.dir), to.name, a.kind(), int(a.rdev))) //nolint:gosec // as mknod(2) takes it
+// makeSpecial makes a link, a FIFO, a socket or a device node. Nobody can reach it yet.
+func makeSpecial(src descriptor, a attributes, to newEntry) error {
+	if a.fileType() != unix.S_IFLNK {
+		device := int(a.rdev) //nolint:gosec // as mknod(2) takes it
+		return to.wrap("mknod", unix.Mknodat(int(to.dir), to.name, a.fileType(), device))
 	}
 	var target [unix.PathMax]byte
 	n, err := unix.Readlinkat(int(src), "", target[:])
 	if err != nil {
-		return to.fault("readlink", err)
+		return to.wrap("readlink", err)
 	}
-	return to.fault("symlink", unix.Symlinkat(string(target[:n]), int(to.dir), to.name))
+	return to.wrap("symlink", unix.Symlinkat(string(target[:n]), int(to.dir), to.name))
 }

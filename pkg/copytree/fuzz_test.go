@@ -28,11 +28,11 @@ func FuzzCopyHasWhatTheSourceHas(f *testing.F) {
 		must(t, os.Mkdir(dst, 0o700))
 		b := builder{t: t, script: script, at: src, made: []string{src}}
 		b.build()
-		want := portray(t, src)
+		want := stateOf(t, src)
 		_, err := tryPaths(t, t.Context(), src, dst,
 			Options{Workers: 3, Policy: KeepDevices, Durability: Volatile})
 		must(t, err)
-		wantSame(t, portray(t, dst), want)
+		wantSame(t, stateOf(t, dst), want)
 	})
 }
 

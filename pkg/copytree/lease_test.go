@@ -15,7 +15,7 @@ import (
 
 // A pod that takes its lease again and again would keep the copy for ever.
 func TestLeaseThatIsNotGivenBackFailsTheCopy(t *testing.T) {
-	w := newWorld(t, disks.Ext4)
+	w := newFixture(t, disks.Ext4)
 	w.write("leased", "content")
 	f, err := os.OpenFile(w.in("leased"), os.O_RDWR, 0)
 	must(t, err)
@@ -32,13 +32,13 @@ func TestLeaseThatIsNotGivenBackFailsTheCopy(t *testing.T) {
 	must(t, err)
 	defer done()
 	c.leasePatience = func() (time.Duration, error) { return 3 * leaseInterval, nil }
-	src, err := c.reopen(descriptor(path))
+	src, err := c.openToRead(descriptor(path))
 	if !errors.Is(err, unix.EAGAIN) || !strings.Contains(err.Error(), "lease") {
 		t.Errorf("%d, %v, want EAGAIN and the reason", src, err)
 	}
 	_, err = unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_UNLCK)
 	must(t, err)
-	src, err = c.reopen(descriptor(path))
+	src, err = c.openToRead(descriptor(path))
 	must(t, err)
 	src.close()
 }

@@ -9,21 +9,24 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
-// links are the files of the copy that may get further names. They are remembered on disk, in a
-// directory of the copy's root, under the inode of the source: a tree of any number of hard links
-// takes no memory, and what one worker still fills another can already link.
+// links remembers the files of the copy that may get further names. It does so on disk: in a
+// directory of the copy's root each of these files has the source's inode as a name. So a tree with
+// any number of hard links takes no memory, and a worker can link a file that another worker is
+// still writing.
 type links struct {
 	root descriptor
 
 	mu   sync.Mutex
 	dir  descriptor
-	name string // empty until there is one
+	name string // empty until the directory is made
 }
 
-// directory makes it when the first is to be remembered. Its name is random: the tree has one like
-// it by no accident.
+// directory returns the directory, which it makes when it is called first. The directory's name is
+// random, so that it does not occur in the tree.
 func (l *links) directory() (descriptor, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,13 +45,14 @@ func (l *links) directory() (descriptor, error) {
 	return dir, nil
 }
 
-// linked copies a file that has further names, or links it to its copy.
-func (c *copier) linked(src descriptor, a attributes, to place) error {
+// linked handles a file with several names: it copies the file the first time, and makes a link to
+// that copy each further time.
+func (c *copier) linked(src descriptor, a attributes, to newEntry) error {
 	dir, err := c.links.directory()
 	if err != nil {
 		return err
 	}
-	first := place{dir, a.String()}
+	first := newEntry{dir, a.String()}
 	made := false
 	for {
 		err := unix.Linkat(int(first.dir), first.name, int(to.dir), to.name, 0)
@@ -67,22 +71,23 @@ func (c *copier) linked(src descriptor, a attributes, to place) error {
 				return err
 			}
 		case errors.Is(err, unix.EMLINK):
-			// no more on this filesystem: the others become links of a second copy
+			// The filesystem allows no more links: the remaining ones become links to a second copy.
 			if err := unix.Unlinkat(int(first.dir), first.name, 0); err != nil &&
 				!errors.Is(err, unix.ENOENT) {
-				return first.fault("unlink", err)
+				return first.wrap("unlink", err)
 			}
 		default:
-			return to.fault("link", err)
+			return to.wrap("link", err)
 		}
 	}
 }
 
+// String is the name of a file in the directory.
 func (i inode) String() string {
 	return fmt.Sprintf("%x.%x.%x.%x", i.device, i.number, i.born.Sec, i.born.Nsec)
 }
 
-// remove takes the directory away, and says whether there was one.
+// remove removes the directory, and returns whether there was one.
 func (l *links) remove() (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -98,15 +103,15 @@ func (l *links) remove() (bool, error) {
 	return true, nil
 }
 
-// close is for the end of a copy, also of one that has failed.
+// close closes the directory at the end of a copy, also of one that has failed.
 func (l *links) close() {
 	if l.name != "" {
 		l.dir.close()
 	}
 }
 
-// empty reads the directory again until nothing is there: some filesystems skip entries when others
-// are removed meanwhile.
+// empty reads the directory again until nothing is left: some filesystems skip entries if others
+// are removed while the directory is read.
 func (l *links) empty() error {
 	for {
 		removed, err := l.removeOnce()
@@ -117,22 +122,22 @@ func (l *links) empty() error {
 }
 
 func (l *links) removeOnce() (removed int, err error) {
-	dir, err := l.dir.again()
+	dir, err := l.dir.reopen()
 	if err != nil {
 		return 0, err
 	}
 	defer dir.close()
-	var list entries
+	var list openat.EntryReader
 	for {
-		found, err := list.next(dir)
+		found, err := list.Next(int(dir))
 		if errors.Is(err, io.EOF) {
 			return removed, nil
 		}
 		if err != nil {
 			return removed, err
 		}
-		if err := unix.Unlinkat(int(dir), found.name, 0); err != nil {
-			return removed, &os.PathError{Op: "unlink", Path: found.name, Err: err}
+		if err := unix.Unlinkat(int(dir), found.Name, 0); err != nil {
+			return removed, &os.PathError{Op: "unlink", Path: found.Name, Err: err}
 		}
 		removed++
 	}

@@ -63,7 +63,7 @@ func copyAsChild(paths string) error {
 // memory as ten: nothing is queued.
 func TestMemoryDoesNotGrowWithTheTree(t *testing.T) {
 	const files, most = 100_000, 40 << 10 // the race detector multiplies it
-	w := world{t: t, fstype: disks.XFS}
+	w := fixture{t: t, fstype: disks.XFS}
 	dir := disks.New(t, disks.XFS, 2<<30).Dir
 	memory := map[string]int{}
 	for _, size := range []int{10, files} {
@@ -86,7 +86,7 @@ func TestMemoryDoesNotGrowWithTheTree(t *testing.T) {
 }
 
 // fillOne makes the i-th of many entries: flat files, links, directories with a file.
-func (w world) fillOne(i int) {
+func (w fixture) fillOne(i int) {
 	w.t.Helper()
 	name := "a name that is neither short nor long " + strconv.Itoa(i)
 	switch {

@@ -7,18 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// parked is a pair of directories that is not open: name_to_handle_at(2) names the very inodes,
-// wherever a pod moves them meanwhile. Opening them again needs CAP_DAC_READ_SEARCH, which a
-// container has that may mount.
+// parked is a pair of directories that is not open. Handles (name_to_handle_at(2)) identify the
+// inodes, wherever a pod moves the directories meanwhile. To open handles needs
+// CAP_DAC_READ_SEARCH, which a privileged container has.
 type parked struct {
 	src, dst unix.FileHandle
-	// attributes are what src had, should it be gone.
+	// attributes are those of src, for the case that it is removed.
 	attributes attributes
 }
 
-// park closes a directory that the walk will come back to. Where the filesystem has no handles
-// (overlayfs), it stays open, and depth is bounded by the number of descriptors that a process may
-// have.
+// park closes a directory to which the walk will come back. If the filesystem has no handles
+// (overlayfs), the directory stays open: then the number of descriptors that a process may have
+// bounds the depth.
 func (w *walk) park(l *level) error {
 	if l.parked != nil {
 		return nil
@@ -36,12 +36,12 @@ func (w *walk) park(l *level) error {
 		return err
 	}
 	l.parked = &parked{src: src, dst: dst, attributes: a}
-	l.entries.forget()
+	l.entries.Forget()
 	l.pair.close()
 	return nil
 }
 
-// unpark opens the directory again, on the filesystems of a pair that is open.
+// unpark opens the directory again. on is an open pair on the same filesystems.
 func (l *level) unpark(on pair) error {
 	if l.parked == nil {
 		return nil
@@ -53,13 +53,13 @@ func (l *level) unpark(on pair) error {
 	src, err := l.unparkSource(on.src)
 	if errors.Is(err, unix.ESTALE) {
 		l.removed = &l.parked.attributes
-		src, err = dst.again() // a descriptor that stays what it is
+		src, err = dst.reopen() // any valid descriptor: src is not read again
 	}
 	l.src, l.dst, l.parked = src, dst, nil
 	return err
 }
 
-// unparkSource returns unix.ESTALE when the directory has been removed.
+// unparkSource opens the source again. Errors: unix.ESTALE if it has been removed.
 func (l *level) unparkSource(on descriptor) (descriptor, error) {
 	src, err := on.openHandle(l.parked.src)
 	if err != nil {
@@ -67,10 +67,10 @@ func (l *level) unparkSource(on descriptor) (descriptor, error) {
 	}
 	a, err := src.attributes()
 	switch {
-	case err == nil && a.links == 0: // what is open below it has kept its inode
+	case err == nil && a.links == 0: // removed, but its inode is still in use
 		err = unix.ESTALE
 	case err == nil:
-		err = l.entries.seek(src)
+		err = l.entries.Seek(int(src))
 	}
 	if err != nil {
 		src.close()

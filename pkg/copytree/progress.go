@@ -4,35 +4,36 @@ import "sync/atomic"
 
 // Stats counts what was copied.
 type Stats struct {
-	// Files are regular files, without further links to them.
+	// Files counts regular files; further links to them are not counted.
 	Files int64
-	// Directories are those below the root.
+	// Directories counts those below the root.
 	Directories int64
-	// Others are symbolic links, FIFOs, sockets and device nodes.
+	// Others counts symbolic links, FIFOs, sockets and device nodes.
 	Others int64
-	// Links are further names of what was copied already.
+	// Links counts further names of files that were copied already.
 	Links int64
-	// Bytes are those of content. Holes are none; a reflinked file has as many as are allocated to
-	// it.
+	// Bytes are those of content, without holes; of a reflinked file, the bytes that are allocated.
 	Bytes int64
-	// SharedBytes are those of Bytes that take no space, because they were reflinked.
+	// SharedBytes are the part of Bytes that was reflinked and takes no space.
 	SharedBytes int64
-	// AllocatedBytes are what it takes of the disk, in whole blocks: content, shared or not,
-	// directories, and what the source's files take besides. Space that a file of the source has
-	// allocated and not written counts, although it is not copied.
+	// AllocatedBytes are the bytes that the copy takes of the disk, in whole blocks: content, shared
+	// or not, directories, and extended attributes. Space that a file of the source has allocated and
+	// never written counts as well, although it is not copied.
 	AllocatedBytes int64
-	// LeftOut are entries that are not in the copy by the policy, and mount points.
+	// LeftOut counts mount points, and entries that the policy excludes.
 	LeftOut int64
-	// Vanished are entries that were gone, or something else, when they were to be copied.
+	// Vanished counts entries that were gone, or had another type, when they were to be copied.
 	Vanished int64
 }
 
-// Progress is the Stats of one copy that runs. Its zero value is ready.
+// Progress has the Stats of a running copy. Its zero value is ready to use.
 type Progress struct {
-	files, directories, others, links, bytes, sharedBytes, allocatedBytes, leftOut, vanished atomic.Int64
+	files, directories, others, links  atomic.Int64
+	bytes, sharedBytes, allocatedBytes atomic.Int64
+	leftOut, vanished                  atomic.Int64
 }
 
-// Stats may be called at any time. Its numbers are not all of one instant.
+// Stats may be called at any time. The numbers may be of slightly different moments.
 func (p *Progress) Stats() Stats {
 	return Stats{
 		Files:          p.files.Load(),

@@ -15,48 +15,49 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
 // onEach runs a test on each filesystem, with a source that is empty.
-func onEach(t *testing.T, test func(t *testing.T, w world)) {
+func onEach(t *testing.T, test func(t *testing.T, w fixture)) {
 	t.Helper()
 	for _, fstype := range disks.Types() {
-		t.Run(fstype, func(t *testing.T) { test(t, newWorld(t, fstype)) })
+		t.Run(fstype, func(t *testing.T) { test(t, newFixture(t, fstype)) })
 	}
 }
 
-// world is a source and the place of its copy, on one disk.
-type world struct {
+// fixture is a source and the place of its copy, on one disk.
+type fixture struct {
 	t        testing.TB
 	src, dst string
 	fstype   string
 }
 
-func newWorld(t testing.TB, fstype string, opts ...disks.Option) world {
+func newFixture(t testing.TB, fstype string, opts ...disks.Option) fixture {
 	t.Helper()
 	dir := disks.New(t, fstype, 0, opts...).Dir
-	w := world{t: t, src: filepath.Join(dir, "src"), dst: filepath.Join(dir, "dst"), fstype: fstype}
+	w := fixture{t: t, src: filepath.Join(dir, "src"), dst: filepath.Join(dir, "dst"), fstype: fstype}
 	must(t, os.Mkdir(w.src, 0o755))
 	must(t, os.Mkdir(w.dst, 0o700))
 	return w
 }
 
 // in is a path in the source.
-func (w world) in(name string) string { return filepath.Join(w.src, name) }
+func (w fixture) in(name string) string { return filepath.Join(w.src, name) }
 
-func (w world) mkdir(name string) {
+func (w fixture) mkdir(name string) {
 	w.t.Helper()
 	must(w.t, os.MkdirAll(w.in(name), 0o755))
 }
 
-func (w world) write(name, content string) {
+func (w fixture) write(name, content string) {
 	w.t.Helper()
 	must(w.t, os.WriteFile(w.in(name), []byte(content), 0o644))
 }
 
 // try copies src to dst.
-func (w world) try(ctx context.Context, opts Options) (Stats, error) {
+func (w fixture) try(ctx context.Context, opts Options) (Stats, error) {
 	w.t.Helper()
 	return tryPaths(w.t, ctx, w.src, w.dst, opts)
 }
@@ -78,7 +79,7 @@ func tryPaths(t testing.TB, ctx context.Context, from, to string,
 	return Tree(ctx, src, dst, opts)
 }
 
-func (w world) copy(opts Options) Stats {
+func (w fixture) copy(opts Options) Stats {
 	w.t.Helper()
 	stats, err := w.try(w.t.Context(), opts)
 	must(w.t, err)
@@ -87,21 +88,21 @@ func (w world) copy(opts Options) Stats {
 
 // copySame copies, and compares all but what is left out. The source is looked at first, and must
 // not have changed by being copied.
-func (w world) copySame(opts Options, leftOut ...string) Stats {
+func (w fixture) copySame(opts Options, leftOut ...string) Stats {
 	w.t.Helper()
-	want := portray(w.t, w.src)
+	want := stateOf(w.t, w.src)
 	stats := w.copy(opts)
-	wantSame(w.t, portray(w.t, w.dst), want, leftOut...)
+	wantSame(w.t, stateOf(w.t, w.dst), want, leftOut...)
 	if w.t.Failed() {
 		return stats
 	}
-	wantSame(w.t, portray(w.t, w.src), want)
+	wantSame(w.t, stateOf(w.t, w.src), want)
 	return stats
 }
 
 // A tree with one of everything.
 func TestCopyHasEverythingThatTheSourceHas(t *testing.T) {
-	onEach(t, func(t *testing.T, w world) {
+	onEach(t, func(t *testing.T, w fixture) {
 		t.Helper()
 		w.fillWithEverything()
 		stats := w.copySame(Options{}, "./null", "./loop")
@@ -124,7 +125,7 @@ func TestCopyHasEverythingThatTheSourceHas(t *testing.T) {
 	})
 }
 
-func (w world) fillWithEverything() {
+func (w fixture) fillWithEverything() {
 	t := w.t
 	t.Helper()
 	for _, dir := range []string{"empty", "a/b/c", "a/\xff\xfe not UTF-8\n\t\x01"} {
@@ -167,7 +168,7 @@ const acl = "\x02\x00\x00\x00" +
 const netRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
 // decorate gives modes, extended attributes and, last, times.
-func (w world) decorate() {
+func (w fixture) decorate() {
 	t := w.t
 	t.Helper()
 	must(t, unix.Chmod(w.in("a/b"), 0o3770))
@@ -203,10 +204,10 @@ func TestCopyToAnotherFilesystemHasTheSame(t *testing.T) {
 		{disks.Ext4, disks.XFS}, {disks.XFS, disks.Btrfs}, {disks.Btrfs, disks.Ext4}, {disks.XFS, disks.Ext4}, {disks.XFS, disks.XFS},
 	} {
 		t.Run(c[0]+" to "+c[1], func(t *testing.T) {
-			w := newWorld(t, c[0])
+			w := newFixture(t, c[0])
 			w.fillWithEverything()
 			w.dst = disks.New(t, c[1], 0).Dir
-			stats, want, got := w.copy(Options{Policy: KeepDevices}), portray(t, w.src), portray(t, w.dst)
+			stats, want, got := w.copy(Options{Policy: KeepDevices}), stateOf(t, w.src), stateOf(t, w.dst)
 			delete(got, "./lost+found")
 			wantSame(t, got, want)
 			if stats.SharedBytes != 0 {
@@ -217,7 +218,7 @@ func TestCopyToAnotherFilesystemHasTheSame(t *testing.T) {
 }
 
 func TestFileIsCopiedIntoAFile(t *testing.T) {
-	onEach(t, func(t *testing.T, w world) {
+	onEach(t, func(t *testing.T, w fixture) {
 		t.Helper()
 		w.fillWithEverything()
 		for _, name := range []string{"file", "program", "sparse", "a/b/empty file"} {
@@ -225,13 +226,13 @@ func TestFileIsCopiedIntoAFile(t *testing.T) {
 			must(t, os.WriteFile(dst, nil, 0o600))
 			_, err := tryPaths(t, t.Context(), w.in(name), dst, Options{})
 			must(t, err)
-			wantSame(t, portrayFile(t, dst), portrayFile(t, w.in(name)))
+			wantSame(t, stateOfFile(t, dst), stateOfFile(t, w.in(name)))
 		}
 	})
 }
 
 func TestKindsThatDifferAreRefused(t *testing.T) {
-	w := newWorld(t, disks.Ext4)
+	w := newFixture(t, disks.Ext4)
 	w.write("file", "")
 	must(t, unix.Mkfifo(w.in("fifo"), 0o600))
 	for _, c := range [][2]string{{w.in("file"), w.dst}, {w.src, w.in("file")}, {w.in("fifo"), w.in("file")}} {
@@ -250,19 +251,19 @@ func TestDeepTreeNeedsFewDescriptors(t *testing.T) {
 // Where a directory does not say what its entries are (getdents(2), DT_UNKNOWN), one costs no more
 // than elsewhere.
 func TestDeepTreeWithoutTypesOfEntriesNeedsFewDescriptors(t *testing.T) {
-	w := newWorld(t, disks.Ext4, disks.MkfsArgs("-O", "^filetype"))
+	w := newFixture(t, disks.Ext4, disks.MkfsArgs("-O", "^filetype"))
 	w.mkdir("entry")
 	dir, err := unix.Open(w.src, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	must(t, err)
 	defer unix.Close(dir)
-	if e, err := (&entries{}).next(descriptor(dir)); err != nil || e.kind != unix.DT_UNKNOWN {
+	if e, err := (&openat.EntryReader{}).Next(dir); err != nil || e.Type != unix.DT_UNKNOWN {
 		t.Fatalf("the directory says of %+v what it is, %v", e, err)
 	}
 	must(t, os.Remove(w.in("entry")))
 	copyDeepTree(t, w)
 }
 
-func copyDeepTree(t *testing.T, w world) {
+func copyDeepTree(t *testing.T, w fixture) {
 	t.Helper()
 	const depth = 5000
 	dir, err := unix.Open(w.src, unix.O_RDONLY|unix.O_DIRECTORY, 0)
@@ -279,7 +280,7 @@ func copyDeepTree(t *testing.T, w world) {
 		dir = next
 	}
 	must(t, unix.Close(dir))
-	want := portray(t, w.src)
+	want := stateOf(t, w.src)
 	if len(want) < depth {
 		t.Fatalf("the source has %d entries", len(want))
 	}
@@ -289,7 +290,7 @@ func copyDeepTree(t *testing.T, w world) {
 		t.Errorf("%d directories were copied, want %d", stats.Directories, depth+depth/100)
 	}
 	limitDescriptors(t, 2*depth)
-	wantSame(t, portray(t, w.dst), want)
+	wantSame(t, stateOf(t, w.dst), want)
 }
 
 // Of each level something is remembered: a pod that goes down without end, in several places at
@@ -299,7 +300,7 @@ func TestTreeThatIsDeeperThanAnyPathIsRefused(t *testing.T) {
 		depth int
 		want  error
 	}{{maxDepth, nil}, {maxDepth + 1, ErrTooDeep}} {
-		w := newWorld(t, disks.XFS)
+		w := newFixture(t, disks.XFS)
 		dir, err := unix.Open(w.src, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 		must(t, err)
 		for range tc.depth {
@@ -327,7 +328,7 @@ func limitDescriptors(t *testing.T, more uint64) {
 	t.Helper()
 	var old unix.Rlimit
 	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
-	open, err := os.ReadDir("/proc/self/fd")
+	open, err := os.ReadDir(filepath.Dir(openat.PathOfFD(0)))
 	must(t, err)
 	must(t,
 		unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(open)) + more, Max: old.Max}))
@@ -339,7 +340,7 @@ func TestHolesStayHoles(t *testing.T) {
 	const size, island = 1 << 40, 1 << 20
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
-			w := newWorld(t, fstype)
+			w := newFixture(t, fstype)
 			w.write("sparse", "")
 			must(t, os.Truncate(w.in("sparse"), size))
 			f, err := os.OpenFile(w.in("sparse"), os.O_WRONLY, 0)
@@ -349,12 +350,12 @@ func TestHolesStayHoles(t *testing.T) {
 				must(t, err)
 			}
 			must(t, errors.Join(f.Sync(), f.Close()))
-			want := portray(t, w.src)
+			want := stateOf(t, w.src)
 			w.copySame(Options{})
 			other := disks.New(t, disks.Btrfs, 0).Dir
 			stats, err := tryPaths(t, t.Context(), w.src, other, Options{})
 			must(t, err)
-			wantSame(t, portray(t, other), want)
+			wantSame(t, stateOf(t, other), want)
 			if stats.Bytes != 4*island {
 				t.Errorf("%d bytes were copied, want %d", stats.Bytes, 4*island)
 			}
@@ -372,7 +373,7 @@ func TestHolesStayHoles(t *testing.T) {
 // More links than the other filesystem allows (ext4: 65,000) become those of two files.
 func TestMoreLinksThanTheFilesystemAllowsAreAllCopied(t *testing.T) {
 	const links = 65_100
-	w := newWorld(t, disks.XFS)
+	w := newFixture(t, disks.XFS)
 	w.write("0", "linked")
 	for i := 1; i < links; i++ {
 		must(t, os.Link(w.in("0"), w.in(strconv.Itoa(i))))
@@ -400,7 +401,7 @@ func TestCopySurvivesAPowerCut(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
 			disk := disks.New(t, fstype, 0)
-			w := world{
+			w := fixture{
 				t:      t,
 				fstype: fstype,
 				src:    filepath.Join(disk.Dir, "src"),
@@ -408,14 +409,14 @@ func TestCopySurvivesAPowerCut(t *testing.T) {
 			}
 			must(t, errors.Join(os.Mkdir(w.src, 0o755), os.Mkdir(w.dst, 0o755)))
 			w.fillWithEverything()
-			want := portray(t, w.src)
+			want := stateOf(t, w.src)
 			w.copy(Options{Policy: KeepDevices})
 			cut := filepath.Join(t.TempDir(), "cut.img")
 			run(t, "cp", "--sparse=always", disk.Image, cut)
 			// btrfs mounts only one of two filesystems of the same ID
 			must(t, unix.Unmount(disk.Dir, 0))
 			mountImage(t, cut, disk.Dir)
-			wantSame(t, portray(t, w.dst), want)
+			wantSame(t, stateOf(t, w.dst), want)
 		})
 	}
 }
@@ -436,7 +437,7 @@ func run(t *testing.T, name string, args ...string) {
 // A file that is being read by somebody who must be asked first (a lease) is copied when he has
 // been.
 func TestLeasedFileIsCopiedWhenTheLeaseIsGivenBack(t *testing.T) {
-	w := newWorld(t, disks.Ext4)
+	w := newFixture(t, disks.Ext4)
 	w.write("leased", "content")
 	f, err := os.OpenFile(w.in("leased"), os.O_RDWR, 0)
 	must(t, err)
@@ -444,7 +445,7 @@ func TestLeasedFileIsCopiedWhenTheLeaseIsGivenBack(t *testing.T) {
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, unix.SIGIO)
 	defer signal.Stop(asked)
-	want, fd := portray(t, w.src), f.Fd()
+	want, fd := stateOf(t, w.src), f.Fd()
 	_, err = unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_WRLCK)
 	must(t, err)
 	given := make(chan error)
@@ -455,13 +456,13 @@ func TestLeasedFileIsCopiedWhenTheLeaseIsGivenBack(t *testing.T) {
 	}()
 	w.copy(Options{})
 	must(t, <-given)
-	wantSame(t, portray(t, w.dst), want)
+	wantSame(t, stateOf(t, w.dst), want)
 }
 
 // A process may be killed when the thread ends that has started it: no thread ends, and none stays
 // slow.
 func TestCopyLeavesThreadsAsTheyWere(t *testing.T) {
-	w := newWorld(t, disks.Ext4)
+	w := newFixture(t, disks.Ext4)
 	w.fillWithEverything()
 	w.copy(Options{Workers: 4})
 	threads, err := os.ReadDir("/proc/self/task")

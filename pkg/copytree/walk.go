@@ -11,15 +11,17 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
 const (
-	// openLevels bounds how many directories of a walk are open at once, however deep the tree is.
+	// openLevels bounds how many directories of a walk are open at once, however deep the tree.
 	openLevels = 32
-	// maxDepth bounds what is remembered of those that are not open, a few hundred bytes each. No
-	// path leads that deep: PATH_MAX ends after a fifth of it.
+	// maxDepth bounds the memory for directories that are not open, a few hundred bytes each. No path
+	// is that deep: PATH_MAX allows a fifth of it.
 	maxDepth = 10_000
-	// batch is how many names of a directory are known at a time.
+	// batch is how many names of a directory are in memory at a time.
 	batch = 1024
 )
 
@@ -34,7 +36,7 @@ func (p pair) close() {
 	p.dst.close()
 }
 
-// directory copies a tree; src and dst stay open.
+// directory copies a directory and everything below it. src and dst stay open.
 func (c *copier) directory(src, dst descriptor) error {
 	root, err := openPair(src, dst)
 	if err != nil {
@@ -42,7 +44,7 @@ func (c *copier) directory(src, dst descriptor) error {
 	}
 	c.walk(root)
 	c.trees.Wait()
-	c.paces.Wait()
+	c.syncs.Wait()
 	if err := c.stopped(); err != nil {
 		return err
 	}
@@ -50,26 +52,25 @@ func (c *copier) directory(src, dst descriptor) error {
 	if err != nil || !removed {
 		return err
 	}
-	return c.sealAgain(src, dst)
+	return c.finishAgain(src, dst)
 }
 
-// sealAgain gives the root its time once more, which it has lost when an entry of ours was removed
-// from it.
-func (c *copier) sealAgain(src, dst descriptor) error {
+// finishAgain sets the time of the root again, which has changed when links removed its directory.
+func (c *copier) finishAgain(src, dst descriptor) error {
 	root, err := openPair(src, dst)
 	if err != nil {
 		return err
 	}
 	defer root.close()
-	return c.seal(root.src, root.dst)
+	return c.finish(root.src, root.dst)
 }
 
 func openPair(src, dst descriptor) (pair, error) {
-	from, err := src.again()
+	from, err := src.reopen()
 	if err != nil {
 		return pair{}, err
 	}
-	to, err := dst.again()
+	to, err := dst.reopen()
 	if err != nil {
 		from.close()
 		return pair{}, err
@@ -77,8 +78,8 @@ func openPair(src, dst descriptor) (pair, error) {
 	return pair{src: from, dst: to}, nil
 }
 
-// walk copies a directory, which it closes, and all that is below it but what other workers take
-// over. It goes down before it goes on, so that it remembers one position for each level.
+// walk copies a directory and everything below it, except what other workers take over, and closes
+// the directory. It is depth first, so that it remembers one position for each level.
 func (c *copier) walk(root pair) {
 	w := &walk{copier: c}
 	err := w.push(root)
@@ -86,33 +87,34 @@ func (c *copier) walk(root pair) {
 		err = w.step()
 	}
 	if err != nil {
-		c.fail(err) // first, so that helpers stop
+		c.fail(err) // before the levels are closed, so that helpers stop
 	}
 	for _, l := range w.levels {
 		l.close()
 	}
 }
 
+// walk is one worker's way through a tree.
 type walk struct {
 	*copier
 
 	levels []*level
 }
 
-// level is a directory that a walk stands in.
+// level is a directory on the path from the root to where a walk is.
 type level struct {
 	pair
 
-	entries entries
-	// helpers are the workers that copy files of this directory.
+	entries openat.EntryReader
+	// helpers are the other workers that copy files of this directory.
 	helpers sync.WaitGroup
-	// parked is how to open the pair again, nil while it is open.
+	// parked is what is needed to open the pair again; nil while it is open.
 	parked *parked
-	// charged is what has been counted of the copy's own blocks, uncharged are the names that were
-	// read since.
+	// charged is the number of bytes that were charged for the copy of the directory itself, and
+	// uncharged the number of names that were read since then.
 	charged   int64
 	uncharged int
-	// removed are the attributes that src had, when it was gone on the way back up.
+	// removed has the attributes of src if src was removed while it was parked.
 	removed *attributes
 }
 
@@ -123,16 +125,16 @@ func (l *level) close() {
 	}
 }
 
-// seal gives the directory's copy its attributes. Nothing is made in it after that.
-func (l *level) seal(c *copier) error {
+// finish gives the directory's copy its attributes. Nothing may be made in the copy after that.
+func (l *level) finish(c *copier) error {
 	l.helpers.Wait()
 	if l.removed != nil {
 		return opened(l.dst).apply(*l.removed)
 	}
-	return c.seal(l.src, l.dst)
+	return c.finish(l.src, l.dst)
 }
 
-// push takes over the pair.
+// push goes down into a directory. The walk closes the pair.
 func (w *walk) push(p pair) error {
 	w.levels = append(w.levels, &level{pair: p})
 	if len(w.levels) <= openLevels {
@@ -141,8 +143,8 @@ func (w *walk) push(p pair) error {
 	return w.park(w.levels[len(w.levels)-1-openLevels])
 }
 
-// step copies a few files of the directory that the walk is in, and goes down or up if that comes
-// next.
+// step copies some files of the directory that the walk is in. Then it goes down, if a directory
+// follows, or up, if the directory has ended.
 func (w *walk) step() error {
 	if err := w.stopped(); err != nil {
 		return err
@@ -157,9 +159,9 @@ func (w *walk) step() error {
 			return err
 		}
 	}
-	// A directory is read in the order of its hashes; its files lie on the disk in that of their
-	// inodes.
-	slices.SortFunc(found, func(a, b entry) int { return cmp.Compare(a.inode, b.inode) })
+	// The directory has its entries in the order of their hashes; the disk has the files in the order
+	// of their inodes.
+	slices.SortFunc(found, func(a, b openat.Entry) int { return cmp.Compare(a.Inode, b.Inode) })
 	if err := w.files(l.pair, found, &l.helpers); err != nil {
 		return err
 	}
@@ -173,48 +175,48 @@ func (w *walk) step() error {
 	}
 }
 
-// read returns what are no directories, and io.EOF with the last of them. It stops at a directory,
-// whose name comes apart.
-func (l *level) read() (found []entry, directory string, err error) {
+// read returns the next entries that are no directories, with io.EOF at the end. If it comes to a
+// directory, it stops and returns its name as well.
+func (l *level) read() (found []openat.Entry, directory string, err error) {
 	if l.removed != nil {
 		return nil, "", io.EOF
 	}
 	for len(found) < batch {
-		next, err := l.entries.next(l.src)
+		next, err := l.entries.Next(int(l.src))
 		if err != nil {
 			return found, "", err
 		}
 		if l.isDirectory(next) {
-			return found, next.name, nil
+			return found, next.Name, nil
 		}
 		found = append(found, next)
 	}
 	return found, "", nil
 }
 
-// isDirectory asks the filesystem where the directory does not tell kinds (getdents(2),
-// DT_UNKNOWN): ext4 without the feature filetype, XFS without ftype. What cannot be asked for is no
-// directory; opening it says why.
-func (l *level) isDirectory(e entry) bool {
-	if e.kind != unix.DT_UNKNOWN {
-		return e.kind == unix.DT_DIR
+// isDirectory asks the filesystem if the directory has no types (DT_UNKNOWN of getdents(2)): ext4
+// without the feature filetype, XFS without ftype. If that fails, the entry counts as no directory,
+// and opening it returns the error.
+func (l *level) isDirectory(e openat.Entry) bool {
+	if e.Type != unix.DT_UNKNOWN {
+		return e.Type == unix.DT_DIR
 	}
 	var st unix.Stat_t
-	err := unix.Fstatat(int(l.src), e.name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
+	err := unix.Fstatat(int(l.src), e.Name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
-// files copies them, and gives half of what is left to whoever is idle meanwhile.
-func (c *copier) files(at pair, left []entry, helpers *sync.WaitGroup) error {
+// files copies entries. Before each one, it offers half of the remaining entries to an idle worker.
+func (c *copier) files(at pair, left []openat.Entry, helpers *sync.WaitGroup) error {
 	for len(left) > 0 {
 		if err := c.proceed(); err != nil {
 			return err
 		}
-		if mine, yours := left[:(len(left)+1)/2], left[(len(left)+1)/2:]; len(yours) > 0 &&
-			c.offer(helpers, func() error { return c.files(at, yours, helpers) }) {
+		mine, theirs := left[:(len(left)+1)/2], left[(len(left)+1)/2:]
+		if len(theirs) > 0 && c.offer(helpers, func() error { return c.files(at, theirs, helpers) }) {
 			left = mine
 		}
-		if err := c.entry(at, left[0].name); err != nil {
+		if err := c.entry(at, left[0].Name); err != nil {
 			return err
 		}
 		left = left[1:]
@@ -222,7 +224,7 @@ func (c *copier) files(at pair, left []entry, helpers *sync.WaitGroup) error {
 	return nil
 }
 
-// down goes on in a subdirectory, if no other worker takes it.
+// down goes on in a subdirectory, unless an idle worker takes it over.
 func (w *walk) down(l *level, name string) error {
 	child, err := w.child(l.pair, name)
 	if err != nil || child == nil {
@@ -238,20 +240,20 @@ func (w *walk) down(l *level, name string) error {
 	return w.push(*child)
 }
 
-// child opens a subdirectory and makes its copy; nil if it is not to be copied.
+// child opens a subdirectory and makes its copy; nil if the subdirectory is not to be copied.
 func (c *copier) child(at pair, name string) (*pair, error) {
 	if at.depth == maxDepth {
 		return nil, fmt.Errorf("%w: it may have %d levels of directories", ErrTooDeep, maxDepth)
 	}
 	src, err := at.src.subdirectory(name)
 	if err != nil {
-		return nil, c.passOver(err)
+		return nil, c.skip(err)
 	}
 	err = unix.Mkdirat(int(at.dst), name, 0o700)
-	// a name that was given again while we read the directory comes twice
+	// If a name is removed and made again while its directory is read, it can come twice.
 	if errors.Is(err, unix.EEXIST) {
 		src.close()
-		return nil, nil //nolint:nilnil // it is there
+		return nil, nil //nolint:nilnil // the first one is being copied
 	}
 	if err != nil {
 		src.close()
@@ -267,9 +269,9 @@ func (c *copier) child(at pair, name string) (*pair, error) {
 	return &pair{src: src, dst: dst, depth: at.depth + 1}, nil
 }
 
-// passOver counts what cannot be opened because it is not there any more, or is not the tree's.
-// Other errors stay errors.
-func (c *copier) passOver(err error) error {
+// skip counts an entry that cannot be opened because it is gone or does not belong to the tree. It
+// returns all other errors.
+func (c *copier) skip(err error) error {
 	switch {
 	case errors.Is(err, unix.EXDEV): // a mount point
 		c.Progress.leftOut.Add(1)
@@ -282,12 +284,11 @@ func (c *copier) passOver(err error) error {
 	}
 }
 
-// up finishes the directory that the walk is in. Nothing is made in its copy any more, so that its
-// time stays.
+// up finishes the directory that the walk is in, and goes back to its parent.
 func (w *walk) up() error {
 	last := len(w.levels) - 1
 	l := w.levels[last]
-	if err := errors.Join(l.seal(w.copier), l.chargeDirectory(w.copier)); err != nil {
+	if err := errors.Join(l.finish(w.copier), l.chargeDirectory(w.copier)); err != nil {
 		return err
 	}
 	w.levels = w.levels[:last]
@@ -298,11 +299,11 @@ func (w *walk) up() error {
 	return w.levels[last-1].unpark(l.pair)
 }
 
-// seal gives a directory's copy its attributes.
-func (c *copier) seal(src, dst descriptor) error {
+// finish gives a directory's copy its attributes.
+func (c *copier) finish(src, dst descriptor) error {
 	a, err := src.attributes()
 	if err != nil {
 		return err
 	}
-	return c.imitate(opened(src), opened(dst), a)
+	return c.copyAttributes(opened(src), opened(dst), a)
 }

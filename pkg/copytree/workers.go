@@ -3,58 +3,58 @@ package copytree
 import (
 	"context"
 	"errors"
-	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
-// copier is one call of Tree.
+// copier is the state of one call of Tree.
 type copier struct {
 	Options
 
 	ctx  context.Context //nolint:containedctx // lives as long as one call
 	fail context.CancelCauseFunc
-	// idle is received from by workers that have nothing to do: a send succeeds only when one
-	// waits. So nothing is ever queued, and what is known of the tree is what the workers stand in,
-	// whatever its size.
+	// idle has no buffer, and idle workers receive from it: a send succeeds only if a worker is idle.
+	// So nothing is queued, and memory does not grow with the size of the tree.
 	idle chan func()
-	// trees are the walks that have been handed to other workers.
+	// trees counts the walks that other workers have taken over.
 	trees sync.WaitGroup
 	links links
-	// self is /proc/self/fd.
-	self descriptor
-	// copied counts files; paces are what pace has begun, one at a time. Who has set pacing owns
-	// early: the count at which content is written next.
-	copied atomic.Int64
-	pacing atomic.Bool
-	early  int64
-	paces  sync.WaitGroup
-	// others are who is in a hurry, and has been since content was written last.
+	// fdDir is the directory of this process's descriptors (openat.OpenFDDir).
+	fdDir descriptor
+	// copied counts files. syncs counts the syncs that syncEarly has started, one at a time. Whoever
+	// has set syncing owns nextSyncfs, the number of files at which content is written next.
+	copied     atomic.Int64
+	syncing    atomic.Bool
+	nextSyncfs int64
+	syncs      sync.WaitGroup
+	// others is set if the Yielder has reported other work since content was written last.
 	others atomic.Bool
-	// block is the size of the blocks of the copy's filesystem; entries counts what was made.
+	// block is the block size of the copy's filesystem; entries counts what was made.
 	block   int64
 	entries atomic.Int64
-	// plain and slow are set once the two files of a copy have turned out to be where nothing can
-	// be shared or copied by the kernel.
-	plain, slow atomic.Bool
-	// leasePatience is how long a file may be leased, but in tests.
+	// noReflink and noKernelCopy are set when a file shows that the kernel can share no blocks, or
+	// copy no bytes, between the two filesystems.
+	noReflink, noKernelCopy atomic.Bool
+	// leasePatience is the function of that name, except in tests.
 	leasePatience func() (time.Duration, error)
 }
 
-// newCopier starts the workers; done waits for them.
+// newCopier starts the workers; done ends them and waits for them.
 func newCopier(
 	ctx context.Context, dst descriptor, opts Options,
 ) (c *copier, done func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, context.Cause(ctx)
 	}
-	self, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fdDir, err := openat.OpenFDDir()
 	if err != nil {
-		return nil, nil, &os.PathError{Op: "open", Path: "/proc/self/fd", Err: err}
+		return nil, nil, err
 	}
 	running, fail := context.WithCancelCause(ctx)
 	c = &copier{
@@ -63,13 +63,13 @@ func newCopier(
 		fail:    fail,
 		idle:    make(chan func()),
 		links:   links{root: dst},
-		self:    descriptor(self),
+		fdDir:   descriptor(fdDir),
 	}
-	c.leasePatience, c.early = leasePatience, earlyFiles
+	c.leasePatience, c.nextSyncfs = leasePatience, syncfsFiles
 	var workers sync.WaitGroup
 	for range opts.Workers - 1 {
 		workers.Go(func() {
-			defer yieldProcessor()()
+			defer lowerPriority()()
 			for work := range c.idle {
 				work()
 			}
@@ -78,26 +78,26 @@ func newCopier(
 	return c, func() {
 		close(c.idle)
 		workers.Wait()
-		c.paces.Wait()
-		c.self.close()
+		c.syncs.Wait()
+		c.fdDir.close()
 		c.links.close()
 		fail(nil)
 	}, nil
 }
 
-// niceness is what nice(1) gives by default: who has anything else to do on the processor goes
-// first.
+// niceness is the default of nice(1).
 const niceness = 10
 
-// yieldProcessor keeps the goroutine on one thread, of low priority, until back is called: a copy
-// is long, and an RPC that comes meanwhile is short. (The disk's priority follows: ioprio_set(2).)
-// Where it is not allowed, the copy is as important as all else. The thread lives on: processes
-// that it has started may be told of its end (prctl(2), PR_SET_PDEATHSIG).
-func yieldProcessor() (back func()) {
+// lowerPriority locks the goroutine to its thread and lowers the thread's priority, until restore
+// is called: a copy is long, and an RPC that comes meanwhile is short. (The priority for the disk
+// follows, see ioprio_set(2).) If that is not allowed, the priority stays. Other threads are not
+// affected. The thread is used again afterwards: its end would kill processes that it has started
+// with PR_SET_PDEATHSIG (prctl(2)).
+func lowerPriority() (restore func()) {
 	runtime.LockOSThread()
 	thread := unix.Gettid()
 	raw, err := unix.Getpriority(unix.PRIO_PROCESS, thread)
-	before := 20 - raw // the system call has no negative results, unlike its wrapper in C
+	before := 20 - raw // the system call returns 20 minus the niceness (getpriority(2))
 	if err != nil || before >= niceness ||
 		unix.Setpriority(unix.PRIO_PROCESS, thread, niceness) != nil {
 		return runtime.UnlockOSThread
@@ -105,12 +105,13 @@ func yieldProcessor() (back func()) {
 	return func() {
 		if unix.Setpriority(unix.PRIO_PROCESS, thread, before) == nil {
 			runtime.UnlockOSThread()
-		} // or else the thread ends with the goroutine
+		} // else the thread stays locked and ends with the goroutine
 	}
 }
 
-// offer has work done by a worker that is idle, and counted in the group; false if there is none.
-// Work may offer further work and wait for that: nobody ever waits for the one who gave him his.
+// offer hands work to an idle worker and counts it in the group; false if no worker is idle. Work
+// may offer further work and wait for it. This cannot deadlock: a worker never waits for the worker
+// from which it has its work.
 func (c *copier) offer(group *sync.WaitGroup, work func() error) bool {
 	group.Add(1)
 	counted := func() {
@@ -128,7 +129,7 @@ func (c *copier) offer(group *sync.WaitGroup, work func() error) bool {
 	}
 }
 
-// stopped says why nothing more is to be done: the first error, or the end of the caller's context.
+// stopped returns why the copy stops: the first error, or the cause of the caller's context.
 func (c *copier) stopped() error {
 	if c.ctx.Err() == nil {
 		return nil
@@ -136,9 +137,9 @@ func (c *copier) stopped() error {
 	return context.Cause(c.ctx)
 }
 
-// proceed is stopped, after others have gone first. A thread of theirs that has become ready does
-// not displace one of ours, whatever their priorities, before the next tick, 4 ms away perhaps,
-// unless the kernel is one that can be preempted: so ours offers its processor.
+// proceed lets other work go first, and returns stopped. Unless the kernel is preemptible, a thread
+// of the other work that becomes ready waits for the next tick, up to 4 ms, before it displaces a
+// thread of the copy, whatever their priorities: so the copy's thread offers its processor.
 func (c *copier) proceed() error {
 	if err := c.stopped(); err != nil || c.Yielder == nil {
 		return err
@@ -151,7 +152,7 @@ func (c *copier) proceed() error {
 	return err
 }
 
-// vanished says whether an error only means that a name does not lead to what it led to.
+// vanished reports whether an error means that a name no longer leads to what it led to.
 func vanished(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) ||
 		errors.Is(err, unix.ESTALE)

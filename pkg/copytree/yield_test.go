@@ -24,7 +24,7 @@ func (c *counter) Yield(context.Context) (others bool, err error) {
 }
 
 func TestCopyYieldsBeforeEachFileAndEachChunk(t *testing.T) {
-	w := newWorld(t, disks.Ext4)
+	w := newFixture(t, disks.Ext4)
 	w.write("a", "small")
 	must(t, appendTo(w.in("large"), 4*MaxChunk))
 	c := &counter{enough: 1000}
@@ -35,7 +35,7 @@ func TestCopyYieldsBeforeEachFileAndEachChunk(t *testing.T) {
 }
 
 func TestCopyEndsWithItsYielder(t *testing.T) {
-	w := newWorld(t, disks.Ext4)
+	w := newFixture(t, disks.Ext4)
 	for i := range 10 {
 		w.write(strconv.Itoa(i), "")
 	}
@@ -51,8 +51,8 @@ func TestCopyEndsWithItsYielder(t *testing.T) {
 func TestCopyOfManyFilesIsWhole(t *testing.T) {
 	for name, yielder := range map[string]Yielder{"alone": nil, "with others": &racing{}} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, disks.Ext4)
-			for i := range 2 * earlyFiles {
+			w := newFixture(t, disks.Ext4)
+			for i := range 2 * syncfsFiles {
 				w.write(strconv.Itoa(i), strings.Repeat("x", i%5000))
 			}
 			w.copySame(Options{Yielder: yielder})

@@ -4,61 +4,134 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// EntriesBuffer is a good size for the buffer of ReadEntries, in bytes.
+// EntriesBuffer is a good size for the buffer of ReadEntries, in bytes: some hundred names.
 const EntriesBuffer = 32 << 10
 
-// Entry is an entry of a directory as getdents64(2) returns it.
+// Entry is an entry of a directory as getdents64(2) returns it. By the time it is used, the name may
+// be gone or lead to something else.
 type Entry struct {
 	Name string
-	// IsDir is false also where the filesystem does not say what an entry is (DT_UNKNOWN).
-	IsDir bool
+	// Type is unix.DT_DIR and so on; unix.DT_UNKNOWN where the filesystem does not say.
+	Type  uint8
+	Inode uint64
+	// next is where the directory goes on after the entry: a cookie of the filesystem.
+	next int64
 }
 
-// The layout of struct linux_dirent64.
+// The offsets of struct linux_dirent64 (getdents64(2)).
 const (
-	direntLength = 16 // d_reclen
-	direntType   = 18 // d_type
-	direntName   = 19 // d_name, which ends with a NUL
+	direntInode  = 0
+	direntNext   = 8
+	direntLength = 16
+	direntType   = 18
+	direntName   = 19 // ends with a NUL
 )
 
-// ReadEntries reads the next entries, without "." and "..", through a buffer; none at the end.
-// (os.File.ReadDir would call stat(2) on an entry of unknown type by its path, and a Dir has no
-// path.)
-func (d Dir) ReadEntries(buffer []byte) ([]Entry, error) {
-	n, err := d.getdents(buffer)
-	if err != nil {
-		return nil, err
-	}
-	var entries []Entry
-	for rest := buffer[:n]; len(rest) > direntName; {
-		length := int(binary.NativeEndian.Uint16(rest[direntLength:]))
-		name, _, _ := bytes.Cut(rest[direntName:length], []byte{0})
-		if s := string(name); s != "." && s != ".." {
-			entries = append(entries, Entry{Name: s, IsDir: rest[direntType] == unix.DT_DIR})
-		}
-		rest = rest[length:]
-	}
-	if len(entries) == 0 && n > 0 { // "." and ".." alone are not the end
-		return d.ReadEntries(buffer)
-	}
-	return entries, nil
+// parseEntry returns the first entry of what getdents64(2) has returned, and what follows it.
+func parseEntry(content []byte) (e Entry, rest []byte) {
+	length := binary.NativeEndian.Uint16(content[direntLength:])
+	record := content[:length]
+	name, _, _ := bytes.Cut(record[direntName:], []byte{0})
+	return Entry{
+		Name:  string(name),
+		Type:  record[direntType],
+		Inode: binary.NativeEndian.Uint64(record[direntInode:]),
+		//nolint:gosec // the kernel's off_t is signed
+		next: int64(binary.NativeEndian.Uint64(record[direntNext:])),
+	}, content[length:]
 }
 
-func (d Dir) getdents(buffer []byte) (int, error) {
+// isSelfOrParent reports whether an entry is "." or "..", which are no content.
+func (e Entry) isSelfOrParent() bool { return e.Name == "." || e.Name == ".." }
+
+// getdents reads into the buffer; nothing at the end, and when the directory has been removed.
+func getdents(dir int, buffer []byte) ([]byte, error) {
 	for {
-		n, err := unix.Getdents(d.FD(), buffer)
+		n, err := unix.Getdents(dir, buffer)
 		switch {
 		case err == nil:
-			return n, nil
+			return buffer[:n], nil
 		case errors.Is(err, unix.EINTR):
 			continue
+		case errors.Is(err, unix.ENOENT):
+			return nil, nil
 		default:
-			return 0, os.NewSyscallError("getdents64", err)
+			return nil, os.NewSyscallError("getdents64", err)
 		}
 	}
+}
+
+// ReadEntries reads the next entries, without "." and "..", through a buffer; none at the end, and
+// when the directory has been removed. (os.File.ReadDir would call stat(2) on an entry of unknown
+// type by its path, and a Dir has no path.)
+func (d Dir) ReadEntries(buffer []byte) ([]Entry, error) {
+	for {
+		content, err := getdents(d.FD(), buffer)
+		if err != nil || len(content) == 0 {
+			return nil, err
+		}
+		var entries []Entry
+		for len(content) > 0 {
+			var e Entry
+			if e, content = parseEntry(content); !e.isSelfOrParent() {
+				entries = append(entries, e)
+			}
+		}
+		if len(entries) > 0 { // "." and ".." alone are not the end
+			return entries, nil
+		}
+	}
+}
+
+// EntryReader reads a directory of any size one entry at a time, and can go on after the directory
+// was closed and opened again. Its zero value is at the directory's beginning.
+type EntryReader struct {
+	buffer []byte
+	unread []byte
+	// position is where the directory goes on after what has been returned.
+	position int64
+}
+
+// Next returns the next entry, without "." and "..". Errors: io.EOF at the end, and when the
+// directory has been removed.
+func (r *EntryReader) Next(dir int) (Entry, error) {
+	for {
+		if len(r.unread) == 0 {
+			if err := r.fill(dir); err != nil {
+				return Entry{}, err
+			}
+		}
+		var e Entry
+		e, r.unread = parseEntry(r.unread)
+		r.position = e.next
+		if !e.isSelfOrParent() {
+			return e, nil
+		}
+	}
+}
+
+func (r *EntryReader) fill(dir int) (err error) {
+	if r.buffer == nil {
+		r.buffer = make([]byte, EntriesBuffer)
+	}
+	r.unread, err = getdents(dir, r.buffer)
+	if err == nil && len(r.unread) == 0 {
+		err = io.EOF
+	}
+	return err
+}
+
+// Forget frees the buffer. What was read and not returned comes again after Seek.
+func (r *EntryReader) Forget() { r.buffer, r.unread = nil, nil }
+
+// Seek prepares a descriptor of the same directory, opened again, for Next.
+func (r *EntryReader) Seek(dir int) error {
+	_, err := unix.Seek(dir, r.position, io.SeekStart)
+	return os.NewSyscallError("lseek", err)
 }

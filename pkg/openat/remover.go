@@ -89,7 +89,7 @@ func (r *Remover) moveUp(at Dir, name string) error {
 // directory. (If a pod exchanges the entry in between, it stays for the next try.)
 func (r *Remover) remove(ctx context.Context, at Dir, e Entry, depth int) error {
 	err := error(unix.EISDIR)
-	if !e.IsDir {
+	if e.Type != unix.DT_DIR {
 		err = unlinkForced(at, e.Name, 0)
 	}
 	switch {
