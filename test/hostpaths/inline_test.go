@@ -8,15 +8,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 func TestInlineVolumeLivesWithItsPod(t *testing.T) {
-	w := newWorld(t, "[]")
+	n := newNode(t, "[]")
 	for title, tc := range map[string]struct {
 		v    volumeOf
 		mode os.FileMode
@@ -28,43 +28,43 @@ func TestInlineVolumeLivesWithItsPod(t *testing.T) {
 	} {
 		t.Run(title, func(t *testing.T) {
 			for range 2 {
-				w.must(w.publish(tc.v))
+				n.Must(n.publish(tc.v))
 			}
-			info, err := os.Stat(w.target(tc.v))
+			info, err := os.Stat(n.target(tc.v))
 			if err != nil || info.Mode() != tc.mode {
 				t.Errorf("the target has mode %v, %v, want %v", info.Mode(), err, tc.mode)
 			}
-			file := w.target(tc.v)
+			file := n.target(tc.v)
 			if info.IsDir() {
 				file = filepath.Join(file, "file")
 			}
-			w.write(file, content)
-			w.restart()
-			w.must(w.publish(tc.v)) // kubelet asks again after its own restart
-			w.wantContent(file, content)
-			w.wantStats(tc.v)
+			n.write(file, content)
+			n.Start()
+			n.Must(n.publish(tc.v)) // kubelet asks again after its own restart
+			n.wantContent(file, content)
+			n.wantStats(tc.v)
 			for range 2 {
-				w.must(w.unpublish(tc.v))
+				n.Must(n.unpublish(tc.v))
 			}
-			w.wantNothingLeft()
+			n.wantNothingLeft()
 		})
 	}
 }
 
 func TestFullMemoryVolumeIsAnErrorToTheWriter(t *testing.T) {
-	w := newWorld(t, "[]")
+	n := newNode(t, "[]")
 	v := inline(podA, "v", "medium", "Memory", "size", "1Mi")
-	w.must(w.publish(v))
-	err := os.WriteFile(filepath.Join(w.target(v), "file"), make([]byte, 2<<20), 0o600)
+	n.Must(n.publish(v))
+	err := os.WriteFile(filepath.Join(n.target(v), "file"), make([]byte, 2<<20), 0o600)
 	if !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("%v, want ENOSPC", err)
 	}
-	w.must(w.unpublish(v))
-	w.wantNothingLeft()
+	n.Must(n.unpublish(v))
+	n.wantNothingLeft()
 }
 
 func TestInlineRefusals(t *testing.T) {
-	w := newWorld(t, "[]")
+	n := newNode(t, "[]")
 	for _, tc := range []struct {
 		attributes []string
 		code       codes.Code
@@ -83,9 +83,9 @@ func TestInlineRefusals(t *testing.T) {
 		{[]string{"type", "Socket"}, codes.InvalidArgument, "path"},
 		{[]string{"sizeLimit", "1Mi"}, codes.InvalidArgument, "sizeLimit"},
 	} {
-		w.wantCode(w.publish(inline(podA, "v", tc.attributes...)), tc.code, tc.word)
+		n.wantCode(n.publish(inline(podA, "v", tc.attributes...)), tc.code, tc.word)
 	}
-	w.wantNothingLeft()
+	n.wantNothingLeft()
 }
 
 // A SIGKILL at every failpoint of publishing and unpublishing: the retry succeeds, and nothing is
@@ -93,25 +93,25 @@ func TestInlineRefusals(t *testing.T) {
 func TestInlineVolumeSurvivesACrashAtEveryStep(t *testing.T) {
 	for _, attributes := range [][]string{{"type", "DirectoryOrCreate"}, {"type", "FileOrCreate"}, {"medium", "Memory", "size", "1Mi"}} {
 		t.Run(strings.Join(attributes, " "), func(t *testing.T) {
-			w := newWorld(t, "[]")
+			n := newNode(t, "[]")
 			v := inline(podA, "v", append(attributes, "mode", "0644")...)
 			steps := 0
-			for n := 1; ; n++ {
-				w.restart(fmt.Sprintf("CSI_HOSTPATH_FAILPOINT=:%d", n))
-				publishErr := w.publish(v)
+			for step := 1; ; step++ {
+				n.Start(fmt.Sprintf("CSI_HOSTPATH_FAILPOINT=:%d", step))
+				publishErr := n.publish(v)
 				if publishErr == nil {
-					if w.unpublish(v) == nil && w.isQuiet() {
+					if n.unpublish(v) == nil && n.isQuiet() {
 						break // no step is left to die at
 					}
 				}
-				<-w.Exited()
+				<-n.Exited()
 				steps++
-				w.restart()
+				n.Start()
 				for range 2 {
-					w.must(w.publish(v))
+					n.Must(n.publish(v))
 				}
-				w.must(w.unpublish(v))
-				w.wantNothingLeft()
+				n.Must(n.unpublish(v))
+				n.wantNothingLeft()
 			}
 			if steps < 2 {
 				t.Errorf("the driver died %d times: the failpoints are not there", steps)
@@ -122,45 +122,42 @@ func TestInlineVolumeSurvivesACrashAtEveryStep(t *testing.T) {
 }
 
 // isQuiet: the driver is alive when the trash is empty.
-func (w *world) isQuiet() bool {
-	w.t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+func (n *node) isQuiet() bool {
+	n.t.Helper()
+	quiet := false
+	fixture.Eventually(n.t, "the trash is empty, or the driver is dead", func() bool {
 		select {
-		case <-w.Exited():
-			return false
-		default:
-		}
-		if entries, err := os.ReadDir(w.path("pool/trash")); err == nil && len(entries) == 0 {
+		case <-n.Exited():
 			return true
+		default:
+			quiet = len(n.Entries("pool", "trash")) == 0
+			return quiet
 		}
-	}
-	return false
+	})
+	return quiet
 }
 
 func TestLeftoversOfDeadPodsAreRemovedAndThoseOfLivePodsKept(t *testing.T) {
-	w := newWorld(t, "[]")
+	n := newNode(t, "[]")
 	dead, live := inline(podA, "v"), inline(podB, "v")
-	w.must(w.publish(dead))
-	w.must(w.publish(live))
-	w.write(filepath.Join(w.target(live), "file"), content)
-	managed, err := w.create("ns", "pvc-1")
-	w.must(err)
-	w.must(w.Kill())
+	n.Must(n.publish(dead))
+	n.Must(n.publish(live))
+	n.write(filepath.Join(n.target(live), "file"), content)
+	managed, err := n.create("ns", "pvc-1")
+	n.Must(err)
+	n.Kill()
 	// A reboot: nothing is mounted any more; one of the pods has gone with its directory.
 	for _, v := range []volumeOf{dead, live} {
-		w.must(syscall.Unmount(w.target(v), 0))
+		n.Must(syscall.Unmount(n.target(v), 0))
 	}
-	w.endPod(podA)
-	w.start()
-	for end := time.Now().Add(patience); len(w.volumes()) != 2; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("the pool has %q", w.volumes())
-		}
-	}
-	w.must(w.publish(live))
-	w.wantContent(filepath.Join(w.target(live), "file"), content)
-	w.must(w.unpublish(live))
-	if got := w.volumes(); len(got) != 1 ||
+	n.endPod(podA)
+	n.Start()
+	fixture.Eventually(t, "the dead pod's volume is removed",
+		func() bool { return len(n.volumes()) == 2 }, func() any { return n.volumes() })
+	n.Must(n.publish(live))
+	n.wantContent(filepath.Join(n.target(live), "file"), content)
+	n.Must(n.unpublish(live))
+	if got := n.volumes(); len(got) != 1 ||
 		!strings.HasSuffix(managed.GetVolume().GetVolumeId(), got[0]) {
 		t.Errorf("the pool has %q, want the managed volume", got)
 	}
@@ -169,55 +166,55 @@ func TestLeftoversOfDeadPodsAreRemovedAndThoseOfLivePodsKept(t *testing.T) {
 // The pool's disk is away when the pod ends: kubelet is not held up, and the volume goes when the
 // disk is back.
 func TestUnpublishWithoutItsPoolLeavesTheVolumeToTheSweep(t *testing.T) {
-	w := newWorld(t, "[]")
+	n := newNode(t, "[]")
 	v := inline(podA, "v")
-	w.must(w.publish(v))
-	w.must(w.Kill())
-	pool := w.path("pool")
-	w.must(os.Rename(pool, pool+".away"))
-	w.write(pool, "no directory")
-	p, err := startUnready(w)
-	w.must(err)
-	w.Process = p
-	w.must(w.unpublish(v))
-	w.endPod(podA)
-	w.must(w.Kill())
-	w.must(os.Remove(pool))
-	w.must(os.Rename(pool+".away", pool))
-	w.must(os.MkdirAll(filepath.Join(w.KubeletDir(), "pods", podB.uid), 0o750))
-	w.start()
-	w.wantNothingLeft()
+	n.Must(n.publish(v))
+	n.Kill()
+	pool := n.Path("pool")
+	n.Must(os.Rename(pool, pool+".away"))
+	n.write(pool, "no directory")
+	p, err := startUnready(n)
+	n.Must(err)
+	n.Process = p
+	n.Must(n.unpublish(v))
+	n.endPod(podA)
+	n.Kill()
+	n.Must(os.Remove(pool))
+	n.Must(os.Rename(pool+".away", pool))
+	n.Must(os.MkdirAll(filepath.Join(n.KubeletDir(), "pods", podB.uid), 0o750))
+	n.Start()
+	n.wantNothingLeft()
 }
 
 func TestSecretsInAttributesAreNeitherLoggedNorRefused(t *testing.T) {
-	w := newWorld(t, "[]")
+	n := newNode(t, "[]")
 	v := inline(podA, "v", "csi.storage.k8s.io/serviceAccount.tokens", `{"":{"token":"sesame"}}`)
-	w.must(w.publish(v))
+	n.Must(n.publish(v))
 	v.attributes["sesame"] = "sesame"
 	v.attributes["medium"] = "Memory"
-	w.wantCode(w.publish(v), codes.InvalidArgument)
+	n.wantCode(n.publish(v), codes.InvalidArgument)
 	delete(v.attributes, "sesame")
-	w.must(w.unpublish(v))
-	if strings.Contains(w.log.String(), "token\":") {
+	n.Must(n.unpublish(v))
+	if strings.Contains(n.Log(), "token\":") {
 		t.Error("the log has the token")
 	}
 }
 
 func TestInlineVolumesOfTwoPodsAreApart(t *testing.T) {
-	w := newWorld(t, "[]")
+	n := newNode(t, "[]")
 	a, b := inline(podA, "v"), inline(podB, "v")
-	w.must(w.publish(a))
-	w.must(w.publish(b))
-	w.write(filepath.Join(w.target(a), "file"), content)
-	if entries, err := os.ReadDir(w.target(b)); err != nil || len(entries) > 0 {
+	n.Must(n.publish(a))
+	n.Must(n.publish(b))
+	n.write(filepath.Join(n.target(a), "file"), content)
+	if entries, err := os.ReadDir(n.target(b)); err != nil || len(entries) > 0 {
 		t.Errorf("the other pod sees %v, %v", entries, err)
 	}
 	stolen := b
 	stolen.handle = a.handle
 	stolen.name = "stolen"
-	w.wantCode(w.publish(stolen), codes.AlreadyExists, podA.uid)
-	w.must(w.unpublish(b))
-	w.wantContent(filepath.Join(w.target(a), "file"), content)
+	n.wantCode(n.publish(stolen), codes.AlreadyExists, podA.uid)
+	n.Must(n.unpublish(b))
+	n.wantContent(filepath.Join(n.target(a), "file"), content)
 	if !volume.IsInlineHandle(a.handle) {
 		t.Errorf("%q is not taken for kubelet's", a.handle)
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 const (
@@ -60,8 +61,8 @@ func filesystemOf(t *testing.T, archive string) string {
 func pack(t *testing.T, dir, archive string) {
 	t.Helper()
 	content, err := json.MarshalIndent(manifest{Subvolumes: findSubvolumes(t, dir)}, "", "  ")
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, manifestFile), content, 0o600))
+	fixture.Must(t, err)
+	fixture.Must(t, os.WriteFile(filepath.Join(dir, manifestFile), content, 0o600))
 	// GNU tar finds the holes of an image; archive/tar reads such an archive, and cannot write one.
 	cmd := exec.CommandContext(t.Context(), "tar", "--create", "--sparse", "--numeric-owner",
 		"--sort=name", "--gzip", "--file", archive, "--directory", dir, manifestFile, poolName)
@@ -75,12 +76,12 @@ func pack(t *testing.T, dir, archive string) {
 func findSubvolumes(t *testing.T, dir string) (found []subvolume) {
 	t.Helper()
 	var statfs unix.Statfs_t
-	must(t, unix.Statfs(dir, &statfs))
+	fixture.Must(t, unix.Statfs(dir, &statfs))
 	if statfs.Type != unix.BTRFS_SUPER_MAGIC {
 		return nil
 	}
 	const firstInode = 256 // BTRFS_FIRST_FREE_OBJECTID
-	must(t, filepath.WalkDir(filepath.Join(dir, poolName),
+	fixture.Must(t, filepath.WalkDir(filepath.Join(dir, poolName),
 		func(path string, _ fs.DirEntry, err error) error {
 			if err != nil {
 				return err
@@ -110,17 +111,17 @@ func btrfs(t *testing.T, args ...string) string {
 func unpack(t *testing.T, archive, dir string) {
 	t.Helper()
 	f, err := os.Open(archive)
-	must(t, err)
+	fixture.Must(t, err)
 	defer f.Close()
 	zip, err := gzip.NewReader(f)
-	must(t, err)
+	fixture.Must(t, err)
 	u := unpacker{t: t, dir: dir, tar: tar.NewReader(zip)}
 	for {
 		header, err := u.tar.Next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		must(t, err)
+		fixture.Must(t, err)
 		u.make(header)
 	}
 	u.finish()
@@ -143,14 +144,14 @@ func (u *unpacker) make(header *tar.Header) {
 		func(s subvolume) bool { return u.path(s.Path) == path })
 	switch {
 	case header.Name == manifestFile:
-		must(u.t, json.NewDecoder(u.tar).Decode(&u.manifest))
+		fixture.Must(u.t, json.NewDecoder(u.tar).Decode(&u.manifest))
 		return
 	case isSubvolume:
 		btrfs(u.t, "subvolume", "create", path)
 	case header.Typeflag == tar.TypeDir:
-		must(u.t, os.Mkdir(path, 0o700))
+		fixture.Must(u.t, os.Mkdir(path, 0o700))
 	case header.Typeflag == tar.TypeReg, header.Typeflag == tar.TypeGNUSparse:
-		must(u.t, u.writeFile(path, header.Size))
+		fixture.Must(u.t, u.writeFile(path, header.Size))
 	default:
 		u.t.Fatalf("%s: entries of type %q are not handled", header.Name, header.Typeflag)
 	}
@@ -185,8 +186,8 @@ func (u *unpacker) finish() {
 	u.t.Helper()
 	for _, header := range slices.Backward(u.made) {
 		path := u.path(header.Name)
-		must(u.t, os.Lchown(path, header.Uid, header.Gid))
-		must(u.t, unix.Chmod(path, uint32(header.Mode))) //nolint:gosec // a mode has 12 bits
+		fixture.Must(u.t, os.Lchown(path, header.Uid, header.Gid))
+		fixture.Must(u.t, unix.Chmod(path, uint32(header.Mode))) //nolint:gosec // a mode has 12 bits
 	}
 	for _, s := range slices.Backward(u.manifest.Subvolumes) {
 		if s.ReadOnly {
@@ -195,30 +196,23 @@ func (u *unpacker) finish() {
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // records are the records of what the pool has, by their paths, as JSON.
 func records(t *testing.T, pool string) map[string]map[string]any {
 	t.Helper()
 	volumes, err := filepath.Glob(filepath.Join(pool, "volumes", "*", "volume.json"))
-	must(t, err)
+	fixture.Must(t, err)
 	snapshots, err := filepath.Glob(filepath.Join(pool, "snapshots", "*", "snapshot.json"))
-	must(t, err)
+	fixture.Must(t, err)
 	all := map[string]map[string]any{}
 	for _, path := range slices.Concat(volumes, snapshots) {
 		content, err := os.ReadFile(path)
-		must(t, err)
+		fixture.Must(t, err)
 		var record map[string]any
 		if err := json.Unmarshal(content, &record); err != nil {
 			t.Fatal(fmt.Errorf("%s: %w", path, err))
 		}
 		rest, err := filepath.Rel(pool, path)
-		must(t, err)
+		fixture.Must(t, err)
 		all[rest] = record
 	}
 	return all

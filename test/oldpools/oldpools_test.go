@@ -12,13 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 func TestPoolsOfOlderVersionsCanBeUsed(t *testing.T) {
 	disks.RequireRoot(t)
 	driver := buildDriver(t)
 	archives, err := filepath.Glob(filepath.Join("testdata", "*"+suffix))
-	must(t, err)
+	fixture.Must(t, err)
 	if len(archives) == 0 {
 		t.Fatal("testdata has no archives")
 	}
@@ -33,199 +34,199 @@ func TestPoolsOfOlderVersionsCanBeUsed(t *testing.T) {
 // useOldPool does with the pool of an archive everything that a cluster does.
 func useOldPool(t *testing.T, driver, archive string) {
 	t.Helper()
-	f := newFixture(t, driver, disks.New(t, filesystemOf(t, archive), diskBytes))
-	unpack(t, archive, f.dir)
-	old := records(t, f.path(poolName))
-	wantRecorded(f)
+	n := newNode(t, driver, disks.New(t, filesystemOf(t, archive), diskBytes))
+	unpack(t, archive, n.Path())
+	old := records(t, n.Path(poolName))
+	wantRecorded(n)
 	// Kubelet still has the pod of the inline volume.
-	must(t, os.MkdirAll(f.path("kubelet", "pods", podUID), 0o750))
-	f.start()
+	fixture.Must(t, os.MkdirAll(n.Path("kubelet", "pods", podUID), 0o750))
+	n.Start()
 	volumes, snapshots := recordedVolumes(), recordedSnapshots()
 	t.Run("what was deleted is purged", func(t *testing.T) {
-		f.in(t).wantEntries(len(volumes)+1, len(snapshots))
+		n.in(t).wantEntries(len(volumes)+1, len(snapshots))
 	})
-	t.Run("everything is listed", func(t *testing.T) { wantListed(f.in(t)) })
-	t.Run("records stay as they are", func(t *testing.T) { wantSameRecords(f.in(t), old) })
+	t.Run("everything is listed", func(t *testing.T) { wantListed(n.in(t)) })
+	t.Run("records stay as they are", func(t *testing.T) { wantSameRecords(n.in(t), old) })
 	for _, v := range volumes {
-		t.Run("volume "+v.name, func(t *testing.T) { useVolume(f.in(t), v) })
+		t.Run("volume "+v.name, func(t *testing.T) { useVolume(n.in(t), v) })
 	}
 	for _, s := range snapshots {
-		t.Run("snapshot "+s.name, func(t *testing.T) { useSnapshot(f.in(t), s) })
+		t.Run("snapshot "+s.name, func(t *testing.T) { useSnapshot(n.in(t), s) })
 	}
-	t.Run("inline volume", func(t *testing.T) { useInline(f.in(t)) })
-	t.Run("everything can be deleted", func(t *testing.T) { deleteAll(f.in(t)) })
+	t.Run("inline volume", func(t *testing.T) { useInline(n.in(t)) })
+	t.Run("everything can be deleted", func(t *testing.T) { deleteAll(n.in(t)) })
 }
 
 // wantRecorded makes sure that the archive has what the driver is to find.
-func wantRecorded(f *fixture) {
-	f.t.Helper()
-	if got := f.entries("tmp"); len(got) != 1 {
-		f.t.Errorf("tmp/ has %q, want one entry", got)
+func wantRecorded(n *node) {
+	n.t.Helper()
+	if got := n.entries("tmp"); len(got) != 1 {
+		n.t.Errorf("tmp/ has %q, want one entry", got)
 	}
-	if got := f.entries("trash"); len(got) != 2 {
-		f.t.Errorf("trash/ has %q, want two entries", got)
+	if got := n.entries("trash"); len(got) != 2 {
+		n.t.Errorf("trash/ has %q, want two entries", got)
 	}
 	var st unix.Stat_t
-	must(f.t, unix.Lstat(f.path(poolName, "volumes", "deleted-in-place"), &st))
+	fixture.Must(n.t, unix.Lstat(n.Path(poolName, "volumes", "deleted-in-place"), &st))
 	if st.Mode&0o7777 != deletedInPlace {
-		f.t.Errorf("deleted-in-place has mode %#o, want %#o", st.Mode&0o7777, deletedInPlace)
+		n.t.Errorf("deleted-in-place has mode %#o, want %#o", st.Mode&0o7777, deletedInPlace)
 	}
 }
 
-func wantListed(f *fixture) {
-	f.t.Helper()
+func wantListed(n *node) {
+	n.t.Helper()
 	var want []string
 	for _, v := range recordedVolumes() {
 		want = append(want, v.directory())
 	}
 	slices.Sort(want)
-	got := slices.Sorted(maps.Keys(f.volumeIDs()))
+	got := slices.Sorted(maps.Keys(n.volumeIDs()))
 	got = slices.DeleteFunc(got,
-		func(name string) bool { return f.record(name)["name"] == inlineHandle() })
+		func(name string) bool { return n.record(name)["name"] == inlineHandle() })
 	if !slices.Equal(got, want) {
-		f.t.Errorf("volumes are %q, want %q", got, want)
+		n.t.Errorf("volumes are %q, want %q", got, want)
 	}
 	want = nil
 	for _, s := range recordedSnapshots() {
 		want = append(want, s.name)
 	}
 	slices.Sort(want)
-	if got := slices.Sorted(maps.Keys(f.snapshotIDs())); !slices.Equal(got, want) {
-		f.t.Errorf("snapshots are %q, want %q", got, want)
+	if got := slices.Sorted(maps.Keys(n.snapshotIDs())); !slices.Equal(got, want) {
+		n.t.Errorf("snapshots are %q, want %q", got, want)
 	}
 }
 
 // wantSameRecords: a start changes no record.
-func wantSameRecords(f *fixture, old map[string]map[string]any) {
-	f.t.Helper()
-	now := records(f.t, f.path(poolName))
+func wantSameRecords(n *node, old map[string]map[string]any) {
+	n.t.Helper()
+	now := records(n.t, n.Path(poolName))
 	for path, record := range now {
 		if keys := differences(old[path], record); len(keys) > 0 {
-			f.t.Errorf("%s: the start changed %q: from %v to %v", path, keys, old[path], record)
+			n.t.Errorf("%s: the start changed %q: from %v to %v", path, keys, old[path], record)
 		}
 	}
 }
 
-func useVolume(f *fixture, v oldVolume) {
-	f.t.Helper()
-	id := f.volumeIDs()[v.directory()]
-	if again := f.createAgain(v); again != id {
-		f.t.Errorf("the repeated CreateVolume answers %q, want %q", again, id)
+func useVolume(n *node, v oldVolume) {
+	n.t.Helper()
+	id := n.volumeIDs()[v.directory()]
+	if again := n.createAgain(v); again != id {
+		n.t.Errorf("the repeated CreateVolume answers %q, want %q", again, id)
 	}
-	before := f.record(v.directory())
-	f.publish(id, v)
+	before := n.record(v.directory())
+	n.publish(id, v)
 	if v.unused {
-		must(f.t, v.write(f.target(id)))
+		fixture.Must(n.t, v.write(n.target(id)))
 	}
-	wantContent(f, id, v)
-	f.unpublish(id)
+	wantContent(n, id, v)
+	n.unpublish(id)
 
-	snapshotID := f.createSnapshot("new-of-"+v.directory(), id)
-	f.useCopy(v,
-		func(copied oldVolume) string { return f.mustCreate(copied, fromSnapshot(snapshotID)) })
-	f.deleteSnapshot(snapshotID)
-	f.useCopy(v, func(copied oldVolume) string { return f.mustCreate(copied, fromVolume(id)) })
+	snapshotID := n.createSnapshot("new-of-"+v.directory(), id)
+	n.useCopy(v,
+		func(copied oldVolume) string { return n.mustCreate(copied, fixture.FromSnapshot(snapshotID)) })
+	n.deleteSnapshot(snapshotID)
+	n.useCopy(v, func(copied oldVolume) string { return n.mustCreate(copied, fixture.FromVolume(id)) })
 
 	if !v.canGrow() {
 		return
 	}
-	f.publish(id, v)
-	f.expand(id, v, 2*v.bytes)
-	wantContent(f, id, v)
-	f.unpublish(id)
-	wantExpanded(f, v, before)
+	n.publish(id, v)
+	n.expand(id, v, 2*v.bytes)
+	wantContent(n, id, v)
+	n.unpublish(id)
+	wantExpanded(n, v, before)
 }
 
 // createAgain repeats the call that made the volume.
-func (f *fixture) createAgain(v oldVolume) string {
-	f.t.Helper()
+func (n *node) createAgain(v oldVolume) string {
+	n.t.Helper()
 	switch {
 	case v.ofSnapshot:
-		return f.mustCreate(v, fromSnapshot(f.snapshotIDs()[v.source]))
+		return n.mustCreate(v, fixture.FromSnapshot(n.snapshotIDs()[v.source]))
 	case v.source != "":
-		return f.mustCreate(v, fromVolume(f.volumeIDs()[volumeNamed(v.source).directory()]))
+		return n.mustCreate(v, fixture.FromVolume(n.volumeIDs()[volumeNamed(v.source).directory()]))
 	default:
-		return f.mustCreate(v, nil)
+		return n.mustCreate(v, nil)
 	}
 }
 
 // useCopy makes a copy of a volume, looks into it and deletes it.
-func (f *fixture) useCopy(v oldVolume, create func(oldVolume) string) {
-	f.t.Helper()
+func (n *node) useCopy(v oldVolume, create func(oldVolume) string) {
+	n.t.Helper()
 	copied := v.named("copy")
 	copied.source, copied.ofSnapshot = v.name, false
 	id := create(copied)
-	f.publish(id, copied)
-	wantContent(f, id, copied)
-	f.unpublish(id)
-	f.delete(id)
+	n.publish(id, copied)
+	wantContent(n, id, copied)
+	n.unpublish(id)
+	n.delete(id)
 }
 
-func wantContent(f *fixture, id string, v oldVolume) {
-	f.t.Helper()
-	content, err := v.read(f.target(id))
+func wantContent(n *node, id string, v oldVolume) {
+	n.t.Helper()
+	content, err := v.read(n.target(id))
 	if err != nil || content != v.content() {
-		f.t.Errorf("volume %s has %q, %v, want %q", id, content, err, v.content())
+		n.t.Errorf("volume %s has %q, %v, want %q", id, content, err, v.content())
 	}
 	if v.isImage() || v.block || v.parameters["mode"] == "" {
 		return
 	}
 	var st unix.Stat_t
-	must(f.t, unix.Stat(f.target(id), &st))
+	fixture.Must(n.t, unix.Stat(n.target(id), &st))
 	origin := v
 	for origin.source != "" {
 		origin = volumeNamed(origin.source)
 	}
 	if got := mode(st); got != origin.parameters["mode"] {
-		f.t.Errorf("volume %s has mode %s, want %s", id, got, origin.parameters["mode"])
+		n.t.Errorf("volume %s has mode %s, want %s", id, got, origin.parameters["mode"])
 	}
 }
 
 // wantExpanded: the new record says the same as the old one, but for the size.
-func wantExpanded(f *fixture, v oldVolume, before map[string]any) {
-	f.t.Helper()
-	now := f.record(v.directory())
+func wantExpanded(n *node, v oldVolume, before map[string]any) {
+	n.t.Helper()
+	now := n.record(v.directory())
 	want := []string{"capacityBytes"}
 	if v.isImage() {
 		want = append(want, "filesystemBytes")
 	}
 	if got := differences(before, now); !slices.Equal(got, want) {
-		f.t.Errorf("the expansion changed %q, want %q: from %v to %v", got, want, before, now)
+		n.t.Errorf("the expansion changed %q, want %q: from %v to %v", got, want, before, now)
 	}
 	if now["capacityBytes"] != float64(2*v.bytes) {
-		f.t.Errorf("the record has capacityBytes %v, want %d", now["capacityBytes"], 2*v.bytes)
+		n.t.Errorf("the record has capacityBytes %v, want %d", now["capacityBytes"], 2*v.bytes)
 	}
 }
 
-func useSnapshot(f *fixture, s oldSnapshot) {
-	f.t.Helper()
+func useSnapshot(n *node, s oldSnapshot) {
+	n.t.Helper()
 	v := volumeNamed(s.source)
-	id := f.snapshotIDs()[s.name]
-	if again := f.createSnapshot(s.name, f.volumeIDs()[v.directory()]); again != id {
-		f.t.Errorf("the repeated CreateSnapshot answers %q, want %q", again, id)
+	id := n.snapshotIDs()[s.name]
+	if again := n.createSnapshot(s.name, n.volumeIDs()[v.directory()]); again != id {
+		n.t.Errorf("the repeated CreateSnapshot answers %q, want %q", again, id)
 	}
-	f.useCopy(v, func(copied oldVolume) string { return f.mustCreate(copied, fromSnapshot(id)) })
+	n.useCopy(v, func(copied oldVolume) string { return n.mustCreate(copied, fixture.FromSnapshot(id)) })
 }
 
 // useInline: kubelet asks again after the driver's update, and ends the pod later.
-func useInline(f *fixture) {
-	f.t.Helper()
-	before := len(f.entries("volumes"))
-	content, err := os.ReadFile(filepath.Join(f.publishInline(), "file"))
+func useInline(n *node) {
+	n.t.Helper()
+	before := len(n.entries("volumes"))
+	content, err := os.ReadFile(filepath.Join(n.publishInline(), "file"))
 	if err != nil || string(content) != inlineName {
-		f.t.Errorf("the inline volume has %q, %v, want %q", content, err, inlineName)
+		n.t.Errorf("the inline volume has %q, %v, want %q", content, err, inlineName)
 	}
-	f.unpublishInline()
-	f.wantEntries(before-1, len(recordedSnapshots()))
+	n.unpublishInline()
+	n.wantEntries(before-1, len(recordedSnapshots()))
 }
 
-func deleteAll(f *fixture) {
-	f.t.Helper()
-	for _, id := range f.snapshotIDs() {
-		f.deleteSnapshot(id)
+func deleteAll(n *node) {
+	n.t.Helper()
+	for _, id := range n.snapshotIDs() {
+		n.deleteSnapshot(id)
 	}
-	for _, id := range f.volumeIDs() {
-		f.delete(id)
+	for _, id := range n.volumeIDs() {
+		n.delete(id)
 	}
-	f.wantEntries(0, 0)
+	n.wantEntries(0, 0)
 }

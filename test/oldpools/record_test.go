@@ -11,6 +11,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
@@ -44,7 +45,7 @@ func TestTodaysPoolsCanBeRecordedAndUsed(t *testing.T) {
 func buildDriver(t *testing.T) string {
 	t.Helper()
 	driver, err := process.Build(t.Context(), t.TempDir(), "failpoint")
-	must(t, err)
+	fixture.Must(t, err)
 	return driver
 }
 
@@ -52,14 +53,14 @@ func buildDriver(t *testing.T) string {
 func recordPool(t *testing.T, driver, fstype, archive string) {
 	t.Helper()
 	disk := disks.New(t, fstype, diskBytes)
-	r := recorder{fixture: newFixture(t, driver, disk), disk: disk}
-	r.start()
+	r := recorder{node: newNode(t, driver, disk), disk: disk}
+	r.Start()
 	r.makeVolumes()
-	must(t, os.WriteFile(filepath.Join(r.publishInline(), "file"), []byte(inlineName), 0o640))
+	fixture.Must(t, os.WriteFile(filepath.Join(r.publishInline(), "file"), []byte(inlineName), 0o640))
 	r.leaveUnfinished()
 	r.leaveTrash()
 	r.leaveDeletedInPlace(fstype)
-	r.kill()
+	r.Kill()
 	r.putBack()
 	pack(t, disk.Dir, archive)
 }
@@ -67,7 +68,7 @@ func recordPool(t *testing.T, driver, fstype, archive string) {
 // recorder leaves in a pool what a driver removes when it starts. It is put aside until the last
 // driver has ended.
 type recorder struct {
-	*fixture
+	*node
 	disk  disks.Disk
 	aside []string // paths in the pool
 }
@@ -78,15 +79,15 @@ func (r *recorder) makeVolumes() {
 		var source *csi.VolumeContentSource
 		switch {
 		case v.ofSnapshot:
-			source = fromSnapshot(r.snapshotIDs()[v.source])
+			source = fixture.FromSnapshot(r.snapshotIDs()[v.source])
 		case v.source != "":
-			source = fromVolume(r.volumeIDs()[volumeNamed(v.source).directory()])
+			source = fixture.FromVolume(r.volumeIDs()[volumeNamed(v.source).directory()])
 		}
 		id := r.mustCreate(v, source)
 		if v.source != "" || v.unused {
 			continue
 		}
-		must(r.t, v.write(r.publish(id, v)))
+		fixture.Must(r.t, v.write(r.publish(id, v)))
 		r.unpublish(id)
 		for _, s := range recordedSnapshots() {
 			if s.source == v.name {
@@ -108,7 +109,7 @@ func (r *recorder) leaveUnfinished() {
 // leaveTrash kills the driver before it purges what it deleted.
 func (r *recorder) leaveTrash() {
 	r.t.Helper()
-	r.restart()
+	r.Start()
 	volumeID := r.mustCreate(oldVolume{name: "deleted", bytes: mebi}, nil)
 	snapshotID := r.createSnapshot("deleted", volumeID)
 	r.deleteAndDie(func() error {
@@ -125,12 +126,12 @@ func (r *recorder) leaveTrash() {
 // full btrfs surely refuses the rename; elsewhere the mode is set here, as the driver would.
 func (r *recorder) leaveDeletedInPlace(fstype string) {
 	r.t.Helper()
-	r.restart()
+	r.Start()
 	id := r.mustCreate(oldVolume{name: "deleted-in-place", bytes: mebi}, nil)
-	path := r.path(poolName, "volumes", "deleted-in-place")
+	path := r.Path(poolName, "volumes", "deleted-in-place")
 	if fstype != disks.Btrfs {
-		r.kill()
-		must(r.t, unix.Chmod(path, deletedInPlace))
+		r.Kill()
+		fixture.Must(r.t, unix.Chmod(path, deletedInPlace))
 		return
 	}
 	r.dieAt("delete.taken")
@@ -139,23 +140,17 @@ func (r *recorder) leaveDeletedInPlace(fstype string) {
 	_, err := r.Controller.DeleteVolume(r.t.Context(), &csi.DeleteVolumeRequest{VolumeId: id})
 	r.wantDeath(err)
 	var st unix.Stat_t
-	must(r.t, unix.Lstat(path, &st))
+	fixture.Must(r.t, unix.Lstat(path, &st))
 	if st.Mode&0o7777 != deletedInPlace {
 		r.t.Fatalf("%s has mode %#o, want %#o", path, st.Mode, deletedInPlace)
 	}
 }
 
-func (r *recorder) restart() {
-	r.t.Helper()
-	r.kill()
-	r.start()
-}
-
 // dieAt has the driver killed when it first comes to a step.
 func (r *recorder) dieAt(step string) {
 	r.t.Helper()
-	r.kill()
-	r.start("CSI_HOSTPATH_FAILPOINT=" + step + ":1")
+	r.Kill()
+	r.Start("CSI_HOSTPATH_FAILPOINT=" + step + ":1")
 }
 
 func (r *recorder) wantDeath(err error) {
@@ -183,14 +178,14 @@ func (r *recorder) deleteVolumeAndDie(id string) {
 // putAside takes all out of tmp/ or trash/.
 func (r *recorder) putAside(dir string) {
 	r.t.Helper()
-	r.kill()
+	r.Kill()
 	names := r.entries(dir)
 	if len(names) != 1 {
 		r.t.Fatalf("%s/ has %q, want one entry", dir, names)
 	}
 	for _, name := range names {
-		must(r.t, os.MkdirAll(r.path("aside", dir), 0o700))
-		must(r.t, os.Rename(r.path(poolName, dir, name), r.path("aside", dir, name)))
+		fixture.Must(r.t, os.MkdirAll(r.Path("aside", dir), 0o700))
+		fixture.Must(r.t, os.Rename(r.Path(poolName, dir, name), r.Path("aside", dir, name)))
 		r.aside = append(r.aside, filepath.Join(dir, name))
 	}
 }
@@ -199,6 +194,6 @@ func (r *recorder) putAside(dir string) {
 func (r *recorder) putBack() {
 	r.t.Helper()
 	for _, path := range r.aside {
-		must(r.t, os.Rename(r.path("aside", path), r.path(poolName, path)))
+		fixture.Must(r.t, os.Rename(r.Path("aside", path), r.Path(poolName, path)))
 	}
 }

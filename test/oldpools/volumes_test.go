@@ -10,6 +10,8 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 const mebi = 1 << 20
@@ -91,18 +93,10 @@ func (v oldVolume) named(name string) oldVolume {
 }
 
 func (v oldVolume) capability() *csi.VolumeCapability {
-	c := &csi.VolumeCapability{
-		AccessMode: &csi.VolumeCapability_AccessMode{
-			Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER,
-		},
-		AccessType: &csi.VolumeCapability_Mount{
-			Mount: &csi.VolumeCapability_MountVolume{FsType: v.fsType},
-		},
-	}
 	if v.block {
-		c.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
+		return fixture.BlockCapability()
 	}
-	return c
+	return fixture.MountCapability(v.fsType)
 }
 
 // content is what the volume holds: that of what it was made from.
@@ -168,18 +162,6 @@ func (v oldVolume) canGrow() bool {
 // deletedInPlace is the mode of a directory in volumes/ or snapshots/ that the driver deleted on a
 // full disk (docs/design.md).
 const deletedInPlace = unix.S_ISUID | unix.S_ISGID | unix.S_ISVTX
-
-func fromSnapshot(id string) *csi.VolumeContentSource {
-	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
-		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: id},
-	}}
-}
-
-func fromVolume(id string) *csi.VolumeContentSource {
-	return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
-		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: id},
-	}}
-}
 
 // mode is how a class writes the mode of what was found.
 func mode(st unix.Stat_t) string {

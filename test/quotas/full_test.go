@@ -23,30 +23,30 @@ func TestDiskThatIsFullUnderARecordLeavesNothingHalfMade(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
 			disk := disks.New(t, fstype, 300*mib, append(unreserved(fstype), disks.ProjectQuota())...)
-			w := newWorld(t, disk.Dir, "full", "  overcommit: 1000\n")
-			w.start()
+			n := newNode(t, disk.Dir, "full", "  overcommit: 1000\n")
+			n.Start()
 			old := make([]string, 3)
 			for i := range old {
 				var err error
-				old[i], err = w.create(t.Context(), fmt.Sprintf("old-%d", i), volume.DirectoryOrCreate, mib)
-				w.must(err)
+				old[i], err = n.create(t.Context(), fmt.Sprintf("old-%d", i), volume.DirectoryOrCreate, mib)
+				n.Must(err)
 			}
 			filler := fillDisk(t, disk.Dir)
-			w.wantRefusals(filler, len(old))
+			n.wantRefusals(filler, len(old))
 
 			// On the full disk everything can go, and what has gone makes room.
-			w.must(fillUp(filler))
+			n.Must(fillUp(filler))
 			for _, id := range old {
-				w.must(w.delete(t.Context(), id))
+				n.Must(n.delete(t.Context(), id))
 			}
-			w.wantNothingLeft()
-			w.must(os.Remove(filler.Name()))
-			w.must(filler.Close())
-			id, err := w.create(t.Context(), "after", volume.DirectoryOrCreate, mib)
-			w.must(err)
-			w.wantQuotaOfEach(1)
-			w.must(w.delete(t.Context(), id))
-			w.wantNothingLeft()
+			n.wantNothingLeft()
+			n.Must(os.Remove(filler.Name()))
+			n.Must(filler.Close())
+			id, err := n.create(t.Context(), "after", volume.DirectoryOrCreate, mib)
+			n.Must(err)
+			n.wantQuotaOfEach(1)
+			n.Must(n.delete(t.Context(), id))
+			n.wantNothingLeft()
 		})
 	}
 }
@@ -61,43 +61,43 @@ func unreserved(fstype string) []disks.Option {
 }
 
 // wantRefusals creates on a disk that has no room, then a block, then two, until a volume fits.
-func (w *world) wantRefusals(filler *os.File, volumes int) {
-	w.t.Helper()
+func (n *node) wantRefusals(filler *os.File, volumes int) {
+	n.t.Helper()
 	const tries = 64
 	var st unix.Statfs_t
-	w.must(unix.Statfs(w.disk, &st))
+	n.Must(unix.Statfs(n.disk, &st))
 	for refused := range tries {
 		name := fmt.Sprintf("%060d", refused) // as long as names are, so that directories grow too
-		id, err := w.create(w.t.Context(), name, volume.DirectoryOrCreate, 1)
+		id, err := n.create(n.t.Context(), name, volume.DirectoryOrCreate, 1)
 		if err == nil {
 			if refused == 0 {
-				w.t.Error("no create met the end of the disk")
+				n.t.Error("no create met the end of the disk")
 			}
-			w.must(w.delete(w.t.Context(), id))
-			w.eventually("it is purged", func() bool { return len(w.entries("trash")) == 0 })
+			n.Must(n.delete(n.t.Context(), id))
+			n.eventually("it is purged", func() bool { return len(n.entries("trash")) == 0 })
 			return
 		}
 		if status.Code(err) != codes.ResourceExhausted {
-			w.t.Errorf("after %d blocks: %v, want RESOURCE_EXHAUSTED", refused, err)
+			n.t.Errorf("after %d blocks: %v, want RESOURCE_EXHAUSTED", refused, err)
 		}
-		if got := w.volumes(); len(got) != volumes {
-			w.t.Errorf("after %d blocks the driver lists %q", refused, got)
+		if got := n.volumes(); len(got) != volumes {
+			n.t.Errorf("after %d blocks the driver lists %q", refused, got)
 		}
-		w.eventually("what was begun is purged", func() bool { return len(w.entries("tmp")) == 0 })
-		w.wantQuotaOfEach(volumes)
+		n.eventually("what was begun is purged", func() bool { return len(n.entries("tmp")) == 0 })
+		n.wantQuotaOfEach(volumes)
 		info, err := filler.Stat()
-		w.must(err)
-		w.must(filler.Truncate(info.Size() - st.Bsize))
-		w.must(filler.Sync())
+		n.Must(err)
+		n.Must(filler.Truncate(info.Size() - st.Bsize))
+		n.Must(filler.Sync())
 	}
-	w.t.Errorf("no volume fits into %d blocks", tries)
+	n.t.Errorf("no volume fits into %d blocks", tries)
 }
 
 // wantQuotaOfEach: so many projects have a limit, and no others.
-func (w *world) wantQuotaOfEach(volumes int) {
-	w.t.Helper()
-	if quotas := guest.ProjectQuotas(w.t, w.disk, firstID); len(quotas) != volumes {
-		w.t.Errorf("quotas are %+v, want %d", quotas, volumes)
+func (n *node) wantQuotaOfEach(volumes int) {
+	n.t.Helper()
+	if quotas := guest.ProjectQuotas(n.t, n.disk, firstID); len(quotas) != volumes {
+		n.t.Errorf("quotas are %+v, want %d", quotas, volumes)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
@@ -24,35 +25,35 @@ func TestInodesAreLimitedAsTheClassSays(t *testing.T) {
 	const inodes = 12
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
-			w := newWorld(t, guest.Disk(t, fstype), "inodes", "")
-			w.start()
-			id, err := w.createWith(t.Context(), "few",
+			n := newNode(t, guest.Disk(t, fstype), "inodes", "")
+			n.Start()
+			id, err := n.createWith(t.Context(), "few",
 				map[string]string{volume.ParamInodes: strconv.Itoa(inodes)})
-			w.must(err)
-			w.stop()
-			for project := range guest.ProjectQuotas(t, w.disk, firstID) {
-				guest.UnlimitInodes(t, w.disk, project)
+			n.Must(err)
+			n.Stop()
+			for project := range guest.ProjectQuotas(t, n.disk, firstID) {
+				guest.UnlimitInodes(t, n.disk, project)
 			}
-			w.start()
-			target := w.target("few")
-			w.must(w.publish(t.Context(), id, target))
+			n.Start()
+			target := n.target("few")
+			n.Must(n.publish(t.Context(), id, target))
 			made, err := makeFiles(target, 2*inodes)
 			if made != inodes-1 || !isFull(err) {
 				t.Errorf("%d files were made in a volume of %d inodes: %v", made, inodes, err)
 			}
-			u, err := w.stats(t.Context(), id, target, csi.VolumeUsage_INODES)
-			w.must(err)
+			u, err := n.stats(t.Context(), id, target, csi.VolumeUsage_INODES)
+			n.Must(err)
 			if u.GetTotal() != inodes || u.GetUsed() != inodes || u.GetAvailable() != 0 {
 				t.Errorf("kubelet is told %v, want %d inodes, all of them used", u, inodes)
 			}
 			var st unix.Statfs_t
-			w.must(unix.Statfs(target, &st))
+			n.Must(unix.Statfs(target, &st))
 			if st.Files != inodes || st.Ffree != 0 {
 				t.Errorf("df shows %d inodes, %d free", st.Files, st.Ffree)
 			}
-			w.must(w.unpublish(t.Context(), id, target))
-			w.must(w.delete(t.Context(), id))
-			w.wantNothingLeft()
+			n.Must(n.unpublish(t.Context(), id, target))
+			n.Must(n.delete(t.Context(), id))
+			n.wantNothingLeft()
 		})
 	}
 }
@@ -79,18 +80,18 @@ func TestCloneHasNoMoreInodesThanItsClassSays(t *testing.T) {
 	const inodes = 12
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
-			w := newWorld(t, guest.Disk(t, fstype), "cloned-inodes", "")
-			w.start()
-			source, err := w.createWith(t.Context(), "source",
+			n := newNode(t, guest.Disk(t, fstype), "cloned-inodes", "")
+			n.Start()
+			source, err := n.createWith(t.Context(), "source",
 				map[string]string{volume.ParamInodes: strconv.Itoa(inodes)})
-			w.must(err)
-			target := w.target("source")
-			w.must(w.publish(t.Context(), source, target))
+			n.Must(err)
+			target := n.target("source")
+			n.Must(n.publish(t.Context(), source, target))
 			if made, err := makeFiles(target, 2*inodes); made != inodes-1 || !isFull(err) {
 				t.Errorf("%d files were made in a volume of %d inodes: %v", made, inodes, err)
 			}
-			w.must(w.unpublish(t.Context(), source, target))
-			if id, err := w.clone(
+			n.Must(n.unpublish(t.Context(), source, target))
+			if id, err := n.clone(
 				t.Context(),
 				"fewer",
 				source,
@@ -100,29 +101,29 @@ func TestCloneHasNoMoreInodesThanItsClassSays(t *testing.T) {
 			) != codes.OutOfRange {
 				t.Errorf("a clone with an inode less: %q, %v, want OUT_OF_RANGE", id, err)
 			}
-			clone, err := w.clone(t.Context(), "clone", source, inodes)
-			w.must(err)
-			target = w.target("clone")
-			w.must(w.publish(t.Context(), clone, target))
-			u, err := w.stats(t.Context(), clone, target, csi.VolumeUsage_INODES)
-			w.must(err)
+			clone, err := n.clone(t.Context(), "clone", source, inodes)
+			n.Must(err)
+			target = n.target("clone")
+			n.Must(n.publish(t.Context(), clone, target))
+			u, err := n.stats(t.Context(), clone, target, csi.VolumeUsage_INODES)
+			n.Must(err)
 			if u.GetTotal() != inodes || u.GetUsed() != inodes {
 				t.Errorf("kubelet is told %v of the clone, want %d inodes, all of them used", u, inodes)
 			}
-			w.must(w.unpublish(t.Context(), clone, target))
-			w.must(w.delete(t.Context(), clone))
-			w.must(w.delete(t.Context(), source))
-			w.wantNothingLeft()
+			n.Must(n.unpublish(t.Context(), clone, target))
+			n.Must(n.delete(t.Context(), clone))
+			n.Must(n.delete(t.Context(), source))
+			n.wantNothingLeft()
 		})
 	}
 }
 
 // clone makes a volume of another one's content, with a limit of inodes.
-func (w *world) clone(ctx context.Context, name, source string, inodes int) (string, error) {
-	resp, err := w.driver.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
+func (n *node) clone(ctx context.Context, name, source string, inodes int) (string, error) {
+	resp, err := n.Controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
 		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: mib},
 		Parameters:         map[string]string{volume.ParamInodes: strconv.Itoa(inodes)},
-		VolumeCapabilities: []*csi.VolumeCapability{mountCapability()},
+		VolumeCapabilities: []*csi.VolumeCapability{fixture.MountCapability("")},
 		VolumeContentSource: &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
 			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: source},
 		}},

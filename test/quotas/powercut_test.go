@@ -17,29 +17,29 @@ import (
 const precious = "written and fsynced before the power went"
 
 // rebooted is a node with a directory and a file volume, as it is before and after the power cut.
-func rebooted(t *testing.T, fstype string) (*world, []pod) {
+func rebooted(t *testing.T, fstype string) (*node, []pod) {
 	t.Helper()
-	w := newWorld(t, guest.Disk(t, fstype), "reboot", "")
-	w.start()
-	return w, []pod{w.newPod("a"), w.newPod("b")}
+	n := newNode(t, guest.Disk(t, fstype), "reboot", "")
+	n.Start()
+	return n, []pod{n.newPod("a"), n.newPod("b")}
 }
 
 // TestThePowerGoes runs last, and does not end: everything is published, one limit is gone behind
 // the driver's back, and another is not what the record says.
 func TestThePowerGoes(t *testing.T) {
 	for _, fstype := range filesystems {
-		w, pods := rebooted(t, fstype)
+		n, pods := rebooted(t, fstype)
 		for i := range pods {
-			w.must(pods[i].begin(t.Context(), w))
-			w.must(writeDurably(pods[i].file()))
+			n.Must(pods[i].begin(t.Context(), n))
+			n.Must(writeDurably(pods[i].file()))
 		}
-		quotas := guest.ProjectQuotas(t, w.disk, firstID)
+		quotas := guest.ProjectQuotas(t, n.disk, firstID)
 		if len(quotas) != len(pods) {
 			t.Fatalf("quotas are %+v", quotas)
 		}
 		wrong := uint64(0)
 		for id := range quotas {
-			guest.LimitProject(t, w.disk, id, wrong)
+			guest.LimitProject(t, n.disk, id, wrong)
 			wrong += 5 * mib
 		}
 	}
@@ -55,21 +55,21 @@ func TestThePowerGoes(t *testing.T) {
 func TestAfterPowerCut(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
-			w, pods := rebooted(t, fstype)
-			if got := w.volumes(); len(got) != len(pods) {
+			n, pods := rebooted(t, fstype)
+			if got := n.volumes(); len(got) != len(pods) {
 				t.Fatalf("the driver lists %q", got)
 			}
 			if n := strings.Count(
-				w.log.String(),
+				n.Log(),
 				"The size of a volume was not as its record says, and is again",
 			); n != len(
 				pods,
 			) {
 				t.Errorf("%d quotas were put right, want both", n)
 			}
-			listed := w.volumes()
+			listed := n.volumes()
 			for i := range pods {
-				w.must(pods[i].begin(t.Context(), w)) // a retried CreateVolume, and a publish
+				n.Must(pods[i].begin(t.Context(), n)) // a retried CreateVolume, and a publish
 				if !slices.Contains(listed, pods[i].id) {
 					t.Errorf("%s is volume %s, not one of %q", pods[i].name, pods[i].id, listed)
 				}
@@ -77,11 +77,11 @@ func TestAfterPowerCut(t *testing.T) {
 					t.Errorf("%s has %q, %v", pods[i].name, got, err)
 				}
 			}
-			w.forAll("filled", pods, (*pod).fill)
-			w.forAll("asked for their use", pods, (*pod).check)
-			w.wantQuotas(len(pods))
-			w.forAll("unpublished and deleted", pods, (*pod).end)
-			w.wantNothingLeft()
+			n.forAll("filled", pods, (*pod).fill)
+			n.forAll("asked for their use", pods, (*pod).check)
+			n.wantQuotas(len(pods))
+			n.forAll("unpublished and deleted", pods, (*pod).end)
+			n.wantNothingLeft()
 		})
 	}
 }

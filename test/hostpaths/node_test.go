@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -23,16 +22,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
 const (
-	// patience bounds how long a test waits for what happens in the background.
-	patience = 20 * time.Second
-	content  = "precious"
+	content = "precious"
 )
 
 // built is the driver with failpoints, made once for all tests.
@@ -66,165 +63,92 @@ func driverBinary(t *testing.T) string {
 	return built.path
 }
 
-// world is a node: a pool, a kubelet's directory and files of the host, and the driver that serves
+// node is a node: a pool, a kubelet's directory and files of the host, and the driver that serves
 // them.
-type world struct {
-	*process.Process
-	t   *testing.T
-	dir string
-	log *process.Log
+type node struct {
+	*fixture.Driver
+
+	t *testing.T
 }
 
-// newWorld starts a driver with those rules; {srv} in them is the host's directory.
-func newWorld(t *testing.T, rules string) *world {
+// newNode starts a driver with those rules; {srv} in them is the host's directory.
+func newNode(t *testing.T, rules string) *node {
 	t.Helper()
 	disks.RequireRoot(t)
-	w := &world{t: t, dir: t.TempDir(), log: &process.Log{}}
-	w.mkdir("srv")
-	w.mkdir("pool")
-	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools: [{name: p, path: " + w.path(
-		"pool",
-	) + "}]\nhostPaths: " +
-		strings.ReplaceAll(rules, "{srv}", w.path("srv")) + "\n"
-	w.write(w.path("config.yaml"), config)
-	t.Cleanup(w.end)
-	w.start()
-	return w
+	n := &node{t: t}
+	dir := t.TempDir()
+	t.Cleanup(n.unmountAll) // when the driver has been killed, and before the directory is removed
+	n.Driver = fixture.NewDriver(t, process.Options{Binary: driverBinary(t), Dir: dir})
+	n.mkdir("srv")
+	n.mkdir("pool")
+	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" +
+		"pools: [{name: p, path: " + n.Path("pool") + "}]\n" +
+		"hostPaths: " + strings.ReplaceAll(rules, "{srv}", n.Path("srv")) + "\n"
+	n.write(n.Path("config.yaml"), config)
+	n.SetArgs("--config", n.Path("config.yaml"), "--v=4")
+	n.Start()
+	return n
 }
 
-// end kills the driver and takes everything off that is mounted: nothing is ever removed through a
-// mount.
-func (w *world) end() {
-	if w.Process != nil {
-		if err := w.Kill(); err != nil {
-			w.t.Error(err)
-		}
-	}
-	for _, m := range slices.Backward(w.mounts()) {
+// unmountAll takes everything off that is mounted: nothing is ever removed through a mount.
+func (n *node) unmountAll() {
+	for _, m := range slices.Backward(n.Mounts()) {
 		if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			w.t.Error(err)
+			n.t.Error(err)
 		}
 	}
-	if w.t.Failed() {
-		w.t.Logf("the driver's log:\n%s", w.log)
-	}
 }
 
-// mounts are the mount points in the world.
-func (w *world) mounts() []string {
-	table, err := mount.Table()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	var points []string
-	for _, m := range table {
-		if strings.HasPrefix(m.Point, w.dir+"/") {
-			points = append(points, m.Point)
-		}
-	}
-	return points
+func (n *node) mkdir(elements ...string) string {
+	n.t.Helper()
+	n.Must(os.MkdirAll(n.Path(elements...), 0o755))
+	return n.Path(elements...)
 }
 
-func (w *world) options(env ...string) process.Options {
-	return process.Options{
-		Binary: driverBinary(w.t),
-		Dir:    w.dir,
-		Args:   []string{"--config", w.path("config.yaml"), "--v=4"},
-		Env:    env,
-		Log:    w.log,
-	}
+func (n *node) write(path, text string) {
+	n.t.Helper()
+	n.Must(os.WriteFile(path, []byte(text), 0o600))
 }
 
-func (w *world) start(env ...string) {
-	w.t.Helper()
-	p, err := process.StartReady(w.t.Context(), w.options(env...))
-	if err != nil {
-		w.t.Fatalf("%v\n%s", err, w.log)
-	}
-	w.Process = p
-}
-
-func (w *world) restart(env ...string) {
-	w.t.Helper()
-	w.must(w.Kill())
-	w.start(env...)
-}
-
-func (w *world) must(err error) {
-	w.t.Helper()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-func (w *world) path(elements ...string) string {
-	return filepath.Join(append([]string{w.dir}, elements...)...)
-}
-
-func (w *world) mkdir(elements ...string) string {
-	w.t.Helper()
-	w.must(os.MkdirAll(w.path(elements...), 0o755))
-	return w.path(elements...)
-}
-
-func (w *world) write(path, text string) {
-	w.t.Helper()
-	w.must(os.WriteFile(path, []byte(text), 0o600))
-}
-
-func (w *world) wantContent(path, want string) {
-	w.t.Helper()
+func (n *node) wantContent(path, want string) {
+	n.t.Helper()
 	if got, err := os.ReadFile(path); err != nil || string(got) != want {
-		w.t.Errorf("%s has %q, %v, want %q", path, got, err, want)
+		n.t.Errorf("%s has %q, %v, want %q", path, got, err, want)
 	}
 }
 
-func (w *world) wantCode(err error, code codes.Code, words ...string) {
-	w.t.Helper()
+func (n *node) wantCode(err error, code codes.Code, words ...string) {
+	n.t.Helper()
 	if status.Code(err) != code {
-		w.t.Errorf("%v, want %v", err, code)
+		n.t.Errorf("%v, want %v", err, code)
 	}
 	for _, word := range words {
 		if err == nil || !strings.Contains(err.Error(), word) {
-			w.t.Errorf("%v: does not say %q", err, word)
+			n.t.Errorf("%v: does not say %q", err, word)
 		}
 	}
 }
 
 // volumes are the directories of the pool's volumes.
-func (w *world) volumes() []string {
-	w.t.Helper()
-	entries, err := os.ReadDir(w.path("pool/volumes"))
-	w.must(err)
-	names := make([]string, 0, len(entries))
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
+func (n *node) volumes() []string {
+	n.t.Helper()
+	return n.Entries("pool", "volumes")
 }
 
-// wantNothingLeft looks at the pool and the mounts, a while.
-func (w *world) wantNothingLeft() {
-	w.t.Helper()
-	if m := w.mounts(); len(m) > 0 {
-		w.t.Errorf("still mounted: %q", m)
+// wantNothingLeft looks at the mounts, and waits until the pool is empty.
+func (n *node) wantNothingLeft() {
+	n.t.Helper()
+	if m := n.Mounts(); len(m) > 0 {
+		n.t.Errorf("still mounted: %q", m)
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		var left []string
+	left := func() (names []string) {
 		for _, dir := range []string{"volumes", "tmp", "trash"} {
-			entries, err := os.ReadDir(w.path("pool", dir))
-			w.must(err)
-			for _, e := range entries {
-				left = append(left, dir+"/"+e.Name())
-			}
+			names = append(names, n.Entries("pool", dir)...)
 		}
-		if len(left) == 0 {
-			return
-		}
-		if time.Now().After(end) {
-			w.t.Fatalf("the pool still has %q", left)
-		}
+		return names
 	}
+	fixture.Eventually(n.t, "the pool is empty", func() bool { return len(left()) == 0 },
+		func() any { return left() })
 }
 
 // pod is what kubelet knows of one.
@@ -262,8 +186,8 @@ func pairs(list []string) map[string]string {
 	return m
 }
 
-func (w *world) target(v volumeOf) string {
-	return filepath.Join(w.KubeletDir(), "pods", v.pod.uid, "volumes/kubernetes.io~csi", v.name,
+func (n *node) target(v volumeOf) string {
+	return filepath.Join(n.KubeletDir(), "pods", v.pod.uid, "volumes/kubernetes.io~csi", v.name,
 		"mount")
 }
 
@@ -311,26 +235,26 @@ func (v volumeOf) kubeletWrites() string {
 }
 
 // publish stages what is not inline and publishes it; the pod's directory is there before.
-func (w *world) publish(v volumeOf) error { return w.publishWith(v, v.kubeletSays()) }
+func (n *node) publish(v volumeOf) error { return n.publishWith(v, v.kubeletSays()) }
 
-func (w *world) publishWith(v volumeOf, attributes map[string]string) error {
-	w.t.Helper()
-	target := w.target(v)
-	w.must(os.MkdirAll(filepath.Dir(target), 0o750))
-	w.write(filepath.Join(filepath.Dir(target), "vol_data.json"), v.kubeletWrites())
-	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+func (n *node) publishWith(v volumeOf, attributes map[string]string) error {
+	n.t.Helper()
+	target := n.target(v)
+	n.Must(os.MkdirAll(filepath.Dir(target), 0o750))
+	n.write(filepath.Join(filepath.Dir(target), "vol_data.json"), v.kubeletWrites())
+	ctx, cancel := context.WithTimeout(n.t.Context(), fixture.Patience())
 	defer cancel()
 	staging := ""
 	if !v.inline {
-		staging = filepath.Join(w.KubeletDir(), "plugins/staging")
-		if _, err := w.Node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
+		staging = filepath.Join(n.KubeletDir(), "plugins/staging")
+		if _, err := n.Node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
 			VolumeId: v.handle, StagingTargetPath: staging,
 			VolumeCapability: v.capability(), VolumeContext: attributes,
 		}); err != nil {
 			return err
 		}
 	}
-	_, err := w.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
+	_, err := n.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
 		VolumeId:          v.handle,
 		StagingTargetPath: staging,
 		TargetPath:        target,
@@ -341,27 +265,27 @@ func (w *world) publishWith(v volumeOf, attributes map[string]string) error {
 	return err
 }
 
-func (w *world) unpublish(v volumeOf) error {
-	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+func (n *node) unpublish(v volumeOf) error {
+	ctx, cancel := context.WithTimeout(n.t.Context(), fixture.Patience())
 	defer cancel()
-	_, err := w.Node.NodeUnpublishVolume(ctx,
-		&csi.NodeUnpublishVolumeRequest{VolumeId: v.handle, TargetPath: w.target(v)})
+	_, err := n.Node.NodeUnpublishVolume(ctx,
+		&csi.NodeUnpublishVolumeRequest{VolumeId: v.handle, TargetPath: n.target(v)})
 	return err
 }
 
 // endPod removes the pod's directory, as kubelet does when its volumes are gone.
-func (w *world) endPod(p pod) {
-	w.t.Helper()
-	w.must(os.RemoveAll(filepath.Join(w.KubeletDir(), "pods", p.uid)))
+func (n *node) endPod(p pod) {
+	n.t.Helper()
+	n.Must(os.RemoveAll(filepath.Join(n.KubeletDir(), "pods", p.uid)))
 }
 
 // startUnready starts a driver whose pool cannot be opened, and waits until it answers.
-func startUnready(w *world) (*process.Process, error) {
-	p, err := process.Start(w.options())
+func startUnready(n *node) (*process.Process, error) {
+	p, err := process.Start(n.Options())
 	if err != nil {
 		return nil, err
 	}
-	_, err = p.Identity.GetPluginInfo(w.t.Context(), &csi.GetPluginInfoRequest{},
+	_, err = p.Identity.GetPluginInfo(n.t.Context(), &csi.GetPluginInfoRequest{},
 		grpc.WaitForReady(true))
 	return p, err
 }
