@@ -1,6 +1,12 @@
 # Built with docker, podman or buildah: `make image`. For another architecture: --platform linux/arm64 (the build stage
 # cross-compiles; nothing is emulated but the installation of the packages below).
-FROM --platform=$BUILDPLATFORM golang:1.26 AS build
+#
+# A tag moves. To build on exactly the bases that you have looked at, give them by digest:
+# make image IMAGE_FLAGS='--build-arg GO_IMAGE=golang:1.26@sha256:… --build-arg BASE_IMAGE=debian:bookworm-slim@sha256:…'
+ARG GO_IMAGE=golang:1.26
+ARG BASE_IMAGE=debian:bookworm-slim
+
+FROM --platform=$BUILDPLATFORM ${GO_IMAGE} AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
@@ -13,10 +19,11 @@ ARG VERSION=unknown
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
     -ldflags "-s -w -X github.com/csi-hostpath/csi-hostpath/pkg/driver.buildVersion=$VERSION" -o /csi-hostpath ./cmd/csi-hostpath
 
-FROM debian:bookworm-slim
-# The programs that make, check and grow the filesystems of block images; everything else the driver does by system calls.
+FROM ${BASE_IMAGE}
+# The programs that make, check and grow the filesystems of block images; everything else the driver does by system calls. Their versions
+# decide what a new filesystem has, and so which kernels mount it: another Debian release must not change them unnoticed.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends btrfs-progs e2fsprogs xfsprogs \
+    && apt-get install -y --no-install-recommends 'btrfs-progs=6.2-*' 'e2fsprogs=1.47.0-*' 'xfsprogs=6.1.0-*' \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /csi-hostpath /usr/local/bin/csi-hostpath
 ARG VERSION=unknown

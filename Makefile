@@ -36,7 +36,7 @@ build: ## Build the driver, a static binary, into bin/csi-hostpath.
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X $(VERSION_VARIABLE)=$(VERSION)' -o bin/csi-hostpath ./cmd/csi-hostpath
 
 .PHONY: image
-image: ## Build the container image IMAGE with docker, podman or buildah.
+image: ## Build the container image IMAGE with docker, podman or buildah (IMAGE_FLAGS: --build-arg …).
 	hack/image $(IMAGE) $(VERSION)
 
 .PHONY: manifests

@@ -26,10 +26,15 @@ type base struct {
 func parseBases(dockerfile string) ([]base, error) {
 	stages := map[string]bool{"scratch": true}
 	seen := map[string]bool{}
+	arguments := map[string]string{}
 	var bases []base
 	scanner := bufio.NewScanner(strings.NewReader(dockerfile))
 	for scanner.Scan() {
 		words := strings.Fields(scanner.Text())
+		if len(words) == 2 && strings.EqualFold(words[0], "ARG") && len(seen) == 0 {
+			name, value, _ := strings.Cut(words[1], "=")
+			arguments[name] = value
+		}
 		if len(words) < 2 || !strings.EqualFold(words[0], "FROM") {
 			continue
 		}
@@ -37,6 +42,7 @@ func parseBases(dockerfile string) ([]base, error) {
 		for len(words) > 1 && strings.HasPrefix(words[0], "--") {
 			words = words[1:]
 		}
+		words[0] = expand(words[0], arguments)
 		if !stages[words[0]] && !seen[words[0]] {
 			seen[words[0]] = true
 			b, err := parseBase(words[0])
@@ -50,6 +56,17 @@ func parseBases(dockerfile string) ([]base, error) {
 		}
 	}
 	return bases, scanner.Err()
+}
+
+// expand puts in the defaults of the arguments that stand before the first FROM. What has none stays
+// as it is, and is refused.
+func expand(reference string, arguments map[string]string) string {
+	return os.Expand(reference, func(name string) string {
+		if value, ok := arguments[name]; ok {
+			return value
+		}
+		return "${" + name + "}"
+	})
 }
 
 // parseBase understands debian:<suite>[-slim] and golang:<version>[-<suite>].

@@ -7,10 +7,13 @@ import (
 
 func TestBasesOfADockerfile(t *testing.T) {
 	dockerfile := `# FROM comment:1
-FROM --platform=$BUILDPLATFORM golang:1.26-bookworm AS build
+ARG GO_IMAGE=golang:1.26-bookworm
+ARG BASE_IMAGE=debian:bookworm-slim
+FROM --platform=$BUILDPLATFORM ${GO_IMAGE} AS build
+ARG BASE_IMAGE=alpine:3
 RUN true
 from docker.io/library/debian:bookworm-slim as tools
-FROM debian:bookworm-slim
+FROM $BASE_IMAGE
 COPY --from=build /a /a
 FROM tools
 FROM scratch
@@ -23,6 +26,12 @@ FROM scratch
 	got, err := parseBases(dockerfile)
 	if err != nil || !slices.Equal(got, want) {
 		t.Fatalf("parseBases = %v, %v, want %v", got, err, want)
+	}
+}
+
+func TestBaseWithoutADefaultIsRefused(t *testing.T) {
+	if got, err := parseBases("ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nFROM ${OTHER}\n"); err == nil {
+		t.Errorf("parseBases = %v", got)
 	}
 }
 
