@@ -21,6 +21,8 @@ type alert struct {
 	Annotations map[string]string `yaml:"annotations"`
 }
 
+const runbooks = "https://github.com/csi-hostpath/csi-hostpath/blob/main/docs/operations.md"
+
 func alertsOf(t *testing.T, values string) (list []alert) {
 	t.Helper()
 	for _, group := range only(t, render(t, values), "PrometheusRule").Spec.Groups {
@@ -39,7 +41,8 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 		t.Fatal(err)
 	}
 	anchors := map[string]bool{}
-	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(page), -1) {
+	headings := regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(page), -1)
+	for _, heading := range headings {
 		anchors[strings.ToLower(strings.ReplaceAll(heading[1], " ", "-"))] = true
 	}
 	for _, a := range alertsOf(t, "prometheusRule: {enabled: true}") {
@@ -47,12 +50,13 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 		if !anchors[anchor] || anchor != strings.ToLower(a.Alert) {
 			t.Errorf("%s: docs/operations.md has no section %q", a.Alert, anchor)
 		}
-		if want := "https://github.com/csi-hostpath/csi-hostpath/blob/main/docs/operations.md"; address != want {
-			t.Errorf("%s: the runbook is %s, want %s", a.Alert, address, want)
+		if address != runbooks {
+			t.Errorf("%s: the runbook is %s, want %s", a.Alert, address, runbooks)
 		}
 	}
-	for _, a := range alertsOf(t, "prometheusRule: {enabled: true, runbooks: 'https://wiki/storage'}") {
-		if url := a.Annotations["runbook_url"]; !strings.HasPrefix(url, "https://wiki/storage#csihostpath") {
+	const chosen = "https://wiki/storage"
+	for _, a := range alertsOf(t, "prometheusRule: {enabled: true, runbooks: '"+chosen+"'}") {
+		if url := a.Annotations["runbook_url"]; !strings.HasPrefix(url, chosen+"#csihostpath") {
 			t.Errorf("%s: the runbook is %s, not the chosen one", a.Alert, url)
 		}
 	}

@@ -52,8 +52,9 @@ type object struct {
 			RollingUpdate map[string]string `yaml:"rollingUpdate"`
 		} `yaml:"updateStrategy"`
 
-		networkPolicy `yaml:",inline"`
-		alerts        `yaml:",inline"`
+		admissionPolicy `yaml:",inline"`
+		networkPolicy   `yaml:",inline"`
+		alerts          `yaml:",inline"`
 	} `yaml:"spec"`
 	Provisioner          string   `yaml:"provisioner"`
 	AllowVolumeExpansion bool     `yaml:"allowVolumeExpansion"`

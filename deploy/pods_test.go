@@ -99,8 +99,8 @@ func TestNetworkPolicyNamesWhoMayScrapeAndTheWayOut(t *testing.T) {
 	if len(policy.Ingress) != 1 || len(policy.Ingress[0].From) != 1 {
 		t.Errorf("anybody may scrape: %+v", policy.Ingress)
 	}
-	if len(policy.Egress) != 1 || len(policy.Egress[0].To) != 1 || policy.Egress[0].Ports[0].Port != 16443 ||
-		!slices.Equal(policy.PolicyTypes, []string{"Ingress", "Egress"}) {
+	if len(policy.Egress) != 1 || len(policy.Egress[0].To) != 1 ||
+		policy.Egress[0].Ports[0].Port != 16443 || !slices.Equal(policy.PolicyTypes, []string{"Ingress", "Egress"}) {
 		t.Errorf("the way out: %+v", policy)
 	}
 }
@@ -139,13 +139,12 @@ snapshotController: {enabled: true, resources: `+chosen+`}
 				t.Errorf("%s: %s has %v, want %v", kind, c.Name, c.Resources, want)
 			}
 			byDefault := defaults[kind].Spec.Template.Spec.Containers[i].Resources
-			for _, bound := range []string{byDefault["requests"]["memory"], byDefault["limits"]["memory"], byDefault["requests"]["cpu"]} {
-				if bound == "" {
-					t.Errorf("%s: %s has by default %v", kind, c.Name, byDefault)
-				}
+			requests, limits := byDefault["requests"], byDefault["limits"]
+			if requests["memory"] == "" || requests["cpu"] == "" || limits["memory"] == "" {
+				t.Errorf("%s: %s has by default %v", kind, c.Name, byDefault)
 			}
 			// A driver that is throttled holds up pods.
-			if c.Name == "driver" && byDefault["limits"]["cpu"] != "" {
+			if c.Name == "driver" && limits["cpu"] != "" {
 				t.Errorf("the driver has a limit of CPU: %v", byDefault)
 			}
 		}
@@ -174,7 +173,8 @@ snapshotController: {enabled: true, image: {digest: D}}
 		}
 	}
 	names := slices.Sorted(maps.Keys(byTag))
-	if want := []string{"driver", "provisioner", "resizer", "snapshot-controller", "snapshotter"}; !slices.Equal(names, want) {
+	want := []string{"driver", "provisioner", "resizer", "snapshot-controller", "snapshotter"}
+	if !slices.Equal(names, want) {
 		t.Fatalf("containers %q, want %q", names, want)
 	}
 	for _, name := range names {

@@ -3,9 +3,34 @@ package deploy_test
 import (
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 )
+
+// admissionPolicy is what the tests look at in a ValidatingAdmissionPolicy and in its binding.
+type admissionPolicy struct {
+	FailurePolicy    string `yaml:"failurePolicy"`
+	MatchConstraints struct {
+		ResourceRules []struct {
+			APIGroups  []string `yaml:"apiGroups"`
+			Resources  []string `yaml:"resources"`
+			Operations []string `yaml:"operations"`
+		} `yaml:"resourceRules"`
+	} `yaml:"matchConstraints"`
+	MatchConditions   []expression `yaml:"matchConditions"`
+	Variables         []expression `yaml:"variables"`
+	Validations       []expression `yaml:"validations"`
+	PolicyName        string       `yaml:"policyName"`
+	ValidationActions []string     `yaml:"validationActions"`
+}
+
+type expression struct {
+	Expression string `yaml:"expression"`
+}
 
 func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
 	provisioner := map[string][]string{
@@ -25,7 +50,7 @@ func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
 	}
 	resizer := map[string][]string{
 		"ClusterRole /persistentvolumeclaims/status": {"patch"},
-		"Role coordination.k8s.io/leases":            {"get", "create", "update"},
+		"Role coordination.k8s.io/leases":            {"get", "update", "create"},
 	}
 	snapshotter := map[string][]string{
 		"ClusterRole snapshot.storage.k8s.io/volumesnapshots":       {"get"},
@@ -60,7 +85,8 @@ func rights(objects []object) map[string][]string {
 		for _, r := range o.Rules {
 			for _, group := range r.APIGroups {
 				for _, resource := range r.Resources {
-					verbs[o.Kind+" "+group+"/"+resource] = r.Verbs
+					key := o.Kind + " " + group + "/" + resource
+					verbs[key] = append(verbs[key], r.Verbs...)
 				}
 			}
 		}
@@ -68,26 +94,105 @@ func rights(objects []object) map[string][]string {
 	return verbs
 }
 
-// Each sidecar's right to change something is bounded by a policy, and none is there for a sidecar
-// that is not.
+// What RBAC lets the sidecars change is bounded by a policy that is bound and refuses when in
+// doubt, right by right. test/e2e tries what the policies let through.
 func TestEveryRightToChangeHasAPolicy(t *testing.T) {
-	policies := func(values string) (names []string) {
-		for _, o := range render(t, values) {
-			if o.Kind == "ValidatingAdmissionPolicy" {
-				names = append(names, o.Metadata.Name)
+	for _, values := range []string{
+		"", "resizer: {enabled: false}", "snapshotter: {enabled: true}",
+		"{resizer: {enabled: false}, snapshotter: {enabled: true}, driverName: local.example.com}",
+	} {
+		objects := render(t, values)
+		covered := operationsWithPolicies(t, objects)
+		used := map[string]bool{}
+		for resource, verbs := range rights(objects) {
+			_, resource, _ = strings.Cut(resource, " ")
+			for _, verb := range verbs {
+				operation, changes := map[string]string{
+					"create": "CREATE", "update": "UPDATE", "patch": "UPDATE", "delete": "DELETE",
+				}[verb]
+				if changes && !covered[operation+" "+resource] {
+					t.Errorf("%q: no policy sees the sidecars %s %s", values, verb, resource)
+				}
+				used[operation+" "+resource] = true
 			}
 		}
-		return names
-	}
-	for values, want := range map[string][]string{
-		"": {"test-csi-hostpath-claims", "test-csi-hostpath-volumes"},
-		"snapshotter: {enabled: true}": {
-			"test-csi-hostpath-claims", "test-csi-hostpath-snapshots", "test-csi-hostpath-volumes",
-		},
-		"{snapshotter: {enabled: true}, admissionPolicy: {enabled: false}}": nil,
-	} {
-		if got := policies(values); !slices.Equal(slices.Sorted(slices.Values(got)), want) {
-			t.Errorf("%q: policies %q, want %q", values, got, want)
+		for operation := range covered {
+			if !used[operation] {
+				t.Errorf("%q: a policy is for %s, which no sidecar may do", values, operation)
+			}
 		}
+	}
+}
+
+// operationsWithPolicies lists, as "OPERATION group/resource", what the bound policies see.
+func operationsWithPolicies(t *testing.T, objects []object) map[string]bool {
+	t.Helper()
+	bound := map[string]bool{}
+	for _, o := range objects {
+		if o.Kind == "ValidatingAdmissionPolicyBinding" {
+			bound[o.Spec.PolicyName] = slices.Equal(o.Spec.ValidationActions, []string{"Deny"})
+		}
+	}
+	covered := map[string]bool{}
+	for _, o := range objects {
+		if o.Kind != "ValidatingAdmissionPolicy" {
+			continue
+		}
+		if !bound[o.Metadata.Name] || o.Spec.FailurePolicy != "Fail" || len(o.Spec.Validations) == 0 {
+			t.Errorf("policy %s refuses nothing", o.Metadata.Name)
+		}
+		for _, rule := range o.Spec.MatchConstraints.ResourceRules {
+			for _, resource := range rule.Resources {
+				for _, operation := range rule.Operations {
+					covered[operation+" "+rule.APIGroups[0]+"/"+resource] = true
+				}
+			}
+		}
+	}
+	return covered
+}
+
+func TestPoliciesCanBeLeftOut(t *testing.T) {
+	for _, o := range render(t, "{snapshotter: {enabled: true}, snapshotController: {enabled: true}, "+
+		"admissionPolicy: {enabled: false}}") {
+		if strings.HasPrefix(o.Kind, "ValidatingAdmissionPolicy") {
+			t.Errorf("%s %s is there", o.Kind, o.Metadata.Name)
+		}
+	}
+}
+
+// The policies are for the service accounts of the chart, whatever their names.
+func TestPoliciesAreForTheServiceAccounts(t *testing.T) {
+	users := map[string]bool{}
+	for _, o := range render(t, "{serviceAccount: {name: mine}, snapshotter: {enabled: true}, "+
+		"snapshotController: {enabled: true}}") {
+		for _, c := range o.Spec.MatchConditions {
+			users[c.Expression] = true
+		}
+	}
+	want := map[string]bool{
+		"request.userInfo.username == 'system:serviceaccount:test:mine'":                        true,
+		"request.userInfo.username == 'system:serviceaccount:test:test-csi-hostpath-snapshots'": true,
+	}
+	if !maps.Equal(users, want) {
+		t.Errorf("the policies are for %v, want %v", users, want)
+	}
+}
+
+// A volume may have the mount options that the driver takes, and no other.
+func TestPolicyKnowsTheDriversMountOptions(t *testing.T) {
+	list := regexp.MustCompile(`mountOptions\.orValue\(\[\]\)\.all\(o,\s*o in \[([^\]]*)\]\)`)
+	var got []string
+	for _, o := range render(t, "") {
+		for _, v := range o.Spec.Validations {
+			if m := list.FindStringSubmatch(v.Expression); m != nil {
+				for option := range strings.SplitSeq(m[1], ", ") {
+					got = append(got, strings.Trim(option, "'"))
+				}
+			}
+		}
+	}
+	if want := mount.FlagNames(); !slices.Equal(got, want) {
+		t.Errorf("the policy has %q, the driver %q", got, want)
 	}
 }

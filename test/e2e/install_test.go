@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -89,15 +88,8 @@ func install(ctx context.Context, set ...string) error {
 // TestSnapshotControllerOfTheChartIsAccepted renders what a cluster without snapshots would get.
 // This one has both already.
 func TestSnapshotControllerOfTheChartIsAccepted(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), *helm, "template", release,
-		filepath.Join(root, "deploy/helm/csi-hostpath"), "--namespace", namespace, "--set",
-		"snapshotController.enabled=true,snapshotController.crds=true", "--show-only",
-		"templates/snapshotcrds.yaml", "--show-only", "templates/snapshotcontroller.yaml")
-	manifests, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := testCluster.KubectlInput(t.Context(), bytes.NewReader(manifests), "apply",
+	manifests := snapshotController(t, "--show-only", "templates/snapshotcrds.yaml")
+	out, err := testCluster.KubectlInput(t.Context(), strings.NewReader(manifests), "apply",
 		"--dry-run=server", "-f", "-")
 	if err != nil {
 		t.Fatal(err)
@@ -110,6 +102,21 @@ func TestSnapshotControllerOfTheChartIsAccepted(t *testing.T) {
 			t.Errorf("the API server does not say %q but\n%s", want, out)
 		}
 	}
+}
+
+// snapshotController renders the chart's snapshot controller, and what more templates are named.
+func snapshotController(t *testing.T, templates ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), *helm, append([]string{
+		"template", release, filepath.Join(root, "deploy/helm/csi-hostpath"), "--namespace", namespace,
+		"--set", "snapshotController.enabled=true,snapshotController.crds=true",
+		"--show-only", "templates/snapshotcontroller.yaml",
+	}, templates...)...)
+	manifests, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(manifests)
 }
 
 func runHelm(ctx context.Context, stdin string, args ...string) error {

@@ -24,17 +24,15 @@ const (
 	release     = "csi-hostpath"
 	driverImage = "localhost/csi-hostpath:e2e"
 	volumesPath = cluster.DefaultDiskPath + "/volumes"
-
-	// clusterName is not the default, so that the cluster that somebody tries things on is left
-	// alone.
-	clusterName = "e2e"
 )
 
 var (
-	keep    = flag.Bool("keep", false, "leave the cluster up")
-	helm    = flag.String("helm", "", "path of the helm program")
-	logs    = flag.String("logs", "", "directory for every component's log when a test fails")
-	archive = flag.String("image", "",
+	keep = flag.Bool("keep", false, "leave the cluster up")
+	// Not the default name of test/cluster: the cluster that somebody tries things on is left alone.
+	clusterName = flag.String("name", "e2e", "the cluster's name, when several run side by side")
+	helm        = flag.String("helm", "", "path of the helm program")
+	logs        = flag.String("logs", "", "directory for every component's log when a test fails")
+	archive     = flag.String("image", "",
 		"archive of the driver's image; default: built from the Dockerfile")
 	root = "../.." // of the checkout
 )
@@ -92,7 +90,7 @@ func setUp(ctx context.Context) (err error) {
 		fmt.Printf("%6.1fs  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	}
 	testCluster, err = cluster.Start(ctx,
-		cluster.Options{Name: clusterName, Nodes: 3, Disks: "ext4,xfs,btrfs", Progress: progress})
+		cluster.Options{Name: *clusterName, Nodes: 3, Disks: "ext4,xfs,btrfs", Progress: progress})
 	if err != nil {
 		return err
 	}
@@ -143,7 +141,7 @@ func collectLogs(ctx context.Context, name string) {
 		return
 	}
 	folder := filepath.Join(*logs, name)
-	if err := cluster.CollectLogs(ctx, clusterName, folder); err != nil {
+	if err := cluster.CollectLogs(ctx, *clusterName, folder); err != nil {
 		fmt.Println("e2e: logs:", err)
 	}
 	fmt.Println("e2e: every component's log is in", folder)
@@ -153,7 +151,7 @@ func down(ctx context.Context) {
 	if *keep {
 		return
 	}
-	if err := cluster.Down(ctx, clusterName, func(string, ...any) {}); err != nil {
+	if err := cluster.Down(ctx, *clusterName, func(string, ...any) {}); err != nil {
 		fmt.Println("e2e: take the cluster down:", err)
 	}
 }

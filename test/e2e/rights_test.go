@@ -3,14 +3,17 @@
 package e2e
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -61,113 +64,230 @@ func TestTakenOverSidecarCannot(t *testing.T) {
 	}
 }
 
-// TestTakenOverNodeCannotTouchOthersVolumes: what RBAC cannot tell apart, the admission policies
-// do.
-func TestTakenOverNodeCannotTouchOthersVolumes(t *testing.T) {
-	ns := newNamespace(t)
-	here, there := testCluster.Nodes()[0].Name(), testCluster.Nodes()[1].Name()
-	for name, node := range map[string]string{"here": here, "there": there} {
+// TestEveryRightOfATakenOverNodeIsBounded tries, for every right that the driver's service account
+// has, what the token of one node can do to the objects of another one, of other drivers, and to
+// those of its own that others act upon.
+func TestEveryRightOfATakenOverNodeIsBounded(t *testing.T) {
+	w := takeOver(t)
+	bound, unbound := requester(t, release, boundTo(t, w.here)...), requester(t, release)
+	tried := map[string]bool{}
+	var sum outcome
+	for name, attempts := range map[string][]attempt{
+		"new volumes": w.createVolumes(), "volumes": w.changeVolumes(), "claims": w.changeClaims(),
+		"growth": w.tellGrowth(), "snapshots": w.changeContents(), "capacities": w.changeCapacities(),
+		"events": w.changeEvents(), "leases": w.changeLeases(),
+		"reads": w.reads(), "none": w.notGranted(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, a := range attempts {
+				tried[a.right] = true
+				sum.try(t, bound, a)
+				// A token that says no node may change nothing at all.
+				if status, answer := unbound(a); a.method != http.MethodGet && status/100 == 2 {
+					t.Errorf("%s, %s, with a token of no node: %d %s", a.right, a.what, status, answer)
+				}
+			}
+		})
+	}
+	t.Log(&sum)
+	rights := rightsOf(t)
+	for _, right := range rights {
+		if !tried[right] {
+			t.Errorf("nobody has tried what another node's token can do with the right to %s", right)
+		}
+	}
+	for right := range tried {
+		if right != "none" && !slices.Contains(rights, right) {
+			t.Errorf("no role has the right to %s", right)
+		}
+	}
+}
+
+// TestPoliciesHaveNoWarnings: the API server checks their expressions against the types of the
+// objects, and reports a misspelt field only in the policy's status.
+func TestPoliciesHaveNoWarnings(t *testing.T) {
+	const checked = `jsonpath={range .items[*]}{.metadata.name} {.status.typeChecking}{"\n"}{end}`
+	eventually(t, readyTimeout, func() error {
+		out := kubectl(t, "get", "validatingadmissionpolicies", "-o", checked)
+		for line := range strings.Lines(out) {
+			name, status, _ := strings.Cut(strings.TrimSpace(line), " ")
+			if strings.Contains(status, "warning") {
+				t.Fatalf("policy %s: %s", name, status)
+			}
+			if strings.HasPrefix(name, release) && status == "" {
+				return fmt.Errorf("policy %s is not checked yet", name)
+			}
+		}
+		return nil
+	})
+}
+
+// TestSnapshotControllerMayOnlyKeepTheSourcesOfSnapshots: it may change claims of all namespaces,
+// and runs on any node. This cluster has another one; the chart's is here without its pods.
+func TestSnapshotControllerMayOnlyKeepTheSourcesOfSnapshots(t *testing.T) {
+	w := takeOver(t)
+	account := release + "-snapshots"
+	for object := range strings.SplitSeq(snapshotController(t), "\n---\n") {
+		if !strings.Contains(object, "\nkind: Deployment\n") {
+			apply(t, namespace, object)
+			t.Cleanup(func() {
+				_, _ = testCluster.KubectlInput(context.WithoutCancel(t.Context()),
+					strings.NewReader(object), "-n", namespace, "delete", "--ignore-not-found", "-f", "-")
+			})
+		}
+	}
+	token := requester(t, account)
+	attempts := w.keepSources()
+	eventually(t, readyTimeout, func() error { // the API server has to have seen the policy
+		if status, answer := token(attempts[0]); status/100 == 2 {
+			return fmt.Errorf("%s: %s", attempts[0].what, answer)
+		}
+		return nil
+	})
+	var sum outcome
+	for _, a := range attempts {
+		sum.try(t, token, a)
+	}
+	t.Log(&sum)
+}
+
+// outcome counts attempts by who refused them, and those that were let through.
+type outcome struct{ policies, rights, validation, allowed, left int }
+
+func (o *outcome) String() string {
+	return fmt.Sprintf("%d attempts refused: %d by policies, %d by RBAC, %d by the API's validation. "+
+		"%d allowed as the sidecars need them, %d more that reach beyond the node",
+		o.policies+o.rights+o.validation, o.policies, o.rights, o.validation, o.allowed, o.left)
+}
+
+// try makes one attempt, and is an error unless it ends as wanted. The API server validates before
+// it asks the policies: what no object may be is refused by that.
+func (o *outcome) try(t *testing.T, send func(attempt) (int, string), a attempt) {
+	t.Helper()
+	status, answer := send(a)
+	invalid := strings.Contains(answer, "is invalid: ")
+	switch {
+	case a.want == "" && status/100 != 2:
+		t.Errorf("%s, %s: %d %s; it must be possible", a.right, a.what, status, answer)
+	case a.want != "" && (status/100 == 2 || !invalid && !strings.Contains(answer, a.want)):
+		t.Errorf("%s, %s: %d %s; want a refusal that says %q", a.right, a.what, status, answer, a.want)
+	case strings.HasPrefix(a.what, leftOver):
+		o.left++
+	case a.want == "":
+		o.allowed++
+	case strings.Contains(answer, "ValidatingAdmissionPolicy"):
+		o.policies++
+	case status == http.StatusForbidden:
+		o.rights++
+	default:
+		o.validation++
+	}
+}
+
+// rightsOf lists what the service account's roles grant, as "verb resource.group".
+func rightsOf(t *testing.T) (rights []string) {
+	t.Helper()
+	var list struct {
+		Items []struct {
+			Rules []struct {
+				APIGroups []string `json:"apiGroups"`
+				Resources []string `json:"resources"`
+				Verbs     []string `json:"verbs"`
+			} `json:"rules"`
+		} `json:"items"`
+	}
+	out := kubectl(t, "-n", namespace, "get", "clusterroles,roles", "--field-selector",
+		"metadata.name="+release, "-o", "json")
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, role := range list.Items {
+		for _, rule := range role.Rules {
+			for _, group := range rule.APIGroups {
+				for _, resource := range rule.Resources {
+					for _, verb := range rule.Verbs {
+						rights = append(rights, strings.TrimSuffix(verb+" "+resource+"."+group, "."))
+					}
+				}
+			}
+		}
+	}
+	if len(rights) == 0 {
+		t.Fatal("the service account has no rights")
+	}
+	return rights
+}
+
+// takeOver makes what the attempts are about: claims in every state of both binding modes, of this
+// driver and of others.
+func takeOver(t *testing.T) *takenOver {
+	t.Helper()
+	w := &takenOver{
+		t: t, ns: newNamespace(t),
+		here: testCluster.Nodes()[0].Name(), there: testCluster.Nodes()[1].Name(),
+	}
+	for name, node := range driverPods(t) {
+		if node == w.here {
+			w.pod = name
+		}
+	}
+	for name, node := range map[string]string{"here": w.here, "there": w.there} {
 		p := mounts(name, "/data")
 		p.node = node
-		apply(t, ns, claim(name, "csi-hostpath", "1Mi")+pod(name, p))
+		apply(t, w.ns, claim(name, "csi-hostpath", "1Mi")+pod(name, p)+
+			strings.Replace(claim("immediate-"+name, "csi-hostpath-immediate", "1Mi"), "metadata: {",
+				"metadata: {annotations: {"+selectedNode+": "+node+"}, ", 1))
 	}
-	apply(t, ns, claim("foreign", "of-another-driver", "1Mi"))
-	waitReady(t, ns, "here", "there")
-	apply(t, ns, snapshot("here", "here")+snapshot("there", "there"))
-	waitSnapshots(t, ns, "here", "there")
-	sidecar := asServiceAccount(t, boundTo(t, here)...)
-	unbound := asServiceAccount(t)
-
-	const onlyThatNode = "may only change volumes of that node"
-	deleteThere := []string{"delete", "pv", volumeOf(t, ns, "there"), "--wait=false"}
-	refused(t, sidecar, onlyThatNode, "", deleteThere...)
-	refused(t, unbound, "does not say for which node", "", deleteThere...)
-	refused(t, sidecar, "may only change volumes of "+driverName, rootVolume, "create",
-		"--validate=false", "-f", "-")
-	refused(t, sidecar, onlyThatNode, strings.ReplaceAll(rootVolume, "hostPath: {path: /}",
-		"csi: {driver: "+driverName+", volumeHandle: x}"), "create", "--validate=false", "-f", "-")
-	for name, want := range map[string]string{
-		"there": "may not take a claim from another node", "foreign": "may only mark claims of " + driverName,
-	} {
-		refused(t, sidecar, want, claimJSON(t, ns, name), "replace", "--raw", claimPath(ns, name), "-f",
-			"-")
+	// A class that does not exist keeps every controller from these.
+	for _, name := range []string{"waiting", "taken-here", "taken-there", "foreign"} {
+		apply(t, w.ns, claim(name, "of-nobody", "1Mi"))
 	}
-
-	// The resizer raises the sizes of all nodes' volumes, and takes back what it has raised:
-	// nothing else of them changes.
-	bound, anybody := patcher(t, boundTo(t, here)...), patcher(t)
-	pv, status := "/api/v1/persistentvolumes/"+volumeOf(t, ns,
-		"there"), claimPath(ns, "there")+"/status"
-	const larger = `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": {` + sizeBefore + `: "1Mi"}}}`
-	for _, tc := range []struct {
-		patch      patch
-		path, body string
-		want       string
-	}{
-		{bound, pv, `{"spec": {"capacity": {"storage": "1Ki"}}}`, onlyThatNode},
-		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}, "persistentVolumeReclaimPolicy": "Retain"}}`, onlyThatNode},
-		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}, "claimRef": {"name": "mine"}}}`, onlyThatNode},
-		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"finalizers": null}}`, onlyThatNode},
-		{bound, pv, `{"metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}}`, onlyThatNode},
-		{bound, pv, `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"labels": {"x": "y"}}}`, onlyThatNode},
-		{bound, pv, `{"metadata": {"annotations": {` + sizeBefore + `: "1Ki"}}}`, onlyThatNode},
-		{anybody, pv, larger, "does not say for which node"},
-		{bound, pv, larger, ""},
-		{bound, pv, `{"metadata": {"annotations": {` + sizeBefore + `: "1Ki"}}}`, onlyThatNode},
-		{bound, pv, `{"spec": {"capacity": {"storage": "1Ki"}}}`, onlyThatNode},
-		{bound, pv, `{"spec": {"capacity": {"storage": "1Mi"}}}`, ""},
-		{bound, pv, `{"metadata": {"annotations": {` + sizeBefore + `: null}}}`, ""},
-		{bound, status, `{"status": {"phase": "Lost"}}`, "may not take a claim from another node"},
-		{bound, status, `{"status": {"capacity": {"storage": "1Gi"}}}`, "may not take a claim from another node"},
-		{bound, status, `{"metadata": {"annotations": {"x": "y"}}}`, "may not take a claim from another node"},
-		{bound, status, `{"status": {"allocatedResources": {"storage": "1Mi"}}}`, ""},
-		{bound, claimPath(ns, "foreign") + "/status", `{"status": {"allocatedResources": {"storage": "1Mi"}}}`, "may only mark claims of"},
-		{bound, contentPath(t, ns, "there"), `{"metadata": {"finalizers": null}}`, "may only change snapshots of that node"},
-		{bound, contentPath(t, ns, "there") + "/status", `{"status": {"readyToUse": false}}`, "may only change snapshots of that node"},
-		{bound, contentPath(t, ns, "here"), `{"spec": {"deletionPolicy": "Retain"}}`, "may only say how snapshots of"},
-		{bound, contentPath(t, ns, "here"), `{"metadata": {"annotations": {"x": "y"}}}`, ""},
-	} {
-		if got := tc.patch(tc.path, tc.body); tc.want == "" && got != "" ||
-			!strings.Contains(got, tc.want) {
-			t.Errorf("patching %s with %s says %q, want %q", tc.path, tc.body, got, tc.want)
-		}
+	apply(t, w.ns, claim("unscheduled", "csi-hostpath", "1Mi"))
+	annotate := func(name string, values ...string) {
+		kubectl(t, append([]string{"-n", w.ns, "annotate", "pvc", name}, values...)...)
 	}
-
-	// And what it must be able to do: what lies on its own node.
-	for _, allowed := range []struct{ stdin, args string }{
-		{"", "delete pv " + volumeOf(t, ns, "here") + " --dry-run=server"},
-		{claimJSON(t, ns, "here"), "replace --raw " + claimPath(ns, "here") + " -f -"},
-	} {
-		if _, err := sidecar(allowed.stdin, strings.Fields(allowed.args)...); err != nil {
-			t.Errorf("%s on its own node: %v", allowed.args, err)
-		}
-	}
+	annotate("waiting", provisionerOf+"="+driverName)
+	annotate("taken-here", provisionerOf+"="+driverName, selectedNode+"="+w.here)
+	annotate("taken-there", provisionerOf+"="+driverName, selectedNode+"="+w.there)
+	annotate("foreign", provisionerOf+"=ebs.csi.aws.com")
+	static(t, w.ns)
+	waitReady(t, w.ns, "here", "there")
+	waitBound(t, w.ns, "immediate-here", "immediate-there")
+	annotate("immediate-there", selectedNode+"-") // bound, and with no node's name
+	apply(t, w.ns, snapshot("here", "here")+snapshot("there", "there"))
+	waitSnapshots(t, w.ns, "here", "there")
+	return w
 }
 
-// sizeBefore is the annotation, in quotes, in which the resizer keeps a volume's size of before it
-// began to grow.
-const sizeBefore = `"volume.alpha.kubernetes.io/pre-resize-capacity"`
-
-// rootVolume would give its claim the root directory of any node.
-const rootVolume = `
+// static binds a claim to a volume that an administrator wrote, of no driver.
+func static(t *testing.T, ns string) {
+	t.Helper()
+	name := ns + "-static"
+	t.Cleanup(func() { kubectl(t, "delete", "pv", name, "--ignore-not-found", "--wait=false") })
+	apply(t, ns, fmt.Sprintf(`
 apiVersion: v1
 kind: PersistentVolume
-metadata: {name: e2e-root}
+metadata: {name: %s}
 spec:
-  capacity: {storage: 1Gi}
+  capacity: {storage: 1Mi}
   accessModes: [ReadWriteOnce]
-  hostPath: {path: /}
-`
+  storageClassName: by-hand
+  persistentVolumeReclaimPolicy: Retain
+  claimRef: {namespace: %s, name: static}
+  nfs: {server: 192.0.2.1, path: /}
+`, name, ns)+claim("static", "by-hand", "1Mi"))
+	waitBound(t, ns, "static")
+}
 
-type asUser func(stdin string, args ...string) (string, error)
-
-func refused(t *testing.T, user asUser, want, stdin string, args ...string) {
+func waitBound(t *testing.T, ns string, names ...string) {
 	t.Helper()
-	out, err := user(stdin, args...)
-	if err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("kubectl %v: %q, %v; want an error that says %q", args, out, err, want)
+	for _, name := range names {
+		kubectl(t, "-n", ns, "wait", "--for=jsonpath={.status.phase}=Bound",
+			"--timeout="+readyTimeout.String(), "pvc/"+name)
 	}
 }
+
+type asUser func(stdin string, args ...string) (string, error)
 
 func claimPath(ns, name string) string {
 	return "/api/v1/namespaces/" + ns + "/persistentvolumeclaims/" + name
@@ -176,16 +296,8 @@ func claimPath(ns, name string) string {
 // contentPath is where the API server has what a snapshot is bound to.
 func contentPath(t *testing.T, ns, name string) string {
 	t.Helper()
-	content := kubectl(t, "-n", ns, "get", "volumesnapshot", name, "-o",
+	return contentsPrefix + kubectl(t, "-n", ns, "get", "volumesnapshot", name, "-o",
 		"jsonpath={.status.boundVolumeSnapshotContentName}")
-	return "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents/" + content
-}
-
-// claimJSON is a claim with a mark on it: what the provisioner writes when it gives a claim back to
-// the scheduler.
-func claimJSON(t *testing.T, ns, name string) string {
-	t.Helper()
-	return kubectl(t, "-n", ns, "annotate", "pvc", name, "e2e=mark", "--dry-run=client", "-o", "json")
 }
 
 // boundTo are the flags that make a token the one of a node's driver pod, as kubelet mounts it
@@ -209,8 +321,8 @@ func boundTo(t *testing.T, node string) []string {
 // identity is how the API server is reached, and by whom.
 type identity struct{ server, authority, token string }
 
-// serviceAccount has a token of the driver's service account.
-func serviceAccount(t *testing.T, bound ...string) identity {
+// serviceAccount has a token of a service account of the chart.
+func serviceAccount(t *testing.T, account string, bound ...string) identity {
 	t.Helper()
 	view := func(what string) string {
 		return kubectl(t, "config", "view", "--raw", "--minify", "-o",
@@ -218,17 +330,16 @@ func serviceAccount(t *testing.T, bound ...string) identity {
 	}
 	return identity{
 		server: view("server"), authority: view("certificate-authority-data"),
-		token: kubectl(t, append([]string{"-n", namespace, "create", "token", release}, bound...)...),
+		token: kubectl(t, append([]string{"-n", namespace, "create", "token", account}, bound...)...),
 	}
 }
 
-// patch tries a merge patch, and returns the API server's refusal, or nothing. kubectl would have
-// to be able to get the object as well.
-type patch func(path, body string) string
-
-func patcher(t *testing.T, bound ...string) patch {
+// requester tries an attempt without its being done (dryRun), and returns the API server's answer.
+func requester(
+	t *testing.T, account string, bound ...string,
+) func(attempt) (status int, answer string) {
 	t.Helper()
-	it := serviceAccount(t, bound...)
+	it := serviceAccount(t, account, bound...)
 	authority, err := base64.StdEncoding.DecodeString(it.authority)
 	if err != nil {
 		t.Fatal(err)
@@ -240,14 +351,20 @@ func patcher(t *testing.T, bound ...string) patch {
 			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
 		},
 	}
-	return func(path, body string) string {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPatch,
-			it.server+path+"?dryRun=All", strings.NewReader(body))
+	send := func(a attempt) (int, string) {
+		url := it.server + a.path
+		if a.method != http.MethodGet {
+			url += "?dryRun=All"
+		}
+		request, err := http.NewRequestWithContext(t.Context(), a.method, url, strings.NewReader(a.body))
 		if err != nil {
 			t.Fatal(err)
 		}
 		request.Header.Set("Authorization", "Bearer "+it.token)
-		request.Header.Set("Content-Type", "application/merge-patch+json")
+		request.Header.Set("Content-Type", "application/json")
+		if a.method == http.MethodPatch {
+			request.Header.Set("Content-Type", "application/merge-patch+json")
+		}
 		response, err := client.Do(request)
 		if err != nil {
 			t.Fatal(err)
@@ -257,18 +374,41 @@ func patcher(t *testing.T, bound ...string) patch {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if response.StatusCode == http.StatusOK {
-			return ""
-		}
-		return string(answer)
+		return response.StatusCode, string(answer)
 	}
+	return func(a attempt) (status int, answer string) {
+		eventually(t, readyTimeout, func() error {
+			status, answer = send(a)
+			if a.method != http.MethodPut || status != http.StatusConflict {
+				return nil
+			}
+			// Its controller has written the object meanwhile, as the resizer does its lease.
+			a.body = merged(t, a.body, versionOf(t, strings.TrimSuffix(a.path, "/status")))
+			return fmt.Errorf("%s: %s", a.what, answer)
+		})
+		return status, answer
+	}
+}
+
+// versionOf is a merge patch that gives an object the version which the API server has now.
+func versionOf(t *testing.T, path string) string {
+	t.Helper()
+	var o struct {
+		Metadata struct {
+			ResourceVersion string `json:"resourceVersion"`
+		} `json:"metadata"`
+	}
+	if err := json.Unmarshal([]byte(kubectl(t, "get", "--raw", path)), &o); err != nil {
+		t.Fatal(err)
+	}
+	return marshal(map[string]any{"metadata": o.Metadata})
 }
 
 // asServiceAccount returns a kubectl that has a token of the driver's service account, and nothing
 // else.
 func asServiceAccount(t *testing.T, bound ...string) asUser {
 	t.Helper()
-	it := serviceAccount(t, bound...)
+	it := serviceAccount(t, release, bound...)
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	content := fmt.Sprintf(`
 apiVersion: v1

@@ -144,25 +144,102 @@ volumeMounts:
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "csi-hostpath.serviceAccountName" . }}
 {{- end -}}
 
-{{- /* CEL: the node that a token was made for, or ''. */ -}}
-{{- define "csi-hostpath.tokensNode" -}}
-has(request.userInfo.extra) && 'authentication.kubernetes.io/node-name' in request.userInfo.extra
-? request.userInfo.extra['authentication.kubernetes.io/node-name'][0] : ''
+{{- /* A ValidatingAdmissionPolicy for a user, by default the sidecars', up to its variables and validations, and its binding: dict "root" $
+"name" NAME "group" GROUP "resources" LIST "operations" LIST, perhaps "user" USER. */ -}}
+{{- define "csi-hostpath.policy" -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ include "csi-hostpath.fullname" .root }}-{{ .name }}
+  labels:
+    {{- include "csi-hostpath.labels" .root | nindent 4 }}
+spec:
+  policyName: {{ include "csi-hostpath.fullname" .root }}-{{ .name }}
+  validationActions: [Deny]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: {{ include "csi-hostpath.fullname" .root }}-{{ .name }}
+  labels:
+    {{- include "csi-hostpath.labels" .root | nindent 4 }}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules:
+      - apiGroups: [{{ .group | quote }}]
+        apiVersions: [v1]
+        resources: [{{ join ", " .resources }}]
+        operations: [{{ join ", " .operations }}]
+  matchConditions:
+    - name: is-its-user
+      expression: request.userInfo.username == '{{ default (include "csi-hostpath.user" .root) .user }}'
 {{- end -}}
 
-{{- /* CEL: which of the things that every object has an update leaves alone: dict "mayChange" ANNOTATION. */ -}}
+{{- /* CEL: the node that a token was made for, or ''. */ -}}
+{{- define "csi-hostpath.tokensNode" -}}
+request.userInfo.?extra[?'authentication.kubernetes.io/node-name'].orValue([''])[0]
+{{- end -}}
+
+{{- /* CEL: the pod that a token was made for, or ''. */ -}}
+{{- define "csi-hostpath.tokensPod" -}}
+request.userInfo.?extra[?'authentication.kubernetes.io/pod-name'].orValue([''])[0]
+{{- end -}}
+
+{{- /* CEL: a validation that refuses a token of no node. */ -}}
+{{- define "csi-hostpath.tokenHasNode" -}}
+- expression: variables.node != ''
+  message: the token does not say for which node it was made
+{{- end -}}
+
+{{- /* CEL: whether a topology value, an expression, is the token's node. A node's name that is too long for a label stands there as a
+hash (pkg/driver/topology.go), which CEL cannot compute. */ -}}
+{{- define "csi-hostpath.isTokensNode" -}}
+({{ . }} == variables.node || size(variables.node) > 63 && {{ . }}.startsWith('h-'))
+{{- end -}}
+
+{{- /* CEL: whether two maps or objects are the same but for some keys: dict "new" EXPRESSION "old" EXPRESSION "but" LIST. An allow-list:
+also of fields that the API gets later. dyn() because the API server's type check lets no object be iterated. */ -}}
+{{- define "csi-hostpath.same" -}}
+{{- $but := "" -}}
+{{- if .but -}}{{- $but = printf "k in ['%s'] || " (join "', '" .but) -}}{{- end -}}
+dyn({{ .new }}).all(k, {{ $but }}k in dyn({{ .old }}) && dyn({{ .new }})[k] == dyn({{ .old }})[k]) &&
+dyn({{ .old }}).all(k, {{ $but }}k in dyn({{ .new }}))
+{{- end -}}
+
+{{- /* CEL: whether two lists have the same elements but for some: dict "new" EXPRESSION "old" EXPRESSION "but" LIST. */ -}}
+{{- define "csi-hostpath.sameElements" -}}
+{{- $but := "" -}}
+{{- if .but -}}{{- $but = printf "e in ['%s'] || " (join "', '" .but) -}}{{- end -}}
+{{ .new }}.all(e, {{ $but }}e in {{ .old }}) && {{ .old }}.all(e, {{ $but }}e in {{ .new }})
+{{- end -}}
+
+{{- /* CEL: whether an update leaves alone what every object has, but for some annotations and finalizers: dict "annotations" LIST
+"finalizers" LIST. The API server itself sets generation, managedFields and resourceVersion. */ -}}
 {{- define "csi-hostpath.metadataStays" -}}
-object.metadata.?labels == oldObject.metadata.?labels &&
-object.metadata.?finalizers == oldObject.metadata.?finalizers &&
-object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences &&
-object.metadata.?annotations.orValue({}).all(k, k == '{{ .mayChange }}' ||
-k in oldObject.metadata.?annotations.orValue({}) && object.metadata.annotations[k] == oldObject.metadata.annotations[k]) &&
-oldObject.metadata.?annotations.orValue({}).all(k, k == '{{ .mayChange }}' || k in object.metadata.?annotations.orValue({}))
+{{- include "csi-hostpath.same" (dict "new" "object.metadata" "old" "oldObject.metadata" "but" (list "annotations" "finalizers" "generation" "managedFields" "resourceVersion")) }} &&
+{{ include "csi-hostpath.same" (dict "new" "object.metadata.?annotations.orValue({})" "old" "oldObject.metadata.?annotations.orValue({})" "but" .annotations) }} &&
+{{ include "csi-hostpath.sameElements" (dict "new" "object.metadata.?finalizers.orValue([])" "old" "oldObject.metadata.?finalizers.orValue([])" "but" .finalizers) }}
+{{- end -}}
+
+{{- /* CEL: whether a new object's metadata has only what the API server sets, its name and some more fields, as a list. */ -}}
+{{- define "csi-hostpath.metadataOfNew" -}}
+dyn(object.metadata).all(k, k in ['{{ join "', '" (concat (list "creationTimestamp" "generation" "managedFields" "name" "namespace" "uid") .) }}'])
 {{- end -}}
 
 {{- /* The annotation in which external-resizer keeps a volume's size of before it began to grow (AnnPreResizeCapacity). */ -}}
 {{- define "csi-hostpath.sizeBefore" -}}
 volume.alpha.kubernetes.io/pre-resize-capacity
+{{- end -}}
+
+{{- /* The finalizer with which external-provisioner keeps a PersistentVolume until its volume is deleted (finalizerPV). */ -}}
+{{- define "csi-hostpath.volumeFinalizer" -}}
+external-provisioner.volume.kubernetes.io/finalizer
+{{- end -}}
+
+{{- /* external-resizer's lease (util.SanitizeName of the driver's name). */ -}}
+{{- define "csi-hostpath.resizerLease" -}}
+external-resizer-{{ regexReplaceAll "[^a-zA-Z0-9-]" .Values.driverName "-" }}
 {{- end -}}
 
 {{- /* Whether volumes of a class can grow, as true or false: a path of the node has no size. */ -}}

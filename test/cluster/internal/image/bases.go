@@ -58,8 +58,8 @@ func parseBases(dockerfile string) ([]base, error) {
 	return bases, scanner.Err()
 }
 
-// expand puts in the defaults of the arguments that stand before the first FROM. What has none stays
-// as it is, and is refused.
+// expand puts in the defaults of the arguments that stand before the first FROM. What has none
+// stays as it is, and is refused.
 func expand(reference string, arguments map[string]string) string {
 	return os.Expand(reference, func(name string) string {
 		if value, ok := arguments[name]; ok {
