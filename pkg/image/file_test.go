@@ -16,37 +16,37 @@ import (
 
 const mib = 1 << 20
 
-type world struct {
+type fixture struct {
 	t    *testing.T
 	dir  *os.File
 	path string // of the image
 }
 
-func newWorld(t *testing.T, fstype string) *world {
+func newFixture(t *testing.T, fstype string) *fixture {
 	t.Helper()
 	dir, err := os.Open(disks.New(t, fstype, 0).Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { dir.Close() })
-	return &world{t: t, dir: dir, path: filepath.Join(dir.Name(), backend.Data)}
+	return &fixture{t: t, dir: dir, path: filepath.Join(dir.Name(), backend.Data)}
 }
 
-func onEach(t *testing.T, test func(*world)) {
+func onEach(t *testing.T, test func(*fixture)) {
 	t.Helper()
 	for _, fstype := range disks.Types() {
-		t.Run(fstype, func(t *testing.T) { test(newWorld(t, fstype)) })
+		t.Run(fstype, func(t *testing.T) { test(newFixture(t, fstype)) })
 	}
 }
 
-func (w *world) must(err error) {
+func (w *fixture) must(err error) {
 	w.t.Helper()
 	if err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-func (w *world) make(b image.Image, bytes int64) {
+func (w *fixture) make(b image.Image, bytes int64) {
 	w.t.Helper()
 	f, quotaID, err := b.Make(w.dir, volume.Spec{}, bytes)
 	w.must(err)
@@ -56,14 +56,14 @@ func (w *world) make(b image.Image, bytes int64) {
 	}
 }
 
-func (w *world) stat() unix.Stat_t {
+func (w *fixture) stat() unix.Stat_t {
 	w.t.Helper()
 	var st unix.Stat_t
 	w.must(unix.Stat(w.path, &st))
 	return st
 }
 
-func (w *world) allocated() int64 {
+func (w *fixture) allocated() int64 {
 	w.t.Helper()
 	data, err := backend.OpenData(w.dir, unix.O_PATH)
 	w.must(err)
@@ -73,7 +73,7 @@ func (w *world) allocated() int64 {
 	return bytes
 }
 
-func (w *world) want(bytes int64) {
+func (w *fixture) want(bytes int64) {
 	w.t.Helper()
 	if st := w.stat(); st.Size != bytes || st.Mode != unix.S_IFREG|0o600 {
 		w.t.Errorf("the image has %d bytes and mode %#o, want %d", st.Size, st.Mode, bytes)
@@ -81,7 +81,7 @@ func (w *world) want(bytes int64) {
 }
 
 func TestImageHasExactlyItsSizeAndTakesItsBlocksWhenItIsToldTo(t *testing.T) {
-	onEach(t, func(w *world) {
+	onEach(t, func(w *fixture) {
 		w.make(image.New(volume.Sparse), 16*mib)
 		w.want(16 * mib)
 		if used := w.allocated(); used != 0 {
@@ -97,7 +97,7 @@ func TestImageHasExactlyItsSizeAndTakesItsBlocksWhenItIsToldTo(t *testing.T) {
 }
 
 func TestImageThatDoesNotFitLeavesNothing(t *testing.T) {
-	onEach(t, func(w *world) {
+	onEach(t, func(w *fixture) {
 		if _, _, err := image.New(
 			volume.Preallocated,
 		).Make(
@@ -116,7 +116,7 @@ func TestImageThatDoesNotFitLeavesNothing(t *testing.T) {
 }
 
 func TestFileThatNoFilesystemHoldsIsOutOfRange(t *testing.T) {
-	w := newWorld(t, disks.Ext4)
+	w := newFixture(t, disks.Ext4)
 	if _, _, err := image.New(
 		volume.Sparse,
 	).Make(
@@ -131,7 +131,7 @@ func TestFileThatNoFilesystemHoldsIsOutOfRange(t *testing.T) {
 }
 
 func TestImageGrowsAndIsWholeAfterAnExpansionThatFailed(t *testing.T) {
-	onEach(t, func(w *world) {
+	onEach(t, func(w *fixture) {
 		b := image.New(volume.Preallocated)
 		w.make(b, mib)
 		w.must(os.WriteFile(w.path, []byte("precious"), 0o600))
@@ -153,7 +153,7 @@ func TestImageGrowsAndIsWholeAfterAnExpansionThatFailed(t *testing.T) {
 }
 
 func TestExpansionThatACrashCutShortIsTakenBack(t *testing.T) {
-	onEach(t, func(w *world) {
+	onEach(t, func(w *fixture) {
 		for _, allocation := range []volume.Allocation{volume.Sparse, volume.Preallocated} {
 			b := image.New(allocation)
 			w.make(b, mib)
@@ -171,7 +171,7 @@ func TestExpansionThatACrashCutShortIsTakenBack(t *testing.T) {
 }
 
 func TestWhatWasWrittenIsNeverCutOff(t *testing.T) {
-	onEach(t, func(w *world) {
+	onEach(t, func(w *fixture) {
 		b := image.New(volume.Sparse)
 		w.make(b, 2*mib)
 		f, err := os.OpenFile(w.path, os.O_WRONLY, 0)
@@ -190,7 +190,7 @@ func TestWhatWasWrittenIsNeverCutOff(t *testing.T) {
 }
 
 func TestImageThatIsShorterThanItsRecordIsCorrupt(t *testing.T) {
-	w := newWorld(t, disks.Ext4)
+	w := newFixture(t, disks.Ext4)
 	b := image.New(volume.Sparse)
 	w.make(b, mib)
 	if _, err := b.Adopt(w.dir, 0, volume.Spec{}, 2*mib); !errors.Is(err, volume.ErrCorrupt) {
@@ -200,7 +200,7 @@ func TestImageThatIsShorterThanItsRecordIsCorrupt(t *testing.T) {
 }
 
 func TestWhatIsNoFileIsNoImage(t *testing.T) {
-	w := newWorld(t, disks.Ext4)
+	w := newFixture(t, disks.Ext4)
 	for _, plant := range []func() error{
 		func() error { return os.Mkdir(w.path, 0o700) },
 		func() error { return os.Symlink("/etc/passwd", w.path) },

@@ -44,7 +44,8 @@ func (p onePool) ByID(id volume.PoolID) (*pool.Pool, error) {
 // node is a Server with a pool and a kubelet's directory.
 type node struct {
 	*Server
-	pool *pool.Pool
+	pool    *pool.Pool
+	options pool.Options
 }
 
 func newNode(t *testing.T) *node {
@@ -64,23 +65,40 @@ func newNodeWith(t *testing.T, opts pool.Options) *node {
 		t.Fatal(err)
 	}
 	kubelet := filepath.Join(root, "kubelet dir") // a blank, which the mount table escapes
+	n := &node{pool: p, options: opts}
 	t.Cleanup(func() {
 		unmountBelow(t, kubelet)
-		if err := p.Close(); err != nil {
+		if err := n.pool.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	if err := os.Mkdir(kubelet, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return &node{pool: p, Server: New(Options{
+	n.Server = New(Options{
 		NodeName:     "node-1",
 		KubeletDir:   kubelet,
 		MaxVolumes:   7,
 		Topology:     map[string]string{"topology.example/node": "node-1"},
 		Pools:        onePool{p},
 		Publications: NewPublications(),
-	})}
+	})
+	return n
+}
+
+// reopen closes the pool, lets change do something to its directory, and opens it again.
+func (n *node) reopen(t *testing.T, change func()) {
+	t.Helper()
+	if err := n.pool.Close(); err != nil {
+		t.Fatal(err)
+	}
+	change()
+	p, err := pool.Open(t.Context(), n.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.pool, n.Pools = p, onePool{p}
+	n.restart(t)
 }
 
 // restart forgets everything that is in memory only.

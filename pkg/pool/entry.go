@@ -33,6 +33,8 @@ type facts struct {
 	isUnenforced bool
 	// isUnsynced: the record on the disk says the same, and an fsync of its exchange has failed.
 	isUnsynced bool
+	// isFormatting: a filesystem is being made in the image.
+	isFormatting bool
 }
 
 // rareFacts is what few volumes and snapshots have.
@@ -117,6 +119,7 @@ func (p *Pool) entryOf(v volume.Volume) *entry {
 			quotaID:         v.QuotaID,
 			rare:            newRareFacts(rare, v.ID.Dir()),
 			isUnenforced:    !p.backendOf(v.Spec).Enforces(),
+			isFormatting:    v.Formatting,
 		},
 	}
 }
@@ -138,6 +141,7 @@ func (p *Pool) volumeOf(e *entry) volume.Volume {
 		Created:         f.created.time(),
 		QuotaID:         f.quotaID,
 		FilesystemBytes: f.filesystemBytes,
+		Formatting:      f.isFormatting,
 	}
 	if f.rare != nil {
 		v.Source, v.Owner = f.rare.source, f.rare.owner
@@ -160,6 +164,7 @@ func entryOfSnapshot(s volume.Snapshot) *entry {
 			sourceCreated:   instantOf(s.SourceCreated),
 			sourceQuotaID:   s.SourceQuotaID,
 			rare:            newRareFacts(rareFacts{name: s.Name}, s.ID.Dir()),
+			isFormatting:    s.Formatting,
 		},
 	}
 }
@@ -185,5 +190,6 @@ func (p *Pool) snapshotOf(e *entry) volume.Snapshot {
 		QuotaID:         f.quotaID,
 		SourceQuotaID:   f.sourceQuotaID,
 		FilesystemBytes: f.filesystemBytes,
+		Formatting:      f.isFormatting,
 	}
 }

@@ -37,12 +37,8 @@ func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
 	err = unix.Fstat(int(f.Fd()), &st)
 	if err == nil && (!v.Spec.IsImage() || st.Size != v.CapacityBytes) {
 		err = fmt.Errorf(
-			"%w: the image of volume %s has %d bytes, and its record says %d: it is not used",
-			volume.ErrCorrupt,
-			id,
-			st.Size,
-			v.CapacityBytes,
-		)
+			"%w: the image of volume %s has %d bytes, and its record says %d: it is not used. %s",
+			volume.ErrCorrupt, id, st.Size, v.CapacityBytes, p.RepairHint(id))
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -50,21 +46,66 @@ func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
 	return f, nil
 }
 
-// ClearImage makes an image that has no filesystem yet all zeroes again: what a crash left of one
-// is not to be taken for another.
-func (p *Pool) ClearImage(v volume.Volume, f *os.File) error {
-	if v.FilesystemBytes > 0 {
-		return fmt.Errorf("%w: volume %s has its filesystem", volume.ErrInUse, v.ID)
+// BeginFilesystem makes an image, open with O_PATH, ready for the filesystem that the caller makes
+// next, with nobody able to copy the image (Claim). Before that it records that a filesystem is
+// being made, durably. Only an image whose record says so is cleared: a crash has interrupted the
+// driver there, and nobody has seen the filesystem. Any other image that holds anything but zeroes
+// is left as it is. Errors: ErrCorrupt for such an image; ErrInUse when the image is on a device, or
+// has its filesystem.
+func (p *Pool) BeginFilesystem(ctx context.Context, id volume.ID, f *os.File) error {
+	e, err := p.find(id)
+	if err != nil {
+		return err
 	}
-	if err := image.New(v.Spec.Allocation).Clear(f); err != nil {
-		return fmt.Errorf("clear the image of volume %s: %w", v.ID, err)
+	v := p.volumeOf(e)
+	if v.FilesystemBytes > 0 {
+		return fmt.Errorf("%w: volume %s has its filesystem", volume.ErrInUse, id)
+	}
+	if !v.Formatting {
+		if err := p.checkBlank(ctx, id, f); err != nil {
+			return err
+		}
+	}
+	if err := image.CheckDetached(f); err != nil {
+		return fmt.Errorf("volume %s: %w", id, err)
+	}
+	if !v.Formatting {
+		v.Formatting = true
+		return p.putRecord(e, v)
+	}
+	err = p.syncUnsynced(e)
+	if err == nil {
+		err = image.New(v.Spec.Allocation).Clear(f)
+	}
+	if err != nil {
+		return fmt.Errorf("clear the image of volume %s: %w", id, err)
 	}
 	return nil
 }
 
-// SetFilesystemBytes puts into the record that a volume's image has a filesystem of that size,
-// durably. It takes no context: the work is done, and a caller that has given up would have it done
-// again. Errors: ErrNotFound, ErrCorrupt, ErrBusy.
+// checkBlank refuses to make a filesystem where something is already. Errors: ErrCorrupt.
+func (p *Pool) checkBlank(ctx context.Context, id volume.ID, f *os.File) error {
+	content, err := image.Inspect(ctx, f)
+	if err == nil && content.IsBlank() {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf(
+		"%w: the record of volume %s says that no filesystem was made yet, and there is an %s: it is left as it is. %s",
+		volume.ErrCorrupt, id, errors.Join(errors.New(content.String()), err), p.RepairHint(id))
+}
+
+// RepairHint says what an operator can do about a record that does not fit the volume's data.
+func (p *Pool) RepairHint(id volume.ID) string {
+	return fmt.Sprintf("If the record is wrong, stop the driver on this node, and run "+
+		"csi-hostpath repair --pool %s --volume %s", p.opts.Path, id)
+}
+
+// SetFilesystemBytes records that a volume's image has a filesystem of that size, durably. It takes
+// no context: the work is done, and a caller that has given up would have it done again. Errors:
+// ErrNotFound, ErrCorrupt, ErrBusy.
 func (p *Pool) SetFilesystemBytes(id volume.ID, bytes int64) error {
 	unlock, err := p.volumes.catalog.Lock(id)
 	if err != nil {
@@ -79,17 +120,23 @@ func (p *Pool) SetFilesystemBytes(id volume.ID, bytes int64) error {
 	if v.FilesystemBytes == bytes {
 		return p.syncUnsynced(e)
 	}
-	// a copy that began before it says that there is none, and would be formatted
+	// A copy that began before it has a record without filesystem, and the copy's image would be
+	// cleared.
 	if v.FilesystemBytes == 0 {
 		if err := p.volumes.catalog.CheckUnshared(id); err != nil {
 			return err
 		}
 	}
-	v.FilesystemBytes = bytes
+	v.FilesystemBytes, v.Formatting = bytes, false
+	return p.putRecord(e, v)
+}
+
+// putRecord gives a volume another record, durably.
+func (p *Pool) putRecord(was *entry, v volume.Volume) error {
 	if err := p.replaceRecord(v); err != nil {
 		return err
 	}
-	return p.putReplaced(e, v)
+	return p.putReplaced(was, v)
 }
 
 // IsImageOf says whether a device has a volume's image.
@@ -176,7 +223,7 @@ func (p *Pool) cutImage(
 	if err != nil {
 		return nil, err
 	}
-	s.FilesystemBytes = from.filesystemBytes
+	s.FilesystemBytes, s.Formatting = from.filesystemBytes, from.formatting
 	allocated, err := image.Image{}.Allocated(data, 0)
 	if err != nil {
 		return nil, errors.Join(err, data.Close())
@@ -190,7 +237,7 @@ func (p *Pool) cutImage(
 func (c copied) makeImage(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
 	data, err := c.pool.copyImage(ctx, d, c.from, v.Spec.Allocation, v.CapacityBytes, c.progress)
 	if err == nil {
-		v.FilesystemBytes = c.from.filesystemBytes
+		v.FilesystemBytes, v.Formatting = c.from.filesystemBytes, c.from.formatting
 	}
 	return data, err
 }

@@ -1,9 +1,7 @@
 package pool
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -96,54 +94,11 @@ func TestFilesystemOnceMadeIsNeverClearedAlsoAfterARestart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.ClearImage(v, f); !errors.Is(err, volume.ErrInUse) {
+		if err := p.BeginFilesystem(t.Context(), v.ID, f); !errors.Is(err, volume.ErrInUse) {
 			t.Errorf("clearing it: %v, want ErrInUse", err)
 		}
 		f.Close()
 		p = restart(t, p)
-	}
-}
-
-func TestClearedImageIsAllZeroesAndTakesWhatItTookBefore(t *testing.T) {
-	// tmpfs cannot zero a range
-	for name, dir := range map[string]string{"disk": t.TempDir(), "memory": mountMemory(t, 16*mib)} {
-		for _, allocation := range []volume.Allocation{volume.Sparse, volume.Preallocated} {
-			t.Run(fmt.Sprintf("%s %s", name, allocation), func(t *testing.T) {
-				wantCleared(t, openPool(t, Options{Name: "p", Path: filepath.Join(dir, string(allocation))}),
-					allocation)
-			})
-		}
-	}
-}
-
-func wantCleared(t *testing.T, p *Pool, allocation volume.Allocation) {
-	t.Helper()
-	spec := imageSpec("")
-	spec.Allocation = allocation
-	v := createImage(t, p, spec, volume.SizeRange{Required: mib})
-	f, err := os.OpenFile(dataPath(p, v.ID), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for _, at := range []int64{4096, mib - 4096} {
-		if _, err := f.WriteAt([]byte("half a filesystem"), at); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := p.ClearImage(v, f); err != nil {
-		t.Fatal(err)
-	}
-	content, err := os.ReadFile(f.Name())
-	if err != nil || !bytes.Equal(content, make([]byte, mib)) {
-		t.Errorf("the image has %d bytes, and not all of them are 0, %v", len(content), err)
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		t.Fatal(err)
-	}
-	if took := st.Blocks * 512; (took >= mib) != (allocation == volume.Preallocated) {
-		t.Errorf("a %s image of %d bytes takes %d", allocation, st.Size, took)
 	}
 }
 
@@ -309,7 +264,7 @@ func TestFilesystemWhoseRecordIsNotDurableIsNeitherUsedNorCleared(t *testing.T) 
 	if v, err = p.Get(v.ID); v.FilesystemBytes != v.CapacityBytes || err != nil {
 		t.Errorf("memory says that the filesystem has %d bytes, %v", v.FilesystemBytes, err)
 	}
-	if err := p.ClearImage(v, image); !errors.Is(err, volume.ErrInUse) {
+	if err := p.BeginFilesystem(t.Context(), v.ID, image); !errors.Is(err, volume.ErrInUse) {
 		t.Errorf("clearing it: %v, want ErrInUse", err)
 	}
 	mend()

@@ -29,7 +29,9 @@ type origin struct {
 	sharedBytes int64
 	// filesystemBytes is the size of the filesystem in an image.
 	filesystemBytes int64
-	release         func()
+	// formatting: a filesystem was being made in an image.
+	formatting bool
+	release    func()
 }
 
 // hold finds what is to be copied. Errors: ErrNotFound, ErrBusy while it is being made or deleted,
@@ -113,6 +115,7 @@ func (p *Pool) holdVolume(id volume.ID) (*origin, error) {
 		isLive:          true,
 		created:         v.Created,
 		filesystemBytes: v.FilesystemBytes,
+		formatting:      v.Formatting,
 		release:         unshare,
 	}
 	return o.open(p.volumes.dir, err)
@@ -131,6 +134,7 @@ func (p *Pool) holdSnapshot(id volume.SnapshotID) (*origin, error) {
 		restoreBytes:    s.RestoreBytes,
 		sharedBytes:     s.HeldBytes,
 		filesystemBytes: s.FilesystemBytes,
+		formatting:      s.Formatting,
 		release:         unshare,
 	}
 	return o.open(p.snapshots.dir, err)

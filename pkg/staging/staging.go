@@ -55,8 +55,8 @@ func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 }
 
 // resume looks at what an earlier call has left at the staging path: true if it is the mounted
-// filesystem. A filesystem that the record does not mention may be incomplete, and nobody has seen
-// it: it is unmounted, to be made anew.
+// filesystem. A filesystem that was being made may be incomplete, and nobody has seen it: it is
+// unmounted, to be made anew.
 func (v Volume) resume(at mount.Target) (done bool, err error) {
 	device, err := image.DeviceAt(at)
 	if errors.Is(err, image.ErrNotMounted) {
@@ -72,15 +72,16 @@ func (v Volume) resume(at mount.Target) (done bool, err error) {
 	if v.FilesystemBytes > 0 {
 		return true, nil
 	}
+	if !v.Formatting { // it is none that the driver was making: makeFilesystem refuses it
+		return false, nil
+	}
 	return false, mount.Unmount(at)
 }
 
 // makeFilesystem makes the filesystem on an image of which nobody has seen anything, and then
-// records that. Until the record is durable, a crash makes it begin again.
+// records that. Until the record is durable, a crash makes it begin again. Errors: ErrCorrupt when
+// the image holds something that the driver did not put there.
 func (v Volume) makeFilesystem(ctx context.Context, f *os.File, at mount.Target) error {
-	if err := v.Pool.CheckDetached(v.ID); err != nil {
-		return err
-	}
 	device, err := v.format(ctx, f, at)
 	if err != nil {
 		return err
@@ -106,10 +107,10 @@ func (v Volume) format(
 		return nil, err
 	}
 	defer release()
-	if err := v.Pool.ClearImage(v.Volume, f); err != nil {
+	if err := v.Pool.BeginFilesystem(ctx, v.ID, f); err != nil {
 		return nil, err
 	}
-	failpoint.Here("stage.cleared")
+	failpoint.Here("stage.begun")
 	device, err := v.attach(ctx, f, loopdev.Options{})
 	if err != nil {
 		return nil, err
@@ -163,10 +164,15 @@ func (v Volume) mountFilesystem(ctx context.Context, f *os.File, at mount.Target
 	}
 	err = v.mountDevice(device, at, do)
 	failpoint.Here("stage.mounted")
-	if err != nil {
+	unexpected := new(filesystem.UnexpectedError)
+	switch {
+	case errors.As(err, &unexpected):
+		return fmt.Errorf("stage volume %s: %w. %s", v.ID, err, v.Pool.RepairHint(v.ID))
+	case err != nil:
 		return fmt.Errorf("stage volume %s: %w", v.ID, err)
+	default:
+		return nil
 	}
-	return nil
 }
 
 // attach puts the image on a device, and logs what makes the device slow.

@@ -99,8 +99,9 @@ type Snapshot struct {
 	// SourceQuotaID is what it counts those under that the snapshot shares with its source; 0 where
 	// it shares none.
 	SourceQuotaID QuotaID
-	// FilesystemBytes is as in the source.
+	// FilesystemBytes and Formatting are as in the source.
 	FilesystemBytes int64
+	Formatting      bool
 }
 
 // IsDamaged says that the record of a snapshot makes no sense: then only its ID is known.

@@ -29,6 +29,9 @@ type Volume struct {
 	// FilesystemBytes is the size for which an image's filesystem was made, or to which it has been
 	// grown; 0 as long as it has none.
 	FilesystemBytes int64
+	// Formatting says that the driver has begun to make an image's filesystem: what is in the image
+	// is incomplete, and no pod has seen it. It is false when FilesystemBytes is not 0.
+	Formatting bool
 }
 
 // QuotaID is what a filesystem counts blocks under: a project ID on XFS and ext4, a quota group on

@@ -26,10 +26,27 @@ func Make(device string, at *os.File, spec volume.Spec) error {
 	return run(device, at, spec, utilexec.New())
 }
 
+// UnexpectedError says that another filesystem than the expected one is recognised on a device, or
+// none. It wraps volume.ErrCorrupt.
+type UnexpectedError struct {
+	Device string
+	Want   volume.FSType
+	Found  string // empty for none
+}
+
+// Error implements error.
+func (e *UnexpectedError) Error() string {
+	return fmt.Sprintf("%v: it has been given %s, and %q is recognised on %s: it is not formatted again; "+
+		"look at it with fsck.%s, or restore a snapshot", volume.ErrCorrupt, e.Want, e.Found, e.Device, e.Want)
+}
+
+// Unwrap makes it ErrCorrupt.
+func (*UnexpectedError) Unwrap() error { return volume.ErrCorrupt }
+
 // Mount checks a filesystem that has been made, repairs what can be repaired without losing
 // anything, and mounts it at a directory, open with O_PATH. It never makes one: a device on which
-// none is recognised is damaged, not empty. Errors: ErrCorrupt, ErrUnavailable when a program is
-// missing.
+// none is recognised is damaged, not empty. Errors: ErrCorrupt, an *UnexpectedError among them;
+// ErrUnavailable when a program is missing.
 func Mount(device string, at *os.File, spec volume.Spec) error {
 	if err := require("blkid", "fsck"); err != nil {
 		return err
@@ -39,15 +56,7 @@ func Mount(device string, at *os.File, spec volume.Spec) error {
 		return fmt.Errorf("blkid %s: %w", device, err)
 	}
 	if found != string(spec.FSType) {
-		return fmt.Errorf(
-			"%w: it has been given %s, and %q is recognised on %s: it is not formatted again; "+
-				"look at it with fsck.%s, or restore a snapshot",
-			volume.ErrCorrupt,
-			spec.FSType,
-			found,
-			device,
-			spec.FSType,
-		)
+		return &UnexpectedError{Device: device, Want: spec.FSType, Found: found}
 	}
 	return run(device, at, spec, neverFormats{utilexec.New()})
 }

@@ -23,6 +23,7 @@ type snapshotRecord struct {
 	QuotaID         volume.QuotaID       `json:"quotaTag,omitempty"`
 	SourceQuotaID   volume.QuotaID       `json:"sourceQuotaTag,omitempty"`
 	FilesystemBytes int64                `json:"filesystemBytes,omitempty"`
+	Formatting      bool                 `json:"formatting,omitempty"`
 }
 
 // EncodeSnapshot is the record of a snapshot.
@@ -39,6 +40,7 @@ func EncodeSnapshot(s volume.Snapshot) ([]byte, error) {
 		QuotaID:         s.QuotaID,
 		SourceQuotaID:   s.SourceQuotaID,
 		FilesystemBytes: s.FilesystemBytes,
+		Formatting:      s.Formatting,
 	})
 }
 
@@ -72,6 +74,7 @@ func DecodeSnapshot(pool volume.PoolID, dirName string, content []byte) (volume.
 		QuotaID:         r.QuotaID,
 		SourceQuotaID:   r.SourceQuotaID,
 		FilesystemBytes: r.FilesystemBytes,
+		Formatting:      r.Formatting && r.FilesystemBytes == 0,
 	}, nil
 }
 

@@ -28,6 +28,10 @@ type volumeRecord struct {
 	// FilesystemBytes is the size of the filesystem that an image has. Once it is set, none is ever
 	// made again, whatever becomes of it.
 	FilesystemBytes int64 `json:"filesystemBytes,omitempty"`
+	// Formatting is written before a filesystem is made in an image, and removed when FilesystemBytes
+	// is written: a driver that finds it may clear the image. A driver that does not know it clears
+	// an image without FilesystemBytes anyway, so it needs no version of its own.
+	Formatting bool `json:"formatting,omitempty"`
 }
 
 // EncodeVolume is the record of a volume.
@@ -42,6 +46,7 @@ func EncodeVolume(v volume.Volume) ([]byte, error) {
 		Source:          v.Source,
 		QuotaID:         v.QuotaID,
 		FilesystemBytes: v.FilesystemBytes,
+		Formatting:      v.Formatting,
 	})
 }
 
@@ -76,6 +81,7 @@ func DecodeVolume(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 		Source:          r.Source,
 		QuotaID:         r.QuotaID,
 		FilesystemBytes: r.FilesystemBytes,
+		Formatting:      r.Formatting && r.FilesystemBytes == 0,
 	}, nil
 }
 

@@ -1,0 +1,96 @@
+package filesystem
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"k8s.io/mount-utils"
+	utilexec "k8s.io/utils/exec"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Found is the filesystem that is recognised on a device or in a file.
+type Found struct {
+	// Type is the filesystem's name in blkid(8). It is empty if none is recognised.
+	Type string
+	// Bytes is the size of an ext4, an XFS or a btrfs by its superblock. It is 0 for any other one.
+	Bytes int64
+}
+
+// Probe says which filesystem is in a file or on a device, which is open for reading. Errors:
+// ErrUnavailable when a program is missing.
+func Probe(f *os.File) (Found, error) {
+	if err := require("blkid"); err != nil {
+		return Found{}, err
+	}
+	// of this process: blkid has no such descriptor
+	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+	name, err := (&mount.SafeFormatAndMount{Exec: utilexec.New()}).GetDiskFormat(path)
+	if err != nil {
+		return Found{}, fmt.Errorf("blkid %s: %w", f.Name(), err)
+	}
+	bytes, err := sizeOf(f, volume.FSType(name))
+	return Found{Type: name, Bytes: bytes}, err
+}
+
+// The places of superblocks in a filesystem, and of the fields in them.
+const (
+	ext4Superblock  = 1024     // fs/ext4/ext4.h, struct ext4_super_block
+	btrfsSuperblock = 64 << 10 // include/uapi/linux/btrfs_tree.h, struct btrfs_super_block
+	superblockBytes = 1024     // as much as is looked at
+)
+
+// sizeOf reads the size of a filesystem from its superblock. What says nothing has the size 0.
+func sizeOf(f *os.File, fsType volume.FSType) (int64, error) {
+	var at int64
+	var size func(superblock []byte) int64
+	switch fsType {
+	case volume.Ext4:
+		at, size = ext4Superblock, ext4Bytes
+	case volume.XFS:
+		at, size = 0, xfsBytes
+	case volume.Btrfs:
+		at, size = btrfsSuperblock, btrfsBytes
+	default:
+		return 0, nil
+	}
+	superblock := make([]byte, superblockBytes)
+	if _, err := f.ReadAt(superblock, at); err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	bytes := size(superblock)
+	if bytes < 0 || bytes > volume.MaxCapacityBytes { // the superblock is damaged
+		return 0, nil
+	}
+	return bytes, nil
+}
+
+// ext4Bytes is s_blocks_count_lo, s_blocks_count_hi and s_log_block_size.
+func ext4Bytes(b []byte) int64 {
+	const has64bit = 0x80 // INCOMPAT_64BIT of s_feature_incompat
+	blocks := uint64(binary.LittleEndian.Uint32(b[4:]))
+	if binary.LittleEndian.Uint32(b[0x60:])&has64bit != 0 {
+		blocks |= uint64(binary.LittleEndian.Uint32(b[0x150:])) << 32
+	}
+	return product(blocks, 1024<<(binary.LittleEndian.Uint32(b[24:])&0xf))
+}
+
+// xfsBytes is sb_dblocks times sb_blocksize (fs/xfs/libxfs/xfs_format.h, struct xfs_dsb).
+func xfsBytes(b []byte) int64 {
+	return product(binary.BigEndian.Uint64(b[8:]), uint64(binary.BigEndian.Uint32(b[4:])))
+}
+
+// btrfsBytes is total_bytes.
+func btrfsBytes(b []byte) int64 { return product(binary.LittleEndian.Uint64(b[0x70:]), 1) }
+
+// product is the number of bytes in blocks; 0 if it is no possible size.
+func product(blocks, blockBytes uint64) int64 {
+	if blockBytes == 0 || blocks > volume.MaxCapacityBytes/blockBytes {
+		return 0
+	}
+	return int64(blocks * blockBytes) //nolint:gosec // at most MaxCapacityBytes
+}

@@ -1,0 +1,152 @@
+package nodeserver
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// imagePath is the file of the node's volume.
+func (n *imageNode) imagePath() string {
+	return filepath.Join(n.poolPath(), "volumes", n.id.Dir(), "data")
+}
+
+// setRecord changes fields of the volume's record, as a restored backup would, and restarts the
+// driver. A nil value removes a field.
+func (n *imageNode) setRecord(fields map[string]any) {
+	n.t.Helper()
+	path := filepath.Join(filepath.Dir(n.imagePath()), "volume.json")
+	n.reopen(n.t, func() {
+		content, err := os.ReadFile(path)
+		must(n.t, err)
+		record := make(map[string]any)
+		must(n.t, json.Unmarshal(content, &record))
+		maps.Copy(record, fields)
+		maps.DeleteFunc(record, func(_ string, value any) bool { return value == nil })
+		content, err = json.Marshal(record)
+		must(n.t, err)
+		must(n.t, os.WriteFile(path, content, 0o600))
+	})
+}
+
+// digest tells whether the image was changed.
+func (n *imageNode) digest() string {
+	n.t.Helper()
+	f, err := os.Open(n.imagePath())
+	must(n.t, err)
+	defer f.Close()
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	must(n.t, err)
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+// wantRefused stages the volume, which has to fail with an error that says all of that, and to
+// leave the image as it is.
+func (n *imageNode) wantRefused(says ...string) {
+	n.t.Helper()
+	before := n.digest()
+	for range 2 {
+		err := n.stage()
+		wantCode(n.t, err, codes.Internal)
+		for _, word := range append(says, "csi-hostpath repair", n.id.String()) {
+			if err != nil && !strings.Contains(err.Error(), word) {
+				n.t.Errorf("%v: does not say %q", err, word)
+			}
+		}
+	}
+	if n.digest() != before {
+		n.t.Error("the image was changed")
+	}
+}
+
+// A record that was written by hand, or is older than the filesystem.
+func TestFilesystemThatTheRecordDoesNotKnowIsNeverWiped(t *testing.T) {
+	for _, allocation := range []volume.Allocation{volume.Sparse, volume.Preallocated} {
+		for _, fsType := range volume.FSTypes() {
+			t.Run(fmt.Sprintf("%s %s", fsType, allocation), func(t *testing.T) {
+				spec := imageSpec(fsType)
+				spec.Allocation = allocation
+				n := newImageNode(t, spec)
+				n.stageAndPublish("a")
+				must(t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
+				n.takeDown("a")
+				bytes := n.capacity()
+				n.setRecord(map[string]any{"filesystemBytes": nil})
+				n.wantRefused("no filesystem", string(fsType), fmt.Sprint(bytes))
+				n.setRecord(map[string]any{"filesystemBytes": bytes})
+				n.stageAndPublish("a")
+				wantPrecious(t, n.target("a/file"))
+				n.takeDown("a")
+			})
+		}
+	}
+}
+
+// Who mounted an image by hand may have put anything there.
+func TestImageWithAnythingButZeroesIsNotFormatted(t *testing.T) {
+	n := newImageNode(t, imageSpec(volume.Ext4))
+	f, err := os.OpenFile(n.imagePath(), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	const at = 5*mib + 17
+	_, err = f.WriteAt([]byte{1}, at)
+	must(t, err)
+	n.wantRefused("no known filesystem", fmt.Sprint(at))
+	_, err = f.WriteAt([]byte{0}, at)
+	must(t, err)
+	n.stageAndPublish("a") // all of it is zeroes again, though some of them were written
+	n.takeDown("a")
+}
+
+// The driver's own mkfs had begun, and says so: a crash needs nobody's help.
+func TestFormattingThatACrashInterruptedBeginsAgain(t *testing.T) {
+	n := newImageNode(t, imageSpec(volume.XFS))
+	n.stageAndPublish("a")
+	n.takeDown("a")
+	n.setRecord(map[string]any{"filesystemBytes": nil, "formatting": true})
+	n.stageAndPublish("a")
+	must(t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
+	n.restart(t)
+	n.takeDown("a")
+	n.stageAndPublish("a")
+	wantPrecious(t, n.target("a/file"))
+	n.takeDown("a")
+}
+
+// What a crash has left half made is as little a filesystem in a copy of it.
+func TestCopyOfAnImageWhoseFormattingWasInterruptedIsFormatted(t *testing.T) {
+	n := newImageNode(t, imageSpec(volume.Ext4))
+	n.stageAndPublish("a")
+	n.takeDown("a")
+	n.setRecord(map[string]any{"filesystemBytes": nil, "formatting": true})
+	s, err := n.snapshot()
+	must(t, err)
+	id, err := n.createFrom("restored", volume.FromSnapshot(s.ID), imageSpec(volume.Ext4), 0)
+	must(t, err)
+	other := n.other(id, "staging-restored")
+	other.stageAndPublish("b")
+	other.takeDown("b")
+}
+
+// A filesystem of another kind than the record's is not mounted, and not made anew either.
+func TestFilesystemOfAnotherKindThanTheRecordsIsRefusedWithBothNamed(t *testing.T) {
+	n := newImageNode(t, imageSpec(volume.XFS))
+	n.stageAndPublish("a")
+	n.takeDown("a")
+	n.setRecord(map[string]any{"spec": map[string]any{
+		"type": "DirectoryOrCreate", "mode": 0o755, "uid": 0, "gid": 0,
+		"backing": "image", "fsType": "ext4", "allocation": "sparse",
+	}})
+	n.wantRefused("ext4", "xfs")
+}
