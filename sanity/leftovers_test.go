@@ -5,17 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
-)
-
-const (
-	// purgeTimeout is how long the purger may take for volumes without content.
-	purgeTimeout = 15 * time.Second
-	purgePoll    = 10 * time.Millisecond
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // wantNothingLeft looks at a driver that still runs, and has been told to unpublish and to delete
@@ -40,11 +34,8 @@ func (c *configuration) wantNothingLeft(t *testing.T) {
 			t.Errorf("%s still has %q", dir, left)
 		}
 	}
-	for deadline := time.Now().Add(purgeTimeout); len(c.unpurged(t)) > 0; time.Sleep(purgePoll) {
-		if time.Now().After(deadline) {
-			t.Fatalf("after %s tmp and trash still have %q", purgeTimeout, c.unpurged(t))
-		}
-	}
+	fixture.Eventually(t, "tmp/ and trash/ are empty", func() bool { return len(c.unpurged(t)) == 0 },
+		func() any { return c.unpurged(t) })
 }
 
 func (c *configuration) unpurged(t *testing.T) []string {

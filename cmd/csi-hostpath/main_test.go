@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // behaviourEnv makes the test binary the program, with a driver that behaves as it says.
@@ -191,7 +192,7 @@ func TestSignalsDrainThenExit(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			timeout := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+			timeout := time.AfterFunc(fixture.Patience(), func() { _ = cmd.Process.Kill() })
 			defer timeout.Stop()
 			last := signalInTurn(t, cmd.Process, bufio.NewScanner(stderr), c.signals)
 			_ = cmd.Wait() // the exit code says more

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // A call that is under way when the driver is told to stop is answered, and no other begins.
@@ -58,7 +59,7 @@ func TestStopLetsCallsFinish(t *testing.T) {
 				}
 			}()
 			return
-		case <-time.After(cfg.ShutdownGrace):
+		case <-time.After(fixture.Patience()):
 			t.Fatal("the driver does not stop")
 		}
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // scrape is the driver's own lines of /metrics.
@@ -149,8 +150,8 @@ func TestPagesSayWhyAPoolIsNotReadyAndNothingOfTheNode(t *testing.T) {
 
 func TestStatusHasThePoolsThatAreReady(t *testing.T) {
 	s := newPools(t, NewPoolConfig("good", filepath.Join(t.TempDir(), "p")))
-	mustDo(t, s.open(t.Context(), s.slots[0]))
-	t.Cleanup(func() { mustDo(t, s.close()) })
+	fixture.Must(t, s.open(t.Context(), s.slots[0]))
+	t.Cleanup(func() { fixture.Must(t, s.close()) })
 	if code, body := get(t, s, "/statusz"); code != http.StatusOK || body != "pool good: ready\n" {
 		t.Errorf("/statusz: %d %s", code, body)
 	}
@@ -282,20 +283,20 @@ func poolMetricNames(t *testing.T) (names []string) {
 func TestNoConnectionIsKeptForAnotherRequest(t *testing.T) {
 	s := newPools(t)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	mustDo(t, err)
+	fixture.Must(t, err)
 	server := newHTTPServer(t.Context(), newRegistry(s), s)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
 	client, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", listener.Addr().String())
-	mustDo(t, err)
-	mustDo(t, client.SetDeadline(time.Now().Add(10*time.Second)))
+	fixture.Must(t, err)
+	fixture.Must(t, client.SetDeadline(time.Now().Add(fixture.Patience())))
 	_, err = io.WriteString(client, "GET /healthz HTTP/1.1\r\nHost: driver\r\n\r\n")
-	mustDo(t, err)
+	fixture.Must(t, err)
 	if answer, err := io.ReadAll(client); err != nil ||
 		!strings.HasPrefix(string(answer), "HTTP/1.1 200 OK") {
 		t.Errorf("%q, %v: want an answer and the end of the connection", answer, err)
 	}
-	mustDo(t, errors.Join(client.Close(), server.Close()))
+	fixture.Must(t, errors.Join(client.Close(), server.Close()))
 	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
 	}

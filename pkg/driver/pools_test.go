@@ -18,6 +18,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // newPools are the pools of a configuration, none of them open yet.
@@ -50,15 +51,6 @@ func keepOpening(t *testing.T, s *poolSet) {
 	})
 }
 
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-	}
-}
-
 // foreign is a directory that is somebody else's.
 func foreign(t *testing.T) string {
 	t.Helper()
@@ -75,7 +67,7 @@ func TestOneBadPoolDoesNotStopTheOthers(t *testing.T) {
 	good.Default = true
 	s := newPools(t, good, bad)
 	keepOpening(t, s)
-	eventually(t, "all pools are tried", func() bool { return s.stillOpening() == nil })
+	fixture.Eventually(t, "all pools are tried", func() bool { return s.stillOpening() == nil })
 
 	open, err := s.ByName("")
 	if err != nil || open.Name() != "good" {
@@ -107,7 +99,7 @@ func TestOneBadPoolDoesNotStopTheOthers(t *testing.T) {
 	if err := os.Remove(filepath.Join(bad.Path, "somebody's")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the repaired pool is picked up", func() bool { return s.notReady() == nil })
+	fixture.Eventually(t, "the repaired pool is picked up", func() bool { return s.notReady() == nil })
 	if p, err := s.ByName("bad"); err != nil || p.Name() != "bad" {
 		t.Errorf("the repaired pool is %v, %v", p, err)
 	}
@@ -125,7 +117,7 @@ func TestAbsentOptionalPoolIsAsItShouldBe(t *testing.T) {
 	main.Default, spare.Optional = true, true
 	s := newPools(t, main, spare)
 	keepOpening(t, s)
-	eventually(t, "the driver is ready",
+	fixture.Eventually(t, "the driver is ready",
 		func() bool { return s.notReady() == nil && s.stillOpening() == nil })
 	if _, err := s.ByName("spare"); !errors.Is(err, volume.ErrUnavailable) ||
 		!errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "nothing is at "+spare.Path) {
@@ -137,7 +129,7 @@ func TestAbsentOptionalPoolIsAsItShouldBe(t *testing.T) {
 	if err := os.Mkdir(spare.Path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the pool is used when it comes",
+	fixture.Eventually(t, "the pool is used when it comes",
 		func() bool { _, err := s.ByName("spare"); return err == nil })
 }
 
@@ -156,13 +148,13 @@ func TestAbsentOptionalPoolIsToldOnce(t *testing.T) {
 		defer close(ended)
 		s.run(ctx)
 	}()
-	eventually(t, "the pool has been looked for", func() bool { return s.stillOpening() == nil })
-	mustDo(t, os.Mkdir(spare.Path, 0o700))
-	eventually(t, "the pool is used when it comes",
+	fixture.Eventually(t, "the pool has been looked for", func() bool { return s.stillOpening() == nil })
+	fixture.Must(t, os.Mkdir(spare.Path, 0o700))
+	fixture.Eventually(t, "the pool is used when it comes",
 		func() bool { _, err := s.ByName("spare"); return err == nil })
 	stop()
 	<-ended
-	mustDo(t, s.close())
+	fixture.Must(t, s.close())
 	if text := out.String(); strings.Count(text, "Optional pool is absent here") != 1 ||
 		!strings.Contains(text, spare.Path) {
 		t.Errorf("the log is %s, want one line on the pool", text)
@@ -192,17 +184,17 @@ func TestPoolWhosePathLeadsElsewhereIsRefusedUntouched(t *testing.T) {
 			root := t.TempDir()
 			at := func(name string) string { return filepath.Join(root, name) }
 			for _, dir := range []string{"kubelet/pods", "b/in", "above/c", "coming"} {
-				mustDo(t, os.MkdirAll(at(dir), 0o755))
+				fixture.Must(t, os.MkdirAll(at(dir), 0o755))
 			}
 			a, b := NewPoolConfig("a", filepath.Join(at("a"), tc.rest)), NewPoolConfig("b", at("b"))
 			s := newPools(t, a, b, NewPoolConfig("c", at("above/c")), NewPoolConfig("d", at("coming/d")))
 			s.kubeletDir = at("kubelet")
 			if tc.link != "" {
-				mustDo(t, os.Symlink(at(tc.link), at("a")))
+				fixture.Must(t, os.Symlink(at(tc.link), at("a")))
 			} else {
-				mustDo(t, os.Mkdir(at("a"), 0o755))
-				mustDo(t, unix.Mount(at(tc.bind), at("a"), "", unix.MS_BIND, ""))
-				t.Cleanup(func() { mustDo(t, unix.Unmount(at("a"), unix.MNT_DETACH)) })
+				fixture.Must(t, os.Mkdir(at("a"), 0o755))
+				fixture.Must(t, unix.Mount(at(tc.bind), at("a"), "", unix.MS_BIND, ""))
+				t.Cleanup(func() { fixture.Must(t, unix.Unmount(at("a"), unix.MNT_DETACH)) })
 			}
 			before := modes(t, root)
 			err := s.open(t.Context(), s.slots[0])
@@ -219,28 +211,21 @@ func TestPoolWhosePathLeadsElsewhereIsRefusedUntouched(t *testing.T) {
 
 func TestPoolBehindALinkOfItsOwnIsUsed(t *testing.T) {
 	root := t.TempDir()
-	mustDo(t, os.MkdirAll(filepath.Join(root, "disk"), 0o755))
-	mustDo(t, os.Symlink("disk", filepath.Join(root, "link")))
+	fixture.Must(t, os.MkdirAll(filepath.Join(root, "disk"), 0o755))
+	fixture.Must(t, os.Symlink("disk", filepath.Join(root, "link")))
 	s := newPools(t, NewPoolConfig("a", filepath.Join(root, "link", "a")),
 		NewPoolConfig("b", filepath.Join(root, "link", "b")))
 	for _, slot := range s.slots {
-		mustDo(t, s.open(t.Context(), slot))
+		fixture.Must(t, s.open(t.Context(), slot))
 	}
-	mustDo(t, s.close())
-}
-
-func mustDo(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	fixture.Must(t, s.close())
 }
 
 // modes has everything in a tree.
 func modes(t *testing.T, root string) map[string]os.FileMode {
 	t.Helper()
 	all := map[string]os.FileMode{}
-	mustDo(t, filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+	fixture.Must(t, filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // startRegistration serves it for a kubelet directory of its own, as kubelet would find it.
@@ -46,7 +48,7 @@ func wait(t *testing.T, ended <-chan error) error {
 	select {
 	case err := <-ended:
 		return err
-	case <-time.After(10 * time.Second):
+	case <-time.After(fixture.Patience()):
 		t.Fatal("the registration has not ended")
 		return nil
 	}

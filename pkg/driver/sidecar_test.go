@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -18,6 +17,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 const sidecarGroup = 65532
@@ -138,15 +139,12 @@ func dial(t *testing.T, endpoint string) *grpc.ClientConn {
 
 func waitUntilReady(t *testing.T, conn *grpc.ClientConn) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		resp, err := csi.NewIdentityClient(conn).Probe(t.Context(), &csi.ProbeRequest{})
-		if err == nil && resp.GetReady().GetValue() {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not ready: %v, %v", resp, err)
-		}
-	}
+	var resp *csi.ProbeResponse
+	var err error
+	fixture.Eventually(t, "the driver is ready", func() bool {
+		resp, err = csi.NewIdentityClient(conn).Probe(t.Context(), &csi.ProbeRequest{})
+		return err == nil && resp.GetReady().GetValue()
+	}, func() any { return err })
 }
 
 func TestSidecarsProvisionButDoNotMount(t *testing.T) {

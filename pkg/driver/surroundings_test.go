@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/pod"
 )
 
@@ -15,7 +16,7 @@ func TestTheLogSaysWhatIsMissingAroundTheDriver(t *testing.T) {
 	disks.RequireRoot(t)
 	const mayNot, notThere = "The driver may not mount", "Kubelet's directory is not there"
 	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "file")
-	mustDo(t, os.WriteFile(file, nil, 0o600))
+	fixture.Must(t, os.WriteFile(file, nil, 0o600))
 	for _, c := range []struct {
 		title      string
 		asPod      bool // without any capability
@@ -30,14 +31,14 @@ func TestTheLogSaysWhatIsMissingAroundTheDriver(t *testing.T) {
 	} {
 		t.Run(c.title, func(t *testing.T) {
 			var out bytes.Buffer
-			mustDo(t, logWith(t, &out, "--logging-format=json"))
+			fixture.Must(t, logWith(t, &out, "--logging-format=json"))
 			cfg := DefaultConfig()
 			cfg.KubeletDir = c.kubeletDir
 			warn := func() error { warnOfSurroundings(t.Context(), cfg); return nil }
 			if c.asPod {
 				pod.Run(t, warn)
 			} else {
-				mustDo(t, warn())
+				fixture.Must(t, warn())
 			}
 			for _, want := range c.want {
 				if !strings.Contains(out.String(), want) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 const (
@@ -41,7 +42,7 @@ func Run(t *testing.T, newSubject func(testing.TB) Subject) {
 	t.Helper()
 	cases := []struct {
 		name     string
-		run      func(w *world)
+		run      func(fix *backendFixture)
 		enforces bool // makes sense only where sizes are enforced
 	}{
 		{name: "data has exactly its mode and owner", run: testModeAndOwner},
@@ -68,12 +69,12 @@ func Run(t *testing.T, newSubject func(testing.TB) Subject) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, newSubject(t))
-			if c.enforces && !w.backend.Enforces() {
+			fix := newBackendFixture(t, newSubject(t))
+			if c.enforces && !fix.backend.Enforces() {
 				t.Log("nothing to see: this backend enforces nothing")
 				return
 			}
-			c.run(w)
+			c.run(fix)
 		})
 	}
 }
@@ -83,32 +84,32 @@ func Benchmark(b *testing.B, newSubject func(testing.TB) Subject) {
 	b.Helper()
 	for _, volumeType := range volume.ManagedTypes() {
 		b.Run("Make/"+string(volumeType), func(b *testing.B) {
-			w := newWorld(b, newSubject(b))
+			fix := newBackendFixture(b, newSubject(b))
 			dirs := make([]*os.File, b.N)
 			for i := range dirs {
-				dirs[i] = w.mkdir()
+				dirs[i] = fix.mkdir()
 			}
 			for b.ResetTimer(); b.N > 0 && len(dirs) > 0; dirs = dirs[1:] {
-				f, _, err := w.backend.Make(dirs[0], spec(volumeType), size)
-				w.must(err)
+				f, _, err := fix.backend.Make(dirs[0], spec(volumeType), size)
+				fixture.Must(fix.t, err)
 				f.Close()
 			}
 		})
 	}
 	b.Run("Usage", func(b *testing.B) {
-		w := newWorld(b, newSubject(b))
-		v := w.make(volume.DirectoryOrCreate)
+		fix := newBackendFixture(b, newSubject(b))
+		v := fix.make(volume.DirectoryOrCreate)
 		for b.Loop() {
-			_, err := w.backend.Usage(v.data, v.quotaID)
-			w.must(err)
+			_, err := fix.backend.Usage(v.data, v.quotaID)
+			fixture.Must(fix.t, err)
 		}
 	})
 	b.Run("Adopt", func(b *testing.B) {
-		w := newWorld(b, newSubject(b))
-		v := w.make(volume.DirectoryOrCreate)
+		fix := newBackendFixture(b, newSubject(b))
+		v := fix.make(volume.DirectoryOrCreate)
 		for b.Loop() {
-			_, err := w.reopen().Adopt(v.dir, v.quotaID, v.spec, size)
-			w.must(err)
+			_, err := fix.reopen().Adopt(v.dir, v.quotaID, v.spec, size)
+			fixture.Must(fix.t, err)
 		}
 	})
 }

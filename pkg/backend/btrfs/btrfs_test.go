@@ -7,7 +7,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"testing"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +17,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 func opener(mode Mode) func(testing.TB, *os.File) backend.Backend {
@@ -245,15 +245,13 @@ func plantDeep(t *testing.T, top string) {
 
 func wantReleased(t *testing.T, b *Btrfs, quotaID volume.QuotaID) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	fixture.Eventually(t, "the quota group is released", func() bool {
 		err := b.Release(quotaID)
-		if err == nil {
-			break
+		if !errors.Is(err, backend.ErrPending) {
+			fixture.Must(t, err)
 		}
-		if !errors.Is(err, backend.ErrPending) || time.Now().After(deadline) {
-			t.Fatalf("release: %v", err)
-		}
-	}
+		return err == nil
+	})
 	if data, err := b.fs.quotaItem(qgroupInfo, groupOf(quotaID)); data != nil || err != nil {
 		t.Errorf("the group is still there: %v, %v", data, err)
 	}

@@ -5,12 +5,12 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 func TestSnapshotNeverChangesAndACloneIsAVolume(t *testing.T) {
@@ -144,16 +144,9 @@ func wantUnsupported(t *testing.T, b *Btrfs, source backend.Source) {
 // waitConsistent waits for the rescan that turning full quotas on has begun.
 func waitConsistent(t *testing.T, b *Btrfs) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	fixture.Eventually(t, "the rescan of the new filesystem has ended", func() bool {
 		_, inconsistent, err := b.fs.status()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !inconsistent {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the rescan of the new filesystem does not end")
-		}
-	}
+		fixture.Must(t, err)
+		return !inconsistent
+	})
 }

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/backendtest"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
@@ -248,12 +248,7 @@ func TestIDThatStillCountsStaysLimited(t *testing.T) {
 				t.Errorf("unused: %t, %v", free, err)
 			}
 			f.Close()
-			deadline := time.Now().Add(patience)
-			for ; b.Release(quotaID) != nil; time.Sleep(10 * time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatalf("after %s it still counts", patience)
-				}
-			}
+			fixture.Eventually(t, "it counts no more", func() bool { return b.Release(quotaID) == nil })
 			if q := guest.ProjectQuota(t, subject.Dir,
 				uint32(quotaID)); q != (guest.Quota{}) { //nolint:gosec // an ID has 32 bits
 				t.Errorf("quota is %+v, want none", q)
@@ -261,9 +256,6 @@ func TestIDThatStillCountsStaysLimited(t *testing.T) {
 		})
 	}
 }
-
-// patience bounds how long a test waits for what the kernel does in the background.
-const patience = time.Minute
 
 func open(t *testing.T, path string) *os.File {
 	t.Helper()

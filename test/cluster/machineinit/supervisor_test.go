@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // shared is the process's only supervisor: its reaper takes every child of the
@@ -54,17 +55,8 @@ func status(t *testing.T, s *supervisor) machine.UnitStatus {
 
 func waitStatus(t *testing.T, s *supervisor, what string, holds func(machine.UnitStatus) bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		got := status(t, s)
-		if holds(got) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("unit is %+v, want %s", got, what)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	fixture.Eventually(t, "the unit is "+what, func() bool { return holds(status(t, s)) },
+		func() any { return status(t, s) })
 }
 
 func TestUnitIsKeptRunningUntilItIsStopped(t *testing.T) {
@@ -114,15 +106,9 @@ func TestUnitIsKeptRunningUntilItIsStopped(t *testing.T) {
 // waitLog returns when the log holds what the unit says from its environment.
 func waitLog(t *testing.T, path, want string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		log, err := os.ReadFile(path)
-		if err == nil && string(log) == want {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("log %q, %v, want %q", log, err, want)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	var log []byte
+	fixture.Eventually(t, "the log has "+want, func() bool {
+		log, _ = os.ReadFile(path) // absent at first
+		return string(log) == want
+	}, func() any { return string(log) })
 }

@@ -6,7 +6,8 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
-	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 func TestParseStatIgnoresWhatTheNameHolds(t *testing.T) {
@@ -51,7 +52,7 @@ func TestKillEndsTheProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), fixture.Patience())
 	defer cancel()
 	if err := id.Kill(ctx); err != nil {
 		t.Fatal(err)
@@ -76,20 +77,11 @@ func TestDescendantsAreFoundByProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for {
+	fixture.Eventually(t, "the shell has a sleep", func() bool {
 		found, err := Descendants(self, "sleep")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(found) == 1 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("found %v, want one sleep", found)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		fixture.Must(t, err)
+		return len(found) == 1
+	})
 	if found, err := Descendants(self, "no-such-program"); err != nil || len(found) != 0 {
 		t.Fatalf("found %v, %v, want nothing", found, err)
 	}

@@ -7,20 +7,17 @@ import (
 	"runtime"
 	"strconv"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// patience bounds how long the filesystem may take for what it does in the background.
-const patience = 60 * time.Second
-
-// world is a subject with its backend open.
-type world struct {
+// backendFixture is a subject with its backend open.
+type backendFixture struct {
 	t       testing.TB
 	subject Subject
 	root    *os.File
@@ -28,14 +25,14 @@ type world struct {
 	dirs    int
 }
 
-func newWorld(t testing.TB, subject Subject) *world {
+func newBackendFixture(t testing.TB, subject Subject) *backendFixture {
 	t.Helper()
 	root, err := os.Open(subject.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { root.Close() })
-	return &world{t: t, subject: subject, root: root, backend: subject.Open(t, root)}
+	return &backendFixture{t: t, subject: subject, root: root, backend: subject.Open(t, root)}
 }
 
 // made is a volume that a backend has made.
@@ -49,55 +46,48 @@ type made struct {
 
 func spec(t volume.Type) volume.Spec { return volume.Spec{Type: t, Mode: 0o755} }
 
-func (w *world) must(err error) {
-	w.t.Helper()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-}
-
 // reopen is a start of the driver, which knows nothing of the volumes yet.
-func (w *world) reopen() backend.Backend {
-	w.t.Helper()
-	w.backend = w.subject.Open(w.t, w.root)
-	return w.backend
+func (fix *backendFixture) reopen() backend.Backend {
+	fix.t.Helper()
+	fix.backend = fix.subject.Open(fix.t, fix.root)
+	return fix.backend
 }
 
 // mkdir makes the directory of a volume.
-func (w *world) mkdir() *os.File {
-	w.t.Helper()
-	w.dirs++
-	path := filepath.Join(w.subject.Dir, strconv.Itoa(w.dirs))
-	w.must(os.Mkdir(path, 0o700))
+func (fix *backendFixture) mkdir() *os.File {
+	fix.t.Helper()
+	fix.dirs++
+	path := filepath.Join(fix.subject.Dir, strconv.Itoa(fix.dirs))
+	fixture.Must(fix.t, os.Mkdir(path, 0o700))
 	dir, err := os.Open(path)
-	w.must(err)
-	w.t.Cleanup(func() { dir.Close() })
+	fixture.Must(fix.t, err)
+	fix.t.Cleanup(func() { dir.Close() })
 	return dir
 }
 
 // make makes a volume of size bytes.
-func (w *world) make(volumeType volume.Type) made {
-	w.t.Helper()
-	return w.makeBy(w.backend, volumeType)
+func (fix *backendFixture) make(volumeType volume.Type) made {
+	fix.t.Helper()
+	return fix.makeBy(fix.backend, volumeType)
 }
 
-func (w *world) makeBy(b backend.Backend, volumeType volume.Type) made {
-	w.t.Helper()
-	return w.makeOf(b, spec(volumeType))
+func (fix *backendFixture) makeBy(b backend.Backend, volumeType volume.Type) made {
+	fix.t.Helper()
+	return fix.makeOf(b, spec(volumeType))
 }
 
-func (w *world) makeOf(b backend.Backend, s volume.Spec) made {
-	w.t.Helper()
-	dir := w.mkdir()
+func (fix *backendFixture) makeOf(b backend.Backend, s volume.Spec) made {
+	fix.t.Helper()
+	dir := fix.mkdir()
 	f, quotaID, err := b.Make(dir, s, size)
-	w.must(err)
-	w.must(f.Sync())
-	w.must(f.Close())
+	fixture.Must(fix.t, err)
+	fixture.Must(fix.t, f.Sync())
+	fixture.Must(fix.t, f.Close())
 	data, err := backend.OpenData(dir, unix.O_PATH)
-	w.must(err)
-	w.t.Cleanup(func() { data.Close() })
+	fixture.Must(fix.t, err)
+	fix.t.Cleanup(func() { data.Close() })
 	path, err := os.Readlink(openat.Path(data))
-	w.must(err)
+	fixture.Must(fix.t, err)
 	return made{dir: dir, data: data, spec: s, quotaID: quotaID, path: path}
 }
 
@@ -129,38 +119,36 @@ func (m made) makeFiles(n int) (files int, err error) {
 }
 
 // remove does what a purge does.
-func (w *world) remove(v made) {
-	w.t.Helper()
-	w.must(v.data.Close()) // what is open counts
-	w.must(w.backend.Discard(v.dir))
+func (fix *backendFixture) remove(v made) {
+	fix.t.Helper()
+	fixture.Must(fix.t, v.data.Close()) // what is open counts
+	fixture.Must(fix.t, fix.backend.Discard(v.dir))
 	rest, err := os.OpenRoot(v.dir.Name())
-	w.must(err)
+	fixture.Must(fix.t, err)
 	defer rest.Close()
 	for _, name := range []string{backend.Data, backend.Holder} {
-		w.must(rest.RemoveAll(name))
+		fixture.Must(fix.t, rest.RemoveAll(name))
 	}
-	w.release(v.quotaID)
+	fix.release(v.quotaID)
 }
 
-func (w *world) release(quotaID volume.QuotaID) {
-	w.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		err := w.backend.Release(quotaID)
-		if err == nil {
-			return
+func (fix *backendFixture) release(quotaID volume.QuotaID) {
+	fix.t.Helper()
+	fixture.Eventually(fix.t, "the quota is released", func() bool {
+		err := fix.backend.Release(quotaID)
+		if !errors.Is(err, backend.ErrPending) {
+			fixture.Must(fix.t, err)
 		}
-		if !errors.Is(err, backend.ErrPending) || time.Now().After(deadline) {
-			w.t.Fatalf("release: %v", err)
-		}
-	}
+		return err == nil
+	})
 }
 
 // usage is up to date.
-func (w *world) usage(v made) volume.Usage {
-	w.t.Helper()
-	w.must(unix.Syncfs(int(w.root.Fd())))
-	u, err := w.backend.Usage(v.data, v.quotaID)
-	w.must(err)
+func (fix *backendFixture) usage(v made) volume.Usage {
+	fix.t.Helper()
+	fixture.Must(fix.t, unix.Syncfs(int(fix.root.Fd())))
+	u, err := fix.backend.Usage(v.data, v.quotaID)
+	fixture.Must(fix.t, err)
 	return u
 }
 
@@ -211,31 +199,31 @@ func isFull(err error) bool { return errors.Is(err, unix.EDQUOT) || errors.Is(er
 
 // fill writes to a volume that has had so many bytes written to it, until it is full; and it has to
 // be full just there.
-func (w *world) fill(path string, before int64) {
-	w.t.Helper()
+func (fix *backendFixture) fill(path string, before int64) {
+	fix.t.Helper()
 	written, err := grow(path, 2*size)
 	if !isFull(err) {
-		w.t.Fatalf("after %d bytes in a volume of %d: %v, want EDQUOT or ENOSPC", before+written,
+		fix.t.Fatalf("after %d bytes in a volume of %d: %v, want EDQUOT or ENOSPC", before+written,
 			int64(size), err)
 	}
-	if total := before + written; total > size || total < size-w.subject.Slack-block {
-		w.t.Errorf("full after %d bytes, want %d, or up to %d less", total, int64(size),
-			w.subject.Slack+block)
+	if total := before + written; total > size || total < size-fix.subject.Slack-block {
+		fix.t.Errorf("full after %d bytes, want %d, or up to %d less", total, int64(size),
+			fix.subject.Slack+block)
 	}
 }
 
 // wantFull checks that nothing of any size can be written.
-func (w *world) wantFull(path string) {
-	w.t.Helper()
-	if n, err := grow(path, w.subject.Slack+2*block); !isFull(err) {
-		w.t.Errorf("%d bytes were written to a full volume: %v", n, err)
+func (fix *backendFixture) wantFull(path string) {
+	fix.t.Helper()
+	if n, err := grow(path, fix.subject.Slack+2*block); !isFull(err) {
+		fix.t.Errorf("%d bytes were written to a full volume: %v", n, err)
 	}
 }
 
 // wantRoom checks that so much can be written.
-func (w *world) wantRoom(path string, bytes int64) {
-	w.t.Helper()
+func (fix *backendFixture) wantRoom(path string, bytes int64) {
+	fix.t.Helper()
 	if n, err := grow(path, bytes); err != nil {
-		w.t.Errorf("%d of %d bytes were written: %v", n, bytes, err)
+		fix.t.Errorf("%d of %d bytes were written: %v", n, bytes, err)
 	}
 }
