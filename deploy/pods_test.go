@@ -105,6 +105,52 @@ func TestNetworkPolicyNamesWhoMayScrapeAndTheWayOut(t *testing.T) {
 	}
 }
 
+func TestOnlyTheDriverIsPrivileged(t *testing.T) {
+	restricted := map[string]any{
+		"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
+		"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+		"capabilities":   map[string]any{"drop": []any{"ALL"}},
+		"seccompProfile": map[string]any{"type": "RuntimeDefault"},
+	}
+	privileged := map[string]any{"privileged": true, "readOnlyRootFilesystem": true, "runAsUser": 0}
+	containers := 0
+	for kind, pod := range podsOf(render(t, everything)) {
+		spec := pod.Spec.Template.Spec
+		if spec.HostNetwork || spec.HostPID || spec.HostIPC || len(spec.InitContainers) > 0 ||
+			spec.EnableServiceLinks == nil || *spec.EnableServiceLinks {
+			t.Errorf("the pod of the %s has more than it needs: %+v", kind, spec)
+		}
+		for _, c := range spec.Containers {
+			containers++
+			want := restricted
+			if c.Name == "driver" {
+				want = privileged
+			}
+			if !reflect.DeepEqual(c.SecurityContext, want) {
+				t.Errorf("%s runs with %v\nwant %v", c.Name, c.SecurityContext, want)
+			}
+		}
+	}
+	if containers != 5 {
+		t.Errorf("%d containers", containers)
+	}
+}
+
+func TestSidecarsSeeNothingOfTheNode(t *testing.T) {
+	pod := only(t, render(t, everything), "DaemonSet").Spec.Template.Spec
+	hostPaths := map[string]bool{}
+	for _, v := range pod.Volumes {
+		hostPaths[v.Name] = v.HostPath != nil
+	}
+	for _, c := range pod.Containers {
+		for _, m := range c.VolumeMounts {
+			if c.Name != "driver" && (hostPaths[m.Name] || !m.ReadOnly || m.Propagation != "") {
+				t.Errorf("%s gets more than it needs: %+v", c.Name, m)
+			}
+		}
+	}
+}
+
 // The privileged driver has no business with the API server.
 func TestOnlySidecarsHaveAToken(t *testing.T) {
 	pod := only(t, render(t, everything), "DaemonSet").Spec.Template.Spec
