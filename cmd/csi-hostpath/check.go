@@ -44,7 +44,8 @@ func describe(cmd *cobra.Command, c driver.Config) {
 		fmt.Fprintf(
 			out,
 			"pool %s%s: %s, overcommit %v, reserve %d bytes, quota %s, optional %v, requireMountpoint %v, "+
-				"allowMultiNode %v, trashRetention %v, maxCopies %d, copyBytesPerSecond %d\n",
+				"allowMultiNode %v, trashRetention %v, maxCopies %d, copyBytesPerSecond %d, "+
+				"maxSnapshotsPerVolume %d\n",
 			p.Name,
 			mark,
 			p.Path,
@@ -57,6 +58,7 @@ func describe(cmd *cobra.Command, c driver.Config) {
 			p.TrashRetention,
 			p.MaxCopies,
 			p.CopyBytesPerSecond,
+			p.MaxSnapshotsPerVolume,
 		)
 	}
 	for _, h := range c.HostPaths {

@@ -74,7 +74,8 @@ func TestExitCodesAndMessages(t *testing.T) {
 	)
 	const notAbsolute = "csi-hostpath: bad.yaml:5: pools[0].path: \"fast\" must be an absolute path\n"
 	const unknownKey = "csi-hostpath: bad.yaml:6: pools[0]: unknown key \"siez\": known are name, path, default, optional, " +
-		"allowMultiNode, overcommit, reserve, quota, requireMountpoint, trashRetention, maxCopies, copyBytesPerSecond\n"
+		"allowMultiNode, overcommit, reserve, quota, requireMountpoint, trashRetention, maxCopies, copyBytesPerSecond, " +
+		"maxSnapshotsPerVolume\n"
 	for _, c := range []struct {
 		args   string
 		driver error
@@ -121,7 +122,8 @@ func TestExitCodesAndMessages(t *testing.T) {
 			args: "check-config --config good.yaml --shutdown-grace=5s",
 			stdout: "The configuration is valid: hostpath.csi.local on node node-1, 1 pools.\n" +
 				"pool fast, the default: /data/fast, overcommit 1, reserve 0 bytes, quota preferred, optional false, " +
-				"requireMountpoint false, allowMultiNode false, trashRetention 0s, maxCopies 2, copyBytesPerSecond 0\n",
+				"requireMountpoint false, allowMultiNode false, trashRetention 0s, maxCopies 2, copyBytesPerSecond 0, " +
+				"maxSnapshotsPerVolume 0\n",
 		},
 	} {
 		t.Run(c.args, func(t *testing.T) {

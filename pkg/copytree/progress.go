@@ -26,6 +26,9 @@ type Stats struct {
 	Vanished int64
 }
 
+// Inodes is the number of inodes that the copy has below its root.
+func (s Stats) Inodes() int64 { return s.Files + s.Directories + s.Others }
+
 // Progress has the Stats of a running copy. Its zero value is ready to use.
 type Progress struct {
 	files, directories, others, links  atomic.Int64

@@ -103,6 +103,8 @@ type PoolConfig struct {
 	// CopyBytesPerSecond is how many bytes these copies may move in a second, all together, at
 	// least 1 MiB; 0 = no limit. Default 0.
 	CopyBytesPerSecond int64 `yaml:"copyBytesPerSecond" unit:"bytes"`
+	// MaxSnapshotsPerVolume is how many snapshots one volume may have; 0 = no limit. Default 0.
+	MaxSnapshotsPerVolume int64 `yaml:"maxSnapshotsPerVolume"`
 }
 
 // HostPathConfig allows volumes to refer to a path of the node and what is below it.

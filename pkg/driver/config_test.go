@@ -13,7 +13,7 @@ import (
 )
 
 const knownPoolKeys = "known are name, path, default, optional, allowMultiNode, overcommit, reserve, quota, " +
-	"requireMountpoint, trashRetention, maxCopies, copyBytesPerSecond"
+	"requireMountpoint, trashRetention, maxCopies, copyBytesPerSecond, maxSnapshotsPerVolume"
 
 const header = "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" // lines 1 and 2
 
@@ -52,6 +52,7 @@ pools:
   requireMountpoint: true
   trashRetention: 24h
   maxCopies: 3
+  maxSnapshotsPerVolume: 9
   copyBytesPerSecond: 100Mi
 - {name: slow, path: /data/slow}
 `, "extra=/data/extra=odd,name")
@@ -62,18 +63,20 @@ pools:
 	want.NodeName, want.MaxVolumesPerNode = "node-1", 110
 	want.Pools = []PoolConfig{
 		{
-			Name:               "fast",
-			Path:               "/data/fast",
-			Default:            true,
-			Optional:           true,
-			AllowMultiNode:     true,
-			Overcommit:         2.5,
-			Reserve:            10 << 30,
-			Quota:              QuotaRequired,
-			RequireMountpoint:  true,
-			TrashRetention:     24 * time.Hour,
-			MaxCopies:          3,
-			CopyBytesPerSecond: 100 << 20,
+			Name:              "fast",
+			Path:              "/data/fast",
+			Default:           true,
+			Optional:          true,
+			AllowMultiNode:    true,
+			Overcommit:        2.5,
+			Reserve:           10 << 30,
+			Quota:             QuotaRequired,
+			RequireMountpoint: true,
+			TrashRetention:    24 * time.Hour,
+			MaxCopies:         3,
+
+			MaxSnapshotsPerVolume: 9,
+			CopyBytesPerSecond:    100 << 20,
 		},
 		NewPoolConfig("slow", "/data/slow"),
 		NewPoolConfig("extra", "/data/extra=odd,name"),
@@ -398,6 +401,7 @@ func TestValidateRefusesEachBadPool(t *testing.T) {
 		{"no quota mode", "Quota", "", "pools[0].quota: "},
 		{"negative retention", "TrashRetention", -time.Nanosecond, "pools[0].trashRetention: "},
 		{"no copies", "MaxCopies", int64(0), "pools[0].maxCopies: 0 must be 1 to 64"},
+		{"fewer snapshots than none", "MaxSnapshotsPerVolume", int64(-1), "pools[0].maxSnapshotsPerVolume: -1 must be 0 (no limit)"},
 		{"too many copies", "MaxCopies", int64(65), "pools[0].maxCopies: "},
 		{"copies that never end", "CopyBytesPerSecond", int64(1), "pools[0].copyBytesPerSecond: 1 must be 0 (no limit) or at least 1048576"},
 		{"copies backwards", "CopyBytesPerSecond", int64(-1), "pools[0].copyBytesPerSecond: "},

@@ -32,9 +32,11 @@ const (
 	maxShutdownGrace  = 10 * time.Minute
 	maxTrashRetention = 8760 * time.Hour
 	// maxCopies is more than any disk is the faster for.
-	maxCopies     = 64
-	minOvercommit = 0.1
-	maxOvercommit = 1000
+	maxCopies = 64
+	// maxSnapshotsPerVolume is more than any pool is made for.
+	maxSnapshotsPerVolume = 1_000_000
+	minOvercommit         = 0.1
+	maxOvercommit         = 1000
 )
 
 var (
@@ -239,6 +241,10 @@ func (p PoolConfig) check(f *faults, at string) {
 	if p.CopyBytesPerSecond != 0 && p.CopyBytesPerSecond < copytree.MaxChunk {
 		f.addf(at+"copyBytesPerSecond", "%d must be 0 (no limit) or at least %d bytes",
 			p.CopyBytesPerSecond, copytree.MaxChunk)
+	}
+	if p.MaxSnapshotsPerVolume < 0 || p.MaxSnapshotsPerVolume > maxSnapshotsPerVolume {
+		f.addf(at+"maxSnapshotsPerVolume", "%d must be 0 (no limit) to %d", p.MaxSnapshotsPerVolume,
+			maxSnapshotsPerVolume)
 	}
 }
 

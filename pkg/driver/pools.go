@@ -161,6 +161,8 @@ func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error
 
 		MaxCopies:          int(c.MaxCopies),
 		CopyBytesPerSecond: c.CopyBytesPerSecond,
+
+		MaxSnapshotsPerVolume: int(c.MaxSnapshotsPerVolume),
 	})
 	if err != nil {
 		return nil, err

@@ -157,7 +157,7 @@ func entryOfSnapshot(s volume.Snapshot) *entry {
 		Value: facts{
 			spec:            unique.Make(s.Spec),
 			sizeBytes:       s.RestoreBytes,
-			promisedBytes:   s.HeldBytes,
+			promisedBytes:   heldAtLeast(s.HeldBytes, 0), // older records may say less
 			filesystemBytes: s.FilesystemBytes,
 			created:         instantOf(s.Created),
 			quotaID:         s.QuotaID,

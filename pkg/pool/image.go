@@ -228,7 +228,7 @@ func (p *Pool) cutImage(
 	if err != nil {
 		return nil, errors.Join(err, data.Close())
 	}
-	p.replaceReserved(&s.HeldBytes, min(allocated, s.RestoreBytes))
+	p.replaceReserved(&s.HeldBytes, heldAtLeast(min(allocated, s.RestoreBytes), 0))
 	return data, nil
 }
 

@@ -44,6 +44,8 @@ type Options struct {
 	// CopyBytesPerSecond holds all these copies together to a rate, so that pods keep their disk;
 	// at least copytree.MaxChunk. 0 means that they are as fast as they can.
 	CopyBytesPerSecond int64
+	// MaxSnapshotsPerVolume is how many snapshots one volume may have. 0 means any number.
+	MaxSnapshotsPerVolume int
 }
 
 // DefaultMaxCopies lets a small copy pass a large one, and leaves most of a disk to the pods.

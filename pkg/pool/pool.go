@@ -35,6 +35,7 @@ type Pool struct {
 	volumes          *kind[volume.Volume]
 	snapshots        *kind[volume.Snapshot]
 	charges          charges
+	snapshotBound    snapshotBound
 	commits          *groupsync.Group
 	ordered          bool // backend.HasOrderedJournal
 	location         mount.Location

@@ -18,7 +18,7 @@ import (
 // CreateSnapshot takes a snapshot, or returns the one of that name if it is of that volume. When it
 // returns a snapshot, that survives a power cut. A copy that takes longer than the context goes on,
 // and the same call joins it. Errors: ErrNotFound for the volume, ErrIncompatible when the name is
-// taken by a snapshot of another one, ErrNoSpace, ErrCorrupt when the name belongs to a damaged
+// taken by a snapshot of another one, ErrNoSpace, ErrTooMany, ErrCorrupt when the name belongs to a damaged
 // snapshot, ErrBusy while the copy goes on, or while name or volume are being changed.
 func (p *Pool) CreateSnapshot(
 	ctx context.Context, req volume.SnapshotRequest,
@@ -46,6 +46,11 @@ func (p *Pool) createSnapshot(
 		// as for a repeated Create: whatever failed after the rename
 		return p.snapshotOf(e), errors.Join(p.syncPlaced(p.snapshots.dir), p.applyCharges(req.Source))
 	}
+	release, err := p.boundSnapshots(req.Source)
+	if err != nil {
+		return volume.Snapshot{}, err
+	}
+	defer release()
 	from, err := p.holdInTurn(ctx, func() (*origin, error) { return p.holdVolume(req.Source) })
 	if err != nil {
 		return volume.Snapshot{}, err
@@ -55,7 +60,7 @@ func (p *Pool) createSnapshot(
 		ID: id, Name: req.Name, Source: req.Source, SourceCreated: from.created, Owner: req.Owner,
 		Spec: from.spec, RestoreBytes: from.restoreBytes,
 		// The most that it is known to hold before it is made.
-		HeldBytes: ledger.Sum(from.restoreBytes, from.sharedBytes),
+		HeldBytes: heldAtLeast(ledger.Sum(from.restoreBytes, from.sharedBytes), 0),
 		Created:   time.Now().UTC(),
 	}
 	s, err = p.snapshots.publish(ctx, s, making[volume.Snapshot]{
@@ -105,7 +110,7 @@ func (p *Pool) cutSnapshot(
 			bound{bytes: s.RestoreBytes, inodes: from.spec.Inodes}, progress)
 		s.QuotaID = made.QuotaID
 		if err == nil {
-			p.replaceReserved(&s.HeldBytes, held)
+			p.replaceReserved(&s.HeldBytes, heldAtLeast(held, progress.Stats().Inodes()))
 			s.RestoreBytes = p.sizeSince(s)
 		}
 		return made.Data, err
@@ -115,7 +120,7 @@ func (p *Pool) cutSnapshot(
 	}
 	s.QuotaID = made.QuotaID
 	if made.WrittenBytes > 0 {
-		p.replaceReserved(&s.HeldBytes, ledger.Sum(made.WrittenBytes, from.sharedBytes))
+		p.replaceReserved(&s.HeldBytes, heldAtLeast(ledger.Sum(made.WrittenBytes, from.sharedBytes), 0))
 	}
 	if p.cloner().ChargesWriter() {
 		s.SourceQuotaID = from.quotaID

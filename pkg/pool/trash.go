@@ -214,8 +214,9 @@ func (p *Pool) recognize(ctx context.Context, d *discarded) (_ volume.Volume, is
 		d.uncounted = true
 		return volume.Volume{}, false
 	}
-	d.bytes, d.quotaID = s.HeldBytes, s.QuotaID
-	d.keeps = p.accountOf(entryOfSnapshot(s))
+	e := entryOfSnapshot(s)
+	d.bytes, d.quotaID = e.Value.promisedBytes, s.QuotaID
+	d.keeps = p.accountOf(e)
 	p.charges.charge(d.keeps, d.bytes)
 	if err := p.applyCharges(s.Source); err != nil { // it was adopted before anybody knew
 		klog.FromContext(

@@ -29,6 +29,7 @@ var codeTable = []codeEntry{
 	{volume.ErrInUse, codes.FailedPrecondition},
 	{volume.ErrPrecondition, codes.FailedPrecondition},
 	{volume.ErrNoSpace, codes.ResourceExhausted},
+	{volume.ErrTooMany, codes.ResourceExhausted},
 	{volume.ErrOutOfRange, codes.OutOfRange},
 	{volume.ErrBusy, codes.Aborted},
 	{volume.ErrBadToken, codes.Aborted},

@@ -30,6 +30,7 @@ var sentinels = map[string]error{
 	"ErrInUse":        volume.ErrInUse,
 	"ErrPrecondition": volume.ErrPrecondition,
 	"ErrNoSpace":      volume.ErrNoSpace,
+	"ErrTooMany":      volume.ErrTooMany,
 	"ErrOutOfRange":   volume.ErrOutOfRange,
 	"ErrBusy":         volume.ErrBusy,
 	"ErrBadToken":     volume.ErrBadToken,

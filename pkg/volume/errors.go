@@ -26,6 +26,8 @@ var (
 	ErrPrecondition = errors.New("unmet precondition")
 	// ErrNoSpace: there is no room here; another node may have some.
 	ErrNoSpace = errors.New("no space")
+	// ErrTooMany: a number that the operator has bounded has reached its bound.
+	ErrTooMany = errors.New("limit reached")
 	// ErrOutOfRange: no pool could ever give that size.
 	ErrOutOfRange = errors.New("out of range")
 	// ErrBusy: another operation on the same thing is under way; the caller retries.
