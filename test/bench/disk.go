@@ -39,10 +39,10 @@ type disk struct {
 	about string
 }
 
-// inodesFor makes room for a volume of many files and two copies of it on ext4, whose inodes are
-// made with it; the others need nothing.
-func inodesFor(fs string, files int) []string {
-	if inodes := 4 * files; fs == "ext4" && inodes > ext4Inodes {
+// inodesFor makes room for many inodes on ext4, which makes them with the filesystem; the others need
+// nothing.
+func inodesFor(fs string, inodes int) []string {
+	if fs == "ext4" && inodes > ext4Inodes {
 		return []string{"-N", strconv.Itoa(inodes)}
 	}
 	return nil
@@ -50,7 +50,7 @@ func inodesFor(fs string, files int) []string {
 
 // newDisk makes the filesystem at dir, in an image beside it on a loop device. It goes with its
 // mount.
-func newDisk(ctx context.Context, fs, dir string, files int) (disk, error) {
+func newDisk(ctx context.Context, fs, dir string, inodes int) (disk, error) {
 	d := disk{dir: dir}
 	if err := os.Mkdir(d.dir, 0o755); err != nil {
 		return d, err
@@ -70,7 +70,7 @@ func newDisk(ctx context.Context, fs, dir string, files int) (disk, error) {
 	}
 	if _, err := output(
 		ctx,
-		slices.Concat(mkfs[fs], inodesFor(fs, files), []string{d.image})...); err != nil {
+		slices.Concat(mkfs[fs], inodesFor(fs, inodes), []string{d.image})...); err != nil {
 		return d, err
 	}
 	return d, d.mount(ctx)

@@ -35,9 +35,15 @@ type options struct {
 	duration time.Duration
 	calls    int
 	volumes  int
-	files    int
-	bytes    int
+	// snapshotCount is how many snapshots the large pool has.
+	snapshotCount int
+	files         int
+	bytes         int
 }
+
+// inodes is how many inodes the pools take together: a volume of many files and two copies of it, and
+// three for each volume and each snapshot, and some to spare.
+func (o options) inodes() int { return 4 * (o.files + o.volumes + o.snapshotCount) }
 
 // bench is one run.
 type bench struct {
@@ -66,6 +72,7 @@ var benchmarks = []struct {
 	{"stats", (*bench).statsOfMany},
 	{"quota", (*bench).quotas},
 	{"start", (*bench).startWithMany},
+	{"limit", (*bench).startWithinLimit},
 }
 
 // names are those of all benchmarks, in order.
@@ -116,6 +123,8 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.calls, "calls", 300, "how many calls the median of a single call is taken of")
 	flags.IntVar(&o.volumes, "volumes", 100_000,
 		"how many volumes the large pool has; a tenth of it is in the medium one")
+	flags.IntVar(&o.snapshotCount, "snapshots", 200_000,
+		"how many snapshots the large pool has beside its volumes")
 	flags.IntVar(&o.files, "files", 100_000,
 		"how many files the large volume has; a tenth of it is in one that is copied")
 	flags.IntVar(&o.bytes, "bytes", 512<<20, "how much is in the few files of a volume that is copied")
@@ -130,10 +139,10 @@ func parse(args []string) (options, error) {
 			"--vm: want --fs=ext4 or xfs, and no --json: what is written in there is gone with it",
 		)
 	}
-	few := o.files < 10 || o.bytes < 1<<20
+	few := o.snapshotCount < 1 || o.files < 10 || o.bytes < 1<<20
 	if few || o.rounds < 1 || o.calls < 1 || o.volumes < 1000 || len(o.clients) == 0 ||
 		slices.Min(o.clients) < 1 {
-		return o, errors.New("want at least 1 round, 1 call, 1,000 volumes, 10 files, 1 MiB and 1 client")
+		return o, errors.New("want at least 1 round, 1 call, 1,000 volumes, 1 snapshot, 10 files, 1 MiB and 1 client")
 	}
 	return o, nil
 }

@@ -36,7 +36,10 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 		calls:    10,
 		volumes:  1000,
 		files:    1000,
-		bytes:    4 << 20,
+
+		snapshotCount: 1500,
+
+		bytes: 4 << 20,
 	}
 	var out bytes.Buffer
 	if err := measure(o, &out); err != nil {
@@ -59,7 +62,7 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 			t.Errorf("%s: nothing was measured", row.Name)
 		}
 	}
-	if want := 96; len(r.Rows) != want {
+	if want := 100; len(r.Rows) != want {
 		t.Errorf("%d rows, want %d:\n%s", len(r.Rows), want, out.String())
 	}
 }

@@ -45,6 +45,7 @@ func (b *bench) populate(ctx context.Context, poolName string, n int) error {
 				name := volumeName()
 				if err := imitate(
 					filepath.Join(volumes, name),
+					"volume.json",
 					bytes.ReplaceAll(text, []byte(template), []byte(name)),
 				); err != nil {
 					return err
@@ -56,15 +57,15 @@ func (b *bench) populate(ctx context.Context, poolName string, n int) error {
 	return errors.Join(group.Wait(), b.disk.settle())
 }
 
-// imitate makes what CreateVolume makes.
-func imitate(dir string, text []byte) error {
+// imitate makes what CreateVolume or CreateSnapshot makes of an empty volume.
+func imitate(dir, recordFile string, record []byte) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
 	if err := os.Mkdir(filepath.Join(dir, "data"), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "volume.json"), text, 0o600)
+	return os.WriteFile(filepath.Join(dir, recordFile), record, 0o600)
 }
 
 // checkPopulation fails unless the driver has n volumes and finds each in order.

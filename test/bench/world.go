@@ -51,7 +51,7 @@ func newWorld(ctx context.Context, o options) (*world, error) {
 	if w.node, err = newDisk(ctx, "ext4", filepath.Join(w.dir, "node"), 0); err != nil {
 		return w, err
 	}
-	w.disk, err = newDisk(ctx, o.fs, filepath.Join(w.dir, "disk"), o.files)
+	w.disk, err = newDisk(ctx, o.fs, filepath.Join(w.dir, "disk"), o.inodes())
 	return w, err
 }
 
@@ -60,14 +60,16 @@ func newWorld(ctx context.Context, o options) (*world, error) {
 func (w *world) driver(
 	ctx context.Context, poolName string,
 ) (*process.Process, time.Duration, error) {
-	dir := filepath.Join(w.node.dir, "run-"+poolName)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, 0, err
-	}
 	start := time.Now()
-	p, err := w.start(ctx,
-		process.Options{Dir: dir, Pools: map[string]string{"default": w.pool(poolName)}})
+	p, err := w.start(ctx, process.Options{
+		Dir: w.runDir(poolName), Pools: map[string]string{"default": w.pool(poolName)},
+	})
 	return p, time.Since(start), err
+}
+
+// runDir is where the driver of a pool has its sockets.
+func (w *world) runDir(poolName string) string {
+	return filepath.Join(w.node.dir, "run-"+poolName)
 }
 
 // configured starts a driver that has its pools from a file.
@@ -77,6 +79,9 @@ func (w *world) configured(ctx context.Context, dir, config string) (*process.Pr
 
 func (w *world) start(ctx context.Context, options process.Options) (*process.Process, error) {
 	options.Binary, options.Env, options.Log = w.binary, w.env, w.log
+	if err := os.MkdirAll(options.Dir, 0o755); err != nil {
+		return nil, err
+	}
 	p, err := process.StartReady(ctx, options)
 	if err != nil {
 		return nil, err
