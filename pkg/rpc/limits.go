@@ -3,15 +3,17 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"strings"
 
-	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // The limits in bytes of CSI spec v1.13.0, "Size Limits", and of the fields whose description
-// overrides them.
+// overrides them. The .proto file has the overrides in comments only, so they are listed here.
 const (
 	maxStringBytes = 128
 	maxMapBytes    = 4 << 10
@@ -20,13 +22,27 @@ const (
 	// maxNodeIDBytes: NodeGetInfoResponse lets a node's ID be longer, and the same ID comes back in
 	// requests.
 	maxNodeIDBytes = 256
-	// maxPathBytes: for paths the spec asks for "the maximum path length allowed by the operating
-	// system", PATH_MAX.
+	// maxPathBytes is PATH_MAX: for paths the spec asks for "the maximum path length allowed by the
+	// operating system".
 	maxPathBytes = 4096
 )
 
-// enforceLimits refuses what the spec says a caller never sends, so that no handler has to think of
-// megabytes.
+// limitOf is the limit in bytes of a string field or a map field.
+func limitOf(field protoreflect.FieldDescriptor) int {
+	switch name := string(field.Name()); {
+	case field.IsMap():
+		return maxMapBytes
+	case name == "mount_flags":
+		return maxFlagsBytes
+	case name == "node_id":
+		return maxNodeIDBytes
+	case strings.HasSuffix(name, "_path"):
+		return maxPathBytes
+	}
+	return maxStringBytes
+}
+
+// enforceLimits refuses requests that the spec forbids, so that handlers only see short texts.
 func enforceLimits(
 	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {
@@ -36,168 +52,80 @@ func enforceLimits(
 	return handler(ctx, req)
 }
 
-// checkLimits asks a request for the fields it has instead of reflecting over it: this runs on
-// every call. A test walks every CSI request by reflection and finds a field that is missing here.
-// Errors: ErrInvalid, naming the field and both sizes.
+// checkLimits checks every string and every map of a request. Errors: ErrInvalid, naming the field
+// and both sizes.
 func checkLimits(req any) error {
-	var l limits
-	l.checkIDs(req)
-	l.checkPaths(req)
-	l.checkMaps(req)
-	l.checkMessages(req)
-	l.checkGroups(req)
-	return l.err
-}
-
-// limits keeps the first fault.
-type limits struct{ err error }
-
-func (l *limits) atMost(limit, size int, field string) {
-	if size > limit && l.err == nil {
-		l.err = fmt.Errorf(
+	m, ok := req.(proto.Message)
+	if !ok {
+		return nil
+	}
+	if e := excessOf(m.ProtoReflect()); e != nil {
+		return fmt.Errorf(
 			"%w: field %s has %d bytes, at most %d are allowed (CSI spec, \"Size Limits\")",
-			volume.ErrInvalid,
-			field,
-			size,
-			limit,
-		)
+			volume.ErrInvalid, e.field, e.size, e.limit)
 	}
+	return nil
 }
 
-func (l *limits) text(field, value string) { l.atMost(maxStringBytes, len(value), field) }
-
-func (l *limits) path(field, value string) { l.atMost(maxPathBytes, len(value), field) }
-
-func (l *limits) table(field string, values map[string]string) {
-	size := 0
-	for k, v := range values {
-		size += len(k) + len(v)
-	}
-	l.atMost(maxMapBytes, size, field)
+// excess is a field that is too large; field is its name with those of the messages around it.
+type excess struct {
+	field       string
+	size, limit int
 }
 
-func (l *limits) checkIDs(req any) {
-	if r, ok := req.(interface{ GetVolumeId() string }); ok {
-		l.text("volume_id", r.GetVolumeId())
-	}
-	if r, ok := req.(interface{ GetName() string }); ok {
-		l.text("name", r.GetName())
-	}
-	if r, ok := req.(interface{ GetNodeId() string }); ok {
-		l.atMost(maxNodeIDBytes, len(r.GetNodeId()), "node_id")
-	}
-	if r, ok := req.(interface{ GetStartingToken() string }); ok {
-		l.text("starting_token", r.GetStartingToken())
-	}
-	if r, ok := req.(interface{ GetSnapshotId() string }); ok {
-		l.text("snapshot_id", r.GetSnapshotId())
-	}
-	if r, ok := req.(interface{ GetSourceVolumeId() string }); ok {
-		l.text("source_volume_id", r.GetSourceVolumeId())
-	}
+// excessOf is the first field of a message that is too large; nil when there is none.
+func excessOf(m protoreflect.Message) (found *excess) {
+	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		if field.Message() != nil && !field.IsMap() {
+			if found = excessInside(field, value); found != nil {
+				found.field = string(field.Name()) + "." + found.field
+			}
+			return found == nil
+		}
+		if size, limit := sizeOf(field, value), limitOf(field); size > limit {
+			found = &excess{string(field.Name()), size, limit}
+		}
+		return found == nil
+	})
+	return found
 }
 
-func (l *limits) checkPaths(req any) {
-	if r, ok := req.(interface{ GetStagingTargetPath() string }); ok {
-		l.path("staging_target_path", r.GetStagingTargetPath())
+// excessInside looks into the message, or the list of messages, that a field holds.
+func excessInside(field protoreflect.FieldDescriptor, value protoreflect.Value) *excess {
+	if !field.IsList() {
+		return excessOf(value.Message())
 	}
-	if r, ok := req.(interface{ GetTargetPath() string }); ok {
-		l.path("target_path", r.GetTargetPath())
-	}
-	if r, ok := req.(interface{ GetVolumePath() string }); ok {
-		l.path("volume_path", r.GetVolumePath())
-	}
-	if r, ok := req.(interface{ GetVolumePublishPath() string }); ok {
-		l.path("volume_publish_path", r.GetVolumePublishPath())
-	}
-}
-
-func (l *limits) checkMaps(req any) {
-	if r, ok := req.(interface{ GetSecrets() map[string]string }); ok {
-		l.table("secrets", r.GetSecrets())
-	}
-	if r, ok := req.(interface{ GetVolumeContext() map[string]string }); ok {
-		l.table("volume_context", r.GetVolumeContext())
-	}
-	if r, ok := req.(interface{ GetPublishContext() map[string]string }); ok {
-		l.table("publish_context", r.GetPublishContext())
-	}
-	if r, ok := req.(interface{ GetParameters() map[string]string }); ok {
-		l.table("parameters", r.GetParameters())
-	}
-	if r, ok := req.(interface{ GetMutableParameters() map[string]string }); ok {
-		l.table("mutable_parameters", r.GetMutableParameters())
-	}
-}
-
-func (l *limits) checkMessages(req any) {
-	if r, ok := req.(interface{ GetVolumeCapability() *csi.VolumeCapability }); ok {
-		l.capability("volume_capability", r.GetVolumeCapability())
-	}
-	if r, ok := req.(interface {
-		GetVolumeCapabilities() []*csi.VolumeCapability
-	}); ok {
-		for _, c := range r.GetVolumeCapabilities() {
-			l.capability("volume_capabilities", c)
+	list := value.List()
+	for i := range list.Len() {
+		if found := excessOf(list.Get(i).Message()); found != nil {
+			return found
 		}
 	}
-	if r, ok := req.(interface {
-		GetVolumeContentSource() *csi.VolumeContentSource
-	}); ok {
-		l.text("volume_content_source.snapshot.snapshot_id",
-			r.GetVolumeContentSource().GetSnapshot().GetSnapshotId())
-		l.text("volume_content_source.volume.volume_id",
-			r.GetVolumeContentSource().GetVolume().GetVolumeId())
-	}
-	if r, ok := req.(interface {
-		GetAccessibilityRequirements() *csi.TopologyRequirement
-	}); ok {
-		l.topologies("accessibility_requirements.requisite.segments",
-			r.GetAccessibilityRequirements().GetRequisite())
-		l.topologies("accessibility_requirements.preferred.segments",
-			r.GetAccessibilityRequirements().GetPreferred())
-	}
-	if r, ok := req.(interface{ GetAccessibleTopology() *csi.Topology }); ok {
-		l.table("accessible_topology.segments", r.GetAccessibleTopology().GetSegments())
-	}
+	return nil
 }
 
-func (l *limits) capability(field string, c *csi.VolumeCapability) {
-	m := c.GetMount()
-	if m == nil {
-		return
-	}
-	size := 0
-	for _, flag := range m.GetMountFlags() {
-		size += len(flag)
-	}
-	// The name is put together for a fault only: this is the hot path.
-	if len(m.GetFsType()) > maxStringBytes || len(m.GetVolumeMountGroup()) > maxStringBytes ||
-		size > maxFlagsBytes {
-		l.text(field+".mount.fs_type", m.GetFsType())
-		l.text(field+".mount.volume_mount_group", m.GetVolumeMountGroup())
-		l.atMost(maxFlagsBytes, size, field+".mount.mount_flags")
-	}
-}
-
-func (l *limits) topologies(field string, list []*csi.Topology) {
-	for _, t := range list {
-		l.table(field, t.GetSegments())
-	}
-}
-
-func (l *limits) checkGroups(req any) {
-	if r, ok := req.(interface{ GetGroupSnapshotId() string }); ok {
-		l.text("group_snapshot_id", r.GetGroupSnapshotId())
-	}
-	if r, ok := req.(interface{ GetSourceVolumeIds() []string }); ok {
-		for _, id := range r.GetSourceVolumeIds() {
-			l.text("source_volume_ids", id)
+// sizeOf is the number of bytes that count against a field's limit: all keys and values of a map,
+// all mount_flags together, and the longest string of another list.
+func sizeOf(field protoreflect.FieldDescriptor, value protoreflect.Value) (size int) {
+	switch {
+	case field.IsMap():
+		value.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+			size += len(k.String()) + len(v.String())
+			return true
+		})
+	case field.Kind() != protoreflect.StringKind:
+	case field.IsList():
+		list := value.List()
+		for i := range list.Len() {
+			n := len(list.Get(i).String())
+			if field.Name() == "mount_flags" {
+				size += n
+			} else {
+				size = max(size, n)
+			}
 		}
+	default:
+		size = len(value.String())
 	}
-	if r, ok := req.(interface{ GetSnapshotIds() []string }); ok {
-		for _, id := range r.GetSnapshotIds() {
-			l.text("snapshot_ids", id)
-		}
-	}
+	return size
 }
