@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -138,7 +137,11 @@ func (d *decoder) text(data []byte) bool {
 	return true
 }
 
-var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line ([0-9]+): )?(.*)$`)
+var (
+	yamlError = regexp.MustCompile(`(?s)^yaml: (?:line ([0-9]+): )?(.*)$`)
+	// unknownAnchor is the only error that is found on a later line and does not have it.
+	unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
+)
 
 // yamlAdvice is what people most often did who get a message of yaml.
 func yamlAdvice(message string) string {
@@ -157,34 +160,18 @@ func (d *decoder) syntax(data []byte, err error) {
 		d.failf(1, "not YAML: %q", err.Error())
 		return
 	}
-	line, err := strconv.Atoi(m[1])
-	if err != nil { // there is none
-		line = lineOf(data, m[0])
+	line := 1 // yaml counts from 0 and leaves out a 0
+	if n, err := strconv.Atoi(m[1]); err == nil {
+		line = n
 	}
-	d.failf(line, "not YAML: %s%s", m[2], yamlAdvice(m[2]))
-}
-
-// lineOf finds the line of an error that yaml tells without one, such as that of an unknown anchor:
-// the shortest beginning of the data that has the same error ends with it, because yaml reads
-// forwards.
-func lineOf(data []byte, message string) int {
-	lines := bytes.SplitAfter(data, []byte("\n"))
-	return 1 + sort.Search(len(lines)-1, func(i int) bool {
-		err := readAll(bytes.Join(lines[:i+1], nil))
-		return err != nil && err.Error() == message
-	})
-}
-
-// readAll reads every document and returns the first error.
-func readAll(data []byte) error {
-	for dec := yaml.NewDecoder(bytes.NewReader(data)); ; {
-		var doc yaml.Node
-		if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
+	if anchor := unknownAnchor.FindStringSubmatch(m[2]); anchor != nil {
+		// its first use that is not in a comment
+		use := regexp.MustCompile(`(?m)^[^#\n]*\*` + regexp.QuoteMeta(anchor[1]))
+		if at := use.FindIndex(data); at != nil {
+			line = 1 + bytes.Count(data[:at[1]], []byte("\n"))
 		}
 	}
+	d.failf(line, "not YAML: %s%s", m[2], yamlAdvice(m[2]))
 }
 
 // configField is a key of a mapping and where its value goes: a pointer into the configuration.
