@@ -21,39 +21,40 @@ import (
 const (
 	// maxSocketBytes: sun_path has 108 bytes, the last of them for the final NUL (unix(7)).
 	maxSocketBytes = 107
-	// socketMode: only root may talk to the driver; a CSI socket is root on the node.
+	// socketMode: whoever may call the driver is root on the node.
 	socketMode = 0o600
-	// groupSocketMode is that of the sidecars' socket, which does not mount.
+	// groupSocketMode is the mode of the sidecars' socket, which has no calls that mount.
 	groupSocketMode = 0o660
-	// dialTimeout bounds the question whether somebody answers on an existing socket.
+	// dialTimeout bounds how long a process may take to accept a connection on its socket.
 	dialTimeout = time.Second
-	// lockTimeout bounds the wait for another process that is in Listen for the same directory.
-	lockTimeout = 5 * time.Second
-	lockRetry   = 10 * time.Millisecond
 )
 
-// Listen makes the driver's socket: unix:///absolute/path or unix:/absolute/path, mode 0600 from
-// its first moment, in a directory that exists. A socket on which nobody answers is replaced; one
-// that is in use, and anything that is not a socket, is left alone and refused. Closing the
-// listener removes the socket if it still is the one made here.
+// Listen makes the driver's socket: unix:///absolute/path or unix:/absolute/path, in a directory
+// that exists. Its mode is 0600 from the first moment. A socket on which nobody answers is replaced.
+// A socket on which somebody answers, and anything else at that path, is left alone and refused.
+// Closing the listener removes the socket, unless another process has replaced it.
 func Listen(endpoint string) (net.Listener, error) {
 	path, err := socketPath(endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
 	}
-	unlock, err := lockDir(filepath.Dir(path))
-	if err != nil {
-		return nil, fmt.Errorf("endpoint %s: %w", endpoint, err)
-	}
-	defer unlock()
-	if err := removeStale(path); err != nil {
-		return nil, fmt.Errorf("endpoint %s: %w", endpoint, err)
-	}
-	l, err := bind(path)
+	l, err := listenAt(path)
 	if err != nil {
 		return nil, fmt.Errorf("endpoint %s: %w", endpoint, err)
 	}
 	return l, nil
+}
+
+func listenAt(path string) (net.Listener, error) {
+	dir := filepath.Dir(path)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the directory %s does not exist: make it, or mount it into the container",
+			dir)
+	}
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	return bind(path)
 }
 
 // ListenForGroup is Listen, but the members of a group may connect too: the socket's mode is 0660.
@@ -68,9 +69,9 @@ func ListenForGroup(endpoint string, gid uint32) (net.Listener, error) {
 	return l, nil
 }
 
-// admitGroup opens the socket at path to a group. It works on a descriptor, because the name may
-// lie in a directory where others can exchange it; and after bind(2), because the umask takes the
-// group's right from what restrict asks for.
+// admitGroup gives a group access to the socket at path. It uses a descriptor, because others may
+// be able to replace what is at the path. It runs after bind(2), because bind(2) would apply the
+// umask to the group's rights.
 func admitGroup(path string, gid uint32) error {
 	socket, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -106,34 +107,7 @@ func socketPath(endpoint string) (string, error) {
 	return path, nil
 }
 
-// lockDir keeps two processes from replacing each other's socket in dir. The lock is the kernel's
-// and dies with us.
-func lockDir(dir string) (unlock func(), err error) {
-	d, err := os.Open(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("the directory %s does not exist: make it, or mount it into the container",
-			dir)
-	case err != nil:
-		return nil, err
-	}
-	deadline := time.Now().Add(lockTimeout)
-	for {
-		err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return func() { d.Close() }, nil
-		case errors.Is(err, unix.EINTR):
-		case !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline):
-			d.Close()
-			return nil, fmt.Errorf("cannot lock the directory %s: %w", dir, err)
-		default:
-			time.Sleep(lockRetry)
-		}
-	}
-}
-
-// removeStale clears the path of a socket that a dead process left, and refuses everything else.
+// removeStale removes a socket that a dead process has left, and refuses everything else.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -158,8 +132,7 @@ func removeStale(path string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	default:
-		// A full backlog (EAGAIN), a socket of another kind (EPROTOTYPE): somebody's, so not ours
-		// to remove.
+		// EAGAIN is a full backlog, EPROTOTYPE a socket of another kind: another process owns it.
 		return fmt.Errorf("%s is in use, or nobody can tell: %w", path, err)
 	}
 }
@@ -175,13 +148,13 @@ func bind(path string) (net.Listener, error) {
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("%s: a %T is no unix socket", path, l), l.Close())
 	}
-	u.SetUnlinkOnClose(false) // by name, whoever's it is by then
+	u.SetUnlinkOnClose(false) // It would remove the socket of a successor.
 	info, err := os.Lstat(path)
 	if err != nil {
 		u.Close()
 		return nil, err
 	}
-	// Believe the disk: a kernel that ignores restrict must not leave a socket open to all.
+	// A kernel that ignores restrict must not leave a socket open to all.
 	if info.Mode() != fs.ModeSocket|socketMode {
 		err := fmt.Errorf("the socket %s got mode %v instead of %v", path, info.Mode(),
 			fs.ModeSocket|socketMode)
@@ -191,15 +164,15 @@ func bind(path string) (net.Listener, error) {
 }
 
 // restrict runs between socket(2) and bind(2). Linux gives the file the mode of the descriptor
-// (unix_bind in net/unix/af_unix.c), so there is no moment at which others may connect, and no
-// umask is changed under other threads.
+// (unix_bind in net/unix/af_unix.c). So others can never connect, and the umask, which all threads
+// share, does not change.
 func restrict(_, _ string, conn syscall.RawConn) error {
 	var chmodErr error
 	err := conn.Control(func(fd uintptr) { chmodErr = unix.Fchmod(int(fd), socketMode) })
 	return errors.Join(err, chmodErr)
 }
 
-// listener removes its socket when it is closed, and no other.
+// listener removes its own socket when it is closed.
 type listener struct {
 	*net.UnixListener
 	path string
@@ -207,8 +180,8 @@ type listener struct {
 	once sync.Once
 }
 
-// Close stops listening. The file goes first: as long as the socket is open its inode number is not
-// given away, so that the comparison cannot mistake a successor's socket for ours.
+// Close stops listening. It removes the file first: while the socket is open, its inode number is
+// not used again, so the socket of a successor cannot be mistaken for this one.
 func (l *listener) Close() error {
 	err := net.ErrClosed
 	l.once.Do(func() {

@@ -1,14 +1,11 @@
 package driver
 
 import (
-	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -242,83 +239,6 @@ func TestCloseLeavesASuccessorsSocketAlone(t *testing.T) {
 	if !answers(path) {
 		t.Error("the successor no longer answers")
 	}
-}
-
-// listenerEnv makes the test binary a process that listens, says so, and waits for its standard
-// input to end.
-const listenerEnv = "CSI_HOSTPATH_TEST_LISTEN"
-
-func TestOneOfSeveralProcessesRacingForAStaleSocketWins(t *testing.T) {
-	if endpoint := os.Getenv(listenerEnv); endpoint != "" {
-		listenAndWait(endpoint)
-	}
-	const processes, rounds = 4, 5
-	for range rounds {
-		path := socketIn(t)
-		leaveStale(t, path)
-		said := make(chan string, processes)
-		stop := make([]io.Closer, processes)
-		for i := range processes {
-			cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // this very program
-			cmd.Env = append(os.Environ(), listenerEnv+"=unix://"+path)
-			stop[i] = startListener(t, cmd, said)
-		}
-		won := 0
-		for range processes {
-			switch line := <-said; {
-			case line == "listening":
-				won++
-			case !strings.Contains(line, "in use"):
-				t.Errorf("a process said %q", line)
-			}
-		}
-		if won != 1 || !answers(path) {
-			t.Errorf("%d of %d processes listen, answered: %v", won, processes, answers(path))
-		}
-		for _, c := range stop {
-			c.Close()
-		}
-	}
-}
-
-func startListener(t *testing.T, cmd *exec.Cmd, said chan<- string) io.Closer {
-	t.Helper()
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		// what a process that died said is what matters
-		line, _ := bufio.NewReader(out).ReadString('\n')
-		said <- strings.TrimSpace(line)
-	}()
-	t.Cleanup(func() {
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
-	return in
-}
-
-func listenAndWait(endpoint string) {
-	l, err := Listen(endpoint)
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(0)
-	}
-	fmt.Println("listening")
-	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
-		fmt.Println(err)
-	}
-	l.Close()
-	os.Exit(0)
 }
 
 func FuzzSocketPath(f *testing.F) {
