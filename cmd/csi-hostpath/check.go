@@ -13,7 +13,7 @@ import (
 func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check-config",
-		Short: "Check a configuration and name every fault; takes the same flags as serve, and touches nothing",
+		Short: "Check a configuration and report every fault; takes the flags of serve and changes nothing",
 		Args:  noArguments,
 	}
 	o := addOptions(cmd)
@@ -31,7 +31,7 @@ func checkCommand() *cobra.Command {
 	return cmd
 }
 
-// describe shows what the driver would work with, defaults included.
+// describe prints the configuration with all defaults.
 func describe(cmd *cobra.Command, c driver.Config) {
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "The configuration is valid: %s on node %s, %d pools.\n", c.DriverName,
@@ -71,5 +71,5 @@ func describe(cmd *cobra.Command, c driver.Config) {
 	}
 }
 
-// listed joins a list whose absence means something.
+// listed joins a list. none is what an empty list means.
 func listed(list []string, none string) string { return cmp.Or(strings.Join(list, " "), none) }

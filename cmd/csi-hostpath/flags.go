@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// flagValues says what a flag takes, by the type of its value. Types that take any text are not
-// here.
+// flagValues says what a flag takes, by the type of its value. Types that take any text are
+// missing.
 var flagValues = map[string]string{
 	"bool":       "true or false",
 	"duration":   "a duration with a unit, such as 90s or 2m",
@@ -18,7 +18,7 @@ var flagValues = map[string]string{
 	"moduleSpec": "a list of pattern=N, such as pool=5,server=3",
 }
 
-// flagError says which values would be right, where pflag has only what strconv says.
+// flagError says which values are right. pflag's own error has only that of strconv.
 func flagError(_ *cobra.Command, err error) error {
 	invalid := new(pflag.InvalidValueError)
 	if !errors.As(err, &invalid) {

@@ -19,7 +19,7 @@ const (
 	exitUsage   = 2 // the command line or the configuration is wrong: the same call will fail again
 )
 
-// program is the command with what it needs from its process.
+// program is the command and what it needs from its process.
 type program struct {
 	serve          func(context.Context, driver.Config) error
 	stdout, stderr io.Writer
@@ -30,7 +30,7 @@ type serveError struct{ error }
 
 func (e serveError) Unwrap() error { return e.error }
 
-// run is the command without its name; it returns the exit code.
+// run runs the command with arguments that do not include its name. It returns the exit code.
 func (p program) run(args []string) int {
 	root := p.rootCommand()
 	root.SetArgs(args)
@@ -65,7 +65,7 @@ func (p program) rootCommand() *cobra.Command {
 	return root
 }
 
-// noArguments: cobra's own check calls an argument an unknown command.
+// noArguments replaces cobra's own check, whose message is "unknown command".
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("%s takes no arguments, only flags: %q", cmd.Name(), args)
@@ -73,21 +73,20 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// needCommand: a container without arguments must not look like one that has done its work.
+// needCommand fails, because a container without arguments must not look like one that succeeded.
 func needCommand(*cobra.Command, []string) error {
 	return errors.New("give a command: serve, check-config, or --help")
 }
 
-// addVersion gives a command --version. Declared here because cobra's own takes -v, which is the
-// log's.
+// addVersion gives a command --version. cobra's own flag would take -v, which is the log's.
 func addVersion(cmd *cobra.Command) {
 	cmd.Version = driver.Version
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	cmd.Flags().Bool("version", false, "print the version and exit")
 }
 
-// options are the flags of serve and check-config, the same for both: so a DaemonSet's arguments
-// can be checked as they are.
+// options are the flags of serve and check-config. Both have the same, so that the arguments of a
+// DaemonSet can be checked unchanged.
 type options struct {
 	driver  *driver.Flags
 	logging *driver.LoggingFlags

@@ -11,20 +11,20 @@ import (
 )
 
 // spareProcessors lets twice as many goroutines run as there are processors. A copy is in system
-// calls most of its time; Go takes a processor away from such a goroutine only after a while, and
-// looks at the sockets only when one is free: a call that came meanwhile waited up to 10 ms. Now
-// the kernel decides who runs, and the copy has the lower priority.
+// calls most of its time. Go takes its processor away only after a while, and polls the sockets
+// only when a processor is free, so a call could wait for 10 ms. With more of Go's processors the
+// kernel decides who runs, and a copy has the lower priority.
 func spareProcessors() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2 * runtime.GOMAXPROCS(0))
 	}
 }
 
-// gcPercent costs some MiB: an idle driver has little in its heap, and would collect garbage many
-// times a second under load.
+// gcPercent costs some MiB. With Go's default, 100, a driver with a small heap would collect
+// garbage many times a second under load.
 const gcPercent = 400
 
-// collectLessOften leaves the last word to GOGC.
+// collectLessOften sets gcPercent, unless GOGC is set.
 func collectLessOften() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
@@ -36,8 +36,8 @@ func collectLessOften() {
 // collections.
 const heapPercent = 75
 
-// keepWithinMemory collects garbage more often when the limit of the control group is near: else
-// the kernel ends the process for memory that is free. GOMEMLIMIT has the last word.
+// keepWithinMemory collects garbage more often when the limit of the control group is near.
+// Otherwise the kernel would kill the process because of garbage. GOMEMLIMIT overrides it.
 func keepWithinMemory() {
 	if limit := groupMemory("/sys/fs/cgroup", "/proc/self/cgroup"); os.Getenv("GOMEMLIMIT") == "" &&
 		limit > 0 {

@@ -40,9 +40,9 @@ func (p program) serveCommand() *cobra.Command {
 	return cmd
 }
 
-// untilSignal is a context that ends with the first SIGTERM or SIGINT. The second ends the process:
-// whoever sends it has waited long enough, and kill -9 at any moment is safe. stop gives the
-// signals back and waits for the watcher.
+// untilSignal is a context that ends with the first SIGTERM or SIGINT. The second signal ends the
+// process at once, which is safe at any moment. The returned function restores the signals and
+// waits for the watcher.
 func untilSignal(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals, done := make(chan os.Signal, 2), make(chan struct{})

@@ -12,16 +12,15 @@ import (
 const (
 	// QuotaRequired: a pool that cannot enforce sizes is not used at all.
 	QuotaRequired = "required"
-	// QuotaPreferred: sizes are enforced where the filesystem can, and it is said aloud where it
-	// cannot.
+	// QuotaPreferred: sizes are enforced where the filesystem can; where it cannot, the log says so.
 	QuotaPreferred = "preferred"
 	// QuotaOff: sizes are only counted.
 	QuotaOff = "off"
 )
 
-// Config is everything the driver is told from outside. Flags say what differs by node or process,
-// the file what the operator decides (fields with a yaml name). Start from DefaultConfig: a zero
-// field is a value, not "the default".
+// Config is the driver's whole configuration. Flags set what differs by node or process, the file
+// sets what the operator decides (fields with a yaml name). Start from DefaultConfig: a zero field
+// is a value, not "the default".
 type Config struct {
 	// Endpoint is the CSI socket: unix:///path or unix:/path, absolute, at most 107 bytes of path.
 	// Default unix:///csi/csi.sock.
@@ -38,56 +37,56 @@ type Config struct {
 	// DriverName is the CSI plugin name: a DNS subdomain of at most 54 characters. Default
 	// hostpath.csi.local.
 	DriverName string `yaml:"-"`
-	// KubeletDir is kubelet's root directory, absolute and clean; every path to publish at lies in
-	// it. Default /var/lib/kubelet.
+	// KubeletDir is kubelet's root directory, absolute and clean. Every target path lies in it.
+	// Default /var/lib/kubelet.
 	KubeletDir string `yaml:"-"`
 	// MetricsAddress is the host:port on which metrics are served over HTTP. Default empty: not
 	// served.
 	MetricsAddress string `yaml:"-"`
-	// RegisterWithKubelet offers the driver to kubelet, in plugins_registry of KubeletDir. Default
-	// false.
+	// RegisterWithKubelet registers the driver with kubelet, in plugins_registry of KubeletDir.
+	// Default false.
 	RegisterWithKubelet bool `yaml:"-"`
-	// HostRoot is where the node's file tree is for the driver: / or, in a container, where the
-	// host's / is mounted. Default /.
+	// HostRoot is where the driver sees the node's file tree: / or, in a container, where the host's
+	// / is mounted. Default /.
 	HostRoot string `yaml:"-"`
-	// ShutdownGrace is how long the calls under way may take to finish after SIGTERM, 0 to 10m.
+	// ShutdownGrace is how long running calls may take to finish after SIGTERM, 0 to 10m.
 	// Default 10s.
 	ShutdownGrace time.Duration `yaml:"-"`
 
-	// MaxVolumesPerNode is the number of volumes that may be published on the node, reported to the
-	// scheduler; 0 to 2147483647, 0 = no limit. Default 0.
+	// MaxVolumesPerNode is the number of volumes that may be published on the node. The scheduler
+	// enforces it. 0 to 2147483647, 0 = no limit. Default 0.
 	MaxVolumesPerNode int64 `yaml:"maxVolumesPerNode"`
 	// Pools are the pools of this node, 1 to 256, exactly one of them the default. No default.
 	Pools []PoolConfig `yaml:"pools"`
-	// HostPaths are the existing paths of the node that volumes may refer to, at most 256 rules.
-	// Default none: nothing is allowed.
+	// HostPaths are the rules for volumes that refer to existing paths of the node, at most 256.
+	// Default none: no such volume is allowed.
 	HostPaths []HostPathConfig `yaml:"hostPaths"`
 
-	// sources says where each field was set, so that a fault can send the reader there.
+	// sources says where each field was set, for error messages.
 	sources sources
 }
 
 // PoolConfig describes one pool. Start from NewPoolConfig.
 type PoolConfig struct {
-	// Name is what classes and people call the pool: a DNS label (a-z, 0-9, -; at most 63).
+	// Name is the pool's name in classes and logs: a DNS label (a-z, 0-9, -; at most 63).
 	// Required.
 	Name string `yaml:"name"`
-	// Path is the pool's directory, absolute and clean, apart from every other pool's and from
-	// kubelet's. Required.
+	// Path is the pool's directory, absolute and clean. It does not overlap another pool's directory
+	// or kubelet's. Required.
 	Path string `yaml:"path"`
-	// Default marks the pool that is meant when a class names none. Default false; an only pool is
-	// the default anyway.
+	// Default marks the pool of classes that name no pool. Default false, but a single pool is always
+	// the default.
 	Default bool `yaml:"default"`
 	// Optional: the pool may be absent on a node without making the driver not ready. Default
 	// false.
 	Optional bool `yaml:"optional"`
-	// AllowMultiNode accepts the multi-node access modes, for pods that share a volume on this
-	// node. Default false.
+	// AllowMultiNode accepts the multi-node access modes, for pods that share a volume on this node.
+	// Default false.
 	AllowMultiNode bool `yaml:"allowMultiNode"`
 	// Overcommit is how many times the pool's size may be promised, a factor of 0.1 to 1000.
 	// Default 1.
 	Overcommit float64 `yaml:"overcommit"`
-	// Reserve is the space, in bytes, that is never promised to volumes. The file uses Kubernetes'
+	// Reserve is the space in bytes that is never promised to volumes. The file uses Kubernetes'
 	// quantity syntax. Default 0.
 	Reserve int64 `yaml:"reserve" unit:"bytes"`
 	// Quota is QuotaRequired, QuotaPreferred or QuotaOff. Default preferred.
@@ -97,32 +96,31 @@ type PoolConfig struct {
 	// TrashRetention is how long deleted data stays in the trash before it is purged, 0 to 8760h.
 	// Default 0: at once.
 	TrashRetention time.Duration `yaml:"trashRetention"`
-	// MaxCopies is how many snapshots, restores and clones may be copied at a time, 1 to 64; more
-	// wait. Default 2.
+	// MaxCopies is how many snapshots, restores and clones may be copied at a time, 1 to 64. Further
+	// copies wait. Default 2.
 	MaxCopies int64 `yaml:"maxCopies"`
-	// CopyBytesPerSecond is how many bytes these copies may move in a second, all together, at
-	// least 1 MiB; 0 = no limit. Default 0.
+	// CopyBytesPerSecond is how many bytes all these copies together may move in a second, at least
+	// 1 MiB; 0 = no limit. Default 0.
 	CopyBytesPerSecond int64 `yaml:"copyBytesPerSecond" unit:"bytes"`
 	// MaxSnapshotsPerVolume is how many snapshots one volume may have; 0 = no limit. Default 0.
 	MaxSnapshotsPerVolume int64 `yaml:"maxSnapshotsPerVolume"`
 }
 
-// HostPathConfig allows volumes to refer to a path of the node and what is below it.
+// HostPathConfig allows volumes to refer to a path of the node and to everything below it.
 type HostPathConfig struct {
-	// Path is the root that is allowed, absolute and clean; no symbolic link may lead through it.
-	// Required.
+	// Path is the allowed root, absolute and clean. It must not contain a symbolic link. Required.
 	Path string `yaml:"path"`
-	// ReadOnly makes every mount of it read-only, with what is mounted below. Default false.
+	// ReadOnly makes every mount of it read-only, and the mounts below. Default false.
 	ReadOnly bool `yaml:"readOnly"`
-	// Namespaces are those whose pods may use it. Default none: all of them.
+	// Namespaces are the namespaces whose pods may use it. Default none: all namespaces.
 	Namespaces []string `yaml:"namespaces"`
 	// Inline lets pods name the path themselves, without a PersistentVolume. Default false.
 	Inline bool `yaml:"inline"`
-	// Types are the volume types that may be asked for. Default none: all but devices.
+	// Types are the allowed volume types. Default none: all but devices.
 	Types []string `yaml:"types"`
 }
 
-// DefaultConfig is a Config with every default in place; node name and pools are missing.
+// DefaultConfig is a Config with every default; node name and pools are missing.
 func DefaultConfig() Config {
 	return Config{
 		Endpoint:      "unix:///csi/csi.sock",
@@ -134,7 +132,7 @@ func DefaultConfig() Config {
 	}
 }
 
-// NewPoolConfig is a pool with every default in place.
+// NewPoolConfig is a pool with every default.
 func NewPoolConfig(name, path string) PoolConfig {
 	return PoolConfig{
 		Name:       name,
@@ -145,8 +143,8 @@ func NewPoolConfig(name, path string) PoolConfig {
 	}
 }
 
-// DefaultPool is the name of the pool that is meant when a class names none; empty when the
-// configuration has none.
+// DefaultPool is the name of the pool of classes that name no pool; empty when the configuration
+// has none.
 func (c Config) DefaultPool() string {
 	if len(c.Pools) == 1 {
 		return c.Pools[0].Name
@@ -159,20 +157,20 @@ func (c Config) DefaultPool() string {
 	return ""
 }
 
-// Flags is what the command line says; Load makes a Config of it. Start from NewFlags.
+// Flags holds the command line. Load makes a Config of it. Start from NewFlags.
 type Flags struct {
-	// Config holds the defaults, overwritten by the flags that are given.
+	// Config holds the defaults and the values of the given flags.
 	Config
-	// ConfigFile is the file with what the operator decides. Default empty: none.
+	// ConfigFile is the configuration file. Default empty: none.
 	ConfigFile string
-	// PoolPaths are further pools, name=path, with defaults for the rest.
+	// PoolPaths are further pools, name=path, with every other default.
 	PoolPaths []string
 }
 
-// NewFlags is a command line that says nothing.
+// NewFlags is a command line without flags.
 func NewFlags() *Flags { return &Flags{Config: DefaultConfig()} }
 
-// Register adds the driver's flags to a flag set that has not been parsed yet.
+// Register adds the driver's flags to a flag set. Call it before the flag set is parsed.
 func (f *Flags) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.Endpoint, "endpoint", f.Endpoint, "CSI socket, unix:///absolute/path")
 	fs.StringVar(&f.SidecarEndpoint, "sidecar-endpoint", f.SidecarEndpoint,

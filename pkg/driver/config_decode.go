@@ -22,9 +22,9 @@ import (
 // byteCount is a size in bytes, written in Kubernetes' quantity syntax.
 type byteCount int64
 
-// decoder walks a YAML tree by hand: yaml's own decoder stops at the first syntax of a kind,
-// follows aliases, guesses types, names Go types in its errors, and forgets the lines that later
-// faults need.
+// decoder walks a YAML tree by hand. yaml's own decoder stops at the first syntax error, follows
+// aliases, guesses types, has Go types in its errors, and forgets the lines that errors of Validate
+// need.
 type decoder struct {
 	file    string
 	sources sources
@@ -59,7 +59,7 @@ func (d *decoder) reject(field string, n *yaml.Node, want string) {
 	d.failf(n.Line, "%smust be %s, not %s", field, want, what)
 }
 
-// isRightUnquoted: the text would be what is wanted, were it not in quotes.
+// isRightUnquoted says whether a quoted text would be right without its quotes.
 func isRightUnquoted(text, want string) bool {
 	switch want {
 	case scalarTypes[reflect.TypeFor[*bool]()].text:
@@ -83,8 +83,7 @@ func (d *decoder) expect(field, got, want string) {
 	d.failf(d.sources[field].line, "%s: %s must be %s", field, quote(got), want)
 }
 
-// document is the root of the only document in data; nil when there is none, which has then been
-// reported.
+// document is the root of the only document in data. It is nil, and reported, when there is none.
 func (d *decoder) document(data []byte) *yaml.Node {
 	if len(data) > maxConfigBytes {
 		d.failf(1, "the file has more than %d bytes", maxConfigBytes)
@@ -117,7 +116,7 @@ func (d *decoder) document(data []byte) *yaml.Node {
 	return root
 }
 
-// text refuses what YAML text cannot contain, with the line, which yaml's own error lacks.
+// text refuses characters that YAML forbids. yaml's own error has no line.
 func (d *decoder) text(data []byte) bool {
 	line := 1
 	for i := 0; i < len(data); {
@@ -143,7 +142,7 @@ var (
 	unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
 )
 
-// yamlAdvice is what people most often did who get a message of yaml.
+// yamlAdvice is the most frequent cause of one of yaml's messages.
 func yamlAdvice(message string) string {
 	switch {
 	case message == "found character that cannot start any token":
@@ -174,14 +173,13 @@ func (d *decoder) syntax(data []byte, err error) {
 	d.failf(line, "not YAML: %s%s", m[2], yamlAdvice(m[2]))
 }
 
-// configField is a key of a mapping and where its value goes: a pointer into the configuration.
+// configField is a key of a mapping, and a pointer to the configuration's field for its value.
 type configField struct {
 	name string
 	to   any
 }
 
-// fieldsOf lists the fields of a struct that have a yaml name, in the order in which they are
-// declared.
+// fieldsOf lists the fields of a struct that have a yaml name, in the order of the declaration.
 func fieldsOf(structure any) []configField {
 	v := reflect.ValueOf(structure).Elem()
 	var fields []configField
@@ -233,7 +231,7 @@ func within(at string) string {
 	return at + ": "
 }
 
-// value decodes a node into what its target points at.
+// value decodes a node into its target, a pointer.
 func (d *decoder) value(field string, n *yaml.Node, to any) {
 	switch to := to.(type) {
 	case *[]PoolConfig:
@@ -256,8 +254,8 @@ func (d *decoder) value(field string, n *yaml.Node, to any) {
 	}
 }
 
-// listOf describes a list of mappings: an item with its defaults, and what people call the list and
-// what an item must have.
+// listOf describes a list of mappings: an item with its defaults, and, for messages, the list's
+// name and the required fields of an item.
 type listOf[T any] struct {
 	blank      T
 	name, item string
@@ -295,7 +293,7 @@ func (d *decoder) strings(field string, n *yaml.Node, to *[]string) {
 	}
 }
 
-// scalarType is what a scalar must look like, for YAML and for people.
+// scalarType says which YAML tags a scalar may have, and describes it in messages.
 type scalarType struct {
 	name string
 	tags []string
@@ -323,7 +321,7 @@ var scalarTypes = map[reflect.Type]scalarType{
 	},
 }
 
-// scan reads a scalar; false when its text is not of the type.
+// scan reads a scalar. It is false when the text has another type.
 func scan(text string, to any) bool {
 	var err error
 	switch to := to.(type) {

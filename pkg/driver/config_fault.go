@@ -15,8 +15,7 @@ type source struct {
 	// file and line are where the field stands in the configuration file; lines count from 1.
 	file string
 	line int
-	// bad: the field could not be read and was reported; whatever is wrong with its value is a
-	// consequence.
+	// bad: the field could not be read, which was reported. Further faults of it follow from that.
 	bad bool
 }
 
@@ -34,8 +33,8 @@ func (s sources) of(field string) source {
 	}
 }
 
-// isBad says whether the field, or what contains it, was already reported as unreadable. A field of
-// the command line is not spoilt by a file that is.
+// isBad says whether the field, or what contains it, was reported as unreadable. An unreadable file
+// does not make a field of the command line bad.
 func (s sources) isBad(field string) bool {
 	for {
 		src := s[field]
@@ -51,7 +50,7 @@ func parentOf(field string) string {
 	return field[:max(0, strings.LastIndexAny(field, ".["))]
 }
 
-// place is how a person finds a field: file:line and its name, the flag, or only its name.
+// place says where a field was set: file:line and its name, the flag, or only its name.
 func (s sources) place(field string) string {
 	switch src := s.of(field); {
 	case src.flag != "":
@@ -71,13 +70,13 @@ type fault struct {
 	text string
 }
 
-// faults collects everything that is wrong, because an operator wants to mend a file once.
+// faults collects all faults, so that an operator can correct a file in one go.
 type faults struct {
 	sources sources
 	list    []fault
 }
 
-// addf reports a fault of a field, unless that field is known to be unreadable.
+// addf reports a fault of a field, unless the field is unreadable.
 func (f *faults) addf(field, format string, args ...any) {
 	if f.sources.isBad(field) {
 		return
@@ -96,7 +95,7 @@ func (f *faults) err() error {
 	return errors.Join(errs...)
 }
 
-// quote shows a value in a message: on one line, and not the whole of a megabyte.
+// quote is a value for a message: on one line, and cut when it is long.
 func quote(s string) string {
 	const shown = 80
 	if len(s) > shown {

@@ -15,19 +15,18 @@ const (
 	// ConfigKind says that the file is the driver's configuration.
 	ConfigKind = "DriverConfiguration"
 
-	// maxConfigBytes is as much as a ConfigMap can hold.
+	// maxConfigBytes is the size that a ConfigMap may have.
 	maxConfigBytes = 1 << 20
 )
 
-// fileHeader is what the file says about itself.
+// fileHeader has the file's type and version.
 type fileHeader struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
 }
 
-// Load merges defaults, environment, file and command line, and validates the outcome. The error
-// names every fault, each on a line of its own that begins with the flag, or the file and line,
-// that it comes from.
+// Load merges defaults, environment, file and command line, and validates the result. The error has
+// a line for each fault, which begins with the flag, or with the file and line.
 func (f *Flags) Load() (Config, error) {
 	c := f.Config
 	c.Pools = slices.Clone(c.Pools)
@@ -71,7 +70,7 @@ func flagSources() sources {
 	}
 }
 
-// nameNode fills in a missing node name. A host without a name leaves it empty, which Validate
+// nameNode sets a missing node name. Where the host has no name it stays empty, which Validate
 // reports.
 func nameNode(c *Config) {
 	if c.NodeName != "" {
@@ -100,9 +99,9 @@ func addPool(c *Config, found *faults, arg string) {
 	c.Pools = append(c.Pools, NewPoolConfig(name, path))
 }
 
-// readConfig reads a bounded file; every error begins with its name.
+// readConfig reads a file of at most maxConfigBytes. Every error begins with the file's name.
 func readConfig(file string) ([]byte, error) {
-	// Asked before opening: opening a pipe would wait for a writer.
+	// Before opening, because opening a pipe waits for a writer.
 	if info, err := os.Stat(file); err != nil {
 		return nil, fmt.Errorf("%s: cannot be read: %w", file, errors.Unwrap(err))
 	} else if !info.Mode().IsRegular() {

@@ -26,14 +26,14 @@ const (
 	// 63 characters (spec, Topology), as many as a plugin's name (GetPluginInfoResponse.name).
 	maxDriverNameBytes = 63 - len(topologyPrefix)
 	maxPoolNameBytes   = 63
-	// maxPools bounds the pairwise comparison of paths; a node has far fewer filesystems.
+	// maxPools bounds the comparison of all pairs of paths. A node has far fewer filesystems.
 	maxPools          = 256
 	maxHostPaths      = 256
 	maxShutdownGrace  = 10 * time.Minute
 	maxTrashRetention = 8760 * time.Hour
-	// maxCopies is more than any disk is the faster for.
+	// maxCopies is more than makes any disk faster.
 	maxCopies = 64
-	// maxSnapshotsPerVolume is more than any pool is made for.
+	// maxSnapshotsPerVolume is more than any pool can hold.
 	maxSnapshotsPerVolume = 1_000_000
 	minOvercommit         = 0.1
 	maxOvercommit         = 1000
@@ -42,14 +42,13 @@ const (
 var (
 	// subdomain is Kubernetes' DNS-1123 subdomain: the names of a Node, and of a CSIDriver
 	// (pkg/apis/storage/validation, ValidateCSIDriverName). CSI allows a plugin's name capitals,
-	// too, but neither that object nor a topology key.
+	// too, but that object and a topology key do not.
 	subdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 	poolName  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
 )
 
-// Validate names everything that is wrong with the configuration, each fault with its file and
-// line, its flag, or at least its field. It looks at values only, never at the disk: whether a pool
-// can be opened is known at Run.
+// Validate reports every fault of the configuration with its file and line, its flag, or its field.
+// It looks at values only, never at the disk: Run finds out whether a pool can be opened.
 func (c Config) Validate() error {
 	f := &faults{sources: c.sources}
 	c.check(f)
@@ -68,7 +67,7 @@ func (c Config) check(f *faults) {
 		f.addf("metricsAddress", "%v", err)
 	}
 	checkDuration(f, "shutdownGrace", c.ShutdownGrace, maxShutdownGrace)
-	// kubelet keeps the count in 32 bits and would cut a larger one down.
+	// kubelet keeps the number in 32 bits and would truncate a larger one.
 	if c.MaxVolumesPerNode < 0 || c.MaxVolumesPerNode > math.MaxInt32 {
 		f.addf("maxVolumesPerNode", "%d must be 0 (no limit) to %d", c.MaxVolumesPerNode, math.MaxInt32)
 	}
@@ -92,14 +91,14 @@ func (c Config) checkSockets(f *faults) {
 		f.addf("sidecarEndpoint", "%s is the socket of %s: the sidecars need one of their own",
 			quote(c.SidecarEndpoint), f.sources.place("endpoint"))
 	}
-	// 0 is root's group, and 4294967295 is -1, "leave it", to chown(2).
+	// 0 is root's group. 4294967295 is -1, which chown(2) takes for "do not change".
 	if c.SidecarGroup == 0 || c.SidecarGroup == math.MaxUint32 {
 		f.addf("sidecarGroup", "%d must be a group ID of 1 to %d", c.SidecarGroup,
 			uint32(math.MaxUint32-1))
 	}
 }
 
-// checkHostPaths: a rule for a path that is never offered would be a promise that is not kept.
+// checkHostPaths refuses rules for paths that the driver never allows.
 func (c Config) checkHostPaths(f *faults) {
 	if len(c.HostPaths) > maxHostPaths {
 		f.addf("hostPaths", "%d rules, at most %d are allowed", len(c.HostPaths), maxHostPaths)
@@ -117,7 +116,7 @@ func (c Config) checkHostPaths(f *faults) {
 	}
 }
 
-// checkLists looks at the lists of a rule; at is the rule's place among the fields, with the dot.
+// checkLists checks the lists of a rule; at is the rule's field name with a dot.
 func (h HostPathConfig) checkLists(f *faults, at string) {
 	for j, namespace := range h.Namespaces {
 		// A namespace's name is a DNS label (RFC 1123), as a pool's is.
@@ -134,15 +133,15 @@ func (h HostPathConfig) checkLists(f *faults, at string) {
 	}
 }
 
-// rules are the operator's, with what they can never give away: the directories of the driver and
-// of kubelet.
+// rules are the operator's rules, and the directories that no rule can allow: those of the driver
+// and of kubelet.
 func (c Config) rules() *hostpath.Rules {
 	own := []string{c.KubeletDir}
 	for _, p := range c.Pools {
 		own = append(own, p.Path)
 	}
-	// it is a fault of its own
-	own = slices.DeleteFunc(own, func(dir string) bool { return !isPlace(dir) })
+	// Other values are reported elsewhere.
+	own = slices.DeleteFunc(own, func(dir string) bool { return !isComparable(dir) })
 	for _, endpoint := range []string{c.Endpoint, c.SidecarEndpoint} {
 		if socket, err := socketPath(endpoint); err == nil {
 			own = append(own, socket)
@@ -201,7 +200,7 @@ func (c Config) checkPools(f *faults) {
 	}
 	for i, p := range c.Pools {
 		p.check(f, poolField(i, ""))
-		c.checkPlace(f, i)
+		c.checkPoolPath(f, i)
 		for j := range i {
 			c.checkPair(f, i, j)
 		}
@@ -209,7 +208,7 @@ func (c Config) checkPools(f *faults) {
 	c.checkDefault(f)
 }
 
-// check looks at the fields of one pool; at is the pool's place among the fields, with the dot.
+// check checks the fields of one pool; at is the pool's field name with a dot.
 func (p PoolConfig) check(f *faults, at string) {
 	switch {
 	case p.Name == "":
@@ -220,7 +219,7 @@ func (p PoolConfig) check(f *faults, at string) {
 			quote(p.Name), maxPoolNameBytes)
 	}
 	checkPath(f, at+"path", p.Path)
-	// Not written as "outside": a NaN compares false with everything.
+	// Written this way round because every comparison with NaN is false.
 	if !(p.Overcommit >= minOvercommit && p.Overcommit <= maxOvercommit) {
 		f.addf(at+"overcommit", "%v must be a factor of %v to %v", p.Overcommit, minOvercommit,
 			maxOvercommit)
@@ -248,11 +247,11 @@ func (p PoolConfig) check(f *faults, at string) {
 	}
 }
 
-// checkPlace refuses directories that a pool must never share with what else lives on a node.
-func (c Config) checkPlace(f *faults, i int) {
+// checkPoolPath refuses directories in which a pool would harm the node or the driver.
+func (c Config) checkPoolPath(f *faults, i int) {
 	path, field := c.Pools[i].Path, poolField(i, "path")
 	if !filepath.IsAbs(path) {
-		return // said already
+		return // already reported
 	}
 	if path == "/" {
 		f.addf(field, "\"/\" is the whole node: give the pool a directory of its own")
@@ -264,7 +263,7 @@ func (c Config) checkPlace(f *faults, i int) {
 				dir)
 		}
 	}
-	if kubelet := c.KubeletDir; isPlace(kubelet) &&
+	if kubelet := c.KubeletDir; isComparable(kubelet) &&
 		(isWithin(kubelet, path) || isWithin(path, kubelet)) {
 		f.addf(field, "%s overlaps kubelet's directory %s: give the pool a directory apart from it",
 			quote(path), quote(kubelet))
@@ -284,8 +283,8 @@ func (c Config) checkPair(f *faults, i, j int) {
 		f.addf(poolField(i, "name"), "%s is the name of another pool (%s): names must differ",
 			quote(p.Name), f.sources.place(poolField(j, "name")))
 	}
-	if !isPlace(p.Path) || !isPlace(earlier.Path) {
-		return // said already
+	if !isComparable(p.Path) || !isComparable(earlier.Path) {
+		return // already reported
 	}
 	if isWithin(p.Path, earlier.Path) || isWithin(earlier.Path, p.Path) {
 		f.addf(poolField(i, "path"), "%s overlaps %s of another pool (%s): pools must lie apart",
@@ -293,13 +292,13 @@ func (c Config) checkPair(f *faults, i, j int) {
 	}
 }
 
-// checkDefault: a class that names no pool must mean exactly one.
+// checkDefault wants exactly one default pool.
 func (c Config) checkDefault(f *faults) {
 	first := -1
 	for i, p := range c.Pools {
 		switch {
 		case f.sources.isBad(poolField(i, "default")):
-			return // nobody knows what was meant
+			return // the value is unknown
 		case p.Default && first >= 0:
 			f.addf(poolField(i, "default"), "another pool is the default (%s): exactly one may be",
 				f.sources.place(poolField(first, "default")))
@@ -338,7 +337,7 @@ func checkDuration(f *faults, field string, d, most time.Duration) {
 	}
 }
 
-// checkAddress wants host:port with a number: a named port would depend on the node's
+// checkAddress wants host:port with a number, because a port's name depends on the node's
 // /etc/services.
 func checkAddress(address string) error {
 	_, port, err := net.SplitHostPort(address)
@@ -351,11 +350,11 @@ func checkAddress(address string) error {
 	return nil
 }
 
-// isPlace: two directories can be compared, which says nothing where one of them is the whole node.
-func isPlace(path string) bool { return filepath.IsAbs(path) && path != "/" }
+// isComparable says whether a path can be compared with isWithin: everything is within /.
+func isComparable(path string) bool { return filepath.IsAbs(path) && path != "/" }
 
-// isWithin says whether path is dir or lies in it. It goes by the letters: links are for whoever
-// opens the path.
+// isWithin says whether path is dir or lies in it. It compares text. Whoever opens the path checks
+// symbolic links.
 func isWithin(dir, path string) bool {
 	dir, path = filepath.Clean(dir), filepath.Clean(path)
 	return dir == path || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")

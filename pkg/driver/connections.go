@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -28,6 +29,33 @@ const (
 	// doubles the number (socket(7)).
 	httpSocketBytes = 16 << 10
 )
+
+// sockets are the listeners for CSI.
+type sockets struct {
+	kubelet  net.Listener
+	sidecars net.Listener // nil when none is configured
+}
+
+// openSockets makes the sockets for CSI. Sidecars keep the connections that they have, so a flood
+// of theirs cannot break the connection of another sidecar; it can keep one out that starts
+// meanwhile.
+func openSockets(ctx context.Context, cfg Config) (s sockets, err error) {
+	kubelet, err := Listen(cfg.Endpoint) //nolint:contextcheck // it waits for nothing
+	if err != nil {
+		return sockets{}, err
+	}
+	s.kubelet = boundListener(ctx, kubelet, "kubelet", maxKubeletConnections, oldestOfTheGreediest)
+	if cfg.SidecarEndpoint == "" {
+		return s, nil
+	}
+	//nolint:contextcheck // it waits for nothing
+	sidecars, err := ListenForGroup(cfg.SidecarEndpoint, cfg.SidecarGroup)
+	if err != nil {
+		return sockets{}, errors.Join(err, kubelet.Close())
+	}
+	s.sidecars = boundListener(ctx, sidecars, "sidecars", maxSidecarConnections, nobody)
+	return s, nil
+}
 
 // boundedListener has a number of connections at most. Nobody waits in the socket's backlog, where
 // regular clients would stand behind those that flood it.

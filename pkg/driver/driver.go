@@ -22,29 +22,60 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 )
 
-// Run serves until the context ends, then takes no more calls, lets those under way finish within
-// cfg.ShutdownGrace, and returns. The configuration has been validated. An error means that the
-// driver could not serve; a pool that cannot be opened is none.
+// Run serves until the context ends. Then it takes no more calls, gives those under way
+// cfg.ShutdownGrace to finish, and returns. The configuration has been validated. An error means
+// that the driver could not serve; a pool that cannot be opened is not an error.
 func Run(ctx context.Context, cfg Config) error {
 	if err := mount.CheckKernel(); err != nil {
 		return err
 	}
-	listener, err := listenForKubelet(ctx, cfg)
+	sockets, err := openSockets(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
-	sidecarListener, err := listenForSidecars(ctx, cfg)
+	defer sockets.kubelet.Close()
+	preflight(ctx, cfg)
+	s, err := newServices(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	warnOfSurroundings(ctx, cfg)
+	registry := newRegistry(s.pools)
+	servers := newServers(ctx, s, registry)
+
+	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", Version,
+		"node", cfg.NodeName, "endpoint", cfg.Endpoint)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { s.pools.run(ctx); return nil })
+	group.Go(func() error { sweep(ctx, s.node); return nil })
+	group.Go(func() error {
+		return serveGRPC(ctx, servers.full, sockets.kubelet, cfg.ShutdownGrace)
+	})
+	if sockets.sidecars != nil {
+		group.Go(func() error {
+			return serveGRPC(ctx, servers.sidecars, sockets.sidecars, cfg.ShutdownGrace)
+		})
+	}
+	group.Go(func() error {
+		return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(ctx, registry, s.pools))
+	})
+	group.Go(func() error { return serveRegistration(ctx, cfg) })
+	return closeWithin(ctx, s.pools, cfg.ShutdownGrace, group.Wait())
+}
+
+// services are the CSI services and what they share.
+type services struct {
+	name       string // the driver's
+	pools      *poolSet
+	controller *controllerserver.Server
+	node       *nodeserver.Server
+}
+
+func newServices(ctx context.Context, cfg Config) (services, error) {
 	publications := nodeserver.NewPublications()
 	if err := publications.RebuildReferences(ctx, cfg.KubeletDir, cfg.DriverName); err != nil {
-		return err
+		return services{}, err
 	}
 	pools := newPoolSet(cfg, publications)
-	registry := newRegistry(pools)
 	host := hostpath.NewHost(cfg.HostRoot, cfg.rules())
 	node := nodeserver.New(nodeserver.Options{
 		NodeName:     cfg.NodeName,
@@ -61,53 +92,25 @@ func Run(ctx context.Context, cfg Config) error {
 		Publications: publications,
 		Host:         host,
 	})
-	servers := newServers(ctx,
-		services{name: cfg.DriverName, pools: pools, controller: controller, node: node}, registry)
-
-	klog.FromContext(
-		ctx,
-	).Info("Serving", "driver", cfg.DriverName, "version", Version, "node", cfg.NodeName, "endpoint",
-		cfg.Endpoint)
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { pools.run(ctx); return nil })
-	group.Go(func() error { sweep(ctx, node); return nil })
-	group.Go(func() error { return serveGRPC(ctx, servers.full, listener, cfg.ShutdownGrace) })
-	if sidecarListener != nil {
-		group.Go(
-			func() error { return serveGRPC(ctx, servers.sidecars, sidecarListener, cfg.ShutdownGrace) },
-		)
-	}
-	group.Go(
-		func() error { return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(ctx, registry, pools)) },
-	)
-	group.Go(func() error { return serveRegistration(ctx, cfg) })
-	return closeWithin(ctx, pools, cfg.ShutdownGrace, group.Wait())
+	return services{cfg.DriverName, pools, controller, node}, nil
 }
 
-// servers are the same services for two kinds of callers.
+// servers are the gRPC servers of the two CSI sockets.
 type servers struct {
 	full     *grpc.Server // for kubelet, which is root
 	sidecars *grpc.Server // without the calls that mount
 }
 
-// services are what both kinds of callers get, or a part of it.
-type services struct {
-	name       string // the driver's
-	pools      *poolSet
-	controller *controllerserver.Server
-	node       *nodeserver.Server
-}
-
 func newServers(ctx context.Context, what services, registry prometheus.Registerer) servers {
-	// One set of interceptors: a volume's lock holds whichever socket a call comes by.
+	// One set of interceptors, so that a volume's lock holds for the calls of both sockets.
 	options := rpc.ServerOptions(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
 	s := servers{full: rpc.NewServer(options), sidecars: rpc.NewServer(options)}
 	for _, server := range []*grpc.Server{s.full, s.sidecars} {
 		csi.RegisterControllerServer(server, what.controller)
 	}
-	// Sidecars wait for Probe before they do anything, and one of the things they do is to tell the
-	// scheduler that a pool has no room (external-provisioner, CSIStorageCapacity): to them a
-	// missing disk must not look like a driver that is still starting.
+	// Sidecars wait for Probe before they do anything, also before they tell the scheduler that a
+	// pool has no room (external-provisioner, CSIStorageCapacity). So on their socket a missing disk
+	// must not look like a driver that is still starting.
 	csi.RegisterIdentityServer(s.full, &identity{name: what.name, notReady: what.pools.notReady})
 	csi.RegisterIdentityServer(s.sidecars,
 		&identity{name: what.name, notReady: what.pools.stillOpening})
@@ -116,8 +119,8 @@ func newServers(ctx context.Context, what services, registry prometheus.Register
 	return s
 }
 
-// sweepInterval is how often inline volumes of pods that are gone are looked for: a system call for
-// each inline volume.
+// sweepInterval is the time between two searches for inline volumes whose pods are gone. A search
+// costs a system call for each inline volume.
 const sweepInterval = 10 * time.Second
 
 // sweep deletes the inline volumes that a crash has left, until the context ends.
@@ -134,9 +137,9 @@ func sweep(ctx context.Context, node *nodeserver.Server) {
 // errCutOff: calls were still under way when the grace period ended.
 var errCutOff = errors.New("calls under way were cut off")
 
-// serveGRPC serves until the context ends; after the grace period it cuts the calls that are still
-// under way, and does not wait for them: on a dead disk they would take for ever. That is safe for
-// data at any moment, as a crash is, but the callers have to ask again.
+// serveGRPC serves until the context ends. After the grace period it cuts the calls that are still
+// under way and does not wait for them, because on a dead disk they never end. That is as safe for
+// data as a crash; the callers have to call again. Errors: errCutOff.
 func serveGRPC(
 	ctx context.Context, server *grpc.Server, listener net.Listener, grace time.Duration,
 ) error {
@@ -144,7 +147,7 @@ func serveGRPC(
 	go func() { served <- server.Serve(listener) }()
 	select {
 	case err := <-served:
-		return fmt.Errorf("serve the CSI socket: %w", err)
+		return fmt.Errorf("serve the socket %s: %w", listener.Addr(), err)
 	case <-ctx.Done():
 	}
 	stopped := make(chan struct{})
@@ -161,8 +164,9 @@ func serveGRPC(
 	}
 }
 
-// closeWithin closes the pools, unless a call still uses one: then the end of the process does, as
-// it does in a crash. So it does when a purge hangs on a dead disk.
+// closeWithin closes the pools, and returns after the grace period also if a purge hangs on a dead
+// disk. Pools that calls still use are not closed. The end of the process closes what is left, as
+// in a crash.
 func closeWithin(ctx context.Context, pools *poolSet, grace time.Duration, served error) error {
 	if errors.Is(served, errCutOff) {
 		klog.FromContext(ctx).Error(served, "Stopping all the same")

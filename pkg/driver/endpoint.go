@@ -30,9 +30,9 @@ const (
 )
 
 // Listen makes the driver's socket: unix:///absolute/path or unix:/absolute/path, in a directory
-// that exists. Its mode is 0600 from the first moment. A socket on which nobody answers is replaced.
-// A socket on which somebody answers, and anything else at that path, is left alone and refused.
-// Closing the listener removes the socket, unless another process has replaced it.
+// that exists. Its mode is 0600 from the first moment. A socket on which nobody answers is
+// replaced. A socket on which somebody answers, and anything else at that path, is left alone and
+// refused. Closing the listener removes the socket, unless another process has replaced it.
 func Listen(endpoint string) (net.Listener, error) {
 	path, err := socketPath(endpoint)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 type identity struct {
 	csi.UnimplementedIdentityServer
 	name string
-	// notReady says why the caller should not count on the driver; nil is ready.
+	// notReady says why the caller must wait; nil means ready.
 	notReady func() error
 }
 
@@ -47,7 +47,8 @@ func (*identity) GetPluginCapabilities(
 	return resp, nil
 }
 
-// Probe is never an error: restarting the driver mounts no disk.
+// Probe never fails: after an error a liveness probe would restart the driver, which mounts no
+// disk.
 func (i *identity) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(i.notReady() == nil)}, nil
 }

@@ -19,23 +19,23 @@ const (
 	LogJSON = "json"
 )
 
-// LoggingFlags says how the process logs. Code logs through klog.FromContext(ctx), structured, in
-// either format.
+// LoggingFlags sets how the process logs. Code logs through klog.FromContext(ctx), structured, in
+// both formats.
 type LoggingFlags struct {
 	// Format is LogText (klog's lines) or LogJSON (an object a line). Default text.
 	Format string
 	klog   flag.FlagSet
 }
 
-// NewLoggingFlags is logging with its defaults.
+// NewLoggingFlags has the default flags.
 func NewLoggingFlags() *LoggingFlags {
 	l := &LoggingFlags{Format: LogText}
 	klog.InitFlags(&l.klog)
 	return l
 }
 
-// Register adds --logging-format and those of klog's flags that matter in a container: -v and
-// --vmodule. The others are about log files.
+// Register adds --logging-format, and klog's -v and --vmodule. klog's other flags are about log
+// files.
 func (l *LoggingFlags) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&l.Format, "logging-format", l.Format, "text or json")
 	for _, name := range []string{"v", "vmodule"} {
@@ -43,11 +43,11 @@ func (l *LoggingFlags) Register(fs *pflag.FlagSet) {
 	}
 }
 
-// Apply makes the process log as the parsed flags say; JSON goes to w, text where klog writes
-// (standard error). Call it once, before anything logs.
+// Apply configures the process's log. JSON goes to w, text to standard error, as klog does. Call it
+// once, before anything logs.
 func (l *LoggingFlags) Apply(w io.Writer) error {
 	verbosity, err := strconv.Atoi(l.klog.Lookup("v").Value.String())
-	// slog would take a negative one for a level above that of every message
+	// For slog a negative verbosity would be a level above that of every message.
 	if err != nil || verbosity < 0 {
 		return fmt.Errorf("--v: %d must be 0 or more", verbosity)
 	}
@@ -62,7 +62,7 @@ func (l *LoggingFlags) Apply(w io.Writer) error {
 }
 
 func (l *LoggingFlags) applyJSON(w io.Writer, level slog.Level) error {
-	// Only klog's own writer knows which file a line comes from before it is made.
+	// Only klog's own writer knows the file of a line before it makes the line.
 	if l.klog.Lookup("vmodule").Value.String() != "" {
 		return errors.New("--vmodule: works with --logging-format=text only")
 	}
@@ -76,11 +76,10 @@ func (l *LoggingFlags) applyJSON(w io.Writer, level slog.Level) error {
 	return nil
 }
 
-// plainAttr writes what slog calls DEBUG+3 as level INFO with "v":1, which is what log pipelines
-// know from Kubernetes, the source as file:line, and a duration as people do.
+// plainAttr writes slog's level DEBUG+3 as level INFO with "v":1, which log pipelines know from
+// Kubernetes, the source as file:line, and a duration with its unit.
 func plainAttr(groups []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {
-		// with its unit, not bare nanoseconds
 		return slog.String(a.Key, a.Value.Duration().String())
 	}
 	if len(groups) > 0 {
@@ -94,7 +93,7 @@ func plainAttr(groups []string, a slog.Attr) slog.Attr {
 		}
 	case *slog.Source:
 		if a.Key == slog.SourceKey && v != nil {
-			if v.File == "" { // package log does not say
+			if v.File == "" { // from package log
 				return slog.Attr{}
 			}
 			return slog.String(slog.SourceKey, filepath.Base(v.File)+":"+strconv.Itoa(v.Line))

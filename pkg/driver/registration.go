@@ -13,16 +13,19 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 )
 
-// csiVersions are what kubelet wants to hear from a plugin that speaks CSI 1.x (pkg/volume/csi,
-// versionParse: it takes the highest that it supports, and 1.0.0 stands for all of them).
+// csiVersions are what kubelet expects from a plugin that speaks CSI 1.x (pkg/volume/csi,
+// versionParse): kubelet takes the highest version that it supports, and 1.0.0 stands for all.
 var csiVersions = []string{"1.0.0"}
+
+var errRefused = errors.New("kubelet refused to register the driver")
 
 // registration implements registerapi.RegistrationServer: kubelet finds its socket in
 // plugins_registry and asks what the plugin is.
 type registration struct {
 	registerapi.UnimplementedRegistrationServer
-	info    *registerapi.PluginInfo
-	refused chan error
+	info *registerapi.PluginInfo
+	// refuse ends the registration with kubelet's error.
+	refuse context.CancelCauseFunc
 }
 
 // registrationEndpoint is where kubelet looks.
@@ -31,8 +34,8 @@ func registrationEndpoint(cfg Config) string {
 }
 
 // serveRegistration offers the driver to kubelet until the context ends. The CSI socket exists
-// already. An error means that kubelet refused: the process ends, so that its restart tries again
-// and the refusal is seen.
+// already. Errors: errRefused, which ends the process, so that the refusal is seen and the restart
+// tries again.
 func serveRegistration(ctx context.Context, cfg Config) error {
 	if !cfg.RegisterWithKubelet {
 		return nil
@@ -42,65 +45,52 @@ func serveRegistration(ctx context.Context, cfg Config) error {
 		return err
 	}
 	if shared, err := mount.IsShared(cfg.KubeletDir); err == nil && !shared {
-		klog.FromContext(
-			ctx,
-		).Error(
-			nil,
+		klog.FromContext(ctx).Error(nil,
 			"Kubelet's directory is not a shared mount here: volumes would be mounted where no pod sees them. "+
 				"A container needs Bidirectional mount propagation",
-			"kubeletDir",
-			cfg.KubeletDir,
-		)
+			"kubeletDir", cfg.KubeletDir)
 	}
 	listener, err := Listen(registrationEndpoint(cfg)) //nolint:contextcheck // it waits for nothing
 	if err != nil {
 		return fmt.Errorf("register with kubelet: %w", err)
 	}
-	r := &registration{
+	listener = boundListener(ctx, listener, "registration", maxRegistrationConnections,
+		oldestOfTheGreediest)
+	ctx, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
+	server := rpc.NewServer(nil)
+	registerapi.RegisterRegistrationServer(server, &registration{
 		info: &registerapi.PluginInfo{
 			Type:              registerapi.CSIPlugin,
 			Name:              cfg.DriverName,
 			Endpoint:          csiSocket,
 			SupportedVersions: csiVersions,
 		},
-		refused: make(chan error, 1),
+		refuse: refuse,
+	})
+	err = serveGRPC(ctx, server, listener, cfg.ShutdownGrace)
+	if cause := context.Cause(ctx); errors.Is(cause, errRefused) {
+		return cause
 	}
-	listener = boundListener(ctx, listener, "registration", maxRegistrationConnections,
-		oldestOfTheGreediest)
-	server := rpc.NewServer(nil)
-	registerapi.RegisterRegistrationServer(server, r)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	select {
-	case <-ctx.Done():
-	case err = <-r.refused:
-	case err = <-served:
-		return fmt.Errorf("serve the registration socket: %w", err)
-	}
-	server.GracefulStop() // kubelet gets its answer; closes the listener, which removes the socket
-	return errors.Join(err, <-served)
+	return err
 }
 
-// GetInfo is asked within one second of the socket's appearance.
+// GetInfo answers within the second that kubelet gives a new socket.
 func (r *registration) GetInfo(
 	context.Context, *registerapi.InfoRequest,
 ) (*registerapi.PluginInfo, error) {
 	return r.info, nil
 }
 
-// NotifyRegistrationStatus says what kubelet thinks of it.
+// NotifyRegistrationStatus takes kubelet's decision.
 func (r *registration) NotifyRegistrationStatus(
 	ctx context.Context, status *registerapi.RegistrationStatus,
 ) (*registerapi.RegistrationStatusResponse, error) {
 	if status.GetPluginRegistered() {
-		klog.FromContext(
-			ctx,
-		).Info("Registered with kubelet", "driver", r.info.GetName(), "endpoint", r.info.GetEndpoint())
-		return &registerapi.RegistrationStatusResponse{}, nil
-	}
-	select {
-	case r.refused <- fmt.Errorf("kubelet refused to register the driver: %s", status.GetError()):
-	default: // A refusal is already known.
+		klog.FromContext(ctx).Info("Registered with kubelet", "driver", r.info.GetName(),
+			"endpoint", r.info.GetEndpoint())
+	} else {
+		r.refuse(fmt.Errorf("%w: %s", errRefused, status.GetError()))
 	}
 	return &registerapi.RegistrationStatusResponse{}, nil
 }

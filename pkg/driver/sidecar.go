@@ -2,14 +2,12 @@ package driver
 
 import (
 	"context"
-	"net"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// nodeFacts is what sidecars ask of the Node service: where the node is, and what it can do.
-// Whoever takes one of them over cannot have anything mounted; the other calls answer
-// UNIMPLEMENTED.
+// nodeFacts is the part of the Node service that sidecars need: where the node is, and what it can
+// do. The other calls are UNIMPLEMENTED, so that a sidecar that was taken over cannot mount.
 type nodeFacts struct {
 	csi.UnimplementedNodeServer
 	node csi.NodeServer
@@ -24,32 +22,9 @@ func (n nodeFacts) NodeGetInfo(
 	return n.node.NodeGetInfo(ctx, req)
 }
 
-// NodeGetCapabilities is for external-resizer, which must know who grows a volume.
+// NodeGetCapabilities is for external-resizer, which must know whether the node expands volumes.
 func (n nodeFacts) NodeGetCapabilities(
 	ctx context.Context, req *csi.NodeGetCapabilitiesRequest,
 ) (*csi.NodeGetCapabilitiesResponse, error) {
 	return n.node.NodeGetCapabilities(ctx, req)
-}
-
-// listenForSidecars makes the second socket; nil when none is configured. A sidecar that floods it
-// cannot break the connections of the others, but keep one out that starts meanwhile.
-func listenForSidecars(ctx context.Context, cfg Config) (net.Listener, error) {
-	if cfg.SidecarEndpoint == "" {
-		return nil, nil //nolint:nilnil // there is no such socket, and that is no error
-	}
-	//nolint:contextcheck // it waits for nothing
-	l, err := ListenForGroup(cfg.SidecarEndpoint, cfg.SidecarGroup)
-	if err != nil {
-		return nil, err
-	}
-	return boundListener(ctx, l, "sidecars", maxSidecarConnections, nobody), nil
-}
-
-// listenForKubelet makes the socket for kubelet.
-func listenForKubelet(ctx context.Context, cfg Config) (net.Listener, error) {
-	l, err := Listen(cfg.Endpoint) //nolint:contextcheck // it waits for nothing
-	if err != nil {
-		return nil, err
-	}
-	return boundListener(ctx, l, "kubelet", maxKubeletConnections, oldestOfTheGreediest), nil
 }

@@ -9,12 +9,12 @@ import (
 // topologyPrefix stands before the driver's name in its topology key.
 const topologyPrefix = "topology."
 
-// labelValue is what Kubernetes takes as the value of a label, and so of a topology segment: at
-// most 63 characters.
+// labelValue is the syntax of a label's value in Kubernetes, and so of a topology segment: at most
+// 63 characters.
 var labelValue = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$`)
 
-// topologyOf says where the volumes of a node are usable. A node's name may be longer than a
-// label's value: then its hash stands for it.
+// topologyOf is the topology of a node's volumes. A node's name may be longer than a label's value;
+// then it is replaced by a hash.
 func topologyOf(driverName, nodeName string) map[string]string {
 	value := nodeName
 	if !labelValue.MatchString(value) {

@@ -11,15 +11,14 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// plain keeps exponents small: resource.ParseQuantity would compute 1e999999999 digit by digit.
+// plain bounds exponents, because resource.ParseQuantity computes 1e999999999 digit by digit.
 var plain = regexp.MustCompile(`^[0-9]{1,19}(\.[0-9]{1,9})?([KMGTPE]i|[kMGTPE]|[eE][0-9]{1,2})?$`)
 
 var errNotASize = errors.New(
 	"want a size in bytes of 0 to less than 8Ei, such as 10Gi, 500M or 1048576",
 )
 
-// Parse reads a number of bytes, such as 10Gi, 0 or more and below 8Ei; a fraction of a byte counts
-// as one.
+// Parse reads a number of bytes, such as 10Gi, from 0 to less than 8Ei. It rounds up.
 func Parse(text string) (int64, error) {
 	if !plain.MatchString(text) {
 		return 0, errNotASize
@@ -28,8 +27,8 @@ func Parse(text string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%w (%w)", errNotASize, err)
 	}
-	// Compared before it is an int64: Value wraps around, and the parser may have cut to the
-	// largest one.
+	// Compared before the conversion: Value wraps around, and the parser may have truncated to the
+	// largest int64.
 	if q.Sign() >= 0 && q.CmpInt64(math.MaxInt64) < 0 {
 		return q.Value(), nil
 	}

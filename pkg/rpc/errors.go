@@ -13,14 +13,14 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// codeEntry says that an error which wraps err goes out as code.
+// codeEntry gives errors that wrap err a code.
 type codeEntry struct {
 	err  error
 	code codes.Code
 }
 
-// codeTable is the one place where a failure gets its code (CSI spec, "Error Scheme"). An error
-// that wraps several entries gets the first: the driver's own words say more than the system's.
+// codeTable is the only place where an error gets its code (CSI spec, "Error Scheme"). An error
+// that wraps several entries gets the first: the driver's sentinels say more than system errors.
 var codeTable = []codeEntry{
 	{volume.ErrInvalid, codes.InvalidArgument},
 	{volume.ErrForbidden, codes.PermissionDenied},
@@ -34,14 +34,13 @@ var codeTable = []codeEntry{
 	{volume.ErrBusy, codes.Aborted},
 	{volume.ErrBadToken, codes.Aborted},
 	{volume.ErrUnavailable, codes.Unavailable},
-	// Not DATA_LOSS: that says "unrecoverable", and what cannot be read here is most often a record
-	// that a person can mend while the data is whole. kubelet takes both as final alike
+	// Not DATA_LOSS, which means "unrecoverable". Most often only a record is unreadable, which can be
+	// written again while the data is intact. kubelet treats both codes as final
 	// (isFinalError in pkg/volume/csi/csi_client.go).
 	{volume.ErrCorrupt, codes.Internal},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
-	// A disk that fills up under an operation is the same news to the scheduler as a ledger that
-	// has no room.
+	// A disk that fills up during a call means the same to the scheduler as a ledger without room.
 	{syscall.ENOSPC, codes.ResourceExhausted},
 	{syscall.EDQUOT, codes.ResourceExhausted},
 }
@@ -55,7 +54,7 @@ func toStatus(err error) *status.Status {
 	if err == nil {
 		return nil
 	}
-	// A status that says OK is no failure, and gRPC would send an empty success for it.
+	// gRPC would send an empty success for a status that is OK.
 	if st, ok := status.FromError(err); ok && st.Code() != codes.OK {
 		return status.New(st.Code(), describe(st.Message(), st.Code()))
 	}
@@ -72,7 +71,7 @@ func lookUp(err error) codes.Code {
 	return codes.Internal
 }
 
-// describe fills an empty message: the spec demands a human-readable one beside every code but OK.
+// describe replaces an empty message: the spec wants a human-readable one with every code but OK.
 func describe(message string, code codes.Code) string {
 	if message == "" {
 		return code.String()
@@ -80,8 +79,8 @@ func describe(message string, code codes.Code) string {
 	return message
 }
 
-// mapErrors turns what the handler returns into a status. A call that nobody waits for any more is
-// not begun: its caller has given up or retried, and would meet the stale call's lock.
+// mapErrors turns a handler's error into a status. A call whose caller has gone is not begun: the
+// caller may have called again, and would meet this call's lock.
 func mapErrors(
 	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {

@@ -23,7 +23,8 @@ const (
 	pathSpace     lockSpace = "path"
 )
 
-// lockKey is what one call may hold at a time. A key without a name locks nothing.
+// lockKey is a volume, a snapshot or a path. One call at a time may hold it. A key without a name
+// locks nothing.
 type lockKey struct {
 	space lockSpace
 	name  string
@@ -38,9 +39,9 @@ type holder struct {
 	since  time.Time
 }
 
-// inFlight gives each volume and each path to one changing call at a time. Nobody waits: the second
-// call gets ABORTED (CSI spec, "Error Scheme", "Operation pending for volume"). One mutex is
-// enough, it covers two map accesses and is never held while a handler runs.
+// inFlight allows one changing call at a time for each volume, snapshot and path. A second call
+// does not wait: it gets ABORTED (CSI spec, "Error Scheme", "Operation pending for volume"). One
+// mutex suffices, because it covers some map accesses and no handler.
 type inFlight struct {
 	conflicts *prometheus.CounterVec
 
@@ -68,7 +69,7 @@ func (f *inFlight) intercept(
 	return handler(ctx, req)
 }
 
-// tryLock takes all keys or none. Errors: ErrBusy.
+// tryLock locks all keys or none. Errors: ErrBusy.
 func (f *inFlight) tryLock(method string, keys lockKeys) error {
 	now := time.Now()
 	f.mu.Lock()
@@ -95,9 +96,9 @@ func (f *inFlight) unlock(keys lockKeys) {
 	}
 }
 
-// keysOf says what a call locks. Reading calls lock nothing. Of what is copied from, the pool sees
-// to it that it is not deleted: a snapshot's volume can be published meanwhile. Groups are not
-// among the driver's capabilities.
+// keysOf is what a call locks. Calls that only read lock nothing. The source of a copy is not
+// locked here, because it may be published meanwhile; the pool keeps it from being deleted. The
+// driver has no group calls.
 func keysOf(req any) lockKeys {
 	switch r := req.(type) {
 	case *csi.CreateVolumeRequest:
@@ -130,8 +131,8 @@ func keysOf(req any) lockKeys {
 	return lockKeys{}
 }
 
-// nameKey and idKey agree on the volume's directory, so that creating and deleting one volume
-// exclude each other although the first knows no ID. What does not parse locks nothing: the handler
+// nameKey and idKey give the same key, the volume's directory, so that CreateVolume, which has no
+// ID, and DeleteVolume exclude each other. A name that does not parse locks nothing: the handler
 // refuses it.
 func nameKey(s string) lockKey {
 	name, err := volume.ParseName(s)
@@ -141,8 +142,9 @@ func nameKey(s string) lockKey {
 	return lockKey{volumeSpace, name.Dir()}
 }
 
-// What is no ID of this driver may be another's handle: of a path of the host, in a
-// PersistentVolume written by hand, or of an inline volume, whose directory is named for it.
+// idKey takes a text that is not an ID of this driver for a name: it may be the handle of a
+// PersistentVolume that was written by hand, or of an inline volume, whose directory is named after
+// the handle.
 func idKey(s string) lockKey {
 	id, err := volume.ParseID(s)
 	if err != nil {
@@ -151,7 +153,7 @@ func idKey(s string) lockKey {
 	return lockKey{volumeSpace, id.Dir()}
 }
 
-// snapshotNameKey and snapshotKey agree on the snapshot's directory.
+// snapshotNameKey and snapshotKey give the same key, the snapshot's directory.
 func snapshotNameKey(s string) lockKey {
 	key := nameKey(s)
 	if key.name != "" {
@@ -168,8 +170,7 @@ func snapshotKey(s string) lockKey {
 	return lockKey{snapshotSpace, id.Dir()}
 }
 
-// pathKey makes one key of the spellings of a path; it resolves nothing, and the path is used for
-// nothing else.
+// pathKey makes one key of all spellings of a path. It does not resolve links.
 func pathKey(s string) lockKey {
 	if s == "" {
 		return lockKey{}

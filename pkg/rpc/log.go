@@ -13,7 +13,7 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// The verbosities of what goes well. What fails is always logged.
+// The verbosities of calls that succeed. Failures are always logged.
 const (
 	callVerbosity    = 3
 	requestVerbosity = 5
@@ -22,8 +22,8 @@ const (
 // callLog writes one line for a call, and gives handlers a logger whose lines name the call.
 type callLog struct {
 	logger klog.Logger
-	// calls numbers them within the process: enough to find the lines of one call, and free of
-	// entropy's cost.
+	// calls numbers the calls of the process, to find the lines of one call. A random ID would cost
+	// more.
 	calls atomic.Uint64
 }
 
@@ -34,7 +34,7 @@ func (c *callLog) intercept(
 ) (any, error) {
 	start := time.Now()
 	logger := klog.LoggerWithValues(c.logger, c.values(req, info)...)
-	// Before the call: a handler that hangs is what the request is wanted for.
+	// Before the call, because the request matters most when the handler hangs.
 	if v := logger.V(requestVerbosity); v.Enabled() {
 		v.Info("Call received", "request", Redact(req))
 	}
@@ -47,7 +47,7 @@ func (c *callLog) intercept(
 	return resp, err
 }
 
-// values name the call in each of its lines.
+// values identify the call in each of its log lines.
 func (c *callLog) values(req any, info *grpc.UnaryServerInfo) []any {
 	kv := make([]any, 0, 6)
 	kv = append(kv, "method", methodName(info.FullMethod), "requestID", c.calls.Add(1))
@@ -60,8 +60,8 @@ func (c *callLog) values(req any, info *grpc.UnaryServerInfo) []any {
 	return kv
 }
 
-// logFailure keeps the error level for what an operator must look at; the rest is the caller's
-// business.
+// logFailure logs at the error level only what an operator must look at. Other failures concern the
+// caller.
 func logFailure(logger klog.Logger, err error, took time.Duration) {
 	st := status.Convert(err)
 	switch st.Code() {

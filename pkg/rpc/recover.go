@@ -13,25 +13,24 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// recoverPanics answers INTERNAL for a handler that panics. The caller learns no more than that,
-// since the message may be shown to users (CSI spec, "Error Scheme"); the log has the stack.
+// recoverPanics answers INTERNAL when a handler panics. The answer has no details, because users
+// may see it (CSI spec, "Error Scheme"). The log has the stack.
 func recoverPanics(panics *prometheus.CounterVec) grpc.UnaryServerInterceptor {
 	return recovery.UnaryServerInterceptor(
 		recovery.WithRecoveryHandlerContext(func(ctx context.Context, value any) error {
 			method, _ := grpc.Method(ctx)
 			method = methodName(method)
 			panics.WithLabelValues(method).Inc()
-			klog.FromContext(
-				ctx,
-			).Error(nil, "Handler panicked", "panic", panicText(value), "stack", string(debug.Stack()))
+			klog.FromContext(ctx).Error(nil, "Handler panicked", "panic", panicText(value),
+				"stack", string(debug.Stack()))
 			return status.Errorf(codes.Internal,
 				"internal error: %s panicked; the driver's log has the stack", method)
 		}),
 	)
 }
 
-// panicText prints errors and texts, which are written to be read, and of anything else the type
-// only: the value may be a request with its secrets.
+// panicText is the text of an error or a string, and only the type of any other value, which may be
+// a request with secrets.
 func panicText(value any) string {
 	switch v := value.(type) {
 	case error:

@@ -16,9 +16,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Redacted is a gRPC message that prints without what must not be seen, however it is printed, and
-// only when it is. The message is behind a function so that not even a printer that reflects over
-// unexported fields gets at it.
+// Redacted is a gRPC message that prints without secrets, whatever the verb. It is rendered only
+// when it is printed. The message is behind a function, so that a printer that reflects over
+// unexported fields cannot reach it.
 type Redacted struct {
 	render func() string
 }
@@ -31,11 +31,11 @@ var (
 	_ logr.Marshaler = Redacted{}
 )
 
-// mask stands for a value that is not shown.
+// mask replaces a value that is not shown.
 const mask = "***stripped***"
 
-// publicFields are the strings that say what a call is about. All others are masked, so that a
-// field of a later spec stays hidden until somebody has thought about it.
+// publicFields are the strings that are shown, with the bytes that are shown of them. All others
+// are masked, also fields of a later spec, until they are added here.
 var publicFields = map[protoreflect.Name]int{
 	"volume_id":          maxStringBytes,
 	"name":               maxStringBytes,
@@ -58,19 +58,18 @@ var publicFields = map[protoreflect.Name]int{
 	"volume_publish_path": maxPathBytes,
 }
 
-// publicKeys are the entries of parameters and contexts whose meaning we know, and know to be
-// harmless.
+// publicKeys are the entries of parameters and contexts that are known to have no secrets.
 var publicKeys = append(volume.ParameterKeys(), volume.ParamPVCName, volume.ParamPVCNamespace,
 	volume.ParamPVName)
 
-// Redact wraps a message for the log. It costs next to nothing until it is printed; the message
-// must not change before. What is not a protobuf message prints as its type.
+// Redact wraps a message for the log. The cost comes when it is printed; until then the message
+// must not change. A value that is not a protobuf message prints as its type.
 func Redact(msg any) Redacted {
 	return Redacted{render: func() string { return render(msg) }}
 }
 
-// render masks in a copy, then lets protosanitizer strip the fields that the spec itself marks
-// csi_secret.
+// render masks a copy of the message. Then protosanitizer strips the fields that the spec marks
+// with csi_secret.
 func render(msg any) string {
 	m, ok := msg.(proto.Message)
 	if !ok {
@@ -89,16 +88,16 @@ func (r Redacted) String() string {
 	return r.render()
 }
 
-// GoString is String: %#v shows no more than %v.
+// GoString is String, so that %#v shows no more than %v.
 func (r Redacted) GoString() string { return r.String() }
 
-// Format is String for every verb: without it, %d and %x would walk the struct.
+// Format is String for every verb. Without it, %d and %x would walk the struct.
 func (r Redacted) Format(w fmt.State, _ rune) { _, _ = io.WriteString(w, r.String()) }
 
 // MarshalJSON embeds the message instead of quoting it.
 func (r Redacted) MarshalJSON() ([]byte, error) { return []byte(r.String()), nil }
 
-// MarshalLog lets a JSON log have the message's fields as fields.
+// MarshalLog gives a JSON log the message's fields as fields.
 func (r Redacted) MarshalLog() any { return json.RawMessage(r.String()) }
 
 func maskMessage(m protoreflect.Message) {
@@ -146,7 +145,7 @@ func maskScalar(field protoreflect.FieldDescriptor, value protoreflect.Value) pr
 	return maskKind(field.Kind(), field.Name(), value)
 }
 
-// maskKind hides texts; numbers, booleans and enumerations hold no secrets.
+// maskKind masks texts. Numbers, booleans and enumerations hold no secrets.
 func maskKind(
 	kind protoreflect.Kind, name protoreflect.Name, value protoreflect.Value,
 ) protoreflect.Value {
@@ -163,8 +162,7 @@ func maskKind(
 	}
 }
 
-// clip keeps a hostile megabyte out of the log: requests are logged before their limits are
-// checked.
+// clip cuts a long text: requests are logged before their limits are checked.
 func clip(s string, limit int) string {
 	if len(s) <= limit {
 		return s

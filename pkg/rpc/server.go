@@ -1,5 +1,4 @@
-// Package rpc is the gRPC edge of the driver: what every call passes through before and after its
-// handler.
+// Package rpc has what every gRPC call passes through before and after its handler.
 package rpc
 
 import (
@@ -8,16 +7,15 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// streamWorkers is as many calls as kubelet and the sidecars have under way; more get goroutines of
-// their own.
+// streamWorkers is the usual number of concurrent calls. Further calls get goroutines of their own.
 const streamWorkers = 32
 
-// Options says where the edge reports to.
+// Options says where calls are logged and counted.
 type Options struct {
-	// Logger takes the log of the calls; handlers find it, with the call's method and number, in
-	// their context. Default: klog.Background().
+	// Logger takes the log of the calls. Handlers find it in their context, with the call's method
+	// and number. Default: klog.Background().
 	Logger klog.Logger
-	// Registerer gets the metrics. Default: none, the metrics are counted and nobody sees them.
+	// Registerer gets the metrics. Default: none, the metrics cannot be read.
 	Registerer prometheus.Registerer
 }
 
@@ -29,22 +27,22 @@ func NewServer(options []grpc.ServerOption) *grpc.Server {
 	return grpc.NewServer(append(FloodControl(), options...)...)
 }
 
-// ServerOptions returns the interceptors for unary calls; CSI has no others but SnapshotMetadata's,
-// which the driver does not serve. It registers metrics, so that a second call with the same
-// Registerer panics.
+// ServerOptions returns the interceptors for unary calls. Only SnapshotMetadata has other calls,
+// which the driver does not serve. It registers metrics, so a second call with the same Registerer
+// panics.
 func ServerOptions(opts Options) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(interceptors(opts)...),
-		// Goroutines that stay have grown stacks already.
+		// These goroutines keep the stacks that they have grown.
 		grpc.NumStreamWorkers(streamWorkers),
 	}
 }
 
-// interceptors are in the order in which a call meets them. Metrics and log stand outside the error
-// table because they must see the code that the caller sees; recover stands inside it so that a
-// panic is counted and logged like any failure, and outside the lock so that a panic releases it.
-// Limits come before the lock: a request that can never be right must be told so, not to retry, and
-// must not make a right one abort.
+// interceptors are in the order in which a call passes them. Metrics and log come before the error
+// table, because they must see the code that the caller sees. Recover comes after it, so that a
+// panic is counted and logged like any failure, and before the lock, so that a panic releases the
+// lock. Limits come before the lock, because a request that is too large must not be told to retry,
+// and must not make another call abort.
 func interceptors(opts Options) []grpc.UnaryServerInterceptor {
 	logger := opts.Logger
 	if logger.IsZero() {

@@ -11,10 +11,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 )
 
-// warnOfSurroundings says what is missing around the process, a line each with its remedy. The
-// driver runs all the same: what it can do without, it does, and without kubelet's directory
-// kubelet cannot be told either.
-func warnOfSurroundings(ctx context.Context, cfg Config) {
+// preflight logs what the process lacks, a line each with the remedy. The driver runs all the same:
+// it can do a part of its work, and without kubelet's directory it has no other way to say so.
+func preflight(ctx context.Context, cfg Config) {
 	logger := klog.FromContext(ctx)
 	if !mount.MayMount() {
 		logger.Error(nil, "The driver may not mount: it is not root, or has no CAP_SYS_ADMIN. "+
@@ -22,13 +21,10 @@ func warnOfSurroundings(ctx context.Context, cfg Config) {
 	}
 	switch info, err := os.Stat(cfg.KubeletDir); {
 	case errors.Is(err, fs.ErrNotExist), err == nil && !info.IsDir():
-		logger.Error(
-			nil,
+		logger.Error(nil,
 			"Kubelet's directory is not there: no pod can get a volume. Give --kubelet-dir what kubelet has as --root-dir; "+
 				"a container has to have it mounted at the same path",
-			"kubeletDir",
-			cfg.KubeletDir,
-		)
+			"kubeletDir", cfg.KubeletDir)
 	case err != nil:
 		logger.Error(err, "Kubelet's directory cannot be looked at", "kubeletDir", cfg.KubeletDir)
 	}

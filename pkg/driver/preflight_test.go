@@ -12,7 +12,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/pod"
 )
 
-func TestTheLogSaysWhatIsMissingAroundTheDriver(t *testing.T) {
+func TestPreflightLogsWhatTheProcessLacks(t *testing.T) {
 	disks.RequireRoot(t)
 	const mayNot, notThere = "The driver may not mount", "Kubelet's directory is not there"
 	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "file")
@@ -34,7 +34,7 @@ func TestTheLogSaysWhatIsMissingAroundTheDriver(t *testing.T) {
 			fixture.Must(t, logWith(t, &out, "--logging-format=json"))
 			cfg := DefaultConfig()
 			cfg.KubeletDir = c.kubeletDir
-			warn := func() error { warnOfSurroundings(t.Context(), cfg); return nil }
+			warn := func() error { preflight(t.Context(), cfg); return nil }
 			if c.asPod {
 				pod.Run(t, warn)
 			} else {
