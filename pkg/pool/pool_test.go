@@ -7,18 +7,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-const (
-	mib = 1 << 20
-	// patience bounds how long a test waits for what happens in the background.
-	patience = 15 * time.Second
-)
+const mib = 1 << 20
 
 // openPool opens the pool for the length of the test. A test may close it before.
 func openPool(t *testing.T, opts Options) *Pool {
@@ -169,11 +165,7 @@ func waitPurged(t *testing.T, p *Pool) {
 
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !done(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not after %s: %s", patience, what)
-		}
-	}
+	fixture.Eventually(t, what, done)
 }
 
 // writeTree makes files and, where a name ends in a slash, directories.

@@ -125,7 +125,7 @@ func TestSnapshotsTakeNothingOfTheirVolumesSize(t *testing.T) {
 func TestSnapshotInTheTrashStillRaisesTheLimitAfterARestart(t *testing.T) {
 	opts := poolOn(t, disks.Btrfs).opts
 	opts.Path += "-keeping"
-	opts.TrashRetention = patience * 100
+	opts.TrashRetention = time.Hour
 	p := openPool(t, opts)
 	v := create(t, p, "v", 32*mib)
 	write(t, filepath.Join(dataPath(p, v.ID), "file"), 16*mib)
@@ -168,7 +168,7 @@ func TestVolumeWithTheQuotaIDOfADeadOneHasItsOwnLimit(t *testing.T) {
 func TestPoolFromABackupOpensAndTakesSnapshots(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	closePool(t, p)
-	p.opts.TrashRetention = patience * 100
+	p.opts.TrashRetention = time.Hour
 	p = openPool(t, p.opts)
 	v := create(t, p, "v", 32*mib)
 	write(t, filepath.Join(dataPath(p, v.ID), "file"), 16*mib)

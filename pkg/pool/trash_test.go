@@ -89,19 +89,11 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 	v := create(t, p, "v", mib)
 	data := dataPath(p, v.ID)
 	plantMany(t, data, files)
-	begin := time.Now()
 	remove(t, p, v.ID)
-	deleted := time.Since(begin)
 	thrown := filepath.Join(p.opts.Path, trashDir, entries(t, filepath.Join(p.opts.Path, trashDir))[0])
 	eventually(t, "the purge begins",
 		func() bool { return len(entries(t, filepath.Join(thrown, dataEntry))) < files/manyInADir })
-	begin = time.Now()
 	closePool(t, p)
-	stopped := time.Since(begin)
-	// Generous, for a busy machine under the race detector: the whole purge takes longer.
-	if deleted > time.Second || stopped > time.Second {
-		t.Errorf("the delete took %s, the stop %s", deleted, stopped)
-	}
 	if left := entries(t, filepath.Join(thrown, dataEntry)); len(left) == 0 {
 		t.Error("the stop waited for the whole purge")
 	}

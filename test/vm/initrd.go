@@ -12,6 +12,10 @@ import (
 	"strings"
 )
 
+// initPackage is the guest's first process. Its whole path works in every module that requires this
+// one.
+const initPackage = "github.com/csi-hostpath/csi-hostpath/test/vm/init"
+
 // tools are copied into every guest from this machine, with their libraries, where this machine has
 // them. For everything else there is busybox.
 var tools = []string{
@@ -83,7 +87,7 @@ func buildInitrd(ctx context.Context, k kernel, moreTools []string, dir string) 
 		func() error { return addBusybox(ctx, root) },
 		func() error { return addTools(ctx, slices.Concat(atHand(tools), moreTools), root) },
 		func() error { return addModules(k, root) },
-		func() error { return goBuild(ctx, nil, filepath.Join(root, "init"), "./test/vm/init") },
+		func() error { return goBuild(ctx, nil, filepath.Join(root, "init"), initPackage) },
 	} {
 		if err := add(); err != nil {
 			return "", fmt.Errorf("build the guest's root: %w", err)

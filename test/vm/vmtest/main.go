@@ -1,7 +1,8 @@
-// Command vmtest runs tests of this module in the virtual machine, with an XFS and an ext4 disk
-// that have project quotas, and a raw one:
+// Command vmtest runs tests of the module that it is started in, in the virtual machine, with an XFS
+// and an ext4 disk that have project quotas, and a raw one:
 //
-//	go run ./test/vm/vmtest [-run PATTERN] [-skip PATTERN] [-env KEY=VALUE] [-tags TAGS] [-memory MIB] [-timeout 10m] PACKAGE...
+//	go run ./test/vm/vmtest [-run PATTERN] [-skip PATTERN] [-env KEY=VALUE] [-tags TAGS]
+//		[-program PACKAGE] [-memory MIB] [-timeout 10m] PACKAGE...
 package main
 
 import (
@@ -17,6 +18,9 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/test/vm"
 )
+
+// driver is the program that the tests of csi-hostpath call.
+const driver = "./cmd/csi-hostpath"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -71,6 +75,11 @@ func parse() (vm.Config, vm.Boot) {
 			return nil
 		},
 	)
+	flag.Func("program", "build the main `PACKAGE` for the tests to call; may be repeated "+
+		"(default: "+driver+", where that is)", func(pkg string) error {
+		config.Programs = append(config.Programs, pkg)
+		return nil
+	})
 	flag.DurationVar(&boot.Timeout, "timeout", 10*time.Minute, "end the machine after that time")
 	flag.Parse()
 	config.Packages = flag.Args()
@@ -78,7 +87,9 @@ func parse() (vm.Config, vm.Boot) {
 	if *tags != "" {
 		config.Tags = strings.Split(*tags, ",")
 	}
-	config.Programs = []string{"./cmd/csi-hostpath"}
+	if _, err := os.Stat(driver); err == nil && len(config.Programs) == 0 {
+		config.Programs = []string{driver}
+	}
 	config.Disks = []vm.Disk{
 		{FS: "xfs", ProjectQuota: true, Size: 2 << 30},
 		{FS: "ext4", ProjectQuota: true, Size: 2 << 30},
