@@ -160,18 +160,14 @@ func cut(f *os.File, from, to int64) error {
 	if from <= to {
 		return nil
 	}
-	at, err := f.Seek(to, unix.SEEK_DATA)
-	switch {
-	case err == nil:
+	written, end, err := openat.NextData(int(f.Fd()), to, from)
+	if err != nil {
+		return err
+	}
+	if written < end { // else there is a hole, or what was allocated and not written
 		return fmt.Errorf(
 			"%w: its image has %d bytes, some of them written at %d, and its record says %d: it is left as it is",
-			volume.ErrCorrupt,
-			from,
-			at,
-			to,
-		)
-	case !errors.Is(err, unix.ENXIO): // nothing but a hole, or what was allocated and not written
-		return err
+			volume.ErrCorrupt, from, written, to)
 	}
 	return errors.Join(f.Truncate(to), f.Sync())
 }
