@@ -1,5 +1,5 @@
-// Package backend says what a pool's filesystem does for a volume: make its data, hold it to its
-// size, tell its use.
+// Package backend is the interface between a pool and its filesystem: make the data of volumes,
+// enforce their sizes, report their usage.
 package backend
 
 import (
@@ -13,58 +13,61 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// The entry that holds a volume's data, in the volume's directory. Where a filesystem holds only
-// directories to a size, the data of a file volume is in a directory of its own that no pod sees:
+// The entry of a volume's directory that is the volume's data. If the filesystem can limit only
+// directories, the data of a file volume is in a directory of its own that no pod sees:
 // Holder/Data.
 const (
 	Data   = "data"
 	Holder = "holder"
 )
 
-// ErrPending says that the filesystem has not finished yet: ask again.
+// ErrPending says that the filesystem still works in the background: call again later.
 var ErrPending = errors.New("the filesystem is still removing it")
 
-// Backend is a kind of filesystem. Its methods may be called concurrently for different volumes. A
-// volume is passed in as its open directory, which stays the caller's; what is returned is the
-// caller's to close.
+// Backend is a kind of filesystem. Methods may be called concurrently for different volumes. A
+// volume is passed as its open directory, which the caller closes. The caller also closes the files
+// that methods return.
 type Backend interface {
-	// Name is how logs and metrics call it.
+	// Name returns the name for logs and metrics.
 	Name() string
-	// Enforces says whether a volume is held to its size.
+	// Enforces reports whether sizes are enforced.
 	Enforces() bool
-	// LimitsInodes says whether a volume can be held to a number of files (volume.Spec.Inodes).
+	// LimitsInodes reports whether the number of files can be limited (volume.Spec.Inodes).
 	LimitsInodes() bool
-	// Make makes the empty data of a volume, with exactly that mode and owner and held to that
-	// size. All of it is metadata, durable after the fsync of what is returned and of dir. On
-	// failure nothing is left. Errors: ErrNoSpace.
+	// Make makes the empty data of a volume, with exactly that mode and owner, and limits it to that
+	// size. All of it is metadata, durable after an fsync of the returned file and of dir. If Make
+	// fails, it leaves nothing. Errors: ErrNoSpace.
 	Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, volume.QuotaID, error)
-	// Adopt makes the filesystem agree with the record of a volume found on disk, and says whether
-	// it did not. It is called for all of them, and Hold for what is deleted, before the first
-	// Make. Errors: why the volume is not held to its size; ErrCorrupt when the quota ID is another
-	// volume's.
+	// Adopt makes the filesystem agree with the record of a volume that was found on disk, and returns
+	// whether it had to change anything. At a start, Adopt is called for each volume, and
+	// ReserveQuotaID for all deleted data, before the first Make. An error says why the size is not
+	// enforced; ErrCorrupt: the quota ID belongs to another volume.
 	Adopt(
 		dir *os.File, quotaID volume.QuotaID, spec volume.Spec, bytes int64,
 	) (repaired bool, err error)
-	// Hold keeps the quota ID of a volume that is deleted, or cannot be adopted, from being given out.
-	// The quota ID is the record's, 0 where that is gone. What it returns is to be released.
-	Hold(dir *os.File, quotaID volume.QuotaID) volume.QuotaID
-	// Resize holds a volume to its specification and another size, durably. Errors: ErrNoSpace.
+	// ReserveQuotaID prevents that the quota ID of deleted data, or of a volume that cannot be
+	// adopted, is given to a new volume. quotaID is the record's; 0 if there is no record, and then
+	// the backend asks the data. It returns the ID that is to be released; 0 if there is none, or if
+	// another volume has it.
+	ReserveQuotaID(dir *os.File, quotaID volume.QuotaID) volume.QuotaID
+	// Resize limits a volume to another size, and to the inodes of its specification, durably. Errors:
+	// ErrNoSpace.
 	Resize(dir *os.File, quotaID volume.QuotaID, spec volume.Spec, bytes int64) error
-	// Usage is what a volume, its data open with O_PATH, holds and can hold. It costs a few system
-	// calls, whatever that is.
+	// Usage returns how much a volume has and can have. data is an O_PATH descriptor. It costs a few
+	// system calls, whatever the volume's content.
 	Usage(data *os.File, quotaID volume.QuotaID) (volume.Usage, error)
-	// Discard removes of a volume's data what the filesystem removes at once. The rest is the
-	// caller's.
+	// Discard removes the part of a volume's data that the filesystem can remove at once. The caller
+	// removes the rest.
 	Discard(dir *os.File) error
-	// Release frees the quota ID of a volume whose data has been removed. It may be called again.
+	// Release frees the quota ID of a volume whose data was removed. It may be called again.
 	// Errors: ErrPending.
 	Release(quotaID volume.QuotaID) error
 }
 
-// Counter is a backend that knows how much of the disk its volumes have.
+// Counter is a backend that knows how much of the disk its volumes take.
 type Counter interface {
-	// Allocated is how much of the disk a volume's data, open with O_PATH, has. It costs a few
-	// system calls. Errors: errors.ErrUnsupported for a volume that is not counted.
+	// Allocated returns how many bytes of the disk a volume takes. data is an O_PATH descriptor. It
+	// costs a few system calls. Errors: errors.ErrUnsupported for a volume that is not counted.
 	Allocated(data *os.File, quotaID volume.QuotaID) (int64, error)
 }
 
@@ -91,8 +94,9 @@ func OpenData(dir *os.File, flags int) (*os.File, error) {
 }
 
 // MakeEmpty makes the empty directory or file that pods will see, with exactly the specification's
-// mode and owner, whatever the umask. Until it has both, nobody but root reaches it, because its
-// parent is 0700. The caller closes it.
+// mode and owner, whatever the umask. Only root can reach it before that, because its parent has
+// mode
+// 0700. The caller closes it.
 func MakeEmpty(dir *os.File, spec volume.Spec) (*os.File, error) {
 	f, err := openNew(openat.Dir{File: dir}, spec.Type)
 	if err != nil {

@@ -10,12 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HasOrderedJournal says whether all metadata of a directory's filesystem goes through one journal,
-// whose entries reach the disk in the order in which they were made: XFS
-// (Documentation/filesystems/xfs/xfs-delayed-logging-design.rst) and ext4 with a journal
-// (Documentation/filesystems/ext4/journal.rst). There an fsync makes every earlier change of
-// metadata durable as well, and a rename needs one of the two directories synced, because it is one
-// entry. Elsewhere (btrfs logs each file by itself), and on doubt, it is false.
+// HasOrderedJournal reports whether all metadata of a directory's filesystem goes through one
+// journal, which reaches the disk in the order of the changes: XFS
+// (Documentation/filesystems/xfs/xfs-delayed-logging-design.rst), and ext4 with a journal
+// (Documentation/filesystems/ext4/journal.rst). Then an fsync makes all earlier changes of metadata
+// durable as well; and after a rename, which is one entry of the journal, it is enough to sync one
+// of the two directories. It is false for other filesystems (btrfs logs each file by itself), and
+// in doubt.
 func HasOrderedJournal(d *os.File) (bool, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(d.Fd()), &st); err != nil {
@@ -24,15 +25,14 @@ func HasOrderedJournal(d *os.File) (bool, error) {
 	switch st.Type {
 	case unix.XFS_SUPER_MAGIC:
 		return true, nil
-	case unix.EXT4_SUPER_MAGIC: // that of ext2 and of ext4 without a journal, too
+	case unix.EXT4_SUPER_MAGIC: // also ext2, and ext4 without a journal
 		return hasJournalThread(d)
 	default:
 		return false, nil
 	}
 }
 
-// hasJournalThread asks sysfs; ext4 has no other answer for a program that must not need the block
-// device.
+// hasJournalThread asks sysfs: without the block device there is no other way to know it of ext4.
 func hasJournalThread(d *os.File) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(d.Fd()), &st); err != nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// QuotaIDs gives out the quota IDs of one pool, each to one volume. It knows those that the pool's
-// own volumes have; whether anybody else of the filesystem has one, the filesystem must say.
+// QuotaIDs allocates the quota IDs of one pool, each to one volume. It knows the IDs of the pool's
+// own volumes. Only the filesystem knows whether others use an ID.
 type QuotaIDs struct {
 	first volume.QuotaID
 	count uint64
@@ -18,8 +18,8 @@ type QuotaIDs struct {
 	next volume.QuotaID
 }
 
-// NewQuotaIDs gives out count quota IDs from first on. The seed says where the search for a free
-// one begins: two pools of one filesystem begin apart.
+// NewQuotaIDs allocates from a range of count quota IDs, from first on. The search for a free ID
+// starts at a place in the range that seed gives, so that two pools of a filesystem start apart.
 func NewQuotaIDs(first volume.QuotaID, count, seed uint64) *QuotaIDs {
 	return &QuotaIDs{
 		first: first,
@@ -29,16 +29,16 @@ func NewQuotaIDs(first volume.QuotaID, count, seed uint64) *QuotaIDs {
 	}
 }
 
-// Contains says whether a quota ID is one that could have been given out.
-func (t *QuotaIDs) Contains(id volume.QuotaID) bool {
-	return id >= t.first && uint64(id-t.first) < t.count
+// Contains reports whether a quota ID is in the range.
+func (q *QuotaIDs) Contains(id volume.QuotaID) bool {
+	return id >= q.first && uint64(id-q.first) < q.count
 }
 
-// Claim finds a quota ID that no volume of the pool has, and that the filesystem says is free.
-// Errors: ErrNoSpace when there is none.
-func (t *QuotaIDs) Claim(isFree func(volume.QuotaID) (bool, error)) (volume.QuotaID, error) {
-	for range t.count {
-		id, ok := t.advance()
+// Allocate returns a quota ID that no volume of the pool has, and of which isFree, which asks the
+// filesystem, returns true. Errors: ErrNoSpace if there is none.
+func (q *QuotaIDs) Allocate(isFree func(volume.QuotaID) (bool, error)) (volume.QuotaID, error) {
+	for range q.count {
+		id, ok := q.advance()
 		if !ok {
 			continue
 		}
@@ -46,42 +46,42 @@ func (t *QuotaIDs) Claim(isFree func(volume.QuotaID) (bool, error)) (volume.Quot
 		if free && err == nil {
 			return id, nil
 		}
-		t.Free(id)
+		q.Free(id)
 		if err != nil {
 			return 0, err
 		}
 	}
-	return 0, fmt.Errorf("%w: every quota ID from %d on is taken", volume.ErrNoSpace, t.first)
+	return 0, fmt.Errorf("%w: every quota ID from %d on is taken", volume.ErrNoSpace, q.first)
 }
 
-// advance takes the next quota ID unless it is used.
-func (t *QuotaIDs) advance() (volume.QuotaID, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	id := t.next
-	t.next = t.first + volume.QuotaID(uint64(t.next-t.first+1)%t.count)
-	if _, taken := t.used[id]; taken {
+// advance takes the next quota ID; false if a volume has it.
+func (q *QuotaIDs) advance() (volume.QuotaID, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	id := q.next
+	q.next = q.first + volume.QuotaID(uint64(q.next-q.first+1)%q.count)
+	if _, taken := q.used[id]; taken {
 		return 0, false
 	}
-	t.used[id] = struct{}{}
+	q.used[id] = struct{}{}
 	return id, true
 }
 
-// Hold takes one quota ID; false if a volume has it already, or it could not have been given out.
-func (t *QuotaIDs) Hold(id volume.QuotaID) bool {
-	if !t.Contains(id) {
+// Reserve takes one quota ID; false if a volume has it already, or if it is not in the range.
+func (q *QuotaIDs) Reserve(id volume.QuotaID) bool {
+	if !q.Contains(id) {
 		return false
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	_, taken := t.used[id]
-	t.used[id] = struct{}{}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, taken := q.used[id]
+	q.used[id] = struct{}{}
 	return !taken
 }
 
-// Free lets a quota ID be given out again.
-func (t *QuotaIDs) Free(id volume.QuotaID) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.used, id)
+// Free makes a quota ID available again.
+func (q *QuotaIDs) Free(id volume.QuotaID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.used, id)
 }

@@ -172,8 +172,8 @@ func cut(f *os.File, from, to int64) error {
 	return errors.Join(f.Truncate(to), f.Sync())
 }
 
-// Hold implements backend.Backend.
-func (Image) Hold(*os.File, volume.QuotaID) volume.QuotaID { return 0 }
+// ReserveQuotaID implements backend.Backend.
+func (Image) ReserveQuotaID(*os.File, volume.QuotaID) volume.QuotaID { return 0 }
 
 // Resize implements backend.Backend. It is the file that changes; a device that has it follows when
 // it is told to.

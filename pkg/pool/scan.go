@@ -157,7 +157,7 @@ func (p *Pool) adoptVolume(ctx context.Context, e *entry) {
 	}
 	if e.Value.damaged() != nil {
 		if err == nil {
-			e.Value.quotaID = p.backend.Hold(d.File, 0)
+			e.Value.quotaID = p.backend.ReserveQuotaID(d.File, 0)
 		}
 		return
 	}
@@ -202,5 +202,5 @@ func (p *Pool) adoptSnapshot(ctx context.Context, e *entry) {
 		return
 	}
 	defer d.Close()
-	e.Value.quotaID = p.backend.Hold(d.File, e.Value.quotaID)
+	e.Value.quotaID = p.backend.ReserveQuotaID(d.File, e.Value.quotaID)
 }

@@ -234,7 +234,7 @@ func (p *Pool) holdDiscarded(d discarded) volume.QuotaID {
 		return 0
 	}
 	defer f.Close()
-	return p.backend.Hold(f.File, d.quotaID)
+	return p.backend.ReserveQuotaID(f.File, d.quotaID)
 }
 
 // retained is how long an entry is still kept.

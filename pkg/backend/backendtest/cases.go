@@ -330,14 +330,14 @@ func testQuotaIDs(fix *backendFixture) {
 func testHold(fix *backendFixture) {
 	v := fix.make(volume.DirectoryOrCreate)
 	fix.reopen()
-	if got := fix.backend.Hold(v.dir, 0); got != v.quotaID { // its record is gone
+	if got := fix.backend.ReserveQuotaID(v.dir, 0); got != v.quotaID { // its record is gone
 		fix.t.Errorf("the data says that its quota ID is %d, want %d", got, v.quotaID)
 	}
-	if got := fix.backend.Hold(v.dir, v.quotaID); got != 0 {
+	if got := fix.backend.ReserveQuotaID(v.dir, v.quotaID); got != 0 {
 		fix.t.Errorf("held a second time: %d", got)
 	}
 	fix.reopen()
-	if got := fix.backend.Hold(v.dir, v.quotaID); got != v.quotaID {
+	if got := fix.backend.ReserveQuotaID(v.dir, v.quotaID); got != v.quotaID {
 		fix.t.Errorf("holds %d, want %d", got, v.quotaID)
 	}
 	fixture.Must(fix.t, v.data.Close())

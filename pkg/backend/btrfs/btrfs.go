@@ -1,7 +1,6 @@
-// Package btrfs holds volumes to their sizes on btrfs. A volume is a subvolume; it belongs to a
-// quota group of its own, which has the limit, and so do the subvolumes that a pod makes in it
-// where the filesystem has simple quotas. Deleting a volume costs no time for its files, and a
-// snapshot of it will cost none either.
+// Package btrfs enforces sizes on btrfs. A volume is a subvolume in a quota group of its own, which
+// has the limit. With simple quotas, subvolumes that a pod makes in the volume belong to the group
+// as well. To delete a volume, or to take a snapshot, costs no time for its files.
 package btrfs
 
 import (
@@ -21,34 +20,34 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// The numbers of volumes' quota groups, far from those that people choose.
+// The quota IDs of volumes, far from the numbers of quota groups that people choose.
 const (
 	firstQuotaID volume.QuotaID = 1 << 40
 	quotaIDCount                = 1 << 40
 )
 
-// leastLimit is what an empty volume needs for itself, rounded up: with less, not even its owner
-// can be set. A smaller volume may hold as much.
-const leastLimit = 1 << 20
+// minLimit is what an empty volume needs for itself, rounded up: with less, not even its owner can
+// be set. A smaller volume may hold as much.
+const minLimit = 1 << 20
 
-// Mode says whether volumes are held to their sizes.
+// Mode says whether sizes are enforced.
 type Mode int
 
 const (
-	// Enforce holds every volume to its size, and turns on the filesystem's quotas for that.
+	// Enforce limits every volume to its size, and turns on the filesystem's quotas for that.
 	Enforce Mode = iota
-	// Lift makes volumes without limits, and takes the limits off those that have one. The
+	// Lift makes volumes without limits, and removes the limits of those that have one. The
 	// filesystem's quotas stay as they are.
 	Lift
 )
 
 // Btrfs is the backend of one pool.
 type Btrfs struct {
-	fs       filesystem
-	enforces bool
-	quotas   accounting
-	quotaIDs *backend.QuotaIDs
-	hurried  atomic.Int64 // when, in Unix nanoseconds
+	fs         filesystem
+	enforces   bool
+	quotas     accounting
+	quotaIDs   *backend.QuotaIDs
+	lastCommit atomic.Int64 // of startCommit, in Unix nanoseconds
 }
 
 var (
@@ -56,9 +55,9 @@ var (
 	_ backend.Counter = (*Btrfs)(nil)
 )
 
-// Open is the backend for the filesystem of a directory, which stays the caller's and open; false
-// if it is not btrfs. A filesystem whose quotas cannot be turned on is one that does not enforce.
-// The seed says where the search for free groups begins.
+// Open returns the backend for the filesystem of a directory; false if that is not btrfs. If its
+// quotas cannot be turned on, the backend does not enforce sizes. The directory stays open while
+// the backend is used, and the caller closes it. seed is that of backend.NewQuotaIDs.
 func Open(log klog.Logger, root *os.File, mode Mode, seed uint64) (*Btrfs, bool, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(root.Fd()), &st); err != nil {
@@ -80,7 +79,8 @@ func Open(log klog.Logger, root *os.File, mode Mode, seed uint64) (*Btrfs, bool,
 	return b, true, err
 }
 
-// turnOn makes sure that the filesystem has quotas. It says what it changes, and what is weak.
+// turnOn makes sure that the filesystem has quotas. It logs what it changes, and what is not
+// enforced.
 func (b *Btrfs) turnOn(log klog.Logger) (accounting, error) {
 	kind, _, err := b.fs.status()
 	if err != nil {
@@ -124,19 +124,19 @@ func (b *Btrfs) Enforces() bool { return b.enforces }
 // LimitsInodes implements backend.Backend: quota groups count bytes only.
 func (*Btrfs) LimitsInodes() bool { return false }
 
-// limit is what the filesystem is told of a volume's size.
+// limit returns the limit of a volume's quota group.
 func (b *Btrfs) limit(bytes int64) uint64 {
 	if !b.enforces {
 		return noLimit
 	}
-	return uint64(max(bytes, leastLimit))
+	return uint64(max(bytes, minLimit))
 }
 
 // Make implements backend.Backend.
 func (b *Btrfs) Make(
 	dir *os.File, spec volume.Spec, bytes int64,
 ) (*os.File, volume.QuotaID, error) {
-	quotaID, err := b.claim(bytes)
+	quotaID, err := b.newGroup(bytes)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -147,12 +147,12 @@ func (b *Btrfs) Make(
 	return f, quotaID, nil
 }
 
-// claim makes a group with that limit; 0 where none is to be.
-func (b *Btrfs) claim(bytes int64) (volume.QuotaID, error) {
+// newGroup makes a quota group with that limit; 0 if sizes are not enforced.
+func (b *Btrfs) newGroup(bytes int64) (volume.QuotaID, error) {
 	if !b.enforces {
 		return 0, nil
 	}
-	quotaID, err := b.quotaIDs.Claim(b.fs.createGroup)
+	quotaID, err := b.quotaIDs.Allocate(b.fs.createGroup)
 	if err != nil {
 		return 0, err
 	}
@@ -184,7 +184,7 @@ func group(quotaID volume.QuotaID) uint64 {
 	return groupOf(quotaID)
 }
 
-// fillNew makes of a new subvolume what pods will see.
+// fillNew makes, in a new subvolume, what pods will see.
 func fillNew(
 	dir *os.File, name string, spec volume.Spec, fill func(*os.File, volume.Spec) (*os.File, error),
 ) (*os.File, error) {
@@ -199,7 +199,7 @@ func fillNew(
 	return data, err
 }
 
-// fillDirectory shows the subvolume itself.
+// fillDirectory makes the subvolume itself what pods will see.
 func fillDirectory(f *os.File, spec volume.Spec) (*os.File, error) {
 	if err := backend.SetOwner(f, spec); err != nil {
 		return nil, err
@@ -207,9 +207,9 @@ func fillDirectory(f *os.File, spec volume.Spec) (*os.File, error) {
 	return f, nil
 }
 
-// Adopt implements backend.Backend. A group that is gone (somebody turned the filesystem's quotas
-// off and on again) is made again; what the volume held before is then not counted by simple
-// quotas.
+// Adopt implements backend.Backend. If the group is gone, because somebody has turned the
+// filesystem's quotas off and on again, it is made again. Simple quotas do not count what the
+// volume had before.
 func (b *Btrfs) Adopt(
 	dir *os.File, quotaID volume.QuotaID, _ volume.Spec, bytes int64,
 ) (repaired bool, err error) {
@@ -219,11 +219,9 @@ func (b *Btrfs) Adopt(
 	if !b.quotaIDs.Contains(quotaID) {
 		return false, fmt.Errorf(
 			"%w: its record has no quota group, but %d: it was made while the filesystem had no quotas, or on another one",
-			volume.ErrUnavailable,
-			quotaID,
-		)
+			volume.ErrUnavailable, quotaID)
 	}
-	if !b.quotaIDs.Hold(quotaID) {
+	if !b.quotaIDs.Reserve(quotaID) {
 		return false, fmt.Errorf("%w: quota group %d belongs to another volume as well",
 			volume.ErrCorrupt, quotaID)
 	}
@@ -252,27 +250,27 @@ func (b *Btrfs) ensure(quotaID volume.QuotaID, subvolume, limit uint64) (repaire
 	return created || limited || joined, err
 }
 
-// lift takes the limit off a volume that was made while sizes were enforced.
+// lift removes the limit of a volume that was made while sizes were enforced.
 func (b *Btrfs) lift(quotaID volume.QuotaID) error {
-	if !b.quotaIDs.Hold(quotaID) {
+	if !b.quotaIDs.Reserve(quotaID) {
 		return nil
 	}
 	_, err := b.fs.ensureLimit(quotaID, noLimit)
 	return err
 }
 
-// Hold implements backend.Backend.
-func (b *Btrfs) Hold(dir *os.File, quotaID volume.QuotaID) volume.QuotaID {
+// ReserveQuotaID implements backend.Backend.
+func (b *Btrfs) ReserveQuotaID(dir *os.File, quotaID volume.QuotaID) volume.QuotaID {
 	if quotaID == 0 {
 		quotaID = b.quotaIDOf(dir)
 	}
-	if !b.quotaIDs.Hold(quotaID) {
+	if !b.quotaIDs.Reserve(quotaID) {
 		return 0
 	}
 	return quotaID
 }
 
-// quotaIDOf finds the group of data whose record is gone.
+// quotaIDOf finds the group of data that has no record.
 func (b *Btrfs) quotaIDOf(dir *os.File) volume.QuotaID {
 	f, err := openSubvolume(dir)
 	if err != nil {
@@ -298,8 +296,8 @@ func (b *Btrfs) Resize(_ *os.File, quotaID volume.QuotaID, _ volume.Spec, bytes 
 	return b.fs.setLimit(quotaID, b.limit(bytes))
 }
 
-// Usage implements backend.Backend. The filesystem can be full before the volume is; then that is
-// what is available. It has no number of inodes to give out.
+// Usage implements backend.Backend. If the filesystem has less space than the volume, that is what
+// is available. btrfs has no limited number of inodes.
 func (b *Btrfs) Usage(data *os.File, quotaID volume.QuotaID) (volume.Usage, error) {
 	u, err := mount.UsageOf(data)
 	if err != nil || !b.quotaIDs.Contains(quotaID) {
@@ -321,7 +319,7 @@ func (b *Btrfs) Usage(data *os.File, quotaID volume.QuotaID) (volume.Usage, erro
 	return u, nil
 }
 
-// Allocated implements backend.Counter. It is what the last transaction has written.
+// Allocated implements backend.Counter. It returns the number of the last transaction.
 func (b *Btrfs) Allocated(_ *os.File, quotaID volume.QuotaID) (int64, error) {
 	if !b.enforces || !b.quotaIDs.Contains(quotaID) {
 		return 0, errors.ErrUnsupported
@@ -348,12 +346,12 @@ func (b *Btrfs) Release(quotaID volume.QuotaID) error {
 		return nil
 	}
 	err := b.fs.removeGroup(quotaID)
-	// a full filesystem has what was removed with its next transaction
+	// A full filesystem gets the removed blocks back with its next transaction.
 	if errors.Is(err, unix.ENOSPC) {
 		err = errors.Join(backend.ErrPending, err)
 	}
 	if errors.Is(err, backend.ErrPending) {
-		return errors.Join(err, b.hurry(quotaID))
+		return errors.Join(err, b.startCommit(quotaID))
 	}
 	if err != nil {
 		return err
@@ -362,15 +360,15 @@ func (b *Btrfs) Release(quotaID volume.QuotaID) error {
 	return nil
 }
 
-// hurryInterval bounds how often the filesystem commits for the sake of a purge.
-const hurryInterval = time.Second
+// commitInterval bounds how often a purge starts a commit.
+const commitInterval = time.Second
 
-// hurry lets the kernel's cleaner begin at once, not when the next transaction is due, by default
-// after 30 seconds: it is woken when the filesystem's own thread has committed one. There is one to
-// commit only if something has changed, so something is written.
-func (b *Btrfs) hurry(quotaID volume.QuotaID) error {
-	now, last := time.Now().UnixNano(), b.hurried.Load()
-	if now-last < int64(hurryInterval) || !b.hurried.CompareAndSwap(last, now) {
+// startCommit wakes the kernel's cleaner, which removes what was deleted, when the filesystem's own
+// thread has committed a transaction. By default that is due after 30 seconds. There is a
+// transaction to commit only if something has changed, so the limit of the group is written again.
+func (b *Btrfs) startCommit(quotaID volume.QuotaID) error {
+	now, last := time.Now().UnixNano(), b.lastCommit.Load()
+	if now-last < int64(commitInterval) || !b.lastCommit.CompareAndSwap(last, now) {
 		return nil
 	}
 	bytes, err := b.fs.limit(quotaID)

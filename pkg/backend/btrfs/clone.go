@@ -14,13 +14,13 @@ import (
 
 var _ backend.Cloner = (*Btrfs)(nil)
 
-// Snapshot implements backend.Cloner. A subvolume that a pod has made in its volume is not part of
-// it: an empty directory stands there.
+// Snapshot implements backend.Cloner. Subvolumes that a pod has made in its volume are not in the
+// snapshot: each is an empty directory there.
 func (b *Btrfs) Snapshot(source backend.Source, dir *os.File) (backend.Clone, error) {
 	return b.snapshot(source, dir, volume.MaxCapacityBytes, readOnly)
 }
 
-// Clone implements backend.Cloner. It lacks what a snapshot lacks.
+// Clone implements backend.Cloner. As in Snapshot, subvolumes in the volume are empty directories.
 func (b *Btrfs) Clone(source backend.Source, dir *os.File, bytes int64) (backend.Clone, error) {
 	return b.snapshot(source, dir, bytes, 0)
 }
@@ -34,13 +34,13 @@ func (b *Btrfs) snapshot(
 	source backend.Source, dir *os.File, bytes int64, flags uint64,
 ) (backend.Clone, error) {
 	if b.quotas == full {
-		// A snapshot that is born into a group of its own makes the filesystem's numbers wrong
-		// until a rescan of all of it (btrfs_qgroup_inherit in fs/btrfs/qgroup.c); copies of files
-		// that share their blocks are counted right.
+		// A snapshot in a group of its own makes the filesystem's numbers wrong until a rescan of all
+		// of it (btrfs_qgroup_inherit in fs/btrfs/qgroup.c). Copies of files that share blocks are
+		// counted correctly.
 		return backend.Clone{}, fmt.Errorf("%w: the filesystem has full quotas", errors.ErrUnsupported)
 	}
 	of, err := openSubvolume(source.Dir)
-	// its data is plain files, copied here by somebody, or of another filesystem
+	// Somebody has copied the data here as plain files, or the data is on another filesystem.
 	if errors.Is(err, fs.ErrNotExist) {
 		return backend.Clone{}, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 	}
@@ -48,7 +48,7 @@ func (b *Btrfs) snapshot(
 		return backend.Clone{}, err
 	}
 	defer of.Close()
-	quotaID, err := b.claim(bytes)
+	quotaID, err := b.newGroup(bytes)
 	if err != nil {
 		return backend.Clone{}, err
 	}
@@ -66,8 +66,8 @@ func (b *Btrfs) snapshot(
 	return c, nil
 }
 
-// describe reads the numbers of the source after its snapshot has been made, which has committed
-// them.
+// describe opens the new data, and reads the numbers of the source, which the snapshot has
+// committed.
 func (b *Btrfs) describe(source volume.QuotaID, dir *os.File) (c backend.Clone, err error) {
 	if b.enforces && b.quotaIDs.Contains(source) {
 		used, err := b.fs.used(source)

@@ -141,7 +141,7 @@ func ioctl[T any](f *os.File, request uintptr, what string, arg *T) error {
 	}
 }
 
-// filesystem is the one on which root is.
+// filesystem is the filesystem of root.
 type filesystem struct{ root *os.File }
 
 // item is one item of a tree.
@@ -151,7 +151,7 @@ type item struct {
 }
 
 // items reads the items of an object that have one type and an offset within bounds, as many as fit
-// the buffer. None is no error.
+// into the buffer. It is no error if there are none.
 func (f filesystem) items(
 	tree, object uint64, kind uint32, minOffset, maxOffset uint64,
 ) ([]item, error) {
@@ -182,7 +182,7 @@ func (f filesystem) items(
 	return found, nil
 }
 
-// quotaItem reads one item of the tree of quotas; nil if it is absent.
+// quotaItem reads one item of the quota tree; nil if it does not exist.
 func (f filesystem) quotaItem(kind uint32, group uint64) ([]byte, error) {
 	found, err := f.items(quotaTree, 0, kind, group, group)
 	if err != nil || len(found) == 0 {
@@ -191,7 +191,7 @@ func (f filesystem) quotaItem(kind uint32, group uint64) ([]byte, error) {
 	return found[0].data, nil
 }
 
-// each calls visit for every item of an object with one type, however many there are.
+// each calls visit for every item of an object that has one type.
 func (f filesystem) each(tree, object uint64, kind uint32, visit func(item) error) error {
 	for next := uint64(0); ; {
 		found, err := f.items(tree, object, kind, next, ^uint64(0))
@@ -207,7 +207,7 @@ func (f filesystem) each(tree, object uint64, kind uint32, visit func(item) erro
 	}
 }
 
-// numbers reads little-endian numbers from the start of an item; those beyond its end are 0.
+// numbers reads n little-endian numbers from an item; numbers beyond its end are 0.
 func numbers(data []byte, n int) []uint64 {
 	values := make([]uint64, n)
 	for i := range values {
@@ -218,15 +218,15 @@ func numbers(data []byte, n int) []uint64 {
 	return values
 }
 
-// createSubvolume makes a subvolume that belongs to a quota group from the start; 0 is none.
+// createSubvolume makes a subvolume in a quota group; group 0 means none.
 func createSubvolume(dir *os.File, name string, group uint64) error {
 	args := newVolArgs(name, group)
 	return ioctl(dir, iocSubvolCreateV2, "create subvolume", &args)
 }
 
-// createSnapshot makes a subvolume that is as another one of the same filesystem, at one moment;
-// what is in the page cache of that is written first. It is committed when it returns
-// (create_snapshot in fs/btrfs/ioctl.c).
+// createSnapshot makes a snapshot of a subvolume of the same filesystem, after the subvolume's page
+// cache was written. The snapshot is committed when createSnapshot returns (create_snapshot in
+// fs/btrfs/ioctl.c).
 func createSnapshot(dir *os.File, name string, of *os.File, group, flags uint64) error {
 	args := newVolArgs(name, group)
 	args.fd = int64(of.Fd()) //nolint:gosec // a descriptor is small
@@ -236,7 +236,7 @@ func createSnapshot(dir *os.File, name string, of *os.File, group, flags uint64)
 	return err
 }
 
-// newVolArgs names a new subvolume that belongs to a quota group; 0 is none.
+// newVolArgs returns the arguments for a new subvolume in a quota group; group 0 means none.
 func newVolArgs(name string, group uint64) (args volArgs) {
 	copy(args.name[:], name)
 	if group != 0 {
@@ -254,14 +254,14 @@ func destroySubvolume(dir *os.File, name []byte) error {
 		"destroy subvolume "+string(bytes.ToValidUTF8(name, []byte{'?'})), &args)
 }
 
-// subvolumeOf is the ID of the subvolume in which an open file is.
+// subvolumeOf returns the ID of the subvolume of an open file.
 func subvolumeOf(f *os.File) (uint64, error) {
 	args := lookupArgs{object: firstFreeObject}
 	err := ioctl(f, iocInoLookup, "find subvolume of "+f.Name(), &args)
 	return args.tree, err
 }
 
-// isSubvolume says whether a file is a subvolume's root.
+// isSubvolume reports whether a file is the root of a subvolume.
 func isSubvolume(f *os.File) (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -275,13 +275,13 @@ func isSubvolume(f *os.File) (bool, error) {
 		fs.Type == unix.BTRFS_SUPER_MAGIC, nil
 }
 
-// handleType is FILEID_BTRFS_WITHOUT_PARENT (name_to_handle_at(2)), a number that is never to
-// change.
+// handleType is FILEID_BTRFS_WITHOUT_PARENT (name_to_handle_at(2)), a number that the kernel keeps
+// for ever.
 const handleType = 0x4d
 
-// openDir opens a directory by its inode number and its subvolume, however deep it lies; a
-// generation of 0 is not compared (fs/btrfs/export.c, struct btrfs_fid and btrfs_get_dentry). It
-// needs CAP_DAC_READ_SEARCH.
+// openDir opens a directory by its inode number and its subvolume, at any depth. A generation of 0
+// is not compared (fs/btrfs/export.c, struct btrfs_fid and btrfs_get_dentry). It needs
+// CAP_DAC_READ_SEARCH.
 func (f filesystem) openDir(subvolume, inode uint64) (*os.File, error) {
 	var fid [20]byte
 	binary.NativeEndian.PutUint64(fid[0:], inode)

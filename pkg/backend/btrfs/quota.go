@@ -10,7 +10,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// accounting is how a filesystem counts what its subvolumes hold.
+// accounting is the way in which a filesystem counts the blocks of subvolumes.
 type accounting int
 
 const (
@@ -18,12 +18,12 @@ const (
 	none accounting = iota
 	// full quotas count every reference to every extent.
 	full
-	// simple quotas count an extent where it was first written.
+	// simple quotas count an extent for the subvolume that first wrote it.
 	simple
 )
 
-// status is the filesystem's accounting. It is inconsistent when numbers are known to be wrong
-// until a rescan.
+// status returns the filesystem's accounting. inconsistent means that its numbers are wrong until a
+// rescan.
 func (f filesystem) status() (kind accounting, inconsistent bool, err error) {
 	data, err := f.quotaItem(qgroupStatus, 0)
 	if err != nil || data == nil {
@@ -40,7 +40,7 @@ func (f filesystem) status() (kind accounting, inconsistent bool, err error) {
 	}
 }
 
-// enable turns quotas on: simple ones, or full ones where the kernel is older than Linux 6.7.
+// enable turns quotas on: simple quotas, or full quotas if the kernel is older than Linux 6.7.
 func (f filesystem) enable() error {
 	err := ioctl(f.root, iocQuotaCtl, "enable simple quotas", &quotaArgs{cmd: quotaEnableSimple})
 	if errors.Is(err, unix.EINVAL) {
@@ -49,11 +49,11 @@ func (f filesystem) enable() error {
 	return err
 }
 
-// groupOf is the quota group of a quota ID. It is of level 1: the groups of level 0 are the
-// subvolumes themselves.
+// groupOf returns the quota group of a quota ID. It is of level 1; each subvolume is a group of
+// level 0.
 func groupOf(quotaID volume.QuotaID) uint64 { return 1<<48 | uint64(quotaID) }
 
-// quotaIDOfGroup is the quota ID of a quota group, 0 for one of another level.
+// quotaIDOfGroup returns the quota ID of a quota group; 0 if the group has another level.
 func quotaIDOfGroup(group uint64) volume.QuotaID {
 	if group>>48 != 1 {
 		return 0
@@ -61,8 +61,8 @@ func quotaIDOfGroup(group uint64) volume.QuotaID {
 	return volume.QuotaID(group & (1<<48 - 1))
 }
 
-// createGroup says whether a group is new, or was left without a subvolume by a crash: either is
-// free.
+// createGroup makes a group. A group without a subvolume, which a crash may have left, is free as
+// well.
 func (f filesystem) createGroup(quotaID volume.QuotaID) (free bool, err error) {
 	err = ioctl(f.root, iocQgroupCreate, "create quota group",
 		&createArgs{create: 1, group: groupOf(quotaID)})
@@ -73,7 +73,8 @@ func (f filesystem) createGroup(quotaID volume.QuotaID) (free bool, err error) {
 	return err == nil, err
 }
 
-// ensureGroup makes a group again that went with the filesystem's quotas, and says whether it did.
+// ensureGroup makes a group that does not exist, and returns whether it did. Groups vanish when
+// somebody turns the filesystem's quotas off.
 func (f filesystem) ensureGroup(quotaID volume.QuotaID) (changed bool, err error) {
 	data, err := f.quotaItem(qgroupInfo, groupOf(quotaID))
 	if err != nil || data != nil {
@@ -84,7 +85,7 @@ func (f filesystem) ensureGroup(quotaID volume.QuotaID) (changed bool, err error
 	return true, err
 }
 
-// ensureMember puts a subvolume into a group if it is not there, and says whether it did.
+// ensureMember puts a subvolume into a group if it is not a member, and returns whether it did.
 func (f filesystem) ensureMember(
 	quotaID volume.QuotaID, subvolume uint64,
 ) (changed bool, err error) {
@@ -97,7 +98,7 @@ func (f filesystem) ensureMember(
 	return true, err
 }
 
-// noLimit is also what an absent limit reads as.
+// noLimit is also the limit of a group that has none.
 const noLimit = math.MaxUint64
 
 func (f filesystem) setLimit(quotaID volume.QuotaID, bytes uint64) error {
@@ -118,8 +119,8 @@ func (f filesystem) limit(quotaID volume.QuotaID) (uint64, error) {
 	return noLimit, nil
 }
 
-// ensureLimit writes only what is not so yet, and says whether it did: at a start it is so for
-// every volume.
+// ensureLimit sets a limit that differs, and returns whether it did: at a start those of almost all
+// volumes are right.
 func (f filesystem) ensureLimit(quotaID volume.QuotaID, bytes uint64) (changed bool, err error) {
 	have, err := f.limit(quotaID)
 	if err != nil || have == bytes {
@@ -128,8 +129,8 @@ func (f filesystem) ensureLimit(quotaID volume.QuotaID, bytes uint64) (changed b
 	return true, f.setLimit(quotaID, bytes)
 }
 
-// used is what the group referred to when the filesystem last committed a transaction, by default
-// every 30 seconds.
+// used returns the bytes of a group at the last commit of the filesystem, by default one every 30
+// seconds.
 func (f filesystem) used(quotaID volume.QuotaID) (bytes uint64, err error) {
 	data, err := f.quotaItem(qgroupInfo, groupOf(quotaID))
 	return numbers(data, 2)[1], err // generation, rfer
@@ -146,8 +147,8 @@ func (f filesystem) quotaIDOf(subvolume uint64) (volume.QuotaID, error) {
 	return 0, err
 }
 
-// removeGroup removes a group whose subvolumes have been destroyed. The kernel does that in the
-// background, and since Linux 6.10 removes the subvolumes' own groups too. Errors:
+// removeGroup removes a group whose subvolumes were destroyed. The kernel removes destroyed
+// subvolumes in the background and, since Linux 6.10, their groups of level 0 as well. Errors:
 // backend.ErrPending.
 func (f filesystem) removeGroup(quotaID volume.QuotaID) error {
 	err := f.each(quotaTree, groupOf(quotaID), qgroupRelation, func(member item) error {
@@ -164,7 +165,7 @@ func (f filesystem) removeGroup(quotaID volume.QuotaID) error {
 		return err
 	}
 	err = ioctl(f.root, iocQgroupCreate, "remove quota group", &createArgs{group: groupOf(quotaID)})
-	// gone already, or with the filesystem's quotas
+	// The group is gone already, or quotas were turned off.
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) {
 		return nil
 	}
@@ -181,10 +182,8 @@ func (f filesystem) removeMember(quotaID volume.QuotaID, member uint64) error {
 		return err
 	}
 	err = ioctl(f.root, iocQgroupCreate, "remove quota group", &createArgs{group: member})
-	if errors.Is(err, unix.EBUSY) { // simple quotas: what it wrote first is still in a snapshot
-		return nil
-	}
-	if errors.Is(err, unix.ENOENT) {
+	// EBUSY: with simple quotas, a snapshot still has blocks that the subvolume wrote first.
+	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	return err

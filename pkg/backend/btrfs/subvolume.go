@@ -13,9 +13,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
-// destroy removes a subvolume and those that a pod has made in it, if there is one of that name. No
-// time is spent on files: the kernel removes them afterwards. What is mounted there is refused,
-// what is mounted inside is detached.
+// destroy removes a subvolume, and the subvolumes that a pod has made in it. If nothing, or
+// something else, has that name, it does nothing. It costs no time for files: the kernel removes
+// them in the background. It fails if something is mounted on the subvolume; mounts inside it are
+// detached.
 func (f filesystem) destroy(dir *os.File, name string) error {
 	top, err := openat.Dir{File: dir}.OpenUnmounted(name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
@@ -39,12 +40,13 @@ func (f filesystem) destroy(dir *os.File, name string) error {
 	return destroySubvolume(dir, []byte(name))
 }
 
-// nesting is a subvolume in which others are destroyed: next is the first that may still be there.
+// nesting is a subvolume whose children are being destroyed: next is the lowest number that a child
+// may still have.
 type nesting struct{ subvolume, next uint64 }
 
-// destroyBelow removes the subvolumes in a subvolume, wherever in it they are: the kernel refuses
-// to destroy one that has others. A pod can nest any number of them, of which two numbers each are
-// remembered.
+// destroyBelow removes all subvolumes in a subvolume: the kernel refuses to destroy a subvolume
+// that has others in it. A pod can nest any number of subvolumes; two numbers are remembered for
+// each level.
 func (f filesystem) destroyBelow(top uint64) error {
 	for below := []nesting{{subvolume: top}}; ; {
 		at := &below[len(below)-1]
@@ -66,8 +68,8 @@ func (f filesystem) destroyBelow(top uint64) error {
 	}
 }
 
-// child is the reference to the first subvolume in another one whose number is within bounds; nil
-// if there is none.
+// child returns the reference to the first subvolume in another one that has a number within
+// bounds; nil if there is none.
 func (f filesystem) child(parent, from, to uint64) (*item, error) {
 	found, err := f.items(rootTree, parent, rootRef, from, to)
 	if err != nil || len(found) == 0 {
@@ -85,8 +87,8 @@ func (f filesystem) destroyChild(parent, child uint64) error {
 	if err != nil {
 		return fmt.Errorf("subvolume %d in %d: %w", child, parent, err)
 	}
-	for _, d := range []struct{ subvolume, inode uint64 }{{parent, firstFreeObject}, {child, firstFreeObject}} {
-		root, err := f.openDir(d.subvolume, d.inode)
+	for _, subvolume := range []uint64{parent, child} {
+		root, err := f.openDir(subvolume, firstFreeObject)
 		if err != nil {
 			return err
 		}
@@ -102,7 +104,8 @@ func (f filesystem) destroyChild(parent, child uint64) error {
 	return destroySubvolume(dir, name)
 }
 
-// parseRef reads struct btrfs_root_ref: the directory in which a subvolume is, and its name there.
+// parseRef parses struct btrfs_root_ref: the inode of the directory of a subvolume, and its name
+// there.
 func parseRef(data []byte) (inode uint64, name []byte, err error) {
 	const header = 18 // dirid, sequence, name_len
 	if len(data) < header || len(data) != header+int(binary.LittleEndian.Uint16(data[16:])) {
@@ -111,7 +114,7 @@ func parseRef(data []byte) (inode uint64, name []byte, err error) {
 	return binary.LittleEndian.Uint64(data), data[header:], nil
 }
 
-// openSubvolume opens the subvolume that holds a volume's data.
+// openSubvolume opens the subvolume with a volume's data. Errors: os.ErrNotExist.
 func openSubvolume(dir *os.File) (*os.File, error) {
 	for _, name := range []string{backend.Data, backend.Holder} {
 		f, err := openat.Dir{File: dir}.OpenUnmounted(name)

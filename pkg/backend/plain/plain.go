@@ -1,4 +1,4 @@
-// Package plain is the backend for a filesystem that can hold nobody to a size.
+// Package plain is the backend for a filesystem that cannot enforce sizes.
 package plain
 
 import (
@@ -9,7 +9,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Plain makes directories and files, and that is all.
+// Plain makes directories and files, without limits.
 type Plain struct{}
 
 var _ backend.Backend = Plain{}
@@ -32,14 +32,13 @@ func (Plain) Make(dir *os.File, spec volume.Spec, _ int64) (*os.File, volume.Quo
 // Adopt implements backend.Backend.
 func (Plain) Adopt(*os.File, volume.QuotaID, volume.Spec, int64) (bool, error) { return false, nil }
 
-// Hold implements backend.Backend.
-func (Plain) Hold(*os.File, volume.QuotaID) volume.QuotaID { return 0 }
+// ReserveQuotaID implements backend.Backend.
+func (Plain) ReserveQuotaID(*os.File, volume.QuotaID) volume.QuotaID { return 0 }
 
-// Resize implements backend.Backend: the size is a number, and the pool keeps that.
+// Resize implements backend.Backend. There is no limit to change: the size is only in the record.
 func (Plain) Resize(*os.File, volume.QuotaID, volume.Spec, int64) error { return nil }
 
-// Usage implements backend.Backend. The filesystem knows only its own numbers, and those are what
-// bounds the writer: they are reported, not an invented share of them.
+// Usage implements backend.Backend. It returns the numbers of the filesystem, which bound a writer.
 func (Plain) Usage(data *os.File, _ volume.QuotaID) (volume.Usage, error) {
 	return mount.UsageOf(data)
 }

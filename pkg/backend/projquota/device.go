@@ -17,20 +17,20 @@ import (
 
 const deviceDir = "/dev"
 
-// findQuota finds out how to reach the quotas of a filesystem; false if it enforces none.
+// findQuota finds out how to set the quotas of a filesystem; false if it enforces none.
 func findQuota(root *os.File) (quota, bool, error) {
 	q := quota{root: root}
 	enforced, err := q.enforced()
-	// EPERM: an old seccomp profile refuses the system calls that it does not know. (With the
-	// rights to set quotas there is no other.)
+	// EPERM comes from an old seccomp profile, which refuses system calls that it does not know. (A
+	// process that may set quotas gets no other EPERM.)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
 		return findByDevice(root, deviceDir)
 	}
 	return q, enforced, err
 }
 
-// findByDevice is for kernels before Linux 5.14. A filesystem that is not mounted with project
-// quotas needs no device.
+// findByDevice is findQuota for kernels before Linux 5.14, which need the filesystem's block
+// device. It looks for the device only if the filesystem is mounted with project quotas.
 func findByDevice(root *os.File, devices string) (quota, bool, error) {
 	wanted, err := mountedWithQuota(root)
 	if err != nil || !wanted {
@@ -40,16 +40,14 @@ func findByDevice(root *os.File, devices string) (quota, bool, error) {
 	if err != nil {
 		return quota{}, false, fmt.Errorf(
 			"%w: before Linux 5.14 quotas are set by the filesystem's block device: %w",
-			volume.ErrUnavailable,
-			err,
-		)
+			volume.ErrUnavailable, err)
 	}
 	q := quota{root: root, device: device}
 	enforced, err := q.enforced()
 	return q, enforced, err
 }
 
-// mountedWithQuota reads the filesystem's options in the mount table.
+// mountedWithQuota reads the options of the filesystem from the mount table.
 func mountedWithQuota(root *os.File) (bool, error) {
 	mounts, err := mount.Table()
 	if err != nil {
@@ -61,9 +59,9 @@ func mountedWithQuota(root *os.File) (bool, error) {
 	}), err
 }
 
-// openDevice opens the block device of a filesystem, for its name alone. In a container a device
-// that came after its start has no node: then one is made, opened and removed again. The file is
-// closed with its last use.
+// openDevice opens the block device of a filesystem with O_PATH. A container has no node of a
+// device that appeared after the container's start: then openDevice makes a node, opens it and
+// removes it again. The garbage collector closes the file.
 func openDevice(root *os.File, devices string) (*os.File, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
@@ -74,7 +72,7 @@ func openDevice(root *os.File, devices string) (*os.File, error) {
 			return f, nil
 		}
 	}
-	dir, err := os.MkdirTemp(devices, "csi-hostpath-") // 0700: nobody else gets at the node
+	dir, err := os.MkdirTemp(devices, "csi-hostpath-") // mode 0700: only root can reach the node
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +80,7 @@ func openDevice(root *os.File, devices string) (*os.File, error) {
 	return f, errors.Join(err, os.Remove(dir))
 }
 
-// deviceName is what the kernel calls a block device, and udev its node.
+// deviceName returns the kernel's name of a block device, which udev gives its node.
 func deviceName(device uint64) (string, error) {
 	f, err := os.Open(
 		fmt.Sprintf("/sys/dev/block/%d:%d/uevent", unix.Major(device), unix.Minor(device)),
@@ -100,7 +98,7 @@ func deviceName(device uint64) (string, error) {
 	return "", errors.Join(fmt.Errorf("%s has no DEVNAME", f.Name()), lines.Err())
 }
 
-// openNode opens a device node, and nothing that only has its name.
+// openNode opens the node of a device, and verifies that it is of that device.
 func openNode(path string, device uint64) (*os.File, error) {
 	f, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -118,8 +116,8 @@ func openNode(path string, device uint64) (*os.File, error) {
 }
 
 func makeNode(path string, device uint64) (*os.File, error) {
-	if err := unix.Mknod(path, unix.S_IFBLK|0o600,
-		int(device)); err != nil { //nolint:gosec // as the kernel has it
+	number := int(device) //nolint:gosec // as the kernel has it
+	if err := unix.Mknod(path, unix.S_IFBLK|0o600, number); err != nil {
 		return nil, &os.PathError{Op: "mknod", Path: path, Err: err}
 	}
 	f, err := openNode(path, device)

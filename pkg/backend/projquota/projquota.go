@@ -1,6 +1,6 @@
-// Package projquota holds volumes to their sizes by project quotas, on XFS and ext4 mounted with
-// prjquota: a volume's data has a project ID that everything made in it inherits, and the
-// filesystem counts and limits the blocks of that ID.
+// Package projquota enforces sizes with project quotas, on XFS and ext4 mounted with prjquota. A
+// volume's data has a project ID, which everything that is made in it inherits. The filesystem
+// counts and limits the blocks and inodes of that ID.
 package projquota
 
 import (
@@ -16,21 +16,21 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// The project IDs of volumes. kubelet takes IDs from 1048577 up (k8s.io/kubernetes
-// pkg/volume/util/fsquota/common, FirstQuota), people small ones; these are far from both. ID 0 is
-// not only nobody's: its limits are those of every project without its own.
+// The project IDs of volumes. kubelet uses IDs from 1048577 on (k8s.io/kubernetes
+// pkg/volume/util/fsquota/common, FirstQuota) and people use small ones: these are far from both.
+// ID 0 means no project; its limits would be those of every project without limits of its own.
 const (
 	firstQuotaID volume.QuotaID = 1 << 30
 	quotaIDCount                = 1 << 30
 )
 
-// Mode says whether volumes are held to their sizes.
+// Mode says whether sizes are enforced.
 type Mode int
 
 const (
-	// Enforce holds every volume to its size.
+	// Enforce limits every volume to its size.
 	Enforce Mode = iota
-	// Lift makes volumes without limits, and takes the limits off those that have one.
+	// Lift makes volumes without limits, and removes the limits of those that have one.
 	Lift
 )
 
@@ -40,7 +40,7 @@ type ProjectQuota struct {
 	mode     Mode
 	quotaIDs *backend.QuotaIDs
 
-	retagging sync.Mutex
+	assigning sync.Mutex // held while assignProject runs: one at a time, for it has many descriptors
 }
 
 var (
@@ -48,9 +48,9 @@ var (
 	_ backend.Counter = (*ProjectQuota)(nil)
 )
 
-// Open is the backend for the filesystem of a directory, which stays the caller's and open; false
-// if it does not enforce project quotas. The seed says where the search for free IDs begins.
-// Errors: ErrUnavailable for a filesystem whose quotas cannot be reached.
+// Open returns the backend for the filesystem of a directory; false if the filesystem does not
+// enforce project quotas. The directory stays open while the backend is used, and the caller closes
+// it. seed is that of backend.NewQuotaIDs. Errors: ErrUnavailable if the quotas cannot be set.
 func Open(root *os.File, mode Mode, seed uint64) (*ProjectQuota, bool, error) {
 	q, ok, err := findQuota(root)
 	if err != nil || !ok {
@@ -76,7 +76,7 @@ func (p *ProjectQuota) Enforces() bool { return p.mode == Enforce }
 // LimitsInodes implements backend.Backend.
 func (p *ProjectQuota) LimitsInodes() bool { return p.mode == Enforce }
 
-// limits are what the filesystem is told of a volume.
+// limits returns the limits of a volume's project.
 func (p *ProjectQuota) limits(spec volume.Spec, bytes int64) limits {
 	if p.mode == Lift {
 		return limits{}
@@ -92,22 +92,22 @@ func (p *ProjectQuota) Make(
 		f, err := backend.MakeEmpty(dir, spec)
 		return f, 0, err
 	}
-	quotaID, err := p.quotaIDs.Claim(p.quota.unused)
+	quotaID, err := p.quotaIDs.Allocate(p.quota.unused)
 	if err != nil {
 		return nil, 0, err
 	}
-	f, err := p.makeTagged(dir, spec, quotaID, bytes)
+	f, err := p.makeWithProject(dir, spec, quotaID, bytes)
 	if err != nil {
-		// it has no limit; should the data that was removed count for a while, Claim will see that
+		// The ID has no limit. While the removed data still counts, Allocate does not return the ID.
 		p.quotaIDs.Free(quotaID)
 		return nil, 0, err
 	}
 	return f, quotaID, nil
 }
 
-// makeTagged gives the data its ID before it gives the ID its limit: what a crash in between leaves
-// in tmp/ says which ID it has, and no limit is ever left that belongs to nothing.
-func (p *ProjectQuota) makeTagged(
+// makeWithProject gives the data its ID before it gives the ID its limit: if a crash comes in
+// between, the data in tmp/ has the ID, and no limit is left without data.
+func (p *ProjectQuota) makeWithProject(
 	dir *os.File, spec volume.Spec, quotaID volume.QuotaID, bytes int64,
 ) (*os.File, error) {
 	f, err := backend.MakeEmpty(dir, spec)
@@ -124,9 +124,9 @@ func (p *ProjectQuota) makeTagged(
 	return f, nil
 }
 
-// Adopt implements backend.Backend: what the record says is true, whatever became of the quota
-// while the driver was away. Data without its ID was copied here, or robbed of it: everything in it
-// gets the ID, however much that is.
+// Adopt implements backend.Backend. The record counts, whatever was done to the quota while the
+// driver was not running. If the data has no ID, it was copied here, or somebody has removed the
+// ID: then everything in it gets the ID.
 func (p *ProjectQuota) Adopt(
 	dir *os.File, quotaID volume.QuotaID, spec volume.Spec, bytes int64,
 ) (repaired bool, err error) {
@@ -136,32 +136,31 @@ func (p *ProjectQuota) Adopt(
 	if !p.quotaIDs.Contains(quotaID) {
 		return false, fmt.Errorf(
 			"%w: its record has no project ID, but %d: it was made while the filesystem had no quotas, or on another one",
-			volume.ErrUnavailable,
-			quotaID,
-		)
+			volume.ErrUnavailable, quotaID)
 	}
-	if !p.quotaIDs.Hold(quotaID) {
-		return false, fmt.Errorf("%w: project ID %d belongs to another volume as well", volume.ErrCorrupt,
-			quotaID)
+	if !p.quotaIDs.Reserve(quotaID) {
+		return false, fmt.Errorf("%w: project ID %d belongs to another volume as well",
+			volume.ErrCorrupt, quotaID)
 	}
 	f, err := openData(dir)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	tagged, err := p.ensureTagged(f, quotaID)
+	assigned, err := p.ensureProjectOfTree(f, quotaID)
 	if err != nil {
 		return false, err
 	}
 	limited, err := p.quota.ensureLimits(quotaID, p.limits(spec, bytes))
-	return tagged || limited, err
+	return assigned || limited, err
 }
 
-// ensureTagged looks at the data itself only: at a start it is as it should be for every volume. It
-// is tagged last, so that a crash leaves it for the next start.
-func (p *ProjectQuota) ensureTagged(f *os.File, quotaID volume.QuotaID) (changed bool, err error) {
-	tagged, err := isTagged(f, quotaID)
-	if err != nil || tagged {
+// ensureProjectOfTree gives the data and everything in it the ID, unless the data itself has it: at
+// a start it has, for almost every volume. The data itself gets the ID last, so that after a crash
+// the next start does it again.
+func (p *ProjectQuota) ensureProjectOfTree(f *os.File, quotaID volume.QuotaID) (changed bool, err error) {
+	assigned, err := hasProject(f, quotaID)
+	if err != nil || assigned {
 		return false, err
 	}
 	info, err := f.Stat()
@@ -169,9 +168,9 @@ func (p *ProjectQuota) ensureTagged(f *os.File, quotaID volume.QuotaID) (changed
 		return false, err
 	}
 	if info.IsDir() {
-		p.retagging.Lock() // one at a time: it has many descriptors
-		err := retag(f, quotaID, retagDepth)
-		p.retagging.Unlock()
+		p.assigning.Lock()
+		err := assignProject(f, quotaID, assignDepth)
+		p.assigning.Unlock()
 		if err != nil {
 			return false, err
 		}
@@ -179,18 +178,18 @@ func (p *ProjectQuota) ensureTagged(f *os.File, quotaID volume.QuotaID) (changed
 	return ensureProject(f, quotaID)
 }
 
-// Hold implements backend.Backend.
-func (p *ProjectQuota) Hold(dir *os.File, quotaID volume.QuotaID) volume.QuotaID {
+// ReserveQuotaID implements backend.Backend.
+func (p *ProjectQuota) ReserveQuotaID(dir *os.File, quotaID volume.QuotaID) volume.QuotaID {
 	if quotaID == 0 {
 		quotaID = quotaIDOf(dir)
 	}
-	if !p.quotaIDs.Hold(quotaID) {
+	if !p.quotaIDs.Reserve(quotaID) {
 		return 0
 	}
 	return quotaID
 }
 
-// quotaIDOf reads the ID of data whose record is gone.
+// quotaIDOf reads the ID of data that has no record.
 func quotaIDOf(dir *os.File) volume.QuotaID {
 	f, err := openData(dir)
 	if err != nil {
@@ -214,14 +213,14 @@ func (p *ProjectQuota) Resize(
 	return p.quota.setLimits(quotaID, p.limits(spec, bytes))
 }
 
-// Usage implements backend.Backend. The filesystem can be full before the volume is; then that is
-// what is available.
+// Usage implements backend.Backend. If the filesystem has less space than the volume, that is what
+// is available.
 func (p *ProjectQuota) Usage(data *os.File, quotaID volume.QuotaID) (volume.Usage, error) {
 	if !p.quotaIDs.Contains(quotaID) {
 		return mount.UsageOf(data)
 	}
-	// Of the pool's directory: statfs(2) of a directory with an ID is about that ID, on ext4 and
-	// XFS.
+	// The pool's directory has no ID: on ext4 and XFS, statfs(2) of a directory with an ID returns the
+	// numbers of that ID.
 	fs, err := mount.UsageOf(p.quota.root)
 	if err != nil {
 		return volume.Usage{}, err
@@ -253,12 +252,12 @@ func (p *ProjectQuota) Allocated(_ *os.File, quotaID volume.QuotaID) (int64, err
 	return int64(q.curSpace), err //nolint:gosec // less than a filesystem holds
 }
 
-// Discard implements backend.Backend: a tree of files is removed file by file.
+// Discard implements backend.Backend. Only whole files can be removed, which the caller does.
 func (*ProjectQuota) Discard(*os.File) error { return nil }
 
-// Release implements backend.Backend. As long as anything counts it stays limited, and its space is
-// not free: a deleted file that somebody has open, or, on XFS, one that was deleted a moment ago
-// and that the kernel frees in the background.
+// Release implements backend.Backend. The limit stays while anything counts for the ID: a deleted
+// file that a process has open, or, on XFS, a file that was deleted a moment ago and that the
+// kernel frees in the background.
 func (p *ProjectQuota) Release(quotaID volume.QuotaID) error {
 	if !p.quotaIDs.Contains(quotaID) {
 		return nil
@@ -268,8 +267,8 @@ func (p *ProjectQuota) Release(quotaID volume.QuotaID) error {
 	case err != nil:
 		return err
 	case !q.isUnused():
-		return fmt.Errorf("%w: %d bytes in %d files of project %d", backend.ErrPending, q.curSpace,
-			q.curInodes, quotaID)
+		return fmt.Errorf("%w: %d bytes in %d files of project %d",
+			backend.ErrPending, q.curSpace, q.curInodes, quotaID)
 	}
 	if err := p.quota.setLimits(quotaID, limits{}); err != nil {
 		return err
@@ -278,7 +277,7 @@ func (p *ProjectQuota) Release(quotaID volume.QuotaID) error {
 	return nil
 }
 
-// openData opens data to read and set its attributes, not its content.
+// openData opens data in order to read and set its project ID.
 func openData(dir *os.File) (*os.File, error) {
 	return backend.OpenData(dir, unix.O_RDONLY|unix.O_NONBLOCK)
 }

@@ -49,10 +49,10 @@ func TestStructuresAreTheKernels(t *testing.T) {
 	}
 }
 
-// Data that a pod has robbed of its ID is tagged again at the start, when the records of all others
+// Data that has lost its ID gets it again at the start, when the records of all others
 // are read: it must not take the descriptors that these need, however deep the pod has gone.
-func TestDeepTreeIsTaggedWithFewDescriptors(t *testing.T) {
-	root := mkdirDeep(t, disks.New(t, disks.XFS, 0).Dir, 4*retagDepth)
+func TestDeepTreeGetsItsProjectWithFewDescriptors(t *testing.T) {
+	root := mkdirDeep(t, disks.New(t, disks.XFS, 0).Dir, 4*assignDepth)
 	defer root.Close()
 	var old unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
@@ -60,13 +60,13 @@ func TestDeepTreeIsTaggedWithFewDescriptors(t *testing.T) {
 	}
 	if err := unix.Setrlimit(
 		unix.RLIMIT_NOFILE,
-		&unix.Rlimit{Cur: retagDepth + 200, Max: old.Max},
+		&unix.Rlimit{Cur: assignDepth + 200, Max: old.Max},
 	); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old) //nolint:errcheck // it was so before
-	if err := retag(root, firstQuotaID, retagDepth); err == nil || errors.Is(err, unix.EMFILE) {
-		t.Errorf("a tree of %d levels: %v, want an error that says so", 4*retagDepth, err)
+	if err := assignProject(root, firstQuotaID, assignDepth); err == nil || errors.Is(err, unix.EMFILE) {
+		t.Errorf("a tree of %d levels: %v, want an error that says so", 4*assignDepth, err)
 	}
 }
 
@@ -90,7 +90,7 @@ func TestLeasedFileDoesNotHoldUpTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	if err := retag(root, firstQuotaID, retagDepth); !errors.Is(err, unix.EAGAIN) {
+	if err := assignProject(root, firstQuotaID, assignDepth); !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("a leased file: %v, want EAGAIN", err)
 	}
 }

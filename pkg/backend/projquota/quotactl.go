@@ -13,13 +13,13 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// quotactl(2) and linux/quota.h, linux/dqblk_xfs.h, linux/fs.h; x/sys has none of it.
+// Of quotactl(2), linux/quota.h, linux/dqblk_xfs.h and linux/fs.h; x/sys has none of these.
 const (
 	prjQuota = 2 // PRJQUOTA
 
 	cmdGetQuota = 0x800007 // Q_GETQUOTA
 	cmdSetQuota = 0x800008 // Q_SETQUOTA
-	cmdGetStat  = 0x5805   // Q_XGETQSTAT, which every filesystem with quotas answers, not only XFS
+	cmdGetStat  = 0x5805   // Q_XGETQSTAT, for every filesystem with quotas, not only XFS
 
 	projectEnforced = 1 << 5 // FS_QUOTA_PDQ_ENFD
 	validLimits     = 1 | 4  // QIF_BLIMITS | QIF_ILIMITS
@@ -54,22 +54,20 @@ type attributes struct {
 	_                                                  [8]byte
 }
 
-// quota is the quota of the filesystem on which root is.
+// quota has the project quotas of the filesystem of root.
 type quota struct {
 	root *os.File
-	// device is the filesystem's block device, open with O_PATH, where the kernel has to be told
-	// it; else nil.
+	// device is the filesystem's block device, open with O_PATH, if the kernel needs it; else nil.
 	device *os.File
 }
 
-// limits are those of one project; 0 is none.
+// limits are the limits of one project; 0 means none.
 type limits struct {
 	bytes  int64
 	inodes uint64
 }
 
-// call is quotactl_fd(2), Linux 5.14: it needs no path of a device, which a container may not have.
-// Before that it is quotactl(2).
+// call is quotactl_fd(2), which needs no path of a device. Before Linux 5.14 it is quotactl(2).
 func (q quota) call(cmd int, id volume.QuotaID, arg unsafe.Pointer) error {
 	if q.device != nil {
 		return q.callDevice(cmd, id, arg)
@@ -87,9 +85,9 @@ func (q quota) callDevice(cmd int, id volume.QuotaID, arg unsafe.Pointer) error 
 	if err != nil {
 		return err
 	}
+	//nolint:gosec // the kernel reads the path
 	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL, uintptr(cmd<<8|prjQuota),
-		uintptr(unsafe.Pointer(path)), uintptr(id), uintptr(arg), 0,
-		0) //nolint:gosec // the kernel reads the path
+		uintptr(unsafe.Pointer(path)), uintptr(id), uintptr(arg), 0, 0)
 	runtime.KeepAlive(q.device)
 	if errno != 0 {
 		return errno
@@ -97,7 +95,7 @@ func (q quota) callDevice(cmd int, id volume.QuotaID, arg unsafe.Pointer) error 
 	return nil
 }
 
-// enforced says whether the filesystem holds projects to their limits.
+// enforced reports whether the filesystem enforces limits of projects.
 func (q quota) enforced() (bool, error) {
 	var st quotaStat
 	err := q.call(cmdGetStat, 0, unsafe.Pointer(&st)) //nolint:gosec // the kernel fills it
@@ -116,7 +114,7 @@ func (q quota) get(id volume.QuotaID) (dqblk, error) {
 	err := q.call(cmdGetQuota, id, unsafe.Pointer(&d)) //nolint:gosec // the kernel fills it
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH):
-		// XFS has nothing for an ID that was never used
+		// XFS has no entry of an ID that was never used.
 		return dqblk{}, nil
 	case err != nil:
 		return dqblk{}, fmt.Errorf("quota of project %d: %w", id, err)
@@ -125,8 +123,8 @@ func (q quota) get(id volume.QuotaID) (dqblk, error) {
 	}
 }
 
-// unused says that nothing counts under an ID. A limit alone is what an earlier volume left, whose
-// last file took long to vanish.
+// unused reports whether nothing counts for an ID. It may have a limit: that of an earlier volume
+// whose last file was freed late.
 func (q quota) unused(id volume.QuotaID) (bool, error) {
 	d, err := q.get(id)
 	return d.isUnused(), err
@@ -134,19 +132,19 @@ func (q quota) unused(id volume.QuotaID) (bool, error) {
 
 func (d dqblk) isUnused() bool { return d.curSpace == 0 && d.curInodes == 0 }
 
-// setLimits holds a project to a size, rounded up to a whole kilobyte, and a number of inodes.
+// setLimits limits a project's size, rounded up to a whole kilobyte, and its number of inodes.
 func (q quota) setLimits(id volume.QuotaID, l limits) error {
 	d := dqblk{blockHard: limitBlocks(l.bytes), inodeHard: l.inodes, valid: validLimits}
-	if err := q.call(cmdSetQuota, id,
-		unsafe.Pointer(&d)); err != nil { //nolint:gosec // the kernel reads it
-		return fmt.Errorf("limit project %d to %d bytes and %d inodes (0: any number): %w", id, l.bytes,
-			l.inodes, err)
+	err := q.call(cmdSetQuota, id, unsafe.Pointer(&d)) //nolint:gosec // the kernel reads it
+	if err != nil {
+		return fmt.Errorf("limit project %d to %d bytes and %d inodes (0: any number): %w",
+			id, l.bytes, l.inodes, err)
 	}
 	return nil
 }
 
-// ensureLimits writes only what is not so yet, and says whether it did: at a start it is so for
-// every volume.
+// ensureLimits sets limits that differ, and returns whether it did: at a start those of almost all
+// volumes are right.
 func (q quota) ensureLimits(id volume.QuotaID, l limits) (changed bool, err error) {
 	d, err := q.get(id)
 	if err != nil {
@@ -160,12 +158,12 @@ func (q quota) ensureLimits(id volume.QuotaID, l limits) (changed bool, err erro
 }
 
 func limitBlocks(bytes int64) uint64 {
-	return (uint64(bytes) + blockBytes - 1) / blockBytes
-} //nolint:gosec // never negative
+	return (uint64(bytes) + blockBytes - 1) / blockBytes //nolint:gosec // never negative
+}
 
 func limitBytes(d dqblk) int64 {
-	return int64(d.blockHard * blockBytes)
-} //nolint:gosec // what setLimits wrote
+	return int64(d.blockHard * blockBytes) //nolint:gosec // what setLimits wrote
+}
 
 func getAttributes(f *os.File) (attributes, error) {
 	var a attributes
@@ -173,14 +171,14 @@ func getAttributes(f *os.File) (attributes, error) {
 	return a, err
 }
 
-// setProject gives an empty directory or file its project ID; what is made in the directory
-// inherits it.
+// setProject gives an empty directory or file its project ID, which everything that is made in the
+// directory inherits.
 func setProject(f *os.File, id volume.QuotaID) error {
 	_, err := ensureProject(f, id)
 	return err
 }
 
-// ensureProject writes only what is not so yet, and says whether it did.
+// ensureProject gives a file the project ID, and returns whether it had another one.
 func ensureProject(f *os.File, id volume.QuotaID) (changed bool, err error) {
 	have, err := getAttributes(f)
 	if err != nil {
@@ -193,7 +191,7 @@ func ensureProject(f *os.File, id volume.QuotaID) (changed bool, err error) {
 	return true, ioctl(f, ioctlSetAttr, &want)
 }
 
-func isTagged(f *os.File, id volume.QuotaID) (bool, error) {
+func hasProject(f *os.File, id volume.QuotaID) (bool, error) {
 	have, err := getAttributes(f)
 	if err != nil {
 		return false, err

@@ -13,25 +13,24 @@ import (
 )
 
 const (
-	// retagBatch is how many names of a directory are read at a time.
-	retagBatch = 64
-	// retagDepth is how many directories are open at most, one below the other: as many as a path
-	// of PATH_MAX can name.
-	retagDepth = 2048
+	// assignBatch is how many names of a directory are in memory at a time.
+	assignBatch = 64
+	// assignDepth is how many levels of directories a tree may have; one of each is open. A path of
+	// PATH_MAX can name as many.
+	assignDepth = 2048
 )
 
-// retag gives everything in a directory a project ID: what was copied here, with its record and
-// without its ID, has none. The content is a pod's, which may be writing: no link is followed and
-// nothing but directories and regular files is opened. (What is neither has no blocks worth
-// counting.) Every level holds a descriptor: what is deeper than levels is an error.
-func retag(d *os.File, id volume.QuotaID, levels int) error {
+// assignProject gives everything in a directory a project ID. The content is a pod's, which may be
+// changing it: no link is followed, and only directories and regular files are opened. (Other files
+// have almost no blocks.) A tree with more levels than that is an error.
+func assignProject(d *os.File, id volume.QuotaID, levels int) error {
 	if levels == 0 {
-		return fmt.Errorf("it has more than %d levels of directories", retagDepth)
+		return fmt.Errorf("it has more than %d levels of directories", assignDepth)
 	}
 	for {
-		names, err := d.Readdirnames(retagBatch)
+		names, err := d.Readdirnames(assignBatch)
 		for _, name := range names {
-			if err := retagEntry(d, name, id, levels); err != nil {
+			if err := assignEntry(d, name, id, levels); err != nil {
 				return err
 			}
 		}
@@ -44,7 +43,7 @@ func retag(d *os.File, id volume.QuotaID, levels int) error {
 	}
 }
 
-func retagEntry(dir *os.File, name string, id volume.QuotaID, levels int) error {
+func assignEntry(dir *os.File, name string, id volume.QuotaID, levels int) error {
 	f, err := openPlain(dir, name)
 	if f == nil || err != nil {
 		return err
@@ -57,7 +56,7 @@ func retagEntry(dir *os.File, name string, id volume.QuotaID, levels int) error 
 	if err != nil || !info.IsDir() {
 		return err
 	}
-	return retag(f, id, levels-1)
+	return assignProject(f, id, levels-1)
 }
 
 // openPlain opens a directory or a regular file; nil for what is neither, is gone, or is a mount.
