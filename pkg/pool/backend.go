@@ -20,7 +20,9 @@ import (
 // openBackend finds out what the pool's filesystem can do. Errors: ErrUnavailable when that is less
 // than the options require.
 func (p *Pool) openBackend(ctx context.Context) (err error) {
-	p.backend, err = p.detect(ctx, p.root.File)
+	if p.backend, err = p.detect(ctx, p.root.File); err == nil {
+		p.cloner = clonerOf(p.backend)
+	}
 	return err
 }
 

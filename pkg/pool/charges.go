@@ -90,7 +90,7 @@ func (p *Pool) limitOf(v volume.Volume) int64 {
 // limitOf is asked again after each change of the limit, so that of two calls at the same time the
 // one that ends last sets what is right.
 func (p *Pool) applyCharges(id volume.ID) error {
-	if !p.cloner().ChargesWriter() || id.Pool() != p.id {
+	if !p.cloner.ChargesWriter() || id.Pool() != p.id {
 		return nil
 	}
 	for applied := int64(-1); ; {
@@ -133,7 +133,7 @@ func (p *Pool) unchargePurged(d *discarded) error {
 // the records.
 func (p *Pool) chargeCutting(id volume.ID) (uncharge func(), err error) {
 	v, err := p.Get(id)
-	if err != nil || !p.cloner().ChargesWriter() {
+	if err != nil || !p.cloner.ChargesWriter() {
 		return func() {}, err
 	}
 	to, bytes := accountOfVolume(v), p.limitOf(v)

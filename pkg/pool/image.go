@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -196,48 +195,4 @@ func (p *Pool) checkDetached(parent openat.Dir, entry string) error {
 // ErrBusy while it is copied or changed.
 func (p *Pool) Claim(id volume.ID) (release func(), err error) {
 	return p.volumes.catalog.LockUnshared(id)
-}
-
-// copyImage makes, in the directory of what is being built, an image of so many bytes that begins
-// as a copy of another one. It is durable when it returns, but for its name.
-func (p *Pool) copyImage(
-	ctx context.Context,
-	d openat.Dir,
-	from *origin,
-	allocation volume.Allocation,
-	bytes int64,
-	progress *copytree.Progress,
-) (*os.File, error) {
-	source := image.Source{
-		Name: from.id, Dir: from.dir.File, Spec: from.spec, Bytes: from.restoreBytes,
-	}
-	opts := copytree.Options{Progress: progress, Limiter: p.throttle.Limiter}
-	return image.New(allocation).MakeFrom(ctx, d.File, source, bytes, opts)
-}
-
-// cutImage is cutSnapshot for an image.
-func (p *Pool) cutImage(
-	ctx context.Context, d openat.Dir, s *volume.Snapshot, from *origin, progress *copytree.Progress,
-) (*os.File, error) {
-	data, err := p.copyImage(ctx, d, from, volume.Sparse, from.restoreBytes, progress)
-	if err != nil {
-		return nil, err
-	}
-	s.FilesystemBytes, s.Formatting = from.filesystemBytes, from.formatting
-	allocated, err := image.Image{}.Allocated(data, 0)
-	if err != nil {
-		return nil, errors.Join(err, data.Close())
-	}
-	p.replaceReserved(&s.HeldBytes, heldAtLeast(min(allocated, s.RestoreBytes), 0))
-	return data, nil
-}
-
-// makeImage is copied's make for an image. The filesystem in it is as large as its source's, and
-// grows when the volume is staged.
-func (c copied) makeImage(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
-	data, err := c.pool.copyImage(ctx, d, c.from, v.Spec.Allocation, v.CapacityBytes, c.progress)
-	if err == nil {
-		v.FilesystemBytes, v.Formatting = c.from.filesystemBytes, c.from.formatting
-	}
-	return data, err
 }

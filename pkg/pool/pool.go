@@ -40,6 +40,7 @@ type Pool struct {
 	ordered          bool // backend.HasOrderedJournal
 	location         mount.Location
 	backend          backend.Backend
+	cloner           backend.Cloner
 	jobs             *copyjob.Jobs
 	throttle         copyjob.Throttle
 	calls            copyjob.CallGate

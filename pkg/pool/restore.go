@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
@@ -59,65 +55,87 @@ func (p *Pool) restore(
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("copy %s: %w", req.Source, err)
 	}
-	from, err := p.holdInTurn(ctx, func() (*origin, error) { return other.holdFitting(req) })
+	c, err := p.beginCopy(ctx, func() (*copySource, error) { return other.shareFitting(req) }, progress)
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	defer from.release()
-	bytes, err := req.Spec.Size(
-		volume.SizeRange{Required: max(req.Size.Required, from.restoreBytes), Limit: req.Size.Limit},
-	)
+	defer c.end()
+	least := max(req.Size.Required, c.from.restoreBytes)
+	bytes, err := req.Spec.Size(volume.SizeRange{Required: least, Limit: req.Size.Limit})
 	if err != nil {
 		return volume.Volume{}, err
 	}
 	v := volume.Volume{
 		ID: id, Name: req.Name, Spec: req.Spec, Owner: req.Owner, Source: req.Source,
 		CapacityBytes: bytes,
+		SharedBytes:   c.mostShared(),
 		Created:       time.Now().UTC(),
 	}
-	if p.cloner().ChargesWriter() && !v.Spec.IsImage() {
-		v.SharedBytes = from.sharedBytes
-		if from.isLive {
-			v.SharedBytes = ledger.Sum(from.restoreBytes, from.sharedBytes)
-		}
-	}
-	c := copied{pool: p, from: from, limit: req.Size.Limit, progress: progress}
-	return p.publishVolume(ctx, v, making[volume.Volume]{data: c.make, isCopy: true})
+	r := restoring{copying: c, limit: req.Size.Limit}
+	return p.publishVolume(ctx, v, making[volume.Volume]{data: r.data, isCopy: true})
 }
 
-// copied is the content of a volume that is made from another one, or from a snapshot.
-type copied struct {
-	pool     *Pool
-	from     *origin
-	limit    int64 // the most bytes that the volume may have; 0 is any
-	progress *copytree.Progress
+// mostShared is the most that a volume can have from its source without that it counts for the
+// volume.
+func (c *copying) mostShared() int64 {
+	switch {
+	case c.method != byFilesystem || !c.pool.cloner.ChargesWriter():
+		return 0
+	case c.from.isLive:
+		return ledger.Sum(c.from.restoreBytes, c.from.sharedBytes)
+	default:
+		return c.from.sharedBytes
+	}
 }
 
-func (c copied) make(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
-	p := c.pool
-	if v.Spec.IsImage() {
-		return c.makeImage(ctx, d, v)
-	}
-	source := backend.Source{Dir: c.from.dir.File, QuotaID: c.from.quotaID}
-	made, err := p.cloner().Clone(source, d.File, v.CapacityBytes)
-	if !errors.Is(err, errors.ErrUnsupported) {
-		v.QuotaID = made.QuotaID
-		if v.SharedBytes > 0 && c.from.isLive && made.WrittenBytes > 0 {
-			p.replaceReserved(&v.SharedBytes, ledger.Sum(made.WrittenBytes, c.from.sharedBytes))
-		}
-		return made.Data, err
-	}
-	// a copy shares nothing, or the filesystem counts that as if it did not
-	p.replaceReserved(&v.SharedBytes, 0)
-	made, held, err := p.duplicate(ctx, d, c.from,
-		bound{bytes: v.CapacityBytes, inodes: v.Spec.Inodes}, c.progress)
+// restoring is a copy that becomes a volume.
+type restoring struct {
+	*copying
+
+	limit int64 // the most bytes that the volume may have; 0 is any
+}
+
+// data makes the data of the volume.
+func (r restoring) data(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
+	return r.make(ctx, ways{
+		clone: func() (*os.File, error) { return r.clone(d, v) },
+		image: func() (*os.File, error) { return r.image(ctx, d, v) },
+		files: func() (*os.File, error) { return r.files(ctx, d, v) },
+	})
+}
+
+func (r restoring) clone(d openat.Dir, v *volume.Volume) (*os.File, error) {
+	made, err := r.pool.cloner.Clone(r.source(), d.File, v.CapacityBytes)
 	v.QuotaID = made.QuotaID
 	if err != nil {
 		return nil, err
 	}
-	err = c.fit(p, v, held)
+	if v.SharedBytes > 0 && r.from.isLive && made.WrittenBytes > 0 {
+		r.pool.replaceReserved(&v.SharedBytes, ledger.Sum(made.WrittenBytes, r.from.sharedBytes))
+	}
+	return made.Data, nil
+}
+
+// image copies an image. The filesystem in it grows when the volume is staged.
+func (r restoring) image(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
+	data, err := r.copyImage(ctx, d, v.Spec.Allocation, v.CapacityBytes)
 	if err == nil {
-		err = p.backend.Resize(d.File, made.QuotaID, v.Spec, v.CapacityBytes)
+		v.FilesystemBytes, v.Formatting = r.from.filesystemBytes, r.from.formatting
+	}
+	return data, err
+}
+
+func (r restoring) files(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
+	// a copy shares nothing, or the filesystem counts that as if it did not
+	r.pool.replaceReserved(&v.SharedBytes, 0)
+	made, held, err := r.copyFiles(ctx, d, bound{bytes: v.CapacityBytes, inodes: v.Spec.Inodes})
+	v.QuotaID = made.QuotaID
+	if err != nil {
+		return nil, err
+	}
+	err = r.fit(v, held)
+	if err == nil {
+		err = r.pool.backend.Resize(d.File, made.QuotaID, v.Spec, v.CapacityBytes)
 	}
 	if err != nil {
 		return nil, errors.Join(err, made.Data.Close())
@@ -128,112 +146,17 @@ func (c copied) make(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.F
 // fit makes a volume as large as what it has got: a copy's directories can take some blocks more
 // than the source's did, and a volume never begins beyond its size. Errors: ErrOutOfRange,
 // ErrNoSpace.
-func (c copied) fit(p *Pool, v *volume.Volume, held int64) error {
+func (r restoring) fit(v *volume.Volume, held int64) error {
 	if held <= v.CapacityBytes {
 		return nil
 	}
-	if c.limit > 0 && held > c.limit {
+	if r.limit > 0 && held > r.limit {
 		return fmt.Errorf("%w: what was copied of %s takes %d bytes, asked for are at most %d",
-			volume.ErrOutOfRange, c.from.id, held, c.limit)
+			volume.ErrOutOfRange, r.from.id, held, r.limit)
 	}
-	if err := p.reserve(held - v.CapacityBytes); err != nil {
+	if err := r.pool.reserve(held - v.CapacityBytes); err != nil {
 		return err
 	}
 	v.CapacityBytes = held
 	return nil
-}
-
-// bound is what a copy may hold: the size of the volume that it is to be, or that it is of, and the
-// inodes of that, 0 for any number.
-type bound struct {
-	bytes  int64
-	inodes uint64
-}
-
-const (
-	// copySlack and an eighth of its size are what a copy may take beyond its size while it is
-	// made: directories and the maps of large files may need more blocks than the source's did.
-	copySlack = 1 << 20
-	// quotaSlack is what a quota adds: XFS counts what it may need for a write until that has
-	// reached the disk.
-	quotaSlack = 64 << 20
-)
-
-func (b bound) withSlack() int64 { return ledger.Sum(b.bytes, b.bytes/8+copySlack) }
-
-// options hold a copy to a bound. ext4 exempts us from its quotas (CAP_SYS_RESOURCE), and a plain
-// pool has none. btrfs exempts nobody, and counts a block once that several files share: there the
-// quota is the bound.
-func (p *Pool) options(b bound, progress *copytree.Progress) copytree.Options {
-	opts := copytree.Options{
-		Progress: progress, Limiter: p.throttle.Limiter, Yielder: &p.calls,
-		MaxBytes: b.withSlack(), MaxEntries: int64(min(b.inodes, math.MaxInt64)),
-	}
-	if _, ok := p.backend.(backend.Cloner); ok && p.backend.Enforces() {
-		opts.MaxBytes = 0
-	}
-	return opts
-}
-
-// duplicate copies an origin's data file by file into the directory of what is being built, under a
-// quota of its own. It is durable when it returns, but for its name. The quota ID is returned also
-// on failure. Errors: ErrOutOfRange when there is more than the bound, ErrPrecondition when it is too
-// deep.
-func (p *Pool) duplicate(
-	ctx context.Context, d openat.Dir, from *origin, to bound, progress *copytree.Progress,
-) (made backend.Clone, held int64, err error) {
-	if p.clones(from.spec) { // it could not after all
-		leave, err := p.throttle.Enter(ctx)
-		if err != nil {
-			return made, 0, err
-		}
-		defer leave()
-	}
-	// Not opened further: a pod may have a lease on a file, for which the copy waits.
-	source, err := backend.OpenData(from.dir.File, unix.O_PATH)
-	if err != nil {
-		return made, 0, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, from.id, err)
-	}
-	defer source.Close()
-	spec := from.spec
-	// the copier needs some of its own; a volume's limit comes when the copy is there
-	spec.Inodes = 0
-	if made.Data, made.QuotaID, err = p.backend.Make(
-		d.File,
-		spec,
-		ledger.Sum(to.withSlack(), quotaSlack),
-	); err != nil {
-		return made, 0, err
-	}
-	stats, err := copytree.Tree(ctx, source, made.Data, p.options(to, progress))
-	switch {
-	case errors.Is(err, copytree.ErrTooDeep):
-		err = fmt.Errorf("%w: %s: %w", volume.ErrPrecondition, from.id, err)
-	case errors.Is(err, copytree.ErrTooLarge):
-		err = fmt.Errorf(
-			"%w: %s has more than %d bytes or %d files and directories (0: any number), or pods write to it faster than it is "+
-				"copied: expand it, or ask for a larger copy: %w",
-			volume.ErrOutOfRange,
-			from.id,
-			to.bytes,
-			to.inodes,
-			err,
-		)
-	case err == nil:
-		held, err = p.heldBy(made, stats)
-	}
-	if err != nil {
-		return made, 0, errors.Join(err, made.Data.Close())
-	}
-	return made, held, nil
-}
-
-// heldBy is what a copy takes of the disk: what the filesystem counts for it, or what was counted
-// while it was made.
-func (p *Pool) heldBy(made backend.Clone, stats copytree.Stats) (int64, error) {
-	if made.QuotaID == 0 {
-		return stats.AllocatedBytes, nil
-	}
-	u, err := p.backend.Usage(made.Data, made.QuotaID)
-	return u.UsedBytes, err
 }

@@ -7,8 +7,8 @@ import (
 	"os"
 	"time"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
@@ -51,24 +51,19 @@ func (p *Pool) createSnapshot(
 		return volume.Snapshot{}, err
 	}
 	defer release()
-	from, err := p.holdInTurn(ctx, func() (*origin, error) { return p.holdVolume(req.Source) })
+	c, err := p.beginCopy(ctx, func() (*copySource, error) { return p.shareVolume(req.Source) }, progress)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}
-	defer from.release()
+	defer c.end()
 	s := volume.Snapshot{
-		ID: id, Name: req.Name, Source: req.Source, SourceCreated: from.created, Owner: req.Owner,
-		Spec: from.spec, RestoreBytes: from.restoreBytes,
+		ID: id, Name: req.Name, Source: req.Source, SourceCreated: c.from.created, Owner: req.Owner,
+		Spec: c.from.spec, RestoreBytes: c.from.restoreBytes,
 		// The most that it is known to hold before it is made.
-		HeldBytes: heldAtLeast(ledger.Sum(from.restoreBytes, from.sharedBytes), 0),
+		HeldBytes: heldAtLeast(ledger.Sum(c.from.restoreBytes, c.from.sharedBytes), 0),
 		Created:   time.Now().UTC(),
 	}
-	s, err = p.snapshots.publish(ctx, s, making[volume.Snapshot]{
-		data: func(ctx context.Context, d openat.Dir, s *volume.Snapshot) (*os.File, error) {
-			return p.cutSnapshot(ctx, d, s, from, progress)
-		},
-		isCopy: true,
-	})
+	s, err = p.snapshots.publish(ctx, s, making[volume.Snapshot]{data: cutting{c}.data, isCopy: true})
 	// Also after a failure: what is left keeps something of its source until it is purged.
 	return s, errors.Join(err, p.applyCharges(req.Source))
 }
@@ -91,42 +86,63 @@ func (p *Pool) sameSnapshot(e *entry, req volume.SnapshotRequest) error {
 	}
 }
 
-// cutSnapshot makes the snapshot's data, and says in the snapshot how it counts: the filesystem's own
-// snapshot where it has them, else a copy.
-func (p *Pool) cutSnapshot(
-	ctx context.Context, d openat.Dir, s *volume.Snapshot, from *origin, progress *copytree.Progress,
-) (*os.File, error) {
-	if from.spec.IsImage() {
-		return p.cutImage(ctx, d, s, from, progress)
-	}
+// cutting is a copy that becomes a snapshot.
+type cutting struct{ *copying }
+
+// data makes the snapshot's data, and says in the snapshot how it counts.
+func (c cutting) data(ctx context.Context, d openat.Dir, s *volume.Snapshot) (*os.File, error) {
+	return c.make(ctx, ways{
+		clone: func() (*os.File, error) { return c.clone(d, s) },
+		image: func() (*os.File, error) { return c.image(ctx, d, s) },
+		files: func() (*os.File, error) { return c.files(ctx, d, s) },
+	})
+}
+
+func (c cutting) clone(d openat.Dir, s *volume.Snapshot) (*os.File, error) {
+	p := c.pool
 	uncharge, err := p.chargeCutting(s.Source)
 	if err != nil {
 		return nil, err
 	}
 	defer uncharge()
-	made, err := p.cloner().Snapshot(backend.Source{Dir: from.dir.File, QuotaID: from.quotaID}, d.File)
-	if errors.Is(err, errors.ErrUnsupported) {
-		made, held, err := p.duplicate(ctx, d, from,
-			bound{bytes: s.RestoreBytes, inodes: from.spec.Inodes}, progress)
-		s.QuotaID = made.QuotaID
-		if err == nil {
-			p.replaceReserved(&s.HeldBytes, heldAtLeast(held, progress.Stats().Inodes()))
-			s.RestoreBytes = p.sizeSince(s)
-		}
-		return made.Data, err
-	}
+	made, err := p.cloner.Snapshot(c.source(), d.File)
 	if err != nil {
 		return nil, err
 	}
 	s.QuotaID = made.QuotaID
 	if made.WrittenBytes > 0 {
-		p.replaceReserved(&s.HeldBytes, heldAtLeast(ledger.Sum(made.WrittenBytes, from.sharedBytes), 0))
+		p.replaceReserved(&s.HeldBytes, heldAtLeast(ledger.Sum(made.WrittenBytes, c.from.sharedBytes), 0))
 	}
-	if p.cloner().ChargesWriter() {
-		s.SourceQuotaID = from.quotaID
+	if p.cloner.ChargesWriter() {
+		s.SourceQuotaID = c.from.quotaID
 		p.charges.charge(p.accountOf(entryOfSnapshot(*s)), s.HeldBytes)
 	}
 	s.RestoreBytes = p.sizeSince(s)
+	return made.Data, nil
+}
+
+func (c cutting) image(ctx context.Context, d openat.Dir, s *volume.Snapshot) (*os.File, error) {
+	data, err := c.copyImage(ctx, d, volume.Sparse, c.from.restoreBytes)
+	if err != nil {
+		return nil, err
+	}
+	s.FilesystemBytes, s.Formatting = c.from.filesystemBytes, c.from.formatting
+	allocated, err := image.Image{}.Allocated(data, 0)
+	if err != nil {
+		return nil, errors.Join(err, data.Close())
+	}
+	c.pool.replaceReserved(&s.HeldBytes, heldAtLeast(min(allocated, s.RestoreBytes), 0))
+	return data, nil
+}
+
+func (c cutting) files(ctx context.Context, d openat.Dir, s *volume.Snapshot) (*os.File, error) {
+	made, held, err := c.copyFiles(ctx, d, bound{bytes: s.RestoreBytes, inodes: c.from.spec.Inodes})
+	s.QuotaID = made.QuotaID
+	if err != nil {
+		return nil, err
+	}
+	c.pool.replaceReserved(&s.HeldBytes, heldAtLeast(held, c.progress.Stats().Inodes()))
+	s.RestoreBytes = c.pool.sizeSince(s)
 	return made.Data, nil
 }
 

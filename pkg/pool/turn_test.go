@@ -143,7 +143,7 @@ func TestSourceOfACopyThatQueuesCanBeDeleted(t *testing.T) {
 
 func TestImageThatIsCopiedIsNeitherExpandedNorFormatted(t *testing.T) {
 	p, v := oneAtATime(t, disks.Ext4)
-	from, err := p.holdVolume(v.ID)
+	from, err := p.shareVolume(v.ID)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,250 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// copyMethod is how the data of a volume or of a snapshot is copied. It is decided when a copy
+// begins.
+type copyMethod int
+
+const (
+	// byFilesystem: the filesystem makes a snapshot or a clone at one moment (backend.Cloner).
+	byFilesystem copyMethod = iota
+	// byImage: the file of an image is copied at one moment (pkg/image).
+	byImage
+	// byFiles: a directory or a file is copied file by file (pkg/copytree).
+	byFiles
+)
+
+// copyMethodOf decides how what has that specification is copied into the pool.
+func (p *Pool) copyMethodOf(spec volume.Spec) copyMethod {
+	_, lacksCloner := p.cloner.(noCloner)
+	switch {
+	case spec.IsImage():
+		return byImage
+	case lacksCloner:
+		return byFiles
+	default:
+		return byFilesystem
+	}
+}
+
+// copying is one copy that is under way.
+type copying struct {
+	pool     *Pool // that gets the copy
+	from     *copySource
+	method   copyMethod
+	progress *copytree.Progress
+	// wasRefused: the filesystem has refused to copy this source at one moment.
+	wasRefused bool
+	leave      func() // lets the next copy begin
+}
+
+// beginCopy waits until this pool may make a copy, and only then shares its source: until then the
+// source may be staged, expanded and deleted, and the copy is of what it is by then. What cannot be
+// copied is refused before. The caller calls end.
+func (p *Pool) beginCopy(
+	ctx context.Context, share func() (*copySource, error), progress *copytree.Progress,
+) (*copying, error) {
+	first, err := share()
+	if err != nil {
+		return nil, err
+	}
+	first.release()
+	c := &copying{
+		pool: p, method: p.copyMethodOf(first.spec), progress: progress, leave: func() {},
+	}
+	if c.method != byFilesystem { // that takes no time
+		if err := c.takeTurn(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if c.from, err = share(); err != nil {
+		c.leave()
+		return nil, err
+	}
+	if p.copyMethodOf(c.from.spec) != c.method {
+		c.end()
+		return nil, fmt.Errorf("%w: %s has been made anew as something else: ask again", volume.ErrBusy,
+			c.from.id)
+	}
+	return c, nil
+}
+
+// end releases the source and lets the next copy begin.
+func (c *copying) end() {
+	c.from.release()
+	c.leave()
+}
+
+func (c *copying) takeTurn(ctx context.Context) (err error) {
+	leave, err := c.pool.throttle.Enter(ctx)
+	if err == nil {
+		c.leave = leave
+	}
+	return err
+}
+
+// ways has how the data of a copy is made with each method. What a method returns is open, and
+// durable but for its name.
+type ways struct {
+	// clone returns errors.ErrUnsupported if the filesystem refuses this source.
+	clone, image, files func() (*os.File, error)
+}
+
+// make makes the data of the copy. What the filesystem refuses to copy at one moment is copied file
+// by file.
+func (c *copying) make(ctx context.Context, w ways) (*os.File, error) {
+	if c.method == byImage {
+		return w.image()
+	}
+	if c.method == byFilesystem {
+		data, err := w.clone()
+		if !errors.Is(err, errors.ErrUnsupported) {
+			return data, err
+		}
+		c.method, c.wasRefused = byFiles, true
+		if err := c.takeTurn(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return w.files()
+}
+
+// source is the source as a filesystem's own copies take it.
+func (c *copying) source() backend.Source {
+	return backend.Source{Dir: c.from.dir.File, QuotaID: c.from.quotaID}
+}
+
+// copyImage makes, in the directory of what is being built, an image of so many bytes that begins
+// as a copy of the source's. The filesystem in it is as large as the source's.
+func (c *copying) copyImage(
+	ctx context.Context, d openat.Dir, allocation volume.Allocation, bytes int64,
+) (*os.File, error) {
+	source := image.Source{
+		Name: c.from.id, Dir: c.from.dir.File, Spec: c.from.spec, Bytes: c.from.restoreBytes,
+	}
+	opts := copytree.Options{Progress: c.progress, Limiter: c.pool.throttle.Limiter}
+	return image.New(allocation).MakeFrom(ctx, d.File, source, bytes, opts)
+}
+
+// bound is what a copy may hold: the size of the volume that it is to be, or that it is of, and the
+// inodes of that, 0 for any number.
+type bound struct {
+	bytes  int64
+	inodes uint64
+}
+
+const (
+	// copySlack and an eighth of its size are what a copy may take beyond its size while it is
+	// made: directories and the maps of large files may need more blocks than the source's did.
+	copySlack = 1 << 20
+	// quotaSlack is what a quota adds: XFS counts what it may need for a write until that has
+	// reached the disk.
+	quotaSlack = 64 << 20
+)
+
+func (b bound) withSlack() int64 { return ledger.Sum(b.bytes, b.bytes/8+copySlack) }
+
+// options hold a copy to a bound. ext4 exempts us from its quotas (CAP_SYS_RESOURCE), and a plain
+// pool has none. btrfs, where files are copied only after it has refused a clone, exempts nobody, and
+// counts a block once that several files share: there the quota is the bound.
+func (c *copying) options(b bound) copytree.Options {
+	opts := copytree.Options{
+		Progress: c.progress, Limiter: c.pool.throttle.Limiter, Yielder: &c.pool.calls,
+		MaxBytes: b.withSlack(), MaxEntries: int64(min(b.inodes, math.MaxInt64)),
+	}
+	if c.wasRefused && c.pool.backend.Enforces() {
+		opts.MaxBytes = 0
+	}
+	return opts
+}
+
+// copyFiles copies the source's data file by file into the directory of what is being built, under a
+// quota of its own. The quota ID is returned also on failure. Errors: ErrOutOfRange when there is
+// more than the bound, ErrPrecondition when the source is too deep.
+func (c *copying) copyFiles(
+	ctx context.Context, d openat.Dir, to bound,
+) (made backend.Clone, held int64, err error) {
+	// Not opened further: a pod may have a lease on a file, for which the copy waits.
+	source, err := backend.OpenData(c.from.dir.File, unix.O_PATH)
+	if err != nil {
+		return made, 0, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, c.from.id, err)
+	}
+	defer source.Close()
+	spec := c.from.spec
+	// the copier needs some of its own; a volume's limit comes when the copy is there
+	spec.Inodes = 0
+	limit := ledger.Sum(to.withSlack(), quotaSlack)
+	if made.Data, made.QuotaID, err = c.pool.backend.Make(d.File, spec, limit); err != nil {
+		return made, 0, err
+	}
+	stats, err := copytree.Tree(ctx, source, made.Data, c.options(to))
+	if err == nil {
+		held, err = c.heldBy(made, stats)
+	}
+	if err != nil {
+		return made, 0, errors.Join(c.explain(err, to), made.Data.Close())
+	}
+	return made, held, nil
+}
+
+// explain says what the failure of a copy means to its caller.
+func (c *copying) explain(err error, to bound) error {
+	switch {
+	case errors.Is(err, copytree.ErrTooDeep):
+		return fmt.Errorf("%w: %s: %w", volume.ErrPrecondition, c.from.id, err)
+	case errors.Is(err, copytree.ErrTooLarge):
+		return fmt.Errorf("%w: %s has more than %d bytes or %d files and directories (0: any number), "+
+			"or pods write to it faster than it is copied: expand it, or ask for a larger copy: %w",
+			volume.ErrOutOfRange, c.from.id, to.bytes, to.inodes, err)
+	default:
+		return err
+	}
+}
+
+// heldBy is what a copy takes of the disk: what the filesystem counts for it, or what was counted
+// while it was made.
+func (c *copying) heldBy(made backend.Clone, stats copytree.Stats) (int64, error) {
+	if made.QuotaID == 0 {
+		return stats.AllocatedBytes, nil
+	}
+	u, err := c.pool.backend.Usage(made.Data, made.QuotaID)
+	return u.UsedBytes, err
+}
+
+// clonerOf is the pool's filesystem, or what answers for one that cannot copy a volume at one
+// moment.
+func clonerOf(b backend.Backend) backend.Cloner {
+	if c, ok := b.(backend.Cloner); ok {
+		return c
+	}
+	return noCloner{}
+}
+
+// noCloner can do nothing.
+type noCloner struct{}
+
+func (noCloner) Snapshot(backend.Source, *os.File) (backend.Clone, error) {
+	return backend.Clone{}, errors.ErrUnsupported
+}
+
+func (noCloner) Clone(backend.Source, *os.File, int64) (backend.Clone, error) {
+	return backend.Clone{}, errors.ErrUnsupported
+}
+
+func (noCloner) ChargesWriter() bool { return false }
