@@ -61,7 +61,7 @@ func (p program) rootCommand() *cobra.Command {
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(p.serveCommand(), checkCommand())
+	root.AddCommand(p.serveCommand(), checkCommand(), repairCommand())
 	return root
 }
 
@@ -75,7 +75,7 @@ func noArguments(cmd *cobra.Command, args []string) error {
 
 // needCommand fails, because a container without arguments must not look like one that succeeded.
 func needCommand(*cobra.Command, []string) error {
-	return errors.New("give a command: serve, check-config, or --help")
+	return errors.New("give a command: serve, check-config, repair, or --help")
 }
 
 // addVersion gives a command --version. cobra's own flag would take -v, which is the log's.

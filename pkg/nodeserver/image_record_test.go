@@ -3,6 +3,7 @@ package nodeserver
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -13,6 +14,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/repair"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -36,6 +39,18 @@ func (n *imageNode) setRecord(fields map[string]any) {
 		content, err = json.Marshal(record)
 		must(n.t, err)
 		must(n.t, os.WriteFile(path, content, 0o600))
+	})
+}
+
+// repair does what the message says.
+func (n *imageNode) repair() {
+	n.t.Helper()
+	n.reopen(n.t, func() {
+		p, err := pool.OpenOffline(n.poolPath())
+		must(n.t, err)
+		plan, err := repair.New(n.t.Context(), p, n.id.String(), repair.Options{})
+		must(n.t, err)
+		must(n.t, errors.Join(plan.Write(), plan.Close(), p.Close()))
 	})
 }
 
@@ -84,7 +99,7 @@ func TestFilesystemThatTheRecordDoesNotKnowIsNeverWiped(t *testing.T) {
 				bytes := n.capacity()
 				n.setRecord(map[string]any{"filesystemBytes": nil})
 				n.wantRefused("no filesystem", string(fsType), fmt.Sprint(bytes))
-				n.setRecord(map[string]any{"filesystemBytes": bytes})
+				n.repair()
 				n.stageAndPublish("a")
 				wantPrecious(t, n.target("a/file"))
 				n.takeDown("a")
@@ -149,4 +164,7 @@ func TestFilesystemOfAnotherKindThanTheRecordsIsRefusedWithBothNamed(t *testing.
 		"backing": "image", "fsType": "ext4", "allocation": "sparse",
 	}})
 	n.wantRefused("ext4", "xfs")
+	n.repair()
+	n.stageAndPublish("a")
+	n.takeDown("a")
 }

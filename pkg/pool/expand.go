@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -134,6 +135,12 @@ func (p *Pool) replaceRecord(v volume.Volume) error {
 	if err != nil {
 		return err
 	}
+	return exchangeRecord(d, content)
+}
+
+// exchangeRecord gives a volume's directory another record by one rename(2). It is durable after a
+// sync of the directory. An error says that the old record is there.
+func exchangeRecord(d openat.Dir, content []byte) error {
 	// a crash has left it
 	if err := unix.Unlinkat(d.FD(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return &os.PathError{Op: "unlink", Path: recordTmpFile, Err: err}

@@ -22,16 +22,19 @@ func TestAvailableIsNeverNegativeAndNeverMoreThanThereIs(t *testing.T) {
 		{"taken by others", 10, 0, Room{Size: 100, Free: 5, Overcommit: 1}, 5},
 		{
 			"taken by others before the start", 10, 0,
-			Room{Size: 100, Free: 80, Foreign: 15, Overcommit: 1}, 75,
+			Room{Size: 100, Free: 80, Foreign: 15, Overcommit: 1},
+			75,
 		},
 		{"full", 10, 0, Room{Size: 100, Overcommit: 1}, 0},
 		{
 			"reserve larger than the filesystem", 0, 0,
-			Room{Size: 100, Free: 100, Overcommit: 1, Reserve: 200}, 0,
+			Room{Size: 100, Free: 100, Overcommit: 1, Reserve: 200},
+			0,
 		},
 		{
 			"endless", math.MaxInt64, math.MaxInt64,
-			Room{Size: math.MaxInt64, Free: math.MaxInt64, Overcommit: 1}, 0,
+			Room{Size: math.MaxInt64, Free: math.MaxInt64, Overcommit: 1},
+			0,
 		},
 	} {
 		t.Run(tc.title, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -70,9 +71,14 @@ func DecodeVolume(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 	if err != nil {
 		return volume.Volume{}, err
 	}
+	v := r.volume()
+	v.ID, v.Name = volume.NewID(pool, name), name
+	return v, nil
+}
+
+// volume is what the record says, but for the name.
+func (r volumeRecord) volume() volume.Volume {
 	return volume.Volume{
-		ID:              volume.NewID(pool, name),
-		Name:            name,
 		Spec:            r.Spec,
 		CapacityBytes:   r.CapacityBytes,
 		SharedBytes:     r.SharedBytes,
@@ -82,7 +88,19 @@ func DecodeVolume(pool volume.PoolID, dirName string, content []byte) (volume.Vo
 		QuotaID:         r.QuotaID,
 		FilesystemBytes: r.FilesystemBytes,
 		Formatting:      r.Formatting && r.FilesystemBytes == 0,
-	}, nil
+	}
+}
+
+// SalvageVolume reads what can be read of a damaged record. Nothing is checked but the name, which
+// is zero if it is none.
+func SalvageVolume(pool volume.PoolID, content []byte) volume.Volume {
+	var r volumeRecord
+	_ = json.Unmarshal(content, &r) // what it cannot read stays zero
+	v := r.volume()
+	if name, err := volume.ParseName(r.Name); err == nil {
+		v.ID, v.Name = volume.NewID(pool, name), name
+	}
+	return v
 }
 
 func (r volumeRecord) check() error {
