@@ -15,6 +15,7 @@ import (
 	"github.com/onsi/gomega"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
@@ -33,10 +34,7 @@ func diskBytes() int64 {
 // TestSanity runs all configurations in one suite, because Ginkgo runs one suite in a process.
 func TestSanity(t *testing.T) {
 	disks.RequireRoot(t)
-	binary, err := process.Build(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	binary := fixture.Build(t)
 	var all []*configuration
 	for _, fstype := range disks.Types() {
 		dirs := map[string]string{}

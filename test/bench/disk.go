@@ -39,8 +39,8 @@ type disk struct {
 	about string
 }
 
-// inodesFor makes room for many inodes on ext4, which makes them with the filesystem; the others need
-// nothing.
+// inodesFor makes room for many inodes on ext4, which makes them with the filesystem; the others
+// need nothing.
 func inodesFor(fs string, inodes int) []string {
 	if fs == "ext4" && inodes > ext4Inodes {
 		return []string{"-N", strconv.Itoa(inodes)}

@@ -66,7 +66,9 @@ func (f *floor) cycle(_ context.Context, client int, name string) (laps, error) 
 		{stats, func() error { var st unix.Statfs_t; return unix.Statfs(target, &st) }},
 		{
 			unpublish,
-			func() error { return errors.Join(unix.Unmount(target, unix.UMOUNT_NOFOLLOW), unix.Rmdir(target)) },
+			func() error {
+				return errors.Join(unix.Unmount(target, unix.UMOUNT_NOFOLLOW), unix.Rmdir(target))
+			},
 		},
 		{remove, func() error { return f.remove(name) }},
 		{purge, func() error { return f.purge(name) }},

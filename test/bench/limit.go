@@ -113,7 +113,8 @@ func (b *bench) populateSnapshots(ctx context.Context, poolName string, n int) e
 			for i := 1 + writer; i < n && ctx.Err() == nil; i += writers {
 				name := "snapshot-" + volumeName()
 				record := bytes.ReplaceAll(text, []byte(template), []byte(name))
-				record = bytes.ReplaceAll(record, []byte(sources[0].Name()), []byte(sources[i%len(sources)].Name()))
+				source := sources[i%len(sources)].Name()
+				record = bytes.ReplaceAll(record, []byte(sources[0].Name()), []byte(source))
 				if err := imitate(filepath.Join(snapshots, name), "snapshot.json", record); err != nil {
 					return err
 				}

@@ -25,7 +25,8 @@ type machine struct {
 	Filesystem string    `json:"filesystem"`
 	Load       string    `json:"load"` // the averages when the run began: what else the machine did
 	Command    string    `json:"command"`
-	Emulated   bool      `json:"emulated,omitempty"` // then only ratios say something about another machine
+	// Emulated: only ratios say something about another machine.
+	Emulated bool `json:"emulated,omitempty"`
 }
 
 func describeMachine(filesystem string) machine {

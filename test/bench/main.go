@@ -41,8 +41,8 @@ type options struct {
 	bytes         int
 }
 
-// inodes is how many inodes the pools take together: a volume of many files and two copies of it, and
-// three for each volume and each snapshot, and some to spare.
+// inodes is how many inodes the pools take together: a volume of many files and two copies of it,
+// and three for each volume and each snapshot, and some to spare.
 func (o options) inodes() int { return 4 * (o.files + o.volumes + o.snapshotCount) }
 
 // bench is one run.

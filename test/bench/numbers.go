@@ -17,7 +17,9 @@ func (b *bench) statsOfMany(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, of := range []struct{ name, fsType string }{{"a directory", ""}, {"an image with XFS", "xfs"}} {
+	for _, of := range []struct{ name, fsType string }{
+		{"a directory", ""}, {"an image with XFS", "xfs"},
+	} {
 		medians, err := b.statsOfOne(ctx, s.capable(mounted(of.fsType)))
 		if err != nil {
 			return err

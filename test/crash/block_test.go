@@ -2,7 +2,6 @@ package crash
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"testing"
@@ -14,14 +13,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/pod"
-	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
 // TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled: what a pod asks of the kernel while no
 // driver runs must not give its device's number to somebody else, who may be no volume at all.
 func TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled(t *testing.T) {
-	binary := buildDriver(t,
-		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
+	binary := fixture.Build(t)
 	disk := disks.New(t, disks.Ext4, 0)
 	n := newNode(t, binary, disk.Dir+"/node")
 	n.Start()

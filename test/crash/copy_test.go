@@ -13,15 +13,13 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
-	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
 // TestCopyOutlivesItsCallAndNotItsDriver: a call is told before its deadline how far its copy is;
 // the copy goes on without it, until the driver is killed; then nothing is left of it, and the
 // retry makes all of it.
 func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
-	binary := buildDriver(t,
-		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
+	binary := fixture.Build(t)
 	n := newNode(t, binary, disks.New(t, disks.Ext4, 0).Dir+"/node")
 	n.setSlow(true)
 	n.Start()

@@ -63,10 +63,7 @@ const maxSteps = 50
 // source.
 func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
 	disks.RequireRoot(t)
-	binary := buildDriver(
-		t,
-		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") },
-	)
+	binary := fixture.Build(t, "failpoint")
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
 			t.Parallel()

@@ -1,7 +1,6 @@
 package crash
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,17 +12,13 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
-	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
 // TestSIGKILLAtEveryStepOfADeleteFromAFullDiskLosesNothingElse is for btrfs, which refuses every
 // rename then: what is deleted is purged where it is. The driver itself lives on another disk.
 func TestSIGKILLAtEveryStepOfADeleteFromAFullDiskLosesNothingElse(t *testing.T) {
 	disks.RequireRoot(t)
-	binary := buildDriver(
-		t,
-		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") },
-	)
+	binary := fixture.Build(t, "failpoint")
 	own := disks.New(t, disks.Ext4, 0)
 	full := disks.New(t, disks.Btrfs, 256<<20, disks.MkfsArgs("--mixed"))
 	for _, op := range []operation{deleting, unsnapshotting} {
@@ -66,8 +61,7 @@ func nodeOn(t *testing.T, binary, dir string, disk disks.Disk) *node {
 // the next one; what needs some is refused as such and leaves nothing.
 func TestEveryCallOnAFullDiskIsDoneOrRefused(t *testing.T) {
 	disks.RequireRoot(t)
-	binary := buildDriver(t,
-		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
+	binary := fixture.Build(t)
 	own := disks.New(t, disks.Ext4, 0)
 	for _, tt := range []struct {
 		name, fstype string

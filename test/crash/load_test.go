@@ -14,7 +14,6 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
-	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
 // worker leads one volume after the other through its life. What was not acknowledged it does
@@ -72,8 +71,7 @@ func (k *worker) work(ctx context.Context) {
 func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
 	const deaths, workers = 10, 16
 	disk := disks.New(t, disks.Ext4, 2<<30)
-	binary := buildDriver(t,
-		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir) })
+	binary := fixture.Build(t)
 	n := newNode(t, binary, filepath.Join(disk.Dir, "load"))
 	n.Start()
 	kept, err := n.create(t.Context(), "kept", "DirectoryOrCreate")

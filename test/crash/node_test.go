@@ -27,8 +27,9 @@ const (
 	content     = "precious"
 )
 
-// node is a node with a pool and a kubelet's directory on a test's disk. All of it lies on the disk,
-// which is unmounted with everything that is bound from it: nothing is ever removed through a mount.
+// node is a node with a pool and a kubelet's directory on a test's disk. All of it lies on the
+// disk, which is unmounted with everything that is bound from it: nothing is ever removed through a
+// mount.
 type node struct {
 	*fixture.Driver
 
@@ -300,16 +301,6 @@ func wantContent(t *testing.T, path string) {
 	if got, err := os.ReadFile(path); string(got) != content {
 		t.Errorf("%s has %q, %v, want %q", path, got, err, content)
 	}
-}
-
-// buildDriver makes the binary for the length of the test.
-func buildDriver(t *testing.T, build func(ctx context.Context, dir string) (string, error)) string {
-	t.Helper()
-	binary, err := build(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return binary
 }
 
 func failpoint(n int) string { return fmt.Sprintf("CSI_HOSTPATH_FAILPOINT=:%d", n) }

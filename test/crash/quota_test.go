@@ -3,12 +3,11 @@
 package crash
 
 import (
-	"context"
 	"path/filepath"
 	"testing"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
-	"github.com/csi-hostpath/csi-hostpath/test/process"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
@@ -19,10 +18,7 @@ const firstID = 1 << 30
 // limits, which no directory shows. The operations that touch them are divided among the
 // filesystems: starts take long where the processor is emulated.
 func TestSIGKILLAtEveryStepLeaksNoQuota(t *testing.T) {
-	binary := buildDriver(
-		t,
-		func(ctx context.Context, dir string) (string, error) { return process.Build(ctx, dir, "failpoint") },
-	)
+	binary := fixture.Build(t, "failpoint")
 	for _, tt := range []struct {
 		fstype     string
 		op         operation

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
@@ -27,7 +28,8 @@ const (
 func TestRacingClients(t *testing.T) {
 	// room for all that is made: purges may come late
 	disk := disks.New(t, disks.Ext4, 3*clients*cycles*volumeBytes/2)
-	binary := buildDriver(t, process.BuildRace)
+	binary, err := process.BuildRace(t.Context(), t.TempDir())
+	fixture.Must(t, err)
 	t.Run("on their own volumes never meet",
 		func(t *testing.T) { raceApart(t, newNode(t, binary, filepath.Join(disk.Dir, "own"))) })
 	t.Run("on one volume leave one state",
@@ -114,7 +116,9 @@ func raceTogether(t *testing.T, n *node) {
 			ctx := t.Context()
 			for range cycles {
 				_, created := n.create(ctx, "shared", "DirectoryOrCreate")
-				for _, err := range []error{created, n.publish(ctx, id, target), n.unpublish(ctx, id, target), n.delete(ctx, id)} {
+				for _, err := range []error{
+					created, n.publish(ctx, id, target), n.unpublish(ctx, id, target), n.delete(ctx, id),
+				} {
 					if !slices.Contains(allowed, status.Code(err)) {
 						t.Errorf("client %d: %v", i, err)
 					}

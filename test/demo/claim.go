@@ -142,7 +142,9 @@ func (c *claim) file(p pod) string {
 }
 
 func (c *claim) write(p pod, text string) func(context.Context) ([]string, error) {
-	return func(context.Context) ([]string, error) { return nil, os.WriteFile(c.file(p), []byte(text), 0o644) }
+	return func(context.Context) ([]string, error) {
+		return nil, os.WriteFile(c.file(p), []byte(text), 0o644)
+	}
 }
 
 func (c *claim) read(p pod, want string) func(context.Context) ([]string, error) {

@@ -40,17 +40,22 @@ func (v volumeOf) asReadOnly() volumeOf {
 // that are made for pods.
 func TestFSGroupMayWriteToWhatIsMadeForPods(t *testing.T) {
 	n := newNode(t, "[]")
-	managed := func(name string, attributes ...string) volumeOf { return n.ofClass(podA, name, attributes...) }
+	managed := func(name string, attributes ...string) volumeOf {
+		return n.ofClass(podA, name, attributes...)
+	}
+	const shared = os.ModeDir | os.ModeSetgid
 	for title, tc := range map[string]struct {
 		v    volumeOf
 		want owned
 	}{
-		"claim":           {managed("pvc-dir"), owned{2000, os.ModeDir | os.ModeSetgid | 0o775}},
+		"claim":           {managed("pvc-dir"), owned{2000, shared | 0o775}},
 		"claim of a file": {managed("pvc-file", "type", "FileOrCreate"), owned{2000, 0o664}},
-		"mode of a class": {managed("pvc-mode", "mode", "0700", "gid", "5"), owned{2000, os.ModeDir | os.ModeSetgid | 0o770}},
-		"inline":          {inline(podA, "dir", "mode", "0750"), owned{2000, os.ModeDir | os.ModeSetgid | 0o770}},
-		"memory":          {inline(podA, "memory", "medium", "Memory", "size", "1Mi"), owned{2000, os.ModeDir | os.ModeSetgid | 0o777}},
-		"read-only":       {managed("pvc-ro").asReadOnly(), owned{0, os.ModeDir | 0o755}},
+		"mode of a class": {managed("pvc-mode", "mode", "0700", "gid", "5"), owned{2000, shared | 0o770}},
+		"inline":          {inline(podA, "dir", "mode", "0750"), owned{2000, shared | 0o770}},
+		"memory": {
+			inline(podA, "memory", "medium", "Memory", "size", "1Mi"), owned{2000, shared | 0o777},
+		},
+		"read-only": {managed("pvc-ro").asReadOnly(), owned{0, os.ModeDir | 0o755}},
 	} {
 		t.Run(title, func(t *testing.T) {
 			v := tc.v.inGroup("2000")

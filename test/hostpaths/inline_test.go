@@ -21,10 +21,13 @@ func TestInlineVolumeLivesWithItsPod(t *testing.T) {
 		v    volumeOf
 		mode os.FileMode
 	}{
-		"default":   {inline(podA, "default"), os.ModeDir | 0o777},
-		"directory": {inline(podA, "dir", "type", "DirectoryOrCreate", "size", "10Mi", "mode", "0750", "pool", "p"), os.ModeDir | 0o750},
-		"file":      {inline(podA, "file", "type", "FileOrCreate", "size", "1Mi"), 0o644},
-		"memory":    {inline(podA, "memory", "medium", "Memory", "size", "1Mi"), os.ModeDir | 0o777},
+		"default": {inline(podA, "default"), os.ModeDir | 0o777},
+		"directory": {
+			inline(podA, "dir", "type", "DirectoryOrCreate", "size", "10Mi", "mode", "0750", "pool", "p"),
+			os.ModeDir | 0o750,
+		},
+		"file":   {inline(podA, "file", "type", "FileOrCreate", "size", "1Mi"), 0o644},
+		"memory": {inline(podA, "memory", "medium", "Memory", "size", "1Mi"), os.ModeDir | 0o777},
 	} {
 		t.Run(title, func(t *testing.T) {
 			for range 2 {

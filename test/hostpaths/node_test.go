@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -32,37 +31,6 @@ const (
 	content = "precious"
 )
 
-// built is the driver with failpoints, made once for all tests.
-var built struct {
-	once sync.Once
-	path string
-	err  error
-}
-
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "hostpaths")
-	if err != nil {
-		panic(err)
-	}
-	built.path = dir
-	code := m.Run()
-	if err := os.RemoveAll(dir); err != nil {
-		panic(err)
-	}
-	os.Exit(code)
-}
-
-func driverBinary(t *testing.T) string {
-	t.Helper()
-	built.once.Do(
-		func() { built.path, built.err = process.Build(context.Background(), built.path, "failpoint") },
-	)
-	if built.err != nil {
-		t.Fatal(built.err)
-	}
-	return built.path
-}
-
 // node is a node: a pool, a kubelet's directory and files of the host, and the driver that serves
 // them.
 type node struct {
@@ -78,7 +46,7 @@ func newNode(t *testing.T, rules string) *node {
 	n := &node{t: t}
 	dir := t.TempDir()
 	t.Cleanup(n.unmountAll) // when the driver has been killed, and before the directory is removed
-	n.Driver = fixture.NewDriver(t, process.Options{Binary: driverBinary(t), Dir: dir})
+	n.Driver = fixture.NewDriver(t, process.Options{Binary: fixture.Build(t, "failpoint"), Dir: dir})
 	n.mkdir("srv")
 	n.mkdir("pool")
 	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" +

@@ -210,7 +210,9 @@ func TestPublishedPathStaysPublishedWhenSomethingElseTakesItsPlace(t *testing.T)
 func TestDeviceIsNotOfferedReadOnly(t *testing.T) {
 	n := newNode(t, everything)
 	n.putAll()
-	for name, wanted := range map[string]volume.Type{"null": volume.CharDevice, "loop": volume.BlockDevice} {
+	for name, wanted := range map[string]volume.Type{
+		"null": volume.CharDevice, "loop": volume.BlockDevice,
+	} {
 		v := persistent(podA, "pv", "path", n.Path("srv", name), "type", string(wanted))
 		v.readOnly = true
 		n.wantCode(n.publish(v), codes.InvalidArgument, "read-only")

@@ -17,7 +17,7 @@ import (
 
 func TestPoolsOfOlderVersionsCanBeUsed(t *testing.T) {
 	disks.RequireRoot(t)
-	driver := buildDriver(t)
+	driver := fixture.Build(t, "failpoint")
 	archives, err := filepath.Glob(filepath.Join("testdata", "*"+suffix))
 	fixture.Must(t, err)
 	if len(archives) == 0 {
@@ -205,7 +205,9 @@ func useSnapshot(n *node, s oldSnapshot) {
 	if again := n.createSnapshot(s.name, n.volumeIDs()[v.directory()]); again != id {
 		n.t.Errorf("the repeated CreateSnapshot answers %q, want %q", again, id)
 	}
-	n.useCopy(v, func(copied oldVolume) string { return n.mustCreate(copied, fixture.FromSnapshot(id)) })
+	n.useCopy(v, func(copied oldVolume) string {
+		return n.mustCreate(copied, fixture.FromSnapshot(id))
+	})
 }
 
 // useInline: kubelet asks again after the driver's update, and ends the pod later.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
-	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
 var (
@@ -28,7 +27,7 @@ func TestTodaysPoolsCanBeRecordedAndUsed(t *testing.T) {
 	if (*recordDriver == "") != (*recordVersion == "") {
 		t.Fatal("-driver and -version are given together, or not at all")
 	}
-	driver := buildDriver(t)
+	driver := fixture.Build(t, "failpoint")
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
 			t.Parallel()
@@ -40,13 +39,6 @@ func TestTodaysPoolsCanBeRecordedAndUsed(t *testing.T) {
 			useOldPool(t, driver, archive)
 		})
 	}
-}
-
-func buildDriver(t *testing.T) string {
-	t.Helper()
-	driver, err := process.Build(t.Context(), t.TempDir(), "failpoint")
-	fixture.Must(t, err)
-	return driver
 }
 
 // recordPool makes a pool with everything that a pool can have, and packs it.

@@ -49,8 +49,7 @@ func newNode(t *testing.T, disk, name, poolOptions string) *node {
 	t.Helper()
 	dir := filepath.Join(disk, name)
 	fixture.Must(t, os.MkdirAll(dir, 0o755))
-	binary, err := process.Build(t.Context(), t.TempDir())
-	fixture.Must(t, err)
+	binary := fixture.Build(t)
 	n := &node{t: t, disk: disk}
 	n.Driver = fixture.NewDriver(t, process.Options{Binary: binary, Dir: dir})
 	config := filepath.Join(t.TempDir(), "driver.yaml")

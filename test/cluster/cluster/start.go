@@ -79,7 +79,8 @@ func (c *Cluster) alreadyUp(ctx context.Context) (bool, error) {
 	}
 	if !s.Options.same(&c.options) {
 		return false, fmt.Errorf("cluster %q is up with other options (%d nodes, disks %s): "+
-			"run `go run ./test/cluster down` first, or give another name", c.options.Name, s.Options.Nodes, s.Options.Disks)
+			"run `go run ./test/cluster down` first, or give another name",
+			c.options.Name, s.Options.Nodes, s.Options.Disks)
 	}
 	c.progress("cluster %q is up already", c.options.Name)
 	return true, nil

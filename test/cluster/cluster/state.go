@@ -127,7 +127,9 @@ func (f folder) tryLock(file *os.File) (bool, error) {
 
 // settingsFile keeps the kernel settings of before the first cluster: a second one
 // finds them changed already.
-func (f folder) settingsFile() string { return filepath.Join(filepath.Dir(string(f)), "settings.json") }
+func (f folder) settingsFile() string {
+	return filepath.Join(filepath.Dir(string(f)), "settings.json")
+}
 
 // saveSettings remembers the kernel settings, unless another cluster has.
 func (f folder) saveSettings() error {

@@ -19,7 +19,9 @@ const (
 func slowness() (times float64, took time.Duration, err error) {
 	begin := time.Now()
 	for i := range calibrationRounds {
-		in := job.Job{Programs: []job.Program{{Path: fmt.Sprint("/bin/", i), Args: []string{"a", "b", "c"}}}}
+		in := job.Job{Programs: []job.Program{
+			{Path: fmt.Sprint("/bin/", i), Args: []string{"a", "b", "c"}},
+		}}
 		text, err := json.Marshal(in)
 		if err != nil {
 			return 0, 0, err

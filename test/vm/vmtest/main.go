@@ -1,5 +1,5 @@
-// Command vmtest runs tests of the module that it is started in, in the virtual machine, with an XFS
-// and an ext4 disk that have project quotas, and a raw one:
+// Command vmtest runs tests of the module that it is started in, in the virtual machine, with an
+// XFS and an ext4 disk that have project quotas, and a raw one:
 //
 //	go run ./test/vm/vmtest [-run PATTERN] [-skip PATTERN] [-env KEY=VALUE] [-tags TAGS]
 //		[-program PACKAGE] [-memory MIB] [-timeout 10m] PACKAGE...

@@ -161,7 +161,9 @@ func clean(name string) string { return strings.TrimPrefix(path.Clean("/"+name),
 // tarMode puts Go's sticky and set-ID bits where tar has them.
 func tarMode(mode fs.FileMode) int64 {
 	bits := int64(mode.Perm())
-	for flag, bit := range map[fs.FileMode]int64{fs.ModeSticky: 0o1000, fs.ModeSetgid: 0o2000, fs.ModeSetuid: 0o4000} {
+	for flag, bit := range map[fs.FileMode]int64{
+		fs.ModeSticky: 0o1000, fs.ModeSetgid: 0o2000, fs.ModeSetuid: 0o4000,
+	} {
 		if mode&flag != 0 {
 			bits |= bit
 		}
