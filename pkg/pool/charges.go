@@ -1,10 +1,8 @@
 package pool
 
 import (
-	"errors"
 	"sync"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -108,23 +106,6 @@ func (p *Pool) applyCharges(id volume.ID) error {
 		}
 		applied = limit
 	}
-}
-
-// unchargePurged takes what a purged snapshot has kept from its volume's account. Errors:
-// backend.ErrPending while the volume is being changed.
-func (p *Pool) unchargePurged(d *discarded) error {
-	if d.keeps == (account{}) {
-		return nil
-	}
-	unshare, err := p.volumes.catalog.Share(d.keeps.volume)
-	if err != nil {
-		return errors.Join(backend.ErrPending, err)
-	}
-	defer unshare()
-	p.charges.uncharge(d.keeps, d.bytes)
-	id := d.keeps.volume
-	d.keeps = account{}
-	return p.applyCharges(id)
 }
 
 // chargeCutting lets a volume overwrite, from the moment of its snapshot on, all that it may have

@@ -130,6 +130,6 @@ func (p *Pool) Status() (Status, error) {
 		Copies:         copies,
 		CopiedBytes:    copied,
 		Unenforced:     int(p.volumes.catalog.Sum()),
-		PurgesFailing:  p.purger.failures(),
+		PurgesFailing:  p.trash.Failures(),
 	}, nil
 }

@@ -2,15 +2,11 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
-	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -45,50 +41,38 @@ func (k *kind[V]) delete(ctx context.Context, id catalog.Name) error {
 }
 
 func (k *kind[V]) deleteLocked(dirName string) (err error) {
-	var thrown discarded
+	var taken trash.Entry
 	e, isThere := k.catalog.Get(dirName)
 	if isThere {
-		if thrown, err = k.takeAway(e); err != nil {
+		if taken, err = k.takeAway(e); err != nil {
 			return err
 		}
 	}
 	failpoint.Here("delete.taken")
 	// Also for what is gone: whoever took it away may have died, or failed, before this.
-	err = k.pool.syncTaken(k.dir, dirName)
-	if isThere {
-		// No purge before the fsync: a power cut must not bring back a volume with part of its
-		// data. Should the fsync have failed, the purge comes later.
-		k.pool.queue(thrown, err)
+	err = k.pool.trash.SyncTaken(k.dir, dirName)
+	switch {
+	case !isThere:
+	case err != nil:
+		k.pool.trash.QueueFailed(taken)
+	default:
+		k.pool.trash.Queue(taken)
 	}
 	return err
 }
 
-// takeAway moves a volume or a snapshot out of its directory and out of the catalog. From here on it
-// only ever goes further away. What takeAway returns is to be queued for the purge.
-func (k *kind[V]) takeAway(e *entry) (discarded, error) {
-	d, err := k.pool.throwAway(k.dir, e.Dir, k.prefix+e.Dir)
+// takeAway moves a volume or a snapshot out of its directory and out of the catalog. From here on
+// it only ever goes further away. What takeAway returns is to be queued for the purge.
+func (k *kind[V]) takeAway(e *entry) (trash.Entry, error) {
+	taken, err := k.pool.trash.Take(k.dir, e.Dir, withSuffix(k.prefix+e.Dir))
 	if err != nil {
-		return d, err
+		return taken, err
 	}
 	k.catalog.Remove(e.Dir)
-	d = k.pool.discard(d, e.Value.promisedBytes, e.Value.quotaID)
-	d.keeps, d.uncounted = k.pool.accountOf(e), e.Value.damaged() != nil
-	return d, nil
-}
-
-// throwAway moves an entry of volumes/ or snapshots/ to trash/, under that name and a suffix. On a
-// disk that is too full for it, the entry is buried, and all that trash/ keeps for a while has to
-// yield. An entry that somebody has removed by hand is thrown away already.
-func (p *Pool) throwAway(from openat.Dir, name, as string) (discarded, error) {
-	d := discarded{at: p.trash, name: withSuffix(as)}
-	err := from.RenameNoReplace(name, p.trash, d.name)
-	if errors.Is(err, unix.ENOSPC) {
-		p.purger.hurry()
-		d.at, d.name = from, name
-		err = bury(from, name)
-	}
-	if errors.Is(err, os.ErrNotExist) {
-		d.at, err = p.tmp, nil // for no retention: there is nothing to keep
-	}
-	return d, err
+	bytes := e.Value.promisedBytes
+	k.pool.ledger.MoveToTrash(bytes)
+	taken.Bytes, taken.QuotaID = bytes, e.Value.quotaID
+	taken.Uncharge = k.pool.uncharger(k.pool.accountOf(e), bytes)
+	taken.Unrecorded = e.Value.damaged() != nil
+	return taken, nil
 }

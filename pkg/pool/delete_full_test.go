@@ -14,8 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -231,21 +229,18 @@ func TestVolumeDeletedFromAFullDiskIsNothingToAnybodyUntilItIsPurged(t *testing.
 }
 
 // A name whose last bearer is still there is nobody's yet, not even with room on the disk.
-func TestNameOfABuriedVolumeIsBusy(t *testing.T) {
+func TestNameOfAVolumeDeletedInPlaceIsBusy(t *testing.T) {
 	p := newPool(t)
 	v := create(t, p, "v", mib)
 	s := snapshot(t, p, "s", v.ID)
-	p.purger.stop()
-	for _, grave := range []struct {
-		in openat.Dir
-		id catalog.Name
-	}{{p.volumes.dir, v.ID}, {p.snapshots.dir, s.ID}} {
-		if err := bury(grave.in, grave.id.Dir()); err != nil {
+	p.trash.Stop()
+	for _, path := range []string{volumesDir + "/" + v.ID.Dir(), snapshotsDir + "/" + s.ID.Dir()} {
+		if err := unix.Chmod(filepath.Join(p.opts.Path, path), 0o7000); err != nil {
 			t.Fatal(err)
 		}
 	}
 	p = restart(t, p)
-	p.purger.stop()
+	p.trash.Stop()
 	w := create(t, p, "w", mib)
 	if _, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("create: %v, want ErrBusy", err)
@@ -275,7 +270,7 @@ func TestNameOfABuriedVolumeIsBusy(t *testing.T) {
 }
 
 // Nobody loses a volume by a chmod(1) of the pool.
-func TestNoOtherModeBuriesAVolume(t *testing.T) {
+func TestNoOtherModeDeletesAVolume(t *testing.T) {
 	p := newPool(t)
 	v := create(t, p, "v", mib)
 	for _, mode := range []uint32{0, 0o700, 0o777, 0o1777, 0o2770, 0o4755, 0o6000, 0o7777} {
@@ -299,7 +294,7 @@ func TestDeleteFromAFullDiskSurvivesAPowerCut(t *testing.T) {
 		writeTree(t, dataPath(p, v.ID), someTree)
 		s := snapshot(t, p, "s", v.ID)
 		disk.Fill(t)
-		p.purger.stop()
+		p.trash.Stop()
 		removeTwice(t, s.ID, p.DeleteSnapshot)
 		removeTwice(t, v.ID, p.Delete)
 		p = afterPowerCut(t, p, disk)

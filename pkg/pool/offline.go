@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -62,7 +63,7 @@ func (o *Offline) ID() volume.PoolID { return o.id }
 // OpenVolume opens the directory of a volume. The caller closes it. Errors: ErrNotFound; ErrBusy for
 // one that is deleted.
 func (o *Offline) OpenVolume(id volume.ID) (openat.Dir, error) {
-	deleted, err := isBuried(o.volumes, id.Dir())
+	deleted, err := trash.IsMarked(o.volumes, id.Dir())
 	if err != nil {
 		return openat.Dir{}, err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -31,23 +32,22 @@ type Pool struct {
 	opts Options
 	id   volume.PoolID
 
-	root, tmp, trash openat.Dir
-	volumes          *kind[volume.Volume]
-	snapshots        *kind[volume.Snapshot]
-	charges          charges
-	snapshotBound    snapshotBound
-	commits          *groupsync.Group
-	ordered          bool // backend.HasOrderedJournal
-	location         mount.Location
-	backend          backend.Backend
-	cloner           backend.Cloner
-	jobs             *copyjob.Jobs
-	throttle         copyjob.Throttle
-	calls            copyjob.CallGate
-	ledger           ledger.Ledger
-	purger           *purger
-	mounts           mountSnapshot
-	foreign          foreignUse
+	root, tmp     openat.Dir
+	trash         *trash.Trash
+	volumes       *kind[volume.Volume]
+	snapshots     *kind[volume.Snapshot]
+	charges       charges
+	snapshotBound snapshotBound
+	commits       *groupsync.Group
+	ordered       bool // backend.HasOrderedJournal
+	location      mount.Location
+	backend       backend.Backend
+	cloner        backend.Cloner
+	jobs          *copyjob.Jobs
+	throttle      copyjob.Throttle
+	calls         copyjob.CallGate
+	ledger        ledger.Ledger
+	foreign       foreignUse
 }
 
 // Open takes the pool at opts.Path, making it first where the directory is empty or absent,
@@ -63,11 +63,10 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	}()
 	p := &Pool{
 		opts:     opts,
-		purger:   newPurger(),
 		commits:  groupsync.New((*os.File).Sync),
 		throttle: copyjob.NewThrottle(cmp.Or(opts.MaxCopies, DefaultMaxCopies), opts.CopyBytesPerSecond),
 	}
-	p.volumes, p.snapshots = p.newVolumes(), p.newSnapshots()
+	p.volumes, p.snapshots, p.trash = p.newVolumes(), p.newSnapshots(), p.newTrash()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.closeFiles())
@@ -88,12 +87,14 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	if p.ordered, err = backend.HasOrderedJournal(p.root.File); err != nil {
 		return nil, err
 	}
+	p.trash.Tmp, p.trash.Location = p.tmp, p.location
+	p.trash.Backend, p.trash.IsOrdered = p.backend, p.ordered
 	// A crash may have come between a rename and its fsync: what is there now is what everybody
 	// will be told of.
 	if err := errors.Join(
 		p.volumes.dir.Sync(),
 		p.snapshots.dir.Sync(),
-		p.trash.Sync(),
+		p.trash.Dir.Sync(),
 		p.tmp.Sync(),
 		p.root.Sync(),
 	); err != nil {
@@ -106,7 +107,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 		return nil, err
 	}
 	p.jobs = copyjob.Start(ctx)
-	p.purger.start(context.WithoutCancel(ctx), p.purge)
+	p.trash.Start(context.WithoutCancel(ctx))
 	return p, nil
 }
 
@@ -226,7 +227,7 @@ func (p *Pool) openLayout() error {
 	}
 	return errors.Join(openInto(&p.volumes.dir, p.root, volumesDir),
 		openInto(&p.snapshots.dir, p.root, snapshotsDir), openInto(&p.tmp, p.root, tmpDir),
-		openInto(&p.trash, p.root, trashDir))
+		openInto(&p.trash.Dir, p.root, trashDir))
 }
 
 // identify reads the pool's ID and asks whether it may have it.
@@ -265,17 +266,17 @@ func syncPath(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Close ends the copies under way, stops the purger, waits for both, and lets another process have
+// Close ends the copies under way, stops the purges, waits for both, and lets another process have
 // the pool. What is in the trash, and what the copies leave, is purged by the next Open.
 func (p *Pool) Close() error {
 	p.jobs.Close()
-	p.purger.stop()
+	p.trash.Stop()
 	return p.closeFiles()
 }
 
 func (p *Pool) closeFiles() error {
 	var errs []error
-	for _, f := range []*os.File{p.volumes.dir.File, p.snapshots.dir.File, p.tmp.File, p.trash.File, p.root.File} {
+	for _, f := range []*os.File{p.volumes.dir.File, p.snapshots.dir.File, p.tmp.File, p.trash.Dir.File, p.root.File} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}

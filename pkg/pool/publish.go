@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -32,7 +32,7 @@ func (k *kind[V]) publish(ctx context.Context, v V, m making[V]) (V, error) {
 	if err != nil {
 		return v, err
 	}
-	if err := checkUnburied(k.dir, id); err != nil {
+	if err := checkNotInPlace(k.dir, id); err != nil {
 		return v, err
 	}
 	if v, err = k.reserveAndBuild(ctx, v, wanted, m); err != nil {
@@ -124,25 +124,23 @@ func (k *kind[V]) place(building, dirName string) error {
 // abandon gives up what has been built. The purger removes it where it is, and has the patience
 // that a quota may need. What half a copy may take of the disk stays counted until then.
 func (k *kind[V]) abandon(building string, made *entry, isCopy bool) {
-	left := discarded{
-		at: k.pool.tmp, name: building, quotaID: made.Value.quotaID, lookAfter: time.Now(),
-		keeps: k.pool.accountOf(made),
-	}
+	left := trash.Entry{In: k.pool.tmp, Name: building, QuotaID: made.Value.quotaID}
 	if isCopy {
-		left.bytes = made.Value.promisedBytes
+		left.Bytes = made.Value.promisedBytes
 	}
-	k.pool.ledger.Release(made.Value.promisedBytes - left.bytes)
-	k.pool.ledger.MoveToTrash(left.bytes)
-	k.pool.purger.add(left)
+	left.Uncharge = k.pool.uncharger(k.pool.accountOf(made), left.Bytes)
+	k.pool.ledger.Release(made.Value.promisedBytes - left.Bytes)
+	k.pool.ledger.MoveToTrash(left.Bytes)
+	k.pool.trash.Queue(left)
 }
 
 // withdraw takes away what is in place, but perhaps not after a power cut: nobody has been told of
 // it. If it cannot be taken away either, it stays in the catalog, and the next call syncs it.
 func (k *kind[V]) withdraw(made *entry, failed error) error {
 	k.catalog.Put(made)
-	thrown, err := k.takeAway(made)
+	taken, err := k.takeAway(made)
 	if err == nil {
-		k.pool.queue(thrown, failed)
+		k.pool.trash.QueueFailed(taken)
 	}
 	return errors.Join(failed, err)
 }

@@ -295,7 +295,7 @@ func TestPurgeRemovesWhatIsImmutableAtAnyDepth(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
 			p := poolOn(t, fstype)
-			p.purger.retryAfter = 5 * time.Millisecond
+			p.trash.RetryAfter = 5 * time.Millisecond
 			v := create(t, p, "v", mib)
 			root := dataPath(p, v.ID)
 			at := filepath.Join(root, strings.Repeat("d/", 100))
@@ -322,7 +322,7 @@ func TestPurgeEntersNoMount(t *testing.T) {
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			p := newPool(t)
-			p.purger.retryAfter = 5 * time.Millisecond
+			p.trash.RetryAfter = 5 * time.Millisecond
 			source := filepath.Join(t.TempDir(), "source")
 			plant(t, source, []node{{kind: tc.kind}})
 			if tc.kind == isDir {
@@ -338,22 +338,22 @@ func TestPurgeEntersNoMount(t *testing.T) {
 				t.Fatal(err)
 			}
 			remove(t, p, v.ID)
-			thrown := filepath.Join(p.opts.Path, trashDir,
+			deleted := filepath.Join(p.opts.Path, trashDir,
 				entries(t, filepath.Join(p.opts.Path, trashDir))[0])
 			t.Cleanup(
-				func() { _ = unix.Unmount(filepath.Join(thrown, dataEntry, tc.path), unix.MNT_DETACH) },
+				func() { _ = unix.Unmount(filepath.Join(deleted, dataEntry, tc.path), unix.MNT_DETACH) },
 			)
 			eventually(t, "the purge reports its failure",
 				func() bool { return status(t, p).PurgesFailing == 1 })
 			wantLedger(t, p, 0, mib)
-			if _, err := os.Stat(filepath.Join(thrown, record.VolumeFile)); err != nil {
+			if _, err := os.Stat(filepath.Join(deleted, record.VolumeFile)); err != nil {
 				t.Errorf("the record has gone before the data: %v", err)
 			}
 			if got := listTree(t, filepath.Dir(source)); got["source/file"] != "precious" &&
 				got["source"] != "content" {
 				t.Errorf("what was mounted there has %q", got)
 			}
-			if err := unix.Unmount(filepath.Join(thrown, dataEntry, tc.path), 0); err != nil {
+			if err := unix.Unmount(filepath.Join(deleted, dataEntry, tc.path), 0); err != nil {
 				t.Fatal(err)
 			}
 			waitPurged(t, p)

@@ -165,7 +165,7 @@ func TestVolumeRemovedByHandGivesItsSpaceBackOnce(t *testing.T) {
 
 func TestRestartFindsTheSameVolumesAndTheSameSums(t *testing.T) {
 	p := newPool(t)
-	p.opts.TrashRetention = time.Hour
+	p.opts.TrashRetention, p.trash.Retention = time.Hour, time.Hour
 	var committed, trash int64
 	for i := range 900 { // more than one batch of the scan
 		v := create(t, p, fmt.Sprintf("volume %d", i), int64(i+1))

@@ -6,15 +6,13 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
-	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -25,60 +23,24 @@ const scanBatch = 512
 // or was never finished, is queued.
 func (p *Pool) scan(ctx context.Context) error {
 	start := time.Now()
-	var buried graves
 	// before the volumes: what is kept of a volume raises its limit
-	if err := p.snapshots.scan(ctx, &buried); err != nil {
+	if err := p.snapshots.scan(ctx); err != nil {
 		return err
 	}
-	if err := p.volumes.scan(ctx, &buried); err != nil {
+	if err := p.volumes.scan(ctx); err != nil {
 		return err
 	}
 	// after them: a quota that is another volume's by now is not held
-	if err := p.scanDiscarded(ctx, buried.found); err != nil {
+	if err := p.scanTrash(ctx); err != nil {
 		return err
 	}
-	committed, trash := p.ledger.Counts()
+	committed, inTrash := p.ledger.Counts()
 	klog.FromContext(
 		ctx,
 	).Info("Pool is open", "pool", p.opts.Name, "path", p.opts.Path, "poolID", p.id, "volumes",
-		p.volumes.catalog.Len(), "snapshots", p.snapshots.catalog.Len(), "committedBytes", committed, "trashBytes", trash, "took",
+		p.volumes.catalog.Len(), "snapshots", p.snapshots.catalog.Len(), "committedBytes", committed, "trashBytes", inTrash, "took",
 		time.Since(start))
 	return nil
-}
-
-// scanDiscarded queues what is buried and what is in trash/ and tmp/.
-func (p *Pool) scanDiscarded(ctx context.Context, left []discarded) error {
-	for _, d := range left { // a crash may have come before that
-		if err := p.syncTaken(d.at, d.name); err != nil {
-			return err
-		}
-	}
-	thrown, err := p.scanTrash()
-	if err != nil {
-		return err
-	}
-	unfinished, err := p.scanTmp()
-	if err != nil {
-		return err
-	}
-	for _, d := range slices.Concat(left, thrown, unfinished) {
-		p.requeue(ctx, d)
-	}
-	return nil
-}
-
-// graves collects what is found buried.
-type graves struct {
-	mu    sync.Mutex
-	found []discarded
-}
-
-func (g *graves) add(at openat.Dir, name string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	d := discarded{at: at, name: name}
-	d.dueAt(time.Now().Add(purgeDelay))
-	g.found = append(g.found, d)
 }
 
 // scanner takes up an entry whose record has been read; entries of different names may come at the
@@ -87,13 +49,13 @@ type scanner func(ctx context.Context, e *entry)
 
 // scan reads the records of a kind in parallel, and enters all in the catalog and the ledger: with
 // 100,000 of them it is the latency of the disk that counts.
-func (k *kind[V]) scan(ctx context.Context, buried *graves) error {
+func (k *kind[V]) scan(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4 * runtime.GOMAXPROCS(0))
 	for ctx.Err() == nil {
 		names, err := k.dir.Readdirnames(scanBatch)
 		if len(names) > 0 {
-			group.Go(func() error { return k.scanNames(ctx, names, buried) })
+			group.Go(func() error { return k.scanNames(ctx, names) })
 		}
 		if errors.Is(err, io.EOF) {
 			break
@@ -105,26 +67,26 @@ func (k *kind[V]) scan(ctx context.Context, buried *graves) error {
 	return group.Wait()
 }
 
-func (k *kind[V]) scanNames(ctx context.Context, names []string, buried *graves) error {
+func (k *kind[V]) scanNames(ctx context.Context, names []string) error {
 	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		k.scanName(ctx, name, buried)
+		k.scanName(ctx, name)
 	}
 	return nil
 }
 
-func (k *kind[V]) scanName(ctx context.Context, name string, buried *graves) {
+func (k *kind[V]) scanName(ctx context.Context, name string) {
 	log := klog.FromContext(ctx)
 	id, err := k.nameOf(name)
 	if err != nil {
 		log.Error(err, "Left alone", "pool", k.pool.opts.Name, "directory", k.dir.Name()+"/"+name)
 		return
 	}
-	dead, err := isBuried(k.dir, name)
-	if dead {
-		buried.add(k.dir, name)
+	deleted, err := trash.IsMarked(k.dir, name)
+	if deleted {
+		k.pool.trash.FoundInPlace(k.dir, name)
 		return
 	}
 	var v V

@@ -172,7 +172,7 @@ func TestPoolFromABackupOpensAndTakesSnapshots(t *testing.T) {
 	p = openPool(t, p.opts)
 	v := create(t, p, "v", 32*mib)
 	write(t, filepath.Join(dataPath(p, v.ID), "file"), 16*mib)
-	removeSnapshot(t, p, snapshot(t, p, "thrown", v.ID).ID)
+	removeSnapshot(t, p, snapshot(t, p, "deleted", v.ID).ID)
 	closePool(t, p)
 	opts := p.opts
 	opts.Path = filepath.Join(disks.New(t, disks.Btrfs, 256*mib).Dir, "pool")
@@ -199,7 +199,7 @@ func TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep(t *testing.T) {
 	v := create(t, p, "v", 32*mib)
 	write(t, filepath.Join(dataPath(p, v.ID), "file"), 16*mib)
 	s := snapshot(t, p, "s", v.ID)
-	p.purger.retryAfter = 10 * time.Millisecond
+	p.trash.RetryAfter = 10 * time.Millisecond
 	whole := p.commits
 	p.commits = groupsync.New(func(f *os.File) error {
 		if f == p.snapshots.dir.File {

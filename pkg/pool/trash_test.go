@@ -28,21 +28,20 @@ func TestDeletedVolumeStaysInTheTrashForItsRetention(t *testing.T) {
 			create(t, p, "v", mib) // its name is free at once
 			p = restart(t, p)
 			trash := filepath.Join(p.opts.Path, trashDir)
-			thrown := entries(t, trash)
-			if len(thrown) != 1 || !strings.HasPrefix(thrown[0], "v.") {
-				t.Fatalf("trash/ has %q", thrown)
+			deleted := entries(t, trash)
+			if len(deleted) != 1 || !strings.HasPrefix(deleted[0], "v.") {
+				t.Fatalf("trash/ has %q", deleted)
 			}
-			if got := listTree(t, trash); got[thrown[0]+"/data/file"] != "precious" ||
-				got[thrown[0]+"/"+record.VolumeFile] == "" {
+			if got := listTree(t, trash); got[deleted[0]+"/data/file"] != "precious" ||
+				got[deleted[0]+"/"+record.VolumeFile] == "" {
 				t.Errorf("trash/ has %q", got)
 			}
-			if age := time.Since(p.thrownAt(thrown[0])); age < 0 || age > time.Minute {
-				t.Errorf("it was thrown in %s ago", age)
-			}
 			closePool(t, p)
-			p.opts.TrashRetention = time.Since(
-				p.thrownAtPath(t, filepath.Join(trash, thrown[0])),
-			) + 200*time.Millisecond
+			age := time.Since(deletedAt(t, filepath.Join(trash, deleted[0])))
+			if age < 0 || age > time.Minute {
+				t.Errorf("it was deleted %s ago", age)
+			}
+			p.opts.TrashRetention = age + 200*time.Millisecond
 			waitPurged(t, openPool(t, p.opts))
 		})
 	}
@@ -61,8 +60,8 @@ func TestWhatACrashLeftUnfinishedIsNotKeptForTheRetention(t *testing.T) {
 	wantEntries(t, p, tmpDir)
 }
 
-// thrownAtPath is thrownAt of a closed pool.
-func (*Pool) thrownAtPath(t *testing.T, path string) time.Time {
+// deletedAt is when an entry came to the trash.
+func deletedAt(t *testing.T, path string) time.Time {
 	t.Helper()
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
@@ -90,11 +89,11 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 	data := dataPath(p, v.ID)
 	plantMany(t, data, files)
 	remove(t, p, v.ID)
-	thrown := filepath.Join(p.opts.Path, trashDir, entries(t, filepath.Join(p.opts.Path, trashDir))[0])
+	deleted := filepath.Join(p.opts.Path, trashDir, entries(t, filepath.Join(p.opts.Path, trashDir))[0])
 	eventually(t, "the purge begins",
-		func() bool { return len(entries(t, filepath.Join(thrown, dataEntry))) < files/manyInADir })
+		func() bool { return len(entries(t, filepath.Join(deleted, dataEntry))) < files/manyInADir })
 	closePool(t, p)
-	if left := entries(t, filepath.Join(thrown, dataEntry)); len(left) == 0 {
+	if left := entries(t, filepath.Join(deleted, dataEntry)); len(left) == 0 {
 		t.Error("the stop waited for the whole purge")
 	}
 	p = openPool(t, p.opts)
@@ -151,71 +150,4 @@ func TestRecordOutlivesTheDataItCounts(t *testing.T) {
 	}
 	p = restart(t, p)
 	waitPurged(t, p)
-}
-
-// What is mounted somewhere is looked up again at each try, and at the end of a retention: a mount
-// table of long ago is nobody's word.
-func TestTrashThatIsMountedElsewhereIsPurgedWhenItNoLongerIs(t *testing.T) {
-	for _, tc := range []struct {
-		title     string
-		retention time.Duration
-	}{
-		{"mounted when it is deleted", 0},
-		{"mounted out of the trash", 300 * time.Millisecond},
-	} {
-		t.Run(tc.title, func(t *testing.T) {
-			p := newPool(t)
-			p.purger.retryAfter = 20 * time.Millisecond
-			p.opts.TrashRetention = tc.retention
-			v := create(t, p, "v", mib)
-			writeTree(t, dataPath(p, v.ID), map[string]string{"file": "precious"})
-			elsewhere := t.TempDir()
-			t.Cleanup(func() { _ = unix.Unmount(elsewhere, unix.MNT_DETACH) })
-			if tc.retention == 0 {
-				bind(t, dataPath(p, v.ID), elsewhere)
-			}
-			remove(t, p, v.ID)
-			// as the purge of another volume does
-			if _, err := p.mounts.since(time.Now()); err != nil {
-				t.Fatal(err)
-			}
-			if tc.retention > 0 {
-				trash := filepath.Join(p.opts.Path, trashDir)
-				bind(t, filepath.Join(trash, entries(t, trash)[0], dataEntry), elsewhere)
-			}
-			eventually(t, "the purge stops at the mount",
-				func() bool { return status(t, p).PurgesFailing == 1 })
-			if got := listTree(t, elsewhere); got["file"] != "precious" {
-				t.Fatalf("what is mounted has %q", got)
-			}
-			if err := unix.Unmount(elsewhere, 0); err != nil {
-				t.Fatal(err)
-			}
-			waitPurged(t, p)
-		})
-	}
-}
-
-func bind(t *testing.T, source, target string) {
-	t.Helper()
-	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// A start finds the trash in the order of a directory's hashes.
-func TestPurgerTakesManyInAnyOrder(t *testing.T) {
-	const many = 10_000
-	q := newPurger()
-	begin := time.Now()
-	for i := range many {
-		q.add(discarded{due: begin.Add(-time.Duration(i*7919%many) * time.Millisecond)})
-	}
-	for last := (time.Time{}); q.queue.Len() > 0; {
-		d, ok := q.next()
-		if !ok || d.due.Before(last) {
-			t.Fatalf("%s comes after %s", d.due, last)
-		}
-		last = d.due
-	}
 }

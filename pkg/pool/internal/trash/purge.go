@@ -1,0 +1,143 @@
+package trash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	// yieldAfter is how many files of an entry are removed before the purge lets calls go first: a
+	// busy pool's small volumes have to go as fast as they come.
+	yieldAfter = 256
+	// longPolls is the number of polls, a minute in all, after which somebody may want to know.
+	longPolls = 120
+)
+
+// purge removes an entry, and tells of it.
+func (t *Trash) purge(ctx context.Context, e Entry) {
+	err := t.checkUnused(e)
+	if err == nil {
+		err = t.remove(ctx, &e)
+	}
+	log := klog.FromContext(ctx)
+	switch {
+	case err == nil:
+		t.Purged(ctx, e)
+	case errors.Is(err, backend.ErrPending):
+		if e.polls == longPolls {
+			log.Info("Deleted data still takes its space: a process may have a file of it open "+
+				"(lsof +L1 shows which)", "pool", t.Pool, "entry", e.path(), "err", err)
+		}
+		t.queue.poll(e)
+	case ctx.Err() != nil: // the next start goes on from here
+	default:
+		log.Error(err, "Deleted data could not be purged; its space stays taken, and the purge is "+
+			"tried again", "pool", t.Pool, "entry", e.path(), "retryIn", t.RetryAfter)
+		t.QueueFailed(e)
+	}
+}
+
+// checkUnused is the last guard of the data: as long as a mount anywhere shows the entry, or part
+// of it, or a loop device has its image, somebody uses it, whatever the driver was told. Errors:
+// ErrInUse.
+func (t *Trash) checkUnused(e Entry) error {
+	mounts, err := t.mounts.readAfter(e.lookAfter)
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		rest, ours := t.Location.Below(m)
+		if path := e.path(); ours && (rest == path || strings.HasPrefix(rest, path+"/")) {
+			return fmt.Errorf("%w: it is mounted at %s: unmount it", volume.ErrInUse, m.Point)
+		}
+	}
+	return t.CheckDetached(e.In, e.Name)
+}
+
+// remove removes the data, gives back what counted for it, and removes the record last. Errors:
+// backend.ErrPending.
+func (t *Trash) remove(ctx context.Context, e *Entry) error {
+	r := t.newRemover()
+	if err := t.removeData(ctx, r, e); err != nil {
+		return err
+	}
+	failpoint.Here("purge.data-removed")
+	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still
+	// counts files must not be given out.
+	if err := t.Backend.Release(e.QuotaID); err != nil {
+		return err
+	}
+	e.QuotaID = 0 // from here on it can be another volume's
+	if e.Uncharge != nil {
+		if err := e.Uncharge(); err != nil {
+			return err
+		}
+		e.Uncharge = nil
+	}
+	failpoint.Here("purge.released")
+	return r.Remove(ctx, e.In, e.Name)
+}
+
+// removeData removes all but the record.
+func (t *Trash) removeData(ctx context.Context, r *openat.Remover, e *Entry) error {
+	d, err := e.In.OpenUnmounted(e.Name)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return nil // somebody has removed it, or it is not from here
+	case err != nil:
+		return err
+	}
+	defer d.Close()
+	if err := t.Backend.Discard(d.File); err != nil {
+		return err
+	}
+	return r.Empty(ctx, d, t.Records...)
+}
+
+// newRemover returns a remover that lets calls go first when there is much to remove.
+func (t *Trash) newRemover() *openat.Remover {
+	removed := 0
+	return openat.NewRemover(func(ctx context.Context) error {
+		if removed++; removed <= yieldAfter {
+			return nil
+		}
+		return t.Yield(ctx)
+	})
+}
+
+// mountTable is the mount table as it was read last, for many purges: it grows with the number of
+// mounts.
+type mountTable struct {
+	mu     sync.Mutex
+	read   time.Time
+	mounts []mount.Mount
+}
+
+// readAfter is a mount table that was read after a time.
+func (t *mountTable) readAfter(earliest time.Time) ([]mount.Mount, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.read.After(earliest) {
+		return t.mounts, nil
+	}
+	now := time.Now()
+	mounts, err := mount.Table()
+	if err != nil {
+		return nil, err
+	}
+	t.read, t.mounts = now, mounts
+	return mounts, nil
+}

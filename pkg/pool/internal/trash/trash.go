@@ -1,0 +1,241 @@
+// Package trash removes what is deleted, and what a crash has left unfinished: out of trash/ and
+// tmp/, and, where the disk was too full for a rename, out of the place where it stood. The space
+// and the quota ID of an entry are given back when its data is gone, not before. The queue is in
+// memory; the tree on disk is what survives a crash.
+package trash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	purgeWorkers = 2
+	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a
+	// person, not a loop.
+	purgeRetry = time.Minute
+	// purgeDelay lets the purges of a busy pool share one reading of the mount table.
+	purgeDelay = 10 * time.Millisecond
+)
+
+// Entry is a volume or a snapshot that is deleted, or a part of one that was never finished.
+type Entry struct {
+	// In is the open directory that has the entry: trash/, tmp/ or, if the entry is deleted in place,
+	// volumes/ or snapshots/. It stays the caller's.
+	In   openat.Dir
+	Name string
+	// Bytes is what the ledger counts until the entry is gone.
+	Bytes int64
+	// QuotaID is released once, when the data is gone; 0 is none.
+	QuotaID volume.QuotaID
+	// Uncharge, if set, takes what a snapshot has kept from the account of its volume. It is called
+	// when the data is gone, until it returns nil.
+	Uncharge func() error
+	// Unrecorded says that the entry was found without a readable record, so what it takes of the
+	// disk was counted as somebody else's.
+	Unrecorded bool
+
+	due time.Time // when it may be purged
+	// lookAfter: the entry is purged only if a mount table that was read after this time does not
+	// show it.
+	lookAfter time.Time
+	failed    bool // it was tried, and waits for another try
+	polls     int  // how often the filesystem had not finished
+}
+
+// path is from the pool's directory.
+func (e *Entry) path() string { return e.In.Name() + "/" + e.Name }
+
+// dueAt says when the entry may be purged. Until then somebody who looks into trash/ can mount it.
+func (e *Entry) dueAt(t time.Time) { e.due, e.lookAfter = t, t.Add(-purgeDelay) }
+
+// Backend is what a purge asks of the pool's filesystem; see backend.Backend.
+type Backend interface {
+	Discard(dir *os.File) error
+	Release(id volume.QuotaID) error
+}
+
+// Trash is the trash of one pool. The exported fields are set before Start and not changed after
+// it.
+type Trash struct {
+	// Pool is the pool's name, for the log.
+	Pool string
+	// Dir and Tmp are trash/ and tmp/, open. They stay the caller's.
+	Dir, Tmp openat.Dir
+	// Retention is how long an entry of trash/ is kept, to be taken back by hand.
+	Retention time.Duration
+	// IsOrdered says that the filesystem has an ordered journal (backend.HasOrderedJournal).
+	IsOrdered bool
+	// Sync makes the files durable, sharing fsync(2) calls with others.
+	Sync    func(files ...*os.File) error
+	Backend Backend
+	// Records are the names of the files that are removed last. As long as there is data, the next
+	// start has to know how much was promised to it, and, as long as there is a quota, whose it is.
+	Records []string
+	// Location is where the pool is in its filesystem.
+	Location mount.Location
+	// CheckDetached refuses an entry whose image has a loop device. Errors: ErrInUse.
+	CheckDetached func(in openat.Dir, name string) error
+	// Yield lets calls go first.
+	Yield func(ctx context.Context) error
+	// Purged is told of each entry that is gone.
+	Purged func(ctx context.Context, e Entry)
+	// RetryAfter is purgeRetry, but shorter in tests.
+	RetryAfter time.Duration
+
+	queue   *queue
+	mounts  mountTable
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
+
+	mu      sync.Mutex
+	inPlace []Entry // found by the start
+}
+
+// New returns an empty trash. The caller sets the fields, may add entries, and starts it.
+func New() *Trash {
+	return &Trash{RetryAfter: purgeRetry, queue: newQueue(), cancel: func() {}}
+}
+
+// Start begins to purge. The context's end does not wait for a purge; the next start goes on.
+func (t *Trash) Start(ctx context.Context) {
+	ctx, t.cancel = context.WithCancel(ctx)
+	for range purgeWorkers {
+		t.workers.Go(func() {
+			for e, ok := t.queue.next(); ok; e, ok = t.queue.next() {
+				t.purge(ctx, e)
+			}
+		})
+	}
+}
+
+// Stop ends the purges, in the middle of a tree if need be, and waits for them.
+func (t *Trash) Stop() {
+	t.cancel()
+	t.queue.stop()
+	t.workers.Wait()
+}
+
+// Take moves an entry of volumes/ or snapshots/ to trash/, under a name that is free there. On a
+// disk that is too full for a rename, the entry is marked as deleted in place, and all that trash/
+// keeps for a while becomes due. An entry that somebody has removed by hand counts as taken. Take
+// is durable after SyncTaken. The caller fills in what Take returns, and queues it then.
+func (t *Trash) Take(from openat.Dir, name, trashName string) (Entry, error) {
+	e := Entry{In: t.Dir, Name: trashName}
+	err := from.RenameNoReplace(name, t.Dir, trashName)
+	if errors.Is(err, unix.ENOSPC) {
+		t.queue.hurry()
+		e.In, e.Name = from, name
+		err = markDeleted(from, name)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		e.In, err = t.Tmp, nil // for no retention: there is nothing to keep
+	}
+	return e, err
+}
+
+// SyncTaken makes durable what Take did to an entry of volumes/ or snapshots/: what is still there
+// is deleted in place.
+func (t *Trash) SyncTaken(from openat.Dir, name string) error {
+	files := []*os.File{from.File}
+	if !t.IsOrdered {
+		files = append(files, t.Dir.File)
+	}
+	inPlace, err := from.OpenDir(name)
+	switch {
+	case err == nil:
+		defer inPlace.Close()
+		files = append(files, inPlace.File)
+	case !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	return onFullDisk(from, func() error { return t.Sync(files...) })
+}
+
+// Queue has an entry purged when its retention ends.
+func (t *Trash) Queue(e Entry) {
+	if e.due.IsZero() {
+		keep := t.Retention
+		if e.In != t.Dir { // on a full disk nothing is kept, nor is what was never finished
+			keep = 0
+		}
+		e.dueAt(time.Now().Add(max(purgeDelay, keep)))
+	}
+	t.queue.add(e)
+}
+
+// QueueFailed has an entry purged later, as one that could not be purged: the deletion is perhaps
+// not durable, and a power cut must not bring back a volume with part of its data.
+func (t *Trash) QueueFailed(e Entry) {
+	e.failed = true
+	e.dueAt(time.Now().Add(t.RetryAfter))
+	t.queue.add(e)
+}
+
+// Failures counts the entries that wait for another try.
+func (t *Trash) Failures() int { return t.queue.failures() }
+
+// FoundInPlace is for the start, which may find entries that are deleted in place while it reads
+// volumes/ and snapshots/. It may be called concurrently.
+func (t *Trash) FoundInPlace(in openat.Dir, name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := Entry{In: in, Name: name}
+	e.dueAt(time.Now().Add(purgeDelay))
+	t.inPlace = append(t.inPlace, e)
+}
+
+// Leftovers lists, at the start, what earlier processes have deleted or never finished: what was
+// found in place, made durable, and what is in trash/ and tmp/. The caller fills the entries in and
+// queues them. What is in tmp/ is kept for nobody: half a snapshot may keep blocks that count for
+// its volume.
+func (t *Trash) Leftovers() (left []Entry, err error) {
+	t.mu.Lock()
+	left, t.inPlace = t.inPlace, nil
+	t.mu.Unlock()
+	for _, e := range left { // a crash may have come before that
+		if err := t.SyncTaken(e.In, e.Name); err != nil {
+			return nil, err
+		}
+	}
+	for _, in := range []openat.Dir{t.Dir, t.Tmp} {
+		names, err := in.Readdirnames(-1)
+		if err != nil {
+			return nil, fmt.Errorf("read %s/: %w", in.Name(), err)
+		}
+		for _, name := range names {
+			e := Entry{In: in, Name: name}
+			e.dueAt(time.Now().Add(max(purgeDelay, t.keptFor(e))))
+			left = append(left, e)
+		}
+	}
+	return left, nil
+}
+
+// keptFor is how long an entry that was found is still kept.
+func (t *Trash) keptFor(e Entry) time.Duration {
+	if e.In != t.Dir {
+		return 0
+	}
+	// A clock that was ahead at the deletion must not keep the entry for longer.
+	return t.Retention - max(0, time.Since(deletedAt(e)))
+}
+
+// deletedAt is when an entry came to trash/: rename(2) sets the change time of what it moves.
+func deletedAt(e Entry) time.Time {
+	var st unix.Stat_t
+	if err := unix.Fstatat(e.In.FD(), e.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return time.Time{}
+	}
+	return time.Unix(st.Ctim.Unix())
+}
