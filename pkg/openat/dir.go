@@ -57,9 +57,9 @@ func (d Dir) Resolve(path string, flags int, resolve Resolve) (*os.File, error) 
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// ReadFile reads as much of a file as the buffer holds, by a path as in Resolve, without an *os.File.
-// What opening or reading a device or a pipe would wait for is an error, or nothing. Errors: those of
-// Resolve, and of read(2).
+// ReadFile reads as much of a file as the buffer holds, by a path as in Resolve, without an
+// *os.File. What opening or reading a device or a pipe would wait for is an error, or nothing.
+// Errors: those of Resolve, and of read(2).
 func (d Dir) ReadFile(path string, buffer []byte, resolve Resolve) ([]byte, error) {
 	const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOFOLLOW
 	fd, err := ResolveFD(d.FD(), path, flags, resolve)

@@ -13,8 +13,8 @@ import (
 // EntriesBuffer is a good size for the buffer of ReadEntries, in bytes: some hundred names.
 const EntriesBuffer = 32 << 10
 
-// Entry is an entry of a directory as getdents64(2) returns it. By the time it is used, the name may
-// be gone or lead to something else.
+// Entry is an entry of a directory as getdents64(2) returns it. By the time it is used, the name
+// may be gone or lead to something else.
 type Entry struct {
 	Name string
 	// Type is unix.DT_DIR and so on; unix.DT_UNKNOWN where the filesystem does not say.

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The linter forbids the system calls elsewhere (forbidigo). It cannot forbid a path in a string, nor
-// what tests do.
+// The linter forbids the system calls elsewhere (forbidigo). It cannot forbid a path in a string,
+// nor what tests do.
 func TestNobodyElseMakesPathsOfDescriptors(t *testing.T) {
 	made := regexp.MustCompile("unix\\.Openat2\\b|[\"`]/proc/(self|%d)/fd[/\"`]")
 	root := os.DirFS("../..")

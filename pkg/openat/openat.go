@@ -7,6 +7,7 @@ package openat
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 
@@ -64,8 +65,8 @@ func ResolveFD(dir int, path string, flags int, resolve Resolve) (fd int, err er
 	return fd, err
 }
 
-// OpenFDDir opens the directory of this process's descriptors, /proc/self/fd, with O_PATH. A file in
-// it that is named by a descriptor's number is the open file: OpenFD of that is cheaper than of
+// OpenFDDir opens the directory of this process's descriptors, /proc/self/fd, with O_PATH. A file
+// in it that is named by a descriptor's number is the open file: OpenFD of that is cheaper than of
 // PathOfFD. The caller closes it.
 func OpenFDDir() (int, error) {
 	fd, err := OpenFD(unix.AT_FDCWD, fdDir, unix.O_PATH|unix.O_DIRECTORY, 0)
@@ -83,6 +84,9 @@ func Path(f *os.File) string { return PathOfFD(int(f.Fd())) }
 
 // PathOfFD is Path for a bare descriptor.
 func PathOfFD(fd int) string { return fdDir + "/" + strconv.Itoa(fd) }
+
+// PathForChildren is Path for a program that this process starts.
+func PathForChildren(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()) }
 
 // Reopen opens the same file again, with flags and a position of its own. f may be an O_PATH
 // descriptor. The caller closes both.

@@ -39,15 +39,15 @@ func NewRemover(yield func(context.Context) error) *Remover {
 
 // Empty removes all that a directory holds, except the entries in keep, at the top. An entry that
 // cannot be removed stays, the others go, and the first error is returned. Empty stops between two
-// reads when the context ends; the next call goes on. The removal is not durable when it returns.
+// reads when the context ends; the next call goes on. It moves the position of d. The removal is
+// not durable when it returns.
 func (r *Remover) Empty(ctx context.Context, d Dir, keep ...string) error {
 	for r.top = d; ; {
-		r.movedUp = 0
-		_, err := r.removeContent(ctx, d, 0, keep)
-		if r.movedUp == 0 {
+		if err := rewind(d); err != nil {
 			return err
 		}
-		if err := rewind(d); err != nil {
+		r.movedUp = 0
+		if _, err := r.removeContent(ctx, d, 0, keep); r.movedUp == 0 {
 			return err
 		}
 	}

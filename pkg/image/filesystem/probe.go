@@ -10,6 +10,7 @@ import (
 	"k8s.io/mount-utils"
 	utilexec "k8s.io/utils/exec"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -27,8 +28,7 @@ func Probe(f *os.File) (Found, error) {
 	if err := require("blkid"); err != nil {
 		return Found{}, err
 	}
-	// of this process: blkid has no such descriptor
-	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+	path := openat.PathForChildren(f)
 	name, err := (&mount.SafeFormatAndMount{Exec: utilexec.New()}).GetDiskFormat(path)
 	if err != nil {
 		return Found{}, fmt.Errorf("blkid %s: %w", f.Name(), err)
