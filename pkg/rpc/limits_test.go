@@ -114,9 +114,21 @@ func TestLimitsAreThoseOfTheSpecification(t *testing.T) {
 	}
 }
 
-// place puts a string of that size into the field at the end of the chain, making messages on the
-// way.
+// place puts a text of that size into the field at the end of the chain.
 func place(root protoreflect.Message, chain []protoreflect.FieldDescriptor, size int) {
+	if chain[len(chain)-1].IsMap() {
+		half := size / 2
+		placeText(root, chain, strings.Repeat("k", half), strings.Repeat("v", size-half))
+		return
+	}
+	placeText(root, chain, "", strings.Repeat("x", size))
+}
+
+// placeText puts a text into the field at the end of the chain, making messages on the way. In a
+// map it has that key.
+func placeText(
+	root protoreflect.Message, chain []protoreflect.FieldDescriptor, key, value string,
+) {
 	for _, field := range chain[:len(chain)-1] {
 		if field.IsList() {
 			root = root.Mutable(field).List().AppendMutable().Message()
@@ -127,14 +139,11 @@ func place(root protoreflect.Message, chain []protoreflect.FieldDescriptor, size
 	last, text := chain[len(chain)-1], protoreflect.ValueOfString
 	switch {
 	case last.IsMap():
-		half := size / 2
-		root.Mutable(
-			last,
-		).Map().Set(text(strings.Repeat("k", half)).MapKey(), text(strings.Repeat("v", size-half)))
+		root.Mutable(last).Map().Set(text(key).MapKey(), text(value))
 	case last.IsList():
-		root.Mutable(last).List().Append(text(strings.Repeat("x", size)))
+		root.Mutable(last).List().Append(text(value))
 	default:
-		root.Set(last, text(strings.Repeat("x", size)))
+		root.Set(last, text(value))
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/go-logr/logr/funcr"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 	"k8s.io/klog/v2/textlogger"
 )
 
@@ -126,26 +125,6 @@ func TestWhatACallIsAboutIsShown(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-// placeText puts a text into the field at the end of the chain.
-func placeText(root protoreflect.Message, chain []protoreflect.FieldDescriptor, key, value string) {
-	for _, field := range chain[:len(chain)-1] {
-		if field.IsList() {
-			root = root.Mutable(field).List().AppendMutable().Message()
-			continue
-		}
-		root = root.Mutable(field).Message()
-	}
-	last, text := chain[len(chain)-1], protoreflect.ValueOfString
-	switch {
-	case last.IsMap():
-		root.Mutable(last).Map().Set(text(key).MapKey(), text(value))
-	case last.IsList():
-		root.Mutable(last).List().Append(text(value))
-	default:
-		root.Set(last, text(value))
 	}
 }
 

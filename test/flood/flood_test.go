@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -228,9 +229,17 @@ func TestPagesThatNobodyReads(t *testing.T) {
 	}, f.pages)
 }
 
-// unfinished opens as many calls as the driver lets it, each with most of its message.
-func unfinished(ctx context.Context, socket, method string) error {
-	c, err := dialRaw(ctx, socket)
+// calls begins one call after another on a connection, each with that message, and reads no answer.
+// end says that the messages are whole. It holds the connection until the flood ends.
+type calls struct {
+	socket, method string
+	message        []byte
+	end            bool
+	number         uint32
+}
+
+func (f calls) attack(ctx context.Context) error {
+	c, err := dialRaw(ctx, f.socket)
 	if c != nil {
 		defer c.conn.Close()
 	}
@@ -238,9 +247,8 @@ func unfinished(ctx context.Context, socket, method string) error {
 		return err
 	}
 	go c.discard()
-	body := message(60<<10, make([]byte, 50<<10))
-	for stream := range uint32(1000) {
-		if err := c.open(stream, method, body, false); err != nil {
+	for stream := uint32(0); stream < f.number && ctx.Err() == nil; stream++ {
+		if err := c.open(stream, f.method, f.message, f.end); err != nil {
 			return err
 		}
 	}
@@ -248,25 +256,18 @@ func unfinished(ctx context.Context, socket, method string) error {
 	return nil
 }
 
-// whole makes calls whose messages are small on the wire and large in memory, and reads no answer.
+// unfinished is calls with most of their messages, which never end.
+func unfinished(ctx context.Context, socket, method string) error {
+	body := message(60<<10, make([]byte, 50<<10))
+	return calls{socket: socket, method: method, message: body, number: 1000}.attack(ctx)
+}
+
+// whole is calls whose messages are small on the wire and large in memory: field 3 of
+// ValidateVolumeCapabilitiesRequest is an empty capability, 2 bytes each.
 func whole(ctx context.Context, socket, method string) error {
-	c, err := dialRaw(ctx, socket)
-	if c != nil {
-		defer c.conn.Close()
-	}
-	if err != nil {
-		return err
-	}
-	go c.discard()
-	// Field 3 of ValidateVolumeCapabilitiesRequest, an empty capability: 2 bytes each.
 	const fields = 30 << 10
 	body := message(2*fields, []byte(strings.Repeat("\x1a\x00", fields)))
-	for stream := uint32(0); ctx.Err() == nil; stream++ {
-		if err := c.open(stream, method, body, true); err != nil {
-			return err
-		}
-	}
-	return nil
+	return calls{socket, method, body, true, math.MaxInt32}.attack(ctx)
 }
 
 func grpcClient(t *testing.T, socket string) *grpc.ClientConn {
