@@ -78,7 +78,8 @@ test-vm: packages $(TOOLS)/gotestsum ## Run the tests on another kernel, under Q
 
 # The tags: failpoint builds the driver that tests kill at a step, e2e the tests on a cluster, qemu those that boot a machine.
 .PHONY: lint
-lint: $(TOOLS)/golangci-lint ## Run golangci-lint, as .golangci.yml says.
+lint: $(TOOLS)/golangci-lint ## Run golangci-lint, as .golangci.yml says, and check commit messages.
+	hack/verify-commits
 	$(TOOLS)/golangci-lint run
 	$(TOOLS)/golangci-lint run --build-tags failpoint ./pkg/failpoint/...
 	$(TOOLS)/golangci-lint run --build-tags e2e ./test/e2e/...
