@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -31,6 +32,24 @@ const (
 	content = "precious"
 )
 
+// driver is the path of the driver with failpoints, which the first test makes for all.
+var driver func() (string, error)
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "hostpaths-")
+	if err != nil {
+		panic(err)
+	}
+	driver = sync.OnceValues(func() (string, error) {
+		return process.Build(context.Background(), dir, "failpoint")
+	})
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		panic(err)
+	}
+	os.Exit(code)
+}
+
 // node is a node: a pool, a kubelet's directory and files of the host, and the driver that serves
 // them.
 type node struct {
@@ -46,7 +65,9 @@ func newNode(t *testing.T, rules string) *node {
 	n := &node{t: t}
 	dir := t.TempDir()
 	t.Cleanup(n.unmountAll) // when the driver has been killed, and before the directory is removed
-	n.Driver = fixture.NewDriver(t, process.Options{Binary: fixture.Build(t, "failpoint"), Dir: dir})
+	binary, err := driver()
+	fixture.Must(t, err)
+	n.Driver = fixture.NewDriver(t, process.Options{Binary: binary, Dir: dir})
 	n.mkdir("srv")
 	n.mkdir("pool")
 	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" +
