@@ -48,7 +48,7 @@ func (o options) inodes() int { return 4 * (o.files + o.volumes + o.snapshotCoun
 // bench is one run.
 type bench struct {
 	options
-	*world
+	*fixture
 	report *report
 }
 
@@ -167,22 +167,22 @@ func measure(o options, out io.Writer) (err error) {
 		return measureInside(ctx, o, out)
 	}
 	debug.SetGCPercent(clientGCPercent)
-	w, err := newWorld(ctx, o)
-	defer func() { err = errors.Join(err, w.close()) }()
+	f, err := newFixture(ctx, o)
+	defer func() { err = errors.Join(err, f.close()) }()
 	if err != nil {
 		return err
 	}
 	b := &bench{
 		options: o,
-		world:   w,
-		report:  &report{Machine: describeMachine(w.disk.about), out: out},
+		fixture: f,
+		report:  &report{Machine: describeMachine(f.disk.about), out: out},
 	}
 	b.report.Machine.print(out)
 	for _, benchmark := range benchmarks {
 		if !only.MatchString(benchmark.name) {
 			continue
 		}
-		if err := errors.Join(w.disk.settle(), benchmark.run(b, ctx)); err != nil {
+		if err := errors.Join(f.disk.settle(), benchmark.run(b, ctx)); err != nil {
 			return fmt.Errorf("%s: %w", benchmark.name, err)
 		}
 	}

@@ -17,10 +17,11 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// world is a device without a filesystem, and a directory to mount one at.
-type world struct {
+// deviceFixture is a device without a filesystem, and a directory to mount one at.
+type deviceFixture struct {
 	t      *testing.T
 	fsType volume.FSType
 	image  *os.File
@@ -29,23 +30,23 @@ type world struct {
 	dir    *os.File
 }
 
-func newWorld(t *testing.T, fsType volume.FSType) *world {
+func newDeviceFixture(t *testing.T, fsType volume.FSType) *deviceFixture {
 	t.Helper()
 	disks.RequireRoot(t)
-	w := &world{t: t, fsType: fsType, path: t.TempDir()}
+	fix := &deviceFixture{t: t, fsType: fsType, path: t.TempDir()}
 	var err error
-	w.image, err = os.Create(filepath.Join(t.TempDir(), "image"))
-	w.must(err)
-	t.Cleanup(func() { w.image.Close() })
-	w.must(w.image.Truncate(fsType.MinimumBytes()))
-	w.device, err = loopdev.Attach(w.image, loopdev.Options{})
-	w.must(err)
-	t.Cleanup(w.device.Close)
-	w.dir, err = os.OpenFile(w.path, unix.O_PATH|unix.O_DIRECTORY, 0)
-	w.must(err)
-	t.Cleanup(func() { w.dir.Close() })
-	t.Cleanup(func() { _ = unix.Unmount(w.path, unix.MNT_DETACH) })
-	return w
+	fix.image, err = os.Create(filepath.Join(t.TempDir(), "image"))
+	fixture.Must(fix.t, err)
+	t.Cleanup(func() { fix.image.Close() })
+	fixture.Must(fix.t, fix.image.Truncate(fsType.MinimumBytes()))
+	fix.device, err = loopdev.Attach(fix.image, loopdev.Options{})
+	fixture.Must(fix.t, err)
+	t.Cleanup(fix.device.Close)
+	fix.dir, err = os.OpenFile(fix.path, unix.O_PATH|unix.O_DIRECTORY, 0)
+	fixture.Must(fix.t, err)
+	t.Cleanup(func() { fix.dir.Close() })
+	t.Cleanup(func() { _ = unix.Unmount(fix.path, unix.MNT_DETACH) })
+	return fix
 }
 
 func specOf(fsType volume.FSType) volume.Spec {
@@ -57,84 +58,77 @@ func specOf(fsType volume.FSType) volume.Spec {
 	}
 }
 
-func (w *world) spec() volume.Spec { return specOf(w.fsType) }
+func (fix *deviceFixture) spec() volume.Spec { return specOf(fix.fsType) }
 
-func (w *world) must(err error) {
-	w.t.Helper()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-func (w *world) unmount() {
-	w.t.Helper()
-	w.must(unix.Unmount(w.path, 0))
+func (fix *deviceFixture) unmount() {
+	fix.t.Helper()
+	fixture.Must(fix.t, unix.Unmount(fix.path, 0))
 }
 
 // root is the mounted filesystem's; the caller closes it.
-func (w *world) root() *os.File {
-	w.t.Helper()
-	f, err := os.Open(w.path)
-	w.must(err)
+func (fix *deviceFixture) root() *os.File {
+	fix.t.Helper()
+	f, err := os.Open(fix.path)
+	fixture.Must(fix.t, err)
 	return f
 }
 
-func onEach(t *testing.T, test func(*world)) {
+func onEach(t *testing.T, test func(*deviceFixture)) {
 	t.Helper()
 	for _, fsType := range volume.FSTypes() {
-		t.Run(string(fsType), func(t *testing.T) { test(newWorld(t, fsType)) })
+		t.Run(string(fsType), func(t *testing.T) { test(newDeviceFixture(t, fsType)) })
 	}
 }
 
 func TestSmallestFilesystemIsMadeMountedAndMountedAgain(t *testing.T) {
-	onEach(t, func(w *world) {
-		w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
-		w.must(os.WriteFile(filepath.Join(w.path, "file"), []byte("precious"), 0o600))
-		root := w.root()
+	onEach(t, func(fix *deviceFixture) {
+		fixture.Must(fix.t, filesystem.Make(fix.device.Path(), fix.dir, fix.spec()))
+		fixture.Must(fix.t, os.WriteFile(filepath.Join(fix.path, "file"), []byte("precious"), 0o600))
+		root := fix.root()
 		var st unix.Statfs_t
-		w.must(unix.Fstatfs(int(root.Fd()), &st))
+		fixture.Must(fix.t, unix.Fstatfs(int(root.Fd()), &st))
 		root.Close()
 		if st.Flags&unix.ST_NODEV == 0 || st.Flags&unix.ST_NOSUID == 0 {
-			w.t.Errorf("it is mounted with flags %#x", st.Flags)
+			fix.t.Errorf("it is mounted with flags %#x", st.Flags)
 		}
-		w.unmount()
-		w.must(filesystem.Mount(w.device.Path(), w.dir, w.spec()))
-		if got, err := os.ReadFile(filepath.Join(w.path, "file")); string(got) != "precious" {
-			w.t.Errorf("the file has %q, %v", got, err)
+		fix.unmount()
+		fixture.Must(fix.t, filesystem.Mount(fix.device.Path(), fix.dir, fix.spec()))
+		if got, err := os.ReadFile(filepath.Join(fix.path, "file")); string(got) != "precious" {
+			fix.t.Errorf("the file has %q, %v", got, err)
 		}
 	})
 }
 
 func TestDamagedFilesystemIsAnErrorAndNeverMadeAgain(t *testing.T) {
-	onEach(t, func(w *world) {
-		w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
-		w.unmount()
+	onEach(t, func(fix *deviceFixture) {
+		fixture.Must(fix.t, filesystem.Make(fix.device.Path(), fix.dir, fix.spec()))
+		fix.unmount()
 		// All that blkid(8) looks at: the superblocks of ext4 and XFS, and the first two of btrfs.
 		length := 8192
-		if w.fsType == volume.Btrfs {
+		if fix.fsType == volume.Btrfs {
 			length = 65 << 20
 		}
-		device, err := os.OpenFile(w.device.Path(), os.O_RDWR, 0)
-		w.must(err)
+		device, err := os.OpenFile(fix.device.Path(), os.O_RDWR, 0)
+		fixture.Must(fix.t, err)
 		_, err = device.WriteAt(make([]byte, length), 0)
-		w.must(errors.Join(err, device.Sync(), device.Close()))
-		before := w.content()
-		if err := filesystem.Mount(w.device.Path(), w.dir, w.spec()); !errors.Is(err, volume.ErrCorrupt) {
-			w.t.Errorf("mounting it says %v, want ErrCorrupt", err)
+		fixture.Must(fix.t, errors.Join(err, device.Sync(), device.Close()))
+		before := fix.content()
+		if err := filesystem.Mount(fix.device.Path(), fix.dir, fix.spec()); !errors.Is(err, volume.ErrCorrupt) {
+			fix.t.Errorf("mounting it says %v, want ErrCorrupt", err)
 		}
-		if w.content() != before {
-			w.t.Error("it was written to")
+		if fix.content() != before {
+			fix.t.Error("it was written to")
 		}
 	})
 }
 
 func TestFilesystemOfAnotherTypeIsAnError(t *testing.T) {
-	w := newWorld(t, volume.XFS)
-	w.must(filesystem.Make(w.device.Path(), w.dir, specOf(volume.Ext4)))
-	w.unmount()
+	fix := newDeviceFixture(t, volume.XFS)
+	fixture.Must(fix.t, filesystem.Make(fix.device.Path(), fix.dir, specOf(volume.Ext4)))
+	fix.unmount()
 	if err := filesystem.Mount(
-		w.device.Path(),
-		w.dir,
+		fix.device.Path(),
+		fix.dir,
 		specOf(volume.XFS),
 	); !errors.Is(
 		err, volume.ErrCorrupt,
@@ -144,65 +138,65 @@ func TestFilesystemOfAnotherTypeIsAnError(t *testing.T) {
 }
 
 // content is enough of the device to tell two filesystems apart: mkfs gives each a UUID of its own.
-func (w *world) content() string {
-	w.t.Helper()
+func (fix *deviceFixture) content() string {
+	fix.t.Helper()
 	buffer := make([]byte, 1<<20)
-	_, err := w.image.ReadAt(buffer, 0)
-	w.must(err)
+	_, err := fix.image.ReadAt(buffer, 0)
+	fixture.Must(fix.t, err)
 	return string(buffer)
 }
 
 func TestRepairableDamageIsRepairedBeforeTheMount(t *testing.T) {
-	w := newWorld(t, volume.Ext4)
-	w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
-	w.unmount()
+	fix := newDeviceFixture(t, volume.Ext4)
+	fixture.Must(fix.t, filesystem.Make(fix.device.Path(), fix.dir, fix.spec()))
+	fix.unmount()
 	for _, damage := range []string{"set_super_value free_blocks_count 1", "set_super_value state 0"} {
 		out, err := exec.CommandContext(t.Context(), "debugfs", "-w", "-R", damage,
-			w.device.Path()).CombinedOutput()
+			fix.device.Path()).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	w.must(filesystem.Mount(w.device.Path(), w.dir, w.spec()))
-	u, err := mount.UsageOf(w.dirMounted())
-	w.must(err)
+	fixture.Must(fix.t, filesystem.Mount(fix.device.Path(), fix.dir, fix.spec()))
+	u, err := mount.UsageOf(fix.dirMounted())
+	fixture.Must(fix.t, err)
 	if u.AvailableBytes < 1<<20 {
 		t.Errorf("%d bytes are free: it was not repaired", u.AvailableBytes)
 	}
 }
 
-func (w *world) dirMounted() *os.File {
-	w.t.Helper()
-	f := w.root()
-	w.t.Cleanup(func() { f.Close() })
+func (fix *deviceFixture) dirMounted() *os.File {
+	fix.t.Helper()
+	f := fix.root()
+	fix.t.Cleanup(func() { f.Close() })
 	return f
 }
 
 func TestGrownFilesystemHasTheDevicesSizeAndGrowingItAgainChangesNothing(t *testing.T) {
-	onEach(t, func(w *world) {
-		w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
-		root := w.root()
+	onEach(t, func(fix *deviceFixture) {
+		fixture.Must(fix.t, filesystem.Make(fix.device.Path(), fix.dir, fix.spec()))
+		root := fix.root()
 		before, err := mount.UsageOf(root)
-		w.must(err)
-		more := w.fsType.MinimumBytes()
-		w.must(w.image.Truncate(2 * more))
-		w.must(w.device.SetCapacity())
+		fixture.Must(fix.t, err)
+		more := fix.fsType.MinimumBytes()
+		fixture.Must(fix.t, fix.image.Truncate(2*more))
+		fixture.Must(fix.t, fix.device.SetCapacity())
 		for range 2 {
-			err := filesystem.Grow(w.device.Path(), w.path, w.fsType)
-			if w.fsType == volume.Ext4 && !mayGrowExt4(w.t) {
+			err := filesystem.Grow(fix.device.Path(), fix.path, fix.fsType)
+			if fix.fsType == volume.Ext4 && !mayGrowExt4(fix.t) {
 				if !errors.Is(err, volume.ErrUnavailable) {
-					w.t.Errorf("without CAP_SYS_RESOURCE: %v, want ErrUnavailable", err)
+					fix.t.Errorf("without CAP_SYS_RESOURCE: %v, want ErrUnavailable", err)
 				}
 				break
 			}
-			w.must(err)
+			fixture.Must(fix.t, err)
 			after, err := mount.UsageOf(root)
-			w.must(err)
+			fixture.Must(fix.t, err)
 			if grown := after.TotalBytes - before.TotalBytes; grown < more*9/10 || grown > more {
-				w.t.Errorf("it grew by %d bytes, want about %d", grown, more)
+				fix.t.Errorf("it grew by %d bytes, want about %d", grown, more)
 			}
 		}
-		w.must(root.Close())
+		fixture.Must(fix.t, root.Close())
 	})
 }
 
@@ -224,31 +218,31 @@ func mayGrowExt4(t *testing.T) bool {
 }
 
 func TestTwoFilesystemsWithOneUUIDAreBothMounted(t *testing.T) {
-	w := newWorld(t, volume.XFS)
-	w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
-	w.must(os.WriteFile(filepath.Join(w.path, "file"), []byte("first"), 0o600))
-	w.unmount()
-	other := newWorld(t, volume.XFS)
-	from, err := os.Open(w.image.Name())
-	w.must(err)
+	fix := newDeviceFixture(t, volume.XFS)
+	fixture.Must(fix.t, filesystem.Make(fix.device.Path(), fix.dir, fix.spec()))
+	fixture.Must(fix.t, os.WriteFile(filepath.Join(fix.path, "file"), []byte("first"), 0o600))
+	fix.unmount()
+	other := newDeviceFixture(t, volume.XFS)
+	from, err := os.Open(fix.image.Name())
+	fixture.Must(fix.t, err)
 	defer from.Close()
 	_, err = other.image.ReadFrom(from)
-	w.must(err)
-	w.must(other.image.Sync())
-	w.must(filesystem.Mount(w.device.Path(), w.dir, w.spec()))
-	w.must(filesystem.Mount(other.device.Path(), other.dir, w.spec()))
+	fixture.Must(fix.t, err)
+	fixture.Must(fix.t, other.image.Sync())
+	fixture.Must(fix.t, filesystem.Mount(fix.device.Path(), fix.dir, fix.spec()))
+	fixture.Must(fix.t, filesystem.Mount(other.device.Path(), other.dir, fix.spec()))
 	if got, err := os.ReadFile(filepath.Join(other.path, "file")); string(got) != "first" {
 		t.Errorf("the copy has %q, %v", got, err)
 	}
 }
 
 func TestMissingProgramIsSaidWithItsRemedy(t *testing.T) {
-	w := newWorld(t, volume.Ext4)
+	fix := newDeviceFixture(t, volume.Ext4)
 	t.Setenv("PATH", t.TempDir())
 	for name, err := range map[string]error{
-		"make":  filesystem.Make(w.device.Path(), w.dir, w.spec()),
-		"mount": filesystem.Mount(w.device.Path(), w.dir, w.spec()),
-		"grow":  filesystem.Grow(w.device.Path(), w.path, w.fsType),
+		"make":  filesystem.Make(fix.device.Path(), fix.dir, fix.spec()),
+		"mount": filesystem.Mount(fix.device.Path(), fix.dir, fix.spec()),
+		"grow":  filesystem.Grow(fix.device.Path(), fix.path, fix.fsType),
 	} {
 		if !errors.Is(err, volume.ErrUnavailable) {
 			t.Errorf("%s says %v, want ErrUnavailable", name, err)
@@ -257,24 +251,24 @@ func TestMissingProgramIsSaidWithItsRemedy(t *testing.T) {
 }
 
 func TestFrozenFilesystemHoldsItsWritersUntilTheThaw(t *testing.T) {
-	onEach(t, func(w *world) {
-		w.must(filesystem.Make(w.device.Path(), w.dir, w.spec()))
-		root := w.root()
+	onEach(t, func(fix *deviceFixture) {
+		fixture.Must(fix.t, filesystem.Make(fix.device.Path(), fix.dir, fix.spec()))
+		root := fix.root()
 		defer root.Close()
-		w.must(filesystem.Freeze(root))
+		fixture.Must(fix.t, filesystem.Freeze(root))
 		written := make(chan error, 1)
-		go func() { written <- os.WriteFile(filepath.Join(w.path, "file"), nil, 0o600) }()
+		go func() { written <- os.WriteFile(filepath.Join(fix.path, "file"), nil, 0o600) }()
 		select {
 		case err := <-written:
-			w.t.Errorf("a writer was not held: %v", err)
+			fix.t.Errorf("a writer was not held: %v", err)
 		case <-time.After(50 * time.Millisecond):
 		}
 		if frozen, err := filesystem.Thaw(root); !frozen || err != nil {
-			w.t.Errorf("thawed: %t, %v", frozen, err)
+			fix.t.Errorf("thawed: %t, %v", frozen, err)
 		}
-		w.must(<-written)
+		fixture.Must(fix.t, <-written)
 		if frozen, err := filesystem.Thaw(root); frozen || err != nil {
-			w.t.Errorf("thawed again: %t, %v", frozen, err)
+			fix.t.Errorf("thawed again: %t, %v", frozen, err)
 		}
 	})
 }
