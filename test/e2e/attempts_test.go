@@ -68,12 +68,39 @@ type takenOver struct {
 	ns          string
 	here, there string
 	pod         string // the driver's on the node here
+	// asked has what kubectl has said: nothing changes while the attempts are made.
+	asked map[string]string
+}
+
+// ask is kubectl, once for each question.
+func (w *takenOver) ask(args ...string) string {
+	w.t.Helper()
+	question := strings.Join(args, " ")
+	answer, known := w.asked[question]
+	if !known {
+		answer = kubectl(w.t, args...)
+		w.asked[question] = answer
+	}
+	return answer
 }
 
 // raw is an object as the API server has it.
 func (w *takenOver) raw(path string) string {
 	w.t.Helper()
-	return kubectl(w.t, "get", "--raw", path)
+	return w.ask("get", "--raw", path)
+}
+
+// volume is where the API server has a claim's volume.
+func (w *takenOver) volume(claim string) string {
+	w.t.Helper()
+	return volumesPrefix + w.ask("-n", w.ns, "get", "pvc", claim, "-o", "jsonpath={.spec.volumeName}")
+}
+
+// content is where the API server has what a snapshot is bound to.
+func (w *takenOver) content(snapshot string) string {
+	w.t.Helper()
+	return contentsPrefix + w.ask("-n", w.ns, "get", "volumesnapshot", snapshot, "-o",
+		"jsonpath={.status.boundVolumeSnapshotContentName}")
 }
 
 // changed is an object as the API server has it, with a merge patch (RFC 7386) applied.
@@ -284,7 +311,7 @@ func (w *takenOver) createVolumes() (list []attempt) {
 
 func (w *takenOver) uid(claim string) string {
 	w.t.Helper()
-	return kubectl(w.t, "-n", w.ns, "get", "pvc", claim, "-o", "jsonpath={.metadata.uid}")
+	return w.ask("-n", w.ns, "get", "pvc", claim, "-o", "jsonpath={.metadata.uid}")
 }
 
 // volumeChanges are what a volume has that others act upon.
@@ -317,7 +344,7 @@ func (w *takenOver) changeVolumes() (list []attempt) {
 	add := func(claim, what, want, change string) {
 		list = append(list, attempt{
 			"patch persistentvolumes", what + " of claim " + claim, http.MethodPatch,
-			volumesPrefix + volumeOf(w.t, w.ns, claim), change, want,
+			w.volume(claim), change, want,
 		})
 	}
 	for claim, want := range map[string]string{
@@ -344,13 +371,13 @@ func (w *takenOver) changeVolumes() (list []attempt) {
 			`{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": {`+sizeBefore+`: "1Mi"}}}`)
 		list = append(list, attempt{
 			"delete persistentvolumes", "of claim " + claim, http.MethodDelete,
-			volumesPrefix + volumeOf(w.t, w.ns, claim), "",
+			w.volume(claim), "",
 			map[bool]string{true: onlyThatNode}[strings.HasSuffix(claim, "there")],
 		})
 	}
 	return append(list, attempt{
 		"delete persistentvolumes", "of another driver", http.MethodDelete,
-		volumesPrefix + volumeOf(w.t, w.ns, "static"), "", onlyThisDriver,
+		w.volume("static"), "", onlyThisDriver,
 	})
 }
 
@@ -511,7 +538,7 @@ func (w *takenOver) changeContents() (list []attempt) {
 	const onlyItsParts = "of a snapshot only its state"
 	const onlyItsState = "of a snapshot's state only what external-snapshotter writes"
 	add := func(snapshot, sub, what, want, change string) {
-		path := contentPath(w.t, w.ns, snapshot) + sub
+		path := w.content(snapshot) + sub
 		right := "volumesnapshotcontents" + sub + ".snapshot.storage.k8s.io"
 		list = append(list, attempt{
 			"patch " + right, what + " of snapshot " + snapshot, http.MethodPatch, path, change, want,
@@ -741,7 +768,7 @@ func (w *takenOver) changeLeases() (list []attempt) {
 // reads are the rights to read. Admission does not see a read: RBAC alone bounds them.
 func (w *takenOver) reads() (list []attempt) {
 	for right, path := range map[string]string{
-		"get persistentvolumes":                     volumesPrefix + volumeOf(w.t, w.ns, "there"),
+		"get persistentvolumes":                     w.volume("there"),
 		"list persistentvolumes":                    volumesPrefix,
 		"watch persistentvolumes":                   volumesPrefix + "?watch=1&timeoutSeconds=1",
 		"list persistentvolumeclaims":               "/api/v1/persistentvolumeclaims",
@@ -754,7 +781,7 @@ func (w *takenOver) reads() (list []attempt) {
 		"get volumesnapshots.snapshot.storage.k8s.io":          "/apis/snapshot.storage.k8s.io/v1/namespaces/" + w.ns + "/volumesnapshots/there",
 		"list volumesnapshotclasses.snapshot.storage.k8s.io":   "/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses",
 		"watch volumesnapshotclasses.snapshot.storage.k8s.io":  "/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses?watch=1&timeoutSeconds=1",
-		"get volumesnapshotcontents.snapshot.storage.k8s.io":   contentPath(w.t, w.ns, "there"),
+		"get volumesnapshotcontents.snapshot.storage.k8s.io":   w.content("there"),
 		"list volumesnapshotcontents.snapshot.storage.k8s.io":  contentsPrefix,
 		"watch volumesnapshotcontents.snapshot.storage.k8s.io": contentsPrefix + "?watch=1&timeoutSeconds=1",
 	} {
@@ -786,7 +813,7 @@ func (w *takenOver) notGranted() (list []attempt) {
 	for _, path := range []string{
 		"/api/v1/nodes/" + w.there, "/api/v1/nodes/" + w.here, "/api/v1/nodes/" + w.there + "/status",
 		inNamespace + "/pods/there", claimPath(w.ns, "there"),
-		volumesPrefix + volumeOf(w.t, w.ns, "there") + "/status",
+		w.volume("there") + "/status",
 		storage + "csinodes/" + w.there, storage + "csidrivers/" + driverName,
 		storage + "storageclasses/csi-hostpath",
 		snapshots + "namespaces/" + w.ns + "/volumesnapshots/there",
@@ -796,7 +823,7 @@ func (w *takenOver) notGranted() (list []attempt) {
 	}
 	for _, path := range []string{
 		volumesPrefix, "/api/v1/nodes/" + w.there, inNamespace + "/pods/there", claimPath(w.ns, "there"),
-		inNamespace + "/events", leasePrefix + "/" + leaseName, contentPath(w.t, w.ns, "there"),
+		inNamespace + "/events", leasePrefix + "/" + leaseName, w.content("there"),
 		snapshots + "namespaces/" + w.ns + "/volumesnapshots/there", capacityPrefix,
 		"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/" + release + "-volumes",
 	} {

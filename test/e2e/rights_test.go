@@ -223,7 +223,7 @@ func rightsOf(t *testing.T) (rights []string) {
 func takeOver(t *testing.T) *takenOver {
 	t.Helper()
 	w := &takenOver{
-		t: t, ns: newNamespace(t),
+		t: t, ns: newNamespace(t), asked: map[string]string{},
 		here: testCluster.Nodes()[0].Name(), there: testCluster.Nodes()[1].Name(),
 	}
 	for name, node := range driverPods(t) {
@@ -291,13 +291,6 @@ type asUser func(stdin string, args ...string) (string, error)
 
 func claimPath(ns, name string) string {
 	return "/api/v1/namespaces/" + ns + "/persistentvolumeclaims/" + name
-}
-
-// contentPath is where the API server has what a snapshot is bound to.
-func contentPath(t *testing.T, ns, name string) string {
-	t.Helper()
-	return contentsPrefix + kubectl(t, "-n", ns, "get", "volumesnapshot", name, "-o",
-		"jsonpath={.status.boundVolumeSnapshotContentName}")
 }
 
 // boundTo are the flags that make a token the one of a node's driver pod, as kubelet mounts it
