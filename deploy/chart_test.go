@@ -77,8 +77,8 @@ type podSpec struct {
 	AutomountServiceAccountToken  *bool       `yaml:"automountServiceAccountToken"`
 	EnableServiceLinks            *bool       `yaml:"enableServiceLinks"`
 	HostNetwork                   bool        `yaml:"hostNetwork"`
-	HostIPC                       bool        `yaml:"hostIPC"` //nolint:tagliatelle // Kubernetes' own name
-	HostPID                       bool        `yaml:"hostPID"` //nolint:tagliatelle // Kubernetes' own name
+	HostIPC                       bool        `yaml:"hostIPC"` //nolint:tagliatelle // Kubernetes' name
+	HostPID                       bool        `yaml:"hostPID"` //nolint:tagliatelle // Kubernetes' name
 	TerminationGracePeriodSeconds int         `yaml:"terminationGracePeriodSeconds"`
 	InitContainers                []container `yaml:"initContainers"`
 	Containers                    []container `yaml:"containers"`
@@ -255,8 +255,10 @@ driver: {loggingFormat: json, logLevel: 5, shutdownGraceSeconds: 600}
 config:
   maxVolumesPerNode: 2147483647
   pools:
-    - {name: fast, path: /data/nvme, default: true, requireMountpoint: true, quota: "off", reserve: 10Gi, allowMultiNode: true}
-    - {name: big, path: /mnt/hdd, optional: true, overcommit: 2.5, trashRetention: 24h, reserve: 1048576}
+    - {name: fast, path: /data/nvme, default: true, requireMountpoint: true, quota: "off",
+       reserve: 10Gi, allowMultiNode: true}
+    - {name: big, path: /mnt/hdd, optional: true, overcommit: 2.5, trashRetention: 24h,
+       reserve: 1048576}
   hostPaths:
     - {path: /srv/shared, namespaces: [team-a], inline: true, types: [Directory, File]}
     - {path: /var/log, readOnly: true}
@@ -414,7 +416,9 @@ func TestValuesThatCannotWorkAreRefused(t *testing.T) {
 }
 
 func TestDriverSeesTheHostOnlyWhenPathsOfItAreAllowed(t *testing.T) {
-	for values, want := range map[string]string{"": "", "config: {hostPaths: [{path: /srv/shared}]}": "HostToContainer"} {
+	for values, want := range map[string]string{
+		"": "", "config: {hostPaths: [{path: /srv/shared}]}": "HostToContainer",
+	} {
 		pod := only(t, render(t, values), "DaemonSet").Spec.Template.Spec
 		var source, got string
 		for _, v := range pod.Volumes {
@@ -507,22 +511,23 @@ const provisionersOwn = "csi.storage.k8s.io/fstype"
 
 func TestSchemaKnowsWhatTheDriverKnows(t *testing.T) {
 	s := valuesSchema(t).Properties
-	config := s["config"]
-	for name, c := range map[string]struct {
+	config := s["config"].Properties
+	for _, c := range []struct {
+		name   string
 		schema schema
 		want   []string
 	}{
-		"configuration":         {config, yamlNames(reflect.TypeFor[driver.Config]())},
-		"pool":                  {*config.Properties["pools"].Items, yamlNames(reflect.TypeFor[driver.PoolConfig]())},
-		"host path":             {*config.Properties["hostPaths"].Items, yamlNames(reflect.TypeFor[driver.HostPathConfig]())},
-		"parameters of a class": {s["storageClasses"].Items.Properties["parameters"], append(volume.ParameterKeys(), provisionersOwn)},
+		{"configuration", s["config"], yamlNames(reflect.TypeFor[driver.Config]())},
+		{"pool", *config["pools"].Items, yamlNames(reflect.TypeFor[driver.PoolConfig]())},
+		{"host path", *config["hostPaths"].Items, yamlNames(reflect.TypeFor[driver.HostPathConfig]())},
+		{
+			"parameters of a class", s["storageClasses"].Items.Properties["parameters"],
+			append(volume.ParameterKeys(), provisionersOwn),
+		},
 	} {
-		if got := slices.Sorted(
-			maps.Keys(c.schema.Properties),
-		); !slices.Equal(
-			got, slices.Sorted(slices.Values(c.want)),
-		) {
-			t.Errorf("%s: the schema has %q, the driver %q", name, got, c.want)
+		got := slices.Sorted(maps.Keys(c.schema.Properties))
+		if !slices.Equal(got, slices.Sorted(slices.Values(c.want))) {
+			t.Errorf("%s: the schema has %q, the driver %q", c.name, got, c.want)
 		}
 	}
 }

@@ -100,7 +100,8 @@ func TestNetworkPolicyNamesWhoMayScrapeAndTheWayOut(t *testing.T) {
 		t.Errorf("anybody may scrape: %+v", policy.Ingress)
 	}
 	if len(policy.Egress) != 1 || len(policy.Egress[0].To) != 1 ||
-		policy.Egress[0].Ports[0].Port != 16443 || !slices.Equal(policy.PolicyTypes, []string{"Ingress", "Egress"}) {
+		policy.Egress[0].Ports[0].Port != 16443 ||
+		!slices.Equal(policy.PolicyTypes, []string{"Ingress", "Egress"}) {
 		t.Errorf("the way out: %+v", policy)
 	}
 }
