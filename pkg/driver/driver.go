@@ -46,7 +46,8 @@ func Run(ctx context.Context, cfg Config) error {
 		"node", cfg.NodeName, "endpoint", cfg.Endpoint)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { s.pools.run(ctx); return nil })
-	group.Go(func() error { sweep(ctx, s.node); return nil })
+	group.Go(func() error { repeat(ctx, sweepInterval, s.node.SweepInline); return nil })
+	group.Go(func() error { repeat(ctx, growInterval, s.node.RetryGrowth); return nil })
 	group.Go(func() error {
 		return serveGRPC(ctx, servers.full, sockets.kubelet, cfg.ShutdownGrace)
 	})
@@ -123,13 +124,17 @@ func newServers(ctx context.Context, what services, registry prometheus.Register
 // costs a system call for each inline volume.
 const sweepInterval = 10 * time.Second
 
-// sweep deletes the inline volumes that a crash has left, until the context ends.
-func sweep(ctx context.Context, node *nodeserver.Server) {
+// growInterval is the time between two tries to grow the filesystems for which that has failed. A
+// try costs nothing where there are none.
+const growInterval = 5 * time.Minute
+
+// repeat does something again and again until the context ends.
+func repeat(ctx context.Context, interval time.Duration, do func(context.Context)) {
 	for ctx.Err() == nil {
-		node.SweepInline(ctx)
+		do(ctx)
 		select {
 		case <-ctx.Done():
-		case <-time.After(sweepInterval):
+		case <-time.After(interval):
 		}
 	}
 }

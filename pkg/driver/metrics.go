@@ -80,6 +80,10 @@ var (
 			func(_ *pool.Pool, s pool.Status) int64 { return int64(s.Unenforced) },
 		},
 		{
+			poolDesc("growths_failing", "Number of volumes whose filesystem could not be grown to their size. The driver tries again; the log says why."),
+			func(_ *pool.Pool, s pool.Status) int64 { return int64(s.GrowthsFailing) },
+		},
+		{
 			poolDesc("quota_enforced",
 				"Whether volumes cannot grow beyond their sizes (1) or can (0)."),
 			func(p *pool.Pool, _ pool.Status) int64 {

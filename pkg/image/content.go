@@ -42,7 +42,7 @@ func (c Content) String() string {
 
 // Inspect looks into an image, which may be open with O_PATH only. It reads what is not a hole up
 // to the first byte that is not zero. Where the filesystem cannot tell holes, that may be all of
-// the image. Errors: volume.ErrUnavailable when blkid is missing; the context's.
+// the image. Errors: volume.ErrNode when blkid is missing; the context's.
 func Inspect(ctx context.Context, image *os.File) (Content, error) {
 	f, err := openat.Reopen(image, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {

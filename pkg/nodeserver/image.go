@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
@@ -62,4 +63,17 @@ func imageUsage(v staging.Volume, target mount.Target) (volume.Usage, error) {
 			v.ID, target)
 	}
 	return mount.UsageOf(f)
+}
+
+// RetryGrowth tries again to grow the filesystems of volumes for which that has failed.
+func (s *Server) RetryGrowth(ctx context.Context) {
+	resolved, err := filepath.EvalSymlinks(s.KubeletDir) // as the mount table has it
+	if err != nil {
+		return // there is nothing of kubelet's
+	}
+	for _, p := range s.Pools.Open() {
+		staging.RetryGrowth(ctx, p, func(point string) (mount.Target, bool) {
+			return mount.TargetAt(s.KubeletDir, resolved, point)
+		})
+	}
 }

@@ -107,6 +107,7 @@ type Status struct {
 	CopiedBytes    int64 // by those
 	Unenforced     int   // volumes that can grow beyond their size
 	PurgesFailing  int   // deleted volumes whose data could not be removed yet
+	GrowthsFailing int   // volumes whose filesystem could not be grown to their size
 }
 
 // Status costs two system calls. Errors: ErrUnavailable when the disk has failed.
@@ -131,5 +132,6 @@ func (p *Pool) Status() (Status, error) {
 		CopiedBytes:    copied,
 		Unenforced:     int(p.volumes.catalog.Sum()),
 		PurgesFailing:  p.trash.Failures(),
+		GrowthsFailing: len(p.GrowthFailures()),
 	}, nil
 }

@@ -32,22 +32,23 @@ type Pool struct {
 	opts Options
 	id   volume.PoolID
 
-	root, tmp     openat.Dir
-	trash         *trash.Trash
-	volumes       *kind[volume.Volume]
-	snapshots     *kind[volume.Snapshot]
-	charges       charges
-	snapshotBound snapshotBound
-	commits       *groupsync.Group
-	ordered       bool // backend.HasOrderedJournal
-	location      mount.Location
-	backend       backend.Backend
-	cloner        backend.Cloner
-	jobs          *copyjob.Jobs
-	throttle      copyjob.Throttle
-	calls         copyjob.CallGate
-	ledger        ledger.Ledger
-	foreign       foreignUse
+	root, tmp      openat.Dir
+	trash          *trash.Trash
+	volumes        *kind[volume.Volume]
+	snapshots      *kind[volume.Snapshot]
+	charges        charges
+	snapshotBound  snapshotBound
+	commits        *groupsync.Group
+	ordered        bool // backend.HasOrderedJournal
+	location       mount.Location
+	backend        backend.Backend
+	cloner         backend.Cloner
+	jobs           *copyjob.Jobs
+	throttle       copyjob.Throttle
+	calls          copyjob.CallGate
+	ledger         ledger.Ledger
+	foreign        foreignUse
+	growthFailures growthFailures
 }
 
 // Open takes the pool at opts.Path, making it first where the directory is empty or absent,

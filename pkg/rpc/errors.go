@@ -34,6 +34,7 @@ var codeTable = []codeEntry{
 	{volume.ErrBusy, codes.Aborted},
 	{volume.ErrBadToken, codes.Aborted},
 	{volume.ErrUnavailable, codes.Unavailable},
+	{volume.ErrNode, codes.Unavailable},
 	// Not DATA_LOSS, which means "unrecoverable". Most often only a record is unreadable, which can be
 	// written again while the data is intact. kubelet treats both codes as final
 	// (isFinalError in pkg/volume/csi/csi_client.go).

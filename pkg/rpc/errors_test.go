@@ -35,6 +35,7 @@ var sentinels = map[string]error{
 	"ErrBusy":         volume.ErrBusy,
 	"ErrBadToken":     volume.ErrBadToken,
 	"ErrUnavailable":  volume.ErrUnavailable,
+	"ErrNode":         volume.ErrNode,
 	"ErrCorrupt":      volume.ErrCorrupt,
 }
 
@@ -118,6 +119,7 @@ func TestCode(t *testing.T) {
 		{"busy", volume.ErrBusy, codes.Aborted},
 		{"bad token", volume.ErrBadToken, codes.Aborted},
 		{"unavailable", volume.ErrUnavailable, codes.Unavailable},
+		{"the node's fault", volume.ErrNode, codes.Unavailable},
 		{"corrupt", volume.ErrCorrupt, codes.Internal},
 		{"canceled", context.Canceled, codes.Canceled},
 		{"deadline", context.DeadlineExceeded, codes.DeadlineExceeded},

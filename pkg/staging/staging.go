@@ -27,18 +27,19 @@ type Volume struct {
 }
 
 // Mount mounts the filesystem of the volume's image at the staging path, a directory of the
-// caller's. The first time it makes the filesystem. Later it checks the filesystem, and grows it
-// when the image has grown. The device goes with the last mount of the filesystem. Doing it again
-// changes nothing. Errors: ErrInUse when something else is mounted there, ErrCorrupt when the
-// filesystem is damaged, ErrUnavailable when a program is missing, ErrBusy while the image is
-// copied.
+// caller's. The first time it makes the filesystem. Later it checks the filesystem, and tries to
+// grow it when the image has grown; a volume whose growth fails is mounted with the size that it
+// has. The device goes with the last mount of the filesystem. Doing it again changes nothing.
+// Errors: ErrInUse when something else is mounted there, ErrCorrupt when the filesystem is damaged,
+// ErrNode when a program is missing, ErrBusy while the image is copied.
 func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 	done, err := v.resume(at)
 	if err != nil {
 		return err
 	}
 	if done {
-		return v.grow(at)
+		v.TryGrow(ctx, at)
+		return nil
 	}
 	f, err := v.Pool.OpenImage(v.ID)
 	if err != nil {
@@ -51,7 +52,8 @@ func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 	if err := v.mountFilesystem(ctx, f, at); err != nil {
 		return err
 	}
-	return v.grow(at)
+	v.TryGrow(ctx, at)
+	return nil
 }
 
 // resume looks at what an earlier call has left at the staging path: true if it is the mounted
@@ -195,11 +197,21 @@ func (v Volume) attach(
 	return device, nil
 }
 
-// grow makes the filesystem at a mount point of it as large as the image, and records that.
+// grow makes the filesystem at a mount point of it as large as the image, and records that. The
+// pool counts the volumes for which that fails.
 func (v Volume) grow(at mount.Target) error {
 	if v.FilesystemBytes >= v.CapacityBytes {
 		return nil
 	}
+	if err := v.growTo(at); err != nil {
+		v.Pool.AddGrowthFailure(v.ID)
+		return fmt.Errorf("the filesystem of volume %s keeps its %d bytes, it could not be grown to %d: %w",
+			v.ID, v.FilesystemBytes, v.CapacityBytes, err)
+	}
+	return nil
+}
+
+func (v Volume) growTo(at mount.Target) error {
 	device, err := image.DeviceAt(at)
 	if err != nil {
 		return err
@@ -210,10 +222,18 @@ func (v Volume) grow(at mount.Target) error {
 	}
 	failpoint.Here("expand.device-grown")
 	if err := filesystem.Grow(device.Path(), at.String(), v.Spec.FSType); err != nil {
-		return fmt.Errorf("grow the filesystem of volume %s: %w", v.ID, err)
+		return err
 	}
 	failpoint.Here("expand.filesystem-grown")
 	return v.Pool.SetFilesystemBytes(v.ID, v.CapacityBytes)
+}
+
+// TryGrow is grow where the volume can be used all the same: a failure is logged.
+func (v Volume) TryGrow(ctx context.Context, at mount.Target) {
+	if err := v.grow(at); err != nil {
+		klog.FromContext(ctx).Error(err, "The filesystem of a volume could not be grown: pods get it with the size that "+
+			"it has, and the driver tries again", "volumeID", v.ID)
+	}
 }
 
 // Grow makes a filesystem that is mounted at one of the candidates as large as its image has

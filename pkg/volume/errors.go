@@ -36,6 +36,9 @@ var (
 	ErrBadToken = errors.New("bad starting token")
 	// ErrUnavailable: the pool exists in the configuration but cannot be used now.
 	ErrUnavailable = errors.New("pool unavailable")
+	// ErrNode: the node, or the driver's container, lacks what the call needs: a program, a
+	// capability, a device. It is no fault of the pool.
+	ErrNode = errors.New("not possible on this node")
 	// ErrCorrupt: the disk holds something the driver cannot make sense of. Nothing is guessed or
 	// repaired.
 	ErrCorrupt = errors.New("corrupt")

@@ -17,7 +17,7 @@ import (
 )
 
 // Make makes a filesystem on a device and mounts it at a directory, open with O_PATH. The device is
-// all zeroes, and nobody's: there is nothing that could be lost. Errors: ErrUnavailable when a
+// all zeroes, and nobody's: there is nothing that could be lost. Errors: ErrNode when a
 // program is missing.
 func Make(device string, at *os.File, spec volume.Spec) error {
 	if err := require("blkid", "mkfs."+string(spec.FSType)); err != nil {
@@ -46,7 +46,7 @@ func (*UnexpectedError) Unwrap() error { return volume.ErrCorrupt }
 // Mount checks a filesystem that has been made, repairs what can be repaired without losing
 // anything, and mounts it at a directory, open with O_PATH. It never makes one: a device on which
 // none is recognised is damaged, not empty. Errors: ErrCorrupt, an *UnexpectedError among them;
-// ErrUnavailable when a program is missing.
+// ErrNode when a program is missing.
 func Mount(device string, at *os.File, spec volume.Spec) error {
 	if err := require("blkid", "fsck"); err != nil {
 		return err
@@ -125,7 +125,7 @@ func (m mounter) MountSensitive(source, _, fsType string, _, _ []string) error {
 	err := unix.Mount(source, openat.Path(m.at), fsType,
 		unix.MS_NOSUID|unix.MS_NODEV, mountData(m.spec))
 	if errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("%w: the node's kernel has no %s: %w", volume.ErrUnavailable, fsType, err)
+		return fmt.Errorf("%w: the node's kernel has no %s: %w", volume.ErrNode, fsType, err)
 	}
 	return os.NewSyscallError("mount", err)
 }
@@ -145,18 +145,21 @@ func mountData(spec volume.Spec) string {
 }
 
 // Grow makes a mounted filesystem as large as its device has become; if it is already, nothing
-// happens. The path is a mount point of it. Errors: ErrUnavailable when a program, or the right to
+// happens. The path is a mount point of it. Errors: ErrNode when a program, or the right to
 // grow ext4, is missing.
 func Grow(device, path string, fsType volume.FSType) error {
 	if err := require("blkid", growProgram(fsType)); err != nil {
 		return err
 	}
-	_, err := mount.NewResizeFs(utilexec.New()).Resize(device, path)
+	grown, err := mount.NewResizeFs(utilexec.New()).Resize(device, path)
+	if err == nil && !grown { // mount-utils does nothing then
+		err = fmt.Errorf("no filesystem is recognised on %s", device)
+	}
 	// fs/ext4/resize.c, ext4_resize_begin
 	if err != nil && fsType == volume.Ext4 && !hasCapability(unix.CAP_SYS_RESOURCE) {
 		return fmt.Errorf(
 			"%w: ext4 grows only for a process with CAP_SYS_RESOURCE, which this one has not; a privileged container has it: %w",
-			volume.ErrUnavailable,
+			volume.ErrNode,
 			err,
 		)
 	}
@@ -189,7 +192,7 @@ func require(programs ...string) error {
 			return fmt.Errorf(
 				"%w: program %s is missing where the driver runs: use the driver's own container image, "+
 					"or install e2fsprogs, xfsprogs, btrfs-progs and util-linux: %w",
-				volume.ErrUnavailable,
+				volume.ErrNode,
 				name,
 				err,
 			)

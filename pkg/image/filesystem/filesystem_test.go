@@ -184,8 +184,8 @@ func TestGrownFilesystemHasTheDevicesSizeAndGrowingItAgainChangesNothing(t *test
 		for range 2 {
 			err := filesystem.Grow(fix.device.Path(), fix.path, fix.fsType)
 			if fix.fsType == volume.Ext4 && !mayGrowExt4(fix.t) {
-				if !errors.Is(err, volume.ErrUnavailable) {
-					fix.t.Errorf("without CAP_SYS_RESOURCE: %v, want ErrUnavailable", err)
+				if !errors.Is(err, volume.ErrNode) {
+					fix.t.Errorf("without CAP_SYS_RESOURCE: %v, want ErrNode", err)
 				}
 				break
 			}
@@ -244,8 +244,8 @@ func TestMissingProgramIsSaidWithItsRemedy(t *testing.T) {
 		"mount": filesystem.Mount(fix.device.Path(), fix.dir, fix.spec()),
 		"grow":  filesystem.Grow(fix.device.Path(), fix.path, fix.fsType),
 	} {
-		if !errors.Is(err, volume.ErrUnavailable) {
-			t.Errorf("%s says %v, want ErrUnavailable", name, err)
+		if !errors.Is(err, volume.ErrNode) {
+			t.Errorf("%s says %v, want ErrNode", name, err)
 		}
 	}
 }

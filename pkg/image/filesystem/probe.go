@@ -23,7 +23,7 @@ type Found struct {
 }
 
 // Probe says which filesystem is in a file or on a device, which is open for reading. Errors:
-// ErrUnavailable when a program is missing.
+// ErrNode when a program is missing.
 func Probe(f *os.File) (Found, error) {
 	if err := require("blkid"); err != nil {
 		return Found{}, err

@@ -21,7 +21,7 @@ func openFree(ctl *os.File, access Access) (*os.File, int, error) {
 		f, n, err = openOther(ctl, access)
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("%w: %w: give the driver the node's /dev", volume.ErrUnavailable, err)
+		return nil, 0, fmt.Errorf("%w: %w: give the driver the node's /dev", volume.ErrNode, err)
 	}
 	return f, n, nil
 }

@@ -94,7 +94,7 @@ func (s status) access() Access {
 // Attach puts a file, which may be open with O_PATH only, on a free device, with direct I/O unless
 // the file's filesystem cannot do it. The kernel does not look for partitions: the content is a
 // pod's. The caller has made sure that the file is on no device yet, and that nobody else attaches
-// it now. Errors: ErrUnavailable when the node has no loop device for it.
+// it now. Errors: ErrNode when the node has no loop device for it.
 func Attach(image *os.File, options Options) (*Device, error) {
 	backing, err := openat.Reopen(image, options.Access.flag())
 	if err != nil {
@@ -105,7 +105,7 @@ func Attach(image *os.File, options Options) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf(
 			"%w: no loop devices: %w: load the kernel's module loop, and give the driver the node's /dev",
-			volume.ErrUnavailable,
+			volume.ErrNode,
 			err,
 		)
 	}
@@ -116,7 +116,7 @@ func Attach(image *os.File, options Options) (*Device, error) {
 			return d, err
 		}
 	}
-	return nil, fmt.Errorf("%w: no loop device was left free in %d tries", volume.ErrUnavailable,
+	return nil, fmt.Errorf("%w: no loop device was left free in %d tries", volume.ErrNode,
 		attachTries)
 }
 
@@ -300,14 +300,14 @@ func openNode(number int, access Access) (*os.File, error) {
 }
 
 // checkNode checks that an open file is the node of that device: /dev may have something else under
-// its name. Errors: ErrUnavailable.
+// its name. Errors: ErrNode.
 func checkNode(f *os.File, number int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return &os.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
 	if got, ok := numberOf(st.Rdev); st.Mode&unix.S_IFMT != unix.S_IFBLK || !ok || got != number {
-		return fmt.Errorf("%w: %s is not loop device %d", volume.ErrUnavailable, f.Name(), number)
+		return fmt.Errorf("%w: %s is not loop device %d", volume.ErrNode, f.Name(), number)
 	}
 	return nil
 }

@@ -1,0 +1,123 @@
+package nodeserver
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
+)
+
+// breakGrowth has every program that grows a filesystem fail, until what it returns is called.
+func breakGrowth(t *testing.T) (mend func()) {
+	t.Helper()
+	dir, path := t.TempDir(), os.Getenv("PATH")
+	for _, program := range []string{"resize2fs", "xfs_growfs", "btrfs"} {
+		must(t, os.WriteFile(filepath.Join(dir, program),
+			[]byte("#!/bin/sh\necho the moon is full >&2\nexit 1\n"), 0o700))
+	}
+	t.Setenv("PATH", dir+":"+path)
+	return func() { must(t, os.Setenv("PATH", path)) }
+}
+
+func (n *imageNode) wantNotGrown(volumes int) {
+	n.t.Helper()
+	if s, err := n.pool.Status(); err != nil || s.GrowthsFailing != volumes {
+		n.t.Errorf("%d volumes could not be grown, %v, want %d", s.GrowthsFailing, err, volumes)
+	}
+}
+
+// A filesystem that cannot be made larger is as good as it was.
+func TestVolumeWhoseGrowthFailsIsStagedWithTheSizeThatItHas(t *testing.T) {
+	onEachFilesystem(t, func(n *imageNode) {
+		n.stageAndPublish("a")
+		must(n.t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
+		before, size := usageOf(n.t, n.target("a")), n.capacity()
+		mend := breakGrowth(n.t)
+		_, err := n.expand(2*size, n.target("staging"))
+		if err == nil || !strings.Contains(err.Error(), "the moon is full") ||
+			strings.Contains(err.Error(), "pool unavailable") {
+			n.t.Errorf("the message is %v", err)
+		}
+		n.wantNotGrown(1)
+		n.takeDown("a")
+		n.reopen(n.t, func() {}) // nor does a restart make it worse
+		for range 2 {
+			n.stageAndPublish("a")
+			wantPrecious(n.t, n.target("a/file"))
+			if after := usageOf(n.t, n.target("a")); after.TotalBytes != before.TotalBytes {
+				n.t.Errorf("it has %d bytes, want %d", after.TotalBytes, before.TotalBytes)
+			}
+			n.wantNotGrown(1)
+			n.takeDown("a")
+		}
+		// A claim that is lowered again does not change that.
+		n.stageAndPublish("a")
+		if _, err := n.expand(size+size/2, n.target("staging")); err == nil {
+			n.t.Error("a growth that fails is said to be done")
+		}
+		mend()
+		n.RetryGrowth(n.t.Context())
+		if n.capacity() != 2*size {
+			n.t.Errorf("the volume has %d bytes, want %d", n.capacity(), 2*size)
+		}
+		if !n.mayGrow() {
+			n.wantNotGrown(1) // ext4 without CAP_SYS_RESOURCE
+		} else {
+			n.wantNotGrown(0)
+			wantGrown(n.t, before, usageOf(n.t, n.target("a")), size)
+		}
+		wantPrecious(n.t, n.target("a/file"))
+		n.takeDown("a")
+	})
+}
+
+// mayGrow: ext4 grows only for a process with CAP_SYS_RESOURCE.
+func (n *imageNode) mayGrow() bool {
+	n.t.Helper()
+	v, err := n.pool.Get(n.id)
+	must(n.t, err)
+	_, err = n.expand(v.CapacityBytes, n.target("staging"))
+	if err != nil && !strings.Contains(err.Error(), "CAP_SYS_RESOURCE") {
+		n.t.Error(err)
+	}
+	return err == nil
+}
+
+// The disk has no block left for the metadata of a larger filesystem.
+func TestGrowthThatTheDiskRefusesLeavesTheVolumeUsable(t *testing.T) {
+	disk := disks.New(t, disks.Ext4, 400*mib)
+	n := newImageNodeOn(t, imageSpec(volume.XFS), filepath.Join(disk.Dir, "pool"))
+	n.stageAndPublish("a")
+	must(t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
+	n.takeDown("a")
+	_, err := n.pool.Expand(t.Context(), n.id, volume.SizeRange{Required: 320 * mib})
+	must(t, err)
+	disk.Fill(t)
+	n.stageAndPublish("a")
+	wantPrecious(t, n.target("a/file"))
+	n.wantNotGrown(1)
+	n.takeDown("a")
+	disk.Unfill(t)
+	n.stageAndPublish("a")
+	n.wantNotGrown(0)
+	wantPrecious(t, n.target("a/file"))
+	n.takeDown("a")
+}
+
+func TestDeletedVolumeIsNoLongerOneThatCouldNotBeGrown(t *testing.T) {
+	node := newImageNode(t, imageSpec(volume.XFS))
+	n := node.other(node.createImage("w", imageSpec(volume.XFS)), "staging-w")
+	n.stageAndPublish("a")
+	breakGrowth(t)
+	_, err := n.expand(2*n.capacity(), n.stagingPath())
+	wantCode(t, err, codes.Internal)
+	n.wantNotGrown(1)
+	n.takeDown("a")
+	must(t, n.pool.Delete(t.Context(), n.id))
+	n.wantNotGrown(0)
+}
