@@ -16,11 +16,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// raceEnv is how long the race is on each filesystem: a duration. hack/fuzz sets it.
+// raceEnv names the environment variable with the duration of the race on each filesystem.
+// hack/fuzz sets it.
 const raceEnv = "COPYTREE_RACE"
 
-// raceTime is a minute for all filesystems together, or what raceEnv says; with -short there is
-// only a try.
+// raceTime is the duration on each filesystem: raceEnv, or 20 s for all filesystems together,
+// or a moment with -short.
 func raceTime(t *testing.T) time.Duration {
 	t.Helper()
 	if s := os.Getenv(raceEnv); s != "" {
@@ -34,7 +35,7 @@ func raceTime(t *testing.T) time.Duration {
 	return 20 * time.Second / time.Duration(len(disks.Types()))
 }
 
-// secret is what the host keeps for itself.
+// secret is the content of files of the host.
 const secret = "THE HOST'S SECRET"
 
 const (
@@ -42,15 +43,15 @@ const (
 	arenaFiles = 6
 )
 
-// arena is a tree that is fought over, and what lies beside it.
+// arena is a tree that attackers change while it is copied, and the files of the host beside it.
 type arena struct {
 	fixture
 
 	host string
 }
 
-// newArena has directories and files, and of each a twin that is something else: a link to the
-// host's, a FIFO, a device.
+// newArena makes directories and files. Each has a twin of another type: a link to one of the
+// host's files, a FIFO, a device.
 func newArena(t *testing.T, w fixture) arena {
 	t.Helper()
 	a := arena{fixture: w, host: filepath.Join(filepath.Dir(w.src), "host")}
@@ -92,8 +93,8 @@ func newArena(t *testing.T, w fixture) arena {
 	return a
 }
 
-// makeImmutable keeps the attackers from doing through a link, in this namespace, what no pod can
-// do in its own.
+// makeImmutable protects the host's files from the attackers: they run as root in the host's
+// namespace, and could change through a link what no pod can.
 func makeImmutable(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.Open(path)
@@ -102,18 +103,18 @@ func makeImmutable(t *testing.T, path string) {
 	must(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, 0x10)) // FS_IMMUTABLE_FL
 }
 
-// unopenable is a character device that no driver has: whoever opens it gets ENXIO, and the copy
-// would fail.
+// unopenable is a character device without a driver. To open it fails with ENXIO: if the copy
+// opened it, the copy would fail.
 const unopenable = 254<<8 | 255
 
 func (a arena) exchange(x, y string) {
-	// Either may be on its way somewhere else by another attacker.
+	// Another attacker may have moved either of them.
 	_ = unix.Renameat2(unix.AT_FDCWD, a.in(x), unix.AT_FDCWD, a.in(y), unix.RENAME_EXCHANGE)
 }
 
 func chance(n int) int { return rand.IntN(n) } //nolint:gosec // an attacker needs no secret
 
-// attackers are what a pod can do while its volume is copied.
+// attackers do what a pod can do while its volume is copied.
 func (a arena) attackers() []func() {
 	dir := func() string { return "d" + strconv.Itoa(chance(arenaDirs)) }
 	file := func() string { return "f" + strconv.Itoa(chance(arenaFiles)) }
@@ -150,8 +151,8 @@ func (a arena) attackers() []func() {
 	}
 }
 
-// A pod changes everything while it is copied: nothing of the host is in any copy, no copy fails,
-// and none waits for a FIFO.
+// A pod changes everything while it is copied. No copy has anything of the host, no copy fails, and
+// no copy waits for a FIFO.
 func TestNothingFromOutsideIsCopiedWhateverAPodDoesMeanwhile(t *testing.T) {
 	onEach(t, func(t *testing.T, w fixture) {
 		t.Helper()
@@ -205,7 +206,7 @@ func (a arena) copyOnce(n int) (files int64) {
 	return stats.Files
 }
 
-// What is mounted in a volume is not the volume's.
+// What is mounted in a volume does not belong to the volume.
 func TestMountInTheTreeIsLeftOut(t *testing.T) {
 	onEach(t, func(t *testing.T, w fixture) {
 		t.Helper()

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// allocated is what a tree takes of its disk, its hard links once.
+// allocated returns what a tree takes of its disk. It counts a file with several names once.
 func allocated(t *testing.T, root string) (bytes, entries int64) {
 	t.Helper()
 	seen := map[uint64]bool{}
@@ -31,8 +31,8 @@ func allocated(t *testing.T, root string) (bytes, entries int64) {
 	return bytes, entries
 }
 
-// manyKinds is a tree of small files, which take more than they hold, and of large ones, which take
-// less.
+// manyKinds makes a tree of small files, which take more than their sizes, and of large ones, which
+// take less.
 func (w fixture) manyKinds() {
 	w.t.Helper()
 	w.mkdir("small")
@@ -46,7 +46,7 @@ func (w fixture) manyKinds() {
 	must(w.t, unix.Mkfifo(w.in("fifo"), 0o600))
 }
 
-// next is the same source with another copy.
+// next returns the same source with another copy.
 func (w fixture) next(name string) fixture {
 	w.t.Helper()
 	w.dst = filepath.Join(filepath.Dir(w.dst), name)
@@ -68,11 +68,11 @@ func TestAllocatedBytesAreWhatTheCopyTakesOfTheDisk(t *testing.T) {
 	})
 }
 
-// What fits exactly is copied, and what has one more is not.
+// What fits exactly is copied. With one more, it is not.
 func TestCopyIsHeldToItsBound(t *testing.T) {
 	onEach(t, func(t *testing.T, w fixture) { //nolint:thelper // it is the test
 		w.manyKinds()
-		w.copy(Options{}) // which settles what XFS has allocated ahead for the source
+		w.copy(Options{}) // after this XFS has freed what it had preallocated for the source
 		whole := w.next("whole").copy(Options{Workers: 1})
 		bytes, entries := whole.AllocatedBytes, 1+whole.Files+whole.Directories+whole.Others
 		for _, c := range []struct {
@@ -85,7 +85,7 @@ func TestCopyIsHeldToItsBound(t *testing.T) {
 			{"a byte less", Options{MaxBytes: bytes - 1}, ErrTooLarge},
 			{"an entry less", Options{MaxEntries: entries - 1}, ErrTooLarge},
 		} {
-			// several make a directory that is split elsewhere, and larger or smaller
+			// With several workers a directory is split elsewhere, and may be larger or smaller.
 			c.opts.Workers = 1
 			if _, err := w.next(c.name).try(t.Context(), c.opts); !errors.Is(err, c.wantErr) {
 				t.Errorf("%s: %v, want %v", c.name, err, c.wantErr)
@@ -94,8 +94,8 @@ func TestCopyIsHeldToItsBound(t *testing.T) {
 	})
 }
 
-// treadmill is a pod that writes a chunk ahead of each chunk that is copied, and frees what is
-// behind: its file never has more than two, and never ends.
+// treadmill is a pod that writes one chunk ahead of the copy and frees the chunks behind it: its
+// file never has more than two chunks, and never ends.
 type treadmill struct {
 	t    *testing.T
 	file *os.File
@@ -135,7 +135,7 @@ func TestPodThatWritesAheadOfACopyDoesNotMakeItGrowBeyondItsBound(t *testing.T) 
 	}
 }
 
-// The names in a directory take room as well, and are counted while it grows.
+// The names in a directory take space as well, and are counted while the directory grows.
 func TestDirectoryOfManyNamesIsHeldToTheBoundWhileItIsCopied(t *testing.T) {
 	onEach(t, func(t *testing.T, w fixture) { //nolint:thelper // it is the test
 		const names = 6 * batch

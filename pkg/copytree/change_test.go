@@ -16,7 +16,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// meddler is a limiter that does something to the source between two chunks of a file.
+// meddler is a limiter that changes the source between two chunks of a file.
 type meddler struct {
 	before int // the chunk before which it meddles, from 0
 	meddle func()
@@ -31,8 +31,8 @@ func (m *meddler) WaitN(ctx context.Context, _ int) error {
 	return ctx.Err()
 }
 
-// elsewhere makes a fixture whose copies move bytes, chunk by chunk, on any filesystem: the copy is
-// on another disk.
+// elsewhere makes a fixture with the copy on another disk, so that bytes are copied, chunk by
+// chunk, on any filesystem.
 func elsewhere(t *testing.T) fixture {
 	t.Helper()
 	w := newFixture(t, disks.Ext4)
@@ -88,8 +88,8 @@ func appendTo(path string, size int) error {
 	return errors.Join(err, f.Close())
 }
 
-// A program that is replaced while it is read may be half of what nobody trusted: it must not be
-// set-ID in the copy.
+// If a program is replaced while it is read, the copy may have content of somebody else: it must
+// not be set-ID.
 func TestProgramThatChangesWhileItIsReadLosesItsSetIDBit(t *testing.T) {
 	w := elsewhere(t)
 	must(t, appendTo(w.in("program"), 4*MaxChunk))
@@ -112,11 +112,11 @@ func TestProgramThatChangesWhileItIsReadLosesItsSetIDBit(t *testing.T) {
 	}
 }
 
-// deeper is more levels than are open at once.
+// deeper is more levels than a walk has open at once.
 const deeper = openLevels + 20
 
-// buildStairs makes a directory in a directory, and so on; in each, behind the directory, a file.
-// The last one has content.
+// buildStairs makes directories one in the other, and in each, after the directory, a file. The
+// last directory has content.
 func (w fixture) buildStairs() {
 	w.t.Helper()
 	path := "."
@@ -128,8 +128,8 @@ func (w fixture) buildStairs() {
 	w.write(path+"/content", "content")
 }
 
-// While a walk is far below, the directories above are closed. It comes back to the same ones,
-// wherever they are by now.
+// While a walk is deep in the tree, the directories above are closed. The walk comes back to the
+// same directories, wherever they are by then.
 func TestDirectoryThatMovesWhileTheWalkIsBelowItIsCopiedWhole(t *testing.T) {
 	w := elsewhere(t)
 	w.buildStairs()
@@ -246,7 +246,7 @@ func TestPolicyDecidesWhatOfThePrivilegedIsCopied(t *testing.T) {
 	}
 }
 
-// overlayfs has no handles of directories: those that the walk is below stay open.
+// overlayfs has no handles of directories: the directories above the walk stay open.
 func TestTreeIsCopiedWhereDirectoriesHaveNoHandles(t *testing.T) {
 	w := newFixture(t, disks.Ext4)
 	dir := filepath.Dir(w.src)
@@ -268,9 +268,9 @@ func TestTreeIsCopiedWhereDirectoriesHaveNoHandles(t *testing.T) {
 	w.copySame(Options{Workers: 1})
 }
 
-// overlayfs keeps what was deleted as a device node of number 0:0, which is no device (mknod(2) of
-// it needs no capability). A copy of its upper directory that lacks it has again what a pod had
-// deleted: storage of containers in a volume, for example.
+// overlayfs marks a deleted file with a device node of the number 0:0, which is no device (mknod(2)
+// needs no capability for it). If a copy of the upper directory lacked the node, the deleted file
+// would be back. A volume may have such a directory, for example as storage of containers.
 func TestWhiteoutOfOverlayfsIsCopied(t *testing.T) {
 	onEach(t, func(t *testing.T, w fixture) {
 		t.Helper()

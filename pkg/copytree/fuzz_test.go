@@ -11,7 +11,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// FuzzCopyHasWhatTheSourceHas builds a tree from bytes, copies it, and compares every attribute.
+// FuzzCopyHasWhatTheSourceHas makes a tree from bytes, copies it, and compares all attributes.
 func FuzzCopyHasWhatTheSourceHas(f *testing.F) {
 	disks.RequireRoot(f)
 	f.Add([]byte("\x00\x03dir\x01\x01f\x40\x02\x05\x01l\x02\x01s\x06\x01\x06\x07\x03\x02\x01p"))
@@ -36,12 +36,12 @@ func FuzzCopyHasWhatTheSourceHas(f *testing.F) {
 	})
 }
 
-// builder reads what to make from bytes.
+// builder reads from bytes what to make.
 type builder struct {
 	t      *testing.T
 	script []byte
 	at     string
-	// made are all paths so far; an entry is chosen by a byte.
+	// made has all paths so far; a byte chooses one.
 	made []string
 }
 
@@ -56,8 +56,8 @@ func (b *builder) byte() int {
 
 func (b *builder) any() string { return b.made[b.byte()%len(b.made)] }
 
-// path takes a name of up to 15 bytes, whatever they are. One that cannot be, or is taken, makes
-// its system call fail.
+// path reads a name of up to 15 arbitrary bytes. If the name is invalid or taken, the system call
+// fails.
 func (b *builder) path() string {
 	n := min(b.byte()%16, len(b.script))
 	name := bytes.ReplaceAll(b.script[:n], []byte("/"), []byte("%"))
@@ -93,14 +93,15 @@ func (b *builder) build() {
 	}
 }
 
-// note remembers what could be made.
+// note remembers a path if it could be made.
 func (b *builder) note(path string, create func(path string) error) {
 	if create(path) == nil {
 		b.made = append(b.made, path)
 	}
 }
 
-// down goes on in what was made last, or where we are, if that is a directory; else in the root.
+// down goes on in the entry that was made last, or in the current one, if that is a directory; else
+// in the root.
 func (b *builder) down() {
 	for _, path := range []string{b.made[len(b.made)-1], b.at, b.made[0]} {
 		if info, err := os.Lstat(path); err == nil && info.IsDir() {
@@ -110,7 +111,7 @@ func (b *builder) down() {
 	}
 }
 
-// file has islands of data in a sea of holes.
+// file makes a file with data between holes.
 func (b *builder) file(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -126,7 +127,7 @@ func (b *builder) file(path string) error {
 	return f.Close()
 }
 
-// decorate changes attributes. What a filesystem refuses, it refuses.
+// decorate changes attributes, if the filesystem lets it.
 func (b *builder) decorate(path string, op int) {
 	switch op {
 	case 6:

@@ -13,7 +13,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// A pod that takes its lease again and again would keep the copy for ever.
+// If a pod takes its lease again and again, the copy must not wait for ever.
 func TestLeaseThatIsNotGivenBackFailsTheCopy(t *testing.T) {
 	w := newFixture(t, disks.Ext4)
 	w.write("leased", "content")

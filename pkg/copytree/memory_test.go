@@ -16,7 +16,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// childEnv makes this test binary a process that only copies: "SOURCE:COPY".
+// childEnv names the environment variable that makes this test binary a process that only copies:
+// "SOURCE:COPY".
 const childEnv = "COPYTREE_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// copyAsChild prints the most memory that the process ever had, in KiB.
+// copyAsChild copies, and prints the peak memory of the process in KiB.
 func copyAsChild(paths string) error {
 	from, to, _ := strings.Cut(paths, ":")
 	src, err := os.Open(from)
@@ -53,14 +54,14 @@ func copyAsChild(paths string) error {
 	if err != nil {
 		return err
 	}
-	// getrusage(2) tells that of the process before execve(2), too
+	// getrusage(2) would include the process before execve(2).
 	_, rest, _ := strings.Cut(string(status), "VmHWM:")
 	fmt.Println(strings.Fields(rest)[0])
 	return errors.Join(src.Close(), dst.Close())
 }
 
 // A hundred thousand files, a third of them links, and ten thousand directories take as little
-// memory as ten: nothing is queued.
+// memory as ten files, because nothing is queued.
 func TestMemoryDoesNotGrowWithTheTree(t *testing.T) {
 	const files, most = 100_000, 40 << 10 // the race detector multiplies it
 	w := fixture{t: t, fstype: disks.XFS}
@@ -85,7 +86,7 @@ func TestMemoryDoesNotGrowWithTheTree(t *testing.T) {
 	}
 }
 
-// fillOne makes the i-th of many entries: flat files, links, directories with a file.
+// fillOne makes the i-th of many entries: a file, a link, or a directory with a file.
 func (w fixture) fillOne(i int) {
 	w.t.Helper()
 	name := "a name that is neither short nor long " + strconv.Itoa(i)

@@ -19,7 +19,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// onEach runs a test on each filesystem, with a source that is empty.
+// onEach runs a test on each filesystem, with an empty source.
 func onEach(t *testing.T, test func(t *testing.T, w fixture)) {
 	t.Helper()
 	for _, fstype := range disks.Types() {
@@ -27,7 +27,7 @@ func onEach(t *testing.T, test func(t *testing.T, w fixture)) {
 	}
 }
 
-// fixture is a source and the place of its copy, on one disk.
+// fixture is a source and its copy, on one disk.
 type fixture struct {
 	t        testing.TB
 	src, dst string
@@ -43,7 +43,7 @@ func newFixture(t testing.TB, fstype string, opts ...disks.Option) fixture {
 	return w
 }
 
-// in is a path in the source.
+// in returns a path in the source.
 func (w fixture) in(name string) string { return filepath.Join(w.src, name) }
 
 func (w fixture) mkdir(name string) {
@@ -86,8 +86,8 @@ func (w fixture) copy(opts Options) Stats {
 	return stats
 }
 
-// copySame copies, and compares all but what is left out. The source is looked at first, and must
-// not have changed by being copied.
+// copySame copies, and compares everything except the paths that are left out. The copying must not
+// change the source.
 func (w fixture) copySame(opts Options, leftOut ...string) Stats {
 	w.t.Helper()
 	want := stateOf(w.t, w.src)
@@ -157,7 +157,7 @@ func (w fixture) fillWithEverything() {
 	w.decorate()
 }
 
-// acl is user::rw-, user:1000:r--, group::r--, mask::rw-, other::---, as the kernel has it
+// acl is user::rw-, user:1000:r--, group::r--, mask::rw-, other::---, in the kernel's form
 // (linux/posix_acl_xattr.h).
 const acl = "\x02\x00\x00\x00" +
 	"\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xe8\x03\x00\x00" +
@@ -167,7 +167,7 @@ const acl = "\x02\x00\x00\x00" +
 // vfs_cap_data).
 const netRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
-// decorate gives modes, extended attributes and, last, times.
+// decorate sets modes, extended attributes and, last, times.
 func (w fixture) decorate() {
 	t := w.t
 	t.Helper()
@@ -198,7 +198,7 @@ func (w fixture) decorate() {
 	}
 }
 
-// From one filesystem to another nothing is shared, and all that both know is kept.
+// Between two filesystems nothing is shared; what both support is copied.
 func TestCopyToAnotherFilesystemHasTheSame(t *testing.T) {
 	for _, c := range [][2]string{
 		{disks.Ext4, disks.XFS}, {disks.XFS, disks.Btrfs}, {disks.Btrfs, disks.Ext4}, {disks.XFS, disks.Ext4}, {disks.XFS, disks.XFS},
@@ -242,14 +242,12 @@ func TestKindsThatDifferAreRefused(t *testing.T) {
 	}
 }
 
-// However deep a tree is, few descriptors are open; and no path is ever used, which could be too
-// long.
+// However deep a tree is, few descriptors are open, and no path is used, which could be too long.
 func TestDeepTreeNeedsFewDescriptors(t *testing.T) {
 	onEach(t, copyDeepTree)
 }
 
-// Where a directory does not say what its entries are (getdents(2), DT_UNKNOWN), one costs no more
-// than elsewhere.
+// The same if directories do not tell the types of their entries (DT_UNKNOWN of getdents(2)).
 func TestDeepTreeWithoutTypesOfEntriesNeedsFewDescriptors(t *testing.T) {
 	w := newFixture(t, disks.Ext4, disks.MkfsArgs("-O", "^filetype"))
 	w.mkdir("entry")
@@ -293,8 +291,8 @@ func copyDeepTree(t *testing.T, w fixture) {
 	wantSame(t, stateOf(t, w.dst), want)
 }
 
-// Of each level something is remembered: a pod that goes down without end, in several places at
-// once, would have the driver take more memory than it may.
+// Something is remembered of each level. If the depth had no limit, a pod could make the driver
+// take more memory than it may.
 func TestTreeThatIsDeeperThanAnyPathIsRefused(t *testing.T) {
 	for _, tc := range []struct {
 		depth int
@@ -323,7 +321,7 @@ func TestTreeThatIsDeeperThanAnyPathIsRefused(t *testing.T) {
 	}
 }
 
-// limitDescriptors lets the process open so many more files than it has open.
+// limitDescriptors lets the process open that many more files.
 func limitDescriptors(t *testing.T, more uint64) {
 	t.Helper()
 	var old unix.Rlimit
@@ -335,7 +333,7 @@ func limitDescriptors(t *testing.T, more uint64) {
 	t.Cleanup(func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) })
 }
 
-// A terabyte of which little is there takes the time and the room of that.
+// A sparse file of a terabyte takes the time and the space of its data.
 func TestHolesStayHoles(t *testing.T) {
 	const size, island = 1 << 40, 1 << 20
 	for _, fstype := range disks.Types() {
@@ -370,7 +368,7 @@ func TestHolesStayHoles(t *testing.T) {
 	}
 }
 
-// More links than the other filesystem allows (ext4: 65,000) become those of two files.
+// If a file has more links than the other filesystem allows (ext4: 65,000), the copy has two files.
 func TestMoreLinksThanTheFilesystemAllowsAreAllCopied(t *testing.T) {
 	const links = 65_100
 	w := newFixture(t, disks.XFS)
@@ -396,7 +394,7 @@ func TestMoreLinksThanTheFilesystemAllowsAreAllCopied(t *testing.T) {
 	}
 }
 
-// What a power cut leaves is what is in the image, without what the filesystem still has in memory.
+// A power cut leaves what is in the disk's image, without what the filesystem has in memory.
 func TestCopySurvivesAPowerCut(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
@@ -413,7 +411,7 @@ func TestCopySurvivesAPowerCut(t *testing.T) {
 			w.copy(Options{Policy: KeepDevices})
 			cut := filepath.Join(t.TempDir(), "cut.img")
 			run(t, "cp", "--sparse=always", disk.Image, cut)
-			// btrfs mounts only one of two filesystems of the same ID
+			// btrfs mounts only one of two filesystems with the same ID.
 			must(t, unix.Unmount(disk.Dir, 0))
 			mountImage(t, cut, disk.Dir)
 			wantSame(t, stateOf(t, w.dst), want)
@@ -434,8 +432,7 @@ func run(t *testing.T, name string, args ...string) {
 	}
 }
 
-// A file that is being read by somebody who must be asked first (a lease) is copied when he has
-// been.
+// A file with a lease is copied after its process has been asked to give the lease up.
 func TestLeasedFileIsCopiedWhenTheLeaseIsGivenBack(t *testing.T) {
 	w := newFixture(t, disks.Ext4)
 	w.write("leased", "content")
@@ -459,8 +456,8 @@ func TestLeasedFileIsCopiedWhenTheLeaseIsGivenBack(t *testing.T) {
 	wantSame(t, stateOf(t, w.dst), want)
 }
 
-// A process may be killed when the thread ends that has started it: no thread ends, and none stays
-// slow.
+// No thread may end, because a process can ask to be killed when the thread ends that has started
+// it; and no thread may keep its low priority.
 func TestCopyLeavesThreadsAsTheyWere(t *testing.T) {
 	w := newFixture(t, disks.Ext4)
 	w.fillWithEverything()

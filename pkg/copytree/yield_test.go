@@ -10,7 +10,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// counter is a Yielder that always has others, until it has had enough.
+// counter is a Yielder that always reports other work, and fails after a number of calls.
 type counter struct {
 	asked, enough int
 	err           error
@@ -47,7 +47,7 @@ func TestCopyEndsWithItsYielder(t *testing.T) {
 	}
 }
 
-// What is written early, in large steps and in small ones, is all there.
+// A copy is complete whether its content was written early in large steps or in small ones.
 func TestCopyOfManyFilesIsWhole(t *testing.T) {
 	for name, yielder := range map[string]Yielder{"alone": nil, "with others": &racing{}} {
 		t.Run(name, func(t *testing.T) {
@@ -60,7 +60,7 @@ func TestCopyOfManyFilesIsWhole(t *testing.T) {
 	}
 }
 
-// racing is a Yielder that many workers may call.
+// racing is a Yielder for concurrent workers.
 type racing struct{}
 
 func (*racing) Yield(context.Context) (others bool, err error) { return true, nil }

@@ -11,12 +11,12 @@ import (
 	"syscall"
 )
 
-// Env names the points to die at: "PREFIX:N" kills the process with SIGKILL at the N-th passing,
-// from 1, of a point whose name begins with PREFIX. A test that counts N up until the process
-// survives has been at every step.
+// Env names the environment variable with the point at which to die: "PREFIX:N" kills the process
+// with SIGKILL when it passes a point whose name begins with PREFIX for the N-th time, from 1. A
+// test that counts N up until the process survives has killed it at every step.
 const Env = "CSI_HOSTPATH_FAILPOINT"
 
-//nolint:gochecknoglobals // a point is a line in any function: it has nothing else to ask
+//nolint:gochecknoglobals // a point may be in any function, and has no other way to know
 var (
 	prefix, at = parse(os.Getenv(Env))
 	passed     atomic.Int64
@@ -29,7 +29,7 @@ func Here(point Point) {
 	}
 	_, _ = os.Stderr.WriteString("failpoint: killed at " + string(point) + "\n")
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-	select {} // the signal is on its way: nothing more happens in this process
+	select {} // until the signal arrives
 }
 
 func parse(s string) (string, int64) {

@@ -15,8 +15,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// newTree is a directory that stands for the node's root. Whatever is mounted below it goes with
-// the test.
+// newTree makes a directory in the role of the node's root. Whatever is mounted below it is
+// unmounted after the test.
 func newTree(t *testing.T) string {
 	t.Helper()
 	disks.RequireRoot(t)
@@ -60,7 +60,7 @@ func bind(t *testing.T, source, point string) {
 	}
 }
 
-// putKind makes what a type of volume wants.
+// putKind makes a file of a type.
 func putKind(t *testing.T, path string, kind uint32) {
 	t.Helper()
 	var err error
@@ -82,12 +82,12 @@ func putKind(t *testing.T, path string, kind uint32) {
 	}
 }
 
-// allow is a host with one rule for everything below /srv.
+// allow returns a host with one rule, for everything below /srv.
 func allow(root string) *Host {
 	return NewHost(root, NewRules([]Rule{{Path: "/srv", Inline: true}}))
 }
 
-// try opens and closes; the type is the specification's.
+// try opens a path and closes it; the use's type is put into the specification.
 func (h *Host) try(use Use, spec volume.Spec) error {
 	spec.Type = use.Type
 	opened, err := h.Open(use, spec)

@@ -12,8 +12,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// FuzzOpenStaysBeneathTheRoot opens any path that a pod can name: what is opened lies in the
-// allowed root, and nothing is made elsewhere. Links to everywhere stand in the root.
+// FuzzOpenStaysBeneathTheRoot opens any path that a pod can name. What is opened is in the allowed
+// root, and nothing is made elsewhere. The root has links to everywhere.
 func FuzzOpenStaysBeneathTheRoot(f *testing.F) {
 	if os.Geteuid() != 0 {
 		f.Skip("needs root: run `sudo make test`")
@@ -35,8 +35,9 @@ func FuzzOpenStaysBeneathTheRoot(f *testing.F) {
 		}
 	}
 	for _, path := range []string{
-		"/srv/a/b", "/srv/../secret", "/srv/up/secret", "/srv/abs/etc", "/srv/a/s/b", "/srv/m/etc/shadow", "/l/a", "/srv//a", "/srv/./a",
-		"/srv/a/", "/", "", "srv", "/srv/\x00", "/srv/new/deep", "/srv/a/b/c/../..", "/srvx", "/secret", "/srv/" + strings.Repeat("x", 300),
+		"/srv/a/b", "/srv/../secret", "/srv/up/secret", "/srv/abs/etc", "/srv/a/s/b",
+		"/srv/m/etc/shadow", "/l/a", "/srv//a", "/srv/./a", "/srv/a/", "/", "", "srv", "/srv/\x00",
+		"/srv/new/deep", "/srv/a/b/c/../..", "/srvx", "/secret", "/srv/" + strings.Repeat("x", 300),
 	} {
 		f.Add(path, uint8(0))
 		f.Add(path, uint8(1))

@@ -14,10 +14,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// Kubernetes' own cases (pkg/volume/hostpath/host_path_test.go, TestHostPathTypeCheckerInternal)
-// are the oracle: what is there, and the types that take it. Its checker takes sockets and devices
-// for File and FileOrCreate too, because its fake says so; its real one compares the file type, and
-// so does this one.
+// What exists, and the types that accept it, as in Kubernetes' own test
+// (pkg/volume/hostpath/host_path_test.go, TestHostPathTypeCheckerInternal). There File and
+// FileOrCreate also accept sockets and devices, because of a fake; Kubernetes' real checker
+// compares the file type, as this driver does.
 func TestTypesTakeWhatHostPathTakes(t *testing.T) {
 	for _, tc := range []struct {
 		title string
@@ -70,7 +70,7 @@ func TestWhatIsMadeHasExactlyItsModeAndOwnerWhateverTheUmask(t *testing.T) {
 				t.Run(fmt.Sprintf("%s umask %o %s %o", fstype, umask, tc.Type, tc.Mode), func(t *testing.T) {
 					dir := strings.ReplaceAll(t.Name(), "/", "-")
 					parent := mkdir(t, root, "srv", dir)
-					// A parent with setgid hands its group and the bit on to what mkdir(2) makes.
+					// mkdir(2) inherits group and setgid of the parent.
 					if err := os.Chmod(parent, 0o777|os.ModeSetgid); err != nil {
 						t.Fatal(err)
 					}
@@ -100,7 +100,7 @@ func wantStat(t *testing.T, path string, want volume.Spec) {
 	}
 }
 
-// wantOnly: a directory has these entries; nothing that is half made is left.
+// wantOnly checks that a directory has these entries alone: nothing half made is left.
 func wantOnly(t *testing.T, dir string, want ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -136,7 +136,7 @@ func TestDirectoryOrCreateMakesParentsAndFileOrCreateDoesNot(t *testing.T) {
 	wantOnly(t, filepath.Join(root, "srv"), "a")
 }
 
-// An allowed root that is absent is a disk that is not mounted, as often as not.
+// If an allowed root does not exist, its disk is probably not mounted.
 func TestAbsentRootIsNotMade(t *testing.T) {
 	root := newTree(t)
 	err := allow(
@@ -224,7 +224,7 @@ func listAll(t *testing.T, root string) []string {
 	return all
 }
 
-// Names do not show where a bind mount leads.
+// A path does not reveal where a bind mount leads.
 func TestForbiddenDirectoryIsRefusedUnderAnotherName(t *testing.T) {
 	root := newTree(t)
 	mkdir(t, root, "etc/kubernetes")

@@ -14,7 +14,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// raceEnv makes the races longer: a duration.
+// raceEnv names the environment variable with the duration of a race.
 const raceEnv = "HOSTPATH_RACE"
 
 func raceTime(t *testing.T) time.Duration {
@@ -32,7 +32,7 @@ func raceTime(t *testing.T) time.Duration {
 	return 2 * time.Second
 }
 
-// race runs attackers beside a victim until the time is up.
+// race runs attackers and a victim concurrently until the time is up.
 func race(t *testing.T, victim func(), attackers ...func()) {
 	t.Helper()
 	stop := make(chan struct{})
@@ -56,7 +56,7 @@ func race(t *testing.T, victim func(), attackers ...func()) {
 	wg.Wait()
 }
 
-// exchange swaps two names at once, as a pod can that has the directory.
+// exchange exchanges two names atomically, as a pod with the directory can.
 func exchange(t *testing.T, a, b string) func() {
 	t.Helper()
 	return func() {
@@ -66,9 +66,9 @@ func exchange(t *testing.T, a, b string) func() {
 	}
 }
 
-// A pod that has the allowed root exchanges every component of a path for a link to the host's own
-// files while the path is opened: what is opened is never one of those. (What subPath suffered
-// from: CVE-2017-1002101, CVE-2021-25741.)
+// A pod with the allowed root exchanges a component of a path for a link to files of the host while
+// the path is opened. None of these files is ever opened. (subPath had such bugs: CVE-2017-1002101,
+// CVE-2021-25741.)
 func TestLinksSwappedInDuringTheCallLeadNowhere(t *testing.T) {
 	root := newTree(t)
 	secret := mkdir(t, root, "secret/b")
@@ -110,8 +110,8 @@ func TestLinksSwappedInDuringTheCallLeadNowhere(t *testing.T) {
 	t.Logf("opened %d times", opened)
 }
 
-// The same with the other components, and with what is made: nothing appears outside, and the
-// secret keeps its mode and owner.
+// The same while something is made: nothing appears outside of the root, and the secret keeps its
+// mode and owner.
 func TestNothingIsMadeOrChangedThroughASwappedLink(t *testing.T) {
 	root := newTree(t)
 	secret := mkdir(t, root, "secret")
@@ -132,7 +132,7 @@ func TestNothingIsMadeOrChangedThroughASwappedLink(t *testing.T) {
 				if h.try(Use{Path: path, Type: wanted}, volume.Spec{Mode: 0o666, UID: 1000, GID: 1000}) == nil {
 					made++
 				}
-				// whichever is the directory now; never through the link
+				// in whichever of them is the directory now, never through the link
 				for _, dir := range []string{"a", "evil"} {
 					_ = removeBeneath(srv, dir+"/new-"+string(wanted))
 				}
@@ -157,8 +157,8 @@ func removeBeneath(dir, rel string) error {
 	return root.RemoveAll(rel)
 }
 
-// A pod that may write to the parent puts root's own directory in the place of the one that the
-// driver is making, in the moment between mkdir(2) and fchown(2): it must not be given to the pod.
+// A pod that may write to the parent exchanges the directory that the driver is making for one of
+// root's, between mkdir(2) and fchown(2). The driver must not give that one to the pod.
 func TestDirectoryExchangedWhileItIsMadeIsNotGivenAway(t *testing.T) {
 	root := newTree(t)
 	srv := mkdir(t, root, "srv")
@@ -198,7 +198,7 @@ func TestDirectoryExchangedWhileItIsMadeIsNotGivenAway(t *testing.T) {
 	checkNotGivenAway(t, parent, before.Ino)
 }
 
-// checkNotGivenAway finds a directory by its inode, whatever it is called by now.
+// checkNotGivenAway finds a directory by its inode, whatever its name is by now.
 func checkNotGivenAway(t *testing.T, parent string, inode uint64) {
 	t.Helper()
 	entries, err := os.ReadDir(parent)
@@ -219,8 +219,8 @@ func checkNotGivenAway(t *testing.T, parent string, inode uint64) {
 	t.Error("the directory is gone")
 }
 
-// The directories that are never offered are looked for with the links on their way, as /var/run →
-// ../run of some distributions is.
+// To find the forbidden directories, links in their paths are followed: on some distributions
+// /var/run is a link to ../run.
 func TestRenamesElsewhereOnTheNodeRefuseNobodyHisPath(t *testing.T) {
 	root := newTree(t)
 	for _, dir := range []string{"run/containerd", "srv/dir", "elsewhere", "var"} {

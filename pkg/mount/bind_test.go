@@ -87,7 +87,7 @@ func wantWritable(t *testing.T, path string, k kind,
 	}
 }
 
-// The mount of the pool itself may be stricter than the volume's: what it forbids stays forbidden.
+// The pool's own mount may be stricter than the volume's. What it forbids stays forbidden.
 func TestBindKeepsWhatThePoolsMountForbids(t *testing.T) {
 	base := newBase(t)
 	pool := filepath.Join(base, "pool")
@@ -223,8 +223,8 @@ func TestBindOnWhatIsThereAlready(t *testing.T) {
 	}
 }
 
-// A pod's owner who can exchange a directory on the way for a link must not choose where the volume
-// appears.
+// Somebody may be able to exchange a directory of the path for a link. He must not choose where the
+// volume appears.
 func TestLinkOnTheWayIsRefused(t *testing.T) {
 	for _, way := range []string{"link/target", "pods/link/target", "pods/link/deeper/target"} {
 		t.Run(way, func(t *testing.T) {
@@ -279,7 +279,7 @@ func TestBindFromADescriptorSurvivesARename(t *testing.T) {
 	}
 }
 
-// What a host has mounted inside a volume's data is the host's.
+// What the host has mounted inside a volume's data does not belong to the volume.
 func TestMountInsideTheVolumeIsNotShown(t *testing.T) {
 	base := newBase(t)
 	secret, data := filepath.Join(base, "secret"), filepath.Join(base, "data")
@@ -317,8 +317,8 @@ func TestVolumeOnAReadOnlyFilesystemIsNotPublishedWritable(t *testing.T) {
 	}
 }
 
-// A volume that was removed while it was being published leaves no directory behind, which would
-// block the pod's removal.
+// If a volume is removed while it is published, no directory is left, which would block the removal
+// of the pod.
 func TestBindThatFailsLeavesNoTarget(t *testing.T) {
 	at, source := target(t, newBase(t), "target"), newSource(t, emptyDir)
 	if err := os.Remove(source.Name()); err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// FuzzParseOptions: no flags that anybody can send take a restriction away, and what is behind a
-// flag's "=" is in no message.
+// FuzzParseOptions: no flags of a request remove a restriction, and no message has the value behind
+// a flag's "=".
 func FuzzParseOptions(f *testing.F) {
 	for _, flags := range []string{"", "ro", "noexec,ro", "noatime,relatime", "suid", "password=hunter2", "ro,ro", "nodev,dev"} {
 		f.Add(flags)

@@ -13,7 +13,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// The kinds of thing that can be bound, and be in the way.
+// The kinds of files that can be bound, and be in the way.
 type kind string
 
 const (
@@ -29,8 +29,8 @@ const (
 	fullContent      = "precious"
 )
 
-// newBase is a directory that stands for kubelet's. Whatever is mounted below it goes with the
-// test.
+// newBase makes a directory in the role of kubelet's. Whatever is mounted below it is unmounted
+// after the test.
 func newBase(t *testing.T) string {
 	t.Helper()
 	disks.RequireRoot(t)
@@ -39,7 +39,7 @@ func newBase(t *testing.T) string {
 	return base
 }
 
-// unmountBelow keeps the removal of a test's directory from reaching what is mounted in it.
+// unmountBelow unmounts everything in a test's directory, so that its removal removes nothing else.
 func unmountBelow(t *testing.T, base string) {
 	t.Helper()
 	mounts, err := Table()
@@ -65,7 +65,7 @@ func target(t *testing.T, base, rel string) Target {
 	return parsed
 }
 
-// newSource makes a volume's data outside the kubelet's directory and opens it as a pool does.
+// newSource makes a volume's data outside of kubelet's directory and opens it as a pool does.
 func newSource(t *testing.T, k kind) *os.File {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "data")
@@ -84,7 +84,7 @@ func pinned(t *testing.T, path string) *os.File {
 	return f
 }
 
-// put makes something at a path; what a link points to stands beside it.
+// put makes a file at a path. The target of a link is beside the link.
 func put(t *testing.T, path string, k kind) {
 	t.Helper()
 	var err error
@@ -115,7 +115,7 @@ func put(t *testing.T, path string, k kind) {
 	}
 }
 
-// treeState describes all there is below a path, to compare before and after: names, kinds, links,
+// treeState describes everything below a path, to compare before and after: names, types, links,
 // contents.
 func treeState(t *testing.T, root string) []string {
 	t.Helper()
@@ -168,7 +168,7 @@ func options(t *testing.T, readOnly bool,
 	return o
 }
 
-// mountsAt are the lines of the mount table for a path, the topmost last.
+// mountsAt returns the lines of the mount table for a path, the topmost last.
 func mountsAt(t *testing.T, path string) []mountutils.MountInfo {
 	t.Helper()
 	infos, err := mountutils.ParseMountInfo("/proc/self/mountinfo")
@@ -186,7 +186,7 @@ func wantMounts(t *testing.T, path string, want int) {
 	}
 }
 
-// mountByHand binds as an administrator would.
+// mountByHand makes a bind mount as an administrator would.
 func mountByHand(t *testing.T, source, point string) {
 	t.Helper()
 	if err := unix.Mount(source, point, "", unix.MS_BIND, ""); err != nil {

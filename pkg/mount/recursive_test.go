@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newHost is a directory of the host with two filesystems mounted one in the other below it, each
-// with a file. It is shared, as systemd makes every mount.
+// newHost makes a directory of the host and mounts two filesystems below it, one in the other, each
+// with a file. All are shared mounts, as systemd makes them.
 func newHost(t *testing.T) string {
 	t.Helper()
 	host := filepath.Join(newBase(t), "host")
@@ -29,7 +29,7 @@ func newHost(t *testing.T) string {
 	return host
 }
 
-// newKubelet is a base whose mounts are shared, as kubelet's directory is.
+// newKubelet makes a base that is a shared mount, as kubelet's directory is.
 func newKubelet(t *testing.T) string {
 	t.Helper()
 	base := newBase(t)
@@ -65,7 +65,7 @@ func TestRecursiveBindShowsWhatIsMountedBelow(t *testing.T) {
 	}
 }
 
-// Were the target in the source's peer group, its lazy unmount would unmount the host's own disks.
+// If the target were in the source's peer group, its lazy unmount would unmount the host's disks.
 func TestUnbindOfARecursiveBindLeavesTheHostsMounts(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
 		host, at := newHost(t), target(t, newKubelet(t), "target")
@@ -84,8 +84,7 @@ func TestUnbindOfARecursiveBindLeavesTheHostsMounts(t *testing.T) {
 	}
 }
 
-// A pod's container with mountPropagation: Bidirectional, or anybody else who mounts below the
-// target.
+// Who mounts below the target is, for example, a container with mountPropagation: Bidirectional.
 func TestWhatIsMountedBelowATargetDoesNotReachTheHost(t *testing.T) {
 	host, at := newHost(t), target(t, newKubelet(t), "target")
 	put(t, filepath.Join(host, "empty"), emptyDir)
@@ -103,8 +102,8 @@ func TestWhatIsMountedBelowATargetDoesNotReachTheHost(t *testing.T) {
 	wantMounts(t, filepath.Join(host, "disk"), 1)
 }
 
-// HostToContainer: what the host mounts later appears below a writable target. Below a read-only
-// one it would be writable.
+// As with HostToContainer, what the host mounts later appears below a writable target. Below a
+// read-only target it would be writable.
 func TestWhatTheHostMountsLaterAppearsOnlyBelowAWritableTarget(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
 		host, at := newHost(t), target(t, newKubelet(t), "target")

@@ -14,7 +14,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// oddNames are what the kernel escapes in the mount table, and what looks like an escape.
+// oddNames have what the kernel escapes in the mount table, and what looks like an escape.
 var oddNames = []string{
 	"plain",
 	"with blank",
@@ -26,7 +26,7 @@ var oddNames = []string{
 	"\xff",
 }
 
-// mount(8) would write a source where none is given; mount(2) does not.
+// mount(8) invents a source if none is given; mount(2) does not.
 func TestMountWithoutASourceDoesNotHideTheOthers(t *testing.T) {
 	point := filepath.Join(newBase(t), "point")
 	put(t, point, emptyDir)
@@ -79,8 +79,8 @@ func TestTableShowsOddPathsAsTheyAre(t *testing.T) {
 	}
 }
 
-// The place of a pool in its filesystem does not depend on the way there: in a container it is a
-// bind mount.
+// The location of a pool in its filesystem does not depend on the path: in a container the pool is
+// a bind mount.
 func TestLocationIsTheSameByEveryWay(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
@@ -126,8 +126,8 @@ func TestLocationInABtrfsSubvolume(t *testing.T) {
 	if ok, err := isFilesystemRoot(mounted); !ok || err != nil {
 		t.Errorf("a mounted subvolume is a filesystem's root: %v, %v", ok, err)
 	}
-	// As in a container: a directory of a btrfs whose own disk is not mounted, bound on its own
-	// path.
+	// As in a container: a directory of a btrfs is bind-mounted on its own path, and the disk that
+	// should be mounted there is not.
 	if ok, err := isFilesystemRoot(point); ok || err != nil {
 		t.Errorf("a bound directory of a btrfs is no filesystem's root: %v, %v", ok, err)
 	}
@@ -173,7 +173,7 @@ func locate(t *testing.T, path string) Location {
 	return l
 }
 
-// at is the topmost mount at a path.
+// at returns the topmost mount at a path.
 func at(t *testing.T, path string) Mount {
 	t.Helper()
 	mounts, err := Table()

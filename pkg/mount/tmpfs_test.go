@@ -50,7 +50,7 @@ func TestMemoryHoldsItsSizeAndNoMore(t *testing.T) {
 	}
 }
 
-// Empty files cost the kernel memory that no size bounds.
+// Empty files cost the kernel memory that the size does not limit.
 func TestMemoryHoldsABoundedNumberOfFiles(t *testing.T) {
 	at := target(t, newBase(t), "target")
 	mountMemory(t, at, options(t, false))
@@ -85,7 +85,7 @@ func TestMemoryHasItsModeOwnerAndFlags(t *testing.T) {
 	}
 }
 
-// hasNoswap asks the kernel by mounting one.
+// hasNoswap mounts a tmpfs with noswap to see whether the kernel knows it.
 func hasNoswap(t *testing.T) bool {
 	t.Helper()
 	dir := filepath.Join(newBase(t), "try")

@@ -30,7 +30,7 @@ func TestStackedMountsNeverCostData(t *testing.T) {
 	wantTreeState(t, other.Name(), beforeOther)
 }
 
-// Somebody who mounts in a loop does not keep a call busy for ever, and the next call goes on.
+// If somebody mounts in a loop, a call ends all the same, and the next call goes on.
 func TestUnbindOfAHugeStackIsDoneInSteps(t *testing.T) {
 	base, source := newBase(t), newSource(t, fullDir)
 	at := target(t, base, "target")
@@ -92,7 +92,7 @@ func TestUnbindRemovesOnlyWhatBindMakes(t *testing.T) {
 	}
 }
 
-// A link as the last component could name another pod's mount.
+// If the last component is a link, it could lead to another pod's mount.
 func TestUnbindDoesNotUnmountThroughALink(t *testing.T) {
 	base, source := newBase(t), newSource(t, fullDir)
 	victim, link := target(t, base, "victim"), target(t, base, "link")

@@ -90,7 +90,8 @@ func testUsage(fix *backendFixture) {
 	}
 }
 
-// wantAllocated: who enforces counts, and what enforces nothing does not invent a number.
+// wantAllocated checks that a backend that enforces sizes also counts, and that another one does
+// not invent a number.
 func (fix *backendFixture) wantAllocated(v made, want int64) {
 	fix.t.Helper()
 	counter, counts := fix.backend.(backend.Counter)
@@ -124,7 +125,7 @@ func testFullDirectory(fix *backendFixture) {
 	}
 }
 
-// eventuallyRoom allows for filesystems that free deleted files in the background.
+// eventuallyRoom writes, and waits for filesystems that free deleted files in the background.
 func (fix *backendFixture) eventuallyRoom(path string, bytes int64) {
 	fix.t.Helper()
 	var err error
@@ -162,7 +163,8 @@ func testEscapes(fix *backendFixture) {
 	fix.eventuallyRoom(v.file("g"), size/2-fix.subject.Slack)
 }
 
-// A pod with two volumes sees them as two mounts; this is the filesystem's own defence.
+// A pod cannot move files between its volumes, because they are two mounts. The filesystem refuses
+// it as well.
 func testMoves(fix *backendFixture) {
 	v, other := fix.make(volume.DirectoryOrCreate), fix.make(volume.DirectoryOrCreate)
 	fix.wantRoom(v.file("f"), mib)
@@ -180,7 +182,7 @@ func testResize(fix *backendFixture) {
 		fix.fill(v.file("f"), 0)
 		fixture.Must(fix.t, fix.backend.Resize(v.dir, v.quotaID, v.spec, 2*size))
 		fix.wantRoom(v.file("f"), size-fix.subject.Slack)
-		// an expansion that failed is taken back
+		// As after an expansion that failed.
 		fixture.Must(fix.t, fix.backend.Resize(v.dir, v.quotaID, v.spec, size))
 		fix.wantFull(v.file("f"))
 		if u := fix.usage(v); u.TotalBytes != size || u.AvailableBytes != 0 {
@@ -191,8 +193,8 @@ func testResize(fix *backendFixture) {
 
 const inodes = 8
 
-// makeFew makes a volume of so many inodes, its directory among them; false where they cannot be
-// limited.
+// makeFew makes a volume of that many inodes, its directory among them; false if the backend cannot
+// limit them.
 func (fix *backendFixture) makeFew() (made, bool) {
 	fix.t.Helper()
 	if !fix.backend.LimitsInodes() {
@@ -260,7 +262,7 @@ func testRestart(fix *backendFixture) {
 func testRepair(fix *backendFixture) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := fix.make(volumeType)
-		// a crash came before the record said so
+		// As after a crash before the record was written.
 		fixture.Must(fix.t, fix.backend.Resize(v.dir, v.quotaID, v.spec, 3*size))
 		if repaired, err := fix.reopen().Adopt(v.dir, v.quotaID, v.spec, size); !repaired || err != nil {
 			fix.t.Errorf("%s: repaired %t, %v", volumeType, repaired, err)
@@ -294,7 +296,7 @@ func testLift(fix *backendFixture) {
 	}
 }
 
-// On XFS and ext4 the limit of ID 0 would be that of every project that has none.
+// On XFS and ext4 a limit of ID 0 would be the limit of every project without its own.
 func testUntagged(fix *backendFixture) {
 	v := fix.make(volume.DirectoryOrCreate)
 	plain := fix.mkdir()
@@ -314,8 +316,8 @@ func testUntagged(fix *backendFixture) {
 
 func testQuotaIDs(fix *backendFixture) {
 	seen := map[volume.QuotaID]bool{}
-	// The second knows nothing of the first's, like another pool, or a start before it has read the
-	// records.
+	// The second backend knows no IDs of the first, like another pool, or a driver that has not read
+	// the records yet.
 	for _, b := range []backend.Backend{fix.backend, fix.subject.Open(fix.t, fix.root)} {
 		for range 20 {
 			v := fix.makeBy(b, volume.DirectoryOrCreate)
@@ -334,11 +336,11 @@ func testHold(fix *backendFixture) {
 		fix.t.Errorf("the data says that its quota ID is %d, want %d", got, v.quotaID)
 	}
 	if got := fix.backend.ReserveQuotaID(v.dir, v.quotaID); got != 0 {
-		fix.t.Errorf("held a second time: %d", got)
+		fix.t.Errorf("reserved a second time: %d", got)
 	}
 	fix.reopen()
 	if got := fix.backend.ReserveQuotaID(v.dir, v.quotaID); got != v.quotaID {
-		fix.t.Errorf("holds %d, want %d", got, v.quotaID)
+		fix.t.Errorf("reserved %d, want %d", got, v.quotaID)
 	}
 	fixture.Must(fix.t, v.data.Close())
 	fixture.Must(fix.t, fix.backend.Discard(v.dir))

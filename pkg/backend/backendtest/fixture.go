@@ -46,7 +46,7 @@ type made struct {
 
 func spec(t volume.Type) volume.Spec { return volume.Spec{Type: t, Mode: 0o755} }
 
-// reopen is a start of the driver, which knows nothing of the volumes yet.
+// reopen opens the backend as a start of the driver does: it knows no volume yet.
 func (fix *backendFixture) reopen() backend.Backend {
 	fix.t.Helper()
 	fix.backend = fix.subject.Open(fix.t, fix.root)
@@ -91,7 +91,7 @@ func (fix *backendFixture) makeOf(b backend.Backend, s volume.Spec) made {
 	return made{dir: dir, data: data, spec: s, quotaID: quotaID, path: path}
 }
 
-// file is one that can grow: the volume itself, or a file in it.
+// file returns the path of a file that can grow: the volume itself, or a file in it.
 func (m made) file(name string) string {
 	if info, err := m.data.Stat(); err == nil && !info.IsDir() {
 		return m.path
@@ -99,7 +99,7 @@ func (m made) file(name string) string {
 	return filepath.Join(m.path, name)
 }
 
-// makeFiles makes so many empty files with names that are free.
+// makeFiles makes n empty files with new names.
 func (m made) makeFiles(n int) (files int, err error) {
 	err = asPod(func() error {
 		for name := 0; files < n; name++ {
@@ -143,7 +143,7 @@ func (fix *backendFixture) release(quotaID volume.QuotaID) {
 	})
 }
 
-// usage is up to date.
+// usage returns the usage after a sync.
 func (fix *backendFixture) usage(v made) volume.Usage {
 	fix.t.Helper()
 	fixture.Must(fix.t, unix.Syncfs(int(fix.root.Fd())))
@@ -152,8 +152,8 @@ func (fix *backendFixture) usage(v made) volume.Usage {
 	return u
 }
 
-// asPod runs f without the capability that takes a process out of ext4's quotas (CAP_SYS_RESOURCE,
-// fs/quota/dquot.c, ignore_hardlimit); no container has it unless it is privileged.
+// asPod runs f without CAP_SYS_RESOURCE, which only privileged containers have: ext4 ignores limits
+// of a process with it (fs/quota/dquot.c, ignore_hardlimit).
 func asPod(f func() error) error {
 	done := make(chan error)
 	go func() {
@@ -173,8 +173,7 @@ func asPod(f func() error) error {
 	return <-done
 }
 
-// grow writes to the end of a file, a block at a time, until that fails or the file has so many
-// bytes.
+// grow appends bytes to a file, a block at a time, and returns how many it could write.
 func grow(path string, bytes int64) (written int64, err error) {
 	err = asPod(func() error {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -194,11 +193,11 @@ func grow(path string, bytes int64) (written int64, err error) {
 	return written, err
 }
 
-// isFull says whether a writer was told that there is no room.
+// isFull reports whether an error of a writer means that there is no space.
 func isFull(err error) bool { return errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.ENOSPC) }
 
-// fill writes to a volume that has had so many bytes written to it, until it is full; and it has to
-// be full just there.
+// fill writes to a volume until it is full. With the bytes that were written before, it must be
+// full at its size.
 func (fix *backendFixture) fill(path string, before int64) {
 	fix.t.Helper()
 	written, err := grow(path, 2*size)
@@ -212,7 +211,7 @@ func (fix *backendFixture) fill(path string, before int64) {
 	}
 }
 
-// wantFull checks that nothing of any size can be written.
+// wantFull checks that a volume is full.
 func (fix *backendFixture) wantFull(path string) {
 	fix.t.Helper()
 	if n, err := grow(path, fix.subject.Slack+2*block); !isFull(err) {
@@ -220,7 +219,7 @@ func (fix *backendFixture) wantFull(path string) {
 	}
 }
 
-// wantRoom checks that so much can be written.
+// wantRoom checks that that many bytes can be written.
 func (fix *backendFixture) wantRoom(path string, bytes int64) {
 	fix.t.Helper()
 	if n, err := grow(path, bytes); err != nil {

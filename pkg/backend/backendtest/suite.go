@@ -1,5 +1,5 @@
-// Package backendtest is what every backend is held to, on a filesystem of its own, and what it is
-// measured by.
+// Package backendtest has the tests and benchmarks that run with every backend, on a filesystem of
+// its own.
 package backendtest
 
 import (
@@ -14,26 +14,26 @@ import (
 const (
 	mib  = 1 << 20
 	size = 4 * mib
-	// block is what a writer writes at a time.
+	// block is how many bytes a writer writes at a time.
 	block = 4096
 )
 
-// Subject is a backend, and a filesystem to use it on. The backends of one subject share the
-// filesystem, as pools may.
+// Subject is a backend and a filesystem for it. The backends of one subject share the filesystem,
+// as pools may.
 type Subject struct {
-	// Dir is a directory of the filesystem that is empty, and root's.
+	// Dir is an empty directory of the filesystem. It belongs to root.
 	Dir string
 	// Open opens a backend as a start of the driver does.
 	Open func(t testing.TB, root *os.File) backend.Backend
-	// OpenLifted opens it as a start with `quota: off` does. Not needed for a backend that never
-	// enforces.
+	// OpenLifted opens a backend as a start with `quota: off` does. A backend that never enforces
+	// sizes does not need it.
 	OpenLifted func(t testing.TB, root *os.File) backend.Backend
-	// Slack is by how many bytes a volume may be full before it holds its size: what the filesystem
-	// counts besides content.
+	// Slack is how many bytes below its size a volume may be full: what the filesystem counts besides
+	// content.
 	Slack int64
-	// TruncateNeeds is how many bytes must be left for a file to be truncated.
+	// TruncateNeeds is how many bytes must be free so that a file can be truncated.
 	TruncateNeeds int64
-	// ShowsSize: df in a directory volume shows the volume's size, not the filesystem's.
+	// ShowsSize means that df in a directory volume shows the volume's size, not the filesystem's.
 	ShowsSize bool
 }
 
@@ -79,7 +79,7 @@ func Run(t *testing.T, newSubject func(testing.TB) Subject) {
 	}
 }
 
-// Benchmark measures what each operation costs; compare with that of plain on the same filesystem.
+// Benchmark measures the operations of a backend. Compare it with plain on the same filesystem.
 func Benchmark(b *testing.B, newSubject func(testing.TB) Subject) {
 	b.Helper()
 	for _, volumeType := range volume.ManagedTypes() {

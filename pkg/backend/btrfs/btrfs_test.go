@@ -31,7 +31,7 @@ func opener(mode Mode) func(testing.TB, *os.File) backend.Backend {
 	}
 }
 
-// newSubject is a new filesystem with that accounting.
+// newSubject makes a filesystem with that accounting.
 func newSubject(kind accounting) func(testing.TB) backendtest.Subject {
 	return func(t testing.TB) backendtest.Subject {
 		t.Helper()
@@ -82,7 +82,7 @@ func BenchmarkBtrfs(b *testing.B) {
 	}
 }
 
-// The kernel's structures (include/uapi/linux/btrfs.h) are as long on every 64-bit machine.
+// The sizes of the kernel's structures (include/uapi/linux/btrfs.h) on 64-bit machines.
 func TestStructuresAreTheKernels(t *testing.T) {
 	for name, size := range map[string][2]uintptr{
 		"btrfs_ioctl_vol_args_v2":        {unsafe.Sizeof(volArgs{}), 4096},
@@ -149,7 +149,7 @@ func subvolume(t *testing.T, path string) {
 	parent.Close()
 }
 
-// Nobody needs a privilege to make a subvolume.
+// To make a subvolume needs no privilege.
 func TestSubvolumeInAVolumeDoesNotEscape(t *testing.T) {
 	_, dir, _ := newVolume(t, simple, 4*mib)
 	inner := filepath.Join(dir.Name(), backend.Data, "inner")
@@ -161,8 +161,8 @@ func TestSubvolumeInAVolumeDoesNotEscape(t *testing.T) {
 	}
 }
 
-// Whatever a pod leaves: subvolumes deep in others, at paths that no system call takes, read-only,
-// immutable.
+// A pod may leave subvolumes in others, at paths that are too long for a system call, read-only and
+// immutable ones.
 func TestDiscardRemovesWhateverSubvolumesAPodLeaves(t *testing.T) {
 	for name, kind := range kinds {
 		t.Run(name, func(t *testing.T) {
@@ -193,8 +193,8 @@ func TestDiscardRemovesWhateverSubvolumesAPodLeaves(t *testing.T) {
 	}
 }
 
-// A pod nests as many subvolumes as its volume has room for: what is remembered of each must be
-// little, and not on the stack.
+// A pod can nest as many subvolumes as its volume has space for: little may be remembered of each,
+// and nothing on the stack.
 func TestDiscardRemovesSubvolumesNestedToAnyDepth(t *testing.T) {
 	const depth = 2000
 	b, dir, quotaID := newVolume(t, simple, 400*mib)
@@ -257,7 +257,7 @@ func wantReleased(t *testing.T, b *Btrfs, quotaID volume.QuotaID) {
 	}
 }
 
-// A crash between the two leaves a group without a subvolume and without a record.
+// A crash after the group was made leaves it without a subvolume and without a record.
 func TestGroupThatACrashLeftIsUsedAgain(t *testing.T) {
 	b, _, quotaID := newVolume(t, simple, 4*mib)
 	left := quotaID + 1
@@ -272,7 +272,7 @@ func TestGroupThatACrashLeftIsUsedAgain(t *testing.T) {
 	}
 }
 
-// `btrfs quota disable` takes all groups away.
+// `btrfs quota disable` removes all groups.
 func TestQuotasTurnedOffAndOnAgainArePutRight(t *testing.T) {
 	for _, kind := range []accounting{simple, full} {
 		_, dir, quotaID := newVolume(t, kind, 4*mib)

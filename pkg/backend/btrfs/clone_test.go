@@ -59,8 +59,7 @@ func TestSnapshotNeverChangesAndACloneIsAVolume(t *testing.T) {
 	wantReleased(t, b, quotaID)
 }
 
-// It is said to users that these are not in a snapshot; that they are at least no way out of it,
-// too.
+// docs/snapshots.md says that these are not in a snapshot. They must not lead out of it either.
 func TestSubvolumeOfAPodIsAnEmptyDirectoryInACopy(t *testing.T) {
 	b, dir, quotaID := newVolume(t, simple, 32*mib)
 	inner := filepath.Join(dir.Name(), backend.Data, "inner")
@@ -104,7 +103,7 @@ func TestFileVolumeIsCopiedWithItsHolder(t *testing.T) {
 	}
 }
 
-// What cannot be done at once is for the caller to copy, and leaves nothing.
+// If the filesystem cannot clone, the error says so, nothing is left, and the caller copies.
 func TestWhatTheFilesystemCannotCloneIsUnsupported(t *testing.T) {
 	t.Run("full quotas", func(t *testing.T) {
 		b, dir, quotaID := newVolume(t, full, 32*mib)

@@ -23,7 +23,7 @@ func TestFilesystemWithoutQuotasIsNotUsed(t *testing.T) {
 	}
 }
 
-// Before Linux 5.14 the driver looks for a filesystem's device only where that has quotas to reach.
+// Before Linux 5.14 the driver needs the device of a filesystem only if the filesystem has quotas.
 func TestFilesystemWithoutQuotasNeedsNoDevice(t *testing.T) {
 	root, err := os.Open(t.TempDir())
 	if err != nil {
@@ -35,8 +35,8 @@ func TestFilesystemWithoutQuotasNeedsNoDevice(t *testing.T) {
 	}
 }
 
-// The kernel's structures (linux/quota.h, linux/dqblk_xfs.h, linux/fs.h) are as long on every
-// 64-bit machine.
+// The sizes of the kernel's structures (linux/quota.h, linux/dqblk_xfs.h, linux/fs.h) on 64-bit
+// machines.
 func TestStructuresAreTheKernels(t *testing.T) {
 	for name, size := range map[string][2]uintptr{
 		"if_dqblk":      {unsafe.Sizeof(dqblk{}), 72},
@@ -49,8 +49,8 @@ func TestStructuresAreTheKernels(t *testing.T) {
 	}
 }
 
-// Data that has lost its ID gets it again at the start, when the records of all others
-// are read: it must not take the descriptors that these need, however deep the pod has gone.
+// Data that has lost its ID gets it again at the start, while records are read: it must not take
+// the descriptors that these need, however deep the tree is.
 func TestDeepTreeGetsItsProjectWithFewDescriptors(t *testing.T) {
 	root := mkdirDeep(t, disks.New(t, disks.XFS, 0).Dir, 4*assignDepth)
 	defer root.Close()
@@ -70,7 +70,7 @@ func TestDeepTreeGetsItsProjectWithFewDescriptors(t *testing.T) {
 	}
 }
 
-// A pod's process can keep who opens its file waiting.
+// A process of a pod can make whoever opens its file wait (a lease).
 func TestLeasedFileDoesNotHoldUpTheStart(t *testing.T) {
 	dir := disks.New(t, disks.XFS, 0).Dir
 	path := filepath.Join(dir, "file")
@@ -95,7 +95,7 @@ func TestLeasedFileDoesNotHoldUpTheStart(t *testing.T) {
 	}
 }
 
-// mkdirDeep makes directories, one in the other, and opens the first.
+// mkdirDeep makes directories, each in the one before, and opens the first.
 func mkdirDeep(t *testing.T, path string, levels int) *os.File {
 	t.Helper()
 	root, err := os.Open(path)

@@ -21,7 +21,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
-// filesystems are those of the virtual machine's disks, by name.
+// filesystems are the filesystems of the virtual machine's disks, by name.
 var filesystems = []string{disks.Ext4, disks.XFS}
 
 func opener(mode Mode) func(testing.TB, *os.File) backend.Backend {
@@ -35,8 +35,8 @@ func opener(mode Mode) func(testing.TB, *os.File) backend.Backend {
 	}
 }
 
-// newSubject is a directory of the virtual machine's disk. What earlier ones have left there is
-// theirs: the disk is shared, as it would be by pools.
+// newSubject makes a directory on the virtual machine's disk. Subjects share the disk, as pools
+// may.
 func newSubject(fstype string) func(testing.TB) backendtest.Subject {
 	return func(t testing.TB) backendtest.Subject {
 		t.Helper()
@@ -63,7 +63,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// A kernel before Linux 5.14 has no quotactl_fd(2): nothing may be different without.
+// A kernel before Linux 5.14 has no quotactl_fd(2). Everything must work without it.
 func TestConformanceByDevice(t *testing.T) {
 	byDevice := func(mode Mode) func(testing.TB, *os.File) backend.Backend {
 		return func(t testing.TB, root *os.File) backend.Backend {
@@ -87,7 +87,7 @@ func TestConformanceByDevice(t *testing.T) {
 	}
 }
 
-// A container has no node of a device that came after its start.
+// A container has no node of a device that appeared after its start.
 func TestDeviceWithoutANodeGetsOne(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
@@ -120,7 +120,7 @@ func TestDeviceThatCannotBeHadIsSaid(t *testing.T) {
 	}
 }
 
-// Something else may have the device's name.
+// Another file may have the device's name.
 func TestNodeOfAnotherDeviceIsNotUsed(t *testing.T) {
 	root, devices := open(t, guest.Disk(t, filesystems[0])), t.TempDir()
 	var st unix.Stat_t
@@ -150,8 +150,8 @@ func BenchmarkProjectQuota(b *testing.B) {
 	}
 }
 
-// A pod that owns its volume can do this, unless it is in a user namespace of its own
-// (docs/sizes.md). A start puts it right.
+// A pod that owns its volume can remove the ID, unless it is in a user namespace of its own
+// (docs/sizes.md). The next start sets it again.
 func TestProjectThatWasTakenAwayIsPutBack(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestProjectThatWasTakenAwayIsPutBack(t *testing.T) {
 	}
 }
 
-// `cp -a` copies a pool with its records and without its project IDs (docs/operations.md).
+// `cp -a` of a pool copies the records, but not the project IDs (docs/operations.md).
 func TestCopiedVolumeIsCountedWhole(t *testing.T) {
 	const bytes = 4 << 20
 	for _, fstype := range filesystems {
@@ -219,8 +219,8 @@ func TestCopiedVolumeIsCountedWhole(t *testing.T) {
 	}
 }
 
-// What is deleted and still open counts: it stays limited, and its ID is not given out, until it is
-// closed.
+// A deleted file that is still open counts: the limit stays, and the ID is not given to another
+// volume, until the file is closed.
 func TestIDThatStillCountsStaysLimited(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
@@ -275,8 +275,8 @@ func mkdir(t *testing.T, path string) *os.File {
 	return open(t, path)
 }
 
-// ownerEnv makes this test binary a pod's process: it takes the project ID off the directory that
-// it names.
+// ownerEnv names the environment variable that makes this test binary a pod's process, which
+// removes the project ID of the directory that the variable has.
 const ownerEnv = "PROJQUOTA_TEST_OWNER"
 
 func TestMain(m *testing.M) {
@@ -293,8 +293,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// What docs/sizes.md says of who can leave a quota: the owner of a file, without any privilege, but
-// nobody in a user namespace (fs/file_attr.c, fileattr_set_prepare).
+// docs/sizes.md says who can leave a quota: the owner of a file, without any privilege, but nobody
+// in a user namespace (fs/file_attr.c, fileattr_set_prepare).
 func TestOwnerLeavesAQuotaUnlessInAUserNamespace(t *testing.T) {
 	const owner = 1000
 	for _, fstype := range filesystems {
