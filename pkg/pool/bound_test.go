@@ -129,7 +129,7 @@ func TestVolumeThatHoldsMoreThanItsSizeHasToBeExpandedBeforeItIsCopied(t *testin
 // The blocks that a volume takes are what it has been promised, not the bytes in them.
 func TestSnapshotOfManySmallFilesHoldsTheirBlocks(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
-		const files = 5000
+		const files = 1000
 		v := create(t, p, "v", 64*mib)
 		for i := range files {
 			if err := os.WriteFile(

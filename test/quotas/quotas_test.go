@@ -13,22 +13,11 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm"
 )
 
-// tooLong are tests that say nothing of quotas and take long where the processor is emulated.
-const tooLong = "^(TestPurgeOfALargeVolumeIsInterruptedAndResumed|TestPurgeRemovesATreeOfAnyDepth|" +
-	"TestRestartFindsTheSameVolumesAndTheSameSums|TestSIGKILLAtEveryStepLosesAndLeaksNothing|TestSIGKILLUnderLoadLosesNothing|" +
-	"TestRacingClients|TestAfterPowerCut|TestCopyThatFillsTheDiskLeavesNothing|TestCopiesThatWereAcknowledgedSurviveAPowerCut)$"
-
-// otherKernel are tests of btrfs' simple quotas, which Debian's kernel is too old for (Linux 6.7).
-const otherKernel = "^(TestRestoredVolumeIsHeldToItsOwnSize|TestSnapshotsTakeNothingOfTheirVolumesSize|TestSnapshotInTheTrash.*|" +
-	"TestVolumeWithTheTagOfADeadOneHasItsOwnLimit|TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep|" +
-	"TestPoolFromABackupOpensAndTakesSnapshots|TestNearlyFullVolumeIsOverwrittenWhileItsSnapshotIsMade|" +
-	"TestFailedSnapshotLeavesTheLimitAsItWas|TestVolumeMadeAnewHasNothingOfTheLimitOfTheOldOne)$"
-
 // TestDriverOnProjectQuotas boots twice: the power goes while volumes are published, and comes
 // back.
 func TestDriverOnProjectQuotas(t *testing.T) {
 	machine := vm.Config{
-		Packages: []string{"./pkg/pool", "./sanity", "./test/crash", "./test/quotas"},
+		Packages: packages,
 		Programs: []string{"./cmd/csi-hostpath"},
 		Tags:     []string{"failpoint"},
 		Memory:   2 << 30,
@@ -41,8 +30,8 @@ func TestDriverOnProjectQuotas(t *testing.T) {
 			Env: []string{
 				disks.ProjectQuotaEnv + "=1",
 			},
-			Flags:    []string{"-test.skip=" + tooLong + "|" + otherKernel},
-			Timeout:  15 * time.Minute,
+			Flags:    []string{"-test.skip=" + leftOutPattern()},
+			Timeout:  45 * time.Minute,
 			PowerCut: true,
 		},
 		vm.Boot{Run: "^TestAfterPowerCut$"},

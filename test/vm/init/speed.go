@@ -10,8 +10,8 @@ import (
 
 const (
 	// calibrationRounds of work took usualTime on two idle cores of 2024 that emulate this processor.
-	calibrationRounds = 2000
-	usualTime         = 250 * time.Millisecond
+	calibrationRounds = 10_000
+	usualTime         = 500 * time.Millisecond
 )
 
 // slowness is how many times longer than usual this machine took for what tests do: allocate, copy
