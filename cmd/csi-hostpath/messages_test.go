@@ -32,6 +32,7 @@ var notTheDrivers = []string{
 	"cannot get resource \"volumesnapshots\"",
 	"driver name hostpath.csi.local not found in the list of registered CSI drivers",
 	"error getting handle for DataSource …",
+	"error saving volume … ValidatingAdmissionPolicy … denied request: …",
 	"may only change volumes of that node",
 	"no persistent volumes available for this claim and no storage class is set",
 	"node(s) didn't match PersistentVolume's node affinity",
