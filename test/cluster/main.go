@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -124,7 +125,8 @@ func kubectlCommand(name *string) *cobra.Command {
 		// Every flag after the word is kubectl's.
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := cluster.Attach(*name)
+			chosen, args := cutName(*name, args)
+			c, err := cluster.Attach(chosen)
 			if err != nil {
 				return err
 			}
@@ -132,6 +134,19 @@ func kubectlCommand(name *string) *cobra.Command {
 			kubectl.Stdin, kubectl.Stdout, kubectl.Stderr = os.Stdin, os.Stdout, os.Stderr
 			return kubectl.Run()
 		},
+	}
+}
+
+// cutName takes our own --name off arguments that are kubectl's otherwise: cobra, which does not
+// read them, leaves in what stood before the word kubectl.
+func cutName(name string, args []string) (string, []string) {
+	switch {
+	case len(args) > 1 && args[0] == "--name":
+		return args[1], args[2:]
+	case len(args) > 0 && strings.HasPrefix(args[0], "--name="):
+		return strings.TrimPrefix(args[0], "--name="), args[1:]
+	default:
+		return name, args
 	}
 }
 
