@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -63,6 +65,48 @@ func TestOnlyAGuardKeepsAPodFromDetachingItsDevice(t *testing.T) {
 			wantNone(t, image, access)
 		}
 	}
+}
+
+// kubelet puts a loop device of its own on the node that it has bind-mounted for a pod (Kubernetes
+// 1.36, pkg/volume/util/volumepathhandler, AttachFileDevice), after NodePublishVolume and before the
+// pod's containers start. So that device is a guard, too, while containers run. It goes before
+// NodeUnpublishVolume is called (pkg/volume/util, UnmapBlockVolume): without a guard of ours the
+// device goes then, and its target shows a free device. Other orchestrators make no such device.
+func TestKubeletsLoopDeviceHoldsAPodsDeviceOnlyUntilItIsUnmapped(t *testing.T) {
+	for _, guarded := range []bool{false, true} {
+		image := newImage(t, t.TempDir(), mib)
+		d := attach(t, image, loopdev.Options{Lifetime: loopdev.UntilDetached})
+		if guarded {
+			must(t, d.Guard())
+		}
+		d.Close()
+		mapped := filepath.Join(t.TempDir(), "pod-uid")
+		must(t, os.WriteFile(mapped, nil, 0o600))
+		must(t, unix.Mount(d.Path(), mapped, "", unix.MS_BIND, ""))
+		t.Cleanup(func() { _ = unix.Unmount(mapped, unix.MNT_DETACH) })
+		kubelets := losetup(t, "-f", "--show", mapped)
+		pod.Run(t, func() error { return clearDevice(d.Path()) })
+		if !isAttached(t, image, loopdev.ReadWrite) {
+			t.Errorf("guarded %t: kubelet's device does not hold it", guarded)
+		}
+		losetup(t, "-d", kubelets)
+		if got := isAttached(t, image, loopdev.ReadWrite); got != guarded {
+			t.Errorf("guarded %t: when kubelet has unmapped it, it is attached: %t", guarded, got)
+		}
+		if guarded {
+			detachGuarded(t, d.Number())
+		}
+		wantNone(t, image, loopdev.ReadWrite)
+	}
+}
+
+func losetup(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "losetup", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("losetup %q: %v: %s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // After an upgrade the guard's file is the node in the /dev of a container that has gone.
