@@ -216,7 +216,8 @@ func TestPolicyDecidesWhatOfThePrivilegedIsCopied(t *testing.T) {
 		{policy: KeepDevices | DropSockets, absent: []string{"./socket"}},
 		{policy: KeepDevices | DropTrusted, gone: map[string][]string{
 			"./file": {` trusted.overlay.opaque="y"`}, "./fifo": {` trusted.note="on a FIFO"`},
-			"./a/symlink": {` trusted.note="on a symbolic link"`}, "./symlink's link": {` trusted.note="on a symbolic link"`},
+			"./a/symlink":      {` trusted.note="on a symbolic link"`},
+			"./symlink's link": {` trusted.note="on a symbolic link"`},
 		}},
 		{policy: KeepDevices | DropSetID, gone: map[string][]string{
 			"./program": {" " + capabilities + "=" + strconv.Quote(netRaw)},

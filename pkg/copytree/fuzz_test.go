@@ -131,12 +131,15 @@ func (b *builder) file(path string) error {
 func (b *builder) decorate(path string, op int) {
 	switch op {
 	case 6:
-		_ = unix.Fchmodat(unix.AT_FDCWD, path, uint32(b.byte()<<4|b.byte()),
-			0) //nolint:gosec // a few bits
+		mode := uint32(b.byte()<<4 | b.byte()) //nolint:gosec // a few bits
+		_ = unix.Fchmodat(unix.AT_FDCWD, path, mode, 0)
 	case 7:
 		_ = os.Lchown(path, b.byte(), b.byte())
 	default:
-		name := []string{"user.a", "user.b", "trusted.c", capabilities, "system.posix_acl_access", "system.posix_acl_default"}[b.byte()%6]
+		name := []string{
+			"user.a", "user.b", "trusted.c", capabilities,
+			"system.posix_acl_access", "system.posix_acl_default",
+		}[b.byte()%6]
 		value := []string{netRaw, acl, "", "value"}[b.byte()%4]
 		_ = unix.Lsetxattr(path, name, []byte(value), 0)
 		times := []unix.Timespec{

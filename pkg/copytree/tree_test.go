@@ -62,9 +62,10 @@ func (w fixture) try(ctx context.Context, opts Options) (Stats, error) {
 	return tryPaths(w.t, ctx, w.src, w.dst, opts)
 }
 
-func tryPaths(t testing.TB, ctx context.Context, from, to string,
-	opts Options,
-) (Stats, error) { //nolint:revive // t comes first here
+//nolint:revive // t comes first in tests
+func tryPaths(
+	t testing.TB, ctx context.Context, from, to string, opts Options,
+) (Stats, error) {
 	t.Helper()
 	src, err := os.OpenFile(from, unix.O_PATH, 0)
 	must(t, err)
@@ -161,7 +162,8 @@ func (w fixture) fillWithEverything() {
 // (linux/posix_acl_xattr.h).
 const acl = "\x02\x00\x00\x00" +
 	"\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xe8\x03\x00\x00" +
-	"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x10\x00\x06\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"
+	"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x10\x00\x06\x00\xff\xff\xff\xff" +
+	"\x20\x00\x00\x00\xff\xff\xff\xff"
 
 // netRaw is the capability CAP_NET_RAW, permitted and effective (linux/capability.h, struct
 // vfs_cap_data).
@@ -201,7 +203,11 @@ func (w fixture) decorate() {
 // Between two filesystems nothing is shared; what both support is copied.
 func TestCopyToAnotherFilesystemHasTheSame(t *testing.T) {
 	for _, c := range [][2]string{
-		{disks.Ext4, disks.XFS}, {disks.XFS, disks.Btrfs}, {disks.Btrfs, disks.Ext4}, {disks.XFS, disks.Ext4}, {disks.XFS, disks.XFS},
+		{disks.Ext4, disks.XFS},
+		{disks.XFS, disks.Btrfs},
+		{disks.Btrfs, disks.Ext4},
+		{disks.XFS, disks.Ext4},
+		{disks.XFS, disks.XFS},
 	} {
 		t.Run(c[0]+" to "+c[1], func(t *testing.T) {
 			w := newFixture(t, c[0])
@@ -235,7 +241,9 @@ func TestKindsThatDifferAreRefused(t *testing.T) {
 	w := newFixture(t, disks.Ext4)
 	w.write("file", "")
 	must(t, unix.Mkfifo(w.in("fifo"), 0o600))
-	for _, c := range [][2]string{{w.in("file"), w.dst}, {w.src, w.in("file")}, {w.in("fifo"), w.in("file")}} {
+	for _, c := range [][2]string{
+		{w.in("file"), w.dst}, {w.src, w.in("file")}, {w.in("fifo"), w.in("file")},
+	} {
 		if _, err := tryPaths(t, t.Context(), c[0], c[1], Options{}); err == nil {
 			t.Errorf("%s was copied to %s", c[0], c[1])
 		}

@@ -188,7 +188,8 @@ func TestNoLinkIsFollowedAnywhere(t *testing.T) {
 	secret := mkdir(t, root, "secret")
 	write(t, filepath.Join(secret, "file"), "secret")
 	for link, to := range map[string]string{
-		"srv/abs": "/etc", "srv/out": "../secret", "srv/in": "real", "srv/magic": "/proc/self/root", "srv/self": ".",
+		"srv/abs": "/etc", "srv/out": "../secret", "srv/in": "real",
+		"srv/magic": "/proc/self/root", "srv/self": ".",
 		"srv/real/up": "../..", "srv/file": "../secret/file", "srv/none": "nowhere", "rootlink": "srv",
 	} {
 		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
@@ -202,7 +203,9 @@ func TestNoLinkIsFollowedAnywhere(t *testing.T) {
 		"/srv/self", "/srv/self/real", "/srv/real/up/secret", "/srv/file", "/srv/none", "/srv/none/new",
 		"/rootlink", "/rootlink/real", "/rootlink/real/dir",
 	} {
-		for _, wanted := range []volume.Type{volume.DirectoryOrCreate, volume.FileOrCreate, volume.Directory, volume.File} {
+		for _, wanted := range []volume.Type{
+			volume.DirectoryOrCreate, volume.FileOrCreate, volume.Directory, volume.File,
+		} {
 			err := h.try(Use{Path: path, Type: wanted}, volume.Spec{Mode: 0o755})
 			wantError(t, err, volume.ErrForbidden, "symbolic link")
 		}
@@ -320,7 +323,9 @@ func TestHostThatCannotBeReachedIsUnavailable(t *testing.T) {
 func TestNamesThatNoFilesystemHasAreInvalid(t *testing.T) {
 	root := newTree(t)
 	mkdir(t, root, "srv")
-	for _, wanted := range []volume.Type{volume.DirectoryOrCreate, volume.FileOrCreate, volume.Directory} {
+	for _, wanted := range []volume.Type{
+		volume.DirectoryOrCreate, volume.FileOrCreate, volume.Directory,
+	} {
 		err := allow(
 			root,
 		).try(Use{Path: "/srv/" + strings.Repeat("x", 256), Type: wanted}, volume.Spec{Mode: 0o755})

@@ -78,7 +78,9 @@ func TestLinksSwappedInDuringTheCallLeadNowhere(t *testing.T) {
 	write(t, filepath.Join(root, "srv/a/b/file"), "the pod's own")
 	srv := filepath.Join(root, "srv")
 	for link, to := range map[string]string{
-		"evil-a": filepath.Join(root, "secret"), "a/evil-b": "../../secret", "a/b/evil-file": filepath.Join(root, "secret/file"),
+		"evil-a":        filepath.Join(root, "secret"),
+		"a/evil-b":      "../../secret",
+		"a/b/evil-file": filepath.Join(root, "secret/file"),
 	} {
 		if err := os.Symlink(to, filepath.Join(srv, link)); err != nil {
 			t.Fatal(err)

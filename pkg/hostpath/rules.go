@@ -134,7 +134,8 @@ func (rule Rule) checkNotUndone(above Rule) error {
 		stricter = "readOnly"
 	case above.Inline && !rule.Inline:
 		stricter = "inline"
-	case len(rule.Namespaces) > 0 && (len(above.Namespaces) == 0 || slices.ContainsFunc(above.Namespaces, excluded)):
+	case len(rule.Namespaces) > 0 &&
+		(len(above.Namespaces) == 0 || slices.ContainsFunc(above.Namespaces, excluded)):
 		stricter = "namespaces"
 	default:
 		return nil

@@ -71,9 +71,8 @@ func wantAttributes(t *testing.T, path string, shown, hidden []string) {
 	}
 }
 
-func wantWritable(t *testing.T, path string, k kind,
-	want bool,
-) { //nolint:revive // the test's table has it as a column
+//nolint:revive // want is a column of the tests' tables
+func wantWritable(t *testing.T, path string, k kind, want bool) {
 	t.Helper()
 	if k == emptyDir || k == fullDir {
 		path = filepath.Join(path, "new")

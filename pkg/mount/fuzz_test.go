@@ -14,7 +14,9 @@ import (
 // FuzzParseOptions: no flags of a request remove a restriction, and no message has the value behind
 // a flag's "=".
 func FuzzParseOptions(f *testing.F) {
-	for _, flags := range []string{"", "ro", "noexec,ro", "noatime,relatime", "suid", "password=hunter2", "ro,ro", "nodev,dev"} {
+	for _, flags := range []string{
+		"", "ro", "noexec,ro", "noatime,relatime", "suid", "password=hunter2", "ro,ro", "nodev,dev",
+	} {
 		f.Add(flags)
 	}
 	f.Fuzz(func(t *testing.T, list string) {

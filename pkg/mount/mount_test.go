@@ -131,9 +131,7 @@ func treeState(t *testing.T, root string) []string {
 			all = append(all, line+" -> "+to)
 			return err
 		case d.Type().IsRegular():
-			content, err := os.ReadFile(
-				path,
-			) //nolint:gosec // nobody exchanges anything in a test's directory
+			content, err := os.ReadFile(path) //nolint:gosec // nobody exchanges it meanwhile
 			all = append(all, line+" = "+string(content))
 			return err
 		}
@@ -154,9 +152,8 @@ func wantTreeState(t *testing.T, root string, want []string) {
 	}
 }
 
-func options(t *testing.T, readOnly bool,
-	flags ...string,
-) Options { //nolint:revive // the test's table has it as a column
+//nolint:revive // readOnly is a column of the tests' tables
+func options(t *testing.T, readOnly bool, flags ...string) Options {
 	t.Helper()
 	o, err := ParseOptions(flags)
 	if err != nil {

@@ -37,7 +37,11 @@ func TestMountFlagThatIsNotOfferedIsRefusedByName(t *testing.T) {
 }
 
 func TestContradictingAccessTimesAreRefused(t *testing.T) {
-	for _, flags := range [][]string{{"noatime", "relatime"}, {"strictatime", "noatime"}, {"relatime", "nodiratime", "strictatime"}} {
+	for _, flags := range [][]string{
+		{"noatime", "relatime"},
+		{"strictatime", "noatime"},
+		{"relatime", "nodiratime", "strictatime"},
+	} {
 		if _, err := ParseOptions(flags); !errors.Is(err, volume.ErrInvalid) {
 			t.Errorf("%q: %v, want ErrInvalid", flags, err)
 		}

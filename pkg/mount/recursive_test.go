@@ -14,7 +14,8 @@ func newHost(t *testing.T) string {
 	t.Helper()
 	host := filepath.Join(newBase(t), "host")
 	put(t, host, emptyDir)
-	for _, dir := range []string{host, filepath.Join(host, "disk"), filepath.Join(host, "disk/inner")} {
+	disk, inner := filepath.Join(host, "disk"), filepath.Join(host, "disk/inner")
+	for _, dir := range []string{host, disk, inner} {
 		if dir != host {
 			put(t, dir, emptyDir)
 		}

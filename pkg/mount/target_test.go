@@ -57,7 +57,9 @@ func TestTargetElsewhereIsRefused(t *testing.T) {
 
 func FuzzParseTarget(f *testing.F) {
 	const base = "/var/lib/kubelet"
-	for _, s := range []string{"", "/", base, base + "/x", base + "/../x", base + "//x", base + "/x\x00"} {
+	for _, s := range []string{
+		"", "/", base, base + "/x", base + "/../x", base + "//x", base + "/x\x00",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -15,7 +15,7 @@ func TestNobodyElseMakesPathsOfDescriptors(t *testing.T) {
 	root := os.DirFS("../..")
 	files := 0
 	for _, dir := range []string{"cmd", "pkg", "sanity"} {
-		err := fs.WalkDir(root, dir, func(path string, d fs.DirEntry, err error) error {
+		err := fs.WalkDir(root, dir, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasPrefix(path, "pkg/openat/") {
 				return err
 			}

@@ -86,7 +86,9 @@ func Path(f *os.File) string { return PathOfFD(int(f.Fd())) }
 func PathOfFD(fd int) string { return fdDir + "/" + strconv.Itoa(fd) }
 
 // PathForChildren is Path for a program that this process starts.
-func PathForChildren(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()) }
+func PathForChildren(f *os.File) string {
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+}
 
 // Reopen opens the same file again, with flags and a position of its own. f may be an O_PATH
 // descriptor. The caller closes both.

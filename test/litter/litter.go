@@ -15,6 +15,7 @@ import (
 // Kind is a kind of file.
 type Kind int
 
+// The kinds of files.
 const (
 	Dir Kind = iota
 	File

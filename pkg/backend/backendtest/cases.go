@@ -30,7 +30,8 @@ func testModeAndOwner(fix *backendFixture) {
 		var st unix.Stat_t
 		fixture.Must(fix.t, unix.Fstat(int(data.Fd()), &st))
 		data.Close()
-		if got := (volume.Spec{Type: typeOf(st), Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid}); got != s {
+		got := volume.Spec{Type: typeOf(st), Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid}
+		if got != s {
 			fix.t.Errorf("made %+v, want %+v", got, s)
 		}
 	}
@@ -46,7 +47,8 @@ func typeOf(st unix.Stat_t) volume.Type {
 func testFailedMake(fix *backendFixture) {
 	for _, volumeType := range volume.ManagedTypes() {
 		v := fix.make(volumeType)
-		if f, quotaID, err := fix.backend.Make(v.dir, spec(volumeType), size); err == nil || quotaID != 0 {
+		f, quotaID, err := fix.backend.Make(v.dir, spec(volumeType), size)
+		if err == nil || quotaID != 0 {
 			fix.t.Errorf("made %s over another one: %v, quota ID %d, %v", volumeType, f, quotaID, err)
 		}
 		fix.wantRoom(v.file("f"), mib)
@@ -77,7 +79,8 @@ func testUsage(fix *backendFixture) {
 		before := fix.usage(v)
 		fix.wantRoom(v.file("f"), written)
 		u := fix.usage(v)
-		if got := u.UsedBytes - before.UsedBytes; got < written || got > written+fix.subject.Slack+256<<10 {
+		got := u.UsedBytes - before.UsedBytes
+		if got < written || got > written+fix.subject.Slack+256<<10 {
 			fix.t.Errorf("%s: after %d bytes the use has grown by %d", volumeType, written, got)
 		}
 		if u.UsedBytes+u.AvailableBytes > u.TotalBytes {
@@ -201,7 +204,8 @@ func (fix *backendFixture) makeFew() (made, bool) {
 		fix.t.Log("nothing to see: this backend limits no inodes")
 		return made{}, false
 	}
-	v := fix.makeOf(fix.backend, volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, Inodes: inodes})
+	v := fix.makeOf(fix.backend,
+		volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, Inodes: inodes})
 	if n, err := v.makeFiles(2 * inodes); n != inodes-1 || !isFull(err) {
 		fix.t.Errorf("%d files were made in a volume of %d inodes: %v", n, inodes, err)
 	}
@@ -213,7 +217,8 @@ func testInodes(fix *backendFixture) {
 	if !ok {
 		return
 	}
-	if u := fix.usage(v); u.TotalInodes != inodes || u.UsedInodes != inodes || u.AvailableInodes != 0 ||
+	if u := fix.usage(v); u.TotalInodes != inodes || u.UsedInodes != inodes ||
+		u.AvailableInodes != 0 ||
 		u.AvailableBytes == 0 {
 		fix.t.Errorf("with all inodes taken use is %+v", u)
 	}
@@ -253,7 +258,8 @@ func testRestart(fix *backendFixture) {
 			fix.t.Errorf("%s: repaired %t, %v; want as it was", volumeType, repaired, err)
 		}
 		fix.fill(v.file("f"), size/2)
-		if _, err := fix.backend.Adopt(v.dir, v.quotaID, v.spec, size); !errors.Is(err, volume.ErrCorrupt) {
+		_, err := fix.backend.Adopt(v.dir, v.quotaID, v.spec, size)
+		if !errors.Is(err, volume.ErrCorrupt) {
 			fix.t.Errorf("%s: adopted twice: %v", volumeType, err)
 		}
 	}
@@ -366,8 +372,8 @@ func testShownSize(fix *backendFixture) {
 	if total := int64(st.Blocks) * st.Bsize; total != size { //nolint:gosec // a disk is small
 		fix.t.Errorf("df shows a size of %d, want %d", total, size)
 	}
-	if free := int64(st.Bavail) * st.Bsize; free > size/2 ||
-		free < size/2-fix.subject.Slack-256<<10 { //nolint:gosec // as above
+	free := int64(st.Bavail) * st.Bsize //nolint:gosec // as above
+	if free > size/2 || free < size/2-fix.subject.Slack-256<<10 {
 		fix.t.Errorf("df shows %d available of %d", free, size)
 	}
 }

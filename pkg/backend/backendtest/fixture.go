@@ -219,7 +219,7 @@ func (fix *backendFixture) wantFull(path string) {
 	}
 }
 
-// wantRoom checks that that many bytes can be written.
+// wantRoom checks that a number of bytes can be written.
 func (fix *backendFixture) wantRoom(path string, bytes int64) {
 	fix.t.Helper()
 	if n, err := grow(path, bytes); err != nil {

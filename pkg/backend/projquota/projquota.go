@@ -158,7 +158,9 @@ func (p *ProjectQuota) Adopt(
 // ensureProjectOfTree gives the data and everything in it the ID, unless the data itself has it: at
 // a start it has, for almost every volume. The data itself gets the ID last, so that after a crash
 // the next start does it again.
-func (p *ProjectQuota) ensureProjectOfTree(f *os.File, quotaID volume.QuotaID) (changed bool, err error) {
+func (p *ProjectQuota) ensureProjectOfTree(
+	f *os.File, quotaID volume.QuotaID,
+) (changed bool, err error) {
 	assigned, err := hasProject(f, quotaID)
 	if err != nil || assigned {
 		return false, err

@@ -65,7 +65,8 @@ func TestDeepTreeGetsItsProjectWithFewDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old) //nolint:errcheck // it was so before
-	if err := assignProject(root, firstQuotaID, assignDepth); err == nil || errors.Is(err, unix.EMFILE) {
+	err := assignProject(root, firstQuotaID, assignDepth)
+	if err == nil || errors.Is(err, unix.EMFILE) {
 		t.Errorf("a tree of %d levels: %v, want an error that says so", 4*assignDepth, err)
 	}
 }
