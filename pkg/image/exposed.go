@@ -97,10 +97,10 @@ func ExposedAt(at mount.Target) (*loopdev.Device, error) {
 // exchanged the file of one of these. The image is opened by open. It may be on a dead disk, which
 // is no error: then the devices are found by the kernel's path and their guards.
 func Release(
-	id volume.ID, open func(volume.ID) (*os.File, error), targets []mount.Target, were ...int,
+	id volume.ID, open func() (*os.File, error), targets []mount.Target, were ...int,
 ) error {
 	exposed := NodesAt(targets...)
-	err := releaseOwn(id, open, exposed, were)
+	err := releaseOwn(open, exposed, were)
 	guarded := were
 	if loopdev.IsOfDeadDisk(err) {
 		guarded, err = append(slices.Clone(were), devicesOfDeadDisk(id)...), nil
@@ -114,10 +114,8 @@ func Release(
 }
 
 // releaseOwn detaches the devices that have the image.
-func releaseOwn(
-	id volume.ID, open func(volume.ID) (*os.File, error), exposed, were []int,
-) error {
-	f, err := open(id)
+func releaseOwn(open func() (*os.File, error), exposed, were []int) error {
+	f, err := open()
 	if err != nil {
 		return err
 	}

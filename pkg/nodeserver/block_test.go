@@ -37,7 +37,7 @@ func newBlockNode(t *testing.T) *imageNode {
 // detach does what an operator, or a reboot, does.
 func (n *imageNode) detach(access loopdev.Access) {
 	n.t.Helper()
-	image, err := n.pool.Data(n.id)
+	image, err := volumeOf(n.t, n.pool, n.id).Data()
 	must(n.t, err)
 	defer image.Close()
 	d, err := loopdev.Find(image, access)
@@ -131,7 +131,7 @@ func TestBlockVolumeIsOneDeviceOfExactlyItsSizeHoweverManyPods(t *testing.T) {
 	if entries, err := os.ReadDir(n.KubeletDir); len(entries) != 1 || err != nil {
 		t.Errorf("left are %v, %v, want the staging path", entries, err)
 	}
-	must(t, n.pool.CheckDetached(n.id))
+	must(t, volumeOf(n.t, n.pool, n.id).CheckDetached())
 }
 
 func TestBlockVolumeKeepsItsContentOverAReboot(t *testing.T) {
@@ -302,7 +302,7 @@ func TestPublishedBlockVolumeIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 	exclusive.VolumeCapability.AccessMode.Mode = singleWriter
 	wantCode(t, n.publish(t, exclusive), codes.FailedPrecondition)
 	n.wantOneDevice()
-	wantCode(t, n.pool.CheckDetached(n.id), codes.FailedPrecondition)
+	wantCode(t, volumeOf(n.t, n.pool, n.id).CheckDetached(), codes.FailedPrecondition)
 	n.Publications = NewPublications() // as after a start that has not opened the pool
 	must(t, n.unpublish(t, n.id, "a"))
 	n.wantDetached(n.id)

@@ -8,38 +8,26 @@ import (
 	"path/filepath"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// openStaged opens what pods are to see of a volume with an image. Errors: ErrInUse when it is not
-// staged there.
-func (s *Server) openStaged(v staging.Volume, stagingPath string) (*os.File, error) {
-	at, err := s.parseTarget("staging_target_path", stagingPath)
-	if err != nil {
-		return nil, err
-	}
-	return v.Open(at)
-}
-
 // growStaged makes the filesystem of an image that is in use as large as the image. kubelet names
 // both paths; the volume may be mounted at neither, and grows when it is staged.
 func (s *Server) growStaged(
-	ctx context.Context, p *pool.Pool, id volume.ID, stagingPath string, at mount.Target,
+	ctx context.Context, v staging.Volume, stagingPath string, at mount.Target,
 ) error {
-	v, err := p.Get(id)
-	if err != nil || !v.Spec.IsImage() {
-		return err
-	}
-	if v.Spec.IsBlock() {
-		return staging.Volume{Volume: v, Pool: p}.GrowDevices(ctx)
+	switch {
+	case !v.Spec.IsImage():
+		return nil
+	case v.Spec.IsBlock():
+		return v.GrowDevices(ctx)
 	}
 	candidates := []mount.Target{at}
 	if staged, err := s.parseTarget("staging_target_path", stagingPath); err == nil {
 		candidates = []mount.Target{staged, at}
 	}
-	return staging.Volume{Volume: v, Pool: p}.Grow(candidates...)
+	return v.Grow(candidates...)
 }
 
 // imageUsage is what df says in the pod, and of a raw block volume only the size. Errors:

@@ -220,7 +220,7 @@ func TestCopiesOfImagesKeepTheirKind(t *testing.T) {
 	preallocated.Allocation = volume.Preallocated
 	id, err := n.createFrom("preallocated", volume.FromSnapshot(s.ID), preallocated, 0)
 	must(t, err)
-	image, err := n.pool.OpenImage(id)
+	image, err := volumeOf(n.t, n.pool, id).OpenImage()
 	must(t, err)
 	defer image.Close()
 	var st unix.Stat_t
@@ -297,7 +297,7 @@ func TestFilesystemThatACrashLeftFrozenIsThawedAtTheStart(t *testing.T) {
 func TestImageIsNotAttachedWhileACopyOfItTakesItsTime(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.XFS))
 	for range 2 { // the first time its filesystem would be made
-		release, err := n.pool.Claim(n.id)
+		release, err := volumeOf(n.t, n.pool, n.id).Lock()
 		must(t, err)
 		wantCode(t, n.stage(), codes.Aborted)
 		release()
@@ -313,7 +313,7 @@ func TestImageIsNotAttachedWhileACopyOfItTakesItsTime(t *testing.T) {
 
 func mustImage(n *imageNode) *os.File {
 	n.t.Helper()
-	f, err := n.pool.OpenImage(n.id)
+	f, err := volumeOf(n.t, n.pool, n.id).OpenImage()
 	must(n.t, err)
 	n.t.Cleanup(func() { f.Close() })
 	return f

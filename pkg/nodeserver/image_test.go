@@ -126,7 +126,7 @@ func (n *imageNode) takeDown(pods ...string) {
 // devices are the loop devices of a volume's image.
 func (n *imageNode) devices(id volume.ID) (paths []string) {
 	n.t.Helper()
-	image, err := n.pool.Data(id)
+	image, err := volumeOf(n.t, n.pool, id).Data()
 	must(n.t, err)
 	defer image.Close()
 	want, err := openat.IdentityOf(image)
@@ -204,7 +204,7 @@ func TestImageIsADiskOfItsOwnThatPodsShare(t *testing.T) {
 		n.stageAndPublish("c")
 		wantPrecious(n.t, n.target("c/file"))
 		n.takeDown("c")
-		must(n.t, n.pool.CheckDetached(n.id))
+		must(n.t, volumeOf(n.t, n.pool, n.id).CheckDetached())
 	})
 }
 
@@ -295,7 +295,7 @@ func TestWhatPodsWriteToAnImageIsNotThrottledOnTheWay(t *testing.T) {
 func TestStagedImageIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 	onEachFilesystem(t, func(n *imageNode) {
 		must(n.t, n.stage())
-		wantCode(n.t, n.pool.CheckDetached(n.id), codes.FailedPrecondition)
+		wantCode(n.t, volumeOf(n.t, n.pool, n.id).CheckDetached(), codes.FailedPrecondition)
 		must(n.t, n.publishAt("a"))
 		n.restart(n.t)
 		if id, known := n.Publications.at(parseTarget(n.t, n.node, "a")); !known || id != n.id.String() {
@@ -311,9 +311,9 @@ func TestStagedImageIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 				&csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: path})
 			must(n.t, err)
 		}
-		wantCode(n.t, n.pool.CheckDetached(n.id), codes.FailedPrecondition)
+		wantCode(n.t, volumeOf(n.t, n.pool, n.id).CheckDetached(), codes.FailedPrecondition)
 		n.takeDown("a")
-		must(n.t, n.pool.CheckDetached(n.id))
+		must(n.t, volumeOf(n.t, n.pool, n.id).CheckDetached())
 	})
 }
 

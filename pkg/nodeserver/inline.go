@@ -17,26 +17,30 @@ import (
 )
 
 // openInline makes the pod's own volume, or finds it made by an earlier try.
-func (s *Server) openInline(ctx context.Context, w wish) (source, error) {
-	name, err := volume.ParseName(w.handle)
+func (s *Server) openInline(ctx context.Context, r publishRequest) (mountSource, error) {
+	name, err := volume.ParseName(r.handle)
 	if err != nil {
-		return source{}, err
+		return mountSource{}, err
 	}
-	p, err := s.poolOf(name, w.attributes.Pool)
+	p, err := s.poolOf(name, r.attributes.Pool)
 	if err != nil {
-		return source{}, err
+		return mountSource{}, err
 	}
-	v, err := p.Create(ctx, volume.CreateRequest{
+	made, err := p.Create(ctx, volume.CreateRequest{
 		Name:  name,
-		Size:  volume.SizeRange{Required: w.attributes.SizeBytes},
-		Spec:  w.attributes.Spec,
-		Owner: w.attributes.Owner,
+		Size:  volume.SizeRange{Required: r.attributes.SizeBytes},
+		Spec:  r.attributes.Spec,
+		Owner: r.attributes.Owner,
 	})
 	if err != nil {
-		return source{}, err
+		return mountSource{}, err
 	}
-	data, err := p.Data(v.ID)
-	return source{volume: v.ID.String(), file: data, access: w.access}, err
+	v, err := p.Volume(made.ID)
+	if err != nil {
+		return mountSource{}, err
+	}
+	data, err := v.Data()
+	return mountSource{volume: v.ID.String(), file: data, access: r.access}, err
 }
 
 // poolOf is the pool that an inline volume is to be in: of one that names none the default pool,

@@ -114,11 +114,11 @@ func (s *Server) NodeStageVolume(
 	if v.Spec.IsImage() && !v.Spec.IsBlock() {
 		return &csi.NodeStageVolumeResponse{}, v.Mount(ctx, at)
 	}
-	open := v.Pool.Data
+	open := v.Data
 	if v.Spec.IsBlock() { // its size is what the pod sees
-		open = v.Pool.OpenImage
+		open = v.OpenImage
 	}
-	data, err := open(v.ID)
+	data, err := open()
 	if err != nil {
 		return nil, err
 	}
@@ -143,49 +143,48 @@ func (s *Server) NodeUnstageVolume(
 	if err := image.Unmount(id, at); err != nil {
 		return nil, err
 	}
-	return &csi.NodeUnstageVolumeResponse{}, s.releaseDevices(id)
+	if v, ok := s.blockVolume(id); ok {
+		return &csi.NodeUnstageVolumeResponse{}, s.releaseDevices(v)
+	}
+	return &csi.NodeUnstageVolumeResponse{}, nil
 }
 
 // NodePublishVolume makes the volume visible at the target path.
 func (s *Server) NodePublishVolume(
 	ctx context.Context, req *csi.NodePublishVolumeRequest,
 ) (*csi.NodePublishVolumeResponse, error) {
-	target, err := s.parseTarget("target_path", req.GetTargetPath())
+	r, err := s.parsePublish(req)
 	if err != nil {
 		return nil, err
 	}
-	wish, err := parseWish(target, req)
-	if err != nil {
-		return nil, err
-	}
-	if wish.attributes.Memory {
-		err = mount.Memory(target, wish.attributes.SizeBytes, wish.access.Group.Of(wish.attributes.Spec),
-			wish.access.Mount)
+	if r.attributes.Memory {
+		err = mount.Memory(r.target, r.attributes.SizeBytes, r.access.Group.Of(r.attributes.Spec),
+			r.access.Mount)
 	} else {
-		err = s.publishSource(ctx, target, wish)
+		err = s.publishSource(ctx, r)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("volume %s: %w", wish.handle, err)
+		return nil, fmt.Errorf("volume %s: %w", r.handle, err)
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-func (s *Server) publishSource(ctx context.Context, target mount.Target, w wish) error {
-	src, err := s.open(ctx, w)
+func (s *Server) publishSource(ctx context.Context, r publishRequest) error {
+	src, err := s.open(ctx, r)
 	if err != nil {
 		return err
 	}
 	defer src.close()
-	err = s.publish(ctx, target, src)
-	if id, parseErr := volume.ParseID(w.handle); err != nil && parseErr == nil {
-		err = errors.Join(err, s.releaseDevices(id))
+	err = s.publish(ctx, r.target, src)
+	if err != nil && src.block != nil {
+		err = errors.Join(err, s.releaseDevices(*src.block))
 	}
 	return err
 }
 
 // publish enters the publication and makes it so. The group can write before anybody sees the
 // volume.
-func (s *Server) publish(ctx context.Context, target mount.Target, src source) error {
+func (s *Server) publish(ctx context.Context, target mount.Target, src mountSource) error {
 	was, _ := s.Publications.at(target)
 	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive},
 		src.views())
@@ -205,7 +204,7 @@ func (s *Server) publish(ctx context.Context, target mount.Target, src source) e
 	return err
 }
 
-func (s *Server) show(ctx context.Context, target mount.Target, src source) error {
+func (s *Server) show(ctx context.Context, target mount.Target, src mountSource) error {
 	if err := pool.SetGroup(ctx, src.file, src.group()); err != nil {
 		return err
 	}
@@ -250,18 +249,24 @@ func (s *Server) NodeUnpublishVolume(
 	if err := s.checkPublished(handle, target); err != nil {
 		return nil, err
 	}
-	devices := s.devicesAt(handle, target)
+	id, parseErr := volume.ParseID(handle)
+	block, isBlock := s.blockVolume(id)
+	var devices []int
+	if isBlock {
+		devices = image.NodesAt(target)
+	}
 	if err := mount.Unbind(target); err != nil {
 		return nil, fmt.Errorf("unpublish volume %s: %w", handle, err)
 	}
 	s.Publications.forget(target)
-	if id, err := volume.ParseID(handle); err == nil {
-		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(id, devices...)
+	switch {
+	case isBlock:
+		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(block, devices...)
+	case parseErr == nil:
+		return &csi.NodeUnpublishVolumeResponse{}, nil
+	default:
+		return &csi.NodeUnpublishVolumeResponse{}, s.deleteInline(ctx, handle, target)
 	}
-	if err := s.deleteInline(ctx, handle, target); err != nil {
-		return nil, err
-	}
-	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
 // checkPublished refuses to take something off a target that is not the volume. What the driver
@@ -364,13 +369,12 @@ func (s *Server) NodeExpandVolume(
 	if err != nil {
 		return nil, err
 	}
-	bytes, err := p.Expand(ctx, id, size)
+	v, err := p.Expand(ctx, id, size)
 	if err != nil {
 		return nil, err
 	}
-	return &csi.NodeExpandVolumeResponse{
-		CapacityBytes: bytes,
-	}, s.growStaged(ctx, p, id, req.GetStagingTargetPath(), at)
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: v.CapacityBytes},
+		s.growStaged(ctx, staging.Volume{Volume: v}, req.GetStagingTargetPath(), at)
 }
 
 // find returns a volume's pool. A volume that is not there is told before any other fault of a
@@ -417,14 +421,14 @@ func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error)
 	if err != nil {
 		return volume.Usage{}, fmt.Errorf("volume %s: %w", id, err)
 	}
-	v, err := p.Get(id)
+	v, err := p.Volume(id)
 	if err != nil {
 		return volume.Usage{}, err
 	}
 	if v.Spec.IsImage() {
-		return imageUsage(staging.Volume{Volume: v, Pool: p}, target)
+		return imageUsage(staging.Volume{Volume: v}, target)
 	}
-	data, err := p.Data(id)
+	data, err := v.Data()
 	if err != nil {
 		return volume.Usage{}, err
 	}
@@ -433,7 +437,7 @@ func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error)
 		return volume.Usage{}, errors.Join(err,
 			fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound, handle, target))
 	}
-	return p.Usage(v, data)
+	return v.Usage(data)
 }
 
 // isHandleOf says whether requests call a published volume by that handle: its ID or, for an inline

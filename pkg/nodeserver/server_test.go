@@ -217,10 +217,18 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// volumeOf looks a volume up, as a call does.
+func volumeOf(t *testing.T, p *pool.Pool, id volume.ID) pool.Volume {
+	t.Helper()
+	v, err := p.Volume(id)
+	must(t, err)
+	return v
+}
+
 // checkUnused is what DeleteVolume asks.
 func (n *node) checkUnused(t *testing.T, id volume.ID) error {
 	t.Helper()
-	data, err := n.pool.Data(id)
+	data, err := volumeOf(t, n.pool, id).Data()
 	must(t, err)
 	defer data.Close()
 	return n.Publications.CheckUnused(id, data)

@@ -15,81 +15,81 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// wish is a publish request as typed values.
-type wish struct {
-	handle     string // the volume ID; for an inline volume and a path of the host, any string
-	staging    string // where the volume was staged, not parsed yet
+// publishRequest is a NodePublishVolumeRequest as typed values.
+type publishRequest struct {
+	handle     string       // the volume ID; for an inline volume and a path of the host, any string
+	staging    mount.Target // where the volume was staged; zero if the request does not say
 	target     mount.Target
 	access     capability.Access
 	attributes volume.Attributes
 }
 
-func parseWish(target mount.Target, req *csi.NodePublishVolumeRequest) (wish, error) {
-	if err := volume.CheckHandle(req.GetVolumeId()); err != nil {
-		return wish{}, err
+func (s *Server) parsePublish(req *csi.NodePublishVolumeRequest) (r publishRequest, err error) {
+	r.handle = req.GetVolumeId()
+	if r.target, err = s.parseTarget("target_path", req.GetTargetPath()); err != nil {
+		return r, err
 	}
-	access, err := capability.Parse(req.GetVolumeCapability())
-	if err != nil {
-		return wish{}, err
+	if err := volume.CheckHandle(r.handle); err != nil {
+		return r, err
+	}
+	if r.access, err = capability.Parse(req.GetVolumeCapability()); err != nil {
+		return r, err
 	}
 	if req.GetReadonly() {
-		access.Mount = access.Mount.AsReadOnly()
+		r.access.Mount = r.access.Mount.AsReadOnly()
 	}
-	attributes, err := volume.ParseAttributes(req.GetVolumeContext(), quantity.Parse)
-	if err != nil {
-		return wish{}, fmt.Errorf("volume_context: %w", err)
+	if r.attributes, err = volume.ParseAttributes(req.GetVolumeContext(), quantity.Parse); err != nil {
+		return r, fmt.Errorf("volume_context: %w", err)
 	}
-	w := wish{
-		handle:     req.GetVolumeId(),
-		staging:    req.GetStagingTargetPath(),
-		target:     target,
-		access:     access,
-		attributes: attributes,
+	if path := req.GetStagingTargetPath(); path != "" {
+		if r.staging, err = s.parseTarget("staging_target_path", path); err != nil {
+			return r, err
+		}
 	}
-	return w, w.check(target)
+	return r, r.check()
 }
 
 // check keeps apart what a request could mix up. Everything that depends on whose pod it is, an
 // inline volume and a path of the host, needs to know that from kubelet: its own attributes are
 // told from a user's by the pod's UID in the target path. Errors: ErrInvalid, ErrForbidden.
-func (w wish) check(target mount.Target) error {
-	managed := w.attributes.Path == "" && !w.attributes.Inline
+func (r publishRequest) check() error {
+	managed := r.attributes.Path == "" && !r.attributes.Inline
 	switch {
-	case !managed && w.access.Type != volume.AccessType{}:
+	case !managed && r.access.Type != volume.AccessType{}:
 		return fmt.Errorf("%w: a volume with a path of the host, or in a pod, is not %s",
-			volume.ErrInvalid, w.access.Type)
-	case !managed && volume.IsID(w.handle):
+			volume.ErrInvalid, r.access.Type)
+	case !managed && volume.IsID(r.handle):
 		return fmt.Errorf(
 			"%w: %q is the ID of a volume in a pool: a volume with a path of the host, or in a pod, has another one",
 			volume.ErrInvalid,
-			w.handle,
+			r.handle,
 		)
-	case !managed && (w.attributes.Pod.UID == "" || w.attributes.Pod.UID != target.PodUID()):
+	case !managed && (r.attributes.Pod.UID == "" || r.attributes.Pod.UID != r.target.PodUID()):
 		return fmt.Errorf(
 			"%w: the pod's UID is %q, and the target path is one of %q: only kubelet can say whose volume it is, "+
 				"and it does if the CSIDriver object has podInfoOnMount: true",
 			volume.ErrForbidden,
-			w.attributes.Pod.UID,
-			target.PodUID(),
+			r.attributes.Pod.UID,
+			r.target.PodUID(),
 		)
-	case w.attributes.Spec.Type.IsDevice() && w.access.Mount.ReadOnly():
+	case r.attributes.Spec.Type.IsDevice() && r.access.Mount.ReadOnly():
 		return fmt.Errorf(
 			"%w: a device of the node is written to also through a mount that is read-only: ask for it without readOnly",
 			volume.ErrInvalid,
 		)
-	case !w.attributes.Inline && volume.IsInlineHandle(w.handle):
+	case !r.attributes.Inline && volume.IsInlineHandle(r.handle):
 		return fmt.Errorf(
 			"%w: volume %s is an inline one, and kubelet does not say so: the CSIDriver object needs podInfoOnMount: true",
 			volume.ErrForbidden,
-			w.handle,
+			r.handle,
 		)
 	default:
-		return w.attributes.CheckReference(w.handle)
+		return r.attributes.CheckReference(r.handle)
 	}
 }
 
-// source is what becomes visible at a target. Who gets one closes it.
-type source struct {
+// mountSource is what becomes visible at a target. Who gets one closes it.
+type mountSource struct {
 	volume string // the volume's ID, as Publications have it
 	file   *os.File
 	access capability.Access
@@ -100,20 +100,22 @@ type source struct {
 	// nodes are those of all devices of a raw block volume: at another target it may be another one
 	// that shows it.
 	nodes []*os.File
+	// block is a raw block volume, whose devices are released if the publication fails.
+	block *staging.Volume
 }
 
-func (s source) close() {
+func (s mountSource) close() {
 	for _, f := range append(s.nodes, s.file) {
 		f.Close()
 	}
 }
 
 // views are what shows the volume where it is published.
-func (s source) views() []*os.File { return append([]*os.File{s.file}, s.nodes...) }
+func (s mountSource) views() []*os.File { return append([]*os.File{s.file}, s.nodes...) }
 
 // group is who is to be able to write: nobody new where the pod itself cannot, which is what
 // kubelet does too (supportsFSGroup of Kubernetes pkg/volume/csi/csi_mounter.go).
-func (s source) group() volume.Group {
+func (s mountSource) group() volume.Group {
 	if s.access.Mount.ReadOnly() {
 		return volume.Group{}
 	}
@@ -121,33 +123,33 @@ func (s source) group() volume.Group {
 }
 
 // open finds what a pod wants: a volume of a pool, a path of the host, or a volume of its own.
-func (s *Server) open(ctx context.Context, w wish) (source, error) {
+func (s *Server) open(ctx context.Context, r publishRequest) (mountSource, error) {
 	switch {
-	case w.attributes.Path != "":
-		return s.openHostPath(w)
-	case w.attributes.Inline:
-		return s.openInline(ctx, w)
+	case r.attributes.Path != "":
+		return s.openHostPath(r)
+	case r.attributes.Inline:
+		return s.openInline(ctx, r)
 	default:
-		return s.openManaged(ctx, w)
+		return s.openManaged(ctx, r)
 	}
 }
 
-func (s *Server) openManaged(ctx context.Context, w wish) (source, error) {
-	v, err := s.managed(w.handle, w.access)
+func (s *Server) openManaged(ctx context.Context, r publishRequest) (mountSource, error) {
+	v, err := s.managed(r.handle, r.access)
 	if err != nil {
-		return source{}, err
+		return mountSource{}, err
 	}
-	src := source{volume: v.ID.String(), access: w.access}
+	src := mountSource{volume: v.ID.String(), access: r.access}
 	switch {
-	case w.staging == "":
-		return source{}, fmt.Errorf("%w: staging_target_path is empty: stage the volume first",
+	case r.staging == mount.Target{}:
+		return mountSource{}, fmt.Errorf("%w: staging_target_path is empty: stage the volume first",
 			volume.ErrPrecondition)
 	case v.Spec.IsBlock():
-		return s.openBlock(ctx, v, w)
+		return s.openBlock(ctx, v, r)
 	case v.Spec.IsImage():
-		src.file, err = s.openStaged(v, w.staging)
+		src.file, err = v.Open(r.staging)
 	default:
-		src.file, err = v.Pool.Data(v.ID)
+		src.file, err = v.Data()
 	}
 	return src, err
 }
@@ -165,33 +167,33 @@ func (s *Server) managed(handle string, access capability.Access) (staging.Volum
 	if err := capability.CheckNodes(p, access); err != nil {
 		return staging.Volume{}, err
 	}
-	v, err := p.Get(id)
+	v, err := p.Volume(id)
 	if err == nil {
 		err = v.Spec.CheckAccess(access.Type)
 	}
-	return staging.Volume{Volume: v, Pool: p}, err
+	return staging.Volume{Volume: v}, err
 }
 
 // openHostPath applies the operator's rules. A mount of a host path shows what is mounted below it
 // too, as hostPath does; several nodes may have the same path, so every access mode is right. Its
 // files are the node's: a pod's fsGroup changes none, as with hostPath.
-func (s *Server) openHostPath(w wish) (source, error) {
+func (s *Server) openHostPath(r publishRequest) (mountSource, error) {
 	opened, err := s.Host.Open(hostpath.Use{
-		Path:      w.attributes.Path,
-		Type:      w.attributes.Spec.Type,
-		Namespace: w.attributes.Pod.Namespace,
-		Inline:    w.attributes.Inline,
-	}, w.attributes.Spec)
+		Path:      r.attributes.Path,
+		Type:      r.attributes.Spec.Type,
+		Namespace: r.attributes.Pod.Namespace,
+		Inline:    r.attributes.Inline,
+	}, r.attributes.Spec)
 	if err != nil {
-		return source{}, err
+		return mountSource{}, err
 	}
-	w.access.Group = volume.Group{}
-	w.access.Mount = w.access.Mount.Recursive()
+	r.access.Group = volume.Group{}
+	r.access.Mount = r.access.Mount.Recursive()
 	if opened.ReadOnly {
-		w.access.Mount = w.access.Mount.AsReadOnly()
+		r.access.Mount = r.access.Mount.AsReadOnly()
 	}
-	if w.attributes.Spec.Type.IsDevice() {
-		w.access.Mount = w.access.Mount.WithDevices()
+	if r.attributes.Spec.Type.IsDevice() {
+		r.access.Mount = r.access.Mount.WithDevices()
 	}
-	return source{volume: w.handle, file: opened.File, access: w.access, isReference: true}, nil
+	return mountSource{volume: r.handle, file: opened.File, access: r.access, isReference: true}, nil
 }

@@ -67,7 +67,7 @@ func wantMade(t *testing.T, p *Pool, v volume.Volume, spec volume.Spec) {
 	if kind == unix.S_IFREG && st.Size != 0 {
 		t.Errorf("a new file has %d bytes", st.Size)
 	}
-	data, err := p.Data(v.ID)
+	data, err := openData(p, v.ID)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -117,7 +117,7 @@ func wantDamaged(t *testing.T, p *Pool, v volume.Volume) {
 	) {
 		t.Errorf("get: %v blames the caller", err)
 	}
-	if _, err := p.Data(v.ID); !errors.Is(err, volume.ErrCorrupt) {
+	if _, err := openData(p, v.ID); !errors.Is(err, volume.ErrCorrupt) {
 		t.Errorf("data: %v, want ErrCorrupt", err)
 	}
 	if _, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrCorrupt) {
@@ -171,7 +171,7 @@ func TestRecordThatDisagreesWithItsDataIsCorrupt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if f, err := p.Data(v.ID); !errors.Is(err, volume.ErrCorrupt) {
+			if f, err := openData(p, v.ID); !errors.Is(err, volume.ErrCorrupt) {
 				t.Errorf("%v, %v, want ErrCorrupt", f, err)
 			}
 			remove(t, p, v.ID)
@@ -204,7 +204,7 @@ func TestVolumeOfAnotherPoolIsNotFound(t *testing.T) {
 	if _, err := p.Get(other); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("get: %v, want ErrNotFound", err)
 	}
-	if _, err := p.Data(other); !errors.Is(err, volume.ErrNotFound) {
+	if _, err := openData(p, other); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("data: %v, want ErrNotFound", err)
 	}
 }

@@ -12,28 +12,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Data is an O_PATH descriptor of what the volume's pods see, or of the image that it is in: to
-// bind-mount, never to read. The caller closes it. Errors: ErrNotFound; ErrCorrupt when record and
-// data disagree.
-func (p *Pool) Data(id volume.ID) (*os.File, error) {
-	v, err := p.Get(id)
-	if err != nil {
-		return nil, err
-	}
-	f, err := p.AnyData(id)
-	if errors.Is(err, volume.ErrNotFound) {
-		return nil, fmt.Errorf("%w: volume %s has a record and no %s", volume.ErrCorrupt, id, dataEntry)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := checkKind(f, v.Spec); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: data of volume %s: %w", volume.ErrCorrupt, id, err),
-			f.Close())
-	}
-	return f, nil
-}
-
 // AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
 	p.calls.Enter()
@@ -70,13 +48,6 @@ func checkKind(f *os.File, s volume.Spec) error {
 		return fmt.Errorf("it has file type %#o, that of %+v has %#o", got, s, want)
 	}
 	return nil
-}
-
-// Usage is that of a volume whose data is open. It costs a few system calls, whatever the volume
-// holds. A filesystem without quotas knows only its own numbers, and those are what bounds the
-// writer: they are reported, not an invented share of them.
-func (p *Pool) Usage(v volume.Volume, data *os.File) (volume.Usage, error) {
-	return p.backendOf(v.Spec).Usage(data, v.QuotaID)
 }
 
 // Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It

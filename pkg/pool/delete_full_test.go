@@ -182,7 +182,7 @@ func (s shown) wantDeleted(t *testing.T, p *Pool) {
 	if _, err := p.Get(s.volume); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("get: %v, want ErrNotFound", err)
 	}
-	if _, err := p.Data(s.volume); !errors.Is(err, volume.ErrNotFound) {
+	if _, err := openData(p, s.volume); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("data: %v, want ErrNotFound", err)
 	}
 	if _, err := p.GetSnapshot(s.snapshot); !errors.Is(err, volume.ErrNotFound) {

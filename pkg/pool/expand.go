@@ -16,41 +16,41 @@ import (
 
 const recordTmpFile = record.VolumeFile + ".tmp"
 
-// Expand gives a volume at least the size that is required, while pods use it, and returns the size
-// it has. A size it has already is success. When it returns the new size, that survives a power
-// cut. Errors: ErrNotFound, ErrCorrupt, ErrBusy; ErrOutOfRange when the volume is larger than the
-// limit, because it never shrinks; ErrNoSpace, with the volume as it was.
-func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) (int64, error) {
+// Expand gives a volume at least the size that is required, while pods use it, and returns the
+// volume as it is then. A size it has already is success. When it returns the new size, that
+// survives a power cut. Errors: ErrNotFound, ErrCorrupt, ErrBusy; ErrOutOfRange when the volume is
+// larger than the limit, because it never shrinks; ErrNoSpace, with the volume as it was.
+func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) (Volume, error) {
 	unlock, err := p.volumes.catalog.Lock(id)
 	if err != nil {
-		return 0, err
+		return Volume{}, err
 	}
 	defer unlock()
-	e, err := p.find(id)
+	v, err := p.Volume(id)
 	if err != nil {
-		return 0, err
+		return Volume{}, err
 	}
-	v := p.volumeOf(e)
 	if size.Contains(v.CapacityBytes) {
-		return v.CapacityBytes, p.syncUnsynced(e)
+		return v, p.syncUnsynced(v.entry)
 	}
 	if v.CapacityBytes > size.Required {
-		return 0, fmt.Errorf("%w: volume %s has %d bytes and never shrinks; asked for are at most %d",
+		return Volume{}, fmt.Errorf("%w: volume %s has %d bytes and never shrinks; asked for are at most %d",
 			volume.ErrOutOfRange, id, v.CapacityBytes, size.Limit)
 	}
 	bytes, err := v.Spec.Size(size)
 	if err != nil {
-		return 0, fmt.Errorf("volume %s: %w", id, err)
+		return Volume{}, fmt.Errorf("volume %s: %w", id, err)
 	}
 	if v.Spec.IsImage() { // a copy of it is to be of one size
 		if err := p.volumes.catalog.CheckUnshared(id); err != nil {
-			return 0, err
+			return Volume{}, err
 		}
 	}
-	if err := p.grow(ctx, e, v, bytes); err != nil {
-		return 0, fmt.Errorf("expand volume %s from %d to %d bytes: %w", id, v.CapacityBytes, bytes, err)
+	if err := p.grow(ctx, v.entry, v.Volume, bytes); err != nil {
+		return Volume{}, fmt.Errorf("expand volume %s from %d to %d bytes: %w", id, v.CapacityBytes, bytes,
+			err)
 	}
-	return bytes, nil
+	return p.Volume(id)
 }
 
 // grow reserves, raises the limit, and then says so in the record: at a start the record wins, so a

@@ -18,7 +18,8 @@ import (
 
 func expand(t *testing.T, p *Pool, id volume.ID, required, limit int64) (int64, error) {
 	t.Helper()
-	return p.Expand(t.Context(), id, volume.SizeRange{Required: required, Limit: limit})
+	v, err := p.Expand(t.Context(), id, volume.SizeRange{Required: required, Limit: limit})
+	return v.CapacityBytes, err
 }
 
 func TestExpandGivesTheSizeAndKeepsIt(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 // giveTo sets the group of a volume's root as a publication does.
 func giveTo(t *testing.T, p *Pool, id volume.ID, group uint32) {
 	t.Helper()
-	data, err := p.Data(id)
+	data, err := openData(p, id)
 	if err != nil {
 		t.Fatal(err)
 	}

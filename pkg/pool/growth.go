@@ -15,16 +15,16 @@ type growthFailures struct {
 	ids map[volume.ID]struct{}
 }
 
-// AddGrowthFailure says that a volume's filesystem could not be grown to the volume's size. It
-// counts until SetFilesystemBytes, or until the volume is deleted.
-func (p *Pool) AddGrowthFailure(id volume.ID) {
-	f := &p.growthFailures
+// AddGrowthFailure says that the filesystem could not be grown to the volume's size. It counts until
+// SetFilesystemBytes, or until the volume is deleted.
+func (v Volume) AddGrowthFailure() {
+	f := &v.pool.growthFailures
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ids == nil {
 		f.ids = make(map[volume.ID]struct{})
 	}
-	f.ids[id] = struct{}{}
+	f.ids[v.ID] = struct{}{}
 }
 
 // GrowthFailures lists the volumes whose filesystem could not be grown, in the order of their IDs.

@@ -17,18 +17,12 @@ import (
 )
 
 // OpenImage opens the image of a volume with O_PATH, for a loop device. It is as large as the
-// record says. The caller closes it. Errors: ErrNotFound, ErrCorrupt.
-func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
-	v, err := p.Get(id)
-	if err != nil {
+// record says. The caller closes it. Errors: ErrCorrupt.
+func (v Volume) OpenImage() (*os.File, error) {
+	if err := v.pool.syncUnsynced(v.entry); err != nil {
 		return nil, err
 	}
-	if e, ok := p.volumes.catalog.Get(id.Dir()); ok {
-		if err := p.syncUnsynced(e); err != nil {
-			return nil, err
-		}
-	}
-	f, err := p.Data(id)
+	f, err := v.Data()
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +31,7 @@ func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
 	if err == nil && (!v.Spec.IsImage() || st.Size != v.CapacityBytes) {
 		err = fmt.Errorf(
 			"%w: the image of volume %s has %d bytes, and its record says %d: it is not used. %s",
-			volume.ErrCorrupt, id, st.Size, v.CapacityBytes, p.RepairHint(id))
+			volume.ErrCorrupt, v.ID, st.Size, v.CapacityBytes, v.RepairHint())
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -46,44 +40,44 @@ func (p *Pool) OpenImage(id volume.ID) (*os.File, error) {
 }
 
 // BeginFilesystem makes an image, open with O_PATH, ready for the filesystem that the caller makes
-// next, with nobody able to copy the image (Claim). Before that it records that a filesystem is
+// next, with nobody able to copy the image (Lock). Before that it records that a filesystem is
 // being made, durably. Only an image whose record says so is cleared: a crash has interrupted the
 // driver there, and nobody has seen the filesystem. Any other image that holds anything but zeroes
 // is left as it is. Errors: ErrCorrupt for such an image; ErrInUse when the image is on a device, or
 // has its filesystem.
-func (p *Pool) BeginFilesystem(ctx context.Context, id volume.ID, f *os.File) error {
-	e, err := p.find(id)
+func (v Volume) BeginFilesystem(ctx context.Context, f *os.File) error {
+	e, err := v.pool.find(v.ID)
 	if err != nil {
 		return err
 	}
-	v := p.volumeOf(e)
-	if v.FilesystemBytes > 0 {
-		return fmt.Errorf("%w: volume %s has its filesystem", volume.ErrInUse, id)
+	now := v.pool.volumeOf(e)
+	if now.FilesystemBytes > 0 {
+		return fmt.Errorf("%w: volume %s has its filesystem", volume.ErrInUse, v.ID)
 	}
-	if !v.Formatting {
-		if err := p.checkBlank(ctx, id, f); err != nil {
+	if !now.Formatting {
+		if err := v.checkBlank(ctx, f); err != nil {
 			return err
 		}
 	}
 	if err := image.CheckDetached(f); err != nil {
-		return fmt.Errorf("volume %s: %w", id, err)
+		return fmt.Errorf("volume %s: %w", v.ID, err)
 	}
-	if !v.Formatting {
-		v.Formatting = true
-		return p.putRecord(e, v)
+	if !now.Formatting {
+		now.Formatting = true
+		return v.pool.putRecord(e, now)
 	}
-	err = p.syncUnsynced(e)
+	err = v.pool.syncUnsynced(e)
 	if err == nil {
 		err = image.New(v.Spec.Allocation).Clear(f)
 	}
 	if err != nil {
-		return fmt.Errorf("clear the image of volume %s: %w", id, err)
+		return fmt.Errorf("clear the image of volume %s: %w", v.ID, err)
 	}
 	return nil
 }
 
 // checkBlank refuses to make a filesystem where something is already. Errors: ErrCorrupt.
-func (p *Pool) checkBlank(ctx context.Context, id volume.ID, f *os.File) error {
+func (v Volume) checkBlank(ctx context.Context, f *os.File) error {
 	content, err := image.Inspect(ctx, f)
 	if err == nil && content.IsBlank() {
 		return nil
@@ -93,41 +87,42 @@ func (p *Pool) checkBlank(ctx context.Context, id volume.ID, f *os.File) error {
 	}
 	return fmt.Errorf(
 		"%w: the record of volume %s says that no filesystem was made yet, and there is an %s: it is left as it is. %s",
-		volume.ErrCorrupt, id, errors.Join(errors.New(content.String()), err), p.RepairHint(id))
+		volume.ErrCorrupt, v.ID, errors.Join(errors.New(content.String()), err), v.RepairHint())
 }
 
 // RepairHint says what an operator can do about a record that does not fit the volume's data.
-func (p *Pool) RepairHint(id volume.ID) string {
+func (v Volume) RepairHint() string {
 	return fmt.Sprintf("If the record is wrong, stop the driver on this node, and run "+
-		"csi-hostpath repair --pool %s --volume %s", p.opts.Path, id)
+		"csi-hostpath repair --pool %s --volume %s", v.pool.opts.Path, v.ID)
 }
 
 // SetFilesystemBytes records that a volume's image has a filesystem of that size, durably. It takes
 // no context: the work is done, and a caller that has given up would have it done again. Errors:
 // ErrNotFound, ErrCorrupt, ErrBusy.
-func (p *Pool) SetFilesystemBytes(id volume.ID, bytes int64) error {
-	unlock, err := p.volumes.catalog.Lock(id)
+func (v Volume) SetFilesystemBytes(bytes int64) error {
+	p := v.pool
+	unlock, err := p.volumes.catalog.Lock(v.ID)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	e, err := p.find(id)
+	e, err := p.find(v.ID)
 	if err != nil {
 		return err
 	}
-	v := p.volumeOf(e)
-	if v.FilesystemBytes == bytes {
+	now := p.volumeOf(e)
+	if now.FilesystemBytes == bytes {
 		return p.syncUnsynced(e)
 	}
 	// A copy that began before it has a record without filesystem, and the copy's image would be
 	// cleared.
-	if v.FilesystemBytes == 0 {
-		if err := p.volumes.catalog.CheckUnshared(id); err != nil {
+	if now.FilesystemBytes == 0 {
+		if err := p.volumes.catalog.CheckUnshared(v.ID); err != nil {
 			return err
 		}
 	}
-	v.FilesystemBytes, v.Formatting = bytes, false
-	return p.putRecord(e, v)
+	now.FilesystemBytes, now.Formatting = bytes, false
+	return p.putRecord(e, now)
 }
 
 // putRecord gives a volume another record, durably.
@@ -138,8 +133,10 @@ func (p *Pool) putRecord(was *entry, v volume.Volume) error {
 	return p.putReplaced(was, v)
 }
 
-// IsImageOf says whether a device has a volume's image.
-func (p *Pool) IsImageOf(id volume.ID, d *loopdev.Device) bool {
+// HasImageOn says whether a device has the volume's image.
+func (v Volume) HasImageOn(d *loopdev.Device) bool { return v.pool.hasImageOn(v.ID, d) }
+
+func (p *Pool) hasImageOn(id volume.ID, d *loopdev.Device) bool {
 	f, err := p.AnyData(id)
 	if err != nil {
 		return false
@@ -167,19 +164,19 @@ func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
 		return volume.ID{}, false
 	}
 	id, err := volume.IDFromDir(p.id, path.Base(path.Dir(file)))
-	return id, err == nil && p.IsImageOf(id, d)
+	return id, err == nil && p.hasImageOn(id, d)
 }
 
 // CheckDetached refuses a volume whose image is on a loop device: the volume is staged, or somebody
 // else looks into it. Errors: ErrInUse.
-func (p *Pool) CheckDetached(id volume.ID) error {
-	if err := p.checkDetached(p.volumes.dir, id.Dir()); err != nil {
-		return fmt.Errorf("volume %s: %w", id, err)
+func (v Volume) CheckDetached() error {
+	if err := checkDetached(v.pool.volumes.dir, v.ID.Dir()); err != nil {
+		return fmt.Errorf("volume %s: %w", v.ID, err)
 	}
 	return nil
 }
 
-func (p *Pool) checkDetached(parent openat.Dir, entry string) error {
+func checkDetached(parent openat.Dir, entry string) error {
 	f, err := parent.Resolve(entry+"/"+dataEntry, unix.O_PATH, openat.OnMount)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil // it has no image
@@ -191,8 +188,8 @@ func (p *Pool) checkDetached(parent openat.Dir, entry string) error {
 	return image.CheckDetached(f)
 }
 
-// Claim keeps everybody from copying a volume until release: it is about to be written to. Errors:
+// Lock keeps everybody from copying the volume until unlock: it is about to be written to. Errors:
 // ErrBusy while it is copied or changed.
-func (p *Pool) Claim(id volume.ID) (release func(), err error) {
-	return p.volumes.catalog.LockUnshared(id)
+func (v Volume) Lock() (unlock func(), err error) {
+	return v.pool.volumes.catalog.LockUnshared(v.ID)
 }

@@ -45,7 +45,7 @@ func TestImageIsAsLargeAsItsRecordSaysAlsoAfterARestart(t *testing.T) {
 	p := newPool(t)
 	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{Required: 1})
 	for range 2 {
-		f, err := p.OpenImage(v.ID)
+		f, err := openImage(p, v.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func TestImageOfAnotherSizeThanItsRecordIsNotUsed(t *testing.T) {
 	if err := os.Truncate(dataPath(p, v.ID), v.CapacityBytes-4096); err != nil {
 		t.Fatal(err)
 	}
-	if f, err := p.OpenImage(v.ID); !errors.Is(err, volume.ErrCorrupt) {
+	if f, err := openImage(p, v.ID); !errors.Is(err, volume.ErrCorrupt) {
 		t.Errorf("got %v, %v, want ErrCorrupt", f, err)
 	}
 	p = restart(t, p)
@@ -83,7 +83,7 @@ func TestImageOfAnotherSizeThanItsRecordIsNotUsed(t *testing.T) {
 func TestFilesystemOnceMadeIsNeverClearedAlsoAfterARestart(t *testing.T) {
 	p := newPool(t)
 	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{})
-	if err := p.SetFilesystemBytes(v.ID, v.CapacityBytes); err != nil {
+	if err := setFilesystemBytes(p, v.ID, v.CapacityBytes); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -91,11 +91,11 @@ func TestFilesystemOnceMadeIsNeverClearedAlsoAfterARestart(t *testing.T) {
 		if err != nil || v.FilesystemBytes != v.CapacityBytes {
 			t.Fatalf("the filesystem has %d bytes, %v", v.FilesystemBytes, err)
 		}
-		f, err := p.OpenImage(v.ID)
+		f, err := openImage(p, v.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.BeginFilesystem(t.Context(), v.ID, f); !errors.Is(err, volume.ErrInUse) {
+		if err := beginFilesystem(t.Context(), p, v.ID, f); !errors.Is(err, volume.ErrInUse) {
 			t.Errorf("clearing it: %v, want ErrInUse", err)
 		}
 		f.Close()
@@ -106,7 +106,7 @@ func TestFilesystemOnceMadeIsNeverClearedAlsoAfterARestart(t *testing.T) {
 func TestDeletedImageIsPurgedOnlyWhenNoDeviceHasIt(t *testing.T) {
 	p := newPool(t)
 	v := createImage(t, p, imageSpec(""), volume.SizeRange{Required: mib})
-	image, err := p.OpenImage(v.ID)
+	image, err := openImage(p, v.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,12 +116,12 @@ func TestDeletedImageIsPurgedOnlyWhenNoDeviceHasIt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.CheckDetached(v.ID); !errors.Is(err, volume.ErrInUse) {
+		if err := checkVolumeDetached(p, v.ID); !errors.Is(err, volume.ErrInUse) {
 			t.Errorf("attached: %v, want ErrInUse", err)
 		}
 		d.Close()
 	}
-	if err := p.CheckDetached(v.ID); err != nil {
+	if err := checkVolumeDetached(p, v.ID); err != nil {
 		t.Fatal(err)
 	}
 	d, err := loopdev.Attach(image, loopdev.Options{})
@@ -203,10 +203,10 @@ func TestImageThatCannotBeLookedAtIsNotSaidToBeDetached(t *testing.T) {
 		t.Fatal(err)
 	}
 	unreadable.Close()
-	if err := p.checkDetached(openat.Dir{File: unreadable}, "v"); err == nil {
+	if err := checkDetached(openat.Dir{File: unreadable}, "v"); err == nil {
 		t.Error("it is on no device, says who could not look")
 	}
-	if err := p.checkDetached(p.volumes.dir, "none"); err != nil {
+	if err := checkDetached(p.volumes.dir, "none"); err != nil {
 		t.Errorf("no image at all: %v", err)
 	}
 }
@@ -226,7 +226,7 @@ func TestImageThatGrewStaysAsLargeAsItsRecordAlsoWhenTheFsyncFails(t *testing.T)
 		if _, err := expand(t, p, v.ID, 2*mib, 0); !errors.Is(err, unix.EIO) {
 			t.Errorf("without an fsync: %v, want EIO", err)
 		}
-		if f, err := p.OpenImage(v.ID); !errors.Is(err, unix.EIO) {
+		if f, err := openImage(p, v.ID); !errors.Is(err, unix.EIO) {
 			t.Errorf("opened %v, %v, want EIO", f, err)
 		}
 	}
@@ -236,7 +236,7 @@ func TestImageThatGrewStaysAsLargeAsItsRecordAlsoWhenTheFsyncFails(t *testing.T)
 		t.Errorf("expanded to %d, %v", got, err)
 	}
 	for range 2 {
-		f, err := p.OpenImage(v.ID)
+		f, err := openImage(p, v.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -249,28 +249,28 @@ func TestImageThatGrewStaysAsLargeAsItsRecordAlsoWhenTheFsyncFails(t *testing.T)
 func TestFilesystemWhoseRecordIsNotDurableIsNeitherUsedNorCleared(t *testing.T) {
 	p := newPool(t)
 	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{})
-	image, err := p.OpenImage(v.ID)
+	image, err := openImage(p, v.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer image.Close()
 	mend := brokenDisk(p)
 	for range 2 {
-		if err := p.SetFilesystemBytes(v.ID, v.CapacityBytes); !errors.Is(err, unix.EIO) {
+		if err := setFilesystemBytes(p, v.ID, v.CapacityBytes); !errors.Is(err, unix.EIO) {
 			t.Errorf("without an fsync: %v, want EIO", err)
 		}
 	}
-	if f, err := p.OpenImage(v.ID); !errors.Is(err, unix.EIO) {
+	if f, err := openImage(p, v.ID); !errors.Is(err, unix.EIO) {
 		t.Errorf("opened %v, %v, want EIO", f, err)
 	}
 	if v, err = p.Get(v.ID); v.FilesystemBytes != v.CapacityBytes || err != nil {
 		t.Errorf("memory says that the filesystem has %d bytes, %v", v.FilesystemBytes, err)
 	}
-	if err := p.BeginFilesystem(t.Context(), v.ID, image); !errors.Is(err, volume.ErrInUse) {
+	if err := beginFilesystem(t.Context(), p, v.ID, image); !errors.Is(err, volume.ErrInUse) {
 		t.Errorf("clearing it: %v, want ErrInUse", err)
 	}
 	mend()
-	if err := p.SetFilesystemBytes(v.ID, v.CapacityBytes); err != nil {
+	if err := setFilesystemBytes(p, v.ID, v.CapacityBytes); err != nil {
 		t.Error(err)
 	}
 }

@@ -47,16 +47,16 @@ func write(t *testing.T, path string, bytes int64) (written int64) {
 
 func usage(t *testing.T, p *Pool, id volume.ID) volume.Usage {
 	t.Helper()
-	v, err := p.Get(id)
+	v, err := p.Volume(id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := p.Data(id)
+	data, err := v.Data()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer data.Close()
-	u, err := p.Usage(v, data)
+	u, err := v.Usage(data)
 	if err != nil {
 		t.Fatal(err)
 	}

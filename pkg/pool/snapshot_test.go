@@ -192,7 +192,7 @@ func TestFileVolumeIsSnapshotAndRestored(t *testing.T) {
 		if got, err := os.ReadFile(dataPath(p, restored.ID)); string(got) != "content" {
 			t.Errorf("restored is %q, %v", got, err)
 		}
-		data, err := p.Data(restored.ID)
+		data, err := openData(p, restored.ID)
 		if err != nil {
 			t.Fatal(err)
 		}

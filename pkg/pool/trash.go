@@ -23,7 +23,7 @@ func (p *Pool) newTrash() *trash.Trash {
 	t.Pool, t.Retention = p.opts.Name, p.opts.TrashRetention
 	t.Records = []string{record.VolumeFile, record.SnapshotFile}
 	t.Sync = func(files ...*os.File) error { return p.commits.Sync(files...) }
-	t.CheckDetached = p.checkDetached
+	t.CheckDetached = checkDetached
 	t.Yield = func(ctx context.Context) error {
 		_, err := p.calls.Yield(ctx)
 		return err

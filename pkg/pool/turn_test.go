@@ -93,13 +93,16 @@ func TestSnapshotThatQueuesIsOfTheVolumeAsItIsInItsTurn(t *testing.T) {
 // stage does to the records what the first staging does.
 func stage(t *testing.T, p *Pool, id volume.ID) {
 	t.Helper()
-	release, err := p.Claim(id)
+	v, err := p.Volume(id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	release()
-	v, err := p.Get(id)
-	if err := errors.Join(err, p.SetFilesystemBytes(id, v.CapacityBytes)); err != nil {
+	unlock, err := v.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if err := v.SetFilesystemBytes(v.CapacityBytes); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -150,7 +153,7 @@ func TestImageThatIsCopiedIsNeitherExpandedNorFormatted(t *testing.T) {
 	if _, err := expand(t, p, v.ID, 48*mib, 0); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("expand: %v, want ErrBusy", err)
 	}
-	if err := p.SetFilesystemBytes(v.ID, v.CapacityBytes); !errors.Is(err, volume.ErrBusy) {
+	if err := setFilesystemBytes(p, v.ID, v.CapacityBytes); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("its first filesystem: %v, want ErrBusy", err)
 	}
 	from.release()

@@ -18,12 +18,11 @@ import (
 type lockSpace string
 
 const (
-	volumeSpace   lockSpace = "volume"
-	snapshotSpace lockSpace = "snapshot"
-	pathSpace     lockSpace = "path"
+	volumeSpace lockSpace = "volume"
+	pathSpace   lockSpace = "path"
 )
 
-// lockKey is a volume, a snapshot or a path. One call at a time may hold it. A key without a name
+// lockKey is a volume or a path. One call at a time may hold it. A key without a name
 // locks nothing.
 type lockKey struct {
 	space lockSpace
@@ -39,7 +38,7 @@ type holder struct {
 	since  time.Time
 }
 
-// inFlight allows one changing call at a time for each volume, snapshot and path. A second call
+// inFlight allows one changing call at a time for each volume and path. A second call
 // does not wait: it gets ABORTED (CSI spec, "Error Scheme", "Operation pending for volume"). One
 // mutex suffices, because it covers some map accesses and no handler.
 type inFlight struct {
@@ -96,17 +95,13 @@ func (f *inFlight) unlock(keys lockKeys) {
 	}
 }
 
-// keysOf is what a call locks. Calls that only read lock nothing. The source of a copy is not
-// locked here, because it may be published meanwhile; the pool keeps it from being deleted. The
-// driver has no group calls.
+// keysOf is what a call locks. Calls that only read lock nothing. Nor do calls that create a volume,
+// or create or delete a snapshot: what they change is published nowhere, and the pool gives each
+// name to one of them (pool/internal/catalog), or lets the same request join (pool/internal/copyjob).
+// The source of a copy may be published meanwhile; the pool keeps it from being deleted. The driver
+// has no group calls. docs/design.md has all that excludes calls.
 func keysOf(req any) lockKeys {
 	switch r := req.(type) {
-	case *csi.CreateVolumeRequest:
-		return lockKeys{nameKey(r.GetName())}
-	case *csi.CreateSnapshotRequest:
-		return lockKeys{snapshotNameKey(r.GetName())}
-	case *csi.DeleteSnapshotRequest:
-		return lockKeys{snapshotKey(r.GetSnapshotId())}
 	case *csi.NodeStageVolumeRequest:
 		return lockKeys{idKey(r.GetVolumeId()), pathKey(r.GetStagingTargetPath())}
 	case *csi.NodeUnstageVolumeRequest:
@@ -131,43 +126,19 @@ func keysOf(req any) lockKeys {
 	return lockKeys{}
 }
 
-// nameKey and idKey give the same key, the volume's directory, so that CreateVolume, which has no
-// ID, and DeleteVolume exclude each other. A name that does not parse locks nothing: the handler
-// refuses it.
-func nameKey(s string) lockKey {
+// idKey is the volume's directory. It takes a text that is not an ID of this driver for a name: it
+// may be the handle of a PersistentVolume that was written by hand, or of an inline volume, whose
+// directory is named after the handle. A name that does not parse locks nothing: the handler refuses
+// it.
+func idKey(s string) lockKey {
+	if id, err := volume.ParseID(s); err == nil {
+		return lockKey{volumeSpace, id.Dir()}
+	}
 	name, err := volume.ParseName(s)
 	if err != nil {
 		return lockKey{}
 	}
 	return lockKey{volumeSpace, name.Dir()}
-}
-
-// idKey takes a text that is not an ID of this driver for a name: it may be the handle of a
-// PersistentVolume that was written by hand, or of an inline volume, whose directory is named after
-// the handle.
-func idKey(s string) lockKey {
-	id, err := volume.ParseID(s)
-	if err != nil {
-		return nameKey(s)
-	}
-	return lockKey{volumeSpace, id.Dir()}
-}
-
-// snapshotNameKey and snapshotKey give the same key, the snapshot's directory.
-func snapshotNameKey(s string) lockKey {
-	key := nameKey(s)
-	if key.name != "" {
-		key.space = snapshotSpace
-	}
-	return key
-}
-
-func snapshotKey(s string) lockKey {
-	id, err := volume.ParseSnapshotID(s)
-	if err != nil {
-		return lockKey{}
-	}
-	return lockKey{snapshotSpace, id.Dir()}
 }
 
 // pathKey makes one key of all spellings of a path. It does not resolve links.

@@ -38,13 +38,8 @@ func TestKeysOf(t *testing.T) {
 		req  any
 		want lockKeys
 	}{
-		{"create by name", &csi.CreateVolumeRequest{Name: "pvc-1"}, lockKeys{vol}},
+		{"create", &csi.CreateVolumeRequest{Name: "pvc-1"}, lockKeys{}},
 		{"delete by ID", &csi.DeleteVolumeRequest{VolumeId: testPool + "-pvc-1"}, lockKeys{vol}},
-		{
-			"create by a hashed name",
-			&csi.CreateVolumeRequest{Name: "no file name/"},
-			lockKeys{{volumeSpace, hashed.Dir()}},
-		},
 		{
 			"delete by a hashed ID",
 			&csi.DeleteVolumeRequest{VolumeId: testPool + "-" + hashed.Dir()},
@@ -85,28 +80,8 @@ func TestKeysOf(t *testing.T) {
 			lockKeys{{}, {pathSpace, "/t"}},
 		},
 		{"node expand", &csi.NodeExpandVolumeRequest{VolumeId: testPool + "-pvc-1"}, lockKeys{vol}},
-		{
-			"snapshot by name",
-			&csi.CreateSnapshotRequest{Name: "pvc-1", SourceVolumeId: testPool + "-v"},
-			lockKeys{{snapshotSpace, "pvc-1"}},
-		},
-		{
-			"delete a snapshot by ID",
-			&csi.DeleteSnapshotRequest{SnapshotId: testPool + "-s-pvc-1"},
-			lockKeys{{snapshotSpace, "pvc-1"}},
-		},
-		{
-			"snapshot by a hashed name",
-			&csi.CreateSnapshotRequest{Name: "no file name/"},
-			lockKeys{{snapshotSpace, hashed.Dir()}},
-		},
-		{
-			"a snapshot that is none",
-			&csi.DeleteSnapshotRequest{SnapshotId: testPool + "-pvc-1"},
-			lockKeys{},
-		},
-		{"no snapshot name", &csi.CreateSnapshotRequest{}, lockKeys{}},
-		{"no name", &csi.CreateVolumeRequest{}, lockKeys{}},
+		{"snapshot", &csi.CreateSnapshotRequest{Name: "pvc-1", SourceVolumeId: testPool + "-v"}, lockKeys{}},
+		{"delete a snapshot", &csi.DeleteSnapshotRequest{SnapshotId: testPool + "-s-pvc-1"}, lockKeys{}},
 		{"a hostile ID", &csi.DeleteVolumeRequest{VolumeId: "\xff"}, lockKeys{}},
 	}
 	for _, tt := range tests {
@@ -145,21 +120,21 @@ func TestEveryRequestWithAVolumeIsLockedOrKnownToRead(t *testing.T) {
 func TestSecondCallLearnsWhoHoldsTheVolumeAndSinceWhen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newTestInFlight()
-		create := &csi.CreateVolumeRequest{Name: "pvc-1"}
-		if err := f.tryLock("CreateVolume", keysOf(create)); err != nil {
+		expand := &csi.NodeExpandVolumeRequest{VolumeId: testPool + "-pvc-1"}
+		if err := f.tryLock("NodeExpandVolume", keysOf(expand)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)
 		_, err := f.intercept(t.Context(), &csi.DeleteVolumeRequest{VolumeId: testPool + "-pvc-1"},
 			&grpc.UnaryServerInfo{FullMethod: csi.Controller_DeleteVolume_FullMethodName}, unreachable(t))
 		if !errors.Is(err, volume.ErrBusy) ||
-			!strings.Contains(err.Error(), `CreateVolume has held volume "pvc-1" for 5s`) {
+			!strings.Contains(err.Error(), `NodeExpandVolume has held volume "pvc-1" for 5s`) {
 			t.Errorf("got %v", err)
 		}
 		if got := counter(t, f.conflicts, "DeleteVolume"); got != 1 {
 			t.Errorf("%v conflicts were counted, want 1", got)
 		}
-		f.unlock(keysOf(create))
+		f.unlock(keysOf(expand))
 		if len(f.held) != 0 {
 			t.Errorf("still held: %v", f.held)
 		}

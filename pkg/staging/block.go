@@ -18,7 +18,7 @@ import (
 // and returns the device's node, open with O_PATH, to be bind-mounted. The device stays until
 // Release. The caller closes the node.
 func (v Volume) Attach(ctx context.Context, access loopdev.Access) (*os.File, error) {
-	f, err := v.Pool.OpenImage(v.ID)
+	f, err := v.OpenImage()
 	if err != nil {
 		return nil, err
 	}
@@ -58,11 +58,11 @@ func (v Volume) secure(ctx context.Context, device *loopdev.Device) error {
 func (v Volume) attachUncopied(
 	ctx context.Context, f *os.File, access loopdev.Access,
 ) (*loopdev.Device, error) {
-	release, err := v.Pool.Claim(v.ID)
+	unlock, err := v.Lock()
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer unlock()
 	return v.attach(ctx, f, loopdev.Options{Access: access, Lifetime: loopdev.UntilDetached})
 }
 
@@ -95,7 +95,7 @@ func (v Volume) exposedAt(at mount.Target) (*loopdev.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !v.Pool.IsImageOf(v.ID, device) {
+	if !v.HasImageOn(device) {
 		device.Close()
 		return nil, fmt.Errorf("%s is not on %s: %w", v.ID, at, os.ErrNotExist)
 	}
@@ -118,7 +118,7 @@ func (v Volume) DeviceBytes(at mount.Target) (int64, error) {
 
 // eachDevice calls do for every device that the image is on.
 func (v Volume) eachDevice(do func(*loopdev.Device) error) error {
-	f, err := v.Pool.Data(v.ID)
+	f, err := v.Data()
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (v Volume) Nodes() ([]*os.File, error) {
 // Restore puts the image back on the read-only devices that targets of the volume show, if a pod
 // has exchanged it for a file of its own.
 func (v Volume) Restore(ctx context.Context, targets []mount.Target) error {
-	f, err := v.Pool.Data(v.ID)
+	f, err := v.Data()
 	if err != nil {
 		return err
 	}
@@ -175,5 +175,5 @@ func (v Volume) Restore(ctx context.Context, targets []mount.Target) error {
 // image, and those that targets have shown until now. It needs no disk: a volume whose disk is dead
 // can be released.
 func (v Volume) Release(targets []mount.Target, were ...int) error {
-	return image.Release(v.ID, v.Pool.Data, targets, were...)
+	return image.Release(v.ID, v.Data, targets, were...)
 }

@@ -35,12 +35,12 @@ func retryGrowth(
 	mounts []mount.Mount,
 	parse func(path string) (mount.Target, bool),
 ) {
-	found, err := p.Get(id)
+	found, err := p.Volume(id)
 	if err != nil {
 		return // it is gone
 	}
-	v := Volume{Volume: found, Pool: p}
-	f, err := p.Data(id)
+	v := Volume{found}
+	f, err := v.Data()
 	if err != nil {
 		return
 	}

@@ -47,15 +47,16 @@ func Reconcile(ctx context.Context, p *pool.Pool, targetsOf func(id string) []mo
 func reconcile(
 	ctx context.Context, p *pool.Pool, id volume.ID, mounts []mount.Mount, targets []mount.Target,
 ) error {
-	v, err := p.Get(id)
+	found, err := p.Volume(id)
 	if err != nil {
 		return err
 	}
+	v := Volume{found}
 	if v.Spec.IsBlock() {
-		return Volume{Volume: v, Pool: p}.resumeDevices(ctx, targets)
+		return v.resumeDevices(ctx, targets)
 	}
 	for _, m := range mounts {
-		thawed, err := thaw(m.Point, p, id)
+		thawed, err := v.thaw(m.Point)
 		if thawed {
 			klog.FromContext(ctx).Info(
 				"A crash had left the filesystem of a volume frozen; its writers go on", "volumeID", id)
@@ -87,13 +88,13 @@ func mountsOf(mounts []mount.Mount, device int) []mount.Mount {
 }
 
 // thaw thaws the filesystem of a volume's image; false if something else is mounted above it.
-func thaw(path string, p *pool.Pool, id volume.ID) (bool, error) {
+func (v Volume) thaw(path string) (bool, error) {
 	root, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return false, err
 	}
 	defer root.Close()
-	if !(Volume{Volume: volume.Volume{ID: id}, Pool: p}).IsOn(root) {
+	if !v.IsOn(root) {
 		return false, nil
 	}
 	return filesystem.Thaw(root)

@@ -20,11 +20,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Volume is a volume with an image, and its pool. No other call changes the volume meanwhile.
-type Volume struct {
-	volume.Volume
-	Pool *pool.Pool
-}
+// Volume is a volume with an image. No other call changes the volume meanwhile.
+type Volume struct{ pool.Volume }
 
 // Mount mounts the filesystem of the volume's image at the staging path, a directory of the
 // caller's. The first time it makes the filesystem. Later it checks the filesystem, and tries to
@@ -41,7 +38,7 @@ func (v Volume) Mount(ctx context.Context, at mount.Target) error {
 		v.TryGrow(ctx, at)
 		return nil
 	}
-	f, err := v.Pool.OpenImage(v.ID)
+	f, err := v.OpenImage()
 	if err != nil {
 		return err
 	}
@@ -68,7 +65,7 @@ func (v Volume) resume(at mount.Target) (done bool, err error) {
 		return false, err
 	}
 	defer device.Close()
-	if !v.Pool.IsImageOf(v.ID, device) {
+	if !v.HasImageOn(device) {
 		return false, fmt.Errorf("%w: something else is mounted at %s: unmount it", volume.ErrInUse, at)
 	}
 	if v.FilesystemBytes > 0 {
@@ -92,7 +89,7 @@ func (v Volume) makeFilesystem(ctx context.Context, f *os.File, at mount.Target)
 	err = image.Populate(at, v.Spec)
 	if err == nil {
 		failpoint.Here("stage.populated")
-		err = v.Pool.SetFilesystemBytes(v.ID, v.CapacityBytes)
+		err = v.SetFilesystemBytes(v.CapacityBytes)
 	}
 	if err != nil {
 		return errors.Join(err, mount.Unmount(at))
@@ -104,12 +101,12 @@ func (v Volume) makeFilesystem(ctx context.Context, f *os.File, at mount.Target)
 func (v Volume) format(
 	ctx context.Context, f *os.File, at mount.Target,
 ) (*loopdev.Device, error) {
-	release, err := v.Pool.Claim(v.ID)
+	unlock, err := v.Lock()
 	if err != nil {
 		return nil, err
 	}
-	defer release()
-	if err := v.Pool.BeginFilesystem(ctx, v.ID, f); err != nil {
+	defer unlock()
+	if err := v.BeginFilesystem(ctx, f); err != nil {
 		return nil, err
 	}
 	failpoint.Here("stage.begun")
@@ -143,11 +140,11 @@ func (v Volume) mountDevice(
 // mountFilesystem mounts what is there. The device that has it mounted elsewhere, in a pod that
 // outlived its staging path, is used again.
 func (v Volume) mountFilesystem(ctx context.Context, f *os.File, at mount.Target) error {
-	release, err := v.Pool.Claim(v.ID) // a copy of an image that nobody can write to takes its time
+	unlock, err := v.Lock() // a copy of an image that nobody can write to takes its time
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer unlock()
 	device, err := loopdev.Find(f, loopdev.ReadWrite)
 	if errors.Is(err, os.ErrNotExist) {
 		device, err = v.attach(ctx, f, loopdev.Options{})
@@ -169,7 +166,7 @@ func (v Volume) mountFilesystem(ctx context.Context, f *os.File, at mount.Target
 	unexpected := new(filesystem.UnexpectedError)
 	switch {
 	case errors.As(err, &unexpected):
-		return fmt.Errorf("stage volume %s: %w. %s", v.ID, err, v.Pool.RepairHint(v.ID))
+		return fmt.Errorf("stage volume %s: %w. %s", v.ID, err, v.RepairHint())
 	case err != nil:
 		return fmt.Errorf("stage volume %s: %w", v.ID, err)
 	default:
@@ -188,7 +185,7 @@ func (v Volume) attach(
 	log := klog.FromContext(ctx).WithValues("volumeID", v.ID, "device", device.Path())
 	if !device.IsDirect() {
 		log.Info("The pool's filesystem has no direct I/O: what a volume's image holds is cached twice",
-			"pool", v.Pool.Name())
+			"pool", v.PoolName())
 	}
 	if err := device.UnthrottleWriteback(); err != nil {
 		log.Error(err,
@@ -204,7 +201,7 @@ func (v Volume) grow(at mount.Target) error {
 		return nil
 	}
 	if err := v.growTo(at); err != nil {
-		v.Pool.AddGrowthFailure(v.ID)
+		v.AddGrowthFailure()
 		return fmt.Errorf("the filesystem of volume %s keeps its %d bytes, it could not be grown to %d: %w",
 			v.ID, v.FilesystemBytes, v.CapacityBytes, err)
 	}
@@ -225,7 +222,7 @@ func (v Volume) growTo(at mount.Target) error {
 		return err
 	}
 	failpoint.Here("expand.filesystem-grown")
-	return v.Pool.SetFilesystemBytes(v.ID, v.CapacityBytes)
+	return v.SetFilesystemBytes(v.CapacityBytes)
 }
 
 // TryGrow is grow where the volume can be used all the same: a failure is logged.
@@ -288,5 +285,5 @@ func (v Volume) IsOn(f *os.File) bool {
 		return false
 	}
 	defer device.Close()
-	return v.Pool.IsImageOf(v.ID, device)
+	return v.HasImageOn(device)
 }

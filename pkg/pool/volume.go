@@ -1,0 +1,56 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Volume is a volume of an open pool, as one look-up has found it: a call looks up once and hands
+// the Volume on. It is a value; what others change later does not show in it. The methods that
+// change the volume look it up again under its lock.
+type Volume struct {
+	volume.Volume
+
+	pool  *Pool
+	entry *entry
+}
+
+// Volume finds a volume. Errors: ErrNotFound; ErrCorrupt when it is there and its record makes no
+// sense.
+func (p *Pool) Volume(id volume.ID) (Volume, error) {
+	e, err := p.find(id)
+	if err != nil {
+		return Volume{}, err
+	}
+	return Volume{Volume: p.volumeOf(e), pool: p, entry: e}, nil
+}
+
+// PoolName is what the configuration calls the volume's pool.
+func (v Volume) PoolName() string { return v.pool.opts.Name }
+
+// Data is an O_PATH descriptor of what the volume's pods see, or of the image that it is in: to
+// bind-mount, never to read. The caller closes it. Errors: ErrCorrupt when record and data disagree.
+func (v Volume) Data() (*os.File, error) {
+	f, err := v.pool.AnyData(v.ID)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil, fmt.Errorf("%w: volume %s has a record and no %s", volume.ErrCorrupt, v.ID, dataEntry)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := checkKind(f, v.Spec); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: data of volume %s: %w", volume.ErrCorrupt, v.ID, err),
+			f.Close())
+	}
+	return f, nil
+}
+
+// Usage is that of the volume, whose data is open. It costs a few system calls, whatever the volume
+// holds. A filesystem without quotas knows only its own numbers, and those are what bounds the
+// writer: they are reported, not an invented share of them.
+func (v Volume) Usage(data *os.File) (volume.Usage, error) {
+	return v.pool.backendOf(v.Spec).Usage(data, v.QuotaID)
+}
