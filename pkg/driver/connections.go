@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
 	"slices"
 	"sync"
@@ -12,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 )
 
 // How many connections each listener has at most.
@@ -139,12 +142,71 @@ type boundedConn struct {
 	net.Conn
 	listener *boundedListener
 	source   string // the client's IP address; empty for a unix socket
+
+	mu      sync.Mutex
+	answers []answer // that have been announced and not written, the oldest first
+	closed  bool
+}
+
+// answer has bytes that are to be written.
+type answer struct {
+	bytes   int64
+	written func(bytes int64)
+}
+
+// Write implements net.Conn.
+func (c *boundedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.settle(int64(n))
+	return n, err
 }
 
 // Close implements net.Conn.
 func (c *boundedConn) Close() error {
 	c.listener.forget(c)
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.settle(math.MaxInt64)
+	return err
+}
+
+// settle says of the oldest answers that so many bytes have been written.
+func (c *boundedConn) settle(bytes int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.answers) > 0 && bytes > 0 {
+		part := min(bytes, c.answers[0].bytes)
+		c.answers[0].written(part)
+		c.answers[0].bytes -= part
+		bytes -= part
+		if c.answers[0].bytes == 0 {
+			c.answers = c.answers[1:]
+		}
+	}
+}
+
+// RemoteAddr implements net.Conn.
+func (c *boundedConn) RemoteAddr() net.Addr { return connection{c.Conn.RemoteAddr(), c} }
+
+// connection is the address of a peer that knows its connection.
+type connection struct {
+	net.Addr
+	conn *boundedConn
+}
+
+var _ rpc.Connection = connection{}
+
+// Answer implements rpc.Connection.
+func (a connection) Answer(bytes int64, written func(bytes int64)) {
+	a.conn.mu.Lock()
+	defer a.conn.mu.Unlock()
+	if a.conn.closed || bytes == 0 {
+		written(bytes)
+		return
+	}
+	a.conn.answers = append(a.conn.answers, answer{bytes, written})
 }
 
 func sourceOf(conn net.Conn) string {

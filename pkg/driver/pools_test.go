@@ -148,7 +148,8 @@ func TestAbsentOptionalPoolIsToldOnce(t *testing.T) {
 		defer close(ended)
 		s.run(ctx)
 	}()
-	fixture.Eventually(t, "the pool has been looked for", func() bool { return s.stillOpening() == nil })
+	fixture.Eventually(t, "the pool has been looked for",
+		func() bool { return s.stillOpening() == nil })
 	fixture.Must(t, os.Mkdir(spare.Path, 0o700))
 	fixture.Eventually(t, "the pool is used when it comes",
 		func() bool { _, err := s.ByName("spare"); return err == nil })

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -40,6 +42,10 @@ const (
 	// maxRunning bounds the calls of a server that are being worked on. kubelet has one for each
 	// volume of each pod that starts or ends.
 	maxRunning = 512
+	// maxPage is more than a page of a list has in bytes; other answers have some hundred.
+	maxPage = 1 << 20
+	// maxUnread bounds the pages of a server in bytes that their callers have not read yet.
+	maxUnread = 32 << 20
 	// connectionBuffer is the size in bytes of each of a connection's two buffers. Most messages
 	// have less than 4 KiB.
 	connectionBuffer = 8 << 10
@@ -77,11 +83,20 @@ func FloodControl() []grpc.ServerOption {
 	}
 }
 
+// Connection is the address of a peer whose connection says what it has written.
+type Connection interface {
+	net.Addr
+	// Answer announces an answer of so many bytes. The connection calls written with each part of
+	// them that it has written or never will write. The parts are as many bytes in all.
+	Answer(bytes int64, written func(bytes int64))
+}
+
 // floodControl counts the calls of one server.
 type floodControl struct {
 	mu       sync.Mutex
 	arriving list.List // of *arrival, the oldest first
 	running  int
+	unread   int64 // bytes of pages that are made or have not been written
 }
 
 // arrival is a call whose request has not arrived as a whole.
@@ -124,7 +139,50 @@ func (f *floodControl) intercept(
 		return nil, status.Errorf(codes.Unavailable, "%d calls are under way: retry", maxRunning)
 	}
 	defer f.end()
+	if _, ok := req.(interface{ GetStartingToken() string }); ok {
+		return f.list(ctx, req, handler)
+	}
 	return handler(ctx, req)
+}
+
+// list makes a page, and counts it until it has been written. gRPC keeps an answer for as long as
+// its caller does not read it, and takes the call for ended.
+func (f *floodControl) list(ctx context.Context, req any, handler grpc.UnaryHandler) (any, error) {
+	if !f.reservePage() {
+		return nil, status.Error(codes.Unavailable,
+			"too many lists have not been read by their callers: retry")
+	}
+	reserved := int64(maxPage)
+	defer func() { f.release(reserved) }()
+	resp, err := handler(ctx, req)
+	caller, _ := peer.FromContext(ctx)
+	page, ok := resp.(protobuf.Message)
+	if caller == nil || err != nil || !ok {
+		return resp, err
+	}
+	if conn, ok := caller.Addr.(Connection); ok {
+		size := int64(protobuf.Size(page))
+		reserved -= size
+		conn.Answer(size, f.release)
+	}
+	return resp, nil
+}
+
+// reservePage counts the bytes of a page that is not made yet; false when there are too many.
+func (f *floodControl) reservePage() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.unread+maxPage > maxUnread {
+		return false
+	}
+	f.unread += maxPage
+	return true
+}
+
+func (f *floodControl) release(bytes int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unread -= bytes
 }
 
 // begin counts a call whose request has arrived; false when there are too many.

@@ -3,6 +3,7 @@ package rpc
 import (
 	"bytes"
 	"context"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
@@ -162,5 +164,49 @@ func BenchmarkCall(b *testing.B) {
 		if _, err := e.client.CreateVolume(b.Context(), &csi.CreateVolumeRequest{Name: "v"}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// slowReader is a connection that writes nothing until it is told.
+type slowReader struct {
+	net.Addr
+	written []func()
+}
+
+func (s *slowReader) Answer(size int64, written func(bytes int64)) {
+	s.written = append(s.written, func() { written(size) })
+}
+
+func TestListsWaitForWhatTheirCallersHaveNotRead(t *testing.T) {
+	f, reader := &floodControl{}, &slowReader{}
+	page := &csi.ListVolumesResponse{NextToken: strings.Repeat("x", maxPage/2)}
+	list := func() error {
+		ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: reader})
+		ctx, err := f.arrive(ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.intercept(ctx, &csi.ListVolumesRequest{}, nil,
+			func(context.Context, any) (any, error) { return page, nil })
+		return err
+	}
+	lists := 0
+	for ; lists < 2*maxUnread/maxPage; lists++ {
+		if err := list(); status.Code(err) == codes.Unavailable {
+			break
+		}
+	}
+	if lists < maxUnread/maxPage || lists == 2*maxUnread/maxPage {
+		t.Errorf("%d pages of %d bytes are unread", lists, maxPage/2)
+	}
+	for _, written := range reader.written {
+		written()
+	}
+	if err := list(); err != nil {
+		t.Errorf("after all has been read: %v", err)
+	}
+	reader.written[len(reader.written)-1]()
+	if f.unread != 0 {
+		t.Errorf("%d bytes are unread in the end", f.unread)
 	}
 }

@@ -22,12 +22,11 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
 const (
-	// patience bounds what a test waits for.
-	patience = time.Minute
 	// floodTime is how long a flood goes on while the regular client calls.
 	floodTime = 3 * time.Second
 	// enough is how many answers in a row show that the regular client is served.
@@ -54,8 +53,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// fixture is a driver with every listener, in a control group.
-type fixture struct {
+// node is a driver with every listener, in a control group.
+type node struct {
 	t       *testing.T
 	driver  *process.Process
 	group   memoryGroup
@@ -64,7 +63,7 @@ type fixture struct {
 	sidecar string // the sidecars' socket
 }
 
-func newFixture(t *testing.T) *fixture {
+func newNode(t *testing.T) *node {
 	t.Helper()
 	group := newMemoryGroup(t)
 	// A socket's path has few bytes, and t.TempDir has the test's name in it.
@@ -73,7 +72,7 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	f := &fixture{
+	f := &node{
 		t: t, group: group, log: &process.Log{},
 		metrics: fmt.Sprintf("127.77.%d.%d:19099", os.Getpid()>>8&0xff, os.Getpid()&0xff),
 		sidecar: filepath.Join(dir, "sidecars.sock"),
@@ -97,8 +96,8 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-func (f *fixture) end() {
-	f.t.Logf("most memory in use: %d MiB", f.group.peakBytes()>>20)
+func (f *node) end() {
+	f.t.Logf("most memory in use: %d MiB; %s", f.group.peakBytes()>>20, f.resident())
 	if err := f.driver.Kill(); err != nil {
 		f.t.Error(err)
 	}
@@ -108,9 +107,17 @@ func (f *fixture) end() {
 	}
 }
 
+// resident is the line of proc_pid_status(5) with the most memory that the process itself had.
+func (f *node) resident() string {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.driver.PID()))
+	_, peak, _ := strings.Cut(string(status), "VmHWM:")
+	peak, _, _ = strings.Cut(peak, "\n")
+	return "VmHWM:" + peak
+}
+
 // withstands runs the attackers, each again and again, and wants the regular client answered
 // meanwhile and the driver alive afterwards.
-func (f *fixture) withstands(
+func (f *node) withstands(
 	attackers int, attack func(ctx context.Context) error, regular func() error,
 ) {
 	f.t.Helper()
@@ -133,9 +140,9 @@ func (f *fixture) withstands(
 }
 
 // answers wants enough answers in a row; a call may fail, and is made again, as clients do.
-func (f *fixture) answers(ctx context.Context, regular func() error) {
+func (f *node) answers(ctx context.Context, regular func() error) {
 	f.t.Helper()
-	deadline, failed := time.Now().Add(patience), 0
+	deadline, failed := time.Now().Add(fixture.Patience()), 0
 	for answered := 0; answered < enough; {
 		select {
 		case <-f.driver.Exited():
@@ -158,7 +165,7 @@ func (f *fixture) answers(ctx context.Context, regular func() error) {
 }
 
 // get asks for a page as kubelet's prober does, from an address that no attacker has.
-func (f *fixture) get(path string) error {
+func (f *node) get(path string) error {
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
 	client := http.Client{
 		Timeout:   5 * time.Second,
@@ -175,7 +182,7 @@ func (f *fixture) get(path string) error {
 	return nil
 }
 
-func (f *fixture) pages() error {
+func (f *node) pages() error {
 	return errors.Join(f.get("/healthz"), f.get("/readyz"), f.get("/metrics"))
 }
 
@@ -186,17 +193,17 @@ func hold(ctx context.Context, conn net.Conn) {
 	_, _ = io.Copy(io.Discard, conn)
 }
 
-func (f *fixture) dialMetrics(source net.IP) (net.Conn, error) {
+func (f *node) dialMetrics(source net.IP) (net.Conn, error) {
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: source}, Timeout: 5 * time.Second}
 	conn, err := dialer.Dial("tcp", f.metrics)
 	if err == nil {
-		_ = conn.SetDeadline(time.Now().Add(floodTime + patience))
+		_ = conn.SetDeadline(time.Now().Add(floodTime + fixture.Patience()))
 	}
 	return conn, err
 }
 
 func TestUnfinishedHeadersCostThePodsThatSendThemTheirConnections(t *testing.T) {
-	f := newFixture(t)
+	f := newNode(t)
 	header := "GET /metrics HTTP/1.1\r\nHost: driver\r\nX-Long: " + strings.Repeat("x", 1<<20)
 	f.withstands(300, func(ctx context.Context) error {
 		conn, err := f.dialMetrics(net.IPv4(127, 0, 0, 2))
@@ -213,7 +220,7 @@ func TestUnfinishedHeadersCostThePodsThatSendThemTheirConnections(t *testing.T) 
 }
 
 func TestPagesThatNobodyReads(t *testing.T) {
-	f := newFixture(t)
+	f := newNode(t)
 	request := "GET /metrics HTTP/1.1\r\nHost: driver\r\nAccept-Encoding: gzip\r\n\r\n"
 	f.withstands(300, func(ctx context.Context) error {
 		conn, err := f.dialMetrics(net.IPv4(127, 0, 0, 2))
@@ -281,21 +288,21 @@ func grpcClient(t *testing.T, socket string) *grpc.ClientConn {
 	return conn
 }
 
+func volumeRequest(name string) *csi.CreateVolumeRequest {
+	return &csi.CreateVolumeRequest{
+		Name:               name,
+		CapacityRange:      &csi.CapacityRange{RequiredBytes: 1 << 20},
+		VolumeCapabilities: []*csi.VolumeCapability{fixture.MountCapability("")},
+	}
+}
+
 // provision is what a sidecar does with its connection, which it keeps for as long as it lives.
 func provision(t *testing.T, conn *grpc.ClientConn) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	controller := csi.NewControllerClient(conn)
-	made, err := controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
-		Name: "pvc-1",
-		VolumeCapabilities: []*csi.VolumeCapability{{
-			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
-			AccessMode: &csi.VolumeCapability_AccessMode{
-				Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER,
-			},
-		}},
-	})
+	made, err := controller.CreateVolume(ctx, volumeRequest("pvc-1"))
 	if err != nil {
 		return err
 	}
@@ -329,7 +336,7 @@ func pluginInfo(ctx context.Context, conn *grpc.ClientConn) error {
 func TestASidecarThatFloodsItsSocketHoldsUpNoOther(t *testing.T) {
 	for name, attack := range floods(csi.Controller_ValidateVolumeCapabilities_FullMethodName) {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t)
+			f := newNode(t)
 			conn := grpcClient(t, f.sidecar)
 			defer func() { _ = conn.Close() }()
 			if err := provision(t, conn); err != nil {
@@ -344,10 +351,30 @@ func TestASidecarThatFloodsItsSocketHoldsUpNoOther(t *testing.T) {
 	}
 }
 
+// An answer stays in memory until its caller reads it, and the largest answer is a page of volumes.
+func TestASidecarThatReadsNoAnswersHoldsUpNoOther(t *testing.T) {
+	f := newNode(t)
+	conn := grpcClient(t, f.sidecar)
+	defer func() { _ = conn.Close() }()
+	for i := range 1000 {
+		if _, err := csi.NewControllerClient(conn).CreateVolume(t.Context(),
+			volumeRequest(fmt.Sprintf("pvc-6f2c1e80-7d0c-4a2f-9b1e-%012d", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := calls{
+		socket: f.sidecar, method: csi.Controller_ListVolumes_FullMethodName,
+		message: message(0, nil), end: true, number: math.MaxInt32,
+	}
+	f.withstands(100, list.attack, func() error {
+		return errors.Join(provision(t, conn), callOnce(t, f.driver.Socket(), nodeInfo))
+	})
+}
+
 func TestAFloodOfKubeletsSocketDoesNotKeepKubeletOut(t *testing.T) {
 	for name, attack := range floods(csi.Controller_ValidateVolumeCapabilities_FullMethodName) {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t)
+			f := newNode(t)
 			f.withstands(600, func(ctx context.Context) error { return attack(ctx, f.driver.Socket()) },
 				func() error { return callOnce(t, f.driver.Socket(), nodeInfo) })
 		})
@@ -357,7 +384,7 @@ func TestAFloodOfKubeletsSocketDoesNotKeepKubeletOut(t *testing.T) {
 func TestAFloodOfTheRegistrationSocketDoesNotKeepKubeletOut(t *testing.T) {
 	for name, attack := range floods(registerapi.Registration_GetInfo_FullMethodName) {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t)
+			f := newNode(t)
 			socket := filepath.Join(f.driver.KubeletDir(), "plugins_registry",
 				"hostpath.csi.local-reg.sock")
 			f.withstands(100, func(ctx context.Context) error { return attack(ctx, socket) },

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 const (
@@ -76,7 +78,7 @@ func layout(t *testing.T) (dir string, settings []string, peak string) {
 // removeGroup waits until the group's last process has gone.
 func removeGroup(t *testing.T, dir string) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(fixture.Patience()); ; time.Sleep(20 * time.Millisecond) {
 		err := unix.Rmdir(dir)
 		if err == nil {
 			return
