@@ -150,6 +150,30 @@ func TestTrashOfAFullDiskRefusesNothing(t *testing.T) {
 	})
 }
 
+// The mark that a purge has begun needs no room either. (A full btrfs refuses every rename, so that
+// the second delete finds the disk full.)
+func TestWhatTheTrashKeepsGoesWhenABtrfsIsFull(t *testing.T) {
+	for _, d := range brimful() {
+		if d.fstype != disks.Btrfs {
+			continue
+		}
+		t.Run(d.name, func(t *testing.T) {
+			disk := disks.New(t, d.fstype, d.size, disks.MkfsArgs(d.mkfs...))
+			opts := oversold(disk)
+			opts.TrashRetention = time.Hour
+			p := openPool(t, opts)
+			kept, v := create(t, p, "kept", mib), create(t, p, "v", mib)
+			writeTree(t, dataPath(p, kept.ID), someTree)
+			remove(t, p, kept.ID)
+			disk.Fill(t)
+			wantBrimful(t, disk)
+			remove(t, p, v.ID)
+			waitPurged(t, p)
+			waitEntries(t, p, volumesDir)
+		})
+	}
+}
+
 // shown is a volume and its snapshot that a mount each shows, deleted from a full disk.
 type shown struct {
 	volume   volume.ID

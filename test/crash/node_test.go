@@ -62,11 +62,18 @@ func newNode(t *testing.T, binary, dir string) *node {
 // each MiB after the first.
 func (n *node) setSlow(slow bool) {
 	n.t.Helper()
-	pool := "{name: p, path: " + n.Path("pool") + "}"
+	options := ""
 	if slow {
-		pool = "{name: p, path: " + n.Path("pool") + ", copyBytesPerSecond: 1Mi}"
+		options = "copyBytesPerSecond: 1Mi"
 	}
-	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools: [" + pool + "]\n"
+	n.setPool(options)
+}
+
+// setPool chooses the pool's options for the drivers that are started from now on.
+func (n *node) setPool(options string) {
+	n.t.Helper()
+	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" +
+		"pools: [{name: p, path: " + n.Path("pool") + ", " + options + "}]\n"
 	n.Must(os.WriteFile(n.Path("config.yaml"), []byte(config), 0o600))
 	n.SetArgs("--metrics-address", n.metricsAddress, "--config", n.Path("config.yaml"))
 }

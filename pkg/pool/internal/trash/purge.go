@@ -101,6 +101,9 @@ func (t *Trash) removeData(ctx context.Context, r *openat.Remover, e *Entry) err
 		return err
 	}
 	defer d.Close()
+	if err := t.markBegun(e, d); err != nil {
+		return err
+	}
 	if err := t.Backend.Discard(d.File); err != nil {
 		return err
 	}

@@ -6,25 +6,60 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
-// tombstone is the mode of an entry of volumes/ or snapshots/ that is deleted in place, because the
-// disk is too full for a rename: trash/ may have to grow, and a full btrfs refuses every rename. A
-// mode is changed at once or not at all, and takes no room; nobody sets this mode by accident.
+// tombstone is the mode of a directory that nobody may take back. In volumes/ and snapshots/ it
+// marks an entry that is deleted in place, because the disk is too full for a rename: trash/ may
+// have to grow, and a full btrfs refuses every rename. In trash/ it marks an entry whose purge has
+// begun: what is left of it may look whole. A mode is changed at once or not at all, and takes no
+// room; nobody sets this mode by accident.
 const tombstone = unix.S_ISUID | unix.S_ISGID | unix.S_ISVTX
 
-// markDeleted marks an entry of a directory with the tombstone. It is durable after a sync of the
-// entry itself.
+// mark gives an open entry the tombstone, which is durable after a sync of the entry.
+func mark(d openat.Dir) error {
+	if err := onFullDisk(d, func() error { return unix.Fchmod(d.FD(), tombstone) }); err != nil {
+		return &os.PathError{Op: "chmod", Path: d.Name(), Err: err}
+	}
+	return nil
+}
+
+// markDeleted deletes an entry of volumes/ or snapshots/ in place.
 func markDeleted(in openat.Dir, name string) error {
 	d, err := in.OpenDir(name)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	if err := onFullDisk(d, func() error { return unix.Fchmod(d.FD(), tombstone) }); err != nil {
-		return &os.PathError{Op: "chmod", Path: name, Err: err}
+	return mark(d)
+}
+
+// markBegun says on disk that the purge of an entry begins, before the first file goes. What a
+// crash then leaves is purged by the next start, whatever the retention is by then. (Every start
+// purges an entry of tmp/, and one that is deleted in place has the mark.)
+//
+// With a retention somebody may look into trash/ for a volume to take back, so the mark is durable
+// before the first file goes. Without a retention a purge must cost no fsync: the mark is one
+// system call, and its failure is no reason to keep the data. It outlives the process. A power cut
+// can lose it only where the filesystem keeps a removal and not the chmod before it, which ext4
+// with a journal, XFS and btrfs do not; and what is then left is kept only if a retention was
+// switched on meanwhile.
+func (t *Trash) markBegun(e *Entry, d openat.Dir) error {
+	if e.begun || e.In != t.Dir {
+		return nil
 	}
+	err := mark(d)
+	if t.Retention > 0 {
+		if err == nil {
+			err = onFullDisk(d, func() error { return t.Sync(d.File) })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	e.begun = true
+	failpoint.Here("purge.marked")
 	return nil
 }
 
@@ -42,7 +77,7 @@ func onFullDisk(d openat.Dir, change func() error) error {
 }
 
 // IsMarked says whether an entry of a directory has the tombstone: in volumes/ and snapshots/ it is
-// deleted, and still there. An absent entry has none.
+// deleted, and still there. An absent entry is not marked.
 func IsMarked(in openat.Dir, name string) (bool, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(in.FD(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
@@ -52,5 +87,7 @@ func IsMarked(in openat.Dir, name string) (bool, error) {
 	if err != nil {
 		return false, &os.PathError{Op: "stat", Path: name, Err: err}
 	}
-	return st.Mode == unix.S_IFDIR|tombstone, nil
+	return isMarked(st), nil
 }
+
+func isMarked(st unix.Stat_t) bool { return st.Mode == unix.S_IFDIR|tombstone }

@@ -49,6 +49,7 @@ type Entry struct {
 	// lookAfter: the entry is purged only if a mount table that was read after this time does not
 	// show it.
 	lookAfter time.Time
+	begun     bool // the disk says that its purge has begun
 	failed    bool // it was tried, and waits for another try
 	polls     int  // how often the filesystem had not finished
 }
@@ -214,28 +215,27 @@ func (t *Trash) Leftovers() (left []Entry, err error) {
 			return nil, fmt.Errorf("read %s/: %w", in.Name(), err)
 		}
 		for _, name := range names {
-			e := Entry{In: in, Name: name}
-			e.dueAt(time.Now().Add(max(purgeDelay, t.keptFor(e))))
-			left = append(left, e)
+			left = append(left, t.found(in, name))
 		}
 	}
 	return left, nil
 }
 
-// keptFor is how long an entry that was found is still kept.
-func (t *Trash) keptFor(e Entry) time.Duration {
-	if e.In != t.Dir {
-		return 0
-	}
-	// A clock that was ahead at the deletion must not keep the entry for longer.
-	return t.Retention - max(0, time.Since(deletedAt(e)))
-}
-
-// deletedAt is when an entry came to trash/: rename(2) sets the change time of what it moves.
-func deletedAt(e Entry) time.Time {
+// found is an entry of trash/ or tmp/ that a start finds. It is due when its retention ends, and at
+// once if its purge has begun.
+func (t *Trash) found(in openat.Dir, name string) Entry {
+	e := Entry{In: in, Name: name}
+	var kept time.Duration
 	var st unix.Stat_t
-	if err := unix.Fstatat(e.In.FD(), e.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return time.Time{}
+	err := unix.Fstatat(in.FD(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if in == t.Dir && err == nil {
+		e.begun = isMarked(st)
+		if !e.begun {
+			// rename(2) sets the change time of what it moves. A clock that was ahead then must not
+			// keep the entry for longer.
+			kept = t.Retention - max(0, time.Since(time.Unix(st.Ctim.Unix())))
+		}
 	}
-	return time.Unix(st.Ctim.Unix())
+	e.dueAt(time.Now().Add(max(purgeDelay, kept)))
+	return e
 }

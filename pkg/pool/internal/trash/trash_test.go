@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,11 +29,18 @@ const patience = time.Minute
 // quotas is a backend that releases a quota ID at the second try, as a filesystem does that has not
 // finished at the first one.
 type quotas struct {
+	discarding func() // if set, is called when data is about to be removed
+
 	mu    sync.Mutex
 	asked map[volume.QuotaID]int
 }
 
-func (*quotas) Discard(*os.File) error { return nil }
+func (q *quotas) Discard(*os.File) error {
+	if q.discarding != nil {
+		q.discarding()
+	}
+	return nil
+}
 
 func (q *quotas) Release(id volume.QuotaID) error {
 	q.mu.Lock()
@@ -330,5 +339,100 @@ func (f *fixture) bind(source, target string) {
 	err := unix.Mount(filepath.Join(f.root, source), target, "", unix.MS_BIND, "")
 	if err != nil {
 		f.t.Fatal(err)
+	}
+}
+
+// A purge may begin although a retention is set: the disk is full, or the retention is switched on
+// after the delete. What such a purge leaves when the process dies is not whole.
+func TestPurgeThatHasBegunGoesOnWhateverTheRetention(t *testing.T) {
+	for _, tc := range []struct {
+		title     string
+		retention time.Duration // until the first process dies
+	}{
+		{"switched on later", 0},
+		{"cut short by a full disk", time.Hour},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			f := newFixture(t, t.TempDir())
+			f.Retention = tc.retention
+			f.plantMany("volumes", "v", 2*yieldAfter)
+			reached := make(chan struct{})
+			f.Yield = func(ctx context.Context) error {
+				close(reached)
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			f.Start(t.Context())
+			f.Queue(f.take("v"))
+			f.queue.hurry()
+			<-reached
+			f.Stop()
+			f.plant("trash", "whole.1")
+			next := newFixture(t, f.root)
+			next.Retention = time.Hour
+			left, err := next.Leftovers()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range left {
+				next.Queue(e)
+			}
+			next.Start(t.Context())
+			next.wantPurged("v.1")
+			next.wantEntries("trash", "whole.1")
+		})
+	}
+}
+
+// Before the first file goes, the disk says so: durably, if a retention makes others look into the
+// trash.
+func TestPurgeSaysOnDiskThatItBeginsBeforeItRemovesAnything(t *testing.T) {
+	for _, tc := range []struct {
+		title     string
+		retention time.Duration
+		wantSyncs int
+	}{
+		{"with a retention", time.Hour, 1},
+		{"without", 0, 0},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			f := newFixture(t, t.TempDir())
+			f.Retention = tc.retention
+			f.plant("volumes", "v")
+			e := f.take("v")
+			path := filepath.Join(f.root, "trash", "v.1")
+			var syncs atomic.Int64
+			f.Sync = func(files ...*os.File) error {
+				syncs.Add(1)
+				if _, err := os.Stat(filepath.Join(path, "data", "file")); err != nil {
+					t.Errorf("when the mark is synced: %v", err)
+				}
+				return nil
+			}
+			f.backend.discarding = func() {
+				if marked, err := IsMarked(f.Dir, "v.1"); !marked || err != nil {
+					t.Errorf("when the data goes the entry is marked: %v, %v", marked, err)
+				}
+			}
+			f.Start(t.Context())
+			f.Queue(e)
+			f.queue.hurry()
+			f.wantPurged("v.1")
+			if n := syncs.Load(); n != int64(tc.wantSyncs) {
+				t.Errorf("%d syncs, want %d", n, tc.wantSyncs)
+			}
+		})
+	}
+}
+
+// plantMany is plant with that many files more.
+func (f *fixture) plantMany(in, name string, files int) {
+	f.t.Helper()
+	f.plant(in, name)
+	for i := range files {
+		path := filepath.Join(f.root, in, name, "data", strconv.Itoa(i))
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			f.t.Fatal(err)
+		}
 	}
 }
