@@ -44,9 +44,13 @@ func (t *Trash) purge(ctx context.Context, e Entry) {
 		t.queue.poll(e)
 	case ctx.Err() != nil: // the next start goes on from here
 	default:
+		retryIn := t.RetryAfter
+		if errors.Is(err, unix.ENOSPC) {
+			retryIn = min(retryIn, retryOnFullDisk)
+		}
 		log.Error(err, "Deleted data could not be purged; its space stays taken, and the purge is "+
-			"tried again", "pool", t.Pool, "entry", e.path(), "retryIn", t.RetryAfter)
-		t.QueueFailed(e)
+			"tried again", "pool", t.Pool, "entry", e.path(), "retryIn", retryIn)
+		t.queueFailed(e, retryIn)
 	}
 }
 

@@ -63,17 +63,22 @@ func (t *Trash) markBegun(e *Entry, d openat.Dir) error {
 	return nil
 }
 
-// onFullDisk makes a change that has to work on a full disk: btrfs takes the blocks for it from a
-// reserve, and has what it took back when it has written them.
-func onFullDisk(d openat.Dir, change func() error) error {
-	err := change()
-	if !errors.Is(err, unix.ENOSPC) {
-		return err
+// fullDiskTries bounds how often a change is tried on a full disk.
+const fullDiskTries = 10
+
+// onFullDisk makes a change that has to work on a full disk. btrfs takes the blocks for it from a
+// reserve, and has what it took back when it has written them; purges and other calls may then be
+// quicker to take them.
+func onFullDisk(d openat.Dir, change func() error) (err error) {
+	for range fullDiskTries {
+		if err = change(); !errors.Is(err, unix.ENOSPC) {
+			return err
+		}
+		if err := unix.Syncfs(d.FD()); err != nil && !errors.Is(err, unix.ENOSPC) {
+			return os.NewSyscallError("syncfs", err)
+		}
 	}
-	if err := unix.Syncfs(d.FD()); err != nil {
-		return os.NewSyscallError("syncfs", err)
-	}
-	return change()
+	return err
 }
 
 // IsMarked says whether an entry of a directory has the tombstone: in volumes/ and snapshots/ it is

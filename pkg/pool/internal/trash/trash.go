@@ -24,6 +24,9 @@ const (
 	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a
 	// person, not a loop.
 	purgeRetry = time.Minute
+	// retryOnFullDisk is how long a purge waits that has met a full disk: a btrfs can need its
+	// reserve even for that, and has it back after its next commit.
+	retryOnFullDisk = time.Second
 	// purgeDelay lets the purges of a busy pool share one reading of the mount table.
 	purgeDelay = 10 * time.Millisecond
 )
@@ -177,9 +180,11 @@ func (t *Trash) Queue(e Entry) {
 
 // QueueFailed has an entry purged later, as one that could not be purged: the deletion is perhaps
 // not durable, and a power cut must not bring back a volume with part of its data.
-func (t *Trash) QueueFailed(e Entry) {
+func (t *Trash) QueueFailed(e Entry) { t.queueFailed(e, t.RetryAfter) }
+
+func (t *Trash) queueFailed(e Entry, retryIn time.Duration) {
 	e.failed = true
-	e.dueAt(time.Now().Add(t.RetryAfter))
+	e.dueAt(time.Now().Add(retryIn))
 	t.queue.add(e)
 }
 
