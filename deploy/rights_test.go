@@ -78,6 +78,27 @@ func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
 	}
 }
 
+func TestSnapshotControllerHasTheseRightsAndNoOther(t *testing.T) {
+	objects := slices.DeleteFunc(render(t, everything), func(o object) bool {
+		return !strings.HasSuffix(o.Metadata.Name, "-snapshots")
+	})
+	const snapshots = "ClusterRole snapshot.storage.k8s.io/volumesnapshot"
+	want := map[string][]string{
+		"ClusterRole /persistentvolumes":      {"get", "list", "watch"},
+		"ClusterRole /persistentvolumeclaims": {"get", "list", "watch", "update"},
+		"ClusterRole /nodes":                  {"get", "list", "watch"},
+		"ClusterRole /events":                 {"create", "patch"},
+		snapshots + "classes":                 {"get", "list", "watch"},
+		snapshots + "contents":                {"get", "list", "watch", "create", "patch", "delete"},
+		snapshots + "s":                       {"get", "list", "watch", "update", "patch"},
+		snapshots + "s/status":                {"update"},
+		"Role coordination.k8s.io/leases":     {"get", "update", "create"},
+	}
+	if got := rights(objects); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
+
 // rights lists the verbs by kind of role and resource.
 func rights(objects []object) map[string][]string {
 	verbs := map[string][]string{}
