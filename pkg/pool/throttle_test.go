@@ -74,14 +74,15 @@ func fillMetered(t *testing.T, path string) {
 	}
 }
 
-// wantMetered: a copy into a pool asks that pool's limiter for all of the content.
+// wantMetered: a copy into a pool asks that pool's limiter for all of the content. It asks again for
+// what the kernel left of a chunk: copy_file_range(2) may copy less than it was told.
 func wantMetered(t *testing.T, what string, on *Pool, run func()) {
 	t.Helper()
 	m := &meter{}
 	on.throttle.Limiter = m
 	run()
 	on.throttle.Limiter = nil
-	if got := m.bytes.Load(); got != meteredContent {
+	if got := m.bytes.Load(); got < meteredContent || got > 2*meteredContent {
 		t.Errorf("%s: the limiter let %d bytes through, want %d", what, got, meteredContent)
 	}
 }

@@ -25,7 +25,7 @@ func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
 	n.Start()
 	source, err := n.create(t.Context(), "source", "DirectoryOrCreate")
 	n.Must(err)
-	data := bytes.Repeat([]byte("precious "), 1<<20)
+	data := bytes.Repeat([]byte("precious "), 3<<20)
 	n.Must(os.WriteFile(n.Path("pool", "volumes", "source", "data", "file"), data, 0o600))
 	copies := map[string]func(context.Context) (string, error){
 		"snapshot": func(ctx context.Context) (string, error) { return n.takeSnapshot(ctx, "snapshot", source) },
@@ -57,14 +57,14 @@ func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
 	n.wantClean(0)
 }
 
-// killInTheMiddle makes a copy that takes 9 s, asks again once, and kills the driver before it is
+// killInTheMiddle makes a copy that takes 27 s, asks again once, and kills the driver before it is
 // done.
 func killInTheMiddle(
 	t *testing.T, n *node, what string, run func(context.Context) (string, error),
 ) {
 	t.Helper()
 	for range 2 { // the second call joins
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		_, err := run(ctx)
 		cancel()
 		if status.Code(err) != codes.Aborted || !strings.Contains(err.Error(), "bytes in") {
