@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -113,5 +114,41 @@ func TestFilesystemInAnImageIsFoundWithItsSize(t *testing.T) {
 				t.Errorf("found %+v, %v", got, err)
 			}
 		})
+	}
+}
+
+// The record may be older than the filesystem, which need not have written anything where it grew.
+func TestImageIsNotCutBelowItsFilesystem(t *testing.T) {
+	const before, after = 48 * mib, 96 * mib
+	dir, err := os.Open(t.TempDir())
+	must(t, err)
+	defer dir.Close()
+	f, _, err := image.New(volume.Sparse).Make(dir, volume.Spec{}, before)
+	must(t, err)
+	defer f.Close()
+	path := filepath.Join(dir.Name(), f.Name())
+	run := func(name string, args ...string) {
+		t.Helper()
+		out, err := exec.CommandContext(t.Context(), name, append(args, path)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", name, err, out)
+		}
+	}
+	run("mkfs.ext4", "-q", "-F", "-b", "4096")
+	must(t, f.Truncate(after))
+	run("resize2fs")
+	if at, err := f.Seek(before, unix.SEEK_DATA); !errors.Is(err, unix.ENXIO) {
+		t.Fatalf("there is data at %d, %v: the test shows nothing", at, err)
+	}
+	_, err = image.New(volume.Sparse).Adopt(dir, 0, volume.Spec{}, before)
+	if !errors.Is(err, volume.ErrCorrupt) {
+		t.Errorf("with the record from before: %v, want ErrCorrupt", err)
+	}
+	if info, err := f.Stat(); err != nil || info.Size() != after {
+		t.Errorf("the image has %d bytes, %v", info.Size(), err)
+	}
+	repaired, err := image.New(volume.Sparse).Adopt(dir, 0, volume.Spec{}, after)
+	if repaired || err != nil {
+		t.Errorf("with the right record: %t, %v", repaired, err)
 	}
 }

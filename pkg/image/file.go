@@ -12,6 +12,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image/filesystem"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -168,6 +169,16 @@ func cut(f *os.File, from, to int64) error {
 		return fmt.Errorf(
 			"%w: its image has %d bytes, some of them written at %d, and its record says %d: it is left as it is",
 			volume.ErrCorrupt, from, written, to)
+	}
+	// A filesystem that was grown need not have written anything there.
+	size, err := filesystem.Size(f)
+	if err != nil {
+		return err
+	}
+	if size > to {
+		return fmt.Errorf(
+			"%w: its image has %d bytes, with a filesystem of %d, and its record says %d: it is left as it is",
+			volume.ErrCorrupt, from, size, to)
 	}
 	return errors.Join(f.Truncate(to), f.Sync())
 }

@@ -131,6 +131,7 @@ func TestBlockVolumeIsOneDeviceOfExactlyItsSizeHoweverManyPods(t *testing.T) {
 	if entries, err := os.ReadDir(n.KubeletDir); len(entries) != 1 || err != nil {
 		t.Errorf("left are %v, %v, want the staging path", entries, err)
 	}
+	n.wantDetached(n.id)
 	must(t, volumeOf(n.t, n.pool, n.id).CheckDetached())
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"k8s.io/mount-utils"
 	utilexec "k8s.io/utils/exec"
@@ -33,40 +35,46 @@ func Probe(f *os.File) (Found, error) {
 	if err != nil {
 		return Found{}, fmt.Errorf("blkid %s: %w", f.Name(), err)
 	}
-	bytes, err := sizeOf(f, volume.FSType(name))
-	return Found{Type: name, Bytes: bytes}, err
+	if !slices.Contains(volume.FSTypes(), volume.FSType(name)) {
+		return Found{Type: name}, nil
+	}
+	size, err := Size(f)
+	return Found{Type: name, Bytes: size}, err
 }
 
-// The places of superblocks in a filesystem, and of the fields in them.
-const (
-	ext4Superblock  = 1024     // fs/ext4/ext4.h, struct ext4_super_block
-	btrfsSuperblock = 64 << 10 // include/uapi/linux/btrfs_tree.h, struct btrfs_super_block
-	superblockBytes = 1024     // as much as is looked at
-)
+// superblock is where a filesystem has the superblock, how it is known, and what size it says.
+type superblock struct {
+	offset      int64 // in the filesystem, in bytes
+	magicOffset int   // in the superblock
+	magic       string
+	size        func(superblock []byte) int64
+}
 
-// sizeOf reads the size of a filesystem from its superblock. What says nothing has the size 0.
-func sizeOf(f *os.File, fsType volume.FSType) (int64, error) {
-	var at int64
-	var size func(superblock []byte) int64
-	switch fsType {
-	case volume.Ext4:
-		at, size = ext4Superblock, ext4Bytes
-	case volume.XFS:
-		at, size = 0, xfsBytes
-	case volume.Btrfs:
-		at, size = btrfsSuperblock, btrfsBytes
-	default:
-		return 0, nil
+// superblockBytes is how much is read of a superblock.
+const superblockBytes = 1024
+
+// superblocks are those of fs/ext4/ext4.h (struct ext4_super_block), fs/xfs/libxfs/xfs_format.h
+// (struct xfs_dsb) and include/uapi/linux/btrfs_tree.h (struct btrfs_super_block).
+var superblocks = []superblock{
+	{offset: 1024, magicOffset: 56, magic: "\x53\xef", size: ext4Bytes},
+	{offset: 0, magicOffset: 0, magic: "XFSB", size: xfsBytes},
+	{offset: 64 << 10, magicOffset: 64, magic: "_BHRfS_M", size: btrfsBytes},
+}
+
+// Size is the size of the ext4, XFS or btrfs in a file or on a device, by its superblock. It is 0 if
+// there is none, or if the superblock is damaged. It starts no program.
+func Size(f *os.File) (int64, error) {
+	content := make([]byte, superblockBytes)
+	for _, s := range superblocks {
+		n, err := f.ReadAt(content, s.offset)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return 0, err
+		}
+		if n == len(content) && strings.HasPrefix(string(content[s.magicOffset:]), s.magic) {
+			return s.size(content), nil
+		}
 	}
-	superblock := make([]byte, superblockBytes)
-	if _, err := f.ReadAt(superblock, at); err != nil && !errors.Is(err, io.EOF) {
-		return 0, err
-	}
-	bytes := size(superblock)
-	if bytes < 0 || bytes > volume.MaxCapacityBytes { // the superblock is damaged
-		return 0, nil
-	}
-	return bytes, nil
+	return 0, nil
 }
 
 // ext4Bytes is s_blocks_count_lo, s_blocks_count_hi and s_log_block_size.
