@@ -53,6 +53,16 @@ func Bind(source *os.File, t Target, options Options) error {
 	return nil
 }
 
+// cloneError explains a failure of open_tree(2) with OPEN_TREE_CLONE: EINVAL means that the mount
+// through which the source was opened is no longer attached anywhere.
+func cloneError(err error) error {
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("%w: its filesystem has been unmounted: mount it again (open_tree: %w)",
+			volume.ErrUnavailable, err)
+	}
+	return os.NewSyscallError("open_tree", err)
+}
+
 func checkWritable(source *os.File, options Options) error {
 	flags, err := mountFlags(source)
 	if err != nil {
@@ -142,7 +152,7 @@ func attach(source *os.File, at *openTarget, options Options) error {
 	clone, err := unix.OpenTree(int(source.Fd()), "",
 		unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|recursive)
 	if err != nil {
-		return os.NewSyscallError("open_tree", err)
+		return cloneError(err)
 	}
 	defer unix.Close(clone) // a clone that was not moved anywhere goes with its descriptor
 	err = unix.MountSetattr(clone, "", unix.AT_EMPTY_PATH|recursive, options.attr())

@@ -330,3 +330,24 @@ func TestBindThatFailsLeavesNoTarget(t *testing.T) {
 	wantMounts(t, at.String(), 0)
 	wantAbsent(t, at.String())
 }
+
+func TestBindOfAnUnmountedFilesystemIsUnavailable(t *testing.T) {
+	base := newBase(t)
+	pool := filepath.Join(base, "pool")
+	put(t, pool, emptyDir)
+	if err := unix.Mount("tmpfs", pool, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(pool, "data"), fullDir)
+	source := pinned(t, filepath.Join(pool, "data"))
+	if err := unix.Unmount(pool, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	at := target(t, base, "target")
+	if err := Bind(source, at, options(t, false)); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("%v, want ErrUnavailable", err)
+	}
+	if _, err := os.Stat(at.String()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the target is left: %v", err)
+	}
+}

@@ -17,33 +17,48 @@ import (
 type codeEntry struct {
 	err  error
 	code codes.Code
+	// remedy is added to the message of an error that has none.
+	remedy string
 }
+
+// What to do when a disk or a filesystem of the node fails.
+const (
+	lookAtDisk   = "the node's disk or filesystem has failed: look into the kernel's log (dmesg), repair it"
+	lookAtServer = "the server of a mounted filesystem (FUSE, NFS) does not answer: restart it, or unmount it"
+)
 
 // codeTable is the only place where an error gets its code (CSI spec, "Error Scheme"). An error
 // that wraps several entries gets the first: the driver's sentinels say more than system errors.
 var codeTable = []codeEntry{
-	{volume.ErrInvalid, codes.InvalidArgument},
-	{volume.ErrForbidden, codes.PermissionDenied},
-	{volume.ErrNotFound, codes.NotFound},
-	{volume.ErrIncompatible, codes.AlreadyExists},
-	{volume.ErrInUse, codes.FailedPrecondition},
-	{volume.ErrPrecondition, codes.FailedPrecondition},
-	{volume.ErrNoSpace, codes.ResourceExhausted},
-	{volume.ErrTooMany, codes.ResourceExhausted},
-	{volume.ErrOutOfRange, codes.OutOfRange},
-	{volume.ErrBusy, codes.Aborted},
-	{volume.ErrBadToken, codes.Aborted},
-	{volume.ErrUnavailable, codes.Unavailable},
-	{volume.ErrNode, codes.Unavailable},
+	{err: volume.ErrInvalid, code: codes.InvalidArgument},
+	{err: volume.ErrForbidden, code: codes.PermissionDenied},
+	{err: volume.ErrNotFound, code: codes.NotFound},
+	{err: volume.ErrIncompatible, code: codes.AlreadyExists},
+	{err: volume.ErrInUse, code: codes.FailedPrecondition},
+	{err: volume.ErrPrecondition, code: codes.FailedPrecondition},
+	{err: volume.ErrNoSpace, code: codes.ResourceExhausted},
+	{err: volume.ErrTooMany, code: codes.ResourceExhausted},
+	{err: volume.ErrOutOfRange, code: codes.OutOfRange},
+	{err: volume.ErrBusy, code: codes.Aborted},
+	{err: volume.ErrBadToken, code: codes.Aborted},
+	{err: volume.ErrUnavailable, code: codes.Unavailable},
+	{err: volume.ErrNode, code: codes.Unavailable},
 	// Not DATA_LOSS, which means "unrecoverable". Most often only a record is unreadable, which can be
 	// written again while the data is intact. kubelet treats both codes as final
 	// (isFinalError in pkg/volume/csi/csi_client.go).
-	{volume.ErrCorrupt, codes.Internal},
-	{context.Canceled, codes.Canceled},
-	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{err: volume.ErrCorrupt, code: codes.Internal},
+	{err: context.Canceled, code: codes.Canceled},
+	{err: context.DeadlineExceeded, code: codes.DeadlineExceeded},
 	// A disk that fills up during a call means the same to the scheduler as a ledger without room.
-	{syscall.ENOSPC, codes.ResourceExhausted},
-	{syscall.EDQUOT, codes.ResourceExhausted},
+	{err: syscall.ENOSPC, code: codes.ResourceExhausted},
+	{err: syscall.EDQUOT, code: codes.ResourceExhausted},
+	// Faults of the node: the driver did nothing wrong, and the call may succeed later.
+	{err: syscall.EIO, code: codes.Unavailable, remedy: lookAtDisk},
+	{err: syscall.EROFS, code: codes.Unavailable, remedy: lookAtDisk},
+	{err: syscall.ENOTCONN, code: codes.Unavailable, remedy: lookAtServer},
+	{err: syscall.ESTALE, code: codes.Unavailable, remedy: lookAtServer},
+	{err: syscall.ESHUTDOWN, code: codes.Unavailable, remedy: lookAtDisk},
+	{err: syscall.EHOSTDOWN, code: codes.Unavailable, remedy: lookAtServer},
 }
 
 // Code is the status code that a caller sees when a handler returns err. Unknown errors are
@@ -59,17 +74,21 @@ func toStatus(err error) *status.Status {
 	if st, ok := status.FromError(err); ok && st.Code() != codes.OK {
 		return status.New(st.Code(), describe(st.Message(), st.Code()))
 	}
-	code := lookUp(err)
-	return status.New(code, describe(err.Error(), code))
+	entry := lookUp(err)
+	message := err.Error()
+	if entry.remedy != "" {
+		message += ": " + entry.remedy
+	}
+	return status.New(entry.code, describe(message, entry.code))
 }
 
-func lookUp(err error) codes.Code {
+func lookUp(err error) codeEntry {
 	for _, entry := range codeTable {
 		if errors.Is(err, entry.err) {
-			return entry.code
+			return entry
 		}
 	}
-	return codes.Internal
+	return codeEntry{code: codes.Internal}
 }
 
 // describe replaces an empty message: the spec wants a human-readable one with every code but OK.

@@ -133,7 +133,7 @@ func TestCode(t *testing.T) {
 			&fs.PathError{Op: "write", Path: "x", Err: syscall.EDQUOT},
 			codes.ResourceExhausted,
 		},
-		{"any other errno", syscall.EIO, codes.Internal},
+		{"any other errno", syscall.EBADF, codes.Internal},
 		{"an absent file is not an absent volume", fs.ErrNotExist, codes.Internal},
 		{"any other error", errors.New("boom"), codes.Internal},
 		{
@@ -211,5 +211,23 @@ func TestCallNobodyWaitsForIsNotBegun(t *testing.T) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestFaultOfTheNodeIsUnavailableAndNamesARemedy(t *testing.T) {
+	for _, errno := range []syscall.Errno{
+		syscall.EIO, syscall.EROFS, syscall.ENOTCONN, syscall.ESTALE, syscall.ESHUTDOWN,
+	} {
+		st := toStatus(&fs.PathError{Op: "open", Path: "/x", Err: errno})
+		if st.Code() != codes.Unavailable {
+			t.Errorf("%v is %s, want UNAVAILABLE", errno, st.Code())
+		}
+		if !strings.Contains(st.Message(), "look into") && !strings.Contains(st.Message(), "restart") {
+			t.Errorf("%q says nothing to do", st.Message())
+		}
+	}
+	own := toStatus(fmt.Errorf("%w: repair it: %w", volume.ErrCorrupt, syscall.EIO))
+	if own.Code() != codes.Internal || strings.Contains(own.Message(), lookAtDisk) {
+		t.Errorf("an error with a sentinel became %v", own)
 	}
 }
