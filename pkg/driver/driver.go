@@ -45,9 +45,9 @@ func Run(ctx context.Context, cfg Config) error {
 	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", Version,
 		"node", cfg.NodeName, "endpoint", cfg.Endpoint)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { s.pools.run(ctx); return nil })
-	group.Go(func() error { repeat(ctx, sweepInterval, s.node.SweepInline); return nil })
-	group.Go(func() error { repeat(ctx, growInterval, s.node.RetryGrowth); return nil })
+	group.Go(func() error { return s.pools.run(ctx) })
+	group.Go(func() error { s.repeat(ctx, sweepInterval, s.node.SweepInline); return nil })
+	group.Go(func() error { s.repeat(ctx, growInterval, s.node.RetryGrowth); return nil })
 	group.Go(func() error {
 		return serveGRPC(ctx, servers.full, sockets.kubelet, cfg.ShutdownGrace)
 	})
@@ -105,6 +105,7 @@ type servers struct {
 func newServers(ctx context.Context, what services, registry prometheus.Registerer) servers {
 	// One set of interceptors, so that a volume's lock holds for the calls of both sockets.
 	options := rpc.ServerOptions(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
+	options = append(options, grpc.ChainUnaryInterceptor(what.pools.countCall))
 	s := servers{full: rpc.NewServer(options), sidecars: rpc.NewServer(options)}
 	for _, server := range []*grpc.Server{s.full, s.sidecars} {
 		csi.RegisterControllerServer(server, what.controller)
@@ -128,10 +129,12 @@ const sweepInterval = 10 * time.Second
 // try costs nothing where there are none.
 const growInterval = 5 * time.Minute
 
-// repeat does something again and again until the context ends.
-func repeat(ctx context.Context, interval time.Duration, do func(context.Context)) {
+// repeat does something again and again, as a call of its own, until the context ends.
+func (s services) repeat(ctx context.Context, interval time.Duration, do func(context.Context)) {
 	for ctx.Err() == nil {
+		leave := s.pools.calls.enter()
 		do(ctx)
+		leave()
 		select {
 		case <-ctx.Done():
 		case <-time.After(interval):

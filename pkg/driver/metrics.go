@@ -113,7 +113,9 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(value), labels...)
 	}
-	for _, slot := range m.pools.snapshot() {
+	slots, giveBack := m.pools.borrow()
+	defer giveBack()
+	for _, slot := range slots {
 		name := slot.config.Name
 		status, err := slot.status()
 		if err != nil {

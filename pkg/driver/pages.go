@@ -151,7 +151,8 @@ func (p *pages) states(ctx context.Context) ([]poolState, error) {
 // checkPools asks the pools' disks, and logs what has changed: the log is the only place that has
 // all of an error.
 func (p *pages) checkPools() ([]poolState, error) {
-	slots := p.pools.snapshot()
+	slots, giveBack := p.pools.borrow()
+	defer giveBack()
 	states := make([]poolState, len(slots))
 	for i, slot := range slots {
 		states[i] = poolState{name: slot.config.Name, optional: slot.config.Optional}

@@ -33,6 +33,8 @@ type poolSet struct {
 	defaultPool  string
 	publications *nodeserver.Publications
 	retry        time.Duration // poolRetry, except in tests
+	changes      signal        // of the mount table
+	calls        callEpoch     // the calls that may use a pool
 
 	mu    sync.RWMutex
 	slots []*poolSlot // in the order of the configuration
@@ -43,6 +45,8 @@ type poolSlot struct {
 	config PoolConfig
 	pool   *pool.Pool
 	err    error
+
+	wasOpen bool
 }
 
 // named adds the pool's name and path to an error, as pool.Open does.
@@ -73,21 +77,27 @@ func newPoolSet(cfg Config, publications *nodeserver.Publications) *poolSet {
 	return s
 }
 
-// run opens the pools in parallel, and tries those that fail again until the context ends. It
-// returns when every pool is open or the context has ended. The pools stay open until close.
-func (s *poolSet) run(ctx context.Context) {
+// run opens the pools in parallel, tries those that fail again, and closes and opens again those
+// that are no longer at their paths, until the context ends. The pools that are open then stay open
+// until close. Errors: those of mount.Watch.
+func (s *poolSet) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, slot := range s.slots {
-		wg.Go(func() { s.keepTrying(ctx, slot) })
+		wg.Go(func() { s.keepOpen(ctx, slot) })
 	}
+	// A directory that is moved changes no mount: it is found when the interval ends.
+	err := mount.Watch(ctx, s.retry, s.changes.fire)
 	wg.Wait()
+	return err
 }
 
-func (s *poolSet) keepTrying(ctx context.Context, slot *poolSlot) {
-	for lastLogged := ""; ; {
+func (s *poolSet) keepOpen(ctx context.Context, slot *poolSlot) {
+	for lastLogged := ""; ctx.Err() == nil; {
 		err := s.open(ctx, slot)
 		if err == nil {
-			return
+			lastLogged = ""
+			s.closeDisplaced(ctx, slot)
+			continue
 		}
 		if err.Error() != lastLogged {
 			lastLogged = err.Error()
@@ -95,7 +105,6 @@ func (s *poolSet) keepTrying(ctx context.Context, slot *poolSlot) {
 		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-time.After(s.retry):
 		}
 	}
@@ -119,7 +128,7 @@ func isAbsent(slot *poolSlot, err error) bool {
 }
 
 func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
-	p, err := s.openPool(ctx, slot.config)
+	p, err := s.openPool(ctx, slot)
 	if err == nil {
 		// The publications must be known before any call can find the pool.
 		if err = s.restorePublications(ctx, p); err != nil {
@@ -132,6 +141,9 @@ func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	slot.pool, slot.err = p, err
+	if err == nil {
+		slot.wasOpen = true
+	}
 	return err
 }
 
@@ -144,7 +156,8 @@ func (s *poolSet) restorePublications(ctx context.Context, p *pool.Pool) error {
 	return staging.Reconcile(ctx, p, s.publications.Targets)
 }
 
-func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error) {
+func (s *poolSet) openPool(ctx context.Context, slot *poolSlot) (*pool.Pool, error) {
+	c := slot.config
 	p, err := pool.Open(ctx, pool.Options{
 		Name:              c.Name,
 		Path:              c.Path,
@@ -154,6 +167,7 @@ func (s *poolSet) openPool(ctx context.Context, c PoolConfig) (*pool.Pool, error
 		IgnoreQuota:       c.Quota == QuotaOff,
 		RequireMountpoint: c.RequireMountpoint,
 		MustExist:         c.Optional,
+		WasOpen:           slot.wasOpen,
 		Admit:             func(d *os.File, rest string) error { return s.checkApart(c, d, rest) },
 		Claim:             func(id volume.PoolID) error { return s.checkUnique(c, id) },
 		TrashRetention:    c.TrashRetention,
@@ -278,7 +292,8 @@ func (s *poolSet) ByID(id volume.PoolID) (*pool.Pool, error) {
 			volume.ErrUnavailable, id, strings.Join(closed, "; "))
 	}
 	return nil, fmt.Errorf(
-		"%w: this node has no pool %s: the volume is on another node, or its pool was taken out of the configuration",
+		"%w: this node has no pool %s: the volume is on another node, or its pool was taken out of the configuration"+
+			", or another disk is at its pool's path",
 		volume.ErrNotFound, id)
 }
 
@@ -325,8 +340,10 @@ func (s *poolSet) Open() []*pool.Pool {
 
 // notReady says which required pools cannot be used, and why; nil means ready.
 func (s *poolSet) notReady() error {
+	slots, giveBack := s.borrow()
+	defer giveBack()
 	var errs []error
-	for _, slot := range s.snapshot() {
+	for _, slot := range slots {
 		if _, err := slot.status(); err != nil && !slot.config.Optional {
 			errs = append(errs, err)
 		}
@@ -354,13 +371,15 @@ func (s *poolSet) stillOpening() error {
 	return nil
 }
 
-// snapshot copies the slots, so that nobody holds the lock while a disk answers.
-func (s *poolSet) snapshot() []poolSlot {
+// borrow copies the slots, so that nobody holds the lock while a disk answers. Their pools stay open
+// until giveBack.
+func (s *poolSet) borrow() (_ []poolSlot, giveBack func()) {
+	giveBack = s.calls.enter()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	slots := make([]poolSlot, 0, len(s.slots))
 	for _, slot := range s.slots {
 		slots = append(slots, *slot)
 	}
-	return slots
+	return slots, giveBack
 }

@@ -40,7 +40,9 @@ func keepOpening(t *testing.T, s *poolSet) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		s.run(ctx)
+		if err := s.run(ctx); err != nil {
+			t.Error(err)
+		}
 	}()
 	t.Cleanup(func() {
 		stop()
@@ -146,7 +148,9 @@ func TestAbsentOptionalPoolIsToldOnce(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		s.run(ctx)
+		if err := s.run(ctx); err != nil {
+			t.Error(err)
+		}
 	}()
 	fixture.Eventually(t, "the pool has been looked for",
 		func() bool { return s.stillOpening() == nil })

@@ -34,6 +34,9 @@ type Options struct {
 	Claim func(id volume.PoolID) error
 	// MustExist refuses to make the directory: an absent one is ErrUnavailable and os.ErrNotExist.
 	MustExist bool
+	// WasOpen says that a pool was open at Path earlier in this process: none is made there, except
+	// on a disk that is mounted there.
+	WasOpen bool
 	// TrashRetention is how long a deleted volume can still be taken out of trash/ by hand.
 	TrashRetention time.Duration
 	// AllowMultiNode accepts the multi-node access modes for volumes of the pool.

@@ -41,6 +41,7 @@ type Pool struct {
 	commits        *groupsync.Group
 	ordered        bool // backend.HasOrderedJournal
 	location       mount.Location
+	place          place
 	backend        backend.Backend
 	cloner         backend.Cloner
 	jobs           *copyjob.Jobs
@@ -82,6 +83,9 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	if p.location, err = mount.Locate(p.root.File); err != nil {
 		return nil, err
 	}
+	if p.place, err = placeOf(p.root.File); err != nil {
+		return nil, err
+	}
 	if err := p.openBackend(ctx); err != nil {
 		return nil, err
 	}
@@ -120,7 +124,7 @@ func (p *Pool) openRoot(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
 	}
 	p.root = openat.Dir{File: there} // closed with the pool, whatever comes
-	if rest != "" && (p.opts.MustExist || p.opts.RequireMountpoint) {
+	if rest != "" && (p.opts.MustExist || p.opts.RequireMountpoint || p.opts.WasOpen) {
 		return fmt.Errorf(
 			"%w: nothing is at %s where the driver runs: mount the pool's disk; in a container, is the directory above it mounted "+
 				"(the chart's hostDirectories)? %w",
@@ -203,7 +207,7 @@ func (p *Pool) openLayout() error {
 		return err
 	}
 	if isNew {
-		if err := checkUnused(p.root); err != nil {
+		if err := errors.Join(p.checkMayBeMade(), checkUnused(p.root)); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -25,10 +26,10 @@ func (p *Pool) reserve(bytes int64) error {
 	return p.ledger.Reserve(bytes, r)
 }
 
-// room asks the filesystem; it is two system calls, whatever the pool holds. Errors: ErrUnavailable
-// when the disk has failed.
+// room asks the filesystem; it is some system calls, whatever the pool holds. Errors: ErrUnavailable
+// when the disk has failed or is no longer at the pool's path.
 func (p *Pool) room() (ledger.Room, error) {
-	if err := p.alive(); err != nil {
+	if err := errors.Join(p.alive(), p.CheckInPlace()); err != nil {
 		return ledger.Room{}, err
 	}
 	var st unix.Statfs_t

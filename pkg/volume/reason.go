@@ -14,6 +14,7 @@ type Reason string
 const (
 	ReasonAbsent     Reason = "absent"      // nothing is at the pool's path
 	ReasonDamaged    Reason = "damaged"     // pool.json is missing or unreadable
+	ReasonDisplaced  Reason = "displaced"   // something else stands at the path of the open pool
 	ReasonDiskFailed Reason = "disk_failed" // the filesystem gives I/O errors
 	ReasonDuplicate  Reason = "duplicate"   // another pool has the same UUID
 	ReasonForeign    Reason = "foreign"     // the directory holds something else

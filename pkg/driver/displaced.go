@@ -1,0 +1,110 @@
+package driver
+
+import (
+	"context"
+	"sync"
+
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+)
+
+// closeDisplaced waits until the slot's pool is no longer at its path, and closes the pool. It
+// returns when the pool is closed or the context has ended.
+func (s *poolSet) closeDisplaced(ctx context.Context, slot *poolSlot) {
+	for {
+		changed := s.changes.next()
+		if err := slot.pool.CheckInPlace(); err != nil {
+			s.withdraw(ctx, slot, err)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// withdraw takes the pool away from the calls that begin from now on, waits for those that may
+// still use it, and closes it. A call or a purge that hangs on a dead disk delays that, and so does
+// the end of the context: then the process's own end lets go of the pool.
+func (s *poolSet) withdraw(ctx context.Context, slot *poolSlot, why error) {
+	p := slot.pool
+	s.mu.Lock()
+	slot.pool, slot.err = nil, why
+	s.mu.Unlock()
+	logger := klog.FromContext(ctx).WithValues("pool", slot.config.Name, "poolID", p.ID())
+	logger.Error(why, "Pool is given up: its volumes are unavailable until its disk is back")
+	closed := make(chan error, 1)
+	go func() {
+		s.calls.drain()
+		closed <- p.Close()
+	}()
+	select {
+	case err := <-closed:
+		logger.Info("Pool is closed: its disk can be unmounted", "err", err)
+	case <-ctx.Done():
+	}
+}
+
+// signal wakes all that wait for its next firing.
+type signal struct {
+	mu    sync.Mutex
+	fired chan struct{}
+}
+
+// next is closed by the next fire.
+func (s *signal) next() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fired == nil {
+		s.fired = make(chan struct{})
+	}
+	return s.fired
+}
+
+func (s *signal) fire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fired != nil {
+		close(s.fired)
+		s.fired = nil
+	}
+}
+
+// callEpoch counts the calls under way, so that a pool can be closed when the last one that may
+// have found it has ended. (Read-copy-update calls that a grace period.)
+type callEpoch struct {
+	mu      sync.Mutex
+	current *sync.WaitGroup
+}
+
+// enter begins a call; leave ends it. Neither waits.
+func (e *callEpoch) enter() (leave func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.current == nil {
+		e.current = new(sync.WaitGroup)
+	}
+	e.current.Add(1)
+	return e.current.Done
+}
+
+// drain waits for the calls that are under way now, not for later ones.
+func (e *callEpoch) drain() {
+	e.mu.Lock()
+	earlier := e.current
+	e.current = nil
+	e.mu.Unlock()
+	if earlier != nil {
+		earlier.Wait()
+	}
+}
+
+// countCall is a grpc.UnaryServerInterceptor.
+func (s *poolSet) countCall(
+	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (any, error) {
+	defer s.calls.enter()()
+	return handler(ctx, req)
+}
