@@ -274,7 +274,7 @@ func (c *crash) survives(err error) bool {
 			return false
 		case <-time.After(5 * time.Millisecond):
 		}
-		if err == nil && len(c.discarded()) == 0 {
+		if err == nil && len(c.leftovers()) == 0 {
 			return true
 		}
 		if time.Now().After(deadline) {

@@ -170,7 +170,7 @@ func (n *node) wantClean(mounts int, ids ...string) {
 		n.t.Errorf("the driver lists %q, want %q", got, ids)
 	}
 	n.eventually("the trash is purged and its space given back", func() bool {
-		return len(n.discarded()) == 0 &&
+		return len(n.leftovers()) == 0 &&
 			n.ledger() == [2]int64{int64(len(ids))*volumeBytes + n.grown + n.shared(), 0}
 	})
 	if got := n.Entries("pool", "volumes"); len(got) != len(ids) {
@@ -227,8 +227,8 @@ func (n *node) shared() int64 {
 	return sum
 }
 
-// discarded is what is deleted, or was never finished, and not purged yet.
-func (n *node) discarded() []string {
+// leftovers is what is deleted, or was never finished, and not purged yet.
+func (n *node) leftovers() []string {
 	n.t.Helper()
 	left := append(n.Entries("pool", "tmp"), n.Entries("pool", "trash")...)
 	for _, dir := range []string{"volumes", "snapshots"} {
@@ -268,7 +268,7 @@ func (n *node) metric(name string) int64 {
 func (n *node) eventually(what string, done func() bool) {
 	n.t.Helper()
 	fixture.Eventually(n.t, what, done, func() any {
-		return fmt.Sprintf("discarded %q, ledger %d", n.discarded(), n.ledger())
+		return fmt.Sprintf("left over %q, ledger %d", n.leftovers(), n.ledger())
 	})
 }
 
