@@ -93,8 +93,8 @@ func (p *Pool) applyCharges(id volume.ID) error {
 	}
 	for applied := int64(-1); ; {
 		e, ok := p.volumes.catalog.Get(id.Dir())
-		if !ok || e.Value.damaged() != nil || e.Value.isUnenforced || e.Value.quotaID == 0 {
-			return nil // a volume that is gone, damaged or unenforced has no size to hold
+		if !ok || !e.Value.isHeldToSize() || e.Value.quotaID == 0 {
+			return nil
 		}
 		v := p.volumeOf(e)
 		limit := p.limitOf(v)
@@ -109,9 +109,9 @@ func (p *Pool) applyCharges(id volume.ID) error {
 }
 
 // chargeCutting lets a volume overwrite, from the moment of its snapshot on, all that it may have
-// written until then: what the snapshot keeps is known, and charged, only afterwards. Until uncharge
-// the limit is at most twice what it was. A crash leaves it so until the next start, which sets it by
-// the records.
+// written until then: what the snapshot keeps is known, and charged, only afterwards. Until
+// uncharge the limit is at most twice what it was. A crash leaves it so until the next start, which
+// sets it by the records.
 func (p *Pool) chargeCutting(id volume.ID) (uncharge func(), err error) {
 	v, err := p.Get(id)
 	if err != nil || !p.cloner.ChargesWriter() {

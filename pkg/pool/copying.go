@@ -161,8 +161,8 @@ const (
 func (b bound) withSlack() int64 { return ledger.Sum(b.bytes, b.bytes/8+copySlack) }
 
 // options hold a copy to a bound. ext4 exempts us from its quotas (CAP_SYS_RESOURCE), and a plain
-// pool has none. btrfs, where files are copied only after it has refused a clone, exempts nobody, and
-// counts a block once that several files share: there the quota is the bound.
+// pool has none. btrfs, where files are copied only after it has refused a clone, exempts nobody,
+// and counts a block once that several files share: there the quota is the bound.
 func (c *copying) options(b bound) copytree.Options {
 	opts := copytree.Options{
 		Progress: c.progress, Limiter: c.pool.throttle.Limiter, Yielder: &c.pool.calls,
@@ -174,8 +174,8 @@ func (c *copying) options(b bound) copytree.Options {
 	return opts
 }
 
-// copyFiles copies the source's data file by file into the directory of what is being built, under a
-// quota of its own. The quota ID is returned also on failure. Errors: ErrOutOfRange when there is
+// copyFiles copies the source's data file by file into the directory of what is being built, under
+// a quota of its own. The quota ID is returned also on failure. Errors: ErrOutOfRange when there is
 // more than the bound, ErrPrecondition when the source is too deep.
 func (c *copying) copyFiles(
 	ctx context.Context, d openat.Dir, to bound,

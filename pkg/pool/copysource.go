@@ -9,8 +9,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// copySource is a volume or a snapshot that something is copied from. It is shared: nobody deletes it
-// until release.
+// copySource is a volume or a snapshot that something is copied from. It is shared: nobody deletes
+// it until release.
 type copySource struct {
 	id      catalog.Name
 	dir     openat.Dir // its directory
@@ -41,7 +41,8 @@ func (p *Pool) shareSource(source volume.Source) (*copySource, error) {
 	return p.shareVolume(id)
 }
 
-// shareFitting is shareSource for a copy that is to be a volume. Errors: those of checkFits as well.
+// shareFitting is shareSource for a copy that is to be a volume. Errors: those of checkFits as
+// well.
 func (p *Pool) shareFitting(req volume.CreateRequest) (*copySource, error) {
 	from, err := p.shareSource(req.Source)
 	if err != nil {

@@ -46,8 +46,8 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 }
 
 // existing answers a request with the volume that is there, if that is what is asked for. Whoever
-// made it may have died, or been refused, between the rename and the fsync: this answer has to be as
-// good as the first.
+// made it may have died, or been refused, between the rename and the fsync: this answer has to be
+// as good as the first.
 func (p *Pool) existing(e *entry, req volume.CreateRequest) (volume.Volume, error) {
 	if err := e.Value.damaged(); err != nil {
 		return volume.Volume{}, err
@@ -74,7 +74,11 @@ func (p *Pool) publishVolume(
 }
 
 // makeEmpty makes the data of a volume that is made from nothing.
-func (p *Pool) makeEmpty(_ context.Context, d openat.Dir, v *volume.Volume) (f *os.File, err error) {
+func (p *Pool) makeEmpty(
+	_ context.Context,
+	d openat.Dir,
+	v *volume.Volume,
+) (f *os.File, err error) {
 	f, v.QuotaID, err = p.backendOf(v.Spec).Make(d.File, v.Spec, v.CapacityBytes)
 	return f, err
 }

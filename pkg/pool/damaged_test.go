@@ -56,8 +56,8 @@ const xfsSpec = `"backing":"image","fsType":"xfs","allocation":"sparse"`
 
 // withSpec is a record of 1 MiB with more in its specification, and beside it.
 func withSpec(spec string, more ...string) string {
-	record := `{"formatVersion":1,"name":"v","capacityBytes":1048576,"spec":{"type":"DirectoryOrCreate",` + spec + `}`
-	return strings.Join(append([]string{record}, more...), ",") + "}"
+	text := `{"formatVersion":1,"name":"v","capacityBytes":1048576,"spec":{"type":"DirectoryOrCreate",` + spec + `}`
+	return strings.Join(append([]string{text}, more...), ",") + "}"
 }
 
 func TestVolumeWithoutAReadableRecordIsDamaged(t *testing.T) {

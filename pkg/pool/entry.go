@@ -74,6 +74,9 @@ func (f facts) damaged() error {
 	return f.rare.damaged
 }
 
+// isHeldToSize says that a volume is whole, and cannot grow beyond its size.
+func (f facts) isHeldToSize() bool { return f.damaged() == nil && !f.isUnenforced }
+
 // name is the name of what has that directory.
 func (f facts) name(dir string) volume.Name {
 	if f.rare != nil && f.rare.name != (volume.Name{}) {

@@ -34,8 +34,13 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 		return v, p.syncUnsynced(v.entry)
 	}
 	if v.CapacityBytes > size.Required {
-		return Volume{}, fmt.Errorf("%w: volume %s has %d bytes and never shrinks; asked for are at most %d",
-			volume.ErrOutOfRange, id, v.CapacityBytes, size.Limit)
+		return Volume{}, fmt.Errorf(
+			"%w: volume %s has %d bytes and never shrinks; asked for are at most %d",
+			volume.ErrOutOfRange,
+			id,
+			v.CapacityBytes,
+			size.Limit,
+		)
 	}
 	bytes, err := v.Spec.Size(size)
 	if err != nil {
@@ -47,8 +52,13 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 		}
 	}
 	if err := p.grow(ctx, v.entry, v.Volume, bytes); err != nil {
-		return Volume{}, fmt.Errorf("expand volume %s from %d to %d bytes: %w", id, v.CapacityBytes, bytes,
-			err)
+		return Volume{}, fmt.Errorf(
+			"expand volume %s from %d to %d bytes: %w",
+			id,
+			v.CapacityBytes,
+			bytes,
+			err,
+		)
 	}
 	return p.Volume(id)
 }
@@ -90,7 +100,8 @@ func (p *Pool) resize(v volume.Volume, bytes int64) error {
 }
 
 // putReplaced puts a volume whose record was exchanged into the catalog, in the place of the entry
-// that it had, and makes the record durable. If that fails, the catalog says all the same what the disk says; see syncUnsynced.
+// that it had, and makes the record durable. If that fails, the catalog says all the same what the
+// disk says; see syncUnsynced.
 func (p *Pool) putReplaced(was *entry, v volume.Volume) error {
 	err := p.syncRecord(was.Dir)
 	e := p.entryOf(v)
@@ -117,9 +128,9 @@ func (p *Pool) syncRecord(dirName string) error {
 	return p.commits.SyncFile(d.File)
 }
 
-// replaceRecord exchanges a volume's record by one rename(2). The owner, which memory does not have,
-// is that of the old record. An error says that the old one is there; putReplaced makes the new one
-// durable.
+// replaceRecord exchanges a volume's record by one rename(2). The owner, which memory does not
+// have, is that of the old record. An error says that the old one is there; putReplaced makes the
+// new one durable.
 func (p *Pool) replaceRecord(v volume.Volume) error {
 	old, err := p.volumes.read(p.volumes.dir, v.ID.Dir(), v.ID.Dir())
 	if err != nil {

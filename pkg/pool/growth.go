@@ -8,15 +8,15 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// growthFailures are the volumes whose filesystem could not be grown since the start. The zero value
-// has none.
+// growthFailures are the volumes whose filesystem could not be grown since the start. The zero
+// value has none.
 type growthFailures struct {
 	mu  sync.Mutex
 	ids map[volume.ID]struct{}
 }
 
-// AddGrowthFailure says that the filesystem could not be grown to the volume's size. It counts until
-// SetFilesystemBytes, or until the volume is deleted.
+// AddGrowthFailure says that the filesystem could not be grown to the volume's size. It counts
+// until SetFilesystemBytes, or until the volume is deleted.
 func (v Volume) AddGrowthFailure() {
 	f := &v.pool.growthFailures
 	f.mu.Lock()

@@ -43,8 +43,8 @@ func (v Volume) OpenImage() (*os.File, error) {
 // next, with nobody able to copy the image (Lock). Before that it records that a filesystem is
 // being made, durably. Only an image whose record says so is cleared: a crash has interrupted the
 // driver there, and nobody has seen the filesystem. Any other image that holds anything but zeroes
-// is left as it is. Errors: ErrCorrupt for such an image; ErrInUse when the image is on a device, or
-// has its filesystem.
+// is left as it is. Errors: ErrCorrupt for such an image; ErrInUse when the image is on a device,
+// or has its filesystem.
 func (v Volume) BeginFilesystem(ctx context.Context, f *os.File) error {
 	e, err := v.pool.find(v.ID)
 	if err != nil {
@@ -87,7 +87,11 @@ func (v Volume) checkBlank(ctx context.Context, f *os.File) error {
 	}
 	return fmt.Errorf(
 		"%w: the record of volume %s says that no filesystem was made yet, and there is an %s: it is left as it is. %s",
-		volume.ErrCorrupt, v.ID, errors.Join(errors.New(content.String()), err), v.RepairHint())
+		volume.ErrCorrupt,
+		v.ID,
+		errors.Join(errors.New(content.String()), err),
+		v.RepairHint(),
+	)
 }
 
 // RepairHint says what an operator can do about a record that does not fit the volume's data.

@@ -300,7 +300,12 @@ func TestRecordOfAnImageIsRefusedByDriversFromBeforeThereWereImages(t *testing.T
 		}
 		old := strings.Replace(string(content), `"formatVersion": 2`, `"formatVersion": 1`,
 			1) // as the first images had it
-		if got, err := record.DecodeVolume(p.id, v.ID.Dir(), []byte(old)); got.Spec != v.Spec || err != nil {
+		if got, err := record.DecodeVolume(
+			p.id,
+			v.ID.Dir(),
+			[]byte(old),
+		); got.Spec != v.Spec ||
+			err != nil {
 			t.Errorf("with version 1 it is %+v, %v", got.Spec, err)
 		}
 	}

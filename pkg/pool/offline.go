@@ -60,8 +60,8 @@ func (o *Offline) Close() error {
 // ID is the pool's ID.
 func (o *Offline) ID() volume.PoolID { return o.id }
 
-// OpenVolume opens the directory of a volume. The caller closes it. Errors: ErrNotFound; ErrBusy for
-// one that is deleted.
+// OpenVolume opens the directory of a volume. The caller closes it. Errors: ErrNotFound; ErrBusy
+// for one that is deleted.
 func (o *Offline) OpenVolume(id volume.ID) (openat.Dir, error) {
 	deleted, err := trash.IsMarked(o.volumes, id.Dir())
 	if err != nil {

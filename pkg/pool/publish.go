@@ -21,6 +21,14 @@ type making[V any] struct {
 	isCopy bool
 }
 
+// leftBytes is how much of the disk may be taken by what a failure has left.
+func (m making[V]) leftBytes(made *entry) int64 {
+	if m.isCopy {
+		return made.Value.promisedBytes
+	}
+	return 0
+}
+
 // publish makes a volume or a snapshot that is not there yet: it reserves the bytes, builds under
 // tmp/, renames into place, syncs, and enters it in the catalog. When it returns without an error,
 // what it made survives a power cut; with an error nothing is there. The caller has the exclusive
@@ -54,7 +62,7 @@ func (k *kind[V]) reserveAndBuild(ctx context.Context, v V, wanted *entry, m mak
 		err = k.place(building, made.Dir)
 	}
 	if err != nil {
-		k.abandon(building, made, m.isCopy)
+		k.abandon(building, made, m.leftBytes(made))
 		return v, err
 	}
 	failpoint.Here(k.points.renamed)
@@ -123,15 +131,14 @@ func (k *kind[V]) place(building, dirName string) error {
 
 // abandon gives up what has been built. The purger removes it where it is, and has the patience
 // that a quota may need. What half a copy may take of the disk stays counted until then.
-func (k *kind[V]) abandon(building string, made *entry, isCopy bool) {
-	left := trash.Entry{In: k.pool.tmp, Name: building, QuotaID: made.Value.quotaID}
-	if isCopy {
-		left.Bytes = made.Value.promisedBytes
-	}
-	left.Uncharge = k.pool.uncharger(k.pool.accountOf(made), left.Bytes)
-	k.pool.ledger.Release(made.Value.promisedBytes - left.Bytes)
-	k.pool.ledger.MoveToTrash(left.Bytes)
-	k.pool.trash.Queue(left)
+func (k *kind[V]) abandon(building string, made *entry, leftBytes int64) {
+	p := k.pool
+	p.ledger.Release(made.Value.promisedBytes - leftBytes)
+	p.ledger.MoveToTrash(leftBytes)
+	p.trash.Queue(trash.Entry{
+		In: p.tmp, Name: building, QuotaID: made.Value.quotaID, Bytes: leftBytes,
+		Uncharge: p.uncharger(p.accountOf(made), leftBytes),
+	})
 }
 
 // withdraw takes away what is in place, but perhaps not after a power cut: nobody has been told of

@@ -55,7 +55,8 @@ func (p *Pool) restore(
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("copy %s: %w", req.Source, err)
 	}
-	c, err := p.beginCopy(ctx, func() (*copySource, error) { return other.shareFitting(req) }, progress)
+	share := func() (*copySource, error) { return other.shareFitting(req) }
+	c, err := p.beginCopy(ctx, share, progress)
 	if err != nil {
 		return volume.Volume{}, err
 	}

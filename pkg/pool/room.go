@@ -144,7 +144,7 @@ func (p *Pool) unwrittenNow() (sum int64) {
 	for after := ""; ; {
 		page := p.volumes.catalog.After(after, scanBatch)
 		for _, e := range page {
-			if e.Value.damaged() == nil && !e.Value.isUnenforced {
+			if e.Value.isHeldToSize() {
 				sum = ledger.Sum(sum, p.unwrittenOf(p.volumes.dir, e.Dir, p.volumeOf(e)))
 			}
 			after = e.Dir

@@ -35,11 +35,9 @@ func (p *Pool) scan(ctx context.Context) error {
 		return err
 	}
 	committed, inTrash := p.ledger.Counts()
-	klog.FromContext(
-		ctx,
-	).Info("Pool is open", "pool", p.opts.Name, "path", p.opts.Path, "poolID", p.id, "volumes",
-		p.volumes.catalog.Len(), "snapshots", p.snapshots.catalog.Len(), "committedBytes", committed, "trashBytes", inTrash, "took",
-		time.Since(start))
+	klog.FromContext(ctx).Info("Pool is open", "pool", p.opts.Name, "path", p.opts.Path,
+		"poolID", p.id, "volumes", p.volumes.catalog.Len(), "snapshots", p.snapshots.catalog.Len(),
+		"committedBytes", committed, "trashBytes", inTrash, "took", time.Since(start))
 	return nil
 }
 
@@ -150,8 +148,8 @@ func isUnquoted(e *entry, b backend.Backend) bool {
 	return e.Value.quotaID == 0 && e.Value.damaged() == nil && !b.Enforces()
 }
 
-// adoptSnapshot keeps the snapshot's quota ID from being given out, and charges its volume. There is
-// no limit to put right.
+// adoptSnapshot keeps the snapshot's quota ID from being given out, and charges its volume. There
+// is no limit to put right.
 func (p *Pool) adoptSnapshot(ctx context.Context, e *entry) {
 	p.charges.charge(p.accountOf(e), e.Value.promisedBytes)
 	if isUnquoted(e, p.backend) {

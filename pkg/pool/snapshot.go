@@ -18,8 +18,8 @@ import (
 // CreateSnapshot takes a snapshot, or returns the one of that name if it is of that volume. When it
 // returns a snapshot, that survives a power cut. A copy that takes longer than the context goes on,
 // and the same call joins it. Errors: ErrNotFound for the volume, ErrIncompatible when the name is
-// taken by a snapshot of another one, ErrNoSpace, ErrTooMany, ErrCorrupt when the name belongs to a damaged
-// snapshot, ErrBusy while the copy goes on, or while name or volume are being changed.
+// taken by a snapshot of another one, ErrNoSpace, ErrTooMany, ErrCorrupt when the name belongs to a
+// damaged snapshot, ErrBusy while the copy goes on, or while name or volume are being changed.
 func (p *Pool) CreateSnapshot(
 	ctx context.Context, req volume.SnapshotRequest,
 ) (volume.Snapshot, error) {
@@ -51,7 +51,8 @@ func (p *Pool) createSnapshot(
 		return volume.Snapshot{}, err
 	}
 	defer release()
-	c, err := p.beginCopy(ctx, func() (*copySource, error) { return p.shareVolume(req.Source) }, progress)
+	share := func() (*copySource, error) { return p.shareVolume(req.Source) }
+	c, err := p.beginCopy(ctx, share, progress)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}

@@ -15,8 +15,8 @@ const (
 	inodeBytes = 512
 )
 
-// heldAtLeast is what the ledger counts for a snapshot that holds so many bytes of blocks and so many
-// inodes of its own: many empty files, or many empty snapshots, fill a disk too.
+// heldAtLeast is what the ledger counts for a snapshot that holds so many bytes of blocks and so
+// many inodes of its own: many empty files, or many empty snapshots, fill a disk too.
 func heldAtLeast(bytes, inodes int64) int64 {
 	return max(bytes, snapshotOwnBytes+inodes*inodeBytes)
 }

@@ -3,7 +3,6 @@ package pool
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"testing"
 
@@ -55,8 +54,8 @@ func TestVolumeHasNoMoreSnapshotsThanItsPoolAllows(t *testing.T) {
 	snapshot(t, p, "one-more", v.ID)
 }
 
-// TestSnapshotCountsItsInodes: thousands of snapshots of empty volumes, and snapshots of empty files,
-// take inodes, and are not free.
+// TestSnapshotCountsItsInodes: thousands of snapshots of empty volumes, and snapshots of empty
+// files, take inodes, and are not free.
 func TestSnapshotCountsItsInodes(t *testing.T) {
 	const files = 100
 	p := newPool(t)
@@ -69,10 +68,15 @@ func TestSnapshotCountsItsInodes(t *testing.T) {
 	for i := range files {
 		tree[fmt.Sprintf("f%d", i)] = ""
 	}
-	writeTree(t, filepath.Join(dataPath(p, v.ID)), tree)
+	writeTree(t, dataPath(p, v.ID), tree)
 	s := snapshot(t, p, "of-files", v.ID)
 	if want := int64(snapshotOwnBytes + files*inodeBytes); s.HeldBytes < want {
-		t.Errorf("the snapshot of %d empty files counts %d bytes, want at least %d", files, s.HeldBytes, want)
+		t.Errorf(
+			"the snapshot of %d empty files counts %d bytes, want at least %d",
+			files,
+			s.HeldBytes,
+			want,
+		)
 	}
 	committed, _ := p.ledger.Counts()
 	p = restart(t, p)

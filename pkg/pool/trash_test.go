@@ -89,7 +89,11 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 	data := dataPath(p, v.ID)
 	plantMany(t, data, files)
 	remove(t, p, v.ID)
-	deleted := filepath.Join(p.opts.Path, trashDir, entries(t, filepath.Join(p.opts.Path, trashDir))[0])
+	deleted := filepath.Join(
+		p.opts.Path,
+		trashDir,
+		entries(t, filepath.Join(p.opts.Path, trashDir))[0],
+	)
 	eventually(t, "the purge begins",
 		func() bool { return len(entries(t, filepath.Join(deleted, dataEntry))) < files/manyInADir })
 	closePool(t, p)

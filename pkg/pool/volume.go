@@ -32,7 +32,8 @@ func (p *Pool) Volume(id volume.ID) (Volume, error) {
 func (v Volume) PoolName() string { return v.pool.opts.Name }
 
 // Data is an O_PATH descriptor of what the volume's pods see, or of the image that it is in: to
-// bind-mount, never to read. The caller closes it. Errors: ErrCorrupt when record and data disagree.
+// bind-mount, never to read. The caller closes it. Errors: ErrCorrupt when record and data
+// disagree.
 func (v Volume) Data() (*os.File, error) {
 	f, err := v.pool.AnyData(v.ID)
 	if errors.Is(err, volume.ErrNotFound) {

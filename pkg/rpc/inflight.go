@@ -95,11 +95,11 @@ func (f *inFlight) unlock(keys lockKeys) {
 	}
 }
 
-// keysOf is what a call locks. Calls that only read lock nothing. Nor do calls that create a volume,
-// or create or delete a snapshot: what they change is published nowhere, and the pool gives each
-// name to one of them (pool/internal/catalog), or lets the same request join (pool/internal/copyjob).
-// The source of a copy may be published meanwhile; the pool keeps it from being deleted. The driver
-// has no group calls. docs/design.md has all that excludes calls.
+// keysOf is what a call locks. Calls that only read lock nothing. Nor do calls that create a
+// volume, or create or delete a snapshot: what they change is published nowhere, and the pool gives
+// each name to one of them (pool/internal/catalog), or lets the same request join
+// (pool/internal/copyjob). The source of a copy may be published meanwhile; the pool keeps it from
+// being deleted. The driver has no group calls. docs/design.md has all that excludes calls.
 func keysOf(req any) lockKeys {
 	switch r := req.(type) {
 	case *csi.NodeStageVolumeRequest:
@@ -128,8 +128,8 @@ func keysOf(req any) lockKeys {
 
 // idKey is the volume's directory. It takes a text that is not an ID of this driver for a name: it
 // may be the handle of a PersistentVolume that was written by hand, or of an inline volume, whose
-// directory is named after the handle. A name that does not parse locks nothing: the handler refuses
-// it.
+// directory is named after the handle. A name that does not parse locks nothing: the handler
+// refuses it.
 func idKey(s string) lockKey {
 	if id, err := volume.ParseID(s); err == nil {
 		return lockKey{volumeSpace, id.Dir()}

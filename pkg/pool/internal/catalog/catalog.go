@@ -1,7 +1,7 @@
 // Package catalog has in memory what stands in a directory of a pool: the volumes, or the
-// snapshots. A catalog is built from the tree at the start of the driver and changed after the disk,
-// never before. It is made for hundreds of thousands of entries: each of them is kept once, and the
-// two orders have pointers only.
+// snapshots. A catalog is built from the tree at the start of the driver and changed after the
+// disk, never before. It is made for hundreds of thousands of entries: each of them is kept once,
+// and the two orders have pointers only.
 package catalog
 
 import (

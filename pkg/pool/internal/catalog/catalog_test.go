@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -58,13 +59,23 @@ func TestPutReplacesInBothOrders(t *testing.T) {
 	if e, ok := c.Get("a"); !ok || e.Of != "y" || e.Value != 2 {
 		t.Errorf("Get: %+v, %v", e, ok)
 	}
-	if got := dirs(c.OfAfter("x", "", 9)) + "/" + dirs(c.OfAfter("y", "", 9)); got != "/a" || c.Sum() != 2 {
+	if got := dirs(
+		c.OfAfter("x", "", 9),
+	) + "/" + dirs(
+		c.OfAfter("y", "", 9),
+	); got != "/a" ||
+		c.Sum() != 2 {
 		t.Errorf("%q, %d: want %q, 2", got, c.Sum(), "/a")
 	}
 	c.Remove("a")
 	c.Remove("a")
 	if _, ok := c.Get("a"); ok || c.Len() != 0 || c.Sum() != 0 || len(c.Belonging()) != 0 {
-		t.Errorf("after Remove: %d entries that weigh %d, %d belong", c.Len(), c.Sum(), len(c.Belonging()))
+		t.Errorf(
+			"after Remove: %d entries that weigh %d, %d belong",
+			c.Len(),
+			c.Sum(),
+			len(c.Belonging()),
+		)
 	}
 }
 
@@ -73,7 +84,7 @@ func TestPagesCoverALargeCatalogOnce(t *testing.T) {
 	c := catalog.New(weight)
 	const n = 10_000
 	for i := range n {
-		c.Put(&entry{fmt.Sprintf("v%05d", (i*7919)%n), fmt.Sprint(i % 10), 1})
+		c.Put(&entry{fmt.Sprintf("v%05d", (i*7919)%n), strconv.Itoa(i % 10), 1})
 	}
 	var all []string
 	for after := ""; ; {
@@ -87,7 +98,12 @@ func TestPagesCoverALargeCatalogOnce(t *testing.T) {
 		after = page[len(page)-1].Dir
 	}
 	if len(all) != n || !slices.IsSorted(all) || len(c.OfAfter("3", "", n)) != n/10 {
-		t.Errorf("%d names, sorted: %v; %d of one", len(all), slices.IsSorted(all), len(c.OfAfter("3", "", n)))
+		t.Errorf(
+			"%d names, sorted: %v; %d of one",
+			len(all),
+			slices.IsSorted(all),
+			len(c.OfAfter("3", "", n)),
+		)
 	}
 }
 

@@ -9,6 +9,7 @@ package record
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -34,7 +35,7 @@ type versions struct{ first, last int }
 
 func (v versions) String() string {
 	if v.first == v.last {
-		return fmt.Sprint(v.first)
+		return strconv.Itoa(v.first)
 	}
 	return fmt.Sprintf("%d to %d", v.first, v.last)
 }
@@ -59,7 +60,8 @@ func (h header) parseName(file, kind, dirName string, known versions) (volume.Na
 
 // checkFilesystem checks the size of the filesystem in an image of that size. Errors: ErrCorrupt.
 func checkFilesystem(file string, spec volume.Spec, filesystemBytes, imageBytes int64) error {
-	if filesystemBytes < 0 || filesystemBytes > imageBytes || filesystemBytes > 0 && spec.FSType == "" {
+	if filesystemBytes < 0 || filesystemBytes > imageBytes ||
+		filesystemBytes > 0 && spec.FSType == "" {
 		return fmt.Errorf("%w: %s has filesystemBytes %d", volume.ErrCorrupt, file, filesystemBytes)
 	}
 	return nil

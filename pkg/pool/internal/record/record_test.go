@@ -73,7 +73,8 @@ func TestRecordsKeepTheirBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if v.CapacityBytes != 1<<20 || v.SharedBytes != 4096 || v.QuotaID != 7 || v.Owner.Claim != "data" ||
-		v.FilesystemBytes != 1<<19 || !v.Created.Equal(time.Date(2026, 11, 22, 7, 46, 31, 5, time.UTC)) {
+		v.FilesystemBytes != 1<<19 ||
+		!v.Created.Equal(time.Date(2026, 11, 22, 7, 46, 31, 5, time.UTC)) {
 		t.Errorf("read as %+v", v)
 	}
 	if again, err := record.EncodeVolume(v); string(again) != volumeJSON || err != nil {
@@ -91,7 +92,8 @@ func TestRecordsKeepTheirBytes(t *testing.T) {
 	}
 }
 
-// TestWhatIsNoSnapshotIsCorrupt has one fault for each check, and never the sentinel of a bad request.
+// TestWhatIsNoSnapshotIsCorrupt has one fault for each check, and never the sentinel of a bad
+// request.
 func TestWhatIsNoSnapshotIsCorrupt(t *testing.T) {
 	const rest = `"sourceVolume":"0123456789ab-v","spec":{"type":"DirectoryOrCreate"}`
 	for _, tc := range []struct{ title, content string }{
@@ -105,7 +107,8 @@ func TestWhatIsNoSnapshotIsCorrupt(t *testing.T) {
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			s, err := record.DecodeSnapshot("0123456789ab", "s", []byte(tc.content))
-			if s != (volume.Snapshot{}) || !errors.Is(err, volume.ErrCorrupt) || errors.Is(err, volume.ErrInvalid) {
+			if s != (volume.Snapshot{}) || !errors.Is(err, volume.ErrCorrupt) ||
+				errors.Is(err, volume.ErrInvalid) {
 				t.Errorf("%+v, %v: want nothing and ErrCorrupt alone", s, err)
 			}
 		})

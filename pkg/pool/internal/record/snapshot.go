@@ -50,7 +50,12 @@ func DecodeSnapshot(pool volume.PoolID, dirName string, content []byte) (volume.
 	if err := decode(SnapshotFile, content, &r); err != nil {
 		return volume.Snapshot{}, err
 	}
-	name, err := r.parseName(SnapshotFile, "snapshot", dirName, versions{snapshotVersion, snapshotVersion})
+	name, err := r.parseName(
+		SnapshotFile,
+		"snapshot",
+		dirName,
+		versions{snapshotVersion, snapshotVersion},
+	)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}
