@@ -50,6 +50,7 @@ func onEachAllocation(
 
 func TestClearedImageIsAllZeroesAndTakesWhatItTookBefore(t *testing.T) {
 	onEachAllocation(t, func(t *testing.T, f *os.File, allocation volume.Allocation) {
+		t.Helper()
 		for _, at := range []int64{4096, mib - 4096} {
 			_, err := f.WriteAt([]byte("half a filesystem"), at)
 			must(t, err)
@@ -69,6 +70,7 @@ func TestClearedImageIsAllZeroesAndTakesWhatItTookBefore(t *testing.T) {
 
 func TestImageIsBlankAsLongAsAllOfItIsZero(t *testing.T) {
 	onEachAllocation(t, func(t *testing.T, f *os.File, _ volume.Allocation) {
+		t.Helper()
 		wantContent := func(blank bool, at int64) {
 			t.Helper()
 			got, err := image.Inspect(t.Context(), f)

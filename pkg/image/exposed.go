@@ -14,9 +14,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// DeviceOf opens the device of whose volume a mount shows something: data in the filesystem of an
-// image, or the node of a raw block device. The caller closes it. Errors: os.ErrNotExist when the
-// mount shows neither.
+// DeviceOf opens the loop device that a mount shows, either by data in the device's filesystem, or
+// by the device's node. The caller closes it. Errors: os.ErrNotExist when the mount shows none.
 func DeviceOf(m mount.Mount) (*loopdev.Device, error) {
 	if n, ok := loopdev.NumberAt(m.Source); ok && m.Root == "/"+dataName {
 		return loopdev.Open(n)

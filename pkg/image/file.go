@@ -39,8 +39,7 @@ func (Image) Enforces() bool { return true }
 // LimitsInodes implements backend.Backend: the filesystem in the image has its own number.
 func (Image) LimitsInodes() bool { return false }
 
-// Make implements backend.Backend. Only root can open the file: what a pod is to see of it is
-// behind a loop device.
+// Make implements backend.Backend. Only root can open the file: pods see it through a loop device.
 func (i Image) Make(dir *os.File, _ volume.Spec, bytes int64) (*os.File, volume.QuotaID, error) {
 	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_RDWR
 	f, err := openat.Dir{File: dir}.OpenFile(backend.Data, flags, 0o600)
@@ -64,16 +63,16 @@ func unlink(dir *os.File) error {
 	return nil
 }
 
-// statBlock is the unit of st_blocks, whatever a filesystem's own is (stat(2)).
+// statBlock is the unit of st_blocks on every filesystem, in bytes (stat(2)).
 const statBlock = 512
 
 // noCow is FS_NOCOW_FL of linux/fs.h.
 const noCow = 0x800000
 
-// noCopyOnWrite makes btrfs overwrite in place, as a disk does: copying every block that is written
-// would scatter the image, and a checksum of what a direct write still changes would not be right
-// (btrfs(5), CHECKSUM ALGORITHMS and "C" in FILE ATTRIBUTES). Reflinks of the file work all the
-// same, with files that have the attribute too. It has to come before the content.
+// noCopyOnWrite makes btrfs overwrite the file in place, as a disk does. Copy-on-write would
+// scatter the image over the disk, and the checksum of a block could be wrong that changes during a
+// direct write (btrfs(5), CHECKSUM ALGORITHMS and "C" in FILE ATTRIBUTES). The attribute has to be
+// set before the file has content. Reflinks work between two files that have it.
 func noCopyOnWrite(f *os.File) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || st.Type != unix.BTRFS_SUPER_MAGIC {
@@ -95,7 +94,7 @@ func (i Image) extend(f *os.File, from, to int64) error {
 				volume.ErrInvalid, volume.ParamAllocation, volume.Sparse)
 		}
 		if err != nil {
-			// What it has got is beyond the end of the file: nobody can have written there.
+			// The blocks that it has got are beyond the end of the file: nothing is written there.
 			return errors.Join(fmt.Errorf("allocate %d bytes: %w", to-from, err), f.Truncate(from))
 		}
 		failpoint.Here("image.allocated")
@@ -117,8 +116,8 @@ func (i Image) fill(f *os.File) error {
 	return i.extend(f, 0, info.Size())
 }
 
-// Adopt implements backend.Backend: a file that is longer than its record says was being expanded
-// in a crash.
+// Adopt implements backend.Backend. A file is longer than its record says if a crash interrupted
+// its expansion.
 func (i Image) Adopt(
 	dir *os.File, _ volume.QuotaID, _ volume.Spec, bytes int64,
 ) (repaired bool, err error) {
@@ -154,9 +153,10 @@ func open(dir *os.File) (*os.File, int64, error) {
 	return f, info.Size(), nil
 }
 
-// cut takes the end off a file, unless anything was ever written there: a record that somebody has
-// put back from a backup must not cost data. The device and the filesystem grow only after the
-// record, so an expansion that was not finished has written nothing.
+// cut makes a file shorter, unless its end has ever been used: a record from a backup, older than
+// the image, must not cost data. The device and the filesystem grow only after the record was
+// written, so an interrupted expansion has used nothing. Errors: ErrCorrupt, with the file as it
+// was.
 func cut(f *os.File, from, to int64) error {
 	if from <= to {
 		return nil
@@ -165,7 +165,7 @@ func cut(f *os.File, from, to int64) error {
 	if err != nil {
 		return err
 	}
-	if written < end { // else there is a hole, or what was allocated and not written
+	if written < end { // else there is a hole, or preallocated blocks
 		return fmt.Errorf(
 			"%w: its image has %d bytes, some of them written at %d, and its record says %d: it is left as it is",
 			volume.ErrCorrupt, from, written, to)
@@ -186,8 +186,8 @@ func cut(f *os.File, from, to int64) error {
 // ReserveQuotaID implements backend.Backend.
 func (Image) ReserveQuotaID(*os.File, volume.QuotaID) volume.QuotaID { return 0 }
 
-// Resize implements backend.Backend. It is the file that changes; a device that has it follows when
-// it is told to.
+// Resize implements backend.Backend. It changes the file. A device that has the file changes with
+// loopdev.Device.SetCapacity.
 func (i Image) Resize(dir *os.File, _ volume.QuotaID, _ volume.Spec, bytes int64) error {
 	f, _, err := open(dir)
 	if err != nil {
@@ -211,7 +211,8 @@ func (i Image) resize(f *os.File, bytes int64) error {
 	return f.Sync()
 }
 
-// Usage implements backend.Backend: nobody but its reader knows what a disk holds.
+// Usage implements backend.Backend. Only the size is known: what is used of it, the filesystem in
+// the image knows.
 func (Image) Usage(data *os.File, _ volume.QuotaID) (volume.Usage, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(data.Fd()), &st); err != nil {
@@ -220,8 +221,7 @@ func (Image) Usage(data *os.File, _ volume.QuotaID) (volume.Usage, error) {
 	return volume.Usage{TotalBytes: st.Size}, nil
 }
 
-// Allocated implements backend.Counter: the blocks of the file, which are fewer than its size as
-// long as it is sparse.
+// Allocated implements backend.Counter. A sparse file has fewer blocks than its size.
 func (Image) Allocated(data *os.File, _ volume.QuotaID) (int64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(data.Fd()), &st); err != nil {
@@ -230,7 +230,7 @@ func (Image) Allocated(data *os.File, _ volume.QuotaID) (int64, error) {
 	return st.Blocks * statBlock, nil
 }
 
-// Discard implements backend.Backend: it is a file like others.
+// Discard implements backend.Backend. There is nothing that the filesystem removes at once.
 func (Image) Discard(*os.File) error { return nil }
 
 // Release implements backend.Backend.

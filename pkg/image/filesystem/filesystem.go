@@ -1,6 +1,6 @@
-// Package filesystem makes, checks, mounts and grows the filesystem on a block device. What takes a
-// program goes through k8s.io/mount-utils, as it does in kubelet; the mount is a system call on a
-// descriptor.
+// Package filesystem makes, recognises, checks, mounts, grows and freezes the filesystem on a block
+// device. Programs are run through k8s.io/mount-utils, as in kubelet. The mount is a system call on
+// a descriptor.
 package filesystem
 
 import (
@@ -16,9 +16,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Make makes a filesystem on a device and mounts it at a directory, open with O_PATH. The device is
-// all zeroes, and nobody's: there is nothing that could be lost. Errors: ErrNode when a
-// program is missing.
+// Make makes a filesystem on a device and mounts it at a directory, open with O_PATH. The caller
+// has made sure that the device is all zeroes. Errors: ErrNode when a program is missing.
 func Make(device string, at *os.File, spec volume.Spec) error {
 	if err := require("blkid", "mkfs."+string(spec.FSType)); err != nil {
 		return err
@@ -37,16 +36,17 @@ type UnexpectedError struct {
 // Error implements error.
 func (e *UnexpectedError) Error() string {
 	return fmt.Sprintf("%v: it has been given %s, and %q is recognised on %s: it is not formatted again; "+
-		"look at it with fsck.%s, or restore a snapshot", volume.ErrCorrupt, e.Want, e.Found, e.Device, e.Want)
+		"look at it with fsck.%s, or restore a snapshot",
+		volume.ErrCorrupt, e.Want, e.Found, e.Device, e.Want)
 }
 
 // Unwrap makes it ErrCorrupt.
 func (*UnexpectedError) Unwrap() error { return volume.ErrCorrupt }
 
-// Mount checks a filesystem that has been made, repairs what can be repaired without losing
-// anything, and mounts it at a directory, open with O_PATH. It never makes one: a device on which
-// none is recognised is damaged, not empty. Errors: ErrCorrupt, an *UnexpectedError among them;
-// ErrNode when a program is missing.
+// Mount checks a filesystem, repairs what fsck can repair without losing anything, and mounts the
+// filesystem at a directory, open with O_PATH. It never makes a filesystem: a device on which none
+// is recognised is damaged, not empty. Errors: ErrCorrupt, also as *UnexpectedError; ErrNode when a
+// program is missing.
 func Mount(device string, at *os.File, spec volume.Spec) error {
 	if err := require("blkid", "fsck"); err != nil {
 		return err
@@ -61,8 +61,8 @@ func Mount(device string, at *os.File, spec volume.Spec) error {
 	return run(device, at, spec, neverFormats{utilexec.New()})
 }
 
-// MountAgain mounts a filesystem that is mounted elsewhere at a second directory. A check of it
-// would be wrong now.
+// MountAgain mounts a filesystem at a second directory. It does not check the filesystem: fsck must
+// not read one that is mounted.
 func MountAgain(device string, at *os.File, spec volume.Spec) error {
 	return mounter{at: at, spec: spec}.MountSensitive(device, "", string(spec.FSType), nil, nil)
 }
@@ -79,12 +79,12 @@ func run(device string, at *os.File, spec volume.Spec, exec utilexec.Interface) 
 	return err
 }
 
-// formatOptions are further arguments of mkfs: the device is empty already, and what was allocated
-// ahead is not to be given back.
+// formatOptions are further arguments of mkfs. The device is empty, so mkfs need not clear it, and
+// must not discard it: that would give back preallocated blocks.
 func formatOptions(fsType volume.FSType) []string {
 	switch fsType {
 	case volume.Ext4:
-		// A block of another size would not be one of the device.
+		// the block size of the device
 		return []string{"-q", "-b", "4096", "-E", "nodiscard,assume_storage_prezeroed=1"}
 	case volume.XFS, volume.Btrfs:
 		return []string{"-q", "-K"}
@@ -93,8 +93,7 @@ func formatOptions(fsType volume.FSType) []string {
 	}
 }
 
-// neverFormats is the last guard of the data: mount-utils would format whatever blkid(8) does not
-// recognise.
+// neverFormats runs no mkfs. mount-utils would format whatever blkid(8) does not recognise.
 type neverFormats struct{ utilexec.Interface }
 
 var errWouldFormat = errors.New("a filesystem that has been made is never made again")
@@ -111,16 +110,16 @@ type refused struct{ utilexec.Cmd }
 
 func (refused) CombinedOutput() ([]byte, error) { return nil, errWouldFormat }
 
-// mounter is the one method of mount-utils' interface that SafeFormatAndMount calls, on a
-// descriptor instead of a path.
+// mounter mounts at a descriptor instead of a path. It has the one method of mount-utils' interface
+// that SafeFormatAndMount calls.
 type mounter struct {
 	mount.Interface
 	at   *os.File
 	spec volume.Spec
 }
 
-// MountSensitive implements mount.Interface. What a pod may do is decided at each target; here
-// nothing may be done that none may.
+// MountSensitive implements mount.Interface. This mount is nosuid and nodev for all pods. Further
+// restrictions come with the bind mount at each target.
 func (m mounter) MountSensitive(source, _, fsType string, _, _ []string) error {
 	err := unix.Mount(source, openat.Path(m.at), fsType,
 		unix.MS_NOSUID|unix.MS_NODEV, mountData(m.spec))
@@ -134,19 +133,19 @@ func (m mounter) MountSensitive(source, _, fsType string, _, _ []string) error {
 func mountData(spec volume.Spec) string {
 	switch {
 	case spec.FSType == volume.XFS:
-		// A snapshot's copy has the UUID of its source, and XFS refuses the second one of a UUID;
-		// the driver knows its images by their files.
+		// A copy has the UUID of its source, and XFS refuses to mount a second filesystem of one UUID.
+		// The driver distinguishes images by their files.
 		return "nouuid"
 	case spec.FSType == volume.Btrfs && spec.Allocation == volume.Preallocated:
-		return "nodiscard" // it discards by itself, and would give back what was allocated ahead
+		return "nodiscard" // btrfs discards by default, which would give back preallocated blocks
 	default:
 		return ""
 	}
 }
 
-// Grow makes a mounted filesystem as large as its device has become; if it is already, nothing
-// happens. The path is a mount point of it. Errors: ErrNode when a program, or the right to
-// grow ext4, is missing.
+// Grow makes a mounted filesystem as large as its device. If it has that size already, nothing
+// happens. The path is a mount point of the filesystem. Errors: ErrNode when a program is missing,
+// or the capability to grow ext4.
 func Grow(device, path string, fsType volume.FSType) error {
 	if err := require("blkid", growProgram(fsType)); err != nil {
 		return err
@@ -185,7 +184,7 @@ func growProgram(fsType volume.FSType) string {
 	}
 }
 
-// require says which program is missing before anything is begun.
+// require checks that programs are there, before anything is changed. Errors: ErrNode.
 func require(programs ...string) error {
 	for _, name := range programs {
 		if _, err := utilexec.New().LookPath(name); err != nil {

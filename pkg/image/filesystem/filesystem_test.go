@@ -113,7 +113,8 @@ func TestDamagedFilesystemIsAnErrorAndNeverMadeAgain(t *testing.T) {
 		_, err = device.WriteAt(make([]byte, length), 0)
 		fixture.Must(fix.t, errors.Join(err, device.Sync(), device.Close()))
 		before := fix.content()
-		if err := filesystem.Mount(fix.device.Path(), fix.dir, fix.spec()); !errors.Is(err, volume.ErrCorrupt) {
+		err = filesystem.Mount(fix.device.Path(), fix.dir, fix.spec())
+		if !errors.Is(err, volume.ErrCorrupt) {
 			fix.t.Errorf("mounting it says %v, want ErrCorrupt", err)
 		}
 		if fix.content() != before {

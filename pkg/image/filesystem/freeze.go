@@ -15,9 +15,9 @@ const (
 	fiThaw   = 0xc0045878
 )
 
-// Freeze makes a filesystem, by its open root, whole on its device and holds every writer until
-// Thaw. A filesystem that is frozen stays so when the process dies: whoever freezes thaws at its
-// next start. Errors: EBUSY when it is frozen.
+// Freeze writes all of a filesystem to its device and holds every writer until Thaw. root is an
+// open file of the filesystem. The filesystem stays frozen when the process dies, so the next start
+// has to thaw it. Errors: EBUSY when it is frozen already.
 func Freeze(root *os.File) error {
 	if err := unix.IoctlSetInt(int(root.Fd()), fiFreeze, 0); err != nil {
 		return fmt.Errorf("freeze %s: %w", root.Name(), err)
@@ -25,7 +25,7 @@ func Freeze(root *os.File) error {
 	return nil
 }
 
-// Thaw lets the writers go on; it says whether they were held.
+// Thaw lets the writers go on. It returns whether they were held.
 func Thaw(root *os.File) (wasFrozen bool, err error) {
 	err = unix.IoctlSetInt(int(root.Fd()), fiThaw, 0)
 	if errors.Is(err, unix.EINVAL) {

@@ -61,8 +61,8 @@ var superblocks = []superblock{
 	{offset: 64 << 10, magicOffset: 64, magic: "_BHRfS_M", size: btrfsBytes},
 }
 
-// Size is the size of the ext4, XFS or btrfs in a file or on a device, by its superblock. It is 0 if
-// there is none, or if the superblock is damaged. It starts no program.
+// Size is the size of the ext4, XFS or btrfs in a file or on a device, by its superblock. It is 0
+// if there is none, or if the superblock is damaged. It starts no program.
 func Size(f *os.File) (int64, error) {
 	content := make([]byte, superblockBytes)
 	for _, s := range superblocks {

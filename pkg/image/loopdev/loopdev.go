@@ -1,6 +1,6 @@
 // Package loopdev attaches a file to a loop device and finds the device that a file is on
-// (loop(4)). Which file a device has is decided by the file's identity. A name in /dev or in sysfs says only
-// where to look.
+// (loop(4)). Which file a device has is decided by the file's identity. A name in /dev or in sysfs
+// says only where to look.
 package loopdev
 
 import (

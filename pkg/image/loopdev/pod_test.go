@@ -68,8 +68,8 @@ func TestOnlyAGuardKeepsAPodFromDetachingItsDevice(t *testing.T) {
 }
 
 // kubelet puts a loop device of its own on the node that it has bind-mounted for a pod (Kubernetes
-// 1.36, pkg/volume/util/volumepathhandler, AttachFileDevice), after NodePublishVolume and before the
-// pod's containers start. So that device is a guard, too, while containers run. It goes before
+// 1.36, pkg/volume/util/volumepathhandler, AttachFileDevice), after NodePublishVolume and before
+// the pod's containers start. So that device is a guard, too, while containers run. It goes before
 // NodeUnpublishVolume is called (pkg/volume/util, UnmapBlockVolume): without a guard of ours the
 // device goes then, and its target shows a free device. Other orchestrators make no such device.
 func TestKubeletsLoopDeviceHoldsAPodsDeviceOnlyUntilItIsUnmapped(t *testing.T) {

@@ -64,9 +64,9 @@ func (p *Plan) Write() error { return p.pool.ReplaceRecord(p.dir, p.New) }
 // Close lets go of the volume. The pool stays the caller's.
 func (p *Plan) Close() error { return p.dir.Close() }
 
-// New looks at a volume, by its ID or by the name of its directory, and makes its record. Nothing is
-// written. Errors: ErrNotFound; ErrInvalid when the operator has to say more, or says what cannot
-// be; ErrCorrupt when the data cannot be used.
+// New looks at a volume, by its ID or by the name of its directory, and makes its record. Nothing
+// is written. Errors: ErrNotFound; ErrInvalid when the operator has to say more, or says what
+// cannot be; ErrCorrupt when the data cannot be used.
 func New(ctx context.Context, p *pool.Offline, handle string, opts Options) (_ *Plan, err error) {
 	id, err := parseHandle(p.ID(), handle)
 	if err != nil {
