@@ -60,13 +60,13 @@ func openSockets(ctx context.Context, cfg Config) (s sockets, err error) {
 	return s, nil
 }
 
-// boundedListener has a number of connections at most. Nobody waits in the socket's backlog, where
-// regular clients would stand behind those that flood it.
+// boundedListener bounds the number of connections. It accepts every connection at once: in the
+// socket's backlog regular clients would wait behind a flood.
 type boundedListener struct {
 	net.Listener
 	most int
-	// victim is the connection that is closed for a new one when there are too many; nil: the new
-	// one is closed.
+	// victim chooses the connection that is closed for a new one when there are too many. It
+	// returns nil to have the new one closed.
 	victim func(conns []*boundedConn) *boundedConn
 	logger klog.Logger
 	seldom rate.Sometimes
@@ -144,11 +144,11 @@ type boundedConn struct {
 	source   string // the client's IP address; empty for a unix socket
 
 	mu      sync.Mutex
-	answers []answer // that have been announced and not written, the oldest first
+	answers []answer // the oldest first
 	closed  bool
 }
 
-// answer has bytes that are to be written.
+// answer is an announced answer; bytes of it are not written yet.
 type answer struct {
 	bytes   int64
 	written func(bytes int64)
@@ -172,7 +172,7 @@ func (c *boundedConn) Close() error {
 	return err
 }
 
-// settle says of the oldest answers that so many bytes have been written.
+// settle reports bytes of the oldest answers as written.
 func (c *boundedConn) settle(bytes int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -216,8 +216,8 @@ func sourceOf(conn net.Conn) string {
 	return ""
 }
 
-// oldestOfTheGreediest is the oldest connection of the client that has most of them. It is for
-// clients that connect for each request: theirs are young, and theirs alone are few.
+// oldestOfTheGreediest is the oldest connection of the client with most connections. It suits
+// clients that connect for each request: their connections are young and few.
 func oldestOfTheGreediest(conns []*boundedConn) *boundedConn {
 	counts := map[string]int{}
 	for _, c := range conns {
@@ -232,11 +232,11 @@ func oldestOfTheGreediest(conns []*boundedConn) *boundedConn {
 	return most
 }
 
-// nobody keeps the connections that there are. It is for clients that keep theirs.
+// nobody keeps all existing connections. It suits clients that never connect again.
 func nobody([]*boundedConn) *boundedConn { return nil }
 
-// boundSocket keeps the kernel from buffering megabytes for each connection of a TCP listener,
-// which inherit this.
+// boundSocket keeps the kernel from buffering megabytes for each connection. It sets the options of
+// a TCP listener, which its connections inherit.
 func boundSocket(_, _ string, conn syscall.RawConn) (err error) {
 	controlErr := conn.Control(func(fd uintptr) {
 		for _, option := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {

@@ -22,55 +22,56 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// What one server keeps for its callers at most, whatever they send. The product of maxArriving and
-// maxMessage is 32 MiB.
+// The bounds of what one server keeps for its callers. Arriving requests take at most maxArriving
+// times maxMessage, 32 MiB.
 const (
-	// maxMessage bounds a request in bytes. The largest that the limits of the specification let
-	// pass has about 30 KiB, and the topology of some hundred nodes. It is also the smallest window
-	// that gRPC knows, and so the least that a stream can make the server keep.
+	// maxMessage bounds a request in bytes. The limits of the specification allow about 30 KiB, and
+	// a topology of 200 nodes needs as much again. gRPC has no smaller window, so a smaller bound
+	// would save no memory.
 	maxMessage = 64 << 10
 	// maxFields bounds the fields of a request, with those of the messages in it: an empty message
 	// has 2 bytes on the wire and 80 in memory.
 	maxFields = 2048
 	// maxHeaders bounds the headers of a call in bytes; gRPC's own have some hundred.
 	maxHeaders = 8 << 10
-	// maxStreams bounds the calls of one connection; a client keeps further ones back itself. The
-	// provisioner makes 100 volumes and deletes 100 at a time, and most calls take milliseconds.
+	// maxStreams bounds the running calls of one connection. Further calls wait in the client. The
+	// provisioner creates up to 100 volumes and deletes up to 100 at a time.
 	maxStreams = 128
-	// maxArriving bounds the calls of a server whose request has not arrived as a whole.
+	// maxArriving bounds the calls of a server whose requests are incomplete.
 	maxArriving = 512
-	// maxRunning bounds the calls of a server that are being worked on. kubelet has one for each
-	// volume of each pod that starts or ends.
+	// maxRunning bounds the running calls of a server. kubelet has one for each volume of each pod
+	// that starts or ends.
 	maxRunning = 512
-	// maxPage is more than a page of a list has in bytes; other answers have some hundred.
+	// maxPage bounds a page of a list in bytes. Other answers have some hundred bytes.
 	maxPage = 1 << 20
-	// maxUnread bounds the pages of a server in bytes that their callers have not read yet.
+	// maxUnread bounds the bytes of the pages that callers have not read yet.
 	maxUnread = 32 << 20
 	// connectionBuffer is the size in bytes of each of a connection's two buffers. Most messages
 	// have less than 4 KiB.
 	connectionBuffer = 8 << 10
-	// handshakeTimeout bounds how long a connection may exist without a word of HTTP/2.
+	// handshakeTimeout bounds how long a connection may take to begin with HTTP/2.
 	handshakeTimeout = 10 * time.Second
-	// minPing is how often a client may ping its connection; gRPC's default, and no client of CSI
-	// pings at all.
+	// minPing is the shortest time between two pings of a client: gRPC's default. CSI clients do not
+	// ping.
 	minPing = 5 * time.Minute
 )
 
-// FloodControl returns options that bound the memory of one server, for each connection, for each
-// call and for all of them together. The number of connections is the listener's to bound. Of two
-// servers each needs options of its own: callers of one must not hold up those of the other.
+// FloodControl returns options that bound the memory of one server: for each connection, for each
+// call and for all of them together. The listener has to bound the number of connections. Each
+// server needs its own options, so that the callers of one do not delay those of another.
 //
-// A request that is too large is RESOURCE_EXHAUSTED. No connection is ever closed for its age or
-// for idling: the sidecars keep theirs and exit when it breaks (csi-lib-utils, connection).
+// A request that is too large is RESOURCE_EXHAUSTED. Connections are never closed for their age or
+// for being idle, because the sidecars keep theirs and exit when it breaks (csi-lib-utils,
+// connection).
 func FloodControl() []grpc.ServerOption {
 	f := &floodControl{}
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxConcurrentStreams(maxStreams),
-		// Windows of a fixed size: else gRPC answers each request with a ping, to find out what a
-		// socket does not have, a bandwidth. The connection's holds no memory: what has been
-		// received counts for its stream.
+		// With windows of a fixed size gRPC does not measure the bandwidth, which costs a ping for
+		// each request. The window of the connection holds no memory: received data counts for its
+		// stream.
 		grpc.StaticStreamWindowSize(maxMessage),
 		grpc.StaticConnWindowSize(16 * maxMessage),
 		grpc.ReadBufferSize(connectionBuffer),
@@ -83,11 +84,11 @@ func FloodControl() []grpc.ServerOption {
 	}
 }
 
-// Connection is the address of a peer whose connection says what it has written.
+// Connection is the address of a peer whose connection reports what it has written.
 type Connection interface {
 	net.Addr
-	// Answer announces an answer of so many bytes. The connection calls written with each part of
-	// them that it has written or never will write. The parts are as many bytes in all.
+	// Answer announces an answer. The connection calls written for each part of it that is written,
+	// or lost with the connection. The parts add up to bytes.
 	Answer(bytes int64, written func(bytes int64))
 }
 
@@ -99,17 +100,17 @@ type floodControl struct {
 	unread   int64 // bytes of pages that are made or have not been written
 }
 
-// arrival is a call whose request has not arrived as a whole.
+// arrival is a call whose request is incomplete.
 type arrival struct {
 	cancel  context.CancelFunc
 	element *list.Element // in floodControl.arriving
-	stop    func() bool   // the end of the call is no longer waited for
+	stop    func() bool   // stops waiting for the end of the call
 }
 
 type arrivalKey struct{}
 
-// arrive runs when the headers of a call are there. When too many calls are arriving the oldest is
-// ended: a request arrives within milliseconds, unless its caller holds it back.
+// arrive runs when the headers of a call have arrived. If too many requests are incomplete, it ends
+// the oldest call: the request of a regular client is complete within milliseconds.
 func (f *floodControl) arrive(ctx context.Context, _ *tap.Info) (context.Context, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	a := &arrival{cancel: cancel}
@@ -124,7 +125,7 @@ func (f *floodControl) arrive(ctx context.Context, _ *tap.Info) (context.Context
 	return context.WithValue(ctx, arrivalKey{}, a), nil
 }
 
-// arrived says that nothing more of a call's request is kept.
+// arrived removes a call whose request is complete or given up.
 func (f *floodControl) arrived(a *arrival) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,8 +146,8 @@ func (f *floodControl) intercept(
 	return handler(ctx, req)
 }
 
-// list makes a page, and counts it until it has been written. gRPC keeps an answer for as long as
-// its caller does not read it, and takes the call for ended.
+// list makes a page and counts it until it is written. gRPC keeps an answer until the caller reads
+// it, although the call has ended.
 func (f *floodControl) list(ctx context.Context, req any, handler grpc.UnaryHandler) (any, error) {
 	if !f.reservePage() {
 		return nil, status.Error(codes.Unavailable,
@@ -168,7 +169,7 @@ func (f *floodControl) list(ctx context.Context, req any, handler grpc.UnaryHand
 	return resp, nil
 }
 
-// reservePage counts the bytes of a page that is not made yet; false when there are too many.
+// reservePage counts the bytes of a page before it is made; false when there are too many.
 func (f *floodControl) reservePage() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -185,7 +186,7 @@ func (f *floodControl) release(bytes int64) {
 	f.unread -= bytes
 }
 
-// begin counts a call whose request has arrived; false when there are too many.
+// begin counts a running call; false when there are too many.
 func (f *floodControl) begin(a *arrival) bool {
 	a.stop()
 	f.mu.Lock()
@@ -204,7 +205,7 @@ func (f *floodControl) end() {
 	f.running--
 }
 
-// codec is protobuf's, which refuses a message with too many fields before it takes memory.
+// codec is protobuf's codec, but refuses a message with too many fields before decoding it.
 type codec struct{ encoding.CodecV2 }
 
 // Unmarshal implements encoding.CodecV2.
@@ -219,8 +220,8 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	return c.CodecV2.Unmarshal(data, v)
 }
 
-// countFields counts the fields of a message and of those in it. What is not protobuf is left to
-// whoever decodes it.
+// countFields counts the fields of a message and of the messages in it. It stops where the bytes are
+// not protobuf; the decoder refuses those.
 func countFields(wire []byte, message protoreflect.MessageDescriptor) int {
 	fields := 0
 	for len(wire) > 0 && fields <= maxFields {
