@@ -21,7 +21,7 @@ import (
 func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
 	binary := fixture.Build(t)
 	n := newNode(t, binary, disks.New(t, disks.Ext4, 0).Dir+"/node")
-	n.setSlow(true)
+	n.setPool(slowCopies)
 	n.Start()
 	source, err := n.create(t.Context(), "source", "DirectoryOrCreate")
 	n.Must(err)
@@ -38,7 +38,7 @@ func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
 		n.wantClean(0, source)
 		n.wantSnapshots("")
 	}
-	n.setSlow(false)
+	n.setPool("")
 	n.Start()
 	snapshot, err := copies["snapshot"](t.Context())
 	n.Must(err)

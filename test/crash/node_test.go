@@ -54,20 +54,12 @@ func newNode(t *testing.T, binary, dir string) *node {
 	fixture.Must(t, os.Mkdir(dir, 0o755))
 	n := &node{t: t, metricsAddress: nextAddress()}
 	n.Driver = fixture.NewDriver(t, process.Options{Binary: binary, Dir: dir})
-	n.setSlow(false)
+	n.setPool("")
 	return n
 }
 
-// setSlow chooses, for the drivers that are started from now on, whether copies take a second for
-// each MiB after the first.
-func (n *node) setSlow(slow bool) {
-	n.t.Helper()
-	options := ""
-	if slow {
-		options = "copyBytesPerSecond: 1Mi"
-	}
-	n.setPool(options)
-}
+// slowCopies are a pool's options with which a copy takes a second for each MiB after the first.
+const slowCopies = "copyBytesPerSecond: 1Mi"
 
 // setPool chooses the pool's options for the drivers that are started from now on.
 func (n *node) setPool(options string) {

@@ -35,12 +35,9 @@ func (n *node) putAll() {
 	listener, err := (&net.ListenConfig{}).Listen(n.t.Context(), "unix", n.Path("srv/sock"))
 	n.Must(err)
 	n.t.Cleanup(func() { listener.Close() })
-	n.Must(
-		unix.Mknod(n.Path("srv/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))),
-	) //nolint:gosec // null: a small number
-	n.Must(
-		unix.Mknod(n.Path("srv/loop"), unix.S_IFBLK|0o600, int(unix.Mkdev(7, 200))),
-	) //nolint:gosec // a loop device: a small number
+	null, loop := int(unix.Mkdev(1, 3)), int(unix.Mkdev(7, 200)) //nolint:gosec // small numbers
+	n.Must(unix.Mknod(n.Path("srv/null"), unix.S_IFCHR|0o666, null))
+	n.Must(unix.Mknod(n.Path("srv/loop"), unix.S_IFBLK|0o600, loop))
 }
 
 var wayOfType = map[volume.Type]struct {

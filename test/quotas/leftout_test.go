@@ -40,9 +40,6 @@ var leftOut = []string{
 	"TestVolumeWithTheQuotaIDOfADeadOneHasItsOwnLimit",
 }
 
-// leftOutPattern is for -test.skip.
-func leftOutPattern() string { return "^(" + strings.Join(leftOut, "|") + ")$" }
-
 // A test that is renamed would run in the machine, and fail there or take long.
 func TestEveryTestThatIsLeftOutIsThere(t *testing.T) {
 	var source strings.Builder

@@ -10,8 +10,8 @@ func TestPackagesPass(t *testing.T) {
 	Run(t, Config{Packages: []string{"./pkg/mount", "./pkg/image/loopdev"}})
 }
 
-// TestProjectQuotaBackendPasses runs the tests of the backend, those with the build tag vm too, where
-// the kernel has project quotas.
+// TestProjectQuotaBackendPasses runs the tests of the backend, those with the build tag vm too,
+// where the kernel has project quotas.
 func TestProjectQuotaBackendPasses(t *testing.T) {
 	Run(t, Config{
 		Packages: []string{"./pkg/backend/projquota"},

@@ -106,8 +106,7 @@ func quotactl(dir string, command uintptr, project uint32, d *dqblk) error {
 	}
 	defer f.Close()
 	_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL_FD, f.Fd(), command<<subcommandShift|prjquota,
-		uintptr(project), uintptr(unsafe.Pointer(d)), 0,
-		0) //nolint:gosec // the kernel's own structure, as dqblk has it
+		uintptr(project), uintptr(unsafe.Pointer(d)), 0, 0) //nolint:gosec // as the kernel has it
 	if errno != 0 {
 		return fmt.Errorf("quotactl_fd: %w", errno)
 	}
