@@ -17,7 +17,7 @@ import (
 // checkLocation refuses an open file that shows a forbidden directory, its content or its parents
 // under another name: through a bind mount above the file, or one below it. Paths do not reveal
 // that; locations in the filesystems do. Errors: ErrForbidden.
-func (r *Rules) checkLocation(host, f *os.File, rule Rule, use Use) error {
+func (r *Rules) checkLocation(host openat.Dir, f *os.File, rule Rule, use Use) error {
 	mounts, err := mount.Table()
 	if err != nil {
 		return err
@@ -46,9 +46,9 @@ func (r *Rules) checkLocation(host, f *os.File, rule Rule, use Use) error {
 // locate returns the location of a directory of the host. It follows links: a directory is
 // forbidden wherever its name leads.
 func locate(
-	host *os.File, mounts []mount.Mount, name string,
+	host openat.Dir, mounts []mount.Mount, name string,
 ) (location mount.Location, exists bool, err error) {
-	f, err := openat.Dir{File: host}.Resolve(strings.TrimPrefix(name, "/"), unix.O_PATH, openat.InRoot)
+	f, err := host.Resolve(strings.TrimPrefix(name, "/"), unix.O_PATH, openat.InRoot)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return mount.Location{}, false, nil
 	}

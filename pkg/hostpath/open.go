@@ -59,7 +59,7 @@ func (h *Host) Open(use Use, spec volume.Spec) (Opened, error) {
 	}
 	err = checkKind(f, use)
 	if err == nil {
-		err = h.rules.checkLocation(host.File, f, rule, use)
+		err = h.rules.checkLocation(host, f, rule, use)
 	}
 	if err != nil {
 		return Opened{}, errors.Join(err, f.Close())
