@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
@@ -283,28 +284,28 @@ storageClasses:
 				t.Fatal(err)
 			}
 			t.Setenv("NODE_NAME", "node-1")
-			flags, logging := driver.NewFlags(), driver.NewLoggingFlags()
+			flags, logging := config.NewFlags(), driver.NewLoggingFlags()
 			set := pflag.NewFlagSet("serve", pflag.ContinueOnError)
 			flags.Register(set)
 			logging.Register(set)
 			if err := set.Parse(append(args[1:], "--config="+file)); err != nil {
 				t.Fatal(err)
 			}
-			config, err := flags.Load()
+			cfg, err := flags.Load()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if grace := daemonSet.Spec.Template.Spec.TerminationGracePeriodSeconds; float64(
 				grace,
-			) <= config.ShutdownGrace.Seconds() {
-				t.Errorf("the pod has %d s to end, its calls have %v", grace, config.ShutdownGrace)
+			) <= cfg.ShutdownGrace.Seconds() {
+				t.Errorf("the pod has %d s to end, its calls have %v", grace, cfg.ShutdownGrace)
 			}
 			for _, class := range objects {
 				if class.Kind == "StorageClass" {
-					checkClass(t, class, config.DriverName)
+					checkClass(t, class, cfg.DriverName)
 				}
 			}
-			seesPools(t, daemonSet.Spec.Template.Spec, config)
+			seesPools(t, daemonSet.Spec.Template.Spec, cfg)
 		})
 	}
 }
@@ -347,7 +348,7 @@ func checkInline(t *testing.T, pod object, driverName string) {
 
 // seesPools: the container has the directory above each pool under the node's own path, and
 // kubelet's with what it mounts there.
-func seesPools(t *testing.T, pod podSpec, config driver.Config) {
+func seesPools(t *testing.T, pod podSpec, cfg config.Config) {
 	t.Helper()
 	propagation := map[string]string{}
 	for _, m := range pod.Containers[0].VolumeMounts {
@@ -357,10 +358,10 @@ func seesPools(t *testing.T, pod podSpec, config driver.Config) {
 			}
 		}
 	}
-	if propagation[config.KubeletDir] != "Bidirectional" {
-		t.Errorf("kubelet's directory is mounted as %q", propagation[config.KubeletDir])
+	if propagation[cfg.KubeletDir] != "Bidirectional" {
+		t.Errorf("kubelet's directory is mounted as %q", propagation[cfg.KubeletDir])
 	}
-	for _, p := range config.Pools {
+	for _, p := range cfg.Pools {
 		if got := propagation[filepath.Dir(p.Path)]; got != "HostToContainer" {
 			t.Errorf("pool %s: its parent directory is mounted as %q", p.Path, got)
 		}
@@ -511,15 +512,15 @@ const provisionersOwn = "csi.storage.k8s.io/fstype"
 
 func TestSchemaKnowsWhatTheDriverKnows(t *testing.T) {
 	s := valuesSchema(t).Properties
-	config := s["config"].Properties
+	properties := s["config"].Properties
 	for _, c := range []struct {
 		name   string
 		schema schema
 		want   []string
 	}{
-		{"configuration", s["config"], yamlNames(reflect.TypeFor[driver.Config]())},
-		{"pool", *config["pools"].Items, yamlNames(reflect.TypeFor[driver.PoolConfig]())},
-		{"host path", *config["hostPaths"].Items, yamlNames(reflect.TypeFor[driver.HostPathConfig]())},
+		{"configuration", s["config"], yamlNames(reflect.TypeFor[config.Config]())},
+		{"pool", *properties["pools"].Items, yamlNames(reflect.TypeFor[config.Pool]())},
+		{"host path", *properties["hostPaths"].Items, yamlNames(reflect.TypeFor[config.HostPath]())},
 		{
 			"parameters of a class", s["storageClasses"].Items.Properties["parameters"],
 			append(volume.ParameterKeys(), provisionersOwn),
@@ -588,9 +589,9 @@ func TestExamplesAreOfTheDriver(t *testing.T) {
 		}
 		for _, o := range parse(t, text) {
 			if o.Kind == "StorageClass" {
-				checkClass(t, o, driver.DefaultConfig().DriverName)
+				checkClass(t, o, config.Default().DriverName)
 			}
-			checkInline(t, o, driver.DefaultConfig().DriverName)
+			checkInline(t, o, config.Default().DriverName)
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 )
 
 func checkCommand() *cobra.Command {
@@ -21,18 +21,18 @@ func checkCommand() *cobra.Command {
 		if err := o.logging.Apply(cmd.ErrOrStderr()); err != nil {
 			return err
 		}
-		config, err := o.driver.Load()
+		cfg, err := o.driver.Load()
 		if err != nil {
 			return err
 		}
-		describe(cmd, config)
+		describe(cmd, cfg)
 		return nil
 	}
 	return cmd
 }
 
 // describe prints the configuration with all defaults.
-func describe(cmd *cobra.Command, c driver.Config) {
+func describe(cmd *cobra.Command, c config.Config) {
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "The configuration is valid: %s on node %s, %d pools.\n", c.DriverName,
 		c.NodeName, len(c.Pools))

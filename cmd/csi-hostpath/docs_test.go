@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 )
 
 // The tests below compare docs/configuration.md with the code, and run what it shows.
@@ -130,23 +130,23 @@ func TestDocumentHasEveryFieldWithItsTypeAndDefault(t *testing.T) {
 		}
 		delete(rows, name)
 	}
-	compare(t, rows, driver.DefaultConfig(), nil)
-	compare(t, table(t, "### A pool"), driver.NewPoolConfig("", ""), []string{"name", "path"})
-	compare(t, table(t, "### A host path"), driver.HostPathConfig{}, []string{"path"})
+	compare(t, rows, config.Default(), nil)
+	compare(t, table(t, "### A pool"), config.NewPool("", ""), []string{"name", "path"})
+	compare(t, table(t, "### A host path"), config.HostPath{}, []string{"path"})
 }
 
 // compare checks rows against the fields of a struct that holds its defaults.
 func compare(t *testing.T, rows map[string]row, defaults any, required []string) {
 	t.Helper()
 	types := map[reflect.Type]string{
-		reflect.TypeFor[string]():                  "string",
-		reflect.TypeFor[bool]():                    "boolean",
-		reflect.TypeFor[float64]():                 "number",
-		reflect.TypeFor[int64]():                   "integer",
-		reflect.TypeFor[time.Duration]():           "duration",
-		reflect.TypeFor[[]driver.PoolConfig]():     "list of pools",
-		reflect.TypeFor[[]driver.HostPathConfig](): "list of host paths",
-		reflect.TypeFor[[]string]():                "list of strings",
+		reflect.TypeFor[string]():            "string",
+		reflect.TypeFor[bool]():              "boolean",
+		reflect.TypeFor[float64]():           "number",
+		reflect.TypeFor[int64]():             "integer",
+		reflect.TypeFor[time.Duration]():     "duration",
+		reflect.TypeFor[[]config.Pool]():     "list of pools",
+		reflect.TypeFor[[]config.HostPath](): "list of host paths",
+		reflect.TypeFor[[]string]():          "list of strings",
 	}
 	v := reflect.ValueOf(defaults)
 	for i := range v.NumField() {

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
@@ -32,8 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func behave(behaviour string) func(context.Context, driver.Config) error {
-	return func(ctx context.Context, _ driver.Config) error {
+func behave(behaviour string) func(context.Context, config.Config) error {
+	return func(ctx context.Context, _ config.Config) error {
 		klog.FromContext(ctx).Info("Serving")
 		<-ctx.Done()
 		switch behaviour {
@@ -53,7 +54,7 @@ func call(err error, args ...string) (code int, stdout, stderr string) {
 	defer klog.CaptureState().Restore() // the log's flags are the process's
 	var out, errs bytes.Buffer
 	p := program{
-		serve:  func(context.Context, driver.Config) error { return err },
+		serve:  func(context.Context, config.Config) error { return err },
 		stdout: &out, stderr: &errs,
 	}
 	return p.run(args), out.String(), errs.String()
@@ -154,9 +155,9 @@ func TestAWrongValueOfAFlagIsToldWithTheRightOnes(t *testing.T) {
 
 func TestServeGetsTheConfiguration(t *testing.T) {
 	t.Setenv("NODE_NAME", "node-1")
-	var got driver.Config
+	var got config.Config
 	p := program{
-		serve:  func(_ context.Context, c driver.Config) error { got = c; return nil },
+		serve:  func(_ context.Context, c config.Config) error { got = c; return nil },
 		stdout: new(bytes.Buffer), stderr: new(bytes.Buffer),
 	}
 	if code := p.run(

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
 )
 
@@ -21,7 +22,7 @@ const (
 
 // program is the command and what it needs from its process.
 type program struct {
-	serve          func(context.Context, driver.Config) error
+	serve          func(context.Context, config.Config) error
 	stdout, stderr io.Writer
 }
 
@@ -88,12 +89,12 @@ func addVersion(cmd *cobra.Command) {
 // options are the flags of serve and check-config. Both have the same, so that the arguments of a
 // DaemonSet can be checked unchanged.
 type options struct {
-	driver  *driver.Flags
+	driver  *config.Flags
 	logging *driver.LoggingFlags
 }
 
 func addOptions(cmd *cobra.Command) options {
-	o := options{driver.NewFlags(), driver.NewLoggingFlags()}
+	o := options{config.NewFlags(), driver.NewLoggingFlags()}
 	o.driver.Register(cmd.Flags())
 	o.logging.Register(cmd.Flags())
 	addVersion(cmd)

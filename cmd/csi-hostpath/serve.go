@@ -22,7 +22,7 @@ func (p program) serveCommand() *cobra.Command {
 		if err := o.logging.Apply(p.stderr); err != nil {
 			return err
 		}
-		config, err := o.driver.Load()
+		cfg, err := o.driver.Load()
 		if err != nil {
 			return err
 		}
@@ -32,7 +32,7 @@ func (p program) serveCommand() *cobra.Command {
 		keepWithinMemory()
 		ctx, stop := untilSignal(cmd.Context())
 		defer stop()
-		if err := p.serve(ctx, config); err != nil {
+		if err := p.serve(ctx, cfg); err != nil {
 			return serveError{err}
 		}
 		return nil

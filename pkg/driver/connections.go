@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 )
 
@@ -42,7 +43,7 @@ type sockets struct {
 // openSockets makes the sockets for CSI. Sidecars keep the connections that they have, so a flood
 // of theirs cannot break the connection of another sidecar; it can keep one out that starts
 // meanwhile.
-func openSockets(ctx context.Context, cfg Config) (s sockets, err error) {
+func openSockets(ctx context.Context, cfg config.Config) (s sockets, err error) {
 	kubelet, err := Listen(cfg.Endpoint) //nolint:contextcheck // it waits for nothing
 	if err != nil {
 		return sockets{}, err

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
@@ -28,7 +29,7 @@ type displaceable struct {
 
 func newDisplaceable(t *testing.T, path string) displaceable {
 	t.Helper()
-	s := newPools(t, NewPoolConfig("p", path))
+	s := newPools(t, config.NewPool("p", path))
 	keepOpening(t, s)
 	d := displaceable{set: s}
 	fixture.Eventually(t, "the pool is open", func() bool { return s.notReady() == nil })
@@ -201,7 +202,7 @@ func TestPoolIsClosedAfterTheCallsThatMayUseIt(t *testing.T) {
 
 func TestShutdownDoesNotWaitForACallThatUsesAPoolWithoutItsDisk(t *testing.T) {
 	at := filepath.Join(t.TempDir(), "pool")
-	s := newPools(t, NewPoolConfig("p", at))
+	s := newPools(t, config.NewPool("p", at))
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(ctx) }()

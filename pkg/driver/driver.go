@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -25,7 +26,7 @@ import (
 // Run serves until the context ends. Then it takes no more calls, gives those under way
 // cfg.ShutdownGrace to finish, and returns. The configuration has been validated. An error means
 // that the driver could not serve; a pool that cannot be opened is not an error.
-func Run(ctx context.Context, cfg Config) error {
+func Run(ctx context.Context, cfg config.Config) error {
 	if err := mount.CheckKernel(); err != nil {
 		return err
 	}
@@ -71,13 +72,13 @@ type services struct {
 	node       *nodeserver.Server
 }
 
-func newServices(ctx context.Context, cfg Config) (services, error) {
+func newServices(ctx context.Context, cfg config.Config) (services, error) {
 	publications := nodeserver.NewPublications()
 	if err := publications.RebuildReferences(ctx, cfg.KubeletDir, cfg.DriverName); err != nil {
 		return services{}, err
 	}
 	pools := newPoolSet(cfg, publications)
-	host := hostpath.NewHost(cfg.HostRoot, cfg.rules())
+	host := hostpath.NewHost(cfg.HostRoot, cfg.HostPathRules())
 	node := nodeserver.New(nodeserver.Options{
 		NodeName:     cfg.NodeName,
 		KubeletDir:   cfg.KubeletDir,

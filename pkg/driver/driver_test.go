@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
@@ -17,9 +18,9 @@ import (
 // A call that is under way when the driver is told to stop is answered, and no other begins.
 func TestStopLetsCallsFinish(t *testing.T) {
 	disks.RequireRoot(t)
-	cfg := DefaultConfig()
+	cfg := config.Default()
 	cfg.NodeName, cfg.KubeletDir, cfg.Endpoint = "node-1", t.TempDir(), "unix://"+socketIn(t)
-	cfg.Pools = []PoolConfig{NewPoolConfig("p", filepath.Join(t.TempDir(), "p"))}
+	cfg.Pools = []config.Pool{config.NewPool("p", filepath.Join(t.TempDir(), "p"))}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, cfg) }()

@@ -8,19 +8,17 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
 const (
-	// maxSocketBytes: sun_path has 108 bytes, the last of them for the final NUL (unix(7)).
-	maxSocketBytes = 107
 	// socketMode: whoever may call the driver is root on the node.
 	socketMode = 0o600
 	// groupSocketMode is the mode of the sidecars' socket, which has no calls that mount.
@@ -34,7 +32,7 @@ const (
 // replaced. A socket on which somebody answers, and anything else at that path, is left alone and
 // refused. Closing the listener removes the socket, unless another process has replaced it.
 func Listen(endpoint string) (net.Listener, error) {
-	path, err := socketPath(endpoint)
+	path, err := config.SocketPath(endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
 	}
@@ -86,25 +84,6 @@ func admitGroup(path string, gid uint32) error {
 	}
 	// fchmod(2) refuses an O_PATH descriptor; the link in /proc leads to the same inode.
 	return os.Chmod(openat.Path(socket), groupSocketMode)
-}
-
-// socketPath is the path in an endpoint.
-func socketPath(endpoint string) (string, error) {
-	path, isUnix := strings.CutPrefix(endpoint, "unix:")
-	path = strings.TrimPrefix(path, "//")
-	switch {
-	case !isUnix || !filepath.IsAbs(path):
-		return "", fmt.Errorf("%s must be unix:///absolute/path", quote(endpoint))
-	case hasControl(path):
-		return "", fmt.Errorf("%s must be UTF-8 without control characters", quote(endpoint))
-	case filepath.Clean(path) != path || path == "/":
-		return "", fmt.Errorf("%s must name a socket, written without \"..\", \".\" and needless slashes",
-			quote(endpoint))
-	case len(path) > maxSocketBytes:
-		return "", fmt.Errorf("%s: the path has %d bytes, a socket's may have %d", quote(endpoint),
-			len(path), maxSocketBytes)
-	}
-	return path, nil
 }
 
 // removeStale removes a socket that a dead process has left, and refuses everything else.

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
@@ -54,8 +55,8 @@ func get(t *testing.T, s *poolSet, path string) (int, string) {
 }
 
 func TestMetricsCountWhatIsPromised(t *testing.T) {
-	good, bad := NewPoolConfig("good",
-		filepath.Join(t.TempDir(), "p")), NewPoolConfig("bad", foreign(t))
+	good, bad := config.NewPool("good",
+		filepath.Join(t.TempDir(), "p")), config.NewPool("bad", foreign(t))
 	good.Default, good.TrashRetention = true, time.Hour
 	s := newPools(t, good, bad)
 	if err := s.open(t.Context(), s.slots[0]); err != nil {
@@ -112,7 +113,7 @@ func TestMetricsCountWhatIsPromised(t *testing.T) {
 }
 
 func TestReadinessNamesTheOptionalPoolsThatAreMissing(t *testing.T) {
-	spare := NewPoolConfig("spare", filepath.Join(t.TempDir(), "spare"))
+	spare := config.NewPool("spare", filepath.Join(t.TempDir(), "spare"))
 	spare.Optional = true
 	s := newPools(t, spare)
 	if err := s.open(t.Context(), s.slots[0]); err == nil {
@@ -126,7 +127,7 @@ func TestReadinessNamesTheOptionalPoolsThatAreMissing(t *testing.T) {
 
 // Any pod of the cluster may read the pages. The API server's proxy drops the text of a 503.
 func TestPagesSayWhyAPoolIsNotReadyAndNothingOfTheNode(t *testing.T) {
-	s := newPools(t, NewPoolConfig("bad", foreign(t)))
+	s := newPools(t, config.NewPool("bad", foreign(t)))
 	if err := s.open(t.Context(), s.slots[0]); err == nil {
 		t.Fatal("a directory of somebody else was taken for a pool")
 	}
@@ -150,7 +151,7 @@ func TestPagesSayWhyAPoolIsNotReadyAndNothingOfTheNode(t *testing.T) {
 }
 
 func TestStatusHasThePoolsThatAreReady(t *testing.T) {
-	s := newPools(t, NewPoolConfig("good", filepath.Join(t.TempDir(), "p")))
+	s := newPools(t, config.NewPool("good", filepath.Join(t.TempDir(), "p")))
 	fixture.Must(t, s.open(t.Context(), s.slots[0]))
 	t.Cleanup(func() { fixture.Must(t, s.close()) })
 	if code, body := get(t, s, "/statusz"); code != http.StatusOK || body != "pool good: ready\n" {
@@ -204,7 +205,7 @@ func TestBuildInfoHasTheVersion(t *testing.T) {
 // A disk that dies under an open pool answers statfs as before.
 func TestReadinessAndMetricsTellOfADeadDisk(t *testing.T) {
 	disk := disks.New(t, disks.XFS, 0)
-	s := newPools(t, NewPoolConfig("p", disk.Dir))
+	s := newPools(t, config.NewPool("p", disk.Dir))
 	if err := s.open(t.Context(), s.slots[0]); err != nil {
 		t.Fatal(err)
 	}

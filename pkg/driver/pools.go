@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
@@ -42,7 +43,7 @@ type poolSet struct {
 
 // poolSlot is one configured pool: exactly one of pool and err is nil.
 type poolSlot struct {
-	config PoolConfig
+	config config.Pool
 	pool   *pool.Pool
 	err    error
 
@@ -62,7 +63,7 @@ func (s *poolSlot) status() (pool.Status, error) {
 	return s.pool.Status()
 }
 
-func newPoolSet(cfg Config, publications *nodeserver.Publications) *poolSet {
+func newPoolSet(cfg config.Config, publications *nodeserver.Publications) *poolSet {
 	s := &poolSet{
 		kubeletDir:   cfg.KubeletDir,
 		defaultPool:  cfg.DefaultPool(),
@@ -163,8 +164,8 @@ func (s *poolSet) openPool(ctx context.Context, slot *poolSlot) (*pool.Pool, err
 		Path:              c.Path,
 		Overcommit:        c.Overcommit,
 		ReserveBytes:      c.Reserve,
-		RequireQuota:      c.Quota == QuotaRequired,
-		IgnoreQuota:       c.Quota == QuotaOff,
+		RequireQuota:      c.Quota == config.QuotaRequired,
+		IgnoreQuota:       c.Quota == config.QuotaOff,
 		RequireMountpoint: c.RequireMountpoint,
 		MustExist:         c.Optional,
 		WasOpen:           slot.wasOpen,
@@ -207,7 +208,7 @@ func warnIfVolatile(logger klog.Logger, p *pool.Pool) {
 // checkApart refuses a pool whose path leads, through links or bind mounts, to kubelet's directory
 // or to another configured pool. (Config.Validate compares only the text of the paths.) Of two such
 // pools neither is used, as in checkUnique. Errors: ErrUnavailable.
-func (s *poolSet) checkApart(c PoolConfig, d *os.File, rest string) error {
+func (s *poolSet) checkApart(c config.Pool, d *os.File, rest string) error {
 	mounts, err := mount.Table()
 	if err != nil {
 		return err
@@ -246,7 +247,7 @@ func (s *poolSet) checkApart(c PoolConfig, d *os.File, rest string) error {
 
 // checkUnique refuses a pool that has the ID of another configured pool. Both are refused, because
 // nothing tells the original from the copy, and a volume ID must always mean the same directory.
-func (s *poolSet) checkUnique(c PoolConfig, id volume.PoolID) error {
+func (s *poolSet) checkUnique(c config.Pool, id volume.PoolID) error {
 	for _, other := range s.slots {
 		if other.config.Name == c.Name {
 			continue

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -22,10 +23,10 @@ import (
 )
 
 // newPools are the pools of a configuration, none of them open yet.
-func newPools(t *testing.T, configs ...PoolConfig) *poolSet {
+func newPools(t *testing.T, configs ...config.Pool) *poolSet {
 	t.Helper()
 	disks.RequireRoot(t)
-	cfg := DefaultConfig()
+	cfg := config.Default()
 	cfg.KubeletDir = t.TempDir()
 	cfg.Pools = configs
 	s := newPoolSet(cfg, nodeserver.NewPublications())
@@ -64,8 +65,8 @@ func foreign(t *testing.T) string {
 }
 
 func TestOneBadPoolDoesNotStopTheOthers(t *testing.T) {
-	good, bad := NewPoolConfig("good",
-		filepath.Join(t.TempDir(), "good")), NewPoolConfig("bad", foreign(t))
+	good, bad := config.NewPool("good",
+		filepath.Join(t.TempDir(), "good")), config.NewPool("bad", foreign(t))
 	good.Default = true
 	s := newPools(t, good, bad)
 	keepOpening(t, s)
@@ -114,8 +115,8 @@ func TestOneBadPoolDoesNotStopTheOthers(t *testing.T) {
 }
 
 func TestAbsentOptionalPoolIsAsItShouldBe(t *testing.T) {
-	main, spare := NewPoolConfig("main",
-		filepath.Join(t.TempDir(), "main")), NewPoolConfig("spare", filepath.Join(t.TempDir(), "spare"))
+	main, spare := config.NewPool("main",
+		filepath.Join(t.TempDir(), "main")), config.NewPool("spare", filepath.Join(t.TempDir(), "spare"))
 	main.Default, spare.Optional = true, true
 	s := newPools(t, main, spare)
 	keepOpening(t, s)
@@ -136,7 +137,7 @@ func TestAbsentOptionalPoolIsAsItShouldBe(t *testing.T) {
 }
 
 func TestAbsentOptionalPoolIsToldOnce(t *testing.T) {
-	spare := NewPoolConfig("spare", filepath.Join(t.TempDir(), "spare"))
+	spare := config.NewPool("spare", filepath.Join(t.TempDir(), "spare"))
 	spare.Optional = true
 	s := newPools(t, spare)
 	var out bytes.Buffer
@@ -191,8 +192,8 @@ func TestPoolWhosePathLeadsElsewhereIsRefusedUntouched(t *testing.T) {
 			for _, dir := range []string{"kubelet/pods", "b/in", "above/c", "coming"} {
 				fixture.Must(t, os.MkdirAll(at(dir), 0o755))
 			}
-			a, b := NewPoolConfig("a", filepath.Join(at("a"), tc.rest)), NewPoolConfig("b", at("b"))
-			s := newPools(t, a, b, NewPoolConfig("c", at("above/c")), NewPoolConfig("d", at("coming/d")))
+			a, b := config.NewPool("a", filepath.Join(at("a"), tc.rest)), config.NewPool("b", at("b"))
+			s := newPools(t, a, b, config.NewPool("c", at("above/c")), config.NewPool("d", at("coming/d")))
 			s.kubeletDir = at("kubelet")
 			if tc.link != "" {
 				fixture.Must(t, os.Symlink(at(tc.link), at("a")))
@@ -218,8 +219,8 @@ func TestPoolBehindALinkOfItsOwnIsUsed(t *testing.T) {
 	root := t.TempDir()
 	fixture.Must(t, os.MkdirAll(filepath.Join(root, "disk"), 0o755))
 	fixture.Must(t, os.Symlink("disk", filepath.Join(root, "link")))
-	s := newPools(t, NewPoolConfig("a", filepath.Join(root, "link", "a")),
-		NewPoolConfig("b", filepath.Join(root, "link", "b")))
+	s := newPools(t, config.NewPool("a", filepath.Join(root, "link", "a")),
+		config.NewPool("b", filepath.Join(root, "link", "b")))
 	for _, slot := range s.slots {
 		fixture.Must(t, s.open(t.Context(), slot))
 	}
@@ -245,8 +246,8 @@ func modes(t *testing.T, root string) map[string]os.FileMode {
 
 // A volume ID could mean either of them.
 func TestCopyOfAPoolIsRefused(t *testing.T) {
-	first, second := NewPoolConfig("first",
-		filepath.Join(t.TempDir(), "p")), NewPoolConfig("second", filepath.Join(t.TempDir(), "p"))
+	first, second := config.NewPool("first",
+		filepath.Join(t.TempDir(), "p")), config.NewPool("second", filepath.Join(t.TempDir(), "p"))
 	s := newPools(t, first, second)
 	if err := s.open(t.Context(), s.slots[0]); err != nil {
 		t.Fatal(err)
@@ -278,8 +279,8 @@ func TestCopyOfAPoolIsRefused(t *testing.T) {
 }
 
 func TestPoolThatMustEnforceSizesIsNotUsed(t *testing.T) {
-	c := NewPoolConfig("p", filepath.Join(t.TempDir(), "p"))
-	c.Quota = QuotaRequired
+	c := config.NewPool("p", filepath.Join(t.TempDir(), "p"))
+	c.Quota = config.QuotaRequired
 	s := newPools(t, c)
 	if err := s.open(t.Context(), s.slots[0]); !errors.Is(err, volume.ErrUnavailable) ||
 		!strings.Contains(err.Error(), "quota") {
@@ -291,7 +292,7 @@ func TestPoolThatMustEnforceSizesIsNotUsed(t *testing.T) {
 }
 
 func TestClosedPoolsAreUnavailable(t *testing.T) {
-	s := newPools(t, NewPoolConfig("p", filepath.Join(t.TempDir(), "p")))
+	s := newPools(t, config.NewPool("p", filepath.Join(t.TempDir(), "p")))
 	if err := s.open(t.Context(), s.slots[0]); err != nil {
 		t.Fatal(err)
 	}

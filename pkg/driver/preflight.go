@@ -8,12 +8,13 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 )
 
 // preflight logs what the process lacks, a line each with the remedy. The driver runs all the same:
 // it can do a part of its work, and without kubelet's directory it has no other way to say so.
-func preflight(ctx context.Context, cfg Config) {
+func preflight(ctx context.Context, cfg config.Config) {
 	logger := klog.FromContext(ctx)
 	if !mount.MayMount() {
 		logger.Error(nil, "The driver may not mount: it is not root, or has no CAP_SYS_ADMIN. "+

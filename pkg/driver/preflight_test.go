@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/pod"
@@ -32,7 +33,7 @@ func TestPreflightLogsWhatTheProcessLacks(t *testing.T) {
 		t.Run(c.title, func(t *testing.T) {
 			var out bytes.Buffer
 			fixture.Must(t, logWith(t, &out, "--logging-format=json"))
-			cfg := DefaultConfig()
+			cfg := config.Default()
 			cfg.KubeletDir = c.kubeletDir
 			warn := func() error { preflight(t.Context(), cfg); return nil }
 			if c.asPod {

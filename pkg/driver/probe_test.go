@@ -7,6 +7,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 )
 
@@ -17,9 +18,9 @@ func TestMissingDiskIsNotReadyToKubeletAndNotStartingToSidecars(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(foreign, "somebody's"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg := DefaultConfig()
+	cfg := config.Default()
 	cfg.KubeletDir = t.TempDir()
-	cfg.Pools = []PoolConfig{NewPoolConfig("a", foreign)}
+	cfg.Pools = []config.Pool{config.NewPool("a", foreign)}
 	pools := newPoolSet(cfg, nodeserver.NewPublications())
 	kubelet, sidecars := &identity{notReady: pools.notReady}, &identity{notReady: pools.stillOpening}
 	if probe(t, kubelet) || probe(t, sidecars) {

@@ -9,6 +9,7 @@ import (
 	"k8s.io/klog/v2"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 )
@@ -29,18 +30,18 @@ type registration struct {
 }
 
 // registrationEndpoint is where kubelet looks.
-func registrationEndpoint(cfg Config) string {
+func registrationEndpoint(cfg config.Config) string {
 	return "unix://" + filepath.Join(cfg.KubeletDir, "plugins_registry", cfg.DriverName+"-reg.sock")
 }
 
 // serveRegistration offers the driver to kubelet until the context ends. The CSI socket exists
 // already. Errors: errRefused, which ends the process, so that the refusal is seen and the restart
 // tries again.
-func serveRegistration(ctx context.Context, cfg Config) error {
+func serveRegistration(ctx context.Context, cfg config.Config) error {
 	if !cfg.RegisterWithKubelet {
 		return nil
 	}
-	csiSocket, err := socketPath(cfg.Endpoint)
+	csiSocket, err := config.SocketPath(cfg.Endpoint)
 	if err != nil {
 		return err
 	}

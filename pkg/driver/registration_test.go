@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
@@ -23,7 +24,7 @@ func startRegistration(
 	client registerapi.RegistrationClient, socket string, stop context.CancelFunc, ended <-chan error,
 ) {
 	t.Helper()
-	cfg := DefaultConfig()
+	cfg := config.Default()
 	cfg.KubeletDir = t.TempDir()
 	cfg.Endpoint = "unix:///var/lib/kubelet/plugins/hostpath.csi.local/csi.sock"
 	cfg.RegisterWithKubelet = true

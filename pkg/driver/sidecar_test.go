@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
@@ -104,12 +105,12 @@ func TestGroupIsGivenNothingButTheSocket(t *testing.T) {
 }
 
 // runDriver runs a driver with one pool and both sockets until the test ends.
-func runDriver(t *testing.T) Config {
+func runDriver(t *testing.T) config.Config {
 	t.Helper()
-	cfg := DefaultConfig()
+	cfg := config.Default()
 	cfg.NodeName, cfg.KubeletDir = "node-1", t.TempDir()
 	cfg.Endpoint, cfg.SidecarEndpoint = "unix://"+socketIn(t), "unix://"+socketIn(t)
-	cfg.Pools = []PoolConfig{NewPoolConfig("a", filepath.Join(t.TempDir(), "a"))}
+	cfg.Pools = []config.Pool{config.NewPool("a", filepath.Join(t.TempDir(), "a"))}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, cfg) }()

@@ -4,10 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"regexp"
-)
 
-// topologyPrefix stands before the driver's name in its topology key.
-const topologyPrefix = "topology."
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+)
 
 // labelValue is the syntax of a label's value in Kubernetes, and so of a topology segment: at most
 // 63 characters.
@@ -21,5 +20,5 @@ func topologyOf(driverName, nodeName string) map[string]string {
 		sum := sha256.Sum256([]byte(nodeName))
 		value = "h-" + hex.EncodeToString(sum[:])[:40]
 	}
-	return map[string]string{topologyPrefix + driverName + "/node": value}
+	return map[string]string{config.TopologyPrefix + driverName + "/node": value}
 }

@@ -1,4 +1,4 @@
-package driver
+package config
 
 import (
 	"fmt"
@@ -18,13 +18,16 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
+// TopologyPrefix stands before the driver's name in its topology key.
+const TopologyPrefix = "topology."
+
 const (
 	// maxNodeNameBytes is Kubernetes' limit on the name of a node, a DNS subdomain
 	// (pkg/apis/core/validation, ValidateNodeName). CSI's on a node ID is 256.
 	maxNodeNameBytes = 253
 	// maxDriverNameBytes leaves room for "topology." before it: CSI allows a topology key's prefix
 	// 63 characters (spec, Topology), as many as a plugin's name (GetPluginInfoResponse.name).
-	maxDriverNameBytes = 63 - len(topologyPrefix)
+	maxDriverNameBytes = 63 - len(TopologyPrefix)
 	maxPoolNameBytes   = 63
 	// maxPools bounds the comparison of all pairs of paths. A node has far fewer filesystems.
 	maxPools          = 256
@@ -77,14 +80,14 @@ func (c Config) check(f *faults) {
 }
 
 func (c Config) checkSockets(f *faults) {
-	path, err := socketPath(c.Endpoint)
+	path, err := SocketPath(c.Endpoint)
 	if err != nil {
 		f.addf("endpoint", "%v", err)
 	}
 	if c.SidecarEndpoint == "" {
 		return
 	}
-	switch sidecars, sidecarErr := socketPath(c.SidecarEndpoint); {
+	switch sidecars, sidecarErr := SocketPath(c.SidecarEndpoint); {
 	case sidecarErr != nil:
 		f.addf("sidecarEndpoint", "%v", sidecarErr)
 	case err == nil && sidecars == path:
@@ -104,7 +107,7 @@ func (c Config) checkHostPaths(f *faults) {
 		f.addf("hostPaths", "%d rules, at most %d are allowed", len(c.HostPaths), maxHostPaths)
 		return
 	}
-	rules := c.rules()
+	rules := c.HostPathRules()
 	for i, rule := range c.HostPaths {
 		at := fmt.Sprintf("hostPaths[%d].", i)
 		checkPath(f, at+"path", rule.Path)
@@ -117,7 +120,7 @@ func (c Config) checkHostPaths(f *faults) {
 }
 
 // checkLists checks the lists of a rule; at is the rule's field name with a dot.
-func (h HostPathConfig) checkLists(f *faults, at string) {
+func (h HostPath) checkLists(f *faults, at string) {
 	for j, namespace := range h.Namespaces {
 		// A namespace's name is a DNS label (RFC 1123), as a pool's is.
 		if len(namespace) > maxPoolNameBytes || !poolName.MatchString(namespace) {
@@ -133,9 +136,9 @@ func (h HostPathConfig) checkLists(f *faults, at string) {
 	}
 }
 
-// rules are the operator's rules, and the directories that no rule can allow: those of the driver
+// HostPathRules are the operator's rules, and the directories that no rule can allow: those of the driver
 // and of kubelet.
-func (c Config) rules() *hostpath.Rules {
+func (c Config) HostPathRules() *hostpath.Rules {
 	own := []string{c.KubeletDir}
 	for _, p := range c.Pools {
 		own = append(own, p.Path)
@@ -143,7 +146,7 @@ func (c Config) rules() *hostpath.Rules {
 	// Other values are reported elsewhere.
 	own = slices.DeleteFunc(own, func(dir string) bool { return !isComparable(dir) })
 	for _, endpoint := range []string{c.Endpoint, c.SidecarEndpoint} {
-		if socket, err := socketPath(endpoint); err == nil {
+		if socket, err := SocketPath(endpoint); err == nil {
 			own = append(own, socket)
 		}
 	}
@@ -154,7 +157,7 @@ func (c Config) rules() *hostpath.Rules {
 	return hostpath.NewRules(list, own...)
 }
 
-func (h HostPathConfig) rule() hostpath.Rule {
+func (h HostPath) rule() hostpath.Rule {
 	types := make([]volume.Type, 0, len(h.Types))
 	for _, t := range h.Types {
 		types = append(types, volume.Type(t))
@@ -209,7 +212,7 @@ func (c Config) checkPools(f *faults) {
 }
 
 // check checks the fields of one pool; at is the pool's field name with a dot.
-func (p PoolConfig) check(f *faults, at string) {
+func (p Pool) check(f *faults, at string) {
 	switch {
 	case p.Name == "":
 		f.addf(at+"name", "is missing: every pool needs a name")
@@ -269,7 +272,7 @@ func (c Config) checkPoolPath(f *faults, i int) {
 			quote(path), quote(kubelet))
 	}
 	for _, endpoint := range []string{c.Endpoint, c.SidecarEndpoint} {
-		if socket, err := socketPath(endpoint); err == nil && isWithin(path, socket) {
+		if socket, err := SocketPath(endpoint); err == nil && isWithin(path, socket) {
 			f.addf(field, "%s contains the driver's own socket %s: give the pool a directory apart from it",
 				quote(path), quote(socket))
 		}

@@ -1,4 +1,4 @@
-package driver
+package config
 
 import (
 	"math"
@@ -59,9 +59,9 @@ pools:
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := DefaultConfig()
+	want := Default()
 	want.NodeName, want.MaxVolumesPerNode = "node-1", 110
-	want.Pools = []PoolConfig{
+	want.Pools = []Pool{
 		{
 			Name:              "fast",
 			Path:              "/data/fast",
@@ -78,8 +78,8 @@ pools:
 			MaxSnapshotsPerVolume: 9,
 			CopyBytesPerSecond:    100 << 20,
 		},
-		NewPoolConfig("slow", "/data/slow"),
-		NewPoolConfig("extra", "/data/extra=odd,name"),
+		NewPool("slow", "/data/slow"),
+		NewPool("extra", "/data/extra=odd,name"),
 	}
 	got.sources = nil
 	if !reflect.DeepEqual(got, want) {
@@ -272,8 +272,8 @@ func TestReserveIsAQuantity(t *testing.T) {
 
 func TestValidateNamesEachFault(t *testing.T) {
 	valid := func() Config {
-		c := DefaultConfig()
-		c.NodeName, c.Pools = "node-1", []PoolConfig{NewPoolConfig("a", "/data/a")}
+		c := Default()
+		c.NodeName, c.Pools = "node-1", []Pool{NewPool("a", "/data/a")}
 		return c
 	}
 	if err := valid().Validate(); err != nil {
@@ -311,8 +311,8 @@ func TestValidateNamesEachFault(t *testing.T) {
 		{"negative grace", "ShutdownGrace", -time.Second, "shutdownGrace: -1s must be 0 to 10m0s"},
 		{"endless grace", "ShutdownGrace", time.Hour, "shutdownGrace: 1h0m0s must be 0 to 10m0s"},
 		{"too many volumes", "MaxVolumesPerNode", int64(math.MaxInt32 + 1), "maxVolumesPerNode: "},
-		{"no pools", "Pools", []PoolConfig(nil), "pools: no pool is configured"},
-		{"a crowd of pools", "Pools", make([]PoolConfig, maxPools+1), "pools: 257 pools, at most 256 are allowed"},
+		{"no pools", "Pools", []Pool(nil), "pools: no pool is configured"},
+		{"a crowd of pools", "Pools", make([]Pool, maxPools+1), "pools: 257 pools, at most 256 are allowed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			config := valid()
@@ -332,8 +332,8 @@ func TestNamesThatKubernetesTakesAreTaken(t *testing.T) {
 	longest := strings.Repeat("n", 253)
 	for _, node := range []string{"n", "node-1", "ip-10-0-0-1.eu-west-1.compute.internal", "10.0.0.1", longest} {
 		for _, driver := range []string{"d", "hostpath.csi.local", "2.csi", longest[:54]} {
-			c := DefaultConfig()
-			c.NodeName, c.DriverName, c.Pools = node, driver, []PoolConfig{NewPoolConfig("a", "/data/a")}
+			c := Default()
+			c.NodeName, c.DriverName, c.Pools = node, driver, []Pool{NewPool("a", "/data/a")}
 			if err := c.Validate(); err != nil {
 				t.Error(err)
 			}
@@ -348,11 +348,11 @@ func TestTheWholeNodeAsADirectoryIsOneFault(t *testing.T) {
 		{"/", "/data/a", "/home/x", `kubeletDir: "/" is not kubelet's directory: give kubelet's --root-dir`},
 		{"/var/lib/kubelet", "/data/a", "/", `hostPaths[1].path: not allowed: host path "/"`},
 	} {
-		config := DefaultConfig()
+		config := Default()
 		config.NodeName, config.KubeletDir = "n", c.kubelet
-		config.Pools = []PoolConfig{NewPoolConfig("a", c.pool), NewPoolConfig("b", "/data/b")}
+		config.Pools = []Pool{NewPool("a", c.pool), NewPool("b", "/data/b")}
 		config.Pools[0].Default = true
-		config.HostPaths = []HostPathConfig{{Path: "/srv", ReadOnly: true}, {Path: c.hostPath}}
+		config.HostPaths = []HostPath{{Path: "/srv", ReadOnly: true}, {Path: c.hostPath}}
 		if got := lines(config.Validate()); len(got) != 1 || !strings.HasPrefix(got[0], c.want) {
 			t.Errorf("got %q, want %s…", got, c.want)
 		}
@@ -361,8 +361,8 @@ func TestTheWholeNodeAsADirectoryIsOneFault(t *testing.T) {
 
 func TestSidecarGroupIsNotRootAndAGroup(t *testing.T) {
 	for _, gid := range []uint32{0, math.MaxUint32} {
-		c := DefaultConfig()
-		c.NodeName, c.Pools = "node-1", []PoolConfig{NewPoolConfig("a", "/data/a")}
+		c := Default()
+		c.NodeName, c.Pools = "node-1", []Pool{NewPool("a", "/data/a")}
 		c.SidecarGroup = gid
 		if err := c.Validate(); err != nil {
 			t.Errorf("%d without a socket for it: %v", gid, err)
@@ -408,10 +408,10 @@ func TestValidateRefusesEachBadPool(t *testing.T) {
 		{"endless retention", "TrashRetention", 8761 * time.Hour, "pools[0].trashRetention: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			pool := NewPoolConfig("a", "/data/a")
+			pool := NewPool("a", "/data/a")
 			reflect.ValueOf(&pool).Elem().FieldByName(c.field).Set(reflect.ValueOf(c.value))
-			config := DefaultConfig()
-			config.NodeName, config.Pools = "n", []PoolConfig{pool}
+			config := Default()
+			config.NodeName, config.Pools = "n", []Pool{pool}
 			got := lines(config.Validate())
 			if len(got) != 1 || !strings.HasPrefix(got[0], c.want) {
 				t.Errorf("got %q\nwant %s…", got, c.want)
@@ -421,26 +421,26 @@ func TestValidateRefusesEachBadPool(t *testing.T) {
 }
 
 func TestPoolsMustDifferAndOneBeTheDefault(t *testing.T) {
-	pool := func(name, path string, isDefault ...bool) PoolConfig {
-		p := NewPoolConfig(name, path)
+	pool := func(name, path string, isDefault ...bool) Pool {
+		p := NewPool(name, path)
 		p.Default = len(isDefault) > 0
 		return p
 	}
 	for _, c := range []struct {
 		name  string
-		pools []PoolConfig
+		pools []Pool
 		want  string
 	}{
-		{"apart", []PoolConfig{pool("a", "/d/a", true), pool("b", "/d/ab")}, ""},
-		{"same name", []PoolConfig{pool("a", "/a", true), pool("a", "/b")}, `pools[1].name: "a" is the name of another pool (pools[0].name): names must differ`},
-		{"same path", []PoolConfig{pool("a", "/a", true), pool("b", "/a")}, `pools[1].path: "/a" overlaps "/a" of another pool (pools[0].path): pools must lie apart`},
-		{"inside", []PoolConfig{pool("a", "/a", true), pool("b", "/a/b")}, `pools[1].path: "/a/b" overlaps "/a" of another pool (pools[0].path): pools must lie apart`},
-		{"around", []PoolConfig{pool("a", "/b/a", true), pool("b", "/b")}, `pools[1].path: "/b" overlaps "/b/a" of another pool (pools[0].path): pools must lie apart`},
-		{"no default", []PoolConfig{pool("a", "/a"), pool("b", "/b")}, `pools: none of the 2 pools is the default: exactly one must say default: true, which only the --config file can`},
-		{"two defaults", []PoolConfig{pool("a", "/a", true), pool("b", "/b", true)}, `pools[1].default: another pool is the default (pools[0].default): exactly one may be`},
+		{"apart", []Pool{pool("a", "/d/a", true), pool("b", "/d/ab")}, ""},
+		{"same name", []Pool{pool("a", "/a", true), pool("a", "/b")}, `pools[1].name: "a" is the name of another pool (pools[0].name): names must differ`},
+		{"same path", []Pool{pool("a", "/a", true), pool("b", "/a")}, `pools[1].path: "/a" overlaps "/a" of another pool (pools[0].path): pools must lie apart`},
+		{"inside", []Pool{pool("a", "/a", true), pool("b", "/a/b")}, `pools[1].path: "/a/b" overlaps "/a" of another pool (pools[0].path): pools must lie apart`},
+		{"around", []Pool{pool("a", "/b/a", true), pool("b", "/b")}, `pools[1].path: "/b" overlaps "/b/a" of another pool (pools[0].path): pools must lie apart`},
+		{"no default", []Pool{pool("a", "/a"), pool("b", "/b")}, `pools: none of the 2 pools is the default: exactly one must say default: true, which only the --config file can`},
+		{"two defaults", []Pool{pool("a", "/a", true), pool("b", "/b", true)}, `pools[1].default: another pool is the default (pools[0].default): exactly one may be`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			config := DefaultConfig()
+			config := Default()
 			config.NodeName, config.Pools = "n", c.pools
 			if got := strings.Join(lines(config.Validate()), "\n"); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
@@ -491,7 +491,7 @@ func FuzzParseConfig(f *testing.F) {
 	}
 	file := filepath.Join(f.TempDir(), "driver.yaml")
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c := DefaultConfig()
+		c := Default()
 		c.NodeName, c.sources = "n", flagSources()
 		found := &faults{sources: c.sources}
 		found.list = parseFile(&c, file, data)

@@ -1,4 +1,4 @@
-package driver
+package config
 
 import (
 	"errors"
@@ -96,7 +96,7 @@ func addPool(c *Config, found *faults, arg string) {
 	if !ok {
 		found.list = append(found.list, fault{0, "--pool " + quote(arg) + ": must be name=path"})
 	}
-	c.Pools = append(c.Pools, NewPoolConfig(name, path))
+	c.Pools = append(c.Pools, NewPool(name, path))
 }
 
 // readConfig reads a file of at most maxConfigBytes. Every error begins with the file's name.

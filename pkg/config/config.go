@@ -1,4 +1,6 @@
-package driver
+// Package config is the driver's configuration: flags and a YAML file, read with the line of each
+// fault, and checked as a whole.
+package config
 
 import (
 	"time"
@@ -19,7 +21,7 @@ const (
 )
 
 // Config is the driver's whole configuration. Flags set what differs by node or process, the file
-// sets what the operator decides (fields with a yaml name). Start from DefaultConfig: a zero field
+// sets what the operator decides (fields with a yaml name). Start from Default: a zero field
 // is a value, not "the default".
 type Config struct {
 	// Endpoint is the CSI socket: unix:///path or unix:/path, absolute, at most 107 bytes of path.
@@ -57,17 +59,17 @@ type Config struct {
 	// enforces it. 0 to 2147483647, 0 = no limit. Default 0.
 	MaxVolumesPerNode int64 `yaml:"maxVolumesPerNode"`
 	// Pools are the pools of this node, 1 to 256, exactly one of them the default. No default.
-	Pools []PoolConfig `yaml:"pools"`
+	Pools []Pool `yaml:"pools"`
 	// HostPaths are the rules for volumes that refer to existing paths of the node, at most 256.
 	// Default none: no such volume is allowed.
-	HostPaths []HostPathConfig `yaml:"hostPaths"`
+	HostPaths []HostPath `yaml:"hostPaths"`
 
 	// sources says where each field was set, for error messages.
 	sources sources
 }
 
-// PoolConfig describes one pool. Start from NewPoolConfig.
-type PoolConfig struct {
+// Pool describes one pool. Start from NewPool.
+type Pool struct {
 	// Name is the pool's name in classes and logs: a DNS label (a-z, 0-9, -; at most 63).
 	// Required.
 	Name string `yaml:"name"`
@@ -106,8 +108,8 @@ type PoolConfig struct {
 	MaxSnapshotsPerVolume int64 `yaml:"maxSnapshotsPerVolume"`
 }
 
-// HostPathConfig allows volumes to refer to a path of the node and to everything below it.
-type HostPathConfig struct {
+// HostPath allows volumes to refer to a path of the node and to everything below it.
+type HostPath struct {
 	// Path is the allowed root, absolute and clean. It must not contain a symbolic link. Required.
 	Path string `yaml:"path"`
 	// ReadOnly makes every mount of it read-only, and the mounts below. Default false.
@@ -120,8 +122,8 @@ type HostPathConfig struct {
 	Types []string `yaml:"types"`
 }
 
-// DefaultConfig is a Config with every default; node name and pools are missing.
-func DefaultConfig() Config {
+// Default is a Config with every default; node name and pools are missing.
+func Default() Config {
 	return Config{
 		Endpoint:      "unix:///csi/csi.sock",
 		SidecarGroup:  65532,
@@ -132,9 +134,9 @@ func DefaultConfig() Config {
 	}
 }
 
-// NewPoolConfig is a pool with every default.
-func NewPoolConfig(name, path string) PoolConfig {
-	return PoolConfig{
+// NewPool is a pool with every default.
+func NewPool(name, path string) Pool {
+	return Pool{
 		Name:       name,
 		Path:       path,
 		Overcommit: 1,
@@ -168,7 +170,7 @@ type Flags struct {
 }
 
 // NewFlags is a command line without flags.
-func NewFlags() *Flags { return &Flags{Config: DefaultConfig()} }
+func NewFlags() *Flags { return &Flags{Config: Default()} }
 
 // Register adds the driver's flags to a flag set. Call it before the flag set is parsed.
 func (f *Flags) Register(fs *pflag.FlagSet) {

@@ -1,4 +1,4 @@
-package driver
+package config
 
 import (
 	"bytes"
@@ -234,12 +234,12 @@ func within(at string) string {
 // value decodes a node into its target, a pointer.
 func (d *decoder) value(field string, n *yaml.Node, to any) {
 	switch to := to.(type) {
-	case *[]PoolConfig:
+	case *[]Pool:
 		decodeList(d, field, n, to,
-			listOf[PoolConfig]{blank: NewPoolConfig("", ""), name: "pools", item: "name and path"})
+			listOf[Pool]{blank: NewPool("", ""), name: "pools", item: "name and path"})
 		return
-	case *[]HostPathConfig:
-		decodeList(d, field, n, to, listOf[HostPathConfig]{name: "host paths", item: "path"})
+	case *[]HostPath:
+		decodeList(d, field, n, to, listOf[HostPath]{name: "host paths", item: "path"})
 		return
 	case *[]string:
 		d.strings(field, n, to)
