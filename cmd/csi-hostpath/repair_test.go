@@ -19,14 +19,21 @@ func poolWithVolume(t *testing.T) (dir, record string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Close()
+	defer func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	name, err := volume.ParseName("v")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.Create(t.Context(), volume.CreateRequest{
 		Name: name, Size: volume.SizeRange{Required: 1 << 20},
-		Spec: volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755, UID: uint32(os.Getuid()), GID: uint32(os.Getgid())},
+		Spec: volume.Spec{
+			Type: volume.DirectoryOrCreate, Mode: 0o755,
+			UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), //nolint:gosec // never negative
+		},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -40,13 +47,15 @@ func TestRepairWritesTheRecordOnlyWithYes(t *testing.T) {
 		t.Fatal(err)
 	}
 	args := []string{"repair", "--pool", dir, "--volume", "v"}
-	if code, out, errs := call(nil, args...); code != 0 || !strings.Contains(out, "The record is right") {
+	if code, out, errs := call(nil, args...); code != 0 ||
+		!strings.Contains(out, "The record is right") {
 		t.Errorf("of a right record: %d, %q, %q", code, out, errs)
 	}
 	if err := os.Remove(record); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, errs := call(nil, args...); code != exitFailure || !strings.Contains(errs, "--capacity") {
+	if code, _, errs := call(nil, args...); code != exitFailure ||
+		!strings.Contains(errs, "--capacity") {
 		t.Errorf("without a size: %d, %q", code, errs)
 	}
 	args = append(args, "--capacity", "1Mi")
@@ -84,7 +93,11 @@ func TestRepairIsRefusedWhileADriverHasThePool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Close()
+	defer func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	code, _, errs := call(nil, "repair", "--pool", dir, "--volume", "v", "--yes")
 	if code != exitFailure || !strings.Contains(errs, "stop the driver on this node first") {
 		t.Errorf("%d, %q", code, errs)

@@ -2,6 +2,7 @@ package nodeserver
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -63,7 +65,7 @@ func (n *imageNode) digest() string {
 	h := sha256.New()
 	_, err = io.Copy(h, f)
 	must(n.t, err)
-	return fmt.Sprintf("%x", h.Sum(nil))
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // wantRefused stages the volume, which has to fail with an error that says all of that, and to
@@ -98,7 +100,7 @@ func TestFilesystemThatTheRecordDoesNotKnowIsNeverWiped(t *testing.T) {
 				n.takeDown("a")
 				bytes := n.capacity()
 				n.setRecord(map[string]any{"filesystemBytes": nil})
-				n.wantRefused("no filesystem", string(fsType), fmt.Sprint(bytes))
+				n.wantRefused("no filesystem", string(fsType), strconv.FormatInt(bytes, 10))
 				n.repair()
 				n.stageAndPublish("a")
 				wantPrecious(t, n.target("a/file"))
@@ -117,7 +119,7 @@ func TestImageWithAnythingButZeroesIsNotFormatted(t *testing.T) {
 	const at = 5*mib + 17
 	_, err = f.WriteAt([]byte{1}, at)
 	must(t, err)
-	n.wantRefused("no known filesystem", fmt.Sprint(at))
+	n.wantRefused("no known filesystem", strconv.Itoa(at))
 	_, err = f.WriteAt([]byte{0}, at)
 	must(t, err)
 	n.stageAndPublish("a") // all of it is zeroes again, though some of them were written

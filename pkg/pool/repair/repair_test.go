@@ -156,7 +156,8 @@ func TestLostRecordIsMadeAgainFromTheData(t *testing.T) {
 // What another volume's record says of that volume does not become this one's.
 func TestRecordOfAnotherVolumeLeavesOnlyItsClass(t *testing.T) {
 	f := newFixture(t, t.TempDir())
-	v, other := f.create("pvc-1", imageOf(volume.Ext4), 32*mib), f.create("pvc-2", imageOf(volume.Ext4), 64*mib)
+	v := f.create("pvc-1", imageOf(volume.Ext4), 32*mib)
+	other := f.create("pvc-2", imageOf(volume.Ext4), 64*mib)
 	f.mkfs(v)
 	content, err := os.ReadFile(f.record(other))
 	must(t, err)
@@ -164,7 +165,8 @@ func TestRecordOfAnotherVolumeLeavesOnlyItsClass(t *testing.T) {
 	_, err = f.repair("pvc-1", repair.Options{Owner: volume.Owner{Claim: "films"}}) // by its directory
 	must(t, err)
 	got, err := f.get(v.ID)
-	if err != nil || got.Name != v.Name || got.CapacityBytes != 32*mib || got.FilesystemBytes != 32*mib {
+	if err != nil || got.Name != v.Name || got.CapacityBytes != 32*mib ||
+		got.FilesystemBytes != 32*mib {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	text, err := os.ReadFile(f.record(v))
