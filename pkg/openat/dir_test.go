@@ -82,7 +82,7 @@ func TestOPathDescriptorOfALinkIsTheLinkUnlessInRoot(t *testing.T) {
 	for resolve, want := range map[Resolve]os.FileMode{Beneath: os.ModeSymlink, InRoot: 0} {
 		f, err := top.Resolve("dir/last", unix.O_PATH, resolve)
 		must(t, err)
-		defer f.Close()
+		t.Cleanup(func() { f.Close() })
 		if info, err := f.Stat(); err != nil || info.Mode().Type() != want {
 			t.Errorf("with %x it is %v, %v, want type %v", resolve, info.Mode(), err, want)
 		}
