@@ -220,8 +220,8 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	return c.CodecV2.Unmarshal(data, v)
 }
 
-// countFields counts the fields of a message and of the messages in it. It stops where the bytes are
-// not protobuf; the decoder refuses those.
+// countFields counts the fields of a message and of the messages in it. It stops where the bytes
+// are not protobuf; the decoder refuses those.
 func countFields(wire []byte, message protoreflect.MessageDescriptor) int {
 	fields := 0
 	for len(wire) > 0 && fields <= maxFields {
