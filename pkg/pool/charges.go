@@ -37,7 +37,7 @@ func accountOfVolume(v volume.Volume) account {
 }
 
 // accountOf is what the bytes of a snapshot stay charged to; a volume's are charged to nobody else.
-func (p *Pool) accountOf(e *entry) account {
+func accountOf(e *entry) account {
 	if e.Value.sourceQuotaID == 0 {
 		return account{}
 	}
@@ -92,16 +92,15 @@ func (p *Pool) applyCharges(id volume.ID) error {
 		return nil
 	}
 	for applied := int64(-1); ; {
-		e, ok := p.volumes.catalog.Get(id.Dir())
-		if !ok || !e.Value.isHeldToSize() || e.Value.quotaID == 0 {
-			return nil
+		v, err := p.Volume(id)
+		if err != nil || !v.entry.Value.isHeldToSize() || v.QuotaID == 0 {
+			return nil //nolint:nilerr // what is gone or damaged has no size to hold
 		}
-		v := p.volumeOf(e)
-		limit := p.limitOf(v)
+		limit := p.limitOf(v.Volume)
 		if limit == applied {
 			return nil
 		}
-		if err := p.resize(v, limit); err != nil {
+		if err := v.resize(limit); err != nil {
 			return err
 		}
 		applied = limit

@@ -72,7 +72,7 @@ func (k *kind[V]) takeAway(e *entry) (trash.Entry, error) {
 	bytes := e.Value.promisedBytes
 	k.pool.ledger.MoveToTrash(bytes)
 	taken.Bytes, taken.QuotaID = bytes, e.Value.quotaID
-	taken.Uncharge = k.pool.uncharger(k.pool.accountOf(e), bytes)
+	taken.Uncharge = k.pool.uncharger(accountOf(e), bytes)
 	taken.Unrecorded = e.Value.damaged() != nil
 	return taken, nil
 }

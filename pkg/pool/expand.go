@@ -31,122 +31,128 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 		return Volume{}, err
 	}
 	if size.Contains(v.CapacityBytes) {
-		return v, p.syncUnsynced(v.entry)
+		return v, v.syncUnsynced()
 	}
-	if v.CapacityBytes > size.Required {
-		return Volume{}, fmt.Errorf(
-			"%w: volume %s has %d bytes and never shrinks; asked for are at most %d",
-			volume.ErrOutOfRange,
-			id,
-			v.CapacityBytes,
-			size.Limit,
-		)
-	}
-	bytes, err := v.Spec.Size(size)
+	bytes, err := v.sizeToExpandTo(size)
 	if err != nil {
 		return Volume{}, fmt.Errorf("volume %s: %w", id, err)
 	}
-	if v.Spec.IsImage() { // a copy of it is to be of one size
-		if err := p.volumes.catalog.CheckUnshared(id); err != nil {
-			return Volume{}, err
-		}
-	}
-	if err := p.grow(ctx, v.entry, v.Volume, bytes); err != nil {
-		return Volume{}, fmt.Errorf(
-			"expand volume %s from %d to %d bytes: %w",
-			id,
-			v.CapacityBytes,
-			bytes,
-			err,
-		)
+	if err := v.grow(ctx, bytes); err != nil {
+		return Volume{}, fmt.Errorf("expand volume %s from %d to %d bytes: %w",
+			id, v.CapacityBytes, bytes, err)
 	}
 	return p.Volume(id)
 }
 
+// sizeToExpandTo is the size that the volume gets for a request. Errors: ErrOutOfRange; ErrBusy
+// while an image is copied, because the copy is to be of one size.
+func (v Volume) sizeToExpandTo(size volume.SizeRange) (int64, error) {
+	if v.CapacityBytes > size.Required {
+		return 0, fmt.Errorf("%w: it has %d bytes and never shrinks; asked for are at most %d",
+			volume.ErrOutOfRange, v.CapacityBytes, size.Limit)
+	}
+	if v.Spec.IsImage() {
+		if err := v.pool.volumes.catalog.CheckUnshared(v.ID); err != nil {
+			return 0, err
+		}
+	}
+	return v.Spec.Size(size)
+}
+
 // grow reserves, raises the limit, and then says so in the record: at a start the record wins, so a
 // crash in between leaves the old size.
-func (p *Pool) grow(ctx context.Context, e *entry, was volume.Volume, bytes int64) error {
+func (v Volume) grow(ctx context.Context, bytes int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	more := bytes - was.CapacityBytes
+	p, more := v.pool, bytes-v.CapacityBytes
 	if err := p.reserve(more); err != nil {
 		return err
 	}
 	failpoint.Here("expand.reserved")
-	v := was
-	v.CapacityBytes = bytes
-	err := p.resize(v, p.limitOf(v))
+	larger := v.Volume
+	larger.CapacityBytes = bytes
+	err := v.resize(p.limitOf(larger))
 	if err == nil {
 		failpoint.Here("expand.resized")
-		err = p.replaceRecord(v)
+		err = v.exchangeRecord(larger)
 	}
 	if err != nil {
 		p.ledger.Release(more)
-		return errors.Join(err, p.resize(was, p.limitOf(was)))
+		return errors.Join(err, v.resize(p.limitOf(v.Volume)))
 	}
 	// Nothing goes back from here on, also when the fsync fails: data that is shorter than its
 	// record is corrupt.
-	return errors.Join(p.putReplaced(e, v), p.applyCharges(v.ID))
+	return errors.Join(v.putExchanged(larger), p.applyCharges(v.ID))
 }
 
-func (p *Pool) resize(v volume.Volume, bytes int64) error {
-	d, err := p.volumes.dir.OpenDir(v.ID.Dir())
+// resize makes the filesystem hold the volume to so many bytes.
+func (v Volume) resize(bytes int64) error {
+	d, err := v.openDir()
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	return p.backendOf(v.Spec).Resize(d.File, v.QuotaID, v.Spec, bytes)
+	return v.pool.backendOf(v.Spec).Resize(d.File, v.QuotaID, v.Spec, bytes)
 }
 
-// putReplaced puts a volume whose record was exchanged into the catalog, in the place of the entry
-// that it had, and makes the record durable. If that fails, the catalog says all the same what the
-// disk says; see syncUnsynced.
-func (p *Pool) putReplaced(was *entry, v volume.Volume) error {
-	err := p.syncRecord(was.Dir)
-	e := p.entryOf(v)
-	e.Value.isUnenforced, e.Value.isUnsynced = was.Value.isUnenforced, err != nil
-	p.volumes.catalog.Put(e)
-	return err
-}
+func (v Volume) openDir() (openat.Dir, error) { return v.pool.volumes.dir.OpenDir(v.ID.Dir()) }
 
-// syncUnsynced makes the record durable of an entry for which that has failed: nobody may build on
-// what a power cut takes back.
-func (p *Pool) syncUnsynced(e *entry) error {
-	if !e.Value.isUnsynced {
-		return nil
-	}
-	return p.syncRecord(e.Dir)
-}
-
-func (p *Pool) syncRecord(dirName string) error {
-	d, err := p.volumes.dir.OpenDir(dirName)
-	if err != nil {
+// putRecord gives the volume another record, durably.
+func (v Volume) putRecord(changed volume.Volume) error {
+	if err := v.exchangeRecord(changed); err != nil {
 		return err
 	}
-	defer d.Close()
-	return p.commits.SyncFile(d.File)
+	return v.putExchanged(changed)
 }
 
-// replaceRecord exchanges a volume's record by one rename(2). The owner, which memory does not
-// have, is that of the old record. An error says that the old one is there; putReplaced makes the
+// exchangeRecord exchanges the volume's record by one rename(2). The owner, which memory does not
+// have, is that of the old record. An error says that the old one is there; putExchanged makes the
 // new one durable.
-func (p *Pool) replaceRecord(v volume.Volume) error {
-	old, err := p.volumes.read(p.volumes.dir, v.ID.Dir(), v.ID.Dir())
+func (v Volume) exchangeRecord(changed volume.Volume) error {
+	old, err := v.pool.volumes.read(v.pool.volumes.dir, v.ID.Dir(), v.ID.Dir())
 	if err != nil {
 		return err
 	}
-	v.Owner, v.Created = old.Owner, old.Created
-	d, err := p.volumes.dir.OpenDir(v.ID.Dir())
+	changed.Owner, changed.Created = old.Owner, old.Created
+	d, err := v.openDir()
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	content, err := record.EncodeVolume(v)
+	content, err := record.EncodeVolume(changed)
 	if err != nil {
 		return err
 	}
 	return exchangeRecord(d, content)
+}
+
+// putExchanged puts the volume with its new record into the catalog, and makes the record durable.
+// If that fails, the catalog says all the same what the disk says; see syncUnsynced.
+func (v Volume) putExchanged(changed volume.Volume) error {
+	err := v.syncRecord()
+	e := v.pool.entryOf(changed)
+	e.Value.isUnenforced, e.Value.isUnsynced = v.entry.Value.isUnenforced, err != nil
+	v.pool.volumes.catalog.Put(e)
+	return err
+}
+
+// syncUnsynced makes the record durable if that has failed: nobody may build on what a power cut
+// takes back.
+func (v Volume) syncUnsynced() error {
+	if !v.entry.Value.isUnsynced {
+		return nil
+	}
+	return v.syncRecord()
+}
+
+func (v Volume) syncRecord() error {
+	d, err := v.openDir()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return v.pool.commits.SyncFile(d.File)
 }
 
 // exchangeRecord gives a volume's directory another record by one rename(2). It is durable after a

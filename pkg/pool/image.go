@@ -19,7 +19,7 @@ import (
 // OpenImage opens the image of a volume with O_PATH, for a loop device. It is as large as the
 // record says. The caller closes it. Errors: ErrCorrupt.
 func (v Volume) OpenImage() (*os.File, error) {
-	if err := v.pool.syncUnsynced(v.entry); err != nil {
+	if err := v.syncUnsynced(); err != nil {
 		return nil, err
 	}
 	f, err := v.Data()
@@ -46,11 +46,10 @@ func (v Volume) OpenImage() (*os.File, error) {
 // is left as it is. Errors: ErrCorrupt for such an image; ErrInUse when the image is on a device,
 // or has its filesystem.
 func (v Volume) BeginFilesystem(ctx context.Context, f *os.File) error {
-	e, err := v.pool.find(v.ID)
+	now, err := v.pool.Volume(v.ID)
 	if err != nil {
 		return err
 	}
-	now := v.pool.volumeOf(e)
 	if now.FilesystemBytes > 0 {
 		return fmt.Errorf("%w: volume %s has its filesystem", volume.ErrInUse, v.ID)
 	}
@@ -63,10 +62,11 @@ func (v Volume) BeginFilesystem(ctx context.Context, f *os.File) error {
 		return fmt.Errorf("volume %s: %w", v.ID, err)
 	}
 	if !now.Formatting {
-		now.Formatting = true
-		return v.pool.putRecord(e, now)
+		begun := now.Volume
+		begun.Formatting = true
+		return now.putRecord(begun)
 	}
-	err = v.pool.syncUnsynced(e)
+	err = now.syncUnsynced()
 	if err == nil {
 		err = image.New(v.Spec.Allocation).Clear(f)
 	}
@@ -110,13 +110,12 @@ func (v Volume) SetFilesystemBytes(bytes int64) error {
 		return err
 	}
 	defer unlock()
-	e, err := p.find(v.ID)
+	now, err := p.Volume(v.ID)
 	if err != nil {
 		return err
 	}
-	now := p.volumeOf(e)
 	if now.FilesystemBytes == bytes {
-		return p.syncUnsynced(e)
+		return now.syncUnsynced()
 	}
 	// A copy that began before it has a record without filesystem, and the copy's image would be
 	// cleared.
@@ -125,16 +124,9 @@ func (v Volume) SetFilesystemBytes(bytes int64) error {
 			return err
 		}
 	}
-	now.FilesystemBytes, now.Formatting = bytes, false
-	return p.putRecord(e, now)
-}
-
-// putRecord gives a volume another record, durably.
-func (p *Pool) putRecord(was *entry, v volume.Volume) error {
-	if err := p.replaceRecord(v); err != nil {
-		return err
-	}
-	return p.putReplaced(was, v)
+	made := now.Volume
+	made.FilesystemBytes, made.Formatting = bytes, false
+	return now.putRecord(made)
 }
 
 // HasImageOn says whether a device has the volume's image.

@@ -74,35 +74,7 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 			err = errors.Join(err, p.closeFiles())
 		}
 	}()
-	if err := p.openRoot(ctx); err != nil {
-		return nil, err
-	}
-	if err := p.openLayout(); err != nil {
-		return nil, err
-	}
-	if p.location, err = mount.Locate(p.root.File); err != nil {
-		return nil, err
-	}
-	if p.place, err = placeOf(p.root.File); err != nil {
-		return nil, err
-	}
-	if err := p.openBackend(ctx); err != nil {
-		return nil, err
-	}
-	if p.ordered, err = backend.HasOrderedJournal(p.root.File); err != nil {
-		return nil, err
-	}
-	p.trash.Tmp, p.trash.Location = p.tmp, p.location
-	p.trash.Backend, p.trash.IsOrdered = p.backend, p.ordered
-	// A crash may have come between a rename and its fsync: what is there now is what everybody
-	// will be told of.
-	if err := errors.Join(
-		p.volumes.dir.Sync(),
-		p.snapshots.dir.Sync(),
-		p.trash.Dir.Sync(),
-		p.tmp.Sync(),
-		p.root.Sync(),
-	); err != nil {
+	if err := p.openFiles(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.scan(ctx); err != nil {
@@ -114,6 +86,39 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	p.jobs = copyjob.Start(ctx)
 	p.trash.Start(context.WithoutCancel(ctx))
 	return p, nil
+}
+
+// openFiles opens the pool's directories, and finds out what their filesystem can do.
+func (p *Pool) openFiles(ctx context.Context) (err error) {
+	if err := p.openRoot(ctx); err != nil {
+		return err
+	}
+	if err := p.openLayout(); err != nil {
+		return err
+	}
+	if p.location, err = mount.Locate(p.root.File); err != nil {
+		return err
+	}
+	if p.place, err = placeOf(p.root.File); err != nil {
+		return err
+	}
+	if err := p.openBackend(ctx); err != nil {
+		return err
+	}
+	if p.ordered, err = backend.HasOrderedJournal(p.root.File); err != nil {
+		return err
+	}
+	p.trash.Tmp, p.trash.Location = p.tmp, p.location
+	p.trash.Backend, p.trash.IsOrdered = p.backend, p.ordered
+	// A crash may have come between a rename and its fsync: what is there now is what everybody
+	// will be told of.
+	return errors.Join(
+		p.volumes.dir.Sync(),
+		p.snapshots.dir.Sync(),
+		p.trash.Dir.Sync(),
+		p.tmp.Sync(),
+		p.root.Sync(),
+	)
 }
 
 // openRoot opens the pool's directory, after making it where the options let it. Errors:

@@ -137,7 +137,7 @@ func (k *kind[V]) abandon(building string, made *entry, leftBytes int64) {
 	p.ledger.MoveToTrash(leftBytes)
 	p.trash.Queue(trash.Entry{
 		In: p.tmp, Name: building, QuotaID: made.Value.quotaID, Bytes: leftBytes,
-		Uncharge: p.uncharger(p.accountOf(made), leftBytes),
+		Uncharge: p.uncharger(accountOf(made), leftBytes),
 	})
 }
 

@@ -26,8 +26,8 @@ func (p *Pool) reserve(bytes int64) error {
 	return p.ledger.Reserve(bytes, r)
 }
 
-// room asks the filesystem; it is some system calls, whatever the pool holds. Errors: ErrUnavailable
-// when the disk has failed or is no longer at the pool's path.
+// room asks the filesystem; it is some system calls, whatever the pool holds. Errors:
+// ErrUnavailable when the disk has failed or is no longer at the pool's path.
 func (p *Pool) room() (ledger.Room, error) {
 	if err := errors.Join(p.alive(), p.CheckInPlace()); err != nil {
 		return ledger.Room{}, err

@@ -151,7 +151,7 @@ func isUnquoted(e *entry, b backend.Backend) bool {
 // adoptSnapshot keeps the snapshot's quota ID from being given out, and charges its volume. There
 // is no limit to put right.
 func (p *Pool) adoptSnapshot(ctx context.Context, e *entry) {
-	p.charges.charge(p.accountOf(e), e.Value.promisedBytes)
+	p.charges.charge(accountOf(e), e.Value.promisedBytes)
 	if isUnquoted(e, p.backend) {
 		return
 	}

@@ -40,11 +40,7 @@ func (p *Pool) createSnapshot(
 	}
 	defer unlock()
 	if e, ok := p.snapshots.catalog.Get(id.Dir()); ok {
-		if err := p.sameSnapshot(e, req); err != nil {
-			return volume.Snapshot{}, err
-		}
-		// as for a repeated Create: whatever failed after the rename
-		return p.snapshotOf(e), errors.Join(p.syncPlaced(p.snapshots.dir), p.applyCharges(req.Source))
+		return p.existingSnapshot(e, req)
 	}
 	release, err := p.boundSnapshots(req.Source)
 	if err != nil {
@@ -69,13 +65,22 @@ func (p *Pool) createSnapshot(
 	return s, errors.Join(err, p.applyCharges(req.Source))
 }
 
-// sameSnapshot says whether an existing snapshot answers a request of the same name (CSI spec,
-// CreateSnapshot: ALREADY_EXISTS).
-func (p *Pool) sameSnapshot(e *entry, req volume.SnapshotRequest) error {
+// existingSnapshot is existing for a snapshot.
+func (p *Pool) existingSnapshot(e *entry, req volume.SnapshotRequest) (volume.Snapshot, error) {
+	if err := e.Value.damaged(); err != nil {
+		return volume.Snapshot{}, err
+	}
 	s := p.snapshotOf(e)
+	if err := compatibleSnapshot(s, req); err != nil {
+		return volume.Snapshot{}, err
+	}
+	return s, errors.Join(p.syncPlaced(p.snapshots.dir), p.applyCharges(req.Source))
+}
+
+// compatibleSnapshot says whether an existing snapshot answers a request of the same name (CSI
+// spec, CreateSnapshot: ALREADY_EXISTS).
+func compatibleSnapshot(s volume.Snapshot, req volume.SnapshotRequest) error {
 	switch {
-	case e.Value.damaged() != nil:
-		return e.Value.damaged()
 	case s.Name != req.Name:
 		return fmt.Errorf("%w: snapshot %s has the name %q, asked for is %q", volume.ErrIncompatible,
 			s.ID, s.Name, req.Name)
@@ -116,7 +121,7 @@ func (c cutting) clone(d openat.Dir, s *volume.Snapshot) (*os.File, error) {
 	}
 	if p.cloner.ChargesWriter() {
 		s.SourceQuotaID = c.from.quotaID
-		p.charges.charge(p.accountOf(entryOfSnapshot(*s)), s.HeldBytes)
+		p.charges.charge(accountOf(entryOfSnapshot(*s)), s.HeldBytes)
 	}
 	s.RestoreBytes = p.sizeSince(s)
 	return made.Data, nil

@@ -74,8 +74,8 @@ func fillMetered(t *testing.T, path string) {
 	}
 }
 
-// wantMetered: a copy into a pool asks that pool's limiter for all of the content. It asks again for
-// what the kernel left of a chunk: copy_file_range(2) may copy less than it was told.
+// wantMetered: a copy into a pool asks that pool's limiter for all of the content. It asks again
+// for what the kernel left of a chunk: copy_file_range(2) may copy less than it was told.
 func wantMetered(t *testing.T, what string, on *Pool, run func()) {
 	t.Helper()
 	m := &meter{}

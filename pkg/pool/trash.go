@@ -111,7 +111,7 @@ func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, 
 		return volume.Volume{}, false
 	}
 	snapshot := entryOfSnapshot(s)
-	charged := p.accountOf(snapshot)
+	charged := accountOf(snapshot)
 	e.Bytes, e.QuotaID = snapshot.Value.promisedBytes, s.QuotaID
 	e.Uncharge = p.uncharger(charged, e.Bytes)
 	p.charges.charge(charged, e.Bytes)
