@@ -11,7 +11,9 @@ import (
 
 // openBlock opens the node of a raw block volume's device, which it attaches if need be. Read-only
 // is the device, not only its mount.
-func (s *Server) openBlock(ctx context.Context, v staging.Volume, r publishRequest) (_ mountSource, err error) {
+func (s *Server) openBlock(
+	ctx context.Context, v staging.Volume, r publishRequest,
+) (_ mountSource, err error) {
 	access := loopdev.ReadWrite
 	if r.access.Mount.ReadOnly() {
 		access = loopdev.ReadOnly

@@ -135,7 +135,9 @@ func (f *filledPool) copies(t *testing.T) []fullCopy {
 		s, err := f.CreateSnapshot(t.Context(), taken)
 		return snapshotPath(f.Pool, s.ID), err
 	}
-	taking.undo = func() error { return f.DeleteSnapshot(t.Context(), volume.NewSnapshotID(f.ID(), taken.Name)) }
+	taking.undo = func() error {
+		return f.DeleteSnapshot(t.Context(), volume.NewSnapshotID(f.ID(), taken.Name))
+	}
 	return []fullCopy{
 		taking,
 		f.making(t, "restore", volume.FromSnapshot(f.kept.ID)),

@@ -43,7 +43,9 @@ func cutPowerUnderCopies(t *testing.T, disk disks.Disk, c copiedVolume) {
 	taken := snapshot(t, p, "s", v.ID)
 	restored := restore(t, p, again("restored", volume.FromSnapshot(taken.ID)), only{p})
 	p = afterPowerCut(t, p, disk)
-	for _, data := range []string{snapshotPath(p, taken.ID), dataPath(p, restored.ID), dataPath(p, cloned.ID)} {
+	for _, data := range []string{
+		snapshotPath(p, taken.ID), dataPath(p, restored.ID), dataPath(p, cloned.ID),
+	} {
 		if digest(t, data) != want {
 			t.Errorf("%s is not what was copied", data)
 		}

@@ -59,7 +59,9 @@ func wantMade(t *testing.T, p *Pool, v volume.Volume, spec volume.Spec) {
 	if err := unix.Lstat(dataPath(p, v.ID), &st); err != nil {
 		t.Fatal(err)
 	}
-	kind := map[volume.Type]uint32{volume.DirectoryOrCreate: unix.S_IFDIR, volume.FileOrCreate: unix.S_IFREG}[spec.Type]
+	kind := map[volume.Type]uint32{
+		volume.DirectoryOrCreate: unix.S_IFDIR, volume.FileOrCreate: unix.S_IFREG,
+	}[spec.Type]
 	if st.Mode != kind|spec.Mode || st.Uid != spec.UID || st.Gid != spec.GID {
 		t.Errorf("data has mode %#o and owner %d:%d, want %#o and %d:%d", st.Mode, st.Uid, st.Gid,
 			kind|spec.Mode, spec.UID, spec.GID)
@@ -94,7 +96,9 @@ func TestCreateTwiceIsOneVolume(t *testing.T) {
 	writeTree(t, dataPath(p, first.ID), map[string]string{"file": "precious"})
 	first.Owner = volume.Owner{} // that is for the record
 	// What another request may say of the same volume.
-	for _, size := range []volume.SizeRange{req.Size, {}, {Required: 1}, {Limit: 2 * mib}, {Required: mib, Limit: 2 * mib}} {
+	for _, size := range []volume.SizeRange{
+		req.Size, {}, {Required: 1}, {Limit: 2 * mib}, {Required: mib, Limit: 2 * mib},
+	} {
 		again := req
 		again.Size, again.Owner = size, volume.Owner{}
 		if v, err := p.Create(t.Context(), again); v != first || err != nil {
@@ -151,7 +155,9 @@ func TestLimitOfInodesIsRefusedWhereNothingEnforcesIt(t *testing.T) {
 	req := request(t, "v", mib)
 	req.Spec.Inodes = 100
 	btrfs := disks.New(t, disks.Btrfs, 0)
-	for _, p := range []*Pool{newPool(t), openPool(t, Options{Name: "p", Path: filepath.Join(btrfs.Dir, "pool")})} {
+	for _, p := range []*Pool{
+		newPool(t), openPool(t, Options{Name: "p", Path: filepath.Join(btrfs.Dir, "pool")}),
+	} {
 		_, err := p.Create(t.Context(), req)
 		if !errors.Is(err, volume.ErrNoSpace) || !strings.Contains(err.Error(), `"inodes"`) {
 			t.Errorf("on %s: %v, want ErrNoSpace naming the parameter", p.Backend(), err)

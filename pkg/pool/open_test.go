@@ -90,13 +90,17 @@ func TestPoolIsClosedToEverybodyButRoot(t *testing.T) {
 	defer unix.Umask(unix.Umask(0))                    // no test of this package is parallel
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(root, "pool")})
 	v := create(t, p, "v", 1)
-	for _, name := range []string{"", volumesDir, snapshotsDir, tmpDir, trashDir, filepath.Join(volumesDir, v.ID.Dir())} {
+	for _, name := range []string{
+		"", volumesDir, snapshotsDir, tmpDir, trashDir, filepath.Join(volumesDir, v.ID.Dir()),
+	} {
 		info, err := os.Stat(filepath.Join(p.opts.Path, name))
 		if err != nil || info.Mode().Perm() != 0o700 {
 			t.Errorf("<pool>/%s: mode %v, %v, want 0700", name, info.Mode(), err)
 		}
 	}
-	for _, name := range []string{markerFile, lockFile, filepath.Join(volumesDir, v.ID.Dir(), record.VolumeFile)} {
+	for _, name := range []string{
+		markerFile, lockFile, filepath.Join(volumesDir, v.ID.Dir(), record.VolumeFile),
+	} {
 		info, err := os.Stat(filepath.Join(p.opts.Path, name))
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("<pool>/%s: mode %v, %v, want 0600", name, info.Mode(), err)
@@ -205,7 +209,9 @@ func TestPoolThatMustBeADiskIsNotMadeBelowIt(t *testing.T) {
 		}
 	})
 	plain := t.TempDir()
-	for _, path := range []string{plain, filepath.Join(plain, "absent"), bound, filepath.Join(disk.Dir, "below")} {
+	for _, path := range []string{
+		plain, filepath.Join(plain, "absent"), bound, filepath.Join(disk.Dir, "below"),
+	} {
 		err := refused(t, Options{Name: "p", Path: path, RequireMountpoint: true})
 		if !errors.Is(err, volume.ErrUnavailable) {
 			t.Errorf("%s: %v, want ErrUnavailable", path, err)

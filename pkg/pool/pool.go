@@ -286,7 +286,9 @@ func (p *Pool) Close() error {
 
 func (p *Pool) closeFiles() error {
 	var errs []error
-	for _, f := range []*os.File{p.volumes.dir.File, p.snapshots.dir.File, p.tmp.File, p.trash.Dir.File, p.root.File} {
+	for _, f := range []*os.File{
+		p.volumes.dir.File, p.snapshots.dir.File, p.tmp.File, p.trash.Dir.File, p.root.File,
+	} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}

@@ -201,7 +201,7 @@ func listTree(t *testing.T, root string) map[string]string {
 			tree[name+"/"] = ""
 			return nil
 		}
-		content, err := os.ReadFile(path) //nolint:gosec // nobody exchanges anything in a test's directory
+		content, err := os.ReadFile(path) //nolint:gosec // nobody exchanges anything there
 		tree[name] = string(content)
 		return err
 	})

@@ -308,7 +308,9 @@ func TestSpaceOfADamagedVolumeIsGivenBackWhenItIsPurged(t *testing.T) {
 	v := create(t, p, "v", 150*mib)
 	write(t, filepath.Join(dataPath(p, v.ID), "file"), 100*mib)
 	s := snapshot(t, p, "s", v.ID)
-	for _, path := range []string{volumesDir + "/v/" + record.VolumeFile, snapshotsDir + "/s/" + record.SnapshotFile} {
+	for _, path := range []string{
+		volumesDir + "/v/" + record.VolumeFile, snapshotsDir + "/s/" + record.SnapshotFile,
+	} {
 		if err := os.Truncate(filepath.Join(p.opts.Path, path), 0); err != nil {
 			t.Fatal(err)
 		}

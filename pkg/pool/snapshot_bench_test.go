@@ -29,7 +29,7 @@ func shapes() []shape {
 func BenchmarkSnapshot(b *testing.B) {
 	benchmarkCopies(
 		b,
-		func(b *testing.B, p *Pool, v volume.Volume, name string) func() error { //nolint:thelper // it is the benchmark
+		func(b *testing.B, p *Pool, v volume.Volume, name string) func() error { //nolint:thelper // it is one
 			s, err := p.CreateSnapshot(b.Context(),
 				volume.SnapshotRequest{Name: parse(b, name), Source: v.ID})
 			if err != nil {
@@ -45,7 +45,7 @@ func BenchmarkRestore(b *testing.B) {
 	var taken volume.Snapshot
 	benchmarkCopies(
 		b,
-		func(b *testing.B, p *Pool, v volume.Volume, name string) func() error { //nolint:thelper // it is the benchmark
+		func(b *testing.B, p *Pool, v volume.Volume, name string) func() error { //nolint:thelper // it is one
 			if taken.Source != v.ID {
 				b.StopTimer()
 				var err error

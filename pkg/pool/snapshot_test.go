@@ -363,7 +363,9 @@ func TestVolumeOfAnotherSourceIsNotTheSame(t *testing.T) {
 	one, other := snapshot(t, p, "one", v.ID), snapshot(t, p, "other", v.ID)
 	restore(t, p, from(t, "copy", volume.FromSnapshot(one.ID), mib), only{p})
 	p = restart(t, p)
-	for _, source := range []volume.Source{{}, volume.FromSnapshot(other.ID), volume.FromVolume(v.ID)} {
+	for _, source := range []volume.Source{
+		{}, volume.FromSnapshot(other.ID), volume.FromVolume(v.ID),
+	} {
 		req := from(t, "copy", source, mib)
 		var err error
 		if source.IsNone() {
@@ -391,15 +393,17 @@ func TestSnapshotsAreListedInPagesAndByVolume(t *testing.T) {
 	}
 	p = restart(t, p)
 	var listed, listedOfOne []string
-	for page := p.ListSnapshots("", 3); len(page) > 0; page = p.ListSnapshots(page[len(page)-1].ID.Dir(), 3) {
+	for page := p.ListSnapshots("", 3); len(page) > 0; {
 		for _, e := range page {
 			listed = append(listed, e.ID.Dir())
 		}
+		page = p.ListSnapshots(page[len(page)-1].ID.Dir(), 3)
 	}
-	for page := p.ListSnapshotsOf(one.ID, "", 2); len(page) > 0; page = p.ListSnapshotsOf(one.ID, page[len(page)-1].ID.Dir(), 2) {
+	for page := p.ListSnapshotsOf(one.ID, "", 2); len(page) > 0; {
 		for _, e := range page {
 			listedOfOne = append(listedOfOne, e.ID.Dir())
 		}
+		page = p.ListSnapshotsOf(one.ID, page[len(page)-1].ID.Dir(), 2)
 	}
 	if !slices.Equal(listed, all) || !slices.Equal(listedOfOne, ofOne) {
 		t.Errorf("listed are %q, of one volume %q; want %q and %q", listed, listedOfOne, all, ofOne)

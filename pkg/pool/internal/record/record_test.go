@@ -72,7 +72,8 @@ func TestRecordsKeepTheirBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.CapacityBytes != 1<<20 || v.SharedBytes != 4096 || v.QuotaID != 7 || v.Owner.Claim != "data" ||
+	if v.CapacityBytes != 1<<20 || v.SharedBytes != 4096 || v.QuotaID != 7 ||
+		v.Owner.Claim != "data" ||
 		v.FilesystemBytes != 1<<19 ||
 		!v.Created.Equal(time.Date(2026, 11, 22, 7, 46, 31, 5, time.UTC)) {
 		t.Errorf("read as %+v", v)
