@@ -170,3 +170,19 @@ func TestFilesystemOfAnotherKindThanTheRecordsIsRefusedWithBothNamed(t *testing.
 	n.stageAndPublish("a")
 	n.takeDown("a")
 }
+
+// What cannot be looked at is not taken for empty.
+func TestImageThatCannotBeLookedAtIsNotFormatted(t *testing.T) {
+	n := newImageNode(t, imageSpec(volume.Ext4))
+	f, err := os.OpenFile(n.imagePath(), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	_, err = f.WriteAt([]byte{1}, mib)
+	must(t, err)
+	before := n.digest()
+	t.Setenv("PATH", t.TempDir()) // without blkid
+	wantCode(t, n.stage(), codes.Unavailable)
+	if n.digest() != before {
+		t.Error("the image was changed")
+	}
+}

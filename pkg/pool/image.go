@@ -79,19 +79,16 @@ func (v Volume) BeginFilesystem(ctx context.Context, f *os.File) error {
 // checkBlank refuses to make a filesystem where something is already. Errors: ErrCorrupt.
 func (v Volume) checkBlank(ctx context.Context, f *os.File) error {
 	content, err := image.Inspect(ctx, f)
-	if err == nil && content.IsBlank() {
+	switch {
+	case err != nil: // what it holds is not known, so nothing is made there
+		return fmt.Errorf("look into the image of volume %s: %w", v.ID, err)
+	case content.IsBlank():
 		return nil
+	default:
+		return fmt.Errorf(
+			"%w: the record of volume %s says that no filesystem was made yet, and there is an %s: it is left as it is. %s",
+			volume.ErrCorrupt, v.ID, content, v.RepairHint())
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return fmt.Errorf(
-		"%w: the record of volume %s says that no filesystem was made yet, and there is an %s: it is left as it is. %s",
-		volume.ErrCorrupt,
-		v.ID,
-		errors.Join(errors.New(content.String()), err),
-		v.RepairHint(),
-	)
 }
 
 // RepairHint says what an operator can do about a record that does not fit the volume's data.
