@@ -105,6 +105,7 @@ func (e *callEpoch) drain() {
 func (s *poolSet) countCall(
 	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {
-	defer s.calls.enter()()
+	leave := s.calls.enter()
+	defer leave()
 	return handler(ctx, req)
 }

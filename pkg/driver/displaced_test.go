@@ -207,7 +207,8 @@ func TestShutdownDoesNotWaitForACallThatUsesAPoolWithoutItsDisk(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(ctx) }()
 	fixture.Eventually(t, "the pool is open", func() bool { return s.notReady() == nil })
-	defer s.calls.enter()() // a call that hangs
+	leave := s.calls.enter() // a call that hangs
+	defer leave()
 	if err := os.Rename(at, at+".moved"); err != nil {
 		t.Fatal(err)
 	}

@@ -118,8 +118,8 @@ func removeStale(path string) error {
 
 // bind makes the socket and listens on it.
 func bind(path string) (net.Listener, error) {
-	config := net.ListenConfig{Control: restrict}
-	l, err := config.Listen(context.Background(), "unix", path)
+	private := net.ListenConfig{Control: restrict}
+	l, err := private.Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, err
 	}

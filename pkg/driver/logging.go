@@ -57,7 +57,8 @@ func (l *LoggingFlags) Apply(w io.Writer) error {
 	case LogJSON:
 		return l.applyJSON(w, slog.Level(-verbosity)) // logr's V(n) is slog's level -n
 	default:
-		return fmt.Errorf("--logging-format: %s must be %s or %s", strconv.Quote(l.Format), LogText, LogJSON)
+		return fmt.Errorf("--logging-format: %s must be %s or %s", strconv.Quote(l.Format), LogText,
+			LogJSON)
 	}
 }
 

@@ -372,8 +372,8 @@ func (s *poolSet) stillOpening() error {
 	return nil
 }
 
-// borrow copies the slots, so that nobody holds the lock while a disk answers. Their pools stay open
-// until giveBack.
+// borrow copies the slots, so that nobody holds the lock while a disk answers. Their pools stay
+// open until giveBack.
 func (s *poolSet) borrow() (_ []poolSlot, giveBack func()) {
 	giveBack = s.calls.enter()
 	s.mu.RLock()

@@ -173,7 +173,7 @@ type slowReader struct {
 	written []func()
 }
 
-func (s *slowReader) Answer(size int64, written func(bytes int64)) {
+func (s *slowReader) Answer(size int64, written func(int64)) {
 	s.written = append(s.written, func() { written(size) })
 }
 
