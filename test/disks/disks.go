@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,6 +93,20 @@ func RequireRoot(t testing.TB) {
 	}
 }
 
+// requireMachineRoot skips the test in a user namespace too, as unshare(1) makes one: its root gets
+// no loop devices. (user_namespaces(7), uid_map: outside of one, all IDs are mapped to themselves.)
+func requireMachineRoot(t testing.TB) {
+	t.Helper()
+	RequireRoot(t)
+	text, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		t.Fatalf("disks: %v", err)
+	}
+	if !slices.Equal(strings.Fields(string(text)), []string{"0", "0", "4294967295"}) {
+		t.Skip("needs the machine's root, not that of a user namespace: run `sudo make test`")
+	}
+}
+
 // New makes a filesystem of size bytes (0: DefaultSize) and mounts it. It skips the test where that
 // cannot be done at all (not root, no loop devices, no mkfs, a kernel without the filesystem) and
 // fails it where it goes wrong. When the test ends, everything mounted from the disk or below it is
@@ -98,7 +114,7 @@ func RequireRoot(t testing.TB) {
 // next New.
 func New(t testing.TB, fstype string, size int64, opts ...Option) Disk {
 	t.Helper()
-	RequireRoot(t)
+	requireMachineRoot(t)
 	o := options{projectQuota: allWithProjectQuota() && fstype != Btrfs}
 	for _, opt := range opts {
 		opt(&o)
