@@ -136,8 +136,8 @@ func (h HostPath) checkLists(f *faults, at string) {
 	}
 }
 
-// HostPathRules are the operator's rules, and the directories that no rule can allow: those of the driver
-// and of kubelet.
+// HostPathRules are the operator's rules, and the directories that no rule can allow: those of the
+// driver and of kubelet.
 func (c Config) HostPathRules() *hostpath.Rules {
 	own := []string{c.KubeletDir}
 	for _, p := range c.Pools {

@@ -415,7 +415,8 @@ func TestValidationConfirmsOnlyWhatHolds(t *testing.T) {
 				t.Errorf("confirmed is %v with message %q, want it: %v", confirmed, resp.GetMessage(), tc.want)
 			}
 			if tc.want &&
-				(len(confirmed.GetVolumeCapabilities()) != len(tc.caps) || confirmed.GetVolumeContext()["k"] != "v") {
+				(len(confirmed.GetVolumeCapabilities()) != len(tc.caps) ||
+					confirmed.GetVolumeContext()["k"] != "v") {
 				t.Errorf("confirmed is %v, want what was asked", confirmed)
 			}
 		})

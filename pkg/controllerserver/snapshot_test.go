@@ -306,7 +306,8 @@ func TestClientThatPagesSeesEverySurvivingSnapshotOnce(t *testing.T) {
 			seen[id]++
 		}
 		for _, source := range sources {
-			for _, id := range c.listSnapshots(t, &csi.ListSnapshotsRequest{MaxEntries: 7, SourceVolumeId: source}) {
+			req := &csi.ListSnapshotsRequest{MaxEntries: 7, SourceVolumeId: source}
+			for _, id := range c.listSnapshots(t, req) {
 				seen[id]++
 			}
 		}

@@ -217,7 +217,9 @@ func TestBlockAndFilesystemAreNeverMixedUp(t *testing.T) {
 	n := newBlockNode(t)
 	wantCode(t, n.stage(), codes.InvalidArgument)
 	wantCode(t, n.publishAt("a"), codes.InvalidArgument)
-	for _, spec := range []volume.Spec{imageSpec(volume.Ext4), {Type: volume.DirectoryOrCreate, Mode: 0o755}} {
+	for _, spec := range []volume.Spec{
+		imageSpec(volume.Ext4), {Type: volume.DirectoryOrCreate, Mode: 0o755},
+	} {
 		n.id = n.createImage("mounted-"+string(spec.FSType)+"x", spec)
 		wantCode(t, n.stageBlock(), codes.InvalidArgument)
 		wantCode(t, n.publishBlock("a"), codes.InvalidArgument)

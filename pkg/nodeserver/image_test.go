@@ -228,7 +228,10 @@ func TestDataInAnImageHasExactlyItsTypeModeAndOwner(t *testing.T) {
 			n.stageAndPublish("a")
 			var st unix.Stat_t
 			must(t, unix.Lstat(n.target("a"), &st))
-			want := map[volume.Type]uint32{volume.DirectoryOrCreate: unix.S_IFDIR, volume.FileOrCreate: unix.S_IFREG}[kind] | 0o640
+			want := uint32(unix.S_IFDIR | 0o640)
+			if kind == volume.FileOrCreate {
+				want = unix.S_IFREG | 0o640
+			}
 			if st.Mode != want || st.Uid != 1001 || st.Gid != 1002 {
 				t.Errorf("it has mode %#o and owner %d:%d", st.Mode, st.Uid, st.Gid)
 			}
@@ -245,7 +248,9 @@ func TestMountOptionsOfAnImageHoldAtEachTarget(t *testing.T) {
 	req.Readonly = true
 	must(t, n.publish(t, req))
 	const always = unix.ST_NOSUID | unix.ST_NODEV
-	for pod, want := range map[string]int64{"a": always, "b": always | unix.ST_NOEXEC | unix.ST_RDONLY} {
+	for pod, want := range map[string]int64{
+		"a": always, "b": always | unix.ST_NOEXEC | unix.ST_RDONLY,
+	} {
 		var st unix.Statfs_t
 		must(t, unix.Statfs(n.target(pod), &st))
 		if got := st.Flags & (always | unix.ST_NOEXEC | unix.ST_RDONLY); got != want {
@@ -373,7 +378,9 @@ func TestImageIsNotShownWithAnotherFilesystem(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
 	n.stageAndPublish()
 	const refused = codes.InvalidArgument
-	for fsType, want := range map[string]codes.Code{"": codes.OK, "ext4": codes.OK, "xfs": refused, "ntfs": refused} {
+	for fsType, want := range map[string]codes.Code{
+		"": codes.OK, "ext4": codes.OK, "xfs": refused, "ntfs": refused,
+	} {
 		req := n.publishRequest(n.id, "a")
 		req.GetVolumeCapability().GetMount().FsType = fsType
 		wantCode(t, n.publish(t, req), want)

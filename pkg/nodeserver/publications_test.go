@@ -114,7 +114,9 @@ func TestRebuildFindsWhatIsPublishedAndNothingElse(t *testing.T) {
 	data := filepath.Join(n.poolPath(), "volumes", "v", "data")
 	must(t, os.Mkdir(filepath.Join(data, "sub"), 0o755))
 	outside := filepath.Join(t.TempDir(), "outside")
-	for source, point := range map[string]string{n.poolPath(): n.target("pool"), filepath.Join(data, "sub"): n.target("sub"), data: outside} {
+	for source, point := range map[string]string{
+		n.poolPath(): n.target("pool"), filepath.Join(data, "sub"): n.target("sub"), data: outside,
+	} {
 		must(t, os.Mkdir(point, 0o755))
 		must(t, unix.Mount(source, point, "", unix.MS_BIND, ""))
 	}
@@ -165,7 +167,8 @@ func TestSeveralNodesModeMeansThePodsOfOne(t *testing.T) {
 	n := newNodeWith(t, pool.Options{AllowMultiNode: true})
 	id := n.create(t, "v", volume.DirectoryOrCreate)
 	for _, mode := range []csi.VolumeCapability_AccessMode_Mode{
-		csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER, csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER,
+		csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER,
+		csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER,
 	} {
 		must(t, n.publishAs(t, id, "a", mode))
 		must(t, n.publishAs(t, id, "b", mode))

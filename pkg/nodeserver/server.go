@@ -287,11 +287,7 @@ func (s *Server) checkPublished(handle string, target mount.Target) error {
 		return nil //nolint:nilerr // said above
 	}
 	top, mounted, err := mount.At(target)
-	if err != nil || !mounted || slices.ContainsFunc(strings.Split(top.Root, "/"), func(part string) bool {
-		// in the trash it has a suffix
-		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".")
-	}) ||
-		image.MayShow(id, target) {
+	if err != nil || !mounted || isPathOf(id, top.Root) || image.MayShow(id, target) {
 		return err
 	}
 	return fmt.Errorf(
@@ -301,6 +297,14 @@ func (s *Server) checkPublished(handle string, target mount.Target) error {
 		top.Root,
 		handle,
 	)
+}
+
+// isPathOf reports whether a path in a pool leads through the volume's directory. In the trash the
+// directory has a suffix.
+func isPathOf(id volume.ID, path string) bool {
+	return slices.ContainsFunc(strings.Split(path, "/"), func(part string) bool {
+		return part == id.Dir() || strings.HasPrefix(part, id.Dir()+".")
+	})
 }
 
 // NodeGetVolumeStats costs a few system calls, whatever the volume holds.

@@ -60,13 +60,13 @@ func (p *Pool) CheckInPlace() error {
 		return p.displaced("nothing is there")
 	}
 	if err != nil {
-		return nil //nolint:nilerr // the path cannot be looked at: the pool's own calls say why
+		return nil // the path cannot be looked at: the pool's own calls say why
 	}
 	defer d.Close()
 	there, err := placeOf(d)
 	switch {
 	case err != nil, there == p.place:
-		return nil //nolint:nilerr // as above
+		return nil // as above
 	case there.directory == p.place.directory:
 		return p.displaced("its filesystem was unmounted, and is mounted again")
 	default:

@@ -29,7 +29,8 @@ func shapes() []shape {
 func BenchmarkSnapshot(b *testing.B) {
 	benchmarkCopies(
 		b,
-		func(b *testing.B, p *Pool, v volume.Volume, name string) func() error { //nolint:thelper // it is one
+		//nolint:thelper // it is one
+		func(b *testing.B, p *Pool, v volume.Volume, name string) func() error {
 			s, err := p.CreateSnapshot(b.Context(),
 				volume.SnapshotRequest{Name: parse(b, name), Source: v.ID})
 			if err != nil {
@@ -45,7 +46,8 @@ func BenchmarkRestore(b *testing.B) {
 	var taken volume.Snapshot
 	benchmarkCopies(
 		b,
-		func(b *testing.B, p *Pool, v volume.Volume, name string) func() error { //nolint:thelper // it is one
+		//nolint:thelper // it is one
+		func(b *testing.B, p *Pool, v volume.Volume, name string) func() error {
 			if taken.Source != v.ID {
 				b.StopTimer()
 				var err error

@@ -84,7 +84,9 @@ func ParseAttributes(
 	rest := maps.Clone(attributes)
 	maps.DeleteFunc(
 		rest,
-		func(key, _ string) bool { return strings.HasPrefix(key, attrReserved) || key == attrProvisioner },
+		func(key, _ string) bool {
+			return strings.HasPrefix(key, attrReserved) || key == attrProvisioner
+		},
 	)
 	setters, known := classSetters(), ParameterKeys()
 	if a.Inline {
@@ -93,7 +95,10 @@ func ParseAttributes(
 			a.SizeBytes, err = parsePositive(v, parseSize)
 			return err
 		}
-		setters[ParamMedium] = func(_ *Parameters, v string) (err error) { a.Memory, err = parseMedium(v); return err }
+		setters[ParamMedium] = func(_ *Parameters, v string) (err error) {
+			a.Memory, err = parseMedium(v)
+			return err
+		}
 	}
 	if err := a.set(setters, rest, known); err != nil {
 		return Attributes{}, err

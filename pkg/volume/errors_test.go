@@ -8,10 +8,10 @@ import (
 
 func TestRestatedFailureSaysOneThing(t *testing.T) {
 	for text, err := range map[string]error{
-		"no space: no pool x":                     fmt.Errorf("%w: no pool x", ErrNotFound),
-		"no space: copy s: not found: nothing":    fmt.Errorf("copy s: %w: nothing", ErrNotFound),
-		"no space: its disk is gone":              fmt.Errorf("%w: its disk is gone", ErrUnavailable),
-		`no space: "nope" is not a snapshot's ID`: fmt.Errorf(`%w: "nope" is not a snapshot's ID`, ErrInvalid),
+		"no space: no pool x":                  fmt.Errorf("%w: no pool x", ErrNotFound),
+		"no space: copy s: not found: nothing": fmt.Errorf("copy s: %w: nothing", ErrNotFound),
+		"no space: its disk is gone":           fmt.Errorf("%w: its disk is gone", ErrUnavailable),
+		"no space: x is not a snapshot's ID":   fmt.Errorf("%w: x is not a snapshot's ID", ErrInvalid),
 	} {
 		got := Restate(ErrNoSpace, err)
 		if got.Error() != text || !errors.Is(got, ErrNoSpace) || errors.Is(got, ErrNotFound) ||

@@ -8,7 +8,8 @@ import (
 
 func TestGroupIsANumberOrNone(t *testing.T) {
 	for text, want := range map[string]Group{
-		"": {}, "0": {Given: true}, "2000": {ID: 2000, Given: true}, "4294967294": {ID: 4294967294, Given: true},
+		"": {}, "0": {Given: true}, "2000": {ID: 2000, Given: true},
+		"4294967294": {ID: 4294967294, Given: true},
 	} {
 		if got, err := ParseGroup(text); got != want || err != nil {
 			t.Errorf("%q: %+v, %v, want %+v", text, got, err, want)

@@ -136,7 +136,8 @@ func TestNewNameHasNoControlCharacterButWhiteSpace(t *testing.T) {
 	for r := range rune(0x180) {
 		name, err := ParseNewName("a" + string(r) + "b")
 		switch {
-		case banned(r) && (!errors.Is(err, ErrInvalid) || name != (Name{}) || !strings.Contains(err.Error(), fmt.Sprintf("%U", r))):
+		case banned(r) && (!errors.Is(err, ErrInvalid) || name != (Name{}) ||
+			!strings.Contains(err.Error(), fmt.Sprintf("%U", r))):
 			t.Errorf("%U: %q, %v, want ErrInvalid naming it", r, name, err)
 		case !banned(r) && err != nil:
 			t.Errorf("%U: %v", r, err)

@@ -80,8 +80,8 @@ func TestSnapshotParameterThatNobodyKnowsIsNamed(t *testing.T) {
 	owner, err := ParseSnapshotParameters(map[string]string{
 		ParamSnapshotName: "daily", ParamSnapshotNamespace: "shop", ParamSnapshotContent: "snapcontent-1",
 	})
-	if want := (SnapshotOwner{Namespace: "shop", Snapshot: "daily", Content: "snapcontent-1"}); owner != want ||
-		err != nil {
+	want := SnapshotOwner{Namespace: "shop", Snapshot: "daily", Content: "snapcontent-1"}
+	if owner != want || err != nil {
 		t.Errorf("ParseSnapshotParameters = %+v, %v, want %+v", owner, err, want)
 	}
 	owner, err = ParseSnapshotParameters(map[string]string{ParamSnapshotName: "daily", "pool": "fast"})

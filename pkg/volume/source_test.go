@@ -10,7 +10,9 @@ func TestSourceIsReadBackFromARecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []Source{{}, FromSnapshot(NewSnapshotID(examplePool, name)), FromVolume(NewID(examplePool, name))} {
+	for _, want := range []Source{
+		{}, FromSnapshot(NewSnapshotID(examplePool, name)), FromVolume(NewID(examplePool, name)),
+	} {
 		content, err := json.Marshal(want)
 		if err != nil {
 			t.Fatal(err)

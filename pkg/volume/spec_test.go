@@ -25,7 +25,10 @@ func TestParametersBecomeASpec(t *testing.T) {
 		{
 			"provisioner's metadata",
 			map[string]string{ParamPVCName: "data", ParamPVCNamespace: "shop", ParamPVName: "pvc-1"},
-			Parameters{Spec: Spec{Type: DirectoryOrCreate, Mode: 0o755}, Owner: Owner{Namespace: "shop", Claim: "data", PV: "pvc-1"}},
+			Parameters{
+				Spec:  Spec{Type: DirectoryOrCreate, Mode: 0o755},
+				Owner: Owner{Namespace: "shop", Claim: "data", PV: "pvc-1"},
+			},
 		},
 	} {
 		t.Run(tc.title, func(t *testing.T) {

@@ -29,8 +29,8 @@ func TestNewMountsEachFilesystem(t *testing.T) {
 			if st.Type != magic[fstype] {
 				t.Errorf("filesystem magic is %#x, want %#x", st.Type, magic[fstype])
 			}
-			if size := int64(st.Blocks) * st.Bsize; size < DefaultSize*8/10 ||
-				size > DefaultSize { //nolint:gosec // a disk is small
+			size := int64(st.Blocks) * st.Bsize //nolint:gosec // a disk is small
+			if size < DefaultSize*8/10 || size > DefaultSize {
 				t.Errorf("filesystem has %d bytes, want a little less than %d", size, DefaultSize)
 			}
 		})

@@ -402,7 +402,7 @@ func TestPurgeSaysOnDiskThatItBeginsBeforeItRemovesAnything(t *testing.T) {
 			e := f.take("v")
 			path := filepath.Join(f.root, "trash", "v.1")
 			var syncs atomic.Int64
-			f.Sync = func(files ...*os.File) error {
+			f.Sync = func(...*os.File) error {
 				syncs.Add(1)
 				if _, err := os.Stat(filepath.Join(path, "data", "file")); err != nil {
 					t.Errorf("when the mark is synced: %v", err)
