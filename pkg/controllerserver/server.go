@@ -305,8 +305,8 @@ func (s *Server) ValidateVolumeCapabilities(
 		return nil, fmt.Errorf("%w: volume capabilities are missing", volume.ErrInvalid)
 	}
 	if unconfirmed := check(req); unconfirmed != nil {
-		message := unconfirmed.Error()
-		return &csi.ValidateVolumeCapabilitiesResponse{Message: message}, nil //nolint:nilerr // the answer
+		resp := &csi.ValidateVolumeCapabilitiesResponse{Message: unconfirmed.Error()}
+		return resp, nil //nolint:nilerr // that is the answer
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{
 		Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
