@@ -13,7 +13,8 @@ import (
 )
 
 // accesses are the devices that one image may have: one for all pods that write, and one for all
-// that only read. A read-only mount of a device's node keeps nobody from writing to the device.
+// pods that only read. Pods that only read need a device of their own: even a read-only mount of a
+// device's node lets a pod write to the device.
 func accesses() []loopdev.Access { return []loopdev.Access{loopdev.ReadWrite, loopdev.ReadOnly} }
 
 // EachDevice calls do for every device that an image, open with O_PATH, is on, and closes the
@@ -34,8 +35,8 @@ func EachDevice(f *os.File, do func(*loopdev.Device) error) error {
 	return errors.Join(errs...)
 }
 
-// CheckDetached refuses the data of a volume, open with O_PATH, if they are an image that is on a
-// loop device: the volume is staged, or somebody else looks into it. Errors: ErrInUse.
+// CheckDetached refuses the data of a volume, open with O_PATH, if the data is an image on a loop
+// device: the volume is staged, or another program uses the image. Errors: ErrInUse.
 func CheckDetached(data *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(data.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {

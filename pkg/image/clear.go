@@ -50,7 +50,7 @@ func zeroData(f *os.File, size int64) error {
 	}
 }
 
-// zeroes has no end.
+// zeroes is an endless reader of zero bytes.
 type zeroes struct{}
 
 func (zeroes) Read(b []byte) (int, error) {

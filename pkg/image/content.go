@@ -40,9 +40,9 @@ func (c Content) String() string {
 	}
 }
 
-// Inspect looks into an image, which may be open with O_PATH only. It reads what is not a hole up
-// to the first byte that is not zero. Where the filesystem cannot tell holes, that may be all of
-// the image. Errors: volume.ErrNode when blkid is missing; the context's.
+// Inspect reads an image, which may be open with O_PATH only, up to its first byte that is not
+// zero, and skips holes. Where the filesystem reports no holes, it may read the whole image.
+// Errors: volume.ErrNode when blkid is missing; the context's.
 func Inspect(ctx context.Context, image *os.File) (Content, error) {
 	f, err := openat.Reopen(image, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {

@@ -57,8 +57,8 @@ func (i Image) MakeFrom(
 	return f, nil
 }
 
-// copyInto copies the image into a directory. What a failure leaves there is the caller's to
-// remove.
+// copyInto copies the image into a directory. After a failure the caller removes the parts that
+// remain there.
 func (s Source) copyInto(
 	ctx context.Context, dir *os.File, opts copytree.Options,
 ) (_ *os.File, err error) {
@@ -121,8 +121,8 @@ func (q *quiesced) copyInto(
 	return data, q.copyBlocks(ctx, source, data, opts)
 }
 
-// copyBlocks copies what is not a hole. It is not synced: writers are held for the copy only, and
-// not until the copy has reached the disk.
+// copyBlocks copies all data and skips holes. It does not sync: writers are stopped only while
+// blocks are copied, not until the copy is durable.
 func (q *quiesced) copyBlocks(
 	ctx context.Context, source, data *os.File, opts copytree.Options,
 ) error {
@@ -173,8 +173,8 @@ func (q *quiesced) reflink(ctx context.Context, source, data *os.File) error {
 }
 
 // lacksReflinks says whether the filesystem cannot share the blocks of these files
-// (ioctl_ficlone(2)), so that they are copied in another way. A full disk or an I/O error is no
-// reason for that.
+// (ioctl_ficlone(2)), so that the blocks are copied instead. A full disk or an I/O error does not
+// count as that.
 func lacksReflinks(err error) bool {
 	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) ||
 		errors.Is(err, unix.EXDEV) ||

@@ -57,8 +57,8 @@ func checkOwnNode(node *os.File, d *loopdev.Device) error {
 	return nil
 }
 
-// NodesAt are the numbers of the devices whose nodes targets show. The devices themselves are not
-// asked.
+// NodesAt returns the numbers of the devices whose nodes targets show. It does not access the
+// devices.
 func NodesAt(targets ...mount.Target) (numbers []int) {
 	for _, at := range targets {
 		if n, err := nodeAt(at); err == nil && !slices.Contains(numbers, n) {
@@ -127,10 +127,9 @@ func releaseOwn(open func() (*os.File, error), exposed, were []int) error {
 	})
 }
 
-// detach detaches a device and clears its mark, except where a target may show the device and the
-// driver does not know that target. That is so for a read-only device if its pod had exchanged the
-// file when the driver started. The mark has whoever wants the device's number next look for such a
-// target.
+// detach detaches the device. It clears the exposed mark only if every target that may show the
+// device is known. The target of a read-only device is unknown if its pod had exchanged the file
+// before the driver started. The mark makes the next user of the device number look for targets.
 func detach(d *loopdev.Device, were []int) error {
 	err := d.Detach()
 	if err == nil && d.Access() == loopdev.ReadWrite && slices.Contains(were, d.Number()) {
@@ -139,7 +138,7 @@ func detach(d *loopdev.Device, were []int) error {
 	return err
 }
 
-// detachGuarded detaches a device of which nothing is known but that it was a raw block volume's.
+// detachGuarded detaches a device that was a raw block volume's; its file is not looked at.
 func detachGuarded(number int) error {
 	device, err := loopdev.Guarded(number)
 	if errors.Is(err, os.ErrNotExist) { // detached already, or somebody else's
@@ -152,8 +151,8 @@ func detachGuarded(number int) error {
 	return device.Detach()
 }
 
-// devicesOfDeadDisk are the devices that do not say which file they have, and of which the kernel's
-// path says that they are the volume's.
+// devicesOfDeadDisk returns the devices whose file cannot be asked for its identity, and whose file
+// is the volume's according to the kernel's path.
 func devicesOfDeadDisk(id volume.ID) (dead []int) {
 	numbers, err := loopdev.Attached()
 	if err != nil {
@@ -171,7 +170,8 @@ func devicesOfDeadDisk(id volume.ID) (dead []int) {
 	return dead
 }
 
-// hidesFile says whether a device has no file, or one that a pod may have given it.
+// hidesFile says whether the file of a device does not identify the volume: the device has no file,
+// or a pod may have exchanged it.
 func hidesFile(number int) bool {
 	device, err := loopdev.Open(number)
 	if err != nil {

@@ -38,8 +38,8 @@ func DeviceAt(at mount.Target) (*loopdev.Device, error) {
 	return device, err
 }
 
-// numberAt is the number of the device that DeviceAt opens. The pool's disk may be dead: the device
-// itself is not asked.
+// numberAt returns the number of the device that DeviceAt opens. It does not access the device,
+// because the pool's disk may be dead.
 func numberAt(at mount.Target) (int, error) {
 	f, mounted, err := mount.Open(at)
 	if err != nil {
@@ -56,8 +56,8 @@ func numberAt(at mount.Target) (int, error) {
 	return number, err
 }
 
-// numberOfMountAt is numberAt for a filesystem that may be dead, too, and answers nothing: the
-// mount table has its device.
+// numberOfMountAt returns the number as numberAt does. If the mounted filesystem is dead, it takes
+// the number from the mount table.
 func numberOfMountAt(at mount.Target) (int, error) {
 	number, err := numberAt(at)
 	if !loopdev.IsOfDeadDisk(err) {

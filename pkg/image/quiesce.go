@@ -28,9 +28,9 @@ type quiesced struct {
 	log    klog.Logger
 }
 
-// quiesce makes what is written to an image arrive in it, and holds further writers where there is
-// a filesystem that can be frozen. The writers of a raw block device cannot be held; its image can
-// only be copied at once. Errors: ErrBusy when the filesystem is frozen already, ErrInUse.
+// quiesce flushes writes to the image file, and freezes its filesystem if there is one. The writers
+// of a raw block device cannot be stopped; its image can only be copied by one reflink. Errors:
+// ErrBusy when the filesystem is frozen already, ErrInUse.
 func quiesce(ctx context.Context, f *os.File, from Source) (*quiesced, error) {
 	q := &quiesced{from: from, image: f, log: klog.FromContext(ctx)}
 	device, err := loopdev.Find(f, loopdev.ReadWrite)
@@ -53,7 +53,7 @@ func quiesce(ctx context.Context, f *os.File, from Source) (*quiesced, error) {
 	return q, nil
 }
 
-// flush writes what the device's own cache has.
+// flush writes the dirty pages of the device to the image file.
 func (q *quiesced) flush() error {
 	node, err := os.OpenFile(q.device.Path(), os.O_RDWR, 0)
 	if err != nil {

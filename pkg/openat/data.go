@@ -10,9 +10,9 @@ import (
 // skipHole is how far NextData goes on when what was data has become a hole meanwhile.
 const skipHole = 1 << 20
 
-// NextData finds the first data of a file from an offset on (SEEK_DATA of lseek(2)), below size. It
-// returns size twice if there is none. It moves the file's position. The file may be changing: what
-// is returned is never empty but at the end, so a caller that goes on from end comes to an end.
+// NextData finds the first data of a file between from and size (SEEK_DATA of lseek(2)). It returns
+// size twice if there is none. It moves the file's position. The file may be changing. The range is
+// empty only at the end of the file, so a loop that continues from end terminates.
 func NextData(fd int, from, size int64) (start, end int64, err error) {
 	start, err = unix.Seek(fd, from, unix.SEEK_DATA)
 	if errors.Is(err, unix.ENXIO) || err == nil && start >= size {

@@ -58,7 +58,7 @@ func (d Dir) Resolve(path string, flags int, resolve Resolve) (*os.File, error) 
 }
 
 // ReadFile reads as much of a file as the buffer holds, by a path as in Resolve, without an
-// *os.File. What opening or reading a device or a pipe would wait for is an error, or nothing.
+// *os.File. It never waits: a device or pipe that would make it wait gives an error or no bytes.
 // Errors: those of Resolve, and of read(2).
 func (d Dir) ReadFile(path string, buffer []byte, resolve Resolve) ([]byte, error) {
 	const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOFOLLOW

@@ -127,7 +127,7 @@ func (r *EntryReader) fill(dir int) (err error) {
 	return err
 }
 
-// Forget frees the buffer. What was read and not returned comes again after Seek.
+// Forget frees the buffer. Entries that were read and not returned are read again after Seek.
 func (r *EntryReader) Forget() { r.buffer, r.unread = nil, nil }
 
 // Seek prepares a descriptor of the same directory, opened again, for Next.

@@ -54,9 +54,9 @@ func ResolveFD(dir int, path string, flags int, resolve Resolve) (fd int, err er
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
-		// After a ".." the kernel cannot be sure that nothing was left if anything was renamed or
-		// mounted meanwhile, anywhere on the node (openat2(2)). A pod can rename all day. With
-		// O_NONBLOCK, EAGAIN can also mean that a process has a lease on the file (fcntl(2)).
+		// After a ".." the kernel cannot be sure that the path stayed in the directory if anything was
+		// renamed or mounted meanwhile, anywhere on the node (openat2(2)). A pod may rename without
+		// pause. With O_NONBLOCK, EAGAIN can also mean that a process has a lease on the file (fcntl(2)).
 		case errors.Is(err, unix.EAGAIN) && flags&unix.O_NONBLOCK == 0:
 			continue
 		}
@@ -79,7 +79,8 @@ func OpenFDDir() (int, error) {
 const fdDir = "/proc/self/fd"
 
 // Path names an open file for system calls that take no descriptor, or no O_PATH descriptor. It
-// leads to the file itself, whatever has its name by now. It is valid until f is closed.
+// leads to the file itself, also after the file was renamed or replaced. It is valid until f is
+// closed.
 func Path(f *os.File) string { return PathOfFD(int(f.Fd())) }
 
 // PathOfFD is Path for a bare descriptor.

@@ -29,7 +29,7 @@ type Remover struct {
 }
 
 // NewRemover returns a remover that calls yield before each entry. yield may wait, to let other
-// work go first; its error ends the removal. nil does nothing.
+// work go first. An error of yield ends the removal. yield may be nil.
 func NewRemover(yield func(context.Context) error) *Remover {
 	if yield == nil {
 		yield = func(context.Context) error { return nil }
@@ -198,8 +198,8 @@ func permit(at Dir, name string) error {
 // forbidding is FS_IMMUTABLE_FL and FS_APPEND_FL of linux/fs.h, which x/sys does not have.
 const forbidding = 0x10 | 0x20
 
-// ClearAttributes clears the attributes immutable and append-only of an open file. If it fails,
-// what the attributes forbid fails afterwards, and that error says more.
+// ClearAttributes clears the attributes immutable and append-only of an open file. It returns no
+// error: if it fails, the caller's next operation fails with a clearer error.
 func ClearAttributes(f *os.File) {
 	fd := int(f.Fd())
 	flags, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)

@@ -78,8 +78,8 @@ func (p *Pool) Volatile() (string, error) {
 	}[st.Type], nil
 }
 
-// backendOf is what holds a volume of that kind to its size: the pool's filesystem, or the image
-// that it is in.
+// backendOf returns the backend that enforces the size of such a volume: the pool's filesystem, or
+// the image.
 func (p *Pool) backendOf(s volume.Spec) backend.Backend {
 	if s.IsImage() {
 		return image.New(s.Allocation)

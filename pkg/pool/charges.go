@@ -7,25 +7,25 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// charges has what the snapshots of a pool keep, until they are purged, of what the filesystem
-// counts for their volumes. btrfs with simple quotas counts a block for the volume that wrote it as
-// long as anybody has the block. So a volume that overwrites what is in its snapshots needs a limit
-// that is larger by that much; the ledger has these bytes as what the snapshots hold. Where the
-// filesystem counts otherwise, all accounts are empty.
+// charges counts the bytes that snapshots still charge to the account of their source volume. A
+// purge removes them. btrfs with simple quotas charges a block to the volume that wrote it as long
+// as any subvolume has the block. A volume that overwrites blocks of its snapshots therefore needs
+// a limit that is larger by these bytes; the ledger counts them for the snapshots. Where the
+// filesystem charges otherwise, all accounts are empty.
 //
-// charge and uncharge change an account; applyCharges then makes the filesystem's limit agree.
+// charge and uncharge change an account; applyCharges then sets the filesystem's limit.
 type charges struct {
 	mu    sync.Mutex
 	bytes map[account]int64
 }
 
-// account is what a filesystem counts blocks under. A quota ID alone is not enough, nor is one with
-// the volume's ID: a dead volume's quota ID can be given to a new volume, even to one of the same
-// name. The zero account is nobody's.
+// account identifies what a filesystem counts blocks under. A quota ID alone is not enough, and a
+// quota ID with a volume ID is not enough either: the quota ID of a deleted volume can be given to
+// a new volume, even to one of the same name. The zero account belongs to no volume.
 type account struct {
 	volume  volume.ID
 	quotaID volume.QuotaID
-	made    instant // when the volume was made
+	made    instant // when the volume was created
 }
 
 // accountOfVolume is what the blocks of a volume are counted under.
@@ -36,7 +36,7 @@ func accountOfVolume(v volume.Volume) account {
 	return account{volume: v.ID, quotaID: v.QuotaID, made: instantOf(v.Created)}
 }
 
-// accountOf is what the bytes of a snapshot stay charged to; a volume's are charged to nobody else.
+// accountOf returns the account of a snapshot's source, and the zero account for a volume.
 func accountOf(e *entry) account {
 	if e.Value.sourceQuotaID == 0 {
 		return account{}
@@ -48,7 +48,7 @@ func accountOf(e *entry) account {
 	return account{volume: source, quotaID: e.Value.sourceQuotaID, made: e.Value.sourceCreated}
 }
 
-// charge adds to an account.
+// charge adds bytes to an account.
 func (c *charges) charge(to account, bytes int64) {
 	if to == (account{}) {
 		return
@@ -61,7 +61,7 @@ func (c *charges) charge(to account, bytes int64) {
 	c.bytes[to] = ledger.Sum(c.bytes[to], bytes)
 }
 
-// uncharge takes from an account.
+// uncharge subtracts bytes from an account.
 func (c *charges) uncharge(from account, bytes int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -72,21 +72,22 @@ func (c *charges) uncharge(from account, bytes int64) {
 	}
 }
 
-// of is what is charged to an account.
+// of returns the bytes that are charged to an account.
 func (c *charges) of(a account) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.bytes[a]
 }
 
-// limitOf is what the filesystem is told of a volume's size.
+// limitOf returns the limit that the filesystem gets for a volume: the volume's size and the bytes
+// that are charged to its account.
 func (p *Pool) limitOf(v volume.Volume) int64 {
 	return ledger.Sum(v.CapacityBytes, p.charges.of(accountOfVolume(v)))
 }
 
-// applyCharges makes the filesystem's limit of a volume agree with what is charged to the volume.
-// limitOf is asked again after each change of the limit, so that of two calls at the same time the
-// one that ends last sets what is right.
+// applyCharges sets the filesystem's limit of a volume to limitOf. It calls limitOf again after
+// each change of the limit: of two calls at the same time, the one that ends last then sets the
+// right limit.
 func (p *Pool) applyCharges(id volume.ID) error {
 	if !p.cloner.ChargesWriter() || id.Pool() != p.id {
 		return nil
@@ -94,7 +95,7 @@ func (p *Pool) applyCharges(id volume.ID) error {
 	for applied := int64(-1); ; {
 		v, err := p.Volume(id)
 		if err != nil || !v.entry.Value.isHeldToSize() || v.QuotaID == 0 {
-			return nil //nolint:nilerr // what is gone or damaged has no size to hold
+			return nil //nolint:nilerr // a deleted or damaged volume has no limit to set
 		}
 		limit := p.limitOf(v.Volume)
 		if limit == applied {
@@ -107,10 +108,9 @@ func (p *Pool) applyCharges(id volume.ID) error {
 	}
 }
 
-// chargeCutting lets a volume overwrite, from the moment of its snapshot on, all that it may have
-// written until then: what the snapshot keeps is known, and charged, only afterwards. Until
-// uncharge the limit is at most twice what it was. A crash leaves it so until the next start, which
-// sets it by the records.
+// chargeCutting raises the volume's limit, at most to twice, while its snapshot is made: the bytes
+// that the snapshot keeps are known, and charged, only afterwards. After uncharge, applyCharges
+// lowers the limit again. After a crash, the next start lowers it.
 func (p *Pool) chargeCutting(id volume.ID) (uncharge func(), err error) {
 	v, err := p.Get(id)
 	if err != nil || !p.cloner.ChargesWriter() {

@@ -30,7 +30,7 @@ const (
 	byFiles
 )
 
-// copyMethodOf decides how what has that specification is copied into the pool.
+// copyMethodOf returns how a source with that specification is copied into the pool.
 func (p *Pool) copyMethodOf(spec volume.Spec) copyMethod {
 	_, lacksCloner := p.cloner.(noCloner)
 	switch {
@@ -45,7 +45,7 @@ func (p *Pool) copyMethodOf(spec volume.Spec) copyMethod {
 
 // copying is one copy that is under way.
 type copying struct {
-	pool     *Pool // that gets the copy
+	pool     *Pool // the pool that gets the copy
 	from     *copySource
 	method   copyMethod
 	progress *copytree.Progress
@@ -54,9 +54,9 @@ type copying struct {
 	leave      func() // lets the next copy begin
 }
 
-// beginCopy waits until this pool may make a copy, and only then shares its source: until then the
-// source may be staged, expanded and deleted, and the copy is of what it is by then. What cannot be
-// copied is refused before. The caller calls end.
+// beginCopy waits until this pool may make a copy, and only then shares the source. During the wait
+// the source may be staged, expanded and deleted; the copy has the content that the source has
+// after the wait. A source that cannot be copied is refused before the wait. The caller calls end.
 func (p *Pool) beginCopy(
 	ctx context.Context, share func() (*copySource, error), progress *copytree.Progress,
 ) (*copying, error) {
@@ -68,7 +68,7 @@ func (p *Pool) beginCopy(
 	c := &copying{
 		pool: p, method: p.copyMethodOf(first.spec), progress: progress, leave: func() {},
 	}
-	if c.method != byFilesystem { // that takes no time
+	if c.method != byFilesystem { // a copy by the filesystem needs no throttle
 		if err := c.takeTurn(ctx); err != nil {
 			return nil, err
 		}
@@ -99,15 +99,15 @@ func (c *copying) takeTurn(ctx context.Context) (err error) {
 	return err
 }
 
-// ways has how the data of a copy is made with each method. What a method returns is open, and
-// durable but for its name.
+// ways are the functions that make the data of a copy, one for each method. The returned file is
+// open. Its content is durable, its name is not.
 type ways struct {
 	// clone returns errors.ErrUnsupported if the filesystem refuses this source.
 	clone, image, files func() (*os.File, error)
 }
 
-// make makes the data of the copy. What the filesystem refuses to copy at one moment is copied file
-// by file.
+// make makes the data of the copy. If the filesystem refuses to copy the source at one moment, the
+// source is copied file by file.
 func (c *copying) make(ctx context.Context, w ways) (*os.File, error) {
 	if c.method == byImage {
 		return w.image()
@@ -125,13 +125,14 @@ func (c *copying) make(ctx context.Context, w ways) (*os.File, error) {
 	return w.files()
 }
 
-// source is the source as a filesystem's own copies take it.
+// source returns the source in the form that backend.Cloner takes.
 func (c *copying) source() backend.Source {
 	return backend.Source{Dir: c.from.dir.File, QuotaID: c.from.quotaID}
 }
 
-// copyImage makes, in the directory of what is being built, an image of so many bytes that begins
-// as a copy of the source's. The filesystem in it is as large as the source's.
+// copyImage makes an image of that many bytes in d, the directory of the unfinished volume or
+// snapshot. The image begins with a copy of the source's image. The filesystem in it keeps the
+// source's size.
 func (c *copying) copyImage(
 	ctx context.Context, d openat.Dir, allocation volume.Allocation, bytes int64,
 ) (*os.File, error) {
@@ -142,27 +143,28 @@ func (c *copying) copyImage(
 	return image.New(allocation).MakeFrom(ctx, d.File, source, bytes, opts)
 }
 
-// bound is what a copy may hold: the size of the volume that it is to be, or that it is of, and the
-// inodes of that, 0 for any number.
+// bound limits a copy to the size and inodes of its target volume or, for a snapshot, of its
+// source. inodes 0 means no limit.
 type bound struct {
 	bytes  int64
 	inodes uint64
 }
 
 const (
-	// copySlack and an eighth of its size are what a copy may take beyond its size while it is
-	// made: directories and the maps of large files may need more blocks than the source's did.
+	// While a copy is made, it may exceed its size by copySlack and an eighth of its size: directories
+	// and the extent maps of large files may need more blocks than in the source.
 	copySlack = 1 << 20
-	// quotaSlack is what a quota adds: XFS counts what it may need for a write until that has
-	// reached the disk.
+	// quotaSlack is added to a quota limit: XFS charges delayed writes before it allocates their
+	// blocks.
 	quotaSlack = 64 << 20
 )
 
 func (b bound) withSlack() int64 { return ledger.Sum(b.bytes, b.bytes/8+copySlack) }
 
-// options hold a copy to a bound. ext4 exempts us from its quotas (CAP_SYS_RESOURCE), and a plain
-// pool has none. btrfs, where files are copied only after it has refused a clone, exempts nobody,
-// and counts a block once that several files share: there the quota is the bound.
+// options limit a copy to a bound, because a quota does not always limit it: ext4 exempts the
+// driver from its quotas (CAP_SYS_RESOURCE), and a plain pool has no quotas. On btrfs, where files
+// are copied only after a refused clone, the quota alone is the limit: btrfs exempts no process,
+// and counts a block that several files share only once.
 func (c *copying) options(b bound) copytree.Options {
 	opts := copytree.Options{
 		Progress: c.progress, Limiter: c.pool.throttle.Limiter, Yielder: &c.pool.calls,
@@ -174,20 +176,20 @@ func (c *copying) options(b bound) copytree.Options {
 	return opts
 }
 
-// copyFiles copies the source's data file by file into the directory of what is being built, under
-// a quota of its own. The quota ID is returned also on failure. Errors: ErrOutOfRange when there is
-// more than the bound, ErrPrecondition when the source is too deep.
+// copyFiles copies the source's data file by file into d, the directory of the unfinished volume or
+// snapshot, under a quota ID of its own. It returns the quota ID also on failure. Errors:
+// ErrOutOfRange when the source exceeds the bound, ErrPrecondition when the source is too deep.
 func (c *copying) copyFiles(
 	ctx context.Context, d openat.Dir, to bound,
 ) (made backend.Clone, held int64, err error) {
-	// Not opened further: a pod may have a lease on a file, for which the copy waits.
+	// Only O_PATH: a pod may have a lease on a file, and a full open would wait for the lease.
 	source, err := backend.OpenData(c.from.dir.File, unix.O_PATH)
 	if err != nil {
 		return made, 0, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, c.from.id, err)
 	}
 	defer source.Close()
 	spec := c.from.spec
-	// the copier needs some of its own; a volume's limit comes when the copy is there
+	// The copier needs inodes of its own. The volume's inode limit is set after the copy.
 	spec.Inodes = 0
 	limit := ledger.Sum(to.withSlack(), quotaSlack)
 	if made.Data, made.QuotaID, err = c.pool.backend.Make(d.File, spec, limit); err != nil {
@@ -203,7 +205,7 @@ func (c *copying) copyFiles(
 	return made, held, nil
 }
 
-// explain says what the failure of a copy means to its caller.
+// explain adds to the failure of a copy what the caller can do about it.
 func (c *copying) explain(err error, to bound) error {
 	switch {
 	case errors.Is(err, copytree.ErrTooDeep):
@@ -217,8 +219,8 @@ func (c *copying) explain(err error, to bound) error {
 	}
 }
 
-// heldBy is what a copy takes of the disk: what the filesystem counts for it, or what was counted
-// while it was made.
+// heldBy returns the bytes that a copy takes of the disk: the filesystem's count if the copy has a
+// quota ID, else the copier's own count.
 func (c *copying) heldBy(made backend.Clone, stats copytree.Stats) (int64, error) {
 	if made.QuotaID == 0 {
 		return stats.AllocatedBytes, nil
@@ -227,8 +229,8 @@ func (c *copying) heldBy(made backend.Clone, stats copytree.Stats) (int64, error
 	return u.UsedBytes, err
 }
 
-// clonerOf is the pool's filesystem, or what answers for one that cannot copy a volume at one
-// moment.
+// clonerOf returns the backend as a Cloner, or noCloner if the filesystem cannot copy a volume at
+// one moment.
 func clonerOf(b backend.Backend) backend.Cloner {
 	if c, ok := b.(backend.Cloner); ok {
 		return c
@@ -236,7 +238,7 @@ func clonerOf(b backend.Backend) backend.Cloner {
 	return noCloner{}
 }
 
-// noCloner can do nothing.
+// noCloner refuses every copy with errors.ErrUnsupported.
 type noCloner struct{}
 
 func (noCloner) Snapshot(backend.Source, *os.File) (backend.Clone, error) {

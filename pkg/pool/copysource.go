@@ -22,7 +22,8 @@ type copySource struct {
 	created time.Time
 	// restoreBytes is the least size of a volume that is made from it.
 	restoreBytes int64
-	// sharedBytes is the most that a clone can share with it, beyond what counts for its own quota ID.
+	// sharedBytes is the most bytes that a clone can share with the source, in addition to the bytes
+	// that count for the source's own quota ID.
 	sharedBytes int64
 	// filesystemBytes is the size of the filesystem in an image.
 	filesystemBytes int64

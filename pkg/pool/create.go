@@ -45,9 +45,8 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 	return p.publishVolume(ctx, v, making[volume.Volume]{data: p.makeEmpty})
 }
 
-// existing answers a request with the volume that is there, if that is what is asked for. Whoever
-// made it may have died, or been refused, between the rename and the fsync: this answer has to be
-// as good as the first.
+// existing returns the volume of that name, if it is what the request asks for. The first call may
+// have failed before its fsync, so existing syncs again.
 func (p *Pool) existing(e *entry, req volume.CreateRequest) (volume.Volume, error) {
 	if err := e.Value.damaged(); err != nil {
 		return volume.Volume{}, err
@@ -83,8 +82,8 @@ func (p *Pool) makeEmpty(
 	return f, err
 }
 
-// checkInodes refuses what would be a limit in the record only. Another node's pool of that name
-// may have a filesystem that can. Errors: ErrNoSpace.
+// checkInodes refuses an inode limit that the filesystem cannot enforce. The pool of that name on
+// another node may be able to. Errors: ErrNoSpace.
 func (p *Pool) checkInodes(s volume.Spec) error {
 	if s.Inodes == 0 || p.backendOf(s).LimitsInodes() {
 		return nil

@@ -12,7 +12,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// AnyData is Data for a volume whose record may make no sense. Errors: ErrNotFound.
+// AnyData returns the data of a volume as Data does, also if the volume's record cannot be used.
+// Errors: ErrNotFound.
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
 	p.calls.Enter()
 	defer p.calls.Leave()

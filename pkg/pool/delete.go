@@ -10,14 +10,14 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Delete takes the volume away; an absent one is no error. Its cost does not depend on what the
-// volume holds: the data is purged in the background, and only then is its space available again.
-// When it returns, the volume stays deleted after a power cut. The caller has made sure that the
-// volume is not published. Errors: ErrBusy while the volume is copied or changed.
+// Delete deletes a volume; an absent volume is no error. The cost does not depend on the volume's
+// content: the data is purged in the background, and its space is available again after the purge.
+// When Delete returns, the volume stays deleted after a power cut. The caller has made sure that
+// the volume is not published. Errors: ErrBusy while the volume is copied or changed.
 func (p *Pool) Delete(ctx context.Context, id volume.ID) error { return p.volumes.delete(ctx, id) }
 
-// DeleteSnapshot takes the snapshot away as Delete does a volume. Errors: ErrBusy while a volume is
-// being made from it.
+// DeleteSnapshot deletes a snapshot, as Delete does a volume. Errors: ErrBusy while a volume is
+// made from the snapshot.
 func (p *Pool) DeleteSnapshot(ctx context.Context, id volume.SnapshotID) error {
 	return p.snapshots.delete(ctx, id)
 }
@@ -49,7 +49,7 @@ func (k *kind[V]) deleteLocked(dirName string) (err error) {
 		}
 	}
 	failpoint.Here("delete.taken")
-	// Also for what is gone: whoever took it away may have died, or failed, before this.
+	// Also for an absent entry: an earlier call may have moved it away and ended before this sync.
 	err = k.pool.trash.SyncTaken(k.dir, dirName)
 	switch {
 	case !isThere:
@@ -61,8 +61,8 @@ func (k *kind[V]) deleteLocked(dirName string) (err error) {
 	return err
 }
 
-// takeAway moves a volume or a snapshot out of its directory and out of the catalog. From here on
-// it only ever goes further away. What takeAway returns is to be queued for the purge.
+// takeAway moves a volume or a snapshot out of its directory and out of the catalog. The entry is
+// never moved back. The caller queues the returned entry for the purge.
 func (k *kind[V]) takeAway(e *entry) (trash.Entry, error) {
 	taken, err := k.pool.trash.Take(k.dir, e.Dir, withSuffix(k.prefix+e.Dir))
 	if err != nil {

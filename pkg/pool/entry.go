@@ -39,11 +39,11 @@ type facts struct {
 
 // rareFacts is what few volumes and snapshots have.
 type rareFacts struct {
-	name   volume.Name // if it is not the name of the directory
+	name   volume.Name // if it differs from the name of the directory
 	source volume.Source
 	owner  volume.Owner // of an inline volume
-	// damaged says why the record cannot be used. The entry keeps its place, so that its name is not
-	// given out again; but for the quota ID nothing else is known.
+	// damaged says why the record cannot be used. The entry stays in the catalog, so that its name is
+	// not given to a new volume. Only the quota ID of the entry is known.
 	damaged error
 }
 

@@ -59,8 +59,8 @@ func (v Volume) sizeToExpandTo(size volume.SizeRange) (int64, error) {
 	return v.Spec.Size(size)
 }
 
-// grow reserves, raises the limit, and then says so in the record: at a start the record wins, so a
-// crash in between leaves the old size.
+// grow reserves the bytes, raises the limit, and then writes the record. The start applies the
+// record, so after a crash in between the volume has the old size.
 func (v Volume) grow(ctx context.Context, bytes int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -81,8 +81,8 @@ func (v Volume) grow(ctx context.Context, bytes int64) error {
 		p.ledger.Release(more)
 		return errors.Join(err, v.resize(p.limitOf(v.Volume)))
 	}
-	// Nothing goes back from here on, also when the fsync fails: data that is shorter than its
-	// record is corrupt.
+	// From here on nothing is undone, also when the fsync fails: an image that is shorter than its
+	// record says is corrupt.
 	return errors.Join(v.putExchanged(larger), p.applyCharges(v.ID))
 }
 
@@ -107,8 +107,8 @@ func (v Volume) putRecord(changed volume.Volume) error {
 }
 
 // exchangeRecord exchanges the volume's record by one rename(2). The owner, which memory does not
-// have, is that of the old record. An error says that the old one is there; putExchanged makes the
-// new one durable.
+// have, is copied from the old record. After an error the old record is in place. putExchanged
+// makes the new record durable.
 func (v Volume) exchangeRecord(changed volume.Volume) error {
 	old, err := v.pool.volumes.read(v.pool.volumes.dir, v.ID.Dir(), v.ID.Dir())
 	if err != nil {
@@ -128,7 +128,7 @@ func (v Volume) exchangeRecord(changed volume.Volume) error {
 }
 
 // putExchanged puts the volume with its new record into the catalog, and makes the record durable.
-// If that fails, the catalog says all the same what the disk says; see syncUnsynced.
+// If the fsync fails, the catalog still agrees with the record on disk; see syncUnsynced.
 func (v Volume) putExchanged(changed volume.Volume) error {
 	err := v.syncRecord()
 	e := v.pool.entryOf(changed)
@@ -137,8 +137,8 @@ func (v Volume) putExchanged(changed volume.Volume) error {
 	return err
 }
 
-// syncUnsynced makes the record durable if that has failed: nobody may build on what a power cut
-// takes back.
+// syncUnsynced syncs the record again if an earlier fsync of it has failed: a power cut could
+// restore the old record, so no call may rely on the new one before.
 func (v Volume) syncUnsynced() error {
 	if !v.entry.Value.isUnsynced {
 		return nil
@@ -155,10 +155,10 @@ func (v Volume) syncRecord() error {
 	return v.pool.commits.SyncFile(d.File)
 }
 
-// exchangeRecord gives a volume's directory another record by one rename(2). It is durable after a
-// sync of the directory. An error says that the old record is there.
+// exchangeRecord writes a new record of a volume's directory by one rename(2). The record is
+// durable after a sync of the directory. After an error the old record is in place.
 func exchangeRecord(d openat.Dir, content []byte) error {
-	// a crash has left it
+	// A crash may have left the file.
 	if err := unix.Unlinkat(d.FD(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return &os.PathError{Op: "unlink", Path: recordTmpFile, Err: err}
 	}

@@ -56,8 +56,8 @@ func typeOf(st unix.Stat_t) volume.Type {
 	return volume.FileOrCreate
 }
 
-// warnOfOtherGroups says it when a volume gets another group and has something in it that keeps the
-// old one.
+// warnOfOtherGroups logs a warning when a volume gets another group and has entries of the old
+// group.
 func warnOfOtherGroups(ctx context.Context, data *os.File, was uint32, g volume.Group) {
 	d, err := openat.Dir{File: data}.OpenDir(".")
 	if err != nil { // a file has nothing in it

@@ -97,9 +97,9 @@ func (v Volume) RepairHint() string {
 		"csi-hostpath repair --pool %s --volume %s", v.pool.opts.Path, v.ID)
 }
 
-// SetFilesystemBytes records that a volume's image has a filesystem of that size, durably. It takes
-// no context: the work is done, and a caller that has given up would have it done again. Errors:
-// ErrNotFound, ErrCorrupt, ErrBusy.
+// SetFilesystemBytes records, durably, that a volume's image has a filesystem of that size. It
+// takes no context: the filesystem exists already, and without the record a later call would make
+// it again. Errors: ErrNotFound, ErrCorrupt, ErrBusy.
 func (v Volume) SetFilesystemBytes(bytes int64) error {
 	p := v.pool
 	unlock, err := p.volumes.catalog.Lock(v.ID)
@@ -149,8 +149,8 @@ func (p *Pool) imageAt(m mount.Mount) (volume.ID, bool) {
 	return p.VolumeOn(d)
 }
 
-// VolumeOn is the volume of the pool whose image a device has. The kernel's path of the file says
-// only where to look.
+// VolumeOn returns the volume of the pool whose image is on the device. The kernel's path of the
+// file only tells which volume to compare.
 func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
 	file, err := loopdev.BackingPath(d.Number())
 	if err != nil || path.Base(path.Dir(path.Dir(file))) != volumesDir {
@@ -160,8 +160,8 @@ func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
 	return id, err == nil && p.hasImageOn(id, d)
 }
 
-// CheckDetached refuses a volume whose image is on a loop device: the volume is staged, or somebody
-// else looks into it. Errors: ErrInUse.
+// CheckDetached refuses a volume whose image is on a loop device: the volume is staged, or another
+// program uses the image. Errors: ErrInUse.
 func (v Volume) CheckDetached() error {
 	if err := checkDetached(v.pool.volumes.dir, v.ID.Dir()); err != nil {
 		return fmt.Errorf("volume %s: %w", v.ID, err)
@@ -181,8 +181,8 @@ func checkDetached(parent openat.Dir, entry string) error {
 	return image.CheckDetached(f)
 }
 
-// Lock keeps everybody from copying the volume until unlock: it is about to be written to. Errors:
-// ErrBusy while it is copied or changed.
+// Lock prevents copies of the volume until unlock; the caller is about to write to the volume.
+// Errors: ErrBusy while the volume is copied or changed.
 func (v Volume) Lock() (unlock func(), err error) {
 	return v.pool.volumes.catalog.LockUnshared(v.ID)
 }

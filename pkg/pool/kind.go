@@ -67,8 +67,8 @@ func (p *Pool) newVolumes() *kind[volume.Volume] {
 	}
 }
 
-// countUnenforced makes the sum of a catalog the number of its volumes that can grow beyond their
-// sizes.
+// countUnenforced is the weight of an entry in a catalog whose sum counts the volumes that can grow
+// beyond their sizes.
 func countUnenforced(f facts) int64 {
 	if f.isUnenforced {
 		return 1
@@ -103,7 +103,7 @@ func (k *kind[V]) page(afterDir string, limit int) []V {
 	return k.unpackAll(k.catalog.After(afterDir, limit))
 }
 
-// pageOf is page for what belongs to something.
+// pageOf lists a page, as page does, of the values that belong to one owner.
 func (k *kind[V]) pageOf(of, afterDir string, limit int) []V {
 	return k.unpackAll(k.catalog.OfAfter(of, afterDir, limit))
 }

@@ -128,10 +128,10 @@ func initialize(root openat.Dir) (record.Pool, error) {
 	return m, root.Sync()
 }
 
-// lockPool takes the pool for this process until its directory is closed. The kernel lets go of it
-// when the process ends, however it ends. The lock is on the directory itself, because a file could
-// be removed, and made again for a second driver; the file says who has it. Errors: ErrUnavailable
-// while another process has it.
+// lockPool locks the pool for this process until the pool's directory is closed. The kernel
+// releases the lock when the process ends, also after a crash. The lock is on the directory itself,
+// because a lock file could be removed and made again by a second driver. The file has the number
+// of the process. Errors: ErrUnavailable while another process has the lock.
 func lockPool(root openat.Dir) error {
 	f, err := root.OpenFile(lockFile, unix.O_CREAT|unix.O_RDWR, 0o600)
 	if err != nil {
@@ -144,8 +144,7 @@ func lockPool(root openat.Dir) error {
 			"%w: a live driver owns it (process %q by its %s file): %w",
 			volume.ErrUnavailable, strings.TrimSpace(string(holder)), lockFile, err))
 	}
-	// The number only helps the person who reads that message; a failure to write it changes
-	// nothing.
+	// The number only helps the person who reads the error; it is not needed for the lock.
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	return nil

@@ -21,7 +21,8 @@ type place struct {
 
 func placeOf(d *os.File) (place, error) {
 	var st unix.Statx_t
-	// The kernel knows the answer: a filesystem that hangs is not asked.
+	// The kernel has the answer in memory: AT_STATX_DONT_SYNC does not wait for a filesystem that
+	// hangs.
 	err := unix.Statx(int(d.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC,
 		unix.STATX_INO|unix.STATX_MNT_ID, &st)
 	if err != nil {
@@ -60,7 +61,7 @@ func (p *Pool) CheckInPlace() error {
 		return p.displaced("nothing is there")
 	}
 	if err != nil {
-		return nil // the path cannot be looked at: the pool's own calls say why
+		return nil // the path cannot be read: the pool's other calls report the error
 	}
 	defer d.Close()
 	there, err := placeOf(d)

@@ -52,11 +52,11 @@ type Pool struct {
 	growthFailures growthFailures
 }
 
-// Open takes the pool at opts.Path, making it first where the directory is empty or absent,
-// finishes what a crash interrupted, and reads every record. The caller closes the pool. Errors:
-// ErrUnavailable when the directory is not fit to be this pool (it says why), ErrCorrupt when its
-// marker makes no sense. A volume that makes no sense does not fail the pool. When the context
-// ends, so do the copies that are under way.
+// Open opens the pool at opts.Path, and makes the pool first where the directory is empty or
+// absent. It finishes what a crash interrupted, and reads every record. A damaged volume does not
+// fail the pool. When the context ends, the copies that are under way end too. The caller closes
+// the pool. Errors: ErrUnavailable when the directory is not fit to be this pool (the text says
+// why), ErrCorrupt when its marker cannot be used.
 func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 	defer func() {
 		if err != nil {
@@ -110,8 +110,8 @@ func (p *Pool) openFiles(ctx context.Context) (err error) {
 	}
 	p.trash.Tmp, p.trash.Location = p.tmp, p.location
 	p.trash.Backend, p.trash.IsOrdered = p.backend, p.ordered
-	// A crash may have come between a rename and its fsync: what is there now is what everybody
-	// will be told of.
+	// A crash may have come between a rename and its fsync. From here on callers are told of these
+	// entries, so they must be durable.
 	return errors.Join(
 		p.volumes.dir.Sync(),
 		p.snapshots.dir.Sync(),
@@ -128,7 +128,7 @@ func (p *Pool) openRoot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
 	}
-	p.root = openat.Dir{File: there} // closed with the pool, whatever comes
+	p.root = openat.Dir{File: there} // closed with the pool, also after an error
 	if rest != "" && (p.opts.MustExist || p.opts.RequireMountpoint || p.opts.WasOpen) {
 		return fmt.Errorf(
 			"%w: nothing is at %s where the driver runs: mount the pool's disk; in a container, is the directory above it mounted "+
@@ -145,7 +145,7 @@ func (p *Pool) openRoot(ctx context.Context) error {
 		if err := p.makeRoot(); err != nil {
 			return err
 		}
-		// of what was opened, whatever the way there was a moment ago
+		// Again, for the opened directory: the path may have changed since.
 		if err := p.checkPlace(ctx, ""); err != nil {
 			return err
 		}
@@ -302,8 +302,9 @@ func (p *Pool) ID() volume.PoolID { return p.id }
 // Name is what the configuration calls the pool.
 func (p *Pool) Name() string { return p.opts.Name }
 
-// Get is one volume, but for the owner of one that does not live with a pod, which only the record
-// says. Errors: ErrNotFound; ErrCorrupt when it is there and its record makes no sense.
+// Get returns one volume. The owner is set only for an inline volume; for other volumes only the
+// record has the owner. Errors: ErrNotFound; ErrCorrupt when the volume is there and its record
+// cannot be used.
 func (p *Pool) Get(id volume.ID) (volume.Volume, error) {
 	e, err := p.find(id)
 	if e == nil {
@@ -312,7 +313,7 @@ func (p *Pool) Get(id volume.ID) (volume.Volume, error) {
 	return p.volumeOf(e), err
 }
 
-// find is the entry of a volume, also of a damaged one. Errors: those of Get.
+// find returns the entry of a volume, also of a damaged one. Errors: those of Get.
 func (p *Pool) find(id volume.ID) (*entry, error) {
 	e, ok := p.volumes.catalog.Get(id.Dir())
 	if !ok || id.Pool() != p.id {
@@ -325,8 +326,8 @@ func (p *Pool) find(id volume.ID) (*entry, error) {
 // node".
 func (p *Pool) AllowMultiNode() bool { return p.opts.AllowMultiNode }
 
-// List is at most limit volumes in the order of their IDs, from the first one whose directory comes
-// after the given one. Its cost is that of the page.
+// List returns at most limit volumes in the order of their IDs. The first one is the one whose
+// directory follows afterDir. The cost grows with the page, not with the pool.
 func (p *Pool) List(afterDir string, limit int) []volume.Volume {
 	return p.volumes.page(afterDir, limit)
 }
@@ -350,8 +351,8 @@ func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
 	return id, err == nil
 }
 
-// isData says whether a path in a volume's directory is that of its data, as backend.OpenData finds
-// it. What is below it is a pod's.
+// isData says whether a path in a volume's directory is that of the volume's data, as
+// backend.OpenData finds the data. Paths below the data belong to pods.
 func isData(parts []string) bool {
 	return slices.Contains(backend.DataPaths(), strings.Join(parts, "/"))
 }

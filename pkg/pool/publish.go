@@ -12,16 +12,16 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// making is how the data of something new comes about.
+// making says how the data of a new volume or snapshot is made.
 type making[V any] struct {
-	// data makes the data in the directory of what is built, and says in the value what became of
-	// it: also on failure, when something may be left.
+	// data makes the data in d and sets quota ID and sizes in v, also on failure: parts of the data
+	// may remain.
 	data func(ctx context.Context, d openat.Dir, v *V) (*os.File, error)
-	// isCopy: what a failure leaves may take all bytes that are promised.
+	// isCopy: after a failure, the remaining parts may take all promised bytes.
 	isCopy bool
 }
 
-// leftBytes is how much of the disk may be taken by what a failure has left.
+// leftBytes returns how many bytes of the disk the remaining parts may take after a failure.
 func (m making[V]) leftBytes(made *entry) int64 {
 	if m.isCopy {
 		return made.Value.promisedBytes
@@ -29,11 +29,11 @@ func (m making[V]) leftBytes(made *entry) int64 {
 	return 0
 }
 
-// publish makes a volume or a snapshot that is not there yet: it reserves the bytes, builds under
-// tmp/, renames into place, syncs, and enters it in the catalog. When it returns without an error,
-// what it made survives a power cut; with an error nothing is there. The caller has the exclusive
-// lock of the name. Errors: ErrNoSpace; ErrBusy while something of that name is still being purged
-// in its place; ErrCorrupt when somebody else has put something there.
+// publish makes a volume or a snapshot that does not exist yet: it reserves the bytes, builds under
+// tmp/, renames the directory into place, syncs, and enters it in the catalog. If publish succeeds,
+// the volume or snapshot survives a power cut; after an error it does not exist. The caller has the
+// exclusive lock of the name. Errors: ErrNoSpace; ErrBusy while a deleted entry of that name is
+// still being purged in place; ErrCorrupt when an unknown entry has that name.
 func (k *kind[V]) publish(ctx context.Context, v V, m making[V]) (V, error) {
 	wanted := k.pack(v)
 	id, err := k.nameOf(wanted.Dir)
@@ -74,8 +74,9 @@ func (k *kind[V]) reserveAndBuild(ctx context.Context, v V, wanted *entry, m mak
 	return v, nil
 }
 
-// build makes everything that a volume or a snapshot consists of, durable but for its final name.
-// What it returns says also on failure what the ledger counts and under which quota ID.
+// build makes everything that a volume or a snapshot consists of; all of it is durable, except the
+// final name. Also on failure, the returned value has the bytes that the ledger counts and the
+// quota ID.
 func (k *kind[V]) build(ctx context.Context, building string, v V, m making[V]) (V, error) {
 	if err := ctx.Err(); err != nil {
 		return v, err
@@ -103,8 +104,8 @@ func (k *kind[V]) build(ctx context.Context, building string, v V, m making[V]) 
 	return v, errors.Join(k.syncBuilt(d, data), ctx.Err())
 }
 
-// syncBuilt makes durable what the record's fsync has not: nothing, where all metadata goes through
-// one journal in order. (The content of a copy is durable already.)
+// syncBuilt makes durable what the record's fsync did not: nothing, if all metadata goes through
+// one ordered journal. (The content of a copy is durable already.)
 func (k *kind[V]) syncBuilt(d openat.Dir, data *os.File) error {
 	if k.pool.ordered {
 		return nil
@@ -117,7 +118,7 @@ func (k *kind[V]) syncBuilt(d openat.Dir, data *os.File) error {
 	return d.Sync()
 }
 
-// place renames what has been built into the kind's directory. Errors: ErrCorrupt when the place is
+// place renames a built directory into the kind's directory. Errors: ErrCorrupt when the name is
 // taken.
 func (k *kind[V]) place(building, dirName string) error {
 	err := k.pool.tmp.RenameNoReplace(building, k.dir, dirName)
@@ -129,8 +130,9 @@ func (k *kind[V]) place(building, dirName string) error {
 	return err
 }
 
-// abandon gives up what has been built. The purger removes it where it is, and has the patience
-// that a quota may need. What half a copy may take of the disk stays counted until then.
+// abandon queues an unfinished directory for the purge. The purger removes it from tmp/, and waits
+// where releasing a quota takes time. The bytes that half a copy may take of the disk stay counted
+// until then.
 func (k *kind[V]) abandon(building string, made *entry, leftBytes int64) {
 	p := k.pool
 	p.ledger.Release(made.Value.promisedBytes - leftBytes)
@@ -141,8 +143,9 @@ func (k *kind[V]) abandon(building string, made *entry, leftBytes int64) {
 	})
 }
 
-// withdraw takes away what is in place, but perhaps not after a power cut: nobody has been told of
-// it. If it cannot be taken away either, it stays in the catalog, and the next call syncs it.
+// withdraw deletes what was renamed into place when the fsync after the rename has failed. No
+// caller has been told of it. If the deletion fails too, the entry stays in the catalog, and the
+// next call for that name syncs again.
 func (k *kind[V]) withdraw(made *entry, failed error) error {
 	k.catalog.Put(made)
 	taken, err := k.takeAway(made)

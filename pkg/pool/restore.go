@@ -14,7 +14,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Sources finds the pools of what is copied. Errors: those that the copy is to fail with.
+// Sources finds the pools of copy sources. Its errors are returned to the caller of the copy.
 type Sources interface {
 	ByID(id volume.PoolID) (*Pool, error)
 }
@@ -34,8 +34,8 @@ func (p *Pool) CreateFrom(
 		})
 }
 
-// restore is the work of CreateFrom. A volume that is there already needs no source: that may be
-// gone by now.
+// restore does the work of CreateFrom inside the copy job. If the volume exists already, the source
+// is not needed: the source may have been deleted.
 func (p *Pool) restore(
 	ctx context.Context,
 	id volume.ID,
@@ -76,8 +76,8 @@ func (p *Pool) restore(
 	return p.publishVolume(ctx, v, making[volume.Volume]{data: r.data, isCopy: true})
 }
 
-// mostShared is the most that a volume can have from its source without that it counts for the
-// volume.
+// mostShared returns the most bytes of the new volume that the filesystem may charge to the source
+// instead of the volume.
 func (c *copying) mostShared() int64 {
 	switch {
 	case c.method != byFilesystem || !c.pool.cloner.ChargesWriter():
@@ -144,9 +144,9 @@ func (r restoring) files(ctx context.Context, d openat.Dir, v *volume.Volume) (*
 	return made.Data, nil
 }
 
-// fit makes a volume as large as what it has got: a copy's directories can take some blocks more
-// than the source's did, and a volume never begins beyond its size. Errors: ErrOutOfRange,
-// ErrNoSpace.
+// fit raises a volume's size to the bytes that its copy takes, if those are more: the directories
+// of a copy can take some blocks more than the source's, and a new volume must not exceed its size.
+// Errors: ErrOutOfRange, ErrNoSpace.
 func (r restoring) fit(v *volume.Volume, held int64) error {
 	if held <= v.CapacityBytes {
 		return nil

@@ -26,8 +26,8 @@ func (p *Pool) reserve(bytes int64) error {
 	return p.ledger.Reserve(bytes, r)
 }
 
-// room asks the filesystem; it is some system calls, whatever the pool holds. Errors:
-// ErrUnavailable when the disk has failed or is no longer at the pool's path.
+// room reads the filesystem's size and use. It costs a few system calls, whatever the pool holds.
+// Errors: ErrUnavailable when the disk has failed or is no longer at the pool's path.
 func (p *Pool) room() (ledger.Room, error) {
 	if err := errors.Join(p.alive(), p.CheckInPlace()); err != nil {
 		return ledger.Room{}, err
@@ -50,15 +50,15 @@ func (p *Pool) room() (ledger.Room, error) {
 		Reserve:    p.opts.ReserveBytes,
 	}
 	if committed, trash := p.ledger.Counts(); committed == 0 && trash == 0 {
-		// Nothing here is ours, except what the filesystem has not finished to free.
+		// The pool holds nothing: all used bytes are other users', or are still being freed.
 		p.foreign.set(r.Used)
 	}
 	r.Foreign = p.foreign.atMost(r.Used)
 	return r, nil
 }
 
-// alive says whether the filesystem still answers: one that has shut itself down (XFS, when its
-// disk fails) goes on to tell statfs of the room that it had. Errors: ErrUnavailable.
+// alive says whether the filesystem still works. statfs(2) cannot tell: XFS shuts itself down when
+// its disk fails, and statfs then still returns the last sizes. Errors: ErrUnavailable.
 func (p *Pool) alive() error {
 	var st unix.Stat_t
 	if err := unix.Fstat(p.root.FD(), &st); err != nil {
@@ -70,12 +70,12 @@ func (p *Pool) alive() error {
 	return nil
 }
 
-// foreignUse is what others use of a pool's filesystem, in bytes.
+// foreignUse is the part of a pool's filesystem that other users occupy, in bytes.
 type foreignUse struct {
 	mu    sync.Mutex
 	bytes int64
-	// unwritten is how much of what the pool had promised was not written at the start, as far as a
-	// backend counts it.
+	// unwritten is how many promised bytes were not written at the start, as far as a backend counts
+	// them.
 	unwritten int64
 }
 
@@ -85,8 +85,8 @@ func (f *foreignUse) set(bytes int64) {
 	f.bytes = bytes
 }
 
-// atMost lowers what was measured while the filesystem was still freeing data of the pool, or
-// others were freeing theirs. It returns what others use then.
+// atMost lowers the value to bytes, if it is larger, and returns the value: the first measurement
+// may include data that was being freed.
 func (f *foreignUse) atMost(bytes int64) int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -106,18 +106,18 @@ func (f *foreignUse) unwrittenAtStart() int64 {
 	return f.unwritten
 }
 
-// measureForeign finds out, at the start, what others use of the filesystem: all that is used
-// beyond what the volumes and snapshots have of it. Where no backend counts that, as in directories
-// of a filesystem without quotas, volumes are taken to have all that they were promised; the result
-// is then too little by what has not been written yet. It is also too little by blocks that are
-// shared and count for several volumes.
+// measureForeign estimates, at the start, how much of the filesystem other users occupy: the used
+// bytes minus the bytes of the volumes and snapshots. The estimate is too low in two cases: blocks
+// that several volumes share count for each of them; and where no backend counts blocks, as in
+// directories of a filesystem without quotas, the promised bytes of a volume count as written.
 func (p *Pool) measureForeign() error {
 	foreign, err := p.usedByOthers(p.foreign.unwrittenAtStart())
 	p.foreign.set(foreign)
 	return err
 }
 
-// usedByOthers is what others use if so much of what was promised has not been written.
+// usedByOthers returns the bytes that other users occupy, if that many of the promised bytes have
+// not been written.
 func (p *Pool) usedByOthers(unwritten int64) (int64, error) {
 	r, err := p.room()
 	if err != nil {
@@ -127,8 +127,9 @@ func (p *Pool) usedByOthers(unwritten int64) (int64, error) {
 	return max(0, r.Used-max(0, ledger.Sum(committed, trash)-unwritten)), nil
 }
 
-// measureForeignAgain is for when data has been purged that measureForeign took for others': their
-// part can only be less. What others have written since does not enter it.
+// measureForeignAgain is called after a purge of data without a record: measureForeign counted that
+// data as other users'. The value can only fall, so what other users have written since the start
+// is not added.
 func (p *Pool) measureForeignAgain(ctx context.Context) {
 	now, err := p.usedByOthers(p.unwrittenNow())
 	if err != nil {
@@ -139,7 +140,8 @@ func (p *Pool) measureForeignAgain(ctx context.Context) {
 	p.foreign.atMost(now)
 }
 
-// unwrittenNow asks for each volume.
+// unwrittenNow returns how many promised bytes are not written now. It reads the usage of each
+// volume.
 func (p *Pool) unwrittenNow() (sum int64) {
 	for after := ""; ; {
 		page := p.volumes.catalog.After(after, scanBatch)
@@ -155,9 +157,9 @@ func (p *Pool) unwrittenNow() (sum int64) {
 	}
 }
 
-// unwrittenOf is how much of what it was promised a volume, whose directory is in a directory of
-// the pool, does not have of the disk yet: 0 where no backend counts that. What the volume's
-// snapshots keep is theirs.
+// unwrittenOf returns how many of its promised bytes a volume has not allocated yet; 0 where no
+// backend counts blocks. parent is a directory of the pool, and entry is the volume's directory in
+// it. Bytes that the volume's snapshots keep do not count as the volume's.
 func (p *Pool) unwrittenOf(parent openat.Dir, entry string, v volume.Volume) int64 {
 	counter, ok := p.backendOf(v.Spec).(backend.Counter)
 	if !ok {

@@ -19,18 +19,18 @@ import (
 // scanBatch is how many records one worker reads before it takes more.
 const scanBatch = 512
 
-// scan makes memory agree with the tree: every volume is indexed and counted, and what is deleted,
-// or was never finished, is queued.
+// scan builds the catalogs, the ledger and the trash queue from the tree: every volume and snapshot
+// is indexed and counted, and every deleted or unfinished entry is queued for the purge.
 func (p *Pool) scan(ctx context.Context) error {
 	start := time.Now()
-	// before the volumes: what is kept of a volume raises its limit
+	// Snapshots first: their bytes raise the limits of their volumes.
 	if err := p.snapshots.scan(ctx); err != nil {
 		return err
 	}
 	if err := p.volumes.scan(ctx); err != nil {
 		return err
 	}
-	// after them: a quota that is another volume's by now is not held
+	// Trash last: the quota IDs of live volumes must be known, so that none of them is released.
 	if err := p.scanTrash(ctx); err != nil {
 		return err
 	}
@@ -41,12 +41,12 @@ func (p *Pool) scan(ctx context.Context) error {
 	return nil
 }
 
-// scanner takes up an entry whose record has been read; entries of different names may come at the
-// same time.
+// scanner adopts an entry whose record has been read. It may be called concurrently for entries of
+// different names.
 type scanner func(ctx context.Context, e *entry)
 
-// scan reads the records of a kind in parallel, and enters all in the catalog and the ledger: with
-// 100,000 of them it is the latency of the disk that counts.
+// scan reads the records of a kind and enters them in the catalog and the ledger. It works in
+// parallel: with 100,000 records the latency of the disk determines the time.
 func (k *kind[V]) scan(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4 * runtime.GOMAXPROCS(0))
@@ -104,9 +104,9 @@ func (k *kind[V]) scanName(ctx context.Context, name string) {
 	k.pool.ledger.Add(e.Value.promisedBytes)
 }
 
-// adoptVolume makes the filesystem agree with the record. A volume for which it cannot is used all
-// the same: its data is whole, and its size is what is not sure. Of a damaged one it keeps the
-// quota, whatever that is.
+// adoptVolume makes the filesystem agree with the record. If that fails, the volume can be used all
+// the same: its data is whole, but its size may not be enforced. A damaged volume keeps its quota
+// ID reserved.
 func (p *Pool) adoptVolume(ctx context.Context, e *entry) {
 	if isUnquoted(e, p.backendOf(e.Value.spec.Value())) {
 		return
@@ -127,7 +127,7 @@ func (p *Pool) adoptVolume(ctx context.Context, e *entry) {
 		repaired, err = p.backendOf(v.Spec).Adopt(d.File, v.QuotaID, v.Spec, p.limitOf(v))
 	}
 	if errors.Is(err, volume.ErrCorrupt) {
-		e.Value.quotaID = 0 // or its limit, and its end, would be the other one's
+		e.Value.quotaID = 0 // the ID is another volume's: it must not be resized or released here
 	}
 	e.Value.isUnenforced = err != nil || e.Value.isUnenforced
 	switch log := klog.FromContext(ctx); {
@@ -143,13 +143,13 @@ func (p *Pool) adoptVolume(ctx context.Context, e *entry) {
 }
 
 // isUnquoted says that an entry has no quota and needs none. Most volumes of a filesystem without
-// quotas are like that, and a start need not open them.
+// quotas are like that, and the start need not open their directories.
 func isUnquoted(e *entry, b backend.Backend) bool {
 	return e.Value.quotaID == 0 && e.Value.damaged() == nil && !b.Enforces()
 }
 
-// adoptSnapshot keeps the snapshot's quota ID from being given out, and charges its volume. There
-// is no limit to put right.
+// adoptSnapshot reserves the snapshot's quota ID and charges the snapshot's bytes to the account of
+// its source. A snapshot has no limit that could be wrong.
 func (p *Pool) adoptSnapshot(ctx context.Context, e *entry) {
 	p.charges.charge(accountOf(e), e.Value.promisedBytes)
 	if isUnquoted(e, p.backend) {

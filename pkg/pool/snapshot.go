@@ -30,7 +30,7 @@ func (p *Pool) CreateSnapshot(
 		})
 }
 
-// createSnapshot is the work of CreateSnapshot.
+// createSnapshot does the work of CreateSnapshot inside the copy job.
 func (p *Pool) createSnapshot(
 	ctx context.Context, id volume.SnapshotID, req volume.SnapshotRequest, progress *copytree.Progress,
 ) (volume.Snapshot, error) {
@@ -61,11 +61,11 @@ func (p *Pool) createSnapshot(
 		Created:   time.Now().UTC(),
 	}
 	s, err = p.snapshots.publish(ctx, s, making[volume.Snapshot]{data: cutting{c}.data, isCopy: true})
-	// Also after a failure: what is left keeps something of its source until it is purged.
+	// Also after a failure: an unfinished snapshot keeps blocks of its source until it is purged.
 	return s, errors.Join(err, p.applyCharges(req.Source))
 }
 
-// existingSnapshot is existing for a snapshot.
+// existingSnapshot returns the snapshot of that name, if it is what the request asks for.
 func (p *Pool) existingSnapshot(e *entry, req volume.SnapshotRequest) (volume.Snapshot, error) {
 	if err := e.Value.damaged(); err != nil {
 		return volume.Snapshot{}, err
@@ -95,7 +95,7 @@ func compatibleSnapshot(s volume.Snapshot, req volume.SnapshotRequest) error {
 // cutting is a copy that becomes a snapshot.
 type cutting struct{ *copying }
 
-// data makes the snapshot's data, and says in the snapshot how it counts.
+// data makes the snapshot's data, and sets quota IDs and sizes in s.
 func (c cutting) data(ctx context.Context, d openat.Dir, s *volume.Snapshot) (*os.File, error) {
 	return c.make(ctx, ways{
 		clone: func() (*os.File, error) { return c.clone(d, s) },
@@ -152,8 +152,8 @@ func (c cutting) files(ctx context.Context, d openat.Dir, s *volume.Snapshot) (*
 	return made.Data, nil
 }
 
-// sizeSince is at least the size for which a directory was filled until it was copied: it may have
-// been expanded meanwhile.
+// sizeSince returns the source's present size, or RestoreBytes if that is larger: the source may
+// have been expanded during the copy.
 func (p *Pool) sizeSince(s *volume.Snapshot) int64 {
 	v, err := p.Get(s.Source)
 	if err != nil {
@@ -162,15 +162,15 @@ func (p *Pool) sizeSince(s *volume.Snapshot) int64 {
 	return max(s.RestoreBytes, v.CapacityBytes)
 }
 
-// replaceReserved counts bytes instead of what was reserved. It may be more: what enforces no sizes
-// can hold more.
+// replaceReserved counts bytes instead of the reserved ones. It may count more: where sizes are not
+// enforced, a volume can hold more than its size.
 func (p *Pool) replaceReserved(reserved *int64, bytes int64) {
 	p.ledger.Replace(*reserved, bytes)
 	*reserved = bytes
 }
 
-// GetSnapshot is one snapshot, but for its owner, which only the record says. Errors: ErrNotFound;
-// ErrCorrupt when it is there and its record makes no sense.
+// GetSnapshot returns one snapshot, without its owner: only the record has the owner. Errors:
+// ErrNotFound; ErrCorrupt when the snapshot is there and its record cannot be used.
 func (p *Pool) GetSnapshot(id volume.SnapshotID) (volume.Snapshot, error) {
 	e, ok := p.snapshots.catalog.Get(id.Dir())
 	if !ok || id.Pool() != p.id {
@@ -180,15 +180,15 @@ func (p *Pool) GetSnapshot(id volume.SnapshotID) (volume.Snapshot, error) {
 	return p.snapshotOf(e), e.Value.damaged()
 }
 
-// ListSnapshots is at most limit snapshots in the order of their IDs, from the first one whose
-// directory comes after the given one. Its cost is that of the page. Of a snapshot whose record
-// makes no sense only the ID is known (volume.Snapshot.IsDamaged).
+// ListSnapshots returns at most limit snapshots in the order of their IDs. The first one is the one
+// whose directory follows afterDir. The cost grows with the page, not with the pool. Of a snapshot
+// whose record cannot be used only the ID is known (volume.Snapshot.IsDamaged).
 func (p *Pool) ListSnapshots(afterDir string, limit int) []volume.Snapshot {
 	return p.snapshots.page(afterDir, limit)
 }
 
-// ListSnapshotsOf is ListSnapshots for the snapshots of one volume, which need not be there any
-// more.
+// ListSnapshotsOf returns a page of the snapshots of one volume, as ListSnapshots does. The volume
+// may have been deleted.
 func (p *Pool) ListSnapshotsOf(source volume.ID, afterDir string, limit int) []volume.Snapshot {
 	return p.snapshots.pageOf(source.String(), afterDir, limit)
 }

@@ -15,8 +15,9 @@ const (
 	inodeBytes = 512
 )
 
-// heldAtLeast is what the ledger counts for a snapshot that holds so many bytes of blocks and so
-// many inodes of its own: many empty files, or many empty snapshots, fill a disk too.
+// heldAtLeast returns the bytes that the ledger counts for a snapshot that holds that many bytes of
+// blocks and that many inodes of its own: many empty files, or many empty snapshots, fill a disk
+// too.
 func heldAtLeast(bytes, inodes int64) int64 {
 	return max(bytes, snapshotOwnBytes+inodes*inodeBytes)
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// newTrash returns the pool's trash, without what is known only when the pool's directory is open.
+// newTrash returns the pool's trash. The fields that need the open directory are not set yet.
 func (p *Pool) newTrash() *trash.Trash {
 	t := trash.New()
 	t.Pool, t.Retention = p.opts.Name, p.opts.TrashRetention
@@ -32,7 +32,7 @@ func (p *Pool) newTrash() *trash.Trash {
 	return t
 }
 
-// purged gives back what is gone.
+// purged gives the bytes of a purged entry back to the ledger.
 func (p *Pool) purged(ctx context.Context, e trash.Entry) {
 	p.ledger.Purged(e.Bytes)
 	if e.Unrecorded {
@@ -40,8 +40,9 @@ func (p *Pool) purged(ctx context.Context, e trash.Entry) {
 	}
 }
 
-// uncharger takes the bytes of a purged snapshot from its volume's account; nil for nobody's.
-// Errors: backend.ErrPending while the volume is being changed.
+// uncharger returns a function that subtracts the bytes of a purged snapshot from the account of
+// its source; nil for the zero account. Errors: backend.ErrPending while the source is being
+// changed.
 func (p *Pool) uncharger(from account, bytes int64) func() error {
 	if from == (account{}) {
 		return nil
@@ -62,8 +63,8 @@ func (p *Pool) uncharger(from account, bytes int64) func() error {
 	}
 }
 
-// checkNotInPlace refuses a name whose last bearer was deleted in place and is still being purged.
-// Errors: ErrBusy.
+// checkNotInPlace refuses a name if an entry of that name was deleted in place and is still being
+// purged. Errors: ErrBusy.
 func checkNotInPlace(d openat.Dir, id catalog.Name) error {
 	deleted, err := trash.IsMarked(d, id.Dir())
 	if deleted {
@@ -74,9 +75,9 @@ func checkNotInPlace(d openat.Dir, id catalog.Name) error {
 	return err
 }
 
-// scanTrash counts and queues what earlier processes have deleted or never finished. What a record
-// promised still counts, because the data still fills the disk, and its quota ID is nobody else's
-// yet.
+// scanTrash counts and queues the entries that earlier processes have deleted or not finished. The
+// promised bytes of such an entry still count, because its data still fills the disk. Its quota ID
+// stays reserved.
 func (p *Pool) scanTrash(ctx context.Context) error {
 	left, err := p.trash.Leftovers()
 	if err != nil {
@@ -85,7 +86,7 @@ func (p *Pool) scanTrash(ctx context.Context) error {
 	for _, e := range left {
 		v, isVolume := p.recognize(ctx, &e)
 		e.QuotaID = p.holdQuotaID(e)
-		if isVolume && (e.QuotaID != 0 || v.Spec.IsImage()) { // else it is another volume's
+		if isVolume && (e.QuotaID != 0 || v.Spec.IsImage()) { // else: another volume's ID
 			p.foreign.addUnwritten(p.unwrittenOf(e.In, e.Name, v))
 		}
 		p.ledger.AddTrash(e.Bytes)
@@ -94,8 +95,8 @@ func (p *Pool) scanTrash(ctx context.Context) error {
 	return nil
 }
 
-// recognize reads the record of an entry, a volume's or a snapshot's, for what it was promised and
-// counted under. Without a record nobody knows. It returns a volume's.
+// recognize fills in the bytes and the quota ID of an entry from its record. An entry without a
+// readable record is marked as Unrecorded. The returned volume is valid if isVolume.
 func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, isVolume bool) {
 	dirName := e.Name
 	if e.In == p.trash.Dir || e.In == p.tmp {
@@ -106,7 +107,7 @@ func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, 
 		return v, true
 	}
 	s, err := p.snapshots.read(e.In, e.Name, strings.TrimPrefix(dirName, snapshotPrefix))
-	if err != nil { // half a volume or snapshot
+	if err != nil { // an unfinished volume or snapshot
 		e.Unrecorded = true
 		return volume.Volume{}, false
 	}
@@ -115,14 +116,15 @@ func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, 
 	e.Bytes, e.QuotaID = snapshot.Value.promisedBytes, s.QuotaID
 	e.Uncharge = p.uncharger(charged, e.Bytes)
 	p.charges.charge(charged, e.Bytes)
-	if err := p.applyCharges(s.Source); err != nil { // it was adopted before anybody knew
+	if err := p.applyCharges(s.Source); err != nil { // its volume was adopted earlier
 		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need",
 			"pool", p.opts.Name, "volumeID", s.Source)
 	}
 	return volume.Volume{}, false
 }
 
-// holdQuotaID is 0 for an entry whose quota ID is another volume's: a crash came after the release.
+// holdQuotaID reserves the quota ID of an entry and returns it. It returns 0 if another volume has
+// the ID by now: a crash came after the release of the ID and before the end of the purge.
 func (p *Pool) holdQuotaID(e trash.Entry) volume.QuotaID {
 	d, err := e.In.OpenUnmounted(e.Name)
 	if err != nil {

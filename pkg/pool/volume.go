@@ -8,9 +8,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Volume is a volume of an open pool, as one look-up has found it: a call looks up once and hands
-// the Volume on. It is a value; what others change later does not show in it. The methods that
-// change the volume look it up again under its lock.
+// Volume is a volume of an open pool, as one look-up has found it. It is a value: a call looks the
+// volume up once and passes the Volume on. Later changes by other calls are not visible in it. The
+// methods that change the volume look it up again under its lock.
 type Volume struct {
 	volume.Volume
 
@@ -18,8 +18,8 @@ type Volume struct {
 	entry *entry
 }
 
-// Volume finds a volume. Errors: ErrNotFound; ErrCorrupt when it is there and its record makes no
-// sense.
+// Volume finds a volume. Errors: ErrNotFound; ErrCorrupt when the volume is there and its record
+// cannot be used.
 func (p *Pool) Volume(id volume.ID) (Volume, error) {
 	e, err := p.find(id)
 	if err != nil {
@@ -49,9 +49,9 @@ func (v Volume) Data() (*os.File, error) {
 	return f, nil
 }
 
-// Usage is that of the volume, whose data is open. It costs a few system calls, whatever the volume
-// holds. A filesystem without quotas knows only its own numbers, and those are what bounds the
-// writer: they are reported, not an invented share of them.
+// Usage returns the volume's usage; data is the open data of the volume. It costs a few system
+// calls, whatever the volume holds. On a filesystem without quotas, the numbers are those of the
+// whole filesystem, because those limit the writer.
 func (v Volume) Usage(data *os.File) (volume.Usage, error) {
 	return v.pool.backendOf(v.Spec).Usage(data, v.QuotaID)
 }

@@ -49,7 +49,8 @@ func isExposed(node *os.File, number int) (bool, error) {
 		return false, err
 	}
 	for _, m := range mounts {
-		// proc_pid_mountinfo(5): a node that is gone, as its device may be again
+		// proc_pid_mountinfo(5) appends "//deleted" to the path of a removed node. Its device may exist
+		// again.
 		root := strings.TrimSuffix(m.Root, "//deleted")
 		if n, ok := NumberAt(root); ok && n == number && root == fmt.Sprintf("/loop%d", n) {
 			return true, nil

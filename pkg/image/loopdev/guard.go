@@ -14,12 +14,12 @@ import (
 // filesystem a second time. The kernel takes offsets up to LLONG_MAX.
 const guardOffset = 1 << 62
 
-// Guard keeps the device attached until Detach, whatever a pod asks of it. Whoever can open a
-// device may detach it: LOOP_CLR_FD needs no capability, and takes effect when nobody has the
-// device open any more (loop_clr_fd in drivers/block/loop.c). A bind mount of its node does not
-// open it. A guard is a second loop device, of size 0, whose file is this device's node: so the
-// kernel has the device open, also while no driver runs. No pod sees the guard. Doing it again
-// changes nothing.
+// Guard keeps the device attached until Detach, also if a pod asks to detach it. Any process that
+// can open a device may detach the device: LOOP_CLR_FD needs no capability, and takes effect when
+// the device is no longer open anywhere (loop_clr_fd in drivers/block/loop.c). A bind mount of the
+// node does not open the device. A guard is a second loop device, of size 0, whose file is this
+// device's node: so the kernel has the device open, also while no driver runs. No pod sees the
+// guard. If the guard exists already, Guard changes nothing.
 func (d *Device) Guard() error {
 	guard, err := d.guard()
 	if errors.Is(err, os.ErrNotExist) {

@@ -225,9 +225,10 @@ func endOf(path string) string {
 	return strings.Join(parts[max(0, len(parts)-3):], "/")
 }
 
-// isOpenNowhere asks for a write lease (fcntl(2), F_SETLEASE). The kernel refuses it while a loop
-// device or a process has the file open. The lease ends with the descriptor. In doubt, as on a
-// filesystem without leases, isOpenNowhere is false.
+// isOpenNowhere says whether no loop device and no process has the file open. It asks for a write
+// lease (fcntl(2), F_SETLEASE), which the kernel refuses for an open file. The lease ends with the
+// descriptor. If the answer is not known, as on a filesystem without leases, isOpenNowhere is
+// false.
 func isOpenNowhere(f *os.File) bool {
 	own, err := openat.Reopen(f, unix.O_RDWR|unix.O_NONBLOCK)
 	if err != nil {

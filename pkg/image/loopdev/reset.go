@@ -69,8 +69,8 @@ func (d *Device) Restore(image *os.File) error {
 		return err
 	}
 	defer backing.Close()
-	// Only a file of the same size is taken (loop_change_fd in drivers/block/loop.c): this far
-	// behind their ends both have none.
+	// The kernel accepts only a file of the same size (loop_change_fd in drivers/block/loop.c). At
+	// this offset, which is beyond the end of both files, both sizes are 0.
 	away := unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY, Offset: guardOffset}
 	if err := unix.IoctlLoopSetStatus64(int(d.file.Fd()), &away); err != nil {
 		return &os.PathError{Op: "LOOP_SET_STATUS64", Path: d.file.Name(), Err: err}

@@ -33,7 +33,7 @@ type Catalog[T any] struct {
 	sum   int64
 }
 
-// New is an empty catalog. Sum adds up what weigh says of the entries; nothing is negative.
+// New returns an empty catalog. Sum is the sum of weigh over all entries; weigh is never negative.
 func New[T any](weigh func(T) int64) *Catalog[T] {
 	unlocked := btree.Options{NoLocks: true} // the mutex is the catalog's
 	return &Catalog[T]{
@@ -50,14 +50,14 @@ func beforeByOf[T any](a, b *Entry[T]) bool {
 	return a.Dir < b.Dir
 }
 
-// Get is the entry of a directory. The caller does not change it.
+// Get returns the entry of a directory. The caller does not change the entry.
 func (c *Catalog[T]) Get(dir string) (*Entry[T], bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.byDir.Get(&Entry[T]{Dir: dir})
 }
 
-// Put adds an entry, or replaces the one of its directory. Who calls it does not change the entry
+// Put adds an entry, or replaces the one of its directory. The caller does not change the entry
 // afterwards.
 func (c *Catalog[T]) Put(e *Entry[T]) {
 	c.mu.Lock()
@@ -69,7 +69,7 @@ func (c *Catalog[T]) Put(e *Entry[T]) {
 	if e.Of == "" {
 		return
 	}
-	// what belongs together shares the bytes of the name
+	// Entries of one owner share the memory of the owner's name.
 	if sibling := c.firstOfLocked(e.Of); sibling != nil {
 		e.Of = sibling.Of
 	}
@@ -85,7 +85,7 @@ func (c *Catalog[T]) Remove(dir string) {
 	}
 }
 
-// forgetLocked undoes for an entry that has left the first order what Put did besides.
+// forgetLocked removes an entry from byOf and from the sum.
 func (c *Catalog[T]) forgetLocked(old *Entry[T]) {
 	c.sum = max(0, c.sum-c.weigh(old.Value))
 	if old.Of != "" {

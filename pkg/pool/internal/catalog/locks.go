@@ -14,11 +14,11 @@ type Name interface {
 	Dir() string
 }
 
-// Locks says who works on which name. Nobody ever waits: who comes second gets ErrBusy. An
-// exclusive lock is for one operation that changes a thing. A shared lock keeps a thing as it is
-// while something is copied from it, and there may be many of them. An exclusive lock may be taken
-// beside shared ones that are there already, because not every change is in the way of a copy;
-// CheckUnshared is for those that are.
+// Locks are the locks of names. No call waits: if a lock is taken, the second caller gets ErrBusy.
+// An operation that changes a thing takes an exclusive lock. A copy takes a shared lock, which
+// keeps its source as it is; a name may have many shared locks. An exclusive lock may be taken
+// beside existing shared locks, because not every change disturbs a copy; a change that does calls
+// CheckUnshared.
 type Locks struct {
 	mu        sync.Mutex
 	exclusive map[string]struct{}
@@ -88,8 +88,8 @@ func (l *Locks) unshare(name Name) {
 	}
 }
 
-// CheckUnshared is for who has the exclusive lock: nobody can share the name any more. Errors:
-// ErrBusy.
+// CheckUnshared refuses a name that has shared locks. The caller has the exclusive lock, so no new
+// shared lock can be taken. Errors: ErrBusy.
 func (l *Locks) CheckUnshared(name Name) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

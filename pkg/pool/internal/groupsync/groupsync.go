@@ -1,6 +1,6 @@
-// Package groupsync makes the fsync(2) calls of concurrent calls together. What waits while the
-// disk is busy shares the next commit of the filesystem's journal, and calls for one directory
-// share one fsync.
+// Package groupsync combines the fsync(2) calls of concurrent callers. Calls that wait while the
+// disk is busy share the next commit of the filesystem's journal, and calls for one directory share
+// one fsync.
 package groupsync
 
 import (

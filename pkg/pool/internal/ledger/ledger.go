@@ -84,7 +84,8 @@ func (l *Ledger) Add(bytes int64) {
 	l.committed = Sum(l.committed, bytes)
 }
 
-// MoveToTrash is for a volume that is deleted: its name is free again, its space is not.
+// MoveToTrash moves the bytes of a deleted volume from committed to trash: its name is free again,
+// its space is not free yet.
 func (l *Ledger) MoveToTrash(bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

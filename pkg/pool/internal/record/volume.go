@@ -26,8 +26,8 @@ type volumeRecord struct {
 	Owner         volume.Owner   `json:"owner,omitzero"`
 	Source        volume.Source  `json:"source,omitzero"`
 	QuotaID       volume.QuotaID `json:"quotaTag,omitempty"`
-	// FilesystemBytes is the size of the filesystem that an image has. Once it is set, none is ever
-	// made again, whatever becomes of it.
+	// FilesystemBytes is the size of the filesystem in an image. Once FilesystemBytes is set, the
+	// driver never makes a filesystem in the image again.
 	FilesystemBytes int64 `json:"filesystemBytes,omitempty"`
 	// Formatting is written before a filesystem is made in an image, and removed when FilesystemBytes
 	// is written: a driver that finds it may clear the image. A driver that does not know it clears

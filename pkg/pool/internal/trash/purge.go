@@ -19,14 +19,15 @@ import (
 )
 
 const (
-	// yieldAfter is how many files of an entry are removed before the purge lets calls go first: a
-	// busy pool's small volumes have to go as fast as they come.
+	// yieldAfter is how many files of an entry are removed before the purge lets calls go first.
+	// Entries with fewer files are purged without a pause, so that a busy pool's trash does not grow.
 	yieldAfter = 256
-	// longPolls is the number of polls, a minute in all, after which somebody may want to know.
+	// longPolls is the number of polls, a minute in all, after which the log says that the purge takes
+	// long.
 	longPolls = 120
 )
 
-// purge removes an entry, and tells of it.
+// purge removes an entry and reports the result.
 func (t *Trash) purge(ctx context.Context, e Entry) {
 	err := t.checkUnused(e)
 	if err == nil {
@@ -54,9 +55,9 @@ func (t *Trash) purge(ctx context.Context, e Entry) {
 	}
 }
 
-// checkUnused is the last guard of the data: as long as a mount anywhere shows the entry, or part
-// of it, or a loop device has its image, somebody uses it, whatever the driver was told. Errors:
-// ErrInUse.
+// checkUnused refuses an entry that is in use: a mount shows the entry or part of it, or a loop
+// device has its image. It is the last check before data is removed, and does not rely on what
+// callers told the driver. Errors: ErrInUse.
 func (t *Trash) checkUnused(e Entry) error {
 	mounts, err := t.mounts.readAfter(e.lookAfter)
 	if err != nil {
@@ -79,12 +80,12 @@ func (t *Trash) remove(ctx context.Context, e *Entry) error {
 		return err
 	}
 	failpoint.Here("purge.data-removed")
-	// Only now: with the limit gone, a purge of many files would be slower, and an ID that still
-	// counts files must not be given out.
+	// The data is removed first: without the limit, a purge of many files would be slower, and an ID
+	// that still counts files must not be given to a new volume.
 	if err := t.Backend.Release(e.QuotaID); err != nil {
 		return err
 	}
-	e.QuotaID = 0 // from here on it can be another volume's
+	e.QuotaID = 0 // from here on the ID can be another volume's
 	if e.Uncharge != nil {
 		if err := e.Uncharge(); err != nil {
 			return err

@@ -14,8 +14,8 @@ const (
 	firstPoll = 8 * time.Millisecond
 )
 
-// schedule has the entries, the first that is due at its top (container/heap): it may be all
-// volumes of a pool, found at a start in any order.
+// schedule is a heap of entries; the entry that is due first is at the top (container/heap). A
+// start may add all deleted volumes of a pool, in any order.
 type schedule []Entry
 
 var _ heap.Interface = (*schedule)(nil)
@@ -101,7 +101,7 @@ func (q *queue) hurry() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	for i := range q.schedule { // which leaves them in their order
+	for i := range q.schedule { // the order of the heap stays valid
 		if e := &q.schedule[i]; e.due.After(now) {
 			e.due, e.lookAfter = now, now
 		}
@@ -126,7 +126,8 @@ func (q *queue) next() (Entry, bool) {
 	return Entry{}, false
 }
 
-// take is the first entry, for another try.
+// take removes and returns the entry that is due first. An entry that has failed leaves the count
+// of failures: it is tried again.
 func (q *queue) take() Entry {
 	e, _ := heap.Pop(&q.schedule).(Entry)
 	if e.failed {

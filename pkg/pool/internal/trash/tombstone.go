@@ -66,9 +66,9 @@ func (t *Trash) markBegun(e *Entry, d openat.Dir) error {
 // fullDiskTries bounds how often a change is tried on a full disk.
 const fullDiskTries = 10
 
-// onFullDisk makes a change that has to work on a full disk. btrfs takes the blocks for it from a
-// reserve, and has what it took back when it has written them; purges and other calls may then be
-// quicker to take them.
+// onFullDisk makes a change that has to succeed on a full disk. btrfs uses its reserve for the
+// change and refills the reserve at a commit. Purges and other calls may use the refill first, so
+// onFullDisk commits and tries again.
 func onFullDisk(d openat.Dir, change func() error) (err error) {
 	for range fullDiskTries {
 		if err = change(); !errors.Is(err, unix.ENOSPC) {

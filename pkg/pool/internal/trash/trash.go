@@ -1,7 +1,7 @@
-// Package trash removes what is deleted, and what a crash has left unfinished: out of trash/ and
-// tmp/, and, where the disk was too full for a rename, out of the place where it stood. The space
-// and the quota ID of an entry are given back when its data is gone, not before. The queue is in
-// memory; the tree on disk is what survives a crash.
+// Package trash purges deleted entries, and entries that a crash has left unfinished, from trash/
+// and tmp/. If the disk was too full for a rename, it purges a deleted entry in place. The space
+// and the quota ID of an entry are given back only after its data is gone. The queue is in memory;
+// after a crash the next start builds it again from the tree on disk.
 package trash
 
 import (
@@ -21,11 +21,11 @@ import (
 
 const (
 	purgeWorkers = 2
-	// purgeRetry is how long a purge waits after a failure: a busy mount or a sick disk needs a
-	// person, not a loop.
+	// purgeRetry is how long a purge waits after a failure: a busy mount or a failing disk rarely
+	// recovers by itself.
 	purgeRetry = time.Minute
-	// retryOnFullDisk is how long a purge waits that has met a full disk: a btrfs can need its
-	// reserve even for that, and has it back after its next commit.
+	// retryOnFullDisk is how long a purge waits after ENOSPC: on btrfs even a removal can need the
+	// reserve, which the next commit refills.
 	retryOnFullDisk = time.Second
 	// purgeDelay lets the purges of a busy pool share one reading of the mount table.
 	purgeDelay = 10 * time.Millisecond
@@ -60,7 +60,8 @@ type Entry struct {
 // path is from the pool's directory.
 func (e *Entry) path() string { return e.In.Name() + "/" + e.Name }
 
-// dueAt says when the entry may be purged. Until then somebody who looks into trash/ can mount it.
+// dueAt sets when the entry may be purged. Until then an operator may mount the entry in trash/, so
+// lookAfter is set too.
 func (e *Entry) dueAt(t time.Time) { e.due, e.lookAfter = t, t.Add(-purgeDelay) }
 
 // Backend is what a purge asks of the pool's filesystem; see backend.Backend.
@@ -92,7 +93,7 @@ type Trash struct {
 	CheckDetached func(in openat.Dir, name string) error
 	// Yield lets calls go first.
 	Yield func(ctx context.Context) error
-	// Purged is told of each entry that is gone.
+	// Purged is called for each entry that is gone.
 	Purged func(ctx context.Context, e Entry)
 	// RetryAfter is purgeRetry, but shorter in tests.
 	RetryAfter time.Duration
@@ -143,7 +144,7 @@ func (t *Trash) Take(from openat.Dir, name, trashName string) (Entry, error) {
 		err = markDeleted(from, name)
 	}
 	if errors.Is(err, os.ErrNotExist) {
-		e.In, err = t.Tmp, nil // for no retention: there is nothing to keep
+		e.In, err = t.Tmp, nil // already gone; tmp/ has no retention, so its bytes are freed at once
 	}
 	return e, err
 }
@@ -166,11 +167,11 @@ func (t *Trash) SyncTaken(from openat.Dir, name string) error {
 	return onFullDisk(from, func() error { return t.Sync(files...) })
 }
 
-// Queue has an entry purged when its retention ends.
+// Queue queues an entry. It is purged when its retention has ended.
 func (t *Trash) Queue(e Entry) {
 	if e.due.IsZero() {
 		keep := t.Retention
-		if e.In != t.Dir { // on a full disk nothing is kept, nor is what was never finished
+		if e.In != t.Dir { // no retention for entries deleted in place or unfinished
 			keep = 0
 		}
 		e.dueAt(time.Now().Add(max(purgeDelay, keep)))
@@ -178,8 +179,8 @@ func (t *Trash) Queue(e Entry) {
 	t.queue.add(e)
 }
 
-// QueueFailed has an entry purged later, as one that could not be purged: the deletion is perhaps
-// not durable, and a power cut must not bring back a volume with part of its data.
+// QueueFailed queues an entry for a later purge, like one whose purge has failed: the deletion is
+// perhaps not durable, and a power cut must not restore a volume without part of its data.
 func (t *Trash) QueueFailed(e Entry) { t.queueFailed(e, t.RetryAfter) }
 
 func (t *Trash) queueFailed(e Entry, retryIn time.Duration) {
@@ -191,8 +192,8 @@ func (t *Trash) queueFailed(e Entry, retryIn time.Duration) {
 // Failures counts the entries that wait for another try.
 func (t *Trash) Failures() int { return t.queue.failures() }
 
-// FoundInPlace is for the start, which may find entries that are deleted in place while it reads
-// volumes/ and snapshots/. It may be called concurrently.
+// FoundInPlace adds an entry that is deleted in place. The start calls it, possibly concurrently,
+// while it reads volumes/ and snapshots/.
 func (t *Trash) FoundInPlace(in openat.Dir, name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -201,15 +202,15 @@ func (t *Trash) FoundInPlace(in openat.Dir, name string) {
 	t.inPlace = append(t.inPlace, e)
 }
 
-// Leftovers lists, at the start, what earlier processes have deleted or never finished: what was
-// found in place, made durable, and what is in trash/ and tmp/. The caller fills the entries in and
-// queues them. What is in tmp/ is kept for nobody: half a snapshot may keep blocks that count for
-// its volume.
+// Leftovers lists, at the start, the entries that earlier processes have deleted or not finished:
+// the entries of FoundInPlace, which it makes durable, and those of trash/ and tmp/. The caller
+// fills the entries in and queues them. Entries of tmp/ have no retention: an unfinished snapshot
+// may keep blocks that count for its source.
 func (t *Trash) Leftovers() (left []Entry, err error) {
 	t.mu.Lock()
 	left, t.inPlace = t.inPlace, nil
 	t.mu.Unlock()
-	for _, e := range left { // a crash may have come before that
+	for _, e := range left { // a crash may have come before their sync
 		if err := t.SyncTaken(e.In, e.Name); err != nil {
 			return nil, err
 		}
