@@ -223,7 +223,10 @@ spec:
     - name: scratch
       ephemeral:
         volumeClaimTemplate:
-          spec: {storageClassName: csi-hostpath, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+          spec:
+            storageClassName: csi-hostpath
+            accessModes: [ReadWriteOnce]
+            resources: {requests: {storage: 1Gi}}
 `, cluster.BusyboxImage))
 	waitReady(t, ns, "app")
 	read := func() string {

@@ -45,7 +45,9 @@ func TestBooksOutliveACrash(t *testing.T) {
 	waitReady(t, ns, "client")
 	// Debian's static busybox crashes when it looks a port up, and with wget -T.
 	ip := kubectl(t, "-n", ns, "get", "service", "books", "-o", "jsonpath={.spec.clusterIP}")
-	books := func(command string) string { return sh(t, ns, "client", strings.ReplaceAll(command, "IP", ip)) }
+	books := func(command string) string {
+		return sh(t, ns, "client", strings.ReplaceAll(command, "IP", ip))
+	}
 	eventually(t, readyTimeout, func() error { // kube-proxy may not have heard of the pod yet
 		_, err := testCluster.Kubectl(t.Context(), "-n", ns, "exec", "client", "--", "timeout", "5",
 			"wget", "-q", "-O-", "http://"+ip+":80/book")

@@ -64,8 +64,10 @@ func TestDatabaseUnderLoadHasAConsistentSnapshot(t *testing.T) {
 			t,
 			ns,
 			name,
-			`(while :; do `+sqlite+` /data/db "BEGIN IMMEDIATE; INSERT INTO t(v,x) VALUES(1,randomblob(9000));
-			INSERT INTO t(v,x) VALUES(-1,randomblob(9000)); COMMIT;" >/dev/null 2>>/tmp/errors && echo >>/tmp/committed
+			`(while :; do `+sqlite+` /data/db "BEGIN IMMEDIATE;
+			INSERT INTO t(v,x) VALUES(1,randomblob(9000));
+			INSERT INTO t(v,x) VALUES(-1,randomblob(9000)); COMMIT;" >/dev/null 2>>/tmp/errors &&
+			echo >>/tmp/committed
 			done) >/dev/null 2>&1 &`,
 		)
 	}

@@ -28,7 +28,10 @@ spec:
     spec:
       terminationGracePeriodSeconds: 1
       topologySpreadConstraints:
-        - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: db}}}
+        - maxSkew: 1
+          topologyKey: kubernetes.io/hostname
+          whenUnsatisfiable: DoNotSchedule
+          labelSelector: {matchLabels: {app: db}}
       containers:
         - name: main
           image: %s
@@ -36,7 +39,10 @@ spec:
           volumeMounts: [{name: data, mountPath: /data}]
   volumeClaimTemplates:
     - metadata: {name: data}
-      spec: {storageClassName: csi-hostpath, accessModes: [ReadWriteOnce], resources: {requests: {storage: 256Mi}}}
+      spec:
+        storageClassName: csi-hostpath
+        accessModes: [ReadWriteOnce]
+        resources: {requests: {storage: 256Mi}}
 `, cluster.BusyboxImage))
 	kubectl(t, "-n", ns, "rollout", "status", "statefulset/db", "--timeout=300s")
 	homes := make(map[string]string)

@@ -62,7 +62,8 @@ func startLog(t *testing.T, ns, name string) {
 		t,
 		ns,
 		name,
-		`(i=0; while :; do i=$((i+1)); echo "$i $(echo $i | sha256sum)" >>/data/log; sync /data/log; usleep 20000
+		`(i=0; while :; do i=$((i+1)); echo "$i $(echo $i | sha256sum)" >>/data/log; sync /data/log
+		usleep 20000
 		done) >/dev/null 2>&1 &`,
 	)
 }

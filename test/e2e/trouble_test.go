@@ -159,9 +159,8 @@ func TestMetricsShowEachVolumesUse(t *testing.T) {
 				t.Errorf("the driver of %s: %v", node, err)
 			}
 		}
-		if want := `grpc_server_handled_total{grpc_code="OK",grpc_method="NodePublishVolume"`; !strings.Contains(
-			out, want,
-		) {
+		want := `grpc_server_handled_total{grpc_code="OK",grpc_method="NodePublishVolume"`
+		if !strings.Contains(out, want) {
 			t.Errorf("the driver's metrics do not have %s", want)
 		}
 	}
