@@ -15,6 +15,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // mortalNode has its pool in a directory of a disk that can die, or of a filesystem on that disk.
@@ -62,16 +63,26 @@ func blockSpec() volume.Spec {
 	}
 }
 
-// wantNoneAttached looks for devices of a pool's images.
+// wantNoneAttached waits until no image of the node is on a device.
 func (n *mortalNode) wantNoneAttached() {
+	n.t.Helper()
+	fixture.Eventually(n.t, "no image of the node is on a device", func() bool {
+		return len(n.attached()) == 0
+	}, func() any { return n.attached() })
+}
+
+// attached lists the images of the node that are on a device. A process that looks at all devices,
+// such as another test's driver, holds each of them for a moment.
+func (n *mortalNode) attached() (images []string) {
 	n.t.Helper()
 	numbers, err := loopdev.Attached()
 	must(n.t, err)
 	for _, number := range numbers {
 		if path, err := loopdev.BackingPath(number); err == nil && strings.HasPrefix(path, n.dir+"/") {
-			n.t.Errorf("%s is on device %d still", path, number)
+			images = append(images, path)
 		}
 	}
+	return images
 }
 
 func TestBlockVolumeOfADeadDiskIsUnpublishedAndItsDevicesGo(t *testing.T) {
