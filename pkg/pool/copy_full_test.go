@@ -77,7 +77,10 @@ func fillImage(t *testing.T, data string) {
 func TestCopyThatFillsTheDiskLeavesNothing(t *testing.T) {
 	for _, d := range fullDisks() {
 		for _, v := range copiedVolumes() {
-			t.Run(d.name+", "+v.name, func(t *testing.T) { copyOnFullDisk(t, d, v) })
+			t.Run(d.name+", "+v.name, func(t *testing.T) {
+				t.Parallel()
+				copyOnFullDisk(t, d, v)
+			})
 		}
 	}
 }

@@ -17,8 +17,10 @@ import (
 func TestCopiesThatWereAcknowledgedSurviveAPowerCut(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		for _, c := range copiedVolumes() {
-			t.Run(fstype+", "+c.name,
-				func(t *testing.T) { cutPowerUnderCopies(t, disks.New(t, fstype, 0), c) })
+			t.Run(fstype+", "+c.name, func(t *testing.T) {
+				t.Parallel()
+				cutPowerUnderCopies(t, disks.New(t, fstype, 0), c)
+			})
 		}
 	}
 }

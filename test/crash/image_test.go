@@ -269,7 +269,7 @@ func (c *imageCrash) waitDetached() {
 	c.eventually("the unstaged image is on no device", func() bool { return len(c.devices()) == 0 })
 }
 
-// devices are the numbers of the loop devices that have a file of this world's.
+// devices are the numbers of the loop devices that have a file of this node's.
 func (c *imageCrash) devices() []int {
 	c.t.Helper()
 	numbers, err := loopdev.Attached()
