@@ -150,10 +150,13 @@ func checkPromises(t *testing.T, p *pool.Pool, client int, told promises) {
 	t.Logf("client %d was told that %d were made and %d deleted", client, told.Created, told.Deleted)
 	for n := 1; n <= told.Created+1; n++ {
 		id := volume.NewID(p.ID(), name(client, n))
-		_, err := p.Get(id)
-		data, dataErr := p.Data(id)
-		if dataErr == nil {
-			data.Close()
+		v, err := p.Volume(id)
+		var dataErr error
+		if err == nil {
+			var data *os.File
+			if data, dataErr = v.Data(); dataErr == nil {
+				data.Close()
+			}
 		}
 		underWay := n == told.Deleted+1 || n == told.Created+1
 		switch absent := errors.Is(err, volume.ErrNotFound); {

@@ -104,7 +104,11 @@ func parseName(t *testing.T, s string) volume.Name {
 // fillVolume writes a file, as a pod does, until it has that many bytes or the volume is full.
 func fillVolume(t *testing.T, p *pool.Pool, id volume.ID, size int) {
 	t.Helper()
-	dir, err := p.Data(id)
+	v, err := p.Volume(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := v.Data()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,16 +153,16 @@ func wantFull(t *testing.T, p *pool.Pool, id volume.ID, size int64) {
 func wantUse(t *testing.T, p *pool.Pool, id volume.ID, total, used int64) volume.Usage {
 	t.Helper()
 	const slack = 256 << 10
-	v, err := p.Get(id)
+	v, err := p.Volume(id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := p.Data(id)
+	data, err := v.Data()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer data.Close()
-	u, err := p.Usage(v, data)
+	u, err := v.Usage(data)
 	if err != nil {
 		t.Fatal(err)
 	}
