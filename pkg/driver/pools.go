@@ -82,12 +82,15 @@ func newPoolSet(cfg config.Config, publications *nodeserver.Publications) *poolS
 // that are no longer at their paths, until the context ends. The pools that are open then stay open
 // until close. Errors: those of mount.Watch.
 func (s *poolSet) run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	var wg sync.WaitGroup
 	for _, slot := range s.slots {
 		wg.Go(func() { s.keepOpen(ctx, slot) })
 	}
 	// A directory that is moved changes no mount: it is found when the interval ends.
 	err := mount.Watch(ctx, s.retry, s.changes.fire)
+	stop() // if Watch has failed, nobody would notice a displaced pool: the driver ends with the error
 	wg.Wait()
 	return err
 }
