@@ -5,10 +5,11 @@
 package catalog
 
 import (
-	"math"
 	"sync"
 
 	"github.com/tidwall/btree"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 )
 
 // Entry is one thing of a catalog. It never changes: Put replaces it by another one.
@@ -65,7 +66,7 @@ func (c *Catalog[T]) Put(e *Entry[T]) {
 	if old, replaced := c.byDir.Set(e); replaced {
 		c.forgetLocked(old)
 	}
-	c.sum = saturatingAdd(c.sum, c.weigh(e.Value))
+	c.sum = ledger.Sum(c.sum, c.weigh(e.Value))
 	if e.Of == "" {
 		return
 	}
@@ -154,11 +155,4 @@ func (c *Catalog[T]) Belonging() []*Entry[T] {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.byOf.Items()
-}
-
-func saturatingAdd(a, b int64) int64 {
-	if b > math.MaxInt64-a {
-		return math.MaxInt64
-	}
-	return a + b
 }
