@@ -13,6 +13,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
+	"github.com/csi-hostpath/csi-hostpath/pkg/fsgroup"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -205,7 +206,7 @@ func (s *Server) publish(ctx context.Context, target mount.Target, src mountSour
 }
 
 func (s *Server) show(ctx context.Context, target mount.Target, src mountSource) error {
-	if err := pool.SetGroup(ctx, src.file, src.group()); err != nil {
+	if err := fsgroup.Set(ctx, src.file, src.group()); err != nil {
 		return err
 	}
 	return mount.Bind(src.file, target, src.access.Mount)

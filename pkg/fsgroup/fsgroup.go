@@ -1,4 +1,6 @@
-package pool
+// Package fsgroup gives a published volume to the group of its pod (CSI's volume_mount_group,
+// Kubernetes' fsGroup).
+package fsgroup
 
 import (
 	"context"
@@ -14,12 +16,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// SetGroup lets a group read and write the root of a volume's data, as Data or the mount of an
+// Set lets a group read and write the root of a volume's data, as Data or the mount of an
 // image gives it. What is made in a directory from then on is the group's too (setgid); what is
 // there already stays as it is, for the cost must not grow with it. The record does not change: the
 // next publication says whose turn it is. Not durable, because after a power cut it is repeated
 // with the publication. Errors: ErrUnavailable when the filesystem has become read-only.
-func SetGroup(ctx context.Context, data *os.File, g volume.Group) error {
+func Set(ctx context.Context, data *os.File, g volume.Group) error {
 	if !g.Given {
 		return nil
 	}
@@ -65,14 +67,8 @@ func warnOfOtherGroups(ctx context.Context, data *os.File, was uint32, g volume.
 	}
 	defer d.Close()
 	if _, err := d.Readdirnames(1); !errors.Is(err, io.EOF) {
-		klog.FromContext(
-			ctx,
-		).Info(
+		klog.FromContext(ctx).Info(
 			"A volume gets another group; what it holds keeps its own: chgrp -R it once if the pod must write there",
-			"wasGroup",
-			was,
-			"group",
-			g.ID,
-		)
+			"wasGroup", was, "group", g.ID)
 	}
 }

@@ -1,4 +1,4 @@
-package pool
+package fsgroup
 
 import (
 	"errors"
@@ -13,15 +13,30 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// giveTo sets the group of a volume's root as a publication does.
-func giveTo(t *testing.T, p *Pool, id volume.ID, group uint32) {
+// newRoot makes the root of a volume's data, with the mode that it has without a class's.
+func newRoot(t *testing.T) string {
 	t.Helper()
-	data, err := openData(p, id)
+	root := filepath.Join(t.TempDir(), "data")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// set sets the group of a volume's root as a publication does.
+func set(t *testing.T, root string, group uint32) error {
+	t.Helper()
+	data, err := os.OpenFile(root, unix.O_PATH, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer data.Close()
-	if err := SetGroup(t.Context(), data, volume.Group{ID: group, Given: true}); err != nil {
+	return Set(t.Context(), data, volume.Group{ID: group, Given: true})
+}
+
+func giveTo(t *testing.T, root string, group uint32) {
+	t.Helper()
+	if err := set(t, root, group); err != nil {
 		t.Error(err)
 	}
 }
@@ -39,11 +54,11 @@ func wantGroup(t *testing.T, path string, group, mode uint32) {
 }
 
 func TestGroupGetsTheRootOfAVolumeAndWhatIsMadeThere(t *testing.T) {
-	p := newPool(t)
-	v := create(t, p, "v", mib)
-	root := dataPath(p, v.ID)
-	writeTree(t, root, map[string]string{"old": "content"})
-	giveTo(t, p, v.ID, 2000)
+	root := newRoot(t)
+	if err := os.WriteFile(filepath.Join(root, "old"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	giveTo(t, root, 2000)
 	wantGroup(t, root, 2000, 0o2775)
 	wantGroup(t, filepath.Join(root, "old"), 0, 0o600)
 	if err := os.Mkdir(filepath.Join(root, "new"), 0o755); err != nil {
@@ -51,49 +66,36 @@ func TestGroupGetsTheRootOfAVolumeAndWhatIsMadeThere(t *testing.T) {
 	}
 	wantGroup(t, filepath.Join(root, "new"), 2000, 0o2755)
 	// Two pods with two groups: the last one has it.
-	giveTo(t, p, v.ID, 3000)
-	wantGroup(t, root, 3000, 0o2775)
-	p = restart(t, p)
-	if got, err := p.Get(v.ID); err != nil || got.Spec != v.Spec {
-		t.Errorf("the record says %+v, %v, want %+v", got.Spec, err, v.Spec)
-	}
+	giveTo(t, root, 3000)
 	wantGroup(t, root, 3000, 0o2775)
 }
 
 func TestGroupOfAFileGetsNoSetIDBit(t *testing.T) {
-	p := newPool(t)
-	req := request(t, "v", mib)
-	req.Spec = volume.Spec{Type: volume.FileOrCreate, Mode: 0o644}
-	v, err := p.Create(t.Context(), req)
-	if err != nil {
+	root := filepath.Join(t.TempDir(), "data")
+	if err := os.WriteFile(root, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(dataPath(p, v.ID), os.ModeSetuid|os.ModeSetgid|0o755); err != nil {
+	if err := os.Chmod(root, os.ModeSetuid|os.ModeSetgid|0o755); err != nil {
 		t.Fatal(err)
 	}
-	giveTo(t, p, v.ID, 2000)
-	wantGroup(t, dataPath(p, v.ID), 2000, 0o775)
+	giveTo(t, root, 2000)
+	wantGroup(t, root, 2000, 0o775)
 }
 
 // Nothing is written when there is nothing to change: the root's ctime is what backup programs go
 // by.
 func TestGroupThatHasAVolumeChangesNothing(t *testing.T) {
-	p := newPool(t)
-	v := create(t, p, "v", mib)
-	giveTo(t, p, v.ID, 2000)
+	root := newRoot(t)
+	giveTo(t, root, 2000)
 	changed := func() syscall.Timespec {
-		info, err := os.Stat(dataPath(p, v.ID))
-		if err != nil {
+		var st syscall.Stat_t
+		if err := syscall.Stat(root, &st); err != nil {
 			t.Fatal(err)
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			t.Fatal("no stat_t")
 		}
 		return st.Ctim
 	}
 	before := changed()
-	giveTo(t, p, v.ID, 2000)
+	giveTo(t, root, 2000)
 	if after := changed(); after != before {
 		t.Errorf("the root was changed at %v and again at %v", before, after)
 	}
@@ -104,18 +106,7 @@ func TestGroupOfAReadOnlyFilesystemIsUnavailable(t *testing.T) {
 	if err := unix.Mount("", disk.Dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.OpenFile(disk.Dir, unix.O_PATH, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer data.Close()
-	if err := SetGroup(
-		t.Context(),
-		data,
-		volume.Group{ID: 2000, Given: true},
-	); !errors.Is(
-		err, volume.ErrUnavailable,
-	) {
+	if err := set(t, disk.Dir, 2000); !errors.Is(err, volume.ErrUnavailable) {
 		t.Errorf("%v, want ErrUnavailable", err)
 	}
 }
