@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"errors"
 	"os"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -22,6 +23,29 @@ type Cloner interface {
 	// its source do not count for the volume.
 	ChargesWriter() bool
 }
+
+// ClonerOf returns the backend as a Cloner, or NoCloner if it is none.
+func ClonerOf(b Backend) Cloner {
+	if c, ok := b.(Cloner); ok {
+		return c
+	}
+	return NoCloner{}
+}
+
+// NoCloner is the Cloner of a filesystem that cannot copy a volume at one moment. It refuses every
+// copy with errors.ErrUnsupported.
+type NoCloner struct{}
+
+// Snapshot implements Cloner.
+func (NoCloner) Snapshot(Source, *os.File) (Clone, error) { return Clone{}, errors.ErrUnsupported }
+
+// Clone implements Cloner.
+func (NoCloner) Clone(Source, *os.File, int64) (Clone, error) {
+	return Clone{}, errors.ErrUnsupported
+}
+
+// ChargesWriter implements Cloner.
+func (NoCloner) ChargesWriter() bool { return false }
 
 // Source is a volume or a snapshot that is copied: its open directory and its quota ID.
 type Source struct {

@@ -87,7 +87,7 @@ var (
 			poolDesc("quota_enforced",
 				"Whether volumes cannot grow beyond their sizes (1) or can (0)."),
 			func(p *pool.Pool, _ pool.Status) int64 {
-				if p.EnforcesSizes() {
+				if p.Filesystem().EnforcesSizes {
 					return 1
 				}
 				return 0

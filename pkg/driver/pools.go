@@ -186,23 +186,23 @@ func (s *poolSet) openPool(ctx context.Context, slot *poolSlot) (*pool.Pool, err
 		return nil, err
 	}
 	logger := klog.FromContext(ctx).WithValues("pool", c.Name, "path", c.Path)
-	if !p.EnforcesSizes() {
+	filesystem := p.Filesystem()
+	if !filesystem.EnforcesSizes {
 		logger.Info(
 			"Sizes are counted but not enforced in this pool: a volume can fill its filesystem",
-			"backend", p.Backend(), "quota", c.Quota)
+			"backend", filesystem.Backend, "quota", c.Quota)
 	}
-	warnIfVolatile(logger, p)
+	warnIfVolatile(logger, filesystem.Volatile)
 	return p, nil
 }
 
 // warnIfVolatile logs that a pool's data will be lost. The pool is used all the same, because a
 // test cluster may have no disk.
-func warnIfVolatile(logger klog.Logger, p *pool.Pool) {
-	filesystem, err := p.Volatile()
-	if err == nil && filesystem == "" {
+func warnIfVolatile(logger klog.Logger, filesystem string) {
+	if filesystem == "" {
 		return
 	}
-	logger.Error(err,
+	logger.Error(nil,
 		"The data of this pool does not survive a reboot: it is in memory (tmpfs), or in a container's own "+
 			"layer (overlay). Give the pool a directory of the node's disk",
 		"filesystem", filesystem)

@@ -265,7 +265,7 @@ func TestCopyThatMeetsAQuotaLeavesNothing(t *testing.T) {
 		_, err := p.CreateFrom(t.Context(), from(t, "clone", volume.FromVolume(v.ID), 4*mib),
 			only{p, source})
 		wantErr := volume.ErrOutOfRange
-		if p.Backend() == "btrfs" {
+		if p.Filesystem().Backend == "btrfs" {
 			wantErr = syscall.EDQUOT
 		}
 		if !errors.Is(err, wantErr) {

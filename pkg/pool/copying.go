@@ -32,7 +32,7 @@ const (
 
 // copyMethodOf returns how a source with that specification is copied into the pool.
 func (p *Pool) copyMethodOf(spec volume.Spec) copyMethod {
-	_, lacksCloner := p.cloner.(noCloner)
+	_, lacksCloner := p.cloner.(backend.NoCloner)
 	switch {
 	case spec.IsImage():
 		return byImage
@@ -228,25 +228,3 @@ func (c *copying) heldBy(made backend.Clone, stats copytree.Stats) (int64, error
 	u, err := c.pool.backend.Usage(made.Data, made.QuotaID)
 	return u.UsedBytes, err
 }
-
-// clonerOf returns the backend as a Cloner, or noCloner if the filesystem cannot copy a volume at
-// one moment.
-func clonerOf(b backend.Backend) backend.Cloner {
-	if c, ok := b.(backend.Cloner); ok {
-		return c
-	}
-	return noCloner{}
-}
-
-// noCloner refuses every copy with errors.ErrUnsupported.
-type noCloner struct{}
-
-func (noCloner) Snapshot(backend.Source, *os.File) (backend.Clone, error) {
-	return backend.Clone{}, errors.ErrUnsupported
-}
-
-func (noCloner) Clone(backend.Source, *os.File, int64) (backend.Clone, error) {
-	return backend.Clone{}, errors.ErrUnsupported
-}
-
-func (noCloner) ChargesWriter() bool { return false }

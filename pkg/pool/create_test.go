@@ -160,7 +160,7 @@ func TestLimitOfInodesIsRefusedWhereNothingEnforcesIt(t *testing.T) {
 	} {
 		_, err := p.Create(t.Context(), req)
 		if !errors.Is(err, volume.ErrNoSpace) || !strings.Contains(err.Error(), `"inodes"`) {
-			t.Errorf("on %s: %v, want ErrNoSpace naming the parameter", p.Backend(), err)
+			t.Errorf("on %s: %v, want ErrNoSpace naming the parameter", p.Filesystem().Backend, err)
 		}
 		wantLedger(t, p, 0, 0)
 	}

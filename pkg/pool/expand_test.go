@@ -163,14 +163,14 @@ func TestVolumesThatAreNotHeldToTheirSizesAreCounted(t *testing.T) {
 	opts := Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), IgnoreQuota: true}
 	p := openPool(t, opts)
 	v := create(t, p, "v", mib)
-	if got := status(t, p).Unenforced; got != 1 || p.EnforcesSizes() {
+	if got := status(t, p).Unenforced; got != 1 || p.Filesystem().EnforcesSizes {
 		t.Errorf("%d volumes are unenforced, want the one", got)
 	}
 	closePool(t, p)
 	opts.IgnoreQuota, opts.RequireQuota = false, true
 	p = openPool(t, opts)
 	create(t, p, "w", mib)
-	if got := status(t, p).Unenforced; got != 1 || !p.EnforcesSizes() {
+	if got := status(t, p).Unenforced; got != 1 || !p.Filesystem().EnforcesSizes {
 		t.Errorf("%d volumes are unenforced, want the one of before", got)
 	}
 	if _, err := expand(t, p, v.ID, 2*mib, 0); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend/detect"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -80,8 +81,8 @@ func (o *Offline) OpenVolume(id volume.ID) (openat.Dir, error) {
 
 // QuotaID is what the filesystem counts the data of a volume's directory under.
 func (o *Offline) QuotaID(ctx context.Context, d openat.Dir) (volume.QuotaID, error) {
-	p := &Pool{id: o.id, root: o.root, opts: Options{IgnoreQuota: true}} // quotas stay as they are
-	b, err := p.detect(ctx, o.root.File)
+	// Quotas stay as they are.
+	b, err := detect.Backend(ctx, o.root, detect.Options{IgnoreQuota: true, Pool: o.id})
 	if err != nil {
 		return 0, err
 	}

@@ -43,6 +43,7 @@ type Pool struct {
 	location       mount.Location
 	place          place
 	backend        backend.Backend
+	filesystem     Filesystem
 	cloner         backend.Cloner
 	jobs           *copyjob.Jobs
 	throttle       copyjob.Throttle
@@ -165,7 +166,7 @@ func (p *Pool) checkPlace(ctx context.Context, rest string) error {
 	if err := p.checkMountpoint(); err != nil {
 		return err
 	}
-	return p.checkQuota(ctx, p.root.File)
+	return p.checkQuota(ctx)
 }
 
 // makeRoot makes the pool's directory, with its parents, and opens it in place of the nearest one.

@@ -230,7 +230,7 @@ func TestRestartPromisesNothingOfWhatOthersUse(t *testing.T) {
 			if _, err := p.Create(t.Context(), request); err != nil {
 				t.Fatal(err)
 			}
-			if p.EnforcesSizes() { // else nobody counts what a directory has
+			if p.Filesystem().EnforcesSizes { // else nobody counts what a directory has
 				v := create(t, p, "directory", directorySize)
 				remove(t, p, create(t, p, "deleted", directorySize).ID)
 				write(t, filepath.Join(dataPath(p, v.ID), "file"), written)
