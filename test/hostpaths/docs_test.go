@@ -26,33 +26,43 @@ func readDoc(t *testing.T, name string) string {
 	return string(text)
 }
 
-// Each row of the table of threats names tests, and they exist.
+// Each attack of the threat model names tests, and they exist.
 func TestEveryThreatNamesTestsThatExist(t *testing.T) {
 	tests := testsOfTheProject(t)
 	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`")
-	rows := 0
-	for line := range strings.Lines(readDoc(t, "security.md")) {
-		cells := strings.Split(line, "|")
-		if rows > 0 && len(cells) < 5 { // the end of the table, which is the page's first
-			break
-		}
-		if len(cells) != 5 || strings.HasPrefix(cells[1], "---") || strings.Contains(cells[1], "Threat") {
-			continue
-		}
-		rows++
-		found := named.FindAllStringSubmatch(cells[3], -1)
+	threats := threatsOf(readDoc(t, "security.md"))
+	for threat, shownBy := range threats {
+		found := named.FindAllStringSubmatch(shownBy, -1)
 		if len(found) == 0 {
-			t.Errorf("no test for %s", cells[1])
+			t.Errorf("no test for %s", threat)
 		}
 		for _, match := range found {
 			if !tests[match[1]] {
-				t.Errorf("there is no %s, which shows that nothing comes of %s", match[1], cells[1])
+				t.Errorf("there is no %s, which shows that nothing comes of %s", match[1], threat)
 			}
 		}
 	}
-	if rows < 20 {
-		t.Errorf("%d rows: the test looks at the wrong table", rows)
+	if len(threats) < 50 {
+		t.Errorf("%d threats: the test looks at the wrong tables", len(threats))
 	}
+}
+
+// threatsOf returns the rows of all tables whose third column is "Shown by": that column, by the
+// first one.
+func threatsOf(text string) map[string]string {
+	threats, inTable := map[string]string{}, false
+	for line := range strings.Lines(text) {
+		cells := strings.Split(line, "|")
+		switch {
+		case len(cells) != 5:
+			inTable = false
+		case strings.TrimSpace(cells[3]) == "Shown by":
+			inTable = true
+		case inTable && !strings.HasPrefix(cells[1], "---"):
+			threats[cells[1]] = cells[3]
+		}
+	}
+	return threats
 }
 
 func testsOfTheProject(t *testing.T) map[string]bool {
