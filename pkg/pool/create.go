@@ -30,19 +30,11 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is to be made from %s: use CreateFrom",
 			volume.ErrInvalid, id, req.Source)
 	}
-	bytes, err := req.Spec.Size(req.Size)
+	v, err := p.newVolume(id, req)
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	v := volume.Volume{
-		ID:            id,
-		Name:          req.Name,
-		Spec:          req.Spec,
-		CapacityBytes: bytes,
-		Created:       time.Now().UTC(),
-		Owner:         req.Owner,
-	}
-	return p.publishVolume(ctx, v, making[volume.Volume]{data: p.makeEmpty})
+	return p.volumes.publish(ctx, id, v, making[volume.Volume]{data: p.makeEmpty})
 }
 
 // existing returns the volume of that name, if it is what the request asks for. The first call may
@@ -58,18 +50,25 @@ func (p *Pool) existing(e *entry, req volume.CreateRequest) (volume.Volume, erro
 	return v, p.syncPlaced(p.volumes.dir)
 }
 
-// publishVolume makes a volume that is not there yet; the caller has its exclusive lock.
-func (p *Pool) publishVolume(
-	ctx context.Context, v volume.Volume, m making[volume.Volume],
-) (volume.Volume, error) {
-	if err := p.checkInodes(v.Spec); err != nil {
-		return volume.Volume{}, err
+// newVolume returns the volume that a request asks for, as it will be created now. Errors:
+// ErrOutOfRange for the size; ErrNoSpace when its inodes cannot be limited.
+func (p *Pool) newVolume(id volume.ID, req volume.CreateRequest) (volume.Volume, error) {
+	bytes, err := req.Spec.Size(req.Size)
+	if err == nil {
+		err = p.checkInodes(req.Spec)
 	}
-	v, err := p.volumes.publish(ctx, v, m)
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	return v, nil
+	return volume.Volume{
+		ID:            id,
+		Name:          req.Name,
+		Spec:          req.Spec,
+		CapacityBytes: bytes,
+		Created:       time.Now().UTC(),
+		Owner:         req.Owner,
+		Source:        req.Source,
+	}, nil
 }
 
 // makeEmpty makes the data of a volume that is made from nothing.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -34,28 +35,23 @@ func (m making[V]) leftBytes(made *entry) int64 {
 // the volume or snapshot survives a power cut; after an error it does not exist. The caller has the
 // exclusive lock of the name. Errors: ErrNoSpace; ErrBusy while a deleted entry of that name is
 // still being purged in place; ErrCorrupt when an unknown entry has that name.
-func (k *kind[V]) publish(ctx context.Context, v V, m making[V]) (V, error) {
-	wanted := k.pack(v)
-	id, err := k.nameOf(wanted.Dir)
-	if err != nil {
-		return v, err
-	}
+func (k *kind[V]) publish(
+	ctx context.Context, id catalog.Name, v V, m making[V],
+) (_ V, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("create %s %s in pool %s: %w", k.word, id, k.pool.opts.Name, err)
+		}
+	}()
 	if err := checkNotInPlace(k.dir, id); err != nil {
 		return v, err
 	}
-	if v, err = k.reserveAndBuild(ctx, v, wanted, m); err != nil {
-		return v, fmt.Errorf("create %s %s in pool %s: %w", k.word, id, k.pool.opts.Name, err)
-	}
-	return v, nil
-}
-
-func (k *kind[V]) reserveAndBuild(ctx context.Context, v V, wanted *entry, m making[V]) (V, error) {
-	if err := k.pool.reserve(wanted.Value.promisedBytes); err != nil {
+	if err := k.pool.reserve(k.pack(v).Value.promisedBytes); err != nil {
 		return v, err
 	}
 	failpoint.Here(k.points.reserved)
-	building := withSuffix(k.prefix + wanted.Dir)
-	v, err := k.build(ctx, building, v, m)
+	building := withSuffix(k.prefix + id.Dir())
+	v, err = k.build(ctx, building, v, m)
 	made := k.pack(v)
 	if err == nil {
 		failpoint.Here(k.points.built)

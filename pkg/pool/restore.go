@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
@@ -61,19 +60,14 @@ func (p *Pool) restore(
 		return volume.Volume{}, err
 	}
 	defer c.end()
-	least := max(req.Size.Required, c.from.restoreBytes)
-	bytes, err := req.Spec.Size(volume.SizeRange{Required: least, Limit: req.Size.Limit})
+	r := restoring{copying: c, limit: req.Size.Limit}
+	req.Size.Required = max(req.Size.Required, c.from.restoreBytes)
+	v, err := p.newVolume(id, req)
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	v := volume.Volume{
-		ID: id, Name: req.Name, Spec: req.Spec, Owner: req.Owner, Source: req.Source,
-		CapacityBytes: bytes,
-		SharedBytes:   c.mostShared(),
-		Created:       time.Now().UTC(),
-	}
-	r := restoring{copying: c, limit: req.Size.Limit}
-	return p.publishVolume(ctx, v, making[volume.Volume]{data: r.data, isCopy: true})
+	v.SharedBytes = c.mostShared()
+	return p.volumes.publish(ctx, id, v, making[volume.Volume]{data: r.data, isCopy: true})
 }
 
 // mostShared returns the most bytes of the new volume that the filesystem may charge to the source

@@ -60,7 +60,7 @@ func (p *Pool) createSnapshot(
 		HeldBytes: heldAtLeast(ledger.Sum(c.from.restoreBytes, c.from.sharedBytes), 0),
 		Created:   time.Now().UTC(),
 	}
-	s, err = p.snapshots.publish(ctx, s, making[volume.Snapshot]{data: cutting{c}.data, isCopy: true})
+	s, err = p.snapshots.publish(ctx, id, s, making[volume.Snapshot]{data: cutting{c}.data, isCopy: true})
 	// Also after a failure: an unfinished snapshot keeps blocks of its source until it is purged.
 	return s, errors.Join(err, p.applyCharges(req.Source))
 }
