@@ -225,9 +225,9 @@ func sizeReply(
 	return err
 }
 
-// ids makes volume IDs that this driver could have given out, and has not. (Others are
-// INVALID_ARGUMENT or, for a pool of another node, an error also in DeleteVolume:
-// pkg/controllerserver tests those.)
+// ids makes volume IDs that this driver could have given out, and has not. csi-test's program has IDs
+// that it could not have given out: stock_test.go. (The ID of another node's pool is an error also
+// in DeleteVolume: pkg/controllerserver tests that.)
 type ids struct {
 	csisanity.DefaultIDGenerator
 	pool volume.PoolID

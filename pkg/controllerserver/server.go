@@ -231,7 +231,9 @@ func (s *Server) find(rawID string) (volume.Volume, *pool.Pool, error) {
 }
 
 // DeleteVolume deletes a volume of this node's pools, durably; one that is gone is no error, one of
-// another node's pool is. A reference to a path of the host has nothing that could be deleted.
+// another node's pool is. A reference to a path of the host has nothing that could be deleted. What
+// this driver cannot have given out is the ID of no volume; only an inline volume may be called by
+// such a handle, and is deleted with its pod.
 func (s *Server) DeleteVolume(
 	ctx context.Context, req *csi.DeleteVolumeRequest,
 ) (*csi.DeleteVolumeResponse, error) {
@@ -239,6 +241,9 @@ func (s *Server) DeleteVolume(
 		return &csi.DeleteVolumeResponse{}, nil
 	}
 	id, err := volume.ParseID(req.GetVolumeId())
+	if errors.Is(err, volume.ErrNotFound) && !volume.IsInlineHandle(req.GetVolumeId()) {
+		return &csi.DeleteVolumeResponse{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

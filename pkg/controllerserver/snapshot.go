@@ -70,7 +70,7 @@ func (s *Server) DeleteSnapshot(
 	ctx context.Context, req *csi.DeleteSnapshotRequest,
 ) (*csi.DeleteSnapshotResponse, error) {
 	id, err := volume.ParseSnapshotID(req.GetSnapshotId())
-	if err != nil && req.GetSnapshotId() != "" {
+	if errors.Is(err, volume.ErrNotFound) {
 		return &csi.DeleteSnapshotResponse{}, nil
 	}
 	if err != nil {

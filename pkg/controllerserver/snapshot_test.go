@@ -127,7 +127,7 @@ func TestCreateSnapshotAnswersWithItsCode(t *testing.T) {
 		{
 			"hostile source",
 			&csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "0123456789ab-../../etc"},
-			codes.InvalidArgument,
+			codes.NotFound,
 		},
 		{
 			"a path of the host",
@@ -137,7 +137,7 @@ func TestCreateSnapshotAnswersWithItsCode(t *testing.T) {
 		{
 			"a snapshot of a snapshot",
 			&csi.CreateSnapshotRequest{Name: "t", SourceVolumeId: "0123456789ab-s-taken"},
-			codes.InvalidArgument,
+			codes.NotFound,
 		},
 		{
 			"absent source",
@@ -196,9 +196,9 @@ func TestDeleteAndGetSnapshotAnswerWithTheirCodes(t *testing.T) {
 		{"there", there, codes.OK, codes.OK},
 		{"gone", there, codes.NotFound, codes.OK},
 		{"never there", string(c.pools[0].ID()) + "-s-never", codes.NotFound, codes.OK},
-		{"nobody's", "reallyfakesnapshotid", codes.InvalidArgument, codes.OK},
-		{"hostile", "0123456789ab-s-../../etc", codes.InvalidArgument, codes.OK},
-		{"a volume's", source, codes.InvalidArgument, codes.OK},
+		{"nobody's", "reallyfakesnapshotid", codes.NotFound, codes.OK},
+		{"hostile", "0123456789ab-s-../../etc", codes.NotFound, codes.OK},
+		{"a volume's", source, codes.NotFound, codes.OK},
 		{"of another node", "0123456789ab-s-s", codes.NotFound, codes.NotFound},
 		{"in a pool that is not open", closedPool + "-s-s", codes.Unavailable, codes.Unavailable},
 		{"empty", "", codes.InvalidArgument, codes.InvalidArgument},

@@ -10,8 +10,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// parseSource reads what a volume is to be made from. An ID that makes no sense names nothing that
-// exists (CSI spec, CreateVolume, "Source does not exist"). Errors: ErrNotFound, ErrInvalid.
+// parseSource reads what a volume is to be made from. An ID that this driver cannot have given out
+// names nothing that exists (CSI spec, CreateVolume, "Source does not exist"). Errors: ErrNotFound,
+// ErrInvalid.
 func parseSource(source *csi.VolumeContentSource) (volume.Source, error) {
 	switch from := source.GetType().(type) {
 	case nil:
@@ -24,7 +25,7 @@ func parseSource(source *csi.VolumeContentSource) (volume.Source, error) {
 		return volume.Source{}, nil
 	case *csi.VolumeContentSource_Snapshot:
 		id, err := volume.ParseSnapshotID(from.Snapshot.GetSnapshotId())
-		return volume.FromSnapshot(id), absent(err)
+		return volume.FromSnapshot(id), err
 	case *csi.VolumeContentSource_Volume:
 		if volume.IsReferenceID(from.Volume.GetVolumeId()) {
 			return volume.Source{}, fmt.Errorf(
@@ -34,20 +35,13 @@ func parseSource(source *csi.VolumeContentSource) (volume.Source, error) {
 			)
 		}
 		id, err := volume.ParseID(from.Volume.GetVolumeId())
-		return volume.FromVolume(id), absent(err)
+		return volume.FromVolume(id), err
 	default:
 		return volume.Source{}, fmt.Errorf(
 			"%w: volume_content_source has a type that this driver does not know",
 			volume.ErrInvalid,
 		)
 	}
-}
-
-func absent(err error) error {
-	if err == nil {
-		return nil
-	}
-	return volume.Restate(volume.ErrNotFound, err) // wrapped, it would go out as INVALID_ARGUMENT
 }
 
 // sources are the node's pools, for copies.

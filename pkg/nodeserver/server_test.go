@@ -311,9 +311,10 @@ func TestBadRequestIsRefusedWithItsCode(t *testing.T) {
 	foreign := "ffffffffffff-v"
 	for _, tc := range []change{
 		{title: "no ID", emptyIDs: true, want: codes.InvalidArgument},
-		{title: "hostile ID", id: string(good.Pool()) + "-../../../etc", want: codes.InvalidArgument},
+		{title: "hostile ID", id: string(good.Pool()) + "-../../../etc", want: codes.NotFound},
+		{title: "no ID of ours", id: "fake-vol-id", want: codes.NotFound},
 		{title: "endless ID", id: strings.Repeat("x", 1<<20), want: codes.InvalidArgument},
-		{title: "ID of a snapshot", id: string(good.Pool()) + "-s-v", want: codes.InvalidArgument},
+		{title: "ID of a snapshot", id: string(good.Pool()) + "-s-v", want: codes.NotFound},
 		{title: "absent volume", id: string(good.Pool()) + "-absent", want: codes.NotFound},
 		{title: "another node's pool", id: foreign, want: codes.NotFound},
 		{title: "closed pool", id: closedPool + "-v", want: codes.Unavailable},

@@ -34,9 +34,9 @@ type ID struct {
 // NewID is the ID of the named volume in a pool.
 func NewID(pool PoolID, name Name) ID { return ID{pool: pool, dir: name.dir} }
 
-// ParseID reads "<12 hex>-<directory>". What it returns is safe to use as a path component; a
-// string with a slash, a "..", or anything else that CreateVolume would not have returned is
-// ErrInvalid.
+// ParseID reads "<12 hex>-<directory>". What it returns is safe to use as a path component. Errors:
+// ErrNotFound for a string that CreateVolume cannot have returned, for example one with a slash: no
+// volume can exist that has it, on any node. ErrInvalid for an empty or too long string.
 func ParseID(s string) (ID, error) {
 	if s == "" {
 		return ID{}, fmt.Errorf("%w: volume ID is empty", ErrInvalid)
@@ -49,7 +49,7 @@ func ParseID(s string) (ID, error) {
 		!isDir(s[poolIDDigits+1:]) {
 		return ID{}, fmt.Errorf(
 			"%w: %q is not a volume ID of this driver: want <12 hex digits of the pool's UUID>-<name>",
-			ErrInvalid,
+			ErrNotFound,
 			s,
 		)
 	}

@@ -57,10 +57,19 @@ func TestHostileIDIsRefused(t *testing.T) {
 		"0123456789ab-" + strings.Repeat("x", 65),
 		"0123456789ab-" + strings.Repeat("x", 1<<20),
 	} {
-		if id, err := ParseID(s); !errors.Is(err, ErrInvalid) || id != (ID{}) {
-			t.Errorf("ParseID(%.40q) = %v, %v, want ErrInvalid", s, id, err)
+		if id, err := ParseID(s); !errors.Is(err, wantIDError(s)) || id != (ID{}) {
+			t.Errorf("ParseID(%.40q) = %v, %v, want %v", s, id, err, wantIDError(s))
 		}
 	}
+}
+
+// wantIDError is the sentinel for a string that is no ID. A request with an empty or endless one is
+// wrong; every other one is a good request for what cannot exist.
+func wantIDError(s string) error {
+	if s == "" || len(s) > MaxNameBytes {
+		return ErrInvalid
+	}
+	return ErrNotFound
 }
 
 func TestDirectoryThatNoVolumeCanHaveIsCorrupt(t *testing.T) {
@@ -115,8 +124,8 @@ func FuzzParseID(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		id, err := ParseID(s)
 		if err != nil {
-			if !errors.Is(err, ErrInvalid) || id != (ID{}) {
-				t.Errorf("ParseID(%q) = %v, %v: want no ID and ErrInvalid", s, id, err)
+			if !errors.Is(err, wantIDError(s)) || id != (ID{}) {
+				t.Errorf("ParseID(%q) = %v, %v: want no ID and %v", s, id, err, wantIDError(s))
 			}
 			return
 		}

@@ -24,7 +24,7 @@ func NewSnapshotID(
 
 // ParseSnapshotID reads "<12 hex>-s-<directory>", which no volume's ID looks like: a volume whose
 // name begins with "s-" has a hashed directory. What it returns is safe to use as a path component.
-// Errors: ErrInvalid.
+// Errors: as ParseID.
 func ParseSnapshotID(s string) (SnapshotID, error) {
 	const prefix = poolIDDigits + 1 + len(snapshotPrefix)
 	if s == "" {
@@ -38,7 +38,7 @@ func ParseSnapshotID(s string) (SnapshotID, error) {
 		!isDir(s[prefix:]) {
 		return SnapshotID{}, fmt.Errorf(
 			"%w: %q is not a snapshot ID of this driver: want <12 hex digits of the pool's UUID>-%s<name>",
-			ErrInvalid,
+			ErrNotFound,
 			s,
 			snapshotPrefix,
 		)

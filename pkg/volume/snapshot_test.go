@@ -45,8 +45,8 @@ func TestHostileSnapshotIDIsRefused(t *testing.T) {
 		"0123456789ab-s-" + strings.Repeat("x", 65),
 		"0123456789ab-s-" + strings.Repeat("x", 1<<20),
 	} {
-		if id, err := ParseSnapshotID(s); !errors.Is(err, ErrInvalid) || id != (SnapshotID{}) {
-			t.Errorf("ParseSnapshotID(%.40q) = %v, %v, want ErrInvalid", s, id, err)
+		if id, err := ParseSnapshotID(s); !errors.Is(err, wantIDError(s)) || id != (SnapshotID{}) {
+			t.Errorf("ParseSnapshotID(%.40q) = %v, %v, want %v", s, id, err, wantIDError(s))
 		}
 	}
 }
@@ -98,8 +98,8 @@ func FuzzParseSnapshotID(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		id, err := ParseSnapshotID(s)
 		if err != nil {
-			if !errors.Is(err, ErrInvalid) || id != (SnapshotID{}) {
-				t.Errorf("ParseSnapshotID(%q) = %v, %v: want no ID and ErrInvalid", s, id, err)
+			if !errors.Is(err, wantIDError(s)) || id != (SnapshotID{}) {
+				t.Errorf("ParseSnapshotID(%q) = %v, %v: want no ID and %v", s, id, err, wantIDError(s))
 			}
 			return
 		}
