@@ -197,6 +197,21 @@ func TestEntryThatSomebodyHasRemovedIsGivenBack(t *testing.T) {
 	f.wantPurged("absent.1")
 }
 
+// rename(2) would replace an empty directory without an error.
+func TestEntryOfTheTrashIsNotReplaced(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	f.plant("volumes", "v")
+	there := filepath.Join(f.root, "trash", "v.1")
+	if err := os.Mkdir(there, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Take(f.volumes, "v", "v.1"); !errors.Is(err, os.ErrExist) {
+		t.Errorf("take: %v, want EEXIST", err)
+	}
+	f.wantEntries("volumes", "v")
+	f.wantEntries("trash/v.1")
+}
+
 func TestEntryOfTheTrashIsKeptForItsRetention(t *testing.T) {
 	f := newFixture(t, t.TempDir())
 	f.Retention = time.Hour
