@@ -1,11 +1,14 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/detect"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -30,6 +33,12 @@ func (p *Pool) openBackend(ctx context.Context) (err error) {
 		return err
 	}
 	p.cloner = backend.ClonerOf(p.backend)
+	maxCopies := cmp.Or(p.opts.MaxCopies, DefaultMaxCopies)
+	p.copier = copying.Copier{
+		Backend:  p.backend,
+		Throttle: copyjob.NewThrottle(maxCopies, p.opts.CopyBytesPerSecond),
+		Yielder:  &p.calls,
+	}
 	p.filesystem = Filesystem{Backend: p.backend.Name(), EnforcesSizes: p.backend.Enforces()}
 	p.filesystem.Volatile, err = detect.Volatile(p.root)
 	return err

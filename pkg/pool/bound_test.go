@@ -74,7 +74,7 @@ func TestPodThatWritesAheadOfACopyFillsNoDisk(t *testing.T) {
 	before := status(t, p).FreeBytes
 	for name, run := range growing(t, p, v) {
 		pod := runAhead(t, dataPath(p, v.ID))
-		p.throttle.Limiter = pod
+		p.copier.Throttle.Limiter = pod
 		if err := run(); !errors.Is(err, volume.ErrOutOfRange) ||
 			!strings.Contains(err.Error(), "expand it") {
 			t.Errorf("%s: %v, want ErrOutOfRange and what to do", name, err)

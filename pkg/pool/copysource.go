@@ -5,23 +5,19 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // copySource is a volume or a snapshot that something is copied from. It is shared: nobody deletes
 // it until release.
 type copySource struct {
-	id      catalog.Name
-	dir     openat.Dir // its directory
-	quotaID volume.QuotaID
-	spec    volume.Spec
+	copying.Source
+
 	// isLive: it is a volume, in which pods may be writing.
 	isLive bool
-	// created is when it was made.
+	// created is when a volume was created.
 	created time.Time
-	// restoreBytes is the least size of a volume that is made from it.
-	restoreBytes int64
 	// sharedBytes is the most bytes that a clone can share with the source, in addition to the bytes
 	// that count for the source's own quota ID.
 	sharedBytes int64
@@ -42,14 +38,14 @@ func (p *Pool) shareSource(source volume.Source) (*copySource, error) {
 	return p.shareVolume(id)
 }
 
-// shareFitting is shareSource for a copy that is to be a volume. Errors: those of checkFits as
-// well.
+// shareFitting is shareSource for a copy that is to be a volume. Errors: those of
+// copying.Source.CheckFits as well.
 func (p *Pool) shareFitting(req volume.CreateRequest) (*copySource, error) {
 	from, err := p.shareSource(req.Source)
 	if err != nil {
 		return nil, err
 	}
-	if err := from.checkFits(req.Spec, req.Size); err != nil {
+	if err := from.CheckFits(req.Spec, req.Size); err != nil {
 		from.release()
 		return nil, err
 	}
@@ -62,19 +58,18 @@ func (p *Pool) shareVolume(id volume.ID) (*copySource, error) {
 		return nil, err
 	}
 	v, err := p.Get(id)
-	o := &copySource{
-		id:              id,
-		quotaID:         v.QuotaID,
-		spec:            v.Spec,
-		restoreBytes:    v.CapacityBytes,
-		sharedBytes:     v.SharedBytes,
+	s := &copySource{
+		Source: copying.Source{
+			Name: id, QuotaID: v.QuotaID, Spec: v.Spec, Bytes: v.CapacityBytes,
+		},
 		isLive:          true,
 		created:         v.Created,
+		sharedBytes:     v.SharedBytes,
 		filesystemBytes: v.FilesystemBytes,
 		formatting:      v.Formatting,
 		release:         unshare,
 	}
-	return o.open(p.volumes.dir, err)
+	return s.open(p.volumes.dir, id.Dir(), err)
 }
 
 func (p *Pool) shareSnapshot(id volume.SnapshotID) (*copySource, error) {
@@ -82,64 +77,31 @@ func (p *Pool) shareSnapshot(id volume.SnapshotID) (*copySource, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := p.GetSnapshot(id)
-	o := &copySource{
-		id:              id,
-		quotaID:         s.QuotaID,
-		spec:            s.Spec,
-		restoreBytes:    s.RestoreBytes,
-		sharedBytes:     s.HeldBytes,
-		filesystemBytes: s.FilesystemBytes,
-		formatting:      s.Formatting,
+	v, err := p.GetSnapshot(id)
+	s := &copySource{
+		Source: copying.Source{
+			Name: id, QuotaID: v.QuotaID, Spec: v.Spec, Bytes: v.RestoreBytes,
+		},
+		sharedBytes:     v.HeldBytes,
+		filesystemBytes: v.FilesystemBytes,
+		formatting:      v.Formatting,
 		release:         unshare,
 	}
-	return o.open(p.snapshots.dir, err)
+	return s.open(p.snapshots.dir, id.Dir(), err)
 }
 
-// open opens the directory, or releases the source.
-func (s *copySource) open(parent openat.Dir, failed error) (*copySource, error) {
+// open opens the source's directory. If that fails, or something else has failed before, open
+// releases the source.
+func (s *copySource) open(parent openat.Dir, dirName string, failed error) (*copySource, error) {
 	err := failed
 	if err == nil {
-		s.dir, err = parent.OpenDir(s.id.Dir())
+		s.Dir, err = parent.OpenDir(dirName)
 	}
 	if err != nil {
 		s.release()
-		return nil, fmt.Errorf("copy %s: %w", s.id, err)
+		return nil, fmt.Errorf("copy %s: %w", s.Name, err)
 	}
 	unshare := s.release
-	s.release = func() { s.dir.Close(); unshare() }
+	s.release = func() { s.Dir.Close(); unshare() }
 	return s, nil
-}
-
-// checkFits says whether a volume of that specification and size can be made from it. Errors:
-// ErrInvalid, ErrOutOfRange.
-func (s *copySource) checkFits(spec volume.Spec, size volume.SizeRange) error {
-	switch {
-	case spec.IsImage() != s.spec.IsImage(), spec.FSType != s.spec.FSType:
-		return fmt.Errorf(
-			"%w: the source is %s%s: a directory, an image with a filesystem and a raw block volume are not made of one another",
-			volume.ErrInvalid,
-			s.id,
-			s.spec.Differences(spec),
-		)
-	case spec.Type != s.spec.Type:
-		return fmt.Errorf(
-			"%w: %s is of type %s, asked for is one of type %s: a copy has the type of its source",
-			volume.ErrInvalid,
-			s.id,
-			s.spec.Type,
-			spec.Type,
-		)
-	case size.Required > 0 && size.Required < s.restoreBytes,
-		size.Limit > 0 && size.Limit < s.restoreBytes:
-		return fmt.Errorf(
-			"%w: %s has %d bytes, asked for are %s: a copy is at least as large as its source",
-			volume.ErrOutOfRange,
-			s.id,
-			s.restoreBytes,
-			size,
-		)
-	default:
-		return nil
-	}
 }

@@ -44,15 +44,15 @@ func slowPool(t *testing.T) (*Pool, volume.Volume, *gate) {
 	v := create(t, p, "v", 64*mib)
 	writeTree(t, dataPath(p, v.ID), map[string]string{"file": strings.Repeat("content ", 512<<10)})
 	g := newGate()
-	p.throttle.Limiter = g
+	p.copier.Throttle.Limiter = g
 	return p, v, g
 }
 
 // oneCopyAtATime makes the others wait for their turn.
 func oneCopyAtATime(p *Pool) {
-	limiter := p.throttle.Limiter
-	p.throttle = copyjob.NewThrottle(1, 0)
-	p.throttle.Limiter = limiter
+	limiter := p.copier.Throttle.Limiter
+	p.copier.Throttle = copyjob.NewThrottle(1, 0)
+	p.copier.Throttle.Limiter = limiter
 }
 
 // short is a context that ends while a copy is at the gate, and not before it is there.
@@ -161,9 +161,9 @@ func TestWhatIsBeingCopiedIsNotDeleted(t *testing.T) {
 
 func TestSnapshotThatIsBeingRestoredIsNotDeleted(t *testing.T) {
 	p, v, g := slowPool(t)
-	p.throttle.Limiter = nil
+	p.copier.Throttle.Limiter = nil
 	s := snapshot(t, p, "s", v.ID)
-	p.throttle.Limiter = g
+	p.copier.Throttle.Limiter = g
 	req := from(t, "copy", volume.FromSnapshot(s.ID), 64*mib)
 	if _, err := p.CreateFrom(short(t, g), req, only{p}); !errors.Is(err, volume.ErrBusy) {
 		t.Fatal(err)
@@ -219,7 +219,7 @@ func (f failing) WaitN(ctx context.Context, n int) error {
 func TestFailureThatNobodyWaitedForIsToldToTheRetry(t *testing.T) {
 	p, v, g := slowPool(t)
 	broken := errors.New("the disk is broken")
-	p.throttle.Limiter = failing{g, broken}
+	p.copier.Throttle.Limiter = failing{g, broken}
 	req := snapshotRequest(t, "s", v.ID)
 	if _, err := p.CreateSnapshot(short(t, g), req); !errors.Is(err, volume.ErrBusy) {
 		t.Fatal(err)
@@ -229,7 +229,7 @@ func TestFailureThatNobodyWaitedForIsToldToTheRetry(t *testing.T) {
 	if _, err := p.CreateSnapshot(t.Context(), req); !errors.Is(err, broken) {
 		t.Errorf("the retry: %v, want what went wrong", err)
 	}
-	p.throttle.Limiter = nil
+	p.copier.Throttle.Limiter = nil
 	snapshot(t, p, "s", v.ID) // told once, and then begun anew
 }
 
@@ -287,7 +287,7 @@ func TestCopiesEndWithTheContextOfTheirPool(t *testing.T) {
 	}
 	defer closePool(t, p)
 	g := newGate()
-	p.throttle.Limiter = g
+	p.copier.Throttle.Limiter = g
 	ended := make(chan error)
 	go func() {
 		_, err := p.CreateFrom(t.Context(), from(t, "clone", volume.FromVolume(v.ID), 64*mib), only{p})

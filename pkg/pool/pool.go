@@ -4,7 +4,6 @@
 package pool
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
@@ -46,7 +46,7 @@ type Pool struct {
 	filesystem     Filesystem
 	cloner         backend.Cloner
 	jobs           *copyjob.Jobs
-	throttle       copyjob.Throttle
+	copier         copying.Copier
 	calls          copyjob.CallGate
 	ledger         ledger.Ledger
 	foreign        foreignUse
@@ -65,9 +65,8 @@ func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
 		}
 	}()
 	p := &Pool{
-		opts:     opts,
-		commits:  groupsync.New((*os.File).Sync),
-		throttle: copyjob.NewThrottle(cmp.Or(opts.MaxCopies, DefaultMaxCopies), opts.CopyBytesPerSecond),
+		opts:    opts,
+		commits: groupsync.New((*os.File).Sync),
 	}
 	p.volumes, p.snapshots, p.trash = p.newVolumes(), p.newSnapshots(), p.newTrash()
 	defer func() {

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -60,77 +62,51 @@ func (p *Pool) restore(
 		return volume.Volume{}, err
 	}
 	defer c.end()
-	r := restoring{copying: c, limit: req.Size.Limit}
-	req.Size.Required = max(req.Size.Required, c.from.restoreBytes)
+	req.Size.Required = max(req.Size.Required, c.from.Bytes)
 	v, err := p.newVolume(id, req)
 	if err != nil {
 		return volume.Volume{}, err
 	}
 	v.SharedBytes = c.mostShared()
-	return p.volumes.publish(ctx, id, v, making[volume.Volume]{data: r.data, isCopy: true})
+	v.FilesystemBytes, v.Formatting = c.from.filesystemBytes, c.from.formatting
+	data := volumeCopy{sharedCopy: c, maxBytes: req.Size.Limit}.data
+	return p.volumes.publish(ctx, id, v, making[volume.Volume]{data: data, isCopy: true})
 }
 
 // mostShared returns the most bytes of the new volume that the filesystem may charge to the source
 // instead of the volume.
-func (c *copying) mostShared() int64 {
+func (c *sharedCopy) mostShared() int64 {
 	switch {
-	case c.method != byFilesystem || !c.pool.cloner.ChargesWriter():
+	case c.Method() != copying.ByFilesystem || !c.pool.cloner.ChargesWriter():
 		return 0
 	case c.from.isLive:
-		return ledger.Sum(c.from.restoreBytes, c.from.sharedBytes)
+		return ledger.Sum(c.from.Bytes, c.from.sharedBytes)
 	default:
 		return c.from.sharedBytes
 	}
 }
 
-// restoring is a copy that becomes a volume.
-type restoring struct {
-	*copying
+// volumeCopy is a copy that becomes a volume.
+type volumeCopy struct {
+	*sharedCopy
 
-	limit int64 // the most bytes that the volume may have; 0 is any
+	maxBytes int64 // the most bytes that the volume may have; 0 means no limit
 }
 
-// data makes the data of the volume.
-func (r restoring) data(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
-	return r.make(ctx, ways{
-		clone: func() (*os.File, error) { return r.clone(d, v) },
-		image: func() (*os.File, error) { return r.image(ctx, d, v) },
-		files: func() (*os.File, error) { return r.files(ctx, d, v) },
+// data makes the volume's data, and sets its quota ID and sizes in v. The filesystem in an image
+// grows when the volume is staged.
+func (c volumeCopy) data(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
+	made, err := c.Make(ctx, c.from.Source, copying.Target{
+		Dir: d.File, Bytes: v.CapacityBytes, Inodes: v.Spec.Inodes, Allocation: v.Spec.Allocation,
+		Clone: func(from backend.Source) (backend.Clone, error) { return c.clone(from, d, v) },
 	})
-}
-
-func (r restoring) clone(d openat.Dir, v *volume.Volume) (*os.File, error) {
-	made, err := r.pool.cloner.Clone(r.source(), d.File, v.CapacityBytes)
 	v.QuotaID = made.QuotaID
-	if err != nil {
-		return nil, err
+	if err != nil || c.Method() != copying.ByFiles {
+		return made.Data, err
 	}
-	if v.SharedBytes > 0 && r.from.isLive && made.WrittenBytes > 0 {
-		r.pool.replaceReserved(&v.SharedBytes, ledger.Sum(made.WrittenBytes, r.from.sharedBytes))
-	}
-	return made.Data, nil
-}
-
-// image copies an image. The filesystem in it grows when the volume is staged.
-func (r restoring) image(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
-	data, err := r.copyImage(ctx, d, v.Spec.Allocation, v.CapacityBytes)
+	err = c.fit(v, made.OccupiedBytes)
 	if err == nil {
-		v.FilesystemBytes, v.Formatting = r.from.filesystemBytes, r.from.formatting
-	}
-	return data, err
-}
-
-func (r restoring) files(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
-	// a copy shares nothing, or the filesystem counts that as if it did not
-	r.pool.replaceReserved(&v.SharedBytes, 0)
-	made, held, err := r.copyFiles(ctx, d, bound{bytes: v.CapacityBytes, inodes: v.Spec.Inodes})
-	v.QuotaID = made.QuotaID
-	if err != nil {
-		return nil, err
-	}
-	err = r.fit(v, held)
-	if err == nil {
-		err = r.pool.backend.Resize(d.File, made.QuotaID, v.Spec, v.CapacityBytes)
+		err = c.pool.backend.Resize(d.File, v.QuotaID, v.Spec, v.CapacityBytes)
 	}
 	if err != nil {
 		return nil, errors.Join(err, made.Data.Close())
@@ -138,20 +114,35 @@ func (r restoring) files(ctx context.Context, d openat.Dir, v *volume.Volume) (*
 	return made.Data, nil
 }
 
+// clone lets the filesystem make the volume's data, and counts what it shares with the source.
+func (c volumeCopy) clone(
+	from backend.Source, d openat.Dir, v *volume.Volume,
+) (backend.Clone, error) {
+	made, err := c.pool.cloner.Clone(from, d.File, v.CapacityBytes)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		// A copy file by file shares nothing, or the filesystem counts that as if it did not.
+		c.pool.replaceReserved(&v.SharedBytes, 0)
+	case err == nil && v.SharedBytes > 0 && c.from.isLive && made.WrittenBytes > 0:
+		c.pool.replaceReserved(&v.SharedBytes, ledger.Sum(made.WrittenBytes, c.from.sharedBytes))
+	}
+	return made, err
+}
+
 // fit raises a volume's size to the bytes that its copy takes, if those are more: the directories
 // of a copy can take some blocks more than the source's, and a new volume must not exceed its size.
 // Errors: ErrOutOfRange, ErrNoSpace.
-func (r restoring) fit(v *volume.Volume, held int64) error {
-	if held <= v.CapacityBytes {
+func (c volumeCopy) fit(v *volume.Volume, occupied int64) error {
+	if occupied <= v.CapacityBytes {
 		return nil
 	}
-	if r.limit > 0 && held > r.limit {
-		return fmt.Errorf("%w: what was copied of %s takes %d bytes, asked for are at most %d",
-			volume.ErrOutOfRange, r.from.id, held, r.limit)
+	if c.maxBytes > 0 && occupied > c.maxBytes {
+		return fmt.Errorf("%w: the copy of %s takes %d bytes; requested: at most %d",
+			volume.ErrOutOfRange, c.from.Name, occupied, c.maxBytes)
 	}
-	if err := r.pool.reserve(held - v.CapacityBytes); err != nil {
+	if err := c.pool.reserve(occupied - v.CapacityBytes); err != nil {
 		return err
 	}
-	v.CapacityBytes = held
+	v.CapacityBytes = occupied
 	return nil
 }

@@ -7,9 +7,10 @@ import (
 	"os"
 	"time"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
-	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -55,12 +56,14 @@ func (p *Pool) createSnapshot(
 	defer c.end()
 	s := volume.Snapshot{
 		ID: id, Name: req.Name, Source: req.Source, SourceCreated: c.from.created, Owner: req.Owner,
-		Spec: c.from.spec, RestoreBytes: c.from.restoreBytes,
-		// The most that it is known to hold before it is made.
-		HeldBytes: heldAtLeast(ledger.Sum(c.from.restoreBytes, c.from.sharedBytes), 0),
+		Spec: c.from.Spec, RestoreBytes: c.from.Bytes,
+		FilesystemBytes: c.from.filesystemBytes, Formatting: c.from.formatting,
+		// The most that the snapshot can hold, until it is made and measured.
+		HeldBytes: heldAtLeast(ledger.Sum(c.from.Bytes, c.from.sharedBytes), 0),
 		Created:   time.Now().UTC(),
 	}
-	s, err = p.snapshots.publish(ctx, id, s, making[volume.Snapshot]{data: cutting{c}.data, isCopy: true})
+	s, err = p.snapshots.publish(ctx, id, s,
+		making[volume.Snapshot]{data: snapshotCopy{c}.data, isCopy: true})
 	// Also after a failure: an unfinished snapshot keeps blocks of its source until it is purged.
 	return s, errors.Join(err, p.applyCharges(req.Source))
 }
@@ -92,64 +95,51 @@ func compatibleSnapshot(s volume.Snapshot, req volume.SnapshotRequest) error {
 	}
 }
 
-// cutting is a copy that becomes a snapshot.
-type cutting struct{ *copying }
+// snapshotCopy is a copy that becomes a snapshot.
+type snapshotCopy struct{ *sharedCopy }
 
-// data makes the snapshot's data, and sets quota IDs and sizes in s.
-func (c cutting) data(ctx context.Context, d openat.Dir, s *volume.Snapshot) (*os.File, error) {
-	return c.make(ctx, ways{
-		clone: func() (*os.File, error) { return c.clone(d, s) },
-		image: func() (*os.File, error) { return c.image(ctx, d, s) },
-		files: func() (*os.File, error) { return c.files(ctx, d, s) },
+// data makes the snapshot's data, and sets its quota IDs and sizes in s.
+func (c snapshotCopy) data(
+	ctx context.Context, d openat.Dir, s *volume.Snapshot,
+) (*os.File, error) {
+	made, err := c.Make(ctx, c.from.Source, copying.Target{
+		Dir: d.File, Bytes: s.RestoreBytes, Inodes: s.Spec.Inodes, Allocation: volume.Sparse,
+		Clone: func(from backend.Source) (backend.Clone, error) { return c.clone(from, d, s) },
 	})
+	s.QuotaID = made.QuotaID
+	if err != nil {
+		return nil, err
+	}
+	if c.Method() != copying.ByFilesystem {
+		c.pool.replaceReserved(&s.HeldBytes, heldAtLeast(made.OccupiedBytes, made.Inodes))
+	}
+	s.RestoreBytes = c.pool.sizeSince(s)
+	return made.Data, nil
 }
 
-func (c cutting) clone(d openat.Dir, s *volume.Snapshot) (*os.File, error) {
+// clone lets the filesystem make the snapshot's data, and charges what the snapshot holds to the
+// source.
+func (c snapshotCopy) clone(
+	from backend.Source, d openat.Dir, s *volume.Snapshot,
+) (backend.Clone, error) {
 	p := c.pool
 	uncharge, err := p.chargeCutting(s.Source)
 	if err != nil {
-		return nil, err
+		return backend.Clone{}, err
 	}
 	defer uncharge()
-	made, err := p.cloner.Snapshot(c.source(), d.File)
+	made, err := p.cloner.Snapshot(from, d.File)
 	if err != nil {
-		return nil, err
+		return made, err
 	}
-	s.QuotaID = made.QuotaID
 	if made.WrittenBytes > 0 {
 		p.replaceReserved(&s.HeldBytes, heldAtLeast(ledger.Sum(made.WrittenBytes, c.from.sharedBytes), 0))
 	}
 	if p.cloner.ChargesWriter() {
-		s.SourceQuotaID = c.from.quotaID
+		s.SourceQuotaID = from.QuotaID
 		p.charges.charge(accountOf(entryOfSnapshot(*s)), s.HeldBytes)
 	}
-	s.RestoreBytes = p.sizeSince(s)
-	return made.Data, nil
-}
-
-func (c cutting) image(ctx context.Context, d openat.Dir, s *volume.Snapshot) (*os.File, error) {
-	data, err := c.copyImage(ctx, d, volume.Sparse, c.from.restoreBytes)
-	if err != nil {
-		return nil, err
-	}
-	s.FilesystemBytes, s.Formatting = c.from.filesystemBytes, c.from.formatting
-	allocated, err := image.Image{}.Allocated(data, 0)
-	if err != nil {
-		return nil, errors.Join(err, data.Close())
-	}
-	c.pool.replaceReserved(&s.HeldBytes, heldAtLeast(min(allocated, s.RestoreBytes), 0))
-	return data, nil
-}
-
-func (c cutting) files(ctx context.Context, d openat.Dir, s *volume.Snapshot) (*os.File, error) {
-	made, held, err := c.copyFiles(ctx, d, bound{bytes: s.RestoreBytes, inodes: c.from.spec.Inodes})
-	s.QuotaID = made.QuotaID
-	if err != nil {
-		return nil, err
-	}
-	c.pool.replaceReserved(&s.HeldBytes, heldAtLeast(held, c.progress.Stats().Inodes()))
-	s.RestoreBytes = c.pool.sizeSince(s)
-	return made.Data, nil
+	return made, nil
 }
 
 // sizeSince returns the source's present size, or RestoreBytes if that is larger: the source may

@@ -79,9 +79,9 @@ func fillMetered(t *testing.T, path string) {
 func wantMetered(t *testing.T, what string, on *Pool, run func()) {
 	t.Helper()
 	m := &meter{}
-	on.throttle.Limiter = m
+	on.copier.Throttle.Limiter = m
 	run()
-	on.throttle.Limiter = nil
+	on.copier.Throttle.Limiter = nil
 	if got := m.bytes.Load(); got < meteredContent || got > 2*meteredContent {
 		t.Errorf("%s: the limiter let %d bytes through, want %d", what, got, meteredContent)
 	}

@@ -29,7 +29,7 @@ func (q queueing) Done() <-chan struct{} {
 // gives it the turn and says how it ended.
 func queued(t *testing.T, p *Pool, work func(context.Context) error) (leave func() error) {
 	t.Helper()
-	leaveTurn, err := p.throttle.Enter(t.Context())
+	leaveTurn, err := p.copier.Throttle.Enter(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
