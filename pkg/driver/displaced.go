@@ -13,7 +13,7 @@ import (
 func (s *poolSet) closeDisplaced(ctx context.Context, slot *poolSlot) {
 	for {
 		changed := s.changes.next()
-		if err := slot.pool.CheckInPlace(); err != nil {
+		if err := slot.pool.CheckAtPath(); err != nil {
 			s.withdraw(ctx, slot, err)
 			return
 		}

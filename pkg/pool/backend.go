@@ -7,6 +7,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/detect"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -29,7 +30,7 @@ func (p *Pool) Filesystem() Filesystem { return p.filesystem }
 // openBackend finds out what the pool's filesystem can do. Errors: ErrUnavailable when that is less
 // than the options require.
 func (p *Pool) openBackend(ctx context.Context) (err error) {
-	if p.backend, err = p.detect(ctx); err != nil {
+	if p.backend, err = p.detect(ctx, p.layout.Root); err != nil {
 		return err
 	}
 	p.cloner = backend.ClonerOf(p.backend)
@@ -40,22 +41,22 @@ func (p *Pool) openBackend(ctx context.Context) (err error) {
 		Yielder:  &p.calls,
 	}
 	p.filesystem = Filesystem{Backend: p.backend.Name(), EnforcesSizes: p.backend.Enforces()}
-	p.filesystem.Volatile, err = detect.Volatile(p.root)
+	p.filesystem.Volatile, err = detect.Volatile(p.layout.Root)
 	return err
 }
 
 // checkQuota refuses a filesystem that does not do what the options require, before anything is
 // made on it. Errors: ErrUnavailable.
-func (p *Pool) checkQuota(ctx context.Context) error {
+func (p *Pool) checkQuota(ctx context.Context, d openat.Dir) error {
 	if !p.opts.RequireQuota {
 		return nil
 	}
-	_, err := p.detect(ctx)
+	_, err := p.detect(ctx, d)
 	return err
 }
 
-func (p *Pool) detect(ctx context.Context) (backend.Backend, error) {
-	return detect.Backend(ctx, p.root, detect.Options{
+func (p *Pool) detect(ctx context.Context, d openat.Dir) (backend.Backend, error) {
+	return detect.Backend(ctx, d, detect.Options{
 		RequireQuota: p.opts.RequireQuota, IgnoreQuota: p.opts.IgnoreQuota, Pool: p.id,
 	})
 }

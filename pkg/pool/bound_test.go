@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -87,9 +88,9 @@ func TestPodThatWritesAheadOfACopyFillsNoDisk(t *testing.T) {
 		}
 		pod.file.Close()
 		waitPurged(t, p)
-		wantEntries(t, p, tmpDir)
-		wantEntries(t, p, snapshotsDir)
-		wantEntries(t, p, volumesDir, "v")
+		wantEntries(t, p, layout.TmpDir)
+		wantEntries(t, p, layout.SnapshotsDir)
+		wantEntries(t, p, layout.VolumesDir, "v")
 		wantLedger(t, p, v.CapacityBytes, 0)
 		eventually(t, "the disk is as free as it was",
 			func() bool { return status(t, p).FreeBytes >= before-mib })

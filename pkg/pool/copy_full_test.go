@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -202,9 +203,9 @@ func (f *filledPool) wantCopied(t *testing.T, c fullCopy, data string) {
 func (f *filledPool) wantNothingBut(t *testing.T, after string) {
 	t.Helper()
 	waitPurged(t, f.Pool)
-	wantEntries(t, f.Pool, tmpDir)
-	wantEntries(t, f.Pool, snapshotsDir, "kept")
-	wantEntries(t, f.Pool, volumesDir, "v")
+	wantEntries(t, f.Pool, layout.TmpDir)
+	wantEntries(t, f.Pool, layout.SnapshotsDir, "kept")
+	wantEntries(t, f.Pool, layout.VolumesDir, "v")
 	wantLedger(t, f.Pool, f.volume.CapacityBytes+f.kept.HeldBytes, 0)
 	for _, data := range []string{dataPath(f.Pool, f.volume.ID), snapshotPath(f.Pool, f.kept.ID)} {
 		if digest(t, data) != f.want {
@@ -272,8 +273,8 @@ func TestCopyThatMeetsAQuotaLeavesNothing(t *testing.T) {
 			t.Errorf("%v, want %v", err, wantErr)
 		}
 		waitPurged(t, p)
-		wantEntries(t, p, tmpDir)
-		wantEntries(t, p, volumesDir)
+		wantEntries(t, p, layout.TmpDir)
+		wantEntries(t, p, layout.VolumesDir)
 		wantLedger(t, p, 0, 0)
 		if digest(t, dataPath(source, v.ID)) != want {
 			t.Error("the source is not as it was")

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -48,7 +49,7 @@ func TestVolumeHasExactlyItsModeAndOwner(t *testing.T) {
 				)
 			}
 		}
-		wantEntries(t, p, tmpDir)
+		wantEntries(t, p, layout.TmpDir)
 		closePool(t, p)
 	}
 }
@@ -195,8 +196,8 @@ func TestCancelledCallLeavesNothing(t *testing.T) {
 	if err := p.Delete(ctx, kept.ID); !errors.Is(err, context.Canceled) {
 		t.Errorf("delete: %v, want context.Canceled", err)
 	}
-	wantEntries(t, p, tmpDir)
-	wantEntries(t, p, volumesDir, "kept")
+	wantEntries(t, p, layout.TmpDir)
+	wantEntries(t, p, layout.VolumesDir, "kept")
 	wantLedger(t, p, mib, 0)
 }
 
@@ -205,11 +206,11 @@ func TestCancelledCallLeavesNothing(t *testing.T) {
 func TestDirectoryPutThereByHandIsNotTouched(t *testing.T) {
 	p := newPool(t)
 	byHand := map[string]string{"v/": "", "v/data/": "", "v/data/file": "precious"}
-	writeTree(t, filepath.Join(p.opts.Path, volumesDir), byHand)
+	writeTree(t, filepath.Join(p.opts.Path, layout.VolumesDir), byHand)
 	if v, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrCorrupt) {
 		t.Errorf("%+v, %v, want ErrCorrupt", v, err)
 	}
-	if got := listTree(t, filepath.Join(p.opts.Path, volumesDir)); got["v/data/file"] != "precious" ||
+	if got := listTree(t, filepath.Join(p.opts.Path, layout.VolumesDir)); got["v/data/file"] != "precious" ||
 		len(got) != len(byHand) {
 		t.Errorf("volumes/ has %q", got)
 	}
@@ -225,8 +226,8 @@ func TestVolumeMovedToAnotherPoolBelongsThere(t *testing.T) {
 	closePool(t, from)
 	closePool(t, to)
 	if err := os.Rename(
-		filepath.Join(from.opts.Path, volumesDir, "v"),
-		filepath.Join(to.opts.Path, volumesDir, "v"),
+		filepath.Join(from.opts.Path, layout.VolumesDir, "v"),
+		filepath.Join(to.opts.Path, layout.VolumesDir, "v"),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +267,7 @@ func TestRacingCreatesNeverOversell(t *testing.T) {
 		t.Errorf("%d volumes were made where 10 have room", made)
 	}
 	wantLedger(t, p, 10*size, 0)
-	wantEntries(t, p, tmpDir)
+	wantEntries(t, p, layout.TmpDir)
 }
 
 func TestRacingCreatesOfOneNameMakeOneVolume(t *testing.T) {
@@ -289,7 +290,7 @@ func TestRacingCreatesOfOneNameMakeOneVolume(t *testing.T) {
 		}
 	}
 	wantLedger(t, p, mib, 0)
-	wantEntries(t, p, volumesDir, "v")
+	wantEntries(t, p, layout.VolumesDir, "v")
 }
 
 func isNoSpace(err error) bool {
@@ -334,12 +335,12 @@ func TestFullFilesystemLeaksNothing(t *testing.T) {
 			}
 			filler.Close()
 			// btrfs gives space back with its next transaction
-			if err := unix.Syncfs(p.root.FD()); err != nil {
+			if err := unix.Syncfs(p.layout.Root.FD()); err != nil {
 				t.Fatal(err)
 			}
 			create(t, p, "after", 1)
 			p = restart(t, p)
-			wantEntries(t, p, volumesDir, "after", kept.ID.Dir())
+			wantEntries(t, p, layout.VolumesDir, "after", kept.ID.Dir())
 		})
 	}
 }

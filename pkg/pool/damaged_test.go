@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -40,7 +41,7 @@ func TestDamagedVolumeKeepsItsNameAndCanBeDeleted(t *testing.T) {
 			p, damaged := newPoolWithTwo(t)
 			closePool(t, p)
 			if err := os.WriteFile(
-				filepath.Join(p.opts.Path, volumesDir, "v", record.VolumeFile),
+				filepath.Join(p.opts.Path, layout.VolumesDir, "v", record.VolumeFile),
 				[]byte(tc.record),
 				0o600,
 			); err != nil {
@@ -69,10 +70,10 @@ func TestVolumeWithoutAReadableRecordIsDamaged(t *testing.T) {
 		t.Run(tc.title, func(t *testing.T) {
 			p, damaged := newPoolWithTwo(t)
 			closePool(t, p)
-			path := filepath.Join(p.opts.Path, volumesDir, "v", record.VolumeFile)
+			path := filepath.Join(p.opts.Path, layout.VolumesDir, "v", record.VolumeFile)
 			if err := os.Rename(
 				path,
-				filepath.Join(p.opts.Path, volumesDir, "v", "elsewhere"),
+				filepath.Join(p.opts.Path, layout.VolumesDir, "v", "elsewhere"),
 			); err != nil {
 				t.Fatal(err)
 			}
@@ -128,7 +129,7 @@ func wantDamaged(t *testing.T, p *Pool, v volume.Volume) {
 	}
 	for _, name := range []string{"v", "bystander"} {
 		if content, err := os.ReadFile(
-			filepath.Join(p.opts.Path, volumesDir, name, dataEntry, "file"),
+			filepath.Join(p.opts.Path, layout.VolumesDir, name, dataEntry, "file"),
 		); string(
 			content,
 		) != "precious" {
@@ -142,7 +143,7 @@ func wantDamaged(t *testing.T, p *Pool, v volume.Volume) {
 	}
 	remove(t, p, v.ID)
 	waitPurged(t, p)
-	wantEntries(t, p, volumesDir, "bystander")
+	wantEntries(t, p, layout.VolumesDir, "bystander")
 	create(t, p, "v", mib)
 	wantLedger(t, p, 2*mib, 0)
 }
@@ -188,13 +189,13 @@ func TestForeignEntryInVolumesIsLeftAlone(t *testing.T) {
 	p := newPool(t)
 	create(t, p, "v", mib)
 	closePool(t, p)
-	writeTree(t, filepath.Join(p.opts.Path, volumesDir),
+	writeTree(t, filepath.Join(p.opts.Path, layout.VolumesDir),
 		map[string]string{"lost+found/#12": "", ".hidden": "", "s-1/data": ""})
 	p = openPool(t, p.opts)
 	if got := p.List("", 10); len(got) != 1 {
 		t.Errorf("list: %v", got)
 	}
-	wantEntries(t, p, volumesDir, ".hidden", "lost+found", "s-1", "v")
+	wantEntries(t, p, layout.VolumesDir, ".hidden", "lost+found", "s-1", "v")
 }
 
 func TestVolumeOfAnotherPoolIsNotFound(t *testing.T) {

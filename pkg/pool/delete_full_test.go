@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -76,8 +77,8 @@ func TestEverythingCanBeDeletedFromAFullDisk(t *testing.T) {
 			t.Errorf("listed are the snapshots %v", got)
 		}
 		waitPurged(t, p)
-		waitEntries(t, p, volumesDir, "bystander")
-		waitEntries(t, p, snapshotsDir)
+		waitEntries(t, p, layout.VolumesDir, "bystander")
+		waitEntries(t, p, layout.SnapshotsDir)
 		wantLedger(t, p, mib, 0)
 		wantTree(t, dataPath(p, bystander.ID), someTree)
 		wantMadeAnew(t, p, disk, "directory")
@@ -169,7 +170,7 @@ func TestWhatTheTrashKeepsGoesWhenABtrfsIsFull(t *testing.T) {
 			wantBrimful(t, disk)
 			remove(t, p, v.ID)
 			waitPurged(t, p)
-			waitEntries(t, p, volumesDir)
+			waitEntries(t, p, layout.VolumesDir)
 		})
 	}
 }
@@ -245,8 +246,8 @@ func TestVolumeDeletedFromAFullDiskIsNothingToAnybodyUntilItIsPurged(t *testing.
 		}
 		p = restart(t, p)
 		waitPurged(t, p)
-		waitEntries(t, p, volumesDir, "bystander")
-		waitEntries(t, p, snapshotsDir)
+		waitEntries(t, p, layout.VolumesDir, "bystander")
+		waitEntries(t, p, layout.SnapshotsDir)
 		wantLedger(t, p, mib, 0)
 		wantMadeAnew(t, p, disk, "v")
 	})
@@ -258,7 +259,7 @@ func TestNameOfAVolumeDeletedInPlaceIsBusy(t *testing.T) {
 	v := create(t, p, "v", mib)
 	s := snapshot(t, p, "s", v.ID)
 	p.trash.Stop()
-	for _, path := range []string{volumesDir + "/" + v.ID.Dir(), snapshotsDir + "/" + s.ID.Dir()} {
+	for _, path := range []string{layout.VolumesDir + "/" + v.ID.Dir(), layout.SnapshotsDir + "/" + s.ID.Dir()} {
 		if err := unix.Chmod(filepath.Join(p.opts.Path, path), 0o7000); err != nil {
 			t.Fatal(err)
 		}
@@ -298,7 +299,7 @@ func TestNoOtherModeDeletesAVolume(t *testing.T) {
 	p := newPool(t)
 	v := create(t, p, "v", mib)
 	for _, mode := range []uint32{0, 0o700, 0o777, 0o1777, 0o2770, 0o4755, 0o6000, 0o7777} {
-		if err := unix.Chmod(filepath.Join(p.opts.Path, volumesDir, "v"), mode); err != nil {
+		if err := unix.Chmod(filepath.Join(p.opts.Path, layout.VolumesDir, "v"), mode); err != nil {
 			t.Fatal(err)
 		}
 		p = restart(t, p)
@@ -327,8 +328,8 @@ func TestDeleteFromAFullDiskSurvivesAPowerCut(t *testing.T) {
 			t.Errorf("listed are %v and %v, want the bystander alone", v, s)
 		}
 		waitPurged(t, p)
-		waitEntries(t, p, volumesDir, "bystander")
-		waitEntries(t, p, snapshotsDir)
+		waitEntries(t, p, layout.VolumesDir, "bystander")
+		waitEntries(t, p, layout.SnapshotsDir)
 		wantTree(t, dataPath(p, bystander.ID), someTree)
 	})
 }
@@ -339,7 +340,7 @@ func TestPoolOnAFullDiskOpensAndRemovesWhatIsUnfinished(t *testing.T) {
 		p := openPool(t, oversold(disk))
 		v := create(t, p, "v", mib)
 		closePool(t, p)
-		writeTree(t, filepath.Join(p.opts.Path, tmpDir),
+		writeTree(t, filepath.Join(p.opts.Path, layout.TmpDir),
 			map[string]string{"w.123/data/file": "half", "s-s.123/data/file": "half"})
 		disk.Fill(t)
 		wantBrimful(t, disk)

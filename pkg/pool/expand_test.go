@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
@@ -32,7 +33,7 @@ func TestExpandGivesTheSizeAndKeepsIt(t *testing.T) {
 		}
 	}
 	wantLedger(t, p, 3*mib, 0)
-	wantEntries(t, p, filepath.Join(volumesDir, v.ID.Dir()), "data", "volume.json")
+	wantEntries(t, p, filepath.Join(layout.VolumesDir, v.ID.Dir()), "data", "volume.json")
 	p = restart(t, p)
 	wantLedger(t, p, 3*mib, 0)
 	if got, err := p.Get(
@@ -108,7 +109,7 @@ func TestExpandOnAFullDiskLeavesTheVolumeAsItWas(t *testing.T) {
 					t.Errorf("expand: %v, want ErrNoSpace or ENOSPC", err)
 				}
 				wantLedger(t, p, capacity, 0)
-				wantEntries(t, p, filepath.Join(volumesDir, v.ID.Dir()), dataEntry, record.VolumeFile)
+				wantEntries(t, p, filepath.Join(layout.VolumesDir, v.ID.Dir()), dataEntry, record.VolumeFile)
 				giveBack(t, filler, block)
 			}
 			if refused == 0 {
@@ -149,7 +150,7 @@ func TestExpandOfWhatCannotGrow(t *testing.T) {
 	) {
 		t.Errorf("a cancelled call: %v", err)
 	}
-	writeTree(t, filepath.Join(p.opts.Path, volumesDir, v.ID.Dir()),
+	writeTree(t, filepath.Join(p.opts.Path, layout.VolumesDir, v.ID.Dir()),
 		map[string]string{"volume.json": "{"})
 	p = restart(t, p)
 	if _, err := expand(t, p, v.ID, 2*mib, 0); !errors.Is(err, volume.ErrCorrupt) {
@@ -190,7 +191,7 @@ func TestVolumesThatAreNotHeldToTheirSizesAreCounted(t *testing.T) {
 func TestQuotaOfThePurgedIsNotTakenFromTheLiving(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	v := create(t, p, "v", 4*mib)
-	trash := filepath.Join(p.opts.Path, trashDir, "gone.00000001")
+	trash := filepath.Join(p.opts.Path, layout.TrashDir, "gone.00000001")
 	if err := os.Mkdir(trash, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +219,7 @@ func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
 	first := create(t, p, "first", 4*mib)
 	second := create(t, p, "second", 4*mib)
 	closePool(t, p)
-	path := filepath.Join(p.opts.Path, volumesDir, "second", record.VolumeFile)
+	path := filepath.Join(p.opts.Path, layout.VolumesDir, "second", record.VolumeFile)
 	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -153,7 +154,7 @@ func (p *Pool) imageAt(m mount.Mount) (volume.ID, bool) {
 // file only tells which volume to compare.
 func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
 	file, err := loopdev.BackingPath(d.Number())
-	if err != nil || path.Base(path.Dir(path.Dir(file))) != volumesDir {
+	if err != nil || path.Base(path.Dir(path.Dir(file))) != layout.VolumesDir {
 		return volume.ID{}, false
 	}
 	id, err := volume.IDFromDir(p.id, path.Base(path.Dir(file)))

@@ -13,6 +13,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -165,7 +166,7 @@ func TestPreallocatedImageThatDoesNotFitIsRefusedAndLeavesNothing(t *testing.T) 
 	if !errors.Is(err, volume.ErrNoSpace) {
 		t.Errorf("got %v, want ErrNoSpace", err)
 	}
-	wantEntries(t, p, volumesDir)
+	wantEntries(t, p, layout.VolumesDir)
 	wantLedger(t, p, 0, 0)
 }
 
@@ -294,7 +295,7 @@ func TestRecordOfAnImageIsRefusedByDriversFromBeforeThereWereImages(t *testing.T
 		`"formatVersion": 1,`: create(t, p, "directory", mib),
 		`"formatVersion": 2,`: createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{}),
 	} {
-		content, err := os.ReadFile(filepath.Join(p.opts.Path, volumesDir, v.ID.Dir(), record.VolumeFile))
+		content, err := os.ReadFile(filepath.Join(p.opts.Path, layout.VolumesDir, v.ID.Dir(), record.VolumeFile))
 		if err != nil || !strings.Contains(string(content), version) {
 			t.Errorf("the record of %s is\n%s%v, want %s", v.ID, content, err, version)
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -88,7 +89,7 @@ func TestCopyOutlivesItsCallAndTheRetryJoinsIt(t *testing.T) {
 	if got := status(t, p); got.Copies != 1 {
 		t.Errorf("%d copies are under way, want 1", got.Copies)
 	}
-	tmp := entries(t, filepath.Join(p.opts.Path, tmpDir))
+	tmp := entries(t, filepath.Join(p.opts.Path, layout.TmpDir))
 	joined := make(chan error)
 	go func() {
 		_, err := p.CreateSnapshot(t.Context(), s)
@@ -197,8 +198,8 @@ func TestClosingThePoolEndsCopiesAndLeavesNothing(t *testing.T) {
 	}
 	p = openPool(t, p.opts)
 	waitPurged(t, p)
-	wantEntries(t, p, tmpDir)
-	wantEntries(t, p, snapshotsDir)
+	wantEntries(t, p, layout.TmpDir)
+	wantEntries(t, p, layout.SnapshotsDir)
 	wantLedger(t, p, 64*mib, 0)
 	s := snapshot(t, p, "s", v.ID)
 	wantSameContent(t, filepath.Join(dataPath(p, v.ID), "file"),
@@ -250,7 +251,7 @@ func TestCopiesWaitForTheirTurn(t *testing.T) {
 		second <- err
 	}()
 	eventually(t, "the second copy has begun to wait", func() bool { return status(t, p).Copies == 2 })
-	for _, name := range entries(t, filepath.Join(p.opts.Path, tmpDir)) {
+	for _, name := range entries(t, filepath.Join(p.opts.Path, layout.TmpDir)) {
 		if strings.HasPrefix(name, "s-second") {
 			t.Errorf("tmp/ has %s while the first copy is made", name)
 		}

@@ -46,7 +46,7 @@ type points struct {
 
 func (p *Pool) newVolumes() *kind[volume.Volume] {
 	return &kind[volume.Volume]{
-		pool: p, word: "volume", recordFile: record.VolumeFile,
+		pool: p, word: "volume", dir: p.layout.Volumes, recordFile: record.VolumeFile,
 		catalog:   catalog.New(countUnenforced),
 		encode:    record.EncodeVolume,
 		decode:    record.DecodeVolume,
@@ -78,7 +78,8 @@ func countUnenforced(f facts) int64 {
 
 func (p *Pool) newSnapshots() *kind[volume.Snapshot] {
 	return &kind[volume.Snapshot]{
-		pool: p, word: "snapshot", recordFile: record.SnapshotFile, prefix: snapshotPrefix,
+		pool: p, word: "snapshot", dir: p.layout.Snapshots, recordFile: record.SnapshotFile,
+		prefix:  snapshotPrefix,
 		catalog: catalog.New(func(f facts) int64 { return f.promisedBytes }),
 		encode:  record.EncodeSnapshot,
 		decode:  record.DecodeSnapshot,

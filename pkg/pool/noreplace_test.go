@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -19,12 +19,12 @@ func TestWhatWasPutThereByHandIsNotReplaced(t *testing.T) {
 		title, path string
 		make        func(t *testing.T, p *Pool, source volume.ID) error
 	}{
-		{"volume", volumesDir + "/new", func(t *testing.T, p *Pool, _ volume.ID) error {
+		{"volume", layout.VolumesDir + "/new", func(t *testing.T, p *Pool, _ volume.ID) error {
 			t.Helper()
 			_, err := p.Create(t.Context(), request(t, "new", mib))
 			return err
 		}},
-		{"snapshot", snapshotsDir + "/new", func(t *testing.T, p *Pool, source volume.ID) error {
+		{"snapshot", layout.SnapshotsDir + "/new", func(t *testing.T, p *Pool, source volume.ID) error {
 			t.Helper()
 			_, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "new", source))
 			return err
@@ -63,26 +63,4 @@ func inodeOf(t *testing.T, path string) uint64 {
 		t.Fatal(err)
 	}
 	return st.Ino
-}
-
-// Another process may have made a pool of the directory meanwhile: its volumes have IDs of that
-// pool's UUID.
-func TestMarkerOfAPoolIsNotReplaced(t *testing.T) {
-	const content = "another's"
-	dir := t.TempDir()
-	path := filepath.Join(dir, markerFile)
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	root, err := openat.OpenDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	if _, err := initialize(root); !errors.Is(err, os.ErrExist) {
-		t.Errorf("%v, want EEXIST", err)
-	}
-	if got, err := os.ReadFile(path); string(got) != content || err != nil {
-		t.Errorf("%s has %q, %v, want %q", markerFile, got, err, content)
-	}
 }

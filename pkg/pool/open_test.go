@@ -13,12 +13,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-var wholePool = []string{lockFile, markerFile, snapshotsDir, tmpDir, trashDir, volumesDir}
+var wholePool = []string{layout.LockFile, layout.RecordFile, layout.SnapshotsDir, layout.TmpDir, layout.TrashDir, layout.VolumesDir}
 
 func TestOpenMakesAPoolOfAnUnusedDirectory(t *testing.T) {
 	for _, tc := range []struct {
@@ -30,7 +31,7 @@ func TestOpenMakesAPoolOfAnUnusedDirectory(t *testing.T) {
 		{title: "absent", path: "pool"},
 		{title: "absent with parents", path: "a/b/pool"},
 		{title: "empty", path: "pool", tree: map[string]string{"pool/": ""}},
-		{title: "new filesystem", path: "pool", tree: map[string]string{"pool/lost+found/": ""}, more: []string{lostAndFound}},
+		{title: "new filesystem", path: "pool", tree: map[string]string{"pool/lost+found/": ""}, more: []string{"lost+found"}},
 		{title: "crashed with a lock", path: "pool", tree: map[string]string{"pool/lock": "4711\n"}},
 		{title: "crashed with a directory", path: "pool", tree: map[string]string{"pool/lock": "", "pool/volumes/": ""}},
 		{
@@ -91,7 +92,7 @@ func TestPoolIsClosedToEverybodyButRoot(t *testing.T) {
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(root, "pool")})
 	v := create(t, p, "v", 1)
 	for _, name := range []string{
-		"", volumesDir, snapshotsDir, tmpDir, trashDir, filepath.Join(volumesDir, v.ID.Dir()),
+		"", layout.VolumesDir, layout.SnapshotsDir, layout.TmpDir, layout.TrashDir, filepath.Join(layout.VolumesDir, v.ID.Dir()),
 	} {
 		info, err := os.Stat(filepath.Join(p.opts.Path, name))
 		if err != nil || info.Mode().Perm() != 0o700 {
@@ -99,7 +100,7 @@ func TestPoolIsClosedToEverybodyButRoot(t *testing.T) {
 		}
 	}
 	for _, name := range []string{
-		markerFile, lockFile, filepath.Join(volumesDir, v.ID.Dir(), record.VolumeFile),
+		layout.RecordFile, layout.LockFile, filepath.Join(layout.VolumesDir, v.ID.Dir(), record.VolumeFile),
 	} {
 		info, err := os.Stat(filepath.Join(p.opts.Path, name))
 		if err != nil || info.Mode().Perm() != 0o600 {
@@ -119,14 +120,14 @@ func TestDirectoryUnfitForAPoolIsRefusedUntouched(t *testing.T) {
 		{"foreign file", map[string]string{"notes.txt": "mine"}, volume.ErrUnavailable, "notes.txt"},
 		{"foreign hidden file", map[string]string{".git/": ""}, volume.ErrUnavailable, ".git"},
 		{"foreign beside own", map[string]string{"volumes/": "", "lock": "", "home/": ""}, volume.ErrUnavailable, "home"},
-		{"lost marker", map[string]string{"volumes/pvc-1/data/file": "precious", "trash/": ""}, volume.ErrUnavailable, markerFile},
+		{"lost marker", map[string]string{"volumes/pvc-1/data/file": "precious", "trash/": ""}, volume.ErrUnavailable, layout.RecordFile},
 		{"lost marker, trash", map[string]string{"volumes/": "", "trash/x.01234567/data": ""}, volume.ErrUnavailable, "trash"},
-		{"newer format", map[string]string{markerFile: `{"formatVersion":2,` + uuid + `}`}, volume.ErrUnavailable, "format version 2"},
-		{"empty marker", map[string]string{markerFile: ""}, volume.ErrCorrupt, markerFile},
-		{"half a marker", map[string]string{markerFile: `{"formatVersion":1,`}, volume.ErrCorrupt, markerFile},
-		{"marker without UUID", map[string]string{markerFile: `{"formatVersion":1}`}, volume.ErrCorrupt, "uuid"},
-		{"marker with hostile UUID", map[string]string{markerFile: `{"formatVersion":1,"uuid":"../../../../../.."}`}, volume.ErrCorrupt, "uuid"},
-		{"marker is a directory", map[string]string{markerFile + "/": ""}, nil, ""},
+		{"newer format", map[string]string{layout.RecordFile: `{"formatVersion":2,` + uuid + `}`}, volume.ErrUnavailable, "format version 2"},
+		{"empty marker", map[string]string{layout.RecordFile: ""}, volume.ErrCorrupt, layout.RecordFile},
+		{"half a marker", map[string]string{layout.RecordFile: `{"formatVersion":1,`}, volume.ErrCorrupt, layout.RecordFile},
+		{"marker without UUID", map[string]string{layout.RecordFile: `{"formatVersion":1}`}, volume.ErrCorrupt, "uuid"},
+		{"marker with hostile UUID", map[string]string{layout.RecordFile: `{"formatVersion":1,"uuid":"../../../../../.."}`}, volume.ErrCorrupt, "uuid"},
+		{"marker is a directory", map[string]string{layout.RecordFile + "/": ""}, nil, ""},
 		{"volumes is a file", map[string]string{"volumes": ""}, nil, ""},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
@@ -144,8 +145,8 @@ func TestDirectoryUnfitForAPoolIsRefusedUntouched(t *testing.T) {
 				}
 			}
 			after := listTree(t, root)
-			delete(after, lockFile)
-			delete(before, lockFile)
+			delete(after, layout.LockFile)
+			delete(before, layout.LockFile)
 			if !maps.Equal(after, before) {
 				t.Errorf("the directory has %q now, had %q", after, before)
 			}
@@ -165,7 +166,7 @@ func TestPathThatIsNoDirectoryIsRefused(t *testing.T) {
 
 // A link in place of a pool's own entry would send volumes to where it points.
 func TestLinkInPlaceOfAnOwnEntryIsNotFollowed(t *testing.T) {
-	for _, name := range []string{volumesDir, tmpDir, trashDir, markerFile, lockFile} {
+	for _, name := range []string{layout.VolumesDir, layout.TmpDir, layout.TrashDir, layout.RecordFile, layout.LockFile} {
 		t.Run(name, func(t *testing.T) {
 			p := newPool(t)
 			closePool(t, p)
@@ -245,7 +246,7 @@ func TestWhatACrashLeftInTmpIsThrownAway(t *testing.T) {
 			v := create(t, p, "bystander", mib)
 			writeTree(t, dataPath(p, v.ID), map[string]string{"file": "precious"})
 			closePool(t, p)
-			writeTree(t, filepath.Join(p.opts.Path, tmpDir), map[string]string{
+			writeTree(t, filepath.Join(p.opts.Path, layout.TmpDir), map[string]string{
 				"pvc-1.0123abcd/":             "",
 				"pvc-2.0123abcd/data/file":    "half a copy",
 				"pvc-3.0123abcd/volume.json":  `{"formatVersion":1,"na`,
@@ -255,7 +256,7 @@ func TestWhatACrashLeftInTmpIsThrownAway(t *testing.T) {
 			p = openPool(t, p.opts)
 			waitPurged(t, p)
 			wantLedger(t, p, mib, 0)
-			wantEntries(t, p, volumesDir, "bystander")
+			wantEntries(t, p, layout.VolumesDir, "bystander")
 			if content, err := os.ReadFile(
 				filepath.Join(dataPath(p, v.ID), "file"),
 			); string(

@@ -8,11 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -20,8 +17,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -32,7 +29,7 @@ type Pool struct {
 	opts Options
 	id   volume.PoolID
 
-	root, tmp      openat.Dir
+	layout         *layout.Dir
 	trash          *trash.Trash
 	volumes        *kind[volume.Volume]
 	snapshots      *kind[volume.Snapshot]
@@ -40,8 +37,6 @@ type Pool struct {
 	snapshotBound  snapshotBound
 	commits        *groupsync.Group
 	ordered        bool // backend.HasOrderedJournal
-	location       mount.Location
-	place          place
 	backend        backend.Backend
 	filesystem     Filesystem
 	cloner         backend.Cloner
@@ -57,223 +52,77 @@ type Pool struct {
 // absent. It finishes what a crash interrupted, and reads every record. A damaged volume does not
 // fail the pool. When the context ends, the copies that are under way end too. The caller closes
 // the pool. Errors: ErrUnavailable when the directory is not fit to be this pool (the text says
-// why), ErrCorrupt when its marker cannot be used.
-func Open(ctx context.Context, opts Options) (_ *Pool, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("pool %s at %s: %w", opts.Name, opts.Path, err)
-		}
-	}()
+// why), ErrCorrupt when pool.json cannot be used.
+func Open(ctx context.Context, opts Options) (*Pool, error) {
 	p := &Pool{
 		opts:    opts,
 		commits: groupsync.New((*os.File).Sync),
 	}
-	p.volumes, p.snapshots, p.trash = p.newVolumes(), p.newSnapshots(), p.newTrash()
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.closeFiles())
-		}
-	}()
-	if err := p.openFiles(ctx); err != nil {
-		return nil, err
-	}
-	if err := p.scan(ctx); err != nil {
-		return nil, err
-	}
-	if err := p.measureForeign(); err != nil {
-		return nil, err
+	if err := p.open(ctx); err != nil {
+		return nil, p.wrap(err)
 	}
 	p.jobs = copyjob.Start(ctx)
 	p.trash.Start(context.WithoutCancel(ctx))
 	return p, nil
 }
 
-// openFiles opens the pool's directories, and finds out what their filesystem can do.
-func (p *Pool) openFiles(ctx context.Context) (err error) {
-	if err := p.openRoot(ctx); err != nil {
+// open opens the pool's directory, and finds out what is in it.
+func (p *Pool) open(ctx context.Context) (err error) {
+	p.layout, err = layout.Open(layout.Options{
+		Path:              p.opts.Path,
+		MustExist:         p.opts.MustExist,
+		RequireMountpoint: p.opts.RequireMountpoint,
+		WasOpen:           p.opts.WasOpen,
+		Admit:             p.opts.Admit,
+		Claim:             p.opts.Claim,
+		CheckFilesystem:   func(d openat.Dir) error { return p.checkQuota(ctx, d) },
+	})
+	if err != nil {
 		return err
 	}
-	if err := p.openLayout(); err != nil {
-		return err
+	p.id = p.layout.ID
+	if err := p.load(ctx); err != nil {
+		return errors.Join(err, p.layout.Close())
 	}
-	if p.location, err = mount.Locate(p.root.File); err != nil {
-		return err
-	}
-	if p.place, err = placeOf(p.root.File); err != nil {
-		return err
-	}
+	return nil
+}
+
+// load finds out what the pool's filesystem can do, and what the pool has.
+func (p *Pool) load(ctx context.Context) (err error) {
 	if err := p.openBackend(ctx); err != nil {
 		return err
 	}
-	if p.ordered, err = backend.HasOrderedJournal(p.root.File); err != nil {
+	if p.ordered, err = backend.HasOrderedJournal(p.layout.Root.File); err != nil {
 		return err
 	}
-	p.trash.Tmp, p.trash.Location = p.tmp, p.location
-	p.trash.Backend, p.trash.IsOrdered = p.backend, p.ordered
+	p.volumes, p.snapshots, p.trash = p.newVolumes(), p.newSnapshots(), p.newTrash()
 	// A crash may have come between a rename and its fsync. From here on callers are told of these
 	// entries, so they must be durable.
-	return errors.Join(
-		p.volumes.dir.Sync(),
-		p.snapshots.dir.Sync(),
-		p.trash.Dir.Sync(),
-		p.tmp.Sync(),
-		p.root.Sync(),
-	)
+	if err := p.layout.Sync(); err != nil {
+		return err
+	}
+	if err := p.scan(ctx); err != nil {
+		return err
+	}
+	return p.measureForeign()
 }
 
-// openRoot opens the pool's directory, after making it where the options let it. Errors:
-// ErrUnavailable, and os.ErrNotExist where nothing is and nothing may be made.
-func (p *Pool) openRoot(ctx context.Context) error {
-	there, rest, err := mount.OpenNearest(p.opts.Path)
-	if err != nil {
-		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
-	}
-	p.root = openat.Dir{File: there} // closed with the pool, also after an error
-	if rest != "" && (p.opts.MustExist || p.opts.RequireMountpoint || p.opts.WasOpen) {
-		return fmt.Errorf(
-			"%w: nothing is at %s where the driver runs: mount the pool's disk; in a container, is the directory above it mounted "+
-				"(the chart's hostDirectories)? %w",
-			volume.ErrUnavailable,
-			p.opts.Path,
-			os.ErrNotExist,
-		)
-	}
-	if err := p.checkPlace(ctx, rest); err != nil {
-		return err
-	}
-	if rest != "" {
-		if err := p.makeRoot(); err != nil {
-			return err
-		}
-		// Again, for the opened directory: the path may have changed since.
-		if err := p.checkPlace(ctx, ""); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkPlace refuses a place where the pool must not be, or whose filesystem does not do what the
-// options require, before anything is made or changed there. The pool is to be at the rest below
-// its root. Errors: ErrUnavailable.
-func (p *Pool) checkPlace(ctx context.Context, rest string) error {
-	if p.opts.Admit != nil {
-		if err := p.opts.Admit(p.root.File, rest); err != nil {
-			return err
-		}
-	}
-	if err := p.checkMountpoint(); err != nil {
-		return err
-	}
-	return p.checkQuota(ctx)
-}
-
-// makeRoot makes the pool's directory, with its parents, and opens it in place of the nearest one.
-func (p *Pool) makeRoot() error {
-	if err := os.MkdirAll(filepath.Dir(p.opts.Path), 0o755); err != nil {
-		return err
-	}
-	if err := os.Mkdir(p.opts.Path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	f, err := os.OpenFile(p.opts.Path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	nearest := p.root
-	p.root = openat.Dir{File: f}
-	return errors.Join(nearest.Close(), syncPath(filepath.Dir(p.opts.Path)))
-}
-
-// checkMountpoint refuses a directory, by its descriptor, that must be where a filesystem is
-// mounted and is not. Errors: ErrUnavailable.
-func (p *Pool) checkMountpoint() error {
-	if !p.opts.RequireMountpoint {
-		return nil
-	}
-	ok, err := mount.IsFilesystemRoot(p.root.File)
-	if err != nil {
-		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
-	}
-	if !ok {
-		return volume.Because(volume.ReasonNotMounted, fmt.Errorf(
-			"%w: no filesystem is mounted there, and requireMountpoint is set: mount the pool's disk",
-			volume.ErrUnavailable,
-		))
-	}
-	return nil
-}
-
-// openLayout checks what the directory is, locks it, and makes it a pool if it is not one yet.
-func (p *Pool) openLayout() error {
-	m, err := readMarker(p.root)
-	isNew := errors.Is(err, os.ErrNotExist)
-	if err != nil && !isNew {
-		return err
-	}
-	if isNew {
-		if err := errors.Join(p.checkMayBeMade(), checkUnused(p.root)); err != nil {
-			return err
-		}
-	}
-	if err := lockPool(p.root); err != nil {
-		return err
-	}
-	if !isNew { // before anything is changed that might be another pool's
-		if err := p.identify(m); err != nil {
-			return err
-		}
-	}
-	if isNew {
-		if m, err = initialize(p.root); err != nil {
-			return err
-		}
-	}
-	if err := p.root.Chmod(0o700); err != nil {
-		return err
-	}
-	if err := p.identify(m); err != nil {
-		return err
-	}
-	return errors.Join(openInto(&p.volumes.dir, p.root, volumesDir),
-		openInto(&p.snapshots.dir, p.root, snapshotsDir), openInto(&p.tmp, p.root, tmpDir),
-		openInto(&p.trash.Dir, p.root, trashDir))
-}
-
-// identify reads the pool's ID and asks whether it may have it.
-func (p *Pool) identify(m record.Pool) (err error) {
-	if p.id, err = m.ID(); err != nil || p.opts.Claim == nil {
-		return err
-	}
-	return p.opts.Claim(p.id)
+// wrap says in an error which pool it is about.
+func (p *Pool) wrap(err error) error {
+	return fmt.Errorf("pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
 }
 
 // IDAt is the ID of the pool at a path, which need not be open. Errors: os.ErrNotExist when there
 // is no pool.
-func IDAt(path string) (volume.PoolID, error) {
-	f, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	m, err := readMarker(openat.Dir{File: f})
-	if err != nil {
-		return "", err
-	}
-	return m.ID()
-}
+func IDAt(path string) (volume.PoolID, error) { return layout.IDAt(path) }
 
-func openInto(d *openat.Dir, root openat.Dir, name string) (err error) {
-	*d, err = root.OpenDir(name)
-	return err
-}
-
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
+// CheckAtPath compares what is at the pool's path with what the pool has open. It costs three
+// system calls. Errors: ErrUnavailable when the pool's directory is no longer there.
+func (p *Pool) CheckAtPath() error {
+	if err := p.layout.CheckAtPath(); err != nil {
+		return p.wrap(err)
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return nil
 }
 
 // Close ends the copies under way, stops the purges, waits for both, and lets another process have
@@ -281,19 +130,7 @@ func syncPath(path string) error {
 func (p *Pool) Close() error {
 	p.jobs.Close()
 	p.trash.Stop()
-	return p.closeFiles()
-}
-
-func (p *Pool) closeFiles() error {
-	var errs []error
-	for _, f := range []*os.File{
-		p.volumes.dir.File, p.snapshots.dir.File, p.tmp.File, p.trash.Dir.File, p.root.File,
-	} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
-	}
-	return errors.Join(errs...)
+	return p.layout.Close()
 }
 
 // ID is the part of the pool's UUID that stands in the IDs of its volumes.
@@ -339,12 +176,12 @@ func (p *Pool) Inline() []volume.Volume {
 
 // VolumeAt says which volume's data a mount shows, if one of this pool.
 func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
-	rest, ok := p.location.Below(m)
+	rest, ok := p.layout.Location.Below(m)
 	if !ok {
 		return p.imageAt(m)
 	}
 	parts := strings.Split(rest, "/")
-	if len(parts) < 3 || parts[0] != volumesDir || !isData(parts[2:]) {
+	if len(parts) < 3 || parts[0] != layout.VolumesDir || !isData(parts[2:]) {
 		return volume.ID{}, false
 	}
 	id, err := volume.IDFromDir(p.id, parts[1])

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
@@ -100,7 +101,7 @@ func remove(t *testing.T, p *Pool, id volume.ID) {
 
 // dataPath is the way to a volume's data that an administrator would take.
 func dataPath(p *Pool, id volume.ID) string {
-	dir := filepath.Join(p.opts.Path, volumesDir, id.Dir())
+	dir := filepath.Join(p.opts.Path, layout.VolumesDir, id.Dir())
 	if held := filepath.Join(dir, backend.Holder, backend.Data); pathExists(held) {
 		return held
 	}
@@ -157,8 +158,8 @@ func waitPurged(t *testing.T, p *Pool) {
 	t.Helper()
 	eventually(t, "the trash is purged", func() bool {
 		left := append(
-			entries(t, filepath.Join(p.opts.Path, trashDir)),
-			entries(t, filepath.Join(p.opts.Path, tmpDir))...)
+			entries(t, filepath.Join(p.opts.Path, layout.TrashDir)),
+			entries(t, filepath.Join(p.opts.Path, layout.TmpDir))...)
 		return len(left) == 0 && status(t, p).TrashBytes == 0
 	})
 }

@@ -77,7 +77,7 @@ func (k *kind[V]) build(ctx context.Context, building string, v V, m making[V]) 
 	if err := ctx.Err(); err != nil {
 		return v, err
 	}
-	d, err := k.pool.tmp.Mkdir(building)
+	d, err := k.pool.layout.Tmp.Mkdir(building)
 	if err != nil {
 		return v, err
 	}
@@ -117,7 +117,7 @@ func (k *kind[V]) syncBuilt(d openat.Dir, data *os.File) error {
 // place renames a built directory into the kind's directory. Errors: ErrCorrupt when the name is
 // taken.
 func (k *kind[V]) place(building, dirName string) error {
-	err := k.pool.tmp.RenameNoReplace(building, k.dir, dirName)
+	err := k.pool.layout.Tmp.RenameNoReplace(building, k.dir, dirName)
 	if errors.Is(err, os.ErrExist) {
 		return fmt.Errorf(
 			"%w: %s/%s was put there while the driver ran: restart the driver to adopt it, or take it away",
@@ -134,7 +134,7 @@ func (k *kind[V]) abandon(building string, made *entry, leftBytes int64) {
 	p.ledger.Release(made.Value.promisedBytes - leftBytes)
 	p.ledger.MoveToTrash(leftBytes)
 	p.trash.Queue(trash.Entry{
-		In: p.tmp, Name: building, QuotaID: made.Value.quotaID, Bytes: leftBytes,
+		In: p.layout.Tmp, Name: building, QuotaID: made.Value.quotaID, Bytes: leftBytes,
 		Uncharge: p.uncharger(accountOf(made), leftBytes),
 	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/litter"
@@ -115,8 +116,8 @@ func TestPurgeEntersNoMount(t *testing.T) {
 				t.Fatal(err)
 			}
 			remove(t, p, v.ID)
-			deleted := filepath.Join(p.opts.Path, trashDir,
-				entries(t, filepath.Join(p.opts.Path, trashDir))[0])
+			deleted := filepath.Join(p.opts.Path, layout.TrashDir,
+				entries(t, filepath.Join(p.opts.Path, layout.TrashDir))[0])
 			t.Cleanup(
 				func() { _ = unix.Unmount(filepath.Join(deleted, dataEntry, tc.path), unix.MNT_DETACH) },
 			)

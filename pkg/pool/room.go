@@ -29,18 +29,17 @@ func (p *Pool) reserve(bytes int64) error {
 // room reads the filesystem's size and use. It costs a few system calls, whatever the pool holds.
 // Errors: ErrUnavailable when the disk has failed or is no longer at the pool's path.
 func (p *Pool) room() (ledger.Room, error) {
-	if err := errors.Join(p.alive(), p.CheckInPlace()); err != nil {
+	if err := errors.Join(p.alive(), p.CheckAtPath()); err != nil {
 		return ledger.Room{}, err
 	}
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(p.root.FD(), &st); err != nil {
-		return ledger.Room{}, fmt.Errorf("pool %s at %s: statfs: %w", p.opts.Name, p.opts.Path, err)
+	if err := unix.Fstatfs(p.layout.Root.FD(), &st); err != nil {
+		return ledger.Room{}, p.wrap(fmt.Errorf("statfs: %w", err))
 	}
 	if st.Flags&unix.ST_RDONLY != 0 {
-		err := fmt.Errorf("pool %s at %s: %w: its filesystem is mounted read-only: "+
-			"look into the kernel's log for disk errors, remount it",
-			p.opts.Name, p.opts.Path, volume.ErrUnavailable)
-		return ledger.Room{}, volume.Because(volume.ReasonReadOnly, err)
+		err := fmt.Errorf("%w: its filesystem is mounted read-only: "+
+			"look into the kernel's log for disk errors, remount it", volume.ErrUnavailable)
+		return ledger.Room{}, p.wrap(volume.Because(volume.ReasonReadOnly, err))
 	}
 	r := ledger.Room{
 		Size:       mount.Bytes(st.Blocks, st.Bsize),
@@ -61,11 +60,10 @@ func (p *Pool) room() (ledger.Room, error) {
 // its disk fails, and statfs then still returns the last sizes. Errors: ErrUnavailable.
 func (p *Pool) alive() error {
 	var st unix.Stat_t
-	if err := unix.Fstat(p.root.FD(), &st); err != nil {
-		err = fmt.Errorf("pool %s at %s: %w: its disk has failed (%w): "+
-			"look into the kernel's log, and stop the driver to replace it",
-			p.opts.Name, p.opts.Path, volume.ErrUnavailable, err)
-		return volume.Because(volume.ReasonDiskFailed, err)
+	if err := unix.Fstat(p.layout.Root.FD(), &st); err != nil {
+		err = fmt.Errorf("%w: its disk has failed (%w): "+
+			"look into the kernel's log, and stop the driver to replace it", volume.ErrUnavailable, err)
+		return p.wrap(volume.Because(volume.ReasonDiskFailed, err))
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
@@ -154,7 +155,7 @@ func TestVolumeRemovedByHandGivesItsSpaceBackOnce(t *testing.T) {
 	p := newPool(t)
 	v := create(t, p, "v", mib)
 	create(t, p, "w", mib)
-	if err := os.RemoveAll(filepath.Join(p.opts.Path, volumesDir, "v")); err != nil {
+	if err := os.RemoveAll(filepath.Join(p.opts.Path, layout.VolumesDir, "v")); err != nil {
 		t.Fatal(err)
 	}
 	remove(t, p, v.ID)
@@ -236,7 +237,7 @@ func TestRestartPromisesNothingOfWhatOthersUse(t *testing.T) {
 				write(t, filepath.Join(dataPath(p, v.ID), "file"), written)
 			}
 			write(t, filepath.Join(disk.Dir, "somebody's"), others)
-			if err := unix.Syncfs(p.root.FD()); err != nil {
+			if err := unix.Syncfs(p.layout.Root.FD()); err != nil {
 				t.Fatal(err)
 			}
 			s := status(t, p)
@@ -260,7 +261,7 @@ func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	create(t, p, "keep", 8*mib)
 	foreign := p.foreign.atMost(math.MaxInt64)
 	closePool(t, p)
-	half := filepath.Join(p.opts.Path, tmpDir, "half.00000001", dataEntry)
+	half := filepath.Join(p.opts.Path, layout.TmpDir, "half.00000001", dataEntry)
 	if err := os.MkdirAll(half, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +310,7 @@ func TestSpaceOfADamagedVolumeIsGivenBackWhenItIsPurged(t *testing.T) {
 	write(t, filepath.Join(dataPath(p, v.ID), "file"), 100*mib)
 	s := snapshot(t, p, "s", v.ID)
 	for _, path := range []string{
-		volumesDir + "/v/" + record.VolumeFile, snapshotsDir + "/s/" + record.SnapshotFile,
+		layout.VolumesDir + "/v/" + record.VolumeFile, layout.SnapshotsDir + "/s/" + record.SnapshotFile,
 	} {
 		if err := os.Truncate(filepath.Join(p.opts.Path, path), 0); err != nil {
 			t.Fatal(err)

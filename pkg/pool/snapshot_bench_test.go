@@ -99,7 +99,7 @@ func benchmarkCopies(
 						b.Fatal(err)
 					}
 					for status, _ := p.Status(); status.TrashBytes > 0; status, _ = p.Status() {
-						_ = unix.Syncfs(p.root.FD())
+						_ = unix.Syncfs(p.layout.Root.FD())
 					}
 					b.StartTimer()
 				}
@@ -138,7 +138,7 @@ func benchmarkVolume(b *testing.B, fstype string, s shape) (*Pool, volume.Volume
 			b.Fatal(err)
 		}
 	}
-	if err := unix.Syncfs(p.root.FD()); err != nil {
+	if err := unix.Syncfs(p.layout.Root.FD()); err != nil {
 		b.Fatal(err)
 	}
 	return p, v

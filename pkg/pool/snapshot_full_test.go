@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -91,7 +92,7 @@ func TestRacingCopiesLeaveOneState(t *testing.T) {
 		}
 		waitPurged(t, p)
 		wantLedger(t, p, 0, 0)
-		wantEntries(t, p, tmpDir)
+		wantEntries(t, p, layout.TmpDir)
 	})
 }
 

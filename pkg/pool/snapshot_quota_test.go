@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -217,7 +218,7 @@ func TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep(t *testing.T) {
 	}
 	p.commits = whole
 	waitPurged(t, p)
-	wantEntries(t, p, snapshotsDir, "s")
+	wantEntries(t, p, layout.SnapshotsDir, "s")
 	if got, want := p.limitOf(v), v.CapacityBytes+s.HeldBytes; got != want {
 		t.Errorf("the limit is %d, want %d", got, want)
 	}

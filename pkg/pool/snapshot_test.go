@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
@@ -53,7 +54,7 @@ func removeSnapshot(t *testing.T, p *Pool, id volume.SnapshotID) {
 
 // snapshotPath is the way to a snapshot's data that an administrator would take.
 func snapshotPath(p *Pool, id volume.SnapshotID) string {
-	dir := filepath.Join(p.opts.Path, snapshotsDir, id.Dir())
+	dir := filepath.Join(p.opts.Path, layout.SnapshotsDir, id.Dir())
 	if held := filepath.Join(dir, backend.Holder, backend.Data); pathExists(held) {
 		return held
 	}
@@ -128,8 +129,8 @@ func TestSnapshotIsAsTheVolumeWasAndOutlivesIt(t *testing.T) {
 		removeSnapshot(t, p, s.ID)
 		waitPurged(t, p)
 		wantLedger(t, p, 0, 0)
-		wantEntries(t, p, snapshotsDir)
-		wantEntries(t, p, tmpDir)
+		wantEntries(t, p, layout.SnapshotsDir)
+		wantEntries(t, p, layout.TmpDir)
 	})
 }
 
@@ -340,7 +341,7 @@ func TestCopyThatCannotBeIsRefusedBeforeWorkBegins(t *testing.T) {
 			if v, err := p.CreateFrom(t.Context(), req, only{p}); !errors.Is(err, tt.want) {
 				t.Errorf("%+v, %v, want %v", v, err, tt.want)
 			}
-			wantEntries(t, p, volumesDir, "taken", "v")
+			wantEntries(t, p, layout.VolumesDir, "taken", "v")
 			waitPurged(t, p)
 			wantLedger(t, p, committed, 0)
 		})
@@ -417,7 +418,7 @@ func TestDamagedSnapshotKeepsItsNameAndCanBeDeleted(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
 		v := create(t, p, "v", 32*mib)
 		s := snapshot(t, p, "s", v.ID)
-		path := filepath.Join(p.opts.Path, snapshotsDir, "s", record.SnapshotFile)
+		path := filepath.Join(p.opts.Path, layout.SnapshotsDir, "s", record.SnapshotFile)
 		closePool(t, p)
 		if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 			t.Fatal(err)
@@ -488,8 +489,8 @@ func TestPoolWithoutRoomTakesNoSnapshot(t *testing.T) {
 	) {
 		t.Errorf("%v, want ErrNoSpace", err)
 	}
-	wantEntries(t, p, snapshotsDir)
-	wantEntries(t, p, tmpDir)
+	wantEntries(t, p, layout.SnapshotsDir)
+	wantEntries(t, p, layout.TmpDir)
 }
 
 // A pod may have a lease on its file (fcntl(2), F_SETLEASE). Who opens it waits; it is not damaged.

@@ -17,10 +17,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// newTrash returns the pool's trash. The fields that need the open directory are not set yet.
+// newTrash returns the pool's trash.
 func (p *Pool) newTrash() *trash.Trash {
 	t := trash.New()
 	t.Pool, t.Retention = p.opts.Name, p.opts.TrashRetention
+	t.Dir, t.Tmp, t.Location = p.layout.Trash, p.layout.Tmp, p.layout.Location
+	t.Backend, t.IsOrdered = p.backend, p.ordered
 	t.Records = []string{record.VolumeFile, record.SnapshotFile}
 	t.Sync = func(files ...*os.File) error { return p.commits.Sync(files...) }
 	t.CheckDetached = checkDetached
@@ -99,7 +101,7 @@ func (p *Pool) scanTrash(ctx context.Context) error {
 // readable record is marked as Unrecorded. The returned volume is valid if isVolume.
 func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, isVolume bool) {
 	dirName := e.Name
-	if e.In == p.trash.Dir || e.In == p.tmp {
+	if e.In == p.trash.Dir || e.In == p.layout.Tmp {
 		dirName = withoutSuffix(e.Name)
 	}
 	if v, err := p.volumes.read(e.In, e.Name, dirName); err == nil {

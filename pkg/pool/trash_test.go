@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
@@ -27,7 +28,7 @@ func TestDeletedVolumeStaysInTheTrashForItsRetention(t *testing.T) {
 			remove(t, p, v.ID)
 			create(t, p, "v", mib) // its name is free at once
 			p = restart(t, p)
-			trash := filepath.Join(p.opts.Path, trashDir)
+			trash := filepath.Join(p.opts.Path, layout.TrashDir)
 			deleted := entries(t, trash)
 			if len(deleted) != 1 || !strings.HasPrefix(deleted[0], "v.") {
 				t.Fatalf("trash/ has %q", deleted)
@@ -52,12 +53,12 @@ func TestDeletedVolumeStaysInTheTrashForItsRetention(t *testing.T) {
 func TestWhatACrashLeftUnfinishedIsNotKeptForTheRetention(t *testing.T) {
 	p := newPool(t)
 	closePool(t, p)
-	writeTree(t, filepath.Join(p.opts.Path, tmpDir),
+	writeTree(t, filepath.Join(p.opts.Path, layout.TmpDir),
 		map[string]string{"v.123/data/file": "half", "s-s.123/data/file": "half"})
 	p.opts.TrashRetention = time.Hour
 	p = openPool(t, p.opts)
 	waitPurged(t, p)
-	wantEntries(t, p, tmpDir)
+	wantEntries(t, p, layout.TmpDir)
 }
 
 // deletedAt is when an entry came to the trash.
@@ -91,8 +92,8 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 	remove(t, p, v.ID)
 	deleted := filepath.Join(
 		p.opts.Path,
-		trashDir,
-		entries(t, filepath.Join(p.opts.Path, trashDir))[0],
+		layout.TrashDir,
+		entries(t, filepath.Join(p.opts.Path, layout.TrashDir))[0],
 	)
 	eventually(t, "the purge begins",
 		func() bool { return len(entries(t, filepath.Join(deleted, dataEntry))) < files/manyInADir })
@@ -102,7 +103,7 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 	}
 	p = openPool(t, p.opts)
 	if s := status(t, p); s.TrashBytes != mib &&
-		len(entries(t, filepath.Join(p.opts.Path, trashDir))) > 0 {
+		len(entries(t, filepath.Join(p.opts.Path, layout.TrashDir))) > 0 {
 		t.Errorf("%d bytes are in the trash after a restart, want %d", s.TrashBytes, mib)
 	}
 	waitPurged(t, p)
@@ -142,7 +143,7 @@ func TestRecordOutlivesTheDataItCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	remove(t, p, v.ID)
-	trash := filepath.Join(p.opts.Path, trashDir)
+	trash := filepath.Join(p.opts.Path, layout.TrashDir)
 	point = filepath.Join(trash, entries(t, trash)[0], dataEntry, "mnt")
 	t.Cleanup(func() { _ = unix.Unmount(point, unix.MNT_DETACH) })
 	eventually(t, "the purge stops at the mount",

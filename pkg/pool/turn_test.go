@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -177,7 +178,7 @@ func TestCopyOfAnImageOfAnotherSizeIsRefused(t *testing.T) {
 		) {
 			t.Errorf("%s: %v, want ErrBusy", fstype, err)
 		}
-		wantEntries(t, p, snapshotsDir)
+		wantEntries(t, p, layout.SnapshotsDir)
 	}
 }
 

@@ -1,4 +1,4 @@
-package pool
+package layout
 
 import (
 	"errors"
@@ -6,8 +6,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -17,34 +15,37 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// The entries of a pool's directory.
 const (
-	markerFile    = record.PoolFile
-	markerTmpFile = markerFile + ".tmp"
-	lockFile      = "lock"
-	volumesDir    = "volumes"
-	snapshotsDir  = "snapshots"
-	tmpDir        = "tmp"
-	trashDir      = "trash"
+	recordTmpFile = RecordFile + ".tmp"
 	// lostAndFound is what mkfs.ext4 leaves in an empty filesystem.
 	lostAndFound = "lost+found"
 )
 
-var ownDirs = []string{volumesDir, snapshotsDir, tmpDir, trashDir}
+// ownDirs are the directories of every pool.
+var ownDirs = []string{VolumesDir, SnapshotsDir, TmpDir, TrashDir}
 
-// readMarker reports os.ErrNotExist for a directory that is not a pool yet. Errors: ErrCorrupt,
-// ErrUnavailable for a newer format.
-func readMarker(root openat.Dir) (record.Pool, error) {
-	f, err := root.OpenFile(markerFile, unix.O_RDONLY, 0)
+// readRecord reads pool.json. Errors: os.ErrNotExist for a directory that is not a pool yet;
+// ErrCorrupt, ErrUnavailable for a newer format.
+func readRecord(root openat.Dir) (record.Pool, error) {
+	f, err := root.OpenFile(RecordFile, unix.O_RDONLY, 0)
 	if err != nil {
 		return record.Pool{}, err
 	}
 	defer f.Close()
 	content, err := io.ReadAll(io.LimitReader(f, record.MaxBytes))
 	if err != nil {
-		return record.Pool{}, fmt.Errorf("read %s: %w", markerFile, err)
+		return record.Pool{}, fmt.Errorf("read %s: %w", RecordFile, err)
 	}
 	return record.DecodePool(content)
+}
+
+// readID reads the ID of the pool from pool.json. Errors: those of readRecord.
+func readID(root openat.Dir) (volume.PoolID, error) {
+	r, err := readRecord(root)
+	if err != nil {
+		return "", err
+	}
+	return r.ID()
 }
 
 // checkUnused refuses a directory that holds anything but the beginnings of a pool, which a crash
@@ -54,7 +55,7 @@ func checkUnused(root openat.Dir) error {
 	if err != nil {
 		return err
 	}
-	allowed := append([]string{lockFile, markerTmpFile, lostAndFound}, ownDirs...)
+	allowed := append([]string{LockFile, recordTmpFile, lostAndFound}, ownDirs...)
 	foreign := slices.DeleteFunc(slices.Clone(names),
 		func(n string) bool { return slices.Contains(allowed, n) })
 	if len(foreign) > 0 {
@@ -64,7 +65,7 @@ func checkUnused(root openat.Dir) error {
 			volume.ErrUnavailable,
 			len(foreign),
 			foreign[0],
-			markerFile,
+			RecordFile,
 		))
 	}
 	for _, name := range ownDirs {
@@ -94,10 +95,10 @@ func checkEmpty(root openat.Dir, name string) error {
 	return volume.Because(volume.ReasonDamaged, fmt.Errorf(
 		"%w: %s is missing and %s/ is not empty, it has %q: put %s back from a backup, or give the pool an empty directory",
 		volume.ErrUnavailable,
-		markerFile,
+		RecordFile,
 		name,
 		names[0],
-		markerFile,
+		RecordFile,
 	))
 }
 
@@ -109,43 +110,21 @@ func initialize(root openat.Dir) (record.Pool, error) {
 		}
 	}
 	failpoint.Here("pool.init.directories")
-	m := record.NewPool()
-	content, err := m.Encode()
+	r := record.NewPool()
+	content, err := r.Encode()
 	if err != nil {
 		return record.Pool{}, err
 	}
-	if err := unix.Unlinkat(root.FD(), markerTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return record.Pool{}, &os.PathError{Op: "unlink", Path: markerTmpFile, Err: err}
+	if err := unix.Unlinkat(root.FD(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return record.Pool{}, &os.PathError{Op: "unlink", Path: recordTmpFile, Err: err}
 	}
-	if err := root.WriteFile(markerTmpFile, content, (*os.File).Sync); err != nil {
+	if err := root.WriteFile(recordTmpFile, content, (*os.File).Sync); err != nil {
 		return record.Pool{}, err
 	}
 	failpoint.Here("pool.init.marker-written")
-	if err := root.RenameNoReplace(markerTmpFile, root, markerFile); err != nil {
+	if err := root.RenameNoReplace(recordTmpFile, root, RecordFile); err != nil {
 		return record.Pool{}, err
 	}
 	failpoint.Here("pool.init.marker-renamed")
-	return m, root.Sync()
-}
-
-// lockPool locks the pool for this process until the pool's directory is closed. The kernel
-// releases the lock when the process ends, also after a crash. The lock is on the directory itself,
-// because a lock file could be removed and made again by a second driver. The file has the number
-// of the process. Errors: ErrUnavailable while another process has the lock.
-func lockPool(root openat.Dir) error {
-	f, err := root.OpenFile(lockFile, unix.O_CREAT|unix.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.Flock(root.FD(), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		holder, _ := io.ReadAll(io.LimitReader(f, 32))
-		return volume.Because(volume.ReasonInUse, fmt.Errorf(
-			"%w: a live driver owns it (process %q by its %s file): %w",
-			volume.ErrUnavailable, strings.TrimSpace(string(holder)), lockFile, err))
-	}
-	// The number only helps the person who reads the error; it is not needed for the lock.
-	_ = f.Truncate(0)
-	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	return nil
+	return r, root.Sync()
 }
