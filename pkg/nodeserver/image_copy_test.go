@@ -297,10 +297,10 @@ func TestFilesystemThatACrashLeftFrozenIsThawedAtTheStart(t *testing.T) {
 func TestImageIsNotAttachedWhileACopyOfItTakesItsTime(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.XFS))
 	for range 2 { // the first time its filesystem would be made
-		release, err := volumeOf(n.t, n.pool, n.id).Lock()
+		locked, err := volumeOf(n.t, n.pool, n.id).Lock()
 		must(t, err)
 		wantCode(t, n.stage(), codes.Aborted)
-		release()
+		locked.Unlock()
 		n.stageAndPublish("a")
 		n.takeDown("a")
 	}

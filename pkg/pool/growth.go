@@ -16,7 +16,7 @@ type growthFailures struct {
 }
 
 // AddGrowthFailure says that the filesystem could not be grown to the volume's size. It counts
-// until SetFilesystemBytes, or until the volume is deleted.
+// until the filesystem has the size, or until the volume is deleted.
 func (v Volume) AddGrowthFailure() {
 	f := &v.pool.growthFailures
 	f.mu.Lock()

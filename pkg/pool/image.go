@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -40,91 +39,10 @@ func (v Volume) OpenImage() (*os.File, error) {
 	return f, nil
 }
 
-// BeginFilesystem makes an image, open with O_PATH, ready for the filesystem that the caller makes
-// next, with nobody able to copy the image (Lock). Before that it records that a filesystem is
-// being made, durably. Only an image whose record says so is cleared: a crash has interrupted the
-// driver there, and nobody has seen the filesystem. Any other image that holds anything but zeroes
-// is left as it is. Errors: ErrCorrupt for such an image; ErrInUse when the image is on a device,
-// or has its filesystem.
-func (v Volume) BeginFilesystem(ctx context.Context, f *os.File) error {
-	now, err := v.pool.Volume(v.ID)
-	if err != nil {
-		return err
-	}
-	if now.FilesystemBytes > 0 {
-		return fmt.Errorf("%w: volume %s has its filesystem", volume.ErrInUse, v.ID)
-	}
-	if !now.Formatting {
-		if err := v.checkBlank(ctx, f); err != nil {
-			return err
-		}
-	}
-	if err := image.CheckDetached(f); err != nil {
-		return fmt.Errorf("volume %s: %w", v.ID, err)
-	}
-	if !now.Formatting {
-		begun := now.Volume
-		begun.Formatting = true
-		return now.putRecord(begun)
-	}
-	err = now.syncUnsynced()
-	if err == nil {
-		err = image.New(v.Spec.Allocation).Clear(f)
-	}
-	if err != nil {
-		return fmt.Errorf("clear the image of volume %s: %w", v.ID, err)
-	}
-	return nil
-}
-
-// checkBlank refuses to make a filesystem where something is already. Errors: ErrCorrupt.
-func (v Volume) checkBlank(ctx context.Context, f *os.File) error {
-	content, err := image.Inspect(ctx, f)
-	switch {
-	case err != nil: // what it holds is not known, so nothing is made there
-		return fmt.Errorf("look into the image of volume %s: %w", v.ID, err)
-	case content.IsBlank():
-		return nil
-	default:
-		return fmt.Errorf(
-			"%w: the record of volume %s says that no filesystem was made yet, and there is an %s: it is left as it is. %s",
-			volume.ErrCorrupt, v.ID, content, v.RepairHint())
-	}
-}
-
 // RepairHint says what an operator can do about a record that does not fit the volume's data.
 func (v Volume) RepairHint() string {
 	return fmt.Sprintf("If the record is wrong, stop the driver on this node, and run "+
 		"csi-hostpath repair --pool %s --volume %s", v.pool.opts.Path, v.ID)
-}
-
-// SetFilesystemBytes records, durably, that a volume's image has a filesystem of that size. It
-// takes no context: the filesystem exists already, and without the record a later call would make
-// it again. Errors: ErrNotFound, ErrCorrupt, ErrBusy.
-func (v Volume) SetFilesystemBytes(bytes int64) error {
-	p := v.pool
-	unlock, err := p.volumes.catalog.Lock(v.ID)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	now, err := p.Volume(v.ID)
-	if err != nil {
-		return err
-	}
-	if now.FilesystemBytes == bytes {
-		return now.syncUnsynced()
-	}
-	// A copy that began before it has a record without filesystem, and the copy's image would be
-	// cleared.
-	if now.FilesystemBytes == 0 {
-		if err := p.volumes.catalog.CheckUnshared(v.ID); err != nil {
-			return err
-		}
-	}
-	made := now.Volume
-	made.FilesystemBytes, made.Formatting = bytes, false
-	return now.putRecord(made)
 }
 
 // HasImageOn says whether a device has the volume's image.
@@ -180,10 +98,4 @@ func checkDetached(parent openat.Dir, entry string) error {
 	}
 	defer f.Close()
 	return image.CheckDetached(f)
-}
-
-// Lock prevents copies of the volume until unlock; the caller is about to write to the volume.
-// Errors: ErrBusy while the volume is copied or changed.
-func (v Volume) Lock() (unlock func(), err error) {
-	return v.pool.volumes.catalog.LockUnshared(v.ID)
 }

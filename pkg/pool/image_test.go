@@ -81,29 +81,6 @@ func TestImageOfAnotherSizeThanItsRecordIsNotUsed(t *testing.T) {
 	}
 }
 
-func TestFilesystemOnceMadeIsNeverClearedAlsoAfterARestart(t *testing.T) {
-	p := newPool(t)
-	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{})
-	if err := setFilesystemBytes(p, v.ID, v.CapacityBytes); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		v, err := p.Get(v.ID)
-		if err != nil || v.FilesystemBytes != v.CapacityBytes {
-			t.Fatalf("the filesystem has %d bytes, %v", v.FilesystemBytes, err)
-		}
-		f, err := openImage(p, v.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := beginFilesystem(t.Context(), p, v.ID, f); !errors.Is(err, volume.ErrInUse) {
-			t.Errorf("clearing it: %v, want ErrInUse", err)
-		}
-		f.Close()
-		p = restart(t, p)
-	}
-}
-
 func TestDeletedImageIsPurgedOnlyWhenNoDeviceHasIt(t *testing.T) {
 	p := newPool(t)
 	v := createImage(t, p, imageSpec(""), volume.SizeRange{Required: mib})
@@ -247,14 +224,9 @@ func TestImageThatGrewStaysAsLargeAsItsRecordAlsoWhenTheFsyncFails(t *testing.T)
 	}
 }
 
-func TestFilesystemWhoseRecordIsNotDurableIsNeitherUsedNorCleared(t *testing.T) {
+func TestFilesystemWhoseRecordIsNotDurableIsNotUsed(t *testing.T) {
 	p := newPool(t)
 	v := createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{})
-	image, err := openImage(p, v.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer image.Close()
 	mend := brokenDisk(p)
 	for range 2 {
 		if err := setFilesystemBytes(p, v.ID, v.CapacityBytes); !errors.Is(err, unix.EIO) {
@@ -264,11 +236,8 @@ func TestFilesystemWhoseRecordIsNotDurableIsNeitherUsedNorCleared(t *testing.T) 
 	if f, err := openImage(p, v.ID); !errors.Is(err, unix.EIO) {
 		t.Errorf("opened %v, %v, want EIO", f, err)
 	}
-	if v, err = p.Get(v.ID); v.FilesystemBytes != v.CapacityBytes || err != nil {
+	if v, err := p.Get(v.ID); v.FilesystemBytes != v.CapacityBytes || err != nil {
 		t.Errorf("memory says that the filesystem has %d bytes, %v", v.FilesystemBytes, err)
-	}
-	if err := beginFilesystem(t.Context(), p, v.ID, image); !errors.Is(err, volume.ErrInUse) {
-		t.Errorf("clearing it: %v, want ErrInUse", err)
 	}
 	mend()
 	if err := setFilesystemBytes(p, v.ID, v.CapacityBytes); err != nil {

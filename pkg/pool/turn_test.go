@@ -94,16 +94,11 @@ func TestSnapshotThatQueuesIsOfTheVolumeAsItIsInItsTurn(t *testing.T) {
 // stage does to the records what the first staging does.
 func stage(t *testing.T, p *Pool, id volume.ID) {
 	t.Helper()
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	unlock, err := v.Lock()
-	if err != nil {
-		t.Fatal(err)
-	}
-	unlock()
-	if err := v.SetFilesystemBytes(v.CapacityBytes); err != nil {
+	if err := setFilesystemBytes(p, id, v.CapacityBytes); err != nil {
 		t.Fatal(err)
 	}
 }

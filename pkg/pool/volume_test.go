@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"context"
 	"os"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -31,7 +30,17 @@ func setFilesystemBytes(p *Pool, id volume.ID, bytes int64) error {
 	if err != nil {
 		return err
 	}
-	return v.SetFilesystemBytes(bytes)
+	l, err := v.Lock()
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	if err := l.CheckUncopied(); err != nil {
+		return err
+	}
+	changed := l.Volume.Volume
+	changed.FilesystemBytes = bytes
+	return l.ReplaceRecord(changed)
 }
 
 // checkVolumeDetached looks a volume up and checks that its image is on no device.
@@ -41,13 +50,4 @@ func checkVolumeDetached(p *Pool, id volume.ID) error {
 		return err
 	}
 	return v.CheckDetached()
-}
-
-// beginFilesystem looks a volume up and makes its image ready for a filesystem.
-func beginFilesystem(ctx context.Context, p *Pool, id volume.ID, image *os.File) error {
-	v, err := p.Volume(id)
-	if err != nil {
-		return err
-	}
-	return v.BeginFilesystem(ctx, image)
 }

@@ -58,11 +58,11 @@ func (v Volume) secure(ctx context.Context, device *loopdev.Device) error {
 func (v Volume) attachUncopied(
 	ctx context.Context, f *os.File, access loopdev.Access,
 ) (*loopdev.Device, error) {
-	unlock, err := v.Lock()
+	l, err := v.lockUncopied()
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer l.Unlock()
 	return v.attach(ctx, f, loopdev.Options{Access: access, Lifetime: loopdev.UntilDetached})
 }
 

@@ -77,51 +77,6 @@ func (v Volume) resume(at mount.Target) (done bool, err error) {
 	return false, mount.Unmount(at)
 }
 
-// makeFilesystem makes the filesystem on an image of which nobody has seen anything, and then
-// records that. Until the record is durable, a crash makes it begin again. Errors: ErrCorrupt when
-// the image holds something that the driver did not put there.
-func (v Volume) makeFilesystem(ctx context.Context, f *os.File, at mount.Target) error {
-	device, err := v.format(ctx, f, at)
-	if err != nil {
-		return err
-	}
-	defer device.Close()
-	err = image.Populate(at, v.Spec)
-	if err == nil {
-		failpoint.Here("stage.populated")
-		err = v.SetFilesystemBytes(v.CapacityBytes)
-	}
-	if err != nil {
-		return errors.Join(err, mount.Unmount(at))
-	}
-	return nil
-}
-
-// format makes the filesystem and mounts it, while nobody copies the image.
-func (v Volume) format(
-	ctx context.Context, f *os.File, at mount.Target,
-) (*loopdev.Device, error) {
-	unlock, err := v.Lock()
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	if err := v.BeginFilesystem(ctx, f); err != nil {
-		return nil, err
-	}
-	failpoint.Here("stage.begun")
-	device, err := v.attach(ctx, f, loopdev.Options{})
-	if err != nil {
-		return nil, err
-	}
-	if err := v.mountDevice(device, at, filesystem.Make); err != nil {
-		device.Close()
-		return nil, err
-	}
-	failpoint.Here("stage.made")
-	return device, nil
-}
-
 // mountDevice mounts the filesystem of a device at a target, by one of the functions of package
 // filesystem.
 func (v Volume) mountDevice(
@@ -140,11 +95,11 @@ func (v Volume) mountDevice(
 // mountFilesystem mounts what is there. The device that has it mounted elsewhere, in a pod that
 // outlived its staging path, is used again.
 func (v Volume) mountFilesystem(ctx context.Context, f *os.File, at mount.Target) error {
-	unlock, err := v.Lock() // a copy of an image that nobody can write to takes its time
+	l, err := v.lockUncopied() // a copy of an image that nobody can write to takes its time
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer l.Unlock()
 	device, err := loopdev.Find(f, loopdev.ReadWrite)
 	if errors.Is(err, os.ErrNotExist) {
 		device, err = v.attach(ctx, f, loopdev.Options{})
@@ -222,7 +177,7 @@ func (v Volume) growTo(at mount.Target) error {
 		return err
 	}
 	failpoint.Here("expand.filesystem-grown")
-	return v.SetFilesystemBytes(v.CapacityBytes)
+	return v.recordFilesystem(v.CapacityBytes)
 }
 
 // TryGrow is grow where the volume can be used all the same: a failure is logged.

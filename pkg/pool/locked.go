@@ -1,0 +1,132 @@
+package pool
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const recordTmpFile = record.VolumeFile + ".tmp"
+
+// Locked is a volume under its exclusive lock, as the lock has found it. Until Unlock, no other
+// call changes or deletes the volume, and no copy of it begins.
+type Locked struct {
+	Volume
+
+	unlock func()
+}
+
+// Lock takes the volume's exclusive lock, and looks the volume up again. Copies that began earlier
+// go on; see CheckUncopied. Errors: ErrBusy while another call has the lock; ErrNotFound,
+// ErrCorrupt.
+func (v Volume) Lock() (Locked, error) { return v.pool.lockVolume(v.ID) }
+
+func (p *Pool) lockVolume(id volume.ID) (Locked, error) {
+	unlock, err := p.volumes.catalog.Lock(id)
+	if err != nil {
+		return Locked{}, err
+	}
+	v, err := p.Volume(id)
+	if err != nil {
+		unlock()
+		return Locked{}, err
+	}
+	return Locked{Volume: v, unlock: unlock}, nil
+}
+
+// Unlock gives the lock back. It is called once.
+func (l Locked) Unlock() { l.unlock() }
+
+// CheckUncopied refuses a volume that is being copied. Errors: ErrBusy.
+func (l Locked) CheckUncopied() error { return l.pool.volumes.catalog.CheckUnshared(l.ID) }
+
+// ReplaceRecord gives the volume another record, durably. changed is the volume with its changes;
+// owner and time of creation stay as they are. If nothing has changed, ReplaceRecord only syncs a
+// record whose fsync has failed earlier. It is called once for a lock: l stays as it was. After an
+// error the volume has its old record, or the new one that is not durable yet, and then the next
+// ReplaceRecord of the same record syncs it.
+func (l Locked) ReplaceRecord(changed volume.Volume) error {
+	if changed == l.Volume.Volume {
+		return l.syncUnsynced()
+	}
+	if err := l.exchangeRecord(changed); err != nil {
+		return err
+	}
+	return l.putExchanged(changed)
+}
+
+// exchangeRecord exchanges the volume's record by one rename(2). The owner, which memory does not
+// have, is copied from the old record. After an error the old record is in place. putExchanged
+// makes the new record durable.
+func (l Locked) exchangeRecord(changed volume.Volume) error {
+	old, err := l.pool.volumes.read(l.pool.volumes.dir, l.ID.Dir(), l.ID.Dir())
+	if err != nil {
+		return err
+	}
+	changed.Owner, changed.Created = old.Owner, old.Created
+	d, err := l.openDir()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	content, err := record.EncodeVolume(changed)
+	if err != nil {
+		return err
+	}
+	return exchangeRecord(d, content)
+}
+
+// putExchanged puts the volume with its new record into the catalog, and makes the record durable.
+// If the fsync fails, the catalog still agrees with the record on disk; see syncUnsynced.
+func (l Locked) putExchanged(changed volume.Volume) error {
+	err := l.syncRecord()
+	e := l.pool.entryOf(changed)
+	e.Value.isUnenforced, e.Value.isUnsynced = l.entry.Value.isUnenforced, err != nil
+	l.pool.volumes.catalog.Put(e)
+	return err
+}
+
+// syncUnsynced syncs the record again if an earlier fsync of it has failed: a power cut could
+// restore the old record, so no call may rely on the new one before.
+func (v Volume) syncUnsynced() error {
+	if !v.entry.Value.isUnsynced {
+		return nil
+	}
+	return v.syncRecord()
+}
+
+func (v Volume) syncRecord() error {
+	d, err := v.openDir()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return v.pool.commits.SyncFile(d.File)
+}
+
+func (v Volume) openDir() (openat.Dir, error) { return v.pool.volumes.dir.OpenDir(v.ID.Dir()) }
+
+// exchangeRecord writes a new record of a volume's directory by one rename(2). The record is
+// durable after a sync of the directory. After an error the old record is in place.
+func exchangeRecord(d openat.Dir, content []byte) error {
+	// A crash may have left the file.
+	if err := unix.Unlinkat(d.FD(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "unlink", Path: recordTmpFile, Err: err}
+	}
+	if err := d.WriteFile(recordTmpFile, content, (*os.File).Sync); err != nil {
+		_ = unix.Unlinkat(d.FD(), recordTmpFile, 0) // else the next try does it
+		return err
+	}
+	failpoint.Here("record.written")
+	if err := unix.Renameat(d.FD(), recordTmpFile, d.FD(), record.VolumeFile); err != nil {
+		return &os.LinkError{Op: "rename", Old: recordTmpFile, New: record.VolumeFile, Err: err}
+	}
+	failpoint.Here("record.renamed")
+	return nil
+}
