@@ -105,7 +105,7 @@ func (s *Server) CreateVolume(
 		return nil, err
 	}
 	if !s.reachable(req.GetAccessibilityRequirements()) {
-		return nil, fmt.Errorf("%w: this node, %s, is none of those asked for", volume.ErrNoSpace,
+		return nil, fmt.Errorf("%w: this node, %s, is not in the requested topology", volume.ErrNoSpace,
 			s.place())
 	}
 	if params.Path != "" {
@@ -351,7 +351,7 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 		return err
 	}
 	if spec != v.Spec || params.Pool != "" && params.Pool != p.Name() {
-		return fmt.Errorf("%w: the volume is in pool %s (asked for: %q)%s",
+		return fmt.Errorf("%w: the volume is in pool %s (requested: %q)%s",
 			volume.ErrIncompatible, p.Name(), params.Pool, v.Spec.Differences(spec))
 	}
 	return nil

@@ -24,7 +24,7 @@ func (s *Server) CreateSnapshot(
 	}
 	if !s.reachable(req.GetAccessibilityRequirements()) {
 		return nil, fmt.Errorf(
-			"%w: a snapshot can be used on its volume's node only, %s, which is none of those asked for",
+			"%w: a snapshot can be used only on the node of its volume, %s, which is not in the requested topology",
 			volume.ErrNoSpace,
 			s.place(),
 		)

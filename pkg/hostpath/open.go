@@ -96,20 +96,20 @@ func open(host openat.Dir, rule Rule, use Use, spec volume.Spec) (*os.File, erro
 	return f, nil
 }
 
-// describe makes an error of what stands at a path instead of what is wanted.
-func describe(err error, name, wanted string) error {
+// describe makes an error of what stands at a path instead of what the volume's type requires.
+func describe(err error, name, required string) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("%w: host path %s does not exist, wanted is %s",
-			volume.ErrPrecondition, name, wanted)
+		return fmt.Errorf("%w: host path %s does not exist; required: %s",
+			volume.ErrPrecondition, name, required)
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
 		return fmt.Errorf(
 			"%w: host path %s leads through a symbolic link, and none is followed: name the place itself",
 			volume.ErrForbidden, name)
 	case errors.Is(err, unix.ENOTDIR):
 		return fmt.Errorf(
-			"%w: host path %s leads through something that is not a directory, wanted is %s",
-			volume.ErrPrecondition, name, wanted)
+			"%w: host path %s leads through something that is not a directory; required: %s",
+			volume.ErrPrecondition, name, required)
 	case errors.Is(err, unix.ENAMETOOLONG):
 		return fmt.Errorf("%w: host path %.64q…: a name in it is too long", volume.ErrInvalid, name)
 	default:

@@ -131,7 +131,7 @@ func (t *openTarget) checkOptions(options Options) error {
 		return err
 	}
 	if !options.satisfiedBy(have) {
-		return fmt.Errorf("%w: the volume is mounted at %s with %s, asked for is %s",
+		return fmt.Errorf("%w: the volume is mounted at %s with %s; requested: %s",
 			volume.ErrIncompatible, t.target, flagNames(have), options)
 	}
 	return nil

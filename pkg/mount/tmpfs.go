@@ -59,7 +59,7 @@ func checkFitsMemory(sizeBytes int64) error {
 		return os.NewSyscallError("sysinfo", err)
 	}
 	if total := Bytes(info.Totalram, int64(info.Unit)); sizeBytes > total {
-		return fmt.Errorf("%w: %d bytes of memory are asked for, the node has %d", volume.ErrOutOfRange,
+		return fmt.Errorf("%w: requested: %d bytes of memory; the node has %d", volume.ErrOutOfRange,
 			sizeBytes, total)
 	}
 	return nil
@@ -91,7 +91,7 @@ func (t *openTarget) alreadyMemory(sizeBytes int64, options Options) (bool, erro
 	if have := Bytes(fs.Blocks, fs.Bsize); have < sizeBytes || have-sizeBytes >= fs.Bsize ||
 		!options.satisfiedBy(fs.Flags) {
 		return false, fmt.Errorf(
-			"%w: a tmpfs of %d bytes is mounted at %s with %s, asked for are %d bytes with %s",
+			"%w: a tmpfs of %d bytes is mounted at %s with %s; requested: %d bytes with %s",
 			volume.ErrIncompatible, have, t.target, flagNames(fs.Flags), sizeBytes, options)
 	}
 	return true, nil

@@ -44,7 +44,7 @@ func (p *Pool) existing(e *entry, req volume.CreateRequest) (volume.Volume, erro
 		return volume.Volume{}, err
 	}
 	v := p.volumeOf(e)
-	if err := compatible(v, req); err != nil {
+	if err := req.CheckAnsweredBy(v); err != nil {
 		return volume.Volume{}, err
 	}
 	return v, p.syncPlaced(p.volumes.dir)
@@ -88,40 +88,7 @@ func (p *Pool) checkInodes(s volume.Spec) error {
 		return nil
 	}
 	return fmt.Errorf(
-		"%w here: parameter %q is %d, and pool %s cannot limit numbers of files: that takes XFS or ext4, mounted with "+
-			"prjquota, and a quota that is not off",
-		volume.ErrNoSpace,
-		volume.ParamInodes,
-		s.Inodes,
-		p.opts.Name,
-	)
-}
-
-// compatible says whether an existing volume answers a request of the same name (CSI spec,
-// CreateVolume: ALREADY_EXISTS).
-func compatible(v volume.Volume, req volume.CreateRequest) error {
-	switch {
-	case v.Name != req.Name:
-		return fmt.Errorf("%w: volume %s has the name %q, asked for is %q", volume.ErrIncompatible, v.ID,
-			v.Name, req.Name)
-	case v.Owner.PodUID != req.Owner.PodUID:
-		return fmt.Errorf(
-			"%w: volume %s belongs to the pod with UID %q, asked for is one of %q (empty: of no pod)",
-			volume.ErrIncompatible,
-			v.ID,
-			v.Owner.PodUID,
-			req.Owner.PodUID,
-		)
-	case v.Source != req.Source:
-		return fmt.Errorf("%w: volume %s was made from %s, asked for is one from %s",
-			volume.ErrIncompatible, v.ID, v.Source, req.Source)
-	case v.Spec != req.Spec:
-		return fmt.Errorf("%w: volume %s is there%s", volume.ErrIncompatible, v.ID,
-			v.Spec.Differences(req.Spec))
-	case !req.Size.Contains(v.CapacityBytes):
-		return fmt.Errorf("%w: volume %s has %d bytes, asked for are %s", volume.ErrIncompatible, v.ID,
-			v.CapacityBytes, req.Size)
-	default:
-		return nil
-	}
+		"%w here: parameter %q is %d, but pool %s cannot limit the number of files: "+
+			"this needs XFS or ext4 mounted with prjquota, and a quota other than off in the configuration",
+		volume.ErrNoSpace, volume.ParamInodes, s.Inodes, p.opts.Name)
 }

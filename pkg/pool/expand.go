@@ -37,7 +37,7 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 // while an image is copied, because the copy is to be of one size.
 func (l Locked) sizeToExpandTo(size volume.SizeRange) (int64, error) {
 	if l.CapacityBytes > size.Required {
-		return 0, fmt.Errorf("%w: it has %d bytes and never shrinks; asked for are at most %d",
+		return 0, fmt.Errorf("%w: it has %d bytes and never shrinks; requested: at most %d",
 			volume.ErrOutOfRange, l.CapacityBytes, size.Limit)
 	}
 	if l.Spec.IsImage() {

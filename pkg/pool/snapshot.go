@@ -74,25 +74,10 @@ func (p *Pool) existingSnapshot(e *entry, req volume.SnapshotRequest) (volume.Sn
 		return volume.Snapshot{}, err
 	}
 	s := p.snapshotOf(e)
-	if err := compatibleSnapshot(s, req); err != nil {
+	if err := req.CheckAnsweredBy(s); err != nil {
 		return volume.Snapshot{}, err
 	}
 	return s, errors.Join(p.syncPlaced(p.snapshots.dir), p.applyCharges(req.Source))
-}
-
-// compatibleSnapshot says whether an existing snapshot answers a request of the same name (CSI
-// spec, CreateSnapshot: ALREADY_EXISTS).
-func compatibleSnapshot(s volume.Snapshot, req volume.SnapshotRequest) error {
-	switch {
-	case s.Name != req.Name:
-		return fmt.Errorf("%w: snapshot %s has the name %q, asked for is %q", volume.ErrIncompatible,
-			s.ID, s.Name, req.Name)
-	case s.Source != req.Source:
-		return fmt.Errorf("%w: snapshot %s is of volume %s, asked for is one of volume %s",
-			volume.ErrIncompatible, s.ID, s.Source, req.Source)
-	default:
-		return nil
-	}
 }
 
 // snapshotCopy is a copy that becomes a snapshot.

@@ -30,7 +30,7 @@ func TestDifferencesAreThoseFieldsAlone(t *testing.T) {
 	asked.Mode, asked.FSType = 0o700, "xfs"
 	if got, want := is.Differences(
 		asked,
-	), "; mode is 0755, asked for is 0700; fsType is none, asked for is xfs"; got != want {
+	), "; mode is 0755, requested: 0700; fsType is none, requested: xfs"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

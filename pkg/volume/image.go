@@ -89,8 +89,8 @@ func ParseFSType(s string) (FSType, error) {
 	return "", fmt.Errorf("%w: fsType %q is none of %v", ErrInvalid, s, FSTypes())
 }
 
-// SpecFor is what a volume of the class is to be when it is asked for like that. Errors: ErrInvalid
-// for what contradicts itself.
+// SpecFor returns the specification of a volume of the class that is requested with that access.
+// Errors: ErrInvalid if class and access contradict each other.
 func (p *Parameters) SpecFor(t AccessType) (Spec, error) {
 	spec := p.Spec
 	switch {
@@ -99,7 +99,7 @@ func (p *Parameters) SpecFor(t AccessType) (Spec, error) {
 			ParamPath, p.Path, t)
 	case p.backing == backingDirectory && t != AccessType{}:
 		return Spec{}, fmt.Errorf(
-			"%w: parameter %q is %s, which is the pool's own filesystem, and %s is asked for: use %s",
+			"%w: parameter %q is %s, which is the pool's own filesystem; requested: %s: use %s",
 			ErrInvalid,
 			ParamBacking,
 			backingDirectory,
@@ -131,7 +131,7 @@ func (p *Parameters) SpecFor(t AccessType) (Spec, error) {
 func (p *Parameters) blockSpec() (Spec, error) {
 	if p.Spec.Type != DirectoryOrCreate {
 		return Spec{}, fmt.Errorf(
-			"%w: parameter %q is %q, and a raw block volume is asked for (volumeMode: Block)",
+			"%w: parameter %q is %q, which a raw block volume (volumeMode: Block) cannot be",
 			ErrInvalid,
 			ParamType,
 			p.Spec.Type,
@@ -154,17 +154,17 @@ func (s Spec) IsBlock() bool { return s.IsImage() && s.FSType == "" }
 func (s Spec) CheckAccess(t AccessType) error {
 	switch {
 	case t.Block != s.IsBlock():
-		return fmt.Errorf("%w: the volume is %s, asked for is %s", ErrInvalid,
+		return fmt.Errorf("%w: the volume is %s; requested: %s", ErrInvalid,
 			AccessType{Block: s.IsBlock(), FSType: s.FSType}, t)
 	case t.FSType != "" && t.FSType != s.FSType:
-		return fmt.Errorf("%w: the volume's fsType is %q (empty: that of its pool), asked for is %q",
+		return fmt.Errorf("%w: the volume's fsType is %q (empty: that of its pool); requested: %q",
 			ErrInvalid, s.FSType, t.FSType)
 	default:
 		return nil
 	}
 }
 
-// Check refuses what no class could have asked for. Errors: ErrInvalid.
+// Check refuses what no class can have. Errors: ErrInvalid.
 func (s Spec) Check() error {
 	known := slices.Contains(ManagedTypes(), s.Type) &&
 		slices.Contains([]Backing{DirectoryBacking, ImageBacking}, s.Backing)
@@ -190,7 +190,7 @@ func (s Spec) Size(r SizeRange) (int64, error) {
 	bytes = roundUp(max(bytes, s.FSType.MinimumBytes()), ImageBlockSize)
 	if !r.Contains(bytes) {
 		return 0, fmt.Errorf(
-			"%w: asked for are %s, and an image has at least %d bytes (fsType %q) and a multiple of %d",
+			"%w: requested: %s; an image has at least %d bytes (fsType %q), and a multiple of %d",
 			ErrOutOfRange,
 			r,
 			s.FSType.MinimumBytes(),

@@ -122,6 +122,21 @@ type SnapshotRequest struct {
 	Owner  SnapshotOwner
 }
 
+// CheckAnsweredBy says whether an existing snapshot is what the request asks for. Errors:
+// ErrIncompatible (CSI spec, CreateSnapshot: ALREADY_EXISTS).
+func (r SnapshotRequest) CheckAnsweredBy(s Snapshot) error {
+	switch {
+	case s.Name != r.Name:
+		return fmt.Errorf("%w: snapshot %s has the name %q; requested: %q", ErrIncompatible, s.ID, s.Name,
+			r.Name)
+	case s.Source != r.Source:
+		return fmt.Errorf("%w: snapshot %s is of volume %s; requested: of volume %s", ErrIncompatible,
+			s.ID, s.Source, r.Source)
+	default:
+		return nil
+	}
+}
+
 // What external-snapshotter adds with --extra-create-metadata; kept in the record for people.
 const (
 	ParamSnapshotName      = "csi.storage.k8s.io/volumesnapshot/name"

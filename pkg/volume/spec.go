@@ -89,23 +89,23 @@ type Spec struct {
 	Inodes uint64 `json:"inodes,omitempty"`
 }
 
-// Differences says for people in which fields another specification, the one that is asked for,
-// differs: "; mode is 0755, asked for is 0700". It is empty if in none.
-func (s Spec) Differences(asked Spec) string {
+// Differences lists, for people, the fields in which a requested specification differs: "; mode is
+// 0755, requested: 0700". It is empty if none differs.
+func (s Spec) Differences(requested Spec) string {
 	var text strings.Builder
-	for _, field := range []struct{ name, have, asked string }{
-		{ParamType, string(s.Type), string(asked.Type)},
-		{ParamMode, fmt.Sprintf("%#o", s.Mode), fmt.Sprintf("%#o", asked.Mode)},
-		{ParamUID, decimal(uint64(s.UID)), decimal(uint64(asked.UID))},
-		{ParamGID, decimal(uint64(s.GID)), decimal(uint64(asked.GID))},
-		{ParamBacking, string(s.Backing), string(asked.Backing)},
-		{"fsType", string(s.FSType), string(asked.FSType)},
-		{ParamAllocation, string(s.Allocation), string(asked.Allocation)},
-		{ParamInodes, decimal(s.Inodes), decimal(asked.Inodes)},
+	for _, field := range []struct{ name, have, requested string }{
+		{ParamType, string(s.Type), string(requested.Type)},
+		{ParamMode, fmt.Sprintf("%#o", s.Mode), fmt.Sprintf("%#o", requested.Mode)},
+		{ParamUID, decimal(uint64(s.UID)), decimal(uint64(requested.UID))},
+		{ParamGID, decimal(uint64(s.GID)), decimal(uint64(requested.GID))},
+		{ParamBacking, string(s.Backing), string(requested.Backing)},
+		{"fsType", string(s.FSType), string(requested.FSType)},
+		{ParamAllocation, string(s.Allocation), string(requested.Allocation)},
+		{ParamInodes, decimal(s.Inodes), decimal(requested.Inodes)},
 	} {
-		if field.have != field.asked {
-			fmt.Fprintf(&text, "; %s is %s, asked for is %s", field.name, cmp.Or(field.have, "none"),
-				cmp.Or(field.asked, "none"))
+		if field.have != field.requested {
+			fmt.Fprintf(&text, "; %s is %s, requested: %s", field.name, cmp.Or(field.have, "none"),
+				cmp.Or(field.requested, "none"))
 		}
 	}
 	return text.String()

@@ -129,3 +129,26 @@ type CreateRequest struct {
 	// Source is what the volume's content is to be copied from; the zero Source is nothing.
 	Source Source
 }
+
+// CheckAnsweredBy says whether an existing volume is what the request asks for. Errors:
+// ErrIncompatible (CSI spec, CreateVolume: ALREADY_EXISTS).
+func (r CreateRequest) CheckAnsweredBy(v Volume) error {
+	switch {
+	case v.Name != r.Name:
+		return fmt.Errorf("%w: volume %s has the name %q; requested: %q", ErrIncompatible, v.ID, v.Name,
+			r.Name)
+	case v.Owner.PodUID != r.Owner.PodUID:
+		return fmt.Errorf("%w: volume %s belongs to the pod with the UID %q (empty: to no pod); requested: %q",
+			ErrIncompatible, v.ID, v.Owner.PodUID, r.Owner.PodUID)
+	case v.Source != r.Source:
+		return fmt.Errorf("%w: volume %s was made from %s; requested: from %s", ErrIncompatible, v.ID,
+			v.Source, r.Source)
+	case v.Spec != r.Spec:
+		return fmt.Errorf("%w: volume %s exists%s", ErrIncompatible, v.ID, v.Spec.Differences(r.Spec))
+	case !r.Size.Contains(v.CapacityBytes):
+		return fmt.Errorf("%w: volume %s has %d bytes; requested: %s", ErrIncompatible, v.ID,
+			v.CapacityBytes, r.Size)
+	default:
+		return nil
+	}
+}

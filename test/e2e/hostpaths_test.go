@@ -228,7 +228,7 @@ func TestRefusedHostPathSaysWhyInThePodsEvents(t *testing.T) {
 		{
 			"missing",
 			[]string{"path", "/srv/shared/none", "type", "File"},
-			[]string{"host path /srv/shared/none does not exist, wanted is"},
+			[]string{"host path /srv/shared/none does not exist; required:"},
 		},
 		{"wrong-type", []string{"path", "/srv/shared/sock", "type", "Directory"}, []string{
 			"host path /srv/shared/sock is a socket, type Directory wants a directory",
