@@ -104,7 +104,7 @@ func (p *Pool) load(ctx context.Context) (err error) {
 	if err := p.scan(ctx); err != nil {
 		return err
 	}
-	return p.measureForeign()
+	return p.measureForeign(ctx)
 }
 
 // wrap says in an error which pool it is about.

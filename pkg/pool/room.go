@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -23,7 +22,11 @@ func (p *Pool) reserve(bytes int64) error {
 	if err != nil {
 		return err
 	}
-	return p.ledger.Reserve(bytes, r)
+	if err := p.ledger.Reserve(bytes, r); err != nil {
+		return err
+	}
+	p.noteForeign(r)
+	return nil
 }
 
 // room reads the filesystem's size and use. It costs a few system calls, whatever the pool holds.
@@ -68,47 +71,15 @@ func (p *Pool) alive() error {
 	return nil
 }
 
-// foreignUse is the part of a pool's filesystem that other users occupy, in bytes.
-type foreignUse struct {
-	mu    sync.Mutex
-	bytes int64
-	// unwritten is how many promised bytes were not written at the start, as far as a backend counts
-	// them.
-	unwritten int64
-}
-
-func (f *foreignUse) set(bytes int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.bytes = bytes
-}
-
-// atMost lowers the value to bytes, if it is larger, and returns the value: the first measurement
-// may include data that was being freed.
-func (f *foreignUse) atMost(bytes int64) int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.bytes = min(f.bytes, bytes)
-	return f.bytes
-}
-
-func (f *foreignUse) addUnwritten(bytes int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.unwritten = ledger.Sum(f.unwritten, bytes)
-}
-
-func (f *foreignUse) unwrittenAtStart() int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.unwritten
-}
-
 // measureForeign estimates, at the start, how much of the filesystem other users occupy: the used
 // bytes minus the bytes of the volumes and snapshots. The estimate is too low in two cases: blocks
 // that several volumes share count for each of them; and where no backend counts blocks, as in
-// directories of a filesystem without quotas, the promised bytes of a volume count as written.
-func (p *Pool) measureForeign() error {
+// directories of a filesystem without quotas, the promised bytes of a volume count as written. So
+// there it is at least what earlier processes knew.
+func (p *Pool) measureForeign(ctx context.Context) error {
+	if err := p.recallForeign(ctx); err != nil {
+		return err
+	}
 	foreign, err := p.usedByOthers(p.foreign.unwrittenAtStart())
 	p.foreign.set(foreign)
 	return err
@@ -122,7 +93,8 @@ func (p *Pool) usedByOthers(unwritten int64) (int64, error) {
 		return 0, err
 	}
 	committed, trash := p.ledger.Counts()
-	return max(0, r.Used-max(0, ledger.Sum(committed, trash)-unwritten)), nil
+	measured := max(0, r.Used-max(0, ledger.Sum(committed, trash)-unwritten))
+	return p.foreign.atLeastKnown(measured, r.Used), nil
 }
 
 // measureForeignAgain is called after a purge of data without a record: measureForeign counted that

@@ -253,6 +253,42 @@ func TestRestartPromisesNothingOfWhatOthersUse(t *testing.T) {
 	}
 }
 
+// Nobody counts what directories hold on a filesystem without quotas. A start must not take for
+// theirs what the process before knew to be others', and promise it.
+func TestRestartWithoutQuotasPromisesNoMoreThanBefore(t *testing.T) {
+	const others, size, slack = 200 * mib, 300 * mib, mib
+	disk := disks.New(t, disks.Ext4, 1<<30, disks.MkfsArgs("-m", "0"))
+	somebodys := filepath.Join(disk.Dir, "somebody's")
+	write(t, somebodys, others)
+	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
+	v := create(t, p, "empty", size)
+	want := status(t, p).AvailableBytes
+	for range 2 {
+		p = restart(t, p)
+		if got := status(t, p).AvailableBytes; got > want || got < want-slack {
+			t.Errorf("%d bytes are available, were %d", got, want)
+		}
+	}
+	// What others remove is offered again as far as it cannot be a volume's.
+	if err := os.Remove(somebodys); err != nil {
+		t.Fatal(err)
+	}
+	p = restart(t, p)
+	if got := status(t, p).AvailableBytes; got > want+others || got < want+others-2*slack {
+		t.Errorf("%d bytes are available, were %d with %d of others", got, want, others)
+	}
+	// The number of another filesystem is not used.
+	write(t, somebodys, others)
+	if err := unix.Setxattr(p.opts.Path, foreignAttribute, fmt.Append(nil, others, 1), 0); err != nil {
+		t.Fatal(err)
+	}
+	p = restart(t, p)
+	if got := p.foreign.atMost(math.MaxInt64); got > slack {
+		t.Errorf("%d bytes are others', want what the promises leave", got)
+	}
+	remove(t, p, v.ID)
+}
+
 // Half a copy has no record. Until it is purged its space cannot be told from others', and after
 // that nobody may go on counting it.
 func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
