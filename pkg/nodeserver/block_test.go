@@ -16,7 +16,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// newBlockNode is a node with one raw block volume of a block.
+// newBlockNode returns a node that has one raw block volume of the smallest size.
 func newBlockNode(t *testing.T) *imageNode {
 	t.Helper()
 	spec := volume.Spec{
@@ -25,7 +25,7 @@ func newBlockNode(t *testing.T) *imageNode {
 		Allocation: volume.Sparse,
 	}
 	n := newImageNode(t, spec)
-	t.Cleanup(func() { // before it is asked whether a device is left
+	t.Cleanup(func() { // runs before newImageNode checks that no device is left
 		unmountBelow(t, n.KubeletDir)
 		for _, access := range []loopdev.Access{loopdev.ReadWrite, loopdev.ReadOnly} {
 			n.detach(access)
@@ -34,7 +34,7 @@ func newBlockNode(t *testing.T) *imageNode {
 	return n
 }
 
-// detach does what an operator, or a reboot, does.
+// detach detaches the volume's loop device, as an operator or a reboot would.
 func (n *imageNode) detach(access loopdev.Access) {
 	n.t.Helper()
 	image, err := volumeOf(n.t, n.pool, n.id).Data()
@@ -83,7 +83,7 @@ func (n *imageNode) stageBlock() error {
 	return err
 }
 
-// deviceSize seeks to the end, as programs do.
+// deviceSize returns a device's size, found by a seek to its end, as programs do.
 func deviceSize(t *testing.T, f *os.File) int64 {
 	t.Helper()
 	end, err := f.Seek(0, io.SeekEnd)
@@ -101,7 +101,7 @@ func openDevice(t *testing.T, path string) *os.File {
 
 func TestBlockVolumeIsOneDeviceOfExactlyItsSizeHoweverManyPods(t *testing.T) {
 	n := newBlockNode(t)
-	for range 2 { // the second call finds it done
+	for range 2 { // the second calls are retries
 		must(t, n.stageBlock())
 		must(t, n.publishBlock("a"))
 		must(t, n.publishBlock("b"))
@@ -129,7 +129,7 @@ func TestBlockVolumeIsOneDeviceOfExactlyItsSizeHoweverManyPods(t *testing.T) {
 		must(t, n.unstage())
 	}
 	if entries, err := os.ReadDir(n.KubeletDir); len(entries) != 1 || err != nil {
-		t.Errorf("left are %v, %v, want the staging path", entries, err)
+		t.Errorf("kubelet's directory has %v, %v, want only the staging path", entries, err)
 	}
 	n.wantDetached(n.id)
 	must(t, volumeOf(n.t, n.pool, n.id).CheckDetached())
@@ -146,14 +146,15 @@ func TestBlockVolumeKeepsItsContentOverAReboot(t *testing.T) {
 	n.wantDetached(n.id)
 	n.restart(t)
 	must(t, n.stageBlock())
-	must(t, n.publishBlock("a")) // on the empty file that is left of the target
+	must(t, n.publishBlock("a")) // the target is still there, as an empty file
 	got := make([]byte, 8)
 	if _, err := openDevice(t, n.target("a")).ReadAt(got, 0); string(got) != "precious" || err != nil {
 		t.Errorf("the device has %q, %v", got, err)
 	}
 }
 
-// A read-only mount of a device's node does not make the device read-only: it has to be one.
+// A read-only mount of a device's node does not make the device read-only. So the pod needs a
+// device that is read-only itself.
 func TestReadOnlyBlockVolumeCannotBeWrittenTo(t *testing.T) {
 	n := newBlockNode(t)
 	must(t, n.publishBlockReadOnly("reader"))
@@ -169,7 +170,7 @@ func TestReadOnlyBlockVolumeCannotBeWrittenTo(t *testing.T) {
 	reader, err := os.Open(n.target("reader"))
 	must(t, err)
 	got := make([]byte, 8)
-	// what it has read before stays in its cache
+	// the device's cache may have old blocks
 	must(t, unix.IoctlSetInt(int(reader.Fd()), unix.BLKFLSBUF, 0))
 	if _, err := reader.ReadAt(got, 0); string(got) != "precious" || err != nil {
 		t.Errorf("the reader has %q, %v", got, err)
@@ -251,7 +252,7 @@ func TestBlockVolumeGrowsUnderItsPods(t *testing.T) {
 func TestStatsOfABlockVolumeAreItsSize(t *testing.T) {
 	n := newBlockNode(t)
 	must(t, n.publishBlock("a"))
-	// kubelet asks for it at a mount of its own (MapBlockVolume in
+	// Kubelet asks for the stats at a bind mount that it made itself (MapBlockVolume in
 	// pkg/volume/util/volumepathhandler).
 	must(t, os.WriteFile(n.target("kubelet's"), nil, 0o600))
 	must(t, unix.Mount(n.target("a"), n.target("kubelet's"), "", unix.MS_BIND, ""))
@@ -270,7 +271,7 @@ func TestStatsOfABlockVolumeAreItsSize(t *testing.T) {
 	}
 }
 
-// A pod may have CAP_MKNOD, and kubelet mounts what it has made as a subPath.
+// A pod with CAP_MKNOD can make a device node, and kubelet mounts the node as a subPath.
 func TestNodeThatAPodHasMadeIsNoPublication(t *testing.T) {
 	n := newBlockNode(t)
 	must(t, n.publishBlock("a"))
@@ -299,7 +300,7 @@ func TestPublishedBlockVolumeIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
 	n.wantOneDevice()
 	if id, known := n.Publications.at(parseTarget(t, n.node, "a")); !known || id != n.id.String() {
-		t.Errorf("after a restart the target is that of %q (%t)", id, known)
+		t.Errorf("after a restart the target belongs to %q (known: %t)", id, known)
 	}
 	exclusive := n.blockRequest("b")
 	exclusive.VolumeCapability.AccessMode.Mode = singleWriter

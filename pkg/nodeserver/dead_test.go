@@ -18,14 +18,16 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// mortalNode has its pool in a directory of a disk that can die, or of a filesystem on that disk.
+// mortalNode is a node whose disk can die. Its pool is on the disk's filesystem, or on another
+// filesystem that is in a file on the disk.
 type mortalNode struct {
 	imageNode
 	disk disks.Disk
 	dir  string
 }
 
-// newMortalNode is one whose pool is on that filesystem; empty is the disk's own.
+// newMortalNode returns a node whose pool is on that kind of filesystem. If poolOn is empty, the
+// pool is on the disk's own filesystem.
 func newMortalNode(t *testing.T, poolOn string, spec volume.Spec) *mortalNode {
 	t.Helper()
 	disk := disks.New(t, disks.XFS, 2<<30)
@@ -39,14 +41,14 @@ func newMortalNode(t *testing.T, poolOn string, spec volume.Spec) *mortalNode {
 		dir:       dir,
 	}
 	must(t, os.Mkdir(n.target("staging"), 0o750))
-	// No other package's test, at the same time, has a volume of that name: what a dead disk's
-	// device has is told by the end of its path.
+	// The name must be unique among all tests that run now: the driver recognises the device of a dead
+	// disk by the end of its file's path.
 	n.id = n.createImage(fmt.Sprintf("mortal-%d", os.Getpid()), spec)
 	return n
 }
 
-// onEachDeath runs a test for a pool's filesystem that has died itself, and for each on a disk that
-// has died.
+// onEachDeath runs a test for a pool whose own filesystem dies, and for each kind of filesystem on
+// a disk that dies.
 func onEachDeath(t *testing.T, spec volume.Spec, test func(n *mortalNode)) {
 	t.Helper()
 	t.Run("filesystem", func(t *testing.T) { test(newMortalNode(t, "", spec)) })
@@ -97,9 +99,9 @@ func TestBlockVolumeOfADeadDiskIsUnpublishedAndItsDevicesGo(t *testing.T) {
 		must(n.t, err)
 		n.disk.Shutdown(n.t)
 		if err := errors.Join(f.Sync(), f.Close()); !errors.Is(err, unix.EIO) {
-			n.t.Errorf("the pod's data is said to be written: %v", err)
+			n.t.Errorf("fsync on the dead disk: %v, want EIO", err)
 		}
-		must(n.t, unix.Unmount(n.target("b"), 0)) // as by a driver that was killed then
+		must(n.t, unix.Unmount(n.target("b"), 0)) // a driver that was killed may have done only this
 		for _, pod := range []string{"a", "b", "c"} {
 			for range 2 {
 				must(n.t, n.unpublish(n.t, n.id, pod))
@@ -128,7 +130,7 @@ func TestImageOfADeadDiskIsUnpublishedAndUnstaged(t *testing.T) {
 		t.Run(string(fsType), func(t *testing.T) {
 			onEachDeath(t, imageSpec(fsType), func(n *mortalNode) {
 				n.stageAndPublish("a")
-				// not written back yet
+				// The kernel has not written these bytes back when the disk dies.
 				must(n.t, os.WriteFile(n.target("a/file"), make([]byte, mib), 0o600))
 				n.disk.Shutdown(n.t)
 				n.takeDown("a")
@@ -139,7 +141,7 @@ func TestImageOfADeadDiskIsUnpublishedAndUnstaged(t *testing.T) {
 	}
 }
 
-// noPools is a driver that was started again when the disk was dead.
+// noPools is what a driver has that was restarted after its disk had died.
 type noPools struct{}
 
 func (noPools) ByID(volume.PoolID) (*pool.Pool, error) { return nil, volume.ErrUnavailable }
@@ -148,12 +150,12 @@ func (noPools) ByName(string) (*pool.Pool, error) { return nil, volume.ErrUnavai
 
 func (noPools) Open() []*pool.Pool { return nil }
 
-// restartWithout forgets everything, and opens no pool.
+// restartWithout restarts the driver, which cannot open its pool.
 func (n *mortalNode) restartWithout() {
 	n.Publications, n.Pools = NewPublications(), noPools{}
 }
 
-// A dead XFS does not even say that it is mounted.
+// statx(2) fails on a dead XFS, and so cannot tell the driver that a volume is mounted there.
 func TestVolumeOfADeadDiskIsUnpublishedByADriverThatWasStartedAfterIt(t *testing.T) {
 	for _, kind := range volume.ManagedTypes() {
 		t.Run(string(kind), func(t *testing.T) {
@@ -182,8 +184,8 @@ func TestImageWhoseOwnFilesystemHasDiedIsUnpublishedAndUnstaged(t *testing.T) {
 				root, err := os.Open(n.target("a"))
 				must(n.t, err)
 				n.disk.Shutdown(n.t)
-				// what the kernel does by itself, sooner or later; some filesystems keep the error
-				// for fsync(2)
+				// The kernel writes back by itself some time later. Some filesystems keep the error for
+				// fsync(2).
 				_ = unix.Syncfs(int(root.Fd()))
 				must(n.t, root.Close())
 				n.restartWithout()

@@ -19,13 +19,14 @@ import (
 
 const changeFd = 0x4c06 // LOOP_CHANGE_FD of linux/loop.h
 
-// hostilePod has the nodes of devices, and a file of the volume's size.
+// hostilePod is a pod that has device nodes, and a file of the volume's size that it tries to put
+// on the devices.
 type hostilePod struct {
 	nodes []string
 	file  *os.File
-	// rounds is how often it has asked for everything.
+	// rounds counts how often the pod has tried everything.
 	rounds int
-	// seen is the first block that it has read and that is not its volume's.
+	// seen is the first block that the pod has read and that belongs to another volume.
 	seen []byte
 }
 
@@ -38,7 +39,7 @@ func newHostilePod(t *testing.T, size int64, nodes ...string) *hostilePod {
 	return &hostilePod{nodes: nodes, file: f}
 }
 
-// attack asks for everything, until it is told to stop.
+// attack tries everything on every device, until stop is closed.
 func (p *hostilePod) attack(stop <-chan struct{}) error {
 	for {
 		select {
@@ -54,7 +55,8 @@ func (p *hostilePod) attack(stop <-chan struct{}) error {
 	}
 }
 
-// ask does what may be refused, and looks at what is to be seen then.
+// ask tries every ioctl on a device, and reads the device in between. The kernel may refuse any of
+// them.
 func (p *hostilePod) ask(node string, flags int) {
 	f, err := os.OpenFile(node, flags, 0)
 	if err != nil {
@@ -85,7 +87,7 @@ func (p *hostilePod) ask(node string, flags int) {
 	look()
 }
 
-// createBlock makes another raw block volume.
+// createBlock creates another raw block volume.
 func (n *imageNode) createBlock(name string) *imageNode {
 	n.t.Helper()
 	spec := volume.Spec{
@@ -160,7 +162,7 @@ func TestPodThatAsksEverythingOfItsDeviceSeesNoOtherVolumeAndKeepsItsOwn(t *test
 	wantNothingAttached(t)
 }
 
-// wantNothingAttached looks for devices of any file of the test.
+// wantNothingAttached fails the test if a file of the test is on a loop device.
 func wantNothingAttached(t *testing.T) {
 	t.Helper()
 	numbers, err := loopdev.Attached()
@@ -168,7 +170,7 @@ func wantNothingAttached(t *testing.T) {
 	for _, number := range numbers {
 		path, err := loopdev.BackingPath(number)
 		if err == nil && strings.HasPrefix(path, filepath.Dir(t.TempDir())) {
-			t.Errorf("%s is on device %d still", path, number)
+			t.Errorf("%s is still on device %d", path, number)
 		}
 	}
 }
@@ -185,7 +187,7 @@ func TestFileThatAPodPutsOnItsReadOnlyDeviceIsSeenByNobodyWhoComesLater(t *testi
 	}
 	n.restart(t)
 	exchange(t, n)
-	n.restart(t) // and does not know whose targets they are
+	n.restart(t) // the restarted driver learns the targets from the mount table
 	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
 	must(t, n.publishBlockReadOnly("later"))
 	if !isPrecious(t, n.target("later")) {
@@ -198,7 +200,7 @@ func TestFileThatAPodPutsOnItsReadOnlyDeviceIsSeenByNobodyWhoComesLater(t *testi
 	wantNothingAttached(t)
 }
 
-// exchange puts a pod's file on the device that it reads.
+// exchange puts the pod's file on the read-only device of the pod.
 func exchange(t *testing.T, n *imageNode) {
 	t.Helper()
 	hostile := newHostilePod(t, n.capacity())

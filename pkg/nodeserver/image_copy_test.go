@@ -25,7 +25,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// snapshot takes one called s.
+// snapshot takes a snapshot called s.
 func (n *imageNode) snapshot() (volume.Snapshot, error) {
 	n.t.Helper()
 	parsed, err := volume.ParseName("s")
@@ -33,7 +33,7 @@ func (n *imageNode) snapshot() (volume.Snapshot, error) {
 	return n.pool.CreateSnapshot(n.t.Context(), volume.SnapshotRequest{Name: parsed, Source: n.id})
 }
 
-// ownPools finds the node's pool.
+// ownPools implements pool.Sources with the node's pool.
 type ownPools struct{ *pool.Pool }
 
 func (p ownPools) ByID(volume.PoolID) (*pool.Pool, error) { return p.Pool, nil }
@@ -50,15 +50,15 @@ func (n *imageNode) createFrom(
 	return v.ID, err
 }
 
-// other is the same node with another volume and another staging path.
+// other returns the same node with another volume and another staging path.
 func (n *imageNode) other(id volume.ID, stagingName string) *imageNode {
 	n.t.Helper()
 	must(n.t, os.MkdirAll(n.target(stagingName), 0o750))
 	return &imageNode{node: n.node, t: n.t, id: id, stagingName: stagingName}
 }
 
-// count writes a number to one file and then to another, durably, until stop. At each moment the
-// first is as large as the second, or larger by one.
+// count writes rising numbers to two files, each to the first and then to the second, durably,
+// until stop. At each moment the first number equals the second, or is larger by one.
 func count(t *testing.T, dir string) (stop func()) {
 	t.Helper()
 	var files [2]*os.File
@@ -105,11 +105,11 @@ func wantCounted(t *testing.T, dir string) {
 		numbers[i] = binary.BigEndian.Uint64(content)
 	}
 	if first, second := numbers[0], numbers[1]; first != second && first != second+1 || second == 0 {
-		t.Errorf("the copy has %d and %d: not of one moment", first, second)
+		t.Errorf("the copy has the numbers %d and %d, which the files never had at one moment", first, second)
 	}
 }
 
-// TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites runs with reflinks and without.
+// XFS and btrfs have reflinks, ext4 has none.
 func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 	for _, poolOn := range []string{disks.Ext4, disks.XFS, disks.Btrfs} {
 		for _, fsType := range []volume.FSType{volume.XFS, volume.Btrfs} {
@@ -131,7 +131,7 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 				restored, err := n.createFrom("restored", volume.FromSnapshot(s.ID), imageSpec(fsType),
 					2*n.capacity())
 				must(t, err)
-				// Beside the source, whose UUIDs they have.
+				// The copies are mounted beside the source although their filesystems have the source's UUID.
 				for name, id := range map[string]volume.ID{"clone": clone, "restored": restored} {
 					copied := n.other(id, "staging-"+name)
 					copied.stageAndPublish(name)
@@ -140,7 +140,7 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 				wantGrown(t, before, usageOf(t, n.target("restored")), n.capacity())
 				must(t, os.WriteFile(n.target("restored/own"), nil, 0o600))
 				if _, err := os.Stat(n.target("a/own")); !errors.Is(err, os.ErrNotExist) {
-					t.Errorf("the source has what was written to the copy: %v", err)
+					t.Errorf("the source has a file that was written to the copy: %v", err)
 				}
 				for name, id := range map[string]volume.ID{"clone": clone, "restored": restored} {
 					n.other(id, "staging-"+name).takeDown(name)
@@ -151,8 +151,8 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 	}
 }
 
-// What writers have changed is written to the disk before they are held, not while: they wait for
-// little, whatever that is.
+// A snapshot writes dirty data to the disk before it stops the writers. So they wait for a short
+// time only, however much data is dirty.
 func TestWritersAreNotHeldUntilWhatTheyHaveWrittenIsOnTheDisk(t *testing.T) {
 	const dirty, tries = 192 * mib, 6
 	n := newImageNodeOn(t, imageSpec(volume.XFS),
@@ -160,7 +160,8 @@ func TestWritersAreNotHeldUntilWhatTheyHaveWrittenIsOnTheDisk(t *testing.T) {
 	n.stageAndPublish("a")
 	defer n.takeDown("a")
 	var waited []string
-	// the kernel may have written it by itself, and then there is little to wait for
+	// The kernel may have written the dirty data already. Then there is nothing to compare, and the
+	// test tries again.
 	for range tries {
 		must(t, os.WriteFile(n.target("a/file"), bytes.Repeat([]byte("dirty..."), dirty/8), 0o600))
 		begin := time.Now()
@@ -171,11 +172,11 @@ func TestWritersAreNotHeldUntilWhatTheyHaveWrittenIsOnTheDisk(t *testing.T) {
 		}
 		waited = append(waited, fmt.Sprintf("%s of %s", held, took))
 	}
-	t.Errorf("the writers were held for %s that a snapshot took: want less than half of it", waited)
+	t.Errorf("the writers were stopped for %s of a snapshot: want less than half of its time", waited)
 }
 
-// heldByASnapshot takes a snapshot, and deletes it, and says for how long the log says that writers
-// were held.
+// heldByASnapshot takes a snapshot and deletes it. It returns for how long, according to the log,
+// writers were stopped.
 func (n *imageNode) heldByASnapshot() (held time.Duration) {
 	n.t.Helper()
 	log := funcr.NewJSON(func(line string) {
@@ -228,7 +229,7 @@ func TestCopiesOfImagesKeepTheirKind(t *testing.T) {
 	if st.Blocks*512 < st.Size {
 		t.Errorf("a preallocated copy of %d bytes takes %d", st.Size, st.Blocks*512)
 	}
-	copied := n.other(id, "staging-copy") // of an image that had no filesystem yet
+	copied := n.other(id, "staging-copy") // the source had no filesystem yet, so the copy gets its own
 	copied.stageAndPublish("a")
 	copied.takeDown("a")
 }
@@ -296,7 +297,7 @@ func TestFilesystemThatACrashLeftFrozenIsThawedAtTheStart(t *testing.T) {
 
 func TestImageIsNotAttachedWhileACopyOfItTakesItsTime(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.XFS))
-	for range 2 { // the first time its filesystem would be made
+	for range 2 { // the first staging would also make the filesystem
 		locked, err := volumeOf(n.t, n.pool, n.id).Lock()
 		must(t, err)
 		wantCode(t, n.stage(), codes.Aborted)

@@ -12,7 +12,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// breakGrowth has every program that grows a filesystem fail, until what it returns is called.
+// breakGrowth lets every program that grows a filesystem fail, until the returned function is
+// called.
 func breakGrowth(t *testing.T) (mend func()) {
 	t.Helper()
 	dir, path := t.TempDir(), os.Getenv("PATH")
@@ -31,7 +32,7 @@ func (n *imageNode) wantNotGrown(volumes int) {
 	}
 }
 
-// A filesystem that cannot be made larger is as good as it was.
+// A volume whose filesystem cannot be grown stays usable.
 func TestVolumeWhoseGrowthFailsIsStagedWithTheSizeThatItHas(t *testing.T) {
 	onEachFilesystem(t, func(n *imageNode) {
 		n.stageAndPublish("a")
@@ -45,20 +46,20 @@ func TestVolumeWhoseGrowthFailsIsStagedWithTheSizeThatItHas(t *testing.T) {
 		}
 		n.wantNotGrown(1)
 		n.takeDown("a")
-		n.reopen(n.t, func() {}) // nor does a restart make it worse
+		n.reopen(n.t, func() {}) // the volume stays usable over a restart
 		for range 2 {
 			n.stageAndPublish("a")
 			wantPrecious(n.t, n.target("a/file"))
 			if after := usageOf(n.t, n.target("a")); after.TotalBytes != before.TotalBytes {
-				n.t.Errorf("it has %d bytes, want %d", after.TotalBytes, before.TotalBytes)
+				n.t.Errorf("the filesystem has %d bytes, want %d", after.TotalBytes, before.TotalBytes)
 			}
 			n.wantNotGrown(1)
 			n.takeDown("a")
 		}
-		// A claim that is lowered again does not change that.
+		// The claim is lowered again, to more than the filesystem has: it still has to be grown.
 		n.stageAndPublish("a")
 		if _, err := n.expand(size+size/2, n.target("staging")); err == nil {
-			n.t.Error("a growth that fails is said to be done")
+			n.t.Error("the expansion succeeded although the filesystem cannot be grown")
 		}
 		mend()
 		n.RetryGrowth(n.t.Context())
@@ -66,7 +67,7 @@ func TestVolumeWhoseGrowthFailsIsStagedWithTheSizeThatItHas(t *testing.T) {
 			n.t.Errorf("the volume has %d bytes, want %d", n.capacity(), 2*size)
 		}
 		if !n.mayGrow() {
-			n.wantNotGrown(1) // ext4 without CAP_SYS_RESOURCE
+			n.wantNotGrown(1) // ext4 grows only with CAP_SYS_RESOURCE
 		} else {
 			n.wantNotGrown(0)
 			wantGrown(n.t, before, usageOf(n.t, n.target("a")), size)
@@ -76,7 +77,7 @@ func TestVolumeWhoseGrowthFailsIsStagedWithTheSizeThatItHas(t *testing.T) {
 	})
 }
 
-// mayGrow: ext4 grows only for a process with CAP_SYS_RESOURCE.
+// mayGrow says whether this process may grow the filesystem: ext4 requires CAP_SYS_RESOURCE.
 func (n *imageNode) mayGrow() bool {
 	n.t.Helper()
 	v, err := n.pool.Get(n.id)
@@ -88,7 +89,7 @@ func (n *imageNode) mayGrow() bool {
 	return err == nil
 }
 
-// The disk has no block left for the metadata of a larger filesystem.
+// The disk is full, so it has no block for the metadata of a larger filesystem.
 func TestGrowthThatTheDiskRefusesLeavesTheVolumeUsable(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 400*mib)
 	n := newImageNodeOn(t, imageSpec(volume.XFS), filepath.Join(disk.Dir, "pool"))

@@ -21,7 +21,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// imagePath is the file of the node's volume.
+// imagePath returns the path of the image of the node's volume.
 func (n *imageNode) imagePath() string {
 	return filepath.Join(n.poolPath(), "volumes", n.id.Dir(), "data")
 }
@@ -44,7 +44,7 @@ func (n *imageNode) setRecord(fields map[string]any) {
 	})
 }
 
-// repair does what the message says.
+// repair runs the repair that the error message advises.
 func (n *imageNode) repair() {
 	n.t.Helper()
 	n.reopen(n.t, func() {
@@ -56,7 +56,7 @@ func (n *imageNode) repair() {
 	})
 }
 
-// digest tells whether the image was changed.
+// digest returns a hash of the image, which shows whether the image was changed.
 func (n *imageNode) digest() string {
 	n.t.Helper()
 	f, err := os.Open(n.imagePath())
@@ -68,8 +68,8 @@ func (n *imageNode) digest() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// wantRefused stages the volume, which has to fail with an error that says all of that, and to
-// leave the image as it is.
+// wantRefused stages the volume. The call must fail with an error that has all those words, and
+// must not change the image.
 func (n *imageNode) wantRefused(says ...string) {
 	n.t.Helper()
 	before := n.digest()
@@ -87,7 +87,8 @@ func (n *imageNode) wantRefused(says ...string) {
 	}
 }
 
-// A record that was written by hand, or is older than the filesystem.
+// The record may have been written by hand, or restored from a backup that is older than the
+// filesystem.
 func TestFilesystemThatTheRecordDoesNotKnowIsNeverWiped(t *testing.T) {
 	for _, allocation := range []volume.Allocation{volume.Sparse, volume.Preallocated} {
 		for _, fsType := range volume.FSTypes() {
@@ -110,7 +111,7 @@ func TestFilesystemThatTheRecordDoesNotKnowIsNeverWiped(t *testing.T) {
 	}
 }
 
-// Who mounted an image by hand may have put anything there.
+// An operator may have written anything to an image by hand.
 func TestImageWithAnythingButZeroesIsNotFormatted(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
 	f, err := os.OpenFile(n.imagePath(), os.O_RDWR, 0)
@@ -122,11 +123,12 @@ func TestImageWithAnythingButZeroesIsNotFormatted(t *testing.T) {
 	n.wantRefused("no known filesystem", strconv.Itoa(at))
 	_, err = f.WriteAt([]byte{0}, at)
 	must(t, err)
-	n.stageAndPublish("a") // all of it is zeroes again, though some of them were written
+	n.stageAndPublish("a") // the image has only zeroes again, so it is formatted
 	n.takeDown("a")
 }
 
-// The driver's own mkfs had begun, and says so: a crash needs nobody's help.
+// The record says that the driver's own mkfs had begun. So the driver formats again after a crash,
+// without a person's help.
 func TestFormattingThatACrashInterruptedBeginsAgain(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.XFS))
 	n.stageAndPublish("a")
@@ -141,7 +143,7 @@ func TestFormattingThatACrashInterruptedBeginsAgain(t *testing.T) {
 	n.takeDown("a")
 }
 
-// What a crash has left half made is as little a filesystem in a copy of it.
+// The copy of an image that was half formatted is formatted again, too.
 func TestCopyOfAnImageWhoseFormattingWasInterruptedIsFormatted(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
 	n.stageAndPublish("a")
@@ -156,7 +158,8 @@ func TestCopyOfAnImageWhoseFormattingWasInterruptedIsFormatted(t *testing.T) {
 	other.takeDown("b")
 }
 
-// A filesystem of another kind than the record's is not mounted, and not made anew either.
+// If the image has another kind of filesystem than the record says, it is neither mounted nor
+// formatted.
 func TestFilesystemOfAnotherKindThanTheRecordsIsRefusedWithBothNamed(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.XFS))
 	n.stageAndPublish("a")
@@ -171,7 +174,7 @@ func TestFilesystemOfAnotherKindThanTheRecordsIsRefusedWithBothNamed(t *testing.
 	n.takeDown("a")
 }
 
-// What cannot be looked at is not taken for empty.
+// An image that cannot be read is not taken for an empty one.
 func TestImageThatCannotBeLookedAtIsNotFormatted(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
 	f, err := os.OpenFile(n.imagePath(), os.O_RDWR, 0)
@@ -180,7 +183,7 @@ func TestImageThatCannotBeLookedAtIsNotFormatted(t *testing.T) {
 	_, err = f.WriteAt([]byte{1}, mib)
 	must(t, err)
 	before := n.digest()
-	t.Setenv("PATH", t.TempDir()) // without blkid
+	t.Setenv("PATH", t.TempDir()) // so that blkid is not found
 	wantCode(t, n.stage(), codes.Unavailable)
 	if n.digest() != before {
 		t.Error("the image was changed")

@@ -25,7 +25,7 @@ import (
 
 const mib = 1 << 20
 
-// imageNode is a node with one volume that is an image, and a staging path.
+// imageNode is a node with one image volume and a staging path.
 type imageNode struct {
 	*node
 	t  *testing.T
@@ -41,13 +41,13 @@ func newImageNode(t *testing.T, spec volume.Spec) *imageNode {
 	return newImageNodeOn(t, spec, "")
 }
 
-// newImageNodeOn has its pool in a directory.
+// newImageNodeOn returns a node whose pool is in that directory.
 func newImageNodeOn(t *testing.T, spec volume.Spec, dir string) *imageNode {
 	t.Helper()
 	n := &imageNode{node: newNodeWith(t, pool.Options{Path: dir}), t: t}
 	must(t, os.Mkdir(n.target("staging"), 0o750))
 	n.id = n.createImage("v", spec)
-	t.Cleanup(func() { // before the node's own, which closes the pool
+	t.Cleanup(func() { // runs before the node's own cleanup, which closes the pool
 		unmountBelow(t, n.KubeletDir)
 		n.wantDetached(n.id)
 	})
@@ -137,8 +137,8 @@ func (n *imageNode) devices(id volume.ID) (paths []string) {
 	for _, number := range numbers {
 		d, err := loopdev.Open(number)
 		if errors.Is(err, os.ErrNotExist) || loopdev.IsOfDeadDisk(err) {
-			// another test's, and gone, or on a disk that it has let die: no disk of this one has
-			// died
+			// The device belonged to another test, and is gone, or that test let its disk die. No disk of
+			// this test has died.
 			continue
 		}
 		must(n.t, err)
@@ -150,8 +150,8 @@ func (n *imageNode) devices(id volume.ID) (paths []string) {
 	return paths
 }
 
-// wantDetached waits until the image is on no device: a process that looks at all devices, such as
-// another package's test, may have it open for a moment.
+// wantDetached waits until the image is on no device. Another process that looks at all devices,
+// such as another package's test, may have the image's device open for a moment.
 func (n *imageNode) wantDetached(id volume.ID) {
 	n.t.Helper()
 	fixture.Eventually(n.t, "the image is on no device",
@@ -184,7 +184,7 @@ func usageOf(t *testing.T, path string) volume.Usage {
 
 func TestImageIsADiskOfItsOwnThatPodsShare(t *testing.T) {
 	onEachFilesystem(t, func(n *imageNode) {
-		for range 2 { // the second call finds it done
+		for range 2 { // the second calls are retries
 			n.stageAndPublish("a", "b")
 		}
 		n.wantOneDevice()
@@ -211,7 +211,7 @@ func TestImageIsADiskOfItsOwnThatPodsShare(t *testing.T) {
 	})
 }
 
-// wantPrecious looks at what a pod has written.
+// wantPrecious compares a file with what a pod has written.
 func wantPrecious(t *testing.T, path string) {
 	t.Helper()
 	if got, err := os.ReadFile(path); string(got) != "precious" {
@@ -277,7 +277,7 @@ func TestFullImageIsFullAndNothingElseIs(t *testing.T) {
 			n.t.Errorf("after %d bytes in %d: %v, want ENOSPC", written, n.capacity(), err)
 		}
 		must(n.t, os.Remove(n.target("a/file")))
-		n.takeDown("a") // what was freed may be usable only after a transaction
+		n.takeDown("a") // the filesystem may need a transaction before freed blocks are usable
 		n.stageAndPublish("a")
 		must(n.t, os.WriteFile(n.target("a/file"), make([]byte, mib), 0o600))
 		n.takeDown("a")
@@ -290,7 +290,7 @@ func TestWhatPodsWriteToAnImageIsNotThrottledOnTheWay(t *testing.T) {
 		return filepath.Join("/sys/block", filepath.Base(n.devices(n.id)[0]), "queue/wbt_lat_usec")
 	}
 	must(t, n.stage())
-	// as a device that is new; the next staging gets the same one, as a rule
+	// A new device has a throttle like this one. The next staging usually gets the same device.
 	must(t, os.WriteFile(throttle(), []byte("2000"), 0))
 	must(t, n.unstage())
 	must(t, n.stage())
@@ -307,13 +307,13 @@ func TestStagedImageIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 		must(n.t, n.publishAt("a"))
 		n.restart(n.t)
 		if id, known := n.Publications.at(parseTarget(n.t, n.node, "a")); !known || id != n.id.String() {
-			n.t.Errorf("after a restart the target is that of %q (%t)", id, known)
+			n.t.Errorf("after a restart the target belongs to %q (known: %t)", id, known)
 		}
 		if _, known := n.Publications.at(parseTarget(n.t, n.node, "staging")); known {
 			n.t.Error("the staging path is taken for a publication")
 		}
 		wantCode(n.t, n.publishAs(n.t, n.id, "b", singleWriter), codes.FailedPrecondition)
-		// "any valid path where volume was previously staged or published"
+		// CSI spec, NodeGetVolumeStats: "any valid path where volume was previously staged or published"
 		for _, path := range []string{n.target("a"), n.stagingPath()} {
 			_, err := n.NodeGetVolumeStats(n.t.Context(),
 				&csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: path})
@@ -425,7 +425,7 @@ func TestDamagedImageIsAnErrorAndStaysAsItIs(t *testing.T) {
 }
 
 func TestImageGrowsUnderItsWriter(t *testing.T) {
-	for _, fsType := range []volume.FSType{volume.XFS, volume.Btrfs} { // ext4: see pkg/filesystem
+	for _, fsType := range []volume.FSType{volume.XFS, volume.Btrfs} { // ext4: pkg/image/filesystem
 		for _, kind := range volume.ManagedTypes() {
 			t.Run(fmt.Sprintf("%s %s", fsType, kind), func(t *testing.T) {
 				spec := imageSpec(fsType)
@@ -444,8 +444,8 @@ func TestImageGrowsUnderItsWriter(t *testing.T) {
 					wantGrown(t, before, usageOf(t, n.target("a")), size)
 				}
 				stop()
-				// Whoever does not say where it is staged has it grown as well, at the latest when
-				// it is staged.
+				// Without a staging path in the request, the filesystem grows at the latest when the volume is
+				// staged.
 				_, err := n.expand(3*size, "")
 				must(t, err)
 				n.takeDown("a")
@@ -473,7 +473,7 @@ func (n *imageNode) expand(size int64, staging string) (*csi.NodeExpandVolumeRes
 func wantGrown(t *testing.T, before, after volume.Usage, by int64) {
 	t.Helper()
 	if got := after.TotalBytes - before.TotalBytes; got < by*9/10 || got > by {
-		t.Errorf("it has grown by %d bytes, want about %d", got, by)
+		t.Errorf("the filesystem has grown by %d bytes, want about %d", got, by)
 	}
 }
 
@@ -490,7 +490,7 @@ func writeAllTheTime(t *testing.T, path string) (stop func()) {
 				ended <- err
 				return
 			}
-			select { // after the write: stop may come before the first one
+			select { // only after a write: stop may be closed before the first one
 			case <-quit:
 				ended <- errors.Join(f.Sync(), f.Close())
 				return

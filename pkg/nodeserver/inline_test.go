@@ -21,14 +21,15 @@ const (
 	liveUID = "0d4c1f9a-7d0b-4b52-8a39-3b8a8c3c9a52"
 )
 
-// inlineHandle is what kubelet might call an inline volume of the pod.
+// inlineHandle returns a handle like those that kubelet makes for the inline volumes of a pod.
 func inlineHandle(uid string) string { return "csi-" + strings.Repeat(uid[:1], 64) }
 
 func inlineTarget(n *node, uid string) string {
 	return n.target("pods/" + uid + "/volumes/kubernetes.io~csi/v/mount")
 }
 
-// publishInline is what kubelet does; the attributes are the user's, and kubelet's stand over them.
+// publishInline publishes an inline volume as kubelet does. The attributes are the user's;
+// kubelet's own attributes replace those of the same name.
 func (n *node) publishInline(t *testing.T, uid string, attributes map[string]string) error {
 	t.Helper()
 	return n.publishInlineAs(t, inlineHandle(uid), uid, attributes)
@@ -69,9 +70,9 @@ func (n *node) inlineVolumes() int { return len(n.pool.Inline()) }
 func TestSweepKeepsWhatALivePodMayWant(t *testing.T) {
 	for _, tc := range []struct {
 		title string
-		// pods is what becomes of kubelet's directory of pods.
+		// pods changes kubelet's directory of pods.
 		pods func(t *testing.T, pods string)
-		want int // volumes that are left
+		want int // inline volumes that the sweep leaves
 	}{
 		{"both pods live", func(*testing.T, string) {}, 2},
 		{"one is gone", func(t *testing.T, pods string) { t.Helper(); must(t, os.RemoveAll(filepath.Join(pods, deadUID))) }, 1},
@@ -91,7 +92,7 @@ func TestSweepKeepsWhatALivePodMayWant(t *testing.T) {
 			n := newNode(t)
 			for _, uid := range []string{deadUID, liveUID} {
 				must(t, n.publishInline(t, uid, nil))
-				must(t, unix.Unmount(inlineTarget(n, uid), 0)) // a reboot
+				must(t, unix.Unmount(inlineTarget(n, uid), 0)) // as after a reboot
 			}
 			n.create(t, "managed", volume.DirectoryOrCreate)
 			n.restart(t)
@@ -117,8 +118,8 @@ func TestUnpublishDeletesAnInlineVolumeFromEveryPoolAndNothingElse(t *testing.T)
 	if got := len(n.pool.List("", 10)); got != 2 {
 		t.Errorf("%d volumes are left, want 2", got)
 	}
-	// The same handle at another target, which a PersistentVolume may have as its own, is not the
-	// pod's end; nor is it after a reboot.
+	// A PersistentVolume may have the same handle. So an unpublish at another target does not delete
+	// the pod's inline volume, not even after a reboot.
 	must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, liveUID)))
 	must(t, unix.Unmount(inlineTarget(n, deadUID), 0))
 	n.restart(t)
@@ -153,7 +154,7 @@ func TestInlineVolumeIsKnownAfterARestart(t *testing.T) {
 	}
 }
 
-// Only kubelet's handles have its form; the specification allows any string.
+// The CSI specification allows any string as a handle, not only the form that kubelet uses.
 func TestInlineVolumeOfAnyHandleIsServedToItsEnd(t *testing.T) {
 	for _, handle := range []string{"my vol", "../../x", "plain", "h-" + strings.Repeat("a", 40), strings.Repeat("ä", 64)} {
 		t.Run(handle, func(t *testing.T) {
@@ -176,7 +177,8 @@ func TestInlineVolumeOfAnyHandleIsServedToItsEnd(t *testing.T) {
 	}
 }
 
-// A volume's directory in its pool is no ID: who knows a claim's name must not end its mount.
+// The name of a volume's directory is not its ID. Otherwise a user who knows a claim's name could
+// unmount its volume.
 func TestNameOfAManagedVolumeIsNoHandleOfIt(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "managed", volume.DirectoryOrCreate)
@@ -198,7 +200,7 @@ func TestManagedVolumeIsNotGivenToAPodAsItsOwn(t *testing.T) {
 	}
 }
 
-// twoPools implements Pools: the first one is the default.
+// twoPools implements Pools. The first pool is the default.
 type twoPools []*pool.Pool
 
 func (p twoPools) ByID(id volume.PoolID) (*pool.Pool, error) {
@@ -212,7 +214,7 @@ func (p twoPools) ByName(string) (*pool.Pool, error) { return p[0], nil }
 
 func (p twoPools) Open() []*pool.Pool { return slices.Clone(p) }
 
-// kubelet asks for every volume again after its own restart.
+// After its own restart kubelet publishes every volume again.
 func TestInlineVolumeStaysInItsPoolWhenAnotherOneBecomesTheDefault(t *testing.T) {
 	n := newNode(t)
 	other, err := pool.Open(t.Context(),

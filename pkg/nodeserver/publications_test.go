@@ -21,7 +21,7 @@ func TestSingleWriterHasOneTarget(t *testing.T) {
 	for _, tc := range []struct {
 		title         string
 		first, second csi.VolumeCapability_AccessMode_Mode
-		pod           string // of the second
+		pod           string // that publishes second
 		want          codes.Code
 	}{
 		{"two single writers", single, single, "b", codes.FailedPrecondition},
@@ -36,11 +36,11 @@ func TestSingleWriterHasOneTarget(t *testing.T) {
 			must(t, n.publishAs(t, id, "a", tc.first))
 			wantCode(t, n.publishAs(t, id, tc.pod, tc.second), tc.want)
 			if _, err := os.Lstat(n.target("b")); tc.want != codes.OK && !os.IsNotExist(err) {
-				t.Errorf("the refused target is there: %v", err)
+				t.Errorf("the refused target exists: %v", err)
 			}
 			must(t, n.unpublish(t, id, "a"))
 			must(t, n.unpublish(t, id, tc.pod))
-			must(t, n.publishAs(t, id, "c", single)) // nothing is left of the refused one
+			must(t, n.publishAs(t, id, "c", single)) // the refused publication left nothing
 		})
 	}
 }
@@ -51,14 +51,14 @@ func TestSingleWriterIsKnownAfterARestart(t *testing.T) {
 	must(t, n.publishAs(t, id, "a", singleWriter))
 	n.restart(t)
 	wantCode(t, n.publishAs(t, id, "b", singleWriter), codes.FailedPrecondition)
-	must(t, n.publishAs(t, id, "a", singleWriter)) // kubelet repeats it
+	must(t, n.publishAs(t, id, "a", singleWriter)) // kubelet repeats the call
 	wantCode(t, n.publishAs(t, id, "b", multiWriter), codes.FailedPrecondition)
 	must(t, n.unpublish(t, id, "a"))
 	must(t, n.publishAs(t, id, "b", singleWriter))
 }
 
-// A refusal that is remembered and no longer true would block a volume until the driver's next
-// start.
+// If the driver remembered a publication that no longer exists, it would refuse all others until
+// its next start.
 func TestUnmountByHandIsNoticed(t *testing.T) {
 	for _, tc := range []struct {
 		title         string
@@ -109,8 +109,8 @@ func TestRebuildFindsWhatIsPublishedAndNothingElse(t *testing.T) {
 	must(t, n.publish(t, n.publishRequest(id, "with blank")))
 	must(t, n.publish(t, n.publishRequest(id, "another")))
 	must(t, n.publish(t, n.publishRequest(file, "file")))
-	// Mounts of the pool that publish nothing: its whole, a directory inside a volume, and one
-	// outside kubelet's directory.
+	// These mounts show parts of the pool and are no publications: the whole pool, a directory inside
+	// a volume, and a mount outside kubelet's directory.
 	data := filepath.Join(n.poolPath(), "volumes", "v", "data")
 	must(t, os.Mkdir(filepath.Join(data, "sub"), 0o755))
 	outside := filepath.Join(t.TempDir(), "outside")
@@ -152,7 +152,7 @@ func TestTargetOfAnotherVolumeIsRefused(t *testing.T) {
 	must(t, n.checkUnused(t, second))
 }
 
-// A failed publish is not remembered: it would keep the volume from being deleted.
+// A publish that failed is not remembered. Otherwise the volume could not be deleted.
 func TestFailedPublishIsForgotten(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "v", volume.DirectoryOrCreate)
@@ -175,7 +175,7 @@ func TestSeveralNodesModeMeansThePodsOfOne(t *testing.T) {
 	}
 	must(t, n.publishAs(t, id, "c", csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY))
 	if err := os.WriteFile(filepath.Join(n.target("c"), "file"), nil, 0o600); err == nil {
-		t.Error("the reader writes")
+		t.Error("the read-only pod could write")
 	}
 }
 
@@ -191,6 +191,6 @@ func TestDamagedVolumeIsNotPublished(t *testing.T) {
 	)
 	wantCode(t, n.publish(t, n.publishRequest(id, "a")), codes.Internal)
 	if _, err := os.Lstat(n.target("a")); !os.IsNotExist(err) {
-		t.Errorf("the target is there: %v", err)
+		t.Errorf("the target exists: %v", err)
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// onePool implements Pools: one that is open, and one, closedPool, that is not.
+// onePool implements Pools. One pool is open, and another one, closedPool, is not.
 type onePool struct{ *pool.Pool }
 
 func (p onePool) ByName(string) (*pool.Pool, error) { return p.Pool, nil }
@@ -41,7 +41,7 @@ func (p onePool) ByID(id volume.PoolID) (*pool.Pool, error) {
 	}
 }
 
-// node is a Server with a pool and a kubelet's directory.
+// node is a Server with a pool and a directory that stands for kubelet's.
 type node struct {
 	*Server
 	pool    *pool.Pool
@@ -64,7 +64,7 @@ func newNodeWith(t *testing.T, opts pool.Options) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kubelet := filepath.Join(root, "kubelet dir") // a blank, which the mount table escapes
+	kubelet := filepath.Join(root, "kubelet dir") // the mount table escapes the blank
 	n := &node{pool: p, options: opts}
 	t.Cleanup(func() {
 		unmountBelow(t, kubelet)
@@ -86,7 +86,8 @@ func newNodeWith(t *testing.T, opts pool.Options) *node {
 	return n
 }
 
-// reopen closes the pool, lets change do something to its directory, and opens it again.
+// reopen closes the pool, calls change, which may change the pool's directory, and opens the pool
+// again.
 func (n *node) reopen(t *testing.T, change func()) {
 	t.Helper()
 	if err := n.pool.Close(); err != nil {
@@ -101,7 +102,7 @@ func (n *node) reopen(t *testing.T, change func()) {
 	n.restart(t)
 }
 
-// restart forgets everything that is in memory only.
+// restart restarts the driver: everything that is only in memory is lost.
 func (n *node) restart(t *testing.T) {
 	t.Helper()
 	n.Publications = NewPublications()
@@ -206,7 +207,7 @@ func wantCode(t *testing.T, err error, want codes.Code) {
 		t.Errorf("%v is %s, want %s", err, got, want)
 	}
 	if err != nil && strings.Contains(err.Error(), "%!") {
-		t.Errorf("%q was formatted with what it does not fit", err)
+		t.Errorf("%q has a fault of fmt.Errorf", err)
 	}
 }
 
@@ -217,7 +218,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// volumeOf looks a volume up, as a call does.
+// volumeOf looks a volume up, as a call to the driver does.
 func volumeOf(t *testing.T, p *pool.Pool, id volume.ID) pool.Volume {
 	t.Helper()
 	v, err := p.Volume(id)
@@ -225,7 +226,7 @@ func volumeOf(t *testing.T, p *pool.Pool, id volume.ID) pool.Volume {
 	return v
 }
 
-// checkUnused is what DeleteVolume asks.
+// checkUnused makes the check that DeleteVolume makes.
 func (n *node) checkUnused(t *testing.T, id volume.ID) error {
 	t.Helper()
 	data, err := volumeOf(t, n.pool, id).Data()
@@ -295,8 +296,7 @@ func TestReadOnlyPublicationIsReadOnly(t *testing.T) {
 	}
 }
 
-// change is one thing that is wrong with a request that is right otherwise. Empty fields change
-// nothing.
+// change makes one field of a correct request wrong. Empty fields change nothing.
 type change struct {
 	title                  string
 	id, target, staging    string
@@ -344,7 +344,7 @@ func TestBadRequestIsRefusedWithItsCode(t *testing.T) {
 			wantCode(t, n.publish(t, publish), tc.want)
 			_, err := n.NodeStageVolume(t.Context(), stage)
 			wantCode(t, err, tc.want)
-			if tc.emptyIDs { // also of a path of the host, whose ID may be any other string
+			if tc.emptyIDs { // the same for a path of the host, whose ID may be any string but the empty one
 				stage.VolumeContext = map[string]string{
 					volume.ParamPath: "/srv",
 					volume.ParamType: string(volume.Directory),
@@ -457,8 +457,9 @@ func wantUsage(t *testing.T, usage []*csi.VolumeUsage) {
 	}
 }
 
-// To kubelet INVALID_ARGUMENT, OUT_OF_RANGE and NOT_FOUND can never succeed, and RESOURCE_EXHAUSTED
-// may when there is room again (k8s.io/kubernetes pkg/volume/csi/expander.go, isInfeasibleError).
+// Kubelet takes INVALID_ARGUMENT, OUT_OF_RANGE and NOT_FOUND for errors that no retry can cure, and
+// RESOURCE_EXHAUSTED for one that may end when there is room again (k8s.io/kubernetes
+// pkg/volume/csi/expander.go, isInfeasibleError).
 func TestExpandAnswersWithItsCode(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "v", volume.DirectoryOrCreate)
@@ -509,7 +510,7 @@ func TestNodeSaysWhoAndWhereItIs(t *testing.T) {
 	}
 }
 
-// What is advertised works, and what is not answers UNIMPLEMENTED.
+// Calls that are advertised work, and all others answer UNIMPLEMENTED.
 func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 	n := newNode(t)
 	resp, err := n.NodeGetCapabilities(t.Context(), &csi.NodeGetCapabilitiesRequest{})
@@ -527,6 +528,6 @@ func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 		"VOLUME_MOUNT_GROUP",
 	}
 	if !slices.Equal(got, want) {
-		t.Errorf("advertised are %q, want %q", got, want)
+		t.Errorf("the service advertises %q, want %q", got, want)
 	}
 }
