@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// list follows the tokens to the end.
+// list returns the IDs of all pages, and follows the tokens to the last page.
 func (c *controller) list(t *testing.T, pageSize int32) []string {
 	t.Helper()
 	var ids []string
@@ -35,7 +35,7 @@ func (c *controller) list(t *testing.T, pageSize int32) []string {
 }
 
 func TestPagesOverSeveralPoolsAreComplete(t *testing.T) {
-	c := newController(t, "a", "b", "c") // c stays empty
+	c := newController(t, "a", "b", "c") // pool c stays empty
 	var want []string
 	for i := range 7 {
 		for _, pool := range []string{"a", "b"} {
@@ -57,7 +57,7 @@ func TestNoVolumesAreOneEmptyPage(t *testing.T) {
 	}
 }
 
-// Asked for as many as possible, the answer still fits into a gRPC message.
+// An answer with as many entries as possible still fits into a gRPC message.
 func TestPageHasABound(t *testing.T) {
 	c := newController(t, "p")
 	const volumes = maxPage + 1
@@ -90,7 +90,7 @@ func TestHostileListRequestIsRefused(t *testing.T) {
 	}
 }
 
-// A token stays good when its volume, or its pool, is gone.
+// A token stays valid when its volume, or its pool, no longer exists.
 func TestTokenOutlivesItsVolume(t *testing.T) {
 	c := newController(t, "p")
 	for _, name := range []string{"a", "b", "c"} {
@@ -151,8 +151,8 @@ func TestClientThatPagesSeesEverySurvivorOnce(t *testing.T) {
 	}
 }
 
-// churn has four clients make and delete something, between what is to be seen, until stop is
-// called.
+// churn runs four clients that create and delete volumes or snapshots between those that every list
+// must have, until stop is called.
 func churn(t *testing.T, once func(client, i int) error) (stop func()) {
 	t.Helper()
 	stopped := make(chan struct{})

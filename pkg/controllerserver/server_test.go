@@ -21,8 +21,8 @@ import (
 
 const mib = 1 << 20
 
-// somePools implements Pools: the first is the default one, and "closed" with closedPool is not
-// open.
+// somePools implements Pools. The first pool is the default. The pool "closed" with the ID
+// closedPool is configured and not open.
 type somePools []*pool.Pool
 
 const closedPool = "cccccccccccc"
@@ -60,7 +60,7 @@ func (s somePools) Open() []*pool.Pool {
 		func(a, b *pool.Pool) int { return strings.Compare(string(a.ID()), string(b.ID())) })
 }
 
-// published implements Publications: the volumes in it are.
+// published implements Publications. The volumes in it are published.
 type published map[volume.ID]bool
 
 func (p published) CheckUnused(id volume.ID, _ *os.File) error {
@@ -76,7 +76,8 @@ type controller struct {
 	pools     somePools
 }
 
-// newController has a pool for each name; "shared" is one with allowMultiNode.
+// newController returns a controller with a pool for each name. The pool "shared" has
+// allowMultiNode.
 func newController(t *testing.T, names ...string) *controller {
 	t.Helper()
 	disks.RequireRoot(t)
@@ -101,7 +102,7 @@ func newController(t *testing.T, names ...string) *controller {
 	return c
 }
 
-// open adds a pool for the length of the test.
+// open adds a pool that stays open until the test ends.
 func (c *controller) open(t *testing.T, opts pool.Options) {
 	t.Helper()
 	p, err := pool.Open(t.Context(), opts)
@@ -164,7 +165,7 @@ func wantCode(t *testing.T, err error, want codes.Code) {
 		t.Errorf("%v is %s, want %s", err, got, want)
 	}
 	if err != nil && strings.Contains(err.Error(), "%!") {
-		t.Errorf("%q was formatted with what it does not fit", err)
+		t.Errorf("%q has a fault of fmt.Errorf", err)
 	}
 }
 
@@ -173,7 +174,7 @@ func TestPoolThatIsMissingHereIsNoRoomAndNothingElse(t *testing.T) {
 	_, err := c.CreateVolume(t.Context(), with(t, "v", map[string]string{"pool": "nope"}))
 	wantCode(t, err, codes.ResourceExhausted)
 	if err == nil || strings.Contains(err.Error(), "not found") {
-		t.Errorf("%v: it says two things", err)
+		t.Errorf("%v: the message has the text of two sentinels", err)
 	}
 }
 
@@ -190,11 +191,11 @@ func TestVolumeSaysWhereItIs(t *testing.T) {
 	if got, err := c.ControllerGetVolume(t.Context(),
 		&csi.ControllerGetVolumeRequest{VolumeId: v.GetVolumeId()}); err != nil ||
 		got.GetVolume().String() != v.String() {
-		t.Errorf("asked for again it is %v, %v", got, err)
+		t.Errorf("the repeated call returns %v, %v", got, err)
 	}
 }
 
-// A row changes a request that is right otherwise.
+// Each row changes one part of a correct request.
 func TestCreateAnswersWithItsCode(t *testing.T) {
 	c := newController(t, "p", "shared")
 	c.create(t, createRequest("taken"))
@@ -271,7 +272,7 @@ func node(name string) *csi.Topology {
 	return &csi.Topology{Segments: map[string]string{"topology.example/node": name}}
 }
 
-// with is a good request, but for the parts given.
+// with returns a correct request with the given parts.
 func with(t *testing.T, name string, parts ...any) *csi.CreateVolumeRequest {
 	t.Helper()
 	req := createRequest(name)
@@ -330,15 +331,16 @@ func TestDeleteAnswersWithItsCode(t *testing.T) {
 		{"never there", own + "-never", codes.OK},
 		{"no ID", "", codes.InvalidArgument},
 		{"endless ID", strings.Repeat("x", 129), codes.InvalidArgument},
-		// Nothing can leak: the driver has never given out such an ID.
+		// OK is safe: the driver has never given out such an ID, so no data can be left behind.
 		{"no ID of ours", "pvc-1", codes.OK},
 		{"hostile ID", own + "-../../../etc", codes.OK},
 		{"ID of a snapshot", own + "-s-1", codes.OK},
 		{"pool ID in capitals", strings.ToUpper(own) + "-published", codes.OK},
 		{"reference", "host-0123456789ab-v", codes.OK},
-		// It may exist, and belongs to its pod.
+		// The inline volume may exist. Its pod deletes it.
 		{"inline volume", "csi-" + strings.Repeat("0", 64), codes.NotFound},
-		// Not OK: the volume would be forgotten, and its data stay on the other node.
+		// OK would be wrong: Kubernetes would forget the volume, and its data would stay on the other
+		// node.
 		{"another node's pool", "ffffffffffff-unused", codes.NotFound},
 		{"closed pool", closedPool + "-unused", codes.Unavailable},
 	} {
@@ -375,7 +377,7 @@ func TestGetAnswersWithItsCode(t *testing.T) {
 	}
 }
 
-// What a volume cannot do is no error: the caller asked.
+// A capability that the volume lacks is an answer, not an error.
 func TestValidationConfirmsOnlyWhatHolds(t *testing.T) {
 	c := newController(t, "p", "shared")
 	id := c.create(t, createRequest("v")).GetVolumeId()
@@ -419,12 +421,12 @@ func TestValidationConfirmsOnlyWhatHolds(t *testing.T) {
 			}
 			confirmed := resp.GetConfirmed()
 			if (confirmed != nil) != tc.want || (resp.GetMessage() != "") == tc.want {
-				t.Errorf("confirmed is %v with message %q, want it: %v", confirmed, resp.GetMessage(), tc.want)
+				t.Errorf("confirmed is %v with message %q, want confirmed: %v", confirmed, resp.GetMessage(), tc.want)
 			}
 			if tc.want &&
 				(len(confirmed.GetVolumeCapabilities()) != len(tc.caps) ||
 					confirmed.GetVolumeContext()["k"] != "v") {
-				t.Errorf("confirmed is %v, want what was asked", confirmed)
+				t.Errorf("confirmed is %v, want the request's parts", confirmed)
 			}
 		})
 	}
@@ -452,7 +454,7 @@ func TestCapacityIsWhatTheNextVolumeMayHave(t *testing.T) {
 		{title: "possible access", caps: mounted(multiWriter), some: true},
 		{title: "several nodes", caps: mounted(severalNodes)},
 		{title: "several nodes where allowed", caps: mounted(severalNodes), params: map[string]string{"pool": "shared"}, some: true},
-		// CreateVolume names it
+		// CreateVolume returns the error
 		{title: "bad parameter", params: map[string]string{"x": "y"}, some: true},
 		{title: "block", caps: block(), some: true},
 		{title: "inodes where they cannot be limited", params: map[string]string{"inodes": "100"}},
@@ -468,7 +470,7 @@ func TestCapacityIsWhatTheNextVolumeMayHave(t *testing.T) {
 			}
 			if (resp.GetAvailableCapacity() > 0) != tc.some ||
 				resp.GetMaximumVolumeSize().GetValue() != resp.GetAvailableCapacity() {
-				t.Errorf("capacity is %v, want some: %v", resp, tc.some)
+				t.Errorf("capacity is %v, want more than 0: %v", resp, tc.some)
 			}
 		})
 	}
@@ -479,7 +481,7 @@ func TestCapacitySaysTheLeastThatAnImageHas(t *testing.T) {
 	for _, tc := range []struct {
 		params map[string]string
 		caps   []*csi.VolumeCapability
-		want   int64 // 0: nothing is said
+		want   int64 // 0: the answer has no minimum
 	}{
 		{},
 		{caps: mounted(multiWriter)},
@@ -495,7 +497,7 @@ func TestCapacitySaysTheLeastThatAnImageHas(t *testing.T) {
 	}
 }
 
-// What GetCapacity offers, CreateVolume gives; one byte more it does not. The room to spare is for
+// CreateVolume grants what GetCapacity offers, and not one byte more. The test leaves some room for
 // other users of the disk.
 func TestCapacityIsKept(t *testing.T) {
 	c := newController(t, "p")
@@ -512,8 +514,8 @@ func TestCapacityIsKept(t *testing.T) {
 	wantCode(t, err, codes.OK)
 }
 
-// statfs goes on to tell of the room that a dead disk had: the scheduler would send claim after
-// claim there.
+// On a dead disk statfs(2) still returns the last free space. If GetCapacity offered it, the
+// scheduler would place one claim after the other there.
 func TestDiskThatHasFailedOffersNoRoom(t *testing.T) {
 	for _, how := range []string{"shut down", "read-only"} {
 		t.Run(how, func(t *testing.T) {
@@ -572,7 +574,7 @@ func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 		"SINGLE_NODE_MULTI_WRITER",
 	}
 	if !slices.Equal(got, want) {
-		t.Errorf("advertised are %q, want %q", got, want)
+		t.Errorf("the service advertises %q, want %q", got, want)
 	}
 	_, err = c.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{})
 	wantCode(t, err, codes.Unimplemented)

@@ -24,7 +24,7 @@ func (c *controller) snapshot(t *testing.T, name, source string) *csi.Snapshot {
 	return resp.GetSnapshot()
 }
 
-// listSnapshots follows the tokens to the end.
+// listSnapshots returns the IDs of all pages, and follows the tokens to the last page.
 func (c *controller) listSnapshots(t *testing.T, filter *csi.ListSnapshotsRequest) []string {
 	t.Helper()
 	var ids []string
@@ -180,7 +180,7 @@ func TestCreateSnapshotAnswersWithItsCode(t *testing.T) {
 		})
 	}
 	if got := c.listSnapshots(t, &csi.ListSnapshotsRequest{}); len(got) != 3 {
-		t.Errorf("there are %q", got)
+		t.Errorf("the snapshots are %q", got)
 	}
 }
 
@@ -215,12 +215,12 @@ func TestDeleteAndGetSnapshotAnswerWithTheirCodes(t *testing.T) {
 		t.Context(),
 		&csi.ControllerGetVolumeRequest{VolumeId: source},
 	); err != nil {
-		t.Errorf("the volume whose ID was given as a snapshot's is gone: %v", err)
+		t.Errorf("DeleteSnapshot with a volume's ID deleted the volume: %v", err)
 	}
 }
 
 func TestSnapshotPagesAreCompleteWhateverTheFilter(t *testing.T) {
-	c := newController(t, "a", "b", "c") // c stays empty
+	c := newController(t, "a", "b", "c") // pool c stays empty
 	var all, ofOne []string
 	for _, name := range []string{"a", "b"} {
 		one := c.create(t, with(t, "one", map[string]string{"pool": name})).GetVolumeId()
@@ -377,7 +377,7 @@ func TestCreateFromASourceAnswersWithItsCode(t *testing.T) {
 		{"host", nil, fromVolume("host-0123456789ab-v"), codes.InvalidArgument},
 		{"elsewhere", nil, fromSnapshot("0123456789ab-s-s"), codes.ResourceExhausted},
 		{"elsewhere", nil, fromVolume("0123456789ab-v"), codes.ResourceExhausted},
-		// it may be a pool that this node never had
+		// another node may have that pool
 		{"closed", nil, fromSnapshot(closedPool + "-s-s"), codes.ResourceExhausted},
 	}
 	for _, tt := range tests {

@@ -8,7 +8,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// listenBounded is a bounded listener on loopback.
+// listenBounded returns a bounded listener on loopback.
 func listenBounded(
 	t *testing.T, most int, victim func([]*boundedConn) *boundedConn,
 ) (net.Listener, chan net.Conn) {
@@ -45,11 +45,11 @@ func connectFrom(t *testing.T, l net.Listener, source string) net.Conn {
 func wantClosed(t *testing.T, conn net.Conn) {
 	t.Helper()
 	if n, err := conn.Read(make([]byte, 1)); err == nil {
-		t.Errorf("it is open: %d bytes", n)
+		t.Errorf("the connection is open, %d bytes were read", n)
 	}
 }
 
-// wantOpen sends a byte each way.
+// wantOpen sends one byte in each direction.
 func wantOpen(t *testing.T, client, server net.Conn) {
 	t.Helper()
 	_, err := client.Write([]byte{1})
@@ -72,7 +72,7 @@ func TestTheGreediestClientLosesItsOldestConnection(t *testing.T) {
 	wantOpen(t, modest, modestServer)
 	wantOpen(t, second, secondServer)
 	wantOpen(t, third, thirdServer)
-	fixture.Must(t, modestServer.Close()) // makes room
+	fixture.Must(t, modestServer.Close()) // so that another connection is accepted
 	connectFrom(t, l, "127.0.0.3")
 	<-accepted
 	wantOpen(t, second, secondServer)

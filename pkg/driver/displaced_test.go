@@ -18,12 +18,13 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// displaceable is an open pool with one volume, and what is needed to take it from its path.
+// displaceable is an open pool with one volume, and with what a test needs to take the pool away
+// from its path.
 type displaceable struct {
 	set    *poolSet
 	pool   *pool.Pool
 	volume volume.Volume
-	// leave ends a call that has found the pool: until then the pool is not closed.
+	// leave ends a call that has found the pool. The pool is not closed before the call ends.
 	leave func()
 }
 
@@ -57,7 +58,8 @@ func (d displaceable) create(t *testing.T, name string) (volume.Volume, error) {
 	})
 }
 
-// wantGivenUp makes sure that nothing more is promised at once, and that the driver notices.
+// wantGivenUp checks that the pool promises nothing from now on, and that the driver notices the
+// displaced pool.
 func (d displaceable) wantGivenUp(t *testing.T) {
 	t.Helper()
 	defer d.leave()

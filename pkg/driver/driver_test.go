@@ -15,7 +15,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// A call that is under way when the driver is told to stop is answered, and no other begins.
+// When the driver is told to stop, it answers the calls that are under way, and begins no others.
 func TestStopLetsCallsFinish(t *testing.T) {
 	disks.RequireRoot(t)
 	cfg := config.Default()
@@ -27,7 +27,7 @@ func TestStopLetsCallsFinish(t *testing.T) {
 	conn := dial(t, cfg.Endpoint)
 	waitUntilReady(t, conn)
 
-	// Calls are going on all the time; each is answered in full, or was never begun.
+	// Clients make calls all the time. Each call gets its whole answer, or was never begun.
 	answers := make(chan error)
 	go func() {
 		defer close(answers)
@@ -55,7 +55,7 @@ func TestStopLetsCallsFinish(t *testing.T) {
 			if err != nil {
 				t.Errorf("the driver ended with %v", err)
 			}
-			go func() { // the last caller waits for a driver that does not come
+			go func() { // the last caller waits for a driver that never starts
 				for range answers {
 				}
 			}()

@@ -16,8 +16,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 )
 
-// socketIn is the path of a socket in a new directory, short enough for sun_path wherever tests
-// run.
+// socketIn returns the path of a socket in a new directory. The path is short enough for sun_path,
+// wherever the test runs.
 func socketIn(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "csi") //nolint:usetesting // t.TempDir has the test's name in it
@@ -42,7 +42,7 @@ func listen(t *testing.T, path string) net.Listener {
 	return l
 }
 
-// leaveStale makes a socket as a process that was killed leaves it.
+// leaveStale makes a socket file as a killed process leaves one.
 func leaveStale(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
@@ -65,8 +65,8 @@ func answers(path string) bool {
 }
 
 func TestListenAnswersOnAPrivateSocket(t *testing.T) {
-	// Nothing may depend on a strict umask. Tests of this package that make files do not run in
-	// parallel.
+	// The socket's mode must not depend on the umask. The tests of this package that make files do not
+	// run in parallel, because the umask is the process's.
 	defer unix.Umask(unix.Umask(0))
 	for _, scheme := range []string{"unix://", "unix:"} {
 		path := socketIn(t)
@@ -88,13 +88,13 @@ func TestListenAnswersOnAPrivateSocket(t *testing.T) {
 			t.Errorf("address %s, want %s", l.Addr(), path)
 		}
 		if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
-			t.Errorf("left beside the socket: %v", entries)
+			t.Errorf("the socket's directory has %v, want only the socket", entries)
 		}
 		l.Close()
 	}
 }
 
-// The moment between bind and listen is when a chmod that comes afterwards would be too late.
+// A chmod(2) after bind(2) would be too late: the socket must have its mode from bind(2) on.
 func TestSocketIsPrivateFromBindOn(t *testing.T) {
 	defer unix.Umask(unix.Umask(0))
 	path := socketIn(t)
@@ -217,8 +217,8 @@ func TestCloseRemovesTheSocketOnceAndOnlyItsOwn(t *testing.T) {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket is still there: %v", err)
 	}
-	// A filesystem may give the successor the same inode number; a second Close must not be fooled
-	// by it.
+	// A filesystem may give the new socket the same inode number. A second Close of the old one must
+	// not remove it.
 	listen(t, path)
 	if err := first.Close(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("second Close: %v", err)

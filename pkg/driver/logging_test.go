@@ -15,7 +15,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// logWith parses args, applies them, and undoes it after the test: klog's state is the process's.
+// logWith parses the flags and applies them. After the test it restores klog's state, which belongs
+// to the process.
 func logWith(t *testing.T, w *bytes.Buffer, args ...string) error {
 	t.Helper()
 	state, logger, writer, flags := klog.CaptureState(), slog.Default(), log.Writer(), log.Flags()

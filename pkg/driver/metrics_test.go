@@ -26,7 +26,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// scrape is the driver's own lines of /metrics.
+// scrape returns the driver's own lines of /metrics.
 func scrape(t *testing.T, s *poolSet) []string {
 	t.Helper()
 	code, body := get(t, s, "/metrics")
@@ -125,7 +125,8 @@ func TestReadinessNamesTheOptionalPoolsThatAreMissing(t *testing.T) {
 	}
 }
 
-// Any pod of the cluster may read the pages. The API server's proxy drops the text of a 503.
+// Any pod of the cluster may read the pages, so they have no path of the node. /statusz answers
+// 200, because the API server's proxy drops the text of a 503.
 func TestPagesSayWhyAPoolIsNotReadyAndNothingOfTheNode(t *testing.T) {
 	s := newPools(t, config.NewPool("bad", foreign(t)))
 	if err := s.open(t.Context(), s.slots[0]); err == nil {
@@ -159,7 +160,7 @@ func TestStatusHasThePoolsThatAreReady(t *testing.T) {
 	}
 }
 
-// hanging is a registry whose metrics come from a disk that hangs until released is closed.
+// hanging is a registry that waits for its metrics until released is closed, as for a hanging disk.
 type hanging struct {
 	asked    atomic.Int32
 	released chan struct{}
@@ -189,7 +190,7 @@ func TestADiskThatHangsIsAskedOnceForAllRequests(t *testing.T) {
 		}
 		wg.Wait()
 		if asked := h.asked.Load(); asked != 1 {
-			t.Errorf("it was asked %d times", asked)
+			t.Errorf("the registry was asked %d times", asked)
 		}
 	})
 }
@@ -202,7 +203,7 @@ func TestBuildInfoHasTheVersion(t *testing.T) {
 	}
 }
 
-// A disk that dies under an open pool answers statfs as before.
+// statfs(2) answers as before after a disk has died under an open pool.
 func TestReadinessAndMetricsTellOfADeadDisk(t *testing.T) {
 	disk := disks.New(t, disks.XFS, 0)
 	s := newPools(t, config.NewPool("p", disk.Dir))
@@ -224,7 +225,7 @@ func TestReadinessAndMetricsTellOfADeadDisk(t *testing.T) {
 	}
 }
 
-// An operator looks a metric up where docs/operations.md lists them.
+// Operators look for a metric in the list of docs/operations.md.
 func TestEveryPoolMetricIsDocumented(t *testing.T) {
 	text, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
@@ -237,7 +238,7 @@ func TestEveryPoolMetricIsDocumented(t *testing.T) {
 	}
 }
 
-// An alert on a metric that is not never fires, and nothing says so.
+// An alert on a metric that does not exist never fires, and nobody would notice.
 func TestAlertsAndDocumentsNameMetricsThatAre(t *testing.T) {
 	files, err := filepath.Glob("../../docs/*.md")
 	if err != nil {
@@ -257,7 +258,7 @@ func TestAlertsAndDocumentsNameMetricsThatAre(t *testing.T) {
 		}
 		for _, n := range named {
 			if !slices.Contains(known, n) {
-				t.Errorf("%s names %s, which is not", file, n)
+				t.Errorf("%s names %s, which does not exist", file, n)
 			}
 		}
 	}
@@ -281,7 +282,7 @@ func poolMetricNames(t *testing.T) (names []string) {
 	return names
 }
 
-// Any pod of the cluster may connect, and stay.
+// Any pod of the cluster may connect and keep its connection open.
 func TestNoConnectionIsKeptForAnotherRequest(t *testing.T) {
 	s := newPools(t)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")

@@ -22,7 +22,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// newPools are the pools of a configuration, none of them open yet.
+// newPools returns the pools of a configuration. None of them is open yet.
 func newPools(t *testing.T, configs ...config.Pool) *poolSet {
 	t.Helper()
 	disks.RequireRoot(t)
@@ -34,7 +34,7 @@ func newPools(t *testing.T, configs ...config.Pool) *poolSet {
 	return s
 }
 
-// keepOpening runs the set for the length of the test.
+// keepOpening lets the set open its pools until the test ends.
 func keepOpening(t *testing.T, s *poolSet) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
@@ -54,7 +54,7 @@ func keepOpening(t *testing.T, s *poolSet) {
 	})
 }
 
-// foreign is a directory that is somebody else's.
+// foreign returns a directory that belongs to another program.
 func foreign(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -80,10 +80,10 @@ func TestOneBadPoolDoesNotStopTheOthers(t *testing.T) {
 		t.Errorf("by its ID it is %v, %v", found, err)
 	}
 	if all := s.Open(); !slices.Equal(all, []*pool.Pool{open}) {
-		t.Errorf("open are %v", all)
+		t.Errorf("the open pools are %v", all)
 	}
 	_, byName := s.ByName("bad")
-	_, byID := s.ByID("ffffffffffff") // it may be the bad one's: a pool's UUID is on its disk
+	_, byID := s.ByID("ffffffffffff") // perhaps the ID of the pool that is not open
 	for _, err := range []error{byName, byID, s.notReady()} {
 		if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "bad") ||
 			!strings.Contains(err.Error(), "somebody's") {
@@ -92,7 +92,7 @@ func TestOneBadPoolDoesNotStopTheOthers(t *testing.T) {
 	}
 	if text := byName.Error(); strings.Count(text, "pool unavailable") != 1 ||
 		strings.Count(text, "pool bad") != 1 {
-		t.Errorf("%q says it twice", text)
+		t.Errorf("%q has its reason twice", text)
 	}
 	if _, err := s.ByName("other"); !errors.Is(err, volume.ErrNotFound) ||
 		!strings.Contains(err.Error(), "good, bad") {
@@ -167,11 +167,11 @@ func TestAbsentOptionalPoolIsToldOnce(t *testing.T) {
 	}
 }
 
-// The configuration's own check goes by the letters.
+// The check of the configuration compares only the texts of the paths.
 func TestPoolWhosePathLeadsElsewhereIsRefusedUntouched(t *testing.T) {
 	for title, tc := range map[string]struct {
-		link, bind string // where pool a's path leads, below the test's directory
-		rest       string // of the path, below the link
+		link, bind string // the directory, below the test's own, that pool a's path leads to
+		rest       string // the part of the path after the link
 		says       string
 	}{
 		"to kubelet's directory":           {link: "kubelet", says: "kubelet's directory"},
@@ -209,7 +209,7 @@ func TestPoolWhosePathLeadsElsewhereIsRefusedUntouched(t *testing.T) {
 				t.Errorf("%v: want ErrUnavailable that says %s", err, tc.says)
 			}
 			if after := modes(t, root); !maps.Equal(before, after) {
-				t.Errorf("there is %v, was %v", after, before)
+				t.Errorf("the directory has %v, had %v", after, before)
 			}
 		})
 	}
@@ -227,7 +227,7 @@ func TestPoolBehindALinkOfItsOwnIsUsed(t *testing.T) {
 	fixture.Must(t, s.close())
 }
 
-// modes has everything in a tree.
+// modes returns the modes of all files of a tree.
 func modes(t *testing.T, root string) map[string]os.FileMode {
 	t.Helper()
 	all := map[string]os.FileMode{}
@@ -244,7 +244,7 @@ func modes(t *testing.T, root string) map[string]os.FileMode {
 	return all
 }
 
-// A volume ID could mean either of them.
+// A volume ID could mean a volume of either pool.
 func TestCopyOfAPoolIsRefused(t *testing.T) {
 	first, second := config.NewPool("first",
 		filepath.Join(t.TempDir(), "p")), config.NewPool("second", filepath.Join(t.TempDir(), "p"))
@@ -268,7 +268,7 @@ func TestCopyOfAPoolIsRefused(t *testing.T) {
 	if p, err := s.ByID(s.slots[0].pool.ID()); err != nil || p.Name() != "first" {
 		t.Errorf("the ID means %v, %v", p, err)
 	}
-	// It is let go of: another process may have it.
+	// The driver has closed the refused pool, so that another process can open it.
 	p, err := pool.Open(t.Context(), pool.Options{Name: "second", Path: second.Path})
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ func TestPreflightLogsWhatTheProcessLacks(t *testing.T) {
 	fixture.Must(t, os.WriteFile(file, nil, 0o600))
 	for _, c := range []struct {
 		title      string
-		asPod      bool // without any capability
+		asPod      bool // runs without any capability
 		kubeletDir string
 		want       []string
 	}{

@@ -11,8 +11,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 )
 
-// TestMissingDiskIsNotReadyToKubeletAndNotStartingToSidecars: a sidecar that waited for the disk
-// could not tell the scheduler that the node has no room.
+// A sidecar that waited for the missing disk could not tell the scheduler that the node has no
+// room.
 func TestMissingDiskIsNotReadyToKubeletAndNotStartingToSidecars(t *testing.T) {
 	foreign := t.TempDir()
 	if err := os.WriteFile(filepath.Join(foreign, "somebody's"), nil, 0o600); err != nil {

@@ -17,7 +17,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// startRegistration serves it for a kubelet directory of its own, as kubelet would find it.
+// startRegistration serves the registration socket below a new kubelet directory, where kubelet
+// would look for it.
 func startRegistration(
 	t *testing.T,
 ) (

@@ -31,7 +31,7 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// connectAs connects as a user and group other than the test's. It changes its thread, which ends
+// connectAs connects as another user and group. It changes them for its thread only, which ends
 // with the goroutine.
 func connectAs(path string, uid, gid int) error {
 	done := make(chan error, 1)
@@ -43,7 +43,7 @@ func connectAs(path string, uid, gid int) error {
 			return
 		}
 		defer unix.Close(fd)
-		// The group first: the change of user takes the right to it.
+		// The group before the user: after the change of the user the thread may not change its group.
 		address := &unix.SockaddrUnix{Name: path}
 		done <- errors.Join(unix.Setfsgid(gid), unix.Setfsuid(uid), unix.Connect(fd, address))
 	}()
@@ -56,7 +56,7 @@ func TestSidecarSocketIsForItsGroupAlone(t *testing.T) {
 		func() {
 			defer unix.Umask(unix.Umask(umask))
 			path := socketIn(t)
-			// others may look in, and must fail at the socket
+			// others may enter the directory, and must be refused at the socket
 			if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -100,7 +100,7 @@ func TestGroupIsGivenNothingButTheSocket(t *testing.T) {
 		}
 	}
 	if info, err := os.Stat(victim); err != nil || info.Mode() != 0o600 {
-		t.Errorf("the file that stood in the socket's place: %v, %v", info.Mode(), err)
+		t.Errorf("the file at the socket's path: %v, %v", info.Mode(), err)
 	}
 }
 
@@ -209,7 +209,7 @@ func TestSidecarsProvisionButDoNotMount(t *testing.T) {
 		}
 	}
 	if _, err := csi.NewNodeClient(kubelet).NodeStageVolume(t.Context(), stage); err != nil {
-		t.Errorf("kubelet may not: %v", err)
+		t.Errorf("kubelet may not mount: %v", err)
 	}
 	remove := &csi.DeleteVolumeRequest{VolumeId: stage.GetVolumeId()}
 	if _, err := csi.NewControllerClient(sidecar).DeleteVolume(t.Context(), remove); err != nil {

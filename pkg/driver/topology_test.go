@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A Kubernetes label's value, and so a topology segment: at most 63 characters of these.
+// A topology segment is the value of a Kubernetes label: at most 63 of these characters.
 var segment = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$`)
 
 func TestEveryNodeNameHasASegmentOfItsOwn(t *testing.T) {

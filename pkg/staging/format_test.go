@@ -11,7 +11,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// openPool opens a pool in a directory, until the test ends.
+// openPool opens a pool in a directory and closes it when the test ends.
 func openPool(t *testing.T, dir string) *pool.Pool {
 	t.Helper()
 	disks.RequireRoot(t)
@@ -60,16 +60,16 @@ func TestFilesystemOnceMadeIsNeverClearedAlsoAfterARestart(t *testing.T) {
 	id := createImage(t, p)
 	fixture.Must(t, tryBegin(t, find(t, p, id)))
 	if v := find(t, p, id); !v.Formatting || v.FilesystemBytes != 0 {
-		t.Errorf("begun, it is %+v", v.Volume.Volume)
+		t.Errorf("after the begin the volume is %+v", v.Volume.Volume)
 	}
 	fixture.Must(t, find(t, p, id).recordFilesystem(1<<20))
 	for range 2 {
 		v := find(t, p, id)
 		if v.FilesystemBytes != 1<<20 || v.Formatting {
-			t.Errorf("made, it is %+v", v.Volume.Volume)
+			t.Errorf("with its filesystem the volume is %+v", v.Volume.Volume)
 		}
 		if err := tryBegin(t, v); !errors.Is(err, volume.ErrInUse) {
-			t.Errorf("clearing it: %v, want ErrInUse", err)
+			t.Errorf("begin again: %v, want ErrInUse", err)
 		}
 		fixture.Must(t, p.Close())
 		p = openPool(t, dir)
