@@ -210,7 +210,8 @@ func TestDirectoryPutThereByHandIsNotTouched(t *testing.T) {
 	if v, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrCorrupt) {
 		t.Errorf("%+v, %v, want ErrCorrupt", v, err)
 	}
-	if got := listTree(t, filepath.Join(p.opts.Path, layout.VolumesDir)); got["v/data/file"] != "precious" ||
+	got := listTree(t, filepath.Join(p.opts.Path, layout.VolumesDir))
+	if got["v/data/file"] != "precious" ||
 		len(got) != len(byHand) {
 		t.Errorf("volumes/ has %q", got)
 	}

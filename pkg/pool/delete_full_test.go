@@ -259,7 +259,9 @@ func TestNameOfAVolumeDeletedInPlaceIsBusy(t *testing.T) {
 	v := create(t, p, "v", mib)
 	s := snapshot(t, p, "s", v.ID)
 	p.trash.Stop()
-	for _, path := range []string{layout.VolumesDir + "/" + v.ID.Dir(), layout.SnapshotsDir + "/" + s.ID.Dir()} {
+	for _, path := range []string{
+		layout.VolumesDir + "/" + v.ID.Dir(), layout.SnapshotsDir + "/" + s.ID.Dir(),
+	} {
 		if err := unix.Chmod(filepath.Join(p.opts.Path, path), 0o7000); err != nil {
 			t.Fatal(err)
 		}

@@ -264,7 +264,8 @@ func TestRecordOfAnImageIsRefusedByDriversFromBeforeThereWereImages(t *testing.T
 		`"formatVersion": 1,`: create(t, p, "directory", mib),
 		`"formatVersion": 2,`: createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{}),
 	} {
-		content, err := os.ReadFile(filepath.Join(p.opts.Path, layout.VolumesDir, v.ID.Dir(), record.VolumeFile))
+		path := filepath.Join(p.opts.Path, layout.VolumesDir, v.ID.Dir(), record.VolumeFile)
+		content, err := os.ReadFile(path)
 		if err != nil || !strings.Contains(string(content), version) {
 			t.Errorf("the record of %s is\n%s%v, want %s", v.ID, content, err, version)
 		}

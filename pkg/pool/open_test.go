@@ -19,7 +19,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-var wholePool = []string{layout.LockFile, layout.RecordFile, layout.SnapshotsDir, layout.TmpDir, layout.TrashDir, layout.VolumesDir}
+var wholePool = []string{
+	layout.LockFile, layout.RecordFile,
+	layout.SnapshotsDir, layout.TmpDir, layout.TrashDir, layout.VolumesDir,
+}
 
 func TestOpenMakesAPoolOfAnUnusedDirectory(t *testing.T) {
 	for _, tc := range []struct {
@@ -92,7 +95,8 @@ func TestPoolIsClosedToEverybodyButRoot(t *testing.T) {
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(root, "pool")})
 	v := create(t, p, "v", 1)
 	for _, name := range []string{
-		"", layout.VolumesDir, layout.SnapshotsDir, layout.TmpDir, layout.TrashDir, filepath.Join(layout.VolumesDir, v.ID.Dir()),
+		"", layout.VolumesDir, layout.SnapshotsDir, layout.TmpDir, layout.TrashDir,
+		filepath.Join(layout.VolumesDir, v.ID.Dir()),
 	} {
 		info, err := os.Stat(filepath.Join(p.opts.Path, name))
 		if err != nil || info.Mode().Perm() != 0o700 {
@@ -100,7 +104,8 @@ func TestPoolIsClosedToEverybodyButRoot(t *testing.T) {
 		}
 	}
 	for _, name := range []string{
-		layout.RecordFile, layout.LockFile, filepath.Join(layout.VolumesDir, v.ID.Dir(), record.VolumeFile),
+		layout.RecordFile, layout.LockFile,
+		filepath.Join(layout.VolumesDir, v.ID.Dir(), record.VolumeFile),
 	} {
 		info, err := os.Stat(filepath.Join(p.opts.Path, name))
 		if err != nil || info.Mode().Perm() != 0o600 {
@@ -166,7 +171,9 @@ func TestPathThatIsNoDirectoryIsRefused(t *testing.T) {
 
 // A link in place of a pool's own entry would send volumes to where it points.
 func TestLinkInPlaceOfAnOwnEntryIsNotFollowed(t *testing.T) {
-	for _, name := range []string{layout.VolumesDir, layout.TmpDir, layout.TrashDir, layout.RecordFile, layout.LockFile} {
+	for _, name := range []string{
+		layout.VolumesDir, layout.TmpDir, layout.TrashDir, layout.RecordFile, layout.LockFile,
+	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPool(t)
 			closePool(t, p)
