@@ -3,6 +3,7 @@ package pool
 import (
 	"sync"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -25,7 +26,7 @@ type charges struct {
 type account struct {
 	volume  volume.ID
 	quotaID volume.QuotaID
-	made    instant // when the volume was created
+	made    catalog.Instant // when the volume was created
 }
 
 // accountOfVolume is what the blocks of a volume are counted under.
@@ -33,19 +34,19 @@ func accountOfVolume(v volume.Volume) account {
 	if v.QuotaID == 0 {
 		return account{}
 	}
-	return account{volume: v.ID, quotaID: v.QuotaID, made: instantOf(v.Created)}
+	return account{volume: v.ID, quotaID: v.QuotaID, made: catalog.InstantOf(v.Created)}
 }
 
 // accountOf returns the account of a snapshot's source, and the zero account for a volume.
-func accountOf(e *entry) account {
-	if e.Value.sourceQuotaID == 0 {
+func accountOf(e *catalog.Entry) account {
+	if e.SourceQuotaID == 0 {
 		return account{}
 	}
-	source, err := volume.ParseID(e.Of)
+	source, err := volume.ParseID(e.OwnerID)
 	if err != nil {
 		return account{}
 	}
-	return account{volume: source, quotaID: e.Value.sourceQuotaID, made: e.Value.sourceCreated}
+	return account{volume: source, quotaID: e.SourceQuotaID, made: e.SourceCreated}
 }
 
 // charge adds bytes to an account.
@@ -94,7 +95,7 @@ func (p *Pool) applyCharges(id volume.ID) error {
 	}
 	for applied := int64(-1); ; {
 		v, err := p.Volume(id)
-		if err != nil || !v.entry.Value.isHeldToSize() || v.QuotaID == 0 {
+		if err != nil || !v.entry.IsHeldToSize() || v.QuotaID == 0 {
 			return nil //nolint:nilerr // a deleted or damaged volume has no limit to set
 		}
 		limit := p.limitOf(v.Volume)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -39,11 +40,11 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 
 // existing returns the volume of that name, if it is what the request asks for. The first call may
 // have failed before its fsync, so existing syncs again.
-func (p *Pool) existing(e *entry, req volume.CreateRequest) (volume.Volume, error) {
-	if err := e.Value.damaged(); err != nil {
+func (p *Pool) existing(e *catalog.Entry, req volume.CreateRequest) (volume.Volume, error) {
+	if err := e.Damaged(); err != nil {
 		return volume.Volume{}, err
 	}
-	v := p.volumeOf(e)
+	v := p.volumes.unpack(e)
 	if err := req.CheckAnsweredBy(v); err != nil {
 		return volume.Volume{}, err
 	}

@@ -22,7 +22,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, id volume.SnapshotID) error {
 	return p.snapshots.delete(ctx, id)
 }
 
-func (k *kind[V]) delete(ctx context.Context, id catalog.Name) error {
+func (k *kind[V]) delete(ctx context.Context, id catalog.ID) error {
 	unlock, err := k.catalog.LockUnshared(id)
 	if err != nil {
 		return err
@@ -63,16 +63,16 @@ func (k *kind[V]) deleteLocked(dirName string) (err error) {
 
 // takeAway moves a volume or a snapshot out of its directory and out of the catalog. The entry is
 // never moved back. The caller queues the returned entry for the purge.
-func (k *kind[V]) takeAway(e *entry) (trash.Entry, error) {
+func (k *kind[V]) takeAway(e *catalog.Entry) (trash.Entry, error) {
 	taken, err := k.pool.trash.Take(k.dir, e.Dir, withSuffix(k.prefix+e.Dir))
 	if err != nil {
 		return taken, err
 	}
 	k.catalog.Remove(e.Dir)
-	bytes := e.Value.promisedBytes
+	bytes := e.PromisedBytes
 	k.pool.ledger.MoveToTrash(bytes)
-	taken.Bytes, taken.QuotaID = bytes, e.Value.quotaID
+	taken.Bytes, taken.QuotaID = bytes, e.QuotaID
 	taken.Uncharge = k.pool.uncharger(accountOf(e), bytes)
-	taken.Unrecorded = e.Value.damaged() != nil
+	taken.Unrecorded = e.Damaged() != nil
 	return taken, nil
 }

@@ -231,19 +231,19 @@ func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
 	}
 	p = openPool(t, p.opts)
 	with, without := mustEntry(t, p, first.ID), mustEntry(t, p, second.ID)
-	if with.Value.isUnenforced { // whichever is found first
+	if with.IsUnenforced { // whichever is found first
 		with, without = without, with
 	}
-	if with.Value.isUnenforced || !without.Value.isUnenforced {
+	if with.IsUnenforced || !without.IsUnenforced {
 		t.Fatal("want the size of one of them enforced")
 	}
-	if _, err := expand(t, p, p.volumeOf(without).ID, 64*mib, 0); err != nil {
+	if _, err := expand(t, p, p.volumes.unpack(without).ID, 64*mib, 0); err != nil {
 		t.Fatal(err)
 	}
-	if got := usage(t, p, p.volumeOf(with).ID).TotalBytes; got != 4*mib {
+	if got := usage(t, p, p.volumes.unpack(with).ID).TotalBytes; got != 4*mib {
 		t.Errorf("the volume that has the quota is limited to %d bytes by now, want %d", got, 4*mib)
 	}
-	remove(t, p, p.volumeOf(without).ID)
+	remove(t, p, p.volumes.unpack(without).ID)
 	waitPurged(t, p)
 	wantLedger(t, p, 4*mib, 0)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
@@ -121,7 +122,7 @@ func TestDeletedImageIsPurgedOnlyWhenNoDeviceHasIt(t *testing.T) {
 	wantLedger(t, p, 0, 0)
 }
 
-func mustEntry(t *testing.T, p *Pool, id volume.ID) *entry {
+func mustEntry(t *testing.T, p *Pool, id volume.ID) *catalog.Entry {
 	t.Helper()
 	e, ok := p.volumes.catalog.Get(id.Dir())
 	if !ok {

@@ -19,17 +19,17 @@ type kind[V any] struct {
 	word string // in messages
 	// dir is volumes/ or snapshots/, open.
 	dir     openat.Dir
-	catalog *catalog.Catalog[facts]
+	catalog *catalog.Catalog
 	// prefix begins an entry's name in tmp/ and trash/.
 	prefix     string
 	recordFile string
 	encode     func(V) ([]byte, error)
 	decode     func(pool volume.PoolID, dirName string, content []byte) (V, error)
 	// pack and unpack are the value's entry in memory, and back.
-	pack   func(V) *entry
-	unpack func(*entry) V
+	pack   func(V) *catalog.Entry
+	unpack func(*catalog.Entry) V
 	// nameOf is the ID of a directory. Errors: ErrCorrupt.
-	nameOf func(dirName string) (catalog.Name, error)
+	nameOf func(dirName string) (catalog.ID, error)
 	// adopt makes the filesystem agree with an entry that was found on disk, and the entry with what
 	// the filesystem says, before the entry is in the catalog.
 	adopt scanner
@@ -50,9 +50,9 @@ func (p *Pool) newVolumes() *kind[volume.Volume] {
 		catalog:   catalog.New(countUnenforced),
 		encode:    record.EncodeVolume,
 		decode:    record.DecodeVolume,
-		pack:      p.entryOf,
-		unpack:    p.volumeOf,
-		nameOf:    func(dir string) (catalog.Name, error) { return volume.IDFromDir(p.id, dir) },
+		pack:      p.packVolume,
+		unpack:    func(e *catalog.Entry) volume.Volume { return e.Volume(p.id) },
+		nameOf:    func(dir string) (catalog.ID, error) { return volume.IDFromDir(p.id, dir) },
 		adopt:     p.adoptVolume,
 		syncsData: true,
 		points: points{
@@ -67,10 +67,16 @@ func (p *Pool) newVolumes() *kind[volume.Volume] {
 	}
 }
 
+func (p *Pool) packVolume(v volume.Volume) *catalog.Entry {
+	e := catalog.NewVolume(v)
+	e.IsUnenforced = !p.backendOf(v.Spec).Enforces()
+	return e
+}
+
 // countUnenforced is the weight of an entry in a catalog whose sum counts the volumes that can grow
 // beyond their sizes.
-func countUnenforced(f facts) int64 {
-	if f.isUnenforced {
+func countUnenforced(e *catalog.Entry) int64 {
+	if e.IsUnenforced {
 		return 1
 	}
 	return 0
@@ -80,12 +86,12 @@ func (p *Pool) newSnapshots() *kind[volume.Snapshot] {
 	return &kind[volume.Snapshot]{
 		pool: p, word: "snapshot", dir: p.layout.Snapshots, recordFile: record.SnapshotFile,
 		prefix:  snapshotPrefix,
-		catalog: catalog.New(func(f facts) int64 { return f.promisedBytes }),
+		catalog: catalog.New(func(e *catalog.Entry) int64 { return e.PromisedBytes }),
 		encode:  record.EncodeSnapshot,
 		decode:  record.DecodeSnapshot,
-		pack:    entryOfSnapshot,
-		unpack:  p.snapshotOf,
-		nameOf:  func(dir string) (catalog.Name, error) { return volume.SnapshotIDFromDir(p.id, dir) },
+		pack:    catalog.NewSnapshot,
+		unpack:  func(e *catalog.Entry) volume.Snapshot { return e.Snapshot(p.id) },
+		nameOf:  func(dir string) (catalog.ID, error) { return volume.SnapshotIDFromDir(p.id, dir) },
 		adopt:   p.adoptSnapshot,
 		points: points{
 			reserved:      failpoint.Point("snapshot.reserved"),
@@ -106,10 +112,10 @@ func (k *kind[V]) page(afterDir string, limit int) []V {
 
 // pageOf lists a page, as page does, of the values that belong to one owner.
 func (k *kind[V]) pageOf(of, afterDir string, limit int) []V {
-	return k.unpackAll(k.catalog.OfAfter(of, afterDir, limit))
+	return k.unpackAll(k.catalog.OwnedAfter(of, afterDir, limit))
 }
 
-func (k *kind[V]) unpackAll(entries []*entry) []V {
+func (k *kind[V]) unpackAll(entries []*catalog.Entry) []V {
 	values := make([]V, 0, len(entries))
 	for _, e := range entries {
 		values = append(values, k.unpack(e))

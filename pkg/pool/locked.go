@@ -86,8 +86,8 @@ func (l Locked) exchangeRecord(changed volume.Volume) error {
 // If the fsync fails, the catalog still agrees with the record on disk; see syncUnsynced.
 func (l Locked) putExchanged(changed volume.Volume) error {
 	err := l.syncRecord()
-	e := l.pool.entryOf(changed)
-	e.Value.isUnenforced, e.Value.isUnsynced = l.entry.Value.isUnenforced, err != nil
+	e := l.pool.volumes.pack(changed)
+	e.IsUnenforced, e.IsUnsynced = l.entry.IsUnenforced, err != nil
 	l.pool.volumes.catalog.Put(e)
 	return err
 }
@@ -95,7 +95,7 @@ func (l Locked) putExchanged(changed volume.Volume) error {
 // syncUnsynced syncs the record again if an earlier fsync of it has failed: a power cut could
 // restore the old record, so no call may rely on the new one before.
 func (v Volume) syncUnsynced() error {
-	if !v.entry.Value.isUnsynced {
+	if !v.entry.IsUnsynced {
 		return nil
 	}
 	return v.syncRecord()

@@ -14,6 +14,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
@@ -147,16 +148,16 @@ func (p *Pool) Get(id volume.ID) (volume.Volume, error) {
 	if e == nil {
 		return volume.Volume{}, err
 	}
-	return p.volumeOf(e), err
+	return p.volumes.unpack(e), err
 }
 
 // find returns the entry of a volume, also of a damaged one. Errors: those of Get.
-func (p *Pool) find(id volume.ID) (*entry, error) {
+func (p *Pool) find(id volume.ID) (*catalog.Entry, error) {
 	e, ok := p.volumes.catalog.Get(id.Dir())
 	if !ok || id.Pool() != p.id {
 		return nil, fmt.Errorf("%w: volume %s is not in pool %s", volume.ErrNotFound, id, p.opts.Name)
 	}
-	return e, e.Value.damaged()
+	return e, e.Damaged()
 }
 
 // AllowMultiNode says whether the operator lets multi-node access modes mean "the pods of one
@@ -171,7 +172,7 @@ func (p *Pool) List(afterDir string, limit int) []volume.Volume {
 
 // Inline lists the volumes that live with a pod.
 func (p *Pool) Inline() []volume.Volume {
-	return p.volumes.unpackAll(p.volumes.catalog.Belonging())
+	return p.volumes.unpackAll(p.volumes.catalog.Owned())
 }
 
 // VolumeAt says which volume's data a mount shows, if one of this pool.

@@ -23,9 +23,9 @@ type making[V any] struct {
 }
 
 // leftBytes returns how many bytes of the disk the remaining parts may take after a failure.
-func (m making[V]) leftBytes(made *entry) int64 {
+func (m making[V]) leftBytes(made *catalog.Entry) int64 {
 	if m.isCopy {
-		return made.Value.promisedBytes
+		return made.PromisedBytes
 	}
 	return 0
 }
@@ -36,7 +36,7 @@ func (m making[V]) leftBytes(made *entry) int64 {
 // exclusive lock of the name. Errors: ErrNoSpace; ErrBusy while a deleted entry of that name is
 // still being purged in place; ErrCorrupt when an unknown entry has that name.
 func (k *kind[V]) publish(
-	ctx context.Context, id catalog.Name, v V, m making[V],
+	ctx context.Context, id catalog.ID, v V, m making[V],
 ) (_ V, err error) {
 	defer func() {
 		if err != nil {
@@ -46,7 +46,7 @@ func (k *kind[V]) publish(
 	if err := checkNotInPlace(k.dir, id); err != nil {
 		return v, err
 	}
-	if err := k.pool.reserve(k.pack(v).Value.promisedBytes); err != nil {
+	if err := k.pool.reserve(k.pack(v).PromisedBytes); err != nil {
 		return v, err
 	}
 	failpoint.Here(k.points.reserved)
@@ -129,12 +129,12 @@ func (k *kind[V]) place(building, dirName string) error {
 // abandon queues an unfinished directory for the purge. The purger removes it from tmp/, and waits
 // where releasing a quota takes time. The bytes that half a copy may take of the disk stay counted
 // until then.
-func (k *kind[V]) abandon(building string, made *entry, leftBytes int64) {
+func (k *kind[V]) abandon(building string, made *catalog.Entry, leftBytes int64) {
 	p := k.pool
-	p.ledger.Release(made.Value.promisedBytes - leftBytes)
+	p.ledger.Release(made.PromisedBytes - leftBytes)
 	p.ledger.MoveToTrash(leftBytes)
 	p.trash.Queue(trash.Entry{
-		In: p.layout.Tmp, Name: building, QuotaID: made.Value.quotaID, Bytes: leftBytes,
+		In: p.layout.Tmp, Name: building, QuotaID: made.QuotaID, Bytes: leftBytes,
 		Uncharge: p.uncharger(accountOf(made), leftBytes),
 	})
 }
@@ -142,7 +142,7 @@ func (k *kind[V]) abandon(building string, made *entry, leftBytes int64) {
 // withdraw deletes what was renamed into place when the fsync after the rename has failed. No
 // caller has been told of it. If the deletion fails too, the entry stays in the catalog, and the
 // next call for that name syncs again.
-func (k *kind[V]) withdraw(made *entry, failed error) error {
+func (k *kind[V]) withdraw(made *catalog.Entry, failed error) error {
 	k.catalog.Put(made)
 	taken, err := k.takeAway(made)
 	if err == nil {

@@ -116,8 +116,8 @@ func (p *Pool) unwrittenNow() (sum int64) {
 	for after := ""; ; {
 		page := p.volumes.catalog.After(after, scanBatch)
 		for _, e := range page {
-			if e.Value.isHeldToSize() {
-				sum = ledger.Sum(sum, p.unwrittenOf(p.volumes.dir, e.Dir, p.volumeOf(e)))
+			if e.IsHeldToSize() {
+				sum = ledger.Sum(sum, p.unwrittenOf(p.volumes.dir, e.Dir, p.volumes.unpack(e)))
 			}
 			after = e.Dir
 		}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -43,7 +44,7 @@ func (p *Pool) scan(ctx context.Context) error {
 
 // scanner adopts an entry whose record has been read. It may be called concurrently for entries of
 // different names.
-type scanner func(ctx context.Context, e *entry)
+type scanner func(ctx context.Context, e *catalog.Entry)
 
 // scan reads the records of a kind and enters them in the catalog and the ledger. It works in
 // parallel: with 100,000 records the latency of the disk determines the time.
@@ -91,45 +92,45 @@ func (k *kind[V]) scanName(ctx context.Context, name string) {
 	if err == nil {
 		v, err = k.read(k.dir, name, name)
 	}
-	var e *entry
+	var e *catalog.Entry
 	if err == nil {
 		e = k.pack(v)
 	} else {
 		err = fmt.Errorf("%s %s in pool %s: %w", k.word, id, k.pool.opts.Name, err)
 		log.Error(err, "Damaged "+k.word+": it can be deleted, but not used", k.word+"ID", id)
-		e = damagedEntry(name, err)
+		e = catalog.NewDamaged(name, err)
 	}
 	k.adopt(ctx, e)
 	k.catalog.Put(e)
-	k.pool.ledger.Add(e.Value.promisedBytes)
+	k.pool.ledger.Add(e.PromisedBytes)
 }
 
 // adoptVolume makes the filesystem agree with the record. If that fails, the volume can be used all
 // the same: its data is whole, but its size may not be enforced. A damaged volume keeps its quota
 // ID reserved.
-func (p *Pool) adoptVolume(ctx context.Context, e *entry) {
-	if isUnquoted(e, p.backendOf(e.Value.spec.Value())) {
+func (p *Pool) adoptVolume(ctx context.Context, e *catalog.Entry) {
+	if isUnquoted(e, p.backendOf(e.Spec())) {
 		return
 	}
 	d, err := p.volumes.dir.OpenDir(e.Dir)
 	if err == nil {
 		defer d.Close()
 	}
-	if e.Value.damaged() != nil {
+	if e.Damaged() != nil {
 		if err == nil {
-			e.Value.quotaID = p.backend.ReserveQuotaID(d.File, 0)
+			e.QuotaID = p.backend.ReserveQuotaID(d.File, 0)
 		}
 		return
 	}
 	repaired := false
-	v := p.volumeOf(e)
+	v := p.volumes.unpack(e)
 	if err == nil {
 		repaired, err = p.backendOf(v.Spec).Adopt(d.File, v.QuotaID, v.Spec, p.limitOf(v))
 	}
 	if errors.Is(err, volume.ErrCorrupt) {
-		e.Value.quotaID = 0 // the ID is another volume's: it must not be resized or released here
+		e.QuotaID = 0 // the ID is another volume's: it must not be resized or released here
 	}
-	e.Value.isUnenforced = err != nil || e.Value.isUnenforced
+	e.IsUnenforced = err != nil || e.IsUnenforced
 	switch log := klog.FromContext(ctx); {
 	case err != nil:
 		log.Error(err, "The size of a volume is not enforced", "pool", p.opts.Name, "volumeID", v.ID)
@@ -137,21 +138,21 @@ func (p *Pool) adoptVolume(ctx context.Context, e *entry) {
 		log.Info("The size of a volume was not as its record says, and is again", "pool", p.opts.Name,
 			"volumeID", v.ID, "quotaID", v.QuotaID, "bytes", v.CapacityBytes)
 	}
-	if !e.Value.isUnenforced {
+	if !e.IsUnenforced {
 		p.foreign.addUnwritten(p.unwrittenOf(p.volumes.dir, e.Dir, v))
 	}
 }
 
 // isUnquoted says that an entry has no quota and needs none. Most volumes of a filesystem without
 // quotas are like that, and the start need not open their directories.
-func isUnquoted(e *entry, b backend.Backend) bool {
-	return e.Value.quotaID == 0 && e.Value.damaged() == nil && !b.Enforces()
+func isUnquoted(e *catalog.Entry, b backend.Backend) bool {
+	return e.QuotaID == 0 && e.Damaged() == nil && !b.Enforces()
 }
 
 // adoptSnapshot reserves the snapshot's quota ID and charges the snapshot's bytes to the account of
 // its source. A snapshot has no limit that could be wrong.
-func (p *Pool) adoptSnapshot(ctx context.Context, e *entry) {
-	p.charges.charge(accountOf(e), e.Value.promisedBytes)
+func (p *Pool) adoptSnapshot(ctx context.Context, e *catalog.Entry) {
+	p.charges.charge(accountOf(e), e.PromisedBytes)
 	if isUnquoted(e, p.backend) {
 		return
 	}
@@ -162,5 +163,5 @@ func (p *Pool) adoptSnapshot(ctx context.Context, e *entry) {
 		return
 	}
 	defer d.Close()
-	e.Value.quotaID = p.backend.ReserveQuotaID(d.File, e.Value.quotaID)
+	e.QuotaID = p.backend.ReserveQuotaID(d.File, e.QuotaID)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
@@ -59,7 +60,7 @@ func (p *Pool) createSnapshot(
 		Spec: c.from.Spec, RestoreBytes: c.from.Bytes,
 		FilesystemBytes: c.from.filesystemBytes, Formatting: c.from.formatting,
 		// The most that the snapshot can hold, until it is made and measured.
-		HeldBytes: heldAtLeast(ledger.Sum(c.from.Bytes, c.from.sharedBytes), 0),
+		HeldBytes: ledger.HeldAtLeast(ledger.Sum(c.from.Bytes, c.from.sharedBytes), 0),
 		Created:   time.Now().UTC(),
 	}
 	s, err = p.snapshots.publish(ctx, id, s,
@@ -69,11 +70,13 @@ func (p *Pool) createSnapshot(
 }
 
 // existingSnapshot returns the snapshot of that name, if it is what the request asks for.
-func (p *Pool) existingSnapshot(e *entry, req volume.SnapshotRequest) (volume.Snapshot, error) {
-	if err := e.Value.damaged(); err != nil {
+func (p *Pool) existingSnapshot(
+	e *catalog.Entry, req volume.SnapshotRequest,
+) (volume.Snapshot, error) {
+	if err := e.Damaged(); err != nil {
 		return volume.Snapshot{}, err
 	}
-	s := p.snapshotOf(e)
+	s := p.snapshots.unpack(e)
 	if err := req.CheckAnsweredBy(s); err != nil {
 		return volume.Snapshot{}, err
 	}
@@ -96,7 +99,7 @@ func (c snapshotCopy) data(
 		return nil, err
 	}
 	if c.Method() != copying.ByFilesystem {
-		c.pool.replaceReserved(&s.HeldBytes, heldAtLeast(made.OccupiedBytes, made.Inodes))
+		c.pool.replaceReserved(&s.HeldBytes, ledger.HeldAtLeast(made.OccupiedBytes, made.Inodes))
 	}
 	s.RestoreBytes = c.pool.sizeSince(s)
 	return made.Data, nil
@@ -118,11 +121,12 @@ func (c snapshotCopy) clone(
 		return made, err
 	}
 	if made.WrittenBytes > 0 {
-		p.replaceReserved(&s.HeldBytes, heldAtLeast(ledger.Sum(made.WrittenBytes, c.from.sharedBytes), 0))
+		held := ledger.Sum(made.WrittenBytes, c.from.sharedBytes)
+		p.replaceReserved(&s.HeldBytes, ledger.HeldAtLeast(held, 0))
 	}
 	if p.cloner.ChargesWriter() {
 		s.SourceQuotaID = from.QuotaID
-		p.charges.charge(accountOf(entryOfSnapshot(*s)), s.HeldBytes)
+		p.charges.charge(accountOf(catalog.NewSnapshot(*s)), s.HeldBytes)
 	}
 	return made, nil
 }
@@ -152,7 +156,7 @@ func (p *Pool) GetSnapshot(id volume.SnapshotID) (volume.Snapshot, error) {
 		return volume.Snapshot{}, fmt.Errorf("%w: snapshot %s is not in pool %s", volume.ErrNotFound, id,
 			p.opts.Name)
 	}
-	return p.snapshotOf(e), e.Value.damaged()
+	return p.snapshots.unpack(e), e.Damaged()
 }
 
 // ListSnapshots returns at most limit snapshots in the order of their IDs. The first one is the one

@@ -7,21 +7,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-const (
-	// snapshotOwnBytes is what a snapshot takes of a disk whatever it holds: its directory, its
-	// record and the root of its data have a block each.
-	snapshotOwnBytes = 3 * 4096
-	// inodeBytes is the size of an inode: 256 bytes on ext4, 512 on XFS, more on btrfs.
-	inodeBytes = 512
-)
-
-// heldAtLeast returns the bytes that the ledger counts for a snapshot that holds that many bytes of
-// blocks and that many inodes of its own: many empty files, or many empty snapshots, fill a disk
-// too.
-func heldAtLeast(bytes, inodes int64) int64 {
-	return max(bytes, snapshotOwnBytes+inodes*inodeBytes)
-}
-
 // snapshotBound keeps the snapshots of each volume from becoming more than the options let them be.
 type snapshotBound struct {
 	mu sync.Mutex
@@ -39,7 +24,8 @@ func (p *Pool) boundSnapshots(source volume.ID) (release func(), err error) {
 	b := &p.snapshotBound
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n := len(p.snapshots.catalog.OfAfter(source.String(), "", most)); n+b.making[source] >= most {
+	n := len(p.snapshots.catalog.OwnedAfter(source.String(), "", most))
+	if n+b.making[source] >= most {
 		return nil, fmt.Errorf(
 			"%w: volume %s has %d snapshots, and %d are being made; pool %s allows %d for a volume "+
 				"(maxSnapshotsPerVolume): delete one first",

@@ -67,7 +67,7 @@ func (p *Pool) uncharger(from account, bytes int64) func() error {
 
 // checkNotInPlace refuses a name if an entry of that name was deleted in place and is still being
 // purged. Errors: ErrBusy.
-func checkNotInPlace(d openat.Dir, id catalog.Name) error {
+func checkNotInPlace(d openat.Dir, id catalog.ID) error {
 	deleted, err := trash.IsMarked(d, id.Dir())
 	if deleted {
 		err = fmt.Errorf(
@@ -113,9 +113,9 @@ func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, 
 		e.Unrecorded = true
 		return volume.Volume{}, false
 	}
-	snapshot := entryOfSnapshot(s)
+	snapshot := catalog.NewSnapshot(s)
 	charged := accountOf(snapshot)
-	e.Bytes, e.QuotaID = snapshot.Value.promisedBytes, s.QuotaID
+	e.Bytes, e.QuotaID = snapshot.PromisedBytes, s.QuotaID
 	e.Uncharge = p.uncharger(charged, e.Bytes)
 	p.charges.charge(charged, e.Bytes)
 	if err := p.applyCharges(s.Source); err != nil { // its volume was adopted earlier

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -15,7 +16,7 @@ type Volume struct {
 	volume.Volume
 
 	pool  *Pool
-	entry *entry
+	entry *catalog.Entry
 }
 
 // Volume finds a volume. Errors: ErrNotFound; ErrCorrupt when the volume is there and its record
@@ -25,7 +26,7 @@ func (p *Pool) Volume(id volume.ID) (Volume, error) {
 	if err != nil {
 		return Volume{}, err
 	}
-	return Volume{Volume: p.volumeOf(e), pool: p, entry: e}, nil
+	return Volume{Volume: p.volumes.unpack(e), pool: p, entry: e}, nil
 }
 
 // PoolName is what the configuration calls the volume's pool.

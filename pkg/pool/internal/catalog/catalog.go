@@ -12,91 +12,82 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 )
 
-// Entry is one thing of a catalog. It never changes: Put replaces it by another one.
-type Entry[T any] struct {
-	// Dir is the directory of the thing, and its key.
-	Dir string
-	// Of names what the thing belongs to, in the second order; "" is nothing.
-	Of    string
-	Value T
-}
-
-// Catalog has entries in the order of their directories and, of those that belong to something, in
-// the order of what that is and then of their directories. Its methods may be called concurrently.
-type Catalog[T any] struct {
+// Catalog has entries in the order of their directories and, of those that have an owner, in the
+// order of their owners and then of their directories. Its methods may be called concurrently.
+type Catalog struct {
 	Locks
 
-	weigh func(T) int64
+	weigh func(*Entry) int64
 
-	mu    sync.RWMutex
-	byDir *btree.BTreeG[*Entry[T]]
-	byOf  *btree.BTreeG[*Entry[T]]
-	sum   int64
+	mu      sync.RWMutex
+	byDir   *btree.BTreeG[*Entry]
+	byOwner *btree.BTreeG[*Entry]
+	sum     int64
 }
 
 // New returns an empty catalog. Sum is the sum of weigh over all entries; weigh is never negative.
-func New[T any](weigh func(T) int64) *Catalog[T] {
+func New(weigh func(*Entry) int64) *Catalog {
 	unlocked := btree.Options{NoLocks: true} // the mutex is the catalog's
-	return &Catalog[T]{
-		weigh: weigh,
-		byDir: btree.NewBTreeGOptions(func(a, b *Entry[T]) bool { return a.Dir < b.Dir }, unlocked),
-		byOf:  btree.NewBTreeGOptions(beforeByOf[T], unlocked),
+	return &Catalog{
+		weigh:   weigh,
+		byDir:   btree.NewBTreeGOptions(func(a, b *Entry) bool { return a.Dir < b.Dir }, unlocked),
+		byOwner: btree.NewBTreeGOptions(beforeByOwner, unlocked),
 	}
 }
 
-func beforeByOf[T any](a, b *Entry[T]) bool {
-	if a.Of != b.Of {
-		return a.Of < b.Of
+func beforeByOwner(a, b *Entry) bool {
+	if a.OwnerID != b.OwnerID {
+		return a.OwnerID < b.OwnerID
 	}
 	return a.Dir < b.Dir
 }
 
 // Get returns the entry of a directory. The caller does not change the entry.
-func (c *Catalog[T]) Get(dir string) (*Entry[T], bool) {
+func (c *Catalog) Get(dir string) (*Entry, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.byDir.Get(&Entry[T]{Dir: dir})
+	return c.byDir.Get(&Entry{Dir: dir})
 }
 
 // Put adds an entry, or replaces the one of its directory. The caller does not change the entry
 // afterwards.
-func (c *Catalog[T]) Put(e *Entry[T]) {
+func (c *Catalog) Put(e *Entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if old, replaced := c.byDir.Set(e); replaced {
 		c.forgetLocked(old)
 	}
-	c.sum = ledger.Sum(c.sum, c.weigh(e.Value))
-	if e.Of == "" {
+	c.sum = ledger.Sum(c.sum, c.weigh(e))
+	if e.OwnerID == "" {
 		return
 	}
 	// Entries of one owner share the memory of the owner's name.
-	if sibling := c.firstOfLocked(e.Of); sibling != nil {
-		e.Of = sibling.Of
+	if sibling := c.firstOfLocked(e.OwnerID); sibling != nil {
+		e.OwnerID = sibling.OwnerID
 	}
-	c.byOf.Set(e)
+	c.byOwner.Set(e)
 }
 
 // Remove takes the entry of a directory out; an absent one is no error.
-func (c *Catalog[T]) Remove(dir string) {
+func (c *Catalog) Remove(dir string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if old, found := c.byDir.Delete(&Entry[T]{Dir: dir}); found {
+	if old, found := c.byDir.Delete(&Entry{Dir: dir}); found {
 		c.forgetLocked(old)
 	}
 }
 
-// forgetLocked removes an entry from byOf and from the sum.
-func (c *Catalog[T]) forgetLocked(old *Entry[T]) {
-	c.sum = max(0, c.sum-c.weigh(old.Value))
-	if old.Of != "" {
-		c.byOf.Delete(old)
+// forgetLocked removes an entry from byOwner and from the sum.
+func (c *Catalog) forgetLocked(old *Entry) {
+	c.sum = max(0, c.sum-c.weigh(old))
+	if old.OwnerID != "" {
+		c.byOwner.Delete(old)
 	}
 }
 
-func (c *Catalog[T]) firstOfLocked(of string) (first *Entry[T]) {
-	c.byOf.Ascend(&Entry[T]{Of: of}, func(e *Entry[T]) bool {
-		if e.Of == of {
+func (c *Catalog) firstOfLocked(ownerID string) (first *Entry) {
+	c.byOwner.Ascend(&Entry{OwnerID: ownerID}, func(e *Entry) bool {
+		if e.OwnerID == ownerID {
 			first = e
 		}
 		return false
@@ -105,14 +96,14 @@ func (c *Catalog[T]) firstOfLocked(of string) (first *Entry[T]) {
 }
 
 // Len is the number of entries.
-func (c *Catalog[T]) Len() int {
+func (c *Catalog) Len() int {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.byDir.Len()
 }
 
 // Sum is what all entries weigh together.
-func (c *Catalog[T]) Sum() int64 {
+func (c *Catalog) Sum() int64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.sum
@@ -120,11 +111,11 @@ func (c *Catalog[T]) Sum() int64 {
 
 // After lists at most limit entries whose directory is greater than the given one. Its cost is that
 // of the page.
-func (c *Catalog[T]) After(dir string, limit int) []*Entry[T] {
+func (c *Catalog) After(dir string, limit int) []*Entry {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	var page []*Entry[T]
-	c.byDir.Ascend(&Entry[T]{Dir: dir}, func(e *Entry[T]) bool {
+	var page []*Entry
+	c.byDir.Ascend(&Entry{Dir: dir}, func(e *Entry) bool {
 		if len(page) < limit && e.Dir != dir {
 			page = append(page, e)
 		}
@@ -133,13 +124,13 @@ func (c *Catalog[T]) After(dir string, limit int) []*Entry[T] {
 	return page
 }
 
-// OfAfter is After for the entries that belong to one thing.
-func (c *Catalog[T]) OfAfter(of, dir string, limit int) []*Entry[T] {
+// OwnedAfter is After for the entries of one owner.
+func (c *Catalog) OwnedAfter(ownerID, dir string, limit int) []*Entry {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	var page []*Entry[T]
-	c.byOf.Ascend(&Entry[T]{Of: of, Dir: dir}, func(e *Entry[T]) bool {
-		if e.Of != of {
+	var page []*Entry
+	c.byOwner.Ascend(&Entry{OwnerID: ownerID, Dir: dir}, func(e *Entry) bool {
+		if e.OwnerID != ownerID {
 			return false
 		}
 		if len(page) < limit && e.Dir != dir {
@@ -150,9 +141,9 @@ func (c *Catalog[T]) OfAfter(of, dir string, limit int) []*Entry[T] {
 	return page
 }
 
-// Belonging lists all entries that belong to something, in the second order.
-func (c *Catalog[T]) Belonging() []*Entry[T] {
+// Owned lists all entries that have an owner, in the order of the owners.
+func (c *Catalog) Owned() []*Entry {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.byOf.Items()
+	return c.byOwner.Items()
 }

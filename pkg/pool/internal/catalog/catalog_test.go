@@ -12,11 +12,13 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-type entry = catalog.Entry[int64]
+func weight(e *catalog.Entry) int64 { return e.PromisedBytes }
 
-func weight(n int64) int64 { return n }
+func newEntry(dir, ownerID string, promisedBytes int64) *catalog.Entry {
+	return &catalog.Entry{Dir: dir, OwnerID: ownerID, PromisedBytes: promisedBytes}
+}
 
-func dirs(page []*entry) string {
+func dirs(page []*catalog.Entry) string {
 	var names []string
 	for _, e := range page {
 		names = append(names, e.Dir)
@@ -25,22 +27,24 @@ func dirs(page []*entry) string {
 }
 
 // TestPagesFollowTheDirectories: whatever the order in which entries came, pages have it by
-// directory, and by what the entries belong to.
+// directory, and by owner.
 func TestPagesFollowTheDirectories(t *testing.T) {
 	c := catalog.New(weight)
-	for _, e := range []entry{{"d", "x", 1}, {"a", "y", 2}, {"c", "", 4}, {"b", "x", 8}, {"e", "xx", 16}} {
-		c.Put(&e)
-	}
+	c.Put(newEntry("d", "x", 1))
+	c.Put(newEntry("a", "y", 2))
+	c.Put(newEntry("c", "", 4))
+	c.Put(newEntry("b", "x", 8))
+	c.Put(newEntry("e", "xx", 16))
 	for _, tc := range []struct{ title, got, want string }{
 		{"all", dirs(c.After("", 9)), "a b c d e"},
 		{"a page", dirs(c.After("a", 2)), "b c"},
 		{"after what is not there", dirs(c.After("bb", 1)), "c"},
 		{"after the last", dirs(c.After("e", 9)), ""},
 		{"none", dirs(c.After("", 0)), ""},
-		{"of one", dirs(c.OfAfter("x", "", 9)), "b d"},
-		{"of one, a page", dirs(c.OfAfter("x", "b", 1)), "d"},
-		{"of nobody", dirs(c.OfAfter("z", "", 9)), ""},
-		{"that belong", dirs(c.Belonging()), "b d e a"},
+		{"of one", dirs(c.OwnedAfter("x", "", 9)), "b d"},
+		{"of one, a page", dirs(c.OwnedAfter("x", "b", 1)), "d"},
+		{"of nobody", dirs(c.OwnedAfter("z", "", 9)), ""},
+		{"that belong", dirs(c.Owned()), "b d e a"},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.title, tc.got, tc.want)
@@ -54,27 +58,27 @@ func TestPagesFollowTheDirectories(t *testing.T) {
 // TestPutReplacesInBothOrders: what was said of a directory before is nowhere any more.
 func TestPutReplacesInBothOrders(t *testing.T) {
 	c := catalog.New(weight)
-	c.Put(&entry{"a", "x", 1})
-	c.Put(&entry{"a", "y", 2})
-	if e, ok := c.Get("a"); !ok || e.Of != "y" || e.Value != 2 {
+	c.Put(newEntry("a", "x", 1))
+	c.Put(newEntry("a", "y", 2))
+	if e, ok := c.Get("a"); !ok || e.OwnerID != "y" || e.PromisedBytes != 2 {
 		t.Errorf("Get: %+v, %v", e, ok)
 	}
 	if got := dirs(
-		c.OfAfter("x", "", 9),
+		c.OwnedAfter("x", "", 9),
 	) + "/" + dirs(
-		c.OfAfter("y", "", 9),
+		c.OwnedAfter("y", "", 9),
 	); got != "/a" ||
 		c.Sum() != 2 {
 		t.Errorf("%q, %d: want %q, 2", got, c.Sum(), "/a")
 	}
 	c.Remove("a")
 	c.Remove("a")
-	if _, ok := c.Get("a"); ok || c.Len() != 0 || c.Sum() != 0 || len(c.Belonging()) != 0 {
+	if _, ok := c.Get("a"); ok || c.Len() != 0 || c.Sum() != 0 || len(c.Owned()) != 0 {
 		t.Errorf(
 			"after Remove: %d entries that weigh %d, %d belong",
 			c.Len(),
 			c.Sum(),
-			len(c.Belonging()),
+			len(c.Owned()),
 		)
 	}
 }
@@ -84,7 +88,7 @@ func TestPagesCoverALargeCatalogOnce(t *testing.T) {
 	c := catalog.New(weight)
 	const n = 10_000
 	for i := range n {
-		c.Put(&entry{fmt.Sprintf("v%05d", (i*7919)%n), strconv.Itoa(i % 10), 1})
+		c.Put(newEntry(fmt.Sprintf("v%05d", (i*7919)%n), strconv.Itoa(i%10), 1))
 	}
 	var all []string
 	for after := ""; ; {
@@ -97,12 +101,12 @@ func TestPagesCoverALargeCatalogOnce(t *testing.T) {
 		}
 		after = page[len(page)-1].Dir
 	}
-	if len(all) != n || !slices.IsSorted(all) || len(c.OfAfter("3", "", n)) != n/10 {
+	if len(all) != n || !slices.IsSorted(all) || len(c.OwnedAfter("3", "", n)) != n/10 {
 		t.Errorf(
 			"%d names, sorted: %v; %d of one",
 			len(all),
 			slices.IsSorted(all),
-			len(c.OfAfter("3", "", n)),
+			len(c.OwnedAfter("3", "", n)),
 		)
 	}
 }

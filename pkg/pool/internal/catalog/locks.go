@@ -7,8 +7,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Name is a volume's or a snapshot's ID.
-type Name interface {
+// ID is a volume ID or a snapshot ID.
+type ID interface {
 	fmt.Stringer
 	// Dir is the directory, whether there is one yet or not.
 	Dir() string
@@ -27,75 +27,75 @@ type Locks struct {
 
 // Lock takes the exclusive lock, until unlock is called once. Errors: ErrBusy while somebody else
 // has it.
-func (l *Locks) Lock(name Name) (unlock func(), err error) {
+func (l *Locks) Lock(id ID) (unlock func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.checkLocked(name); err != nil {
+	if err := l.checkLocked(id); err != nil {
 		return nil, err
 	}
 	if l.exclusive == nil {
 		l.exclusive = make(map[string]struct{})
 	}
-	l.exclusive[name.Dir()] = struct{}{}
-	return func() { l.unlock(name) }, nil
+	l.exclusive[id.Dir()] = struct{}{}
+	return func() { l.unlock(id) }, nil
 }
 
 // LockUnshared takes the exclusive lock of a name that nobody shares. Errors: ErrBusy.
-func (l *Locks) LockUnshared(name Name) (unlock func(), err error) {
-	if unlock, err = l.Lock(name); err != nil {
+func (l *Locks) LockUnshared(id ID) (unlock func(), err error) {
+	if unlock, err = l.Lock(id); err != nil {
 		return nil, err
 	}
-	if err := l.CheckUnshared(name); err != nil {
+	if err := l.CheckUnshared(id); err != nil {
 		unlock()
 		return nil, err
 	}
 	return unlock, nil
 }
 
-func (l *Locks) checkLocked(name Name) error {
-	if _, taken := l.exclusive[name.Dir()]; taken {
-		return fmt.Errorf("%w: %s is being created, expanded or deleted", volume.ErrBusy, name)
+func (l *Locks) checkLocked(id ID) error {
+	if _, taken := l.exclusive[id.Dir()]; taken {
+		return fmt.Errorf("%w: %s is being created, expanded or deleted", volume.ErrBusy, id)
 	}
 	return nil
 }
 
-func (l *Locks) unlock(name Name) {
+func (l *Locks) unlock(id ID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.exclusive, name.Dir())
+	delete(l.exclusive, id.Dir())
 }
 
 // Share takes a shared lock, until unshare is called once. Errors: ErrBusy while somebody has the
 // exclusive one.
-func (l *Locks) Share(name Name) (unshare func(), err error) {
+func (l *Locks) Share(id ID) (unshare func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.checkLocked(name); err != nil {
+	if err := l.checkLocked(id); err != nil {
 		return nil, err
 	}
 	if l.shared == nil {
 		l.shared = make(map[string]int)
 	}
-	l.shared[name.Dir()]++
-	return func() { l.unshare(name) }, nil
+	l.shared[id.Dir()]++
+	return func() { l.unshare(id) }, nil
 }
 
-func (l *Locks) unshare(name Name) {
+func (l *Locks) unshare(id ID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.shared[name.Dir()]--; l.shared[name.Dir()] <= 0 {
-		delete(l.shared, name.Dir())
+	if l.shared[id.Dir()]--; l.shared[id.Dir()] <= 0 {
+		delete(l.shared, id.Dir())
 	}
 }
 
 // CheckUnshared refuses a name that has shared locks. The caller has the exclusive lock, so no new
 // shared lock can be taken. Errors: ErrBusy.
-func (l *Locks) CheckUnshared(name Name) error {
+func (l *Locks) CheckUnshared(id ID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := l.shared[name.Dir()]; n > 0 {
+	if n := l.shared[id.Dir()]; n > 0 {
 		return fmt.Errorf("%w: %s is being copied (%d copies): ask again when they have ended",
-			volume.ErrBusy, name, n)
+			volume.ErrBusy, id, n)
 	}
 	return nil
 }

@@ -140,3 +140,18 @@ func scale(n int64, factor float64) int64 {
 	}
 	return math.MaxInt64
 }
+
+const (
+	// snapshotOwnBytes is what a snapshot takes of a disk whatever it holds: its directory, its
+	// record and the root of its data have a block each.
+	snapshotOwnBytes = 3 * 4096
+	// inodeBytes is the size of an inode: 256 bytes on ext4, 512 on XFS, more on btrfs.
+	inodeBytes = 512
+)
+
+// HeldAtLeast returns the bytes that the ledger counts for a snapshot that holds that many bytes of
+// blocks and that many inodes of its own: many empty files, or many empty snapshots, fill a disk
+// too.
+func HeldAtLeast(bytes, inodes int64) int64 {
+	return max(bytes, snapshotOwnBytes+inodes*inodeBytes)
+}
