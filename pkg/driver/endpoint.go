@@ -82,6 +82,10 @@ func admitGroup(path string, gid uint32) error {
 	if err := unix.Fchownat(int(socket.Fd()), "", -1, int(gid), unix.AT_EMPTY_PATH); err != nil {
 		return fmt.Errorf("give %s to group %d: %w", path, gid, err)
 	}
+	// The ACL that the socket may have inherited would admit others once the mode is wider.
+	if err := openat.RemoveACLs(socket); err != nil {
+		return err
+	}
 	// fchmod(2) refuses an O_PATH descriptor; the link in /proc leads to the same inode.
 	return os.Chmod(openat.Path(socket), groupSocketMode)
 }

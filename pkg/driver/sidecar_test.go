@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
@@ -80,6 +81,28 @@ func TestSidecarSocketIsForItsGroupAlone(t *testing.T) {
 				t.Errorf("umask %#o: another group: %v", umask, err)
 			}
 		}()
+	}
+}
+
+// A default ACL of kubelet's directory would let its users connect, and take the write permission
+// from the group.
+func TestSocketOfAGroupInheritsNoACL(t *testing.T) {
+	dir := disks.New(t, disks.Ext4, 0).Dir
+	disks.SetDefaultACL(t, dir)
+	path := filepath.Join(dir, "csi.sock")
+	l, err := ListenForGroup("unix://"+path, sidecarGroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if have := disks.ACLsOf(t, path); len(have) > 0 {
+		t.Errorf("the socket has the ACLs %v", have)
+	}
+	if err := connectAs(path, sidecarGroup, sidecarGroup); err != nil {
+		t.Errorf("the group cannot connect: %v", err)
+	}
+	if err := connectAs(path, disks.ACLUser, sidecarGroup+1); !errors.Is(err, unix.EACCES) {
+		t.Errorf("a user of the ACL: %v", err)
 	}
 }
 

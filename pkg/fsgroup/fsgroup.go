@@ -29,18 +29,10 @@ func Set(ctx context.Context, data *os.File, g volume.Group) error {
 	if err := unix.Fstat(int(data.Fd()), &st); err != nil {
 		return fmt.Errorf("stat of %s: %w", data.Name(), err)
 	}
-	mode := g.Mode(typeOf(st), st.Mode&^unix.S_IFMT)
-	if st.Gid == g.ID && st.Mode&^unix.S_IFMT == mode {
-		return nil
-	}
 	if st.Gid != g.ID {
 		warnOfOtherGroups(ctx, data, st.Gid, g)
 	}
-	err := unix.Fchownat(int(data.Fd()), "", -1, int(g.ID), unix.AT_EMPTY_PATH)
-	if err == nil { // after it: chown(2) clears setgid
-		// fchmod(2) takes no O_PATH descriptor
-		err = unix.Chmod(openat.Path(data), mode)
-	}
+	err := give(data, st, g)
 	if errors.Is(err, unix.EROFS) {
 		return fmt.Errorf("%w: group %d cannot be given the volume: its filesystem is mounted read-only",
 			volume.ErrUnavailable, g.ID)
@@ -49,6 +41,28 @@ func Set(ctx context.Context, data *os.File, g volume.Group) error {
 		return fmt.Errorf("give group %d the volume: %w", g.ID, err)
 	}
 	return nil
+}
+
+// groupShift is where the group's rights are in a mode.
+const groupShift = 3
+
+// give changes nothing that is right already.
+func give(f *os.File, st unix.Stat_t, g volume.Group) error {
+	mode := g.Mode(typeOf(st), st.Mode&^unix.S_IFMT)
+	if st.Gid != g.ID {
+		err := unix.Fchownat(int(f.Fd()), "", -1, int(g.ID), unix.AT_EMPTY_PATH)
+		if err != nil {
+			return os.NewSyscallError("fchownat", err)
+		}
+	}
+	// Mode after owner: chown(2) clears set-ID bits. fchmod(2) takes no O_PATH descriptor.
+	if st.Gid != g.ID || st.Mode&^unix.S_IFMT != mode {
+		if err := unix.Chmod(openat.Path(f), mode); err != nil {
+			return os.NewSyscallError("chmod", err)
+		}
+	}
+	_, err := admitInACL(openat.Path(f), g.Mode(typeOf(st), 0)>>groupShift)
+	return err
 }
 
 func typeOf(st unix.Stat_t) volume.Type {

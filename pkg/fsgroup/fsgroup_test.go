@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -98,6 +99,55 @@ func TestGroupThatHasAVolumeChangesNothing(t *testing.T) {
 	giveTo(t, root, 2000)
 	if after := changed(); after != before {
 		t.Errorf("the root was changed at %v and again at %v", before, after)
+	}
+}
+
+// The mode's group bits are the mask of an ACL: the group's own entry has to change as well. The
+// first publication may have been one of an older version, which has changed the mask only.
+func TestGroupOfAVolumeWithAnACLMayWrite(t *testing.T) {
+	for _, fstype := range disks.Types() {
+		t.Run(fstype, func(t *testing.T) {
+			dir := filepath.Join(disks.New(t, fstype, 0).Dir, "data")
+			file := filepath.Join(filepath.Dir(dir), "file")
+			if err := errors.Join(os.Mkdir(dir, 0o750), os.WriteFile(file, nil, 0o640)); err != nil {
+				t.Fatal(err)
+			}
+			for path, mode := range map[string]uint32{dir: 0o2775, file: 0o675} {
+				disks.SetACL(t, path)
+				if err := unix.Chown(path, -1, 2000); err != nil {
+					t.Fatal(err)
+				}
+				if err := unix.Chmod(path, mode); err != nil {
+					t.Fatal(err)
+				}
+				wantAccess(t, path, 2000, unix.EACCES)
+				giveTo(t, path, 2000)
+				wantGroup(t, path, 2000, mode)
+				wantAccess(t, path, 2000, nil)
+				if have := disks.ACLsOf(t, path); len(have) != 1 {
+					t.Errorf("%s has the ACLs %v, want its own", path, have)
+				}
+			}
+		})
+	}
+}
+
+// wantAccess asks whether a member of the group may write.
+func wantAccess(t *testing.T, path string, group int, want error) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // the thread ends with the goroutine
+		err := errors.Join(unix.Setfsgid(group), unix.Setfsuid(5000))
+		if info, statErr := os.Stat(path); statErr != nil || info.IsDir() {
+			path = filepath.Join(path, "new")
+		}
+		f, openErr := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+		f.Close()
+		done <- errors.Join(err, openErr)
+	}()
+	if err := <-done; !errors.Is(err, want) {
+		t.Errorf("a member of the group: %v, want %v", err, want)
 	}
 }
 

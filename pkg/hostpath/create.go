@@ -106,6 +106,9 @@ func mkdirPrivate(parent openat.Dir, name string) (openat.Dir, error) {
 		err = fmt.Errorf("%w: somebody exchanged a directory that the driver was making",
 			volume.ErrForbidden)
 	}
+	if err == nil {
+		err = openat.RemoveACLs(d.File) // what is made in it would inherit the default ACL
+	}
 	if err != nil {
 		return openat.Dir{}, errors.Join(err, d.Close())
 	}

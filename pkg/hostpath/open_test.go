@@ -88,6 +88,28 @@ func TestWhatIsMadeHasExactlyItsModeAndOwnerWhateverTheUmask(t *testing.T) {
 	}
 }
 
+func TestWhatIsMadeInheritsNoACL(t *testing.T) {
+	for _, fstype := range disks.Types() {
+		root := disks.New(t, fstype, 0).Dir
+		parent := mkdir(t, root, "srv")
+		disks.SetDefaultACL(t, parent)
+		for _, spec := range []volume.Spec{
+			{Type: volume.DirectoryOrCreate, Mode: 0o770, GID: 2000},
+			{Type: volume.FileOrCreate, Mode: 0o660, GID: 2000},
+		} {
+			name := string(spec.Type)
+			if err := allow(root).try(Use{Path: "/srv/" + name, Type: spec.Type}, spec); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(parent, name)
+			wantStat(t, path, spec)
+			if have := disks.ACLsOf(t, path); len(have) > 0 {
+				t.Errorf("%s: %s has the ACLs %v", fstype, name, have)
+			}
+		}
+	}
+}
+
 func wantStat(t *testing.T, path string, want volume.Spec) {
 	t.Helper()
 	var st unix.Stat_t

@@ -143,27 +143,37 @@ func statx(fd int, name string, flags int) (state, error) {
 	}, nil
 }
 
+// The modes of what is mounted on.
+const (
+	dirMode  = 0o750
+	fileMode = 0o640
+)
+
 // create makes a directory or an empty file to mount on, if nothing is there. It returns whether it
 // did.
 func (t *openTarget) create(fileType uint32) (created bool, err error) {
+	mode := unix.S_IFREG | uint32(fileMode)
 	if fileType == unix.S_IFDIR {
-		err = unix.Mkdirat(t.parent, t.name, 0o750)
+		mode = unix.S_IFDIR | dirMode
+		err = unix.Mkdirat(t.parent, t.name, dirMode)
 	} else {
 		err = t.createFile()
 	}
-	switch {
-	case err == nil:
-		return true, nil
-	case errors.Is(err, unix.EEXIST):
+	if errors.Is(err, unix.EEXIST) {
 		return false, nil
-	default:
+	}
+	if err == nil {
+		err = openat.RemoveInheritedACLs(t.parent, t.name, mode)
+	}
+	if err != nil {
 		return false, &os.PathError{Op: "make", Path: t.target.String(), Err: err}
 	}
+	return true, nil
 }
 
 func (t *openTarget) createFile() error {
 	fd, err := openat.OpenFD(t.parent, t.name,
-		unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW, 0o640)
+		unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW, fileMode)
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,16 @@ package mount
 
 import (
 	"errors"
+	"os"
 	"path"
+	"strconv"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
 func TestTargetLiesBelowTheKubeletsDirectory(t *testing.T) {
@@ -75,4 +80,35 @@ func FuzzParseTarget(f *testing.F) {
 			t.Errorf("ParseTarget(%q) = %q", s, at)
 		}
 	})
+}
+
+// The pod that reads a volume through its target may be anybody's: a default ACL in kubelet's
+// directory is not to open the target while nothing is mounted there.
+func TestTargetInheritsNoACL(t *testing.T) {
+	for _, fstype := range disks.Types() {
+		t.Run(fstype, func(t *testing.T) {
+			base := disks.New(t, fstype, 0).Dir
+			disks.SetDefaultACL(t, base)
+			for fileType, want := range map[uint32]os.FileMode{
+				unix.S_IFDIR: os.ModeDir | dirMode, unix.S_IFREG: fileMode,
+			} {
+				at := target(t, base, strconv.Itoa(int(fileType)))
+				opened, err := at.open()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer opened.close()
+				if created, err := opened.create(fileType); err != nil || !created {
+					t.Fatal(created, err)
+				}
+				info, err := os.Lstat(at.String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if have := disks.ACLsOf(t, at.String()); info.Mode() != want || len(have) > 0 {
+					t.Errorf("%s has mode %v and the ACLs %v, want %v and none", at, info.Mode(), have, want)
+				}
+			}
+		})
+	}
 }

@@ -140,7 +140,7 @@ func (d *Dir) lockAndIdentify(opts Options) error {
 			return err
 		}
 	}
-	return d.Root.Chmod(0o700)
+	return errors.Join(openat.RemoveACLs(d.Root.File), d.Root.Chmod(0o700))
 }
 
 // dirs are the directories that ownDirs names, in that order.
@@ -148,9 +148,14 @@ func (d *Dir) dirs() []*openat.Dir {
 	return []*openat.Dir{&d.Volumes, &d.Snapshots, &d.Tmp, &d.Trash}
 }
 
+// openDirs opens the directories. All that is made in them later would inherit a default ACL, which
+// gives users and groups what a volume's mode denies them.
 func (d *Dir) openDirs() (err error) {
 	for i, dir := range d.dirs() {
 		if *dir, err = d.Root.OpenDir(ownDirs[i]); err != nil {
+			return err
+		}
+		if err := openat.RemoveACLs(dir.File); err != nil {
 			return err
 		}
 	}
