@@ -15,8 +15,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/pod"
 )
 
-// TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled: what a pod asks of the kernel while no
-// driver runs must not give its device's number to somebody else, who may be no volume at all.
+// While no driver runs, a pod must not be able to have its device detached. The kernel could give
+// the device's number to another file, which may not even be a volume.
 func TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled(t *testing.T) {
 	binary := fixture.Build(t)
 	disk := disks.New(t, disks.Ext4, 0)
@@ -63,7 +63,7 @@ func (n *node) publishBlock(id, name string) error {
 	return err
 }
 
-// askForDetachment asks for it again and again, and to be let do it in another way.
+// askForDetachment tries each ioctl that could detach a device, several times.
 func askForDetachment(node string) error {
 	for range 3 {
 		f, err := os.OpenFile(node, os.O_RDWR, 0)
@@ -82,7 +82,7 @@ func askForDetachment(node string) error {
 	return nil
 }
 
-// attachSecret attaches a file as any program of the node may.
+// attachSecret attaches a file that is no volume, as any program of the node may do.
 func attachSecret(t *testing.T, path string) *loopdev.Device {
 	t.Helper()
 	if err := os.WriteFile(

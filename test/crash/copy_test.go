@@ -15,9 +15,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// TestCopyOutlivesItsCallAndNotItsDriver: a call is told before its deadline how far its copy is;
-// the copy goes on without it, until the driver is killed; then nothing is left of it, and the
-// retry makes all of it.
+// TestCopyOutlivesItsCallAndNotItsDriver: shortly before its deadline a call is answered how far
+// its copy is. The copy goes on after the call. If the driver is killed, the next start removes the
+// unfinished copy, and the retry makes a whole one.
 func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
 	binary := fixture.Build(t)
 	n := newNode(t, binary, disks.New(t, disks.Ext4, 0).Dir+"/node")
@@ -57,13 +57,13 @@ func TestCopyOutlivesItsCallAndNotItsDriver(t *testing.T) {
 	n.wantClean(0)
 }
 
-// killInTheMiddle makes a copy that takes 27 s, asks again once, and kills the driver before it is
-// done.
+// killInTheMiddle begins a copy that takes 27 s, repeats the call once, and kills the driver before
+// the copy is complete.
 func killInTheMiddle(
 	t *testing.T, n *node, what string, run func(context.Context) (string, error),
 ) {
 	t.Helper()
-	for range 2 { // the second call joins
+	for range 2 { // the second call joins the copy
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		_, err := run(ctx)
 		cancel()

@@ -1,5 +1,5 @@
-// Package crash kills the driver at every step of what it does, and races clients against it: it
-// loses nothing and leaks nothing.
+// Package crash kills the driver at every step of each operation, and lets clients race. The tests
+// show that the driver loses nothing and leaks nothing.
 package crash
 
 import (
@@ -52,15 +52,15 @@ func operations() []operation {
 	}
 }
 
-// diskBytes has room for what a few deaths leave in the trash for a while.
+// diskBytes leaves room for what several killed drivers have left in the trash.
 const diskBytes = 2 << 30
 
 // maxSteps bounds the search for the last step.
 const maxSteps = 50
 
-// TestSIGKILLAtEveryStepLosesAndLeaksNothing counts the failpoints up until the driver survives the
-// call, so no step can be forgotten; at the end it compares those it died at with those in the
-// source.
+// TestSIGKILLAtEveryStepLosesAndLeaksNothing kills the driver at the first failpoint, then at the
+// second, and so on until the driver survives the call. So no step can be forgotten. At the end the
+// test compares these failpoints with those in the source.
 func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
 	disks.RequireRoot(t)
 	binary := fixture.Build(t, "failpoint")
@@ -93,15 +93,15 @@ func crashAtEveryStep(
 	for n := 1; n <= maxSteps; n++ {
 		point := newCrash(t, binary, fmt.Sprintf("%s-%d", dir, n), op, volumeType).run(n)
 		if point == "" {
-			return // it has survived
+			return // the driver has survived
 		}
 		hit[point] = true
 	}
 	t.Fatalf("the driver still dies at step %d", maxSteps)
 }
 
-// failpointsInSource are the names that the driver's code passes to failpoint.Here, or has as a
-// failpoint.Point.
+// failpointsInSource returns the names that the driver's code passes to failpoint.Here or converts
+// to a failpoint.Point.
 func failpointsInSource(t *testing.T) []string {
 	t.Helper()
 	call := regexp.MustCompile(`failpoint\.(?:Here|Point)\("([^"]+)"\)`)
@@ -122,7 +122,7 @@ func failpointsInSource(t *testing.T) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// killedAt is the last failpoint in the log.
+// killedAt returns the last failpoint in the log.
 func (n *node) killedAt() string {
 	_, after, _ := lastCut(n.Log(), "failpoint: killed at ")
 	point, _, _ := strings.Cut(after, "\n")
@@ -147,7 +147,7 @@ func crashInitializing(t *testing.T, binary, dir string, hit map[string]bool) {
 		}
 		n.Process = d
 		if err := d.WaitReady(t.Context()); err == nil {
-			return // it has survived
+			return // the driver has survived
 		}
 		<-d.Exited()
 		hit[n.killedAt()] = true
@@ -159,14 +159,14 @@ func crashInitializing(t *testing.T, binary, dir string, hit map[string]bool) {
 	t.Fatalf("the driver still dies at step %d", maxSteps)
 }
 
-// crash is one death: a victim volume, which the operation is on, and a published bystander, which
-// must not notice.
+// crash kills the driver once. The operation works on the volume victim. The volume bystander is
+// published, and must stay as it is.
 type crash struct {
 	*node
 	op                      operation
 	volumeType              string
 	bystander, victim       string // IDs
-	snapshot, copied        string // IDs of what is made from the victim
+	snapshot, copied        string // IDs of the snapshot and the copy of victim
 	bystanderAt, victimAt   string // targets
 	bystanderFile, dataFile string
 }
@@ -205,8 +205,8 @@ func crashIn(n *node, op operation, volumeType string) *crash {
 	return c
 }
 
-// run does the operation with the n-th failpoint armed, and again after a restart. It returns where
-// the driver died; empty, if it did not.
+// run does the operation with the n-th failpoint armed, and again after a restart. It returns the
+// failpoint at which the driver died, and "" if the driver survived.
 func (c *crash) run(n int) (point string) {
 	c.t.Helper()
 	c.Start(failpoint(n))
@@ -219,7 +219,7 @@ func (c *crash) run(n int) (point string) {
 	point = c.killedAt()
 	c.t.Logf("killed at %s", point)
 	c.Start()
-	for range 2 { // a retry, and one that came twice
+	for range 2 { // the retry, and the same call again
 		if err := c.call(); err != nil {
 			c.t.Errorf("killed at %s: the retry: %v", point, err)
 		}
@@ -264,8 +264,8 @@ func (c *crash) call() (err error) {
 	return err
 }
 
-// survives says whether the driver is alive when all of the operation has ended, also what goes on
-// after the answer.
+// survives says whether the driver is alive after the whole operation, including the work that goes
+// on after the answer.
 func (c *crash) survives(err error) bool {
 	c.t.Helper()
 	for deadline := time.Now().Add(fixture.Patience()); ; {
@@ -283,7 +283,7 @@ func (c *crash) survives(err error) bool {
 	}
 }
 
-// check is what holds after the operation, and takes everything down again.
+// check tests what must be true after the operation, and then unpublishes and deletes everything.
 func (c *crash) check() {
 	c.t.Helper()
 	ids, mounts := []string{c.bystander}, 1
@@ -317,7 +317,7 @@ func (c *crash) check() {
 		wantContent(c.t, file(c.victimAt, c.volumeType))
 	case unpublishing:
 		if _, err := os.Lstat(c.victimAt); !os.IsNotExist(err) {
-			c.t.Errorf("the target is still there: %v", err)
+			c.t.Errorf("the target still exists: %v", err)
 		}
 		wantContent(c.t, c.dataFile)
 	case expanding:

@@ -14,8 +14,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// TestSIGKILLAtEveryStepOfADeleteFromAFullDiskLosesNothingElse is for btrfs, which refuses every
-// rename then: what is deleted is purged where it is. The driver itself lives on another disk.
+// TestSIGKILLAtEveryStepOfADeleteFromAFullDiskLosesNothingElse uses btrfs, because a full btrfs
+// refuses every rename, so that a deleted volume is purged where it is. The driver's own files are
+// on another disk.
 func TestSIGKILLAtEveryStepOfADeleteFromAFullDiskLosesNothingElse(t *testing.T) {
 	disks.RequireRoot(t)
 	binary := fixture.Build(t, "failpoint")
@@ -34,7 +35,7 @@ func TestSIGKILLAtEveryStepOfADeleteFromAFullDiskLosesNothingElse(t *testing.T) 
 	}
 }
 
-// crashOnFullDisk returns where the driver died; empty, if it did not.
+// crashOnFullDisk returns the failpoint at which the driver died, and "" if the driver survived.
 func crashOnFullDisk(
 	t *testing.T, binary string, own, full disks.Disk, op operation, volumeType string, n int,
 ) string {
@@ -46,7 +47,7 @@ func crashOnFullDisk(
 	return c.run(n)
 }
 
-// nodeOn has its pool on another disk.
+// nodeOn returns a node whose pool is on another disk.
 func nodeOn(t *testing.T, binary, dir string, disk disks.Disk) *node {
 	t.Helper()
 	n := newNode(t, binary, dir)
@@ -57,8 +58,8 @@ func nodeOn(t *testing.T, binary, dir string, disk disks.Disk) *node {
 	return n
 }
 
-// What needs no room on the pool's disk works as ever, in the process that has met its end and in
-// the next one; what needs some is refused as such and leaves nothing.
+// Calls that need no room on the pool's disk succeed, both in the process that has filled the disk
+// and in the next one. Calls that need room are refused with RESOURCE_EXHAUSTED and leave nothing.
 func TestEveryCallOnAFullDiskIsDoneOrRefused(t *testing.T) {
 	disks.RequireRoot(t)
 	binary := fixture.Build(t)
@@ -102,7 +103,7 @@ func callOnFullDisk(t *testing.T, n *node, full disks.Disk) {
 		n.Start()
 	}
 	if err := n.delete(ctx, shown); status.Code(err) != codes.FailedPrecondition {
-		t.Errorf("delete what is published: %v, want FAILED_PRECONDITION", err)
+		t.Errorf("delete a published volume: %v, want FAILED_PRECONDITION", err)
 	}
 	wantContent(t, file(n.target("a"), "DirectoryOrCreate"))
 	n.Must(n.unpublish(ctx, shown, n.target("a")))
@@ -118,7 +119,7 @@ func callOnFullDisk(t *testing.T, n *node, full disks.Disk) {
 	n.wantClean(0)
 }
 
-// wantRefusals asks for everything that takes room.
+// wantRefusals makes every call that needs room.
 func (n *node) wantRefusals(published, snapshot string) {
 	n.t.Helper()
 	ctx := n.t.Context()

@@ -18,7 +18,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// step is a call in the life of a volume that is an image.
+// step is a call in the life of an image volume.
 type step string
 
 const (
@@ -35,12 +35,12 @@ const (
 )
 
 const (
-	// XFS takes no less, and it grows also where root lacks CAP_SYS_RESOURCE.
+	// The smallest XFS. XFS, because it grows also where root lacks CAP_SYS_RESOURCE.
 	imageBytes      = 304 << 20
 	grownImageBytes = 336 << 20
 )
 
-// crashImages kills the driver at every step of what it does for a volume that is an image.
+// crashImages kills the driver at every step of each call for an image volume.
 func crashImages(t *testing.T, binary, dir string, hit map[string]bool) {
 	t.Helper()
 	for _, op := range []step{
@@ -61,13 +61,13 @@ func crashImages(t *testing.T, binary, dir string, hit map[string]bool) {
 	}
 }
 
-// imageCrash is one death of a driver that works on an image, whose pod has written to it before.
+// imageCrash kills the driver once while it works on an image to which a pod has written before.
 type imageCrash struct {
 	*node
 	op             step
 	victim, target string
 
-	snapshot, restored string // IDs, if there are such
+	snapshot, restored string // IDs; "" if the operation makes none
 }
 
 func newImageCrash(n *node, op step) *imageCrash {
@@ -107,8 +107,8 @@ func newImageCrash(n *node, op step) *imageCrash {
 
 func (c *imageCrash) stagingPath() string { return c.Path("kubelet", "staging") }
 
-// run does the operation with the n-th failpoint armed, and again after a restart. It returns where
-// the driver died; empty, if it did not.
+// run does the operation with the n-th failpoint armed, and again after a restart. It returns the
+// failpoint at which the driver died, and "" if the driver survived.
 func (c *imageCrash) run(n int) (point string) {
 	c.t.Helper()
 	c.Start(failpoint(n))
@@ -122,7 +122,7 @@ func (c *imageCrash) run(n int) (point string) {
 		point = c.killedAt()
 		c.t.Logf("killed at %s", point)
 		c.Start()
-		for range 2 { // a retry, and one that came twice
+		for range 2 { // the retry, and the same call again
 			if err := c.do(ctx, c.op); err != nil {
 				c.t.Errorf("killed at %s: the retry: %v", point, err)
 			}
@@ -194,8 +194,8 @@ func (c *imageCrash) restore(ctx context.Context, capability *csi.VolumeCapabili
 	return err
 }
 
-// finish goes on to the end of the volume's life from wherever the operation has left it, and looks
-// at what a crash could have spoilt.
+// finish takes the volume from its present step to the end of its life, and checks on the way what
+// a crash could have damaged.
 func (c *imageCrash) finish() {
 	c.t.Helper()
 	ctx := c.t.Context()
@@ -226,7 +226,7 @@ func (c *imageCrash) finish() {
 	c.Stop()
 }
 
-// finishCopies looks into what was made from a snapshot, and deletes both.
+// finishCopies checks the content of the restored volume, and deletes it and the snapshot.
 func (c *imageCrash) finishCopies(ctx context.Context) {
 	c.t.Helper()
 	if c.restored != "" {
@@ -250,33 +250,33 @@ func (c *imageCrash) finishCopies(ctx context.Context) {
 	}
 }
 
-// wantSize looks at the pod's df.
+// wantSize compares the size that the pod sees in df.
 func (c *imageCrash) wantSize(bytes int64) {
 	c.t.Helper()
 	resp, err := c.Node.NodeGetVolumeStats(c.t.Context(),
 		&csi.NodeGetVolumeStatsRequest{VolumeId: c.victim, VolumePath: c.target})
 	c.Must(err)
-	const log = 64 << 20 // XFS's own
+	const log = 64 << 20 // the log of XFS
 	if got := resp.GetUsage()[0].GetTotal(); got < bytes-log*11/10 || got > bytes {
 		c.t.Errorf("the filesystem has %d bytes, want about %d", got, bytes)
 	}
 }
 
-// waitDetached: an unstaged image is on no device. The kernel detaches a device at its last close,
-// and any process of the machine may look at it for a moment.
+// waitDetached waits until the unstaged image is on no device. The kernel detaches a device at its
+// last close, and any process of the machine may have the device open for a moment.
 func (c *imageCrash) waitDetached() {
 	c.t.Helper()
 	c.eventually("the unstaged image is on no device", func() bool { return len(c.devices()) == 0 })
 }
 
-// devices are the numbers of the loop devices that have a file of this node's.
+// devices returns the numbers of the loop devices that have a file of this node.
 func (c *imageCrash) devices() []int {
 	c.t.Helper()
 	numbers, err := loopdev.Attached()
 	c.Must(err)
 	return slices.DeleteFunc(numbers, func(n int) bool {
 		path, err := loopdev.BackingPath(n)
-		// A device may be detached between the two looks.
+		// A device may be detached between the two calls.
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) &&
 			!errors.Is(err, unix.ENXIO) {
 			c.t.Error(err)

@@ -16,8 +16,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// worker leads one volume after the other through its life. What was not acknowledged it does
-// again, as kubelet and the provisioner do; what was, it does not.
+// worker takes one volume after the other through its life. It repeats a call that was not
+// acknowledged, as kubelet and the provisioner do, and never one that was.
 type worker struct {
 	*node
 	name, target, id string
@@ -25,10 +25,10 @@ type worker struct {
 	lives            int
 }
 
-// phases is how many there are in worker.step.
+// phases is the number of phases in worker.step.
 const phases = 8
 
-// step does what comes next.
+// step makes the next call.
 func (k *worker) step(ctx context.Context) (err error) {
 	switch k.phase {
 	case 0:
@@ -52,11 +52,11 @@ func (k *worker) step(ctx context.Context) (err error) {
 	return err
 }
 
-// work goes on until the driver dies.
+// work takes steps until the driver dies.
 func (k *worker) work(ctx context.Context) {
 	for {
 		err := k.step(ctx)
-		// Canceled is what the test's own end of the connection answers once it is closed.
+		// The test's own end of the connection returns Canceled after it was closed.
 		if code := status.Code(err); code == codes.Unavailable || code == codes.Canceled {
 			return
 		}
@@ -67,7 +67,7 @@ func (k *worker) work(ctx context.Context) {
 	}
 }
 
-// TestSIGKILLUnderLoadLosesNothing kills where no failpoint is.
+// TestSIGKILLUnderLoadLosesNothing kills the driver at any moment, not only at failpoints.
 func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
 	const deaths, workers = 10, 16
 	disk := disks.New(t, disks.Ext4, 2<<30)
@@ -90,9 +90,10 @@ func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
 		for i := range all {
 			wg.Go(func() { all[i].work(t.Context()) })
 		}
-		// how long the driver lives is what the test is about
+		// no poll: the test kills the driver at arbitrary moments
 		time.Sleep(time.Duration(30+20*death) * time.Millisecond)
-		// The workers still use the node's process, so it stays there until they have noticed.
+		// The workers use the node's process, so the test replaces the process only after all workers
+		// have noticed its end.
 		fixture.Must(t, n.Process.Kill())
 		wg.Wait()
 		n.Process = nil
@@ -101,8 +102,7 @@ func TestSIGKILLUnderLoadLosesNothing(t *testing.T) {
 	}
 	lives := 0
 	for i := range all {
-		// At least one life more: in phase 0, too, a volume may have been made and not
-		// acknowledged.
+		// At least one more life: also in phase 0 a volume may exist whose creation was not acknowledged.
 		for end := all[i].lives + 1; all[i].lives < end; {
 			n.Must(all[i].step(t.Context()))
 		}

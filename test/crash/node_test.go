@@ -21,34 +21,34 @@ import (
 )
 
 const (
-	// volumeBytes is what each volume is promised; the filesystem has room for several.
+	// volumeBytes is the size of each volume. The filesystem has room for several volumes.
 	volumeBytes = 32 << 20
 	grownBytes  = 48 << 20
 	content     = "precious"
 )
 
-// node is a node with a pool and a kubelet's directory on a test's disk. All of it lies on the
-// disk, which is unmounted with everything that is bound from it: nothing is ever removed through a
-// mount.
+// node is a node with a pool and a directory that stands for kubelet's. Both are on the test's
+// disk. At the end the disk is unmounted with all its bind mounts, so that the cleanup removes no
+// file through a mount.
 type node struct {
 	*fixture.Driver
 
 	t *testing.T
-	// metricsAddress is where the drivers show their ledger.
+	// metricsAddress is where the drivers serve /metrics, which has the ledger.
 	metricsAddress string
-	grown          int64 // what all volumes together have more than volumeBytes each
+	grown          int64 // the bytes by which the volumes together exceed volumeBytes each
 }
 
 var nodes atomic.Uint32
 
-// nextAddress is of the loopback network, which has 16 million addresses: nobody else listens on
-// one made of this process's ID.
+// nextAddress returns an address of the loopback network that contains this process's ID, so that
+// no other process listens on it.
 func nextAddress() string {
 	pid := os.Getpid()
 	return fmt.Sprintf("127.%d.%d.%d:19099", pid>>8&0xff, pid&0xff, 1+nodes.Add(1)%254)
 }
 
-// newNode has no driver yet.
+// newNode returns a node whose driver is not started yet.
 func newNode(t *testing.T, binary, dir string) *node {
 	t.Helper()
 	fixture.Must(t, os.Mkdir(dir, 0o755))
@@ -58,10 +58,10 @@ func newNode(t *testing.T, binary, dir string) *node {
 	return n
 }
 
-// slowCopies are a pool's options with which a copy takes a second for each MiB after the first.
+// slowCopies are options of a pool: a copy takes a second for each MiB after the first one.
 const slowCopies = "copyBytesPerSecond: 1Mi"
 
-// setPool chooses the pool's options for the drivers that are started from now on.
+// setPool sets the pool's options for the drivers that are started from now on.
 func (n *node) setPool(options string) {
 	n.t.Helper()
 	config := "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" +
@@ -93,7 +93,7 @@ func (n *node) copy(
 	return resp.GetVolume().GetVolumeId(), err
 }
 
-// takeSnapshot returns the ID that the snapshot will have also when it fails.
+// takeSnapshot returns the snapshot's ID also if the call fails.
 func (n *node) takeSnapshot(ctx context.Context, name, source string) (string, error) {
 	_, err := n.Controller.CreateSnapshot(ctx,
 		&csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source})
@@ -133,7 +133,7 @@ func (n *node) unpublish(ctx context.Context, id, target string) error {
 	return err
 }
 
-// target is the path at which a pod would see a volume. Kubelet makes its parent.
+// target returns the path at which a pod would see a volume. It makes the parent, as kubelet does.
 func (n *node) target(pod string) string {
 	n.t.Helper()
 	parent := n.Path("kubelet", "pods", pod)
@@ -141,7 +141,7 @@ func (n *node) target(pod string) string {
 	return filepath.Join(parent, "mount")
 }
 
-// volumes are the IDs that the driver lists.
+// volumes returns the IDs that the driver lists.
 func (n *node) volumes() []string {
 	n.t.Helper()
 	resp, err := n.Controller.ListVolumes(n.t.Context(), &csi.ListVolumesRequest{})
@@ -153,8 +153,8 @@ func (n *node) volumes() []string {
 	return ids
 }
 
-// wantClean checks all that a crash could leave behind, given the volumes that there ought to be
-// and the number of mounts.
+// wantClean checks that a crash has left nothing behind but these volumes and that number of
+// mounts.
 func (n *node) wantClean(mounts int, ids ...string) {
 	n.t.Helper()
 	slices.Sort(ids)
@@ -173,11 +173,12 @@ func (n *node) wantClean(mounts int, ids ...string) {
 		n.t.Errorf("the pool has %q, want %q", got, want)
 	}
 	if got := n.Mounts("kubelet"); len(got) != mounts {
-		n.t.Errorf("mounted are %q, want %d", got, mounts)
+		n.t.Errorf("the mounts are %q, want %d", got, mounts)
 	}
 }
 
-// wantSnapshots compares the snapshots that there are with one, or none.
+// wantSnapshots checks that the only snapshot is the one with that ID, or that there is none if id
+// is "".
 func (n *node) wantSnapshots(id string) {
 	n.t.Helper()
 	resp, err := n.Controller.ListSnapshots(n.t.Context(), &csi.ListSnapshotsRequest{})
@@ -195,15 +196,15 @@ func (n *node) wantSnapshots(id string) {
 	}
 }
 
-// shared is what the records on disk say that snapshots hold, and what clones share with their
-// sources.
+// shared returns the sum of the bytes that snapshots hold and that clones share with their sources,
+// as the records on disk say.
 func (n *node) shared() int64 {
 	var sum int64
 	n.t.Helper()
 	records, err := filepath.Glob(n.Path("pool", "*", "*", "*.json"))
 	n.Must(err)
 	for _, path := range records {
-		if strings.HasPrefix(path, n.Path("pool", "t")) { // tmp/ and trash/
+		if strings.HasPrefix(path, n.Path("pool", "t")) { // in tmp/ or trash/
 			continue
 		}
 		content, err := os.ReadFile(path)
@@ -219,7 +220,7 @@ func (n *node) shared() int64 {
 	return sum
 }
 
-// leftovers is what is deleted, or was never finished, and not purged yet.
+// leftovers returns the entries that are deleted or unfinished, and not purged yet.
 func (n *node) leftovers() []string {
 	n.t.Helper()
 	left := append(n.Entries("pool", "tmp"), n.Entries("pool", "trash")...)
@@ -234,13 +235,13 @@ func (n *node) leftovers() []string {
 	return left
 }
 
-// ledger is what is committed to volumes and what the trash still holds.
+// ledger returns the bytes that are promised to volumes, and those that the trash still has.
 func (n *node) ledger() [2]int64 {
 	n.t.Helper()
 	return [2]int64{n.metric("committed_bytes"), n.metric("trash_bytes")}
 }
 
-// metric is one of the pool's.
+// metric returns one metric of the pool.
 func (n *node) metric(name string) int64 {
 	n.t.Helper()
 	resp, err := http.Get("http://" + n.metricsAddress + "/metrics")
@@ -264,8 +265,8 @@ func (n *node) eventually(what string, done func() bool) {
 	})
 }
 
-// dataPath is where a pool keeps a volume's data: a file volume's in a directory of its own where
-// only directories have a size.
+// dataPath returns the path of a volume's data. The data of a file volume is in a directory of its
+// own if the filesystem limits only directories.
 func dataPath(volume string) string {
 	held := filepath.Join(volume, "holder", "data")
 	if _, err := os.Lstat(held); err == nil {
@@ -274,7 +275,7 @@ func dataPath(volume string) string {
 	return filepath.Join(volume, "data")
 }
 
-// file is where a volume's content is: itself, or a file in it.
+// file returns the path of the content: the file volume itself, or a file in a directory volume.
 func file(path, volumeType string) string {
 	if volumeType == "FileOrCreate" {
 		return path
@@ -284,7 +285,7 @@ func file(path, volumeType string) string {
 
 func write(t *testing.T, path string) {
 	t.Helper()
-	// Not os.Create, which would truncate: what a failed test left must show.
+	// Not os.Create, which would truncate the file and hide what a failed test has left.
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err == nil {
 		_, err = f.WriteString(content)

@@ -11,12 +11,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
-// firstID is where the project IDs of volumes begin (pkg/backend/projquota).
+// firstID is the smallest project ID of a volume (pkg/backend/projquota).
 const firstID = 1 << 30
 
-// TestSIGKILLAtEveryStepLeaksNoQuota is for what only filesystems with project quotas have: IDs and
-// limits, which no directory shows. The operations that touch them are divided among the
-// filesystems: starts take long where the processor is emulated.
+// TestSIGKILLAtEveryStepLeaksNoQuota looks for project IDs and limits that no directory uses any
+// more. The operations are divided among the filesystems with project quotas, because starts take
+// long where the processor is emulated.
 func TestSIGKILLAtEveryStepLeaksNoQuota(t *testing.T) {
 	binary := fixture.Build(t, "failpoint")
 	for _, tt := range []struct {
@@ -36,7 +36,7 @@ func TestSIGKILLAtEveryStepLeaksNoQuota(t *testing.T) {
 			hit := map[string]bool{}
 			crashAtEveryStep(t, binary, filepath.Join(disk.Dir, "crash"), tt.op, tt.volumeType, hit)
 			if len(hit) == 0 {
-				t.Error("the driver has not died once: was it built with the tag failpoint?")
+				t.Error("the driver never died: was it built with the tag failpoint?")
 			}
 			if left := guest.ProjectQuotas(t, disk.Dir, firstID); len(left) > 0 {
 				t.Errorf("quotas are left: %+v", left)

@@ -19,14 +19,14 @@ import (
 
 const (
 	clients = 32
-	// cycles is how often each client does everything: enough for them to meet, few enough for the
-	// race detector.
+	// cycles is how often each client makes all calls: often enough for the clients to meet, and not
+	// too often for the race detector.
 	cycles = 4
 )
 
 // TestRacingClients runs the driver under the race detector.
 func TestRacingClients(t *testing.T) {
-	// room for all that is made: purges may come late
+	// room for all volumes together, because purges may come late
 	disk := disks.New(t, disks.Ext4, 3*clients*cycles*volumeBytes/2)
 	binary, err := process.BuildRace(t.Context(), t.TempDir())
 	fixture.Must(t, err)
@@ -36,8 +36,8 @@ func TestRacingClients(t *testing.T) {
 		func(t *testing.T) { raceTogether(t, newNode(t, binary, filepath.Join(disk.Dir, "one"))) })
 }
 
-// raceApart: each client has a volume of its own, on which every call succeeds whatever the others
-// do.
+// raceApart gives each client a volume of its own. Every call must succeed, whatever the other
+// clients do.
 func raceApart(t *testing.T, n *node) {
 	t.Helper()
 	n.Start()
@@ -58,14 +58,14 @@ func raceApart(t *testing.T, n *node) {
 	n.wantNoRaces()
 }
 
-// cycle is the life of a volume; the first call that fails ends it.
+// cycle takes a volume through its life, until the first call that fails.
 func (n *node) cycle(name, target string) error {
 	ctx := n.t.Context()
 	id, err := n.create(ctx, name, "DirectoryOrCreate")
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
-	for range 2 { // publishing again is what kubelet does all the time
+	for range 2 { // kubelet often publishes again
 		if err := n.publish(ctx, id, target); err != nil {
 			return fmt.Errorf("publish: %w", err)
 		}
@@ -86,32 +86,32 @@ func (n *node) cycle(name, target string) error {
 	return nil
 }
 
-// wantNoRaces ends the driver, which reports races in its log and in its exit code.
+// wantNoRaces ends the driver. The race detector reports in the driver's log and in its exit code.
 func (n *node) wantNoRaces() {
 	n.t.Helper()
 	n.wantClean(0)
 	n.Stop()
 	if strings.Contains(n.Log(), "DATA RACE") {
-		n.t.Error("the race detector has found something: see the log")
+		n.t.Error("the race detector has found a race: see the log")
 	}
 }
 
-// raceTogether: of clients that want different things of one volume some lose, in ways that the CSI
-// spec has codes for.
+// raceTogether lets all clients work on one volume. Calls may fail, but only with the codes that
+// the CSI spec has for such conflicts.
 func raceTogether(t *testing.T, n *node) {
 	t.Helper()
 	n.Start()
 	allowed := []codes.Code{
 		codes.OK,
 		codes.Aborted,            // another call on the volume is under way
-		codes.FailedPrecondition, // deleting what another has published
-		codes.NotFound,           // publishing what another has deleted
+		codes.FailedPrecondition, // deletes a volume that another client has published
+		codes.NotFound,           // publishes a volume that another client has deleted
 	}
 	id, err := n.create(t.Context(), "shared", "DirectoryOrCreate")
 	n.Must(err)
 	var wg sync.WaitGroup
 	for i := range clients {
-		target := n.target(fmt.Sprintf("pod-%d", i%4)) // some on one target, too
+		target := n.target(fmt.Sprintf("pod-%d", i%4)) // some clients share a target
 		wg.Go(func() {
 			ctx := t.Context()
 			for range cycles {
@@ -128,7 +128,7 @@ func raceTogether(t *testing.T, n *node) {
 	}
 	wg.Wait()
 	if n := len(n.volumes()); n > 1 {
-		t.Errorf("%d volumes are left of one", n)
+		t.Errorf("%d volumes are left, want at most one", n)
 	}
 	for i := range 4 {
 		n.Must(n.unpublish(t.Context(), id, n.target(fmt.Sprintf("pod-%d", i))))

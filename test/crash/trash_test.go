@@ -9,8 +9,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// A retention that is switched on after a crash keeps what is whole. An entry whose purge had begun
-// is not whole, however much is left of it.
+// A retention that is configured after a crash keeps only whole entries. An entry whose purge had
+// begun is not whole, however much of it remains.
 func TestRetentionThatIsSwitchedOnKeepsNoEntryWhosePurgeHadBegun(t *testing.T) {
 	disks.RequireRoot(t)
 	binary := fixture.Build(t, "failpoint")
@@ -23,7 +23,7 @@ func TestRetentionThatIsSwitchedOnKeepsNoEntryWhosePurgeHadBegun(t *testing.T) {
 				id, err := n.create(t.Context(), "v", "DirectoryOrCreate")
 				n.Must(err)
 				write(t, file(dataPath(n.Path("pool", "volumes", "v")), "DirectoryOrCreate"))
-				_ = n.delete(t.Context(), id) // the driver dies with it, or a little later
+				_ = n.delete(t.Context(), id) // the driver dies during this call or shortly afterwards
 				select {
 				case <-n.Exited():
 				case <-time.After(fixture.Patience()):
