@@ -25,24 +25,23 @@ import (
 )
 
 const (
-	// volumeSize is so small that all volumes of a configuration fit into its pool at once, purged
-	// or not.
+	// volumeSize is small enough that all volumes of a configuration fit into its pool together, also
+	// if none of them was purged yet.
 	volumeSize = 1 << 20
 
-	// Where kubelet has its targets and its staging paths, below its directory.
+	// The directories of targets and staging paths, relative to kubelet's directory.
 	targetParent = "pods/6f1d8b0e-4a57-4c0f-9d0a-0c5be1a7a2f1/volumes/kubernetes.io~csi/pvc-1"
 	stagingPath  = "plugins/kubernetes.io/csi/hostpath.csi.local/8d5a4f/globalmount"
 )
 
-// kind is what the volumes of a configuration are.
+// kind is the kind of all volumes of a configuration.
 type kind struct {
 	name       string
 	parameters map[string]string
-	// fsType is what external-provisioner and kubelet would put into the capabilities of a class
-	// that has one.
+	// fsType is the class's fsType, which external-provisioner and kubelet put into the capabilities.
 	fsType string
 	block  bool
-	bytes  int64 // of a volume
+	bytes  int64 // the size of a volume
 	path   csisanity.PathKind
 }
 
@@ -61,7 +60,7 @@ func kinds() []kind {
 			path:       csisanity.PathIsFile,
 		},
 	}
-	// an image is the same there, and takes its time where the processor is emulated
+	// images do not depend on project quotas, and are slow where the processor is emulated
 	if os.Getenv(disks.ProjectQuotaEnv) != "" {
 		return all
 	}
@@ -78,12 +77,12 @@ func kinds() []kind {
 	)
 }
 
-// configuration is a driver of its own, with one pool, that makes volumes of one kind.
+// configuration is a driver with one pool that makes volumes of one kind.
 type configuration struct {
 	kind
 
 	fstype  string
-	pool    string // its directory
+	pool    string // the pool's directory
 	process *process.Process
 	config  csisanity.TestConfig
 }
@@ -97,7 +96,7 @@ func start(
 	t.Helper()
 	c := &configuration{fstype: fstype, kind: k, pool: filepath.Join(disk.Dir, k.name)}
 	options.Pools = map[string]string{"default": c.pool}
-	options.Log = ginkgo.GinkgoWriter // shown with the spec that fails
+	options.Log = ginkgo.GinkgoWriter // Ginkgo shows the log of a failed spec
 	var err error
 	if c.process, err = process.StartReady(t.Context(), options); err != nil {
 		t.Fatalf("%s: %v", c.name(), err)
@@ -112,12 +111,13 @@ func start(
 }
 
 func (c *configuration) testConfig(pool volume.PoolID) csisanity.TestConfig {
-	config := csisanity.NewTestConfig() // a bare struct skips the tests of idempotency
+	// With a struct literal csi-test would skip the tests of idempotency.
+	config := csisanity.NewTestConfig()
 	config.Address = c.process.Socket()
 	config.TargetPath = filepath.Join(c.process.KubeletDir(), targetParent)
 	config.CreateTargetDir = makeDir
 	config.RemoveTargetPath = removeDir
-	config.CheckPath = c.checkPath // without it csi-test skips "should remove target path"
+	config.CheckPath = c.checkPath // without this function csi-test skips "should remove target path"
 	config.StagingPath = filepath.Join(c.process.KubeletDir(), stagingPath)
 	config.CreateStagingDir = makeDir
 	config.RemoveStagingPath = removeDir
@@ -139,8 +139,8 @@ func (c *configuration) testConfig(pool volume.PoolID) csisanity.TestConfig {
 	return config
 }
 
-// sayFSType puts the filesystem into the capabilities of a request, for which csi-test has no
-// setting.
+// sayFSType puts the fsType into the capabilities of a request, because csi-test has no setting for
+// it.
 func (c *configuration) sayFSType(
 	ctx context.Context,
 	method string,
@@ -175,7 +175,7 @@ func (c *configuration) register(t *testing.T) {
 	})
 }
 
-// poolID is in the ID of every volume of the pool.
+// poolID returns the part of every volume ID that names the pool.
 func poolID(t *testing.T, controller csi.ControllerClient) volume.PoolID {
 	t.Helper()
 	created, err := controller.CreateVolume(t.Context(), &csi.CreateVolumeRequest{
@@ -206,10 +206,10 @@ func poolID(t *testing.T, controller csi.ControllerClient) volume.PoolID {
 	return id.Pool()
 }
 
-// sizeReply lets csi-test compare a topology that it has received with one that it has sent: it
-// compares the whole of the Go structures (CreateSnapshot, "should succeed when creating a snapshot
-// with accessibility requirements"), and what has been sent has had its size taken, which protobuf
-// keeps in there.
+// sizeReply lets csi-test compare a topology of an answer with one of its request. csi-test
+// compares the Go structures (CreateSnapshot, "should succeed when creating a snapshot with
+// accessibility requirements"), and protobuf keeps the encoded size in a structure that was sent.
+// So sizeReply computes that size in the answer, too.
 func sizeReply(
 	ctx context.Context,
 	method string,
@@ -225,18 +225,18 @@ func sizeReply(
 	return err
 }
 
-// ids makes volume IDs that this driver could have given out, and has not. csi-test's program has IDs
-// that it could not have given out: stock_test.go. (The ID of another node's pool is an error also
-// in DeleteVolume: pkg/controllerserver tests that.)
+// ids makes volume IDs that have the form of this driver's IDs and belong to no volume. The IDs of
+// csi-test's own program have another form: stock_test.go. (The ID of another node's pool is an
+// error also in DeleteVolume: pkg/controllerserver tests that.)
 type ids struct {
 	csisanity.DefaultIDGenerator
 	pool volume.PoolID
 }
 
-// GenerateUniqueValidVolumeID is the ID of a volume whose name is its directory's.
+// GenerateUniqueValidVolumeID returns an ID whose directory is the volume's name.
 func (g ids) GenerateUniqueValidVolumeID() string { return string(g.pool) + "-" + rand.Text() }
 
-// GenerateInvalidVolumeID is the ID of a volume whose name is hashed.
+// GenerateInvalidVolumeID returns an ID whose directory is a hash of the volume's name.
 func (g ids) GenerateInvalidVolumeID() string {
 	return string(g.pool) + "-h-" + strings.Repeat("0", 40)
 }
@@ -244,8 +244,8 @@ func (g ids) GenerateInvalidVolumeID() string {
 // makeDir makes a directory as kubelet does before it calls the driver.
 func makeDir(path string) (string, error) { return path, os.MkdirAll(path, 0o750) }
 
-// removeDir fails the spec when the driver has left something in the directory. csi-test would not
-// look at an error.
+// removeDir fails the spec itself if the driver has left something in the directory, because
+// csi-test ignores the error.
 func removeDir(path string) error {
 	if err := os.Remove(path); err != nil {
 		ginkgo.Fail(fmt.Sprintf("after the spec, kubelet cannot remove its directory: %v", err))
@@ -253,8 +253,8 @@ func removeDir(path string) error {
 	return nil
 }
 
-// checkPath says what is at a target. It is an error when that is not a mount of this
-// configuration's type.
+// checkPath says what is at a target. It returns an error if something else than a mount of this
+// configuration's type is there.
 func (c *configuration) checkPath(path string) (csisanity.PathKind, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -268,7 +268,7 @@ func (c *configuration) checkPath(path string) (csisanity.PathKind, error) {
 		return "", err
 	}
 	if !slices.ContainsFunc(mounts, func(m mount.Mount) bool { return m.Point == path }) {
-		return "", fmt.Errorf("%s is there, and nothing is mounted on it", path)
+		return "", fmt.Errorf("%s exists, and nothing is mounted on it", path)
 	}
 	is := csisanity.PathIsOther
 	switch {

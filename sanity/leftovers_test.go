@@ -12,8 +12,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// wantNothingLeft looks at a driver that still runs, and has been told to unpublish and to delete
-// everything.
+// wantNothingLeft checks a driver that still runs, after everything was unpublished and deleted.
 func (c *configuration) wantNothingLeft(t *testing.T) {
 	t.Helper()
 	mounts, err := mount.Table()

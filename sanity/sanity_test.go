@@ -1,8 +1,7 @@
-// Package sanity holds the driver to what every CSI driver is held to: csi-test's suite against the
-// driver's own process on its socket, with real mounts, for each type of volume on each filesystem.
-//
-// One spec by name: go test ./sanity -ginkgo.focus='be idempotent' -ginkgo.v. Such a run always
-// fails at the end, because what it leaves out is not on the list of skips.
+// Package sanity runs csi-test's suite, which every CSI driver must pass, against the driver's
+// process on its socket, with real mounts, for each type of volume on each filesystem.  To run one
+// spec: go test ./sanity -ginkgo.focus='be idempotent' -ginkgo.v. Such a run always fails at its
+// end, because the other specs are not on the list of skips.
 package sanity
 
 import (
@@ -19,13 +18,13 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
-// suiteTimeout is for a driver that hangs: csi-test gives its calls no deadline.
+// suiteTimeout ends the test if the driver hangs, because csi-test gives its calls no deadline.
 const suiteTimeout = 10 * time.Minute
 
-// diskBytes has room for all images of a configuration at once, purged or not; what is not written
-// costs nothing.
+// diskBytes has room for all images of a configuration together, also if none of them was purged
+// yet. Blocks that are not written take no room.
 func diskBytes() int64 {
-	if os.Getenv(disks.ProjectQuotaEnv) != "" { // no images there
+	if os.Getenv(disks.ProjectQuotaEnv) != "" { // no images in the virtual machine
 		return 0
 	}
 	return 64 << 30
@@ -39,7 +38,8 @@ func TestSanity(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		dirs := map[string]string{}
 		for _, k := range kinds() {
-			dirs[k.name] = t.TempDir() // before the disk, whose mounts go first then
+			// Before the disk is made, so that the disk is unmounted before the directory is removed.
+			dirs[k.name] = t.TempDir()
 		}
 		disk := disks.New(t, fstype, diskBytes())
 		for _, k := range kinds() {
@@ -67,6 +67,6 @@ func runSuite(t *testing.T, all []*configuration) {
 	})
 	suite, reporter := ginkgo.GinkgoConfiguration()
 	suite.Timeout = suiteTimeout
-	reporter.NoColor = true // the output goes into logs
+	reporter.NoColor = true // the output goes into log files
 	ginkgo.RunSpecs(t, "csi-sanity", suite, reporter)
 }

@@ -68,7 +68,7 @@ func TestListedSpecsHaveToExistInEachConfiguration(t *testing.T) {
 	}
 }
 
-// reportAsListed is what a run reports in which all listed specs skip; one is left out.
+// reportAsListed returns the report of a run that skips all listed specs except that one.
 func reportAsListed(configuration, except string) ginkgo.Report {
 	report := ginkgo.Report{
 		SpecReports: types.SpecReports{

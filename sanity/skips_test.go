@@ -10,9 +10,9 @@ import (
 	"github.com/onsi/ginkgo/v2/types"
 )
 
-// listedSkips has every spec that skips, and why; it does so in every configuration. Whoever builds
-// what a spec asks for takes it out: the run fails until then, as it does for a skip that is not
-// here.
+// listedSkips has every spec that skips, with the reason. These specs skip in every configuration.
+// If a listed spec runs, or another one skips, the test fails. So who adds a feature removes its
+// specs here.
 var listedSkips = []struct {
 	reason string
 	specs  []string
@@ -84,9 +84,9 @@ var listedSkips = []struct {
 	},
 }
 
-// compareSkips says, a line each, where a report and the list differ.
+// compareSkips returns one line for each difference between a report and the list.
 func compareSkips(report ginkgo.Report, configurations []string) (faults []string) {
-	// configuration → spec → reason: what has not been seen to skip
+	// configuration → spec → reason: the listed skips that the report has not shown yet
 	missing := map[string]map[string]string{}
 	for _, name := range configurations {
 		missing[name] = reasons()
@@ -117,7 +117,7 @@ func compareSkips(report ginkgo.Report, configurations []string) (faults []strin
 	return faults
 }
 
-// reasons is the list by spec.
+// reasons returns the list, by spec.
 func reasons() map[string]string {
 	bySpec := map[string]string{}
 	for _, skip := range listedSkips {

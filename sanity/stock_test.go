@@ -19,7 +19,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
-// stockProgram is csi-test's own, which users run.
+// stockProgram is csi-test's own program, as users run it.
 const stockProgram = "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity"
 
 // stockFailures has every spec that fails when csi-test's own program runs it, and why.
@@ -56,7 +56,8 @@ func TestStockProgramFailsOnlyWhereItIsWrong(t *testing.T) {
 func runStock(t *testing.T, program string, d *fixture.Driver) ginkgo.Report {
 	t.Helper()
 	target, staging := d.Path("kubelet", targetParent), d.Path("kubelet", stagingPath)
-	for _, path := range []string{target, staging} { // the program makes the last directory itself
+	// The program makes the last directory of each path itself.
+	for _, path := range []string{target, staging} {
 		fixture.Must(t, os.MkdirAll(filepath.Dir(path), 0o750))
 	}
 	out := d.Path("report.json")
@@ -66,7 +67,7 @@ func runStock(t *testing.T, program string, d *fixture.Driver) ginkgo.Report {
 		"-csi.stagingdir="+staging,
 		"-csi.testvolumesize="+strconv.Itoa(volumeSize), // default: 10 GiB
 		"-ginkgo.json-report="+out, "-ginkgo.timeout="+suiteTimeout.String(), "-ginkgo.no-color")
-	said, failed := cmd.CombinedOutput() // it fails: see stockFailures
+	said, failed := cmd.CombinedOutput() // the program fails, because of stockFailures
 	var reports []ginkgo.Report
 	content, err := os.ReadFile(out)
 	if err == nil {
@@ -83,8 +84,8 @@ func runStock(t *testing.T, program string, d *fixture.Driver) ginkgo.Report {
 	return reports[0]
 }
 
-// compareStock says, a line each, where a report of the program and the lists of skips and failures
-// differ.
+// compareStock returns one line for each difference between a report of the program and the lists
+// of skips and failures.
 func compareStock(report ginkgo.Report) (faults []string) {
 	const name = "stock"
 	wanted := stockFailures()

@@ -26,7 +26,7 @@ func readDoc(t *testing.T, name string) string {
 	return string(text)
 }
 
-// Each attack of the threat model names tests, and they exist.
+// Each attack in the threat model names the tests that show its defence, and these tests exist.
 func TestEveryThreatNamesTestsThatExist(t *testing.T) {
 	tests := testsOfTheProject(t)
 	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`")
@@ -38,7 +38,7 @@ func TestEveryThreatNamesTestsThatExist(t *testing.T) {
 		}
 		for _, match := range found {
 			if !tests[match[1]] {
-				t.Errorf("there is no %s, which shows that nothing comes of %s", match[1], threat)
+				t.Errorf("the test %s does not exist; docs/security.md names it for %s", match[1], threat)
 			}
 		}
 	}
@@ -47,8 +47,8 @@ func TestEveryThreatNamesTestsThatExist(t *testing.T) {
 	}
 }
 
-// threatsOf returns the rows of all tables whose third column is "Shown by": that column, by the
-// first one.
+// threatsOf reads all tables whose third column is "Shown by". It returns that column by the first
+// column.
 func threatsOf(text string) map[string]string {
 	threats, inTable := map[string]string{}, false
 	for line := range strings.Lines(text) {
@@ -85,7 +85,7 @@ func testsOfTheProject(t *testing.T) map[string]bool {
 	return names
 }
 
-// The attributes and parameters that the document shows are those that the driver takes.
+// The driver accepts the attributes and parameters in the examples of the document.
 func TestExamplesOfHostPathsAreTaken(t *testing.T) {
 	blocks := regexp.MustCompile(
 		"(?ms)^```yaml\n(.*?)^```$",
@@ -109,8 +109,8 @@ func TestExamplesOfHostPathsAreTaken(t *testing.T) {
 	}
 }
 
-// checkExamples descends to the attributes of volumes and the parameters of classes. It counts
-// them.
+// checkExamples finds the attributes of volumes and the parameters of classes in an example, checks
+// them, and returns their number.
 func checkExamples(t *testing.T, value any, kind string) (checked int) {
 	t.Helper()
 	switch value := value.(type) {

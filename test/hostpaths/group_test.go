@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// owned is a path's group and mode.
+// owned is the group and the mode of a path.
 type owned struct {
 	group uint32
 	mode  os.FileMode
@@ -36,8 +36,8 @@ func (v volumeOf) asReadOnly() volumeOf {
 	return v
 }
 
-// A pod's fsGroup, which kubelet leaves to the driver (VOLUME_MOUNT_GROUP), reaches the volumes
-// that are made for pods.
+// Kubelet leaves a pod's fsGroup to the driver (VOLUME_MOUNT_GROUP), which gives it to volumes that
+// are made for pods.
 func TestFSGroupMayWriteToWhatIsMadeForPods(t *testing.T) {
 	n := newNode(t, "[]")
 	managed := func(name string, attributes ...string) volumeOf {
@@ -70,7 +70,7 @@ func TestFSGroupMayWriteToWhatIsMadeForPods(t *testing.T) {
 	}
 }
 
-// kubelet itself would walk the path and give the group every file of the node below it.
+// Without VOLUME_MOUNT_GROUP kubelet would give the group every file of the node below the path.
 func TestFSGroupChangesNothingOfTheNode(t *testing.T) {
 	n := newNode(t, everything)
 	n.write(n.Path("srv/file"), content)
@@ -93,7 +93,7 @@ func TestFSGroupChangesNothingOfTheNode(t *testing.T) {
 		t.Errorf("the file has %v, it had %v", got, file)
 	}
 	if got, want := n.owned(n.Path("srv/new")), (owned{0, os.ModeDir | 0o755}); got != want {
-		t.Errorf("what was made has %v, want %v", got, want)
+		t.Errorf("the new file has %v, want %v", got, want)
 	}
 }
 
@@ -109,7 +109,7 @@ func TestTwoGroupsOnOneVolumeTakeTurns(t *testing.T) {
 		t.Errorf("the volume has group %d, want that of the last pod", got)
 	}
 	if got := n.owned(filepath.Join(n.target(second), "file")).group; got != 2000 {
-		t.Errorf("the first pod's file has group %d, want that of when it was made", got)
+		t.Errorf("the first pod's file has group %d, want the group that it was created with", got)
 	}
 	n.Must(n.unpublish(first))
 	n.Must(n.unpublish(second))
@@ -126,6 +126,6 @@ func TestHostileGroupIsRefused(t *testing.T) {
 		}
 	}
 	if m := n.Mounts(); len(m) > 0 {
-		t.Errorf("mounted all the same: %q", m)
+		t.Errorf("the refused call has mounted %q", m)
 	}
 }

@@ -43,7 +43,7 @@ func TestInlineVolumeLivesWithItsPod(t *testing.T) {
 			}
 			n.write(file, content)
 			n.Start()
-			n.Must(n.publish(tc.v)) // kubelet asks again after its own restart
+			n.Must(n.publish(tc.v)) // kubelet repeats the call after its own restart
 			n.wantContent(file, content)
 			n.wantStats(tc.v)
 			for range 2 {
@@ -91,8 +91,8 @@ func TestInlineRefusals(t *testing.T) {
 	n.wantNothingLeft()
 }
 
-// A SIGKILL at every failpoint of publishing and unpublishing: the retry succeeds, and nothing is
-// left when the pod is gone.
+// The driver gets a SIGKILL at every failpoint of publishing and unpublishing. The retry succeeds,
+// and nothing is left after the end of the pod.
 func TestInlineVolumeSurvivesACrashAtEveryStep(t *testing.T) {
 	for _, attributes := range [][]string{{"type", "DirectoryOrCreate"}, {"type", "FileOrCreate"}, {"medium", "Memory", "size", "1Mi"}} {
 		t.Run(strings.Join(attributes, " "), func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestInlineVolumeSurvivesACrashAtEveryStep(t *testing.T) {
 				publishErr := n.publish(v)
 				if publishErr == nil {
 					if n.unpublish(v) == nil && n.isQuiet() {
-						break // no step is left to die at
+						break // the driver has survived all failpoints
 					}
 				}
 				<-n.Exited()
@@ -117,14 +117,14 @@ func TestInlineVolumeSurvivesACrashAtEveryStep(t *testing.T) {
 				n.wantNothingLeft()
 			}
 			if steps < 2 {
-				t.Errorf("the driver died %d times: the failpoints are not there", steps)
+				t.Errorf("the driver died only %d times: was it built with the tag failpoint?", steps)
 			}
 			t.Logf("the driver died %d times", steps)
 		})
 	}
 }
 
-// isQuiet: the driver is alive when the trash is empty.
+// isQuiet waits until the trash is empty, and says whether the driver is then alive.
 func (n *node) isQuiet() bool {
 	n.t.Helper()
 	quiet := false
@@ -149,7 +149,7 @@ func TestLeftoversOfDeadPodsAreRemovedAndThoseOfLivePodsKept(t *testing.T) {
 	managed, err := n.create("ns", "pvc-1")
 	n.Must(err)
 	n.Kill()
-	// A reboot: nothing is mounted any more; one of the pods has gone with its directory.
+	// As after a reboot: nothing is mounted, and the directory of one pod no longer exists.
 	for _, v := range []volumeOf{dead, live} {
 		n.Must(syscall.Unmount(n.target(v), 0))
 	}
@@ -166,8 +166,8 @@ func TestLeftoversOfDeadPodsAreRemovedAndThoseOfLivePodsKept(t *testing.T) {
 	}
 }
 
-// The pool's disk is away when the pod ends: kubelet is not held up, and the volume goes when the
-// disk is back.
+// The pool's disk is missing when the pod ends. The unpublish succeeds all the same, and the volume
+// is deleted when the disk is back.
 func TestUnpublishWithoutItsPoolLeavesTheVolumeToTheSweep(t *testing.T) {
 	n := newNode(t, "[]")
 	v := inline(podA, "v")
@@ -219,6 +219,6 @@ func TestInlineVolumesOfTwoPodsAreApart(t *testing.T) {
 	n.Must(n.unpublish(b))
 	n.wantContent(filepath.Join(n.target(a), "file"), content)
 	if !volume.IsInlineHandle(a.handle) {
-		t.Errorf("%q is not taken for kubelet's", a.handle)
+		t.Errorf("%q is not recognised as a handle of kubelet", a.handle)
 	}
 }

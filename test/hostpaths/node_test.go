@@ -1,6 +1,5 @@
-// Package hostpaths holds the driver to what pods may have of their node: paths that the operator
-// allows, and volumes that live with the pod. It runs the driver as its own process and speaks to
-// it as kubelet does.
+// Package hostpaths tests what pods can get from their node: paths that the operator allows, and
+// volumes that live with the pod. It runs the driver as a process and makes kubelet's calls.
 package hostpaths
 
 import (
@@ -32,7 +31,7 @@ const (
 	content = "precious"
 )
 
-// driver is the path of the driver with failpoints, which the first test makes for all.
+// driver builds the driver with failpoints at the first call, and returns its path.
 var driver func() (string, error)
 
 func TestMain(m *testing.M) {
@@ -50,21 +49,22 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// node is a node: a pool, a kubelet's directory and files of the host, and the driver that serves
-// them.
+// node is a node with a pool, a directory that stands for kubelet's, files of the host, and a
+// driver.
 type node struct {
 	*fixture.Driver
 
 	t *testing.T
 }
 
-// newNode starts a driver with those rules; {srv} in them is the host's directory.
+// newNode starts a driver with these rules. {srv} in the rules is replaced by the directory with
+// the host's files.
 func newNode(t *testing.T, rules string) *node {
 	t.Helper()
 	disks.RequireRoot(t)
 	n := &node{t: t}
 	dir := t.TempDir()
-	t.Cleanup(n.unmountAll) // when the driver has been killed, and before the directory is removed
+	t.Cleanup(n.unmountAll) // runs after the driver was killed and before the directory is removed
 	binary, err := driver()
 	fixture.Must(t, err)
 	n.Driver = fixture.NewDriver(t, process.Options{Binary: binary, Dir: dir})
@@ -79,7 +79,7 @@ func newNode(t *testing.T, rules string) *node {
 	return n
 }
 
-// unmountAll takes everything off that is mounted: nothing is ever removed through a mount.
+// unmountAll removes all mounts, so that the cleanup removes no file through a mount.
 func (n *node) unmountAll() {
 	for _, m := range slices.Backward(n.Mounts()) {
 		if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
@@ -118,13 +118,13 @@ func (n *node) wantCode(err error, code codes.Code, words ...string) {
 	}
 }
 
-// volumes are the directories of the pool's volumes.
+// volumes returns the names of the directories of the pool's volumes.
 func (n *node) volumes() []string {
 	n.t.Helper()
 	return n.Entries("pool", "volumes")
 }
 
-// wantNothingLeft looks at the mounts, and waits until the pool is empty.
+// wantNothingLeft checks that nothing is mounted, and waits until the pool is empty.
 func (n *node) wantNothingLeft() {
 	n.t.Helper()
 	if m := n.Mounts(); len(m) > 0 {
@@ -140,13 +140,13 @@ func (n *node) wantNothingLeft() {
 		func() any { return left() })
 }
 
-// pod is what kubelet knows of one.
+// pod is what kubelet knows of a pod.
 type pod struct{ uid, namespace string }
 
-// volumeOf is one volume of a pod, as kubelet asks for it.
+// volumeOf is one volume of a pod, with what kubelet puts into its calls.
 type volumeOf struct {
 	pod        pod
-	name       string // in the pod
+	name       string // the volume's name in the pod
 	handle     string
 	inline     bool
 	readOnly   bool
@@ -155,14 +155,14 @@ type volumeOf struct {
 	attributes map[string]string
 }
 
-// inline is a volume that is written in the pod. Its handle is kubelet's (pkg/volume/csi,
+// inline returns a volume that is written in the pod. Kubelet makes its handle (pkg/volume/csi,
 // makeVolumeHandle).
 func inline(p pod, name string, attributes ...string) volumeOf {
 	handle := fmt.Sprintf("csi-%x", sha256.Sum256([]byte(p.uid+name)))
 	return volumeOf{pod: p, name: name, handle: handle, inline: true, attributes: pairs(attributes)}
 }
 
-// persistent is a volume of a PV that somebody wrote, or that a class made.
+// persistent returns a volume of a PersistentVolume, written by hand or made by a class.
 func persistent(p pod, handle string, attributes ...string) volumeOf {
 	return volumeOf{pod: p, name: "pv", handle: handle, attributes: pairs(attributes)}
 }
@@ -193,8 +193,8 @@ func (v volumeOf) capability() *csi.VolumeCapability {
 	}
 }
 
-// kubeletSays are the attributes with the pod's information over what the user wrote
-// (getPodInfoAttrs and mergeMap).
+// kubeletSays returns the attributes of kubelet's call: the user's, and the pod's information,
+// which replaces attributes of the same name (getPodInfoAttrs and mergeMap).
 func (v volumeOf) kubeletSays() map[string]string {
 	all := maps.Clone(v.attributes)
 	maps.Copy(all, map[string]string{
@@ -207,7 +207,7 @@ func (v volumeOf) kubeletSays() map[string]string {
 	return all
 }
 
-// kubeletWrites is what kubelet keeps beside a target (saveVolumeData in
+// kubeletWrites returns the file that kubelet writes beside a target (saveVolumeData in
 // pkg/volume/csi/csi_util.go).
 func (v volumeOf) kubeletWrites() string {
 	lifecycle := "Persistent"
@@ -223,7 +223,7 @@ func (v volumeOf) kubeletWrites() string {
 	)
 }
 
-// publish stages what is not inline and publishes it; the pod's directory is there before.
+// publish makes the pod's directory, stages the volume unless it is inline, and publishes it.
 func (n *node) publish(v volumeOf) error { return n.publishWith(v, v.kubeletSays()) }
 
 func (n *node) publishWith(v volumeOf, attributes map[string]string) error {
@@ -262,13 +262,13 @@ func (n *node) unpublish(v volumeOf) error {
 	return err
 }
 
-// endPod removes the pod's directory, as kubelet does when its volumes are gone.
+// endPod removes the pod's directory, as kubelet does after the pod's volumes were unpublished.
 func (n *node) endPod(p pod) {
 	n.t.Helper()
 	n.Must(os.RemoveAll(filepath.Join(n.KubeletDir(), "pods", p.uid)))
 }
 
-// startUnready starts a driver whose pool cannot be opened, and waits until it answers.
+// startUnready starts a driver whose pool cannot be opened, and waits until the driver answers.
 func startUnready(n *node) (*process.Process, error) {
 	p, err := process.Start(n.Options())
 	if err != nil {

@@ -27,7 +27,7 @@ var (
 const everything = "[{path: '{srv}', inline: true}, " +
 	"{path: '{srv}/null', types: [CharDevice], inline: true}, {path: '{srv}/loop', types: [BlockDevice], inline: true}]"
 
-// putAll makes something of each type that must exist.
+// putAll makes a file of each type that must exist before it can be published.
 func (n *node) putAll() {
 	n.t.Helper()
 	n.mkdir("srv/dir")
@@ -53,8 +53,8 @@ var wayOfType = map[volume.Type]struct {
 	volume.BlockDevice:       {"loop", os.ModeDevice},
 }
 
-// Each type, through a PV that an administrator wrote (no CreateVolume), a class, and an inline
-// volume; each call twice.
+// Each type is published through a PersistentVolume written by hand (without CreateVolume), through
+// a class, and as an inline volume. Each call is made twice.
 func TestEveryTypeByPVClassAndInlineVolume(t *testing.T) {
 	n := newNode(t, everything)
 	n.putAll()
@@ -72,14 +72,14 @@ func TestEveryTypeByPVClassAndInlineVolume(t *testing.T) {
 				}
 				info, err := os.Lstat(n.target(v))
 				if err != nil || info.Mode().Type() != way.kind {
-					t.Errorf("the target has mode %v, %v, want type %v", info.Mode(), err, way.kind)
+					t.Errorf("the target has mode %v, %v, want the type %v", info.Mode(), err, way.kind)
 				}
 				n.wantStats(v)
 				for range 2 {
 					n.Must(n.unpublish(v))
 				}
 				if _, err := os.Lstat(n.Path("srv", way.name)); err != nil {
-					t.Errorf("what is referenced is gone: %v", err)
+					t.Errorf("the host's file no longer exists: %v", err)
 				}
 			})
 		}
@@ -88,8 +88,8 @@ func TestEveryTypeByPVClassAndInlineVolume(t *testing.T) {
 	n.wantNothingLeft()
 }
 
-// ofClass asks for a volume of a class as external-provisioner does, and returns it with the
-// attributes of its PV.
+// ofClass creates a volume of a class as external-provisioner does, and returns the volume with the
+// attributes of its PersistentVolume.
 func (n *node) ofClass(p pod, name string, attributes ...string) volumeOf {
 	n.t.Helper()
 	resp, err := n.create(p.namespace, name, attributes...)
@@ -133,7 +133,7 @@ func TestPodsOnOnePathSeeTheSameFilesAtOnce(t *testing.T) {
 	at, other := n.target(a), n.target(b)
 	n.write(filepath.Join(at, "file"), "one")
 	n.wantContent(filepath.Join(other, "file"), "one")
-	// Replaced as an editor and kubelet's own AtomicWriter do it.
+	// Editors and kubelet's AtomicWriter replace a file by a rename.
 	n.write(filepath.Join(at, "file.tmp"), "two")
 	n.Must(os.Rename(filepath.Join(at, "file.tmp"), filepath.Join(at, "file")))
 	n.wantContent(filepath.Join(other, "file"), "two")
@@ -162,14 +162,14 @@ func TestReadOnlyRootIsReadOnlyWithWhatIsMountedBelow(t *testing.T) {
 		}
 	}
 	n.Must(n.unpublish(v))
-	n.write(n.Path("srv/disk/host"), content) // the host's own mount is still there, and writable
+	n.write(n.Path("srv/disk/host"), content) // the host's own mount still exists and is writable
 	missing := persistent(podA, "pv", "path", n.Path("srv/new"), "type", "DirectoryOrCreate", "mode",
 		"0777")
 	n.wantCode(n.publish(missing), codes.FailedPrecondition, "read-only")
 }
 
-// kubelet asks for every volume again after its own restart; the pod goes on with the file that it
-// has, as with hostPath.
+// After its own restart kubelet publishes every volume again. The pod keeps the file that it has,
+// as with hostPath.
 func TestPublishedPathStaysPublishedWhenSomethingElseTakesItsPlace(t *testing.T) {
 	n := newNode(t, everything)
 	for title, v := range map[string]volumeOf{
@@ -189,13 +189,13 @@ func TestPublishedPathStaysPublishedWhenSomethingElseTakesItsPlace(t *testing.T)
 			other.readOnly = true
 			n.wantCode(n.publish(other), codes.AlreadyExists)
 			if m := n.Mounts(); len(m) != 1 {
-				t.Errorf("mounted are %q", m)
+				t.Errorf("the mounts are %q", m)
 			}
 			n.Must(n.unpublish(v))
 			n.Must(n.publish(v))
 			n.wantContent(n.target(v), "new")
 			n.Must(unix.Unmount(n.target(v), 0))
-			n.Must(n.publish(v)) // nothing is taken for published that is not
+			n.Must(n.publish(v)) // the driver does not take the unmounted target for a published one
 			n.wantContent(n.target(v), "new")
 			n.Must(n.unpublish(v))
 		})
@@ -203,7 +203,7 @@ func TestPublishedPathStaysPublishedWhenSomethingElseTakesItsPlace(t *testing.T)
 	n.wantNothingLeft()
 }
 
-// A mount that is read-only keeps nobody from writing to a device.
+// A read-only mount of a device node does not prevent writing to the device.
 func TestDeviceIsNotOfferedReadOnly(t *testing.T) {
 	n := newNode(t, everything)
 	n.putAll()
@@ -217,7 +217,7 @@ func TestDeviceIsNotOfferedReadOnly(t *testing.T) {
 		n.wantCode(n.publish(v), codes.InvalidArgument, "read-only")
 	}
 	if m := n.Mounts(); len(m) > 0 {
-		t.Errorf("mounted all the same: %q", m)
+		t.Errorf("the refused call has mounted %q", m)
 	}
 }
 
@@ -251,15 +251,16 @@ func TestRefusalsNameWhatIsMissing(t *testing.T) {
 		t.Run(tc.title, func(t *testing.T) {
 			n.wantCode(n.publish(tc.v), tc.code, tc.words...)
 			if m := n.Mounts(); len(m) > 0 {
-				t.Errorf("mounted all the same: %q", m)
+				t.Errorf("the refused call has mounted %q", m)
 			}
-			n.Must(n.unpublish(tc.v)) // kubelet clears up after a failure
+			n.Must(n.unpublish(tc.v)) // kubelet unpublishes after a failure
 		})
 	}
 }
 
-// Without podInfoOnMount the pod's author writes what kubelet would: a namespace that is allowed, a
-// UID, and that the volume is not inline. The UID cannot be the one in the target path.
+// Without podInfoOnMount the author of a pod can write the attributes that kubelet would write: an
+// allowed namespace, a UID, and that the volume is not inline. The author cannot know the UID in
+// the target path.
 func TestForgedPodInformationIsRefused(t *testing.T) {
 	n := newNode(t, "[{path: '{srv}', namespaces: [team-a]}]")
 	forger := inline(podB, "v", "path", n.Path("srv"), "type", "Directory")
@@ -269,12 +270,13 @@ func TestForgedPodInformationIsRefused(t *testing.T) {
 		{volume.AttrPodNamespace: "team-a", volume.AttrEphemeral: "false", volume.AttrPodUID: podA.uid},
 		{volume.AttrPodNamespace: "team-a", volume.AttrEphemeral: "true", volume.AttrPodUID: "../" + podA.uid},
 		{volume.AttrPodNamespace: "team-a", volume.AttrPodUID: "."},
-		{volume.AttrPodNamespace: "team-a", volume.AttrPodUID: podB.uid}, // even if it knew it
+		// Even the right UID does not help the author.
+		{volume.AttrPodNamespace: "team-a", volume.AttrPodUID: podB.uid},
 	} {
 		maps.Copy(forged, forger.attributes)
 		n.wantCode(n.publishWith(forger, forged), codes.PermissionDenied, "podInfoOnMount")
 	}
-	// With it, kubelet's words stand over the author's.
+	// With podInfoOnMount kubelet's attributes replace the author's.
 	forger.attributes[volume.AttrPodNamespace] = "team-a"
 	forger.attributes[volume.AttrEphemeral] = "false"
 	n.wantCode(n.publish(forger), codes.PermissionDenied, `"team-b"`, "inline")
@@ -290,7 +292,7 @@ func TestSingleWriterOfAHostPath(t *testing.T) {
 		n.Must(n.publish(first))
 	}
 	n.wantCode(n.publish(second), codes.FailedPrecondition, "single writer")
-	n.Start() // the mount does not say whose it is, and kubelet's own file does
+	n.Start() // the mount does not show its volume; kubelet's file beside the target does
 	n.wantCode(n.publish(second), codes.FailedPrecondition, "single writer")
 	n.Must(n.publish(first))
 	n.Must(n.unpublish(second))
@@ -339,7 +341,7 @@ func TestClassWithAPath(t *testing.T) {
 	}
 }
 
-// checkReference asks the questions that a volume's ID alone answers.
+// checkReference makes the calls that need only the volume's ID.
 func (n *node) checkReference(v volumeOf) {
 	n.t.Helper()
 	ctx := context.Background()
@@ -371,7 +373,7 @@ func (n *node) checkReference(v volumeOf) {
 		!strings.Contains(other.GetMessage(), "elsewhere") {
 		n.t.Errorf("ValidateVolumeCapabilities with another path: %v, %v", other, err)
 	}
-	// Also when the caller has no volume context: the ID says what it was made of.
+	// The same without a volume context: the ID has a digest of the path and type.
 	foreign, err := n.Controller.ValidateVolumeCapabilities(
 		ctx,
 		&csi.ValidateVolumeCapabilitiesRequest{
