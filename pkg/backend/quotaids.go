@@ -1,11 +1,17 @@
 package backend
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"sync"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
+
+// maxDraws is how many quota IDs are tried for one volume. While half of the range is free, so many
+// draws never fail.
+const maxDraws = 1000
 
 // QuotaIDs allocates the quota IDs of one pool, each to one volume. It knows the IDs of the pool's
 // own volumes. Only the filesystem knows whether others use an ID.
@@ -15,18 +21,13 @@ type QuotaIDs struct {
 
 	mu   sync.Mutex
 	used map[volume.QuotaID]struct{}
-	next volume.QuotaID
 }
 
-// NewQuotaIDs allocates from a range of count quota IDs, from first on. The search for a free ID
-// starts at a place in the range that seed gives, so that two pools of a filesystem start apart.
-func NewQuotaIDs(first volume.QuotaID, count, seed uint64) *QuotaIDs {
-	return &QuotaIDs{
-		first: first,
-		count: count,
-		used:  make(map[volume.QuotaID]struct{}),
-		next:  first + volume.QuotaID(seed%count),
-	}
+// NewQuotaIDs allocates from a range of count quota IDs, from first on; count is a power of two. New
+// IDs are random: a pod may charge its files to any project ID, and so must not know its
+// neighbours'.
+func NewQuotaIDs(first volume.QuotaID, count uint64) *QuotaIDs {
+	return &QuotaIDs{first: first, count: count, used: make(map[volume.QuotaID]struct{})}
 }
 
 // Contains reports whether a quota ID is in the range.
@@ -35,11 +36,11 @@ func (q *QuotaIDs) Contains(id volume.QuotaID) bool {
 }
 
 // Allocate returns a quota ID that no volume of the pool has, and of which isFree, which asks the
-// filesystem, returns true. Errors: ErrNoSpace if there is none.
+// filesystem, returns true. Errors: ErrNoSpace if it finds none.
 func (q *QuotaIDs) Allocate(isFree func(volume.QuotaID) (bool, error)) (volume.QuotaID, error) {
-	for range q.count {
-		id, ok := q.advance()
-		if !ok {
+	for range maxDraws {
+		id := q.draw()
+		if !q.Reserve(id) {
 			continue
 		}
 		free, err := isFree(id)
@@ -51,20 +52,14 @@ func (q *QuotaIDs) Allocate(isFree func(volume.QuotaID) (bool, error)) (volume.Q
 			return 0, err
 		}
 	}
-	return 0, fmt.Errorf("%w: every quota ID from %d on is taken", volume.ErrNoSpace, q.first)
+	return 0, fmt.Errorf("%w: of %d quota IDs that were drawn from %d on, each is taken",
+		volume.ErrNoSpace, maxDraws, q.first)
 }
 
-// advance takes the next quota ID; false if a volume has it.
-func (q *QuotaIDs) advance() (volume.QuotaID, bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	id := q.next
-	q.next = q.first + volume.QuotaID(uint64(q.next-q.first+1)%q.count)
-	if _, taken := q.used[id]; taken {
-		return 0, false
-	}
-	q.used[id] = struct{}{}
-	return id, true
+func (q *QuotaIDs) draw() volume.QuotaID {
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // never fails
+	return q.first + volume.QuotaID(binary.NativeEndian.Uint64(random[:])%q.count)
 }
 
 // Reserve takes one quota ID; false if a volume has it already, or if it is not in the range.

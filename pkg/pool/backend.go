@@ -57,7 +57,7 @@ func (p *Pool) checkQuota(ctx context.Context, d openat.Dir) error {
 
 func (p *Pool) detect(ctx context.Context, d openat.Dir) (backend.Backend, error) {
 	return detect.Backend(ctx, d, detect.Options{
-		RequireQuota: p.opts.RequireQuota, IgnoreQuota: p.opts.IgnoreQuota, Pool: p.id,
+		RequireQuota: p.opts.RequireQuota, IgnoreQuota: p.opts.IgnoreQuota,
 	})
 }
 

@@ -56,7 +56,7 @@ func (o *Offline) OpenVolume(id volume.ID) (openat.Dir, error) {
 // QuotaID is what the filesystem counts the data of a volume's directory under.
 func (o *Offline) QuotaID(ctx context.Context, d openat.Dir) (volume.QuotaID, error) {
 	// Quotas stay as they are.
-	b, err := detect.Backend(ctx, o.dir.Root, detect.Options{IgnoreQuota: true, Pool: o.dir.ID})
+	b, err := detect.Backend(ctx, o.dir.Root, detect.Options{IgnoreQuota: true})
 	if err != nil {
 		return 0, err
 	}

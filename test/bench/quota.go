@@ -23,7 +23,7 @@ func (b *bench) quotas(ctx context.Context) error {
 	}
 	defer root.Close()
 	backends := []backend.Backend{plain.Plain{}}
-	projects, ok, err := projquota.Open(root, projquota.Enforce, 0)
+	projects, ok, err := projquota.Open(root, projquota.Enforce)
 	if err != nil {
 		return err
 	}

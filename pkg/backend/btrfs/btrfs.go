@@ -57,8 +57,8 @@ var (
 
 // Open returns the backend for the filesystem of a directory; false if that is not btrfs. If its
 // quotas cannot be turned on, the backend does not enforce sizes. The directory stays open while
-// the backend is used, and the caller closes it. seed is that of backend.NewQuotaIDs.
-func Open(log klog.Logger, root *os.File, mode Mode, seed uint64) (*Btrfs, bool, error) {
+// the backend is used, and the caller closes it.
+func Open(log klog.Logger, root *os.File, mode Mode) (*Btrfs, bool, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(root.Fd()), &st); err != nil {
 		return nil, false, err
@@ -68,7 +68,7 @@ func Open(log klog.Logger, root *os.File, mode Mode, seed uint64) (*Btrfs, bool,
 	}
 	b := &Btrfs{
 		fs:       filesystem{root: root},
-		quotaIDs: backend.NewQuotaIDs(firstQuotaID, quotaIDCount, seed<<8),
+		quotaIDs: backend.NewQuotaIDs(firstQuotaID, quotaIDCount),
 	}
 	if mode == Lift {
 		return b, true, nil

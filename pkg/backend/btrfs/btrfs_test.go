@@ -23,7 +23,7 @@ import (
 func opener(mode Mode) func(testing.TB, *os.File) backend.Backend {
 	return func(t testing.TB, root *os.File) backend.Backend {
 		t.Helper()
-		b, ok, err := Open(klog.Background(), root, mode, 7)
+		b, ok, err := Open(klog.Background(), root, mode)
 		if err != nil || !ok {
 			t.Fatalf("open: %t, %v", ok, err)
 		}
@@ -109,7 +109,7 @@ func newVolume(
 	t.Helper()
 	subject := newSubject(kind)(t)
 	root := open(t, subject.Dir)
-	b, ok, err := Open(klog.Background(), root, Enforce, 0)
+	b, ok, err := Open(klog.Background(), root, Enforce)
 	if err != nil || !ok {
 		t.Fatal(ok, err)
 	}
@@ -280,7 +280,7 @@ func TestQuotasTurnedOffAndOnAgainArePutRight(t *testing.T) {
 		if err := ioctl(root, iocQuotaCtl, "disable quotas", &quotaArgs{cmd: 2}); err != nil {
 			t.Fatal(err)
 		}
-		b, _, err := Open(klog.Background(), root, Enforce, 0)
+		b, _, err := Open(klog.Background(), root, Enforce)
 		if err != nil || !b.Enforces() {
 			t.Fatalf("open: %v", err)
 		}

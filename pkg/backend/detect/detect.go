@@ -5,7 +5,6 @@ package detect
 import (
 	"context"
 	"fmt"
-	"hash/fnv"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -25,9 +24,6 @@ type Options struct {
 	RequireQuota bool
 	// IgnoreQuota makes volumes without limits, and removes the limits of those that have one.
 	IgnoreQuota bool
-	// Pool is the pool that has the directory. Two pools of one filesystem begin to search for free
-	// quota IDs at different IDs.
-	Pool volume.PoolID
 }
 
 // Backend returns the backend for the filesystem of a directory. On btrfs it turns quotas on, if
@@ -45,18 +41,15 @@ func Backend(ctx context.Context, root openat.Dir, opts Options) (backend.Backen
 }
 
 func open(ctx context.Context, root openat.Dir, opts Options) (backend.Backend, error) {
-	hash := fnv.New32a()
-	hash.Write([]byte(opts.Pool))
-	seed := uint64(hash.Sum32())
 	subvolumes, projects := btrfs.Enforce, projquota.Enforce
 	if opts.IgnoreQuota {
 		subvolumes, projects = btrfs.Lift, projquota.Lift
 	}
-	b, ok, err := btrfs.Open(klog.FromContext(ctx), root.File, subvolumes, seed)
+	b, ok, err := btrfs.Open(klog.FromContext(ctx), root.File, subvolumes)
 	if ok || err != nil {
 		return b, err
 	}
-	q, ok, err := projquota.Open(root.File, projects, seed)
+	q, ok, err := projquota.Open(root.File, projects)
 	if ok || err != nil {
 		return q, err
 	}

@@ -17,7 +17,8 @@ import (
 )
 
 // The project IDs of volumes. kubelet uses IDs from 1048577 on (k8s.io/kubernetes
-// pkg/volume/util/fsquota/common, FirstQuota) and people use small ones: these are far from both.
+// pkg/volume/util/fsquota/common, FirstQuota) and people use small ones (/etc/projects): these are
+// far from both. A new one is random, so that no pod can guess its neighbour's.
 // ID 0 means no project; its limits would be those of every project without limits of its own.
 const (
 	firstQuotaID volume.QuotaID = 1 << 30
@@ -50,20 +51,20 @@ var (
 
 // Open returns the backend for the filesystem of a directory; false if the filesystem does not
 // enforce project quotas. The directory stays open while the backend is used, and the caller closes
-// it. seed is that of backend.NewQuotaIDs. Errors: ErrUnavailable if the quotas cannot be set.
-func Open(root *os.File, mode Mode, seed uint64) (*ProjectQuota, bool, error) {
+// it. Errors: ErrUnavailable if the quotas cannot be set.
+func Open(root *os.File, mode Mode) (*ProjectQuota, bool, error) {
 	q, ok, err := findQuota(root)
 	if err != nil || !ok {
 		return nil, false, err
 	}
-	return newBackend(q, mode, seed), true, nil
+	return newBackend(q, mode), true, nil
 }
 
-func newBackend(q quota, mode Mode, seed uint64) *ProjectQuota {
+func newBackend(q quota, mode Mode) *ProjectQuota {
 	return &ProjectQuota{
 		quota:    q,
 		mode:     mode,
-		quotaIDs: backend.NewQuotaIDs(firstQuotaID, quotaIDCount, seed),
+		quotaIDs: backend.NewQuotaIDs(firstQuotaID, quotaIDCount),
 	}
 }
 
@@ -92,7 +93,7 @@ func (p *ProjectQuota) Make(
 		f, err := backend.MakeEmpty(dir, spec)
 		return f, 0, err
 	}
-	quotaID, err := p.quotaIDs.Allocate(p.quota.unused)
+	quotaID, err := p.quotaIDs.Allocate(p.quota.isFree)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -18,7 +18,7 @@ func TestFilesystemWithoutQuotasIsNotUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	if _, ok, err := Open(root, Enforce, 0); ok || err != nil {
+	if _, ok, err := Open(root, Enforce); ok || err != nil {
 		t.Errorf("open: %t, %v; want false", ok, err)
 	}
 }

@@ -27,7 +27,7 @@ var filesystems = []string{disks.Ext4, disks.XFS}
 func opener(mode Mode) func(testing.TB, *os.File) backend.Backend {
 	return func(t testing.TB, root *os.File) backend.Backend {
 		t.Helper()
-		b, ok, err := Open(root, mode, 7)
+		b, ok, err := Open(root, mode)
 		if err != nil || !ok {
 			t.Fatalf("open: %t, %v", ok, err)
 		}
@@ -72,7 +72,7 @@ func TestConformanceByDevice(t *testing.T) {
 			if err != nil || !ok || q.device == nil {
 				t.Fatalf("find: %+v, %t, %v", q, ok, err)
 			}
-			return newBackend(q, mode, 7)
+			return newBackend(q, mode)
 		}
 	}
 	for _, fstype := range filesystems {
@@ -225,7 +225,7 @@ func TestIDThatStillCountsStaysLimited(t *testing.T) {
 	for _, fstype := range filesystems {
 		t.Run(fstype, func(t *testing.T) {
 			subject := newSubject(fstype)(t)
-			b, _, err := Open(open(t, subject.Dir), Enforce, 0)
+			b, _, err := Open(open(t, subject.Dir), Enforce)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -244,8 +244,8 @@ func TestIDThatStillCountsStaysLimited(t *testing.T) {
 			if q, err := b.quota.get(quotaID); err != nil || q.blockHard == 0 {
 				t.Errorf("quota is %+v, %v; want its limit", q, err)
 			}
-			if free, err := b.quota.unused(quotaID); free || err != nil {
-				t.Errorf("unused: %t, %v", free, err)
+			if free, err := b.quota.isFree(quotaID); free || err != nil {
+				t.Errorf("free: %t, %v", free, err)
 			}
 			f.Close()
 			fixture.Eventually(t, "it counts no more", func() bool { return b.Release(quotaID) == nil })

@@ -123,11 +123,18 @@ func (q quota) get(id volume.QuotaID) (dqblk, error) {
 	}
 }
 
-// unused reports whether nothing counts for an ID. It may have a limit: that of an earlier volume
-// whose last file was freed late.
-func (q quota) unused(id volume.QuotaID) (bool, error) {
+// isFree reports whether nobody uses an ID: nothing counts for it, and it has no limit. An ID with a
+// limit may be that of a deleted volume, or of somebody who has not written anything yet.
+func (q quota) isFree(id volume.QuotaID) (bool, error) {
 	d, err := q.get(id)
-	return d.isUnused(), err
+	return d.isUnused() && d.limits() == (dqblk{}), err
+}
+
+// limits are what is limited of an ID.
+func (d dqblk) limits() dqblk {
+	return dqblk{
+		blockHard: d.blockHard, blockSoft: d.blockSoft, inodeHard: d.inodeHard, inodeSoft: d.inodeSoft,
+	}
 }
 
 func (d dqblk) isUnused() bool { return d.curSpace == 0 && d.curInodes == 0 }

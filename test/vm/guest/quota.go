@@ -22,7 +22,18 @@ const (
 	qifBlimits      = 1
 	qifIlimits      = 4
 	quotaBlock      = 1 << 10 // the unit of the limits
+
+	// From linux/fs.h.
+	fsIocFsgetxattr    = 0x801c581f
+	fsIocFssetxattr    = 0x401c5820
+	fsXflagProjinherit = 0x200
 )
+
+// fsxattr is struct fsxattr.
+type fsxattr struct {
+	Xflags, Extsize, Nextents, Projid, Cowextsize uint32
+	_                                             [8]byte
+}
 
 // dqblk is struct if_nextdqblk, which begins as struct if_dqblk.
 type dqblk struct {
@@ -87,6 +98,50 @@ func UnlimitInodes(t testing.TB, dir string, project uint32) {
 	if err := quotactl(dir, qSetquota, project, &dqblk{valid: qifIlimits}); err != nil {
 		t.Fatalf("Q_SETQUOTA of project %d: %v", project, err)
 	}
+}
+
+// ProjectOf returns the project ID of a directory or a regular file.
+func ProjectOf(path string) (uint32, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var a fsxattr
+	err = ioctl(f, fsIocFsgetxattr, &a)
+	return a.Projid, err
+}
+
+// SetProject gives a directory or a regular file a project ID. What is made in the directory later
+// inherits it. The owner of a file may do that.
+func SetProject(path string, project uint32) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	var a fsxattr
+	if err := ioctl(f, fsIocFsgetxattr, &a); err != nil {
+		return err
+	}
+	a.Projid = project
+	if info.IsDir() {
+		a.Xflags |= fsXflagProjinherit
+	}
+	return ioctl(f, fsIocFssetxattr, &a)
+}
+
+func ioctl(f *os.File, request uintptr, a *fsxattr) error {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request,
+		uintptr(unsafe.Pointer(a))) //nolint:gosec // the kernel's own structure
+	if errno != 0 {
+		return &os.PathError{Op: "ioctl", Path: f.Name(), Err: errno}
+	}
+	return nil
 }
 
 func (d dqblk) quota() Quota {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,18 +14,7 @@ import (
 const (
 	limit = 4 << 20 // bytes
 	block = 4 << 10
-
-	// From linux/fs.h and linux/quota.h: golang.org/x/sys/unix does not have them.
-	fsIocFsgetxattr    = 0x801c581f
-	fsIocFssetxattr    = 0x401c5820
-	fsXflagProjinherit = 0x200
 )
-
-// fsxattr is struct fsxattr.
-type fsxattr struct {
-	Xflags, Extsize, Nextents, Projid, Cowextsize uint32
-	_                                             [8]byte
-}
 
 // TestProjectQuotaHolds is what this machine is for: a directory with a project ID takes as much as
 // its limit and no more, and its neighbour does not notice.
@@ -39,7 +27,9 @@ func TestProjectQuotaHolds(t *testing.T) {
 			if err := os.Mkdir(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			setProject(t, dir, project)
+			if err := SetProject(dir, project); err != nil {
+				t.Fatal(err)
+			}
 			LimitProject(t, root, project, limit)
 
 			var written int64
@@ -69,35 +59,6 @@ func TestProjectQuotaHolds(t *testing.T) {
 				t.Errorf("df shows %d bytes, want the limit of %d", size, limit)
 			}
 		})
-	}
-}
-
-func setProject(t *testing.T, dir string, project uint32) {
-	t.Helper()
-	f, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var attributes fsxattr
-	ioctl(t, f, fsIocFsgetxattr, &attributes)
-	attributes.Projid = project
-	attributes.Xflags |= fsXflagProjinherit
-	ioctl(t, f, fsIocFssetxattr, &attributes)
-}
-
-func ioctl(t *testing.T, f *os.File, request uintptr, attributes *fsxattr) {
-	t.Helper()
-	_, _, errno := unix.Syscall(
-		unix.SYS_IOCTL,
-		f.Fd(),
-		request,
-		uintptr(
-			unsafe.Pointer(attributes),
-		),
-	) //nolint:gosec // the kernel's own structure, as fsxattr has it
-	if errno != 0 {
-		t.Fatalf("ioctl %#x: %v", request, errno)
 	}
 }
 

@@ -1,0 +1,86 @@
+//go:build vm
+
+package quotas
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	rights "github.com/csi-hostpath/csi-hostpath/test/pod"
+	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
+)
+
+// A pod knows the project ID of its volume, and may give its files any other. If IDs were
+// consecutive, the ones near it would be its neighbours'.
+func TestPodCannotGuessWhoseQuotaItUses(t *testing.T) {
+	const (
+		size = 8 * mib
+		near = 16 // IDs in each direction
+	)
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			n := newNode(t, guest.Disk(t, fstype), "guessed", "")
+			n.Start()
+			before, attacker, after := n.mustPublish("before", size), n.mustPublish("attacker", size),
+				n.mustPublish("after", size)
+			own, err := guest.ProjectOf(attacker.target)
+			n.Must(err)
+			for guess := own - near; guess <= own+near; guess++ {
+				if guess != own {
+					chargeTo(t, filepath.Join(attacker.target, fmt.Sprint(guess)), size*3/4, guess)
+				}
+			}
+			for _, neighbour := range []published{before, after} {
+				written, err := fill(filepath.Join(neighbour.target, "file"))
+				if err != nil || written < size-slack {
+					t.Errorf("a neighbour was full after %d bytes, %v, want %d", written, err, size)
+				}
+			}
+			for _, v := range []published{before, attacker, after} {
+				n.mustRemove(v)
+			}
+			n.wantNothingLeft()
+		})
+	}
+}
+
+// chargeTo makes a file of that size as a pod does, and charges it to a project.
+func chargeTo(t *testing.T, path string, bytes int64, project uint32) {
+	t.Helper()
+	rights.Run(t, func() error {
+		f, err := os.Create(path)
+		if err == nil {
+			err = unix.Fallocate(int(f.Fd()), 0, 0, bytes)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			return err
+		}
+		return guest.SetProject(path, project)
+	})
+}
+
+// published is a volume and where its pod sees it.
+type published struct{ id, target string }
+
+func (n *node) mustPublish(name string, size int64) published {
+	n.t.Helper()
+	id, err := n.create(n.t.Context(), name, volume.DirectoryOrCreate, size)
+	n.Must(err)
+	v := published{id: id, target: n.target(name)}
+	n.Must(n.publish(n.t.Context(), v.id, v.target))
+	return v
+}
+
+// mustRemove takes a volume away from its pod, and deletes it.
+func (n *node) mustRemove(v published) {
+	n.t.Helper()
+	n.Must(n.unpublish(n.t.Context(), v.id, v.target))
+	n.Must(n.delete(n.t.Context(), v.id))
+}
