@@ -1,6 +1,9 @@
 package copytree
 
-import "sync/atomic"
+import (
+	"fmt"
+	"sync/atomic"
+)
 
 // Stats counts what was copied.
 type Stats struct {
@@ -49,4 +52,11 @@ func (p *Progress) Stats() Stats {
 		LeftOut:        p.leftOut.Load(),
 		Vanished:       p.vanished.Load(),
 	}
+}
+
+// String says how far the copy is.
+func (p *Progress) String() string {
+	s := p.Stats()
+	return fmt.Sprintf("%d bytes in %d files and %d directories copied", s.Bytes, s.Files,
+		s.Directories)
 }

@@ -89,7 +89,7 @@ func (p *Pool) Status() (Status, error) {
 		return Status{}, err
 	}
 	committed, trash := p.ledger.Counts()
-	copies, copied := p.jobs.Stats()
+	copies, copied := p.countCopies()
 	return Status{
 		SizeBytes:      r.Size,
 		UsedBytes:      r.Used,

@@ -12,11 +12,12 @@ import (
 	"strings"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
@@ -41,9 +42,9 @@ type Pool struct {
 	backend        backend.Backend
 	filesystem     Filesystem
 	cloner         backend.Cloner
-	jobs           *copyjob.Jobs
+	jobs           *job.Jobs[*copytree.Progress]
 	copier         copying.Copier
-	calls          copyjob.CallGate
+	calls          job.CallGate
 	ledger         ledger.Ledger
 	foreign        foreignUse
 	growthFailures growthFailures
@@ -62,7 +63,7 @@ func Open(ctx context.Context, opts Options) (*Pool, error) {
 	if err := p.open(ctx); err != nil {
 		return nil, p.wrap(err)
 	}
-	p.jobs = copyjob.Start(ctx)
+	p.jobs = startCopies(ctx)
 	p.trash.Start(context.WithoutCancel(ctx))
 	return p, nil
 }

@@ -8,9 +8,9 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -29,7 +29,7 @@ func (p *Pool) CreateFrom(
 	ctx context.Context, req volume.CreateRequest, sources Sources,
 ) (volume.Volume, error) {
 	id := volume.NewID(p.id, req.Name)
-	return copyjob.Run(ctx, p.jobs, "volume "+id.String(), req,
+	return job.Run(ctx, p.jobs, "volume "+id.String(), req,
 		func(ctx context.Context, progress *copytree.Progress) (volume.Volume, error) {
 			return p.restore(ctx, id, req, sources, progress)
 		})

@@ -9,10 +9,10 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -26,7 +26,7 @@ func (p *Pool) CreateSnapshot(
 	ctx context.Context, req volume.SnapshotRequest,
 ) (volume.Snapshot, error) {
 	id := volume.NewSnapshotID(p.id, req.Name)
-	return copyjob.Run(ctx, p.jobs, "snapshot "+id.String(), req,
+	return job.Run(ctx, p.jobs, "snapshot "+id.String(), req,
 		func(ctx context.Context, progress *copytree.Progress) (volume.Snapshot, error) {
 			return p.createSnapshot(ctx, id, req, progress)
 		})

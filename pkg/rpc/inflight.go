@@ -98,7 +98,7 @@ func (f *inFlight) unlock(keys lockKeys) {
 // keysOf is what a call locks. Calls that only read lock nothing. Nor do calls that create a
 // volume, or create or delete a snapshot: what they change is published nowhere, and the pool gives
 // each name to one of them (pool/internal/catalog), or lets the same request join
-// (pool/internal/copyjob). The source of a copy may be published meanwhile; the pool keeps it from
+// (pkg/job). The source of a copy may be published meanwhile; the pool keeps it from
 // being deleted. The driver has no group calls. docs/design.md has all that excludes calls.
 func keysOf(req any) lockKeys {
 	switch r := req.(type) {

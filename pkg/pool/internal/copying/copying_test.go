@@ -10,6 +10,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/plain"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
@@ -29,7 +30,7 @@ func (cloning) Name() string { return "cloning" }
 // copier makes one copy at a time.
 func copier(b backend.Backend) *copying.Copier {
 	return &copying.Copier{
-		Backend: b, Throttle: copyjob.NewThrottle(1, 0), Yielder: &copyjob.CallGate{},
+		Backend: b, Throttle: copyjob.NewThrottle(1, 0), Yielder: &job.CallGate{},
 	}
 }
 

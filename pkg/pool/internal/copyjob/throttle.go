@@ -1,3 +1,4 @@
+// Package copyjob has the throttle that all copies of a pool share.
 package copyjob
 
 import (

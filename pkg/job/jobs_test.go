@@ -1,4 +1,4 @@
-package copyjob
+package job
 
 import (
 	"context"
@@ -12,9 +12,15 @@ import (
 	"github.com/go-logr/logr/funcr"
 	"k8s.io/klog/v2"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
+
+// done is the progress of the tests' jobs.
+type done string
+
+func (d done) String() string { return string(d) }
+
+var copying = Kind[done]{Noun: "copy", NewProgress: func() done { return "nothing copied" }}
 
 func TestLogSaysFromTimeToTimeHowFarACopyIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -25,10 +31,10 @@ func TestLogSaysFromTimeToTimeHowFarACopyIs(t *testing.T) {
 			defer mu.Unlock()
 			lines = append(lines, line)
 		}, funcr.Options{})
-		j := Start(t.Context())
+		j := Start(t.Context(), copying)
 		defer j.Close()
 		const takes = 2*progressInterval + time.Second
-		work := func(context.Context, *copytree.Progress) (string, error) {
+		work := func(context.Context, done) (string, error) {
 			time.Sleep(takes)
 			return "made", nil
 		}
@@ -42,7 +48,7 @@ func TestLogSaysFromTimeToTimeHowFarACopyIs(t *testing.T) {
 		if len(lines) != 2 {
 			t.Fatalf("a copy of %s has logged %q, want two lines", takes, lines)
 		}
-		for _, want := range []string{"A copy is under way", "snapshot s", "0 files", "copied in 30s"} {
+		for _, want := range []string{"A copy is under way", "snapshot s", "nothing copied in 30s"} {
 			if !strings.Contains(lines[0], want) {
 				t.Errorf("the log says %s, want %q in it", lines[0], want)
 			}
@@ -54,21 +60,21 @@ var errBroken = errors.New("the disk is broken")
 
 // copies has work that ends when a test says so.
 type copies struct {
-	jobs  *Jobs
+	jobs  *Jobs[done]
 	begun int
 	end   chan error
 }
 
 func newCopies(t *testing.T) *copies {
 	t.Helper()
-	c := &copies{jobs: Start(t.Context()), end: make(chan error)}
+	c := &copies{jobs: Start(t.Context(), copying), end: make(chan error)}
 	t.Cleanup(c.jobs.Close)
 	return c
 }
 
 // call returns what was made: the number of copies that have begun.
 func (c *copies) call(ctx context.Context, request int) (int, error) {
-	return Run(ctx, c.jobs, "x", request, func(context.Context, *copytree.Progress) (int, error) {
+	return Run(ctx, c.jobs, "x", request, func(context.Context, done) (int, error) {
 		c.begun++
 		made := c.begun
 		return made, <-c.end
@@ -147,17 +153,48 @@ func TestCallsOfOneRequestShareAJobAndItsResult(t *testing.T) {
 
 func TestKeptFailuresAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		j := Start(t.Context())
+		j := Start(t.Context(), copying)
 		defer j.Close()
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
 		for i := range maxUnreported + 10 {
 			_, _ = Run(gone, j, strings.Repeat("x", i), 1,
-				func(context.Context, *copytree.Progress) (int, error) { return 0, errBroken })
+				func(context.Context, done) (int, error) { return 0, errBroken })
 		}
 		synctest.Wait()
 		if n := len(j.unreportedFailures); n > maxUnreported {
 			t.Errorf("%d failures are kept, want at most %d", n, maxUnreported)
+		}
+	})
+}
+
+func TestStoppedJobHasEndedAndTheNextCallBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := Start(t.Context(), copying)
+		defer j.Close()
+		ended := 0
+		work := func(ctx context.Context, _ done) (int, error) {
+			<-ctx.Done()
+			ended++
+			return 0, ctx.Err()
+		}
+		var waiting sync.WaitGroup
+		waiting.Go(func() {
+			_, begun, err := RunOwning(t.Context(), j, "x", 1, work)
+			if !begun || !errors.Is(err, volume.ErrBusy) {
+				t.Errorf("the call of the stopped job: begun %v, %v, want ErrBusy", begun, err)
+			}
+		})
+		synctest.Wait()
+		for range 2 { // the second time there is nothing to stop
+			if err := j.Stop(t.Context(), "x"); err != nil || ended != 1 {
+				t.Errorf("Stop: %v, %d jobs have ended, want one", err, ended)
+			}
+		}
+		waiting.Wait()
+		again := func(context.Context, done) (int, error) { return 7, nil }
+		if made, err := Run(t.Context(), j, "x", 1, again); made != 7 || err != nil {
+			t.Errorf("the next call: %d, %v, want a new job", made, err)
 		}
 	})
 }

@@ -1,24 +1,22 @@
-package copyjob
+package job
 
 import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 )
 
 const (
 	// yieldAtMost is how long background work waits for calls to end.
 	yieldAtMost = 20 * time.Millisecond
-	// grace is how long background work then goes on beside calls, so that the copies of a busy
+	// grace is how long background work then goes on beside calls, so that the jobs of a busy
 	// pool come to an end.
 	grace = yieldAtMost / 4
 	// recentWindow is how long after a call another one is expected.
 	recentWindow = 100 * time.Millisecond
 )
 
-// CallGate counts the calls that somebody waits for. Background work, a copy or a purge, asks the
+// CallGate counts the calls that somebody waits for. Background work, a job or a purge, asks the
 // gate between two files whether it may go on. A filesystem's journal and a disk's queue know no
 // priorities: what background work has put there delays the next call. The zero value is ready.
 type CallGate struct {
@@ -28,8 +26,6 @@ type CallGate struct {
 	last  time.Time     // when the last call ended
 	until time.Time     // the end of the grace
 }
-
-var _ copytree.Yielder = (*CallGate)(nil)
 
 // Enter begins a call, Leave ends it. Neither ever waits.
 func (g *CallGate) Enter() {
