@@ -36,7 +36,7 @@ type Pool struct {
 	volumes        *kind[volume.Volume]
 	snapshots      *kind[volume.Snapshot]
 	charges        charges
-	snapshotBound  snapshotBound
+	unfinished     unfinishedSnapshots
 	commits        *groupsync.Group
 	ordered        bool // backend.HasOrderedJournal
 	backend        backend.Backend

@@ -44,11 +44,11 @@ func (p *Pool) createSnapshot(
 	if e, ok := p.snapshots.catalog.Get(id.Dir()); ok {
 		return p.existingSnapshot(e, req)
 	}
-	release, err := p.boundSnapshots(req.Source)
+	done, err := p.admitSnapshot(req.Source)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}
-	defer release()
+	defer done()
 	share := func() (*copySource, error) { return p.shareVolume(req.Source) }
 	c, err := p.beginCopy(ctx, share, progress)
 	if err != nil {
