@@ -11,12 +11,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// wantNoACLs checks a file and, of a directory, all below it.
+// wantNoACLs checks that a file, or a directory and everything below it, has no ACL.
 func wantNoACLs(t *testing.T, root string) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		if have := disks.ACLsOf(t, path); len(have) > 0 {
-			t.Errorf("%s has %v", path, have)
+			t.Errorf("%s has the ACLs %v, want none", path, have)
 		}
 		return err
 	})
@@ -25,7 +25,7 @@ func wantNoACLs(t *testing.T, root string) {
 	}
 }
 
-// poolDirs are the directories of a pool in which it makes things.
+// poolDirs returns the directories in which a pool makes files.
 func poolDirs() []string {
 	return []string{layout.VolumesDir, layout.SnapshotsDir, layout.TmpDir, layout.TrashDir}
 }
@@ -52,13 +52,13 @@ func TestDefaultACLAboveThePoolReachesNoVolume(t *testing.T) {
 				wantNoACLs(t, filepath.Join(p.opts.Path, dir))
 			}
 			if have := disks.ACLsOf(t, p.opts.Path); len(have) > 0 {
-				t.Errorf("the pool has %v", have)
+				t.Errorf("the pool's directory has the ACLs %v, want none", have)
 			}
 		})
 	}
 }
 
-// A pool of an older version has inherited them, and an administrator may set them.
+// The pools of older versions inherited default ACLs, and an administrator may set some.
 func TestDefaultACLsOfAPoolAreRemovedWhenItIsOpened(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
 		for _, dir := range append([]string{"."}, poolDirs()...) {

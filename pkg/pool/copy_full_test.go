@@ -19,16 +19,16 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// fullDisk is a filesystem that is going to be full.
+// fullDisk describes a filesystem that a test fills.
 type fullDisk struct {
 	name, fstype string
 	size         int64
 	mkfs         []string
 }
 
-// fullDisks copy in every way there is: block by block, by reflink, by the filesystem's own
-// snapshots. btrfs has its metadata among the data, as small disks do, or there would be room for a
-// snapshot on any full one.
+// fullDisks has a filesystem for each way to copy: block by block, by reflink, and by the
+// filesystem's own snapshots. btrfs mixes metadata with data, as on small disks. Otherwise a full
+// btrfs would still have room for a snapshot.
 func fullDisks() []fullDisk {
 	all := []fullDisk{
 		{"ext4", disks.Ext4, 80 * mib, []string{"-m", "0"}},
@@ -40,7 +40,7 @@ func fullDisks() []fullDisk {
 		func(d fullDisk) bool { return !slices.Contains(disks.Types(), d.fstype) })
 }
 
-// copiedVolume is what is copied on a full disk.
+// copiedVolume describes the volume that is copied on a full disk.
 type copiedVolume struct {
 	name string
 	spec volume.Spec
@@ -67,14 +67,14 @@ func fillDirectory(t *testing.T, data string) {
 	writeTree(t, data, tree)
 }
 
-// fillImage writes to two thirds of it.
+// fillImage writes to two thirds of the image.
 func fillImage(t *testing.T, data string) {
 	t.Helper()
 	fillHole(t, data, 4*mib, 12*mib)
 }
 
-// A copy that meets the end of the disk, wherever in it, leaves nothing, harms nobody, and succeeds
-// when there is room again.
+// A copy may fill the disk at any of its steps. It leaves nothing, changes no other volume, and
+// succeeds when there is room again.
 func TestCopyThatFillsTheDiskLeavesNothing(t *testing.T) {
 	for _, d := range fullDisks() {
 		for _, v := range copiedVolumes() {
@@ -89,7 +89,7 @@ func TestCopyThatFillsTheDiskLeavesNothing(t *testing.T) {
 func copyOnFullDisk(t *testing.T, d fullDisk, c copiedVolume) {
 	t.Helper()
 	disk := disks.New(t, d.fstype, d.size, disks.MkfsArgs(d.mkfs...))
-	// Overcommit takes the ledger out of the way: the disk itself has to say no.
+	// With this overcommit the ledger refuses nothing, so that the disk does.
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), Overcommit: 1e9})
 	req := request(t, "v", 16*mib)
 	req.Spec = c.spec
@@ -114,7 +114,7 @@ func copyOnFullDisk(t *testing.T, d fullDisk, c copiedVolume) {
 	}
 }
 
-// filledPool is a pool on a full disk, with a volume and a snapshot of it.
+// filledPool is a pool on a full disk, with a volume and a snapshot of the volume.
 type filledPool struct {
 	*Pool
 
@@ -124,7 +124,8 @@ type filledPool struct {
 	filler *os.File
 }
 
-// fullCopy is a copy that is tried again and again. It says where its data is, and deletes it.
+// fullCopy is a copy that a test repeats: make returns the path of its data, and undo deletes the
+// copy.
 type fullCopy struct {
 	name string
 	make func() (data string, err error)
@@ -163,8 +164,8 @@ func (f *filledPool) making(t *testing.T, name string, source volume.Source) ful
 	}
 }
 
-// untilItFits tries with some more room each time, so that the disk is full at another step of the
-// copy, and says how often it was.
+// untilItFits repeats the copy with more room each time, so that the disk is full at different
+// steps of the copy. It returns how often the disk was full.
 func (f *filledPool) untilItFits(t *testing.T, c fullCopy) (met int) {
 	t.Helper()
 	refill(t, f.filler)
@@ -187,11 +188,11 @@ func (f *filledPool) untilItFits(t *testing.T, c fullCopy) (met int) {
 	}
 }
 
-// wantCopied looks at a copy, and deletes it.
+// wantCopied compares the copy with its source, and deletes the copy.
 func (f *filledPool) wantCopied(t *testing.T, c fullCopy, data string) {
 	t.Helper()
 	if got := digest(t, data); got != f.want {
-		t.Errorf("%s: the copy is not what the source is", c.name)
+		t.Errorf("%s: the copy differs from the source", c.name)
 	}
 	if err := c.undo(); err != nil {
 		t.Fatal(err)
@@ -199,7 +200,7 @@ func (f *filledPool) wantCopied(t *testing.T, c fullCopy, data string) {
 	f.wantNothingBut(t, c.name)
 }
 
-// wantNothingBut: there is the volume and its snapshot, as they were.
+// wantNothingBut checks that the pool has only the volume and its snapshot, unchanged.
 func (f *filledPool) wantNothingBut(t *testing.T, after string) {
 	t.Helper()
 	waitPurged(t, f.Pool)
@@ -209,15 +210,15 @@ func (f *filledPool) wantNothingBut(t *testing.T, after string) {
 	wantLedger(t, f.Pool, f.volume.CapacityBytes+f.kept.HeldBytes, 0)
 	for _, data := range []string{dataPath(f.Pool, f.volume.ID), snapshotPath(f.Pool, f.kept.ID)} {
 		if digest(t, data) != f.want {
-			t.Errorf("after %s %s is not as it was", after, data)
+			t.Errorf("after %s %s was changed", after, data)
 		}
 	}
 }
 
-// refill lets a file take what has become free.
+// refill extends the file over all blocks that have become free.
 func refill(t *testing.T, f *os.File) {
 	t.Helper()
-	// btrfs gives space back with its next transaction
+	// btrfs frees blocks with its next transaction
 	if err := unix.Syncfs(int(f.Fd())); err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +229,7 @@ func refill(t *testing.T, f *os.File) {
 	takeAll(t, f, info.Size())
 }
 
-// digest is of a directory's files, or of a file.
+// digest returns a hash of a file, or of all files of a directory.
 func digest(t *testing.T, data string) string {
 	t.Helper()
 	h := sha256.New()
@@ -252,8 +253,8 @@ func digest(t *testing.T, data string) string {
 	return string(h.Sum(nil))
 }
 
-// What a quota ends in the middle leaves as little: here that of a volume that is made from one
-// which nobody held to its size.
+// A copy that exceeds a quota leaves nothing either. Here the source holds more than its size,
+// because its pool does not enforce sizes.
 func TestCopyThatMeetsAQuotaLeavesNothing(t *testing.T) {
 	lax := poolOn(t, disks.Ext4).opts
 	lax.Path += "-lax"
@@ -277,7 +278,7 @@ func TestCopyThatMeetsAQuotaLeavesNothing(t *testing.T) {
 		wantEntries(t, p, layout.VolumesDir)
 		wantLedger(t, p, 0, 0)
 		if digest(t, dataPath(source, v.ID)) != want {
-			t.Error("the source is not as it was")
+			t.Error("the source was changed")
 		}
 	})
 }

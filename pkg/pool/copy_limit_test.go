@@ -17,15 +17,15 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// treadmill is a pod that writes ahead of the copy of its file, and frees what has been copied: it
-// never has more than some chunks.
+// treadmill is a pod that writes ahead of the copy of its file, and frees the blocks that have been
+// copied. So the file never has more than some chunks.
 type treadmill struct {
 	t    *testing.T
 	file *os.File
 	next int64
 }
 
-// runAhead makes a file that does not end, before a copy gets to it.
+// runAhead makes the file before the copy begins.
 func runAhead(t *testing.T, dir string) *treadmill {
 	t.Helper()
 	f, err := os.Create(filepath.Join(dir, "endless"))
@@ -51,7 +51,7 @@ func (m *treadmill) WaitN(ctx context.Context, _ int) error {
 	return errors.Join(err, ctx.Err())
 }
 
-// growing are the copies of a volume of 16 MiB.
+// growing returns the copies of a volume of 16 MiB that the tests try.
 func growing(t *testing.T, p *Pool, v volume.Volume) map[string]func() error {
 	t.Helper()
 	return map[string]func() error{
@@ -67,8 +67,7 @@ func growing(t *testing.T, p *Pool, v volume.Volume) map[string]func() error {
 	}
 }
 
-// Nobody holds the driver to a quota on ext4, and a plain pool has none: the copy has a bound of
-// its own.
+// ext4 exempts the driver from quotas, and a plain pool has none. So the copy must limit itself.
 func TestPodThatWritesAheadOfACopyFillsNoDisk(t *testing.T) {
 	p := poolOn(t, disks.Ext4)
 	v := create(t, p, "v", 16*mib)
@@ -97,10 +96,10 @@ func TestPodThatWritesAheadOfACopyFillsNoDisk(t *testing.T) {
 	}
 }
 
-// What holds more than its size, because nobody enforces it, is not copied into a volume of that
-// size.
+// Where sizes are not enforced, a volume can hold more than its size. It is not copied into a
+// volume of that size.
 func TestVolumeThatHoldsMoreThanItsSizeHasToBeExpandedBeforeItIsCopied(t *testing.T) {
-	for _, fstype := range []string{disks.Ext4, disks.XFS} { // btrfs needs no copy for a snapshot
+	for _, fstype := range []string{disks.Ext4, disks.XFS} { // btrfs copies nothing for a snapshot
 		t.Run(fstype, func(t *testing.T) {
 			opts := poolOn(t, fstype).opts
 			opts.Path += "-lax"
@@ -127,7 +126,7 @@ func TestVolumeThatHoldsMoreThanItsSizeHasToBeExpandedBeforeItIsCopied(t *testin
 	}
 }
 
-// The blocks that a volume takes are what it has been promised, not the bytes in them.
+// A snapshot counts the blocks that it holds, not the bytes of its files.
 func TestSnapshotOfManySmallFilesHoldsTheirBlocks(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
 		const files = 1000
@@ -144,10 +143,10 @@ func TestSnapshotOfManySmallFilesHoldsTheirBlocks(t *testing.T) {
 		s := snapshot(t, p, "s", v.ID)
 		least := int64(files * 4096)
 		if p.cloner.ChargesWriter() {
-			least = files * 100 // btrfs has so small files in its metadata
+			least = files * 100 // btrfs keeps such small files in its metadata
 		}
 		if s.HeldBytes < least || s.HeldBytes > least+files*1000 {
-			t.Errorf("it holds %d bytes, want %d and what directories take", s.HeldBytes, least)
+			t.Errorf("the snapshot holds %d bytes, want %d and what directories take", s.HeldBytes, least)
 		}
 		if s.RestoreBytes != v.CapacityBytes {
 			t.Errorf("it is restored to %d bytes, want the size of its volume, %d", s.RestoreBytes,
@@ -160,8 +159,8 @@ func TestSnapshotOfManySmallFilesHoldsTheirBlocks(t *testing.T) {
 	})
 }
 
-// A volume that is expanded while it is cloned, and filled, does not make a clone that begins
-// beyond its own size.
+// A volume may be expanded and filled while it is cloned. The clone must not begin with more data
+// than its size.
 func TestCloneOfWhatIsExpandedMeanwhileIsNotBeyondItsSize(t *testing.T) {
 	for _, c := range []struct {
 		name        string
@@ -188,8 +187,7 @@ func TestCloneOfWhatIsExpandedMeanwhileIsNotBeyondItsSize(t *testing.T) {
 			}
 			fillHole(t, file, 4*mib, v.CapacityBytes+c.more)
 			close(g.opened)
-			// Whoever asks again for less than the source has by now would be refused for that:
-			// this call joins.
+			// A new call for less than the source's present size would be refused. This call joins the copy.
 			clone, err := p.CreateFrom(t.Context(), req, only{p})
 			if !errors.Is(err, c.wantErr) {
 				t.Fatalf("%v, want %v", err, c.wantErr)

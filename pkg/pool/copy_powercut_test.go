@@ -11,9 +11,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// What a power cut leaves is what is in the disk's image, without what the filesystem still has in
-// memory. (test/vm cuts the power of a kernel that has no simple quotas, and so no snapshots of
-// btrfs' own.)
+// A copy of the disk's image has what a power cut would leave: no data that the filesystem has only
+// in memory. (test/vm cuts the power of a kernel without simple quotas, where btrfs makes no
+// snapshots itself.)
 func TestCopiesThatWereAcknowledgedSurviveAPowerCut(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		for _, c := range copiedVolumes() {
@@ -49,7 +49,7 @@ func cutPowerUnderCopies(t *testing.T, disk disks.Disk, c copiedVolume) {
 		snapshotPath(p, taken.ID), dataPath(p, restored.ID), dataPath(p, cloned.ID),
 	} {
 		if digest(t, data) != want {
-			t.Errorf("%s is not what was copied", data)
+			t.Errorf("%s differs from the source", data)
 		}
 	}
 	if s, err := p.GetSnapshot(taken.ID); err != nil || s.HeldBytes != taken.HeldBytes ||
@@ -64,13 +64,13 @@ func cutPowerUnderCopies(t *testing.T, disk disks.Disk, c copiedVolume) {
 	}
 }
 
-// afterPowerCut opens the pool as it is on the disk now.
+// afterPowerCut opens the pool as it is on the disk at this moment.
 func afterPowerCut(t *testing.T, p *Pool, disk disks.Disk) *Pool {
 	t.Helper()
 	cut := filepath.Join(t.TempDir(), "cut.img")
 	mustRun(t, "cp", disk.Image, cut)
 	closePool(t, p)
-	// btrfs mounts only one of two filesystems of the same ID
+	// btrfs mounts only one of two filesystems with the same UUID
 	if err := unix.Unmount(disk.Dir, 0); err != nil {
 		t.Fatal(err)
 	}

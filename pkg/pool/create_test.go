@@ -77,7 +77,7 @@ func wantMade(t *testing.T, p *Pool, v volume.Volume, spec volume.Spec) {
 	data.Close()
 }
 
-// wantRecorded reads the record, which has what memory does not keep.
+// wantRecorded reads the record, which has also the facts that memory does not keep.
 func wantRecorded(t *testing.T, p *Pool, id volume.ID, owner volume.Owner, bytes int64) {
 	t.Helper()
 	v, err := p.volumes.read(p.volumes.dir, id.Dir(), id.Dir())
@@ -95,8 +95,8 @@ func TestCreateTwiceIsOneVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeTree(t, dataPath(p, first.ID), map[string]string{"file": "precious"})
-	first.Owner = volume.Owner{} // that is for the record
-	// What another request may say of the same volume.
+	first.Owner = volume.Owner{} // only the record has the owner
+	// Other requests that the same volume answers.
 	for _, size := range []volume.SizeRange{
 		req.Size, {}, {Required: 1}, {Limit: 2 * mib}, {Required: mib, Limit: 2 * mib},
 	} {
@@ -151,7 +151,7 @@ func TestSameNameForOtherThingsIsIncompatible(t *testing.T) {
 	wantLedger(t, p, mib, 0)
 }
 
-// A limit that nobody enforces would be a promise that is not kept.
+// The pool refuses an inode limit that its filesystem cannot enforce.
 func TestLimitOfInodesIsRefusedWhereNothingEnforcesIt(t *testing.T) {
 	req := request(t, "v", mib)
 	req.Spec.Inodes = 100
@@ -201,8 +201,8 @@ func TestCancelledCallLeavesNothing(t *testing.T) {
 	wantLedger(t, p, mib, 0)
 }
 
-// What somebody puts into volumes/ while the driver runs is neither replaced nor returned as the
-// volume asked for.
+// Somebody may put a directory into volumes/ while the driver runs. The driver neither replaces
+// that directory nor returns it as the requested volume.
 func TestDirectoryPutThereByHandIsNotTouched(t *testing.T) {
 	p := newPool(t)
 	byHand := map[string]string{"v/": "", "v/data/": "", "v/data/file": "precious"}
@@ -246,7 +246,7 @@ func TestRacingCreatesNeverOversell(t *testing.T) {
 	const clients, size = 32, 4 * mib
 	disk := disks.New(t, disks.Ext4, 0)
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
-	// Room for ten, and not for the few blocks that their records take as well.
+	// Room for ten volumes, without the few blocks that their records take.
 	p.opts.ReserveBytes = status(t, p).AvailableBytes - 10*size - size/2
 	errs := make([]error, clients)
 	var wg sync.WaitGroup
@@ -298,14 +298,14 @@ func isNoSpace(err error) bool {
 	return errors.Is(err, volume.ErrNoSpace) || errors.Is(err, syscall.ENOSPC)
 }
 
-// TestFullFilesystemLeaksNothing leaves a few blocks more each time, so that each step of a create
-// meets the end of the disk.
+// TestFullFilesystemLeaksNothing frees one more block each time, so that the disk is full at
+// different steps of a create.
 func TestFullFilesystemLeaksNothing(t *testing.T) {
 	size := map[string]int64{disks.Ext4: 16 * mib, disks.XFS: 300 * mib, disks.Btrfs: 128 * mib}
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
 			disk := disks.New(t, fstype, size[fstype], unreserved(fstype)...)
-			// Overcommit takes the ledger out of the way: the disk itself has to say no.
+			// With this overcommit the ledger refuses nothing, so that the disk does.
 			p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), Overcommit: 1000})
 			kept := create(t, p, "kept", 1)
 			filler := fill(t, filepath.Join(disk.Dir, "filler"))
@@ -327,15 +327,15 @@ func TestFullFilesystemLeaksNothing(t *testing.T) {
 				wantLedger(t, p, 1, 0)
 				giveBack(t, filler, block)
 			}
-			// which keeps its metadata where no file can fill it
+			// btrfs reserves room for its metadata that files cannot fill
 			if byDisk == 0 && fstype != disks.Btrfs {
-				t.Error("no create met the end of the disk")
+				t.Error("the disk refused no create")
 			}
 			if err := os.Remove(filler.Name()); err != nil {
 				t.Fatal(err)
 			}
 			filler.Close()
-			// btrfs gives space back with its next transaction
+			// btrfs frees blocks with its next transaction
 			if err := unix.Syncfs(p.layout.Root.FD()); err != nil {
 				t.Fatal(err)
 			}
@@ -346,8 +346,8 @@ func TestFullFilesystemLeaksNothing(t *testing.T) {
 	}
 }
 
-// unreserved lets ext4 keep nothing for root, so that the last block the ledger knows of is the
-// disk's last.
+// unreserved lets ext4 reserve no blocks for root, so that the ledger counts the same free blocks
+// as the disk.
 func unreserved(fstype string) []disks.Option {
 	if fstype == disks.Ext4 {
 		return []disks.Option{disks.MkfsArgs("-m", "0")}
@@ -355,7 +355,7 @@ func unreserved(fstype string) []disks.Option {
 	return nil
 }
 
-// fill takes all the space there is.
+// fill makes a file that takes all free space.
 func fill(t *testing.T, path string) *os.File {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
@@ -367,7 +367,7 @@ func fill(t *testing.T, path string) *os.File {
 	return f
 }
 
-// takeAll gives a file all the space there is, from an offset on.
+// takeAll extends a file over all free space, from an offset on.
 func takeAll(t *testing.T, f *os.File, size int64) {
 	t.Helper()
 	for chunk := int64(64 * mib); chunk >= 512; {

@@ -55,7 +55,8 @@ func TestDamagedVolumeKeepsItsNameAndCanBeDeleted(t *testing.T) {
 
 const xfsSpec = `"backing":"image","fsType":"xfs","allocation":"sparse"`
 
-// withSpec is a record of 1 MiB with more in its specification, and beside it.
+// withSpec returns the record of a volume of 1 MiB, with more fields in its specification and
+// beside it.
 func withSpec(spec string, more ...string) string {
 	text := `{"formatVersion":1,"name":"v","capacityBytes":1048576,"spec":{"type":"DirectoryOrCreate",` + spec + `}`
 	return strings.Join(append([]string{text}, more...), ",") + "}"
@@ -184,7 +185,7 @@ func TestRecordThatDisagreesWithItsDataIsCorrupt(t *testing.T) {
 	}
 }
 
-// What no CreateVolume could have made is left alone, and stays out of every list.
+// A directory that no CreateVolume could have made is left alone, and is in no list.
 func TestForeignEntryInVolumesIsLeftAlone(t *testing.T) {
 	p := newPool(t)
 	create(t, p, "v", mib)

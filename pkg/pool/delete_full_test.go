@@ -19,8 +19,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// brimful are disks that are going to have no block and no inode left. That of ext4 has few inodes,
-// so that both come to an end; small blocks have trash/ grow soon.
+// brimful returns disks that tests fill to the last block and the last inode. One ext4 has few
+// inodes, so that both run out. Another one has small blocks, so that trash/ soon has to grow.
 func brimful() []fullDisk {
 	all := []fullDisk{
 		{"ext4", disks.Ext4, 80 * mib, []string{"-m", "0", "-N", "1024"}},
@@ -42,12 +42,12 @@ func onEachBrimful(t *testing.T, test func(t *testing.T, disk disks.Disk)) {
 	}
 }
 
-// oversold is a pool whose ledger is out of the way: the disk itself has to say no.
+// oversold returns the options of a pool whose ledger refuses nothing, so that the disk does.
 func oversold(disk disks.Disk) Options {
 	return Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), Overcommit: 1e9}
 }
 
-// wantBrimful: not even an empty file can be made.
+// wantBrimful checks that not even a directory can be made.
 func wantBrimful(t *testing.T, disk disks.Disk) {
 	t.Helper()
 	if err := os.Mkdir(filepath.Join(disk.Dir, "one-more"), 0o700); !errors.Is(err, syscall.ENOSPC) {
@@ -55,7 +55,7 @@ func wantBrimful(t *testing.T, disk disks.Disk) {
 	}
 }
 
-// When the disk is full, everything can go, at the first call.
+// On a full disk everything can be deleted at the first call.
 func TestEverythingCanBeDeletedFromAFullDisk(t *testing.T) {
 	onEachBrimful(t, func(t *testing.T, disk disks.Disk) { //nolint:thelper // it is the test
 		p := openPool(t, oversold(disk))
@@ -64,17 +64,18 @@ func TestEverythingCanBeDeletedFromAFullDisk(t *testing.T) {
 		volumes, snapshots := one(t, p)
 		disk.Fill(t)
 		wantBrimful(t, disk)
-		for _, id := range volumes { // first: the purge of a snapshot holds its volume for a moment
+		// Volumes first, because the purge of a snapshot locks its volume for a moment.
+		for _, id := range volumes {
 			removeTwice(t, id, p.Delete)
 		}
 		for _, id := range snapshots {
 			removeTwice(t, id, p.DeleteSnapshot)
 		}
 		if got := p.List("", 100); len(got) != 1 || got[0].ID != bystander.ID {
-			t.Errorf("listed are %v, want the bystander alone", got)
+			t.Errorf("the list is %v, want only the bystander", got)
 		}
 		if got := p.ListSnapshots("", 100); len(got) > 0 {
-			t.Errorf("listed are the snapshots %v", got)
+			t.Errorf("the list of snapshots is %v, want none", got)
 		}
 		waitPurged(t, p)
 		waitEntries(t, p, layout.VolumesDir, "bystander")
@@ -85,8 +86,8 @@ func TestEverythingCanBeDeletedFromAFullDisk(t *testing.T) {
 	})
 }
 
-// wantMadeAnew: with room on the disk, the name is another volume's, which has nothing of the old
-// one.
+// wantMadeAnew makes room on the disk and creates a volume with the old name. The new volume must
+// have nothing of the old one.
 func wantMadeAnew(t *testing.T, p *Pool, disk disks.Disk, name string) {
 	t.Helper()
 	disk.Unfill(t)
@@ -96,7 +97,7 @@ func wantMadeAnew(t *testing.T, p *Pool, disk disks.Disk, name string) {
 	}
 }
 
-// one makes a volume of each kind, with content, and its snapshot.
+// one creates a volume of each kind, with content, and a snapshot of it.
 func one(t *testing.T, p *Pool) (volumes []volume.ID, snapshots []volume.SnapshotID) {
 	t.Helper()
 	for _, c := range copiedVolumes() {
@@ -113,7 +114,7 @@ func one(t *testing.T, p *Pool) (volumes []volume.ID, snapshots []volume.Snapsho
 	return volumes, snapshots
 }
 
-// removeTwice deletes at the first call, and once more.
+// removeTwice deletes twice. Both calls must succeed.
 func removeTwice[ID fmt.Stringer](t *testing.T, id ID, remove func(context.Context, ID) error) {
 	t.Helper()
 	for range 2 {
@@ -123,7 +124,7 @@ func removeTwice[ID fmt.Stringer](t *testing.T, id ID, remove func(context.Conte
 	}
 }
 
-// waitEntries waits until a directory of the pool has nothing but what is wanted.
+// waitEntries waits until a directory of the pool has exactly these entries.
 func waitEntries(t *testing.T, p *Pool, dirName string, want ...string) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%s/ has nothing but %q", dirName, want), func() bool {
@@ -131,7 +132,8 @@ func waitEntries(t *testing.T, p *Pool, dirName string, want ...string) {
 	})
 }
 
-// A trash/ that keeps what is deleted, and would have to grow for more, refuses nothing.
+// A trash/ with a retention would have to grow for more entries. On a full disk it still refuses no
+// deletion.
 func TestTrashOfAFullDiskRefusesNothing(t *testing.T) {
 	onEachBrimful(t, func(t *testing.T, disk disks.Disk) { //nolint:thelper // it is the test
 		opts := oversold(disk)
@@ -146,12 +148,12 @@ func TestTrashOfAFullDiskRefusesNothing(t *testing.T) {
 			removeTwice(t, id, p.Delete)
 		}
 		if got := p.List("", 100); len(got) > 0 {
-			t.Errorf("listed are %v", got)
+			t.Errorf("the list is %v, want none", got)
 		}
 	})
 }
 
-// The mark that a purge has begun needs no room either. (A full btrfs refuses every rename, so that
+// The mark for a purge that has begun needs no room either. (A full btrfs refuses every rename, so
 // the second delete finds the disk full.)
 func TestWhatTheTrashKeepsGoesWhenABtrfsIsFull(t *testing.T) {
 	for _, d := range brimful() {
@@ -175,7 +177,7 @@ func TestWhatTheTrashKeepsGoesWhenABtrfsIsFull(t *testing.T) {
 	}
 }
 
-// shown is a volume and its snapshot that a mount each shows, deleted from a full disk.
+// shown is a volume and its snapshot, deleted from a full disk, that two mounts still show.
 type shown struct {
 	volume   volume.ID
 	snapshot volume.SnapshotID
@@ -201,7 +203,8 @@ func deleteShown(t *testing.T, p *Pool, disk disks.Disk) shown {
 	return s
 }
 
-// wantDeleted: the pool has neither of them, nor takes what is left for anything.
+// wantDeleted checks that the pool has neither the volume nor the snapshot, and takes the remaining
+// data for no other volume.
 func (s shown) wantDeleted(t *testing.T, p *Pool) {
 	t.Helper()
 	if _, err := p.Get(s.volume); !errors.Is(err, volume.ErrNotFound) {
@@ -214,17 +217,18 @@ func (s shown) wantDeleted(t *testing.T, p *Pool) {
 		t.Errorf("get snapshot: %v, want ErrNotFound", err)
 	}
 	if v, s := p.List("", 10), p.ListSnapshots("", 10); len(v) != 1 || len(s) > 0 {
-		t.Errorf("listed are %v and %v, want the bystander alone", v, s)
+		t.Errorf("the lists are %v and %v, want only the bystander", v, s)
 	}
 	removeTwice(t, s.volume, p.Delete)
 	removeTwice(t, s.snapshot, p.DeleteSnapshot)
 	if v, err := p.Create(t.Context(), request(t, "v", mib)); !errors.Is(err, volume.ErrBusy) &&
 		!isNoSpace(err) {
-		t.Errorf("create: %v, %v, want ErrBusy, or no space where the old one is out of the way", v, err)
+		t.Errorf("create: %v, %v, want ErrBusy, or no space where the old one is in trash/", v, err)
 	}
 }
 
-// What a mount shows is not purged, and gone all the same: for each call, also of the next process.
+// Data that a mount shows is not purged. For every call, also in the next process, the volume is
+// deleted all the same.
 func TestVolumeDeletedFromAFullDiskIsNothingToAnybodyUntilItIsPurged(t *testing.T) {
 	onEachBrimful(t, func(t *testing.T, disk disks.Disk) { //nolint:thelper // it is the test
 		p := openPool(t, oversold(disk))
@@ -253,7 +257,8 @@ func TestVolumeDeletedFromAFullDiskIsNothingToAnybodyUntilItIsPurged(t *testing.
 	})
 }
 
-// A name whose last bearer is still there is nobody's yet, not even with room on the disk.
+// While the old volume is purged in place, its name cannot be given to a new one, even if the disk
+// has room.
 func TestNameOfAVolumeDeletedInPlaceIsBusy(t *testing.T) {
 	p := newPool(t)
 	v := create(t, p, "v", mib)
@@ -296,7 +301,7 @@ func TestNameOfAVolumeDeletedInPlaceIsBusy(t *testing.T) {
 	snapshot(t, p, "s", w.ID)
 }
 
-// Nobody loses a volume by a chmod(1) of the pool.
+// Only mode 07000 deletes a volume. A chmod(1) of the pool loses none.
 func TestNoOtherModeDeletesAVolume(t *testing.T) {
 	p := newPool(t)
 	v := create(t, p, "v", mib)
@@ -311,7 +316,7 @@ func TestNoOtherModeDeletesAVolume(t *testing.T) {
 	}
 }
 
-// What a power cut leaves is what is in the disk's image.
+// A copy of the disk's image has what a power cut would leave.
 func TestDeleteFromAFullDiskSurvivesAPowerCut(t *testing.T) {
 	onEachBrimful(t, func(t *testing.T, disk disks.Disk) { //nolint:thelper // it is the test
 		p := openPool(t, oversold(disk))
@@ -327,7 +332,7 @@ func TestDeleteFromAFullDiskSurvivesAPowerCut(t *testing.T) {
 		p = afterPowerCut(t, p, disk)
 		if v, s := p.List("", 10), p.ListSnapshots("", 10); len(v) != 1 || v[0].ID != bystander.ID ||
 			len(s) > 0 {
-			t.Errorf("listed are %v and %v, want the bystander alone", v, s)
+			t.Errorf("the lists are %v and %v, want only the bystander", v, s)
 		}
 		waitPurged(t, p)
 		waitEntries(t, p, layout.VolumesDir, "bystander")
@@ -336,7 +341,8 @@ func TestDeleteFromAFullDiskSurvivesAPowerCut(t *testing.T) {
 	})
 }
 
-// A driver that has died of it starts on a full disk, and removes what it was making.
+// A driver that was killed while it created a volume starts on the full disk and removes the
+// unfinished volume.
 func TestPoolOnAFullDiskOpensAndRemovesWhatIsUnfinished(t *testing.T) {
 	onEachBrimful(t, func(t *testing.T, disk disks.Disk) { //nolint:thelper // it is the test
 		p := openPool(t, oversold(disk))

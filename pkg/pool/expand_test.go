@@ -27,7 +27,7 @@ func TestExpandGivesTheSizeAndKeepsIt(t *testing.T) {
 	p := newPool(t)
 	v := create(t, p, "v", mib)
 	writeTree(t, dataPath(p, v.ID), map[string]string{"file": "precious"})
-	for range 2 { // the second finds it done
+	for range 2 { // the second call is a retry
 		if got, err := expand(t, p, v.ID, 3*mib, 0); got != 3*mib || err != nil {
 			t.Fatalf("expanded to %d, %v", got, err)
 		}
@@ -87,8 +87,8 @@ func TestExpandBeyondTheRoomLeavesTheVolumeAsItWas(t *testing.T) {
 	}
 }
 
-// TestExpandOnAFullDiskLeavesTheVolumeAsItWas leaves a few blocks more each time, so that each step
-// meets the end of the disk.
+// TestExpandOnAFullDiskLeavesTheVolumeAsItWas frees one more block each time, so that the disk is
+// full at different steps.
 func TestExpandOnAFullDiskLeavesTheVolumeAsItWas(t *testing.T) {
 	size := map[string]int64{disks.Ext4: 16 * mib, disks.XFS: 300 * mib, disks.Btrfs: 128 * mib}
 	for _, fstype := range disks.Types() {
@@ -103,7 +103,7 @@ func TestExpandOnAFullDiskLeavesTheVolumeAsItWas(t *testing.T) {
 				case err == nil:
 					capacity = got
 				case isNoSpace(err):
-					// by the ledger where a record is a single block, as on this ext4
+					// by the ledger if a record takes one block, as on this ext4
 					refused++
 				default:
 					t.Errorf("expand: %v, want ErrNoSpace or ENOSPC", err)
@@ -113,7 +113,7 @@ func TestExpandOnAFullDiskLeavesTheVolumeAsItWas(t *testing.T) {
 				giveBack(t, filler, block)
 			}
 			if refused == 0 {
-				t.Error("no expansion met the end of the disk")
+				t.Error("the disk refused no expansion")
 			}
 			p = restart(t, p)
 			if got, err := p.Get(v.ID); err != nil || got.CapacityBytes != capacity {
@@ -158,7 +158,7 @@ func TestExpandOfWhatCannotGrow(t *testing.T) {
 	}
 }
 
-// A volume that was made while sizes were not enforced is told of, and counted.
+// A volume that was created while sizes were not enforced is logged and counted.
 func TestVolumesThatAreNotHeldToTheirSizesAreCounted(t *testing.T) {
 	disk := disks.New(t, disks.Btrfs, 0)
 	opts := Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), IgnoreQuota: true}
@@ -172,7 +172,7 @@ func TestVolumesThatAreNotHeldToTheirSizesAreCounted(t *testing.T) {
 	p = openPool(t, opts)
 	create(t, p, "w", mib)
 	if got := status(t, p).Unenforced; got != 1 || !p.Filesystem().EnforcesSizes {
-		t.Errorf("%d volumes are unenforced, want the one of before", got)
+		t.Errorf("%d volumes are unenforced, want only the old one", got)
 	}
 	if _, err := expand(t, p, v.ID, 2*mib, 0); err != nil {
 		t.Error(err)
@@ -186,8 +186,8 @@ func TestVolumesThatAreNotHeldToTheirSizesAreCounted(t *testing.T) {
 	}
 }
 
-// A crash after the release of a quota leaves its number in the trash, and it may be another
-// volume's by then.
+// After a crash, an entry of the trash may have a quota ID that was released before the crash and
+// belongs to another volume now.
 func TestQuotaOfThePurgedIsNotTakenFromTheLiving(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	v := create(t, p, "v", 4*mib)
@@ -212,8 +212,9 @@ func TestQuotaOfThePurgedIsNotTakenFromTheLiving(t *testing.T) {
 	}
 }
 
-// A record that was copied with its volume has the quota ID twice. Of the two, the one that has not
-// got it must not change the limit of the other one, and has to go when it is deleted.
+// After an operator has copied a volume with its record, two records have the same quota ID. The
+// filesystem has it for one of the two volumes. The other volume must not change that limit, and
+// can be deleted.
 func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	first := create(t, p, "first", 4*mib)
@@ -231,11 +232,11 @@ func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
 	}
 	p = openPool(t, p.opts)
 	with, without := mustEntry(t, p, first.ID), mustEntry(t, p, second.ID)
-	if with.IsUnenforced { // whichever is found first
+	if with.IsUnenforced { // the start may find either of them first
 		with, without = without, with
 	}
 	if with.IsUnenforced || !without.IsUnenforced {
-		t.Fatal("want the size of one of them enforced")
+		t.Fatal("the sizes of both or of none are enforced, want one")
 	}
 	if _, err := expand(t, p, p.volumes.unpack(without).ID, 64*mib, 0); err != nil {
 		t.Fatal(err)

@@ -19,7 +19,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// createImage makes a volume called v.
+// createImage creates an image volume called v.
 func createImage(t *testing.T, p *Pool, spec volume.Spec, size volume.SizeRange) volume.Volume {
 	t.Helper()
 	parsed, err := volume.ParseName("v")
@@ -58,7 +58,7 @@ func TestImageIsAsLargeAsItsRecordSaysAlsoAfterARestart(t *testing.T) {
 		}
 		wantLedger(t, p, v.CapacityBytes, 0)
 		if status, err := p.Status(); status.Unenforced != 0 || err != nil {
-			t.Errorf("%d volumes are not held to their size, %v", status.Unenforced, err)
+			t.Errorf("%d volumes are unenforced, %v, want none", status.Unenforced, err)
 		}
 		p = restart(t, p)
 	}
@@ -78,7 +78,7 @@ func TestImageOfAnotherSizeThanItsRecordIsNotUsed(t *testing.T) {
 	}
 	p = restart(t, p)
 	if status, err := p.Status(); status.Unenforced != 1 || err != nil {
-		t.Errorf("%d volumes are said to be in doubt, %v", status.Unenforced, err)
+		t.Errorf("%d volumes are unenforced, %v, want 1", status.Unenforced, err)
 	}
 }
 
@@ -109,7 +109,7 @@ func TestDeletedImageIsPurgedOnlyWhenNoDeviceHasIt(t *testing.T) {
 	}
 	defer d.Close()
 	p.trash.RetryAfter = 10 * time.Millisecond
-	taken, err := p.volumes.takeAway(mustEntry(t, p, v.ID)) // as a caller does who did not look
+	taken, err := p.volumes.takeAway(mustEntry(t, p, v.ID)) // as a caller would that has not checked
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,8 +157,7 @@ func TestImageGrowsAndAnExpansionThatFailsLeavesItAsItWas(t *testing.T) {
 	if _, err := expand(t, p, v.ID, 2*mib+1, 2*mib+2); !errors.Is(err, volume.ErrOutOfRange) {
 		t.Errorf("to a size that no image has: %v, want ErrOutOfRange", err)
 	}
-	// A record that cannot be written: its temporary name is taken by a directory that is not
-	// empty.
+	// The record cannot be written, because a directory that is not empty has its temporary name.
 	if err := os.MkdirAll(
 		filepath.Join(filepath.Dir(dataPath(p, v.ID)), recordTmpFile, "full"),
 		0o700,
@@ -183,14 +182,14 @@ func TestImageThatCannotBeLookedAtIsNotSaidToBeDetached(t *testing.T) {
 	}
 	unreadable.Close()
 	if err := checkDetached(openat.Dir{File: unreadable}, "v"); err == nil {
-		t.Error("it is on no device, says who could not look")
+		t.Error("CheckDetached succeeded although it could not look")
 	}
 	if err := checkDetached(p.volumes.dir, "none"); err != nil {
-		t.Errorf("no image at all: %v", err)
+		t.Errorf("a volume without an image: %v", err)
 	}
 }
 
-// brokenDisk makes every later fsync of a directory fail, until the test mends it.
+// brokenDisk lets every fsync of a directory fail, until the test repairs the disk.
 func brokenDisk(p *Pool) (mend func()) {
 	whole := p.commits
 	p.commits = groupsync.New(func(*os.File) error { return unix.EIO })
@@ -201,7 +200,7 @@ func TestImageThatGrewStaysAsLargeAsItsRecordAlsoWhenTheFsyncFails(t *testing.T)
 	p := newPool(t)
 	v := createImage(t, p, imageSpec(""), volume.SizeRange{Required: mib})
 	mend := brokenDisk(p)
-	for range 2 { // the second finds the record, and still not durable
+	for range 2 { // the second call finds the new record, which is still not durable
 		if _, err := expand(t, p, v.ID, 2*mib, 0); !errors.Is(err, unix.EIO) {
 			t.Errorf("without an fsync: %v, want EIO", err)
 		}
@@ -257,7 +256,7 @@ func TestRecordFromBeforeThereWereImagesIsADirectorys(t *testing.T) {
 	}
 }
 
-// A driver from before there were images would take such a volume for a plain file, or a damaged
+// A driver of a version without images would take such a volume for a file volume, or for a damaged
 // directory.
 func TestRecordOfAnImageIsRefusedByDriversFromBeforeThereWereImages(t *testing.T) {
 	p := newPool(t)
@@ -271,7 +270,7 @@ func TestRecordOfAnImageIsRefusedByDriversFromBeforeThereWereImages(t *testing.T
 			t.Errorf("the record of %s is\n%s%v, want %s", v.ID, content, err, version)
 		}
 		old := strings.Replace(string(content), `"formatVersion": 2`, `"formatVersion": 1`,
-			1) // as the first images had it
+			1) // as in the records of the first images
 		if got, err := record.DecodeVolume(
 			p.id,
 			v.ID.Dir(),

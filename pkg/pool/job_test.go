@@ -18,9 +18,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// gate is a limiter that lets a copy move its first bytes and then holds it until it is opened.
+// gate is a limiter that stops a copy after its first bytes, until the test opens the gate.
 type gate struct {
-	reached chan struct{} // closed when a copy has come to it
+	reached chan struct{} // closed when a copy has reached the gate
 	opened  chan struct{}
 	once    sync.Once
 }
@@ -37,8 +37,8 @@ func (g *gate) WaitN(ctx context.Context, _ int) error {
 	}
 }
 
-// slowPool is a pool on a filesystem that copies block by block, with a volume, whose copies stop
-// at the gate.
+// slowPool returns a pool on a filesystem that copies block by block, with a volume. The copies
+// stop at the gate.
 func slowPool(t *testing.T) (*Pool, volume.Volume, *gate) {
 	t.Helper()
 	p := poolOn(t, disks.Ext4)
@@ -49,14 +49,14 @@ func slowPool(t *testing.T) (*Pool, volume.Volume, *gate) {
 	return p, v, g
 }
 
-// oneCopyAtATime makes the others wait for their turn.
+// oneCopyAtATime lets each copy wait until the one before it has ended.
 func oneCopyAtATime(p *Pool) {
 	limiter := p.copier.Throttle.Limiter
 	p.copier.Throttle = copyjob.NewThrottle(1, 0)
 	p.copier.Throttle.Limiter = limiter
 }
 
-// short is a context that ends while a copy is at the gate, and not before it is there.
+// short returns a context that ends after a copy has reached the gate.
 func short(t *testing.T, g *gate) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -84,7 +84,7 @@ func TestCopyOutlivesItsCallAndTheRetryJoinsIt(t *testing.T) {
 	s := snapshotRequest(t, "s", v.ID)
 	if _, err := p.CreateSnapshot(short(t, g), s); !errors.Is(err, volume.ErrBusy) ||
 		!strings.Contains(err.Error(), "bytes in") {
-		t.Fatalf("%v, want ErrBusy and how far it is", err)
+		t.Fatalf("%v, want ErrBusy and the progress", err)
 	}
 	if got := status(t, p); got.Copies != 1 {
 		t.Errorf("%d copies are under way, want 1", got.Copies)
@@ -100,7 +100,7 @@ func TestCopyOutlivesItsCallAndTheRetryJoinsIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(tmp) != 1 {
-		t.Errorf("tmp/ had %q while the copy was made: it is made once", tmp)
+		t.Errorf("tmp/ had %q during the copy, want one entry", tmp)
 	}
 	got, err := p.CreateSnapshot(t.Context(), s)
 	if err != nil {
@@ -115,7 +115,7 @@ func TestCopyOutlivesItsCallAndTheRetryJoinsIt(t *testing.T) {
 
 func TestCallIsAnsweredBeforeItsDeadline(t *testing.T) {
 	p, v, _ := slowPool(t)
-	// A tenth of it is left for the answer, which takes a while on a busy machine.
+	// A tenth of this time is left for the answer, which may take a while on a busy machine.
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	_, err := p.CreateSnapshot(ctx, snapshotRequest(t, "s", v.ID))
@@ -136,7 +136,7 @@ func TestWhatIsBeingCopiedIsNotDeleted(t *testing.T) {
 	}
 	id := volume.NewSnapshotID(p.ID(), snapshotRequest(t, "s", v.ID).Name)
 	if err := p.DeleteSnapshot(t.Context(), id); !errors.Is(err, volume.ErrBusy) {
-		t.Errorf("delete of the snapshot that is being made: %v, want ErrBusy", err)
+		t.Errorf("delete of the unfinished snapshot: %v, want ErrBusy", err)
 	}
 	if err := p.Delete(t.Context(), v.ID); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("delete of its source: %v, want ErrBusy", err)
@@ -173,14 +173,14 @@ func TestSnapshotThatIsBeingRestoredIsNotDeleted(t *testing.T) {
 		t.Errorf("delete of the source: %v, want ErrBusy", err)
 	}
 	if err := p.Delete(t.Context(), volume.NewID(p.ID(), req.Name)); !errors.Is(err, volume.ErrBusy) {
-		t.Errorf("delete of the volume that is being made: %v, want ErrBusy", err)
+		t.Errorf("delete of the unfinished volume: %v, want ErrBusy", err)
 	}
-	remove(t, p, v.ID) // nothing is copied from it any more
+	remove(t, p, v.ID) // no copy uses the source any more
 	close(g.opened)
 	restored := restore(t, p, req, only{p})
 	removeSnapshot(t, p, s.ID)
 	if got := listTree(t, dataPath(p, restored.ID)); len(got["file"]) != 4*mib {
-		t.Errorf("restored is a file of %d bytes", len(got["file"]))
+		t.Errorf("the restored file has %d bytes", len(got["file"]))
 	}
 }
 
@@ -206,7 +206,7 @@ func TestClosingThePoolEndsCopiesAndLeavesNothing(t *testing.T) {
 		filepath.Join(snapshotPath(p, s.ID), "file"))
 }
 
-// failing is a limiter with which every copy fails, after somebody has looked.
+// failing is a limiter that lets every copy fail after the gate.
 type failing struct {
 	*gate
 
@@ -228,10 +228,10 @@ func TestFailureThatNobodyWaitedForIsToldToTheRetry(t *testing.T) {
 	close(g.opened)
 	eventually(t, "the copy has failed", func() bool { return status(t, p).Copies == 0 })
 	if _, err := p.CreateSnapshot(t.Context(), req); !errors.Is(err, broken) {
-		t.Errorf("the retry: %v, want what went wrong", err)
+		t.Errorf("the retry: %v, want the error of the copy", err)
 	}
 	p.copier.Throttle.Limiter = nil
-	snapshot(t, p, "s", v.ID) // told once, and then begun anew
+	snapshot(t, p, "s", v.ID) // the error is returned once, and then the copy begins again
 }
 
 func TestCopiesWaitForTheirTurn(t *testing.T) {
@@ -270,14 +270,14 @@ func TestRateHoldsCopies(t *testing.T) {
 	v := create(t, p, "v", 64*mib)
 	writeTree(t, dataPath(p, v.ID), map[string]string{"file": strings.Repeat("content ", 512<<10)})
 	begin := time.Now()
-	snapshot(t, p, "s", v.ID) // 4 MiB, of which 1 MiB is the burst
+	snapshot(t, p, "s", v.ID) // 4 MiB, and the first of them is the limiter's burst
 	if took := time.Since(begin); took < 700*time.Millisecond {
 		t.Errorf("4 MiB at 4 MiB/s took %s", took)
 	}
 }
 
-// The driver's context ends before its calls do: those that wait for a copy must not hold up its
-// end.
+// The driver's context ends before its calls. Calls that wait for a copy must not delay the
+// driver's end.
 func TestCopiesEndWithTheContextOfTheirPool(t *testing.T) {
 	first, v, _ := slowPool(t)
 	closePool(t, first)
@@ -305,16 +305,16 @@ func TestCopiesEndWithTheContextOfTheirPool(t *testing.T) {
 	); !errors.Is(
 		err, volume.ErrUnavailable,
 	) {
-		t.Errorf("a copy that is begun after that: %v, want ErrUnavailable", err)
+		t.Errorf("a copy that begins afterwards: %v, want ErrUnavailable", err)
 	}
 }
 
-// A call that never ends holds up neither a copy nor a purge for good.
+// A call that never ends delays copies and purges, but does not stop them.
 func TestCopyAndPurgeEndWhileACallGoesOn(t *testing.T) {
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disks.New(t, disks.Ext4, 0).Dir, "pool")})
 	v := create(t, p, "v", mib)
 	files := map[string]string{}
-	for i := range 1000 { // more than a purge removes without looking at calls
+	for i := range 1000 { // more than a purge removes before it asks whether calls are under way
 		files[strconv.Itoa(i)] = ""
 	}
 	writeTree(t, dataPath(p, v.ID), files)

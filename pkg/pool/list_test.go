@@ -40,7 +40,7 @@ func TestPagesAreInTheOrderOfIDs(t *testing.T) {
 	}
 }
 
-// A listing continues after a name, whether or not that is a volume still.
+// A list continues after a name, also if that volume no longer exists.
 func TestPageAfterADeletedVolumeGoesOn(t *testing.T) {
 	p := newPool(t)
 	for _, name := range []string{"a", "b", "c"} {
@@ -92,7 +92,7 @@ func TestListingSeesEverySurvivorOnceWhileOthersComeAndGo(t *testing.T) {
 	wantLedger(t, p, survivors, 0)
 }
 
-// churn makes and deletes volumes between the survivors until it is stopped.
+// churn creates and deletes volumes between the others until stop is called.
 func churn(t *testing.T, p *Pool, client int, stop <-chan struct{}) {
 	t.Helper()
 	for i := 0; ; i++ {

@@ -28,8 +28,8 @@ func TestOpenMakesAPoolOfAnUnusedDirectory(t *testing.T) {
 	for _, tc := range []struct {
 		title string
 		path  string
-		tree  map[string]string // below the test's directory
-		more  []string          // what stays beside the pool's own entries
+		tree  map[string]string // the files below the test's directory
+		more  []string          // the entries that stay beside the pool's own
 	}{
 		{title: "absent", path: "pool"},
 		{title: "absent with parents", path: "a/b/pool"},
@@ -59,7 +59,7 @@ func TestOpenMakesAPoolOfAnUnusedDirectory(t *testing.T) {
 	}
 }
 
-// mountMemory mounts a filesystem in memory for the test.
+// mountMemory mounts a tmpfs until the test ends.
 func mountMemory(t *testing.T, size int64) string {
 	t.Helper()
 	disks.RequireRoot(t)
@@ -87,7 +87,7 @@ func TestPoolInMemoryIsToldFromOneOnADisk(t *testing.T) {
 	}
 }
 
-// Only a bind mount may show anything of a pool to anybody but root.
+// Only root may enter a pool. Others see its volumes only through bind mounts.
 func TestPoolIsClosedToEverybodyButRoot(t *testing.T) {
 	root := t.TempDir()
 	writeTree(t, root, map[string]string{"pool/": ""}) // 0755
@@ -169,7 +169,8 @@ func TestPathThatIsNoDirectoryIsRefused(t *testing.T) {
 	}
 }
 
-// A link in place of a pool's own entry would send volumes to where it points.
+// If a symbolic link had the name of a pool's own directory, volumes would go where the link
+// points.
 func TestLinkInPlaceOfAnOwnEntryIsNotFollowed(t *testing.T) {
 	for _, name := range []string{
 		layout.VolumesDir, layout.TmpDir, layout.TrashDir, layout.RecordFile, layout.LockFile,
@@ -206,7 +207,8 @@ func TestPoolBelongsToOneProcess(t *testing.T) {
 
 func TestPoolThatMustBeADiskIsNotMadeBelowIt(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 32*mib)
-	bound := filepath.Join(t.TempDir(), "bound") // as a container sees a directory of its host
+	// As a directory of the host is mounted into a container.
+	bound := filepath.Join(t.TempDir(), "bound")
 	writeTree(t, bound, map[string]string{"/": ""})
 	if err := unix.Mount(bound, bound, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
@@ -240,14 +242,14 @@ func TestPoolThatMustExistIsNotMade(t *testing.T) {
 		t.Errorf("%v: want ErrUnavailable and os.ErrNotExist", err)
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the directory is there: %v", err)
+		t.Errorf("the directory exists: %v", err)
 	}
 	writeTree(t, path, map[string]string{"/": ""})
 	openPool(t, opts)
 }
 
 func TestWhatACrashLeftInTmpIsThrownAway(t *testing.T) {
-	for _, fstype := range disks.Types() { // each has its own idea of what an open directory shows
+	for _, fstype := range disks.Types() { // filesystems differ in what an open directory still shows
 		t.Run(fstype, func(t *testing.T) {
 			p := poolOn(t, fstype)
 			v := create(t, p, "bystander", mib)

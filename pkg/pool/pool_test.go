@@ -17,7 +17,7 @@ import (
 
 const mib = 1 << 20
 
-// openPool opens the pool for the length of the test. A test may close it before.
+// openPool opens the pool and closes it when the test ends, unless the test has closed it.
 func openPool(t *testing.T, opts Options) *Pool {
 	t.Helper()
 	disks.RequireRoot(t)
@@ -33,7 +33,7 @@ func openPool(t *testing.T, opts Options) *Pool {
 	return p
 }
 
-// refused is the error with which a pool does not open.
+// refused returns the error of Open.
 func refused(t *testing.T, opts Options) error {
 	t.Helper()
 	p, err := Open(t.Context(), opts)
@@ -42,12 +42,12 @@ func refused(t *testing.T, opts Options) error {
 		t.Fatalf("%s was opened as a pool", opts.Path)
 	}
 	if strings.Contains(err.Error(), "%!") {
-		t.Errorf("%q was formatted with what it does not fit", err)
+		t.Errorf("%q has a fault of fmt.Errorf", err)
 	}
 	return err
 }
 
-// newPool is a new pool in a directory of the test.
+// newPool returns a new pool in a directory of the test.
 func newPool(t *testing.T) *Pool {
 	t.Helper()
 	return openPool(t, Options{Name: "p", Path: filepath.Join(t.TempDir(), "pool")})
@@ -69,7 +69,7 @@ func closePool(t *testing.T, p *Pool) {
 
 var directory = volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755}
 
-// request asks for a directory of exactly that size.
+// request returns a request for a directory volume of exactly that size.
 func request(t *testing.T, name string, bytes int64) volume.CreateRequest {
 	t.Helper()
 	parsed, err := volume.ParseName(name)
@@ -99,7 +99,7 @@ func remove(t *testing.T, p *Pool, id volume.ID) {
 	}
 }
 
-// dataPath is the way to a volume's data that an administrator would take.
+// dataPath returns the path of a volume's data, as an administrator would find it.
 func dataPath(p *Pool, id volume.ID) string {
 	dir := filepath.Join(p.opts.Path, layout.VolumesDir, id.Dir())
 	if held := filepath.Join(dir, backend.Holder, backend.Data); pathExists(held) {
@@ -122,7 +122,7 @@ func status(t *testing.T, p *Pool) Status {
 	return s
 }
 
-// wantLedger compares what the pool counts.
+// wantLedger compares the bytes that the ledger counts.
 func wantLedger(t *testing.T, p *Pool, committed, trash int64) {
 	t.Helper()
 	if s := status(t, p); s.CommittedBytes != committed || s.TrashBytes != trash ||
@@ -139,7 +139,7 @@ func wantEntries(t *testing.T, p *Pool, dirName string, want ...string) {
 	}
 }
 
-// entries are the names in a directory, sorted.
+// entries returns the names in a directory, sorted.
 func entries(t *testing.T, path string) []string {
 	t.Helper()
 	list, err := os.ReadDir(path)
@@ -153,7 +153,7 @@ func entries(t *testing.T, path string) []string {
 	return names
 }
 
-// waitPurged waits until nothing is in trash/ or tmp/, and the ledger has its space back.
+// waitPurged waits until trash/ and tmp/ are empty, and the ledger counts nothing for them.
 func waitPurged(t *testing.T, p *Pool) {
 	t.Helper()
 	eventually(t, "the trash is purged", func() bool {
@@ -169,7 +169,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 	fixture.Eventually(t, what, done)
 }
 
-// writeTree makes files and, where a name ends in a slash, directories.
+// writeTree makes files and, for names that end in a slash, directories.
 func writeTree(t *testing.T, root string, tree map[string]string) {
 	t.Helper()
 	for name, content := range tree {
@@ -189,7 +189,7 @@ func writeTree(t *testing.T, root string, tree map[string]string) {
 	}
 }
 
-// listTree is every path below root, with the content of its files.
+// listTree returns every path below root, with the content of the files.
 func listTree(t *testing.T, root string) map[string]string {
 	t.Helper()
 	tree := map[string]string{}

@@ -68,7 +68,8 @@ func TestPurgeFollowsNoLink(t *testing.T) {
 	}
 }
 
-// A deep directory is moved before it is emptied, which chattr(1) forbids as well.
+// The purge moves a deep directory before it empties the directory. An immutable directory
+// (chattr(1)) cannot be moved either.
 func TestPurgeRemovesWhatIsImmutableAtAnyDepth(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
@@ -87,11 +88,11 @@ func TestPurgeRemovesWhatIsImmutableAtAnyDepth(t *testing.T) {
 	}
 }
 
-// The mount may be another volume, or the host's root.
+// The mount may show another volume, or the host's root.
 func TestPurgeEntersNoMount(t *testing.T) {
 	for _, tc := range []struct {
 		title string
-		path  string // of the mount point in the volume
+		path  string // the mount point, relative to the volume
 		kind  litter.Kind
 	}{
 		{"on a directory", "a/b/mnt", litter.Dir},
@@ -125,7 +126,7 @@ func TestPurgeEntersNoMount(t *testing.T) {
 				func() bool { return status(t, p).PurgesFailing == 1 })
 			wantLedger(t, p, 0, mib)
 			if _, err := os.Stat(filepath.Join(deleted, record.VolumeFile)); err != nil {
-				t.Errorf("the record has gone before the data: %v", err)
+				t.Errorf("the record was removed before the data: %v", err)
 			}
 			if got := listTree(t, filepath.Dir(source)); got["source/file"] != "precious" &&
 				got["source"] != "content" {

@@ -24,10 +24,9 @@ func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
 		title      string
 		overcommit float64
 		reserve    int64
-		// what may be promised: this part of the filesystem, but for what others use, minus the
-		// reserve,
+		// The pool may promise this part of the filesystem without what others use, minus the reserve,
 		ofSize float64
-		ofFree float64 // but no more than this part of what is free, minus the reserve
+		ofFree float64 // and at most this part of the free space, minus the reserve
 	}{
 		{"default", 0, 0, 1, 1},
 		{"overcommitted", 2, 0, 2, 2},
@@ -61,7 +60,7 @@ func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
 	}
 }
 
-// What GetCapacity offers of a class, Create gives, and not a byte more.
+// Create grants what GetCapacity offers for a class, and not one byte more.
 func TestLargestVolumeOfAKindIsTheLargestThatIsMade(t *testing.T) {
 	image := volume.Spec{
 		Type:       volume.DirectoryOrCreate,
@@ -102,7 +101,8 @@ func TestLargestVolumeOfAKindIsTheLargestThatIsMade(t *testing.T) {
 	}
 }
 
-// A filesystem that meets errors becomes read-only: the scheduler is to look elsewhere.
+// A filesystem becomes read-only after errors. Then it offers no room, so that the scheduler looks
+// elsewhere.
 func TestReadOnlyFilesystemHasNoRoom(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 0)
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
@@ -119,8 +119,7 @@ func TestReadOnlyFilesystemHasNoRoom(t *testing.T) {
 	}
 }
 
-// Space is given back when it is free, not when it is promised to be: another volume could have it
-// twice.
+// Space counts until it is free, not only until the deletion. Otherwise it would be promised twice.
 func TestTrashCountsUntilItIsPurged(t *testing.T) {
 	const size = 24 * mib
 	disk := disks.New(t, disks.Ext4, 64*mib)
@@ -201,7 +200,7 @@ func TestSpaceThatOthersUseIsNotPromised(t *testing.T) {
 	if _, err := p.Create(t.Context(), request(t, "first", size)); err != nil {
 		t.Fatal(err)
 	}
-	// The first volume is empty, so most of the disk is free; it is promised all the same.
+	// The first volume is empty, so most of the disk is free. But its size is promised.
 	if _, err := p.Create(
 		t.Context(),
 		request(t, "second", size),
@@ -212,8 +211,8 @@ func TestSpaceThatOthersUseIsNotPromised(t *testing.T) {
 	}
 }
 
-// A start knows what volumes have written, so it does not take what others use for theirs and
-// promise it once more.
+// A start counts what volumes have written. So it does not take the data of others for data of the
+// volumes, and does not promise that space again.
 func TestRestartPromisesNothingOfWhatOthersUse(t *testing.T) {
 	const others, directorySize, imageSize, written = 200 * mib, 300 * mib, 64 * mib, 100 * mib
 	for _, fstype := range disks.Types() {
@@ -231,7 +230,7 @@ func TestRestartPromisesNothingOfWhatOthersUse(t *testing.T) {
 			if _, err := p.Create(t.Context(), request); err != nil {
 				t.Fatal(err)
 			}
-			if p.Filesystem().EnforcesSizes { // else nobody counts what a directory has
+			if p.Filesystem().EnforcesSizes { // otherwise the data of directories is not counted
 				v := create(t, p, "directory", directorySize)
 				remove(t, p, create(t, p, "deleted", directorySize).ID)
 				write(t, filepath.Join(dataPath(p, v.ID), "file"), written)
@@ -241,7 +240,7 @@ func TestRestartPromisesNothingOfWhatOthersUse(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := status(t, p)
-			const slack = 16 * mib // what the filesystem itself takes meanwhile
+			const slack = 16 * mib // the filesystem's own blocks
 			want := empty - others - s.CommittedBytes - s.TrashBytes
 			for range 2 {
 				p = restart(t, p)
@@ -253,8 +252,9 @@ func TestRestartPromisesNothingOfWhatOthersUse(t *testing.T) {
 	}
 }
 
-// Nobody counts what directories hold on a filesystem without quotas. A start must not take for
-// theirs what the process before knew to be others', and promise it.
+// On a filesystem without quotas the data of directories is not counted. A start must not take data
+// of others for data of the volumes, and promise that space: the process before knew how much
+// others use.
 func TestRestartWithoutQuotasPromisesNoMoreThanBefore(t *testing.T) {
 	const others, size, slack = 200 * mib, 300 * mib, mib
 	disk := disks.New(t, disks.Ext4, 1<<30, disks.MkfsArgs("-m", "0"))
@@ -269,7 +269,7 @@ func TestRestartWithoutQuotasPromisesNoMoreThanBefore(t *testing.T) {
 			t.Errorf("%d bytes are available, were %d", got, want)
 		}
 	}
-	// What others remove is offered again as far as it cannot be a volume's.
+	// Space that others free is offered again, except what may belong to a volume.
 	if err := os.Remove(somebodys); err != nil {
 		t.Fatal(err)
 	}
@@ -277,20 +277,20 @@ func TestRestartWithoutQuotasPromisesNoMoreThanBefore(t *testing.T) {
 	if got := status(t, p).AvailableBytes; got > want+others || got < want+others-2*slack {
 		t.Errorf("%d bytes are available, were %d with %d of others", got, want, others)
 	}
-	// The number of another filesystem is not used.
+	// A number that was measured on another filesystem is not used.
 	write(t, somebodys, others)
 	if err := unix.Setxattr(p.opts.Path, foreignAttribute, fmt.Append(nil, others, 1), 0); err != nil {
 		t.Fatal(err)
 	}
 	p = restart(t, p)
 	if got := p.foreign.atMost(math.MaxInt64); got > slack {
-		t.Errorf("%d bytes are others', want what the promises leave", got)
+		t.Errorf("%d bytes count as used by others, want what the promises leave", got)
 	}
 	remove(t, p, v.ID)
 }
 
-// Half a copy has no record. Until it is purged its space cannot be told from others', and after
-// that nobody may go on counting it.
+// An unfinished copy has no record. Until it is purged its space counts as used by others. After
+// the purge that space must be offered again.
 func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 256*mib)
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
@@ -304,14 +304,14 @@ func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	write(t, filepath.Join(half, "file"), 100*mib)
 	p = openPool(t, p.opts)
 	waitPurged(t, p)
-	eventually(t, "what was half a copy's counts for nobody",
+	eventually(t, "the space of the unfinished copy no longer counts",
 		func() bool { return p.foreign.atMost(math.MaxInt64) <= foreign+mib })
 	create(t, p, "large", 150*mib)
 }
 
-// A filesystem frees some things after it has forgotten their names: an open file here, a subvolume
-// of btrfs without quotas, a file of many extents on XFS. What is measured as others' meanwhile is
-// ours.
+// A filesystem frees the blocks of some files later than their names: here of an open file, on
+// btrfs of a subvolume without quotas, on XFS of a file with many extents. Space that counts as
+// used by others meanwhile must be offered again.
 func TestSpaceThatIsFreedLateIsNotTakenForOthers(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 256*mib)
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool"), IgnoreQuota: true})
@@ -336,8 +336,8 @@ func TestSpaceThatIsFreedLateIsNotTakenForOthers(t *testing.T) {
 	create(t, p, "large", 150*mib)
 }
 
-// What a volume whose record says nothing holds is taken for others' at the start, and freed by the
-// purge.
+// The data of a damaged volume counts as used by others at the start. After the purge that space
+// must be offered again.
 func TestSpaceOfADamagedVolumeIsGivenBackWhenItIsPurged(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 512*mib)
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})

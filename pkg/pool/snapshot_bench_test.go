@@ -14,7 +14,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// shape is what a benchmark's volume holds.
+// shape describes the content of a benchmark's volume.
 type shape struct {
 	name         string
 	files, bytes int
@@ -24,8 +24,8 @@ func shapes() []shape {
 	return []shape{{"512 MiB in 4 files", 4, 128 * mib}, {"10000 x 4 KiB", 10000, 4 << 10}}
 }
 
-// BenchmarkSnapshot takes a snapshot of a volume whose content is on the disk, and deletes it
-// outside the time.
+// BenchmarkSnapshot takes a snapshot of a volume whose content is on the disk. The deletion of the
+// snapshot is not timed.
 func BenchmarkSnapshot(b *testing.B) {
 	benchmarkCopies(
 		b,
@@ -41,7 +41,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	)
 }
 
-// BenchmarkRestore makes a volume from a snapshot.
+// BenchmarkRestore creates a volume from a snapshot.
 func BenchmarkRestore(b *testing.B) {
 	var taken volume.Snapshot
 	benchmarkCopies(
@@ -82,8 +82,8 @@ func parse(b *testing.B, name string) volume.Name {
 	return n
 }
 
-// benchmarkCopies times what makes a copy of a volume, on each filesystem; what that returns
-// removes the copy.
+// benchmarkCopies times a function that makes a copy of a volume, on each filesystem. The function
+// returns another one that removes the copy.
 func benchmarkCopies(
 	b *testing.B, run func(b *testing.B, p *Pool, v volume.Volume, name string) func() error,
 ) {

@@ -14,8 +14,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// A pod that writes, appends, renames and removes all the time makes no copy fail, and every file
-// of a copy is one that was there.
+// A pod writes, appends, renames and removes files all the time. No copy fails, and every file of a
+// copy has content that the pod has written.
 func TestPodMayWriteWhileItsVolumeIsCopied(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
 		v := create(t, p, "v", 16*mib)
@@ -29,7 +29,7 @@ func TestPodMayWriteWhileItsVolumeIsCopied(t *testing.T) {
 			for _, root := range []string{snapshotPath(p, s.ID), dataPath(p, c.ID)} {
 				tree := listTree(t, root)
 				if tree["steady"] != strings.Repeat("s", mib) {
-					t.Errorf("%s lacks what nobody has touched", root)
+					t.Errorf("%s lacks the file that nobody changes", root)
 				}
 				for name, content := range tree {
 					if strings.HasPrefix(name, "scribbled-") && strings.Trim(content, "x") != "" {
@@ -45,7 +45,7 @@ func TestPodMayWriteWhileItsVolumeIsCopied(t *testing.T) {
 	})
 }
 
-// scribble is a pod that changes its volume until the context ends.
+// scribble changes a volume, as a pod does, until the context ends.
 func scribble(ctx context.Context, t *testing.T, root string) {
 	t.Helper()
 	for i := 0; ctx.Err() == nil; i++ {
@@ -67,8 +67,8 @@ func scribble(ctx context.Context, t *testing.T, root string) {
 	}
 }
 
-// Many callers that take, restore and delete a few names at a time leave one state, and no bytes
-// behind.
+// Many callers create, restore and delete a few names at the same time. At the end each copy is
+// whole, and the ledger counts no others.
 func TestRacingCopiesLeaveOneState(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
 		v := create(t, p, "v", 8*mib)
@@ -96,8 +96,8 @@ func TestRacingCopiesLeaveOneState(t *testing.T) {
 	})
 }
 
-// raceOnce makes and deletes things of one name; what is busy or absent because of another client
-// is as it should be.
+// raceOnce creates and deletes volumes and snapshots of one name. Calls may fail with ErrBusy or
+// ErrNotFound because of other clients.
 func raceOnce(t *testing.T, p *Pool, source volume.ID, name string) {
 	t.Helper()
 	s, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, name, source))

@@ -10,8 +10,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// TestVolumeHasNoMoreSnapshotsThanItsPoolAllows races for the last ones. A repeated request is not
-// one more, and what has been deleted does not count.
+// TestVolumeHasNoMoreSnapshotsThanItsPoolAllows lets callers race for the last snapshots. Repeated
+// requests and deleted snapshots do not count.
 func TestVolumeHasNoMoreSnapshotsThanItsPoolAllows(t *testing.T) {
 	const most, racers = 3, 8
 	p := newPool(t)
@@ -38,7 +38,8 @@ func TestVolumeHasNoMoreSnapshotsThanItsPoolAllows(t *testing.T) {
 	if len(all) > most {
 		t.Fatalf("the volume has %d snapshots, want at most %d", len(all), most)
 	}
-	for i := len(all); i < most; i++ { // a racer may have been refused because of one that failed
+	// A caller may have been refused because of another one that failed later.
+	for i := len(all); i < most; i++ {
 		snapshot(t, p, fmt.Sprintf("late%d", i), v.ID)
 	}
 	all = p.ListSnapshotsOf(v.ID, "", racers)
@@ -55,8 +56,8 @@ func TestVolumeHasNoMoreSnapshotsThanItsPoolAllows(t *testing.T) {
 	snapshot(t, p, "one-more", v.ID)
 }
 
-// TestSnapshotCountsItsInodes: thousands of snapshots of empty volumes, and snapshots of empty
-// files, take inodes, and are not free.
+// Thousands of snapshots of empty volumes or empty files take inodes. So the ledger counts bytes
+// for them.
 func TestSnapshotCountsItsInodes(t *testing.T) {
 	const files = 100
 	p := newPool(t)

@@ -19,8 +19,8 @@ import (
 
 var errBroken = errors.New("broken disk")
 
-// write appends bytes to a file, durably, and says how many there was room for. What it writes does
-// not compress.
+// write appends bytes to a file, durably, and returns how many there was room for. The bytes do not
+// compress.
 func write(t *testing.T, path string, bytes int64) (written int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
@@ -89,8 +89,8 @@ func TestRestoredVolumeIsHeldToItsOwnSize(t *testing.T) {
 	}
 }
 
-// With simple quotas what a snapshot keeps counts for the volume. The volume has room for its size
-// all the same.
+// With simple quotas the blocks that a snapshot keeps count for the volume. The volume still has
+// room for its size.
 func TestSnapshotsTakeNothingOfTheirVolumesSize(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	v := create(t, p, "v", 32*mib)
@@ -145,7 +145,7 @@ func TestSnapshotInTheTrashStillRaisesTheLimitAfterARestart(t *testing.T) {
 	}
 }
 
-// Before the next start the filesystem may give the quota ID of a volume that is gone to a new one.
+// Before the next start the filesystem may give the quota ID of a deleted volume to a new one.
 func TestVolumeWithTheQuotaIDOfADeadOneHasItsOwnLimit(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	v := create(t, p, "v", 32*mib)
@@ -160,12 +160,12 @@ func TestVolumeWithTheQuotaIDOfADeadOneHasItsOwnLimit(t *testing.T) {
 		t.Errorf("the limit is %d, want %d", got, w.CapacityBytes)
 	}
 	if got := p.limitOf(v); got <= v.CapacityBytes {
-		t.Errorf("that of the dead one is %d: the test has looked at nothing", got)
+		t.Errorf("the limit of the deleted volume is %d: the test compared nothing", got)
 	}
 }
 
-// What was copied file by file from a backup has the records of subvolumes and none of their
-// quotas: there is no limit to raise, and that must neither fail a snapshot nor take the pool away.
+// A pool that was restored file by file from a backup has records with quota IDs, and no quotas.
+// There is no limit to raise. The pool must open, and snapshots must succeed.
 func TestPoolFromABackupOpensAndTakesSnapshots(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	closePool(t, p)
@@ -188,7 +188,7 @@ func TestPoolFromABackupOpensAndTakesSnapshots(t *testing.T) {
 	}
 	p = openPool(t, opts)
 	if got := status(t, p); got.Unenforced != 1 {
-		t.Errorf("%d volumes are unenforced: the test has looked at nothing", got.Unenforced)
+		t.Errorf("%d volumes are unenforced, want 1: the backup has quotas", got.Unenforced)
 	}
 	for range 2 {
 		snapshot(t, p, "s", v.ID)
@@ -214,7 +214,7 @@ func TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep(t *testing.T) {
 	); !errors.Is(
 		err, errBroken,
 	) {
-		t.Fatalf("%v, want a disk that is broken", err)
+		t.Fatalf("%v, want the error of the broken disk", err)
 	}
 	p.commits = whole
 	waitPurged(t, p)
@@ -224,8 +224,8 @@ func TestSnapshotThatIsNotDurableTakesNothingOffWhatOthersKeep(t *testing.T) {
 	}
 }
 
-// With simple quotas a snapshot keeps what its volume overwrites from that moment on, and the
-// volume has room for that from then on: not only when the snapshot is there.
+// With simple quotas a snapshot keeps the blocks that its volume overwrites. The volume needs room
+// for them from the moment of the snapshot, not only when the snapshot is complete.
 func TestNearlyFullVolumeIsOverwrittenWhileItsSnapshotIsMade(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	v := create(t, p, "v", 32*mib)
@@ -233,7 +233,7 @@ func TestNearlyFullVolumeIsOverwrittenWhileItsSnapshotIsMade(t *testing.T) {
 	write(t, file, 28*mib)
 	var during int64
 	p.commits = groupsync.New(func(f *os.File) error {
-		if during == 0 { // the record's, of a snapshot that has been cut
+		if during == 0 { // the fsync of the record, after btrfs has made the snapshot
 			during = overwrite(t, file, 28*mib)
 		}
 		return f.Sync()
@@ -250,7 +250,7 @@ func TestNearlyFullVolumeIsOverwrittenWhileItsSnapshotIsMade(t *testing.T) {
 	}
 }
 
-// overwrite writes in place, durably, and says how many bytes there was room for.
+// overwrite writes in place, durably, and returns how many bytes there was room for.
 func overwrite(t *testing.T, path string, bytes int64) (written int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
@@ -272,8 +272,8 @@ func overwrite(t *testing.T, path string, bytes int64) (written int64) {
 	return written
 }
 
-// What a snapshot that failed has kept of its volume's blocks it keeps until it is purged, and no
-// longer.
+// A snapshot that failed keeps blocks of its volume until it is purged. Until then, and not longer,
+// the volume's limit is larger.
 func TestFailedSnapshotLeavesTheLimitAsItWas(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	v := create(t, p, "v", 32*mib)
@@ -287,7 +287,7 @@ func TestFailedSnapshotLeavesTheLimitAsItWas(t *testing.T) {
 	); !errors.Is(
 		err, errBroken,
 	) {
-		t.Fatalf("%v, want a disk that is broken", err)
+		t.Fatalf("%v, want the error of the broken disk", err)
 	}
 	p.commits = whole
 	if got := overwrite(t, file, 28*mib); got != 28*mib {
@@ -300,8 +300,7 @@ func TestFailedSnapshotLeavesTheLimitAsItWas(t *testing.T) {
 	wantLedger(t, p, v.CapacityBytes, 0)
 }
 
-// The filesystem may give the quota ID of a volume that is gone to one that is made anew under its
-// name.
+// The filesystem may give the quota ID of a deleted volume to a new volume of the same name.
 func TestVolumeMadeAnewHasNothingOfTheLimitOfTheOldOne(t *testing.T) {
 	p := poolOn(t, disks.Btrfs)
 	old := create(t, p, "v", 32*mib)
@@ -309,14 +308,14 @@ func TestVolumeMadeAnewHasNothingOfTheLimitOfTheOldOne(t *testing.T) {
 	s := snapshot(t, p, "s", old.ID)
 	remove(t, p, old.ID)
 	waitPurged(t, p)
-	p = restart(t, p) // which begins its search for a free quota ID where it began it the last time
+	p = restart(t, p) // the search for a free quota ID begins where it began the last time
 	v := create(t, p, "v", 8*mib)
 	if v.QuotaID != old.QuotaID {
-		t.Fatalf("the new volume has the quota %d, the old one had %d: the test looks at nothing",
+		t.Fatalf("the new volume has the quota ID %d, the old one had %d: the test compares nothing",
 			v.QuotaID, old.QuotaID)
 	}
 	if s.SourceQuotaID != v.QuotaID || s.Source != v.ID {
-		t.Fatalf("the snapshot is %+v, not one of something with the name and the quota of %+v", s, v)
+		t.Fatalf("the snapshot is %+v, want one of a volume with the name and the quota ID of %+v", s, v)
 	}
 	if _, err := expand(t, p, v.ID, 9*mib, 0); err != nil {
 		t.Fatal(err)

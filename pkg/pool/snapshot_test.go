@@ -52,7 +52,7 @@ func removeSnapshot(t *testing.T, p *Pool, id volume.SnapshotID) {
 	}
 }
 
-// snapshotPath is the way to a snapshot's data that an administrator would take.
+// snapshotPath returns the path of a snapshot's data, as an administrator would find it.
 func snapshotPath(p *Pool, id volume.SnapshotID) string {
 	dir := filepath.Join(p.opts.Path, layout.SnapshotsDir, id.Dir())
 	if held := filepath.Join(dir, backend.Holder, backend.Data); pathExists(held) {
@@ -61,7 +61,7 @@ func snapshotPath(p *Pool, id volume.SnapshotID) string {
 	return filepath.Join(dir, backend.Data)
 }
 
-// from is a request for a copy of at least that size.
+// from returns a request for a copy of at least that size.
 func from(t *testing.T, name string, source volume.Source, bytes int64) volume.CreateRequest {
 	t.Helper()
 	req := request(t, name, bytes)
@@ -79,7 +79,7 @@ func restore(t *testing.T, p *Pool, req volume.CreateRequest, sources Sources) v
 	return v
 }
 
-// only is the pools of a node that has these.
+// only implements Sources with these pools.
 type only []*Pool
 
 func (o only) ByID(id volume.PoolID) (*Pool, error) {
@@ -143,7 +143,7 @@ func TestRestoredVolumeIsIndependentOfItsSource(t *testing.T) {
 		cloned := restore(t, p, from(t, "cloned", volume.FromVolume(v.ID), 96*mib), only{p})
 		if restored.CapacityBytes != 64*mib || cloned.CapacityBytes != 96*mib ||
 			restored.Source != volume.FromSnapshot(s.ID) {
-			t.Errorf("made are %+v and %+v", restored, cloned)
+			t.Errorf("the new volumes are %+v and %+v", restored, cloned)
 		}
 		for _, copied := range []volume.Volume{restored, cloned} {
 			wantTree(t, dataPath(p, copied.ID), someTree)
@@ -159,7 +159,7 @@ func TestRestoredVolumeIsIndependentOfItsSource(t *testing.T) {
 		changed["file"] = "changed"
 		wantTree(t, dataPath(p, restored.ID), changed)
 		wantTree(t, dataPath(p, cloned.ID), changed)
-		// Its source is gone, and the same request is answered all the same.
+		// The source was deleted. The repeated request still gets the volume.
 		if got := restore(
 			t,
 			p,
@@ -206,7 +206,8 @@ func TestFileVolumeIsSnapshotAndRestored(t *testing.T) {
 	})
 }
 
-// A restored application finds its data as it left it; what the class says is for empty volumes.
+// A restored application finds its data as it was. The owner and mode of the class are for empty
+// volumes.
 func TestCopyHasTheOwnerAndModeOfItsSource(t *testing.T) {
 	onEach(t, func(t *testing.T, p *Pool) { //nolint:thelper // it is the test
 		v := create(t, p, "v", 64*mib)
@@ -219,7 +220,7 @@ func TestCopyHasTheOwnerAndModeOfItsSource(t *testing.T) {
 		req := from(t, "copy", volume.FromVolume(v.ID), 64*mib)
 		req.Spec.Mode, req.Spec.UID = 0o777, 13
 		restore(t, p, req, only{p})
-		// the record has what was asked for, so the same request is the same
+		// the record has the requested specification, so the repeated request fits
 		copied := restore(t, p, req, only{p})
 		var st unix.Stat_t
 		if err := unix.Stat(dataPath(p, copied.ID),
@@ -279,7 +280,7 @@ func TestSnapshotOfAnotherVolumeIsNotTheSame(t *testing.T) {
 		t.Errorf("%v, want ErrNotFound", err)
 	}
 	remove(t, p, one.ID)
-	// it is there, whatever became of its source
+	// the snapshot exists, whether its source does or not
 	if again := snapshot(t, p, "s", one.ID); again != s {
 		t.Errorf("without its source the same call got %+v, want %+v", again, s)
 	}
@@ -407,7 +408,7 @@ func TestSnapshotsAreListedInPagesAndByVolume(t *testing.T) {
 		page = p.ListSnapshotsOf(one.ID, page[len(page)-1].ID.Dir(), 2)
 	}
 	if !slices.Equal(listed, all) || !slices.Equal(listedOfOne, ofOne) {
-		t.Errorf("listed are %q, of one volume %q; want %q and %q", listed, listedOfOne, all, ofOne)
+		t.Errorf("the list has %q, that of one volume %q; want %q and %q", listed, listedOfOne, all, ofOne)
 	}
 	if n := p.snapshots.catalog.Len(); n != len(all) {
 		t.Errorf("%d snapshots", n)
@@ -446,7 +447,7 @@ func TestDamagedSnapshotKeepsItsNameAndCanBeDeleted(t *testing.T) {
 		}
 		if list := p.ListSnapshots("", 9); len(list) != 1 || list[0].ID != s.ID ||
 			!list[0].IsDamaged() {
-			t.Errorf("listed are %+v", list)
+			t.Errorf("the list is %+v", list)
 		}
 		removeSnapshot(t, p, s.ID)
 		waitPurged(t, p)
@@ -472,7 +473,7 @@ func TestSnapshotAndVolumeOfOneNameAreTwoThings(t *testing.T) {
 		s := snapshot(t, p, "same", v.ID)
 		remove(t, p, v.ID)
 		removeSnapshot(t, p, s.ID)
-		p = restart(t, p) // perhaps with both in the trash
+		p = restart(t, p) // both may still be in the trash
 		waitPurged(t, p)
 		wantLedger(t, p, 0, 0)
 	})
@@ -493,7 +494,8 @@ func TestPoolWithoutRoomTakesNoSnapshot(t *testing.T) {
 	wantEntries(t, p, layout.TmpDir)
 }
 
-// A pod may have a lease on its file (fcntl(2), F_SETLEASE). Who opens it waits; it is not damaged.
+// A pod may have a lease on its file (fcntl(2), F_SETLEASE). The open of the file waits for the
+// lease. The snapshot must not fail.
 func TestSnapshotOfAFileThatIsLeasedWaitsForTheLease(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {

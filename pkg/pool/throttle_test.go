@@ -12,7 +12,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// meter is a limiter that lets everything through, and counts it.
+// meter is a limiter that counts all bytes and delays none.
 type meter struct{ bytes atomic.Int64 }
 
 func (m *meter) WaitN(_ context.Context, bytes int) error {
@@ -20,15 +20,15 @@ func (m *meter) WaitN(_ context.Context, bytes int) error {
 	return nil
 }
 
-// meteredContent is in a volume whose copies are metered.
+// meteredContent is the content of the copied volume, in bytes.
 const meteredContent = 3*mib + 4096
 
-// Whatever moves bytes asks the limiter of the pool that it writes to, for all of them.
+// Every copy that moves bytes asks the limiter of the target pool for all of them.
 func TestEveryKindOfCopyAsksTheLimiter(t *testing.T) {
 	for _, kind := range []struct {
 		name string
 		spec volume.Spec
-		path string // of the content, in the data
+		path string // the file with the content, relative to the volume's data
 	}{
 		{"directory", directory, "file"},
 		{"file", volume.Spec{Type: volume.FileOrCreate, Mode: 0o600}, ""},
@@ -74,8 +74,9 @@ func fillMetered(t *testing.T, path string) {
 	}
 }
 
-// wantMetered: a copy into a pool asks that pool's limiter for all of the content. It asks again
-// for what the kernel left of a chunk: copy_file_range(2) may copy less than it was told.
+// wantMetered checks that a copy into a pool asks that pool's limiter for all of the content. The
+// copy may ask for more, because copy_file_range(2) may copy less than requested, and the copy then
+// asks again.
 func wantMetered(t *testing.T, what string, on *Pool, run func()) {
 	t.Helper()
 	m := &meter{}

@@ -17,7 +17,8 @@ import (
 )
 
 func TestDeletedVolumeStaysInTheTrashForItsRetention(t *testing.T) {
-	for _, fstype := range disks.Types() { // each keeps the time of the deletion in its own way
+	// Filesystems differ in how they keep the time of the deletion.
+	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
 			p := poolOn(t, fstype)
 			closePool(t, p)
@@ -26,7 +27,7 @@ func TestDeletedVolumeStaysInTheTrashForItsRetention(t *testing.T) {
 			v := create(t, p, "v", mib)
 			writeTree(t, dataPath(p, v.ID), map[string]string{"file": "precious"})
 			remove(t, p, v.ID)
-			create(t, p, "v", mib) // its name is free at once
+			create(t, p, "v", mib) // the name is free at once
 			p = restart(t, p)
 			trash := filepath.Join(p.opts.Path, layout.TrashDir)
 			deleted := entries(t, trash)
@@ -48,8 +49,8 @@ func TestDeletedVolumeStaysInTheTrashForItsRetention(t *testing.T) {
 	}
 }
 
-// Nobody asked for what a crash has left in tmp/, and half a snapshot may keep blocks of its
-// volume.
+// Entries that a crash has left in tmp/ are purged despite the retention: nobody has deleted them,
+// and an unfinished snapshot may keep blocks of its volume.
 func TestWhatACrashLeftUnfinishedIsNotKeptForTheRetention(t *testing.T) {
 	p := newPool(t)
 	closePool(t, p)
@@ -61,7 +62,7 @@ func TestWhatACrashLeftUnfinishedIsNotKeptForTheRetention(t *testing.T) {
 	wantEntries(t, p, layout.TmpDir)
 }
 
-// deletedAt is when an entry came to the trash.
+// deletedAt returns when an entry came to the trash.
 func deletedAt(t *testing.T, path string) time.Time {
 	t.Helper()
 	var st unix.Stat_t
@@ -81,8 +82,8 @@ func TestDeleteOfAnAbsentVolumeIsNoError(t *testing.T) {
 	wantLedger(t, p, 0, 0)
 }
 
-// TestPurgeOfALargeVolumeIsInterruptedAndResumed: neither a delete nor a stop waits for 100,000
-// files, and the space they take is not given to another volume before they are gone.
+// Neither a delete nor a stop waits until 100,000 files are removed. The space of the files is
+// promised to nobody before it is free.
 func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 	const files = 100_000
 	p := newPool(t)
@@ -112,8 +113,8 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 
 const manyInADir = 1000
 
-// plantMany makes files in directories of manyInADir each. Hard links are the quickest to make; to
-// the purger they are files.
+// plantMany makes many files, manyInADir in each directory. They are hard links, which are made
+// fastest and are removed like other files.
 func plantMany(t *testing.T, root string, files int) {
 	t.Helper()
 	for n := 0; n < files; n += manyInADir {
@@ -132,7 +133,8 @@ func plantMany(t *testing.T, root string, files int) {
 	}
 }
 
-// A crash in the middle of a purge must not lose count of what is left: the record goes last.
+// A crash during a purge must not lose the bytes of the remaining data. So the purge removes the
+// record last.
 func TestRecordOutlivesTheDataItCounts(t *testing.T) {
 	p := newPool(t)
 	v := create(t, p, "v", mib)

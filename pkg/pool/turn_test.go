@@ -13,7 +13,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-// queueing is a context that says when somebody begins to wait for its end.
+// queueing is a context that reports when somebody begins to wait for its end.
 type queueing struct {
 	context.Context
 
@@ -26,8 +26,8 @@ func (q queueing) Done() <-chan struct{} {
 	return q.Context.Done()
 }
 
-// queued begins a copy in a pool in which it is not its turn. It returns when the copy waits; leave
-// gives it the turn and says how it ended.
+// queued begins a copy while another one is under way, and returns when the copy waits. leave ends
+// the other copy, and returns the error of the copy.
 func queued(t *testing.T, p *Pool, work func(context.Context) error) (leave func() error) {
 	t.Helper()
 	leaveTurn, err := p.copier.Throttle.Enter(t.Context())
@@ -40,7 +40,7 @@ func queued(t *testing.T, p *Pool, work func(context.Context) error) (leave func
 	select {
 	case <-ctx.waits:
 	case err := <-ended:
-		t.Fatalf("it has ended without a turn: %v", err)
+		t.Fatalf("the copy ended without its turn: %v", err)
 	}
 	return func() error {
 		leaveTurn()
@@ -48,7 +48,7 @@ func queued(t *testing.T, p *Pool, work func(context.Context) error) (leave func
 	}
 }
 
-// oneAtATime is a pool with an image volume, in which one copy is made at a time.
+// oneAtATime returns a pool that makes one copy at a time, with an image volume.
 func oneAtATime(t *testing.T, fstype string) (*Pool, volume.Volume) {
 	t.Helper()
 	p := poolOn(t, fstype)
@@ -56,8 +56,8 @@ func oneAtATime(t *testing.T, fstype string) (*Pool, volume.Volume) {
 	return p, createImage(t, p, imageSpec(volume.Ext4), volume.SizeRange{Required: 32 * mib})
 }
 
-// What waits for its turn keeps nobody from anything, and takes the volume as it is when the turn
-// has come.
+// A copy that waits for its turn locks nothing. It copies the volume as it is when its turn has
+// come.
 func TestSnapshotThatQueuesIsOfTheVolumeAsItIsInItsTurn(t *testing.T) {
 	for _, fstype := range disks.Types() {
 		t.Run(fstype, func(t *testing.T) {
@@ -85,13 +85,13 @@ func TestSnapshotThatQueuesIsOfTheVolumeAsItIsInItsTurn(t *testing.T) {
 			c := restore(t, p, again, only{p})
 			if info, err := os.Stat(dataPath(p, c.ID)); err != nil || info.Size() != 48*mib ||
 				c.FilesystemBytes != 32*mib {
-				t.Errorf("restored is %+v, with %v, %v", c, info, err)
+				t.Errorf("the restored volume is %+v, with %v, %v", c, info, err)
 			}
 		})
 	}
 }
 
-// stage does to the records what the first staging does.
+// stage changes the record as the first staging does.
 func stage(t *testing.T, p *Pool, id volume.ID) {
 	t.Helper()
 	v, err := p.Get(id)
@@ -177,8 +177,8 @@ func TestCopyOfAnImageOfAnotherSizeIsRefused(t *testing.T) {
 	}
 }
 
-// A directory may be expanded while it is copied: its copy can hold more than the size that it had,
-// and is to be restored all the same.
+// A directory may be expanded while it is copied. Its snapshot can hold more than the old size, and
+// can still be restored.
 func TestSnapshotOfADirectoryThatWasExpandedMeanwhileHasTheNewSize(t *testing.T) {
 	p, v, g := slowPool(t)
 	if _, err := p.CreateSnapshot(
@@ -194,6 +194,6 @@ func TestSnapshotOfADirectoryThatWasExpandedMeanwhileHasTheNewSize(t *testing.T)
 	}
 	close(g.opened)
 	if s := snapshot(t, p, "s", v.ID); s.RestoreBytes != 80*mib {
-		t.Errorf("it is to be restored with %d bytes, want %d", s.RestoreBytes, 80*mib)
+		t.Errorf("the snapshot restores to %d bytes, want %d", s.RestoreBytes, 80*mib)
 	}
 }
