@@ -71,6 +71,14 @@ type Counter interface {
 	Allocated(data *os.File, quotaID volume.QuotaID) (int64, error)
 }
 
+// Retirer is a backend under whose quota IDs files of others may count.
+type Retirer interface {
+	// Retire is called when Release still returns ErrPending after a long time. It forbids that more
+	// is written under the ID, and returns how many bytes count for it. The ID stays reserved until
+	// Release returns nil, and Retire may be called again.
+	Retire(quotaID volume.QuotaID) (leftBytes int64, err error)
+}
+
 // DataPaths are where a volume's data can be, relative to its directory.
 func DataPaths() []string { return []string{Data, Holder + "/" + Data} }
 

@@ -84,6 +84,10 @@ var (
 			func(_ *pool.Pool, s pool.Status) int64 { return int64(s.GrowthsFailing) },
 		},
 		{
+			poolDesc("retired_quota_ids", "Number of deleted volumes for whose project ID something else counts: files of other volumes, or deleted files that a process has open. The log says which IDs."),
+			func(_ *pool.Pool, s pool.Status) int64 { return int64(s.Retired) },
+		},
+		{
 			poolDesc("quota_enforced",
 				"Whether volumes cannot grow beyond their sizes (1) or can (0)."),
 			func(p *pool.Pool, _ pool.Status) int64 {

@@ -96,6 +96,7 @@ func TestMetricsCountWhatIsPromised(t *testing.T) {
 		`csi_hostpath_pool_trash_bytes{pool="good"} 1.048576e+06`,
 		`csi_hostpath_pool_purges_failing{pool="good"} 0`,
 		`csi_hostpath_pool_growths_failing{pool="good"} 0`,
+		`csi_hostpath_pool_retired_quota_ids{pool="good"} 0`,
 		`csi_hostpath_pool_quota_enforced{pool="good"} 0`,
 	} {
 		if !slices.Contains(lines, want) {

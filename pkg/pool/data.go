@@ -80,6 +80,7 @@ type Status struct {
 	Unenforced     int   // volumes that can grow beyond their size
 	PurgesFailing  int   // deleted volumes whose data could not be removed yet
 	GrowthsFailing int   // volumes whose filesystem could not be grown to their size
+	Retired        int   // quota IDs of deleted volumes for which something else counts
 }
 
 // Status costs two system calls. Errors: ErrUnavailable when the disk has failed.
@@ -105,5 +106,6 @@ func (p *Pool) Status() (Status, error) {
 		Unenforced:     int(p.volumes.catalog.Sum()),
 		PurgesFailing:  p.trash.Failures(),
 		GrowthsFailing: len(p.GrowthFailures()),
+		Retired:        p.trash.Retired(),
 	}, nil
 }

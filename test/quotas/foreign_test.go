@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	rights "github.com/csi-hostpath/csi-hostpath/test/pod"
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
@@ -50,6 +52,52 @@ func TestPodCannotGuessWhoseQuotaItUses(t *testing.T) {
 	}
 }
 
+// A file of another volume is charged to a volume that is deleted. The deletion must not wait for
+// the file: everything but what the file takes is given back, the name is free, and nobody gets
+// the ID.
+func TestDeletionDoesNotWaitForAForeignFile(t *testing.T) {
+	const (
+		size    = 64 * mib
+		charged = 4 * mib
+		margin  = mib // what the filesystem takes meanwhile
+	)
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			n := newNode(t, guest.Disk(t, fstype), "foreign", "")
+			n.Start()
+			victim, attacker := n.mustPublish("victim", size), n.mustPublish("attacker", 2*charged)
+			id, err := guest.ProjectOf(victim.target)
+			n.Must(err)
+			foreign := filepath.Join(attacker.target, "foreign")
+			chargeTo(t, foreign, charged, id)
+			before := n.available()
+			n.mustRemove(victim)
+			n.eventually("the deletion ends", func() bool {
+				return len(n.entries("trash")) == 0 && n.available() >= before+size-charged-margin
+			})
+			if got := n.available(); got > before+size-charged+margin {
+				t.Errorf("%d bytes are available, and a file of %d is there: want %d", got, charged,
+					before+size-charged)
+			}
+			if written, err := fill(foreign); err != nil || written > slack {
+				t.Errorf("%d bytes more went into the file, %v", written, err)
+			}
+			victim = n.mustPublish("victim", size)
+			if again, err := guest.ProjectOf(victim.target); again == id || err != nil {
+				t.Errorf("the next volume has project ID %d, %v", again, err)
+			}
+			n.Must(os.Remove(foreign))
+			n.eventually("the file's bytes are given back, and its ID has no limit", func() bool {
+				return n.available() >= before-margin &&
+					guest.ProjectQuota(t, n.disk, id) == guest.Quota{}
+			})
+			n.mustRemove(victim)
+			n.mustRemove(attacker)
+			n.wantNothingLeft()
+		})
+	}
+}
+
 // chargeTo makes a file of that size as a pod does, and charges it to a project.
 func chargeTo(t *testing.T, path string, bytes int64, project uint32) {
 	t.Helper()
@@ -83,4 +131,14 @@ func (n *node) mustRemove(v published) {
 	n.t.Helper()
 	n.Must(n.unpublish(n.t.Context(), v.id, v.target))
 	n.Must(n.delete(n.t.Context(), v.id))
+}
+
+// available is what the scheduler is told of the pool.
+func (n *node) available() int64 {
+	n.t.Helper()
+	resp, err := n.Controller.GetCapacity(n.t.Context(), &csi.GetCapacityRequest{
+		VolumeCapabilities: []*csi.VolumeCapability{fixture.MountCapability("")},
+	})
+	n.Must(err)
+	return resp.GetAvailableCapacity()
 }

@@ -47,6 +47,7 @@ type ProjectQuota struct {
 var (
 	_ backend.Backend = (*ProjectQuota)(nil)
 	_ backend.Counter = (*ProjectQuota)(nil)
+	_ backend.Retirer = (*ProjectQuota)(nil)
 )
 
 // Open returns the backend for the filesystem of a directory; false if the filesystem does not
@@ -278,6 +279,27 @@ func (p *ProjectQuota) Release(quotaID volume.QuotaID) error {
 	}
 	p.quotaIDs.Free(quotaID)
 	return nil
+}
+
+// Retire implements backend.Retirer. The owner of a file may charge it to any project. Whoever does
+// that, or has a deleted file open, cannot write more to it: the limit becomes what counts. It is
+// removed by Release. If the driver ends before that, the limit stays, and keeps the ID from being
+// given to a new volume.
+func (p *ProjectQuota) Retire(quotaID volume.QuotaID) (leftBytes int64, err error) {
+	if !p.quotaIDs.Contains(quotaID) {
+		return 0, nil
+	}
+	q, err := p.quota.get(quotaID)
+	if err != nil {
+		return 0, err
+	}
+	leftBytes = int64(q.curSpace) //nolint:gosec // less than a filesystem holds
+	if p.mode == Lift {
+		return leftBytes, nil
+	}
+	// 0 would be no limit.
+	return leftBytes, p.quota.setLimits(quotaID,
+		limits{bytes: max(1, leftBytes), inodes: max(1, q.curInodes)})
 }
 
 // openData opens data in order to read and set its project ID.

@@ -23,18 +23,29 @@ const (
 	// Entries with fewer files are purged without a pause, so that a busy pool's trash does not grow.
 	yieldAfter = 256
 	// longPolls is the number of polls, a minute in all, after which the log says that the purge takes
-	// long.
+	// long, and a quota ID is retired.
 	longPolls = 120
 )
 
 // purge removes an entry and reports the result.
 func (t *Trash) purge(ctx context.Context, e Entry) {
+	if e.removed {
+		t.giveBack(ctx, e)
+		return
+	}
 	err := t.checkUnused(e)
 	if err == nil {
 		err = t.remove(ctx, &e)
 	}
 	log := klog.FromContext(ctx)
 	switch {
+	case err == nil && e.QuotaID != 0: // it is retired
+		t.retired.Add(1)
+		e.removed = true
+		log.Info("Something else counts for the project ID of a deleted volume or snapshot: files of "+
+			"other volumes that a pod has given this ID, or deleted files that a process has open "+
+			"(lsof +L1 shows which)", "pool", t.Pool, "entry", e.path(), "quotaID", e.QuotaID)
+		t.giveBack(ctx, e)
 	case err == nil:
 		t.Purged(ctx, e)
 	case errors.Is(err, backend.ErrPending):
@@ -82,10 +93,9 @@ func (t *Trash) remove(ctx context.Context, e *Entry) error {
 	failpoint.Here("purge.data-removed")
 	// The data is removed first: without the limit, a purge of many files would be slower, and an ID
 	// that still counts files must not be given to a new volume.
-	if err := t.Backend.Release(e.QuotaID); err != nil {
+	if _, err := t.release(e); err != nil {
 		return err
 	}
-	e.QuotaID = 0 // from here on the ID can be another volume's
 	if e.Uncharge != nil {
 		if err := e.Uncharge(); err != nil {
 			return err
@@ -94,6 +104,46 @@ func (t *Trash) remove(ctx context.Context, e *Entry) error {
 	}
 	failpoint.Here("purge.released")
 	return r.Remove(ctx, e.In, e.Name)
+}
+
+// release gives back the quota ID of an entry whose data is removed. If something else counts for the
+// ID for long, release retires the ID, and returns the bytes that count. Errors:
+// backend.ErrPending.
+func (t *Trash) release(e *Entry) (leftBytes int64, err error) {
+	err = t.Backend.Release(e.QuotaID)
+	if err == nil {
+		e.QuotaID = 0 // from here on the ID can be another volume's
+		return 0, nil
+	}
+	retirer, ok := t.Backend.(backend.Retirer)
+	if ok && errors.Is(err, backend.ErrPending) && (e.removed || e.polls >= longPolls) {
+		return retirer.Retire(e.QuotaID)
+	}
+	return 0, err
+}
+
+// giveBack gives back what does not count any more for the retired quota ID of a removed entry. The
+// entry stays in the queue as long as something counts.
+func (t *Trash) giveBack(ctx context.Context, e Entry) {
+	left, err := t.release(&e)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "What counts for the quota ID of a deleted volume is unknown",
+			"pool", t.Pool, "quotaID", e.QuotaID)
+		left = e.Bytes
+	}
+	if err == nil && e.QuotaID == 0 {
+		t.retired.Add(-1)
+		t.Purged(ctx, e)
+		return
+	}
+	free := e
+	free.Bytes = max(0, e.Bytes-left)
+	if free.Bytes > 0 {
+		t.Purged(ctx, free)
+	}
+	e.Bytes -= free.Bytes
+	e.dueAt(time.Now().Add(retiredPoll))
+	t.queue.add(e)
 }
 
 // removeData removes all but the record.

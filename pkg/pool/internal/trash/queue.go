@@ -12,6 +12,8 @@ const (
 	// twice as long each time.
 	maxPoll   = 500 * time.Millisecond
 	firstPoll = 8 * time.Millisecond
+	// retiredPoll is how often the trash asks what counts for a retired quota ID.
+	retiredPoll = 10 * time.Second
 )
 
 // schedule is a heap of entries; the entry that is due first is at the top (container/heap). A

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,8 +54,11 @@ type Entry struct {
 	// show it.
 	lookAfter time.Time
 	begun     bool // the disk says that its purge has begun
-	failed    bool // it was tried, and waits for another try
-	polls     int  // how often the filesystem had not finished
+	// removed: nothing of the entry is on the disk any more, and another entry may have its name. Only
+	// its quota ID is left (retire).
+	removed bool
+	failed  bool // it was tried, and waits for another try
+	polls   int  // how often the filesystem had not finished
 }
 
 // path is from the pool's directory.
@@ -64,7 +68,8 @@ func (e *Entry) path() string { return e.In.Name() + "/" + e.Name }
 // lookAfter is set too.
 func (e *Entry) dueAt(t time.Time) { e.due, e.lookAfter = t, t.Add(-purgeDelay) }
 
-// Backend is what a purge asks of the pool's filesystem; see backend.Backend.
+// Backend is what a purge asks of the pool's filesystem; see backend.Backend. It may be a
+// backend.Retirer.
 type Backend interface {
 	Discard(dir *os.File) error
 	Release(id volume.QuotaID) error
@@ -93,7 +98,8 @@ type Trash struct {
 	CheckDetached func(in openat.Dir, name string) error
 	// Yield lets calls go first.
 	Yield func(ctx context.Context) error
-	// Purged is called for each entry that is gone.
+	// Purged is called for each entry that is gone. If something else counts for the entry's quota ID
+	// for long, Purged is called several times, each time with the bytes that do not count any more.
 	Purged func(ctx context.Context, e Entry)
 	// RetryAfter is purgeRetry, but shorter in tests.
 	RetryAfter time.Duration
@@ -105,6 +111,7 @@ type Trash struct {
 
 	mu      sync.Mutex
 	inPlace []Entry // found by the start
+	retired atomic.Int64
 }
 
 // New returns an empty trash. The caller sets the fields, may add entries, and starts it.
@@ -191,6 +198,9 @@ func (t *Trash) queueFailed(e Entry, retryIn time.Duration) {
 
 // Failures counts the entries that wait for another try.
 func (t *Trash) Failures() int { return t.queue.failures() }
+
+// Retired counts the entries that are gone, and for whose quota ID something else counts.
+func (t *Trash) Retired() int { return int(t.retired.Load()) }
 
 // FoundInPlace adds an entry that is deleted in place. The start calls it, possibly concurrently,
 // while it reads volumes/ and snapshots/.

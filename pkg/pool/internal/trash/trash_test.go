@@ -31,8 +31,9 @@ const patience = time.Minute
 type quotas struct {
 	discarding func() // if set, is called when data is about to be removed
 
-	mu    sync.Mutex
-	asked map[volume.QuotaID]int
+	mu      sync.Mutex
+	asked   map[volume.QuotaID]int
+	foreign int64 // bytes that others have charged to every quota ID
 }
 
 func (q *quotas) Discard(*os.File) error {
@@ -45,10 +46,22 @@ func (q *quotas) Discard(*os.File) error {
 func (q *quotas) Release(id volume.QuotaID) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.asked[id]++; id != 0 && q.asked[id] == 1 {
+	if q.asked[id]++; id != 0 && (q.asked[id] == 1 || q.foreign > 0) {
 		return backend.ErrPending
 	}
 	return nil
+}
+
+func (q *quotas) Retire(volume.QuotaID) (int64, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.foreign, nil
+}
+
+func (q *quotas) charge(foreign int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.foreign = foreign
 }
 
 // fixture is a trash on directories of the test, with volumes/ beside it.
@@ -187,6 +200,49 @@ func TestDeletedEntryIsPurgedAndGivenBackOnce(t *testing.T) {
 		t.Errorf("given back %d times more; uncharged %d times, want 2; released %d times, want 2",
 			len(f.purged), uncharged, f.backend.asked[8])
 	}
+}
+
+// A pod can charge a file of its own to the quota ID of a deleted volume. The entry goes all the
+// same, and its bytes come back as the file shrinks. Another volume that has the name by then is not
+// touched.
+func TestEntryToWhichOthersChargeTheirFilesIsRemovedOnce(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	f.Start(t.Context())
+	f.plant("volumes", "v")
+	f.backend.charge(3)
+	// It is deleted in place, and was asked for often.
+	f.Queue(Entry{In: f.volumes, Name: "v", Bytes: 7, QuotaID: 8, polls: longPolls})
+	for _, step := range []struct {
+		foreign, freed int64
+	}{{3, 4}, {1, 2}, {0, 1}} {
+		f.backend.charge(step.foreign)
+		if got := f.wantHurried("v"); got.Bytes != step.freed {
+			t.Errorf("%d bytes are given back when others have %d, want %d", got.Bytes, step.foreign,
+				step.freed)
+		}
+		if step.foreign == 3 {
+			f.wantEntries("volumes")
+			if n := f.Retired(); n != 1 {
+				t.Errorf("%d quota IDs are retired, want 1", n)
+			}
+			f.plant("volumes", "v")
+		}
+	}
+	f.Stop()
+	f.wantEntries("volumes", "v")
+	if n := f.Retired(); n != 0 || len(f.purged) > 0 {
+		t.Errorf("%d quota IDs are retired at the end; given back %d times more", n, len(f.purged))
+	}
+}
+
+// wantHurried is wantPurged of an entry that waits for something.
+func (f *fixture) wantHurried(name string) Entry {
+	f.t.Helper()
+	for deadline := time.Now().Add(patience); len(f.purged) == 0 && time.Now().Before(deadline); {
+		f.queue.hurry()
+		time.Sleep(time.Millisecond)
+	}
+	return f.wantPurged(name)
 }
 
 func TestEntryThatSomebodyHasRemovedIsGivenBack(t *testing.T) {
