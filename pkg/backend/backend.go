@@ -79,28 +79,6 @@ type Retirer interface {
 	Retire(quotaID volume.QuotaID) (leftBytes int64, err error)
 }
 
-// DataPaths are where a volume's data can be, relative to its directory.
-func DataPaths() []string { return []string{Data, Holder + "/" + Data} }
-
-// OpenData opens a volume's data, wherever it is in its directory. No link is followed and no mount
-// is crossed. The caller closes the file. Errors: os.ErrNotExist.
-func OpenData(dir *os.File, flags int) (*os.File, error) {
-	var first error
-	for _, path := range DataPaths() {
-		f, err := openat.Dir{File: dir}.Resolve(path, flags, openat.OnMount)
-		if err == nil {
-			return f, nil
-		}
-		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
-			return nil, err
-		}
-		if first == nil {
-			first = err
-		}
-	}
-	return nil, first
-}
-
 // MakeEmpty makes the empty directory or file that pods will see, with exactly the specification's
 // mode and owner, whatever the umask. Only root can reach it before that, because its parent has
 // mode

@@ -51,16 +51,9 @@ func (i Image) Make(dir *os.File, _ volume.Spec, bytes int64) (*os.File, volume.
 		err = i.extend(f, 0, bytes)
 	}
 	if err != nil {
-		return nil, 0, errors.Join(err, f.Close(), unlink(dir))
+		return nil, 0, errors.Join(err, f.Close(), backend.RemoveEmpty(dir, volume.FileOrCreate))
 	}
 	return f, 0, nil
-}
-
-func unlink(dir *os.File) error {
-	if err := unix.Unlinkat(int(dir.Fd()), backend.Data, 0); err != nil {
-		return &os.PathError{Op: "unlink", Path: backend.Data, Err: err}
-	}
-	return nil
 }
 
 // statBlock is the unit of st_blocks on every filesystem, in bytes (stat(2)).

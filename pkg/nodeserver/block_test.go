@@ -132,7 +132,7 @@ func TestBlockVolumeIsOneDeviceOfExactlyItsSizeHoweverManyPods(t *testing.T) {
 		t.Errorf("kubelet's directory has %v, %v, want only the staging path", entries, err)
 	}
 	n.wantDetached(n.id)
-	must(t, volumeOf(n.t, n.pool, n.id).CheckDetached())
+	must(t, n.checkDetached(n.t, n.id))
 }
 
 func TestBlockVolumeKeepsItsContentOverAReboot(t *testing.T) {
@@ -306,7 +306,7 @@ func TestPublishedBlockVolumeIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 	exclusive.VolumeCapability.AccessMode.Mode = singleWriter
 	wantCode(t, n.publish(t, exclusive), codes.FailedPrecondition)
 	n.wantOneDevice()
-	wantCode(t, volumeOf(n.t, n.pool, n.id).CheckDetached(), codes.FailedPrecondition)
+	wantCode(t, n.checkDetached(n.t, n.id), codes.FailedPrecondition)
 	n.Publications = NewPublications() // as after a start that has not opened the pool
 	must(t, n.unpublish(t, n.id, "a"))
 	n.wantDetached(n.id)

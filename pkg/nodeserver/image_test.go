@@ -207,7 +207,7 @@ func TestImageIsADiskOfItsOwnThatPodsShare(t *testing.T) {
 		wantPrecious(n.t, n.target("c/file"))
 		n.takeDown("c")
 		n.wantDetached(n.id)
-		must(n.t, volumeOf(n.t, n.pool, n.id).CheckDetached())
+		must(n.t, n.checkDetached(n.t, n.id))
 	})
 }
 
@@ -303,7 +303,7 @@ func TestWhatPodsWriteToAnImageIsNotThrottledOnTheWay(t *testing.T) {
 func TestStagedImageIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 	onEachFilesystem(t, func(n *imageNode) {
 		must(n.t, n.stage())
-		wantCode(n.t, volumeOf(n.t, n.pool, n.id).CheckDetached(), codes.FailedPrecondition)
+		wantCode(n.t, n.checkDetached(n.t, n.id), codes.FailedPrecondition)
 		must(n.t, n.publishAt("a"))
 		n.restart(n.t)
 		if id, known := n.Publications.at(parseTarget(n.t, n.node, "a")); !known || id != n.id.String() {
@@ -319,10 +319,10 @@ func TestStagedImageIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 				&csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: path})
 			must(n.t, err)
 		}
-		wantCode(n.t, volumeOf(n.t, n.pool, n.id).CheckDetached(), codes.FailedPrecondition)
+		wantCode(n.t, n.checkDetached(n.t, n.id), codes.FailedPrecondition)
 		n.takeDown("a")
 		n.wantDetached(n.id)
-		must(n.t, volumeOf(n.t, n.pool, n.id).CheckDetached())
+		must(n.t, n.checkDetached(n.t, n.id))
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
@@ -226,7 +227,15 @@ func volumeOf(t *testing.T, p *pool.Pool, id volume.ID) pool.Volume {
 	return v
 }
 
-// checkUnused makes the check that DeleteVolume makes.
+// checkDetached and checkUnused make the checks that DeleteVolume makes.
+func (n *node) checkDetached(t *testing.T, id volume.ID) error {
+	t.Helper()
+	data, err := volumeOf(t, n.pool, id).Data()
+	must(t, err)
+	defer data.Close()
+	return image.CheckDetached(data)
+}
+
 func (n *node) checkUnused(t *testing.T, id volume.ID) error {
 	t.Helper()
 	data, err := volumeOf(t, n.pool, id).Data()

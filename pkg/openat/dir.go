@@ -120,6 +120,28 @@ func (d Dir) WriteFile(name string, content []byte, sync func(*os.File) error) e
 	return sync(f)
 }
 
+// WriteTmpFile is WriteFile for a file that is renamed afterwards. What a crash has left under the
+// name is replaced; after an error nothing has the name, if the filesystem lets it be removed.
+func (d Dir) WriteTmpFile(name string, content []byte, sync func(*os.File) error) error {
+	if err := unix.Unlinkat(d.FD(), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "unlink", Path: name, Err: err}
+	}
+	err := d.WriteFile(name, content, sync)
+	if err != nil {
+		_ = unix.Unlinkat(d.FD(), name, 0) // else the next try does it
+	}
+	return err
+}
+
+// Rename gives an entry another name, also one that is taken: the new file replaces the old one.
+// The change is durable after a sync of d. Errors: a *os.LinkError.
+func (d Dir) Rename(name, newName string) error {
+	if err := unix.Renameat(d.FD(), name, d.FD(), newName); err != nil {
+		return &os.LinkError{Op: "rename", Old: name, New: newName, Err: err}
+	}
+	return nil
+}
+
 // RenameNoReplace moves an entry to a name that must be free (RENAME_NOREPLACE). The move is
 // durable after a sync of both directories. Errors: a *os.LinkError, with EEXIST if the name is
 // taken.

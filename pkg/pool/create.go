@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -24,8 +23,8 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 	defer unlock()
 	p.calls.Enter()
 	defer p.calls.Leave()
-	if e, ok := p.volumes.catalog.Get(id.Dir()); ok {
-		return p.existing(e, req)
+	if v, exists, err := p.volumes.existing(id, req.CheckAnsweredBy); exists {
+		return v, err
 	}
 	if !req.Source.IsNone() {
 		return volume.Volume{}, fmt.Errorf("%w: volume %s is to be made from %s: use CreateFrom",
@@ -36,19 +35,6 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 		return volume.Volume{}, err
 	}
 	return p.volumes.publish(ctx, id, v, making[volume.Volume]{data: p.makeEmpty})
-}
-
-// existing returns the volume of that name, if it is what the request asks for. The first call may
-// have failed before its fsync, so existing syncs again.
-func (p *Pool) existing(e *catalog.Entry, req volume.CreateRequest) (volume.Volume, error) {
-	if err := e.Damaged(); err != nil {
-		return volume.Volume{}, err
-	}
-	v := p.volumes.unpack(e)
-	if err := req.CheckAnsweredBy(v); err != nil {
-		return volume.Volume{}, err
-	}
-	return v, p.syncPlaced(p.volumes.dir)
 }
 
 // newVolume returns the volume that a request asks for, as it will be created now. Errors:

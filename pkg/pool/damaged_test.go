@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -130,7 +131,7 @@ func wantDamaged(t *testing.T, p *Pool, v volume.Volume) {
 	}
 	for _, name := range []string{"v", "bystander"} {
 		if content, err := os.ReadFile(
-			filepath.Join(p.opts.Path, layout.VolumesDir, name, dataEntry, "file"),
+			filepath.Join(p.opts.Path, layout.VolumesDir, name, backend.Data, "file"),
 		); string(
 			content,
 		) != "precious" {

@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
-	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -17,23 +16,11 @@ import (
 func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
 	p.calls.Enter()
 	defer p.calls.Leave()
-	f, err := openDataBelow(p.volumes.dir, id.Dir())
+	f, err := backend.OpenDataIn(p.volumes.dir, id.Dir(), unix.O_PATH)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, dataEntry)
+		return nil, fmt.Errorf("%w: volume %s has no %s", volume.ErrNotFound, id, backend.Data)
 	}
 	return f, err
-}
-
-// openDataBelow opens with O_PATH the data of a volume whose directory is in a directory of the
-// pool. Errors: os.ErrNotExist.
-func openDataBelow(parent openat.Dir, entry string) (*os.File, error) {
-	for _, path := range backend.DataPaths() {
-		f, err := parent.Resolve(entry+"/"+path, unix.O_PATH, openat.OnMount)
-		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
-			return f, err
-		}
-	}
-	return nil, &os.PathError{Op: "open", Path: entry + "/" + dataEntry, Err: os.ErrNotExist}
 }
 
 func checkKind(f *os.File, s volume.Spec) error {

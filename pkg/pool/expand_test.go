@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -109,7 +110,7 @@ func TestExpandOnAFullDiskLeavesTheVolumeAsItWas(t *testing.T) {
 					t.Errorf("expand: %v, want ErrNoSpace or ENOSPC", err)
 				}
 				wantLedger(t, p, capacity, 0)
-				wantEntries(t, p, filepath.Join(layout.VolumesDir, v.ID.Dir()), dataEntry, record.VolumeFile)
+				wantEntries(t, p, filepath.Join(layout.VolumesDir, v.ID.Dir()), backend.Data, record.VolumeFile)
 				giveBack(t, filler, block)
 			}
 			if refused == 0 {

@@ -11,7 +11,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
-	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -77,25 +76,4 @@ func (p *Pool) VolumeOn(d *loopdev.Device) (volume.ID, bool) {
 	}
 	id, err := volume.IDFromDir(p.id, path.Base(path.Dir(file)))
 	return id, err == nil && p.hasImageOn(id, d)
-}
-
-// CheckDetached refuses a volume whose image is on a loop device: the volume is staged, or another
-// program uses the image. Errors: ErrInUse.
-func (v Volume) CheckDetached() error {
-	if err := checkDetached(v.pool.volumes.dir, v.ID.Dir()); err != nil {
-		return fmt.Errorf("volume %s: %w", v.ID, err)
-	}
-	return nil
-}
-
-func checkDetached(parent openat.Dir, entry string) error {
-	f, err := parent.Resolve(entry+"/"+dataEntry, unix.O_PATH, openat.OnMount)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return nil // it has no image
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return image.CheckDetached(f)
 }

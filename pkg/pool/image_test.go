@@ -95,12 +95,12 @@ func TestDeletedImageIsPurgedOnlyWhenNoDeviceHasIt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := checkVolumeDetached(p, v.ID); !errors.Is(err, volume.ErrInUse) {
+		if err := checkDetached(p.volumes.dir, v.ID.Dir()); !errors.Is(err, volume.ErrInUse) {
 			t.Errorf("attached: %v, want ErrInUse", err)
 		}
 		d.Close()
 	}
-	if err := checkVolumeDetached(p, v.ID); err != nil {
+	if err := checkDetached(p.volumes.dir, v.ID.Dir()); err != nil {
 		t.Fatal(err)
 	}
 	d, err := loopdev.Attach(image, loopdev.Options{})

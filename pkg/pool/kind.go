@@ -1,6 +1,8 @@
 package pool
 
 import (
+	"fmt"
+
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
@@ -103,6 +105,51 @@ func (p *Pool) newSnapshots() *kind[volume.Snapshot] {
 			indexed:       failpoint.Point("snapshot.indexed"),
 		},
 	}
+}
+
+// poolMember is the ID of a volume or of a snapshot.
+type poolMember interface {
+	catalog.ID
+	Pool() volume.PoolID
+}
+
+// find returns the entry of an ID. Errors: ErrNotFound; ErrCorrupt, with the entry, when its record
+// cannot be used.
+func (k *kind[V]) find(id poolMember) (*catalog.Entry, error) {
+	e, ok := k.catalog.Get(id.Dir())
+	if !ok || id.Pool() != k.pool.id {
+		return nil, fmt.Errorf("%w: %s %s is not in pool %s", volume.ErrNotFound, k.word, id,
+			k.pool.opts.Name)
+	}
+	return e, e.Damaged()
+}
+
+// get returns the value of an ID. Errors: ErrNotFound; ErrCorrupt, with what is known, when its
+// record cannot be used.
+func (k *kind[V]) get(id poolMember) (v V, err error) {
+	e, err := k.find(id)
+	if e == nil {
+		return v, err
+	}
+	return k.unpack(e), err
+}
+
+// existing returns the value of an ID, if there is one; check says whether it is what the request
+// asks for. The caller has the exclusive lock. An earlier call may have failed before its fsync, so
+// existing syncs again. Errors: ErrCorrupt, and those of check.
+func (k *kind[V]) existing(id catalog.ID, check func(V) error) (v V, exists bool, err error) {
+	e, exists := k.catalog.Get(id.Dir())
+	if !exists {
+		return v, false, nil
+	}
+	if err := e.Damaged(); err != nil {
+		return v, true, err
+	}
+	found := k.unpack(e)
+	if err := check(found); err != nil {
+		return v, true, err
+	}
+	return found, true, k.pool.syncPlaced(k.dir)
 }
 
 // page lists at most limit values in the order of their directories, after the given one.

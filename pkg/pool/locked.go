@@ -1,10 +1,7 @@
 package pool
 
 import (
-	"errors"
 	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
@@ -115,17 +112,12 @@ func (v Volume) openDir() (openat.Dir, error) { return v.pool.volumes.dir.OpenDi
 // exchangeRecord writes a new record of a volume's directory by one rename(2). The record is
 // durable after a sync of the directory. After an error the old record is in place.
 func exchangeRecord(d openat.Dir, content []byte) error {
-	// A crash may have left the file.
-	if err := unix.Unlinkat(d.FD(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return &os.PathError{Op: "unlink", Path: recordTmpFile, Err: err}
-	}
-	if err := d.WriteFile(recordTmpFile, content, (*os.File).Sync); err != nil {
-		_ = unix.Unlinkat(d.FD(), recordTmpFile, 0) // else the next try does it
+	if err := d.WriteTmpFile(recordTmpFile, content, (*os.File).Sync); err != nil {
 		return err
 	}
 	failpoint.Here("record.written")
-	if err := unix.Renameat(d.FD(), recordTmpFile, d.FD(), record.VolumeFile); err != nil {
-		return &os.LinkError{Op: "rename", Old: recordTmpFile, New: record.VolumeFile, Err: err}
+	if err := d.Rename(recordTmpFile, record.VolumeFile); err != nil {
+		return err
 	}
 	failpoint.Here("record.renamed")
 	return nil

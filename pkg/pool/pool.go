@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
@@ -16,7 +15,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
@@ -144,22 +142,7 @@ func (p *Pool) Name() string { return p.opts.Name }
 // Get returns one volume. The owner is set only for an inline volume; for other volumes only the
 // record has the owner. Errors: ErrNotFound; ErrCorrupt when the volume is there and its record
 // cannot be used.
-func (p *Pool) Get(id volume.ID) (volume.Volume, error) {
-	e, err := p.find(id)
-	if e == nil {
-		return volume.Volume{}, err
-	}
-	return p.volumes.unpack(e), err
-}
-
-// find returns the entry of a volume, also of a damaged one. Errors: those of Get.
-func (p *Pool) find(id volume.ID) (*catalog.Entry, error) {
-	e, ok := p.volumes.catalog.Get(id.Dir())
-	if !ok || id.Pool() != p.id {
-		return nil, fmt.Errorf("%w: volume %s is not in pool %s", volume.ErrNotFound, id, p.opts.Name)
-	}
-	return e, e.Damaged()
-}
+func (p *Pool) Get(id volume.ID) (volume.Volume, error) { return p.volumes.get(id) }
 
 // AllowMultiNode says whether the operator lets multi-node access modes mean "the pods of one
 // node".
@@ -183,15 +166,10 @@ func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
 		return p.imageAt(m)
 	}
 	parts := strings.Split(rest, "/")
-	if len(parts) < 3 || parts[0] != layout.VolumesDir || !isData(parts[2:]) {
+	if len(parts) < 3 || parts[0] != layout.VolumesDir ||
+		!backend.IsDataPath(strings.Join(parts[2:], "/")) {
 		return volume.ID{}, false
 	}
 	id, err := volume.IDFromDir(p.id, parts[1])
 	return id, err == nil
-}
-
-// isData says whether a path in a volume's directory is that of the volume's data, as
-// backend.OpenData finds the data. Paths below the data belong to pods.
-func isData(parts []string) bool {
-	return slices.Contains(backend.DataPaths(), strings.Join(parts, "/"))
 }

@@ -4,13 +4,10 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
-
-const dataEntry = backend.Data
 
 // recordBuffers are for the start, which reads all records of a pool.
 //

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
@@ -120,7 +121,7 @@ func TestPurgeEntersNoMount(t *testing.T) {
 			deleted := filepath.Join(p.opts.Path, layout.TrashDir,
 				entries(t, filepath.Join(p.opts.Path, layout.TrashDir))[0])
 			t.Cleanup(
-				func() { _ = unix.Unmount(filepath.Join(deleted, dataEntry, tc.path), unix.MNT_DETACH) },
+				func() { _ = unix.Unmount(filepath.Join(deleted, backend.Data, tc.path), unix.MNT_DETACH) },
 			)
 			eventually(t, "the purge reports its failure",
 				func() bool { return status(t, p).PurgesFailing == 1 })
@@ -132,7 +133,7 @@ func TestPurgeEntersNoMount(t *testing.T) {
 				got["source"] != "content" {
 				t.Errorf("what was mounted there has %q", got)
 			}
-			if err := unix.Unmount(filepath.Join(deleted, dataEntry, tc.path), 0); err != nil {
+			if err := unix.Unmount(filepath.Join(deleted, backend.Data, tc.path), 0); err != nil {
 				t.Fatal(err)
 			}
 			waitPurged(t, p)

@@ -49,8 +49,8 @@ func (p *Pool) restore(
 		return volume.Volume{}, err
 	}
 	defer unlock()
-	if e, ok := p.volumes.catalog.Get(id.Dir()); ok {
-		return p.existing(e, req)
+	if v, exists, err := p.volumes.existing(id, req.CheckAnsweredBy); exists {
+		return v, err
 	}
 	other, err := sources.ByID(req.Source.Pool())
 	if err != nil {

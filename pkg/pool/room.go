@@ -135,7 +135,7 @@ func (p *Pool) unwrittenOf(parent openat.Dir, entry string, v volume.Volume) int
 	if !ok {
 		return 0
 	}
-	data, err := openDataBelow(parent, entry)
+	data, err := backend.OpenDataIn(parent, entry, unix.O_PATH)
 	if err != nil {
 		return 0
 	}

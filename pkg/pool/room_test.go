@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -297,7 +298,7 @@ func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	create(t, p, "keep", 8*mib)
 	foreign := p.foreign.atMost(math.MaxInt64)
 	closePool(t, p)
-	half := filepath.Join(p.opts.Path, layout.TmpDir, "half.00000001", dataEntry)
+	half := filepath.Join(p.opts.Path, layout.TmpDir, "half.00000001", backend.Data)
 	if err := os.MkdirAll(half, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package pool
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"time"
 
@@ -41,8 +40,11 @@ func (p *Pool) createSnapshot(
 		return volume.Snapshot{}, err
 	}
 	defer unlock()
-	if e, ok := p.snapshots.catalog.Get(id.Dir()); ok {
-		return p.existingSnapshot(e, req)
+	if s, exists, err := p.snapshots.existing(id, req.CheckAnsweredBy); exists {
+		if err == nil {
+			err = p.applyCharges(req.Source)
+		}
+		return s, err
 	}
 	done, err := p.admitSnapshot(req.Source)
 	if err != nil {
@@ -67,20 +69,6 @@ func (p *Pool) createSnapshot(
 		making[volume.Snapshot]{data: snapshotCopy{c}.data, isCopy: true})
 	// Also after a failure: an unfinished snapshot keeps blocks of its source until it is purged.
 	return s, errors.Join(err, p.applyCharges(req.Source))
-}
-
-// existingSnapshot returns the snapshot of that name, if it is what the request asks for.
-func (p *Pool) existingSnapshot(
-	e *catalog.Entry, req volume.SnapshotRequest,
-) (volume.Snapshot, error) {
-	if err := e.Damaged(); err != nil {
-		return volume.Snapshot{}, err
-	}
-	s := p.snapshots.unpack(e)
-	if err := req.CheckAnsweredBy(s); err != nil {
-		return volume.Snapshot{}, err
-	}
-	return s, errors.Join(p.syncPlaced(p.snapshots.dir), p.applyCharges(req.Source))
 }
 
 // snapshotCopy is a copy that becomes a snapshot.
@@ -151,12 +139,7 @@ func (p *Pool) replaceReserved(reserved *int64, bytes int64) {
 // GetSnapshot returns one snapshot, without its owner: only the record has the owner. Errors:
 // ErrNotFound; ErrCorrupt when the snapshot is there and its record cannot be used.
 func (p *Pool) GetSnapshot(id volume.SnapshotID) (volume.Snapshot, error) {
-	e, ok := p.snapshots.catalog.Get(id.Dir())
-	if !ok || id.Pool() != p.id {
-		return volume.Snapshot{}, fmt.Errorf("%w: snapshot %s is not in pool %s", volume.ErrNotFound, id,
-			p.opts.Name)
-	}
-	return p.snapshots.unpack(e), e.Damaged()
+	return p.snapshots.get(id)
 }
 
 // ListSnapshots returns at most limit snapshots in the order of their IDs. The first one is the one

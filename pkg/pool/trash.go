@@ -7,9 +7,11 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
@@ -32,6 +34,19 @@ func (p *Pool) newTrash() *trash.Trash {
 	}
 	t.Purged = p.purged
 	return t
+}
+
+// checkDetached refuses an entry whose image is on a loop device. Errors: ErrInUse.
+func checkDetached(in openat.Dir, name string) error {
+	data, err := backend.OpenDataIn(in, name, unix.O_PATH)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	return image.CheckDetached(data)
 }
 
 // purged gives the bytes of a purged entry back to the ledger.

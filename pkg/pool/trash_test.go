@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 
@@ -97,9 +98,9 @@ func TestPurgeOfALargeVolumeIsInterruptedAndResumed(t *testing.T) {
 		entries(t, filepath.Join(p.opts.Path, layout.TrashDir))[0],
 	)
 	eventually(t, "the purge begins",
-		func() bool { return len(entries(t, filepath.Join(deleted, dataEntry))) < files/manyInADir })
+		func() bool { return len(entries(t, filepath.Join(deleted, backend.Data))) < files/manyInADir })
 	closePool(t, p)
-	if left := entries(t, filepath.Join(deleted, dataEntry)); len(left) == 0 {
+	if left := entries(t, filepath.Join(deleted, backend.Data)); len(left) == 0 {
 		t.Error("the stop waited for the whole purge")
 	}
 	p = openPool(t, p.opts)
@@ -146,7 +147,7 @@ func TestRecordOutlivesTheDataItCounts(t *testing.T) {
 	}
 	remove(t, p, v.ID)
 	trash := filepath.Join(p.opts.Path, layout.TrashDir)
-	point = filepath.Join(trash, entries(t, trash)[0], dataEntry, "mnt")
+	point = filepath.Join(trash, entries(t, trash)[0], backend.Data, "mnt")
 	t.Cleanup(func() { _ = unix.Unmount(point, unix.MNT_DETACH) })
 	eventually(t, "the purge stops at the mount",
 		func() bool { return status(t, p).PurgesFailing == 1 })

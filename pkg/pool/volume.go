@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -22,7 +23,7 @@ type Volume struct {
 // Volume finds a volume. Errors: ErrNotFound; ErrCorrupt when the volume is there and its record
 // cannot be used.
 func (p *Pool) Volume(id volume.ID) (Volume, error) {
-	e, err := p.find(id)
+	e, err := p.volumes.find(id)
 	if err != nil {
 		return Volume{}, err
 	}
@@ -38,7 +39,8 @@ func (v Volume) PoolName() string { return v.pool.opts.Name }
 func (v Volume) Data() (*os.File, error) {
 	f, err := v.pool.AnyData(v.ID)
 	if errors.Is(err, volume.ErrNotFound) {
-		return nil, fmt.Errorf("%w: volume %s has a record and no %s", volume.ErrCorrupt, v.ID, dataEntry)
+		return nil, fmt.Errorf("%w: volume %s has a record and no %s",
+			volume.ErrCorrupt, v.ID, backend.Data)
 	}
 	if err != nil {
 		return nil, err

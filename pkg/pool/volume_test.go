@@ -42,12 +42,3 @@ func setFilesystemBytes(p *Pool, id volume.ID, bytes int64) error {
 	changed.FilesystemBytes = bytes
 	return l.ReplaceRecord(changed)
 }
-
-// checkVolumeDetached looks a volume up and checks that its image is on no device.
-func checkVolumeDetached(p *Pool, id volume.ID) error {
-	v, err := p.Volume(id)
-	if err != nil {
-		return err
-	}
-	return v.CheckDetached()
-}

@@ -115,10 +115,7 @@ func initialize(root openat.Dir) (record.Pool, error) {
 	if err != nil {
 		return record.Pool{}, err
 	}
-	if err := unix.Unlinkat(root.FD(), recordTmpFile, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return record.Pool{}, &os.PathError{Op: "unlink", Path: recordTmpFile, Err: err}
-	}
-	if err := root.WriteFile(recordTmpFile, content, (*os.File).Sync); err != nil {
+	if err := root.WriteTmpFile(recordTmpFile, content, (*os.File).Sync); err != nil {
 		return record.Pool{}, err
 	}
 	failpoint.Here("pool.init.marker-written")
