@@ -9,7 +9,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -37,7 +36,7 @@ func (p *Pool) openBackend(ctx context.Context) (err error) {
 	maxCopies := cmp.Or(p.opts.MaxCopies, DefaultMaxCopies)
 	p.copier = copying.Copier{
 		Backend:  p.backend,
-		Throttle: copyjob.NewThrottle(maxCopies, p.opts.CopyBytesPerSecond),
+		Throttle: copying.NewThrottle(maxCopies, p.opts.CopyBytesPerSecond),
 		Yielder:  &p.calls,
 	}
 	p.filesystem = Filesystem{Backend: p.backend.Name(), EnforcesSizes: p.backend.Enforces()}

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
@@ -52,7 +52,7 @@ func slowPool(t *testing.T) (*Pool, volume.Volume, *gate) {
 // oneCopyAtATime lets each copy wait until the one before it has ended.
 func oneCopyAtATime(p *Pool) {
 	limiter := p.copier.Throttle.Limiter
-	p.copier.Throttle = copyjob.NewThrottle(1, 0)
+	p.copier.Throttle = copying.NewThrottle(1, 0)
 	p.copier.Throttle.Limiter = limiter
 }
 

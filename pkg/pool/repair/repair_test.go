@@ -35,7 +35,7 @@ func newFixture(t *testing.T, dir string) *fixture {
 	return &fixture{t: t, path: filepath.Join(dir, "pool")}
 }
 
-// open opens the pool for as long as a function takes.
+// open opens the pool, calls the function, and closes the pool.
 func (f *fixture) open(do func(p *pool.Pool)) {
 	f.t.Helper()
 	p, err := pool.Open(f.t.Context(), pool.Options{Name: "p", Path: f.path})
@@ -44,7 +44,7 @@ func (f *fixture) open(do func(p *pool.Pool)) {
 	must(f.t, p.Close())
 }
 
-// create makes a volume.
+// create creates a volume.
 func (f *fixture) create(name string, spec volume.Spec, bytes int64) (v volume.Volume) {
 	f.t.Helper()
 	parsed, err := volume.ParseName(name)
@@ -59,7 +59,7 @@ func (f *fixture) create(name string, spec volume.Spec, bytes int64) (v volume.V
 	return v
 }
 
-// get is the volume as the driver sees it after its next start.
+// get returns the volume as the driver has it after its next start.
 func (f *fixture) get(id volume.ID) (v volume.Volume, err error) {
 	f.t.Helper()
 	f.open(func(p *pool.Pool) { v, err = p.Get(id) })
@@ -153,7 +153,7 @@ func TestLostRecordIsMadeAgainFromTheData(t *testing.T) {
 	}
 }
 
-// What another volume's record says of that volume does not become this one's.
+// A record of another volume in the directory is not used for this volume.
 func TestRecordOfAnotherVolumeLeavesOnlyItsClass(t *testing.T) {
 	f := newFixture(t, t.TempDir())
 	v := f.create("pvc-1", imageOf(volume.Ext4), 32*mib)
@@ -162,7 +162,8 @@ func TestRecordOfAnotherVolumeLeavesOnlyItsClass(t *testing.T) {
 	content, err := os.ReadFile(f.record(other))
 	must(t, err)
 	must(t, os.WriteFile(f.record(v), content, 0o600))
-	_, err = f.repair("pvc-1", repair.Options{Owner: volume.Owner{Claim: "films"}}) // by its directory
+	// The operator may name a volume by its directory.
+	_, err = f.repair("pvc-1", repair.Options{Owner: volume.Owner{Claim: "films"}})
 	must(t, err)
 	got, err := f.get(v.ID)
 	if err != nil || got.Name != v.Name || got.CapacityBytes != 32*mib ||
@@ -193,7 +194,7 @@ func TestRecordThatIsRightStaysAsItIs(t *testing.T) {
 	}
 }
 
-// btrfs says which group a subvolume has.
+// btrfs can tell the quota group of a subvolume.
 func TestQuotaIDIsFoundAgain(t *testing.T) {
 	f := newFixture(t, disks.New(t, disks.Btrfs, 0).Dir)
 	want := f.create("pvc-1", directory(), 8*mib)
@@ -208,12 +209,12 @@ func TestQuotaIDIsFoundAgain(t *testing.T) {
 	}
 	f.open(func(p *pool.Pool) {
 		if s, err := p.Status(); err != nil || s.Unenforced != 0 {
-			t.Errorf("%d volumes are not held to their size, %v", s.Unenforced, err)
+			t.Errorf("%d volumes are unenforced, %v, want none", s.Unenforced, err)
 		}
 	})
 }
 
-// What is no whole filesystem is made anew only if the operator says so.
+// An image without a whole filesystem is formatted only if the operator says so.
 func TestImageWithUnknownContentIsErasedOnlyOnRequest(t *testing.T) {
 	f := newFixture(t, t.TempDir())
 	v := f.create("pvc-1", imageOf(volume.Ext4), 32*mib)
@@ -236,7 +237,7 @@ func TestImageWithUnknownContentIsErasedOnlyOnRequest(t *testing.T) {
 }
 
 func TestWhatTheOperatorHasToSayIsAskedFor(t *testing.T) {
-	long := strings.Repeat("n", 100) // its directory is a digest
+	long := strings.Repeat("n", 100) // the directory's name is a digest of this name
 	for name, tt := range map[string]struct {
 		volume string
 		spec   volume.Spec
@@ -257,7 +258,7 @@ func TestWhatTheOperatorHasToSayIsAskedFor(t *testing.T) {
 			v := f.create(tt.volume, tt.spec, mib)
 			must(t, os.Remove(f.record(v)))
 			_, err := f.repair(v.ID.Dir(), tt.opts)
-			if tt.want == "" { // an image that is all zeroes gets the filesystem that is wanted
+			if tt.want == "" { // an image with only zeroes gets the filesystem of the options
 				must(t, err)
 				return
 			}

@@ -26,8 +26,8 @@ func dirs(page []*catalog.Entry) string {
 	return strings.Join(names, " ")
 }
 
-// TestPagesFollowTheDirectories: whatever the order in which entries came, pages have it by
-// directory, and by owner.
+// Pages are in the order of the directories, in all and of one owner, whatever the order in which
+// the entries came.
 func TestPagesFollowTheDirectories(t *testing.T) {
 	c := catalog.New(weight)
 	c.Put(newEntry("d", "x", 1))
@@ -55,7 +55,7 @@ func TestPagesFollowTheDirectories(t *testing.T) {
 	}
 }
 
-// TestPutReplacesInBothOrders: what was said of a directory before is nowhere any more.
+// After Put, neither of the two indexes has the old entry of the directory.
 func TestPutReplacesInBothOrders(t *testing.T) {
 	c := catalog.New(weight)
 	c.Put(newEntry("a", "x", 1))
@@ -83,7 +83,7 @@ func TestPutReplacesInBothOrders(t *testing.T) {
 	}
 }
 
-// TestPagesCoverALargeCatalogOnce: the pages of a listing have each entry once, in order.
+// The pages of a list have each entry once, in order.
 func TestPagesCoverALargeCatalogOnce(t *testing.T) {
 	c := catalog.New(weight)
 	const n = 10_000
@@ -116,7 +116,7 @@ type name string
 func (n name) String() string { return "volume " + string(n) }
 func (n name) Dir() string    { return string(n) }
 
-// TestLocksRefuseAtOnce has every pair of locks of one name.
+// TestLocksRefuseAtOnce tries every pair of locks of one name.
 func TestLocksRefuseAtOnce(t *testing.T) {
 	var l catalog.Locks
 	unlock, err := l.Lock(name("v"))

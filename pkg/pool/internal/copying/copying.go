@@ -11,7 +11,6 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -32,7 +31,7 @@ type Copier struct {
 	// Backend is the filesystem that gets the copies.
 	Backend backend.Backend
 	// Throttle limits how many copies are under way, and how fast they are.
-	Throttle copyjob.Throttle
+	Throttle Throttle
 	// Yielder lets other work go before a copy that is made file by file.
 	Yielder copytree.Yielder
 }

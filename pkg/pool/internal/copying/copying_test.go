@@ -13,13 +13,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copyjob"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 const kib = 1 << 10
 
-// cloning is a filesystem that can copy a volume at one moment.
+// cloning is a backend whose filesystem can copy a volume at one moment, and refuses each source.
 type cloning struct {
 	plain.Plain
 	backend.NoCloner
@@ -27,10 +26,10 @@ type cloning struct {
 
 func (cloning) Name() string { return "cloning" }
 
-// copier makes one copy at a time.
+// copier returns a Copier that makes one copy at a time.
 func copier(b backend.Backend) *copying.Copier {
 	return &copying.Copier{
-		Backend: b, Throttle: copyjob.NewThrottle(1, 0), Yielder: &job.CallGate{},
+		Backend: b, Throttle: copying.NewThrottle(1, 0), Yielder: &job.CallGate{},
 	}
 }
 
@@ -44,7 +43,7 @@ func openDir(t *testing.T) openat.Dir {
 	return d
 }
 
-// sourceOf is a volume of 64 KiB that has one file of so many bytes.
+// sourceOf returns a volume of 64 KiB with one file of that many bytes.
 func sourceOf(t *testing.T, bytes int) copying.Source {
 	t.Helper()
 	s := copying.Source{
@@ -117,8 +116,8 @@ func TestSourceThatTheFilesystemRefusesIsCopiedFileByFile(t *testing.T) {
 	}
 }
 
-// A copy by the filesystem waits for nobody; a copy file by file waits for its turn, also when it
-// began as a copy by the filesystem.
+// A copy by the filesystem does not wait. A copy file by file waits for its turn, also if it began
+// as a copy by the filesystem.
 func TestOnlyCopiesThatTakeTimeWait(t *testing.T) {
 	throttled, from := copier(cloning{}), sourceOf(t, kib)
 	first, err := throttled.Begin(t.Context(), copying.ByFiles, &copytree.Progress{})

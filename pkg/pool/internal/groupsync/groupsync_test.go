@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// slowDisk counts fsyncs, and lets each of them end when it is told to.
+// slowDisk counts fsyncs. Each of them ends when the test lets it.
 type slowDisk struct {
 	begun, mayEnd chan struct{}
 
@@ -39,7 +39,7 @@ func (d *slowDisk) fsync(f *os.File) error {
 	return nil
 }
 
-// waiting says how many files the next commit has.
+// waiting returns how many files wait for the next commit.
 func (g *Group) waiting() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -49,8 +49,8 @@ func (g *Group) waiting() int {
 	return len(g.next.errs)
 }
 
-// TestCallsThatWaitShareTheNextFsync: the fsync under way when a call comes may have missed what
-// the call has done.
+// A call must not join an fsync that is already under way, because the fsync may have begun before
+// the call's change.
 func TestCallsThatWaitShareTheNextFsync(t *testing.T) {
 	const callers = 8
 	disk, directory := newSlowDisk(), new(os.File)

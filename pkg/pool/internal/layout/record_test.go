@@ -9,8 +9,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
 
-// Another process may have made a pool of the directory meanwhile: its volumes have IDs of that
-// pool's UUID.
+// Another process may have made a pool of the directory meanwhile. The volumes of that pool have
+// its UUID in their IDs.
 func TestRecordOfAPoolIsNotReplaced(t *testing.T) {
 	const content = "another's"
 	dir := t.TempDir()

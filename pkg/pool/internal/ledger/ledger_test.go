@@ -53,7 +53,7 @@ func TestAvailableIsNeverNegativeAndNeverMoreThanThereIs(t *testing.T) {
 	}
 }
 
-// An operator who reads that there is no room can add up why.
+// The error of a full pool has all numbers, so that an operator can add them up.
 func TestNoSpaceIsASumThatAddsUp(t *testing.T) {
 	for _, tc := range []struct {
 		title            string

@@ -10,8 +10,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// FuzzDecodeVolume reads whatever stands in a record: a disk may hold anything. What is taken for a
-// record is one, is of this directory, and says the same when it is written again.
+// FuzzDecodeVolume decodes any bytes, because a disk may hold anything. If they are accepted, the
+// record is valid and belongs to this directory, and it stays the same when it is encoded and
+// decoded again.
 func FuzzDecodeVolume(f *testing.F) {
 	const pool, dirName = volume.PoolID("0123456789ab"), "v"
 	name, err := volume.ParseName(dirName)
@@ -61,7 +62,7 @@ func FuzzDecodeVolume(f *testing.F) {
 	})
 }
 
-// FuzzDecodePool: what is no marker of this driver's is never taken for one.
+// FuzzDecodePool: bytes that are no marker of this driver are never accepted as one.
 func FuzzDecodePool(f *testing.F) {
 	f.Add(
 		[]byte(

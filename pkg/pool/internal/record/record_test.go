@@ -60,8 +60,8 @@ const (
 `
 )
 
-// TestRecordsKeepTheirBytes reads records of the first release and writes them again: an older
-// driver, and a person's script, find what they know.
+// TestRecordsKeepTheirBytes decodes records of the first release and encodes them again. The bytes
+// stay the same, so that older drivers and people's scripts can read the records.
 func TestRecordsKeepTheirBytes(t *testing.T) {
 	const pool = volume.PoolID("0123456789ab")
 	name, err := volume.ParseName("pvc/1")
@@ -93,8 +93,8 @@ func TestRecordsKeepTheirBytes(t *testing.T) {
 	}
 }
 
-// TestWhatIsNoSnapshotIsCorrupt has one fault for each check, and never the sentinel of a bad
-// request.
+// TestWhatIsNoSnapshotIsCorrupt has one fault for each check. The error is ErrCorrupt, never the
+// sentinel of a bad request.
 func TestWhatIsNoSnapshotIsCorrupt(t *testing.T) {
 	const rest = `"sourceVolume":"0123456789ab-v","spec":{"type":"DirectoryOrCreate"}`
 	for _, tc := range []struct{ title, content string }{

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A start finds the trash in the order of a directory's hashes.
+// A start reads the trash in the order of the directory's hashes.
 func TestQueueTakesManyInAnyOrder(t *testing.T) {
 	const many = 10_000
 	q := newQueue()

@@ -26,10 +26,10 @@ const recordFile = "record.json"
 // patience is how long a test waits for a purge on a busy machine.
 const patience = time.Minute
 
-// quotas is a backend that releases a quota ID at the second try, as a filesystem does that has not
-// finished at the first one.
+// quotas is a backend that releases a quota ID at the second try, as a filesystem that has not
+// finished at the first.
 type quotas struct {
-	discarding func() // if set, is called when data is about to be removed
+	discarding func() // if set, called before data is removed
 
 	mu      sync.Mutex
 	asked   map[volume.QuotaID]int
@@ -64,7 +64,7 @@ func (q *quotas) charge(foreign int64) {
 	q.foreign = foreign
 }
 
-// fixture is a trash on directories of the test, with volumes/ beside it.
+// fixture is a trash in a directory of the test, with volumes/ beside it.
 type fixture struct {
 	*Trash
 
@@ -75,7 +75,7 @@ type fixture struct {
 	purged  chan Entry
 }
 
-// newFixture has a trash that is not started, in directories below root.
+// newFixture returns a trash below root that is not started.
 func newFixture(t *testing.T, root string) *fixture {
 	t.Helper()
 	f := &fixture{
@@ -145,7 +145,7 @@ func (f *fixture) take(name string) Entry {
 	return e
 }
 
-// wantPurged waits for the next entry that is purged.
+// wantPurged waits until the next entry is purged, and checks that it is this one.
 func (f *fixture) wantPurged(name string) Entry {
 	f.t.Helper()
 	select {
@@ -277,7 +277,7 @@ func TestEntryOfTheTrashIsKeptForItsRetention(t *testing.T) {
 	}
 	f.Queue(f.take("volumes"))
 	f.Queue(Entry{In: f.Tmp, Name: "tmp"})
-	f.wantPurged("tmp") // was never finished
+	f.wantPurged("tmp") // the entry was unfinished
 	f.wantEntries("trash", "volumes.1")
 	f.queue.hurry()
 	f.wantPurged("volumes.1")
@@ -346,8 +346,8 @@ func TestEntryInUseWaitsForAnotherTry(t *testing.T) {
 	}
 }
 
-// Mounts are looked up again at each try, and at the end of a retention: a mount table that was
-// read long ago says nothing.
+// The mount table is read again for each try, and at the end of a retention, because it may have
+// changed since.
 func TestEntryThatIsMountedIsPurgedWhenItNoLongerIs(t *testing.T) {
 	disks.RequireRoot(t)
 	for _, tc := range []struct {
@@ -392,7 +392,7 @@ func TestEntryThatIsMountedIsPurgedWhenItNoLongerIs(t *testing.T) {
 	}
 }
 
-// locate tells the trash where its directories are in their filesystem.
+// locate sets the location of the trash's directory in its filesystem.
 func (f *fixture) locate() {
 	f.t.Helper()
 	root, err := os.Open(f.root)
@@ -413,12 +413,12 @@ func (f *fixture) bind(source, target string) {
 	}
 }
 
-// A purge may begin although a retention is set: the disk is full, or the retention is switched on
-// after the delete. What such a purge leaves when the process dies is not whole.
+// A purge may begin despite a retention, because the disk is full or the retention was configured
+// after the delete. If the process dies during such a purge, the remaining entry is not whole.
 func TestPurgeThatHasBegunGoesOnWhateverTheRetention(t *testing.T) {
 	for _, tc := range []struct {
 		title     string
-		retention time.Duration // until the first process dies
+		retention time.Duration // of the first process
 	}{
 		{"switched on later", 0},
 		{"cut short by a full disk", time.Hour},
@@ -455,8 +455,8 @@ func TestPurgeThatHasBegunGoesOnWhateverTheRetention(t *testing.T) {
 	}
 }
 
-// Before the first file goes, the disk says so: durably, if a retention makes others look into the
-// trash.
+// Before the purge removes the first file, it marks the entry. The mark is durable if a retention
+// lets people take entries out of the trash.
 func TestPurgeSaysOnDiskThatItBeginsBeforeItRemovesAnything(t *testing.T) {
 	for _, tc := range []struct {
 		title     string
@@ -496,7 +496,7 @@ func TestPurgeSaysOnDiskThatItBeginsBeforeItRemovesAnything(t *testing.T) {
 	}
 }
 
-// plantMany is plant with that many files more.
+// plantMany is plant with that many more files.
 func (f *fixture) plantMany(in, name string, files int) {
 	f.t.Helper()
 	f.plant(in, name)

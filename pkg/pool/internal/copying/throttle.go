@@ -1,5 +1,4 @@
-// Package copyjob has the throttle that all copies of a pool share.
-package copyjob
+package copying
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package copyjob
+package copying
 
 import (
 	"testing"
