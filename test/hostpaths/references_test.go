@@ -246,7 +246,7 @@ func TestRefusalsNameWhatIsMissing(t *testing.T) {
 		{"a mode of what exists", persistent(podA, "h", "path", srv, "type", "Directory", "mode", "0777"), codes.InvalidArgument, []string{"mode"}},
 		{"setuid", persistent(podA, "h", "path", srv+"/new", "type", "FileOrCreate", "mode", "4755"), codes.InvalidArgument, []string{"mode"}},
 		{"a pool's ID", persistent(podA, "0123456789ab-pvc-1", "path", srv, "type", "Directory"), codes.InvalidArgument, []string{"another one"}},
-		{"no path", persistent(podA, "some-handle"), codes.InvalidArgument, []string{"not a volume ID of this driver"}},
+		{"no path", persistent(podA, "some-handle"), codes.NotFound, []string{"not a volume ID of this driver"}},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			n.wantCode(n.publish(tc.v), tc.code, tc.words...)
