@@ -227,7 +227,7 @@ func (s *Server) find(rawID string) (volume.Volume, *pool.Pool, error) {
 		return volume.Volume{}, nil, fmt.Errorf("volume %s: %w", id, err)
 	}
 	v, err := p.Get(id)
-	return v, p, err
+	return v.Volume, p, err
 }
 
 // DeleteVolume deletes a volume of this node's pools, durably; one that is gone is no error, one of

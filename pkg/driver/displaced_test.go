@@ -186,7 +186,7 @@ func TestPoolIsClosedAfterTheCallsThatMayUseIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.wantGivenUp(t)
-	v, err := d.pool.Volume(d.volume.ID)
+	v, err := d.pool.Get(d.volume.ID)
 	if err != nil {
 		t.Fatal(err)
 	}

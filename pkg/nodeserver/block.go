@@ -49,6 +49,6 @@ func (s *Server) blockVolume(id volume.ID) (staging.Volume, bool) {
 	if err != nil {
 		return staging.Volume{}, false
 	}
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	return staging.Volume{Volume: v}, err == nil && v.Spec.IsBlock()
 }

@@ -35,7 +35,7 @@ func (s *Server) openInline(ctx context.Context, r publishRequest) (mountSource,
 	if err != nil {
 		return mountSource{}, err
 	}
-	v, err := p.Volume(made.ID)
+	v, err := p.Get(made.ID)
 	if err != nil {
 		return mountSource{}, err
 	}

@@ -426,7 +426,7 @@ func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error)
 	if err != nil {
 		return volume.Usage{}, fmt.Errorf("volume %s: %w", id, err)
 	}
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	if err != nil {
 		return volume.Usage{}, err
 	}

@@ -222,7 +222,7 @@ func must(t *testing.T, err error) {
 // volumeOf looks a volume up, as a call to the driver does.
 func volumeOf(t *testing.T, p *pool.Pool, id volume.ID) pool.Volume {
 	t.Helper()
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	must(t, err)
 	return v
 }

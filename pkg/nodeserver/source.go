@@ -167,7 +167,7 @@ func (s *Server) managed(handle string, access capability.Access) (staging.Volum
 	if err := capability.CheckNodes(p, access); err != nil {
 		return staging.Volume{}, err
 	}
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	if err == nil {
 		err = v.Spec.CheckAccess(access.Type)
 	}

@@ -94,7 +94,7 @@ func (p *Pool) applyCharges(id volume.ID) error {
 		return nil
 	}
 	for applied := int64(-1); ; {
-		v, err := p.Volume(id)
+		v, err := p.Get(id)
 		if err != nil || !v.entry.IsHeldToSize() || v.QuotaID == 0 {
 			return nil //nolint:nilerr // a deleted or damaged volume has no limit to set
 		}
@@ -117,7 +117,7 @@ func (p *Pool) chargeCutting(id volume.ID) (uncharge func(), err error) {
 	if err != nil || !p.cloner.ChargesWriter() {
 		return func() {}, err
 	}
-	to, bytes := accountOfVolume(v), p.limitOf(v)
+	to, bytes := accountOfVolume(v.Volume), p.limitOf(v.Volume)
 	p.charges.charge(to, bytes)
 	uncharge = func() { p.charges.uncharge(to, bytes) }
 	if err := p.applyCharges(id); err != nil {

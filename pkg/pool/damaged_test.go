@@ -107,7 +107,7 @@ func newPoolWithTwo(t *testing.T) (*Pool, volume.Volume) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p, v
+	return p, v.Volume
 }
 
 func wantDamaged(t *testing.T, p *Pool, v volume.Volume) {

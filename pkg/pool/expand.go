@@ -30,7 +30,7 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 		return Volume{}, fmt.Errorf("expand volume %s from %d to %d bytes: %w",
 			id, l.CapacityBytes, bytes, err)
 	}
-	return p.Volume(id)
+	return p.Get(id)
 }
 
 // sizeToExpandTo is the size that the volume gets for a request. Errors: ErrOutOfRange; ErrBusy

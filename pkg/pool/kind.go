@@ -124,16 +124,6 @@ func (k *kind[V]) find(id poolMember) (*catalog.Entry, error) {
 	return e, e.Damaged()
 }
 
-// get returns the value of an ID. Errors: ErrNotFound; ErrCorrupt, with what is known, when its
-// record cannot be used.
-func (k *kind[V]) get(id poolMember) (v V, err error) {
-	e, err := k.find(id)
-	if e == nil {
-		return v, err
-	}
-	return k.unpack(e), err
-}
-
 // existing returns the value of an ID, if there is one; check says whether it is what the request
 // asks for. The caller has the exclusive lock. An earlier call may have failed before its fsync, so
 // existing syncs again. Errors: ErrCorrupt, and those of check.

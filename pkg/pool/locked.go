@@ -29,7 +29,7 @@ func (p *Pool) lockVolume(id volume.ID) (Locked, error) {
 	if err != nil {
 		return Locked{}, err
 	}
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	if err != nil {
 		unlock()
 		return Locked{}, err

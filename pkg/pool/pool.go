@@ -139,11 +139,6 @@ func (p *Pool) ID() volume.PoolID { return p.id }
 // Name is what the configuration calls the pool.
 func (p *Pool) Name() string { return p.opts.Name }
 
-// Get returns one volume. The owner is set only for an inline volume; for other volumes only the
-// record has the owner. Errors: ErrNotFound; ErrCorrupt when the volume is there and its record
-// cannot be used.
-func (p *Pool) Get(id volume.ID) (volume.Volume, error) { return p.volumes.get(id) }
-
 // AllowMultiNode says whether the operator lets multi-node access modes mean "the pods of one
 // node".
 func (p *Pool) AllowMultiNode() bool { return p.opts.AllowMultiNode }

@@ -139,7 +139,11 @@ func (p *Pool) replaceReserved(reserved *int64, bytes int64) {
 // GetSnapshot returns one snapshot, without its owner: only the record has the owner. Errors:
 // ErrNotFound; ErrCorrupt when the snapshot is there and its record cannot be used.
 func (p *Pool) GetSnapshot(id volume.SnapshotID) (volume.Snapshot, error) {
-	return p.snapshots.get(id)
+	e, err := p.snapshots.find(id)
+	if e == nil {
+		return volume.Snapshot{}, err
+	}
+	return p.snapshots.unpack(e), err
 }
 
 // ListSnapshots returns at most limit snapshots in the order of their IDs. The first one is the one

@@ -48,7 +48,7 @@ func write(t *testing.T, path string, bytes int64) (written int64) {
 
 func usage(t *testing.T, p *Pool, id volume.ID) volume.Usage {
 	t.Helper()
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Volume is a volume of an open pool, as one look-up has found it. It is a value: a call looks the
-// volume up once and passes the Volume on. Later changes by other calls are not visible in it. The
-// methods that change the volume look it up again under its lock.
+// Volume is a volume of an open pool: its value, as one look-up has found it, and what can be done
+// with it. A call looks the volume up once and passes the Volume on. Later changes by other calls
+// are not visible in it. What changes the volume needs its lock; see Locked.
 type Volume struct {
 	volume.Volume
 
@@ -20,14 +20,15 @@ type Volume struct {
 	entry *catalog.Entry
 }
 
-// Volume finds a volume. Errors: ErrNotFound; ErrCorrupt when the volume is there and its record
-// cannot be used.
-func (p *Pool) Volume(id volume.ID) (Volume, error) {
+// Get finds a volume. The owner is set only for an inline volume; for other volumes only the record
+// has the owner. Errors: ErrNotFound; ErrCorrupt when the volume is there and its record cannot be
+// used: then only ID and QuotaID are known.
+func (p *Pool) Get(id volume.ID) (Volume, error) {
 	e, err := p.volumes.find(id)
-	if err != nil {
+	if e == nil {
 		return Volume{}, err
 	}
-	return Volume{Volume: p.volumes.unpack(e), pool: p, entry: e}, nil
+	return Volume{Volume: p.volumes.unpack(e), pool: p, entry: e}, err
 }
 
 // PoolName is what the configuration calls the volume's pool.

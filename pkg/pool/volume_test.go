@@ -8,7 +8,7 @@ import (
 
 // openData looks a volume up and opens its data.
 func openData(p *Pool, id volume.ID) (*os.File, error) {
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	if err != nil {
 		return nil, err
 	}
@@ -17,7 +17,7 @@ func openData(p *Pool, id volume.ID) (*os.File, error) {
 
 // openImage looks a volume up and opens its image.
 func openImage(p *Pool, id volume.ID) (*os.File, error) {
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	if err != nil {
 		return nil, err
 	}
@@ -26,7 +26,7 @@ func openImage(p *Pool, id volume.ID) (*os.File, error) {
 
 // setFilesystemBytes looks a volume up and records the size of its filesystem.
 func setFilesystemBytes(p *Pool, id volume.ID, bytes int64) error {
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	if err != nil {
 		return err
 	}

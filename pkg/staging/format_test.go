@@ -37,7 +37,7 @@ func createImage(t *testing.T, p *pool.Pool) volume.ID {
 
 func find(t *testing.T, p *pool.Pool, id volume.ID) Volume {
 	t.Helper()
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	fixture.Must(t, err)
 	return Volume{v}
 }

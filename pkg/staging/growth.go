@@ -35,7 +35,7 @@ func retryGrowth(
 	mounts []mount.Mount,
 	parse func(path string) (mount.Target, bool),
 ) {
-	found, err := p.Volume(id)
+	found, err := p.Get(id)
 	if err != nil {
 		return // it is gone
 	}

@@ -47,7 +47,7 @@ func Reconcile(ctx context.Context, p *pool.Pool, targetsOf func(id string) []mo
 func reconcile(
 	ctx context.Context, p *pool.Pool, id volume.ID, mounts []mount.Mount, targets []mount.Target,
 ) error {
-	found, err := p.Volume(id)
+	found, err := p.Get(id)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,11 @@ func (f *fixture) create(name string, spec volume.Spec, bytes int64) (v volume.V
 // get returns the volume as the driver has it after its next start.
 func (f *fixture) get(id volume.ID) (v volume.Volume, err error) {
 	f.t.Helper()
-	f.open(func(p *pool.Pool) { v, err = p.Get(id) })
+	f.open(func(p *pool.Pool) {
+		var found pool.Volume
+		found, err = p.Get(id)
+		v = found.Volume
+	})
 	return v, err
 }
 

@@ -150,7 +150,7 @@ func checkPromises(t *testing.T, p *pool.Pool, client int, told promises) {
 	t.Logf("client %d was told that %d were made and %d deleted", client, told.Created, told.Deleted)
 	for n := 1; n <= told.Created+1; n++ {
 		id := volume.NewID(p.ID(), name(client, n))
-		v, err := p.Volume(id)
+		v, err := p.Get(id)
 		var dataErr error
 		if err == nil {
 			var data *os.File

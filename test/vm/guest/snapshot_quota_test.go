@@ -104,7 +104,7 @@ func parseName(t *testing.T, s string) volume.Name {
 // fillVolume writes a file, as a pod does, until it has that many bytes or the volume is full.
 func fillVolume(t *testing.T, p *pool.Pool, id volume.ID, size int) {
 	t.Helper()
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func wantFull(t *testing.T, p *pool.Pool, id volume.ID, size int64) {
 func wantUse(t *testing.T, p *pool.Pool, id volume.ID, total, used int64) volume.Usage {
 	t.Helper()
 	const slack = 256 << 10
-	v, err := p.Volume(id)
+	v, err := p.Get(id)
 	if err != nil {
 		t.Fatal(err)
 	}
