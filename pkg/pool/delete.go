@@ -64,7 +64,7 @@ func (k *kind[V]) deleteLocked(dirName string) (err error) {
 // takeAway moves a volume or a snapshot out of its directory and out of the catalog. The entry is
 // never moved back. The caller queues the returned entry for the purge.
 func (k *kind[V]) takeAway(e *catalog.Entry) (trash.Entry, error) {
-	taken, err := k.pool.trash.Take(k.dir, e.Dir, withSuffix(k.prefix+e.Dir))
+	taken, err := k.pool.trash.Take(k.dir, e.Dir, trash.UniqueName(k.prefix+e.Dir))
 	if err != nil {
 		return taken, err
 	}

@@ -43,14 +43,14 @@ func (k *kind[V]) publish(
 			err = fmt.Errorf("create %s %s in pool %s: %w", k.word, id, k.pool.opts.Name, err)
 		}
 	}()
-	if err := checkNotInPlace(k.dir, id); err != nil {
+	if err := trash.CheckNotDeleted(k.dir, id.Dir()); err != nil {
 		return v, err
 	}
 	if err := k.pool.reserve(k.pack(v).PromisedBytes); err != nil {
 		return v, err
 	}
 	failpoint.Here(k.points.reserved)
-	building := withSuffix(k.prefix + id.Dir())
+	building := trash.UniqueName(k.prefix + id.Dir())
 	v, err = k.build(ctx, building, v, m)
 	made := k.pack(v)
 	if err == nil {

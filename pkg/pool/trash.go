@@ -3,7 +3,6 @@ package pool
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 
@@ -80,18 +79,6 @@ func (p *Pool) uncharger(from account, bytes int64) func() error {
 	}
 }
 
-// checkNotInPlace refuses a name if an entry of that name was deleted in place and is still being
-// purged. Errors: ErrBusy.
-func checkNotInPlace(d openat.Dir, id catalog.ID) error {
-	deleted, err := trash.IsMarked(d, id.Dir())
-	if deleted {
-		err = fmt.Errorf(
-			"%w: %s was deleted while the disk was full, and is still being removed: ask again",
-			volume.ErrBusy, id)
-	}
-	return err
-}
-
 // scanTrash counts and queues the entries that earlier processes have deleted or not finished. The
 // promised bytes of such an entry still count, because its data still fills the disk. Its quota ID
 // stays reserved.
@@ -115,10 +102,7 @@ func (p *Pool) scanTrash(ctx context.Context) error {
 // recognize fills in the bytes and the quota ID of an entry from its record. An entry without a
 // readable record is marked as Unrecorded. The returned volume is valid if isVolume.
 func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, isVolume bool) {
-	dirName := e.Name
-	if e.In == p.trash.Dir || e.In == p.layout.Tmp {
-		dirName = withoutSuffix(e.Name)
-	}
+	dirName := p.trash.OriginalName(*e)
 	if v, err := p.volumes.read(e.In, e.Name, dirName); err == nil {
 		e.Bytes, e.QuotaID = v.PromisedBytes(), v.QuotaID
 		return v, true

@@ -2,12 +2,14 @@ package trash
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // tombstone is the mode of a directory that nobody may take back. In volumes/ and snapshots/ it
@@ -93,6 +95,18 @@ func IsMarked(in openat.Dir, name string) (bool, error) {
 		return false, &os.PathError{Op: "stat", Path: name, Err: err}
 	}
 	return isMarked(st), nil
+}
+
+// CheckNotDeleted refuses a name of volumes/ or snapshots/ whose entry was deleted in place and is
+// not purged yet. Errors: ErrBusy.
+func CheckNotDeleted(in openat.Dir, name string) error {
+	deleted, err := IsMarked(in, name)
+	if deleted {
+		err = fmt.Errorf(
+			"%w: %s/%s was deleted while the disk was full, and is still being removed: ask again",
+			volume.ErrBusy, in.Name(), name)
+	}
+	return err
 }
 
 func isMarked(st unix.Stat_t) bool { return st.Mode == unix.S_IFDIR|tombstone }
