@@ -1,89 +1,45 @@
 package pool
 
 import (
-	"sync"
+	"errors"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// charges counts the bytes that snapshots still charge to the account of their source volume. A
-// purge removes them. btrfs with simple quotas charges a block to the volume that wrote it as long
-// as any subvolume has the block. A volume that overwrites blocks of its snapshots therefore needs
-// a limit that is larger by these bytes; the ledger counts them for the snapshots. Where the
-// filesystem charges otherwise, all accounts are empty.
-//
-// charge and uncharge change an account; applyCharges then sets the filesystem's limit.
-type charges struct {
-	mu    sync.Mutex
-	bytes map[account]int64
-}
-
-// account identifies what a filesystem counts blocks under. A quota ID alone is not enough, and a
-// quota ID with a volume ID is not enough either: the quota ID of a deleted volume can be given to
-// a new volume, even to one of the same name. The zero account belongs to no volume.
-type account struct {
-	volume  volume.ID
-	quotaID volume.QuotaID
-	made    catalog.Instant // when the volume was created
-}
+// ledger.Accounts counts what snapshots charge to their volumes: Charge and Uncharge change an
+// account, and applyCharges then sets the filesystem's limit.
 
 // accountOfVolume is what the blocks of a volume are counted under.
-func accountOfVolume(v volume.Volume) account {
+func accountOfVolume(v volume.Volume) ledger.Account {
 	if v.QuotaID == 0 {
-		return account{}
+		return ledger.Account{}
 	}
-	return account{volume: v.ID, quotaID: v.QuotaID, made: catalog.InstantOf(v.Created)}
+	return ledger.Account{
+		Volume: v.ID, QuotaID: v.QuotaID, Created: int64(catalog.InstantOf(v.Created)),
+	}
 }
 
 // accountOf returns the account of a snapshot's source, and the zero account for a volume.
-func accountOf(e *catalog.Entry) account {
+func accountOf(e *catalog.Entry) ledger.Account {
 	if e.SourceQuotaID == 0 {
-		return account{}
+		return ledger.Account{}
 	}
 	source, err := volume.ParseID(e.OwnerID)
 	if err != nil {
-		return account{}
+		return ledger.Account{}
 	}
-	return account{volume: source, quotaID: e.SourceQuotaID, made: e.SourceCreated}
-}
-
-// charge adds bytes to an account.
-func (c *charges) charge(to account, bytes int64) {
-	if to == (account{}) {
-		return
+	return ledger.Account{
+		Volume: source, QuotaID: e.SourceQuotaID, Created: int64(e.SourceCreated),
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.bytes == nil {
-		c.bytes = make(map[account]int64)
-	}
-	c.bytes[to] = ledger.Sum(c.bytes[to], bytes)
-}
-
-// uncharge subtracts bytes from an account.
-func (c *charges) uncharge(from account, bytes int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if left := c.bytes[from] - bytes; left > 0 {
-		c.bytes[from] = left
-	} else {
-		delete(c.bytes, from)
-	}
-}
-
-// of returns the bytes that are charged to an account.
-func (c *charges) of(a account) int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.bytes[a]
 }
 
 // limitOf returns the limit that the filesystem gets for a volume: the volume's size and the bytes
 // that are charged to its account.
 func (p *Pool) limitOf(v volume.Volume) int64 {
-	return ledger.Sum(v.CapacityBytes, p.charges.of(accountOfVolume(v)))
+	return ledger.Sum(v.CapacityBytes, p.accounts.Charged(accountOfVolume(v)))
 }
 
 // applyCharges sets the filesystem's limit of a volume to limitOf. It calls limitOf again after
@@ -110,7 +66,7 @@ func (p *Pool) applyCharges(id volume.ID) error {
 }
 
 // chargeCutting raises the volume's limit, at most to twice, while its snapshot is made: the bytes
-// that the snapshot keeps are known, and charged, only afterwards. After uncharge, applyCharges
+// that the snapshot charges to the volume are known only afterwards. After uncharge, applyCharges
 // lowers the limit again. After a crash, the next start lowers it.
 func (p *Pool) chargeCutting(id volume.ID) (uncharge func(), err error) {
 	v, err := p.Get(id)
@@ -118,11 +74,34 @@ func (p *Pool) chargeCutting(id volume.ID) (uncharge func(), err error) {
 		return func() {}, err
 	}
 	to, bytes := accountOfVolume(v.Volume), p.limitOf(v.Volume)
-	p.charges.charge(to, bytes)
-	uncharge = func() { p.charges.uncharge(to, bytes) }
+	p.accounts.Charge(to, bytes)
+	uncharge = func() { p.accounts.Uncharge(to, bytes) }
 	if err := p.applyCharges(id); err != nil {
 		uncharge()
 		return nil, err
 	}
 	return uncharge, nil
+}
+
+// uncharger returns a function that subtracts the bytes of a purged snapshot from the account of
+// its source; nil for the zero account. Errors: backend.ErrPending while the source is being
+// changed.
+func (p *Pool) uncharger(from ledger.Account, bytes int64) func() error {
+	if from == (ledger.Account{}) {
+		return nil
+	}
+	uncharged := false
+	return func() error {
+		if uncharged {
+			return nil
+		}
+		unshare, err := p.volumes.catalog.Share(from.Volume)
+		if err != nil {
+			return errors.Join(backend.ErrPending, err)
+		}
+		defer unshare()
+		p.accounts.Uncharge(from, bytes)
+		uncharged = true
+		return p.applyCharges(from.Volume)
+	}
 }

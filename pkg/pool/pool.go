@@ -33,8 +33,7 @@ type Pool struct {
 	trash          *trash.Trash
 	volumes        *kind[volume.Volume]
 	snapshots      *kind[volume.Snapshot]
-	charges        charges
-	unfinished     unfinishedSnapshots
+	accounts       ledger.Accounts
 	commits        *groupsync.Group
 	ordered        bool // backend.HasOrderedJournal
 	backend        backend.Backend

@@ -129,7 +129,8 @@ func (p *Pool) unwrittenNow() (sum int64) {
 
 // unwrittenOf returns how many of its promised bytes a volume has not allocated yet; 0 where no
 // backend counts blocks. parent is a directory of the pool, and entry is the volume's directory in
-// it. Bytes that the volume's snapshots keep do not count as the volume's.
+// it. Bytes that the volume's snapshots charge to it do not count as
+// the volume's.
 func (p *Pool) unwrittenOf(parent openat.Dir, entry string, v volume.Volume) int64 {
 	counter, ok := p.backendOf(v.Spec).(backend.Counter)
 	if !ok {
@@ -144,6 +145,6 @@ func (p *Pool) unwrittenOf(parent openat.Dir, entry string, v volume.Volume) int
 	if err != nil {
 		return 0
 	}
-	own := max(0, allocated-p.charges.of(accountOfVolume(v)))
+	own := max(0, allocated-p.accounts.Charged(accountOfVolume(v)))
 	return max(0, v.PromisedBytes()-own)
 }

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -71,6 +72,18 @@ func (p *Pool) createSnapshot(
 	return s, errors.Join(err, p.applyCharges(req.Source))
 }
 
+// admitSnapshot refuses a snapshot if its volume has as many snapshots as the options allow. The
+// admitted one counts until done is called. Errors: ErrTooMany.
+func (p *Pool) admitSnapshot(source volume.ID) (done func(), err error) {
+	done, err = p.snapshots.catalog.AdmitOwned(source.String(), p.opts.MaxSnapshotsPerVolume)
+	if err != nil {
+		return nil, fmt.Errorf(
+			"snapshots of volume %s in pool %s: %w (maxSnapshotsPerVolume): delete one first",
+			source, p.opts.Name, err)
+	}
+	return done, nil
+}
+
 // snapshotCopy is a copy that becomes a snapshot.
 type snapshotCopy struct{ *sharedCopy }
 
@@ -114,7 +127,7 @@ func (c snapshotCopy) clone(
 	}
 	if p.cloner.ChargesWriter() {
 		s.SourceQuotaID = from.QuotaID
-		p.charges.charge(accountOf(catalog.NewSnapshot(*s)), s.HeldBytes)
+		p.accounts.Charge(accountOf(catalog.NewSnapshot(*s)), s.HeldBytes)
 	}
 	return made, nil
 }

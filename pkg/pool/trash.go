@@ -56,29 +56,6 @@ func (p *Pool) purged(ctx context.Context, e trash.Entry) {
 	}
 }
 
-// uncharger returns a function that subtracts the bytes of a purged snapshot from the account of
-// its source; nil for the zero account. Errors: backend.ErrPending while the source is being
-// changed.
-func (p *Pool) uncharger(from account, bytes int64) func() error {
-	if from == (account{}) {
-		return nil
-	}
-	uncharged := false
-	return func() error {
-		if uncharged {
-			return nil
-		}
-		unshare, err := p.volumes.catalog.Share(from.volume)
-		if err != nil {
-			return errors.Join(backend.ErrPending, err)
-		}
-		defer unshare()
-		p.charges.uncharge(from, bytes)
-		uncharged = true
-		return p.applyCharges(from.volume)
-	}
-}
-
 // scanTrash counts and queues the entries that earlier processes have deleted or not finished. The
 // promised bytes of such an entry still count, because its data still fills the disk. Its quota ID
 // stays reserved.
@@ -116,7 +93,7 @@ func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, 
 	charged := accountOf(snapshot)
 	e.Bytes, e.QuotaID = snapshot.PromisedBytes, s.QuotaID
 	e.Uncharge = p.uncharger(charged, e.Bytes)
-	p.charges.charge(charged, e.Bytes)
+	p.accounts.Charge(charged, e.Bytes)
 	if err := p.applyCharges(s.Source); err != nil { // its volume was adopted earlier
 		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need",
 			"pool", p.opts.Name, "volumeID", s.Source)

@@ -23,6 +23,8 @@ type Catalog struct {
 	byDir   *btree.BTreeG[*Entry]
 	byOwner *btree.BTreeG[*Entry]
 	sum     int64
+	// unfinished counts the entries of an owner that are being made.
+	unfinished map[string]int
 }
 
 // New returns an empty catalog. Sum is the sum of weigh over all entries; weigh is never negative.
@@ -128,6 +130,10 @@ func (c *Catalog) After(dir string, limit int) []*Entry {
 func (c *Catalog) OwnedAfter(ownerID, dir string, limit int) []*Entry {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
+	return c.ownedAfterLocked(ownerID, dir, limit)
+}
+
+func (c *Catalog) ownedAfterLocked(ownerID, dir string, limit int) []*Entry {
 	var page []*Entry
 	c.byOwner.Ascend(&Entry{OwnerID: ownerID, Dir: dir}, func(e *Entry) bool {
 		if e.OwnerID != ownerID {

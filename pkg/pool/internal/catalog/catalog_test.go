@@ -164,3 +164,32 @@ func TestLocksRefuseAtOnce(t *testing.T) {
 		unlock()
 	}
 }
+
+func TestOwnerHasNoMoreEntriesThanAllowedWithTheUnfinishedOnes(t *testing.T) {
+	c := catalog.New(weight)
+	c.Put(newEntry("a", "owner", 0))
+	c.Put(newEntry("b", "other", 0))
+	done, err := c.AdmitOwned("owner", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.AdmitOwned("owner", 2); !errors.Is(err, volume.ErrTooMany) {
+		t.Errorf("one more: %v, want ErrTooMany", err)
+	}
+	for _, owner := range []string{"other", "third"} {
+		if _, err := c.AdmitOwned(owner, 2); err != nil {
+			t.Errorf("%s: %v", owner, err)
+		}
+	}
+	done()
+	if _, err := c.AdmitOwned("owner", 2); err != nil {
+		t.Errorf("after the end of the first: %v", err)
+	}
+	c.Put(newEntry("c", "owner", 0))
+	if _, err := c.AdmitOwned("owner", 2); !errors.Is(err, volume.ErrTooMany) {
+		t.Errorf("with two in the catalog: %v, want ErrTooMany", err)
+	}
+	if _, err := c.AdmitOwned("owner", 0); err != nil {
+		t.Errorf("without a limit: %v", err)
+	}
+}

@@ -105,3 +105,22 @@ func TestSumsBeyondTheLargestNumberStayThere(t *testing.T) {
 		t.Errorf("counts are %d and %d", committed, trash)
 	}
 }
+
+func TestAccountHasWhatIsChargedAndNotUncharged(t *testing.T) {
+	var a Accounts
+	one, other := Account{QuotaID: 1}, Account{QuotaID: 1, Created: 1}
+	a.Charge(one, 5)
+	a.Charge(one, math.MaxInt64)
+	a.Charge(Account{}, 5)
+	if got := a.Charged(one); got != math.MaxInt64 {
+		t.Errorf("%d are charged", got)
+	}
+	a.Uncharge(one, math.MaxInt64-2)
+	if got := a.Charged(one); got != 2 {
+		t.Errorf("%d are charged, want 2", got)
+	}
+	a.Uncharge(one, 3)
+	if a.Charged(one) != 0 || a.Charged(other) != 0 || a.Charged(Account{}) != 0 {
+		t.Errorf("left are %v", a.bytes)
+	}
+}

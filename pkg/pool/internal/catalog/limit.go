@@ -1,0 +1,36 @@
+package catalog
+
+import (
+	"fmt"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// AdmitOwned refuses one more entry of an owner that has as many entries as are allowed; 0 allows
+// any number. The admitted one counts until done is called once: by then the entry is in the
+// catalog, or nobody makes it any more. Errors: ErrTooMany.
+func (c *Catalog) AdmitOwned(ownerID string, most int) (done func(), err error) {
+	if most == 0 {
+		return func() {}, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, unfinished := len(c.ownedAfterLocked(ownerID, "", most)), c.unfinished[ownerID]
+	if n+unfinished >= most {
+		return nil, fmt.Errorf("%w: %d are there and %d are unfinished, allowed are %d",
+			volume.ErrTooMany, n, unfinished, most)
+	}
+	if c.unfinished == nil {
+		c.unfinished = make(map[string]int)
+	}
+	c.unfinished[ownerID]++
+	return func() { c.removeUnfinished(ownerID) }, nil
+}
+
+func (c *Catalog) removeUnfinished(ownerID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unfinished[ownerID]--; c.unfinished[ownerID] <= 0 {
+		delete(c.unfinished, ownerID)
+	}
+}
