@@ -28,20 +28,15 @@ type copySource struct {
 	release    func()
 }
 
-// shareSource finds what is to be copied, and shares it. Errors: ErrNotFound, ErrBusy while it is
-// being made or deleted, ErrCorrupt.
-func (p *Pool) shareSource(source volume.Source) (*copySource, error) {
-	if id, ok := source.Snapshot(); ok {
-		return p.shareSnapshot(id)
+// shareFitting finds the source of a new volume, and shares it. Errors: ErrNotFound, ErrBusy while
+// it is being made or deleted, ErrCorrupt, and those of copying.Source.CheckFits.
+func (p *Pool) shareFitting(req volume.CreateRequest) (from *copySource, err error) {
+	if id, ok := req.Source.Snapshot(); ok {
+		from, err = p.shareSnapshot(id)
+	} else {
+		id, _ := req.Source.Volume()
+		from, err = p.shareVolume(id)
 	}
-	id, _ := source.Volume()
-	return p.shareVolume(id)
-}
-
-// shareFitting is shareSource for a copy that is to be a volume. Errors: those of
-// copying.Source.CheckFits as well.
-func (p *Pool) shareFitting(req volume.CreateRequest) (*copySource, error) {
-	from, err := p.shareSource(req.Source)
 	if err != nil {
 		return nil, err
 	}
@@ -53,55 +48,46 @@ func (p *Pool) shareFitting(req volume.CreateRequest) (*copySource, error) {
 }
 
 func (p *Pool) shareVolume(id volume.ID) (*copySource, error) {
-	unshare, err := p.volumes.catalog.Share(id)
-	if err != nil {
-		return nil, err
-	}
-	v, err := p.Get(id)
-	s := &copySource{
-		Source: copying.Source{
-			Name: id, QuotaID: v.QuotaID, Spec: v.Spec, Bytes: v.CapacityBytes,
-		},
-		isLive:          true,
-		created:         v.Created,
-		sharedBytes:     v.SharedBytes,
-		filesystemBytes: v.FilesystemBytes,
-		formatting:      v.Formatting,
-		release:         unshare,
-	}
-	return s.open(p.volumes.dir, id.Dir(), err)
+	return p.volumes.share(id, func(v volume.Volume) *copySource {
+		return &copySource{
+			Source:          copying.Source{QuotaID: v.QuotaID, Spec: v.Spec, Bytes: v.CapacityBytes},
+			isLive:          true,
+			created:         v.Created,
+			sharedBytes:     v.SharedBytes,
+			filesystemBytes: v.FilesystemBytes,
+			formatting:      v.Formatting,
+		}
+	})
 }
 
 func (p *Pool) shareSnapshot(id volume.SnapshotID) (*copySource, error) {
-	unshare, err := p.snapshots.catalog.Share(id)
+	return p.snapshots.share(id, func(s volume.Snapshot) *copySource {
+		return &copySource{
+			Source:          copying.Source{QuotaID: s.QuotaID, Spec: s.Spec, Bytes: s.RestoreBytes},
+			sharedBytes:     s.HeldBytes,
+			filesystemBytes: s.FilesystemBytes,
+			formatting:      s.Formatting,
+		}
+	})
+}
+
+// share shares what has that ID, finds it, and opens its directory.
+func (k *kind[V]) share(id poolMember, sourceOf func(V) *copySource) (*copySource, error) {
+	unshare, err := k.catalog.Share(id)
 	if err != nil {
 		return nil, err
 	}
-	v, err := p.GetSnapshot(id)
-	s := &copySource{
-		Source: copying.Source{
-			Name: id, QuotaID: v.QuotaID, Spec: v.Spec, Bytes: v.RestoreBytes,
-		},
-		sharedBytes:     v.HeldBytes,
-		filesystemBytes: v.FilesystemBytes,
-		formatting:      v.Formatting,
-		release:         unshare,
-	}
-	return s.open(p.snapshots.dir, id.Dir(), err)
-}
-
-// open opens the source's directory. If that fails, or something else has failed before, open
-// releases the source.
-func (s *copySource) open(parent openat.Dir, dirName string, failed error) (*copySource, error) {
-	err := failed
+	var dir openat.Dir
+	e, err := k.find(id)
 	if err == nil {
-		s.Dir, err = parent.OpenDir(dirName)
+		dir, err = k.dir.OpenDir(id.Dir())
 	}
 	if err != nil {
-		s.release()
-		return nil, fmt.Errorf("copy %s: %w", s.Name, err)
+		unshare()
+		return nil, fmt.Errorf("copy %s: %w", id, err)
 	}
-	unshare := s.release
-	s.release = func() { s.Dir.Close(); unshare() }
+	s := sourceOf(k.unpack(e))
+	s.Name, s.Dir = id, dir
+	s.release = func() { dir.Close(); unshare() }
 	return s, nil
 }

@@ -408,7 +408,8 @@ func TestSnapshotsAreListedInPagesAndByVolume(t *testing.T) {
 		page = p.ListSnapshotsOf(one.ID, page[len(page)-1].ID.Dir(), 2)
 	}
 	if !slices.Equal(listed, all) || !slices.Equal(listedOfOne, ofOne) {
-		t.Errorf("the list has %q, that of one volume %q; want %q and %q", listed, listedOfOne, all, ofOne)
+		t.Errorf("the list has %q, that of one volume %q; want %q and %q", listed, listedOfOne, all,
+			ofOne)
 	}
 	if n := p.snapshots.catalog.Len(); n != len(all) {
 		t.Errorf("%d snapshots", n)
