@@ -2,20 +2,37 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
 )
 
-func checkCommand() *cobra.Command {
-	cmd := &cobra.Command{
+func checkConfigCommand() *cobra.Command {
+	return configCommand(cobra.Command{
 		Use:   "check-config",
 		Short: "Check a configuration and report every fault; takes the flags of serve and changes nothing",
-		Args:  noArguments,
-	}
+	}, func(*cobra.Command, config.Config) error { return nil })
+}
+
+func checkCommand() *cobra.Command {
+	return configCommand(cobra.Command{
+		Use: "check",
+		Short: "Check a configuration, and this node: kubelet's directory and the pools' disks; takes the " +
+			"flags of serve and changes nothing",
+	}, checkNode)
+}
+
+// configCommand makes a command that loads and describes the configuration before it runs.
+func configCommand(
+	command cobra.Command, run func(*cobra.Command, config.Config) error,
+) *cobra.Command {
+	cmd := &command
+	cmd.Args = noArguments
 	o := addOptions(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := o.logging.Apply(cmd.ErrOrStderr()); err != nil {
@@ -26,9 +43,22 @@ func checkCommand() *cobra.Command {
 			return err
 		}
 		describe(cmd, cfg)
-		return nil
+		return run(cmd, cfg)
 	}
 	return cmd
+}
+
+// checkNode prints what driver.Inspect finds. The faults are the error.
+func checkNode(cmd *cobra.Command, c config.Config) error {
+	notes, faults := driver.Inspect(c)
+	for _, note := range notes {
+		fmt.Fprintln(cmd.OutOrStdout(), "Note:", note)
+	}
+	if len(faults) > 0 {
+		return serveError{errors.Join(faults...)}
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), "The node is fit for volumes.")
+	return nil
 }
 
 // describe prints the configuration with all defaults.

@@ -62,7 +62,7 @@ func (p program) rootCommand() *cobra.Command {
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(p.serveCommand(), checkCommand(), repairCommand())
+	root.AddCommand(p.serveCommand(), checkConfigCommand(), checkCommand(), repairCommand())
 	return root
 }
 
@@ -76,7 +76,7 @@ func noArguments(cmd *cobra.Command, args []string) error {
 
 // needCommand fails, because a container without arguments must not look like one that succeeded.
 func needCommand(*cobra.Command, []string) error {
-	return errors.New("give a command: serve, check-config, repair, or --help")
+	return errors.New("give a command: serve, check, check-config, repair, or --help")
 }
 
 // addVersion gives a command --version. cobra's own flag would take -v, which is the log's.
@@ -86,8 +86,8 @@ func addVersion(cmd *cobra.Command) {
 	cmd.Flags().Bool("version", false, "print the version and exit")
 }
 
-// options are the flags of serve and check-config. Both have the same, so that the arguments of a
-// DaemonSet can be checked unchanged.
+// options are the flags of serve, check and check-config. All have the same, so that the arguments of
+// a DaemonSet can be checked unchanged.
 type options struct {
 	driver  *config.Flags
 	logging *driver.LoggingFlags

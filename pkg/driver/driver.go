@@ -35,7 +35,6 @@ func Run(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer sockets.kubelet.Close()
-	preflight(ctx, cfg)
 	s, err := newServices(ctx, cfg)
 	if err != nil {
 		return err
@@ -47,6 +46,7 @@ func Run(ctx context.Context, cfg config.Config) error {
 		"node", cfg.NodeName, "endpoint", cfg.Endpoint)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.pools.run(ctx) })
+	group.Go(func() error { s.surroundings.run(ctx, &s.pools.changes); return nil })
 	group.Go(func() error { s.repeat(ctx, sweepInterval, s.node.SweepInline); return nil })
 	group.Go(func() error { s.repeat(ctx, growInterval, s.node.RetryGrowth); return nil })
 	group.Go(func() error {
@@ -58,7 +58,7 @@ func Run(ctx context.Context, cfg config.Config) error {
 		})
 	}
 	group.Go(func() error {
-		return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(ctx, registry, s.pools))
+		return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(ctx, registry, s.pools, s.surroundings))
 	})
 	group.Go(func() error { return serveRegistration(ctx, cfg) })
 	return closeWithin(ctx, s.pools, cfg.ShutdownGrace, group.Wait())
@@ -70,6 +70,13 @@ type services struct {
 	pools      *poolSet
 	controller *controllerserver.Server
 	node       *nodeserver.Server
+
+	surroundings *surroundings
+}
+
+// notReady says why kubelet must wait; nil means ready.
+func (s services) notReady() error {
+	return errors.Join(s.surroundings.notReady(), s.pools.notReady())
 }
 
 func newServices(ctx context.Context, cfg config.Config) (services, error) {
@@ -94,7 +101,8 @@ func newServices(ctx context.Context, cfg config.Config) (services, error) {
 		Publications: publications,
 		Host:         host,
 	})
-	return services{cfg.DriverName, pools, controller, node}, nil
+	around := newSurroundings(ctx, cfg.KubeletDir)
+	return services{cfg.DriverName, pools, controller, node, around}, nil
 }
 
 // servers are the gRPC servers of the two CSI sockets.
@@ -106,7 +114,8 @@ type servers struct {
 func newServers(ctx context.Context, what services, registry prometheus.Registerer) servers {
 	// One set of interceptors, so that a volume's lock holds for the calls of both sockets.
 	options := rpc.ServerOptions(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
-	options = append(options, grpc.ChainUnaryInterceptor(what.pools.countCall))
+	options = append(options,
+		grpc.ChainUnaryInterceptor(what.surroundings.refuseMounts, what.pools.countCall))
 	s := servers{full: rpc.NewServer(options), sidecars: rpc.NewServer(options)}
 	for _, server := range []*grpc.Server{s.full, s.sidecars} {
 		csi.RegisterControllerServer(server, what.controller)
@@ -114,7 +123,7 @@ func newServers(ctx context.Context, what services, registry prometheus.Register
 	// Sidecars wait for Probe before they do anything, also before they tell the scheduler that a
 	// pool has no room (external-provisioner, CSIStorageCapacity). So on their socket a missing disk
 	// must not look like a driver that is still starting.
-	csi.RegisterIdentityServer(s.full, &identity{name: what.name, notReady: what.pools.notReady})
+	csi.RegisterIdentityServer(s.full, &identity{name: what.name, notReady: what.notReady})
 	csi.RegisterIdentityServer(s.sidecars,
 		&identity{name: what.name, notReady: what.pools.stillOpening})
 	csi.RegisterNodeServer(s.full, what.node)

@@ -45,7 +45,7 @@ func scrape(t *testing.T, s *poolSet) []string {
 func get(t *testing.T, s *poolSet, path string) (int, string) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	handler := newHTTPServer(t.Context(), newRegistry(s), s).Handler
+	handler := newHTTPServer(t.Context(), newRegistry(s), s, &surroundings{}).Handler
 	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 	body, err := io.ReadAll(w.Result().Body)
 	if err != nil {
@@ -177,7 +177,7 @@ func TestADiskThatHangsIsAskedOnceForAllRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &hanging{released: make(chan struct{})}
 		defer close(h.released)
-		handler := newHTTPServer(t.Context(), h, newPools(t)).Handler
+		handler := newHTTPServer(t.Context(), h, newPools(t), &surroundings{}).Handler
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() {
@@ -288,7 +288,7 @@ func TestNoConnectionIsKeptForAnotherRequest(t *testing.T) {
 	s := newPools(t)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	fixture.Must(t, err)
-	server := newHTTPServer(t.Context(), newRegistry(s), s)
+	server := newHTTPServer(t.Context(), newRegistry(s), s, &surroundings{})
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
 	client, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", listener.Addr().String())

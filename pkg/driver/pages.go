@@ -39,24 +39,28 @@ var errNoAnswer = fmt.Errorf("the pools' disks have not answered within %v", ans
 type pages struct {
 	logger   klog.Logger
 	pools    *poolSet
+	around   *surroundings
 	registry prometheus.Gatherer
 	flight   singleflight.Group
-	// lastLogged has the last error of each pool that was logged. Only checkPools uses it, which
+	// lastLogged has the last error of each pool that was logged. Only checkAll uses it, which
 	// runs once at a time.
 	lastLogged map[string]string
 }
 
 // newHTTPServer serves
 //   - /healthz: the process answers;
-//   - /readyz: 200 if every required pool can be used, else 503, and the pools that cannot be used;
-//   - /statusz: the state of each pool, always with 200: kubectl shows no text of another status;
+//   - /readyz: 200 if the node can have volumes and every required pool can be used, else 503, and
+//     what cannot be used;
+//   - /statusz: the state of the node and of each pool, always with 200: kubectl shows no text of
+//     another status;
 //   - /metrics.
 func newHTTPServer(
-	ctx context.Context, registry prometheus.Gatherer, pools *poolSet,
+	ctx context.Context, registry prometheus.Gatherer, pools *poolSet, around *surroundings,
 ) *http.Server {
 	p := &pages{
 		logger:     klog.FromContext(ctx),
 		pools:      pools,
+		around:     around,
 		registry:   registry,
 		lastLogged: map[string]string{},
 	}
@@ -79,23 +83,27 @@ func newHTTPServer(
 	return server
 }
 
-// poolState is what strangers may know of a pool.
-type poolState struct {
-	name     string
+// state is what strangers may know of a pool or of the node.
+type state struct {
+	subject  string // "pool NAME" or "node"
 	optional bool
-	reason   volume.Reason // why the pool cannot be used; empty: it can be used
+	reason   volume.Reason // why it cannot be used; empty: it can be used
+	note     string        // what is weaker than it could be
 }
 
 // String is a line without its end.
-func (s poolState) String() string {
-	name := "pool " + s.name
+func (s state) String() string {
+	subject := s.subject
 	if s.optional {
-		name = "optional " + name
+		subject = "optional " + subject
 	}
-	if s.reason == "" {
-		return name + ": ready"
+	switch {
+	case s.reason != "":
+		return fmt.Sprintf("%s: not ready: %s (the driver's log has more)", subject, s.reason)
+	case s.note != "":
+		return subject + ": ready, " + s.note
 	}
-	return fmt.Sprintf("%s: not ready: %s (the driver's log has more)", name, s.reason)
+	return subject + ": ready"
 }
 
 // ready answers kubelet's readiness probe.
@@ -107,11 +115,11 @@ func (p *pages) ready(w http.ResponseWriter, r *http.Request) {
 	}
 	code, text := http.StatusOK, strings.Builder{}
 	for _, s := range states {
-		if s.reason == "" {
+		if s.reason == "" && s.note == "" {
 			continue
 		}
 		fmt.Fprintln(&text, s)
-		if !s.optional {
+		if s.reason != "" && !s.optional {
 			code = http.StatusServiceUnavailable
 		}
 	}
@@ -144,28 +152,32 @@ func (p *pages) metrics(w http.ResponseWriter, r *http.Request) {
 	promhttp.HandlerFor(prometheus.GathererFunc(gather), options).ServeHTTP(w, r)
 }
 
-func (p *pages) states(ctx context.Context) ([]poolState, error) {
-	return share(ctx, &p.flight, "states", p.checkPools)
+func (p *pages) states(ctx context.Context) ([]state, error) {
+	return share(ctx, &p.flight, "states", p.checkAll)
 }
 
-// checkPools asks the pools' disks, and logs what has changed: the log is the only place that has
-// all of an error.
-func (p *pages) checkPools() ([]poolState, error) {
+// checkAll asks the pools' disks, and logs what has changed: the log is the only place that has all
+// of an error.
+func (p *pages) checkAll() ([]state, error) {
 	slots, giveBack := p.pools.borrow()
 	defer giveBack()
-	states := make([]poolState, len(slots))
-	for i, slot := range slots {
-		states[i] = poolState{name: slot.config.Name, optional: slot.config.Optional}
+	states := p.around.states()
+	for _, slot := range slots {
+		s := state{subject: "pool " + slot.config.Name, optional: slot.config.Optional}
 		_, err := slot.status()
 		text := ""
 		if err != nil {
-			states[i].reason, text = volume.ReasonOf(err), err.Error()
+			s.reason, text = volume.ReasonOf(err), err.Error()
+		}
+		if slot.pool != nil && slot.pool.Filesystem().NoExec {
+			s.note = "noexec"
 		}
 		// The error of a pool that is not open is logged by keepTrying.
 		if slot.pool != nil && text != "" && text != p.lastLogged[slot.config.Name] {
 			p.logger.Error(err, "Pool cannot be used", "pool", slot.config.Name)
 		}
 		p.lastLogged[slot.config.Name] = text
+		states = append(states, s)
 	}
 	return states, nil
 }

@@ -192,9 +192,16 @@ func (s *poolSet) openPool(ctx context.Context, slot *poolSlot) (*pool.Pool, err
 			"Sizes are counted but not enforced in this pool: a volume can fill its filesystem",
 			"backend", filesystem.Backend, "quota", c.Quota)
 	}
+	if filesystem.NoExec {
+		logger.Info("Programs in this pool: " + noExecNote)
+	}
 	warnIfVolatile(logger, filesystem.Volatile)
 	return p, nil
 }
+
+// noExecNote is for a pool whose volumes pods cannot start programs from.
+const noExecNote = "its disk is mounted noexec: pods cannot start programs from directory and file " +
+	"volumes, but they can from images. If they should, mount it with exec (mount -o remount,exec)"
 
 // warnIfVolatile logs that a pool's data will be lost. The pool is used all the same, because a
 // test cluster may have no disk.

@@ -10,7 +10,6 @@ import (
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
-	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 )
 
@@ -44,12 +43,6 @@ func serveRegistration(ctx context.Context, cfg config.Config) error {
 	csiSocket, err := config.SocketPath(cfg.Endpoint)
 	if err != nil {
 		return err
-	}
-	if shared, err := mount.IsShared(cfg.KubeletDir); err == nil && !shared {
-		klog.FromContext(ctx).Error(nil,
-			"Kubelet's directory is not a shared mount here: volumes would be mounted where no pod sees them. "+
-				"A container needs Bidirectional mount propagation",
-			"kubeletDir", cfg.KubeletDir)
 	}
 	listener, err := Listen(registrationEndpoint(cfg)) //nolint:contextcheck // it waits for nothing
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 )
@@ -33,6 +32,7 @@ type Mount struct {
 	// Shared means that a mount below Point also appears in other mount namespaces, such as
 	// kubelet's (mount_namespaces(7)).
 	Shared bool
+	parent int // the ID of the mount that has Point
 }
 
 // Table reads the mount table of this process's mount namespace. The cost grows with the number of
@@ -46,6 +46,7 @@ func Table() ([]Mount, error) {
 	for _, info := range infos {
 		mounts = append(mounts, Mount{
 			ID:     info.ID,
+			parent: info.Parent,
 			Device: fmt.Sprintf("%d:%d", info.Major, info.Minor),
 			Root:   info.Root,
 			Point:  info.Mountpoint,
@@ -142,51 +143,6 @@ func below(base, name string) (string, bool) {
 		return "", true
 	}
 	return strings.CutPrefix(name, strings.TrimSuffix(base, "/")+"/")
-}
-
-// btrfsRootInode is the inode number of every btrfs subvolume's root (BTRFS_FIRST_FREE_OBJECTID).
-const btrfsRootInode = 256
-
-// IsFilesystemRoot reports whether an open directory is the root of a mounted filesystem. A
-// directory that is bind-mounted on itself, as in a container, is not one; the root of a btrfs
-// subvolume is.
-func IsFilesystemRoot(d *os.File) (bool, error) {
-	mounts, err := Table()
-	if err != nil {
-		return false, err
-	}
-	m, err := Of(mounts, d)
-	if err != nil {
-		return false, err
-	}
-	resolved, err := os.Readlink(openat.Path(d))
-	if err != nil || m.Point != resolved {
-		return false, err
-	}
-	if m.Root == "/" {
-		return true, nil
-	}
-	var fs unix.Statfs_t
-	var st unix.Stat_t
-	if err := errors.Join(unix.Fstatfs(int(d.Fd()), &fs), unix.Fstat(int(d.Fd()), &st)); err != nil {
-		return false, fmt.Errorf("stat of %s: %w", resolved, err)
-	}
-	return fs.Type == unix.BTRFS_SUPER_MAGIC && st.Ino == btrfsRootInode, nil
-}
-
-// IsShared reports whether a mount below a directory also appears in other mount namespaces.
-func IsShared(name string) (bool, error) {
-	d, err := os.Open(name)
-	if err != nil {
-		return false, err
-	}
-	defer d.Close()
-	mounts, err := Table()
-	if err != nil {
-		return false, err
-	}
-	m, err := Of(mounts, d)
-	return m.Shared, err
 }
 
 // Of finds the mount through which a file was opened. The mount table must have been read after

@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -123,23 +124,32 @@ func TestLocationInABtrfsSubvolume(t *testing.T) {
 		t.Errorf("the subvolume is at %+v, mounted at %+v", direct, byMount)
 	}
 	wantBelow(t, locate(t, sub), point, "data")
-	if ok, err := isFilesystemRoot(mounted); !ok || err != nil {
+	if ok, err := isMountpoint(mounted); !ok || err != nil {
 		t.Errorf("a mounted subvolume is a filesystem's root: %v, %v", ok, err)
 	}
-	// As in a container: a directory of a btrfs is bind-mounted on its own path, and the disk that
-	// should be mounted there is not.
-	if ok, err := isFilesystemRoot(point); ok || err != nil {
-		t.Errorf("a bound directory of a btrfs is no filesystem's root: %v, %v", ok, err)
+	// A directory of a btrfs is bind-mounted on its own path, and the disk that should be mounted
+	// there is not.
+	own := filepath.Join(mounted, "data")
+	mountByHand(t, own, own)
+	if ok, err := isMountpoint(own); ok || err != nil {
+		t.Errorf("a directory of a btrfs, bound on itself, is a mount point: %v, %v", ok, err)
+	}
+	if ok, err := isMountpoint(point); !ok || err != nil {
+		t.Errorf("a directory of a btrfs, bound elsewhere, is no mount point: %v, %v", ok, err)
 	}
 }
 
-func isFilesystemRoot(path string) (bool, error) {
+func isMountpoint(path string) (bool, error) {
 	d, err := os.Open(path)
 	if err != nil {
 		return false, err
 	}
 	defer d.Close()
-	return IsFilesystemRoot(d)
+	err = CheckMountpoint(d)
+	if errors.Is(err, ErrNoMountpoint) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func makeSubvolume(t *testing.T, parent, name string) {
@@ -206,13 +216,20 @@ func TestOtherFilesystemIsNotBelow(t *testing.T) {
 	}
 }
 
-func TestOnlyAMountedFilesystemIsAFilesystemRoot(t *testing.T) {
+func TestOnlyAMountOfSomethingElseMakesAMountpoint(t *testing.T) {
 	base := newBase(t)
 	bound, boundFS := filepath.Join(base, "bound on itself"), filepath.Join(base, "elsewhere")
 	put(t, bound, emptyDir)
 	put(t, boundFS, emptyDir)
 	mountByHand(t, bound, bound)
-	want := map[string]bool{base: false, bound: false, boundFS: true, "/": true, "/proc": true}
+	// A directory of a disk, as in "mount --bind /mnt/disk/pool /srv/pool".
+	boundDir, source := filepath.Join(base, "pool"), filepath.Join(newBase(t), "pool")
+	put(t, boundDir, emptyDir)
+	put(t, source, emptyDir)
+	mountByHand(t, source, boundDir)
+	want := map[string]bool{
+		base: false, bound: false, boundFS: true, boundDir: true, "/": true, "/proc": true,
+	}
 	for _, fstype := range disks.Types() {
 		disk := disks.New(t, fstype, 0)
 		want[disk.Dir] = true
@@ -228,8 +245,8 @@ func TestOnlyAMountedFilesystemIsAFilesystemRoot(t *testing.T) {
 		}
 	}
 	for path, is := range want {
-		if got, err := isFilesystemRoot(path); got != is || err != nil {
-			t.Errorf("IsFilesystemRoot(%s) = %v, %v, want %v", path, got, err, is)
+		if got, err := isMountpoint(path); got != is || err != nil {
+			t.Errorf("CheckMountpoint(%s) = %v, %v, want %v", path, got, err, is)
 		}
 	}
 }

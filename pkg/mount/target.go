@@ -21,8 +21,9 @@ type Target struct {
 	rel  string // below it: clean, not "."
 }
 
-// ParseTarget parses a path of a request. Errors: ErrInvalid unless the path is absolute, clean and
-// below base.
+// ParseTarget parses a path of a request. The path may begin with another name of base, for example
+// one with a symbolic link in it or that of a bind mount. The target is then the same as by base's
+// own name. Errors: ErrInvalid unless the path is absolute, clean and below base.
 func ParseTarget(base, target string) (Target, error) {
 	switch {
 	case target == "":
@@ -46,14 +47,41 @@ func ParseTarget(base, target string) (Target, error) {
 		}
 	}
 	rel, ok := below(base, target)
+	if !ok {
+		rel, ok = belowOtherName(base, target)
+	}
 	if !ok || rel == "" {
-		return Target{}, fmt.Errorf("%w: path %q is not below the kubelet's directory %s (--kubelet-dir)",
+		return Target{}, fmt.Errorf("%w: path %q is not below the kubelet's directory %s: give "+
+			"--kubelet-dir (the chart's kubeletDir) the name that kubelet has as --root-dir",
 			volume.ErrInvalid, target, base)
 	}
 	return Target{base: base, rel: rel}, nil
 }
 
-// String returns the path as requests have it.
+// belowOtherName returns the part of a path after the directory on its way that is base itself,
+// whatever it is called there. That is safe whoever made the links on the way, because the rest is
+// opened beneath base without following any (openTarget).
+func belowOtherName(base, target string) (string, bool) {
+	own, err := statx(unix.AT_FDCWD, base, unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC)
+	if err != nil {
+		return "", false
+	}
+	for i, c := range target {
+		if c != '/' || i == 0 {
+			continue
+		}
+		dir, err := statx(unix.AT_FDCWD, target[:i], unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC)
+		if err != nil {
+			return "", false
+		}
+		if dir.id == own.id {
+			return target[i+1:], true
+		}
+	}
+	return "", false
+}
+
+// String returns the path below kubelet's directory, under the name that the driver has for that.
 func (t Target) String() string { return path.Join(t.base, t.rel) }
 
 // PodUID returns the UID of the pod in whose directory the target is, <base>/pods/<UID>/…; empty if

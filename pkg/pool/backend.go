@@ -7,6 +7,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/detect"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -21,6 +22,8 @@ type Filesystem struct {
 	// Volatile is the filesystem's kind if its data is lost at a reboot, or with the container that
 	// the filesystem belongs to; else "".
 	Volatile string
+	// NoExec says that it is mounted noexec, and so are the volumes in it that are no images.
+	NoExec bool
 }
 
 // Filesystem says what kind of filesystem the pool was opened on.
@@ -40,7 +43,10 @@ func (p *Pool) openBackend(ctx context.Context) (err error) {
 		Yielder:  &p.calls,
 	}
 	p.filesystem = Filesystem{Backend: p.backend.Name(), EnforcesSizes: p.backend.Enforces()}
-	p.filesystem.Volatile, err = detect.Volatile(p.layout.Root)
+	if p.filesystem.Volatile, err = detect.Volatile(p.layout.Root); err != nil {
+		return err
+	}
+	p.filesystem.NoExec, err = mount.IsNoExec(p.layout.Root.File)
 	return err
 }
 

@@ -6,7 +6,7 @@ import (
 	"syscall"
 )
 
-// Reason says in a word why a pool cannot be used. It is the label of a metric and what a stranger
+// Reason says in a word why a pool, or all of a node, cannot be used. It is the label of a metric and what a stranger
 // may read, so there are few, and none of them has a path. The error that it belongs to says more.
 type Reason string
 
@@ -26,6 +26,14 @@ const (
 	ReasonOther      Reason = "other"       // none of these
 	ReasonOverlaps   Reason = "overlaps"    // the path leads to another pool or to kubelet's directory
 	ReasonReadOnly   Reason = "read_only"   // the filesystem is mounted read-only
+)
+
+// The reasons why a node can have no volumes.
+const (
+	ReasonMayNotMount    Reason = "may_not_mount"   // the driver has no CAP_SYS_ADMIN
+	ReasonKubeletAbsent  Reason = "kubelet_absent"  // kubelet's directory is not there
+	ReasonKubeletLink    Reason = "kubelet_link"    // a directory in kubelet's is a symbolic link
+	ReasonKubeletPrivate Reason = "kubelet_private" // mounts in kubelet's directory stay unseen
 )
 
 // reasonError is an error with a reason, and with the text of that error.

@@ -58,17 +58,16 @@ func checkRoot(d *os.File, rest string, opts Options) error {
 
 // checkMountpoint refuses a directory where no filesystem is mounted. Errors: ErrUnavailable.
 func checkMountpoint(d *os.File) error {
-	ok, err := mount.IsFilesystemRoot(d)
-	if err != nil {
-		return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
-	}
-	if !ok {
+	err := mount.CheckMountpoint(d)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, mount.ErrNoMountpoint):
 		return volume.Because(volume.ReasonNotMounted, fmt.Errorf(
-			"%w: no filesystem is mounted there, and requireMountpoint is set: mount the pool's disk",
-			volume.ErrUnavailable,
-		))
+			"%w: no filesystem is mounted there, and requireMountpoint is set: mount the pool's disk (%w)",
+			volume.ErrUnavailable, err))
 	}
-	return nil
+	return fmt.Errorf("%w: %w", volume.ErrUnavailable, err)
 }
 
 // makeRoot makes the pool's directory with its parents, durably, and opens it.
@@ -101,8 +100,8 @@ func checkMayBeMade(root openat.Dir, opts Options) error {
 	if !opts.WasOpen {
 		return nil
 	}
-	isDisk, err := mount.IsFilesystemRoot(root.File)
-	if err == nil && !isDisk {
+	err := mount.CheckMountpoint(root.File)
+	if errors.Is(err, mount.ErrNoMountpoint) {
 		err = volume.Because(volume.ReasonNotMounted, fmt.Errorf(
 			"%w: the pool that was open at this path is gone: mount its disk there, or move its "+
 				"directory back (for an empty pool in this directory, restart the driver)",
