@@ -34,7 +34,7 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	return p.volumes.publish(ctx, id, v, making[volume.Volume]{data: p.makeEmpty})
+	return p.volumes.create(ctx, id, v, dataMaker[volume.Volume]{make: p.makeEmpty})
 }
 
 // newVolume returns the volume that a request asks for, as it will be created now. Errors:

@@ -44,7 +44,7 @@ func (k *kind[V]) deleteLocked(dirName string) (err error) {
 	var taken trash.Entry
 	e, isThere := k.catalog.Get(dirName)
 	if isThere {
-		if taken, err = k.takeAway(e); err != nil {
+		if taken, err = k.moveToTrash(e); err != nil {
 			return err
 		}
 	}
@@ -61,9 +61,9 @@ func (k *kind[V]) deleteLocked(dirName string) (err error) {
 	return err
 }
 
-// takeAway moves a volume or a snapshot out of its directory and out of the catalog. The entry is
-// never moved back. The caller queues the returned entry for the purge.
-func (k *kind[V]) takeAway(e *catalog.Entry) (trash.Entry, error) {
+// moveToTrash moves a volume or a snapshot out of its directory and out of the catalog. The entry
+// is never moved back. The caller queues the returned entry for the purge.
+func (k *kind[V]) moveToTrash(e *catalog.Entry) (trash.Entry, error) {
 	taken, err := k.pool.trash.Take(k.dir, e.Dir, trash.UniqueName(k.prefix+e.Dir))
 	if err != nil {
 		return taken, err

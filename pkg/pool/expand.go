@@ -64,7 +64,7 @@ func (l Locked) grow(ctx context.Context, bytes int64) error {
 	err := l.resize(p.limitOf(larger))
 	if err == nil {
 		failpoint.Here("expand.resized")
-		err = l.exchangeRecord(larger)
+		err = l.writeRecord(larger)
 	}
 	if err != nil {
 		p.ledger.Release(more)
@@ -72,7 +72,7 @@ func (l Locked) grow(ctx context.Context, bytes int64) error {
 	}
 	// From here on nothing is undone, also when the fsync fails: an image that is shorter than its
 	// record says is corrupt.
-	return errors.Join(l.putExchanged(larger), p.applyCharges(l.ID))
+	return errors.Join(l.commitRecord(larger), p.applyCharges(l.ID))
 }
 
 // resize makes the filesystem hold the volume to so many bytes.

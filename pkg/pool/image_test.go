@@ -109,7 +109,8 @@ func TestDeletedImageIsPurgedOnlyWhenNoDeviceHasIt(t *testing.T) {
 	}
 	defer d.Close()
 	p.trash.RetryAfter = 10 * time.Millisecond
-	taken, err := p.volumes.takeAway(mustEntry(t, p, v.ID)) // as a caller would that has not checked
+	// as a caller would that has not checked
+	taken, err := p.volumes.moveToTrash(mustEntry(t, p, v.ID))
 	if err != nil {
 		t.Fatal(err)
 	}

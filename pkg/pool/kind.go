@@ -15,7 +15,7 @@ import (
 const snapshotPrefix = "s-"
 
 // kind is one of the two things that a pool keeps, volumes or snapshots, with what differs between
-// them. Publishing, deleting, finding and listing are the same for both. V is the value of one.
+// them. Creating, deleting, finding and listing are the same for both. V is the value of one.
 type kind[V any] struct {
 	pool *Pool
 	word string // in messages
@@ -37,12 +37,12 @@ type kind[V any] struct {
 	adopt scanner
 	// syncsData: new data is durable only after an fsync of its own, where no ordered journal has
 	// it. (A snapshot is durable with its directory: backend.Cloner.)
-	syncsData bool
-	points    points
+	syncsData  bool
+	failpoints failpoints
 }
 
-// points are the steps of publishing at which a test kills the driver.
-type points struct {
+// failpoints are the steps of create at which a test kills the driver.
+type failpoints struct {
 	reserved, directoryMade, dataMade, recordWritten, built, renamed, indexed failpoint.Point
 }
 
@@ -57,7 +57,7 @@ func (p *Pool) newVolumes() *kind[volume.Volume] {
 		nameOf:    func(dir string) (catalog.ID, error) { return volume.IDFromDir(p.id, dir) },
 		adopt:     p.adoptVolume,
 		syncsData: true,
-		points: points{
+		failpoints: failpoints{
 			reserved:      failpoint.Point("create.reserved"),
 			directoryMade: failpoint.Point("create.directory-made"),
 			dataMade:      failpoint.Point("create.data-made"),
@@ -95,7 +95,7 @@ func (p *Pool) newSnapshots() *kind[volume.Snapshot] {
 		unpack:  func(e *catalog.Entry) volume.Snapshot { return e.Snapshot(p.id) },
 		nameOf:  func(dir string) (catalog.ID, error) { return volume.SnapshotIDFromDir(p.id, dir) },
 		adopt:   p.adoptSnapshot,
-		points: points{
+		failpoints: failpoints{
 			reserved:      failpoint.Point("snapshot.reserved"),
 			directoryMade: failpoint.Point("snapshot.directory-made"),
 			dataMade:      failpoint.Point("snapshot.data-made"),
@@ -139,7 +139,7 @@ func (k *kind[V]) existing(id catalog.ID, check func(V) error) (v V, exists bool
 	if err := check(found); err != nil {
 		return v, true, err
 	}
-	return found, true, k.pool.syncPlaced(k.dir)
+	return found, true, k.pool.syncRenames(k.dir)
 }
 
 // page lists at most limit values in the order of their directories, after the given one.

@@ -52,16 +52,16 @@ func (l Locked) ReplaceRecord(changed volume.Volume) error {
 	if changed == l.Volume.Volume {
 		return l.syncUnsynced()
 	}
-	if err := l.exchangeRecord(changed); err != nil {
+	if err := l.writeRecord(changed); err != nil {
 		return err
 	}
-	return l.putExchanged(changed)
+	return l.commitRecord(changed)
 }
 
-// exchangeRecord exchanges the volume's record by one rename(2). The owner, which memory does not
-// have, is copied from the old record. After an error the old record is in place. putExchanged
-// makes the new record durable.
-func (l Locked) exchangeRecord(changed volume.Volume) error {
+// writeRecord replaces the volume's record by one rename(2). The owner, which memory does not have,
+// is copied from the old record. After an error the old record is there. commitRecord makes the new
+// record durable.
+func (l Locked) writeRecord(changed volume.Volume) error {
 	old, err := l.pool.volumes.read(l.pool.volumes.dir, l.ID.Dir(), l.ID.Dir())
 	if err != nil {
 		return err
@@ -76,12 +76,12 @@ func (l Locked) exchangeRecord(changed volume.Volume) error {
 	if err != nil {
 		return err
 	}
-	return exchangeRecord(d, content)
+	return replaceRecord(d, content)
 }
 
-// putExchanged puts the volume with its new record into the catalog, and makes the record durable.
+// commitRecord enters the volume with its new record in the catalog, and makes the record durable.
 // If the fsync fails, the catalog still agrees with the record on disk; see syncUnsynced.
-func (l Locked) putExchanged(changed volume.Volume) error {
+func (l Locked) commitRecord(changed volume.Volume) error {
 	err := l.syncRecord()
 	e := l.pool.volumes.pack(changed)
 	e.IsUnenforced, e.IsUnsynced = l.entry.IsUnenforced, err != nil
@@ -109,9 +109,9 @@ func (v Volume) syncRecord() error {
 
 func (v Volume) openDir() (openat.Dir, error) { return v.pool.volumes.dir.OpenDir(v.ID.Dir()) }
 
-// exchangeRecord writes a new record of a volume's directory by one rename(2). The record is
-// durable after a sync of the directory. After an error the old record is in place.
-func exchangeRecord(d openat.Dir, content []byte) error {
+// replaceRecord replaces the record in a volume's directory by one rename(2). The new record is
+// durable after a sync of the directory. After an error the old record is there.
+func replaceRecord(d openat.Dir, content []byte) error {
 	if err := d.WriteTmpFile(recordTmpFile, content, (*os.File).Sync); err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func (o *Offline) QuotaID(ctx context.Context, d openat.Dir) (volume.QuotaID, er
 
 // ReplaceRecord gives a volume's directory another record, durably.
 func (*Offline) ReplaceRecord(d openat.Dir, content []byte) error {
-	if err := exchangeRecord(d, content); err != nil {
+	if err := replaceRecord(d, content); err != nil {
 		return err
 	}
 	return d.Sync()

@@ -70,7 +70,7 @@ func (p *Pool) restore(
 	v.SharedBytes = c.mostShared()
 	v.FilesystemBytes, v.Formatting = c.from.filesystemBytes, c.from.formatting
 	data := volumeCopy{sharedCopy: c, maxBytes: req.Size.Limit}.data
-	return p.volumes.publish(ctx, id, v, making[volume.Volume]{data: data, isCopy: true})
+	return p.volumes.create(ctx, id, v, dataMaker[volume.Volume]{make: data, isCopy: true})
 }
 
 // mostShared returns the most bytes of the new volume that the filesystem may charge to the source

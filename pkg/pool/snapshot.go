@@ -66,8 +66,8 @@ func (p *Pool) createSnapshot(
 		HeldBytes: ledger.HeldAtLeast(ledger.Sum(c.from.Bytes, c.from.sharedBytes), 0),
 		Created:   time.Now().UTC(),
 	}
-	s, err = p.snapshots.publish(ctx, id, s,
-		making[volume.Snapshot]{data: snapshotCopy{c}.data, isCopy: true})
+	s, err = p.snapshots.create(ctx, id, s,
+		dataMaker[volume.Snapshot]{make: snapshotCopy{c}.data, isCopy: true})
 	// Also after a failure: an unfinished snapshot keeps blocks of its source until it is purged.
 	return s, errors.Join(err, p.applyCharges(req.Source))
 }

@@ -58,7 +58,7 @@ type Plan struct {
 // IsNeeded says whether the new record differs from the old one.
 func (p *Plan) IsNeeded() bool { return !bytes.Equal(p.Old, p.New) }
 
-// Write exchanges the record, durably.
+// Write replaces the record, durably.
 func (p *Plan) Write() error { return p.pool.ReplaceRecord(p.dir, p.New) }
 
 // Close lets go of the volume. The pool stays the caller's.

@@ -13,30 +13,30 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// making says how the data of a new volume or snapshot is made.
-type making[V any] struct {
-	// data makes the data in d and sets quota ID and sizes in v, also on failure: parts of the data
+// dataMaker says how the data of a new volume or snapshot is made.
+type dataMaker[V any] struct {
+	// make makes the data in d and sets quota ID and sizes in v, also on failure: parts of the data
 	// may remain.
-	data func(ctx context.Context, d openat.Dir, v *V) (*os.File, error)
+	make func(ctx context.Context, d openat.Dir, v *V) (*os.File, error)
 	// isCopy: after a failure, the remaining parts may take all promised bytes.
 	isCopy bool
 }
 
 // leftBytes returns how many bytes of the disk the remaining parts may take after a failure.
-func (m making[V]) leftBytes(made *catalog.Entry) int64 {
+func (m dataMaker[V]) leftBytes(made *catalog.Entry) int64 {
 	if m.isCopy {
 		return made.PromisedBytes
 	}
 	return 0
 }
 
-// publish makes a volume or a snapshot that does not exist yet: it reserves the bytes, builds under
-// tmp/, renames the directory into place, syncs, and enters it in the catalog. If publish succeeds,
-// the volume or snapshot survives a power cut; after an error it does not exist. The caller has the
+// create makes a volume or a snapshot that does not exist yet: it reserves the bytes, builds under
+// tmp/, renames the directory into the kind's directory, syncs, and enters it in the catalog. If
+// create succeeds, the volume or snapshot survives a power cut; after an error it does not exist. The caller has the
 // exclusive lock of the name. Errors: ErrNoSpace; ErrBusy while a deleted entry of that name is
 // still being purged in place; ErrCorrupt when an unknown entry has that name.
-func (k *kind[V]) publish(
-	ctx context.Context, id catalog.ID, v V, m making[V],
+func (k *kind[V]) create(
+	ctx context.Context, id catalog.ID, v V, m dataMaker[V],
 ) (_ V, err error) {
 	defer func() {
 		if err != nil {
@@ -49,31 +49,31 @@ func (k *kind[V]) publish(
 	if err := k.pool.reserve(k.pack(v).PromisedBytes); err != nil {
 		return v, err
 	}
-	failpoint.Here(k.points.reserved)
+	failpoint.Here(k.failpoints.reserved)
 	building := trash.UniqueName(k.prefix + id.Dir())
 	v, err = k.build(ctx, building, v, m)
 	made := k.pack(v)
 	if err == nil {
-		failpoint.Here(k.points.built)
-		err = k.place(building, made.Dir)
+		failpoint.Here(k.failpoints.built)
+		err = k.renameIn(building, made.Dir)
 	}
 	if err != nil {
-		k.abandon(building, made, m.leftBytes(made))
+		k.discard(building, made, m.leftBytes(made))
 		return v, err
 	}
-	failpoint.Here(k.points.renamed)
-	if err := k.pool.syncPlaced(k.dir); err != nil {
-		return v, k.withdraw(made, err)
+	failpoint.Here(k.failpoints.renamed)
+	if err := k.pool.syncRenames(k.dir); err != nil {
+		return v, k.undoCreate(made, err)
 	}
 	k.catalog.Put(made)
-	failpoint.Here(k.points.indexed)
+	failpoint.Here(k.failpoints.indexed)
 	return v, nil
 }
 
 // build makes everything that a volume or a snapshot consists of; all of it is durable, except the
 // final name. Also on failure, the returned value has the bytes that the ledger counts and the
 // quota ID.
-func (k *kind[V]) build(ctx context.Context, building string, v V, m making[V]) (V, error) {
+func (k *kind[V]) build(ctx context.Context, building string, v V, m dataMaker[V]) (V, error) {
 	if err := ctx.Err(); err != nil {
 		return v, err
 	}
@@ -82,13 +82,13 @@ func (k *kind[V]) build(ctx context.Context, building string, v V, m making[V]) 
 		return v, err
 	}
 	defer d.Close()
-	failpoint.Here(k.points.directoryMade)
-	data, err := m.data(ctx, d, &v)
+	failpoint.Here(k.failpoints.directoryMade)
+	data, err := m.make(ctx, d, &v)
 	if err != nil {
 		return v, err
 	}
 	defer data.Close()
-	failpoint.Here(k.points.dataMade)
+	failpoint.Here(k.failpoints.dataMade)
 	record, err := k.encode(v)
 	if err != nil {
 		return v, err
@@ -96,7 +96,7 @@ func (k *kind[V]) build(ctx context.Context, building string, v V, m making[V]) 
 	if err := d.WriteFile(k.recordFile, record, k.pool.commits.SyncFile); err != nil {
 		return v, err
 	}
-	failpoint.Here(k.points.recordWritten)
+	failpoint.Here(k.failpoints.recordWritten)
 	return v, errors.Join(k.syncBuilt(d, data), ctx.Err())
 }
 
@@ -114,9 +114,9 @@ func (k *kind[V]) syncBuilt(d openat.Dir, data *os.File) error {
 	return d.Sync()
 }
 
-// place renames a built directory into the kind's directory. Errors: ErrCorrupt when the name is
+// renameIn renames a built directory into the kind's directory. Errors: ErrCorrupt when the name is
 // taken.
-func (k *kind[V]) place(building, dirName string) error {
+func (k *kind[V]) renameIn(building, dirName string) error {
 	err := k.pool.layout.Tmp.RenameNoReplace(building, k.dir, dirName)
 	if errors.Is(err, os.ErrExist) {
 		return fmt.Errorf(
@@ -126,10 +126,10 @@ func (k *kind[V]) place(building, dirName string) error {
 	return err
 }
 
-// abandon queues an unfinished directory for the purge. The purger removes it from tmp/, and waits
+// discard queues an unfinished directory for the purge. The purger removes it from tmp/, and waits
 // where releasing a quota takes time. The bytes that half a copy may take of the disk stay counted
 // until then.
-func (k *kind[V]) abandon(building string, made *catalog.Entry, leftBytes int64) {
+func (k *kind[V]) discard(building string, made *catalog.Entry, leftBytes int64) {
 	p := k.pool
 	p.ledger.Release(made.PromisedBytes - leftBytes)
 	p.ledger.MoveToTrash(leftBytes)
@@ -139,17 +139,17 @@ func (k *kind[V]) abandon(building string, made *catalog.Entry, leftBytes int64)
 	})
 }
 
-// withdraw deletes what was renamed into place when the fsync after the rename has failed. No
+// undoCreate deletes what was renamed in, when the fsync after the rename has failed. No
 // caller has been told of it. If the deletion fails too, the entry stays in the catalog, and the
 // next call for that name syncs again.
-func (k *kind[V]) withdraw(made *catalog.Entry, failed error) error {
+func (k *kind[V]) undoCreate(made *catalog.Entry, failed error) error {
 	k.catalog.Put(made)
-	taken, err := k.takeAway(made)
+	taken, err := k.moveToTrash(made)
 	if err == nil {
 		k.pool.trash.QueueFailed(taken)
 	}
 	return errors.Join(failed, err)
 }
 
-// syncPlaced makes renames from tmp/ into volumes/ or snapshots/ durable.
-func (p *Pool) syncPlaced(to openat.Dir) error { return p.commits.SyncFile(to.File) }
+// syncRenames makes renames from tmp/ into volumes/ or snapshots/ durable.
+func (p *Pool) syncRenames(to openat.Dir) error { return p.commits.SyncFile(to.File) }
