@@ -112,7 +112,7 @@ func (c snapshotCopy) clone(
 	from backend.Source, d openat.Dir, s *volume.Snapshot,
 ) (backend.Clone, error) {
 	p := c.pool
-	uncharge, err := p.chargeCutting(s.Source)
+	uncharge, err := p.chargeInAdvance(s.Source)
 	if err != nil {
 		return backend.Clone{}, err
 	}
