@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
@@ -43,7 +44,7 @@ type Pool struct {
 	copier         copying.Copier
 	calls          job.CallGate
 	ledger         ledger.Ledger
-	foreign        foreignUse
+	notedOthers    atomic.Int64 // what othersAttribute has
 	growthFailures growthFailures
 }
 
@@ -103,7 +104,7 @@ func (p *Pool) load(ctx context.Context) (err error) {
 	if err := p.scan(ctx); err != nil {
 		return err
 	}
-	return p.measureForeign(ctx)
+	return p.measureOthers(ctx)
 }
 
 // wrap says in an error which pool it is about.

@@ -1,12 +1,10 @@
 package pool
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -25,7 +23,7 @@ func (p *Pool) reserve(bytes int64) error {
 	if err := p.ledger.Reserve(bytes, r); err != nil {
 		return err
 	}
-	p.noteForeign(r)
+	p.noteOthers(r.Size)
 	return nil
 }
 
@@ -44,19 +42,13 @@ func (p *Pool) room() (ledger.Room, error) {
 			"look into the kernel's log for disk errors, remount it", volume.ErrUnavailable)
 		return ledger.Room{}, p.wrap(volume.Because(volume.ReasonReadOnly, err))
 	}
-	r := ledger.Room{
+	return ledger.Room{
 		Size:       mount.Bytes(st.Blocks, st.Bsize),
 		Free:       mount.Bytes(st.Bavail, st.Bsize),
 		Used:       mount.Bytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
 		Overcommit: p.opts.overcommit(),
 		Reserve:    p.opts.ReserveBytes,
-	}
-	if committed, trash := p.ledger.Counts(); committed == 0 && trash == 0 {
-		// The pool holds nothing: all used bytes are other users', or are still being freed.
-		p.foreign.set(r.Used)
-	}
-	r.Foreign = p.foreign.atMost(r.Used)
-	return r, nil
+	}, nil
 }
 
 // alive says whether the filesystem still works. statfs(2) cannot tell: XFS shuts itself down when
@@ -69,45 +61,6 @@ func (p *Pool) alive() error {
 		return p.wrap(volume.Because(volume.ReasonDiskFailed, err))
 	}
 	return nil
-}
-
-// measureForeign estimates, at the start, how much of the filesystem other users occupy: the used
-// bytes minus the bytes of the volumes and snapshots. The estimate is too low in two cases: blocks
-// that several volumes share count for each of them; and where no backend counts blocks, as in
-// directories of a filesystem without quotas, the promised bytes of a volume count as written. So
-// there it is at least what earlier processes knew.
-func (p *Pool) measureForeign(ctx context.Context) error {
-	if err := p.recallForeign(ctx); err != nil {
-		return err
-	}
-	foreign, err := p.usedByOthers(p.foreign.unwrittenAtStart())
-	p.foreign.set(foreign)
-	return err
-}
-
-// usedByOthers returns the bytes that other users occupy, if that many of the promised bytes have
-// not been written.
-func (p *Pool) usedByOthers(unwritten int64) (int64, error) {
-	r, err := p.room()
-	if err != nil {
-		return 0, err
-	}
-	committed, trash := p.ledger.Counts()
-	measured := max(0, r.Used-max(0, ledger.Sum(committed, trash)-unwritten))
-	return p.foreign.atLeastKnown(measured, r.Used), nil
-}
-
-// measureForeignAgain is called after a purge of data without a record: measureForeign counted that
-// data as other users'. The value can only fall, so what other users have written since the start
-// is not added.
-func (p *Pool) measureForeignAgain(ctx context.Context) {
-	now, err := p.usedByOthers(p.unwrittenNow())
-	if err != nil {
-		klog.FromContext(ctx).Error(err,
-			"What a purge has freed is not offered before the next start", "pool", p.opts.Name)
-		return
-	}
-	p.foreign.atMost(now)
 }
 
 // unwrittenNow returns how many promised bytes are not written now. It reads the usage of each

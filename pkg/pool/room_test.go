@@ -3,7 +3,6 @@ package pool
 import (
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,7 +44,7 @@ func TestOvercommitAndReserveBoundWhatIsPromised(t *testing.T) {
 				TrashRetention: time.Hour,
 			})
 			s := status(t, p)
-			ours := s.SizeBytes - p.foreign.atMost(math.MaxInt64)
+			ours := s.SizeBytes - p.ledger.Others()
 			want := max(0,
 				min(int64(float64(ours)*tc.ofSize), int64(float64(s.FreeBytes)*tc.ofFree))-tc.reserve)
 			if s.AvailableBytes != want {
@@ -280,11 +279,11 @@ func TestRestartWithoutQuotasPromisesNoMoreThanBefore(t *testing.T) {
 	}
 	// A number that was measured on another filesystem is not used.
 	write(t, somebodys, others)
-	if err := unix.Setxattr(p.opts.Path, foreignAttribute, fmt.Append(nil, others, 1), 0); err != nil {
+	if err := unix.Setxattr(p.opts.Path, othersAttribute, fmt.Append(nil, others, 1), 0); err != nil {
 		t.Fatal(err)
 	}
 	p = restart(t, p)
-	if got := p.foreign.atMost(math.MaxInt64); got > slack {
+	if got := p.ledger.Others(); got > slack {
 		t.Errorf("%d bytes count as used by others, want what the promises leave", got)
 	}
 	remove(t, p, v.ID)
@@ -296,7 +295,7 @@ func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 256*mib)
 	p := openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")})
 	create(t, p, "keep", 8*mib)
-	foreign := p.foreign.atMost(math.MaxInt64)
+	others := p.ledger.Others()
 	closePool(t, p)
 	half := filepath.Join(p.opts.Path, layout.TmpDir, "half.00000001", backend.Data)
 	if err := os.MkdirAll(half, 0o700); err != nil {
@@ -306,7 +305,7 @@ func TestSpaceOfHalfACopyIsGivenBackWhenItIsPurged(t *testing.T) {
 	p = openPool(t, p.opts)
 	waitPurged(t, p)
 	eventually(t, "the space of the unfinished copy no longer counts",
-		func() bool { return p.foreign.atMost(math.MaxInt64) <= foreign+mib })
+		func() bool { return p.ledger.Others() <= others+mib })
 	create(t, p, "large", 150*mib)
 }
 

@@ -139,7 +139,7 @@ func (p *Pool) adoptVolume(ctx context.Context, e *catalog.Entry) {
 			"volumeID", v.ID, "quotaID", v.QuotaID, "bytes", v.CapacityBytes)
 	}
 	if !e.IsUnenforced {
-		p.foreign.addUnwritten(p.unwrittenOf(p.volumes.dir, e.Dir, v))
+		p.ledger.AddUnwritten(p.unwrittenOf(p.volumes.dir, e.Dir, v))
 	}
 }
 

@@ -52,7 +52,7 @@ func checkDetached(in openat.Dir, name string) error {
 func (p *Pool) purged(ctx context.Context, e trash.Entry) {
 	p.ledger.Purged(e.Bytes)
 	if e.Unrecorded {
-		p.measureForeignAgain(ctx)
+		p.measureOthersAgain(ctx)
 	}
 }
 
@@ -68,7 +68,7 @@ func (p *Pool) scanTrash(ctx context.Context) error {
 		v, isVolume := p.recognize(ctx, &e)
 		e.QuotaID = p.holdQuotaID(e)
 		if isVolume && (e.QuotaID != 0 || v.Spec.IsImage()) { // else: another volume's ID
-			p.foreign.addUnwritten(p.unwrittenOf(e.In, e.Name, v))
+			p.ledger.AddUnwritten(p.unwrittenOf(e.In, e.Name, v))
 		}
 		p.ledger.AddTrash(e.Bytes)
 		p.trash.Queue(e)

@@ -1,5 +1,5 @@
-// Package ledger counts the bytes that a pool has promised to its volumes and snapshots, and the
-// bytes that snapshots charge to their volumes. It asks no filesystem: what the filesystem has is
+// Package ledger counts the bytes that a pool has promised to its volumes and snapshots, that others
+// use, and that snapshots charge to their volumes. It asks no filesystem: what the filesystem has is
 // passed in as a value.
 package ledger
 
@@ -15,15 +15,14 @@ import (
 type Room struct {
 	Size       int64 // of the filesystem
 	Free       int64 // what an unprivileged writer can still write
-	Used       int64 // by volumes, by others, and what the filesystem keeps for root
-	Foreign    int64 // the part of Used that is others'
+	Used       int64 // by volumes, by others, and what the filesystem reserves for root
 	Overcommit float64
 	Reserve    int64 // what is never promised
 }
 
-// promise is what may be promised in all.
-func (r Room) promise() int64 {
-	return max(0, scale(max(0, r.Size-r.Foreign), r.Overcommit)-r.Reserve)
+// promise is what may be promised in all, if others use that many bytes.
+func (r Room) promise(others int64) int64 {
+	return max(0, scale(max(0, r.Size-others), r.Overcommit)-r.Reserve)
 }
 
 // promiseNow bounds what may be promised at this moment: what others have written since the start
@@ -38,12 +37,14 @@ type Ledger struct {
 	mu        sync.Mutex
 	committed int64
 	trash     int64
+	others    others
 }
 
 // Reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace.
 func (l *Ledger) Reserve(bytes int64, r Room) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.observe(r)
 	if available := l.available(r); bytes > available {
 		return fmt.Errorf("%w: %d bytes wanted, %d available: %s", volume.ErrNoSpace, bytes, available,
 			l.explain(r))
@@ -54,13 +55,13 @@ func (l *Ledger) Reserve(bytes int64, r Room) error {
 
 // explain says how available comes to its number, so that an operator can add it up.
 func (l *Ledger) explain(r Room) string {
-	if r.promiseNow() < r.promise()-Sum(l.committed, l.trash) {
+	if r.promiseNow() < r.promise(l.others.bytes)-Sum(l.committed, l.trash) {
 		return fmt.Sprintf("free on the filesystem %d * overcommit %v - reserve %d", r.Free, r.Overcommit,
 			r.Reserve)
 	}
 	return fmt.Sprintf("(filesystem %d - used by others %d) * overcommit %v - reserve %d"+
 		" - promised to volumes %d - waiting to be purged %d",
-		r.Size, r.Foreign, r.Overcommit, r.Reserve, l.committed, l.trash)
+		r.Size, l.others.bytes, r.Overcommit, r.Reserve, l.committed, l.trash)
 }
 
 // Release gives back what Reserve took.
@@ -119,11 +120,12 @@ func (l *Ledger) Counts() (committed, trash int64) {
 func (l *Ledger) Available(r Room) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.observe(r)
 	return l.available(r)
 }
 
 func (l *Ledger) available(r Room) int64 {
-	return max(0, min(r.promiseNow(), r.promise()-Sum(l.committed, l.trash)))
+	return max(0, min(r.promiseNow(), r.promise(l.others.bytes)-Sum(l.committed, l.trash)))
 }
 
 // Sum adds without wrapping: beyond 8 EiB everything is 8 EiB. a is not negative.

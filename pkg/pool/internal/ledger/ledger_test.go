@@ -12,33 +12,36 @@ func TestAvailableIsNeverNegativeAndNeverMoreThanThereIs(t *testing.T) {
 	for _, tc := range []struct {
 		title            string
 		committed, trash int64
+		others           int64
 		room             Room
 		want             int64
 	}{
-		{"empty", 0, 0, Room{Size: 100, Free: 100, Overcommit: 1}, 100},
-		{"some promised", 30, 20, Room{Size: 100, Free: 100, Overcommit: 1}, 50},
-		{"all promised", 50, 50, Room{Size: 100, Free: 100, Overcommit: 1}, 0},
-		{"oversold after a change of overcommit", 500, 0, Room{Size: 100, Free: 100, Overcommit: 1}, 0},
-		{"taken by others", 10, 0, Room{Size: 100, Free: 5, Overcommit: 1}, 5},
+		{"empty", 0, 0, 0, Room{Size: 100, Free: 100, Overcommit: 1}, 100},
+		{"some promised", 30, 20, 0, Room{Size: 100, Free: 100, Overcommit: 1}, 50},
+		{"all promised", 50, 50, 0, Room{Size: 100, Free: 100, Overcommit: 1}, 0},
+		{"oversold after a change of overcommit", 500, 0, 0, Room{Size: 100, Free: 100, Overcommit: 1}, 0},
+		{"taken by others", 10, 0, 0, Room{Size: 100, Free: 5, Overcommit: 1}, 5},
 		{
-			"taken by others before the start", 10, 0,
-			Room{Size: 100, Free: 80, Foreign: 15, Overcommit: 1},
+			"taken by others before the start", 10, 0, 15,
+			Room{Size: 100, Free: 80, Used: 20, Overcommit: 1},
 			75,
 		},
-		{"full", 10, 0, Room{Size: 100, Overcommit: 1}, 0},
+		{"full", 10, 0, 0, Room{Size: 100, Overcommit: 1}, 0},
 		{
-			"reserve larger than the filesystem", 0, 0,
+			"reserve larger than the filesystem", 0, 0, 0,
 			Room{Size: 100, Free: 100, Overcommit: 1, Reserve: 200},
 			0,
 		},
 		{
-			"endless", math.MaxInt64, math.MaxInt64,
+			"endless", math.MaxInt64, math.MaxInt64, 0,
 			Room{Size: math.MaxInt64, Free: math.MaxInt64, Overcommit: 1},
 			0,
 		},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
-			l := Ledger{committed: tc.committed, trash: tc.trash}
+			l := Ledger{
+				committed: tc.committed, trash: tc.trash, others: others{bytes: tc.others},
+			}
 			if got := l.Available(tc.room); got != tc.want {
 				t.Errorf("available is %d, want %d", got, tc.want)
 			}
@@ -63,13 +66,13 @@ func TestNoSpaceIsASumThatAddsUp(t *testing.T) {
 	}{
 		{
 			"promised", 30, 20,
-			Room{Size: 100, Free: 95, Foreign: 5, Overcommit: 1, Reserve: 10},
+			Room{Size: 100, Free: 95, Used: 5, Overcommit: 1, Reserve: 10},
 			"35 available: (filesystem 100 - used by others 5) * overcommit 1 - reserve 10" +
 				" - promised to volumes 30 - waiting to be purged 20",
 		},
 		{
 			"overcommitted", 60, 0,
-			Room{Size: 100, Free: 60, Foreign: 20, Overcommit: 1.5, Reserve: 10},
+			Room{Size: 100, Free: 60, Used: 20, Overcommit: 1.5, Reserve: 10},
 			"50 available: (filesystem 100 - used by others 20) * overcommit 1.5 - reserve 10" +
 				" - promised to volumes 60 - waiting to be purged 0",
 		},
@@ -80,13 +83,15 @@ func TestNoSpaceIsASumThatAddsUp(t *testing.T) {
 		},
 		{
 			"oversold", 90, 0,
-			Room{Size: 100, Free: 100, Foreign: 20, Overcommit: 1},
+			Room{Size: 100, Free: 100, Used: 20, Overcommit: 1},
 			"0 available: (filesystem 100 - used by others 20) * overcommit 1 - reserve 0" +
 				" - promised to volumes 90 - waiting to be purged 0",
 		},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
-			l := Ledger{committed: tc.committed, trash: tc.trash}
+			l := Ledger{
+				committed: tc.committed, trash: tc.trash, others: others{bytes: tc.room.Used},
+			}
 			want := "no space: 1000 bytes wanted, " + tc.want
 			if err := l.Reserve(1000, tc.room); err == nil || err.Error() != want {
 				t.Errorf("got  %v\nwant %s", err, want)
@@ -122,5 +127,43 @@ func TestAccountHasWhatIsChargedAndNotUncharged(t *testing.T) {
 	a.Uncharge(one, 3)
 	if a.Charged(one) != 0 || a.Charged(other) != 0 || a.Charged(Account{}) != 0 {
 		t.Errorf("left are %v", a.bytes)
+	}
+}
+
+// A filesystem frees some things after it has forgotten their names, so the first estimate may be
+// too high. It never rises by what others write later, because that is no longer free.
+func TestWhatOthersUseOnlyFallsUntilThePoolIsEmpty(t *testing.T) {
+	var l Ledger
+	l.Add(30)
+	l.AddUnwritten(10)
+	l.MeasureOthers(Room{Size: 100, Used: 60})
+	for _, step := range []struct {
+		title string
+		do    func()
+		want  int64
+	}{
+		{"measured", func() {}, 40},
+		{"used by others later", func() { l.Available(Room{Size: 100, Used: 90}) }, 40},
+		{"freed", func() { l.Available(Room{Size: 100, Used: 35}) }, 35},
+		{"measured again, higher", func() { l.MeasureOthersAgain(Room{Size: 100, Used: 90}, 10) }, 35},
+		{"measured again", func() { l.MeasureOthersAgain(Room{Size: 100, Used: 35}, 5) }, 10},
+		{"deleted", func() { l.MoveToTrash(30); l.Available(Room{Size: 100, Used: 50}) }, 10},
+		{"purged", func() { l.Purged(30); l.Available(Room{Size: 100, Used: 50}) }, 50},
+	} {
+		if step.do(); l.Others() != step.want {
+			t.Errorf("%s: %d, want %d", step.title, l.Others(), step.want)
+		}
+	}
+}
+
+func TestWhatOthersUseIsAtLeastWhatWasKnownAndIsStillUsed(t *testing.T) {
+	for used, want := range map[int64]int64{80: 50, 20: 20} {
+		var l Ledger
+		l.Add(60)
+		l.RecallOthers(50)
+		l.MeasureOthers(Room{Size: 100, Used: used})
+		if l.Others() != want {
+			t.Errorf("of %d used: %d, want %d", used, l.Others(), want)
+		}
 	}
 }
