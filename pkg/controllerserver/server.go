@@ -105,7 +105,7 @@ func (s *Server) CreateVolume(
 		return nil, err
 	}
 	if !s.reachable(req.GetAccessibilityRequirements()) {
-		return nil, fmt.Errorf("%w: this node, %s, is not in the requested topology", volume.ErrNoSpace,
+		return nil, fmt.Errorf("%w, %s: it is not in the requested topology", volume.ErrElsewhere,
 			s.place())
 	}
 	if params.Path != "" {
@@ -114,7 +114,7 @@ func (s *Server) CreateVolume(
 	p, err := s.Pools.ByName(params.Pool)
 	// another node may have it: make the scheduler look there
 	if errors.Is(err, volume.ErrNotFound) {
-		return nil, volume.Restate(volume.ErrNoSpace, err) // wrapped, it would go out as NOT_FOUND
+		return nil, volume.Restate(volume.ErrElsewhere, err) // wrapped, it would go out as NOT_FOUND
 	}
 	if err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (s *Server) create(
 	if req.Source.IsNone() {
 		return p.Create(ctx, req)
 	}
-	return p.CreateFrom(ctx, req, sources{s.Pools})
+	return p.CreateFrom(ctx, req, sources{s.Pools, s.place()})
 }
 
 func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, volume.Parameters, error) {

@@ -25,7 +25,7 @@ func (s *Server) CreateSnapshot(
 	if !s.reachable(req.GetAccessibilityRequirements()) {
 		return nil, fmt.Errorf(
 			"%w: a snapshot can be used only on the node of its volume, %s, which is not in the requested topology",
-			volume.ErrNoSpace,
+			volume.ErrElsewhere,
 			s.place(),
 		)
 	}

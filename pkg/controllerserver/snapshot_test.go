@@ -396,3 +396,27 @@ func TestCreateFromASourceAnswersWithItsCode(t *testing.T) {
 		})
 	}
 }
+
+// A user who reads "no space" makes room, where the pod has to go to another node.
+func TestCopyFromAnotherNodeSaysWhereItsSourceIs(t *testing.T) {
+	c := newController(t, "p")
+	for source, words := range map[*csi.VolumeContentSource][]string{
+		fromSnapshot("0123456789ab-s-s"): {"pool 0123456789ab of another node", "Immediate"},
+		fromVolume("0123456789ab-v"):     {"pool 0123456789ab of another node", "Immediate"},
+		// an optional pool that is not open may have it
+		fromVolume(closedPool + "-v"): {"pool " + closedPool + " of another node", "if it is on this node"},
+	} {
+		req := createRequest("v")
+		req.VolumeContentSource = source
+		_, err := c.CreateVolume(t.Context(), req)
+		wantCode(t, err, codes.ResourceExhausted)
+		for _, word := range append(words, "not on this node, "+c.place()) {
+			if !strings.Contains(err.Error(), word) {
+				t.Errorf("%v\ndoes not say %q", err, word)
+			}
+		}
+		if strings.Contains(err.Error(), "no space") {
+			t.Errorf("%v\nblames the room", err)
+		}
+	}
+}

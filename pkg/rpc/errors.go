@@ -37,6 +37,8 @@ var codeTable = []codeEntry{
 	{err: volume.ErrInUse, code: codes.FailedPrecondition},
 	{err: volume.ErrPrecondition, code: codes.FailedPrecondition},
 	{err: volume.ErrNoSpace, code: codes.ResourceExhausted},
+	// The code that makes the scheduler try another node (external-provisioner, checkError).
+	{err: volume.ErrElsewhere, code: codes.ResourceExhausted},
 	{err: volume.ErrTooMany, code: codes.ResourceExhausted},
 	{err: volume.ErrOutOfRange, code: codes.OutOfRange},
 	{err: volume.ErrBusy, code: codes.Aborted},

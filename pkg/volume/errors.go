@@ -26,6 +26,8 @@ var (
 	ErrPrecondition = errors.New("unmet precondition")
 	// ErrNoSpace: there is no room here; another node may have some.
 	ErrNoSpace = errors.New("no space")
+	// ErrElsewhere: this node cannot do it whatever room it has; another node can.
+	ErrElsewhere = errors.New("not on this node")
 	// ErrTooMany: a number that the operator has bounded has reached its bound.
 	ErrTooMany = errors.New("limit reached")
 	// ErrOutOfRange: no pool could ever give that size.
