@@ -14,7 +14,7 @@ func (s *poolSet) closeDisplaced(ctx context.Context, slot *poolSlot) {
 	for {
 		changed := s.changes.next()
 		if err := slot.pool.CheckAtPath(); err != nil {
-			s.withdraw(ctx, slot, err)
+			s.giveUp(ctx, slot, err)
 			return
 		}
 		select {
@@ -25,10 +25,10 @@ func (s *poolSet) closeDisplaced(ctx context.Context, slot *poolSlot) {
 	}
 }
 
-// withdraw takes the pool away from the calls that begin from now on, waits for those that may
+// giveUp takes the pool away from the calls that begin from now on, waits for those that may
 // still use it, and closes it. A call or a purge that hangs on a dead disk delays that, and so does
 // the end of the context: then the process's own end lets go of the pool.
-func (s *poolSet) withdraw(ctx context.Context, slot *poolSlot, why error) {
+func (s *poolSet) giveUp(ctx context.Context, slot *poolSlot, why error) {
 	p := slot.pool
 	s.mu.Lock()
 	slot.pool, slot.err = nil, why

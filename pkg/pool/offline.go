@@ -38,7 +38,7 @@ func (o *Offline) ID() volume.PoolID { return o.dir.ID }
 // OpenVolume opens the directory of a volume. The caller closes it. Errors: ErrNotFound; ErrBusy
 // for one that is deleted.
 func (o *Offline) OpenVolume(id volume.ID) (openat.Dir, error) {
-	deleted, err := trash.IsMarked(o.dir.Volumes, id.Dir())
+	deleted, err := trash.HasTombstone(o.dir.Volumes, id.Dir())
 	if err != nil {
 		return openat.Dir{}, err
 	}

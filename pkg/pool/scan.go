@@ -83,7 +83,7 @@ func (k *kind[V]) scanName(ctx context.Context, name string) {
 		log.Error(err, "Left alone", "pool", k.pool.opts.Name, "directory", k.dir.Name()+"/"+name)
 		return
 	}
-	deleted, err := trash.IsMarked(k.dir, name)
+	deleted, err := trash.HasTombstone(k.dir, name)
 	if deleted {
 		k.pool.trash.FoundInPlace(k.dir, name)
 		return

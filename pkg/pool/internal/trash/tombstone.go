@@ -19,39 +19,39 @@ import (
 // room; nobody sets this mode by accident.
 const tombstone = unix.S_ISUID | unix.S_ISGID | unix.S_ISVTX
 
-// mark gives an open entry the tombstone, which is durable after a sync of the entry.
-func mark(d openat.Dir) error {
+// setTombstone gives an open entry the tombstone, which is durable after a sync of the entry.
+func setTombstone(d openat.Dir) error {
 	if err := onFullDisk(d, func() error { return unix.Fchmod(d.FD(), tombstone) }); err != nil {
 		return &os.PathError{Op: "chmod", Path: d.Name(), Err: err}
 	}
 	return nil
 }
 
-// markDeleted deletes an entry of volumes/ or snapshots/ in place.
-func markDeleted(in openat.Dir, name string) error {
+// deleteInPlace deletes an entry of volumes/ or snapshots/ in place.
+func deleteInPlace(in openat.Dir, name string) error {
 	d, err := in.OpenDir(name)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	return mark(d)
+	return setTombstone(d)
 }
 
 // markBegun says on disk that the purge of an entry begins, before the first file goes. What a
 // crash then leaves is purged by the next start, whatever the retention is by then. (Every start
-// purges an entry of tmp/, and one that is deleted in place has the mark.)
+// purges an entry of tmp/, and one that is deleted in place has the tombstone.)
 //
-// With a retention somebody may look into trash/ for a volume to take back, so the mark is durable
-// before the first file goes. Without a retention a purge must cost no fsync: the mark is one
-// system call, and its failure is no reason to keep the data. It outlives the process. A power cut
-// can lose it only where the filesystem keeps a removal and not the chmod before it, which ext4
-// with a journal, XFS and btrfs do not; and what is then left is kept only if a retention was
-// switched on meanwhile.
+// With a retention somebody may look into trash/ for a volume to take back, so the tombstone is
+// durable before the first file goes. Without a retention a purge must cost no fsync: the tombstone
+// is one system call, and its failure is no reason to keep the data. The tombstone outlives the
+// process. A power cut can lose it only where the filesystem keeps a removal and not the chmod
+// before it, which ext4 with a journal, XFS and btrfs do not; and what is then left is kept only if
+// a retention was switched on meanwhile.
 func (t *Trash) markBegun(e *Entry, d openat.Dir) error {
 	if e.begun || e.In != t.Dir {
 		return nil
 	}
-	err := mark(d)
+	err := setTombstone(d)
 	if t.Retention > 0 {
 		if err == nil {
 			err = onFullDisk(d, func() error { return t.Sync(d.File) })
@@ -83,9 +83,9 @@ func onFullDisk(d openat.Dir, change func() error) (err error) {
 	return err
 }
 
-// IsMarked says whether an entry of a directory has the tombstone: in volumes/ and snapshots/ it is
-// deleted, and still there. An absent entry is not marked.
-func IsMarked(in openat.Dir, name string) (bool, error) {
+// HasTombstone says whether an entry of a directory has the tombstone: in volumes/ and snapshots/
+// the entry is deleted, and still there. An absent entry has none.
+func HasTombstone(in openat.Dir, name string) (bool, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(in.FD(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
@@ -94,13 +94,13 @@ func IsMarked(in openat.Dir, name string) (bool, error) {
 	if err != nil {
 		return false, &os.PathError{Op: "stat", Path: name, Err: err}
 	}
-	return isMarked(st), nil
+	return isTombstone(st), nil
 }
 
 // CheckNotDeleted refuses a name of volumes/ or snapshots/ whose entry was deleted in place and is
 // not purged yet. Errors: ErrBusy.
 func CheckNotDeleted(in openat.Dir, name string) error {
-	deleted, err := IsMarked(in, name)
+	deleted, err := HasTombstone(in, name)
 	if deleted {
 		err = fmt.Errorf(
 			"%w: %s/%s was deleted while the disk was full, and is still being removed: ask again",
@@ -109,4 +109,4 @@ func CheckNotDeleted(in openat.Dir, name string) error {
 	return err
 }
 
-func isMarked(st unix.Stat_t) bool { return st.Mode == unix.S_IFDIR|tombstone }
+func isTombstone(st unix.Stat_t) bool { return st.Mode == unix.S_IFDIR|tombstone }

@@ -139,7 +139,7 @@ func (t *Trash) Stop() {
 }
 
 // Take moves an entry of volumes/ or snapshots/ to trash/, under a name that is free there. On a
-// disk that is too full for a rename, the entry is marked as deleted in place, and all that trash/
+// disk that is too full for a rename, the entry is deleted in place, and all that trash/
 // keeps for a while becomes due. An entry that somebody has removed by hand counts as taken. Take
 // is durable after SyncTaken. The caller fills in what Take returns, and queues it then.
 func (t *Trash) Take(from openat.Dir, name, trashName string) (Entry, error) {
@@ -148,7 +148,7 @@ func (t *Trash) Take(from openat.Dir, name, trashName string) (Entry, error) {
 	if errors.Is(err, unix.ENOSPC) {
 		t.queue.hurry()
 		e.In, e.Name = from, name
-		err = markDeleted(from, name)
+		err = deleteInPlace(from, name)
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		e.In, err = t.Tmp, nil // already gone; tmp/ has no retention, so its bytes are freed at once
@@ -245,7 +245,7 @@ func (t *Trash) found(in openat.Dir, name string) Entry {
 	var st unix.Stat_t
 	err := unix.Fstatat(in.FD(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if in == t.Dir && err == nil {
-		e.begun = isMarked(st)
+		e.begun = isTombstone(st)
 		if !e.begun {
 			// rename(2) sets the change time of what it moves. A clock that was ahead then must not
 			// keep the entry for longer.

@@ -291,11 +291,11 @@ func TestStartGoesOnWithWhatIsLeft(t *testing.T) {
 	} {
 		f.plant(e.in, e.name)
 	}
-	if err := markDeleted(f.volumes, "in-place"); err != nil {
+	if err := deleteInPlace(f.volumes, "in-place"); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]bool{"in-place": true, "healthy": false, "absent": false} {
-		if got, err := IsMarked(f.volumes, name); got != want || err != nil {
+		if got, err := HasTombstone(f.volumes, name); got != want || err != nil {
 			t.Errorf("%s is marked: %v, %v, want %v", name, got, err, want)
 		}
 	}
@@ -481,7 +481,7 @@ func TestPurgeSaysOnDiskThatItBeginsBeforeItRemovesAnything(t *testing.T) {
 				return nil
 			}
 			f.backend.discarding = func() {
-				if marked, err := IsMarked(f.Dir, "v.1"); !marked || err != nil {
+				if marked, err := HasTombstone(f.Dir, "v.1"); !marked || err != nil {
 					t.Errorf("when the data goes the entry is marked: %v, %v", marked, err)
 				}
 			}
