@@ -127,21 +127,14 @@ func (b *bench) populateSnapshots(ctx context.Context, poolName string, n int) e
 
 // checkSnapshots fails unless the driver has n snapshots.
 func (b *bench) checkSnapshots(ctx context.Context, p *process.Process, n int) error {
-	count, token := 0, ""
-	for {
+	count, err := countPages(func(token string) (int, string, error) {
 		resp, err := p.Controller.ListSnapshots(ctx, &csi.ListSnapshotsRequest{StartingToken: token})
-		if err != nil {
-			return err
-		}
-		count += len(resp.GetEntries())
-		if token = resp.GetNextToken(); token == "" {
-			break
-		}
+		return len(resp.GetEntries()), resp.GetNextToken(), err
+	})
+	if err == nil && count != n {
+		err = fmt.Errorf("the driver lists %d snapshots, want %d", count, n)
 	}
-	if count != n {
-		return fmt.Errorf("the driver lists %d snapshots, want %d", count, n)
-	}
-	return nil
+	return err
 }
 
 // memoryGroup is a control group that bounds memory as the chart bounds the driver's.

@@ -70,16 +70,12 @@ func imitate(dir, recordFile string, record []byte) error {
 
 // checkPopulation fails unless the driver has n volumes and finds each in order.
 func (b *bench) checkPopulation(ctx context.Context, p *process.Process, n int) error {
-	count, token := 0, ""
-	for {
+	count, err := countPages(func(token string) (int, string, error) {
 		resp, err := p.Controller.ListVolumes(ctx, &csi.ListVolumesRequest{StartingToken: token})
-		if err != nil {
-			return err
-		}
-		count += len(resp.GetEntries())
-		if token = resp.GetNextToken(); token == "" {
-			break
-		}
+		return len(resp.GetEntries()), resp.GetNextToken(), err
+	})
+	if err != nil {
+		return err
 	}
 	if count != n {
 		return fmt.Errorf("the driver lists %d volumes, want %d", count, n)
@@ -89,6 +85,22 @@ func (b *bench) checkPopulation(ctx context.Context, p *process.Process, n int) 
 		err = errors.New("the driver finds damaged volumes")
 	}
 	return err
+}
+
+// countPages counts the entries of a list. page returns how many one page has, and the token of the
+// next page, which is empty after the last one.
+func countPages(page func(token string) (n int, next string, err error)) (int, error) {
+	count := 0
+	for token := ""; ; {
+		n, next, err := page(token)
+		if err != nil {
+			return 0, err
+		}
+		count += n
+		if token = next; token == "" {
+			return count, nil
+		}
+	}
 }
 
 // fill writes n empty files, a thousand to a directory.
