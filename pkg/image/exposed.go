@@ -14,6 +14,15 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
+// NumberOf is the number of the loop device that DeviceOf opens, if the mount shows one. It asks
+// nobody.
+func NumberOf(m mount.Mount) (int, bool) {
+	if n, ok := loopdev.NumberAt(m.Source); ok && m.Root == "/"+dataName {
+		return n, true
+	}
+	return loopdev.NumberAt(m.Root)
+}
+
 // DeviceOf opens the loop device that a mount shows, either by data in the device's filesystem, or
 // by the device's node. The caller closes it. Errors: os.ErrNotExist when the mount shows none.
 func DeviceOf(m mount.Mount) (*loopdev.Device, error) {
@@ -159,11 +168,14 @@ func devicesOfDeadDisk(id volume.ID) (dead []int) {
 		return nil
 	}
 	for _, n := range numbers {
+		if !mayBeOf(id, n) {
+			continue
+		}
 		device, err := loopdev.Open(n)
 		if err == nil {
 			device.Close()
 		}
-		if loopdev.IsOfDeadDisk(err) && mayBeOf(id, n) {
+		if loopdev.IsOfDeadDisk(err) {
 			dead = append(dead, n)
 		}
 	}

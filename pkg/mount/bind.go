@@ -19,14 +19,17 @@ import (
 // the target's directory or file if nothing is there. A second call with the same arguments changes
 // nothing. Errors: ErrIncompatible when the target shows the source with other options, ErrInUse
 // when something else is there, ErrUnavailable when the source's filesystem is read-only and the
-// options are not.
+// options are not. Before a recursive bind mount, the caller calls CheckWritable, where it may wait:
+// the source's filesystem may not answer.
 func Bind(source *os.File, t Target, options Options) error {
 	from, err := statx(int(source.Fd()), "", unix.AT_EMPTY_PATH)
 	if err != nil {
 		return fmt.Errorf("stat of %s: %w", source.Name(), err)
 	}
-	if err := checkWritable(source, options); err != nil {
-		return err
+	if !options.recursive {
+		if err := CheckWritable(source, options); err != nil {
+			return err
+		}
 	}
 	at, err := t.open()
 	if err != nil {
@@ -63,7 +66,9 @@ func cloneError(err error) error {
 	return os.NewSyscallError("open_tree", err)
 }
 
-func checkWritable(source *os.File, options Options) error {
+// CheckWritable refuses a source whose filesystem is read-only, if the options are not. It asks the
+// source's filesystem. Errors: ErrUnavailable.
+func CheckWritable(source *os.File, options Options) error {
 	flags, err := mountFlags(source)
 	if err != nil {
 		return err
@@ -104,8 +109,8 @@ func (t *openTarget) alreadyShows(source state, options Options) (bool, error) {
 	return err == nil, err
 }
 
-// IsMountedWith reports whether anything is mounted at a target. Errors: ErrIncompatible when the
-// mount has other options.
+// IsMountedWith reports whether anything is mounted at a target. It asks the filesystem that is
+// mounted there. Errors: ErrIncompatible when the mount has other options.
 func IsMountedWith(t Target, options Options) (bool, error) {
 	at, err := t.open()
 	if err != nil {

@@ -22,11 +22,15 @@ type Destination struct {
 // OpenNearest opens the directory at a path or, if it does not exist, the nearest one above it.
 // rest is the path from there, empty for the directory itself. The caller closes it.
 func OpenNearest(name string) (d *os.File, rest string, err error) {
-	d, err = os.OpenFile(name, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return openNearest(name, os.O_RDONLY)
+}
+
+func openNearest(name string, flags int) (d *os.File, rest string, err error) {
+	d, err = os.OpenFile(name, flags|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if !errors.Is(err, os.ErrNotExist) || name == "/" {
 		return d, "", err
 	}
-	d, rest, err = OpenNearest(filepath.Dir(name))
+	d, rest, err = openNearest(filepath.Dir(name), flags)
 	return d, path.Join(rest, filepath.Base(name)), err
 }
 
@@ -47,7 +51,8 @@ func DestinationOf(mounts []Mount, d *os.File, rest string) (Destination, error)
 
 // Follow returns where a path leads, whether or not it exists.
 func Follow(mounts []Mount, name string) (Destination, error) {
-	d, rest, err := OpenNearest(name)
+	// With O_PATH, because the filesystem there may not answer.
+	d, rest, err := openNearest(name, unix.O_PATH)
 	if err != nil {
 		return Destination{}, err
 	}

@@ -158,9 +158,12 @@ const (
 // stat returns the state of the topmost file at the target.
 func (t *openTarget) stat() (state, error) { return statx(t.parent, t.name, noFollowNoAuto) }
 
+// statx takes what the kernel knows (AT_STATX_DONT_SYNC): what is mounted at a target may be of a
+// filesystem that does not answer, and has to be unpublished all the same.
 func statx(fd int, name string, flags int) (state, error) {
 	var st unix.Statx_t
-	if err := unix.Statx(fd, name, flags, wantedStatx, &st); err != nil {
+	err := unix.Statx(fd, name, flags|unix.AT_STATX_DONT_SYNC, wantedStatx, &st)
+	if err != nil {
 		return state{}, err
 	}
 	return state{

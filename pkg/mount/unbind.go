@@ -21,13 +21,19 @@ const maxStacked = 64
 // Unbind takes every mount off the target and removes the directory or file that Bind has made
 // there. It removes nothing that has content. If the target does not exist, it does nothing.
 // Errors: ErrInUse.
-func Unbind(t Target) error {
+func Unbind(t Target) error { return unbind(t, (*openTarget).unmountTop) }
+
+// UnbindBusy is Unbind for a target that a process uses. The process keeps the mounts, and nobody
+// else sees them any more (MNT_DETACH of umount(2)).
+func UnbindBusy(t Target) error { return unbind(t, (*openTarget).detachTop) }
+
+func unbind(t Target, unmountTop func(*openTarget) error) error {
 	at, err := t.open()
 	if err != nil {
 		return ignoreNotExist(err)
 	}
 	defer at.close()
-	if err := at.unmountAll(); err != nil {
+	if err := at.unmountAll(unmountTop); err != nil {
 		return err
 	}
 	err = at.remove()
@@ -43,17 +49,17 @@ func Unmount(t Target) error {
 		return ignoreNotExist(err)
 	}
 	defer at.close()
-	return at.unmountAll()
+	return at.unmountAll((*openTarget).unmountTop)
 }
 
-func (t *openTarget) unmountAll() error {
+func (t *openTarget) unmountAll(unmountTop func(*openTarget) error) error {
 	for range maxStacked {
 		st, err := t.stat()
 		if errors.Is(err, unix.ENOENT) || err == nil && !st.mountRoot {
 			return nil
 		}
 		// A dead disk answers with another error: then something is mounted, and has to go.
-		if err := t.unmountTop(); err != nil {
+		if err := unmountTop(t); err != nil {
 			return err
 		}
 		failpoint.Here("unmounted")
@@ -93,6 +99,15 @@ func (t *openTarget) unmountTop() error {
 	default:
 		return &os.PathError{Op: "unmount", Path: t.target.String(), Err: err}
 	}
+}
+
+// detachTop takes the topmost mount off the target, also while somebody uses it.
+func (t *openTarget) detachTop() error {
+	name := openat.PathOfFD(t.parent) + "/" + t.name
+	if err := unix.Unmount(name, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+		return &os.PathError{Op: "unmount", Path: t.target.String(), Err: err}
+	}
+	return nil
 }
 
 // hasMountsBelow reports whether the mount table has mounts below the target; if the table cannot

@@ -110,9 +110,34 @@ type Identity struct {
 
 // IdentityOf returns the identity of an open file; f may be an O_PATH descriptor.
 func IdentityOf(f *os.File) (Identity, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return Identity{}, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	st, err := StatCached(f)
+	if err != nil {
+		return Identity{}, err
 	}
-	return Identity{Device: st.Dev, Inode: st.Ino}, nil
+	return Identity{Device: unix.Mkdev(st.Dev_major, st.Dev_minor), Inode: st.Ino}, nil
+}
+
+// StatCached is what the kernel knows of an open file's device, number and type, which never
+// change. It does not ask the server of the file's filesystem (FUSE, NFS), which may hang
+// (AT_STATX_DONT_SYNC of statx(2)). f may be an O_PATH descriptor.
+func StatCached(f *os.File) (st unix.Statx_t, err error) {
+	err = unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC,
+		unix.STATX_TYPE|unix.STATX_INO, &st)
+	if err != nil {
+		return st, &os.PathError{Op: "statx", Path: f.Name(), Err: err}
+	}
+	return st, nil
+}
+
+// IsOfDeadFilesystem reports whether an error means that a file's filesystem is dead: its disk has
+// failed, or its server has gone (FUSE, NFS). What is mounted then only shows this error.
+func IsOfDeadFilesystem(err error) bool {
+	for _, dead := range []error{
+		unix.EIO, unix.ESTALE, unix.ENOTCONN, unix.ECONNABORTED, unix.ESHUTDOWN,
+	} {
+		if errors.Is(err, dead) {
+			return true
+		}
+	}
+	return false
 }

@@ -133,6 +133,11 @@ func (p *Pool) Close() error {
 	return p.layout.Close()
 }
 
+// Unlock lets another driver open the pool while calls or purges of this one hang, and Close would
+// wait for them. A thread that hangs can keep the process, with all its descriptors, from ending.
+// The caller ends the process at once.
+func (p *Pool) Unlock() error { return p.layout.Unlock() }
+
 // ID is the part of the pool's UUID that stands in the IDs of its volumes.
 func (p *Pool) ID() volume.PoolID { return p.id }
 

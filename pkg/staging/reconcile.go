@@ -10,6 +10,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/filesystem"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -27,6 +28,9 @@ func Reconcile(ctx context.Context, p *pool.Pool, targetsOf func(id string) []mo
 		return err
 	}
 	for _, n := range numbers {
+		if _, mayBeOurs := p.VolumeNamedBy(n); !mayBeOurs {
+			continue
+		}
 		device, err := loopdev.Open(n)
 		if err != nil { // detached meanwhile, or a partition of somebody's
 			continue
@@ -56,7 +60,7 @@ func reconcile(
 		return v.resumeDevices(ctx, targets)
 	}
 	for _, m := range mounts {
-		thawed, err := v.thaw(m.Point)
+		thawed, err := v.thaw(mounts, m)
 		if thawed {
 			klog.FromContext(ctx).Info(
 				"A crash had left the filesystem of a volume frozen; its writers go on", "volumeID", id)
@@ -87,9 +91,19 @@ func mountsOf(mounts []mount.Mount, device int) []mount.Mount {
 	return found
 }
 
-// thaw thaws the filesystem of a volume's image; false if something else is mounted above it.
-func (v Volume) thaw(path string) (bool, error) {
-	root, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+// thaw thaws the filesystem of a volume's image at a mount of it. It is false if something else is
+// mounted above it, which is not asked: it may not answer.
+func (v Volume) thaw(mounts []mount.Mount, m mount.Mount) (bool, error) {
+	there, err := os.OpenFile(m.Point, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false, err
+	}
+	defer there.Close()
+	// The mounts are those of the device alone, so another one is not among them.
+	if top, err := mount.Of(mounts, there); err != nil || top.ID != m.ID {
+		return false, nil //nolint:nilerr // said above
+	}
+	root, err := openat.Reopen(there, os.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return false, err
 	}

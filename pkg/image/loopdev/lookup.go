@@ -28,12 +28,15 @@ func Under(f *os.File) (*Device, error) {
 // NumberUnder is the number of the device that Under opens. The device is not asked: its file may
 // be on a dead disk.
 func NumberUnder(f *os.File) (int, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return 0, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	st, err := openat.StatCached(f)
+	if err != nil {
+		return 0, err
 	}
-	if n, ok := numberOf(st.Dev); ok {
+	if n, ok := numberOf(unix.Mkdev(st.Dev_major, st.Dev_minor)); ok {
 		return n, nil
+	}
+	if st.Attributes_mask&btrfsAttributes != btrfsAttributes {
+		return 0, fmt.Errorf("%s is on no loop device: %w", f.Name(), os.ErrNotExist)
 	}
 	path, err := btrfsDevice(f)
 	if err != nil {
@@ -59,12 +62,12 @@ func NodeOf(f *os.File) (*Device, error) {
 // NumberOfNode is the number of the device that NodeOf opens. The device is not asked, as in
 // NumberUnder.
 func NumberOfNode(f *os.File) (int, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return 0, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	st, err := openat.StatCached(f)
+	if err != nil {
+		return 0, err
 	}
-	n, ok := numberOf(st.Rdev)
-	if st.Mode&unix.S_IFMT != unix.S_IFBLK || !ok {
+	n, ok := numberOf(unix.Mkdev(st.Rdev_major, st.Rdev_minor))
+	if uint32(st.Mode)&unix.S_IFMT != unix.S_IFBLK || !ok {
 		return 0, fmt.Errorf("%s is no loop device: %w", f.Name(), os.ErrNotExist)
 	}
 	return n, nil
@@ -85,8 +88,11 @@ func BackingPath(number int) (string, error) {
 	content, err := os.ReadFile(
 		filepath.Join(sysfs, fmt.Sprintf("loop%d", number), "loop/backing_file"),
 	)
-	return strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), " (deleted)"), err
+	return strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), deleted), err
 }
+
+// deleted is what the kernel appends to the path of a removed file (d_path in fs/d_path.c).
+const deleted = " (deleted)"
 
 // btrfsDeviceInfo is struct btrfs_ioctl_dev_info_args of linux/btrfs.h.
 type btrfsDeviceInfo struct {
@@ -101,6 +107,11 @@ type btrfsDeviceInfo struct {
 // btrfsDevInfo is BTRFS_IOC_DEV_INFO of linux/btrfs.h: _IOWR(0x94, 30, struct
 // btrfs_ioctl_dev_info_args).
 const btrfsDevInfo = 0xd000941e
+
+// btrfsAttributes are attributes that btrfs knows (btrfs_getattr in fs/btrfs/inode.c), and that no
+// filesystem knows which may not answer, as FUSE and NFS: only btrfs is asked for its device.
+const btrfsAttributes = unix.STATX_ATTR_APPEND | unix.STATX_ATTR_COMPRESSED |
+	unix.STATX_ATTR_IMMUTABLE | unix.STATX_ATTR_NODUMP
 
 // btrfsDevice is the path of the first device of the btrfs that a file is on. stat(2) does not say
 // it: there st_dev is the subvolume's. Errors: os.ErrNotExist on another filesystem.

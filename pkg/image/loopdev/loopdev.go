@@ -168,7 +168,8 @@ func (o Options) flags() uint32 {
 
 // Find opens the device with that access that a file is on. The file should be open with O_PATH
 // only: Find is quick for a file that nobody has open. Otherwise its cost grows with the number of
-// attached devices. Errors: os.ErrNotExist.
+// attached devices. A device whose file has another name is not asked: its file may be on a
+// filesystem that does not answer. Errors: os.ErrNotExist.
 func Find(image *os.File, access Access) (*Device, error) {
 	want, err := openat.IdentityOf(image)
 	if err != nil {
@@ -182,6 +183,9 @@ func Find(image *os.File, access Access) (*Device, error) {
 		return nil, err
 	}
 	for _, n := range numbers {
+		if !hasNameOf(n, image) {
+			continue
+		}
 		d, err := Open(n)
 		switch {
 		case errors.Is(err, os.ErrNotExist): // detached meanwhile
@@ -200,9 +204,7 @@ func Find(image *os.File, access Access) (*Device, error) {
 
 // IsOfDeadDisk says whether an error means that a file's filesystem is dead. LOOP_GET_STATUS64 asks
 // the filesystem of the device's file.
-func IsOfDeadDisk(err error) bool {
-	return errors.Is(err, unix.EIO) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOTCONN)
-}
+func IsOfDeadDisk(err error) bool { return openat.IsOfDeadFilesystem(err) }
 
 // mayHave says whether a device that cannot be asked may have a file. In doubt it may. The last
 // three parts of the two paths are compared. The kernel reports no identifier that also occurs in
@@ -217,6 +219,20 @@ func mayHave(number int, image *os.File) bool {
 	}
 	ours, err := os.Readlink(openat.Path(image))
 	return err != nil || endOf(theirs) == endOf(ours)
+}
+
+// hasNameOf says whether the kernel's path of a device's file ends in the name of a file. In doubt
+// it does.
+func hasNameOf(number int, image *os.File) bool {
+	theirs, err := BackingPath(number)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) { // detached meanwhile
+		return false
+	}
+	if err != nil {
+		return true
+	}
+	ours, err := os.Readlink(openat.Path(image))
+	return err != nil || filepath.Base(theirs) == filepath.Base(strings.TrimSuffix(ours, deleted))
 }
 
 // endOf is the last three parts of a path.

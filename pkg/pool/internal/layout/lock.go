@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -33,4 +34,15 @@ func lock(root openat.Dir) error {
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	return nil
+}
+
+// Unlock lets another process have the pool while its directories are still open.
+func (d *Dir) Unlock() error {
+	conn, err := d.Root.SyscallConn() // not Fd: another goroutine may be closing the directory
+	if err != nil {
+		return err
+	}
+	var unlockErr error
+	err = conn.Control(func(fd uintptr) { unlockErr = unix.Flock(int(fd), unix.LOCK_UN) })
+	return errors.Join(err, unlockErr)
 }
