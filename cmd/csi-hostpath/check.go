@@ -50,7 +50,7 @@ func configCommand(
 
 // checkNode prints what driver.Inspect finds. The faults are the error.
 func checkNode(cmd *cobra.Command, c config.Config) error {
-	notes, faults := driver.Inspect(c)
+	notes, faults := driver.Inspect(cmd.Context(), c)
 	for _, note := range notes {
 		fmt.Fprintln(cmd.OutOrStdout(), "Note:", note)
 	}

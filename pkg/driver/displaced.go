@@ -44,6 +44,9 @@ func (s *poolSet) giveUp(ctx context.Context, slot *poolSlot, why error) {
 	case err := <-closed:
 		logger.Info("Pool is closed: its disk can be unmounted", "err", err)
 	case <-ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.closing = append(s.closing, p)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -20,6 +21,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 )
 
@@ -61,7 +63,7 @@ func Run(ctx context.Context, cfg config.Config) error {
 		return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(ctx, registry, s.pools, s.surroundings))
 	})
 	group.Go(func() error { return serveRegistration(ctx, cfg) })
-	return closeWithin(ctx, s.pools, cfg.ShutdownGrace, group.Wait())
+	return closeWithin(ctx, s.pools, cfg.ShutdownGrace, waitWithin(ctx, group, cfg.ShutdownGrace))
 }
 
 // services are the CSI services and what they share.
@@ -182,12 +184,37 @@ func serveGRPC(
 	}
 }
 
+// stopSlack is how much longer than the grace period the driver waits for what is not a call: the
+// servers themselves take as long as the grace period.
+const stopSlack = time.Second
+
+// waitWithin waits until the group has ended, but not much longer than the grace period after the
+// end of the context: the opening of a pool, or a sweep, may hang. Errors: the group's; errCutOff.
+func waitWithin(ctx context.Context, group *errgroup.Group, grace time.Duration) error {
+	ended := make(chan error, 1)
+	go func() { ended <- group.Wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(grace + stopSlack):
+		return fmt.Errorf("%w: what the driver does by itself hangs", errCutOff)
+	}
+}
+
 // closeWithin closes the pools, and returns after the grace period also if a purge hangs on a dead
 // disk. Pools that calls still use are not closed. The end of the process closes what is left, as
-// in a crash.
+// in a crash. But a thread that hangs may keep the process from ending, so the pools that are not
+// closed are unlocked for the next driver.
 func closeWithin(ctx context.Context, pools *poolSet, grace time.Duration, served error) error {
+	all := pools.all() // before close, which has the lock for as long as a purge hangs
 	if errors.Is(served, errCutOff) {
 		klog.FromContext(ctx).Error(served, "Stopping all the same")
+		unlockAll(ctx, all)
 		return nil
 	}
 	closed := make(chan error, 1)
@@ -197,6 +224,17 @@ func closeWithin(ctx context.Context, pools *poolSet, grace time.Duration, serve
 		return errors.Join(served, err)
 	case <-time.After(grace):
 		klog.FromContext(ctx).Info("A purge does not end; stopping all the same", "after", grace)
+		unlockAll(ctx, all)
 		return served
+	}
+}
+
+// unlockAll lets the next driver open the pools. The process ends right after.
+func unlockAll(ctx context.Context, pools []*pool.Pool) {
+	for _, p := range pools {
+		if err := p.Unlock(); err != nil && !errors.Is(err, os.ErrClosed) {
+			klog.FromContext(ctx).Error(err, "The next driver cannot open a pool before this process has ended",
+				"pool", p.Name())
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +18,7 @@ import (
 // Inspect looks whether a driver with this configuration could serve the node: at the process,
 // kubelet's directory and the places of the pools. A driver may run meanwhile. Nothing is opened as
 // a pool, and nothing is changed. Notes are what the operator may want otherwise.
-func Inspect(cfg config.Config) (notes []string, faults []error) {
+func Inspect(ctx context.Context, cfg config.Config) (notes []string, faults []error) {
 	if err := mount.CheckKernel(); err != nil {
 		faults = append(faults, err)
 	}
@@ -28,7 +29,7 @@ func Inspect(cfg config.Config) (notes []string, faults []error) {
 	}
 	pools := newPoolSet(cfg, nodeserver.NewPublications())
 	for _, slot := range pools.slots {
-		note, err := pools.inspect(slot.config)
+		note, err := pools.inspect(ctx, slot.config)
 		if err != nil {
 			faults = append(faults, slot.named(err))
 		}
@@ -40,7 +41,7 @@ func Inspect(cfg config.Config) (notes []string, faults []error) {
 }
 
 // inspect looks at the place of a pool.
-func (s *poolSet) inspect(c config.Pool) (note string, err error) {
+func (s *poolSet) inspect(ctx context.Context, c config.Pool) (note string, err error) {
 	d, err := os.OpenFile(c.Path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	switch {
 	case !errors.Is(err, fs.ErrNotExist):
@@ -53,7 +54,7 @@ func (s *poolSet) inspect(c config.Pool) (note string, err error) {
 		return "", err
 	}
 	defer d.Close()
-	if err := s.checkApart(c, d, ""); err != nil {
+	if err := s.checkApart(ctx, c, d, ""); err != nil {
 		return "", err
 	}
 	if c.RequireMountpoint {

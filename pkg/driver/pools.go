@@ -18,6 +18,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
+	"github.com/csi-hostpath/csi-hostpath/pkg/stuck"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -39,6 +40,10 @@ type poolSet struct {
 
 	mu    sync.RWMutex
 	slots []*poolSlot // in the order of the configuration
+	// closing are the displaced pools that were not closed when the driver had to stop.
+	closing []*pool.Pool
+
+	asking *stuck.Calls // questions about pools that are not open, by their paths
 }
 
 // poolSlot is one configured pool: exactly one of pool and err is nil.
@@ -69,6 +74,7 @@ func newPoolSet(cfg config.Config, publications *nodeserver.Publications) *poolS
 		defaultPool:  cfg.DefaultPool(),
 		publications: publications,
 		retry:        poolRetry,
+		asking:       stuck.NewCalls(stuck.Patience),
 	}
 	for _, c := range cfg.Pools {
 		slot := &poolSlot{config: c}
@@ -172,8 +178,8 @@ func (s *poolSet) openPool(ctx context.Context, slot *poolSlot) (*pool.Pool, err
 		RequireMountpoint: c.RequireMountpoint,
 		MustExist:         c.Optional,
 		WasOpen:           slot.wasOpen,
-		Admit:             func(d *os.File, rest string) error { return s.checkApart(c, d, rest) },
-		Claim:             func(id volume.PoolID) error { return s.checkUnique(c, id) },
+		Admit:             func(d *os.File, rest string) error { return s.checkApart(ctx, c, d, rest) },
+		Claim:             func(id volume.PoolID) error { return s.checkUnique(ctx, c, id) },
 		TrashRetention:    c.TrashRetention,
 		AllowMultiNode:    c.AllowMultiNode,
 
@@ -218,7 +224,9 @@ func warnIfVolatile(logger klog.Logger, filesystem string) {
 // checkApart refuses a pool whose path leads, through links or bind mounts, to kubelet's directory
 // or to another configured pool. (Config.Validate compares only the text of the paths.) Of two such
 // pools neither is used, as in checkUnique. Errors: ErrUnavailable.
-func (s *poolSet) checkApart(c config.Pool, d *os.File, rest string) error {
+func (s *poolSet) checkApart(
+	ctx context.Context, c config.Pool, d *os.File, rest string,
+) error {
 	mounts, err := mount.Table()
 	if err != nil {
 		return err
@@ -238,10 +246,15 @@ func (s *poolSet) checkApart(c config.Pool, d *os.File, rest string) error {
 	}
 	for _, slot := range s.slots {
 		other := slot.config
-		there, err := mount.Follow(mounts, other.Path)
+		if other.Name == c.Name {
+			continue
+		}
+		there, err := stuck.Do(ctx, s.asking, other.Path, func() (mount.Destination, error) {
+			return mount.Follow(mounts, other.Path)
+		}, nil)
 		switch {
-		case other.Name == c.Name, err != nil:
-			// A pool whose disk has died must not keep the others from being used.
+		case err != nil:
+			// A pool whose disk has died, or hangs, must not keep the others from being used.
 		case at.IsSame(there):
 			return volume.Because(volume.ReasonOverlaps, fmt.Errorf(
 				"%w: it is the same directory as pool %s at %s, namely %s: give each pool a directory of its own",
@@ -257,12 +270,17 @@ func (s *poolSet) checkApart(c config.Pool, d *os.File, rest string) error {
 
 // checkUnique refuses a pool that has the ID of another configured pool. Both are refused, because
 // nothing tells the original from the copy, and a volume ID must always mean the same directory.
-func (s *poolSet) checkUnique(c config.Pool, id volume.PoolID) error {
+func (s *poolSet) checkUnique(
+	ctx context.Context, c config.Pool, id volume.PoolID,
+) error {
 	for _, other := range s.slots {
 		if other.config.Name == c.Name {
 			continue
 		}
-		if otherID, err := pool.IDAt(other.config.Path); err == nil && otherID == id {
+		otherID, err := stuck.Do(ctx, s.asking, other.config.Path, func() (volume.PoolID, error) {
+			return pool.IDAt(other.config.Path)
+		}, nil)
+		if err == nil && otherID == id {
 			return volume.Because(volume.ReasonDuplicate, fmt.Errorf(
 				"%w: it has the UUID of pool %s at %s: one is a copy of the other, and neither is used. "+
 					"Take the copy out of the configuration, or give that pool an empty directory",
@@ -347,6 +365,14 @@ func (s *poolSet) Open() []*pool.Pool {
 	}
 	slices.SortFunc(pools, func(a, b *pool.Pool) int { return cmp.Compare(a.ID(), b.ID()) })
 	return pools
+}
+
+// all lists the pools that this process may have locked.
+func (s *poolSet) all() []*pool.Pool {
+	open := s.Open()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return append(open, s.closing...)
 }
 
 // notReady says which required pools cannot be used, and why; nil means ready.

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -21,6 +23,9 @@ const (
 	// until after NodeUnpublishVolume, to find the volume again after its own restart
 	// (volDataFileName of Kubernetes pkg/volume/csi/csi_plugin.go).
 	kubeletData = "vol_data.json"
+	// csiVolumes is the directory that kubelet has in a pod's for CSI volumes
+	// (utilstrings.EscapeQualifiedName of CSIPluginName).
+	csiVolumes = "kubernetes.io~csi"
 	// targetName is what kubelet calls a target.
 	targetName          = "mount"
 	maxKubeletDataBytes = 64 << 10
@@ -56,7 +61,7 @@ func (p *Publications) RebuildReferences(ctx context.Context, kubeletDir, driver
 	defer root.Close()
 	for _, m := range mounts {
 		target, ok := mount.TargetAt(kubeletDir, resolved, m.Point)
-		if !ok || target.PodUID() == "" || filepath.Base(m.Point) != targetName {
+		if !ok || !isKubeletsTarget(resolved, m.Point) {
 			continue
 		}
 		data, err := readVolumeData(root, resolved, m.Point)
@@ -68,6 +73,15 @@ func (p *Publications) RebuildReferences(ctx context.Context, kubeletDir, driver
 		}
 	}
 	return nil
+}
+
+// isKubeletsTarget reports whether a mount point is pods/<UID>/volumes/kubernetes.io~csi/<name>/mount
+// below kubelet's directory. Deeper ones may lie in a filesystem that does not answer, and the start
+// must not wait for one.
+func isKubeletsTarget(kubeletDir, point string) bool {
+	ok, err := path.Match("pods/*/volumes/"+csiVolumes+"/*/"+targetName,
+		strings.TrimPrefix(strings.TrimPrefix(point, kubeletDir), "/"))
+	return ok && err == nil
 }
 
 // isReferenceOf: volumes of pools are found by their mounts.

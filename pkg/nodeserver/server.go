@@ -19,6 +19,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
+	"github.com/csi-hostpath/csi-hostpath/pkg/stuck"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -49,12 +50,17 @@ type Options struct {
 type Server struct {
 	csi.UnimplementedNodeServer
 	Options
+
+	// asking are the questions to the filesystems of host paths and of volumes, by the target.
+	asking *stuck.Calls
 }
 
 var _ csi.NodeServer = (*Server)(nil)
 
 // New makes a Server.
-func New(options Options) *Server { return &Server{Options: options} }
+func New(options Options) *Server {
+	return &Server{Options: options, asking: stuck.NewCalls(stuck.Patience)}
+}
 
 // NodeGetInfo tells the scheduler where this node's volumes are usable: on this node.
 func (s *Server) NodeGetInfo(
@@ -186,17 +192,18 @@ func (s *Server) publishSource(ctx context.Context, r publishRequest) error {
 // publish enters the publication and makes it so. The group can write before anybody sees the
 // volume.
 func (s *Server) publish(ctx context.Context, target mount.Target, src mountSource) error {
-	was, _ := s.Publications.at(target)
 	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive},
 		src.views())
 	if err != nil {
 		return err
 	}
-	done := false
-	if src.isReference && was == src.volume {
-		done, err = mount.IsMountedWith(target, src.access.Mount)
-	}
-	if err == nil && !done {
+	switch src.shown {
+	case showsLive:
+	case showsDead:
+		if err = mount.Unmount(target); err == nil {
+			err = s.show(ctx, target, src)
+		}
+	default:
 		err = s.show(ctx, target, src)
 	}
 	if err != nil {
@@ -256,7 +263,7 @@ func (s *Server) NodeUnpublishVolume(
 	if isBlock {
 		devices = image.NodesAt(target)
 	}
-	if err := mount.Unbind(target); err != nil {
+	if err := s.unbind(handle, target); err != nil {
 		return nil, fmt.Errorf("unpublish volume %s: %w", handle, err)
 	}
 	s.Publications.forget(target)
@@ -268,6 +275,26 @@ func (s *Server) NodeUnpublishVolume(
 	default:
 		return &csi.NodeUnpublishVolumeResponse{}, s.deleteInline(ctx, handle, target)
 	}
+}
+
+// unbind takes the volume off a target. A volume of a pool stays while a process uses the mount,
+// because the volume may be deleted next. A path of the host stays as it is anyway, and the process
+// may be one that nobody can end: a driver's, which waits for a filesystem that does not answer.
+func (s *Server) unbind(handle string, target mount.Target) error {
+	err := mount.Unbind(target)
+	if errors.Is(err, volume.ErrInUse) && !s.isInPool(handle) {
+		return mount.UnbindBusy(target)
+	}
+	return err
+}
+
+// isInPool reports whether requests call a volume of an open pool by that handle.
+func (s *Server) isInPool(handle string) bool {
+	if volume.IsID(handle) {
+		return true
+	}
+	name, err := volume.ParseName(handle)
+	return err == nil && len(s.poolsWithInline(name)) > 0
 }
 
 // checkPublished refuses to take something off a target that is not the volume. What the driver
@@ -308,9 +335,10 @@ func isPathOf(id volume.ID, path string) bool {
 	})
 }
 
-// NodeGetVolumeStats costs a few system calls, whatever the volume holds.
+// NodeGetVolumeStats costs a few system calls, whatever the volume holds. One call at a time asks
+// for a volume.
 func (s *Server) NodeGetVolumeStats(
-	_ context.Context, req *csi.NodeGetVolumeStatsRequest,
+	ctx context.Context, req *csi.NodeGetVolumeStatsRequest,
 ) (*csi.NodeGetVolumeStatsResponse, error) {
 	handle := req.GetVolumeId()
 	if err := volume.CheckHandle(handle); err != nil {
@@ -326,7 +354,7 @@ func (s *Server) NodeGetVolumeStats(
 	if err != nil {
 		return nil, err
 	}
-	usage, err := s.usage(handle, target)
+	usage, err := s.usage(ctx, handle, target)
 	if err != nil {
 		return nil, err
 	}
@@ -407,17 +435,30 @@ func (s *Server) find(handle string) (*pool.Pool, volume.ID, error) {
 
 // usage asks the pool for its own volumes, wherever they are mounted: kubelet asks for a raw block
 // volume's at a mount of its own (Kubernetes pkg/volume/csi/csi_plugin.go, NewMetricsCsi). Of
-// inline ones and of paths of the host, which nobody remembers over a restart, it asks the mount.
-// Errors: ErrNotFound.
-func (s *Server) usage(handle string, target mount.Target) (volume.Usage, error) {
+// inline ones and of paths of the host, which nobody remembers over a restart, it asks the mount,
+// whose filesystem may not answer. Errors: ErrNotFound, ErrUnresponsive.
+func (s *Server) usage(
+	ctx context.Context, handle string, target mount.Target,
+) (volume.Usage, error) {
 	there, known := s.Publications.at(target)
 	if known && !s.isHandleOf(handle, there) {
 		return volume.Usage{}, fmt.Errorf("%w: volume %s is not published at %s", volume.ErrNotFound,
 			handle, target)
 	}
 	if !volume.IsID(handle) {
-		return mount.Usage(target)
+		return stuck.Do(ctx, s.asking, target.String(), func() (volume.Usage, error) {
+			return mount.Usage(target)
+		}, nil)
 	}
+	leave, err := s.asking.Enter(ctx, target.String())
+	if err != nil {
+		return volume.Usage{}, err
+	}
+	defer leave()
+	return s.managedUsage(handle, target)
+}
+
+func (s *Server) managedUsage(handle string, target mount.Target) (volume.Usage, error) {
 	id, err := volume.ParseID(handle)
 	if err != nil {
 		return volume.Usage{}, err

@@ -10,8 +10,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
+	"github.com/csi-hostpath/csi-hostpath/pkg/stuck"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -93,16 +95,25 @@ type mountSource struct {
 	volume string // the volume's ID, as Publications have it
 	file   *os.File
 	access capability.Access
-	// isReference: it is a path of the host, at which another file may stand by now than the one
-	// that the target shows. The pod goes on with that one, as with hostPath; kubelet asks for
-	// every volume again after its own restart.
-	isReference bool
+	// shown is what the target of a path of the host shows already. At the path another file may
+	// stand by now. The pod goes on with the one that the target shows, as with hostPath, unless
+	// its filesystem is dead; kubelet asks for every volume again after its own restart.
+	shown shown
 	// nodes are those of all devices of a raw block volume: at another target it may be another one
 	// that shows it.
 	nodes []*os.File
 	// block is a raw block volume, whose devices are released if the publication fails.
 	block *staging.Volume
 }
+
+// shown is what a target shows before a path of the host is published there.
+type shown int
+
+const (
+	showsNothing shown = iota // or what Publications do not know: mount.Bind looks
+	showsLive                 // the volume
+	showsDead                 // the volume as it was: the server of its filesystem has gone
+)
 
 func (s mountSource) close() {
 	for _, f := range append(s.nodes, s.file) {
@@ -126,7 +137,7 @@ func (s mountSource) group() volume.Group {
 func (s *Server) open(ctx context.Context, r publishRequest) (mountSource, error) {
 	switch {
 	case r.attributes.Path != "":
-		return s.openHostPath(r)
+		return s.openHostPath(ctx, r)
 	case r.attributes.Inline:
 		return s.openInline(ctx, r)
 	default:
@@ -174,10 +185,45 @@ func (s *Server) managed(handle string, access capability.Access) (staging.Volum
 	return staging.Volume{Volume: v}, err
 }
 
-// openHostPath applies the operator's rules. A mount of a host path shows what is mounted below it
+// openHostPath opens a path of the host and looks at the target. It asks filesystems that may not
+// answer: while one of them hangs, the volume can be unpublished. Errors: ErrUnresponsive.
+func (s *Server) openHostPath(ctx context.Context, r publishRequest) (mountSource, error) {
+	was, _ := s.Publications.at(r.target)
+	return stuck.Do(ctx, s.asking, r.target.String(), func() (mountSource, error) {
+		src, err := s.findHostPath(r)
+		if err != nil {
+			return mountSource{}, err
+		}
+		err = mount.CheckWritable(src.file, src.access.Mount)
+		if err == nil && was == r.handle {
+			src.shown, err = lookAt(r.target, src.access.Mount)
+		}
+		if err != nil {
+			src.close()
+			return mountSource{}, err
+		}
+		return src, nil
+	}, mountSource.close)
+}
+
+// lookAt says what a target shows at which a path of the host was published. Errors:
+// ErrIncompatible.
+func lookAt(target mount.Target, options mount.Options) (shown, error) {
+	mounted, err := mount.IsMountedWith(target, options)
+	switch {
+	case openat.IsOfDeadFilesystem(err):
+		return showsDead, nil
+	case err != nil || !mounted:
+		return showsNothing, err
+	default:
+		return showsLive, nil
+	}
+}
+
+// findHostPath applies the operator's rules. A mount of a host path shows what is mounted below it
 // too, as hostPath does; several nodes may have the same path, so every access mode is right. Its
 // files are the node's: a pod's fsGroup changes none, as with hostPath.
-func (s *Server) openHostPath(r publishRequest) (mountSource, error) {
+func (s *Server) findHostPath(r publishRequest) (mountSource, error) {
 	opened, err := s.Host.Open(hostpath.Use{
 		Path:      r.attributes.Path,
 		Type:      r.attributes.Spec.Type,
@@ -195,5 +241,5 @@ func (s *Server) openHostPath(r publishRequest) (mountSource, error) {
 	if r.attributes.Spec.Type.IsDevice() {
 		r.access.Mount = r.access.Mount.WithDevices()
 	}
-	return mountSource{volume: r.handle, file: opened.File, access: r.access, isReference: true}, nil
+	return mountSource{volume: r.handle, file: opened.File, access: r.access}, nil
 }

@@ -45,6 +45,7 @@ var codeTable = []codeEntry{
 	{err: volume.ErrBadToken, code: codes.Aborted},
 	{err: volume.ErrUnavailable, code: codes.Unavailable},
 	{err: volume.ErrNode, code: codes.Unavailable},
+	{err: volume.ErrUnresponsive, code: codes.Unavailable, remedy: lookAtServer},
 	// Not DATA_LOSS, which means "unrecoverable". Most often only a record is unreadable, which can be
 	// written again while the data is intact. kubelet treats both codes as final
 	// (isFinalError in pkg/volume/csi/csi_client.go).
@@ -58,7 +59,9 @@ var codeTable = []codeEntry{
 	{err: syscall.EIO, code: codes.Unavailable, remedy: lookAtDisk},
 	{err: syscall.EROFS, code: codes.Unavailable, remedy: lookAtDisk},
 	{err: syscall.ENOTCONN, code: codes.Unavailable, remedy: lookAtServer},
+	{err: syscall.ECONNABORTED, code: codes.Unavailable, remedy: lookAtServer},
 	{err: syscall.ESTALE, code: codes.Unavailable, remedy: lookAtServer},
+	{err: syscall.ETIMEDOUT, code: codes.Unavailable, remedy: lookAtServer},
 	{err: syscall.ESHUTDOWN, code: codes.Unavailable, remedy: lookAtDisk},
 	{err: syscall.EHOSTDOWN, code: codes.Unavailable, remedy: lookAtServer},
 }

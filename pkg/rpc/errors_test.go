@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -37,6 +38,7 @@ var sentinels = map[string]error{
 	"ErrBadToken":     volume.ErrBadToken,
 	"ErrUnavailable":  volume.ErrUnavailable,
 	"ErrNode":         volume.ErrNode,
+	"ErrUnresponsive": volume.ErrUnresponsive,
 	"ErrCorrupt":      volume.ErrCorrupt,
 }
 
@@ -219,6 +221,7 @@ func TestCallNobodyWaitsForIsNotBegun(t *testing.T) {
 func TestFaultOfTheNodeIsUnavailableAndNamesARemedy(t *testing.T) {
 	for _, errno := range []syscall.Errno{
 		syscall.EIO, syscall.EROFS, syscall.ENOTCONN, syscall.ESTALE, syscall.ESHUTDOWN,
+		syscall.ECONNABORTED, syscall.ETIMEDOUT, syscall.EHOSTDOWN,
 	} {
 		st := toStatus(&fs.PathError{Op: "open", Path: "/x", Err: errno})
 		if st.Code() != codes.Unavailable {
@@ -226,6 +229,11 @@ func TestFaultOfTheNodeIsUnavailableAndNamesARemedy(t *testing.T) {
 		}
 		if !strings.Contains(st.Message(), "look into") && !strings.Contains(st.Message(), "restart") {
 			t.Errorf("%q says nothing to do", st.Message())
+		}
+	}
+	for errno := syscall.Errno(1); errno < 134; errno++ { // the last is EHWPOISON
+		if openat.IsOfDeadFilesystem(errno) && Code(errno) != codes.Unavailable {
+			t.Errorf("%v means that a filesystem is dead, and is %s", errno, Code(errno))
 		}
 	}
 	own := toStatus(fmt.Errorf("%w: repair it: %w", volume.ErrCorrupt, syscall.EIO))

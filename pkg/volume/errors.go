@@ -41,6 +41,8 @@ var (
 	// ErrNode: the node, or the driver's container, lacks what the call needs: a program, a
 	// capability, a device. It is no fault of the pool.
 	ErrNode = errors.New("not possible on this node")
+	// ErrUnresponsive: a filesystem of the node does not answer, as FUSE or NFS without its server.
+	ErrUnresponsive = errors.New("filesystem does not answer")
 	// ErrCorrupt: the disk holds something the driver cannot make sense of. Nothing is guessed or
 	// repaired.
 	ErrCorrupt = errors.New("corrupt")

@@ -1,0 +1,84 @@
+package stuck
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+func answer() (int, error) { return 7, nil }
+
+func TestOnlyOneCallWaitsForAFilesystemThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := NewCalls(Patience)
+		var begun, discarded atomic.Int32
+		release := make(chan struct{})
+		hang := func() (int, error) {
+			begun.Add(1)
+			<-release
+			return 1, nil
+		}
+		for range 3 {
+			started := time.Now()
+			_, err := Do(t.Context(), calls, "/a", hang, func(int) { discarded.Add(1) })
+			if !errors.Is(err, volume.ErrUnresponsive) {
+				t.Errorf("a filesystem that hangs: %v", err)
+			}
+			if waited := time.Since(started); waited > Patience {
+				t.Errorf("a caller has waited %s", waited)
+			}
+		}
+		if begun.Load() != 1 {
+			t.Errorf("%d calls were begun", begun.Load())
+		}
+		if got, err := Do(t.Context(), calls, "/b", answer, nil); got != 7 || err != nil {
+			t.Errorf("another filesystem: %d, %v", got, err)
+		}
+		close(release)
+		synctest.Wait()
+		if discarded.Load() != 1 {
+			t.Errorf("%d results were discarded", discarded.Load())
+		}
+		if got, err := Do(t.Context(), calls, "/a", answer, nil); got != 7 || err != nil {
+			t.Errorf("a filesystem that answers again: %d, %v", got, err)
+		}
+	})
+}
+
+func TestCallThatComesDuringAnotherWaitsForItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := NewCalls(Patience)
+		slow := func() (int, error) {
+			time.Sleep(Patience / 2)
+			return 1, nil
+		}
+		go func() { _, _ = Do(t.Context(), calls, "/a", slow, nil) }()
+		synctest.Wait()
+		if got, err := Do(t.Context(), calls, "/a", answer, nil); got != 7 || err != nil {
+			t.Errorf("%d, %v", got, err)
+		}
+		synctest.Wait()
+	})
+}
+
+func TestCallerThatGoesDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := NewCalls(Patience)
+		release := make(chan struct{})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for range 2 {
+			_, err := Do(ctx, calls, "/a", func() (int, error) { <-release; return 0, nil }, nil)
+			if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, volume.ErrUnresponsive) {
+				t.Errorf("%v", err)
+			}
+		}
+		close(release)
+		synctest.Wait()
+	})
+}
