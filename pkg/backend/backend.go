@@ -37,28 +37,28 @@ type Backend interface {
 	// Make makes the empty data of a volume, with exactly that mode and owner, and limits it to that
 	// size. All of it is metadata, durable after an fsync of the returned file and of dir. If Make
 	// fails, it leaves nothing. Errors: ErrNoSpace.
-	Make(dir *os.File, spec volume.Spec, bytes int64) (*os.File, volume.QuotaID, error)
+	Make(dir openat.Dir, spec volume.Spec, bytes int64) (*os.File, volume.QuotaID, error)
 	// Adopt makes the filesystem agree with the record of a volume that was found on disk, and returns
 	// whether it had to change anything. At a start, Adopt is called for each volume, and
 	// ReserveQuotaID for all deleted data, before the first Make. An error says why the size is not
 	// enforced; ErrCorrupt: the quota ID belongs to another volume.
 	Adopt(
-		dir *os.File, quotaID volume.QuotaID, spec volume.Spec, bytes int64,
+		dir openat.Dir, quotaID volume.QuotaID, spec volume.Spec, bytes int64,
 	) (repaired bool, err error)
 	// ReserveQuotaID prevents that the quota ID of deleted data, or of a volume that cannot be
 	// adopted, is given to a new volume. quotaID is the record's; 0 if there is no record, and then
 	// the backend asks the data. It returns the ID that is to be released; 0 if there is none, or if
 	// another volume has it.
-	ReserveQuotaID(dir *os.File, quotaID volume.QuotaID) volume.QuotaID
+	ReserveQuotaID(dir openat.Dir, quotaID volume.QuotaID) volume.QuotaID
 	// Resize limits a volume to another size, and to the inodes of its specification, durably. Errors:
 	// ErrNoSpace.
-	Resize(dir *os.File, quotaID volume.QuotaID, spec volume.Spec, bytes int64) error
+	Resize(dir openat.Dir, quotaID volume.QuotaID, spec volume.Spec, bytes int64) error
 	// Usage returns how much a volume has and can have. data is an O_PATH descriptor. It costs a few
 	// system calls, whatever the volume's content.
 	Usage(data *os.File, quotaID volume.QuotaID) (volume.Usage, error)
 	// Discard removes the part of a volume's data that the filesystem can remove at once. The caller
 	// removes the rest.
-	Discard(dir *os.File) error
+	Discard(dir openat.Dir) error
 	// Release frees the quota ID of a volume whose data was removed. It may be called again.
 	// Errors: ErrPending.
 	Release(quotaID volume.QuotaID) error
@@ -83,8 +83,8 @@ type Retirer interface {
 // mode and owner, whatever the umask. Only root can reach it before that, because its parent has
 // mode
 // 0700. The caller closes it.
-func MakeEmpty(dir *os.File, spec volume.Spec) (*os.File, error) {
-	f, err := openNew(openat.Dir{File: dir}, spec.Type)
+func MakeEmpty(dir openat.Dir, spec volume.Spec) (*os.File, error) {
+	f, err := openNew(dir, spec.Type)
 	if err != nil {
 		return nil, err
 	}
@@ -95,12 +95,12 @@ func MakeEmpty(dir *os.File, spec volume.Spec) (*os.File, error) {
 }
 
 // RemoveEmpty undoes MakeEmpty.
-func RemoveEmpty(dir *os.File, t volume.Type) error {
+func RemoveEmpty(dir openat.Dir, t volume.Type) error {
 	flags := unix.AT_REMOVEDIR
 	if t == volume.FileOrCreate {
 		flags = 0
 	}
-	if err := unix.Unlinkat(int(dir.Fd()), Data, flags); err != nil {
+	if err := unix.Unlinkat(dir.FD(), Data, flags); err != nil {
 		return &os.PathError{Op: "remove", Path: Data, Err: err}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -14,10 +15,10 @@ import (
 type Cloner interface {
 	// Snapshot makes the data of a snapshot in dir: a read-only copy of the source as it is now, with
 	// a quota ID of its own that has no limit. It is durable after an fsync of dir.
-	Snapshot(source Source, dir *os.File) (Clone, error)
+	Snapshot(source Source, dir openat.Dir) (Clone, error)
 	// Clone makes the data of a volume in dir: a copy of the source as it is now, with a quota ID of
 	// its own that is limited to that size. It is durable after an fsync of the data and of dir.
-	Clone(source Source, dir *os.File, bytes int64) (Clone, error)
+	Clone(source Source, dir openat.Dir, bytes int64) (Clone, error)
 	// ChargesWriter reports whether a shared block counts for the volume that wrote it, and for no
 	// other. Then blocks that a snapshot keeps count for its volume, and blocks that a volume has from
 	// its source do not count for the volume.
@@ -37,10 +38,10 @@ func ClonerOf(b Backend) Cloner {
 type NoCloner struct{}
 
 // Snapshot implements Cloner.
-func (NoCloner) Snapshot(Source, *os.File) (Clone, error) { return Clone{}, errors.ErrUnsupported }
+func (NoCloner) Snapshot(Source, openat.Dir) (Clone, error) { return Clone{}, errors.ErrUnsupported }
 
 // Clone implements Cloner.
-func (NoCloner) Clone(Source, *os.File, int64) (Clone, error) {
+func (NoCloner) Clone(Source, openat.Dir, int64) (Clone, error) {
 	return Clone{}, errors.ErrUnsupported
 }
 
@@ -49,7 +50,7 @@ func (NoCloner) ChargesWriter() bool { return false }
 
 // Source is a volume or a snapshot that is copied: its open directory and its quota ID.
 type Source struct {
-	Dir     *os.File
+	Dir     openat.Dir
 	QuotaID volume.QuotaID
 }
 

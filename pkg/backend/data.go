@@ -19,8 +19,8 @@ func IsDataPath(path string) bool { return slices.Contains(DataPaths(), path) }
 
 // OpenData opens a volume's data, wherever it is in the volume's directory. No link is followed and
 // no mount is crossed. The caller closes the file. Errors: os.ErrNotExist.
-func OpenData(dir *os.File, flags int) (*os.File, error) {
-	return OpenDataIn(openat.Dir{File: dir}, ".", flags)
+func OpenData(dir openat.Dir, flags int) (*os.File, error) {
+	return OpenDataIn(dir, ".", flags)
 }
 
 // OpenDataIn is OpenData for the volume whose directory has that name in parent.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -36,7 +37,7 @@ func onEachAllocation(
 			t.Run(fmt.Sprintf("%s %s", name, allocation), func(t *testing.T) {
 				path := filepath.Join(at, string(allocation))
 				must(t, os.Mkdir(path, 0o700))
-				dir, err := os.Open(path)
+				dir, err := openat.OpenDir(path)
 				must(t, err)
 				defer dir.Close()
 				f, _, err := image.New(allocation).Make(dir, volume.Spec{}, mib)
@@ -122,7 +123,7 @@ func TestFilesystemInAnImageIsFoundWithItsSize(t *testing.T) {
 // The record may be older than the filesystem, which need not have written anything where it grew.
 func TestImageIsNotCutBelowItsFilesystem(t *testing.T) {
 	const before, after = 48 * mib, 96 * mib
-	dir, err := os.Open(t.TempDir())
+	dir, err := openat.OpenDir(t.TempDir())
 	must(t, err)
 	defer dir.Close()
 	f, _, err := image.New(volume.Sparse).Make(dir, volume.Spec{}, before)

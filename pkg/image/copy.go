@@ -32,7 +32,7 @@ type Source struct {
 	// Name is the source in errors and in the log.
 	Name fmt.Stringer
 	// Dir is the directory that has the image.
-	Dir  *os.File
+	Dir  openat.Dir
 	Spec volume.Spec
 	// Bytes is the size of the image.
 	Bytes int64
@@ -45,7 +45,7 @@ type Source struct {
 // has another size; ErrInUse when pods write to the source and it cannot be copied at one moment;
 // ErrCorrupt when there is no source.
 func (i Image) MakeFrom(
-	ctx context.Context, dir *os.File, from Source, bytes int64, opts copytree.Options,
+	ctx context.Context, dir openat.Dir, from Source, bytes int64, opts copytree.Options,
 ) (*os.File, error) {
 	f, err := from.copyInto(ctx, dir, opts)
 	if err != nil {
@@ -60,7 +60,7 @@ func (i Image) MakeFrom(
 // copyInto copies the image into a directory. After a failure the caller removes the parts that
 // remain there.
 func (s Source) copyInto(
-	ctx context.Context, dir *os.File, opts copytree.Options,
+	ctx context.Context, dir openat.Dir, opts copytree.Options,
 ) (_ *os.File, err error) {
 	// O_PATH, because loopdev.Find is slow for a file that somebody has open.
 	source, err := backend.OpenData(s.Dir, unix.O_PATH)
@@ -102,7 +102,7 @@ func checkCopied(f *os.File, want int64) error {
 // copyInto makes the copy: by reflink, which is one moment even under writers, or block by block,
 // for which nobody may write.
 func (q *quiesced) copyInto(
-	ctx context.Context, dir *os.File, opts copytree.Options,
+	ctx context.Context, dir openat.Dir, opts copytree.Options,
 ) (*os.File, error) {
 	source, err := openat.Reopen(q.image, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {

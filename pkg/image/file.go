@@ -40,9 +40,9 @@ func (Image) Enforces() bool { return true }
 func (Image) LimitsInodes() bool { return false }
 
 // Make implements backend.Backend. Only root can open the file: pods see it through a loop device.
-func (i Image) Make(dir *os.File, _ volume.Spec, bytes int64) (*os.File, volume.QuotaID, error) {
+func (i Image) Make(dir openat.Dir, _ volume.Spec, bytes int64) (*os.File, volume.QuotaID, error) {
 	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_RDWR
-	f, err := openat.Dir{File: dir}.OpenFile(backend.Data, flags, 0o600)
+	f, err := dir.OpenFile(backend.Data, flags, 0o600)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -112,7 +112,7 @@ func (i Image) fill(f *os.File) error {
 // Adopt implements backend.Backend. A file is longer than its record says if a crash interrupted
 // its expansion.
 func (i Image) Adopt(
-	dir *os.File, _ volume.QuotaID, _ volume.Spec, bytes int64,
+	dir openat.Dir, _ volume.QuotaID, _ volume.Spec, bytes int64,
 ) (repaired bool, err error) {
 	f, size, err := open(dir)
 	if err != nil {
@@ -131,7 +131,7 @@ func (i Image) Adopt(
 }
 
 // open opens the image of a volume.
-func open(dir *os.File) (*os.File, int64, error) {
+func open(dir openat.Dir) (*os.File, int64, error) {
 	f, err := backend.OpenData(dir, unix.O_RDWR|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, 0, err
@@ -177,11 +177,11 @@ func cut(f *os.File, from, to int64) error {
 }
 
 // ReserveQuotaID implements backend.Backend.
-func (Image) ReserveQuotaID(*os.File, volume.QuotaID) volume.QuotaID { return 0 }
+func (Image) ReserveQuotaID(openat.Dir, volume.QuotaID) volume.QuotaID { return 0 }
 
 // Resize implements backend.Backend. It changes the file. A device that has the file changes with
 // loopdev.Device.SetCapacity.
-func (i Image) Resize(dir *os.File, _ volume.QuotaID, _ volume.Spec, bytes int64) error {
+func (i Image) Resize(dir openat.Dir, _ volume.QuotaID, _ volume.Spec, bytes int64) error {
 	f, _, err := open(dir)
 	if err != nil {
 		return err
@@ -224,7 +224,7 @@ func (Image) Allocated(data *os.File, _ volume.QuotaID) (int64, error) {
 }
 
 // Discard implements backend.Backend. There is nothing that the filesystem removes at once.
-func (Image) Discard(*os.File) error { return nil }
+func (Image) Discard(openat.Dir) error { return nil }
 
 // Release implements backend.Backend.
 func (Image) Release(volume.QuotaID) error { return nil }

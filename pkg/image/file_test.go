@@ -10,6 +10,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -18,13 +19,13 @@ const mib = 1 << 20
 
 type fixture struct {
 	t    *testing.T
-	dir  *os.File
+	dir  openat.Dir
 	path string // of the image
 }
 
 func newFixture(t *testing.T, fstype string) *fixture {
 	t.Helper()
-	dir, err := os.Open(disks.New(t, fstype, 0).Dir)
+	dir, err := openat.OpenDir(disks.New(t, fstype, 0).Dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -83,7 +83,7 @@ func Populate(at mount.Target, spec volume.Spec) error {
 		return err
 	}
 	defer root.Close()
-	made, err := backend.MakeEmpty(root, spec)
+	made, err := backend.MakeEmpty(openat.Dir{File: root}, spec)
 	if err != nil {
 		return err
 	}

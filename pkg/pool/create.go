@@ -64,7 +64,7 @@ func (p *Pool) makeEmpty(
 	d openat.Dir,
 	v *volume.Volume,
 ) (f *os.File, err error) {
-	f, v.QuotaID, err = p.backendOf(v.Spec).Make(d.File, v.Spec, v.CapacityBytes)
+	f, v.QuotaID, err = p.backendOf(v.Spec).Make(d, v.Spec, v.CapacityBytes)
 	return f, err
 }
 

@@ -60,7 +60,7 @@ func (o *Offline) QuotaID(ctx context.Context, d openat.Dir) (volume.QuotaID, er
 	if err != nil {
 		return 0, err
 	}
-	return b.ReserveQuotaID(d.File, 0), nil
+	return b.ReserveQuotaID(d, 0), nil
 }
 
 // ReplaceRecord gives a volume's directory another record, durably.

@@ -97,7 +97,7 @@ type volumeCopy struct {
 // grows when the volume is staged.
 func (c volumeCopy) data(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
 	made, err := c.Make(ctx, c.from.Source, copying.Target{
-		Dir: d.File, Bytes: v.CapacityBytes, Inodes: v.Spec.Inodes, Allocation: v.Spec.Allocation,
+		Dir: d, Bytes: v.CapacityBytes, Inodes: v.Spec.Inodes, Allocation: v.Spec.Allocation,
 		Clone: func(from backend.Source) (backend.Clone, error) { return c.clone(from, d, v) },
 	})
 	v.QuotaID = made.QuotaID
@@ -106,7 +106,7 @@ func (c volumeCopy) data(ctx context.Context, d openat.Dir, v *volume.Volume) (*
 	}
 	err = c.fit(v, made.OccupiedBytes)
 	if err == nil {
-		err = c.pool.backend.Resize(d.File, v.QuotaID, v.Spec, v.CapacityBytes)
+		err = c.pool.backend.Resize(d, v.QuotaID, v.Spec, v.CapacityBytes)
 	}
 	if err != nil {
 		return nil, errors.Join(err, made.Data.Close())
@@ -118,7 +118,7 @@ func (c volumeCopy) data(ctx context.Context, d openat.Dir, v *volume.Volume) (*
 func (c volumeCopy) clone(
 	from backend.Source, d openat.Dir, v *volume.Volume,
 ) (backend.Clone, error) {
-	made, err := c.pool.cloner.Clone(from, d.File, v.CapacityBytes)
+	made, err := c.pool.cloner.Clone(from, d, v.CapacityBytes)
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
 		// A copy file by file shares nothing, or the filesystem counts that as if it did not.

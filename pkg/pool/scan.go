@@ -118,14 +118,14 @@ func (p *Pool) adoptVolume(ctx context.Context, e *catalog.Entry) {
 	}
 	if e.Damaged() != nil {
 		if err == nil {
-			e.QuotaID = p.backend.ReserveQuotaID(d.File, 0)
+			e.QuotaID = p.backend.ReserveQuotaID(d, 0)
 		}
 		return
 	}
 	repaired := false
 	v := p.volumes.unpack(e)
 	if err == nil {
-		repaired, err = p.backendOf(v.Spec).Adopt(d.File, v.QuotaID, v.Spec, p.limitOf(v))
+		repaired, err = p.backendOf(v.Spec).Adopt(d, v.QuotaID, v.Spec, p.limitOf(v))
 	}
 	if errors.Is(err, volume.ErrCorrupt) {
 		e.QuotaID = 0 // the ID is another volume's: it must not be resized or released here
@@ -163,5 +163,5 @@ func (p *Pool) adoptSnapshot(ctx context.Context, e *catalog.Entry) {
 		return
 	}
 	defer d.Close()
-	e.QuotaID = p.backend.ReserveQuotaID(d.File, e.QuotaID)
+	e.QuotaID = p.backend.ReserveQuotaID(d, e.QuotaID)
 }

@@ -92,7 +92,7 @@ func (c snapshotCopy) data(
 	ctx context.Context, d openat.Dir, s *volume.Snapshot,
 ) (*os.File, error) {
 	made, err := c.Make(ctx, c.from.Source, copying.Target{
-		Dir: d.File, Bytes: s.RestoreBytes, Inodes: s.Spec.Inodes, Allocation: volume.Sparse,
+		Dir: d, Bytes: s.RestoreBytes, Inodes: s.Spec.Inodes, Allocation: volume.Sparse,
 		Clone: func(from backend.Source) (backend.Clone, error) { return c.clone(from, d, s) },
 	})
 	s.QuotaID = made.QuotaID
@@ -117,7 +117,7 @@ func (c snapshotCopy) clone(
 		return backend.Clone{}, err
 	}
 	defer uncharge()
-	made, err := p.cloner.Snapshot(from, d.File)
+	made, err := p.cloner.Snapshot(from, d)
 	if err != nil {
 		return made, err
 	}

@@ -109,5 +109,5 @@ func (p *Pool) holdQuotaID(e trash.Entry) volume.QuotaID {
 		return 0
 	}
 	defer d.Close()
-	return p.backend.ReserveQuotaID(d.File, e.QuotaID)
+	return p.backend.ReserveQuotaID(d, e.QuotaID)
 }

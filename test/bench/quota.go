@@ -10,6 +10,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/plain"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/projquota"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
@@ -149,7 +150,7 @@ func (b *bench) setUpOnce(
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return 0, 0, err
 	}
-	dir, err := os.Open(path)
+	dir, err := openat.OpenDir(path)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -37,7 +37,7 @@ func newBackendFixture(t testing.TB, subject Subject) *backendFixture {
 
 // made is a volume that a backend has made.
 type made struct {
-	dir     *os.File
+	dir     openat.Dir
 	data    *os.File
 	spec    volume.Spec
 	quotaID volume.QuotaID
@@ -54,12 +54,12 @@ func (fix *backendFixture) reopen() backend.Backend {
 }
 
 // mkdir makes the directory of a volume.
-func (fix *backendFixture) mkdir() *os.File {
+func (fix *backendFixture) mkdir() openat.Dir {
 	fix.t.Helper()
 	fix.dirs++
 	path := filepath.Join(fix.subject.Dir, strconv.Itoa(fix.dirs))
 	fixture.Must(fix.t, os.Mkdir(path, 0o700))
-	dir, err := os.Open(path)
+	dir, err := openat.OpenDir(path)
 	fixture.Must(fix.t, err)
 	fix.t.Cleanup(func() { dir.Close() })
 	return dir

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
@@ -85,7 +86,7 @@ func Benchmark(b *testing.B, newSubject func(testing.TB) Subject) {
 	for _, volumeType := range volume.ManagedTypes() {
 		b.Run("Make/"+string(volumeType), func(b *testing.B) {
 			fix := newBackendFixture(b, newSubject(b))
-			dirs := make([]*os.File, b.N)
+			dirs := make([]openat.Dir, b.N)
 			for i := range dirs {
 				dirs[i] = fix.mkdir()
 			}

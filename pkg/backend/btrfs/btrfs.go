@@ -134,7 +134,7 @@ func (b *Btrfs) limit(bytes int64) uint64 {
 
 // Make implements backend.Backend.
 func (b *Btrfs) Make(
-	dir *os.File, spec volume.Spec, bytes int64,
+	dir openat.Dir, spec volume.Spec, bytes int64,
 ) (*os.File, volume.QuotaID, error) {
 	quotaID, err := b.newGroup(bytes)
 	if err != nil {
@@ -162,12 +162,12 @@ func (b *Btrfs) newGroup(bytes int64) (volume.QuotaID, error) {
 	return quotaID, nil
 }
 
-func (b *Btrfs) makeData(dir *os.File, spec volume.Spec, quotaID volume.QuotaID) (*os.File, error) {
+func (b *Btrfs) makeData(dir openat.Dir, spec volume.Spec, quotaID volume.QuotaID) (*os.File, error) {
 	name, fill := backend.Data, fillDirectory
 	if spec.Type == volume.FileOrCreate {
 		name, fill = backend.Holder, backend.MakeEmpty
 	}
-	if err := createSubvolume(dir, name, group(quotaID)); err != nil {
+	if err := createSubvolume(dir.File, name, group(quotaID)); err != nil {
 		return nil, err
 	}
 	f, err := fillNew(dir, name, spec, fill)
@@ -186,13 +186,13 @@ func group(quotaID volume.QuotaID) uint64 {
 
 // fillNew makes, in a new subvolume, what pods will see.
 func fillNew(
-	dir *os.File, name string, spec volume.Spec, fill func(*os.File, volume.Spec) (*os.File, error),
+	dir openat.Dir, name string, spec volume.Spec, fill func(openat.Dir, volume.Spec) (*os.File, error),
 ) (*os.File, error) {
-	f, err := openat.Dir{File: dir}.OpenUnmounted(name)
+	f, err := dir.OpenUnmounted(name)
 	if err != nil {
 		return nil, err
 	}
-	data, err := fill(f.File, spec)
+	data, err := fill(f, spec)
 	if data != f.File {
 		f.Close()
 	}
@@ -200,18 +200,18 @@ func fillNew(
 }
 
 // fillDirectory makes the subvolume itself what pods will see.
-func fillDirectory(f *os.File, spec volume.Spec) (*os.File, error) {
-	if err := backend.SetOwner(f, spec); err != nil {
+func fillDirectory(f openat.Dir, spec volume.Spec) (*os.File, error) {
+	if err := backend.SetOwner(f.File, spec); err != nil {
 		return nil, err
 	}
-	return f, nil
+	return f.File, nil
 }
 
 // Adopt implements backend.Backend. If the group is gone, because somebody has turned the
 // filesystem's quotas off and on again, it is made again. Simple quotas do not count what the
 // volume had before.
 func (b *Btrfs) Adopt(
-	dir *os.File, quotaID volume.QuotaID, _ volume.Spec, bytes int64,
+	dir openat.Dir, quotaID volume.QuotaID, _ volume.Spec, bytes int64,
 ) (repaired bool, err error) {
 	if !b.enforces {
 		return false, b.lift(quotaID)
@@ -260,7 +260,7 @@ func (b *Btrfs) lift(quotaID volume.QuotaID) error {
 }
 
 // ReserveQuotaID implements backend.Backend.
-func (b *Btrfs) ReserveQuotaID(dir *os.File, quotaID volume.QuotaID) volume.QuotaID {
+func (b *Btrfs) ReserveQuotaID(dir openat.Dir, quotaID volume.QuotaID) volume.QuotaID {
 	if quotaID == 0 {
 		quotaID = b.quotaIDOf(dir)
 	}
@@ -271,7 +271,7 @@ func (b *Btrfs) ReserveQuotaID(dir *os.File, quotaID volume.QuotaID) volume.Quot
 }
 
 // quotaIDOf finds the group of data that has no record.
-func (b *Btrfs) quotaIDOf(dir *os.File) volume.QuotaID {
+func (b *Btrfs) quotaIDOf(dir openat.Dir) volume.QuotaID {
 	f, err := openSubvolume(dir)
 	if err != nil {
 		return 0
@@ -289,7 +289,7 @@ func (b *Btrfs) quotaIDOf(dir *os.File) volume.QuotaID {
 }
 
 // Resize implements backend.Backend.
-func (b *Btrfs) Resize(_ *os.File, quotaID volume.QuotaID, _ volume.Spec, bytes int64) error {
+func (b *Btrfs) Resize(_ openat.Dir, quotaID volume.QuotaID, _ volume.Spec, bytes int64) error {
 	if !b.enforces || !b.quotaIDs.Contains(quotaID) {
 		return nil
 	}
@@ -331,7 +331,7 @@ func (b *Btrfs) Allocated(_ *os.File, quotaID volume.QuotaID) (int64, error) {
 func clamp(bytes uint64) int64 { return int64(min(bytes, math.MaxInt64)) }
 
 // Discard implements backend.Backend.
-func (b *Btrfs) Discard(dir *os.File) error {
+func (b *Btrfs) Discard(dir openat.Dir) error {
 	for _, name := range []string{backend.Data, backend.Holder} {
 		if err := b.fs.destroy(dir, name); err != nil {
 			return err

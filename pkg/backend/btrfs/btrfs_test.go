@@ -105,7 +105,7 @@ const mib = 1 << 20
 
 func newVolume(
 	t *testing.T, kind accounting, bytes int64,
-) (b *Btrfs, dir *os.File, quotaID volume.QuotaID) {
+) (b *Btrfs, dir openat.Dir, quotaID volume.QuotaID) {
 	t.Helper()
 	subject := newSubject(kind)(t)
 	root := open(t, subject.Dir)
@@ -132,12 +132,12 @@ func open(t *testing.T, path string) *os.File {
 	return f
 }
 
-func mkdir(t *testing.T, path string) *os.File {
+func mkdir(t *testing.T, path string) openat.Dir {
 	t.Helper()
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return open(t, path)
+	return openat.Dir{File: open(t, path)}
 }
 
 func subvolume(t *testing.T, path string) {
@@ -227,18 +227,18 @@ func plantDeep(t *testing.T, top string) {
 	at := mkdir(t, top)
 	name := strings.Repeat("n", 200)
 	for range 25 {
-		if err := unix.Mkdirat(int(at.Fd()), name, 0o755); err != nil {
+		if err := unix.Mkdirat(at.FD(), name, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		next, err := openat.Dir{File: at}.OpenUnmounted(name)
+		next, err := at.OpenUnmounted(name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		at.Close()
-		at = next.File
+		at = next
 	}
 	defer at.Close()
-	if err := createSubvolume(at, "deepest", 0); err != nil {
+	if err := createSubvolume(at.File, "deepest", 0); err != nil {
 		t.Fatal(err)
 	}
 }

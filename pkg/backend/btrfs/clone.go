@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -16,12 +16,12 @@ var _ backend.Cloner = (*Btrfs)(nil)
 
 // Snapshot implements backend.Cloner. Subvolumes that a pod has made in its volume are not in the
 // snapshot: each is an empty directory there.
-func (b *Btrfs) Snapshot(source backend.Source, dir *os.File) (backend.Clone, error) {
+func (b *Btrfs) Snapshot(source backend.Source, dir openat.Dir) (backend.Clone, error) {
 	return b.snapshot(source, dir, volume.MaxCapacityBytes, readOnly)
 }
 
 // Clone implements backend.Cloner. As in Snapshot, subvolumes in the volume are empty directories.
-func (b *Btrfs) Clone(source backend.Source, dir *os.File, bytes int64) (backend.Clone, error) {
+func (b *Btrfs) Clone(source backend.Source, dir openat.Dir, bytes int64) (backend.Clone, error) {
 	return b.snapshot(source, dir, bytes, 0)
 }
 
@@ -31,7 +31,7 @@ func (b *Btrfs) ChargesWriter() bool { return b.quotas == simple }
 // snapshot makes a snapshot of the subvolume that holds the source's data, under the same name, in
 // a new quota group.
 func (b *Btrfs) snapshot(
-	source backend.Source, dir *os.File, bytes int64, flags uint64,
+	source backend.Source, dir openat.Dir, bytes int64, flags uint64,
 ) (backend.Clone, error) {
 	if b.quotas == full {
 		// A snapshot in a group of its own makes the filesystem's numbers wrong until a rescan of all
@@ -52,7 +52,7 @@ func (b *Btrfs) snapshot(
 	if err != nil {
 		return backend.Clone{}, err
 	}
-	if err := createSnapshot(dir, of.Name(), of, group(quotaID), flags); err != nil {
+	if err := createSnapshot(dir.File, of.Name(), of, group(quotaID), flags); err != nil {
 		if errors.Is(err, unix.EXDEV) { // another filesystem
 			err = fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 		}
@@ -68,7 +68,7 @@ func (b *Btrfs) snapshot(
 
 // describe opens the new data, and reads the numbers of the source, which the snapshot has
 // committed.
-func (b *Btrfs) describe(source volume.QuotaID, dir *os.File) (c backend.Clone, err error) {
+func (b *Btrfs) describe(source volume.QuotaID, dir openat.Dir) (c backend.Clone, err error) {
 	if b.enforces && b.quotaIDs.Contains(source) {
 		used, err := b.fs.used(source)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
@@ -47,7 +48,7 @@ func TestSnapshotNeverChangesAndACloneIsAVolume(t *testing.T) {
 	); !errors.Is(err, unix.EDQUOT) {
 		t.Errorf("17 MiB in a clone of 16 MiB: %v, want EDQUOT", err)
 	}
-	for d, made := range map[*os.File]backend.Clone{frozen: s, cloned: c} {
+	for d, made := range map[openat.Dir]backend.Clone{frozen: s, cloned: c} {
 		if err := b.Discard(d); err != nil {
 			t.Error(err)
 		}

@@ -17,8 +17,8 @@ import (
 // something else, has that name, it does nothing. It costs no time for files: the kernel removes
 // them in the background. It fails if something is mounted on the subvolume; mounts inside it are
 // detached.
-func (f filesystem) destroy(dir *os.File, name string) error {
-	top, err := openat.Dir{File: dir}.OpenUnmounted(name)
+func (f filesystem) destroy(dir openat.Dir, name string) error {
+	top, err := dir.OpenUnmounted(name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -37,7 +37,7 @@ func (f filesystem) destroy(dir *os.File, name string) error {
 		return err
 	}
 	unlock(top.File)
-	return destroySubvolume(dir, []byte(name))
+	return destroySubvolume(dir.File, []byte(name))
 }
 
 // nesting is a subvolume whose children are being destroyed: next is the lowest number that a child
@@ -115,9 +115,9 @@ func parseRef(data []byte) (inode uint64, name []byte, err error) {
 }
 
 // openSubvolume opens the subvolume with a volume's data. Errors: os.ErrNotExist.
-func openSubvolume(dir *os.File) (*os.File, error) {
+func openSubvolume(dir openat.Dir) (*os.File, error) {
 	for _, name := range []string{backend.Data, backend.Holder} {
-		f, err := openat.Dir{File: dir}.OpenUnmounted(name)
+		f, err := dir.OpenUnmounted(name)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -24,19 +25,19 @@ func (Plain) Enforces() bool { return false }
 func (Plain) LimitsInodes() bool { return false }
 
 // Make implements backend.Backend.
-func (Plain) Make(dir *os.File, spec volume.Spec, _ int64) (*os.File, volume.QuotaID, error) {
+func (Plain) Make(dir openat.Dir, spec volume.Spec, _ int64) (*os.File, volume.QuotaID, error) {
 	f, err := backend.MakeEmpty(dir, spec)
 	return f, 0, err
 }
 
 // Adopt implements backend.Backend.
-func (Plain) Adopt(*os.File, volume.QuotaID, volume.Spec, int64) (bool, error) { return false, nil }
+func (Plain) Adopt(openat.Dir, volume.QuotaID, volume.Spec, int64) (bool, error) { return false, nil }
 
 // ReserveQuotaID implements backend.Backend.
-func (Plain) ReserveQuotaID(*os.File, volume.QuotaID) volume.QuotaID { return 0 }
+func (Plain) ReserveQuotaID(openat.Dir, volume.QuotaID) volume.QuotaID { return 0 }
 
 // Resize implements backend.Backend. There is no limit to change: the size is only in the record.
-func (Plain) Resize(*os.File, volume.QuotaID, volume.Spec, int64) error { return nil }
+func (Plain) Resize(openat.Dir, volume.QuotaID, volume.Spec, int64) error { return nil }
 
 // Usage implements backend.Backend. It returns the numbers of the filesystem, which bound a writer.
 func (Plain) Usage(data *os.File, _ volume.QuotaID) (volume.Usage, error) {
@@ -44,7 +45,7 @@ func (Plain) Usage(data *os.File, _ volume.QuotaID) (volume.Usage, error) {
 }
 
 // Discard implements backend.Backend.
-func (Plain) Discard(*os.File) error { return nil }
+func (Plain) Discard(openat.Dir) error { return nil }
 
 // Release implements backend.Backend.
 func (Plain) Release(volume.QuotaID) error { return nil }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -88,7 +89,7 @@ func (p *ProjectQuota) limits(spec volume.Spec, bytes int64) limits {
 
 // Make implements backend.Backend.
 func (p *ProjectQuota) Make(
-	dir *os.File, spec volume.Spec, bytes int64,
+	dir openat.Dir, spec volume.Spec, bytes int64,
 ) (*os.File, volume.QuotaID, error) {
 	if p.mode == Lift {
 		f, err := backend.MakeEmpty(dir, spec)
@@ -110,7 +111,7 @@ func (p *ProjectQuota) Make(
 // makeWithProject gives the data its ID before it gives the ID its limit: if a crash comes in
 // between, the data in tmp/ has the ID, and no limit is left without data.
 func (p *ProjectQuota) makeWithProject(
-	dir *os.File, spec volume.Spec, quotaID volume.QuotaID, bytes int64,
+	dir openat.Dir, spec volume.Spec, quotaID volume.QuotaID, bytes int64,
 ) (*os.File, error) {
 	f, err := backend.MakeEmpty(dir, spec)
 	if err != nil {
@@ -130,7 +131,7 @@ func (p *ProjectQuota) makeWithProject(
 // driver was not running. If the data has no ID, it was copied here, or somebody has removed the
 // ID: then everything in it gets the ID.
 func (p *ProjectQuota) Adopt(
-	dir *os.File, quotaID volume.QuotaID, spec volume.Spec, bytes int64,
+	dir openat.Dir, quotaID volume.QuotaID, spec volume.Spec, bytes int64,
 ) (repaired bool, err error) {
 	if quotaID == 0 && p.mode == Lift {
 		return false, nil
@@ -183,7 +184,7 @@ func (p *ProjectQuota) ensureProjectOfTree(
 }
 
 // ReserveQuotaID implements backend.Backend.
-func (p *ProjectQuota) ReserveQuotaID(dir *os.File, quotaID volume.QuotaID) volume.QuotaID {
+func (p *ProjectQuota) ReserveQuotaID(dir openat.Dir, quotaID volume.QuotaID) volume.QuotaID {
 	if quotaID == 0 {
 		quotaID = quotaIDOf(dir)
 	}
@@ -194,7 +195,7 @@ func (p *ProjectQuota) ReserveQuotaID(dir *os.File, quotaID volume.QuotaID) volu
 }
 
 // quotaIDOf reads the ID of data that has no record.
-func quotaIDOf(dir *os.File) volume.QuotaID {
+func quotaIDOf(dir openat.Dir) volume.QuotaID {
 	f, err := openData(dir)
 	if err != nil {
 		return 0
@@ -209,7 +210,7 @@ func quotaIDOf(dir *os.File) volume.QuotaID {
 
 // Resize implements backend.Backend.
 func (p *ProjectQuota) Resize(
-	_ *os.File, quotaID volume.QuotaID, spec volume.Spec, bytes int64,
+	_ openat.Dir, quotaID volume.QuotaID, spec volume.Spec, bytes int64,
 ) error {
 	if !p.quotaIDs.Contains(quotaID) {
 		return nil
@@ -257,7 +258,7 @@ func (p *ProjectQuota) Allocated(_ *os.File, quotaID volume.QuotaID) (int64, err
 }
 
 // Discard implements backend.Backend. Only whole files can be removed, which the caller does.
-func (*ProjectQuota) Discard(*os.File) error { return nil }
+func (*ProjectQuota) Discard(openat.Dir) error { return nil }
 
 // Release implements backend.Backend. The limit stays while anything counts for the ID: a deleted
 // file that a process has open, or, on XFS, a file that was deleted a moment ago and that the
@@ -303,6 +304,6 @@ func (p *ProjectQuota) Retire(quotaID volume.QuotaID) (leftBytes int64, err erro
 }
 
 // openData opens data in order to read and set its project ID.
-func openData(dir *os.File) (*os.File, error) {
+func openData(dir openat.Dir) (*os.File, error) {
 	return backend.OpenData(dir, unix.O_RDONLY|unix.O_NONBLOCK)
 }

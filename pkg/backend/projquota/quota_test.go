@@ -15,6 +15,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/backendtest"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
@@ -267,12 +268,12 @@ func open(t *testing.T, path string) *os.File {
 	return f
 }
 
-func mkdir(t *testing.T, path string) *os.File {
+func mkdir(t *testing.T, path string) openat.Dir {
 	t.Helper()
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return open(t, path)
+	return openat.Dir{File: open(t, path)}
 }
 
 // ownerEnv names the environment variable that makes this test binary a pod's process, which

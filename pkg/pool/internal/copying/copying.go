@@ -11,6 +11,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -89,7 +90,7 @@ func (c *Copy) waitTurn(ctx context.Context) error {
 // Target is what the copy becomes.
 type Target struct {
 	// Dir is the directory of the unfinished volume or snapshot.
-	Dir *os.File
+	Dir openat.Dir
 	// Bytes is the size of the new volume or, for a snapshot, of its source. Inodes is the limit for
 	// the number of files; 0 means no limit.
 	Bytes  int64
@@ -131,7 +132,7 @@ func (c *Copy) Make(ctx context.Context, from Source, to Target) (Made, error) {
 
 // clone lets the filesystem make the data, or copies file by file if the filesystem refuses.
 func (c *Copy) clone(ctx context.Context, from Source, to Target) (Made, error) {
-	made, err := to.Clone(backend.Source{Dir: from.Dir.File, QuotaID: from.QuotaID})
+	made, err := to.Clone(backend.Source{Dir: from.Dir, QuotaID: from.QuotaID})
 	if !errors.Is(err, errors.ErrUnsupported) {
 		return Made{Data: made.Data, QuotaID: made.QuotaID}, err
 	}

@@ -100,7 +100,7 @@ func TestSourceThatTheFilesystemRefusesIsCopiedFileByFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.End()
-	target := copying.Target{Dir: to.File, Bytes: from.Bytes, Clone: refuse}
+	target := copying.Target{Dir: to, Bytes: from.Bytes, Clone: refuse}
 	made, err := c.Make(t.Context(), from, target)
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +133,7 @@ func TestOnlyCopiesThatTakeTimeWait(t *testing.T) {
 	if err != nil {
 		t.Fatalf("begin a copy by the filesystem: %v", err)
 	}
-	to := copying.Target{Dir: openDir(t).File, Bytes: from.Bytes, Clone: refuse}
+	to := copying.Target{Dir: openDir(t), Bytes: from.Bytes, Clone: refuse}
 	if _, err := c.Make(ended, from, to); !errors.Is(err, context.Canceled) {
 		t.Errorf("copy file by file after the refusal: %v, want the end of the context", err)
 	}
@@ -154,8 +154,8 @@ func TestSourceLargerThanItsTargetIsRefused(t *testing.T) {
 	}
 	defer c.End()
 	for name, to := range map[string]copying.Target{
-		"bytes":  {Dir: openDir(t).File, Bytes: 64 * kib},
-		"inodes": {Dir: openDir(t).File, Bytes: 16 << 20, Inodes: 1},
+		"bytes":  {Dir: openDir(t), Bytes: 64 * kib},
+		"inodes": {Dir: openDir(t), Bytes: 16 << 20, Inodes: 1},
 	} {
 		made, err := c.Make(t.Context(), from, to)
 		if !errors.Is(err, volume.ErrOutOfRange) || made.Data != nil {

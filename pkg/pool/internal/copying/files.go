@@ -30,7 +30,7 @@ func (t Target) maxBytes() int64 { return ledger.Sum(t.Bytes, t.Bytes/8+slack) }
 // copyFiles copies the source's data file by file, under a new quota ID.
 func (c *Copy) copyFiles(ctx context.Context, from Source, to Target) (made Made, err error) {
 	// Only O_PATH: a pod may have a lease on a file, and a full open would wait for the lease.
-	source, err := backend.OpenData(from.Dir.File, unix.O_PATH)
+	source, err := backend.OpenData(from.Dir, unix.O_PATH)
 	if err != nil {
 		return made, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, from.Name, err)
 	}

@@ -12,7 +12,7 @@ import (
 // keeps the source's size.
 func (c *Copy) copyImage(ctx context.Context, from Source, to Target) (Made, error) {
 	made := image.New(to.Allocation)
-	source := image.Source{Name: from.Name, Dir: from.Dir.File, Spec: from.Spec, Bytes: from.Bytes}
+	source := image.Source{Name: from.Name, Dir: from.Dir, Spec: from.Spec, Bytes: from.Bytes}
 	opts := copytree.Options{Progress: c.progress, Limiter: c.copier.Throttle.Limiter}
 	data, err := made.MakeFrom(ctx, to.Dir, source, to.Bytes, opts)
 	if err != nil {

@@ -159,7 +159,7 @@ func (t *Trash) removeData(ctx context.Context, r *openat.Remover, e *Entry) err
 	if err := t.markBegun(e, d); err != nil {
 		return err
 	}
-	if err := t.Backend.Discard(d.File); err != nil {
+	if err := t.Backend.Discard(d); err != nil {
 		return err
 	}
 	return r.Empty(ctx, d, t.Records...)

@@ -71,7 +71,7 @@ func (e *Entry) dueAt(t time.Time) { e.due, e.lookAfter = t, t.Add(-purgeDelay) 
 // Backend is what a purge asks of the pool's filesystem; see backend.Backend. It may be a
 // backend.Retirer.
 type Backend interface {
-	Discard(dir *os.File) error
+	Discard(dir openat.Dir) error
 	Release(id volume.QuotaID) error
 }
 

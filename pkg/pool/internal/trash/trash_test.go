@@ -36,7 +36,7 @@ type quotas struct {
 	foreign int64 // bytes that others have charged to every quota ID
 }
 
-func (q *quotas) Discard(*os.File) error {
+func (q *quotas) Discard(openat.Dir) error {
 	if q.discarding != nil {
 		q.discarding()
 	}
