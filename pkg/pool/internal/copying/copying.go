@@ -69,7 +69,10 @@ func (c *Copier) Begin(
 	if method == ByFilesystem {
 		return begun, nil
 	}
-	return begun, begun.waitTurn(ctx)
+	if err := begun.waitTurn(ctx); err != nil {
+		return nil, err
+	}
+	return begun, nil
 }
 
 // End lets the next copy begin.
