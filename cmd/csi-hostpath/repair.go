@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/repair"
 	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -95,7 +94,7 @@ func (f *repairFlags) run(cmd *cobra.Command) (err error) {
 	if err := f.parse(); err != nil {
 		return err
 	}
-	p, err := pool.OpenOffline(f.pool)
+	p, err := repair.OpenPool(f.pool)
 	if errors.Is(err, volume.ErrUnavailable) {
 		err = fmt.Errorf("%w: stop the driver on this node first", err)
 	}

@@ -16,7 +16,6 @@ import (
 
 	"google.golang.org/grpc/codes"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/repair"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -48,7 +47,7 @@ func (n *imageNode) setRecord(fields map[string]any) {
 func (n *imageNode) repair() {
 	n.t.Helper()
 	n.reopen(n.t, func() {
-		p, err := pool.OpenOffline(n.poolPath())
+		p, err := repair.OpenPool(n.poolPath())
 		must(n.t, err)
 		plan, err := repair.New(n.t.Context(), p, n.id.String(), repair.Options{})
 		must(n.t, err)

@@ -160,7 +160,7 @@ func TestImageGrowsAndAnExpansionThatFailsLeavesItAsItWas(t *testing.T) {
 	}
 	// The record cannot be written, because a directory that is not empty has its temporary name.
 	if err := os.MkdirAll(
-		filepath.Join(filepath.Dir(dataPath(p, v.ID)), recordTmpFile, "full"),
+		filepath.Join(filepath.Dir(dataPath(p, v.ID)), record.VolumeFile+".tmp", "full"),
 		0o700,
 	); err != nil {
 		t.Fatal(err)

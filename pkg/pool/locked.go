@@ -1,15 +1,11 @@
 package pool
 
 import (
-	"os"
-
-	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
-
-const recordTmpFile = record.VolumeFile + ".tmp"
 
 // Locked is a volume under its exclusive lock, as the lock has found it. Until Unlock, no other
 // call changes or deletes the volume, and no copy of it begins.
@@ -76,7 +72,7 @@ func (l Locked) writeRecord(changed volume.Volume) error {
 	if err != nil {
 		return err
 	}
-	return replaceRecord(d, content)
+	return layout.ReplaceVolumeRecord(d, content)
 }
 
 // commitRecord enters the volume with its new record in the catalog, and makes the record durable.
@@ -108,17 +104,3 @@ func (v Volume) syncRecord() error {
 }
 
 func (v Volume) openDir() (openat.Dir, error) { return v.pool.volumes.dir.OpenDir(v.ID.Dir()) }
-
-// replaceRecord replaces the record in a volume's directory by one rename(2). The new record is
-// durable after a sync of the directory. After an error the old record is there.
-func replaceRecord(d openat.Dir, content []byte) error {
-	if err := d.WriteTmpFile(recordTmpFile, content, (*os.File).Sync); err != nil {
-		return err
-	}
-	failpoint.Here("record.written")
-	if err := d.Rename(recordTmpFile, record.VolumeFile); err != nil {
-		return err
-	}
-	failpoint.Here("record.renamed")
-	return nil
-}

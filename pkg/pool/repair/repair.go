@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -51,7 +51,7 @@ type Plan struct {
 	// Old and New are the texts of the records. Old is empty if there is none.
 	Old, New []byte
 
-	pool *pool.Offline
+	pool *Pool
 	dir  openat.Dir
 }
 
@@ -59,7 +59,12 @@ type Plan struct {
 func (p *Plan) IsNeeded() bool { return !bytes.Equal(p.Old, p.New) }
 
 // Write replaces the record, durably.
-func (p *Plan) Write() error { return p.pool.ReplaceRecord(p.dir, p.New) }
+func (p *Plan) Write() error {
+	if err := layout.ReplaceVolumeRecord(p.dir, p.New); err != nil {
+		return err
+	}
+	return p.dir.Sync()
+}
 
 // Close lets go of the volume. The pool stays the caller's.
 func (p *Plan) Close() error { return p.dir.Close() }
@@ -67,13 +72,13 @@ func (p *Plan) Close() error { return p.dir.Close() }
 // New looks at a volume, by its ID or by the name of its directory, and makes its record. Nothing
 // is written. Errors: ErrNotFound; ErrInvalid when the operator has to say more, or says what
 // cannot be; ErrCorrupt when the data cannot be used.
-func New(ctx context.Context, p *pool.Offline, handle string, opts Options) (_ *Plan, err error) {
-	id, err := parseHandle(p.ID(), handle)
+func New(ctx context.Context, p *Pool, handle string, opts Options) (_ *Plan, err error) {
+	id, err := parseHandle(p.dir.ID, handle)
 	if err != nil {
 		return nil, err
 	}
 	plan := &Plan{pool: p}
-	if plan.dir, err = p.OpenVolume(id); err != nil {
+	if plan.dir, err = p.openVolume(id); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -168,7 +173,7 @@ func (p *Plan) fillDirectory(ctx context.Context, v *volume.Volume, opts Options
 		return fmt.Errorf("%w: its size is not known: give it with --capacity", volume.ErrInvalid)
 	}
 	v.FilesystemBytes, v.Formatting = 0, false
-	found, err := p.pool.QuotaID(ctx, p.dir)
+	found, err := p.pool.quotaID(ctx, p.dir)
 	v.QuotaID = cmp.Or(found, v.QuotaID)
 	return err
 }

@@ -81,7 +81,7 @@ func (f *fixture) data(v volume.Volume) string {
 // repair makes the record again, and writes it.
 func (f *fixture) repair(handle string, opts repair.Options) (summary string, err error) {
 	f.t.Helper()
-	p, err := pool.OpenOffline(f.path)
+	p, err := repair.OpenPool(f.path)
 	must(f.t, err)
 	defer func() { must(f.t, p.Close()) }()
 	plan, err := repair.New(f.t.Context(), p, handle, opts)
@@ -187,7 +187,7 @@ func TestRecordThatIsRightStaysAsItIs(t *testing.T) {
 		f.create("dir", directory(), mib), f.create("image", imageOf(volume.XFS), 304*mib),
 		f.create("block", imageOf(""), mib),
 	} {
-		p, err := pool.OpenOffline(f.path)
+		p, err := repair.OpenPool(f.path)
 		must(t, err)
 		plan, err := repair.New(t.Context(), p, v.ID.String(), repair.Options{})
 		must(t, err)
@@ -280,7 +280,7 @@ func TestPoolOfARunningDriverIsNotRepaired(t *testing.T) {
 	f := newFixture(t, t.TempDir())
 	v := f.create("v", directory(), mib)
 	f.open(func(*pool.Pool) {
-		if p, err := pool.OpenOffline(f.path); !errors.Is(err, volume.ErrUnavailable) {
+		if p, err := repair.OpenPool(f.path); !errors.Is(err, volume.ErrUnavailable) {
 			t.Errorf("opened %v, %v", p, err)
 		}
 	})
