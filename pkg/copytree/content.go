@@ -74,7 +74,7 @@ func (c *copier) syncEarly(dst descriptor) error {
 		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
 	}
 	write, name := unix.Fsync, "fsync"
-	if c.Durability == Durable && (n >= c.nextSyncfs || c.others.Swap(false)) {
+	if c.Durability == Durable && (n >= c.nextSyncfs || c.TakeOthers()) {
 		c.nextSyncfs = max(syncfsFiles, n+n/2)
 		write, name = unix.Syncfs, "syncfs"
 	}
@@ -82,7 +82,7 @@ func (c *copier) syncEarly(dst descriptor) error {
 		defer c.syncing.Store(false)
 		defer unix.Close(fd)
 		if err := write(fd); err != nil {
-			c.fail(os.NewSyscallError(name, err))
+			c.Fail(os.NewSyscallError(name, err))
 		}
 	})
 	return nil
@@ -143,8 +143,8 @@ func (c *copier) pause(d time.Duration) error {
 	select {
 	case <-timer.C:
 		return nil
-	case <-c.ctx.Done():
-		return c.stopped()
+	case <-c.Context().Done():
+		return c.Stopped()
 	}
 }
 
@@ -274,10 +274,10 @@ func (c *copier) extent(src, dst descriptor, from, end int64) (reached int64, er
 }
 
 func (c *copier) admit(bytes int) error {
-	if err := c.proceed(); err != nil || c.Limiter == nil {
+	if err := c.Proceed(); err != nil || c.Limiter == nil {
 		return err
 	}
-	return c.Limiter.WaitN(c.ctx, bytes)
+	return c.Limiter.WaitN(c.Context(), bytes)
 }
 
 // readWriteBytes is the length up to which read(2) and write(2) are faster than copy_file_range(2),

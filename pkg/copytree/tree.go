@@ -29,6 +29,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/workers"
 )
 
 // Options say how to copy. The zero value copies as fast as possible.
@@ -62,11 +64,8 @@ type Limiter interface {
 	WaitN(ctx context.Context, bytes int) error
 }
 
-// Yielder lets other work go first. Yield waits for other work, for a bounded time, and returns
-// whether there is any, or was recently. Its errors fail the copy.
-type Yielder interface {
-	Yield(ctx context.Context) (others bool, err error)
-}
+// Yielder lets other work go first. Its errors fail the copy.
+type Yielder = workers.Yielder
 
 // MaxChunk is the most bytes that are copied before the context and the limiter are asked again.
 const MaxChunk = 1 << 20
@@ -120,13 +119,13 @@ func Tree(ctx context.Context, src, dst *os.File, opts Options) (Stats, error) {
 		opts.Progress = &Progress{}
 	}
 	if opts.Workers <= 0 {
-		opts.Workers = defaultWorkers()
+		opts.Workers = workers.Default()
 	}
 	defer runtime.KeepAlive(src) // the garbage collector closes an *os.File that is not in use
 	defer runtime.KeepAlive(dst)
 	done := make(chan error)
 	go func() {
-		restore := lowerPriority()
+		restore := workers.LowerPriority()
 		err := copyTree(ctx, descriptor(src.Fd()), descriptor(dst.Fd()), opts)
 		if err == nil && opts.Durability == Durable {
 			err = makeDurable(descriptor(dst.Fd()))
@@ -137,10 +136,6 @@ func Tree(ctx context.Context, src, dst *os.File, opts Options) (Stats, error) {
 	err := <-done
 	return opts.Progress.Stats(), err
 }
-
-// defaultWorkers is one worker for each processor: the driver sets GOMAXPROCS to twice their number
-// (cmd/csi-hostpath). More than a few workers wait for each other in the filesystem's journal.
-func defaultWorkers() int { return min(max(2, runtime.GOMAXPROCS(0)/2), 8) }
 
 func copyTree(ctx context.Context, src, dst descriptor, opts Options) error {
 	c, done, err := newCopier(ctx, dst, opts)

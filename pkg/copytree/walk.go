@@ -45,7 +45,7 @@ func (c *copier) directory(src, dst descriptor) error {
 	c.walk(root)
 	c.trees.Wait()
 	c.syncs.Wait()
-	if err := c.stopped(); err != nil {
+	if err := c.Stopped(); err != nil {
 		return err
 	}
 	removed, err := c.links.remove()
@@ -87,7 +87,7 @@ func (c *copier) walk(root pair) {
 		err = w.step()
 	}
 	if err != nil {
-		c.fail(err) // before the levels are closed, so that helpers stop
+		c.Fail(err) // before the levels are closed, so that helpers stop
 	}
 	for _, l := range w.levels {
 		l.close()
@@ -146,7 +146,7 @@ func (w *walk) push(p pair) error {
 // step copies some files of the directory that the walk is in. Then it goes down, if a directory
 // follows, or up, if the directory has ended.
 func (w *walk) step() error {
-	if err := w.stopped(); err != nil {
+	if err := w.Stopped(); err != nil {
 		return err
 	}
 	l := w.levels[len(w.levels)-1]
@@ -186,7 +186,7 @@ func (l *level) read() (found []openat.Entry, directory string, err error) {
 		if err != nil {
 			return found, "", err
 		}
-		if l.isDirectory(next) {
+		if next.IsDirectory(int(l.src)) {
 			return found, next.Name, nil
 		}
 		found = append(found, next)
@@ -194,26 +194,14 @@ func (l *level) read() (found []openat.Entry, directory string, err error) {
 	return found, "", nil
 }
 
-// isDirectory asks the filesystem if the directory has no types (DT_UNKNOWN of getdents(2)): ext4
-// without the feature filetype, XFS without ftype. If that fails, the entry counts as no directory,
-// and opening it returns the error.
-func (l *level) isDirectory(e openat.Entry) bool {
-	if e.Type != unix.DT_UNKNOWN {
-		return e.Type == unix.DT_DIR
-	}
-	var st unix.Stat_t
-	err := unix.Fstatat(int(l.src), e.Name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
-	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
-}
-
 // files copies entries. Before each one, it offers half of the remaining entries to an idle worker.
 func (c *copier) files(at pair, left []openat.Entry, helpers *sync.WaitGroup) error {
 	for len(left) > 0 {
-		if err := c.proceed(); err != nil {
+		if err := c.Proceed(); err != nil {
 			return err
 		}
 		mine, theirs := left[:(len(left)+1)/2], left[(len(left)+1)/2:]
-		if len(theirs) > 0 && c.offer(helpers, func() error { return c.files(at, theirs, helpers) }) {
+		if len(theirs) > 0 && c.Offer(helpers, func() error { return c.files(at, theirs, helpers) }) {
 			left = mine
 		}
 		if err := c.entry(at, left[0].Name); err != nil {
@@ -230,7 +218,7 @@ func (w *walk) down(l *level, name string) error {
 	if err != nil || child == nil {
 		return err
 	}
-	taken := w.offer(&w.trees, func() error {
+	taken := w.Offer(&w.trees, func() error {
 		w.walk(*child)
 		return nil
 	})

@@ -3,7 +3,6 @@ package copytree
 import (
 	"context"
 	"errors"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,17 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/workers"
 )
 
 // copier is the state of one call of Tree.
 type copier struct {
 	Options
+	*workers.Group
 
-	ctx  context.Context //nolint:containedctx // lives as long as one call
-	fail context.CancelCauseFunc
-	// idle has no buffer, and idle workers receive from it: a send succeeds only if a worker is idle.
-	// So nothing is queued, and memory does not grow with the size of the tree.
-	idle chan func()
 	// trees counts the walks that other workers have taken over.
 	trees sync.WaitGroup
 	links links
@@ -33,8 +29,6 @@ type copier struct {
 	syncing    atomic.Bool
 	nextSyncfs int64
 	syncs      sync.WaitGroup
-	// others is set if the Yielder has reported other work since content was written last.
-	others atomic.Bool
 	// block is the block size of the copy's filesystem; entries counts what was made.
 	block   int64
 	entries atomic.Int64
@@ -49,107 +43,31 @@ type copier struct {
 func newCopier(
 	ctx context.Context, dst descriptor, opts Options,
 ) (c *copier, done func(), err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, nil, context.Cause(ctx)
-	}
 	fdDir, err := openat.OpenFDDir()
 	if err != nil {
 		return nil, nil, err
 	}
-	running, fail := context.WithCancelCause(ctx)
-	c = &copier{
-		Options: opts,
-		ctx:     running,
-		fail:    fail,
-		idle:    make(chan func()),
-		links:   links{root: dst},
-		fdDir:   descriptor(fdDir),
+	group, err := workers.Start(ctx, workers.Options{
+		Number: opts.Workers, Yielder: opts.Yielder, Begin: workers.LowerPriority,
+	})
+	if err != nil {
+		descriptor(fdDir).close()
+		return nil, nil, err
 	}
-	c.leasePatience, c.nextSyncfs = leasePatience, syncfsFiles
-	var workers sync.WaitGroup
-	for range opts.Workers - 1 {
-		workers.Go(func() {
-			defer lowerPriority()()
-			for work := range c.idle {
-				work()
-			}
-		})
+	c = &copier{
+		Options:       opts,
+		Group:         group,
+		links:         links{root: dst},
+		fdDir:         descriptor(fdDir),
+		leasePatience: leasePatience,
+		nextSyncfs:    syncfsFiles,
 	}
 	return c, func() {
-		close(c.idle)
-		workers.Wait()
+		group.Close()
 		c.syncs.Wait()
 		c.fdDir.close()
 		c.links.close()
-		fail(nil)
 	}, nil
-}
-
-// niceness is the default of nice(1).
-const niceness = 10
-
-// lowerPriority locks the goroutine to its thread and lowers the thread's priority, until restore
-// is called: a copy is long, and an RPC that comes meanwhile is short. (The priority for the disk
-// follows, see ioprio_set(2).) If that is not allowed, the priority stays. Other threads are not
-// affected. The thread is used again afterwards: its end would kill processes that it has started
-// with PR_SET_PDEATHSIG (prctl(2)).
-func lowerPriority() (restore func()) {
-	runtime.LockOSThread()
-	thread := unix.Gettid()
-	raw, err := unix.Getpriority(unix.PRIO_PROCESS, thread)
-	before := 20 - raw // the system call returns 20 minus the niceness (getpriority(2))
-	if err != nil || before >= niceness ||
-		unix.Setpriority(unix.PRIO_PROCESS, thread, niceness) != nil {
-		return runtime.UnlockOSThread
-	}
-	return func() {
-		if unix.Setpriority(unix.PRIO_PROCESS, thread, before) == nil {
-			runtime.UnlockOSThread()
-		} // else the thread stays locked and ends with the goroutine
-	}
-}
-
-// offer hands work to an idle worker and counts it in the group; false if no worker is idle. Work
-// may offer further work and wait for it. This cannot deadlock: a worker never waits for the worker
-// from which it has its work.
-func (c *copier) offer(group *sync.WaitGroup, work func() error) bool {
-	group.Add(1)
-	counted := func() {
-		defer group.Done()
-		if err := work(); err != nil {
-			c.fail(err)
-		}
-	}
-	select {
-	case c.idle <- counted:
-		return true
-	default:
-		group.Done()
-		return false
-	}
-}
-
-// stopped returns why the copy stops: the first error, or the cause of the caller's context.
-func (c *copier) stopped() error {
-	if c.ctx.Err() == nil {
-		return nil
-	}
-	return context.Cause(c.ctx)
-}
-
-// proceed lets other work go first, and returns stopped. Unless the kernel is preemptible, a thread
-// of the other work that becomes ready waits for the next tick, up to 4 ms, before it displaces a
-// thread of the copy, whatever their priorities: so the copy's thread offers its processor.
-func (c *copier) proceed() error {
-	if err := c.stopped(); err != nil || c.Yielder == nil {
-		return err
-	}
-	others, err := c.Yielder.Yield(c.ctx)
-	if others {
-		c.others.Store(true)
-		_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-	}
-	return err
 }
 
 // vanished reports whether an error means that a name no longer leads to what it led to.

@@ -24,6 +24,8 @@ func newRoot(t *testing.T) string {
 	return root
 }
 
+func unlocked() (unlock func(), err error) { return func() {}, nil }
+
 // set sets the group of a volume's root as a publication does.
 func set(t *testing.T, root string, group uint32) error {
 	t.Helper()
@@ -32,7 +34,11 @@ func set(t *testing.T, root string, group uint32) error {
 		t.Fatal(err)
 	}
 	defer data.Close()
-	return Set(t.Context(), data, volume.Group{ID: group, Given: true})
+	groups := Start(t.Context(), nil)
+	defer groups.Close()
+	return groups.Set(t.Context(), Request{
+		Data: data, Group: volume.Group{ID: group, Given: true}, Lock: unlocked,
+	})
 }
 
 func giveTo(t *testing.T, root string, group uint32) {
@@ -61,7 +67,7 @@ func TestGroupGetsTheRootOfAVolumeAndWhatIsMadeThere(t *testing.T) {
 	}
 	giveTo(t, root, 2000)
 	wantGroup(t, root, 2000, 0o2775)
-	wantGroup(t, filepath.Join(root, "old"), 0, 0o600)
+	wantGroup(t, filepath.Join(root, "old"), 2000, 0o660)
 	if err := os.Mkdir(filepath.Join(root, "new"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +75,7 @@ func TestGroupGetsTheRootOfAVolumeAndWhatIsMadeThere(t *testing.T) {
 	// Two pods with two groups: the last one has it.
 	giveTo(t, root, 3000)
 	wantGroup(t, root, 3000, 0o2775)
+	wantGroup(t, filepath.Join(root, "new"), 3000, 0o2775)
 }
 
 func TestGroupOfAFileGetsNoSetIDBit(t *testing.T) {

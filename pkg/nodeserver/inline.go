@@ -40,7 +40,7 @@ func (s *Server) openInline(ctx context.Context, r publishRequest) (mountSource,
 		return mountSource{}, err
 	}
 	data, err := v.Data()
-	return mountSource{volume: v.ID.String(), file: data, access: r.access}, err
+	return mountSource{volume: v.ID.String(), file: data, access: r.access, managed: &v}, err
 }
 
 // poolOf is the pool that an inline volume is to be in: of one that names none the default pool,
@@ -81,6 +81,9 @@ func (s *Server) deleteInline(ctx context.Context, handle string, target mount.T
 
 // deleteUnused keeps a volume that is visible somewhere. Errors: ErrInUse.
 func (s *Server) deleteUnused(ctx context.Context, p inlinePool, id volume.ID) error {
+	if err := p.StopSetGroup(ctx, id); err != nil {
+		return err
+	}
 	data, err := p.AnyData(id)
 	if err == nil {
 		defer data.Close()
@@ -95,6 +98,7 @@ func (s *Server) deleteUnused(ctx context.Context, p inlinePool, id volume.ID) e
 // inlinePool is what deleting an inline volume takes.
 type inlinePool interface {
 	AnyData(id volume.ID) (*os.File, error)
+	StopSetGroup(ctx context.Context, id volume.ID) error
 	Delete(ctx context.Context, id volume.ID) error
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
-	"github.com/csi-hostpath/csi-hostpath/pkg/fsgroup"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -134,7 +133,7 @@ func (s *Server) NodeStageVolume(
 
 // NodeUnstageVolume undoes what NodeStageVolume did for an image.
 func (s *Server) NodeUnstageVolume(
-	_ context.Context, req *csi.NodeUnstageVolumeRequest,
+	ctx context.Context, req *csi.NodeUnstageVolumeRequest,
 ) (*csi.NodeUnstageVolumeResponse, error) {
 	if err := volume.CheckHandle(req.GetVolumeId()); err != nil {
 		return nil, err
@@ -146,6 +145,11 @@ func (s *Server) NodeUnstageVolume(
 	id, err := volume.ParseID(req.GetVolumeId())
 	if err != nil { // an inline volume or a path of the host
 		return &csi.NodeUnstageVolumeResponse{}, nil //nolint:nilerr // said above
+	}
+	if p, err := s.Pools.ByID(id.Pool()); err == nil { // a pool that is not open changes no group
+		if err := p.StopSetGroup(ctx, id); err != nil {
+			return nil, err
+		}
 	}
 	if err := image.Unmount(id, at); err != nil {
 		return nil, err
@@ -213,8 +217,10 @@ func (s *Server) publish(ctx context.Context, target mount.Target, src mountSour
 }
 
 func (s *Server) show(ctx context.Context, target mount.Target, src mountSource) error {
-	if err := fsgroup.Set(ctx, src.file, src.group()); err != nil {
-		return err
+	if src.managed != nil {
+		if err := src.managed.SetGroup(ctx, src.file, src.group()); err != nil {
+			return err
+		}
 	}
 	return mount.Bind(src.file, target, src.access.Mount)
 }

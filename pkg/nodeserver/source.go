@@ -11,6 +11,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/stuck"
@@ -102,6 +103,9 @@ type mountSource struct {
 	// nodes are those of all devices of a raw block volume: at another target it may be another one
 	// that shows it.
 	nodes []*os.File
+	// managed is the volume of a pool that a group may be given; nil for a path of the host and for a
+	// raw block volume.
+	managed *pool.Volume
 	// block is a raw block volume, whose devices are released if the publication fails.
 	block *staging.Volume
 }
@@ -150,7 +154,7 @@ func (s *Server) openManaged(ctx context.Context, r publishRequest) (mountSource
 	if err != nil {
 		return mountSource{}, err
 	}
-	src := mountSource{volume: v.ID.String(), access: r.access}
+	src := mountSource{volume: v.ID.String(), access: r.access, managed: &v.Volume}
 	switch {
 	case r.staging == mount.Target{}:
 		return mountSource{}, fmt.Errorf("%w: staging_target_path is empty: stage the volume first",

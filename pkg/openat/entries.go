@@ -50,6 +50,18 @@ func parseEntry(content []byte) (e Entry, rest []byte) {
 // isSelfOrParent reports whether an entry is "." or "..", which are no content.
 func (e Entry) isSelfOrParent() bool { return e.Name == "." || e.Name == ".." }
 
+// IsDirectory asks the filesystem if the directory has no types (DT_UNKNOWN of getdents(2)): ext4
+// without the feature filetype, XFS without ftype. If that fails, the entry counts as no directory,
+// and opening it returns the error.
+func (e Entry) IsDirectory(dir int) bool {
+	if e.Type != unix.DT_UNKNOWN {
+		return e.Type == unix.DT_DIR
+	}
+	var st unix.Stat_t
+	err := unix.Fstatat(dir, e.Name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+}
+
 // getdents reads into the buffer; nothing at the end, and when the directory has been removed.
 func getdents(dir int, buffer []byte) ([]byte, error) {
 	for {
@@ -96,12 +108,16 @@ type EntryReader struct {
 	unread []byte
 	// position is where the directory goes on after what has been returned.
 	position int64
+	ended    bool
 }
 
 // Next returns the next entry, without "." and "..". Errors: io.EOF at the end, and when the
 // directory has been removed.
 func (r *EntryReader) Next(dir int) (Entry, error) {
 	for {
+		if r.ended {
+			return Entry{}, io.EOF
+		}
 		if len(r.unread) == 0 {
 			if err := r.fill(dir); err != nil {
 				return Entry{}, err
@@ -129,6 +145,9 @@ func (r *EntryReader) fill(dir int) (err error) {
 
 // Forget frees the buffer. Entries that were read and not returned are read again after Seek.
 func (r *EntryReader) Forget() { r.buffer, r.unread = nil, nil }
+
+// End makes Next return io.EOF: the directory that was to be opened again has been removed.
+func (r *EntryReader) End() { r.ended = true }
 
 // Seek prepares a descriptor of the same directory, opened again, for Next.
 func (r *EntryReader) Seek(dir int) error {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/fsgroup"
 	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
@@ -43,6 +44,7 @@ type Pool struct {
 	jobs           *job.Jobs[*copytree.Progress]
 	copier         copying.Copier
 	calls          job.CallGate
+	groups         *fsgroup.Groups
 	ledger         ledger.Ledger
 	notedOthers    atomic.Int64 // what othersAttribute has
 	growthFailures growthFailures
@@ -62,6 +64,7 @@ func Open(ctx context.Context, opts Options) (*Pool, error) {
 		return nil, p.wrap(err)
 	}
 	p.jobs = startCopies(ctx)
+	p.groups = fsgroup.Start(ctx, &p.calls)
 	p.trash.Start(context.WithoutCancel(ctx))
 	return p, nil
 }
@@ -125,10 +128,11 @@ func (p *Pool) CheckAtPath() error {
 	return nil
 }
 
-// Close ends the copies under way, stops the purges, waits for both, and lets another process have
+// Close ends the copies and changes of group under way, stops the purges, waits for them, and lets another process have
 // the pool. What is in the trash, and what the copies leave, is purged by the next Open.
 func (p *Pool) Close() error {
 	p.jobs.Close()
+	p.groups.Close()
 	p.trash.Stop()
 	return p.layout.Close()
 }

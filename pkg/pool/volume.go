@@ -1,11 +1,13 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/fsgroup"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -59,3 +61,29 @@ func (v Volume) Data() (*os.File, error) {
 func (v Volume) Usage(data *os.File) (volume.Usage, error) {
 	return v.pool.backendOf(v.Spec).Usage(data, v.QuotaID)
 }
+
+// SetGroup lets a group read and write the volume; data is what its pod is to see. Errors: those of
+// fsgroup.Set.
+func (v Volume) SetGroup(ctx context.Context, data *os.File, group volume.Group) error {
+	return v.pool.groups.Set(ctx, fsgroup.Request{
+		ID: v.ID, Data: data, Group: group, Lock: v.lockUncopied,
+	})
+}
+
+// lockUncopied takes the exclusive lock when no copy is under way: a copy reads the root's group
+// last, and could have the new one with the content of before.
+func (v Volume) lockUncopied() (unlock func(), err error) {
+	l, err := v.Lock()
+	if err != nil {
+		return nil, err
+	}
+	if err := l.CheckUncopied(); err != nil {
+		l.Unlock()
+		return nil, err
+	}
+	return l.Unlock, nil
+}
+
+// StopSetGroup ends what SetGroup does after its call, and waits until it has ended: it has the
+// volume open. Errors: ErrBusy.
+func (p *Pool) StopSetGroup(ctx context.Context, id volume.ID) error { return p.groups.Stop(ctx, id) }

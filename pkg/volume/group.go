@@ -19,6 +19,10 @@ const (
 	// specialFileModes are setuid and setgid: chown(2) takes them from a file, and they are not
 	// given back.
 	specialFileModes = 0o6000
+
+	// fileType and directoryType are S_IFMT and S_IFDIR (inode(7)).
+	fileType      = 0o170000
+	directoryType = 0o040000
 )
 
 // ParseGroup reads a volume_mount_group; an empty one is none. Errors: ErrInvalid unless it is a
@@ -45,6 +49,16 @@ func (g Group) Mode(t Type, mode uint32) uint32 {
 	default:
 		return mode | groupDirectoryMode
 	}
+}
+
+// EntryMode is the mode of what is below the root of a volume, with the bits of its type, when the
+// group may write to it. Unlike that of a volume's root, a set-ID bit of a file stays, as with
+// kubelet: it is the application's.
+func (Group) EntryMode(mode uint32) uint32 {
+	if mode&fileType == directoryType {
+		return mode | groupDirectoryMode
+	}
+	return mode | groupFileMode
 }
 
 // Of is a specification for the group; that of an existing volume's record stays what it is.

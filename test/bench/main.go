@@ -63,6 +63,7 @@ var benchmarks = []struct {
 	{"idle", (*bench).idle},
 	{"create", (*bench).createBesideMany},
 	{"delete", (*bench).deleteLarge},
+	{"fsgroup", (*bench).regroup},
 	{"snapshot", (*bench).snapshots},
 	{"huge", (*bench).snapshotHuge},
 	{"io-directory", (*bench).writeToDirectory},

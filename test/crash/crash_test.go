@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -249,7 +250,7 @@ func (c *crash) call() (err error) {
 	case deleting:
 		err = c.delete(ctx, c.victim)
 	case publishing:
-		err = c.publish(ctx, c.victim, c.victimAt)
+		err = c.publishTo(ctx, "2000", c.victim, c.victimAt)
 	case unpublishing:
 		err = c.unpublish(ctx, c.victim, c.victimAt)
 	case snapshotting:
@@ -315,6 +316,13 @@ func (c *crash) check() {
 		wantContent(c.t, file(c.victimAt, c.volumeType))
 	case publishing:
 		wantContent(c.t, file(c.victimAt, c.volumeType))
+		for _, path := range []string{c.victimAt, file(c.victimAt, c.volumeType)} {
+			var st unix.Stat_t
+			c.Must(unix.Stat(path, &st))
+			if st.Gid != 2000 {
+				c.t.Errorf("%s has group %d, want that of the pod, 2000", path, st.Gid)
+			}
+		}
 	case unpublishing:
 		if _, err := os.Lstat(c.victimAt); !os.IsNotExist(err) {
 			c.t.Errorf("the target still exists: %v", err)

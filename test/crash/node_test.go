@@ -118,11 +118,18 @@ func (n *node) delete(ctx context.Context, id string) error {
 }
 
 func (n *node) publish(ctx context.Context, id, target string) error {
+	return n.publishTo(ctx, "", id, target)
+}
+
+// publishTo publishes a volume for a pod with an fsGroup.
+func (n *node) publishTo(ctx context.Context, group, id, target string) error {
+	access := fixture.MountCapability("")
+	access.GetMount().VolumeMountGroup = group
 	_, err := n.Node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
 		VolumeId:          id,
 		TargetPath:        target,
 		StagingTargetPath: n.Path("kubelet", "staging"),
-		VolumeCapability:  fixture.MountCapability(""),
+		VolumeCapability:  access,
 	})
 	return err
 }

@@ -108,8 +108,8 @@ func TestTwoGroupsOnOneVolumeTakeTurns(t *testing.T) {
 	if got := n.owned(n.target(first)).group; got != 3000 {
 		t.Errorf("the volume has group %d, want that of the last pod", got)
 	}
-	if got := n.owned(filepath.Join(n.target(second), "file")).group; got != 2000 {
-		t.Errorf("the first pod's file has group %d, want the group that it was created with", got)
+	if got := n.owned(filepath.Join(n.target(second), "file")).group; got != 3000 {
+		t.Errorf("the first pod's file has group %d, want that of the last pod", got)
 	}
 	n.Must(n.unpublish(first))
 	n.Must(n.unpublish(second))
