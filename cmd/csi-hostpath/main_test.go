@@ -92,7 +92,10 @@ func TestExitCodesAndMessages(t *testing.T) {
 			args: "serve --pool a=/data/a", driver: errors.Join(errors.New("one"), errors.New("two")), code: 1,
 			stderr: "csi-hostpath: one\ncsi-hostpath: two\n",
 		},
-		{args: "", code: 2, stderr: "csi-hostpath: give a command: serve, check, check-config, repair, or --help\n"},
+		{
+			args: "", code: 2,
+			stderr: "csi-hostpath: give a command: serve, check, check-config, repair, recharge, or --help\n",
+		},
 		{args: "server", code: 2, stderr: "csi-hostpath: unknown command \"server\" for \"csi-hostpath\"\n"},
 		{args: "serve now", code: 2, stderr: "csi-hostpath: serve takes no arguments, only flags: [\"now\"]\n"},
 		{

@@ -62,7 +62,8 @@ func (p program) rootCommand() *cobra.Command {
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(p.serveCommand(), checkConfigCommand(), checkCommand(), repairCommand())
+	root.AddCommand(p.serveCommand(), checkConfigCommand(), checkCommand(), repairCommand(),
+		rechargeCommand())
 	return root
 }
 
@@ -76,7 +77,7 @@ func noArguments(cmd *cobra.Command, args []string) error {
 
 // needCommand fails, because a container without arguments must not look like one that succeeded.
 func needCommand(*cobra.Command, []string) error {
-	return errors.New("give a command: serve, check, check-config, repair, or --help")
+	return errors.New("give a command: serve, check, check-config, repair, recharge, or --help")
 }
 
 // addVersion gives a command --version. cobra's own flag would take -v, which is the log's.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -91,6 +93,49 @@ func TestDeletionDoesNotWaitForAForeignFile(t *testing.T) {
 				return n.available() >= before-margin &&
 					guest.ProjectQuota(t, n.disk, id) == guest.Quota{}
 			})
+			n.mustRemove(victim)
+			n.mustRemove(attacker)
+			n.wantNothingLeft()
+		})
+	}
+}
+
+// An operator can undo it while the driver runs and the pod has its volume.
+func TestRechargeGivesAVolumeItsRoomBack(t *testing.T) {
+	const size, charged = 8 * mib, 6 * mib
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			n := newNode(t, guest.Disk(t, fstype), "recharged", "")
+			n.Start()
+			victim, attacker := n.mustPublish("victim", size), n.mustPublish("attacker", size)
+			id, err := guest.ProjectOf(victim.target)
+			n.Must(err)
+			own, err := guest.ProjectOf(attacker.target)
+			n.Must(err)
+			chargeTo(t, filepath.Join(attacker.target, "foreign"), charged, id)
+			for _, step := range []struct {
+				flags       []string
+				of          uint32 // the project for which the file counts then
+				wantMention string
+			}{
+				{nil, id, "volumes/attacker/data/foreign counts for project " + fmt.Sprint(id) +
+					": it is volume " + victim.id},
+				{[]string{"--yes"}, own, "Charged to their volumes: 1."},
+				{nil, own, "Every file that was looked at counts for its volume."},
+			} {
+				cmd := exec.CommandContext(t.Context(), fixture.Build(t),
+					append([]string{"recharge", "--pool", n.Path("pool")}, step.flags...)...)
+				out, err := cmd.CombinedOutput()
+				if err != nil || !strings.Contains(string(out), step.wantMention) {
+					t.Errorf("recharge %q: %v, %s; want %q", step.flags, err, out, step.wantMention)
+				}
+				for _, project := range []uint32{id, own} {
+					used := guest.ProjectQuota(t, n.disk, project).UsedBytes
+					if (used >= charged) != (project == step.of) {
+						t.Errorf("after recharge %q %d bytes count for project %d", step.flags, used, project)
+					}
+				}
+			}
 			n.mustRemove(victim)
 			n.mustRemove(attacker)
 			n.wantNothingLeft()

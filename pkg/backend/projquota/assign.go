@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -20,18 +22,30 @@ const (
 	assignDepth = 2048
 )
 
-// assignProject gives everything in a directory a project ID. The content is a pod's, which may be
-// changing it: no link is followed, and only directories and regular files are opened. (Other files
-// have almost no blocks.) A tree with more levels than that is an error.
-func assignProject(d *os.File, id volume.QuotaID, levels int) error {
+// treeWalk visits everything below a directory. The content is a pod's, which may be changing it: no
+// link is followed, and only directories and regular files are opened and visited. (Other files have
+// almost no blocks.) Paths start at the directory.
+type treeWalk struct {
+	visit func(f *os.File, path string) error
+	// failed is asked after an error of a path. The walk ends with the error that it returns, and goes
+	// on without that path if it returns nil.
+	failed func(path string, err error) error
+}
+
+// below visits everything below an open directory. A tree with more than that many levels is an
+// error.
+func (w treeWalk) below(d *os.File, path string, levels int) error {
 	if levels == 0 {
 		return fmt.Errorf("it has more than %d levels of directories", assignDepth)
 	}
 	for {
 		names, err := d.Readdirnames(assignBatch)
 		for _, name := range names {
-			if err := assignEntry(d, name, id, levels); err != nil {
-				return err
+			at := filepath.Join(path, name)
+			if err := w.entry(d, name, at, levels); err != nil {
+				if err := w.failed(at, err); err != nil {
+					return err
+				}
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -43,20 +57,74 @@ func assignProject(d *os.File, id volume.QuotaID, levels int) error {
 	}
 }
 
-func assignEntry(dir *os.File, name string, id volume.QuotaID, levels int) error {
+func (w treeWalk) entry(dir *os.File, name, path string, levels int) error {
 	f, err := openPlain(dir, name)
 	if f == nil || err != nil {
 		return err
 	}
 	defer f.Close()
-	if _, err := ensureProject(f, id); err != nil {
+	if err := w.visit(f, path); err != nil {
 		return err
 	}
 	info, err := f.Stat()
 	if err != nil || !info.IsDir() {
 		return err
 	}
-	return assignProject(f, id, levels-1)
+	return w.below(f, path, levels-1)
+}
+
+// assignProject gives everything in a directory a project ID.
+func assignProject(d *os.File, id volume.QuotaID) error {
+	w := treeWalk{
+		visit: func(f *os.File, _ string) error {
+			_, err := ensureProject(f, id)
+			return err
+		},
+		failed: func(_ string, err error) error { return err },
+	}
+	return w.below(d, "", assignDepth)
+}
+
+// Report is what Recharge tells of a volume. Paths start at the volume's data.
+type Report struct {
+	// Found is called for each directory and regular file that counts for another project than the
+	// volume. It returns whether the file is to count for the volume.
+	Found func(path string, project volume.QuotaID) bool
+	// Failed is called for what could not be looked at.
+	Failed func(path string, err error)
+}
+
+// Recharge finds what is in the data of a volume and counts for another project, because its owner
+// has changed that. The data is open for reading, and stays the caller's; a pod may use it
+// meanwhile. Errors: errors.ErrUnsupported if the quota ID is no project ID of a volume.
+func Recharge(data *os.File, id volume.QuotaID, r Report) error {
+	if !backend.NewQuotaIDs(firstQuotaID, quotaIDCount).Contains(id) {
+		return errors.ErrUnsupported
+	}
+	w := treeWalk{
+		visit: func(f *os.File, path string) error {
+			a, err := getAttributes(f)
+			if err != nil || volume.QuotaID(a.project) == id {
+				return err
+			}
+			if r.Found(path, volume.QuotaID(a.project)) {
+				_, err = ensureProject(f, id)
+			}
+			return err
+		},
+		failed: func(path string, err error) error {
+			r.Failed(path, err)
+			return nil
+		},
+	}
+	if err := w.visit(data, ""); err != nil {
+		return err
+	}
+	info, err := data.Stat()
+	if err != nil || !info.IsDir() {
+		return err
+	}
+	return w.below(data, "", assignDepth)
 }
 
 // openPlain opens a directory or a regular file; nil for what is neither, is gone, or is a mount.

@@ -174,7 +174,7 @@ func (p *ProjectQuota) ensureProjectOfTree(
 	}
 	if info.IsDir() {
 		p.assigning.Lock()
-		err := assignProject(f, quotaID, assignDepth)
+		err := assignProject(f, quotaID)
 		p.assigning.Unlock()
 		if err != nil {
 			return false, err

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
@@ -65,7 +67,7 @@ func TestDeepTreeGetsItsProjectWithFewDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old) //nolint:errcheck // it was so before
-	err := assignProject(root, firstQuotaID, assignDepth)
+	err := assignProject(root, firstQuotaID)
 	if err == nil || errors.Is(err, unix.EMFILE) {
 		t.Errorf("a tree of %d levels: %v, want an error that says so", 4*assignDepth, err)
 	}
@@ -91,9 +93,88 @@ func TestLeasedFileDoesNotHoldUpTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	if err := assignProject(root, firstQuotaID, assignDepth); !errors.Is(err, unix.EAGAIN) {
+	if err := assignProject(root, firstQuotaID); !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("a leased file: %v, want EAGAIN", err)
 	}
+}
+
+// An owner may change the project ID of a file, and what is in the way of looking at one file must
+// not keep the others.
+func TestRechargeFindsWhatCountsForAnotherProject(t *testing.T) {
+	const own, other = firstQuotaID + 1, firstQuotaID + 2
+	dir := disks.New(t, disks.XFS, 0).Dir
+	data, outside := filepath.Join(dir, "data"), filepath.Join(dir, "outside")
+	for _, path := range []string{data, filepath.Join(data, "a"), filepath.Join(data, "a", "b"), outside} {
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"mine", "a/stray", "a/b/stray", "leased"} {
+		if err := os.WriteFile(filepath.Join(data, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(outside, filepath.Join(data, "link")); err != nil {
+		t.Fatal(err)
+	}
+	root := openFile(t, data)
+	if err := assignProject(root, own); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"", "a/stray", "a/b", "a/b/stray"} {
+		if err := setProject(openFile(t, filepath.Join(data, name)), other); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leased, err := os.OpenFile(filepath.Join(data, "leased"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leased.Close()
+	if _, err := unix.FcntlInt(leased.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		t.Fatal(err)
+	}
+	strays := []string{"", "a/b", "a/b/stray", "a/stray"}
+	for _, step := range []struct {
+		set  bool
+		want []string
+	}{{false, strays}, {true, strays}, {true, nil}} {
+		var found, failed []string
+		err := Recharge(openFile(t, data), own, Report{
+			Found: func(path string, project volume.QuotaID) bool {
+				if project != other {
+					t.Errorf("%q counts for project %d, want %d", path, project, other)
+				}
+				found = append(found, path)
+				return step.set
+			},
+			Failed: func(path string, err error) {
+				if errors.Is(err, unix.EAGAIN) {
+					failed = append(failed, path)
+				}
+			},
+		})
+		slices.Sort(found)
+		if err != nil || !slices.Equal(found, step.want) || !slices.Equal(failed, []string{"leased"}) {
+			t.Errorf("found %q, failed %q, %v; want %q and the leased file", found, failed, err, step.want)
+		}
+	}
+	if a, err := getAttributes(openFile(t, outside)); err != nil || a.project != 0 {
+		t.Errorf("what a link shows has project %d, %v", a.project, err)
+	}
+	if err := Recharge(root, 1<<40, Report{}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("with a quota group of btrfs: %v, want ErrUnsupported", err)
+	}
+}
+
+func openFile(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
 }
 
 // mkdirDeep makes directories, each in the one before, and opens the first.

@@ -1,5 +1,5 @@
 // Package repair makes the record of a volume again, from the volume's data, from what can be read
-// of the old record, and from what the operator knows.
+// of the old record, and from what the operator knows. It also charges files to their volume again.
 package repair
 
 import (

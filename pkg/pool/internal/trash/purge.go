@@ -43,8 +43,9 @@ func (t *Trash) purge(ctx context.Context, e Entry) {
 		t.retired.Add(1)
 		e.removed = true
 		log.Info("Something else counts for the project ID of a deleted volume or snapshot: files of "+
-			"other volumes that a pod has given this ID, or deleted files that a process has open "+
-			"(lsof +L1 shows which)", "pool", t.Pool, "entry", e.path(), "quotaID", e.QuotaID)
+			"other volumes that a pod has given this ID (csi-hostpath recharge finds them), or deleted "+
+			"files that a process has open (lsof +L1 shows them)", "pool", t.Pool, "entry", e.path(),
+			"quotaID", e.QuotaID)
 		t.giveBack(ctx, e)
 	case err == nil:
 		t.Purged(ctx, e)
@@ -106,8 +107,8 @@ func (t *Trash) remove(ctx context.Context, e *Entry) error {
 	return r.Remove(ctx, e.In, e.Name)
 }
 
-// release gives back the quota ID of an entry whose data is removed. If something else counts for the
-// ID for long, release retires the ID, and returns the bytes that count. Errors:
+// release gives back the quota ID of an entry whose data is removed. If something else counts for
+// the ID for long, release retires the ID, and returns the bytes that count. Errors:
 // backend.ErrPending.
 func (t *Trash) release(e *Entry) (leftBytes int64, err error) {
 	err = t.Backend.Release(e.QuotaID)

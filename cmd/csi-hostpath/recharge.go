@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/repair"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+func rechargeCommand() *cobra.Command {
+	var pool string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "recharge --pool DIRECTORY",
+		Short: "Find files that count for another volume; with --yes they count for their own",
+		Long: "Find files that count for another project than their volume, because a pod has changed their " +
+			"project ID (XFS, ext4). It looks at every file of the pool's volumes. The driver may run.",
+		Args: noArguments,
+	}
+	cmd.Flags().StringVar(&pool, "pool", "", "the pool's directory")
+	cmd.Flags().BoolVar(&yes, "yes", false, "charge the files to their volume")
+	addVersion(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if pool == "" {
+			return errors.New("give --pool")
+		}
+		return recharge(cmd, pool, yes)
+	}
+	return cmd
+}
+
+func recharge(cmd *cobra.Command, pool string, yes bool) error {
+	out := cmd.OutOrStdout()
+	found, failed := 0, 0
+	err := repair.Recharge(pool, repair.RechargeReport{
+		Found: func(m repair.Misfiled) bool {
+			found++
+			of := "no volume of this pool has it"
+			if m.Victim != (volume.ID{}) {
+				of = "it is volume " + m.Victim.String() + "'s"
+			}
+			fmt.Fprintf(out, "%s counts for project %d: %s\n", m.Path, m.Project, of)
+			return yes
+		},
+		Failed: func(path string, err error) {
+			failed++
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: %v\n", path, err)
+		},
+	})
+	if err != nil {
+		return serveError{err}
+	}
+	switch {
+	case found == 0:
+		fmt.Fprintln(out, "Every file that was looked at counts for its volume.")
+	case !yes:
+		fmt.Fprintf(out, "Found: %d. Nothing was changed. To charge them to their volumes, add --yes.\n", found)
+	default:
+		fmt.Fprintf(out, "Charged to their volumes: %d.\n", found)
+	}
+	if failed > 0 {
+		return serveError{fmt.Errorf("not looked at, or not changed: %d", failed)}
+	}
+	return nil
+}
