@@ -35,7 +35,7 @@ func (p *Pool) recallOthers(ctx context.Context, filesystemBytes int64) {
 	var text [64]byte
 	n, err := unix.Fgetxattr(p.layout.Root.FD(), othersAttribute, text[:])
 	if err != nil {
-		if !errors.Is(err, unix.ENODATA) {
+		if !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP) {
 			klog.FromContext(ctx).Info("What others used before is not known", "pool", p.opts.Name,
 				"attribute", othersAttribute, "err", err)
 		}
