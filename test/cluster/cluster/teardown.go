@@ -44,11 +44,12 @@ func (f folder) tearDown(ctx context.Context, progress func(string, ...any)) err
 }
 
 // powerOff ends a node's processes at once and waits until its disk is free. Loop
-// devices that something in the node attached to files on its disk are detached:
-// they are the host's, so they do not go with the node's namespaces.
+// devices that something in the node attached to files of the node, or to those
+// devices, are detached: they are the host's, so they do not go with the node's
+// namespaces.
 func (n *Node) powerOff(ctx context.Context, m machine.Machine) error {
 	image := n.spec.DiskImage()
-	stray, err := n.loopsOnDisk(m, image)
+	stray, err := n.ownLoops(m, image)
 	if err != nil {
 		return err
 	}
@@ -67,10 +68,11 @@ func (n *Node) powerOff(ctx context.Context, m machine.Machine) error {
 	return cgroup.Remove(n.spec.CGroup)
 }
 
-// loopsOnDisk returns the loop devices that are backed by files on the node's
-// disk. When the node has ended by itself, only the number of the disk's own
-// loop device is left to tell them by.
-func (n *Node) loopsOnDisk(m machine.Machine, image string) ([]disk.Loop, error) {
+// ownLoops returns the loop devices that are backed by files on the node's disk or
+// in its private directories, and those above them, but not the disk's own. When the
+// node has ended by itself, only the number of the disk's own loop device is left to
+// tell them by.
+func (n *Node) ownLoops(m machine.Machine, image string) ([]disk.Loop, error) {
 	loops, err := disk.Loops()
 	if err != nil {
 		return nil, err
@@ -79,13 +81,16 @@ func (n *Node) loopsOnDisk(m machine.Machine, image string) ([]disk.Loop, error)
 	if err != nil {
 		return nil, err
 	}
-	var found []disk.Loop
-	for _, loop := range loops {
-		onDisk := m.Alive() && loop.BackedIn(m.Path("/"), n.spec.DiskTarget)
-		if onDisk || attached && loop.BackingDevice == own.Number() {
-			found = append(found, loop)
+	found := disk.WithThoseAbove(loops, func(loop disk.Loop) bool {
+		switch {
+		case attached && loop == own:
+			return false
+		case attached && loop.BackingDevice == own.Number():
+			return true
 		}
-	}
+		return m.Alive() &&
+			(loop.BackedIn(m.Path("/"), n.spec.DiskTarget) || loop.IsBackedBy(n.spec.Layout.Host))
+	})
 	return found, nil
 }
 

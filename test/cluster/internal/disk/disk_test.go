@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -61,5 +62,53 @@ func TestLoopIsKnownByTheFilesystemOfItsFile(t *testing.T) {
 	}
 	if loop.BackedIn(root, "/data") {
 		t.Fatal("a loop device of another file with the same path was taken for ours")
+	}
+}
+
+// A raw block volume has a device of the driver, a guard above it, and the kubelet's
+// own device above that: all of them keep the node's disk busy.
+func TestLoopsAboveOthersAreFoundAndDetachedFirst(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: losetup")
+	}
+	image := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var devices []string
+	for backing := image; len(devices) < 3; backing = devices[len(devices)-1] {
+		out, err := exec.Command("losetup", "--find", "--show", backing).CombinedOutput()
+		if err != nil {
+			t.Fatalf("losetup of %s: %v: %s", backing, err, out)
+		}
+		device := strings.TrimSpace(string(out))
+		devices = append(devices, device)
+		t.Cleanup(func() { _ = exec.Command("losetup", "--detach", device).Run() }) // it is gone already
+	}
+	loops, err := Loops()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inHost := func(path string) string { return filepath.Join("/", path) }
+	found := WithThoseAbove(loops, func(l Loop) bool { return l.path() == image && l.IsBackedBy(inHost) })
+	var got []string
+	for _, loop := range found {
+		got = append(got, loop.Device)
+		if err := loop.Detach(); err != nil {
+			t.Error(err)
+		}
+	}
+	slices.Reverse(devices)
+	if !slices.Equal(got, devices) {
+		t.Errorf("found %q, want %q", got, devices)
+	}
+	left, err := Loops()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, loop := range left {
+		if slices.Contains(found, loop) {
+			t.Errorf("%s is still attached to %s", loop.Device, loop.BackingFile)
+		}
 	}
 }

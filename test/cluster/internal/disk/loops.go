@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,10 @@ type Loop struct {
 	BackingFile   string
 	BackingDevice uint64
 	BackingInode  uint64
-	number        uint64
+	// BackingNode is the number of the device that the backing file is the node of; 0 for a
+	// regular file.
+	BackingNode uint64
+	number      uint64
 }
 
 // Loops lists the machine's attached loop devices.
@@ -34,6 +38,9 @@ func Loops() ([]Loop, error) {
 			continue // detached meanwhile
 		}
 		loop, attached, err := inspect(device)
+		if errors.Is(err, unix.EIO) {
+			continue // its disk has died, and nobody knows any more which file it has
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -66,6 +73,7 @@ func inspect(device string) (loop Loop, attached bool, err error) {
 		Device:        device,
 		BackingDevice: info.Device,
 		BackingInode:  info.Inode,
+		BackingNode:   info.Rdevice,
 		number:        st.Rdev,
 	}, true, nil
 }
@@ -82,11 +90,46 @@ func (l Loop) BackedIn(root, target string) bool {
 	if unix.Stat(filepath.Join(root, target), &mounted) == nil && mounted.Dev == l.BackingDevice {
 		return true
 	}
-	path := strings.TrimSuffix(l.BackingFile, " (deleted)")
+	path := l.path()
 	if !strings.HasPrefix(path, target+"/") || unix.Stat(filepath.Join(root, path), &backing) != nil {
 		return false
 	}
 	return backing.Dev == l.BackingDevice && backing.Ino == l.BackingInode
+}
+
+// IsBackedBy reports whether the backing file has the path, and is the regular file
+// that host says where the host has that path.
+func (l Loop) IsBackedBy(host func(path string) string) bool {
+	var backing unix.Stat_t
+	if l.BackingNode != 0 || unix.Stat(host(l.path()), &backing) != nil {
+		return false
+	}
+	return backing.Dev == l.BackingDevice && backing.Ino == l.BackingInode
+}
+
+func (l Loop) path() string { return strings.TrimSuffix(l.BackingFile, " (deleted)") }
+
+// WithThoseAbove returns the loop devices for which isBase is true, and all that are
+// attached to them or to files on them, such as what the kubelet and the driver
+// attach to a raw block volume. Those above come first: they have to be detached
+// first.
+func WithThoseAbove(loops []Loop, isBase func(Loop) bool) (found []Loop) {
+	for _, loop := range loops {
+		if isBase(loop) {
+			found = append(found, loop)
+		}
+	}
+	for i := 0; i < len(found); i++ {
+		base := found[i]
+		for _, loop := range loops {
+			isAbove := loop.BackingNode == base.number || loop.BackingDevice == base.number
+			if isAbove && !slices.Contains(found, loop) {
+				found = append(found, loop)
+			}
+		}
+	}
+	slices.Reverse(found)
+	return found
 }
 
 // Detach detaches the device, if the same file is still attached to it.
