@@ -14,7 +14,9 @@ COPY cmd cmd
 COPY pkg pkg
 ARG TARGETOS=linux
 ARG TARGETARCH
-ARG VERSION=unknown
+# `make image` takes it from git. There is no default: a driver that does not know its version cannot be told from another one.
+ARG VERSION
+RUN : "${VERSION:?say which version this is: --build-arg VERSION=0.1.0}"
 # An empty TARGETARCH (a builder that does not set it) is the build machine's own.
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
     -ldflags "-s -w -X github.com/csi-hostpath/csi-hostpath/pkg/driver.buildVersion=$VERSION" -o /csi-hostpath ./cmd/csi-hostpath
@@ -26,7 +28,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends 'btrfs-progs=6.2-*' 'e2fsprogs=1.47.0-*' 'xfsprogs=6.1.0-*' \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /csi-hostpath /usr/local/bin/csi-hostpath
-ARG VERSION=unknown
+ARG VERSION
 LABEL org.opencontainers.image.title="csi-hostpath" \
       org.opencontainers.image.description="A node's own directories, files and images as Kubernetes volumes" \
       org.opencontainers.image.source="https://github.com/csi-hostpath/csi-hostpath" \

@@ -11,7 +11,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,6 +107,16 @@ func setUp(ctx context.Context) (err error) {
 	return nil
 }
 
+// version is what `make image` says.
+func version(ctx context.Context) string {
+	cmd := exec.CommandContext(ctx, "git", "-C", root, "describe", "--tags", "--always", "--dirty")
+	out, err := cmd.Output()
+	if err != nil { // a copy without its history
+		return "e2e"
+	}
+	return strings.TrimSpace(string(out))
+}
+
 func loadImage(ctx context.Context, progress func(string, ...any)) error {
 	if *archive == "" {
 		folder, err := os.MkdirTemp("", "csi-hostpath-e2e-")
@@ -117,6 +129,7 @@ func loadImage(ctx context.Context, progress func(string, ...any)) error {
 		err = cluster.BuildImage(ctx, cluster.ImageBuild{
 			Dockerfile: filepath.Join(root, "Dockerfile"),
 			Context:    root,
+			Args:       []string{"VERSION=" + version(ctx)},
 			Name:       driverImage,
 			Output:     *archive,
 			Progress:   progress,
