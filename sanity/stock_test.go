@@ -25,8 +25,9 @@ const stockProgram = "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity"
 // stockFailures has every spec that fails when csi-test's own program runs it, and why.
 func stockFailures() map[string]string {
 	return map[string]string{
-		"CreateSnapshot [Controller Server] should succeed when creating a snapshot with accessibility requirements": "" +
-			"csi-test compares the Go structures of a topology that it has sent with one that it has received, and protobuf " +
+		"CreateSnapshot [Controller Server] " +
+			"should succeed when creating a snapshot with accessibility requirements": "csi-test compares " +
+			"the Go structures of a topology that it has sent with one that it has received, and protobuf " +
 			"keeps the size of what has been sent in there (sizeReply makes them equal in TestSanity)",
 	}
 }

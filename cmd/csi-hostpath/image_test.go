@@ -12,7 +12,7 @@ import (
 func TestImageIsNotBuiltWithoutAVersion(t *testing.T) {
 	t.Chdir("../..")
 	engine := filepath.Join(t.TempDir(), "engine")
-	if err := os.WriteFile(engine, []byte("#!/bin/sh\necho \"$@\"\n"), 0o700); err != nil { //nolint:gosec // it runs
+	if err := os.WriteFile(engine, []byte("#!/bin/sh\necho \"$@\"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for version, want := range map[string]string{
@@ -33,7 +33,8 @@ func TestImageIsNotBuiltWithoutAVersion(t *testing.T) {
 		"hack/cluster":          "--build-arg \"VERSION=$version\"",
 		"test/e2e/main_test.go": `"VERSION="`,
 	} {
-		if text := read(t, file); !strings.Contains(text, want) || strings.Contains(text, "VERSION=unknown") {
+		text := read(t, file)
+		if !strings.Contains(text, want) || strings.Contains(text, "VERSION=unknown") {
 			t.Errorf("%s does not have %s, or has a default", file, want)
 		}
 	}

@@ -404,7 +404,9 @@ func TestCopyFromAnotherNodeSaysWhereItsSourceIs(t *testing.T) {
 		fromSnapshot("0123456789ab-s-s"): {"pool 0123456789ab of another node", "Immediate"},
 		fromVolume("0123456789ab-v"):     {"pool 0123456789ab of another node", "Immediate"},
 		// an optional pool that is not open may have it
-		fromVolume(closedPool + "-v"): {"pool " + closedPool + " of another node", "if it is on this node"},
+		fromVolume(closedPool + "-v"): {
+			"pool " + closedPool + " of another node", "if it is on this node",
+		},
 	} {
 		req := createRequest("v")
 		req.VolumeContentSource = source

@@ -60,9 +60,10 @@ func (s sources) ByID(id volume.PoolID) (*pool.Pool, error) {
 		return p, err
 	}
 	// The cause is not wrapped: it would go out with its own code.
-	elsewhere := fmt.Errorf("%w, %s: the source is in pool %s of another node, and is copied only there. "+
-		"With a class of Immediate binding the other nodes try next; with WaitForFirstConsumer the "+
-		"scheduler has to choose that node for the pod", volume.ErrElsewhere, s.place, id)
+	elsewhere := fmt.Errorf("%w, %s: the source is in pool %s of another node, and is copied only "+
+		"there. With a class of Immediate binding the other nodes try next; with "+
+		"WaitForFirstConsumer the scheduler has to choose that node for the pod",
+		volume.ErrElsewhere, s.place, id)
 	if errors.Is(err, volume.ErrUnavailable) {
 		elsewhere = fmt.Errorf("%w (if it is on this node: %s)", elsewhere, err.Error())
 	}

@@ -83,8 +83,8 @@ func (s *surroundings) states() (states []state) {
 	return states
 }
 
-// refuseMounts is a grpc.UnaryServerInterceptor. It refuses the calls that would report a mount that
-// no pod can see. Calls that unmount go on.
+// refuseMounts is a grpc.UnaryServerInterceptor. It refuses the calls that would report a mount
+// that no pod can see. Calls that unmount go on.
 func (s *surroundings) refuseMounts(
 	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {

@@ -20,7 +20,11 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
-const podDir = "pods/6f1d8b0e-4a57-4c0f-9d0a-0c5be1a7a2f1/volumes/kubernetes.io~csi/pvc-1"
+// Where kubelet has the directory above a target, and a staging path, below its directory.
+const (
+	podDir      = "pods/6f1d8b0e-4a57-4c0f-9d0a-0c5be1a7a2f1/volumes/kubernetes.io~csi/pvc-1"
+	stagingPath = "plugins/kubernetes.io/csi/hostpath.csi.local/8d5a4f/globalmount"
+)
 
 // node is a node with a pool and kubelet's directory, which is a mount of its own that is shared
 // with the mount namespaces that are made of this one.
@@ -43,13 +47,13 @@ func newNode(t *testing.T) *node {
 	n.mkdir("pool")
 	n.mkdir("kubelet")
 	n.bind("kubelet", "kubelet")
-	n.propagate("kubelet", unix.MS_SHARED)
+	n.remount("kubelet", unix.MS_SHARED)
 	n.mkdir("kubelet", podDir)
 	return n
 }
 
-// run starts the driver with a shell command before it, which ends in: exec … "$@". It does not wait
-// until the driver is ready.
+// run starts the driver with a shell command before it, which ends in exec and its arguments. It does
+// not wait until the driver is ready.
 func (n *node) run(before string, args ...string) *process.Process {
 	n.t.Helper()
 	p, err := process.Start(n.prepare(before, args...).Options())
@@ -61,8 +65,9 @@ func (n *node) run(before string, args ...string) *process.Process {
 func (n *node) prepare(before string, args ...string) *fixture.Driver {
 	n.t.Helper()
 	script := filepath.Join(n.dir, "driver")
-	text := fmt.Sprintf("#!/bin/sh\nset -e\ndriver=%s\n%s $driver \"$@\"\n", fixture.Build(n.t), before)
-	fixture.Must(n.t, os.WriteFile(script, []byte(text), 0o700)) //nolint:gosec // it is a program
+	const text = "#!/bin/sh\nset -e\ndriver=%s\n%s $driver \"$@\"\n"
+	fixture.Must(n.t,
+		os.WriteFile(script, fmt.Appendf(nil, text, fixture.Build(n.t), before), 0o700))
 	n.Driver = fixture.NewDriver(n.t, process.Options{
 		Binary: script,
 		Dir:    n.dir,
@@ -72,8 +77,8 @@ func (n *node) prepare(before string, args ...string) *fixture.Driver {
 	return n.Driver
 }
 
-// requireMountpoint gives the pool another path, and needs something to be mounted there. It returns
-// the arguments for run.
+// requireMountpoint gives the pool another path, and needs something to be mounted there. It
+// returns the arguments for run.
 func (n *node) requireMountpoint(path string) []string {
 	n.t.Helper()
 	n.pools = nil
@@ -114,7 +119,8 @@ func (n *node) wantNotReady(line string) {
 
 func (n *node) page(path string) (int, string) {
 	n.t.Helper()
-	req, err := http.NewRequestWithContext(n.t.Context(), http.MethodGet, "http://"+n.address+path, nil)
+	url := "http://" + n.address + path
+	req, err := http.NewRequestWithContext(n.t.Context(), http.MethodGet, url, nil)
 	fixture.Must(n.t, err)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -135,7 +141,7 @@ func (n *node) publish(kubeletDir string) error {
 		VolumeCapabilities: []*csi.VolumeCapability{fixture.MountCapability("")},
 	})
 	fixture.Must(n.t, err)
-	staging := filepath.Join(kubeletDir, "plugins/kubernetes.io/csi/hostpath.csi.local/8d5a4f/globalmount")
+	staging := filepath.Join(kubeletDir, stagingPath)
 	if _, err := n.Node.NodeStageVolume(n.t.Context(), &csi.NodeStageVolumeRequest{
 		VolumeId:          made.GetVolume().GetVolumeId(),
 		StagingTargetPath: staging,
@@ -178,7 +184,8 @@ func (n *node) bind(source, point string) {
 	fixture.Must(n.t, unix.Mount(n.path(source), n.path(point), "", unix.MS_BIND, ""))
 }
 
-func (n *node) propagate(point string, how uintptr) {
+// remount changes the propagation or the flags of a mount.
+func (n *node) remount(point string, how uintptr) {
 	n.t.Helper()
 	fixture.Must(n.t, unix.Mount("", n.path(point), "", how, ""))
 }

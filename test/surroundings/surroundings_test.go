@@ -41,7 +41,7 @@ func TestPrivateKubeletDirectoryIsRefusedAtTheStart(t *testing.T) {
 func TestPrivateDirectoryOfPodsIsRefusedAtTheStart(t *testing.T) {
 	n := newNode(t)
 	n.bind("kubelet/pods", "kubelet/pods")
-	n.propagate("kubelet/pods", unix.MS_PRIVATE)
+	n.remount("kubelet/pods", unix.MS_PRIVATE)
 	n.run(asContainer)
 	n.wantUnfit("node: not ready: kubelet_private", "is not shared with the node", asContainer)
 }
@@ -129,7 +129,7 @@ func TestPoolOnADiskWithoutExecIsReported(t *testing.T) {
 	n := newNode(t)
 	disk := disks.New(t, disks.Ext4, 0)
 	fixture.Must(t, unix.Mount(disk.Dir, n.path("pool"), "", unix.MS_BIND, ""))
-	fixture.Must(t, unix.Mount("", n.path("pool"), "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOEXEC, ""))
+	n.remount("pool", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOEXEC)
 	n.run("exec")
 	n.wantReady()
 	const line, message = "pool default: ready, noexec\n", "its disk is mounted noexec"
@@ -158,8 +158,8 @@ func TestBindMountOfADirectoryIsAMountpoint(t *testing.T) {
 	n.wantReady()
 }
 
-// A container's runtime mounts the directory of the node that the container asks for, also where the
-// node's disk is missing.
+// A container's runtime mounts the directory of the node that the container asks for, also where
+// the node's disk is missing.
 func TestMountOfAContainersRuntimeIsNoMountpoint(t *testing.T) {
 	n := newNode(t)
 	n.mkdir("root")

@@ -90,7 +90,8 @@ func TestLoopsAboveOthersAreFoundAndDetachedFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	inHost := func(path string) string { return filepath.Join("/", path) }
-	found := WithThoseAbove(loops, func(l Loop) bool { return l.path() == image && l.IsBackedBy(inHost) })
+	isBase := func(l Loop) bool { return l.path() == image && l.IsBackedBy(inHost) }
+	found := WithThoseAbove(loops, isBase)
 	var got []string
 	for _, loop := range found {
 		got = append(got, loop.Device)
