@@ -16,11 +16,11 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 )
 
-// The tests below compare docs/configuration.md with the code, and run what it shows.
+// The tests below compare docs/configuration.md with the code, and run the document's examples.
 
 const fileHeader = "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n"
 
-// row is a line of one of the document's tables.
+// row is a row of one of the document's tables.
 type row struct{ kind, unit, def, meaning, example string }
 
 func document(t *testing.T) string {
@@ -45,8 +45,8 @@ func section(t *testing.T, heading string) string {
 
 var code = regexp.MustCompile("`([^`]*)`")
 
-// table is the table of a section by the name in its first column, the last one where it gives
-// several.
+// table returns the rows of a section's table, by the name in the first column. If a cell has
+// several names, the last one counts.
 func table(t *testing.T, heading string) map[string]row {
 	t.Helper()
 	rows := map[string]row{}
@@ -74,7 +74,7 @@ func table(t *testing.T, heading string) map[string]row {
 	return rows
 }
 
-// shown is a default as the document writes it.
+// shown returns a default in the form of the document.
 func shown(def string) string {
 	if def == "" || def == "[]" {
 		return "none"
@@ -108,7 +108,7 @@ func TestDocumentHasEveryFlagWithItsTypeAndDefault(t *testing.T) {
 			got, ok := rows["--"+f.Name]
 			delete(rows, "--"+f.Name)
 			want := shown(f.DefValue)
-			if f.Name == "node-name" { // its default is the process's surroundings
+			if f.Name == "node-name" { // its default comes from the environment of the process
 				want = "`$NODE_NAME`, else the host's name"
 			}
 			if !ok || got.kind != types[f.Value.Type()] || got.def != want {
@@ -226,7 +226,7 @@ func TestExamplesOfFieldsWork(t *testing.T) {
 	}
 }
 
-// item is a list of one mapping with a field's example and the other required fields.
+// item returns a list of one mapping, which has a field's example and the other required fields.
 func item(list, name, example string, required ...string) string {
 	var text strings.Builder
 	text.WriteString(list + ":\n- " + example + "\n")
@@ -254,8 +254,8 @@ func checkExample(t *testing.T, name, example, content string) {
 	}
 }
 
-// Every yaml block of the document becomes driver.yaml; the console blocks after it are run, and
-// must print what they show.
+// Every yaml block of the document becomes driver.yaml. The commands in the console blocks after it
+// are run, and must print what the blocks show.
 func TestWhatTheDocumentShowsIsWhatHappens(t *testing.T) {
 	blocks := regexp.MustCompile(
 		"(?ms)^```([a-z]+)\n(.*?)^```$",

@@ -14,8 +14,7 @@ var (
 	notInAnchor = regexp.MustCompile(`[^\w\- ]`)
 )
 
-// A reader who follows a link of a document within the repository arrives: the file is there, and
-// so is the heading.
+// For every link from a document into the repository, the file and the heading exist.
 func TestLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
 	t.Chdir("../..")
 	files := []string{"README.md", "CONTRIBUTING.md", "SECURITY.md"}
@@ -48,7 +47,7 @@ func follow(t *testing.T, from, target string) {
 	}
 }
 
-// anchors are the headings as links name them.
+// anchors returns the names by which links name the headings of a document.
 func anchors(text string) map[string]bool {
 	found := map[string]bool{}
 	for _, match := range heading.FindAllStringSubmatch(text, -1) {

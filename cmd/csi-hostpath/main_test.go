@@ -22,7 +22,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// behaviourEnv makes the test binary the program, with a driver that behaves as it says.
+// behaviourEnv names the environment variable that makes the test binary the program, with a driver
+// of the given behaviour.
 const behaviourEnv = "CSI_HOSTPATH_TEST_DRIVER"
 
 func TestMain(m *testing.M) {
@@ -51,7 +52,7 @@ func behave(behaviour string) func(context.Context, config.Config) error {
 
 // call runs the program in this process, with a driver that fails with err.
 func call(err error, args ...string) (code int, stdout, stderr string) {
-	defer klog.CaptureState().Restore() // the log's flags are the process's
+	defer klog.CaptureState().Restore() // the flags of the log belong to the process
 	var out, errs bytes.Buffer
 	p := program{
 		serve:  func(context.Context, config.Config) error { return err },
@@ -144,7 +145,7 @@ func TestAWrongValueOfAFlagIsToldWithTheRightOnes(t *testing.T) {
 	for _, name := range []string{"serve", "check-config"} {
 		command(t, name).Flags().VisitAll(func(f *pflag.Flag) {
 			if kind := f.Value.Type(); kind == "string" || kind == "stringArray" {
-				return // takes any text; what it means is the configuration's to judge
+				return // this flag takes any text, which the configuration checks
 			}
 			code, _, stderr := call(nil, name, "--"+f.Name+"=?")
 			want := fmt.Sprintf("csi-hostpath: --%s: \"?\" must be ", f.Name)
@@ -180,7 +181,7 @@ func TestSignalsDrainThenExit(t *testing.T) {
 		driver  string
 		signals []syscall.Signal
 		code    int
-		last    string // of what the process says
+		last    string // the last line of the process's output
 	}{
 		{"SIGTERM drains", "drain", []syscall.Signal{syscall.SIGTERM}, exitOK, "Stopping"},
 		{"SIGINT drains", "drain", []syscall.Signal{syscall.SIGINT}, exitOK, "Stopping"},
@@ -201,7 +202,7 @@ func TestSignalsDrainThenExit(t *testing.T) {
 			timeout := time.AfterFunc(fixture.Patience(), func() { _ = cmd.Process.Kill() })
 			defer timeout.Stop()
 			last := signalInTurn(t, cmd.Process, bufio.NewScanner(stderr), c.signals)
-			_ = cmd.Wait() // the exit code says more
+			_ = cmd.Wait() // the exit code is checked below
 			if code := cmd.ProcessState.ExitCode(); code != c.code || !strings.Contains(last, c.last) {
 				t.Errorf("exit %d after %q, want %d after %q", code, last, c.code, c.last)
 			}
@@ -209,8 +210,8 @@ func TestSignalsDrainThenExit(t *testing.T) {
 	}
 }
 
-// signalInTurn sends the first signal when the driver serves, the second when it drains; it returns
-// the last line.
+// signalInTurn sends the first signal when the driver serves, and the second when the driver
+// drains. It returns the last line.
 func signalInTurn(
 	t *testing.T, process *os.Process, stderr *bufio.Scanner, signals []syscall.Signal,
 ) (last string) {

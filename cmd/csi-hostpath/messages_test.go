@@ -12,12 +12,12 @@ import (
 var (
 	// gap is a variable part of a message, as the page writes it.
 	gap = regexp.MustCompile(`…|pool\.json|volumes/|code = [A-Za-z]+`)
-	// concatenation is where a string goes on in the next line.
+	// concatenation matches the end of a string that goes on in the next line.
 	concatenation = regexp.MustCompile(`" \+\n\s*"`)
 )
 
-// notTheDrivers are the messages of docs/troubleshooting.md that Kubernetes, its sidecars, the
-// kernel and the chart's policies say.
+// notTheDrivers has the messages of docs/troubleshooting.md that come from Kubernetes, its
+// sidecars, the kernel and the chart's policies.
 var notTheDrivers = []string{
 	"3 node(s) did not have enough free storage",
 	"AttachVolume.Attach failed … timed out waiting for external-attacher",
@@ -48,8 +48,8 @@ var notTheDrivers = []string{
 	"waiting for pod … to be scheduled",
 }
 
-// An operator searches the documents for the words that the driver says, so they have to have the
-// driver's own.
+// Operators search the documents for the driver's messages. So the documents must quote them
+// exactly.
 func TestMessagesThatOperatorsLookUpAreTheDriversOwn(t *testing.T) {
 	t.Chdir("../..")
 	said := sources(t, "pkg")
@@ -71,8 +71,8 @@ func TestMessagesThatOperatorsLookUpAreTheDriversOwn(t *testing.T) {
 
 func isNotTheDrivers(message string) bool { return slices.Contains(notTheDrivers, message) }
 
-// messagesOf is the code of several words in the first cells of a page's tables, without their
-// headings and without commands.
+// messagesOf returns the quoted messages in the first cells of a page's tables: code of several
+// words that is neither a heading nor a command.
 func messagesOf(page string) []string {
 	var messages []string
 	lines := strings.Split(page, "\n")
@@ -91,8 +91,8 @@ func messagesOf(page string) []string {
 	return messages
 }
 
-// checkMessages looks for every part of the messages in what the driver says. There are at least
-// as many as least, else the test looks at the wrong table.
+// checkMessages looks for every part of the messages in the driver's source. If there are fewer
+// messages than least, the test reads the wrong table.
 func checkMessages(t *testing.T, said string, messages []string, least int) {
 	t.Helper()
 	for _, message := range messages {
@@ -107,7 +107,7 @@ func checkMessages(t *testing.T, said string, messages []string, least int) {
 	}
 }
 
-// sources is the text of the Go files below a directory, but for tests.
+// sources returns the text of the Go files below a directory, without tests.
 func sources(t *testing.T, dir string) string {
 	t.Helper()
 	var text strings.Builder

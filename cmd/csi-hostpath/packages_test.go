@@ -14,13 +14,14 @@ import (
 
 const module = "github.com/csi-hostpath/csi-hostpath/"
 
-// goPackage is what `go list` says of a package.
+// goPackage is the output of `go list` for a package.
 type goPackage struct {
 	ImportPath string
 	Imports    []string
 }
 
-// goPackages lists the packages of the module, without its prefix, with those that need a tag.
+// goPackages returns the packages of the module, without the module's prefix, and including
+// packages that need a build tag.
 func goPackages(t *testing.T) []goPackage {
 	t.Helper()
 	list := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports",
@@ -46,7 +47,7 @@ func goPackages(t *testing.T) []goPackage {
 // packageTable is the table of packages in docs/design.md.
 type packageTable struct {
 	driver []string // cmd and pkg, from the top
-	noRPC  int      // from this row of driver on, packages have no gRPC and no CSI
+	noRPC  int      // from this row on, packages of driver have no gRPC and no CSI
 	others []string // tests and tools
 }
 
@@ -78,7 +79,7 @@ func readPackageTable(t *testing.T) packageTable {
 	return table
 }
 
-// matches says whether a row is that of a package.
+// matches says whether a row is for a package.
 func matches(row, path string) bool {
 	dir, all := strings.CutSuffix(row, "/...")
 	return row == path || all && (path == dir || strings.HasPrefix(path, dir+"/"))
@@ -130,7 +131,7 @@ func TestImportsPointDownTheTableOfPackages(t *testing.T) {
 	}
 }
 
-// depguard ignores a rule for a package that does not exist, and says nothing.
+// depguard silently ignores rules for packages that do not exist.
 func TestTheLinterNamesPackagesThatExist(t *testing.T) {
 	t.Chdir("../..")
 	config := read(t, ".golangci.yml")

@@ -76,7 +76,7 @@ func TestRepairWritesTheRecordOnlyWithYes(t *testing.T) {
 	}
 }
 
-// withoutCreated leaves out the one thing that nobody knows any more.
+// withoutCreated removes the time of creation, which a repaired record cannot have.
 func withoutCreated(record []byte) string {
 	var lines []string
 	for line := range strings.Lines(string(record)) {

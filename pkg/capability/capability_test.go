@@ -164,7 +164,7 @@ func TestAllCapabilitiesHaveToBeGood(t *testing.T) {
 	}
 }
 
-// pool is a policy.
+// pool implements the policy of a pool.
 type pool bool
 
 func (p pool) AllowMultiNode() bool { return bool(p) }

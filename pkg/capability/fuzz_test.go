@@ -10,8 +10,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// FuzzParse takes whatever a caller can put on the wire: it is refused as invalid, or it has a mode
-// that is known, and is as read-only as that.
+// FuzzParse parses anything that a caller can send. It is refused as invalid, or it has a known
+// mode and is read-only exactly if the mode is.
 func FuzzParse(f *testing.F) {
 	for mode := range csi.VolumeCapability_AccessMode_Mode_name {
 		for _, c := range []*csi.VolumeCapability{

@@ -17,8 +17,7 @@ const knownPoolKeys = "known are name, path, default, optional, allowMultiNode, 
 
 const header = "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" // lines 1 and 2
 
-// load runs Flags.Load over a file named driver.yaml with the given content, in a directory of its
-// own.
+// load runs Flags.Load for a file driver.yaml with the given content, in a new directory.
 func load(t testing.TB, content string, poolPaths ...string) (Config, error) {
 	t.Helper()
 	t.Chdir(t.TempDir())
@@ -284,7 +283,7 @@ func TestValidateNamesEachFault(t *testing.T) {
 		name  string
 		field string
 		value any
-		want  string // the only line, or its beginning
+		want  string // the only line of the error, or its beginning
 	}{
 		{"tcp endpoint", "Endpoint", "tcp://:80", `endpoint: "tcp://:80" must be unix:///absolute/path`},
 		{"tcp endpoint for sidecars", "SidecarEndpoint", "tcp://:80", `sidecarEndpoint: "tcp://:80" must be unix:///absolute/path`},
@@ -341,7 +340,7 @@ func TestNamesThatKubernetesTakesAreTaken(t *testing.T) {
 	}
 }
 
-// One mistake is one fault: everything overlaps "/", which is no news.
+// One mistake gives one fault: "/" contains every other path, which is not reported again.
 func TestTheWholeNodeAsADirectoryIsOneFault(t *testing.T) {
 	for _, c := range []struct{ kubelet, pool, hostPath, want string }{
 		{"/var/lib/kubelet", "/", "/home/x", `pools[0].path: "/" is the whole node`},

@@ -43,7 +43,7 @@ func TestBackgroundExpectsCallsForAWhile(t *testing.T) {
 	})
 }
 
-// However busy the pool is, the background has a fifth of the time.
+// The background work has a fifth of the time, however busy the pool is.
 func TestBackgroundGoesOnUnderCallsWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g CallGate

@@ -11,7 +11,8 @@ import (
 	"k8s.io/klog/v2/textlogger"
 )
 
-// benchmarkRequest is what kubelet sends for a pod: podInfoOnMount fills the volume context.
+// benchmarkRequest returns a request as kubelet sends it for a pod, with the volume context of
+// podInfoOnMount.
 func benchmarkRequest() *csi.NodePublishVolumeRequest {
 	const pvc = "pvc-7d0c2c1e-3d7b-4a2f-9b1e-0f6c9f5a7c11"
 	const (
@@ -71,14 +72,14 @@ func run(b *testing.B, list ...grpc.UnaryServerInterceptor) {
 	}
 }
 
-// BenchmarkChain is what the edge adds to a call, besides gRPC itself, at the default verbosity.
+// BenchmarkChain measures what the interceptors add to a call at the default verbosity.
 func BenchmarkChain(b *testing.B) {
 	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(io.Discard)))
 	list := interceptors(Options{Logger: logger, Registerer: prometheus.NewRegistry()})
 	run(b, list...)
 }
 
-// BenchmarkInterceptor has each link of BenchmarkChain alone.
+// BenchmarkInterceptor measures each interceptor of BenchmarkChain alone.
 func BenchmarkInterceptor(b *testing.B) {
 	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(io.Discard)))
 	list := interceptors(Options{Logger: logger})

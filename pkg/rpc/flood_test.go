@@ -40,7 +40,7 @@ func TestEveryRequestThatTheLimitsLetPassIsSmallEnough(t *testing.T) {
 	}
 }
 
-// A cluster may have a topology segment for each node, and every node in a request.
+// A cluster may have a topology segment for each node, and a request may list all nodes.
 func TestARequestMayNameTwoHundredNodes(t *testing.T) {
 	var nodes []*csi.Topology
 	for i := range 200 {
@@ -99,7 +99,7 @@ func TestTheOldestOfTooManyArrivalsIsEnded(t *testing.T) {
 		if first.Err() == nil || second.Err() != nil {
 			t.Errorf("of one too many: the first %v, the second %v", first.Err(), second.Err())
 		}
-		end() // its caller gives up
+		end() // the caller gives up
 		synctest.Wait()
 		if f.arriving.Len() != maxArriving-1 {
 			t.Errorf("%d arrive after one has ended", f.arriving.Len())
@@ -137,7 +137,7 @@ func FuzzCountFields(f *testing.F) {
 	})
 }
 
-// BenchmarkFloodControl is what the bounds add to a call.
+// BenchmarkFloodControl measures what the bounds add to a call.
 func BenchmarkFloodControl(b *testing.B) {
 	f, request := &floodControl{}, benchmarkRequest()
 	wire := mem.BufferSlice{mem.SliceBuffer(marshal(b, request))}
@@ -156,7 +156,7 @@ func BenchmarkFloodControl(b *testing.B) {
 	}
 }
 
-// BenchmarkCall is a call over a connection in memory, with everything that it passes through.
+// BenchmarkCall measures a whole call over a connection in memory.
 func BenchmarkCall(b *testing.B) {
 	e := newEdge(b, 0)
 	b.ReportAllocs()
@@ -167,7 +167,7 @@ func BenchmarkCall(b *testing.B) {
 	}
 }
 
-// slowReader is a connection that writes nothing until it is told.
+// slowReader is a connection whose writes wait until the test lets them go on.
 type slowReader struct {
 	net.Addr
 	written []func()

@@ -93,7 +93,7 @@ func TestKeysOf(t *testing.T) {
 	}
 }
 
-// unlocked are the requests with a volume that change nothing, or that the driver does not serve.
+// unlocked has the requests with a volume that change nothing, or that the driver does not serve.
 var unlocked = []protoreflect.Name{
 	"ValidateVolumeCapabilitiesRequest",
 	"ControllerGetVolumeRequest",
@@ -155,8 +155,8 @@ func TestFailedTryTakesNothing(t *testing.T) {
 	}
 }
 
-// TestOneCallAtATimeForAVolume races 32 goroutines over 4 volumes: no two may be inside one volume,
-// and every lock ends.
+// TestOneCallAtATimeForAVolume lets 32 goroutines race for 4 volumes. No two calls may run for one
+// volume, and every lock is released.
 func TestOneCallAtATimeForAVolume(t *testing.T) {
 	f := newTestInFlight()
 	var inside [4]atomic.Int32

@@ -41,8 +41,8 @@ func requests(t testing.TB) iter.Seq[proto.Message] {
 	}
 }
 
-// overrides are the limits that csi.proto gives to fields in the comments before them, by message
-// and field.
+// overrides returns the limits that csi.proto sets in the comments before fields, by message and
+// field.
 func overrides(t *testing.T) map[string]int {
 	t.Helper()
 	const module = "github.com/container-storage-interface/spec"
@@ -74,7 +74,7 @@ func overrides(t *testing.T) map[string]int {
 	return limits
 }
 
-// overrideIn is the limit in bytes that a comment of csi.proto gives; 0 when it gives none.
+// overrideIn returns the limit in bytes that a comment of csi.proto sets, or 0 if it sets none.
 func overrideIn(comment string) int {
 	switch {
 	case strings.Contains(comment, "SHALL NOT exceed 4 KiB"):
@@ -104,7 +104,7 @@ func TestLimitsAreThoseOfTheSpecification(t *testing.T) {
 			if limit, ok := limits[string(field.Parent().Name())+"."+string(field.Name())]; ok {
 				want = limit
 			}
-			if field.Name() == "node_id" { // what NodeGetInfo has answered
+			if field.Name() == "node_id" { // the node's ID comes from NodeGetInfo
 				want = limits["NodeGetInfoResponse.node_id"]
 			}
 			if got := limitOf(field); got != want {
@@ -114,7 +114,7 @@ func TestLimitsAreThoseOfTheSpecification(t *testing.T) {
 	}
 }
 
-// place puts a text of that size into the field at the end of the chain.
+// place sets the field at the end of the chain to a text of that size.
 func place(root protoreflect.Message, chain []protoreflect.FieldDescriptor, size int) {
 	if chain[len(chain)-1].IsMap() {
 		half := size / 2
@@ -124,8 +124,8 @@ func place(root protoreflect.Message, chain []protoreflect.FieldDescriptor, size
 	placeText(root, chain, "", strings.Repeat("x", size))
 }
 
-// placeText puts a text into the field at the end of the chain, making messages on the way. In a
-// map it has that key.
+// placeText sets the field at the end of the chain to a text, and makes the messages on the way. In
+// a map the text gets that key.
 func placeText(
 	root protoreflect.Message, chain []protoreflect.FieldDescriptor, key, value string,
 ) {
@@ -147,7 +147,7 @@ func placeText(
 	}
 }
 
-// textChains finds every string and map in a message and below it.
+// textChains returns the chains of fields that lead to the strings and maps of a message.
 func textChains(
 	desc protoreflect.MessageDescriptor, prefix []protoreflect.FieldDescriptor,
 ) [][]protoreflect.FieldDescriptor {

@@ -21,7 +21,7 @@ const (
 	public = "visible"
 )
 
-// shown is the allow-list a second time: the fields and keys that the log may show.
+// shown repeats the allow-list: the fields and keys that the log may show.
 var (
 	shownFields = []string{
 		"volume_id",
@@ -47,7 +47,8 @@ var (
 	}
 )
 
-// renderings is every way in which the driver, a logger or a careless line could print a request.
+// renderings returns the request in every form in which the driver, a logger or a careless line
+// could print it.
 func renderings(t testing.TB, req any) map[string]string {
 	t.Helper()
 	r := Redact(req)
@@ -182,14 +183,13 @@ func TestJSONLogHasTheRequestAsFields(t *testing.T) {
 	}
 }
 
-// FuzzRedact puts arbitrary texts where secrets go and looks for them in the log.
+// FuzzRedact puts arbitrary texts into the fields for secrets, and looks for the texts in the log.
 func FuzzRedact(f *testing.F) {
 	f.Add("password", "hunter2", "pool")
 	f.Add("\x00", `"},{"`, "mode")
 	f.Add("csi.storage.k8s.io/pv/name", "%!s(MISSING)\n\tI0000", "uid")
 	f.Fuzz(func(t *testing.T, key, value, other string) {
-		// Hexadecimal behind a marker: a text that nothing but the field can have brought into the
-		// log.
+		// Hexadecimal after a marker, so that the text cannot be in the log for another reason.
 		hidden := fmt.Sprintf("%s-%x", secret, value)
 		req := &csi.NodePublishVolumeRequest{
 			VolumeId: value, TargetPath: other,

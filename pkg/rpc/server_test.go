@@ -28,7 +28,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeController answers by the name it is asked to create.
+// fakeController chooses its answer by the name in the request.
 type fakeController struct {
 	csi.UnimplementedControllerServer
 }
@@ -57,7 +57,7 @@ func (fakeController) CreateVolume(
 	}, nil
 }
 
-// syncBuffer is a log that the server's goroutines write and the test reads.
+// syncBuffer is a log to which the server's goroutines write while the test reads.
 type syncBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -75,7 +75,7 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-// edge is a server with a fake controller behind the whole chain, and what it reports.
+// edge is a server with all interceptors and a fake controller, with its log and metrics.
 type edge struct {
 	client   csi.ControllerClient
 	log      *syncBuffer
@@ -112,7 +112,7 @@ func newEdge(t testing.TB, verbosity int) edge {
 	return e
 }
 
-// panicked is all that a caller learns of a panic.
+// panicked is the message that a caller gets after a panic.
 const panicked = "internal error: CreateVolume panicked; the driver's log has the stack"
 
 func TestChain(t *testing.T) {
@@ -192,7 +192,7 @@ func TestChain(t *testing.T) {
 	}
 }
 
-// handled reads grpc_server_handled_total for CreateVolume.
+// handled returns grpc_server_handled_total for CreateVolume.
 func handled(t *testing.T, registry *prometheus.Registry, code codes.Code) float64 {
 	t.Helper()
 	sum := 0.0
@@ -238,7 +238,7 @@ func TestPanicIsCountedAndReleasesItsLock(t *testing.T) {
 	}
 }
 
-// panics is the counter for CreateVolume.
+// panics returns the counter of panics for CreateVolume.
 func panics(t *testing.T, e edge) float64 {
 	t.Helper()
 	for _, m := range family(t, e.registry, "csi_hostpath_rpc_panics_total").GetMetric() {
@@ -250,7 +250,7 @@ func panics(t *testing.T, e edge) float64 {
 	return 0
 }
 
-// Prometheus computes no increase from a counter that appears with 1.
+// Prometheus sees no increase if a counter first appears with the value 1.
 func TestCountersBeginWithZero(t *testing.T) {
 	e := newEdge(t, 0)
 	if got := panics(t, e); got != 0 {

@@ -89,7 +89,7 @@ func TestReferenceIDSaysWhatItRefersTo(t *testing.T) {
 		Owner: Owner{Namespace: "a"},
 	}
 	same := made
-	same.Owner = Owner{} // the provisioner's words are not among a PersistentVolume's attributes
+	same.Owner = Owner{} // the attributes of a PersistentVolume do not have the owner
 	if err := same.CheckReference(made.ReferenceID(name)); err != nil {
 		t.Error(err)
 	}

@@ -35,7 +35,8 @@ func TestDifferencesAreThoseFieldsAlone(t *testing.T) {
 	}
 }
 
-// A field that is forgotten would make "exists with other properties" say nothing.
+// If a field were missing in Differences, the error for an existing volume would not name the
+// difference.
 func TestEveryFieldOfASpecificationCanDiffer(t *testing.T) {
 	for i, asked := range []Spec{
 		{Type: FileOrCreate}, {Mode: 1}, {UID: 1}, {GID: 1}, {Backing: ImageBacking}, {FSType: "xfs"}, {Allocation: Sparse}, {Inodes: 1},

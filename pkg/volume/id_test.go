@@ -48,7 +48,7 @@ func TestHostileIDIsRefused(t *testing.T) {
 		"../456789abcd-a",
 		"0123456789abc-a",
 		"012345678-a",
-		// Snapshots are other things, and no volume may be taken for one.
+		// No volume ID may be taken for a snapshot ID.
 		"0123456789ab-s-snapshot",
 		"0123456789ab-h-short",
 		"0123456789ab-h-" + strings.Repeat("0", 39),
@@ -63,8 +63,8 @@ func TestHostileIDIsRefused(t *testing.T) {
 	}
 }
 
-// wantIDError is the sentinel for a string that is no ID. A request with an empty or endless one is
-// wrong; every other one is a good request for what cannot exist.
+// wantIDError returns the sentinel for a string that is no ID. A request with an empty or too long
+// ID is invalid. A request with any other string is valid, and names a volume that cannot exist.
 func wantIDError(s string) error {
 	if s == "" || len(s) > MaxNameBytes {
 		return ErrInvalid
@@ -91,7 +91,7 @@ func TestPoolIDIsTwelveHexDigits(t *testing.T) {
 	}
 }
 
-// The order of listing is the byte order of the strings: a client may sort a listing and compare.
+// Lists are in the byte order of the IDs, so that a client can sort a list and compare.
 func TestIDsAreOrderedAsTheirStrings(t *testing.T) {
 	sorted := []string{
 		"000000000000-b",

@@ -9,8 +9,8 @@ import (
 
 const examplePool = PoolID("0123456789ab")
 
-// Hashes worked out with sha256sum, so that a change of the scheme, which would orphan every
-// volume, does not go unseen.
+// The hashes were computed with sha256sum. A change of the scheme would orphan every volume, and
+// fails this test.
 func TestNameBecomesADirectory(t *testing.T) {
 	for _, tc := range []struct{ name, dir string }{
 		{"pvc-5d2f0a3c-9c38-4b1e-8f5e-2f8c6a5e9f10", "pvc-5d2f0a3c-9c38-4b1e-8f5e-2f8c6a5e9f10"},
@@ -54,7 +54,7 @@ func TestNameThatCannotBeKeptIsRefused(t *testing.T) {
 	}
 }
 
-// A name that looks like what another name becomes must not share its directory.
+// A name that looks like the directory of another name must not share that directory.
 func TestNamesNeverShareADirectory(t *testing.T) {
 	seen := map[string]string{}
 	names := []string{
@@ -80,7 +80,7 @@ func TestNamesNeverShareADirectory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// What an attacker would choose: the directory of another's name, as a name.
+		// An attacker would choose the directory of another volume as a name.
 		names = append(names, n.Dir())
 	}
 	for _, s := range names {
@@ -95,8 +95,8 @@ func TestNamesNeverShareADirectory(t *testing.T) {
 	}
 }
 
-// isSafeComponent is written apart from the code under test: what may stand between two slashes and
-// name nothing else.
+// isSafeComponent says, independently of the tested code, whether a string is one safe component of
+// a path.
 func isSafeComponent(s string) bool {
 	return s != "" && s != "." && s != ".." && len(s) <= 255 && !strings.ContainsAny(s, "/\x00")
 }

@@ -36,11 +36,11 @@ func TestHostileSnapshotIDIsRefused(t *testing.T) {
 		"0123456789ab-s-a/../b",
 		"0123456789ab-s-a\x00",
 		"0123456789ab-s-\xff",
-		"0123456789ab-s-s-a", // no name has such a directory
+		"0123456789ab-s-s-a", // no name becomes such a directory
 		"0123456789ab-s-h-short",
 		"0123456789AB-s-a",
 		"../456789abcd-s-a",
-		"0123456789ab-a", // a volume's
+		"0123456789ab-a", // a volume's ID
 		"0123456789ab-S-a",
 		"0123456789ab-s-" + strings.Repeat("x", 65),
 		"0123456789ab-s-" + strings.Repeat("x", 1<<20),

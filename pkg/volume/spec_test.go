@@ -67,7 +67,7 @@ func TestBadParameterIsRefusedByName(t *testing.T) {
 		{"gid", "4294967296"},
 		{"inodes", ""},
 		{"inodes", "0"},
-		{"inodes", "1"}, // the volume's root
+		{"inodes", "1"}, // only the volume's root
 		{"inodes", "-5"},
 		{"inodes", "10k"},
 		{"inodes", "4294967296"},
