@@ -40,7 +40,7 @@ func Inspect(ctx context.Context, cfg config.Config) (notes []string, faults []e
 	return notes, faults
 }
 
-// inspect looks at the place of a pool.
+// inspect looks at the directory of a pool.
 func (s *poolSet) inspect(ctx context.Context, c config.Pool) (note string, err error) {
 	d, err := os.OpenFile(c.Path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	switch {

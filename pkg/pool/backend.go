@@ -8,7 +8,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend/detect"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
-	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -32,7 +31,11 @@ func (p *Pool) Filesystem() Filesystem { return p.filesystem }
 // openBackend finds out what the pool's filesystem can do. Errors: ErrUnavailable when that is less
 // than the options require.
 func (p *Pool) openBackend(ctx context.Context) (err error) {
-	if p.backend, err = p.detect(ctx, p.layout.Root); err != nil {
+	root := p.layout.Root
+	if p.backend, err = detect.Backend(ctx, root, p.opts.quotas()); err != nil {
+		return err
+	}
+	if p.ordered, err = backend.HasOrderedJournal(root.File); err != nil {
 		return err
 	}
 	p.cloner = backend.ClonerOf(p.backend)
@@ -43,27 +46,11 @@ func (p *Pool) openBackend(ctx context.Context) (err error) {
 		Yielder:  &p.calls,
 	}
 	p.filesystem = Filesystem{Backend: p.backend.Name(), EnforcesSizes: p.backend.Enforces()}
-	if p.filesystem.Volatile, err = detect.Volatile(p.layout.Root); err != nil {
+	if p.filesystem.Volatile, err = detect.Volatile(root); err != nil {
 		return err
 	}
-	p.filesystem.NoExec, err = mount.IsNoExec(p.layout.Root.File)
+	p.filesystem.NoExec, err = mount.IsNoExec(root.File)
 	return err
-}
-
-// checkQuota refuses a filesystem that does not do what the options require, before anything is
-// made on it. Errors: ErrUnavailable.
-func (p *Pool) checkQuota(ctx context.Context, d openat.Dir) error {
-	if !p.opts.RequireQuota {
-		return nil
-	}
-	_, err := p.detect(ctx, d)
-	return err
-}
-
-func (p *Pool) detect(ctx context.Context, d openat.Dir) (backend.Backend, error) {
-	return detect.Backend(ctx, d, detect.Options{
-		RequireQuota: p.opts.RequireQuota, IgnoreQuota: p.opts.IgnoreQuota,
-	})
 }
 
 // backendOf returns the backend that enforces the size of such a volume: the pool's filesystem, or

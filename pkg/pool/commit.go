@@ -62,7 +62,7 @@ func (k *kind[V]) create(
 		return v, err
 	}
 	failpoint.Here(k.failpoints.renamed)
-	if err := k.pool.syncRenames(k.dir); err != nil {
+	if err := k.syncRenames(); err != nil {
 		return v, k.undoCreate(made, err)
 	}
 	k.catalog.Put(made)
@@ -151,5 +151,5 @@ func (k *kind[V]) undoCreate(made *catalog.Entry, failed error) error {
 	return errors.Join(failed, err)
 }
 
-// syncRenames makes renames from tmp/ into volumes/ or snapshots/ durable.
-func (p *Pool) syncRenames(to openat.Dir) error { return p.commits.SyncFile(to.File) }
+// syncRenames makes renames from tmp/ into the kind's directory durable.
+func (k *kind[V]) syncRenames() error { return k.pool.commits.SyncFile(k.dir.File) }

@@ -139,7 +139,7 @@ func (k *kind[V]) existing(id catalog.ID, check func(V) error) (v V, exists bool
 	if err := check(found); err != nil {
 		return v, true, err
 	}
-	return found, true, k.pool.syncRenames(k.dir)
+	return found, true, k.syncRenames()
 }
 
 // page lists at most limit values in the order of their directories, after the given one.

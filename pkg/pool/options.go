@@ -1,9 +1,12 @@
 package pool
 
 import (
+	"context"
 	"os"
 	"time"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend/detect"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -53,6 +56,21 @@ type Options struct {
 
 // DefaultMaxCopies lets a small copy pass a large one, and leaves most of a disk to the pods.
 const DefaultMaxCopies = 2
+
+// quotas is what the options want of the filesystem's quotas.
+func (o Options) quotas() detect.Options {
+	return detect.Options{RequireQuota: o.RequireQuota, IgnoreQuota: o.IgnoreQuota}
+}
+
+// checkFilesystem refuses a filesystem that does not do what the options require, before anything
+// is made on it. Errors: ErrUnavailable.
+func (o Options) checkFilesystem(ctx context.Context, d openat.Dir) error {
+	if !o.RequireQuota {
+		return nil
+	}
+	_, err := detect.Backend(ctx, d, o.quotas())
+	return err
+}
 
 func (o Options) overcommit() float64 {
 	if o.Overcommit == 0 {

@@ -8,14 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync/atomic"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/fsgroup"
 	"github.com/csi-hostpath/csi-hostpath/pkg/job"
-	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
@@ -78,7 +76,7 @@ func (p *Pool) open(ctx context.Context) (err error) {
 		WasOpen:           p.opts.WasOpen,
 		Admit:             p.opts.Admit,
 		Claim:             p.opts.Claim,
-		CheckFilesystem:   func(d openat.Dir) error { return p.checkQuota(ctx, d) },
+		CheckFilesystem:   func(d openat.Dir) error { return p.opts.checkFilesystem(ctx, d) },
 	})
 	if err != nil {
 		return err
@@ -91,11 +89,8 @@ func (p *Pool) open(ctx context.Context) (err error) {
 }
 
 // load finds out what the pool's filesystem can do, and what the pool has.
-func (p *Pool) load(ctx context.Context) (err error) {
+func (p *Pool) load(ctx context.Context) error {
 	if err := p.openBackend(ctx); err != nil {
-		return err
-	}
-	if p.ordered, err = backend.HasOrderedJournal(p.layout.Root.File); err != nil {
 		return err
 	}
 	p.volumes, p.snapshots, p.trash = p.newVolumes(), p.newSnapshots(), p.newTrash()
@@ -161,19 +156,4 @@ func (p *Pool) List(afterDir string, limit int) []volume.Volume {
 // Inline lists the volumes that live with a pod.
 func (p *Pool) Inline() []volume.Volume {
 	return p.volumes.unpackAll(p.volumes.catalog.Owned())
-}
-
-// VolumeAt says which volume's data a mount shows, if one of this pool.
-func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
-	rest, ok := p.layout.Location.Below(m)
-	if !ok {
-		return p.imageAt(m)
-	}
-	parts := strings.Split(rest, "/")
-	if len(parts) < 3 || parts[0] != layout.VolumesDir ||
-		!backend.IsDataPath(strings.Join(parts[2:], "/")) {
-		return volume.ID{}, false
-	}
-	id, err := volume.IDFromDir(p.id, parts[1])
-	return id, err == nil
 }

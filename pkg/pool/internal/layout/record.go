@@ -56,15 +56,15 @@ func checkUnused(root openat.Dir) error {
 		return err
 	}
 	allowed := append([]string{LockFile, recordTmpFile, lostAndFound}, ownDirs...)
-	foreign := slices.DeleteFunc(slices.Clone(names),
+	others := slices.DeleteFunc(slices.Clone(names),
 		func(n string) bool { return slices.Contains(allowed, n) })
-	if len(foreign) > 0 {
-		slices.Sort(foreign)
+	if len(others) > 0 {
+		slices.Sort(others)
 		return volume.Because(volume.ReasonForeign, fmt.Errorf(
 			"%w: it holds %d entries that are no pool's, such as %q, and no %s: give the pool an empty directory",
 			volume.ErrUnavailable,
-			len(foreign),
-			foreign[0],
+			len(others),
+			others[0],
 			RecordFile,
 		))
 	}
