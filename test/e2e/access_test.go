@@ -184,6 +184,43 @@ func TestNonRootPodWritesThroughFSGroup(t *testing.T) {
 	}
 }
 
+// TestSecondPodOfAnotherGroupFindsAllInItsGroup is what Kubernetes' suite does
+// (test/e2e/storage/testsuites/fsgroupchangepolicy.go, "Always"). The pods are not root, so the
+// second one can write to the first one's files only through the group.
+func TestSecondPodOfAnotherGroupFindsAllInItsGroup(t *testing.T) {
+	for _, tc := range []struct{ class, mode string }{
+		{"csi-hostpath", "ReadWriteOnce"},
+		{"csi-hostpath", "ReadWriteOncePod"},
+		{"csi-hostpath-image", "ReadWriteOnce"},
+	} {
+		t.Run(tc.class+" "+tc.mode, func(t *testing.T) {
+			ns := newNamespace(t)
+			p := mounts("data", "/data")
+			p.security = "{runAsUser: 1001, runAsGroup: 3001, runAsNonRoot: true, fsGroup: 1000}"
+			apply(t, ns, claim("data", tc.class, "128Mi", tc.mode)+pod("first", p))
+			waitReady(t, ns, "first")
+			sh(t, ns, "first", "umask 077; echo a >/data/file1; chmod 640 /data/file1; "+
+				"mkdir /data/subdir; echo b >/data/subdir/file2")
+			groups := "stat -c %g /data /data/file1 /data/subdir /data/subdir/file2 | tr '\\n' ' '"
+			if got := sh(t, ns, "first", groups); got != "1000 1000 1000 1000" {
+				t.Errorf("in the first pod the groups are %q, want 1000", got)
+			}
+			deletePod(t, ns, "first")
+			p.security = "{runAsUser: 1002, runAsGroup: 3002, runAsNonRoot: true, fsGroup: 2000}"
+			apply(t, ns, pod("second", p))
+			waitReady(t, ns, "second")
+			if got := sh(t, ns, "second", groups); got != "2000 2000 2000 2000" {
+				t.Errorf("in the second pod the groups are %q, want 2000", got)
+			}
+			sh(t, ns, "second", "echo c >>/data/file1; echo d >>/data/subdir/file2; touch /data/subdir/new")
+			got := sh(t, ns, "second", "cat /data/file1 /data/subdir/file2 | tr '\\n' ' '")
+			if got != "a c b d" {
+				t.Errorf("the second pod reads %q", got)
+			}
+		})
+	}
+}
+
 func TestFileVolumeMountsOverAFile(t *testing.T) {
 	ns := newNamespace(t)
 	apply(t, ns, claim("file", "csi-hostpath-file", "1Mi")+pod("app", mounts("file", "/etc/passwd")))
