@@ -1,13 +1,9 @@
 package pool
 
 import (
-	"errors"
-	"fmt"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
-	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -30,37 +26,14 @@ func (p *Pool) reserve(bytes int64) error {
 // room reads the filesystem's size and use. It costs a few system calls, whatever the pool holds.
 // Errors: ErrUnavailable when the disk has failed or is no longer at the pool's path.
 func (p *Pool) room() (ledger.Room, error) {
-	if err := errors.Join(p.alive(), p.CheckAtPath()); err != nil {
-		return ledger.Room{}, err
-	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(p.layout.Root.FD(), &st); err != nil {
-		return ledger.Room{}, p.wrap(fmt.Errorf("statfs: %w", err))
-	}
-	if st.Flags&unix.ST_RDONLY != 0 {
-		err := fmt.Errorf("%w: its filesystem is mounted read-only: "+
-			"look into the kernel's log for disk errors, remount it", volume.ErrUnavailable)
-		return ledger.Room{}, p.wrap(volume.Because(volume.ReasonReadOnly, err))
+	space, err := p.layout.Space()
+	if err != nil {
+		return ledger.Room{}, p.wrap(err)
 	}
 	return ledger.Room{
-		Size:       mount.Bytes(st.Blocks, st.Bsize),
-		Free:       mount.Bytes(st.Bavail, st.Bsize),
-		Used:       mount.Bytes(st.Blocks-min(st.Blocks, st.Bavail), st.Bsize),
-		Overcommit: p.opts.overcommit(),
-		Reserve:    p.opts.ReserveBytes,
+		Size: space.Size, Free: space.Free, Used: space.Used,
+		Overcommit: p.opts.overcommit(), Reserve: p.opts.ReserveBytes,
 	}, nil
-}
-
-// alive says whether the filesystem still works. statfs(2) cannot tell: XFS shuts itself down when
-// its disk fails, and statfs then still returns the last sizes. Errors: ErrUnavailable.
-func (p *Pool) alive() error {
-	var st unix.Stat_t
-	if err := unix.Fstat(p.layout.Root.FD(), &st); err != nil {
-		err = fmt.Errorf("%w: its disk has failed (%w): "+
-			"look into the kernel's log, and stop the driver to replace it", volume.ErrUnavailable, err)
-		return p.wrap(volume.Because(volume.ReasonDiskFailed, err))
-	}
-	return nil
 }
 
 // unwrittenNow returns how many promised bytes are not written now. It reads the usage of each

@@ -1,6 +1,7 @@
 // Package layout is what a pool is on disk: a directory with pool.json, a lock, and the directories
 // of the volumes, of the snapshots, and of what is unfinished or deleted. It makes a directory a
-// pool, opens and locks it, and says whether it is still at its path.
+// pool, opens and locks it, and says whether it is still at its path and how much space its
+// filesystem has.
 package layout
 
 import (
