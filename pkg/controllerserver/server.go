@@ -16,7 +16,6 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
-	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -33,10 +32,10 @@ type Pools interface {
 	Complete() error
 }
 
-// Publications says whether a volume, given its open data, is published. Errors: ErrInUse when it
-// is.
+// Publications says whether a volume, given its open data, is published or staged. Errors: ErrInUse
+// when it is.
 type Publications interface {
-	CheckUnused(id volume.ID, data *os.File) error
+	CheckUnused(ctx context.Context, id volume.ID, data *os.File) error
 }
 
 // Host has the operator's rules for paths of the host. Errors: ErrForbidden.
@@ -251,14 +250,14 @@ func (s *Server) DeleteVolume(
 	if err != nil {
 		return nil, fmt.Errorf("delete volume %s: %w", id, err)
 	}
-	if err := s.checkUnused(p, id); err != nil {
+	if err := s.checkUnused(ctx, p, id); err != nil {
 		return nil, err
 	}
 	return &csi.DeleteVolumeResponse{}, p.Delete(ctx, id)
 }
 
 // checkUnused refuses a volume that a pod can see, or that is staged.
-func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
+func (s *Server) checkUnused(ctx context.Context, p *pool.Pool, id volume.ID) error {
 	data, err := p.AnyData(id)
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil // nothing there that could be published
@@ -267,10 +266,7 @@ func (s *Server) checkUnused(p *pool.Pool, id volume.ID) error {
 		return err
 	}
 	defer data.Close()
-	if err := image.CheckDetached(data); err != nil {
-		return fmt.Errorf("volume %s: %w", id, err)
-	}
-	return s.Publications.CheckUnused(id, data)
+	return s.Publications.CheckUnused(ctx, id, data)
 }
 
 // ControllerGetVolume describes one volume. Of a reference to a path of the host only the ID is

@@ -1,6 +1,7 @@
 package controllerserver
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"os"
@@ -63,7 +64,7 @@ func (s somePools) Open() []*pool.Pool {
 // published implements Publications. The volumes in it are published.
 type published map[volume.ID]bool
 
-func (p published) CheckUnused(id volume.ID, _ *os.File) error {
+func (p published) CheckUnused(_ context.Context, id volume.ID, _ *os.File) error {
 	if p[id] {
 		return fmt.Errorf("%w: volume %s is published", volume.ErrInUse, id)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -96,11 +97,12 @@ func newServices(ctx context.Context, cfg config.Config) (services, error) {
 		Pools:        pools,
 		Publications: publications,
 		Host:         host,
+		Proc:         filepath.Join(cfg.HostRoot, "proc"),
 	})
 	controller := controllerserver.New(controllerserver.Options{
 		Topology:     node.Topology,
 		Pools:        pools,
-		Publications: publications,
+		Publications: node, // it knows what is staged, too
 		Host:         host,
 	})
 	around := newSurroundings(ctx, cfg.KubeletDir)

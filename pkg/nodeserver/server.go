@@ -42,6 +42,9 @@ type Options struct {
 	Pools        Pools
 	Publications *Publications
 	Host         *hostpath.Host
+	// Proc is a proc filesystem that has the node's processes, if the driver sees it; else its own
+	// /proc is used.
+	Proc string
 }
 
 // Server implements csi.NodeServer. What it does not implement answers UNIMPLEMENTED and is not
