@@ -40,7 +40,8 @@ func (b *blower) Write(text []byte) (int, error) {
 		if err := syscall.Kill(os.Getpid(), signals[b.blow]); err != nil {
 			return 0, err
 		}
-		time.Sleep(100 * time.Millisecond) // until the signal has come
+		// No poll: the program alone sees the signal. Too early, the program only goes a step further.
+		time.Sleep(100 * time.Millisecond)
 	}
 	return os.Stdout.Write(text)
 }

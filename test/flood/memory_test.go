@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -78,16 +77,7 @@ func layout(t *testing.T) (dir string, settings []string, peak string) {
 // removeGroup waits until the group's last process has gone.
 func removeGroup(t *testing.T, dir string) {
 	t.Helper()
-	for deadline := time.Now().Add(fixture.Patience()); ; time.Sleep(20 * time.Millisecond) {
-		err := unix.Rmdir(dir)
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Errorf("remove %s: %v", dir, err)
-			return
-		}
-	}
+	fixture.Eventually(t, "the group can be removed", func() bool { return unix.Rmdir(dir) == nil })
 }
 
 // chartLimit is the memory limit of the driver's container in bytes.

@@ -8,13 +8,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 const mib = 1 << 20
@@ -41,20 +41,15 @@ func newImage(t *testing.T, dir string, bytes int64) *os.File {
 // all devices, may have one open for a moment, and it is detached when they close it.
 func wantDetached(t *testing.T, f *os.File) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
 	for _, access := range []loopdev.Access{loopdev.ReadWrite, loopdev.ReadOnly} {
-		for {
+		fixture.Eventually(t, "the file is on no device", func() bool {
 			d, err := loopdev.Find(f, access)
 			if err != nil {
-				break
+				return true
 			}
 			d.Close()
-			if time.Now().After(deadline) {
-				t.Errorf("the test leaves %s", d.Path())
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
+			return false
+		})
 	}
 }
 

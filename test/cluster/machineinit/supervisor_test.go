@@ -88,7 +88,7 @@ func TestUnitIsKeptRunningUntilItIsStopped(t *testing.T) {
 	if code := act(t, s, "/units/unit/stop"); code != http.StatusOK {
 		t.Fatalf("stop: %d", code)
 	}
-	time.Sleep(2 * restartDelay)
+	time.Sleep(2 * restartDelay) // no poll: nothing is to happen in that time
 	if got := status(t, s); got.PID != 0 || !got.Stopped {
 		t.Fatalf("a stopped unit is %+v", got)
 	}

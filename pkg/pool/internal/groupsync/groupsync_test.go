@@ -5,7 +5,8 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // slowDisk counts fsyncs. Each of them ends when the test lets it.
@@ -67,12 +68,8 @@ func TestCallsThatWaitShareTheNextFsync(t *testing.T) {
 		}
 		calls.Go(func() { errs[i] = g.Sync(directory, own) })
 	}
-	for deadline := time.Now().Add(time.Minute); g.waiting() != callers+1; {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d files wait for the next commit, want %d", g.waiting(), callers+1)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	fixture.Eventually(t, "all files wait for the next commit",
+		func() bool { return g.waiting() == callers+1 }, func() any { return g.waiting() })
 	close(disk.mayEnd)
 	calls.Wait()
 	if got := disk.fsyncs[directory]; got != 2 {
