@@ -44,6 +44,7 @@ func newImageNode(t *testing.T, spec volume.Spec) *imageNode {
 // newImageNodeOn returns a node whose pool is in that directory.
 func newImageNodeOn(t *testing.T, spec volume.Spec, dir string) *imageNode {
 	t.Helper()
+	disks.RequireMachineRoot(t) // images need loop devices
 	n := &imageNode{node: newNodeWith(t, pool.Options{Path: dir}), t: t}
 	must(t, os.Mkdir(n.target("staging"), 0o750))
 	n.id = n.createImage("v", spec)
@@ -511,7 +512,7 @@ func writeAllTheTime(t *testing.T, path string) (stop func()) {
 func TestImageOfAPoolInMemoryIsStaged(t *testing.T) {
 	for _, allocation := range []volume.Allocation{volume.Sparse, volume.Preallocated} {
 		t.Run(string(allocation), func(t *testing.T) {
-			disks.RequireRoot(t)
+			disks.RequireMachineRoot(t)
 			dir := t.TempDir()
 			must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256m"))
 			t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })

@@ -93,9 +93,9 @@ func RequireRoot(t testing.TB) {
 	}
 }
 
-// requireMachineRoot skips the test in a user namespace too, as unshare(1) makes one: its root gets
+// RequireMachineRoot skips the test in a user namespace too, as unshare(1) makes one: its root gets
 // no loop devices. (user_namespaces(7), uid_map: outside of one, all IDs are mapped to themselves.)
-func requireMachineRoot(t testing.TB) {
+func RequireMachineRoot(t testing.TB) {
 	t.Helper()
 	RequireRoot(t)
 	text, err := os.ReadFile("/proc/self/uid_map")
@@ -114,7 +114,7 @@ func requireMachineRoot(t testing.TB) {
 // next New.
 func New(t testing.TB, fstype string, size int64, opts ...Option) Disk {
 	t.Helper()
-	requireMachineRoot(t)
+	RequireMachineRoot(t)
 	o := options{projectQuota: allWithProjectQuota() && fstype != Btrfs}
 	for _, opt := range opts {
 		opt(&o)
