@@ -162,9 +162,9 @@ func copyTree(ctx context.Context, src, dst descriptor, opts Options) error {
 		return fmt.Errorf("copy file type %#o to file type %#o: they have to be the same",
 			fileType, to.fileType())
 	case fileType == unix.S_IFDIR:
-		return c.directory(src, dst)
+		return c.directory(src, dst) //nolint:contextcheck // the workers have it
 	case fileType == unix.S_IFREG:
-		return c.file(src, dst, from)
+		return c.file(src, dst, from) //nolint:contextcheck // the workers have it
 	default:
 		return fmt.Errorf("copy file type %#o: neither a directory nor a regular file", fileType)
 	}

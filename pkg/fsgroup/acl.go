@@ -32,7 +32,8 @@ func admitInACL(fd int, rights uint32) (changed bool, err error) {
 	if !addGroupRights(acl, uint16(rights&aclAll)) {
 		return false, nil
 	}
-	return true, os.NewSyscallError("setxattr", unix.Setxattr(openat.PathOfFD(fd), openat.AccessACL, acl, 0))
+	err = unix.Setxattr(openat.PathOfFD(fd), openat.AccessACL, acl, 0)
+	return true, os.NewSyscallError("setxattr", err)
 }
 
 // readACL returns nil where there is no ACL.

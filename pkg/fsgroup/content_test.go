@@ -86,8 +86,8 @@ func TestACLsOfTheContentGiveTheGroupItsRights(t *testing.T) {
 		disks.SetACL(t, dir)
 		disks.SetACL(t, file)
 		giveTo(t, root, 2000)
-		wantAccess(t, dir, 2000, nil)
-		wantAccess(t, file, 2000, nil)
+		wantAccess(t, dir, nil)
+		wantAccess(t, file, nil)
 	})
 }
 
@@ -151,13 +151,13 @@ func full(t *testing.T, root string) {
 	}
 }
 
-// countIn counts the files that have the group.
-func countIn(t *testing.T, root string, group uint32) (n int) {
+// countChanged counts the files that have the group 2000.
+func countChanged(t *testing.T, root string) (n int) {
 	t.Helper()
 	for i := range manyFiles {
 		var st unix.Stat_t
 		must(t, unix.Stat(filepath.Join(root, strconv.Itoa(i/100), strconv.Itoa(i)), &st))
-		if st.Gid == group {
+		if st.Gid == 2000 {
 			n++
 		}
 	}
@@ -173,19 +173,19 @@ func TestInterruptedChangeIsSeenAtTheRootAndGoesOn(t *testing.T) {
 	if err := groups.Set(gone, request(t, root, 2000)); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("the call ends with %v, want ErrBusy", err)
 	}
-	for deadline := time.Now().Add(time.Minute); countIn(t, root, 2000) == 0; {
+	for deadline := time.Now().Add(time.Minute); countChanged(t, root) == 0; {
 		if time.Now().After(deadline) {
 			t.Fatal("nothing is changed")
 		}
 	}
 	groups.Close() // as the end of the driver
-	if n := countIn(t, root, 2000); n == manyFiles {
+	if n := countChanged(t, root); n == manyFiles {
 		t.Fatal("the change was not interrupted: the test shows nothing")
 	}
 	wantGroup(t, root, 0, 0o755)
 	giveTo(t, root, 2000)
 	wantGroup(t, root, 2000, 0o2775)
-	if n := countIn(t, root, 2000); n != manyFiles {
+	if n := countChanged(t, root); n != manyFiles {
 		t.Errorf("%d of %d files have the group", n, manyFiles)
 	}
 }
@@ -223,7 +223,7 @@ func TestCallsJoinTheChangeThatIsUnderWay(t *testing.T) {
 	}
 	close(g.opened)
 	calls.Wait()
-	if n := countIn(t, root, 2000); n != manyFiles || locked != 1 {
+	if n := countChanged(t, root); n != manyFiles || locked != 1 {
 		t.Errorf("%d of %d files have the group, after %d walks, want one", n, manyFiles, locked)
 	}
 }
@@ -253,7 +253,7 @@ func TestVolumeThatIsCopiedIsLeftAlone(t *testing.T) {
 	if err := groups.Set(t.Context(), r); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("%v, want ErrBusy", err)
 	}
-	if n := countIn(t, root, 2000); n != 0 {
+	if n := countChanged(t, root); n != 0 {
 		t.Errorf("%d files were changed", n)
 	}
 }
@@ -301,7 +301,8 @@ func TestNothingOutsideIsChangedWhateverAPodDoesMeanwhile(t *testing.T) {
 			must(t, os.Mkdir(dir, 0o755), os.Symlink(host, dir+"-link"))
 			for j := range 10 {
 				file := filepath.Join(dir, strconv.Itoa(j))
-				must(t, os.WriteFile(file, nil, 0o644), os.Symlink(filepath.Join(host, strconv.Itoa(j)), file+"-link"))
+				target := filepath.Join(host, strconv.Itoa(j))
+				must(t, os.WriteFile(file, nil, 0o644), os.Symlink(target, file+"-link"))
 			}
 		}
 		// The attackers work on descriptors: as root of the node, through a link they could change what
@@ -339,10 +340,11 @@ func TestNothingOutsideIsChangedWhateverAPodDoesMeanwhile(t *testing.T) {
 			return unix.Renameat2(dir, name, dir, name+"-link", unix.RENAME_EXCHANGE)
 		})
 		attack(func(step int) error { // files become directories
-			return unix.Renameat2(dirs[step%10], strconv.Itoa(step/10%10), top, fmt.Sprintf("d%d", (step+1)%10),
-				unix.RENAME_EXCHANGE)
+			file, dir := strconv.Itoa(step/10%10), fmt.Sprintf("d%d", (step+1)%10)
+			return unix.Renameat2(dirs[step%10], file, top, dir, unix.RENAME_EXCHANGE)
 		})
-		for group, deadline := uint32(2000), time.Now().Add(raceTime); time.Now().Before(deadline); group++ {
+		deadline := time.Now().Add(raceTime)
+		for group := uint32(2000); time.Now().Before(deadline); group++ {
 			if err := set(t, root, group); err != nil {
 				t.Error(err)
 				break

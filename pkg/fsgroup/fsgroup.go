@@ -59,15 +59,15 @@ type Request struct {
 
 // Set lets a group read and write a volume. What is made in a directory from then on is the group's
 // too (setgid). If the root already has the group, only the root is looked at. Otherwise all that
-// the volume holds gets the group and its rights, as kubelet would give them, in a job that outlives
-// the context: the same call joins it. The root gets the group last, so that the next call goes on
-// after a crash. The record does not change: the next publication says whose turn it is.
+// the volume holds gets the group and its rights, as kubelet would give them, in a job that
+// outlives the context: the same call joins it. The root gets the group last, so that the next call
+// goes on after a crash. The record does not change: the next publication says whose turn it is.
 //
 // The root is not durable, because after a power cut the publication is repeated. What the volume
 // holds is on the disk no later than the root.
 //
-// Errors: ErrUnavailable when the filesystem has become read-only; ErrNoSpace; ErrBusy while the job
-// goes on, while the volume is copied, and while another group gets it.
+// Errors: ErrUnavailable when the filesystem has become read-only; ErrNoSpace; ErrBusy while the
+// job goes on, while the volume is copied, and while another group gets it.
 func (g *Groups) Set(ctx context.Context, r Request) error {
 	if !r.Group.Given {
 		return nil
@@ -141,7 +141,7 @@ func (g *Groups) regroup(ctx context.Context, d openat.Dir, r Request, progress 
 	return giveRoot(d.File, st, r.Group)
 }
 
-// regroupContent keeps its priority: a pod's start waits for it, and kubelet's own walk does so too.
+// regroupContent keeps its priority, as kubelet's own walk does: a pod's start waits for it.
 func (g *Groups) regroupContent(
 	ctx context.Context, d openat.Dir, group volume.Group, progress *Progress,
 ) error {
@@ -215,8 +215,8 @@ func giveRoot(f *os.File, st state, g volume.Group) error {
 // groupShift is where the group's rights are in a mode.
 const groupShift = 3
 
-// give gives a file, which may be an O_PATH descriptor, a group and a mode. It changes nothing that is
-// right already, and returns whether anything was wrong.
+// give gives a file, which may be an O_PATH descriptor, a group and a mode. It changes nothing that
+// is right already, and returns whether anything was wrong.
 func give(fd int, st state, g volume.Group, mode uint32) (changed bool, err error) {
 	if st.group != g.ID {
 		if err := unix.Fchownat(fd, "", -1, int(g.ID), unix.AT_EMPTY_PATH); err != nil {

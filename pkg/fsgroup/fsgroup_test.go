@@ -127,10 +127,10 @@ func TestGroupOfAVolumeWithAnACLMayWrite(t *testing.T) {
 				if err := unix.Chmod(path, mode); err != nil {
 					t.Fatal(err)
 				}
-				wantAccess(t, path, 2000, unix.EACCES)
+				wantAccess(t, path, unix.EACCES)
 				giveTo(t, path, 2000)
 				wantGroup(t, path, 2000, mode)
-				wantAccess(t, path, 2000, nil)
+				wantAccess(t, path, nil)
 				if have := disks.ACLsOf(t, path); len(have) != 1 {
 					t.Errorf("%s has the ACLs %v, want its own", path, have)
 				}
@@ -139,13 +139,13 @@ func TestGroupOfAVolumeWithAnACLMayWrite(t *testing.T) {
 	}
 }
 
-// wantAccess asks whether a member of the group may write.
-func wantAccess(t *testing.T, path string, group int, want error) {
+// wantAccess asks whether a member of the group 2000 may write.
+func wantAccess(t *testing.T, path string, want error) {
 	t.Helper()
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // the thread ends with the goroutine
-		err := errors.Join(unix.Setfsgid(group), unix.Setfsuid(5000))
+		err := errors.Join(unix.Setfsgid(2000), unix.Setfsuid(5000))
 		if info, statErr := os.Stat(path); statErr != nil || info.IsDir() {
 			path = filepath.Join(path, "new")
 		}

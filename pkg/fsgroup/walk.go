@@ -147,7 +147,7 @@ func (r *regrouper) some(dir int, entries []openat.Entry) error {
 	var n counts
 	defer func() { r.progress.add(n) }()
 	for _, e := range entries {
-		// One name leads to no mount but the topmost one on it, which give finds: openat2(2) takes longer.
+		// A name leads to no mount but the topmost one on it, which give finds. openat2(2) takes longer.
 		fd, err := openat.OpenFD(dir, e.Name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 		if err == nil {
 			err = r.give(fd, dir, e.Name, &n)
@@ -273,8 +273,8 @@ func (l *level) unpark(on int) error {
 }
 
 // skip counts an entry that cannot be changed because it is gone, is not of the volume, or may not
-// be changed (immutable, append-only), and returns all other errors. Where kubelet changes the group
-// itself, it ignores all errors of chown(2) and chmod(2).
+// be changed (immutable, append-only), and returns all other errors. Where kubelet changes the
+// group itself, it ignores all errors of chown(2) and chmod(2).
 func skip(name string, err error, n *counts) error {
 	switch {
 	case err == nil:

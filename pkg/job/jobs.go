@@ -24,9 +24,9 @@ const (
 	progressInterval = 30 * time.Second
 )
 
-// Jobs are the jobs of a pool that are under way, of one kind. A job belongs to the pool, not to the
-// call that asked for it: the job outlives the call, and the same call joins the job. Their progress
-// is a P, which says how far a job is.
+// Jobs are the jobs of a pool that are under way, of one kind. A job belongs to the pool, not to
+// the call that asked for it: the job outlives the call, and the same call joins the job. A P says
+// how far a job is.
 type Jobs[P fmt.Stringer] struct {
 	kind       Kind[P]
 	errClosing error
@@ -155,8 +155,8 @@ func (j *Jobs[P]) join(
 	defer j.mu.Unlock()
 	if w, ok := j.running[key]; ok {
 		if w.request != request {
-			return nil, false, fmt.Errorf("%w: %s is under way for another request (%s)", volume.ErrBusy, key,
-				w.describe())
+			return nil, false, fmt.Errorf("%w: %s is under way for another request (%s)", volume.ErrBusy,
+				key, w.describe())
 		}
 		return w, false, nil
 	}
@@ -180,7 +180,7 @@ func (j *Jobs[P]) join(
 	log := klog.FromContext(ctx)
 	// It has the context of the pool and the log of the call.
 	w.ctx, w.stop = context.WithCancelCause(klog.NewContext(j.ctx, log))
-	j.wg.Go(func() { j.run(log, w, do) }) //nolint:contextcheck // it outlives the call
+	j.wg.Go(func() { j.run(log, w, do) })
 	return w, true, nil
 }
 

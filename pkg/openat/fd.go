@@ -38,8 +38,9 @@ func GetxattrAt(dir int, name, attribute string, value []byte) (int, error) {
 	}
 	args := xattrArgs{size: uint32(len(value))} //nolint:gosec // at most XATTR_SIZE_MAX
 	if len(value) > 0 {
-		args.value = uint64(uintptr(unsafe.Pointer(&value[0])))
+		args.value = uint64(uintptr(unsafe.Pointer(&value[0]))) //nolint:gosec // for the system call
 	}
+	//nolint:gosec // as x/sys does for the system calls that it has
 	n, _, errno := unix.Syscall6(unix.SYS_GETXATTRAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
 		unix.AT_SYMLINK_NOFOLLOW, uintptr(unsafe.Pointer(key)), uintptr(unsafe.Pointer(&args)),
 		unsafe.Sizeof(args))

@@ -123,8 +123,9 @@ func (p *Pool) CheckAtPath() error {
 	return nil
 }
 
-// Close ends the copies and changes of group under way, stops the purges, waits for them, and lets another process have
-// the pool. What is in the trash, and what the copies leave, is purged by the next Open.
+// Close ends the copies and changes of group that are under way, stops the purges, waits for all of
+// them, and lets another process have the pool. What is in the trash, and what the copies leave, is
+// purged by the next Open.
 func (p *Pool) Close() error {
 	p.jobs.Close()
 	p.groups.Close()

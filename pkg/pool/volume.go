@@ -86,4 +86,6 @@ func (v Volume) lockUncopied() (unlock func(), err error) {
 
 // StopSetGroup ends what SetGroup does after its call, and waits until it has ended: it has the
 // volume open. Errors: ErrBusy.
-func (p *Pool) StopSetGroup(ctx context.Context, id volume.ID) error { return p.groups.Stop(ctx, id) }
+func (p *Pool) StopSetGroup(ctx context.Context, id volume.ID) error {
+	return p.groups.Stop(ctx, id)
+}

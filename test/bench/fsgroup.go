@@ -160,9 +160,9 @@ func resetModes(root string) error {
 		case err != nil:
 			return err
 		case d.IsDir():
-			return os.Chmod(path, 0o755)
+			return os.Chmod(path, 0o755) //nolint:gosec // the tree is the bench's own
 		default:
-			return os.Chmod(path, 0o644)
+			return os.Chmod(path, 0o644) //nolint:gosec // as above
 		}
 	})
 }

@@ -48,8 +48,11 @@ func setACL(t testing.TB, path, attribute string) {
 		tag, perm uint16
 		id        uint32
 	}{
-		{userObject, 7, anyID}, {user, 7, ACLUser}, {groupObject, 5, anyID},
-		{mask, 7, anyID}, {other, 5, anyID},
+		{userObject, 7, anyID},
+		{user, 7, ACLUser},
+		{groupObject, 5, anyID},
+		{mask, 7, anyID},
+		{other, 5, anyID},
 	} {
 		acl = binary.LittleEndian.AppendUint16(acl, e.tag)
 		acl = binary.LittleEndian.AppendUint16(acl, e.perm)
