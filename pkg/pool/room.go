@@ -39,8 +39,9 @@ func (p *Pool) room() (ledger.Room, error) {
 // unwrittenNow returns how many promised bytes are not written now. It reads the usage of each
 // volume.
 func (p *Pool) unwrittenNow() (sum int64) {
+	const pageSize = 512
 	for after := ""; ; {
-		page := p.volumes.catalog.After(after, scanBatch)
+		page := p.volumes.catalog.After(after, pageSize)
 		for _, e := range page {
 			if e.IsHeldToSize() {
 				sum = ledger.Sum(sum, p.unwrittenOf(p.volumes.dir, e.Dir, p.volumes.unpack(e)))

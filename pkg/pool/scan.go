@@ -4,21 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"runtime"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
-
-// scanBatch is how many records one worker reads before it takes more.
-const scanBatch = 512
 
 // scan builds the catalogs, the ledger and the trash queue from the tree: every volume and snapshot
 // is indexed and counted, and every deleted or unfinished entry is queued for the purge.
@@ -46,34 +42,15 @@ func (p *Pool) scan(ctx context.Context) error {
 // different names.
 type scanner func(ctx context.Context, e *catalog.Entry)
 
-// scan reads the records of a kind and enters them in the catalog and the ledger. It works in
-// parallel: with 100,000 records the latency of the disk determines the time.
-func (k *kind[V]) scan(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(4 * runtime.GOMAXPROCS(0))
-	for ctx.Err() == nil {
-		names, err := k.dir.Readdirnames(scanBatch)
-		if len(names) > 0 {
-			group.Go(func() error { return k.scanNames(ctx, names) })
-		}
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return errors.Join(fmt.Errorf("read %s/: %w", k.dir.Name(), err), group.Wait())
-		}
-	}
-	return group.Wait()
-}
+// scan reads the records of a kind and enters them in the catalog and the ledger.
+func (k *kind[V]) scan(ctx context.Context) error { return layout.Walk(ctx, k.dir, k.scanName) }
 
-func (k *kind[V]) scanNames(ctx context.Context, names []string) error {
-	for _, name := range names {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		k.scanName(ctx, name)
-	}
-	return nil
+// read reads the record of an entry of the kind's directory, of tmp/ or of trash/; dirName is the
+// directory where the record belongs. Errors: ErrCorrupt.
+func (k *kind[V]) read(parent openat.Dir, entryName, dirName string) (V, error) {
+	return layout.ReadRecord(parent, entryName+"/"+k.recordFile, func(content []byte) (V, error) {
+		return k.decode(k.pool.id, dirName, content)
+	})
 }
 
 func (k *kind[V]) scanName(ctx context.Context, name string) {

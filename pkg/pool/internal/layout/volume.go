@@ -1,24 +1,46 @@
 package layout
 
 import (
+	"fmt"
 	"os"
+	"sync"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // ReplaceVolumeRecord replaces the record in a volume's directory by one rename(2). The new record
 // is durable after a sync of the directory. After an error the old record is there.
-func ReplaceVolumeRecord(volume openat.Dir, content []byte) error {
+func ReplaceVolumeRecord(d openat.Dir, content []byte) error {
 	const tmpFile = record.VolumeFile + ".tmp"
-	if err := volume.WriteTmpFile(tmpFile, content, (*os.File).Sync); err != nil {
+	if err := d.WriteTmpFile(tmpFile, content, (*os.File).Sync); err != nil {
 		return err
 	}
 	failpoint.Here("record.written")
-	if err := volume.Rename(tmpFile, record.VolumeFile); err != nil {
+	if err := d.Rename(tmpFile, record.VolumeFile); err != nil {
 		return err
 	}
 	failpoint.Here("record.renamed")
 	return nil
+}
+
+// recordBuffers are for the start, which reads all records of a pool.
+//
+//nolint:gochecknoglobals // has no state
+var recordBuffers = sync.Pool{New: func() any { return new([record.MaxBytes]byte) }}
+
+// ReadRecord reads the record at a path in a directory of the pool and returns what decode makes of
+// its content. decode does not keep the content. Errors: ErrCorrupt, and those of decode.
+func ReadRecord[V any](
+	parent openat.Dir, path string, decode func(content []byte) (V, error),
+) (v V, err error) {
+	buffer, _ := recordBuffers.Get().(*[record.MaxBytes]byte)
+	defer recordBuffers.Put(buffer)
+	content, err := parent.ReadFile(path, buffer[:], openat.OnMount)
+	if err != nil {
+		return v, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
+	}
+	return decode(content)
 }
