@@ -18,6 +18,13 @@ func TestPoolIsOpenedWhileTheFilesystemOfAnotherOneHangs(t *testing.T) {
 	pools := newPools(t, good, other)
 	pools.asking = stuck.NewCalls(10 * time.Millisecond)
 	keepOpening(t, pools)
+	if pools.stillOpening() == nil {
+		t.Error("the other pool has been tried, and its filesystem hangs")
+	}
+	pools.openingEnds = time.Now()
+	if err := pools.stillOpening(); err != nil {
+		t.Errorf("sidecars wait for a pool that hangs: %v", err)
+	}
 	fixture.Eventually(t, "the good pool is open", func() bool { return len(pools.Open()) == 1 })
 	fs.WantAlive(t)
 }

@@ -26,6 +26,10 @@ import (
 // mounted the disk need not restart the driver.
 const poolRetry = 5 * time.Second
 
+// openingTime is how long sidecars wait for a pool that is being opened. A pool with 100,000 volumes
+// takes seconds.
+const openingTime = time.Minute
+
 var errOpening = volume.Because(volume.ReasonOpening,
 	fmt.Errorf("%w: it is being opened", volume.ErrUnavailable))
 
@@ -42,6 +46,8 @@ type poolSet struct {
 	slots []*poolSlot // in the order of the configuration
 	// closing are the displaced pools that were not closed when the driver had to stop.
 	closing []*pool.Pool
+
+	openingEnds time.Time // see stillOpening
 
 	asking *stuck.Calls // questions about pools that are not open, by their paths
 }
@@ -75,6 +81,7 @@ func newPoolSet(cfg config.Config, publications *nodeserver.Publications) *poolS
 		publications: publications,
 		retry:        poolRetry,
 		asking:       stuck.NewCalls(stuck.Patience),
+		openingEnds:  time.Now().Add(openingTime),
 	}
 	for _, c := range cfg.Pools {
 		slot := &poolSlot{config: c}
@@ -396,10 +403,14 @@ func (s *poolSet) Complete() error {
 	return nil
 }
 
-// stillOpening is nil as soon as the driver has tried every pool once.
+// stillOpening is nil as soon as the driver has tried every pool once, or has tried for long: the
+// disk of a pool that hangs must not keep the sidecars from the others.
 func (s *poolSet) stillOpening() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	if time.Now().After(s.openingEnds) {
+		return nil
+	}
 	for _, slot := range s.slots {
 		if slot.pool == nil && errors.Is(slot.err, errOpening) {
 			return slot.err

@@ -110,6 +110,10 @@ func describe(err error, name, required string) error {
 		return fmt.Errorf(
 			"%w: host path %s leads through something that is not a directory; required: %s",
 			volume.ErrPrecondition, name, required)
+	case errors.Is(err, unix.EACCES):
+		// Only the filesystem itself can refuse root (fuse_allow_current_process in fs/fuse/dir.c).
+		return fmt.Errorf("%w: the filesystem of host path %s does not let root in: mount it with the option "+
+			"allow_other (FUSE), or export it with no_root_squash (NFS)", volume.ErrPrecondition, name)
 	case errors.Is(err, unix.ENAMETOOLONG):
 		return fmt.Errorf("%w: host path %.64q…: a name in it is too long", volume.ErrInvalid, name)
 	default:
@@ -143,7 +147,7 @@ var kindNames = map[uint32]string{
 func checkKind(f *os.File, use Use) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return fmt.Errorf("host path %s: %w", use.Path, err)
+		return describe(err, use.Path, string(use.Type))
 	}
 	kind := st.Mode & unix.S_IFMT
 	if kind == unix.S_IFLNK { // O_PATH|O_NOFOLLOW opens the link itself

@@ -49,13 +49,27 @@ const beforeDeadline = 30 * time.Second
 // and is unmounted, so nobody waits for it any longer.
 func Mount(t *testing.T, dir string) *Server {
 	t.Helper()
+	s := mount(t, dir, "user_id=0,group_id=0,allow_other")
+	s.refusePoll(t, dir)
+	return s
+}
+
+// MountOfUser mounts a filesystem as a user does, who forgets that others need allow_other: it does
+// not let root in.
+func MountOfUser(t *testing.T, dir string) *Server {
+	t.Helper()
+	return mount(t, dir, "user_id=1234,group_id=1234")
+}
+
+func mount(t *testing.T, dir, user string) *Server {
+	t.Helper()
 	disks.RequireRoot(t)
 	node := deviceNode(t)
 	fd, err := unix.Open(node, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fd)
+	options := fmt.Sprintf("fd=%d,rootmode=40000,%s", fd, user)
 	if err := unix.Mount("test", dir, "fuse.test", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		unix.Close(fd)
 		t.Fatal(err)
@@ -66,7 +80,6 @@ func Mount(t *testing.T, dir string) *Server {
 		s.Die()
 		_ = unix.Unmount(dir, unix.MNT_DETACH) // the test may have done that
 	})
-	s.refusePoll(t, dir)
 	if deadline, ok := t.Deadline(); ok {
 		timer := time.AfterFunc(time.Until(deadline)-beforeDeadline, func() {
 			s.isOverdue.Store(true)

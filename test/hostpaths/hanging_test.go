@@ -162,3 +162,16 @@ func TestPathWhoseServerHasDiedIsUnpublished(t *testing.T) {
 	}
 	n.endPod(podA)
 }
+
+func TestPathWhoseFilesystemDoesNotLetRootInSaysSo(t *testing.T) {
+	n := newNode(t, everything)
+	dir := n.mkdir("srv/fuse")
+	v := persistent(podA, "pv", "path", dir, "type", "Directory")
+	n.Must(n.publish(v))
+	fuse.MountOfUser(t, n.target(v)) // over the target
+	n.Must(n.unpublish(v))
+	fuse.MountOfUser(t, dir)
+	n.wantCode(n.publish(v), codes.FailedPrecondition, "allow_other")
+	n.Must(n.unpublish(v))
+	n.endPod(podA)
+}
