@@ -12,34 +12,10 @@ import (
 // ledger.Accounts counts what snapshots charge to their volumes: Charge and Uncharge change an
 // account, and applyCharges then sets the filesystem's limit.
 
-// accountOfVolume is what the blocks of a volume are counted under.
-func accountOfVolume(v volume.Volume) ledger.Account {
-	if v.QuotaID == 0 {
-		return ledger.Account{}
-	}
-	return ledger.Account{
-		Volume: v.ID, QuotaID: v.QuotaID, Created: int64(catalog.InstantOf(v.Created)),
-	}
-}
-
-// accountOf returns the account of a snapshot's source, and the zero account for a volume.
-func accountOf(e *catalog.Entry) ledger.Account {
-	if e.SourceQuotaID == 0 {
-		return ledger.Account{}
-	}
-	source, err := volume.ParseID(e.OwnerID)
-	if err != nil {
-		return ledger.Account{}
-	}
-	return ledger.Account{
-		Volume: source, QuotaID: e.SourceQuotaID, Created: int64(e.SourceCreated),
-	}
-}
-
 // limitOf returns the limit that the filesystem gets for a volume: the volume's size and the bytes
 // that are charged to its account.
 func (p *Pool) limitOf(v volume.Volume) int64 {
-	return ledger.Sum(v.CapacityBytes, p.accounts.Charged(accountOfVolume(v)))
+	return ledger.Sum(v.CapacityBytes, p.accounts.Charged(catalog.AccountOf(v)))
 }
 
 // applyCharges sets the filesystem's limit of a volume to limitOf. It calls limitOf again after
@@ -73,7 +49,7 @@ func (p *Pool) chargeInAdvance(id volume.ID) (uncharge func(), err error) {
 	if err != nil || !p.cloner.ChargesWriter() {
 		return func() {}, err
 	}
-	to, bytes := accountOfVolume(v.Volume), p.limitOf(v.Volume)
+	to, bytes := catalog.AccountOf(v.Volume), p.limitOf(v.Volume)
 	p.accounts.Charge(to, bytes)
 	uncharge = func() { p.accounts.Uncharge(to, bytes) }
 	if err := p.applyCharges(id); err != nil {

@@ -135,7 +135,7 @@ func (k *kind[V]) discard(building string, made *catalog.Entry, leftBytes int64)
 	p.ledger.MoveToTrash(leftBytes)
 	p.trash.Queue(trash.Entry{
 		In: p.layout.Tmp, Name: building, QuotaID: made.QuotaID, Bytes: leftBytes,
-		Uncharge: p.uncharger(accountOf(made), leftBytes),
+		Uncharge: p.uncharger(made.SourceAccount(), leftBytes),
 	})
 }
 

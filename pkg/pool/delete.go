@@ -72,7 +72,7 @@ func (k *kind[V]) moveToTrash(e *catalog.Entry) (trash.Entry, error) {
 	bytes := e.PromisedBytes
 	k.pool.ledger.MoveToTrash(bytes)
 	taken.Bytes, taken.QuotaID = bytes, e.QuotaID
-	taken.Uncharge = k.pool.uncharger(accountOf(e), bytes)
+	taken.Uncharge = k.pool.uncharger(e.SourceAccount(), bytes)
 	taken.Unrecorded = e.Damaged() != nil
 	return taken, nil
 }

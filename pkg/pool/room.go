@@ -5,6 +5,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -72,6 +73,6 @@ func (p *Pool) unwrittenOf(parent openat.Dir, entry string, v volume.Volume) int
 	if err != nil {
 		return 0
 	}
-	own := max(0, allocated-p.accounts.Charged(accountOfVolume(v)))
+	own := max(0, allocated-p.accounts.Charged(catalog.AccountOf(v)))
 	return max(0, v.PromisedBytes()-own)
 }

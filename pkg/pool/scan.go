@@ -129,7 +129,7 @@ func isUnquoted(e *catalog.Entry, b backend.Backend) bool {
 // adoptSnapshot reserves the snapshot's quota ID and charges the snapshot's bytes to the account of
 // its source. A snapshot has no limit that could be wrong.
 func (p *Pool) adoptSnapshot(ctx context.Context, e *catalog.Entry) {
-	p.accounts.Charge(accountOf(e), e.PromisedBytes)
+	p.accounts.Charge(e.SourceAccount(), e.PromisedBytes)
 	if isUnquoted(e, p.backend) {
 		return
 	}

@@ -127,7 +127,7 @@ func (c snapshotCopy) clone(
 	}
 	if p.cloner.ChargesWriter() {
 		s.SourceQuotaID = from.QuotaID
-		p.accounts.Charge(accountOf(catalog.NewSnapshot(*s)), s.HeldBytes)
+		p.accounts.Charge(catalog.NewSnapshot(*s).SourceAccount(), s.HeldBytes)
 	}
 	return made, nil
 }

@@ -90,7 +90,7 @@ func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, 
 		return volume.Volume{}, false
 	}
 	snapshot := catalog.NewSnapshot(s)
-	charged := accountOf(snapshot)
+	charged := snapshot.SourceAccount()
 	e.Bytes, e.QuotaID = snapshot.PromisedBytes, s.QuotaID
 	e.Uncharge = p.uncharger(charged, e.Bytes)
 	p.accounts.Charge(charged, e.Bytes)

@@ -20,9 +20,6 @@ type Entry struct {
 	// PromisedBytes is what the ledger counts.
 	PromisedBytes int64
 	QuotaID       volume.QuotaID
-	// SourceQuotaID and SourceCreated are a snapshot's.
-	SourceQuotaID volume.QuotaID
-	SourceCreated Instant
 	// IsUnenforced: the volume can grow beyond its size.
 	IsUnenforced bool
 	// IsUnsynced: the record on the disk says the same, and an fsync of its replacement has failed.
@@ -30,8 +27,11 @@ type Entry struct {
 
 	// isFormatting: a filesystem is being made in the image.
 	isFormatting bool
-	created      Instant
-	spec         unique.Handle[volume.Spec]
+	created      instant
+	// sourceQuotaID and sourceCreated are a snapshot's.
+	sourceQuotaID volume.QuotaID
+	sourceCreated instant
+	spec          unique.Handle[volume.Spec]
 	// sizeBytes is CapacityBytes of a volume, RestoreBytes of a snapshot.
 	sizeBytes       int64
 	filesystemBytes int64
@@ -49,20 +49,20 @@ type rareFacts struct {
 	damaged error
 }
 
-// Instant is a time in Unix nanoseconds, a third of a time.Time. Equal times are equal Instants.
-type Instant int64
+// instant is a time in Unix nanoseconds, a third of a time.Time. Equal times are equal instants.
+type instant int64
 
-const noInstant = Instant(math.MinInt64)
+const noInstant = instant(math.MinInt64)
 
-// InstantOf converts a time, also the zero time.
-func InstantOf(t time.Time) Instant {
+// instantOf converts a time, also the zero time.
+func instantOf(t time.Time) instant {
 	if t.IsZero() {
 		return noInstant
 	}
-	return Instant(t.UnixNano())
+	return instant(t.UnixNano())
 }
 
-func (i Instant) time() time.Time {
+func (i instant) time() time.Time {
 	if i == noInstant {
 		return time.Time{}
 	}
@@ -118,7 +118,7 @@ func NewVolume(v volume.Volume) *Entry {
 		PromisedBytes:   v.PromisedBytes(),
 		QuotaID:         v.QuotaID,
 		isFormatting:    v.Formatting,
-		created:         InstantOf(v.Created),
+		created:         instantOf(v.Created),
 		spec:            unique.Make(v.Spec),
 		sizeBytes:       v.CapacityBytes,
 		filesystemBytes: v.FilesystemBytes,
@@ -157,10 +157,10 @@ func NewSnapshot(s volume.Snapshot) *Entry {
 		OwnerID:         s.Source.String(),
 		PromisedBytes:   ledger.HeldAtLeast(s.HeldBytes, 0), // older records may say less
 		QuotaID:         s.QuotaID,
-		SourceQuotaID:   s.SourceQuotaID,
-		SourceCreated:   InstantOf(s.SourceCreated),
+		sourceQuotaID:   s.SourceQuotaID,
+		sourceCreated:   instantOf(s.SourceCreated),
 		isFormatting:    s.Formatting,
-		created:         InstantOf(s.Created),
+		created:         instantOf(s.Created),
 		spec:            unique.Make(s.Spec),
 		sizeBytes:       s.RestoreBytes,
 		filesystemBytes: s.FilesystemBytes,
@@ -180,13 +180,13 @@ func (e *Entry) Snapshot(pool volume.PoolID) volume.Snapshot {
 		ID:              id,
 		Name:            e.name(),
 		Source:          source,
-		SourceCreated:   e.SourceCreated.time(),
+		SourceCreated:   e.sourceCreated.time(),
 		Spec:            e.Spec(),
 		RestoreBytes:    e.sizeBytes,
 		HeldBytes:       e.PromisedBytes,
 		Created:         e.created.time(),
 		QuotaID:         e.QuotaID,
-		SourceQuotaID:   e.SourceQuotaID,
+		SourceQuotaID:   e.sourceQuotaID,
 		FilesystemBytes: e.filesystemBytes,
 		Formatting:      e.isFormatting,
 	}
