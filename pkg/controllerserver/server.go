@@ -13,6 +13,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
@@ -56,6 +57,8 @@ type Options struct {
 type Server struct {
 	csi.UnimplementedControllerServer
 	Options
+
+	unknown reportedOnce // pools
 }
 
 var _ csi.ControllerServer = (*Server)(nil)
@@ -356,7 +359,7 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 // GetCapacity says how large the next volume of a class may be on this node: nothing, where the
 // node does not have the class's pool, or not the class's access modes.
 func (s *Server) GetCapacity(
-	_ context.Context, req *csi.GetCapacityRequest,
+	ctx context.Context, req *csi.GetCapacityRequest,
 ) (*csi.GetCapacityResponse, error) {
 	params, err := volume.ParseParameters(req.GetParameters())
 	if err != nil {
@@ -374,7 +377,7 @@ func (s *Server) GetCapacity(
 	if err != nil {
 		spec = volume.Spec{}
 	}
-	largest, err := s.largest(params, spec, req.GetAccessibleTopology(), access)
+	largest, err := s.largest(ctx, params, spec, req.GetAccessibleTopology(), access)
 	if err != nil {
 		return nil, err
 	}
@@ -397,7 +400,8 @@ func minimum(spec volume.Spec) *wrapperspb.Int64Value {
 // largest is what is left for one volume of that kind. The scheduler compares it with the claim,
 // and nothing else: it does not know what an image has at least, nor what a pool cannot limit.
 func (s *Server) largest(
-	params volume.Parameters, spec volume.Spec, where *csi.Topology, access []capability.Access,
+	ctx context.Context, params volume.Parameters, spec volume.Spec, where *csi.Topology,
+	access []capability.Access,
 ) (int64, error) {
 	switch {
 	case !s.covers(where):
@@ -407,7 +411,14 @@ func (s *Server) largest(
 	}
 	p, err := s.Pools.ByName(params.Pool)
 	switch {
-	case errors.Is(err, volume.ErrNotFound), errors.Is(err, volume.ErrUnavailable):
+	case errors.Is(err, volume.ErrNotFound):
+		if s.unknown.isFirst(params.Pool) {
+			klog.FromContext(ctx).Error(err, "A StorageClass names a pool that is not configured: the "+
+				"scheduler reports no free storage for its claims. Is the pool's name mistyped?",
+				"pool", params.Pool)
+		}
+		return 0, nil
+	case errors.Is(err, volume.ErrUnavailable):
 		return 0, nil
 	case err != nil:
 		return 0, err
