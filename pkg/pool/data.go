@@ -77,7 +77,7 @@ func (p *Pool) Status() (Status, error) {
 		return Status{}, err
 	}
 	committed, trash := p.ledger.Counts()
-	copies, copied := p.countCopies()
+	copies, copied := p.jobs.Count()
 	return Status{
 		SizeBytes:      r.Size,
 		UsedBytes:      r.Used,

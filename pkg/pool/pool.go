@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
-	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/fsgroup"
 	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
@@ -39,7 +38,7 @@ type Pool struct {
 	backend        backend.Backend
 	filesystem     Filesystem
 	cloner         backend.Cloner
-	jobs           *job.Jobs[*copytree.Progress]
+	jobs           copying.Jobs
 	copier         copying.Copier
 	calls          job.CallGate
 	groups         *fsgroup.Groups
@@ -61,7 +60,7 @@ func Open(ctx context.Context, opts Options) (*Pool, error) {
 	if err := p.open(ctx); err != nil {
 		return nil, p.wrap(err)
 	}
-	p.jobs = startCopies(ctx)
+	p.jobs = copying.StartJobs(ctx)
 	p.groups = fsgroup.Start(ctx, &p.calls)
 	p.trash.Start(context.WithoutCancel(ctx))
 	return p, nil

@@ -29,7 +29,7 @@ func (p *Pool) CreateFrom(
 	ctx context.Context, req volume.CreateRequest, sources Sources,
 ) (volume.Volume, error) {
 	id := volume.NewID(p.id, req.Name)
-	return job.Run(ctx, p.jobs, "volume "+id.String(), req,
+	return job.Run(ctx, p.jobs.Jobs, "volume "+id.String(), req,
 		func(ctx context.Context, progress *copytree.Progress) (volume.Volume, error) {
 			return p.restore(ctx, id, req, sources, progress)
 		})

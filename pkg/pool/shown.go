@@ -2,9 +2,7 @@ package pool
 
 import (
 	"path"
-	"strings"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -18,12 +16,11 @@ func (p *Pool) VolumeAt(m mount.Mount) (volume.ID, bool) {
 	if !ok {
 		return p.imageAt(m)
 	}
-	parts := strings.Split(rest, "/")
-	if len(parts) < 3 || parts[0] != layout.VolumesDir ||
-		!backend.IsDataPath(strings.Join(parts[2:], "/")) {
+	dirName, ok := layout.VolumeDirOf(rest)
+	if !ok {
 		return volume.ID{}, false
 	}
-	id, err := volume.IDFromDir(p.id, parts[1])
+	id, err := volume.IDFromDir(p.id, dirName)
 	return id, err == nil
 }
 

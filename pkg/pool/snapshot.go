@@ -26,7 +26,7 @@ func (p *Pool) CreateSnapshot(
 	ctx context.Context, req volume.SnapshotRequest,
 ) (volume.Snapshot, error) {
 	id := volume.NewSnapshotID(p.id, req.Name)
-	return job.Run(ctx, p.jobs, "snapshot "+id.String(), req,
+	return job.Run(ctx, p.jobs.Jobs, "snapshot "+id.String(), req,
 		func(ctx context.Context, progress *copytree.Progress) (volume.Snapshot, error) {
 			return p.createSnapshot(ctx, id, req, progress)
 		})

@@ -3,8 +3,10 @@ package layout
 import (
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
@@ -43,4 +45,14 @@ func ReadRecord[V any](
 		return v, fmt.Errorf("%w: %w", volume.ErrCorrupt, err)
 	}
 	return decode(content)
+}
+
+// VolumeDirOf returns the name of the volume's directory in a path that leads from the pool's
+// directory to the data of a volume. Paths below the data are the pods'.
+func VolumeDirOf(path string) (dirName string, ok bool) {
+	parts := strings.SplitN(path, "/", 3)
+	if len(parts) < 3 || parts[0] != VolumesDir || !backend.IsDataPath(parts[2]) {
+		return "", false
+	}
+	return parts[1], true
 }
