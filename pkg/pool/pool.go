@@ -43,7 +43,7 @@ type Pool struct {
 	calls          job.CallGate
 	groups         *fsgroup.Groups
 	ledger         ledger.Ledger
-	notedOthers    atomic.Int64 // what othersAttribute has
+	notedOthers    atomic.Int64 // layout.NoteOthers
 	growthFailures growthFailures
 }
 

@@ -279,7 +279,8 @@ func TestRestartWithoutQuotasPromisesNoMoreThanBefore(t *testing.T) {
 	}
 	// A number that was measured on another filesystem is not used.
 	write(t, somebodys, others)
-	if err := unix.Setxattr(p.opts.Path, othersAttribute, fmt.Append(nil, others, 1), 0); err != nil {
+	note := fmt.Append(nil, others, 1)
+	if err := unix.Setxattr(p.opts.Path, layout.OthersAttribute, note, 0); err != nil {
 		t.Fatal(err)
 	}
 	p = restart(t, p)
