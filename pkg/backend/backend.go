@@ -64,9 +64,9 @@ type Backend interface {
 	Release(quotaID volume.QuotaID) error
 }
 
-// Counter is a backend that knows how much of the disk its volumes take.
+// Counter is a backend that knows how much of the disk its volumes occupy.
 type Counter interface {
-	// Allocated returns how many bytes of the disk a volume takes. data is an O_PATH descriptor. It
+	// Allocated returns how many bytes of the disk a volume occupies. data is an O_PATH descriptor. It
 	// costs a few system calls. Errors: errors.ErrUnsupported for a volume that is not counted.
 	Allocated(data *os.File, quotaID volume.QuotaID) (int64, error)
 }

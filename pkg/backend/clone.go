@@ -20,7 +20,7 @@ type Cloner interface {
 	// its own that is limited to that size. It is durable after an fsync of the data and of dir.
 	Clone(source Source, dir openat.Dir, bytes int64) (Clone, error)
 	// ChargesWriter reports whether a shared block counts for the volume that wrote it, and for no
-	// other. Then blocks that a snapshot keeps count for its volume, and blocks that a volume has from
+	// other. Then blocks of a snapshot count for its volume, and blocks that a volume has from
 	// its source do not count for the volume.
 	ChargesWriter() bool
 }
@@ -38,7 +38,9 @@ func ClonerOf(b Backend) Cloner {
 type NoCloner struct{}
 
 // Snapshot implements Cloner.
-func (NoCloner) Snapshot(Source, openat.Dir) (Clone, error) { return Clone{}, errors.ErrUnsupported }
+func (NoCloner) Snapshot(Source, openat.Dir) (Clone, error) {
+	return Clone{}, errors.ErrUnsupported
+}
 
 // Clone implements Cloner.
 func (NoCloner) Clone(Source, openat.Dir, int64) (Clone, error) {

@@ -113,7 +113,7 @@ func (q *quiesced) copyInto(
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := q.bound(ctx)
+	ctx, cancel := q.limit(ctx)
 	defer cancel()
 	if err := q.reflink(ctx, source, data); err == nil || !lacksReflinks(err) {
 		return data, err

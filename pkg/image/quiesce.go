@@ -62,9 +62,9 @@ func (q *quiesced) flush() error {
 	return errors.Join(node.Sync(), node.Close())
 }
 
-// freeze makes the filesystem whole on its device and holds its writers. A filesystem that is on a
-// device and not mounted is about to be mounted; the caller keeps that from happening now. Errors:
-// ErrInUse when it is mounted where the driver does not see it.
+// freeze writes the whole filesystem to its device and freezes it, so that its writers wait. A
+// filesystem that is on a device and not mounted is about to be mounted; the caller prevents that
+// now. Errors: ErrInUse when it is mounted where the driver does not see it.
 func (q *quiesced) freeze() error {
 	f, err := q.openMounted()
 	if err != nil {
@@ -73,7 +73,7 @@ func (q *quiesced) freeze() error {
 	if f == nil {
 		return q.checkUnclaimed()
 	}
-	// Freezing holds the writers first, and then writes all that they have changed (fs/super.c,
+	// Freezing stops the writers first, and then writes all that they have changed (fs/super.c,
 	// freeze_super). What can be written before the freeze is written here.
 	if err = unix.Syncfs(int(f.Fd())); err == nil {
 		q.since = time.Now()
@@ -121,13 +121,13 @@ func (q *quiesced) openMounted() (*os.File, error) {
 	return nil, nil //nolint:nilnil // said above
 }
 
-// bound ends a context when writers have been held for maxQuiesced.
-func (q *quiesced) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+// limit ends a context when writers have waited for maxQuiesced.
+func (q *quiesced) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	if q.frozen == nil {
 		return context.WithCancel(ctx)
 	}
 	cause := fmt.Errorf(
-		"%w: copying its image would hold its writers for more than %s: take its snapshot while no pod has it, or, "+
+		"%w: its writers would wait for more than %s while its image is copied: create its snapshot while no pod has it, or, "+
 			"where files cannot be reflinked, use a pool on XFS or btrfs",
 		volume.ErrInUse,
 		maxQuiesced,
@@ -141,7 +141,7 @@ func (q *quiesced) resume() error {
 	if q.frozen != nil {
 		_, err = filesystem.Thaw(q.frozen)
 		q.frozen.Close()
-		q.log.Info("The writers of a volume were held while its image was copied", "source", q.from.Name,
+		q.log.Info("The writers of a volume have waited while its image was copied", "source", q.from.Name,
 			"took", time.Since(q.since))
 	}
 	if q.device != nil {

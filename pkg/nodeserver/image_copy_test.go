@@ -182,7 +182,7 @@ func (n *imageNode) heldByASnapshot() (held time.Duration) {
 	log := funcr.NewJSON(func(line string) {
 		var said struct{ Msg, Took string }
 		must(n.t, json.Unmarshal([]byte(line), &said))
-		if strings.HasPrefix(said.Msg, "The writers of a volume were held") {
+		if strings.HasPrefix(said.Msg, "The writers of a volume have waited") {
 			var err error
 			held, err = time.ParseDuration(said.Took)
 			must(n.t, err)

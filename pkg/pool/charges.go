@@ -27,7 +27,7 @@ func (p *Pool) applyCharges(id volume.ID) error {
 	}
 	for applied := int64(-1); ; {
 		v, err := p.Get(id)
-		if err != nil || !v.entry.IsHeldToSize() || v.QuotaID == 0 {
+		if err != nil || !v.entry.EnforcesSize() || v.QuotaID == 0 {
 			return nil //nolint:nilerr // a deleted or damaged volume has no limit to set
 		}
 		limit := p.limitOf(v.Volume)

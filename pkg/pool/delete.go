@@ -41,22 +41,22 @@ func (k *kind[V]) delete(ctx context.Context, id catalog.ID) error {
 }
 
 func (k *kind[V]) deleteLocked(dirName string) (err error) {
-	var taken trash.Entry
+	var deleted trash.Entry
 	e, isThere := k.catalog.Get(dirName)
 	if isThere {
-		if taken, err = k.moveToTrash(e); err != nil {
+		if deleted, err = k.moveToTrash(e); err != nil {
 			return err
 		}
 	}
 	failpoint.Here("delete.taken")
 	// Also for an absent entry: an earlier call may have moved it away and ended before this sync.
-	err = k.pool.trash.SyncTaken(k.dir, dirName)
+	err = k.pool.trash.SyncDeleted(k.dir, dirName)
 	switch {
 	case !isThere:
 	case err != nil:
-		k.pool.trash.QueueFailed(taken)
+		k.pool.trash.QueueFailed(deleted)
 	default:
-		k.pool.trash.Queue(taken)
+		k.pool.trash.Queue(deleted)
 	}
 	return err
 }
@@ -64,15 +64,15 @@ func (k *kind[V]) deleteLocked(dirName string) (err error) {
 // moveToTrash moves a volume or a snapshot out of its directory and out of the catalog. The entry
 // is never moved back. The caller queues the returned entry for the purge.
 func (k *kind[V]) moveToTrash(e *catalog.Entry) (trash.Entry, error) {
-	taken, err := k.pool.trash.Take(k.dir, e.Dir, trash.UniqueName(k.prefix+e.Dir))
+	deleted, err := k.pool.trash.Delete(k.dir, e.Dir, trash.UniqueName(k.prefix+e.Dir))
 	if err != nil {
-		return taken, err
+		return deleted, err
 	}
 	k.catalog.Remove(e.Dir)
 	bytes := e.PromisedBytes
 	k.pool.ledger.MoveToTrash(bytes)
-	taken.Bytes, taken.QuotaID = bytes, e.QuotaID
-	taken.Uncharge = k.pool.uncharger(e.SourceAccount(), bytes)
-	taken.Unrecorded = e.Damaged() != nil
-	return taken, nil
+	deleted.Bytes, deleted.QuotaID = bytes, e.QuotaID
+	deleted.Uncharge = k.pool.uncharger(e.SourceAccount(), bytes)
+	deleted.Unrecorded = e.Damaged() != nil
+	return deleted, nil
 }

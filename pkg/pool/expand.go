@@ -75,7 +75,7 @@ func (l Locked) grow(ctx context.Context, bytes int64) error {
 	return errors.Join(l.commitRecord(larger), p.applyCharges(l.ID))
 }
 
-// resize makes the filesystem hold the volume to so many bytes.
+// resize sets the filesystem's limit of the volume.
 func (v Volume) resize(bytes int64) error {
 	d, err := v.openDir()
 	if err != nil {

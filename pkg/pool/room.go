@@ -24,7 +24,7 @@ func (p *Pool) reserve(bytes int64) error {
 	return nil
 }
 
-// room reads the filesystem's size and use. It costs a few system calls, whatever the pool holds.
+// room reads the filesystem's size and use. It costs a few system calls, whatever the pool has.
 // Errors: ErrUnavailable when the disk has failed or is no longer at the pool's path.
 func (p *Pool) room() (ledger.Room, error) {
 	space, err := p.layout.Space()
@@ -44,7 +44,7 @@ func (p *Pool) unwrittenNow() (sum int64) {
 	for after := ""; ; {
 		page := p.volumes.catalog.After(after, pageSize)
 		for _, e := range page {
-			if e.IsHeldToSize() {
+			if e.EnforcesSize() {
 				sum = ledger.Sum(sum, p.unwrittenOf(p.volumes.dir, e.Dir, p.volumes.unpack(e)))
 			}
 			after = e.Dir

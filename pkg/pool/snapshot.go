@@ -63,7 +63,7 @@ func (p *Pool) createSnapshot(
 		Spec: c.from.Spec, RestoreBytes: c.from.Bytes,
 		FilesystemBytes: c.from.filesystemBytes, Formatting: c.from.formatting,
 		// The most that the snapshot can hold, until it is made and measured.
-		HeldBytes: ledger.HeldAtLeast(ledger.Sum(c.from.Bytes, c.from.sharedBytes), 0),
+		HeldBytes: ledger.OfSnapshot(ledger.Sum(c.from.Bytes, c.from.sharedBytes), 0),
 		Created:   time.Now().UTC(),
 	}
 	s, err = p.snapshots.create(ctx, id, s,
@@ -100,7 +100,7 @@ func (c snapshotCopy) data(
 		return nil, err
 	}
 	if c.Method() != copying.ByFilesystem {
-		c.pool.replaceReserved(&s.HeldBytes, ledger.HeldAtLeast(made.OccupiedBytes, made.Inodes))
+		c.pool.replaceReserved(&s.HeldBytes, ledger.OfSnapshot(made.OccupiedBytes, made.Inodes))
 	}
 	s.RestoreBytes = c.pool.sizeSince(s)
 	return made.Data, nil
@@ -123,7 +123,7 @@ func (c snapshotCopy) clone(
 	}
 	if made.WrittenBytes > 0 {
 		held := ledger.Sum(made.WrittenBytes, c.from.sharedBytes)
-		p.replaceReserved(&s.HeldBytes, ledger.HeldAtLeast(held, 0))
+		p.replaceReserved(&s.HeldBytes, ledger.OfSnapshot(held, 0))
 	}
 	if p.cloner.ChargesWriter() {
 		s.SourceQuotaID = from.QuotaID

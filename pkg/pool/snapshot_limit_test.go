@@ -62,9 +62,9 @@ func TestSnapshotCountsItsInodes(t *testing.T) {
 	const files = 100
 	p := newPool(t)
 	v := create(t, p, "v", mib)
-	if s := snapshot(t, p, "empty", v.ID); s.HeldBytes < ledger.HeldAtLeast(0, 0) {
+	if s := snapshot(t, p, "empty", v.ID); s.HeldBytes < ledger.OfSnapshot(0, 0) {
 		t.Errorf("the snapshot of an empty volume counts %d bytes, want at least %d", s.HeldBytes,
-			ledger.HeldAtLeast(0, 0))
+			ledger.OfSnapshot(0, 0))
 	}
 	tree := map[string]string{}
 	for i := range files {
@@ -72,7 +72,7 @@ func TestSnapshotCountsItsInodes(t *testing.T) {
 	}
 	writeTree(t, dataPath(p, v.ID), tree)
 	s := snapshot(t, p, "of-files", v.ID)
-	if want := ledger.HeldAtLeast(0, files); s.HeldBytes < want {
+	if want := ledger.OfSnapshot(0, files); s.HeldBytes < want {
 		t.Errorf(
 			"the snapshot of %d empty files counts %d bytes, want at least %d",
 			files,

@@ -66,7 +66,7 @@ func (p *Pool) scanTrash(ctx context.Context) error {
 	}
 	for _, e := range left {
 		v, isVolume := p.recognize(ctx, &e)
-		e.QuotaID = p.holdQuotaID(e)
+		e.QuotaID = p.reserveQuotaID(e)
 		if isVolume && (e.QuotaID != 0 || v.Spec.IsImage()) { // else: another volume's ID
 			p.ledger.AddUnwritten(p.unwrittenOf(e.In, e.Name, v))
 		}
@@ -101,9 +101,9 @@ func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, 
 	return volume.Volume{}, false
 }
 
-// holdQuotaID reserves the quota ID of an entry and returns it. It returns 0 if another volume has
+// reserveQuotaID reserves the quota ID of an entry and returns it. It returns 0 if another volume has
 // the ID by now: a crash came after the release of the ID and before the end of the purge.
-func (p *Pool) holdQuotaID(e trash.Entry) volume.QuotaID {
+func (p *Pool) reserveQuotaID(e trash.Entry) volume.QuotaID {
 	d, err := e.In.OpenUnmounted(e.Name)
 	if err != nil {
 		return 0

@@ -37,7 +37,7 @@ func (v Volume) Attach(ctx context.Context, access loopdev.Access) (*os.File, er
 	return device.Expose()
 }
 
-// secure keeps a device that pods have, or are about to have, attached whatever they do, and resets
+// secure guards a device that pods have, or are about to have, against a detachment, and resets
 // what they can change of it.
 func (v Volume) secure(ctx context.Context, device *loopdev.Device) error {
 	if err := device.Guard(); err != nil {
@@ -53,7 +53,7 @@ func (v Volume) secure(ctx context.Context, device *loopdev.Device) error {
 	return err
 }
 
-// attachUncopied attaches an image that nobody copies: while a copy takes its time, nobody may be
+// attachUncopied attaches an image that nobody copies: while a copy goes on, nobody may be
 // able to write. Errors: ErrBusy.
 func (v Volume) attachUncopied(
 	ctx context.Context, f *os.File, access loopdev.Access,

@@ -17,7 +17,7 @@ import (
 
 // makeFilesystem makes the filesystem on an image of which nobody has seen anything, and then
 // records that. Until the record is durable, a crash makes it begin again. Errors: ErrCorrupt when
-// the image holds something that the driver did not put there.
+// the image has content that is not the driver's.
 func (v Volume) makeFilesystem(ctx context.Context, f *os.File, at mount.Target) error {
 	device, err := v.format(ctx, f, at)
 	if err != nil {
@@ -62,7 +62,7 @@ func (v Volume) format(
 
 // beginFormat makes an image, open with O_PATH, ready for its filesystem. Before that it records
 // that a filesystem is being made, durably. Only an image whose record says so is cleared: a crash
-// has interrupted the driver there, and nobody has seen the filesystem. Any other image that holds
+// has interrupted the driver there, and nobody has seen the filesystem. Any other image with
 // anything but zeroes is left as it is. Errors: ErrCorrupt for such an image; ErrInUse when the
 // image is on a device, or has its filesystem.
 func beginFormat(ctx context.Context, l pool.Locked, f *os.File) error {
@@ -93,7 +93,7 @@ func beginFormat(ctx context.Context, l pool.Locked, f *os.File) error {
 func checkBlank(ctx context.Context, v pool.Volume, f *os.File) error {
 	content, err := image.Inspect(ctx, f)
 	switch {
-	case err != nil: // what it holds is not known, so nothing is made there
+	case err != nil: // its content is not known, so nothing is made there
 		return fmt.Errorf("look into the image of volume %s: %w", v.ID, err)
 	case content.IsBlank():
 		return nil

@@ -15,7 +15,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Reconcile takes up what a crash has left of a pool's images, before anybody can find the pool. A
+// Reconcile repairs what a crash has left of a pool's images, before anybody can find the pool. A
 // device that no target shows is detached, and a filesystem that was frozen for a snapshot is
 // thawed. Its cost grows with the number of devices and mounts: it is called once a start.
 func Reconcile(ctx context.Context, p *pool.Pool, targetsOf func(id string) []mount.Target) error {

@@ -95,7 +95,7 @@ func (v Volume) mountDevice(
 // mountFilesystem mounts what is there. The device that has it mounted elsewhere, in a pod that
 // outlived its staging path, is used again.
 func (v Volume) mountFilesystem(ctx context.Context, f *os.File, at mount.Target) error {
-	l, err := v.lockUncopied() // a copy of an image that nobody can write to takes its time
+	l, err := v.lockUncopied() // nobody may write to an image that is being copied block by block
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (v Volume) attach(
 	}
 	log := klog.FromContext(ctx).WithValues("volumeID", v.ID, "device", device.Path())
 	if !device.IsDirect() {
-		log.Info("The pool's filesystem has no direct I/O: what a volume's image holds is cached twice",
+		log.Info("The pool's filesystem has no direct I/O: the content of a volume's image is cached twice",
 			"pool", v.PoolName())
 	}
 	if err := device.UnthrottleWriteback(); err != nil {
@@ -192,7 +192,7 @@ func (v Volume) TryGrow(ctx context.Context, at mount.Target) {
 // become. A filesystem that is mounted at none of them grows when it is staged.
 func (v Volume) Grow(candidates ...mount.Target) error {
 	for _, at := range candidates {
-		if v.isDirectoryAt(at) { // btrfs(8) takes nothing else
+		if v.isDirectoryAt(at) { // btrfs(8) accepts nothing else
 			return v.grow(at)
 		}
 	}

@@ -80,8 +80,8 @@ func (e *Entry) Damaged() error {
 // Spec is the specification; zero for a damaged entry.
 func (e *Entry) Spec() volume.Spec { return e.spec.Value() }
 
-// IsHeldToSize says that a volume is whole, and cannot grow beyond its size.
-func (e *Entry) IsHeldToSize() bool { return e.Damaged() == nil && !e.IsUnenforced }
+// EnforcesSize says that a volume is not damaged, and cannot grow beyond its size.
+func (e *Entry) EnforcesSize() bool { return e.Damaged() == nil && !e.IsUnenforced }
 
 func (e *Entry) name() volume.Name {
 	if e.rare != nil && e.rare.name != (volume.Name{}) {
@@ -155,7 +155,7 @@ func NewSnapshot(s volume.Snapshot) *Entry {
 	return &Entry{
 		Dir:             s.ID.Dir(),
 		OwnerID:         s.Source.String(),
-		PromisedBytes:   ledger.HeldAtLeast(s.HeldBytes, 0), // older records may say less
+		PromisedBytes:   ledger.OfSnapshot(s.HeldBytes, 0), // older records may say less
 		QuotaID:         s.QuotaID,
 		sourceQuotaID:   s.SourceQuotaID,
 		sourceCreated:   instantOf(s.SourceCreated),

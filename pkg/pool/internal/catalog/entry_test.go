@@ -92,7 +92,7 @@ func TestDamagedEntryKeepsItsNameAndQuotaID(t *testing.T) {
 	if got, want := e.Volume(poolID), (volume.Volume{ID: id, QuotaID: 7}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	if !errors.Is(e.Damaged(), why) || e.IsHeldToSize() {
-		t.Errorf("damaged: %v, held to its size: %v", e.Damaged(), e.IsHeldToSize())
+	if !errors.Is(e.Damaged(), why) || e.EnforcesSize() {
+		t.Errorf("damaged: %v, size enforced: %v", e.Damaged(), e.EnforcesSize())
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// Room is what a pool's filesystem can hold, in bytes.
+// Room is the space of a pool's filesystem, in bytes, and how much of it may be promised.
 type Room struct {
 	Size       int64 // of the filesystem
 	Free       int64 // what an unprivileged writer can still write
@@ -40,7 +40,7 @@ type Ledger struct {
 	others    others
 }
 
-// Reserve takes bytes out of what is available, or says how much there is. Errors: ErrNoSpace.
+// Reserve promises bytes, or says how many are available. Errors: ErrNoSpace.
 func (l *Ledger) Reserve(bytes int64, r Room) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -64,7 +64,7 @@ func (l *Ledger) explain(r Room) string {
 		r.Size, l.others.bytes, r.Overcommit, r.Reserve, l.committed, l.trash)
 }
 
-// Release gives back what Reserve took.
+// Release ends a promise of Reserve.
 func (l *Ledger) Release(bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,7 +102,7 @@ func (l *Ledger) AddTrash(bytes int64) {
 	l.trash = Sum(l.trash, bytes)
 }
 
-// Purged gives back the space of purged data.
+// Purged ends the count of purged data: its space is free.
 func (l *Ledger) Purged(bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -116,7 +116,7 @@ func (l *Ledger) Counts() (committed, trash int64) {
 	return l.committed, l.trash
 }
 
-// Available is the most that Reserve would take now, never negative.
+// Available is the most that Reserve would promise now, never negative.
 func (l *Ledger) Available(r Room) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -145,16 +145,16 @@ func scale(n int64, factor float64) int64 {
 }
 
 const (
-	// snapshotOwnBytes is what a snapshot takes of a disk whatever it holds: its directory, its
-	// record and the root of its data have a block each.
+	// snapshotOwnBytes is what a snapshot occupies even if it is empty: its directory, its record
+	// and the root of its data have a block each.
 	snapshotOwnBytes = 3 * 4096
 	// inodeBytes is the size of an inode: 256 bytes on ext4, 512 on XFS, more on btrfs.
 	inodeBytes = 512
 )
 
-// HeldAtLeast returns the bytes that the ledger counts for a snapshot that holds that many bytes of
-// blocks and that many inodes of its own: many empty files, or many empty snapshots, fill a disk
+// OfSnapshot returns the bytes that the ledger counts for a snapshot that occupies that many bytes
+// of blocks and that many inodes of its own: many empty files, or many empty snapshots, fill a disk
 // too.
-func HeldAtLeast(bytes, inodes int64) int64 {
+func OfSnapshot(bytes, inodes int64) int64 {
 	return max(bytes, snapshotOwnBytes+inodes*inodeBytes)
 }

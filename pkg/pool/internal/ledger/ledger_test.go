@@ -167,3 +167,15 @@ func TestWhatOthersUseIsAtLeastWhatWasKnownAndIsStillUsed(t *testing.T) {
 		}
 	}
 }
+
+func TestSnapshotCountsAtLeastWhatItsInodesOccupy(t *testing.T) {
+	for _, tc := range []struct{ bytes, inodes, want int64 }{
+		{0, 0, 12288},
+		{1, 100, 12288 + 100*512},
+		{1 << 20, 100, 1 << 20},
+	} {
+		if got := OfSnapshot(tc.bytes, tc.inodes); got != tc.want {
+			t.Errorf("%d bytes and %d inodes count %d, want %d", tc.bytes, tc.inodes, got, tc.want)
+		}
+	}
+}

@@ -13,7 +13,7 @@ func UniqueName(name string) string {
 }
 
 // OriginalName returns the name for which an entry has its name. An entry that is deleted in place
-// has kept its name.
+// has its original name.
 func (t *Trash) OriginalName(e Entry) string {
 	if e.In != t.Dir && e.In != t.Tmp {
 		return e.Name

@@ -22,7 +22,7 @@ const (
 	// yieldAfter is how many files of an entry are removed before the purge lets calls go first.
 	// Entries with fewer files are purged without a pause, so that a busy pool's trash does not grow.
 	yieldAfter = 256
-	// longPolls is the number of polls, a minute in all, after which the log says that the purge takes
+	// longPolls is the number of polls, a minute in all, after which the log says that the purge lasts
 	// long, and a quota ID is retired.
 	longPolls = 120
 )
@@ -51,7 +51,7 @@ func (t *Trash) purge(ctx context.Context, e Entry) {
 		t.Purged(ctx, e)
 	case errors.Is(err, backend.ErrPending):
 		if e.polls == longPolls {
-			log.Info("Deleted data still takes its space: a process may have a file of it open "+
+			log.Info("Deleted data still occupies its space: a process may have a file of it open "+
 				"(lsof +L1 shows which)", "pool", t.Pool, "entry", e.path(), "err", err)
 		}
 		t.queue.poll(e)
@@ -61,7 +61,7 @@ func (t *Trash) purge(ctx context.Context, e Entry) {
 		if errors.Is(err, unix.ENOSPC) {
 			retryIn = min(retryIn, retryOnFullDisk)
 		}
-		log.Error(err, "Deleted data could not be purged; its space stays taken, and the purge is "+
+		log.Error(err, "Deleted data could not be purged; its space stays occupied, and the purge is "+
 			"tried again", "pool", t.Pool, "entry", e.path(), "retryIn", retryIn)
 		t.queueFailed(e, retryIn)
 	}

@@ -98,8 +98,8 @@ func pollAfter(polls int) time.Duration {
 	return maxPoll
 }
 
-// hurry makes every entry due: the disk is full, and what is kept for a while has to go.
-func (q *queue) hurry() {
+// expireAll makes every entry due, whatever its retention: the disk is full.
+func (q *queue) expireAll() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
@@ -119,7 +119,7 @@ func (q *queue) next() (Entry, bool) {
 		if len(q.schedule) > 0 {
 			wait := time.Until(q.schedule[0].due)
 			if wait <= 0 {
-				return q.take(), true
+				return q.pop(), true
 			}
 			q.wake.Reset(wait)
 		}
@@ -128,9 +128,9 @@ func (q *queue) next() (Entry, bool) {
 	return Entry{}, false
 }
 
-// take removes and returns the entry that is due first. An entry that has failed leaves the count
+// pop removes and returns the entry that is due first. An entry that has failed leaves the count
 // of failures: it is tried again.
-func (q *queue) take() Entry {
+func (q *queue) pop() Entry {
 	e, _ := heap.Pop(&q.schedule).(Entry)
 	if e.failed {
 		q.failing--

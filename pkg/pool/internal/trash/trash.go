@@ -42,11 +42,11 @@ type Entry struct {
 	Bytes int64
 	// QuotaID is released once, when the data is gone; 0 is none.
 	QuotaID volume.QuotaID
-	// Uncharge, if set, takes what a snapshot has kept from the account of its volume. It is called
+	// Uncharge, if set, subtracts a snapshot's bytes from the account of its volume. It is called
 	// when the data is gone, until it returns nil.
 	Uncharge func() error
-	// Unrecorded says that the entry was found without a readable record, so what it takes of the
-	// disk was counted as somebody else's.
+	// Unrecorded says that the entry was found without a readable record, so what it occupies of
+	// the disk was counted as somebody else's.
 	Unrecorded bool
 
 	due time.Time // when it may be purged
@@ -82,7 +82,7 @@ type Trash struct {
 	Pool string
 	// Dir and Tmp are trash/ and tmp/, open. They stay the caller's.
 	Dir, Tmp openat.Dir
-	// Retention is how long an entry of trash/ is kept, to be taken back by hand.
+	// Retention is how long an entry of trash/ can be restored by hand.
 	Retention time.Duration
 	// IsOrdered says that the filesystem has an ordered journal (backend.HasOrderedJournal).
 	IsOrdered bool
@@ -138,15 +138,15 @@ func (t *Trash) Stop() {
 	t.workers.Wait()
 }
 
-// Take moves an entry of volumes/ or snapshots/ to trash/, under a name that is free there. On a
-// disk that is too full for a rename, the entry is deleted in place, and all that trash/
-// keeps for a while becomes due. An entry that somebody has removed by hand counts as taken. Take
-// is durable after SyncTaken. The caller fills in what Take returns, and queues it then.
-func (t *Trash) Take(from openat.Dir, name, trashName string) (Entry, error) {
+// Delete moves an entry of volumes/ or snapshots/ to trash/, under a name that is free there. On a
+// disk that is too full for a rename, the entry is deleted in place, and all that trash/ retains
+// becomes due. An entry that somebody has removed by hand counts as deleted. Delete is durable after
+// SyncDeleted. The caller fills in the returned entry, and queues it then.
+func (t *Trash) Delete(from openat.Dir, name, trashName string) (Entry, error) {
 	e := Entry{In: t.Dir, Name: trashName}
 	err := from.RenameNoReplace(name, t.Dir, trashName)
 	if errors.Is(err, unix.ENOSPC) {
-		t.queue.hurry()
+		t.queue.expireAll()
 		e.In, e.Name = from, name
 		err = deleteInPlace(from, name)
 	}
@@ -156,9 +156,9 @@ func (t *Trash) Take(from openat.Dir, name, trashName string) (Entry, error) {
 	return e, err
 }
 
-// SyncTaken makes durable what Take did to an entry of volumes/ or snapshots/: what is still there
+// SyncDeleted makes durable what Delete did to an entry of volumes/ or snapshots/: what is still there
 // is deleted in place.
-func (t *Trash) SyncTaken(from openat.Dir, name string) error {
+func (t *Trash) SyncDeleted(from openat.Dir, name string) error {
 	files := []*os.File{from.File}
 	if !t.IsOrdered {
 		files = append(files, t.Dir.File)
@@ -177,11 +177,11 @@ func (t *Trash) SyncTaken(from openat.Dir, name string) error {
 // Queue queues an entry. It is purged when its retention has ended.
 func (t *Trash) Queue(e Entry) {
 	if e.due.IsZero() {
-		keep := t.Retention
+		retention := t.Retention
 		if e.In != t.Dir { // no retention for entries deleted in place or unfinished
-			keep = 0
+			retention = 0
 		}
-		e.dueAt(time.Now().Add(max(purgeDelay, keep)))
+		e.dueAt(time.Now().Add(max(purgeDelay, retention)))
 	}
 	t.queue.add(e)
 }
@@ -215,13 +215,13 @@ func (t *Trash) FoundInPlace(in openat.Dir, name string) {
 // Leftovers lists, at the start, the entries that earlier processes have deleted or not finished:
 // the entries of FoundInPlace, which it makes durable, and those of trash/ and tmp/. The caller
 // fills the entries in and queues them. Entries of tmp/ have no retention: an unfinished snapshot
-// may keep blocks that count for its source.
+// may have blocks that count for its source.
 func (t *Trash) Leftovers() (left []Entry, err error) {
 	t.mu.Lock()
 	left, t.inPlace = t.inPlace, nil
 	t.mu.Unlock()
 	for _, e := range left { // a crash may have come before their sync
-		if err := t.SyncTaken(e.In, e.Name); err != nil {
+		if err := t.SyncDeleted(e.In, e.Name); err != nil {
 			return nil, err
 		}
 	}
@@ -241,17 +241,17 @@ func (t *Trash) Leftovers() (left []Entry, err error) {
 // once if its purge has begun.
 func (t *Trash) found(in openat.Dir, name string) Entry {
 	e := Entry{In: in, Name: name}
-	var kept time.Duration
+	var retention time.Duration // what is left of it
 	var st unix.Stat_t
 	err := unix.Fstatat(in.FD(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if in == t.Dir && err == nil {
 		e.begun = isTombstone(st)
 		if !e.begun {
 			// rename(2) sets the change time of what it moves. A clock that was ahead then must not
-			// keep the entry for longer.
-			kept = t.Retention - max(0, time.Since(time.Unix(st.Ctim.Unix())))
+			// retain the entry for longer.
+			retention = t.Retention - max(0, time.Since(time.Unix(st.Ctim.Unix())))
 		}
 	}
-	e.dueAt(time.Now().Add(max(purgeDelay, kept)))
+	e.dueAt(time.Now().Add(max(purgeDelay, retention)))
 	return e
 }

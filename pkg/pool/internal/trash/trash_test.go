@@ -135,11 +135,11 @@ func (f *fixture) plant(in, name string) {
 // take deletes an entry of volumes/.
 func (f *fixture) take(name string) Entry {
 	f.t.Helper()
-	e, err := f.Take(f.volumes, name, name+".1")
+	e, err := f.Delete(f.volumes, name, name+".1")
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	if err := f.SyncTaken(f.volumes, name); err != nil {
+	if err := f.SyncDeleted(f.volumes, name); err != nil {
 		f.t.Fatal(err)
 	}
 	return e
@@ -239,7 +239,7 @@ func TestEntryToWhichOthersChargeTheirFilesIsRemovedOnce(t *testing.T) {
 func (f *fixture) wantHurried(name string) Entry {
 	f.t.Helper()
 	for deadline := time.Now().Add(patience); len(f.purged) == 0 && time.Now().Before(deadline); {
-		f.queue.hurry()
+		f.queue.expireAll()
 		time.Sleep(time.Millisecond)
 	}
 	return f.wantPurged(name)
@@ -261,7 +261,7 @@ func TestEntryOfTheTrashIsNotReplaced(t *testing.T) {
 	if err := os.Mkdir(there, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Take(f.volumes, "v", "v.1"); !errors.Is(err, os.ErrExist) {
+	if _, err := f.Delete(f.volumes, "v", "v.1"); !errors.Is(err, os.ErrExist) {
 		t.Errorf("take: %v, want EEXIST", err)
 	}
 	f.wantEntries("volumes", "v")
@@ -279,7 +279,7 @@ func TestEntryOfTheTrashIsKeptForItsRetention(t *testing.T) {
 	f.Queue(Entry{In: f.Tmp, Name: "tmp"})
 	f.wantPurged("tmp") // the entry was unfinished
 	f.wantEntries("trash", "volumes.1")
-	f.queue.hurry()
+	f.queue.expireAll()
 	f.wantPurged("volumes.1")
 }
 
@@ -339,7 +339,7 @@ func TestEntryInUseWaitsForAnotherTry(t *testing.T) {
 		}
 	}
 	f.wantEntries("trash", "v.1")
-	f.queue.hurry()
+	f.queue.expireAll()
 	f.wantPurged("v.1")
 	if n := f.Failures(); n != 0 {
 		t.Errorf("%d failures are counted when the entry is gone", n)
@@ -435,7 +435,7 @@ func TestPurgeThatHasBegunGoesOnWhateverTheRetention(t *testing.T) {
 			}
 			f.Start(t.Context())
 			f.Queue(f.take("v"))
-			f.queue.hurry()
+			f.queue.expireAll()
 			<-reached
 			f.Stop()
 			f.plant("trash", "whole.1")
@@ -487,7 +487,7 @@ func TestPurgeSaysOnDiskThatItBeginsBeforeItRemovesAnything(t *testing.T) {
 			}
 			f.Start(t.Context())
 			f.Queue(e)
-			f.queue.hurry()
+			f.queue.expireAll()
 			f.wantPurged("v.1")
 			if n := syncs.Load(); n != int64(tc.wantSyncs) {
 				t.Errorf("%d syncs, want %d", n, tc.wantSyncs)
