@@ -41,9 +41,9 @@ func (p *Pool) applyCharges(id volume.ID) error {
 	}
 }
 
-// chargeInAdvance raises the volume's limit, at most to twice, while its snapshot is made: the bytes
-// that the snapshot charges to the volume are known only afterwards. After uncharge, applyCharges
-// lowers the limit again. After a crash, the next start lowers it.
+// chargeInAdvance raises the volume's limit, at most to twice, while its snapshot is made: the
+// bytes that the snapshot charges to the volume are known only afterwards. After uncharge,
+// applyCharges lowers the limit again. After a crash, the next start lowers it.
 func (p *Pool) chargeInAdvance(id volume.ID) (uncharge func(), err error) {
 	v, err := p.Get(id)
 	if err != nil || !p.cloner.ChargesWriter() {

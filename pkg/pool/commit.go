@@ -32,9 +32,9 @@ func (m dataMaker[V]) leftBytes(made *catalog.Entry) int64 {
 
 // create makes a volume or a snapshot that does not exist yet: it reserves the bytes, builds under
 // tmp/, renames the directory into the kind's directory, syncs, and enters it in the catalog. If
-// create succeeds, the volume or snapshot survives a power cut; after an error it does not exist. The caller has the
-// exclusive lock of the name. Errors: ErrNoSpace; ErrBusy while a deleted entry of that name is
-// still being purged in place; ErrCorrupt when an unknown entry has that name.
+// create succeeds, the volume or snapshot survives a power cut; after an error it does not exist.
+// The caller has the exclusive lock of the name. Errors: ErrNoSpace; ErrBusy while a deleted entry
+// of that name is still being purged in place; ErrCorrupt when an unknown entry has that name.
 func (k *kind[V]) create(
 	ctx context.Context, id catalog.ID, v V, m dataMaker[V],
 ) (_ V, err error) {

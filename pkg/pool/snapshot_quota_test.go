@@ -23,7 +23,7 @@ var errBroken = errors.New("broken disk")
 
 // write appends bytes to a file, durably, and returns how many there was room for. The bytes do not
 // compress.
-func write(t *testing.T, path string, bytes int64) (written int64) {
+func write(t *testing.T, path string, size int64) (written int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -32,7 +32,7 @@ func write(t *testing.T, path string, bytes int64) (written int64) {
 	defer f.Close()
 	chunk := make([]byte, 256<<10)
 	rand.Read(chunk) // never fails: see crypto/rand
-	for written < bytes {
+	for written < size {
 		n, err := f.Write(chunk)
 		if err == nil {
 			err = f.Sync()
@@ -253,7 +253,7 @@ func TestNearlyFullVolumeIsOverwrittenWhileItsSnapshotIsMade(t *testing.T) {
 }
 
 // overwrite writes in place, durably, and returns how many bytes there was room for.
-func overwrite(t *testing.T, path string, bytes int64) (written int64) {
+func overwrite(t *testing.T, path string, size int64) (written int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -262,7 +262,7 @@ func overwrite(t *testing.T, path string, bytes int64) (written int64) {
 	defer f.Close()
 	chunk := make([]byte, mib)
 	rand.Read(chunk) // never fails: see crypto/rand
-	for written < bytes {
+	for written < size {
 		if _, err := f.WriteAt(chunk, written); err != nil {
 			return written
 		}

@@ -90,7 +90,8 @@ func recordOf(volumes openat.Dir, pool volume.PoolID, name string) (volume.Volum
 	if deleted, err := trash.HasTombstone(volumes, name); deleted || err != nil {
 		return volume.Volume{}, errors.Join(volume.ErrNotFound, err)
 	}
-	f, err := volumes.Resolve(name+"/"+record.VolumeFile, unix.O_RDONLY|unix.O_NONBLOCK, openat.OnMount)
+	path := name + "/" + record.VolumeFile
+	f, err := volumes.Resolve(path, unix.O_RDONLY|unix.O_NONBLOCK, openat.OnMount)
 	if err != nil {
 		return volume.Volume{}, err
 	}

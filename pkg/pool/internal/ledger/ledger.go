@@ -1,6 +1,6 @@
-// Package ledger counts the bytes that a pool has promised to its volumes and snapshots, that others
-// use, and that snapshots charge to their volumes. It asks no filesystem: what the filesystem has is
-// passed in as a value.
+// Package ledger counts the bytes that a pool has promised to its volumes and snapshots, that
+// others use, and that snapshots charge to their volumes. It asks no filesystem: what the
+// filesystem has is passed in as a value.
 package ledger
 
 import (

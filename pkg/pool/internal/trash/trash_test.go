@@ -203,8 +203,8 @@ func TestDeletedEntryIsPurgedAndGivenBackOnce(t *testing.T) {
 }
 
 // A pod can charge a file of its own to the quota ID of a deleted volume. The entry goes all the
-// same, and its bytes come back as the file shrinks. Another volume that has the name by then is not
-// touched.
+// same, and its bytes come back as the file shrinks. Another volume that has the name by then is
+// not touched.
 func TestEntryToWhichOthersChargeTheirFilesIsRemovedOnce(t *testing.T) {
 	f := newFixture(t, t.TempDir())
 	f.Start(t.Context())
