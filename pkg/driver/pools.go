@@ -26,8 +26,8 @@ import (
 // mounted the disk need not restart the driver.
 const poolRetry = 5 * time.Second
 
-// openingTime is how long sidecars wait for a pool that is being opened. A pool with 100,000 volumes
-// takes seconds.
+// openingTime is how long sidecars wait for a pool that is being opened. A pool with 100,000
+// volumes takes seconds.
 const openingTime = time.Minute
 
 var errOpening = volume.Because(volume.ReasonOpening,

@@ -19,8 +19,8 @@ import (
 // the target's directory or file if nothing is there. A second call with the same arguments changes
 // nothing. Errors: ErrIncompatible when the target shows the source with other options, ErrInUse
 // when something else is there, ErrUnavailable when the source's filesystem is read-only and the
-// options are not. Before a recursive bind mount, the caller calls CheckWritable, where it may wait:
-// the source's filesystem may not answer.
+// options are not. Before a recursive bind mount, the caller calls CheckWritable, where it may
+// wait: the source's filesystem may not answer.
 func Bind(source *os.File, t Target, options Options) error {
 	from, err := statx(int(source.Fd()), "", unix.AT_EMPTY_PATH)
 	if err != nil {

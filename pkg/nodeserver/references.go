@@ -75,9 +75,9 @@ func (p *Publications) RebuildReferences(ctx context.Context, kubeletDir, driver
 	return nil
 }
 
-// isKubeletsTarget reports whether a mount point is pods/<UID>/volumes/kubernetes.io~csi/<name>/mount
-// below kubelet's directory. Deeper ones may lie in a filesystem that does not answer, and the start
-// must not wait for one.
+// isKubeletsTarget reports whether a mount point below kubelet's directory is
+// pods/<UID>/volumes/kubernetes.io~csi/<name>/mount. Deeper ones may lie in a filesystem that does
+// not answer, and the start must not wait for one.
 func isKubeletsTarget(kubeletDir, point string) bool {
 	ok, err := path.Match("pods/*/volumes/"+csiVolumes+"/*/"+targetName,
 		strings.TrimPrefix(strings.TrimPrefix(point, kubeletDir), "/"))

@@ -37,6 +37,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	hanging bool
+	waiting [][]byte // questions without answers
 	asked   int
 }
 
@@ -90,8 +91,8 @@ func mount(t *testing.T, dir, user string) *Server {
 	return s
 }
 
-// refusePoll lets the kernel learn that the filesystem has no poll(2). The Go runtime adds each file
-// that it opens to epoll, for which the kernel would ask this process while the runtime waits.
+// refusePoll lets the kernel learn that the filesystem has no poll(2). The Go runtime adds each
+// file that it opens to epoll, for which the kernel would ask this process while the runtime waits.
 func (s *Server) refusePoll(t *testing.T, dir string) {
 	t.Helper()
 	fd, err := unix.Open(filepath.Join(dir, File), unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -113,7 +114,8 @@ func deviceNode(t *testing.T) string {
 		return node
 	}
 	own := filepath.Join(t.TempDir(), "fuse")
-	if err := unix.Mknod(own, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 229))); err != nil { //nolint:gosec // small
+	number := int(unix.Mkdev(10, 229)) //nolint:gosec // small
+	if err := unix.Mknod(own, unix.S_IFCHR|0o600, number); err != nil {
 		t.Fatal(err)
 	}
 	return own
@@ -123,14 +125,27 @@ func deviceNode(t *testing.T) string {
 // uninterruptibly.
 func (s *Server) Hang() { s.setHanging(true) }
 
-// Answer answers again, but no question that was asked meanwhile.
-func (s *Server) Answer() { s.setHanging(false) }
+// Answer answers again, first what was asked meanwhile.
+func (s *Server) Answer() {
+	s.setHanging(false)
+	for _, question := range s.takeWaiting() {
+		s.answer(question)
+	}
+}
 
 func (s *Server) setHanging(hanging bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hanging = hanging
 	s.asked = 0
+}
+
+func (s *Server) takeWaiting() [][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting := s.waiting
+	s.waiting = nil
+	return waiting
 }
 
 // Asked is how many questions have been asked since Hang or Answer.
@@ -193,12 +208,25 @@ func (s *Server) serve() {
 }
 
 func (s *Server) handle(question []byte) {
+	if !s.isToWait(question) {
+		s.answer(question)
+	}
+}
+
+// isToWait counts a question, and keeps it while the filesystem hangs.
+func (s *Server) isToWait(question []byte) bool {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.asked++
-	hanging := s.hanging
-	s.mu.Unlock()
+	if s.hanging {
+		s.waiting = append(s.waiting, slices.Clone(question))
+	}
+	return s.hanging
+}
+
+func (s *Server) answer(question []byte) {
 	op := binary.NativeEndian.Uint32(question[4:])
-	if hanging || op == opForget || op == opBatchForget || op == opInterrupt {
+	if op == opForget || op == opBatchForget || op == opInterrupt { // they have no answer
 		return
 	}
 	node := binary.NativeEndian.Uint64(question[16:])
@@ -223,7 +251,7 @@ func reply(op uint32, node uint64, argument []byte) ([]byte, unix.Errno) {
 		if i < 0 {
 			return nil, unix.ENOENT
 		}
-		node := uint64(rootNode + 1 + i) //nolint:gosec // small
+		node := uint64(rootNode + 1 + i)
 		return append(binary.NativeEndian.AppendUint64(nil, node),
 			append(make([]byte, 32), attributes(node)...)...), 0
 	case opGetattr:
@@ -255,7 +283,7 @@ func attributes(node uint64) []byte {
 	body := make([]byte, 88)
 	binary.NativeEndian.PutUint64(body, node)
 	mode := uint32(unix.S_IFDIR | 0o755)
-	if node == uint64(rootNode+1+len(Dirs())) { //nolint:gosec // small
+	if node == uint64(rootNode+1+len(Dirs())) {
 		mode = unix.S_IFREG | 0o600
 		binary.NativeEndian.PutUint64(body[8:], FileBytes)
 	}

@@ -73,7 +73,8 @@ func TestPathWhoseFilesystemHangsCostsOneThreadAndIsUnpublished(t *testing.T) {
 	if asked := fs.Asked(); asked != 1 {
 		t.Errorf("20 calls have asked %d questions", asked)
 	}
-	n.wantUnavailable(func() error { return n.stats(t.Context(), a) }, unanswered, "since", "restart it")
+	n.wantUnavailable(func() error { return n.stats(t.Context(), a) },
+		unanswered, "since", "restart it")
 	n.wantUnavailable(func() error { return n.publish(b) }, unanswered)
 	for range 2 {
 		n.Must(n.unpublish(a))
@@ -85,6 +86,19 @@ func TestPathWhoseFilesystemHangsCostsOneThreadAndIsUnpublished(t *testing.T) {
 		t.Errorf("still mounted: %q", mounts)
 	}
 	fs.Die()
+}
+
+func TestPathWhoseFilesystemAnswersAgainIsAsBefore(t *testing.T) {
+	n := newNode(t, everything)
+	fs := fuse.Mount(t, n.mkdir("srv/fuse"))
+	v := persistent(podA, "pv", "path", n.Path("srv/fuse"), "type", "Directory")
+	n.Must(n.publish(v))
+	fs.Hang()
+	n.askInVain(v)
+	fs.Answer()
+	n.Must(n.publish(v))
+	n.wantStats(v)
+	n.Must(n.unpublish(v))
 }
 
 func TestDriverThatHasAskedAPathThatHangsGivesItsPoolsUp(t *testing.T) {

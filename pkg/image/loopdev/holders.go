@@ -57,7 +57,7 @@ type search struct {
 
 func (s *search) isOver() bool { return len(s.found) >= maxHolders || time.Now().After(s.end) }
 
-func (s *search) add(format string, args ...any) {
+func (s *search) addf(format string, args ...any) {
 	if !s.isOver() {
 		s.found = append(s.found, fmt.Sprintf(format, args...))
 	}
@@ -70,7 +70,7 @@ func (s *search) stacked() {
 	}
 	for _, other := range devices {
 		file, _ := BackingPath(other.number)
-		s.add("loop device %s, which somebody has put on it (its file is %s): losetup --detach %s",
+		s.addf("loop device %s, which somebody has put on it (its file is %s): losetup --detach %s",
 			other.Path(), file, other.Path())
 		other.Close()
 	}
@@ -94,7 +94,7 @@ func (s *search) mountsOf(pid string) {
 	if err != nil || len(mounts) == 0 {
 		return
 	}
-	s.add("%s, which has its filesystem mounted at %s in the mount namespace %s",
+	s.addf("%s, which has its filesystem mounted at %s in the mount namespace %s",
 		s.describe(pid), mounts[0].Mountpoint, namespace)
 }
 
@@ -125,7 +125,7 @@ func (s *search) filesOf(pid string) {
 			continue
 		}
 		file, _ := os.Readlink(link)
-		s.add("%s, which has %s open as %s", s.describe(pid), what, file)
+		s.addf("%s, which has %s open as %s", s.describe(pid), what, file)
 		return
 	}
 }
@@ -133,7 +133,8 @@ func (s *search) filesOf(pid string) {
 // isHeldBy says what of the device an open file is. The kernel knows that: no filesystem is asked.
 func (s *search) isHeldBy(link string) (what string, ok bool) {
 	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, link, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
+	err := unix.Statx(unix.AT_FDCWD, link, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+	if err != nil {
 		return "", false
 	}
 	if uint32(st.Mode)&unix.S_IFMT == unix.S_IFBLK {
