@@ -87,8 +87,8 @@ func addVersion(cmd *cobra.Command) {
 	cmd.Flags().Bool("version", false, "print the version and exit")
 }
 
-// options are the flags of serve, check and check-config. All have the same, so that the arguments of
-// a DaemonSet can be checked unchanged.
+// options are the flags of serve, check and check-config. All have the same, so that the arguments
+// of a DaemonSet can be checked unchanged.
 type options struct {
 	driver  *config.Flags
 	logging *driver.LoggingFlags

@@ -50,7 +50,7 @@ func CheckMountpoint(d *os.File) error {
 	return nil
 }
 
-// ErrNoMountpoint: no filesystem is mounted at a directory.
+// ErrNoMountpoint says that no filesystem is mounted at a directory.
 var ErrNoMountpoint = errors.New("not a mount point of the node")
 
 // showsRoot reports whether the mount of an open directory shows the root of a filesystem or of a

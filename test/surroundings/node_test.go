@@ -52,8 +52,8 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-// run starts the driver with a shell command before it, which ends in exec and its arguments. It does
-// not wait until the driver is ready.
+// run starts the driver with a shell command before it, which ends in exec and its arguments. It
+// does not wait until the driver is ready.
 func (n *node) run(before string, args ...string) *process.Process {
 	n.t.Helper()
 	p, err := process.Start(n.prepare(before, args...).Options())
