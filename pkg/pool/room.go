@@ -10,7 +10,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// reserve takes bytes out of what the pool may promise. Errors: ErrNoSpace; ErrUnavailable when the
+// reserve promises bytes of the pool. Errors: ErrNoSpace; ErrUnavailable when the
 // disk has failed.
 func (p *Pool) reserve(bytes int64) error {
 	r, err := p.room()
@@ -57,8 +57,7 @@ func (p *Pool) unwrittenNow() (sum int64) {
 
 // unwrittenOf returns how many of its promised bytes a volume has not allocated yet; 0 where no
 // backend counts blocks. parent is a directory of the pool, and entry is the volume's directory in
-// it. Bytes that the volume's snapshots charge to it do not count as
-// the volume's.
+// it. Bytes that the volume's snapshots charge to it do not count as the volume's.
 func (p *Pool) unwrittenOf(parent openat.Dir, entry string, v volume.Volume) int64 {
 	counter, ok := p.backendOf(v.Spec).(backend.Counter)
 	if !ok {

@@ -101,8 +101,9 @@ func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, 
 	return volume.Volume{}, false
 }
 
-// reserveQuotaID reserves the quota ID of an entry and returns it. It returns 0 if another volume has
-// the ID by now: a crash came after the release of the ID and before the end of the purge.
+// reserveQuotaID reserves the quota ID of an entry and returns the ID. It returns 0 if another
+// volume has the ID by now: a crash came after the release of the ID and before the end of the
+// purge.
 func (p *Pool) reserveQuotaID(e trash.Entry) volume.QuotaID {
 	d, err := e.In.OpenUnmounted(e.Name)
 	if err != nil {
