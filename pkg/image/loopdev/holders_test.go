@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 func TestHolderInAContainerIsNamedWithTheContainer(t *testing.T) {
@@ -20,10 +21,10 @@ func TestHolderInAContainerIsNamedWithTheContainer(t *testing.T) {
 		"cgroup":    "0::/kubepods.slice/cri-containerd-" + id + ".scope\n",
 		"mountinfo": fmt.Sprintf("36 35 7:%d / /data rw - ext4 %s rw\n", d.Number(), d.Path()),
 	} {
-		must(t, os.MkdirAll(filepath.Join(proc, "77", "ns"), 0o700))
-		must(t, os.WriteFile(filepath.Join(proc, "77", name), []byte(text), 0o600))
+		fixture.Must(t, os.MkdirAll(filepath.Join(proc, "77", "ns"), 0o700))
+		fixture.Must(t, os.WriteFile(filepath.Join(proc, "77", name), []byte(text), 0o600))
 	}
-	must(t, os.Symlink("mnt:[4026532000]", filepath.Join(proc, "77/ns/mnt")))
+	fixture.Must(t, os.Symlink("mnt:[4026532000]", filepath.Join(proc, "77/ns/mnt")))
 	want := "process 77 (fio) of container 0123456789ab, which has its filesystem mounted at /data " +
 		"in the mount namespace mnt:[4026532000]"
 	if got := d.Holders(proc); len(got) != 1 || got[0] != want {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/pod"
 )
 
@@ -52,7 +53,7 @@ func TestOnlyAGuardKeepsAPodFromDetachingItsDevice(t *testing.T) {
 				if !guarded {
 					break
 				}
-				must(t, d.Guard())
+				fixture.Must(t, d.Guard())
 			}
 			d.Close()
 			pod.Run(t, func() error { return clearDevice(d.Path()) })
@@ -77,12 +78,12 @@ func TestKubeletsLoopDeviceHoldsAPodsDeviceOnlyUntilItIsUnmapped(t *testing.T) {
 		image := newImage(t, t.TempDir(), mib)
 		d := attach(t, image, loopdev.Options{Lifetime: loopdev.UntilDetached})
 		if guarded {
-			must(t, d.Guard())
+			fixture.Must(t, d.Guard())
 		}
 		d.Close()
 		mapped := filepath.Join(t.TempDir(), "pod-uid")
-		must(t, os.WriteFile(mapped, nil, 0o600))
-		must(t, unix.Mount(d.Path(), mapped, "", unix.MS_BIND, ""))
+		fixture.Must(t, os.WriteFile(mapped, nil, 0o600))
+		fixture.Must(t, unix.Mount(d.Path(), mapped, "", unix.MS_BIND, ""))
 		t.Cleanup(func() { _ = unix.Unmount(mapped, unix.MNT_DETACH) })
 		kubelets := losetup(t, "-f", "--show", mapped)
 		pod.Run(t, func() error { return clearDevice(d.Path()) })
@@ -113,7 +114,7 @@ func losetup(t *testing.T, args ...string) string {
 func TestGuardOfADriverThatHasGoneIsFound(t *testing.T) {
 	image := newImage(t, t.TempDir(), mib)
 	d := attach(t, image, loopdev.Options{Lifetime: loopdev.UntilDetached})
-	must(t, elsewhere(func() error {
+	fixture.Must(t, elsewhere(func() error {
 		again, err := loopdev.Open(d.Number())
 		if err != nil {
 			return err
@@ -121,7 +122,7 @@ func TestGuardOfADriverThatHasGoneIsFound(t *testing.T) {
 		defer again.Close()
 		return again.Guard()
 	}))
-	must(t, d.Guard())
+	fixture.Must(t, d.Guard())
 	d.Close()
 	detachGuarded(t, d.Number())
 	wantNone(t, image, loopdev.ReadWrite)
@@ -148,18 +149,11 @@ func elsewhere(call func() error) error {
 func detachGuarded(t *testing.T, number int) {
 	t.Helper()
 	d, err := loopdev.Guarded(number)
-	must(t, err)
-	must(t, d.Detach())
+	fixture.Must(t, err)
+	fixture.Must(t, d.Detach())
 	d.Close()
 	if _, err := loopdev.Guarded(number); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a guard is left: %v", err)
-	}
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -167,10 +161,10 @@ func TestGuardShowsNothingOfItsDevice(t *testing.T) {
 	image := newImage(t, t.TempDir(), mib)
 	d := attach(t, image, loopdev.Options{})
 	defer d.Close()
-	must(t, d.Guard())
-	defer func() { must(t, d.Detach()) }()
+	fixture.Must(t, d.Guard())
+	defer func() { fixture.Must(t, d.Detach()) }()
 	after, err := loopdev.Attached()
-	must(t, err)
+	fixture.Must(t, err)
 	guards := 0
 	for _, n := range after {
 		if path, err := loopdev.BackingPath(n); err != nil || path != d.Path() {
@@ -178,7 +172,7 @@ func TestGuardShowsNothingOfItsDevice(t *testing.T) {
 		}
 		guards++
 		guard, err := loopdev.Open(n)
-		must(t, err)
+		fixture.Must(t, err)
 		if bytes, err := guard.Bytes(); bytes != 0 || err != nil || guard.Access() != loopdev.ReadOnly {
 			t.Errorf("the guard has %d bytes, %v, and access %d", bytes, err, guard.Access())
 		}
@@ -193,7 +187,7 @@ func TestResetUndoesWhatAPodHasAskedOfItsDevice(t *testing.T) {
 	image := newImage(t, t.TempDir(), mib)
 	d := attach(t, image, loopdev.Options{Lifetime: loopdev.UntilDetached})
 	defer d.Close()
-	defer func() { must(t, d.Detach()) }()
+	defer func() { fixture.Must(t, d.Detach()) }()
 	if changed, err := d.ResetParameters(); changed || err != nil {
 		t.Errorf("a device that is right is changed: %t, %v", changed, err)
 	}
@@ -232,7 +226,7 @@ func TestResetUndoesWhatAPodHasAskedOfItsDevice(t *testing.T) {
 func fdOf(t *testing.T, path string) int {
 	t.Helper()
 	f, err := os.Open(path)
-	must(t, err)
+	fixture.Must(t, err)
 	t.Cleanup(func() { f.Close() })
 	return int(f.Fd())
 }
@@ -240,15 +234,15 @@ func fdOf(t *testing.T, path string) int {
 func TestRestoreTakesAPodsFileOffAReadOnlyDevice(t *testing.T) {
 	image := newImage(t, t.TempDir(), mib)
 	_, err := image.WriteAt([]byte("precious"), 0)
-	must(t, err)
+	fixture.Must(t, err)
 	d := attach(t, image, loopdev.Options{Access: loopdev.ReadOnly, Lifetime: loopdev.UntilDetached})
 	defer d.Close()
-	defer func() { must(t, d.Detach()) }()
-	must(t, d.Guard())
+	defer func() { fixture.Must(t, d.Detach()) }()
+	fixture.Must(t, d.Guard())
 	forged, err := os.Create(filepath.Join(t.TempDir(), "forged"))
-	must(t, err)
+	fixture.Must(t, err)
 	defer forged.Close()
-	must(t, forged.Truncate(mib))
+	fixture.Must(t, forged.Truncate(mib))
 	pod.Run(t, func() error {
 		f, err := os.Open(d.Path())
 		if err != nil {
@@ -263,9 +257,9 @@ func TestRestoreTakesAPodsFileOffAReadOnlyDevice(t *testing.T) {
 	})
 	wantNone(t, image, loopdev.ReadOnly)
 	there, err := loopdev.Open(d.Number())
-	must(t, err)
+	fixture.Must(t, err)
 	defer there.Close()
-	must(t, there.Restore(image))
+	fixture.Must(t, there.Restore(image))
 	if !isAttached(t, image, loopdev.ReadOnly) {
 		t.Error("the image is not back")
 	}
@@ -283,18 +277,18 @@ func TestNumberThatAMountStillShowsGetsNoOtherFile(t *testing.T) {
 	dir := t.TempDir()
 	d := attach(t, newImage(t, dir, mib), loopdev.Options{Lifetime: loopdev.UntilDetached})
 	node, err := d.Expose()
-	must(t, err)
+	fixture.Must(t, err)
 	node.Close()
 	target := filepath.Join(dir, "target")
-	must(t, os.WriteFile(target, nil, 0o600))
-	must(t, unix.Mount(d.Path(), target, "", unix.MS_BIND, ""))
-	t.Cleanup(func() { must(t, unix.Unmount(target, unix.MNT_DETACH)) })
-	must(t, d.Detach()) // as an operator would, with losetup -d
+	fixture.Must(t, os.WriteFile(target, nil, 0o600))
+	fixture.Must(t, unix.Mount(d.Path(), target, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { fixture.Must(t, unix.Unmount(target, unix.MNT_DETACH)) })
+	fixture.Must(t, d.Detach()) // as an operator would, with losetup -d
 	d.Close()
 	secret, err := os.Create(filepath.Join(dir, "secret"))
-	must(t, err)
+	fixture.Must(t, err)
 	defer secret.Close()
-	must(t, secret.Truncate(mib))
+	fixture.Must(t, secret.Truncate(mib))
 	for range 3 {
 		other := attach(t, secret, loopdev.Options{})
 		t.Cleanup(other.Close)
@@ -309,7 +303,7 @@ func TestNoPartitionsAreLookedForInAPodsFile(t *testing.T) {
 	d := attach(t, image, loopdev.Options{})
 	defer d.Close()
 	info, err := unix.IoctlLoopGetStatus64(fdOf(t, d.Path()))
-	must(t, err)
+	fixture.Must(t, err)
 	if info.Flags&unix.LO_FLAGS_PARTSCAN != 0 {
 		t.Errorf("the flags are %#x", info.Flags)
 	}
