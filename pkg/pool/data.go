@@ -23,7 +23,7 @@ func (p *Pool) AnyData(id volume.ID) (*os.File, error) {
 	return f, err
 }
 
-func checkKind(f *os.File, s volume.Spec) error {
+func checkFileType(f *os.File, s volume.Spec) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err

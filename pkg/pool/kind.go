@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
@@ -18,7 +19,7 @@ const snapshotPrefix = "s-"
 // them. Creating, deleting, finding and listing are the same for both. V is the value of one.
 type kind[V any] struct {
 	pool *Pool
-	word string // in messages
+	noun string // in messages
 	// dir is volumes/ or snapshots/, open.
 	dir     openat.Dir
 	catalog *catalog.Catalog
@@ -30,11 +31,12 @@ type kind[V any] struct {
 	// pack and unpack are the value's entry in memory, and back.
 	pack   func(V) *catalog.Entry
 	unpack func(*catalog.Entry) V
-	// nameOf is the ID of a directory. Errors: ErrCorrupt.
-	nameOf func(dirName string) (catalog.ID, error)
+	// idOf is the ID of a directory. Errors: ErrCorrupt.
+	idOf func(dirName string) (catalog.ID, error)
 	// adopt makes the filesystem agree with an entry that was found on disk, and the entry with what
-	// the filesystem says, before the entry is in the catalog.
-	adopt scanner
+	// the filesystem says, before the entry is in the catalog. It may be called concurrently for
+	// entries of different names.
+	adopt func(ctx context.Context, e *catalog.Entry)
 	// syncsData: new data is durable only after an fsync of its own, where no ordered journal has
 	// it. (A snapshot is durable with its directory: backend.Cloner.)
 	syncsData  bool
@@ -48,13 +50,13 @@ type failpoints struct {
 
 func (p *Pool) newVolumes() *kind[volume.Volume] {
 	return &kind[volume.Volume]{
-		pool: p, word: "volume", dir: p.layout.Volumes, recordFile: record.VolumeFile,
+		pool: p, noun: "volume", dir: p.layout.Volumes, recordFile: record.VolumeFile,
 		catalog:   catalog.New(countUnenforced),
 		encode:    record.EncodeVolume,
 		decode:    record.DecodeVolume,
 		pack:      p.packVolume,
 		unpack:    func(e *catalog.Entry) volume.Volume { return e.Volume(p.id) },
-		nameOf:    func(dir string) (catalog.ID, error) { return volume.IDFromDir(p.id, dir) },
+		idOf:      func(dir string) (catalog.ID, error) { return volume.IDFromDir(p.id, dir) },
 		adopt:     p.adoptVolume,
 		syncsData: true,
 		failpoints: failpoints{
@@ -86,14 +88,14 @@ func countUnenforced(e *catalog.Entry) int64 {
 
 func (p *Pool) newSnapshots() *kind[volume.Snapshot] {
 	return &kind[volume.Snapshot]{
-		pool: p, word: "snapshot", dir: p.layout.Snapshots, recordFile: record.SnapshotFile,
+		pool: p, noun: "snapshot", dir: p.layout.Snapshots, recordFile: record.SnapshotFile,
 		prefix:  snapshotPrefix,
 		catalog: catalog.New(func(e *catalog.Entry) int64 { return e.PromisedBytes }),
 		encode:  record.EncodeSnapshot,
 		decode:  record.DecodeSnapshot,
 		pack:    catalog.NewSnapshot,
 		unpack:  func(e *catalog.Entry) volume.Snapshot { return e.Snapshot(p.id) },
-		nameOf:  func(dir string) (catalog.ID, error) { return volume.SnapshotIDFromDir(p.id, dir) },
+		idOf:    func(dir string) (catalog.ID, error) { return volume.SnapshotIDFromDir(p.id, dir) },
 		adopt:   p.adoptSnapshot,
 		failpoints: failpoints{
 			reserved:      failpoint.Point("snapshot.reserved"),
@@ -118,7 +120,7 @@ type poolMember interface {
 func (k *kind[V]) find(id poolMember) (*catalog.Entry, error) {
 	e, ok := k.catalog.Get(id.Dir())
 	if !ok || id.Pool() != k.pool.id {
-		return nil, fmt.Errorf("%w: %s %s is not in pool %s", volume.ErrNotFound, k.word, id,
+		return nil, fmt.Errorf("%w: %s %s is not in pool %s", volume.ErrNotFound, k.noun, id,
 			k.pool.opts.Name)
 	}
 	return e, e.Damaged()

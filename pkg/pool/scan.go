@@ -38,10 +38,6 @@ func (p *Pool) scan(ctx context.Context) error {
 	return nil
 }
 
-// scanner adopts an entry whose record has been read. It may be called concurrently for entries of
-// different names.
-type scanner func(ctx context.Context, e *catalog.Entry)
-
 // scan reads the records of a kind and enters them in the catalog and the ledger.
 func (k *kind[V]) scan(ctx context.Context) error { return layout.Walk(ctx, k.dir, k.scanName) }
 
@@ -55,7 +51,7 @@ func (k *kind[V]) read(parent openat.Dir, entryName, dirName string) (V, error) 
 
 func (k *kind[V]) scanName(ctx context.Context, name string) {
 	log := klog.FromContext(ctx)
-	id, err := k.nameOf(name)
+	id, err := k.idOf(name)
 	if err != nil {
 		log.Error(err, "Left alone", "pool", k.pool.opts.Name, "directory", k.dir.Name()+"/"+name)
 		return
@@ -73,8 +69,8 @@ func (k *kind[V]) scanName(ctx context.Context, name string) {
 	if err == nil {
 		e = k.pack(v)
 	} else {
-		err = fmt.Errorf("%s %s in pool %s: %w", k.word, id, k.pool.opts.Name, err)
-		log.Error(err, "Damaged "+k.word+": it can be deleted, but not used", k.word+"ID", id)
+		err = fmt.Errorf("%s %s in pool %s: %w", k.noun, id, k.pool.opts.Name, err)
+		log.Error(err, "Damaged "+k.noun+": it can be deleted, but not used", k.noun+"ID", id)
 		e = catalog.NewDamaged(name, err)
 	}
 	k.adopt(ctx, e)

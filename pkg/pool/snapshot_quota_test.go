@@ -21,8 +21,8 @@ import (
 
 var errBroken = errors.New("broken disk")
 
-// write appends bytes to a file, durably, and returns how many there was room for. The bytes do not
-// compress.
+// write appends size bytes to a file, durably, and returns how many there was room for. The bytes
+// do not compress.
 func write(t *testing.T, path string, size int64) (written int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)

@@ -48,7 +48,7 @@ func (v Volume) Data() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkKind(f, v.Spec); err != nil {
+	if err := checkFileType(f, v.Spec); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: data of volume %s: %w", volume.ErrCorrupt, v.ID, err),
 			f.Close())
 	}
