@@ -72,7 +72,7 @@ func (s *surroundings) all() []error {
 	return s.faults
 }
 
-// notReady returns the faults as one error. Errors: ErrUnavailable.
+// notReady returns the faults as one error. Errors: ErrNode.
 func (s *surroundings) notReady() error { return errors.Join(s.all()...) }
 
 // states are what strangers may know of the faults.

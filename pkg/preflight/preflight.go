@@ -30,7 +30,7 @@ type Checker struct {
 
 // Check returns what keeps every volume of the node from its pods, each with a remedy and a
 // volume.Reason. While there was no fault and the directories are the same, that costs a few system
-// calls; else the mount table is read. Errors: ErrUnavailable.
+// calls; else the mount table is read. Errors: ErrNode.
 func (c *Checker) Check() []error {
 	places := placesOf(c.KubeletDir)
 	if c.seen == nil || len(c.faults) > 0 || !slices.Equal(places, c.seen) {
@@ -45,7 +45,7 @@ func Check(kubeletDir string) []error {
 	if !mount.MayMount() {
 		faults = append(faults, volume.Because(volume.ReasonMayNotMount, fmt.Errorf(
 			"%w: the driver may not mount: it is user %d, or has no CAP_SYS_ADMIN. Run it as root; a "+
-				"container has to be privileged", volume.ErrUnavailable, os.Geteuid())))
+				"container has to be privileged", volume.ErrNode, os.Geteuid())))
 	}
 	d, err := open(kubeletDir)
 	if err != nil {
@@ -65,7 +65,7 @@ func absent(kubeletDir string, err error) error {
 			"--kubelet-dir what kubelet has as --root-dir; a container has to have that directory "+
 			"mounted at the same path", kubeletDir)
 	}
-	return volume.Because(volume.ReasonKubeletAbsent, fmt.Errorf("%w: %w", volume.ErrUnavailable, err))
+	return volume.Because(volume.ReasonKubeletAbsent, fmt.Errorf("%w: %w", volume.ErrNode, err))
 }
 
 // wayDown are the directories on the way from kubelet's directory to target and staging paths
@@ -86,7 +86,7 @@ func checkLinks(kubeletDir string) (faults []error) {
 			"%w: %s is a symbolic link to %s, and the driver mounts nothing behind a link in kubelet's "+
 				"directory. Replace the link with a directory, and mount the other one there: "+
 				"mount --bind; or give kubelet another --root-dir",
-			volume.ErrUnavailable, name, to)))
+			volume.ErrNode, name, to)))
 	}
 	return faults
 }
@@ -103,14 +103,14 @@ func checkPropagation(kubeletDir string) (faults []error) {
 		switch {
 		case err != nil:
 			faults = append(faults, volume.Because(volume.ReasonKubeletAbsent,
-				fmt.Errorf("%w: %w", volume.ErrUnavailable, err)))
+				fmt.Errorf("%w: %w", volume.ErrNode, err)))
 		case !m.Shared && !slices.Contains(private, m.ID):
 			private = append(private, m.ID)
 			faults = append(faults, volume.Because(volume.ReasonKubeletPrivate, fmt.Errorf(
 				"%w: the mount at %s is not shared with the node: volumes would be mounted where no pod "+
 					"sees them. A container has to mount kubelet's directory with Bidirectional mount "+
 					"propagation; on the node the mount has to be shared: mount --make-rshared %s",
-				volume.ErrUnavailable, m.Point, m.Point)))
+				volume.ErrNode, m.Point, m.Point)))
 		}
 	}
 	return faults

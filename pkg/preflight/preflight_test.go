@@ -68,8 +68,8 @@ func wantReasons(t *testing.T, faults []error, want ...volume.Reason) {
 	var got []volume.Reason
 	for _, fault := range faults {
 		got = append(got, volume.ReasonOf(fault))
-		if !errors.Is(fault, volume.ErrUnavailable) {
-			t.Errorf("%v: want ErrUnavailable", fault)
+		if !errors.Is(fault, volume.ErrNode) {
+			t.Errorf("%v: want ErrNode", fault)
 		}
 	}
 	if !slices.Equal(got, want) {
