@@ -29,7 +29,7 @@ func (b *bench) regroup(ctx context.Context) error {
 		return err
 	}
 	name := volumeName()
-	id, err := s.create(ctx, name)
+	id, err := s.createSized(ctx, name, int64(b.files)*4096, nil) // btrfs counts what files are
 	if err != nil {
 		return err
 	}
