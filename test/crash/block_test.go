@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -40,6 +42,25 @@ func TestPodKeepsItsDeviceAndGetsNoOtherWhileItsDriverIsKilled(t *testing.T) {
 	}
 	n.Must(n.unpublish(t.Context(), id, n.target("a")))
 	// A process that looks at all loop devices, such as another test, holds each for a moment.
+	n.eventually("the volume is deleted", func() bool { return n.delete(t.Context(), id) == nil })
+	n.wantClean(0)
+}
+
+// A node that goes takes mounts and processes with it, and a container that plays a node leaves the
+// kernel's devices: the driver's, its guard, and kubelet's on it. Nobody unpublishes the volume.
+func TestBlockVolumeOfAnUncleanStopIsDeleted(t *testing.T) {
+	n := newNode(t, fixture.Build(t), disks.New(t, disks.Ext4, 0).Dir+"/node")
+	n.Start()
+	id := n.createBlock("v")
+	n.Must(n.publishBlock(id, "a"))
+	out, err := exec.CommandContext(t.Context(), "losetup", "--find", "--show", n.target("a")).Output()
+	n.Must(err)
+	kubelets := strings.TrimSpace(string(out))
+	t.Cleanup(func() { _ = exec.Command("losetup", "--detach", kubelets).Run() }) // it should be gone
+	n.Kill()
+	n.Must(unix.Unmount(n.target("a"), unix.MNT_DETACH))
+	n.Must(os.Remove(n.target("a")))
+	n.Start()
 	n.eventually("the volume is deleted", func() bool { return n.delete(t.Context(), id) == nil })
 	n.wantClean(0)
 }
