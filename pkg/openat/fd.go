@@ -9,7 +9,7 @@ import (
 )
 
 // ChmodFD is chmod(2) of an open file, which may be an O_PATH descriptor. Before Linux 6.6
-// (fchmodat2) it needs /proc, which takes longer, and so it does where a container's seccomp profile
+// (fchmodat2) it needs /proc, which takes longer. So it does where a container's seccomp profile
 // does not know fchmodat2 and refuses it (EPERM).
 func ChmodFD(fd int, mode uint32) error {
 	err := unix.Fchmodat(fd, "", mode, unix.AT_EMPTY_PATH)
