@@ -141,8 +141,8 @@ func (q *quiesced) resume() error {
 	if q.frozen != nil {
 		_, err = filesystem.Thaw(q.frozen)
 		q.frozen.Close()
-		q.log.Info("The writers of a volume have waited while its image was copied", "source", q.from.Name,
-			"took", time.Since(q.since))
+		q.log.Info("The writers of a volume have waited while its image was copied",
+			"source", q.from.Name, "took", time.Since(q.since))
 	}
 	if q.device != nil {
 		q.device.Close()

@@ -162,7 +162,9 @@ func (b *Btrfs) newGroup(bytes int64) (volume.QuotaID, error) {
 	return quotaID, nil
 }
 
-func (b *Btrfs) makeData(dir openat.Dir, spec volume.Spec, quotaID volume.QuotaID) (*os.File, error) {
+func (b *Btrfs) makeData(
+	dir openat.Dir, spec volume.Spec, quotaID volume.QuotaID,
+) (*os.File, error) {
 	name, fill := backend.Data, fillDirectory
 	if spec.Type == volume.FileOrCreate {
 		name, fill = backend.Holder, backend.MakeEmpty
@@ -186,7 +188,8 @@ func group(quotaID volume.QuotaID) uint64 {
 
 // fillNew makes, in a new subvolume, what pods will see.
 func fillNew(
-	dir openat.Dir, name string, spec volume.Spec, fill func(openat.Dir, volume.Spec) (*os.File, error),
+	dir openat.Dir, name string, spec volume.Spec,
+	fill func(openat.Dir, volume.Spec) (*os.File, error),
 ) (*os.File, error) {
 	f, err := dir.OpenUnmounted(name)
 	if err != nil {

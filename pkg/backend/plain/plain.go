@@ -31,7 +31,9 @@ func (Plain) Make(dir openat.Dir, spec volume.Spec, _ int64) (*os.File, volume.Q
 }
 
 // Adopt implements backend.Backend.
-func (Plain) Adopt(openat.Dir, volume.QuotaID, volume.Spec, int64) (bool, error) { return false, nil }
+func (Plain) Adopt(openat.Dir, volume.QuotaID, volume.Spec, int64) (bool, error) {
+	return false, nil
+}
 
 // ReserveQuotaID implements backend.Backend.
 func (Plain) ReserveQuotaID(openat.Dir, volume.QuotaID) volume.QuotaID { return 0 }

@@ -140,8 +140,8 @@ func (t *Trash) Stop() {
 
 // Delete moves an entry of volumes/ or snapshots/ to trash/, under a name that is free there. On a
 // disk that is too full for a rename, the entry is deleted in place, and all that trash/ retains
-// becomes due. An entry that somebody has removed by hand counts as deleted. Delete is durable after
-// SyncDeleted. The caller fills in the returned entry, and queues it then.
+// becomes due. An entry that somebody has removed by hand counts as deleted. Delete is durable
+// after SyncDeleted. The caller fills in the returned entry, and queues it then.
 func (t *Trash) Delete(from openat.Dir, name, trashName string) (Entry, error) {
 	e := Entry{In: t.Dir, Name: trashName}
 	err := from.RenameNoReplace(name, t.Dir, trashName)
@@ -156,8 +156,8 @@ func (t *Trash) Delete(from openat.Dir, name, trashName string) (Entry, error) {
 	return e, err
 }
 
-// SyncDeleted makes durable what Delete did to an entry of volumes/ or snapshots/: what is still there
-// is deleted in place.
+// SyncDeleted makes durable what Delete did to an entry of volumes/ or snapshots/: what is still
+// there is deleted in place.
 func (t *Trash) SyncDeleted(from openat.Dir, name string) error {
 	files := []*os.File{from.File}
 	if !t.IsOrdered {
