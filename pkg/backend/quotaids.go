@@ -23,8 +23,8 @@ type QuotaIDs struct {
 	used map[volume.QuotaID]struct{}
 }
 
-// NewQuotaIDs allocates from a range of count quota IDs, from first on; count is a power of two. New
-// IDs are random: a pod may charge its files to any project ID, and so must not know its
+// NewQuotaIDs allocates from a range of count quota IDs, from first on; count is a power of two.
+// New IDs are random: a pod may charge its files to any project ID, and so must not know its
 // neighbours'.
 func NewQuotaIDs(first volume.QuotaID, count uint64) *QuotaIDs {
 	return &QuotaIDs{first: first, count: count, used: make(map[volume.QuotaID]struct{})}

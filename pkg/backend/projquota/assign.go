@@ -22,9 +22,9 @@ const (
 	assignDepth = 2048
 )
 
-// treeWalk visits everything below a directory. The content is a pod's, which may be changing it: no
-// link is followed, and only directories and regular files are opened and visited. (Other files have
-// almost no blocks.) Paths start at the directory.
+// treeWalk visits everything below a directory. The content is a pod's, which may be changing it:
+// no link is followed, and only directories and regular files are opened and visited. (Other files
+// have almost no blocks.) Paths start at the directory.
 type treeWalk struct {
 	visit func(f *os.File, path string) error
 	// failed is asked after an error of a path. The walk ends with the error that it returns, and goes

@@ -104,7 +104,8 @@ func TestRechargeFindsWhatCountsForAnotherProject(t *testing.T) {
 	const own, other = firstQuotaID + 1, firstQuotaID + 2
 	dir := disks.New(t, disks.XFS, 0).Dir
 	data, outside := filepath.Join(dir, "data"), filepath.Join(dir, "outside")
-	for _, path := range []string{data, filepath.Join(data, "a"), filepath.Join(data, "a", "b"), outside} {
+	sub := filepath.Join(data, "a")
+	for _, path := range []string{data, sub, filepath.Join(sub, "b"), outside} {
 		if err := os.Mkdir(path, 0o700); err != nil {
 			t.Fatal(err)
 		}

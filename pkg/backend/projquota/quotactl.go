@@ -123,8 +123,8 @@ func (q quota) get(id volume.QuotaID) (dqblk, error) {
 	}
 }
 
-// isFree reports whether nobody uses an ID: nothing counts for it, and it has no limit. An ID with a
-// limit may be that of a deleted volume, or of somebody who has not written anything yet.
+// isFree reports whether nobody uses an ID: nothing counts for it, and it has no limit. An ID with
+// a limit may be that of a deleted volume, or of somebody who has not written anything yet.
 func (q quota) isFree(id volume.QuotaID) (bool, error) {
 	d, err := q.get(id)
 	return d.isUnused() && d.limits() == (dqblk{}), err
