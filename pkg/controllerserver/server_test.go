@@ -422,7 +422,8 @@ func TestValidationConfirmsOnlyWhatHolds(t *testing.T) {
 			}
 			confirmed := resp.GetConfirmed()
 			if (confirmed != nil) != tc.want || (resp.GetMessage() != "") == tc.want {
-				t.Errorf("confirmed is %v with message %q, want confirmed: %v", confirmed, resp.GetMessage(), tc.want)
+				t.Errorf("confirmed is %v with message %q, want confirmed: %v",
+					confirmed, resp.GetMessage(), tc.want)
 			}
 			if tc.want &&
 				(len(confirmed.GetVolumeCapabilities()) != len(tc.caps) ||

@@ -105,7 +105,8 @@ func wantCounted(t *testing.T, dir string) {
 		numbers[i] = binary.BigEndian.Uint64(content)
 	}
 	if first, second := numbers[0], numbers[1]; first != second && first != second+1 || second == 0 {
-		t.Errorf("the copy has the numbers %d and %d, which the files never had at one moment", first, second)
+		t.Errorf("the copy has the numbers %d and %d, which the files never had at one moment",
+			first, second)
 	}
 }
 

@@ -101,7 +101,7 @@ func (v Volume) thaw(mounts []mount.Mount, m mount.Mount) (bool, error) {
 	defer there.Close()
 	// The mounts are those of the device alone, so another one is not among them.
 	if top, err := mount.Of(mounts, there); err != nil || top.ID != m.ID {
-		return false, nil //nolint:nilerr // said above
+		return false, nil
 	}
 	root, err := openat.Reopen(there, os.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {

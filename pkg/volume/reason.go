@@ -6,8 +6,9 @@ import (
 	"syscall"
 )
 
-// Reason says in a word why a pool, or all of a node, cannot be used. It is the label of a metric and what a stranger
-// may read, so there are few, and none of them has a path. The error that it belongs to says more.
+// Reason says in a word why a pool, or all of a node, cannot be used. It is the label of a metric
+// and what a stranger may read, so there are few, and none of them has a path. The error that it
+// belongs to says more.
 type Reason string
 
 // The reasons.
