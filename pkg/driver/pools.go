@@ -256,7 +256,8 @@ func (s *poolSet) checkApart(
 		if other.Name == c.Name {
 			continue
 		}
-		there, err := stuck.Do(ctx, s.asking, other.Path, func() (mount.Destination, error) {
+		q := stuck.Question{Key: other.Path, Path: other.Path}
+		there, err := stuck.Do(ctx, s.asking, q, func() (mount.Destination, error) {
 			return mount.Follow(mounts, other.Path)
 		}, nil)
 		switch {
@@ -284,7 +285,8 @@ func (s *poolSet) checkUnique(
 		if other.config.Name == c.Name {
 			continue
 		}
-		otherID, err := stuck.Do(ctx, s.asking, other.config.Path, func() (volume.PoolID, error) {
+		q := stuck.Question{Key: other.config.Path, Path: other.config.Path}
+		otherID, err := stuck.Do(ctx, s.asking, q, func() (volume.PoolID, error) {
 			return pool.IDAt(other.config.Path)
 		}, nil)
 		if err == nil && otherID == id {

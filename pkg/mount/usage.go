@@ -37,6 +37,21 @@ func Usage(t Target) (volume.Usage, error) {
 	return UsageOf(f)
 }
 
+// FilesystemAt names the filesystem that is mounted at a target, without a question to it. If that
+// cannot be found, the target names it.
+func FilesystemAt(t Target) string {
+	at, err := t.open()
+	if err != nil {
+		return t.String()
+	}
+	defer at.close()
+	st, err := at.stat()
+	if err != nil {
+		return t.String()
+	}
+	return fmt.Sprintf("filesystem %d", st.id.Device)
+}
+
 // UsageOf returns the usage of a file's filesystem, by one statfs(2). Without quotas these numbers
 // are what bounds a writer, so they are reported as they are, not as an invented share of them.
 func UsageOf(f *os.File) (volume.Usage, error) {

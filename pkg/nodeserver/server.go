@@ -53,15 +53,20 @@ type Server struct {
 	csi.UnimplementedNodeServer
 	Options
 
-	// asking are the questions to the filesystems of host paths and of volumes, by the target.
-	asking *stuck.Calls
+	// asking are the questions to the filesystems of host paths and of volumes without a record, and
+	// askingPools those to the pools' own: a tenant's path that hangs is not in their way.
+	asking, askingPools *stuck.Calls
 }
 
 var _ csi.NodeServer = (*Server)(nil)
 
 // New makes a Server.
 func New(options Options) *Server {
-	return &Server{Options: options, asking: stuck.NewCalls(stuck.Patience)}
+	return &Server{
+		Options:     options,
+		asking:      stuck.NewCalls(stuck.Patience),
+		askingPools: stuck.NewCalls(stuck.Patience),
+	}
 }
 
 // NodeGetInfo tells the scheduler where this node's volumes are usable: on this node.
@@ -455,11 +460,13 @@ func (s *Server) usage(
 			handle, target)
 	}
 	if !volume.IsID(handle) {
-		return stuck.Do(ctx, s.asking, target.String(), func() (volume.Usage, error) {
+		q := stuck.Question{Key: "usage of " + mount.FilesystemAt(target), Path: target.String()}
+		return stuck.Do(ctx, s.asking, q, func() (volume.Usage, error) {
 			return mount.Usage(target)
 		}, nil)
 	}
-	leave, err := s.asking.Enter(ctx, target.String())
+	leave, err := s.askingPools.Enter(ctx,
+		stuck.Question{Key: target.String(), Path: target.String()})
 	if err != nil {
 		return volume.Usage{}, err
 	}

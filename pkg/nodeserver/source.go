@@ -193,7 +193,8 @@ func (s *Server) managed(handle string, access capability.Access) (staging.Volum
 // answer: while one of them hangs, the volume can be unpublished. Errors: ErrUnresponsive.
 func (s *Server) openHostPath(ctx context.Context, r publishRequest) (mountSource, error) {
 	was, _ := s.Publications.at(r.target)
-	return stuck.Do(ctx, s.asking, r.target.String(), func() (mountSource, error) {
+	q := stuck.Question{Key: s.Host.Lane(r.attributes.Path), Path: r.attributes.Path}
+	return stuck.Do(ctx, s.asking, q, func() (mountSource, error) {
 		src, err := s.findHostPath(r)
 		if err != nil {
 			return mountSource{}, err

@@ -32,7 +32,9 @@ func (s *Server) CheckUnused(ctx context.Context, id volume.ID, data *os.File) e
 // detachUnused is the way that is taken only if the volume's image is on a device. It looks at all
 // loop devices and processes of the node. Errors: ErrInUse.
 func (s *Server) detachUnused(ctx context.Context, id volume.ID, data *os.File) error {
-	_, err := stuck.Do(ctx, s.asking, "the loop devices of "+id.String(), func() (struct{}, error) {
+	what := "the loop devices of " + id.String()
+	q := stuck.Question{Key: what, Path: what}
+	_, err := stuck.Do(ctx, s.askingPools, q, func() (struct{}, error) {
 		// The caller closes the data if the search takes too long.
 		own, err := openat.Reopen(data, unix.O_PATH)
 		if err != nil {

@@ -24,6 +24,9 @@ const (
 	// OnMount is Beneath and crosses no mount (EXDEV). What is mounted on a directory of a pool
 	// belongs to somebody else.
 	OnMount = Beneath | unix.RESOLVE_NO_XDEV
+	// Known is Beneath, and takes only what the kernel knows already (EAGAIN): no filesystem is asked.
+	// It is RESOLVE_CACHED of linux/openat2.h, since Linux 5.12 (EINVAL).
+	Known = Beneath | 0x20
 	// InRoot follows links as if the directory where the path starts were the root.
 	InRoot Resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 )
@@ -57,7 +60,7 @@ func ResolveFD(dir int, path string, flags int, resolve Resolve) (fd int, err er
 		// After a ".." the kernel cannot be sure that the path stayed in the directory if anything was
 		// renamed or mounted meanwhile, anywhere on the node (openat2(2)). A pod may rename without
 		// pause. With O_NONBLOCK, EAGAIN can also mean that a process has a lease on the file (fcntl(2)).
-		case errors.Is(err, unix.EAGAIN) && flags&unix.O_NONBLOCK == 0:
+		case errors.Is(err, unix.EAGAIN) && flags&unix.O_NONBLOCK == 0 && resolve != Known:
 			continue
 		}
 		break

@@ -16,17 +16,29 @@ import (
 // and kubelet waits longer for a call.
 const Patience = 10 * time.Second
 
-// Calls are calls under way to filesystems, by keys of the caller's: one at a time for each key.
+// MaxCalls is how many calls may be under way at a time. One that does not end costs a thread.
+const MaxCalls = 64
+
+// Calls are calls under way to filesystems: one at a time for each key, and MaxCalls altogether.
 type Calls struct {
 	patience time.Duration
 
 	mu       sync.Mutex
 	underWay map[string]*call
+	ended    chan struct{} // closed when any call ends; nil while nobody waits for that
+}
+
+// Question is what a call asks a filesystem.
+type Question struct {
+	// Key is equal for the questions of which one at a time is enough.
+	Key string
+	// Path is for messages: what does not answer.
+	Path string
 }
 
 type call struct {
+	path  string
 	since time.Time
-	ended chan struct{} // closed at the end
 }
 
 // NewCalls returns no calls yet. Patience is how long their callers wait; only tests have another.
@@ -36,12 +48,13 @@ func NewCalls(patience time.Duration) *Calls {
 
 // Do returns the result of ask, which runs on a goroutine of its own. If ask does not end within
 // the patience, or before the context ends, Do returns without it; discard, unless it is nil, gets
-// a result that comes later. While an earlier call of the key is under way, ask is not begun.
+// a result that comes later. While an earlier call of the key is under way, or MaxCalls calls are,
+// ask is not begun: Do waits as long as one of them may still end in time.
 // Errors: volume.ErrUnresponsive, with the time since when; those of the context and of ask.
 func Do[T any](
-	ctx context.Context, c *Calls, key string, ask func() (T, error), discard func(T),
+	ctx context.Context, c *Calls, q Question, ask func() (T, error), discard func(T),
 ) (result T, err error) {
-	mine, err := c.begin(ctx, key)
+	mine, err := c.begin(ctx, q)
 	if err != nil {
 		return result, err
 	}
@@ -53,7 +66,7 @@ func Do[T any](
 	gone := make(chan struct{})
 	go func() {
 		result, err := ask()
-		c.end(key, mine)
+		c.end(q)
 		select {
 		case answers <- answer{result, err}:
 		case <-gone:
@@ -68,64 +81,86 @@ func Do[T any](
 	case a := <-answers:
 		return a.result, a.err
 	case <-timer.C:
-		err = unresponsive(key, mine)
+		err = unresponsive(mine)
 	case <-ctx.Done():
-		err = fmt.Errorf("%w: %w", unresponsive(key, mine), ctx.Err())
+		err = fmt.Errorf("%w: %w", unresponsive(mine), ctx.Err())
 	}
 	close(gone)
 	return result, err
 }
 
 // Enter begins a call that the caller's own thread makes: it costs no goroutine, and the caller may
-// have to wait for as long as the filesystem. While an earlier call of the key is under way, Enter
-// waits as Do does. Errors: those of Do.
-func (c *Calls) Enter(ctx context.Context, key string) (leave func(), err error) {
-	mine, err := c.begin(ctx, key)
-	if err != nil {
+// have to wait for as long as the filesystem. Enter waits as Do does. Errors: those of Do.
+func (c *Calls) Enter(ctx context.Context, q Question) (leave func(), err error) {
+	if _, err := c.begin(ctx, q); err != nil {
 		return nil, err
 	}
-	return func() { c.end(key, mine) }, nil
+	return func() { c.end(q) }, nil
 }
 
-// begin enters a call. It waits for an earlier one of the key, as long as that one may still end.
-func (c *Calls) begin(ctx context.Context, key string) (*call, error) {
+// begin enters a call. It waits for those in its way, as long as they may still end.
+func (c *Calls) begin(ctx context.Context, q Question) (*call, error) {
 	for {
-		mine, earlier := c.tryBegin(key)
-		if earlier == nil {
+		mine, inTheWay := c.tryBegin(q)
+		if mine != nil {
 			return mine, nil
 		}
-		timer := time.NewTimer(time.Until(earlier.since.Add(c.patience)))
+		timer := time.NewTimer(time.Until(inTheWay.until))
 		select {
-		case <-earlier.ended:
+		case <-inTheWay.ended:
 			timer.Stop()
 		case <-timer.C:
-			return nil, unresponsive(key, earlier)
+			return nil, inTheWay.err
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, fmt.Errorf("%w: %w", unresponsive(key, earlier), ctx.Err())
+			return nil, fmt.Errorf("%w: %w", inTheWay.err, ctx.Err())
 		}
 	}
 }
 
-func (c *Calls) tryBegin(key string) (mine, earlier *call) {
+// obstacle is what keeps a call from beginning.
+type obstacle struct {
+	until time.Time     // when it is no longer waited for
+	ended chan struct{} // closed when any call ends
+	err   error
+}
+
+func (c *Calls) tryBegin(q Question) (*call, obstacle) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if earlier := c.underWay[key]; earlier != nil {
-		return nil, earlier
+	earlier := c.underWay[q.Key]
+	if earlier == nil && len(c.underWay) < MaxCalls {
+		mine := &call{path: q.Path, since: time.Now()}
+		c.underWay[q.Key] = mine
+		return mine, obstacle{}
 	}
-	mine = &call{since: time.Now(), ended: make(chan struct{})}
-	c.underWay[key] = mine
-	return mine, nil
+	if c.ended == nil {
+		c.ended = make(chan struct{})
+	}
+	if earlier != nil {
+		return nil, obstacle{earlier.since.Add(c.patience), c.ended, unresponsive(earlier)}
+	}
+	var last time.Time
+	for _, other := range c.underWay {
+		if other.since.After(last) {
+			last = other.since
+		}
+	}
+	return nil, obstacle{last.Add(c.patience), c.ended, fmt.Errorf(
+		"%w: those of %d paths, so that %s is not asked", volume.ErrUnresponsive, MaxCalls, q.Path)}
 }
 
-func (c *Calls) end(key string, mine *call) {
+func (c *Calls) end(q Question) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.underWay, key)
-	close(mine.ended)
+	delete(c.underWay, q.Key)
+	if c.ended != nil {
+		close(c.ended)
+		c.ended = nil
+	}
 }
 
-func unresponsive(key string, c *call) error {
-	return fmt.Errorf("%w: that of %s, since %s", volume.ErrUnresponsive, key,
+func unresponsive(c *call) error {
+	return fmt.Errorf("%w: that of %s, since %s", volume.ErrUnresponsive, c.path,
 		c.since.UTC().Format(time.RFC3339))
 }

@@ -3,6 +3,8 @@ package stuck
 import (
 	"context"
 	"errors"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -25,7 +27,7 @@ func TestOnlyOneCallWaitsForAFilesystemThatHangs(t *testing.T) {
 		}
 		for range 3 {
 			started := time.Now()
-			_, err := Do(t.Context(), calls, "/a", hang, func(int) { discarded.Add(1) })
+			_, err := Do(t.Context(), calls, Question{Key: "/a", Path: "/a"}, hang, func(int) { discarded.Add(1) })
 			if !errors.Is(err, volume.ErrUnresponsive) {
 				t.Errorf("a filesystem that hangs: %v", err)
 			}
@@ -36,7 +38,7 @@ func TestOnlyOneCallWaitsForAFilesystemThatHangs(t *testing.T) {
 		if begun.Load() != 1 {
 			t.Errorf("%d calls were begun", begun.Load())
 		}
-		if got, err := Do(t.Context(), calls, "/b", answer, nil); got != 7 || err != nil {
+		if got, err := Do(t.Context(), calls, Question{Key: "/b", Path: "/b"}, answer, nil); got != 7 || err != nil {
 			t.Errorf("another filesystem: %d, %v", got, err)
 		}
 		close(release)
@@ -44,7 +46,7 @@ func TestOnlyOneCallWaitsForAFilesystemThatHangs(t *testing.T) {
 		if discarded.Load() != 1 {
 			t.Errorf("%d results were discarded", discarded.Load())
 		}
-		if got, err := Do(t.Context(), calls, "/a", answer, nil); got != 7 || err != nil {
+		if got, err := Do(t.Context(), calls, Question{Key: "/a", Path: "/a"}, answer, nil); got != 7 || err != nil {
 			t.Errorf("a filesystem that answers again: %d, %v", got, err)
 		}
 	})
@@ -57,9 +59,9 @@ func TestCallThatComesDuringAnotherWaitsForItsTurn(t *testing.T) {
 			time.Sleep(Patience / 2)
 			return 1, nil
 		}
-		go func() { _, _ = Do(t.Context(), calls, "/a", slow, nil) }()
+		go func() { _, _ = Do(t.Context(), calls, Question{Key: "/a", Path: "/a"}, slow, nil) }()
 		synctest.Wait()
-		if got, err := Do(t.Context(), calls, "/a", answer, nil); got != 7 || err != nil {
+		if got, err := Do(t.Context(), calls, Question{Key: "/a", Path: "/a"}, answer, nil); got != 7 || err != nil {
 			t.Errorf("%d, %v", got, err)
 		}
 		synctest.Wait()
@@ -73,12 +75,66 @@ func TestCallerThatGoesDoesNotWait(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		for range 2 {
-			_, err := Do(ctx, calls, "/a", func() (int, error) { <-release; return 0, nil }, nil)
+			_, err := Do(ctx, calls, Question{Key: "/a", Path: "/a"}, func() (int, error) { <-release; return 0, nil }, nil)
 			if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, volume.ErrUnresponsive) {
 				t.Errorf("%v", err)
 			}
 		}
 		close(release)
+		synctest.Wait()
+	})
+}
+
+func TestCallsThatHangAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := NewCalls(Patience)
+		var begun atomic.Int32
+		release := make(chan struct{})
+		hang := func() (int, error) {
+			begun.Add(1)
+			<-release
+			return 1, nil
+		}
+		for i := range 2 * MaxCalls {
+			q := Question{Key: strconv.Itoa(i), Path: "/" + strconv.Itoa(i)}
+			go func() { _, _ = Do(t.Context(), calls, q, hang, nil) }()
+		}
+		time.Sleep(Patience + time.Second)
+		if begun.Load() != MaxCalls {
+			t.Errorf("%d calls were begun", begun.Load())
+		}
+		started := time.Now()
+		_, err := Do(t.Context(), calls, Question{Key: "/a", Path: "/a"}, answer, nil)
+		if !errors.Is(err, volume.ErrUnresponsive) || !strings.Contains(err.Error(), "those of 64 paths") {
+			t.Errorf("one call more: %v", err)
+		}
+		if waited := time.Since(started); waited > 0 {
+			t.Errorf("its caller has waited %s", waited)
+		}
+		close(release)
+		synctest.Wait()
+		if got, err := Do(t.Context(), calls, Question{Key: "/a"}, answer, nil); got != 7 || err != nil {
+			t.Errorf("when all have ended: %d, %v", got, err)
+		}
+	})
+}
+
+func TestManyCallsThatEndWaitForEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := NewCalls(Patience)
+		slow := func() (int, error) {
+			time.Sleep(Patience / 2)
+			return 1, nil
+		}
+		for i := range 4 * MaxCalls {
+			go func() {
+				_, err := Do(t.Context(), calls, Question{Key: strconv.Itoa(i)}, slow, nil)
+				if err != nil {
+					t.Error(err)
+				}
+			}()
+		}
+		time.Sleep(4 * Patience)
 		synctest.Wait()
 	})
 }

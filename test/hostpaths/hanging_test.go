@@ -2,6 +2,7 @@ package hostpaths
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -33,6 +34,17 @@ func (n *node) askInVain(v volumeOf) {
 	err := n.stats(ctx, v)
 	if c := status.Code(err); c != codes.DeadlineExceeded && c != codes.Unavailable {
 		n.t.Errorf("statistics of a filesystem that hangs: %v", err)
+	}
+}
+
+// publishInVain publishes as one who does not wait.
+func (n *node) publishInVain(v volumeOf) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(n.t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err := n.publishUntil(ctx, v, v.kubeletSays())
+	if c := status.Code(err); c != codes.DeadlineExceeded && c != codes.Unavailable {
+		n.t.Errorf("a path of a filesystem that hangs: %v", err)
 	}
 }
 
@@ -84,6 +96,38 @@ func TestPathWhoseFilesystemHangsCostsOneThreadAndIsUnpublished(t *testing.T) {
 	n.endPod(podB)
 	if mounts := n.Mounts("kubelet"); len(mounts) > 0 {
 		t.Errorf("still mounted: %q", mounts)
+	}
+	fs.Die()
+}
+
+// A tenant makes pod after pod on paths of one filesystem that hangs.
+func TestPodsOnPathsThatHangCostABoundedNumberOfThreads(t *testing.T) {
+	n := newNode(t, everything)
+	fs := fuse.Mount(t, n.mkdir("srv/fuse"))
+	n.mkdir("srv/disk")
+	const pods = 30
+	volumes := make([]volumeOf, pods)
+	for i := range volumes {
+		p := pod{uid: fmt.Sprintf("6f1d8b0e-4a57-4c0f-9d0a-0c5be1a7%04x", i), namespace: "team-a"}
+		volumes[i] = inline(p, "v", "path", n.Path("srv/fuse"), "type", "Directory")
+		n.Must(n.publish(volumes[i]))
+	}
+	fs.Hang()
+	for i, v := range volumes {
+		n.askInVain(v)
+		below := fmt.Sprintf("srv/fuse/%d", i)
+		n.publishInVain(inline(v.pod, "w", "path", n.Path(below), "type", "Directory"))
+	}
+	const most = 5 // one for statistics, and a lane each
+	if asked := fs.Asked(); asked > most {
+		t.Errorf("%d pods have asked %d questions, want at most %d", pods, asked, most)
+	}
+	healthy := inline(podB, "v", "path", n.Path("srv/disk"), "type", "Directory")
+	n.Must(n.publish(healthy))
+	n.wantStats(healthy)
+	n.Must(n.unpublish(healthy))
+	for _, v := range volumes {
+		n.Must(n.unpublish(v))
 	}
 	fs.Die()
 }

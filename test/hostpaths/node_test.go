@@ -228,11 +228,17 @@ func (n *node) publish(v volumeOf) error { return n.publishWith(v, v.kubeletSays
 
 func (n *node) publishWith(v volumeOf, attributes map[string]string) error {
 	n.t.Helper()
+	ctx, cancel := context.WithTimeout(n.t.Context(), fixture.Patience())
+	defer cancel()
+	return n.publishUntil(ctx, v, attributes)
+}
+
+// publishUntil waits as long as the context.
+func (n *node) publishUntil(ctx context.Context, v volumeOf, attributes map[string]string) error {
+	n.t.Helper()
 	target := n.target(v)
 	n.Must(os.MkdirAll(filepath.Dir(target), 0o750))
 	n.write(filepath.Join(filepath.Dir(target), "vol_data.json"), v.kubeletWrites())
-	ctx, cancel := context.WithTimeout(n.t.Context(), fixture.Patience())
-	defer cancel()
 	staging := ""
 	if !v.inline {
 		staging = filepath.Join(n.KubeletDir(), "plugins/staging")
