@@ -23,13 +23,16 @@ const (
 	socketMode = 0o600
 	// groupSocketMode is the mode of the sidecars' socket, which has no calls that mount.
 	groupSocketMode = 0o660
-	// dialTimeout bounds how long a process may take to accept a connection on its socket.
-	dialTimeout = time.Second
+	// socketAnswerTimeout bounds how long a process may take to answer on its socket.
+	socketAnswerTimeout = 3 * time.Second
+	// http2Preface is how a client begins (RFC 9113, 3.4), with SETTINGS that are empty. A server sends
+	// its own at once.
+	http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 )
 
 // Listen makes the driver's socket: unix:///absolute/path or unix:/absolute/path, in a directory
-// that exists. Its mode is 0600 from the first moment. A socket on which nobody answers is
-// replaced. A socket on which somebody answers, and anything else at that path, is left alone and
+// that exists. Its mode is 0600 from the first moment. A socket on which nobody answers
+// within socketAnswerTimeout is replaced. A socket on which somebody answers, and anything else at that path, is left alone and
 // refused. Closing the listener removes the socket, unless another process has replaced it.
 func Listen(endpoint string) (net.Listener, error) {
 	path, err := config.SocketPath(endpoint)
@@ -90,7 +93,8 @@ func admitGroup(path string, gid uint32) error {
 	return os.Chmod(openat.Path(socket), groupSocketMode)
 }
 
-// removeStale removes a socket that a dead process has left, and refuses everything else.
+// removeStale removes a socket that a dead process has left, also one that the kernel cannot end,
+// and refuses everything else.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -104,13 +108,11 @@ func removeStale(path string) error {
 			path,
 		)
 	}
-	dialer := net.Dialer{Timeout: dialTimeout}
-	conn, err := dialer.DialContext(context.Background(), "unix", path)
+	err = ask(path, time.Now().Add(socketAnswerTimeout))
 	switch {
 	case err == nil:
-		conn.Close()
 		return fmt.Errorf("%s is in use: another process answers on it", path)
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, errSilent):
 		return os.Remove(path)
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -118,6 +120,53 @@ func removeStale(path string) error {
 		// EAGAIN is a full backlog, EPROTOTYPE a socket of another kind: another process owns it.
 		return fmt.Errorf("%s is in use, or nobody can tell: %w", path, err)
 	}
+}
+
+// errSilent: a connection was made, and nobody has taken it.
+var errSilent = errors.New("nobody answers")
+
+// ask returns nil if a process takes a connection. That one is made says little: the kernel makes
+// it also for a process that was killed and cannot end, because one of its threads waits for a
+// filesystem that hangs. Errors: errSilent, those of connect(2).
+func ask(path string, deadline time.Time) error {
+	dialer := net.Dialer{Deadline: deadline}
+	conn, err := dialer.DialContext(context.Background(), "unix", path)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte(http2Preface)); err != nil {
+		return nil //nolint:nilerr // somebody has closed the connection
+	}
+	_, err = conn.Read(make([]byte, 1))
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil //nolint:nilerr // an answer, or somebody has closed the connection
+	}
+	unread, err := unreadBytes(conn)
+	if err == nil && unread > 0 {
+		err = errSilent
+	}
+	return err
+}
+
+// unreadBytes says how much of what was written to a connection the other side has not read: a
+// process of another protocol may read, and not answer. The number is that of the kernel's memory
+// for it (SIOCOUTQ, unix_outq_len in net/unix/af_unix.c).
+func unreadBytes(conn net.Conn) (n int, err error) {
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return 0, fmt.Errorf("a %T is no connection of a unix socket", conn)
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var askErr error
+	err = raw.Control(func(fd uintptr) { n, askErr = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) })
+	return n, errors.Join(err, askErr)
 }
 
 // bind makes the socket and listens on it.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -128,9 +129,55 @@ func TestListenReplacesAStaleSocket(t *testing.T) {
 	}
 }
 
+// A process that was killed, and of which a thread waits for a filesystem that hangs, keeps its
+// socket: connections are made, and nobody takes them.
+func TestListenReplacesASocketThatNobodyAccepts(t *testing.T) {
+	path := socketIn(t)
+	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.SetUnlinkOnClose(false)
+	defer dead.Close()
+	if !answers(path) {
+		t.Fatal("no connection is made: this test shows nothing")
+	}
+	l := listen(t, path)
+	go acceptAll(l, func(conn net.Conn) { _, _ = conn.Write([]byte("x")) })
+	if err := ask(path, time.Now().Add(time.Minute)); err != nil {
+		t.Errorf("the new socket: %v", err)
+	}
+}
+
+// acceptAll serves connections until the listener is closed.
+func acceptAll(l net.Listener, serve func(net.Conn)) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			serve(conn)
+		}()
+	}
+}
+
+// Another program's socket is left alone also if that program speaks another protocol.
+func TestListenRefusesASocketWhoseProcessOnlyReads(t *testing.T) {
+	path := socketIn(t)
+	first := listen(t, path)
+	go acceptAll(first, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+	if _, err := Listen("unix://" + path); err == nil ||
+		!strings.Contains(err.Error(), "in use: another process answers") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestListenRefusesALiveSocket(t *testing.T) {
 	path := socketIn(t)
 	first := listen(t, path)
+	go acceptAll(first, func(conn net.Conn) { _, _ = conn.Write([]byte("x")) })
 	if _, err := Listen("unix://" + path); err == nil ||
 		!strings.Contains(err.Error(), "in use: another process answers") {
 		t.Errorf("got %v", err)
