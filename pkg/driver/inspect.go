@@ -2,17 +2,14 @@ package driver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/preflight"
+	"github.com/csi-hostpath/csi-hostpath/pkg/stuck"
 )
 
 // Inspect looks whether a driver with this configuration could serve the node: at the process,
@@ -22,12 +19,16 @@ func Inspect(ctx context.Context, cfg config.Config) (notes []string, faults []e
 	if err := mount.CheckKernel(); err != nil {
 		faults = append(faults, err)
 	}
-	faults = append(faults, preflight.Check(cfg.KubeletDir)...)
-	if name := preflight.OtherName(cfg.KubeletDir); name != "" {
-		notes = append(notes, fmt.Sprintf("kubelet's directory %s is called %s in its filesystem: if "+
-			"kubelet uses that name, give it to --kubelet-dir", cfg.KubeletDir, name))
-	}
 	pools := newPoolSet(cfg, nodeserver.NewPublications())
+	kubelet, err := pools.inspectKubelet(ctx)
+	if err != nil { // what overlaps it cannot be said either
+		return nil, append(faults, err)
+	}
+	faults = append(faults, kubelet.faults...)
+	if kubelet.otherName != "" {
+		notes = append(notes, fmt.Sprintf("kubelet's directory %s is called %s in its filesystem: if "+
+			"kubelet uses that name, give it to --kubelet-dir", cfg.KubeletDir, kubelet.otherName))
+	}
 	for _, slot := range pools.slots {
 		note, err := pools.inspect(ctx, slot.config)
 		if err != nil {
@@ -40,21 +41,37 @@ func Inspect(ctx context.Context, cfg config.Config) (notes []string, faults []e
 	return notes, faults
 }
 
-// inspect looks at the directory of a pool.
+type kubeletFindings struct {
+	faults    []error
+	otherName string
+}
+
+// inspectKubelet looks at kubelet's directory. Errors: ErrUnresponsive.
+func (s *poolSet) inspectKubelet(ctx context.Context) (kubeletFindings, error) {
+	q := stuck.Question{Key: s.kubeletDir, Path: "kubelet's directory " + s.kubeletDir}
+	return stuck.Do(ctx, s.asking, q, func() (kubeletFindings, error) {
+		return kubeletFindings{preflight.Check(s.kubeletDir), preflight.OtherName(s.kubeletDir)}, nil
+	}, nil)
+}
+
+// inspect looks at the directory of a pool or, if that does not exist, at the nearest one above it,
+// in which the driver makes the pool's.
 func (s *poolSet) inspect(ctx context.Context, c config.Pool) (note string, err error) {
-	d, err := os.OpenFile(c.Path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	switch {
-	case !errors.Is(err, fs.ErrNotExist):
-	case c.Optional:
-		return "it is optional, and absent here", nil
-	case !c.RequireMountpoint:
-		return "nothing is there yet: the driver makes it", nil
-	}
+	d, rest, err := mount.OpenNearest(c.Path)
 	if err != nil {
 		return "", err
 	}
 	defer d.Close()
-	if err := s.checkApart(ctx, c, d, ""); err != nil {
+	switch {
+	case rest == "":
+	case c.Optional:
+		return "it is optional, and absent here", nil
+	case c.RequireMountpoint:
+		return "", &fs.PathError{Op: "open", Path: c.Path, Err: fs.ErrNotExist}
+	default:
+		note = "nothing is there yet: the driver makes it"
+	}
+	if err := s.checkApart(ctx, c, d, rest); err != nil {
 		return "", err
 	}
 	if c.RequireMountpoint {
@@ -62,8 +79,14 @@ func (s *poolSet) inspect(ctx context.Context, c config.Pool) (note string, err 
 			return "", fmt.Errorf("requireMountpoint is set: %w: mount the pool's disk", err)
 		}
 	}
+	if err := mount.CheckWritable(d, mount.Options{}); err != nil {
+		return "", err
+	}
 	noExec, err := mount.IsNoExec(d)
-	if noExec {
+	switch {
+	case noExec && note != "":
+		note += "; " + noExecNote
+	case noExec:
 		note = noExecNote
 	}
 	return note, err
