@@ -19,6 +19,8 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 		return Volume{}, err
 	}
 	defer l.Unlock()
+	p.calls.Enter()
+	defer p.calls.Leave()
 	if size.Contains(l.CapacityBytes) {
 		return l.Volume, l.syncUnsynced()
 	}

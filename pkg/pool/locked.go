@@ -45,6 +45,8 @@ func (l Locked) CheckUncopied() error { return l.pool.volumes.catalog.CheckUnsha
 // error the volume has its old record, or the new one that is not durable yet, and then the next
 // ReplaceRecord of the same record syncs it.
 func (l Locked) ReplaceRecord(changed volume.Volume) error {
+	l.pool.calls.Enter()
+	defer l.pool.calls.Leave()
 	if changed == l.Volume.Volume {
 		return l.syncUnsynced()
 	}
