@@ -54,8 +54,7 @@ func (l *Locks) LockUnshared(id ID) (unlock func(), err error) {
 
 func (l *Locks) checkLocked(id ID) error {
 	if _, taken := l.exclusive[id.Dir()]; taken {
-		return fmt.Errorf("%w: %s is being created, expanded, deleted or given to another group",
-			volume.ErrBusy, id)
+		return fmt.Errorf("%w: another call is changing %s", volume.ErrBusy, id)
 	}
 	return nil
 }
