@@ -40,7 +40,7 @@ func (k *kind[V]) create(
 ) (_ V, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("create %s %s in pool %s: %w", k.noun, id, k.pool.opts.Name, err)
+			err = fmt.Errorf("create %s %s in %s: %w", k.noun, id, k.pool.nameAndPath(), err)
 		}
 	}()
 	if err := trash.CheckNotDeleted(k.dir, id.Dir()); err != nil {

@@ -46,7 +46,7 @@ func (p *Pool) Largest(s volume.Spec) (int64, error) {
 	}
 	r, err := p.room()
 	if err != nil {
-		return 0, err
+		return 0, p.wrap(err)
 	}
 	return s.Largest(p.ledger.Available(r)), nil
 }
@@ -74,7 +74,7 @@ type Status struct {
 func (p *Pool) Status() (Status, error) {
 	r, err := p.room()
 	if err != nil {
-		return Status{}, err
+		return Status{}, p.wrap(err)
 	}
 	committed, trash := p.ledger.Counts()
 	copies, copied := p.jobs.Count()

@@ -29,8 +29,8 @@ func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) 
 		return Volume{}, fmt.Errorf("volume %s: %w", id, err)
 	}
 	if err := l.grow(ctx, bytes); err != nil {
-		return Volume{}, fmt.Errorf("expand volume %s from %d to %d bytes: %w",
-			id, l.CapacityBytes, bytes, err)
+		return Volume{}, fmt.Errorf("expand volume %s in %s from %d to %d bytes: %w",
+			id, p.nameAndPath(), l.CapacityBytes, bytes, err)
 	}
 	return p.Get(id)
 }

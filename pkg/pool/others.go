@@ -48,7 +48,7 @@ func (p *Pool) measureOthersAgain(ctx context.Context) {
 	if err != nil {
 		klog.FromContext(ctx).Error(err,
 			"The space that a purge has freed is not available before the next start",
-			"pool", p.opts.Name)
+			"pool", p.opts.Name, "path", p.opts.Path)
 		return
 	}
 	p.ledger.MeasureOthersAgain(r, unwritten)

@@ -106,7 +106,12 @@ func (p *Pool) load(ctx context.Context) error {
 
 // wrap says in an error which pool it is about.
 func (p *Pool) wrap(err error) error {
-	return fmt.Errorf("pool %s at %s: %w", p.opts.Name, p.opts.Path, err)
+	return fmt.Errorf("%s: %w", p.nameAndPath(), err)
+}
+
+// nameAndPath is for errors that name the pool themselves: wrap would name it again.
+func (p *Pool) nameAndPath() string {
+	return fmt.Sprintf("pool %s at %s", p.opts.Name, p.opts.Path)
 }
 
 // IDAt is the ID of the pool at a path, which need not be open. Errors: os.ErrNotExist when there

@@ -10,8 +10,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// reserve promises bytes of the pool. Errors: ErrNoSpace; ErrUnavailable when the
-// disk has failed.
+// reserve promises bytes of the pool. Errors: ErrNoSpace; ErrUnavailable when the disk has failed.
+// The caller says which pool it is.
 func (p *Pool) reserve(bytes int64) error {
 	r, err := p.room()
 	if err != nil {
@@ -25,11 +25,12 @@ func (p *Pool) reserve(bytes int64) error {
 }
 
 // room reads the filesystem's size and use. It costs a few system calls, whatever the pool has.
-// Errors: ErrUnavailable when the disk has failed or is no longer at the pool's path.
+// Errors: ErrUnavailable when the disk has failed or is no longer at the pool's path. The caller says
+// which pool it is.
 func (p *Pool) room() (ledger.Room, error) {
 	space, err := p.layout.Space()
 	if err != nil {
-		return ledger.Room{}, p.wrap(err)
+		return ledger.Room{}, err
 	}
 	return ledger.Room{
 		Size: space.Size, Free: space.Free, Used: space.Used,

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -115,6 +116,44 @@ func TestReadOnlyFilesystemHasNoRoom(t *testing.T) {
 		); errors.Is(err, volume.ErrUnavailable) != (flags == unix.MS_RDONLY) ||
 			(got == 0) != (err != nil) {
 			t.Errorf("with flags %#x the largest volume has %d bytes, %v", flags, got, err)
+		}
+	}
+}
+
+// The error of a call says once which pool it is about: with its path, because the pool may be gone
+// from there.
+func TestErrorsNameThePoolOnce(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "pool")
+	opts := Options{Name: "fast", Path: root}
+	p := openPool(t, opts)
+	id := create(t, p, "v", mib).ID
+	if err := os.Rename(root, root+".away"); err != nil {
+		t.Fatal(err)
+	}
+	opts.MustExist = true
+	for title, call := range map[string]func() error{
+		"open":     func() error { return refused(t, opts) },
+		"largest":  func() error { _, err := p.Largest(directory); return err },
+		"status":   func() error { _, err := p.Status(); return err },
+		"path":     p.CheckAtPath,
+		"create":   func() error { _, err := p.Create(t.Context(), request(t, "w", mib)); return err },
+		"snapshot": func() error { _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", id)); return err },
+		"expand": func() error {
+			_, err := p.Expand(t.Context(), id, volume.SizeRange{Required: 2 * mib})
+			return err
+		},
+	} {
+		err := call()
+		if err == nil {
+			t.Errorf("%s succeeds in a pool that is not at its path", title)
+			continue
+		}
+		named := "pool fast at " + root + ": "
+		if title == "expand" {
+			named = "pool fast at " + root + " from "
+		}
+		if strings.Count(err.Error(), "pool fast") != 1 || !strings.Contains(err.Error(), named) {
+			t.Errorf("%s: %q does not have %q once", title, err, named)
 		}
 	}
 }
