@@ -14,7 +14,7 @@ import (
 // survives a power cut. Errors: ErrNotFound, ErrCorrupt, ErrBusy; ErrOutOfRange when the volume is
 // larger than the limit, because it never shrinks; ErrNoSpace, with the volume as it was.
 func (p *Pool) Expand(ctx context.Context, id volume.ID, size volume.SizeRange) (Volume, error) {
-	l, err := p.lockVolume(id)
+	l, err := p.lockVolume(id, p.volumes.catalog.Lock)
 	if err != nil {
 		return Volume{}, err
 	}

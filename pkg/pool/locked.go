@@ -2,6 +2,7 @@ package pool
 
 import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -18,10 +19,21 @@ type Locked struct {
 // Lock takes the volume's exclusive lock, and looks the volume up again. Copies that began earlier
 // go on; see CheckUncopied. Errors: ErrBusy while another call has the lock; ErrNotFound,
 // ErrCorrupt.
-func (v Volume) Lock() (Locked, error) { return v.pool.lockVolume(v.ID) }
+func (v Volume) Lock() (Locked, error) {
+	return v.pool.lockVolume(v.ID, v.pool.volumes.catalog.Lock)
+}
 
-func (p *Pool) lockVolume(id volume.ID) (Locked, error) {
-	unlock, err := p.volumes.catalog.Lock(id)
+// LockUncopied is Lock for a volume that nobody copies. Errors: those of Lock; ErrBusy also while the
+// volume is being copied.
+func (v Volume) LockUncopied() (Locked, error) {
+	return v.pool.lockVolume(v.ID, v.pool.volumes.catalog.LockUnshared)
+}
+
+// lockVolume takes an exclusive lock by lock, and looks the volume up.
+func (p *Pool) lockVolume(
+	id volume.ID, lock func(catalog.ID) (unlock func(), err error),
+) (Locked, error) {
+	unlock, err := lock(id)
 	if err != nil {
 		return Locked{}, err
 	}

@@ -66,22 +66,14 @@ func (v Volume) Usage(data *os.File) (volume.Usage, error) {
 // fsgroup.Set.
 func (v Volume) SetGroup(ctx context.Context, data *os.File, group volume.Group) error {
 	return v.pool.groups.Set(ctx, fsgroup.Request{
-		ID: v.ID, Data: data, Group: group, Lock: v.lockUncopied,
+		ID: v.ID, Data: data, Group: group,
+		// Uncopied: a copy reads the root's group last, and could have the new one with the content of
+		// before.
+		Lock: func() (unlock func(), err error) {
+			l, err := v.LockUncopied()
+			return l.unlock, err
+		},
 	})
-}
-
-// lockUncopied takes the exclusive lock when no copy is under way: a copy reads the root's group
-// last, and could have the new one with the content of before.
-func (v Volume) lockUncopied() (unlock func(), err error) {
-	l, err := v.Lock()
-	if err != nil {
-		return nil, err
-	}
-	if err := l.CheckUncopied(); err != nil {
-		l.Unlock()
-		return nil, err
-	}
-	return l.Unlock, nil
 }
 
 // StopSetGroup ends what SetGroup does after its call, and waits until it has ended: it has the

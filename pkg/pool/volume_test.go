@@ -30,14 +30,11 @@ func setFilesystemBytes(p *Pool, id volume.ID, bytes int64) error {
 	if err != nil {
 		return err
 	}
-	l, err := v.Lock()
+	l, err := v.LockUncopied()
 	if err != nil {
 		return err
 	}
 	defer l.Unlock()
-	if err := l.CheckUncopied(); err != nil {
-		return err
-	}
 	changed := l.Volume.Volume
 	changed.FilesystemBytes = bytes
 	return l.ReplaceRecord(changed)

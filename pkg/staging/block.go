@@ -58,7 +58,7 @@ func (v Volume) secure(ctx context.Context, device *loopdev.Device) error {
 func (v Volume) attachUncopied(
 	ctx context.Context, f *os.File, access loopdev.Access,
 ) (*loopdev.Device, error) {
-	l, err := v.lockUncopied()
+	l, err := v.LockUncopied()
 	if err != nil {
 		return nil, err
 	}

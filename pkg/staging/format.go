@@ -39,7 +39,7 @@ func (v Volume) makeFilesystem(ctx context.Context, f *os.File, at mount.Target)
 func (v Volume) format(
 	ctx context.Context, f *os.File, at mount.Target,
 ) (*loopdev.Device, error) {
-	l, err := v.lockUncopied()
+	l, err := v.LockUncopied()
 	if err != nil {
 		return nil, err
 	}
@@ -123,17 +123,4 @@ func (v Volume) recordFilesystem(bytes int64) error {
 	made := l.Volume.Volume
 	made.FilesystemBytes, made.Formatting = bytes, false
 	return l.ReplaceRecord(made)
-}
-
-// lockUncopied locks a volume that nobody copies. Errors: ErrBusy.
-func (v Volume) lockUncopied() (pool.Locked, error) {
-	l, err := v.Lock()
-	if err != nil {
-		return pool.Locked{}, err
-	}
-	if err := l.CheckUncopied(); err != nil {
-		l.Unlock()
-		return pool.Locked{}, err
-	}
-	return l, nil
 }

@@ -48,7 +48,7 @@ func tryBegin(t *testing.T, v Volume) error {
 	f, err := v.OpenImage()
 	fixture.Must(t, err)
 	defer f.Close()
-	l, err := v.lockUncopied()
+	l, err := v.LockUncopied()
 	fixture.Must(t, err)
 	defer l.Unlock()
 	return beginFormat(t.Context(), l, f)

@@ -95,7 +95,7 @@ func (v Volume) mountDevice(
 // mountFilesystem mounts what is there. The device that has it mounted elsewhere, in a pod that
 // outlived its staging path, is used again.
 func (v Volume) mountFilesystem(ctx context.Context, f *os.File, at mount.Target) error {
-	l, err := v.lockUncopied() // nobody may write to an image that is being copied block by block
+	l, err := v.LockUncopied() // nobody may write to an image that is being copied block by block
 	if err != nil {
 		return err
 	}
