@@ -71,11 +71,11 @@ func (p *Pool) uncharger(from ledger.Account, bytes int64) func() error {
 		if uncharged {
 			return nil
 		}
-		unshare, err := p.volumes.catalog.Share(from.Volume)
+		unlock, err := p.volumes.catalog.LockShared(from.Volume)
 		if err != nil {
 			return errors.Join(backend.ErrPending, err)
 		}
-		defer unshare()
+		defer unlock()
 		p.accounts.Uncharge(from, bytes)
 		uncharged = true
 		return p.applyCharges(from.Volume)

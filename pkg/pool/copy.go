@@ -9,21 +9,21 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// sharedCopy is a copy that is under way, with the lock of its source.
-type sharedCopy struct {
+// activeCopy is a copy that is under way, with the shared lock of its source.
+type activeCopy struct {
 	*copying.Copy
 
 	pool *Pool // the pool that gets the copy
 	from *copySource
 }
 
-// beginCopy waits until this pool may make a copy, and only then shares the source. During the wait
+// beginCopy waits until this pool may make a copy, and only then locks the source. During the wait
 // the source may be staged, expanded and deleted; the copy has the content that the source has
 // after the wait. A source that cannot be copied is refused before the wait. The caller calls end.
 func (p *Pool) beginCopy(
-	ctx context.Context, share func() (*copySource, error), progress *copytree.Progress,
-) (*sharedCopy, error) {
-	first, err := share()
+	ctx context.Context, lockSource func() (*copySource, error), progress *copytree.Progress,
+) (*activeCopy, error) {
+	first, err := lockSource()
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +33,7 @@ func (p *Pool) beginCopy(
 	if err != nil {
 		return nil, err
 	}
-	from, err := share()
+	from, err := lockSource()
 	if err == nil && p.copier.MethodFor(from.Spec) != method {
 		from.release()
 		err = fmt.Errorf("%w: %s was deleted and created again with another backing meanwhile: try again",
@@ -43,11 +43,11 @@ func (p *Pool) beginCopy(
 		begun.End()
 		return nil, err
 	}
-	return &sharedCopy{Copy: begun, pool: p, from: from}, nil
+	return &activeCopy{Copy: begun, pool: p, from: from}, nil
 }
 
 // end releases the source and lets the next copy begin.
-func (c *sharedCopy) end() {
+func (c *activeCopy) end() {
 	c.from.release()
 	c.End()
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// copySource is a volume or a snapshot that something is copied from. It is shared: nobody deletes
-// it until release.
+// copySource is a volume or a snapshot that something is copied from. It is under a shared lock:
+// nobody deletes it until release. Else "shared" means blocks: sharedBytes.
 type copySource struct {
 	copying.Source
 
@@ -28,14 +28,14 @@ type copySource struct {
 	release    func()
 }
 
-// shareFitting finds the source of a new volume, and shares it. Errors: ErrNotFound, ErrBusy while
+// lockFitting finds the source of a new volume, and locks it. Errors: ErrNotFound, ErrBusy while
 // it is being made or deleted, ErrCorrupt, and those of copying.Source.CheckFits.
-func (p *Pool) shareFitting(req volume.CreateRequest) (from *copySource, err error) {
+func (p *Pool) lockFitting(req volume.CreateRequest) (from *copySource, err error) {
 	if id, ok := req.Source.Snapshot(); ok {
-		from, err = p.shareSnapshot(id)
+		from, err = p.lockSourceSnapshot(id)
 	} else {
 		id, _ := req.Source.Volume()
-		from, err = p.shareVolume(id)
+		from, err = p.lockSourceVolume(id)
 	}
 	if err != nil {
 		return nil, err
@@ -47,8 +47,8 @@ func (p *Pool) shareFitting(req volume.CreateRequest) (from *copySource, err err
 	return from, nil
 }
 
-func (p *Pool) shareVolume(id volume.ID) (*copySource, error) {
-	return p.volumes.share(id, func(v volume.Volume) *copySource {
+func (p *Pool) lockSourceVolume(id volume.ID) (*copySource, error) {
+	return p.volumes.lockSource(id, func(v volume.Volume) *copySource {
 		return &copySource{
 			Source:          copying.Source{QuotaID: v.QuotaID, Spec: v.Spec, Bytes: v.CapacityBytes},
 			isLive:          true,
@@ -60,8 +60,8 @@ func (p *Pool) shareVolume(id volume.ID) (*copySource, error) {
 	})
 }
 
-func (p *Pool) shareSnapshot(id volume.SnapshotID) (*copySource, error) {
-	return p.snapshots.share(id, func(s volume.Snapshot) *copySource {
+func (p *Pool) lockSourceSnapshot(id volume.SnapshotID) (*copySource, error) {
+	return p.snapshots.lockSource(id, func(s volume.Snapshot) *copySource {
 		return &copySource{
 			Source:          copying.Source{QuotaID: s.QuotaID, Spec: s.Spec, Bytes: s.RestoreBytes},
 			sharedBytes:     s.HeldBytes,
@@ -71,9 +71,9 @@ func (p *Pool) shareSnapshot(id volume.SnapshotID) (*copySource, error) {
 	})
 }
 
-// share shares what has that ID, finds it, and opens its directory.
-func (k *kind[V]) share(id poolMember, sourceOf func(V) *copySource) (*copySource, error) {
-	unshare, err := k.catalog.Share(id)
+// lockSource takes the shared lock of an ID, finds what has the ID, and opens its directory.
+func (k *kind[V]) lockSource(id poolMember, sourceOf func(V) *copySource) (*copySource, error) {
+	unlock, err := k.catalog.LockShared(id)
 	if err != nil {
 		return nil, err
 	}
@@ -83,11 +83,11 @@ func (k *kind[V]) share(id poolMember, sourceOf func(V) *copySource) (*copySourc
 		dir, err = k.dir.OpenDir(id.Dir())
 	}
 	if err != nil {
-		unshare()
+		unlock()
 		return nil, fmt.Errorf("copy %s: %w", id, err)
 	}
 	s := sourceOf(k.unpack(e))
 	s.Name, s.Dir = id, dir
-	s.release = func() { dir.Close(); unshare() }
+	s.release = func() { dir.Close(); unlock() }
 	return s, nil
 }

@@ -56,8 +56,8 @@ func (p *Pool) restore(
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("copy %s: %w", req.Source, err)
 	}
-	share := func() (*copySource, error) { return other.shareFitting(req) }
-	c, err := p.beginCopy(ctx, share, progress)
+	lockSource := func() (*copySource, error) { return other.lockFitting(req) }
+	c, err := p.beginCopy(ctx, lockSource, progress)
 	if err != nil {
 		return volume.Volume{}, err
 	}
@@ -69,13 +69,13 @@ func (p *Pool) restore(
 	}
 	v.SharedBytes = c.mostShared()
 	v.FilesystemBytes, v.Formatting = c.from.filesystemBytes, c.from.formatting
-	data := volumeCopy{sharedCopy: c, maxBytes: req.Size.Limit}.data
+	data := volumeCopy{activeCopy: c, maxBytes: req.Size.Limit}.data
 	return p.volumes.create(ctx, id, v, dataMaker[volume.Volume]{make: data, isCopy: true})
 }
 
 // mostShared returns the most bytes of the new volume that the filesystem may charge to the source
 // instead of the volume.
-func (c *sharedCopy) mostShared() int64 {
+func (c *activeCopy) mostShared() int64 {
 	switch {
 	case c.Method() != copying.ByFilesystem || !c.pool.cloner.ChargesWriter():
 		return 0
@@ -88,7 +88,7 @@ func (c *sharedCopy) mostShared() int64 {
 
 // volumeCopy is a copy that becomes a volume.
 type volumeCopy struct {
-	*sharedCopy
+	*activeCopy
 
 	maxBytes int64 // the most bytes that the volume may have; 0 means no limit
 }

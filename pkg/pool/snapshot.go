@@ -52,8 +52,8 @@ func (p *Pool) createSnapshot(
 		return volume.Snapshot{}, err
 	}
 	defer done()
-	share := func() (*copySource, error) { return p.shareVolume(req.Source) }
-	c, err := p.beginCopy(ctx, share, progress)
+	lockSource := func() (*copySource, error) { return p.lockSourceVolume(req.Source) }
+	c, err := p.beginCopy(ctx, lockSource, progress)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}
@@ -85,7 +85,7 @@ func (p *Pool) admitSnapshot(source volume.ID) (done func(), err error) {
 }
 
 // snapshotCopy is a copy that becomes a snapshot.
-type snapshotCopy struct{ *sharedCopy }
+type snapshotCopy struct{ *activeCopy }
 
 // data makes the snapshot's data, and sets its quota IDs and sizes in s.
 func (c snapshotCopy) data(

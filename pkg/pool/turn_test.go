@@ -142,7 +142,7 @@ func TestSourceOfACopyThatQueuesCanBeDeleted(t *testing.T) {
 
 func TestImageThatIsCopiedIsNeitherExpandedNorFormatted(t *testing.T) {
 	p, v := oneAtATime(t, disks.Ext4)
-	from, err := p.shareVolume(v.ID)
+	from, err := p.lockSourceVolume(v.ID)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,7 +124,7 @@ func TestLocksRefuseAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, second := l.Lock(name("v"))
-	_, shared := l.Share(name("v"))
+	_, shared := l.LockShared(name("v"))
 	if !errors.Is(second, volume.ErrBusy) || !errors.Is(shared, volume.ErrBusy) {
 		t.Errorf("beside an exclusive lock: %v, %v: want ErrBusy", second, shared)
 	}
@@ -134,11 +134,11 @@ func TestLocksRefuseAtOnce(t *testing.T) {
 		other()
 	}
 	unlock()
-	unshare, err := l.Share(name("v"))
+	unlockShared, err := l.LockShared(name("v"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := l.Share(name("v")); err != nil {
+	if again, err := l.LockShared(name("v")); err != nil {
 		t.Errorf("beside a shared lock: %v", err)
 	} else {
 		again()
@@ -153,7 +153,7 @@ func TestLocksRefuseAtOnce(t *testing.T) {
 	if err := l.CheckUnshared(name("v")); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("CheckUnshared: %v, want ErrBusy", err)
 	}
-	unshare()
+	unlockShared()
 	if err := l.CheckUnshared(name("v")); err != nil {
 		t.Errorf("CheckUnshared, after the last: %v", err)
 	}

@@ -40,7 +40,7 @@ func (l *Locks) Lock(id ID) (unlock func(), err error) {
 	return func() { l.unlock(id) }, nil
 }
 
-// LockUnshared takes the exclusive lock of a name that nobody shares. Errors: ErrBusy.
+// LockUnshared takes the exclusive lock of a name that has no shared locks. Errors: ErrBusy.
 func (l *Locks) LockUnshared(id ID) (unlock func(), err error) {
 	if unlock, err = l.Lock(id); err != nil {
 		return nil, err
@@ -65,9 +65,9 @@ func (l *Locks) unlock(id ID) {
 	delete(l.exclusive, id.Dir())
 }
 
-// Share takes a shared lock, until unshare is called once. Errors: ErrBusy while somebody has the
-// exclusive one.
-func (l *Locks) Share(id ID) (unshare func(), err error) {
+// LockShared takes a shared lock, until unlock is called once. Errors: ErrBusy while somebody has
+// the exclusive one.
+func (l *Locks) LockShared(id ID) (unlock func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.checkLocked(id); err != nil {
@@ -77,10 +77,10 @@ func (l *Locks) Share(id ID) (unshare func(), err error) {
 		l.shared = make(map[string]int)
 	}
 	l.shared[id.Dir()]++
-	return func() { l.unshare(id) }, nil
+	return func() { l.unlockShared(id) }, nil
 }
 
-func (l *Locks) unshare(id ID) {
+func (l *Locks) unlockShared(id ID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.shared[id.Dir()]--; l.shared[id.Dir()] <= 0 {
