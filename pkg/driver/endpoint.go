@@ -139,11 +139,11 @@ func ask(path string, deadline time.Time) error {
 		return err
 	}
 	if _, err := conn.Write([]byte(http2Preface)); err != nil {
-		return nil //nolint:nilerr // somebody has closed the connection
+		return nil // somebody has closed the connection
 	}
 	_, err = conn.Read(make([]byte, 1))
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil //nolint:nilerr // an answer, or somebody has closed the connection
+		return nil // an answer, or somebody has closed the connection
 	}
 	unread, err := unreadBytes(conn)
 	if err == nil && unread > 0 {

@@ -112,3 +112,30 @@ func TestTargetInheritsNoACL(t *testing.T) {
 		})
 	}
 }
+
+func TestKubeletsDirectoryMayBeALink(t *testing.T) {
+	disks.RequireRoot(t)
+	base := t.TempDir()
+	link := base + "-link"
+	if err := os.Symlink(base, link); err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	byLink, byName := target(t, link, "a"), target(t, base, "a")
+	if err := Bind(source, byLink, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if shown, err := Shows(byName, source); err != nil || !shown {
+		t.Errorf("under the directory's own name: %v, %v", shown, err)
+	}
+	if _, mounted, err := At(byLink); err != nil || !mounted {
+		t.Errorf("in the mount table: %v, %v", mounted, err)
+	}
+	if err := Unbind(byLink); err != nil {
+		t.Error(err)
+	}
+}

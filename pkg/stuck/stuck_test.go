@@ -13,6 +13,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
+func about(path string) Question { return Question{Key: path, Path: path} }
+
 func answer() (int, error) { return 7, nil }
 
 func TestOnlyOneCallWaitsForAFilesystemThatHangs(t *testing.T) {
@@ -27,7 +29,7 @@ func TestOnlyOneCallWaitsForAFilesystemThatHangs(t *testing.T) {
 		}
 		for range 3 {
 			started := time.Now()
-			_, err := Do(t.Context(), calls, Question{Key: "/a", Path: "/a"}, hang, func(int) { discarded.Add(1) })
+			_, err := Do(t.Context(), calls, about("/a"), hang, func(int) { discarded.Add(1) })
 			if !errors.Is(err, volume.ErrUnresponsive) {
 				t.Errorf("a filesystem that hangs: %v", err)
 			}
@@ -38,7 +40,7 @@ func TestOnlyOneCallWaitsForAFilesystemThatHangs(t *testing.T) {
 		if begun.Load() != 1 {
 			t.Errorf("%d calls were begun", begun.Load())
 		}
-		if got, err := Do(t.Context(), calls, Question{Key: "/b", Path: "/b"}, answer, nil); got != 7 || err != nil {
+		if got, err := Do(t.Context(), calls, about("/b"), answer, nil); got != 7 || err != nil {
 			t.Errorf("another filesystem: %d, %v", got, err)
 		}
 		close(release)
@@ -46,7 +48,7 @@ func TestOnlyOneCallWaitsForAFilesystemThatHangs(t *testing.T) {
 		if discarded.Load() != 1 {
 			t.Errorf("%d results were discarded", discarded.Load())
 		}
-		if got, err := Do(t.Context(), calls, Question{Key: "/a", Path: "/a"}, answer, nil); got != 7 || err != nil {
+		if got, err := Do(t.Context(), calls, about("/a"), answer, nil); got != 7 || err != nil {
 			t.Errorf("a filesystem that answers again: %d, %v", got, err)
 		}
 	})
@@ -59,9 +61,9 @@ func TestCallThatComesDuringAnotherWaitsForItsTurn(t *testing.T) {
 			time.Sleep(Patience / 2)
 			return 1, nil
 		}
-		go func() { _, _ = Do(t.Context(), calls, Question{Key: "/a", Path: "/a"}, slow, nil) }()
+		go func() { _, _ = Do(t.Context(), calls, about("/a"), slow, nil) }()
 		synctest.Wait()
-		if got, err := Do(t.Context(), calls, Question{Key: "/a", Path: "/a"}, answer, nil); got != 7 || err != nil {
+		if got, err := Do(t.Context(), calls, about("/a"), answer, nil); got != 7 || err != nil {
 			t.Errorf("%d, %v", got, err)
 		}
 		synctest.Wait()
@@ -75,7 +77,8 @@ func TestCallerThatGoesDoesNotWait(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		for range 2 {
-			_, err := Do(ctx, calls, Question{Key: "/a", Path: "/a"}, func() (int, error) { <-release; return 0, nil }, nil)
+			hang := func() (int, error) { <-release; return answer() }
+			_, err := Do(ctx, calls, about("/a"), hang, nil)
 			if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, volume.ErrUnresponsive) {
 				t.Errorf("%v", err)
 			}
@@ -93,19 +96,18 @@ func TestCallsThatHangAreBounded(t *testing.T) {
 		hang := func() (int, error) {
 			begun.Add(1)
 			<-release
-			return 1, nil
+			return answer()
 		}
 		for i := range 2 * MaxCalls {
-			q := Question{Key: strconv.Itoa(i), Path: "/" + strconv.Itoa(i)}
-			go func() { _, _ = Do(t.Context(), calls, q, hang, nil) }()
+			go func() { _, _ = Do(t.Context(), calls, about(strconv.Itoa(i)), hang, nil) }()
 		}
 		time.Sleep(Patience + time.Second)
 		if begun.Load() != MaxCalls {
 			t.Errorf("%d calls were begun", begun.Load())
 		}
 		started := time.Now()
-		_, err := Do(t.Context(), calls, Question{Key: "/a", Path: "/a"}, answer, nil)
-		if !errors.Is(err, volume.ErrUnresponsive) || !strings.Contains(err.Error(), "those of 64 paths") {
+		_, err := Do(t.Context(), calls, about("/a"), answer, nil)
+		if !errors.Is(err, volume.ErrUnresponsive) || !strings.Contains(err.Error(), "of 64 paths") {
 			t.Errorf("one call more: %v", err)
 		}
 		if waited := time.Since(started); waited > 0 {
