@@ -31,7 +31,7 @@ var (
 	// mounted. (Some take long to load here: btrfs times its checksums.)
 	otherModules = []string{
 		"crc32c_generic", "xxhash_generic", "blake2b_generic",
-		"xfs", "btrfs", "quota_v2", "overlay", "dm_flakey", "dm_log_writes", "dm_snapshot",
+		"xfs", "btrfs", "quota_v2", "overlay", "fuse", "dm_flakey", "dm_log_writes", "dm_snapshot",
 	}
 )
 
