@@ -25,15 +25,16 @@ const (
 	groupSocketMode = 0o660
 	// socketAnswerTimeout bounds how long a process may take to answer on its socket.
 	socketAnswerTimeout = 3 * time.Second
-	// http2Preface is how a client begins (RFC 9113, 3.4), with SETTINGS that are empty. A server sends
-	// its own at once.
+	// http2Preface is how a client begins (RFC 9113, 3.4), with SETTINGS that are empty. A server
+	// sends its own at once.
 	http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 )
 
 // Listen makes the driver's socket: unix:///absolute/path or unix:/absolute/path, in a directory
-// that exists. Its mode is 0600 from the first moment. A socket on which nobody answers
-// within socketAnswerTimeout is replaced. A socket on which somebody answers, and anything else at that path, is left alone and
-// refused. Closing the listener removes the socket, unless another process has replaced it.
+// that exists. Its mode is 0600 from the first moment. A socket on which nobody answers within
+// socketAnswerTimeout is replaced. A socket on which somebody answers, and anything else at that
+// path, is left alone and refused. Closing the listener removes the socket, unless another process
+// has replaced it.
 func Listen(endpoint string) (net.Listener, error) {
 	path, err := config.SocketPath(endpoint)
 	if err != nil {
