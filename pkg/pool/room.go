@@ -38,6 +38,19 @@ func (p *Pool) room() (ledger.Room, error) {
 	}, nil
 }
 
+// Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It
+// costs two system calls. Errors: ErrUnavailable when the disk has failed.
+func (p *Pool) Largest(s volume.Spec) (int64, error) {
+	if p.checkInodes(s) != nil {
+		return 0, nil //nolint:nilerr // what cannot be made has no room
+	}
+	r, err := p.room()
+	if err != nil {
+		return 0, p.wrap(err)
+	}
+	return s.Largest(p.ledger.Available(r)), nil
+}
+
 // unwrittenNow returns how many promised bytes are not written now. It reads the usage of each
 // volume.
 func (p *Pool) unwrittenNow() (sum int64) {

@@ -1,0 +1,47 @@
+package pool
+
+// Status is a pool at a glance, for the metrics. Sizes are in bytes.
+type Status struct {
+	SizeBytes      int64 // of the filesystem
+	UsedBytes      int64 // of the filesystem, by volumes and by others
+	FreeBytes      int64 // of the filesystem
+	AvailableBytes int64 // what the next volume may have at most
+	CommittedBytes int64 // promised to volumes and snapshots
+	TrashBytes     int64 // deleted, not purged yet
+	Volumes        int
+	Snapshots      int
+	SnapshotBytes  int64 // promised to snapshots, of CommittedBytes
+	Copies         int   // snapshots, restores and clones that are being made
+	CopiedBytes    int64 // by those
+	Unenforced     int   // volumes that can grow beyond their size
+	PurgesFailing  int   // deleted volumes whose data could not be removed yet
+	GrowthsFailing int   // volumes whose filesystem could not be grown to their size
+	Retired        int   // quota IDs of deleted volumes for which something else counts
+}
+
+// Status costs two system calls. Errors: ErrUnavailable when the disk has failed.
+func (p *Pool) Status() (Status, error) {
+	r, err := p.room()
+	if err != nil {
+		return Status{}, p.wrap(err)
+	}
+	committed, trash := p.ledger.Counts()
+	copies, copied := p.jobs.Count()
+	return Status{
+		SizeBytes:      r.Size,
+		UsedBytes:      r.Used,
+		FreeBytes:      r.Free,
+		AvailableBytes: p.ledger.Available(r),
+		CommittedBytes: committed,
+		TrashBytes:     trash,
+		Volumes:        p.volumes.catalog.Len(),
+		Snapshots:      p.snapshots.catalog.Len(),
+		SnapshotBytes:  p.snapshots.catalog.Sum(),
+		Copies:         copies,
+		CopiedBytes:    copied,
+		Unenforced:     int(p.volumes.catalog.Sum()),
+		PurgesFailing:  p.trash.Failures(),
+		GrowthsFailing: len(p.GrowthFailures()),
+		Retired:        p.trash.Retired(),
+	}, nil
+}
