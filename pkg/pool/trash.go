@@ -13,6 +13,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -65,10 +66,11 @@ func (p *Pool) scanTrash(ctx context.Context) error {
 		return err
 	}
 	for _, e := range left {
-		v, isVolume := p.recognize(ctx, &e)
+		v, account := p.recognize(&e)
+		p.chargeLeftover(ctx, &e, account)
 		e.QuotaID = p.reserveQuotaID(e)
-		if isVolume && (e.QuotaID != 0 || v.Spec.IsImage()) { // else: another volume's ID
-			p.ledger.AddUnwritten(p.unwrittenOf(e.In, e.Name, v))
+		if v != nil && (e.QuotaID != 0 || v.Spec.IsImage()) { // else: another volume's ID
+			p.ledger.AddUnwritten(p.unwrittenOf(e.In, e.Name, *v))
 		}
 		p.ledger.AddTrash(e.Bytes)
 		p.trash.Queue(e)
@@ -77,28 +79,37 @@ func (p *Pool) scanTrash(ctx context.Context) error {
 }
 
 // recognize fills in the bytes and the quota ID of an entry from its record. An entry without a
-// readable record is marked as Unrecorded. The returned volume is valid if isVolume.
-func (p *Pool) recognize(ctx context.Context, e *trash.Entry) (_ volume.Volume, isVolume bool) {
+// readable record is marked as Unrecorded. The volume is nil if the entry is none; account is where
+// a snapshot's bytes are charged, and zero for everything else.
+func (p *Pool) recognize(e *trash.Entry) (v *volume.Volume, account ledger.Account) {
 	dirName := p.trash.OriginalName(*e)
 	if v, err := p.volumes.read(e.In, e.Name, dirName); err == nil {
 		e.Bytes, e.QuotaID = v.PromisedBytes(), v.QuotaID
-		return v, true
+		return &v, ledger.Account{}
 	}
 	s, err := p.snapshots.read(e.In, e.Name, strings.TrimPrefix(dirName, snapshotPrefix))
 	if err != nil { // an unfinished volume or snapshot
 		e.Unrecorded = true
-		return volume.Volume{}, false
+		return nil, ledger.Account{}
 	}
 	snapshot := catalog.NewSnapshot(s)
-	charged := snapshot.SourceAccount()
 	e.Bytes, e.QuotaID = snapshot.PromisedBytes, s.QuotaID
-	e.Uncharge = p.uncharger(charged, e.Bytes)
-	p.accounts.Charge(charged, e.Bytes)
-	if err := p.applyCharges(s.Source); err != nil { // its volume was adopted earlier
-		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need",
-			"pool", p.opts.Name, "volumeID", s.Source)
+	return nil, snapshot.SourceAccount()
+}
+
+// chargeLeftover charges the bytes of a deleted or unfinished snapshot to the account of its
+// source, and sets the source's limit. The purge takes the charge back. chargeLeftover does nothing
+// for the zero account.
+func (p *Pool) chargeLeftover(ctx context.Context, e *trash.Entry, account ledger.Account) {
+	if account == (ledger.Account{}) {
+		return
 	}
-	return volume.Volume{}, false
+	e.Uncharge = p.uncharger(account, e.Bytes)
+	p.accounts.Charge(account, e.Bytes)
+	if err := p.applyCharges(account.Volume); err != nil { // its volume was adopted earlier
+		klog.FromContext(ctx).Error(err, "The size of a volume is not what its snapshots need",
+			"pool", p.opts.Name, "volumeID", account.Volume)
+	}
 }
 
 // reserveQuotaID reserves the quota ID of an entry and returns the ID. It returns 0 if another
