@@ -149,9 +149,9 @@ func (k *kind[V]) page(afterDir string, limit int) []V {
 	return k.unpackAll(k.catalog.After(afterDir, limit))
 }
 
-// pageOf lists a page, as page does, of the values that belong to one owner.
+// pageOf lists a page, as page does, of the children of one parent.
 func (k *kind[V]) pageOf(of, afterDir string, limit int) []V {
-	return k.unpackAll(k.catalog.OwnedAfter(of, afterDir, limit))
+	return k.unpackAll(k.catalog.ChildrenAfter(of, afterDir, limit))
 }
 
 func (k *kind[V]) unpackAll(entries []*catalog.Entry) []V {

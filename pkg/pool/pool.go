@@ -160,5 +160,5 @@ func (p *Pool) List(afterDir string, limit int) []volume.Volume {
 
 // Inline lists the volumes that live with a pod.
 func (p *Pool) Inline() []volume.Volume {
-	return p.volumes.unpackAll(p.volumes.catalog.Owned())
+	return p.volumes.unpackAll(p.volumes.catalog.AllChildren())
 }

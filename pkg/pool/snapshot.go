@@ -75,7 +75,7 @@ func (p *Pool) createSnapshot(
 // admitSnapshot refuses a snapshot if its volume has as many snapshots as the options allow. The
 // admitted one counts until done is called. Errors: ErrTooMany.
 func (p *Pool) admitSnapshot(source volume.ID) (done func(), err error) {
-	done, err = p.snapshots.catalog.AdmitOwned(source.String(), p.opts.MaxSnapshotsPerVolume)
+	done, err = p.snapshots.catalog.AdmitChild(source.String(), p.opts.MaxSnapshotsPerVolume)
 	if err != nil {
 		return nil, fmt.Errorf(
 			"snapshots of volume %s in pool %s: %w (maxSnapshotsPerVolume): delete one first",

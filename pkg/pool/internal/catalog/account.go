@@ -20,7 +20,7 @@ func (e *Entry) SourceAccount() ledger.Account {
 	if e.sourceQuotaID == 0 {
 		return ledger.Account{}
 	}
-	source, err := volume.ParseID(e.OwnerID)
+	source, err := volume.ParseID(e.ParentID)
 	if err != nil {
 		return ledger.Account{}
 	}

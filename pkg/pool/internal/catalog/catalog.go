@@ -12,18 +12,18 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
 )
 
-// Catalog has entries in the order of their directories and, of those that have an owner, in the
-// order of their owners and then of their directories. Its methods may be called concurrently.
+// Catalog has entries in the order of their directories and, of those that have a parent, in the
+// order of their parents and then of their directories. Its methods may be called concurrently.
 type Catalog struct {
 	Locks
 
 	weigh func(*Entry) int64
 
-	mu      sync.RWMutex
-	byDir   *btree.BTreeG[*Entry]
-	byOwner *btree.BTreeG[*Entry]
-	sum     int64
-	// unfinished counts the entries of an owner that are being made.
+	mu       sync.RWMutex
+	byDir    *btree.BTreeG[*Entry]
+	byParent *btree.BTreeG[*Entry]
+	sum      int64
+	// unfinished counts the entries of a parent that are being made.
 	unfinished map[string]int
 }
 
@@ -31,15 +31,15 @@ type Catalog struct {
 func New(weigh func(*Entry) int64) *Catalog {
 	unlocked := btree.Options{NoLocks: true} // the mutex is the catalog's
 	return &Catalog{
-		weigh:   weigh,
-		byDir:   btree.NewBTreeGOptions(func(a, b *Entry) bool { return a.Dir < b.Dir }, unlocked),
-		byOwner: btree.NewBTreeGOptions(beforeByOwner, unlocked),
+		weigh:    weigh,
+		byDir:    btree.NewBTreeGOptions(func(a, b *Entry) bool { return a.Dir < b.Dir }, unlocked),
+		byParent: btree.NewBTreeGOptions(beforeByParent, unlocked),
 	}
 }
 
-func beforeByOwner(a, b *Entry) bool {
-	if a.OwnerID != b.OwnerID {
-		return a.OwnerID < b.OwnerID
+func beforeByParent(a, b *Entry) bool {
+	if a.ParentID != b.ParentID {
+		return a.ParentID < b.ParentID
 	}
 	return a.Dir < b.Dir
 }
@@ -60,14 +60,14 @@ func (c *Catalog) Put(e *Entry) {
 		c.forgetLocked(old)
 	}
 	c.sum = ledger.Sum(c.sum, c.weigh(e))
-	if e.OwnerID == "" {
+	if e.ParentID == "" {
 		return
 	}
-	// Entries of one owner share the memory of the owner's name.
-	if sibling := c.firstOfLocked(e.OwnerID); sibling != nil {
-		e.OwnerID = sibling.OwnerID
+	// Children of one parent share the memory of its ID.
+	if sibling := c.firstOfLocked(e.ParentID); sibling != nil {
+		e.ParentID = sibling.ParentID
 	}
-	c.byOwner.Set(e)
+	c.byParent.Set(e)
 }
 
 // Remove takes the entry of a directory out; an absent one is no error.
@@ -79,17 +79,17 @@ func (c *Catalog) Remove(dir string) {
 	}
 }
 
-// forgetLocked removes an entry from byOwner and from the sum.
+// forgetLocked removes an entry from byParent and from the sum.
 func (c *Catalog) forgetLocked(old *Entry) {
 	c.sum = max(0, c.sum-c.weigh(old))
-	if old.OwnerID != "" {
-		c.byOwner.Delete(old)
+	if old.ParentID != "" {
+		c.byParent.Delete(old)
 	}
 }
 
-func (c *Catalog) firstOfLocked(ownerID string) (first *Entry) {
-	c.byOwner.Ascend(&Entry{OwnerID: ownerID}, func(e *Entry) bool {
-		if e.OwnerID == ownerID {
+func (c *Catalog) firstOfLocked(parentID string) (first *Entry) {
+	c.byParent.Ascend(&Entry{ParentID: parentID}, func(e *Entry) bool {
+		if e.ParentID == parentID {
 			first = e
 		}
 		return false
@@ -126,17 +126,17 @@ func (c *Catalog) After(dir string, limit int) []*Entry {
 	return page
 }
 
-// OwnedAfter is After for the entries of one owner.
-func (c *Catalog) OwnedAfter(ownerID, dir string, limit int) []*Entry {
+// ChildrenAfter is After for the children of one parent.
+func (c *Catalog) ChildrenAfter(parentID, dir string, limit int) []*Entry {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.ownedAfterLocked(ownerID, dir, limit)
+	return c.childrenAfterLocked(parentID, dir, limit)
 }
 
-func (c *Catalog) ownedAfterLocked(ownerID, dir string, limit int) []*Entry {
+func (c *Catalog) childrenAfterLocked(parentID, dir string, limit int) []*Entry {
 	var page []*Entry
-	c.byOwner.Ascend(&Entry{OwnerID: ownerID, Dir: dir}, func(e *Entry) bool {
-		if e.OwnerID != ownerID {
+	c.byParent.Ascend(&Entry{ParentID: parentID, Dir: dir}, func(e *Entry) bool {
+		if e.ParentID != parentID {
 			return false
 		}
 		if len(page) < limit && e.Dir != dir {
@@ -147,9 +147,9 @@ func (c *Catalog) ownedAfterLocked(ownerID, dir string, limit int) []*Entry {
 	return page
 }
 
-// Owned lists all entries that have an owner, in the order of the owners.
-func (c *Catalog) Owned() []*Entry {
+// AllChildren lists all entries that have a parent, in the order of the parents.
+func (c *Catalog) AllChildren() []*Entry {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.byOwner.Items()
+	return c.byParent.Items()
 }

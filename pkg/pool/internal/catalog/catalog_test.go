@@ -14,8 +14,8 @@ import (
 
 func weight(e *catalog.Entry) int64 { return e.PromisedBytes }
 
-func newEntry(dir, ownerID string, promisedBytes int64) *catalog.Entry {
-	return &catalog.Entry{Dir: dir, OwnerID: ownerID, PromisedBytes: promisedBytes}
+func newEntry(dir, parentID string, promisedBytes int64) *catalog.Entry {
+	return &catalog.Entry{Dir: dir, ParentID: parentID, PromisedBytes: promisedBytes}
 }
 
 func dirs(page []*catalog.Entry) string {
@@ -26,7 +26,7 @@ func dirs(page []*catalog.Entry) string {
 	return strings.Join(names, " ")
 }
 
-// Pages are in the order of the directories, in all and of one owner, whatever the order in which
+// Pages are in the order of the directories, in all and of one parent, whatever the order in which
 // the entries came.
 func TestPagesFollowTheDirectories(t *testing.T) {
 	c := catalog.New(weight)
@@ -41,10 +41,10 @@ func TestPagesFollowTheDirectories(t *testing.T) {
 		{"after what is not there", dirs(c.After("bb", 1)), "c"},
 		{"after the last", dirs(c.After("e", 9)), ""},
 		{"none", dirs(c.After("", 0)), ""},
-		{"of one", dirs(c.OwnedAfter("x", "", 9)), "b d"},
-		{"of one, a page", dirs(c.OwnedAfter("x", "b", 1)), "d"},
-		{"of nobody", dirs(c.OwnedAfter("z", "", 9)), ""},
-		{"that belong", dirs(c.Owned()), "b d e a"},
+		{"of one", dirs(c.ChildrenAfter("x", "", 9)), "b d"},
+		{"of one, a page", dirs(c.ChildrenAfter("x", "b", 1)), "d"},
+		{"of nobody", dirs(c.ChildrenAfter("z", "", 9)), ""},
+		{"that belong", dirs(c.AllChildren()), "b d e a"},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.title, tc.got, tc.want)
@@ -60,25 +60,25 @@ func TestPutReplacesInBothOrders(t *testing.T) {
 	c := catalog.New(weight)
 	c.Put(newEntry("a", "x", 1))
 	c.Put(newEntry("a", "y", 2))
-	if e, ok := c.Get("a"); !ok || e.OwnerID != "y" || e.PromisedBytes != 2 {
+	if e, ok := c.Get("a"); !ok || e.ParentID != "y" || e.PromisedBytes != 2 {
 		t.Errorf("Get: %+v, %v", e, ok)
 	}
 	if got := dirs(
-		c.OwnedAfter("x", "", 9),
+		c.ChildrenAfter("x", "", 9),
 	) + "/" + dirs(
-		c.OwnedAfter("y", "", 9),
+		c.ChildrenAfter("y", "", 9),
 	); got != "/a" ||
 		c.Sum() != 2 {
 		t.Errorf("%q, %d: want %q, 2", got, c.Sum(), "/a")
 	}
 	c.Remove("a")
 	c.Remove("a")
-	if _, ok := c.Get("a"); ok || c.Len() != 0 || c.Sum() != 0 || len(c.Owned()) != 0 {
+	if _, ok := c.Get("a"); ok || c.Len() != 0 || c.Sum() != 0 || len(c.AllChildren()) != 0 {
 		t.Errorf(
 			"after Remove: %d entries that weigh %d, %d belong",
 			c.Len(),
 			c.Sum(),
-			len(c.Owned()),
+			len(c.AllChildren()),
 		)
 	}
 }
@@ -101,12 +101,12 @@ func TestPagesCoverALargeCatalogOnce(t *testing.T) {
 		}
 		after = page[len(page)-1].Dir
 	}
-	if len(all) != n || !slices.IsSorted(all) || len(c.OwnedAfter("3", "", n)) != n/10 {
+	if len(all) != n || !slices.IsSorted(all) || len(c.ChildrenAfter("3", "", n)) != n/10 {
 		t.Errorf(
 			"%d names, sorted: %v; %d of one",
 			len(all),
 			slices.IsSorted(all),
-			len(c.OwnedAfter("3", "", n)),
+			len(c.ChildrenAfter("3", "", n)),
 		)
 	}
 }
@@ -165,31 +165,31 @@ func TestLocksRefuseAtOnce(t *testing.T) {
 	}
 }
 
-func TestOwnerHasNoMoreEntriesThanAllowedWithTheUnfinishedOnes(t *testing.T) {
+func TestParentHasNoMoreEntriesThanAllowedWithTheUnfinishedOnes(t *testing.T) {
 	c := catalog.New(weight)
-	c.Put(newEntry("a", "owner", 0))
+	c.Put(newEntry("a", "parent", 0))
 	c.Put(newEntry("b", "other", 0))
-	done, err := c.AdmitOwned("owner", 2)
+	done, err := c.AdmitChild("parent", 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.AdmitOwned("owner", 2); !errors.Is(err, volume.ErrTooMany) {
+	if _, err := c.AdmitChild("parent", 2); !errors.Is(err, volume.ErrTooMany) {
 		t.Errorf("one more: %v, want ErrTooMany", err)
 	}
-	for _, owner := range []string{"other", "third"} {
-		if _, err := c.AdmitOwned(owner, 2); err != nil {
-			t.Errorf("%s: %v", owner, err)
+	for _, parent := range []string{"other", "third"} {
+		if _, err := c.AdmitChild(parent, 2); err != nil {
+			t.Errorf("%s: %v", parent, err)
 		}
 	}
 	done()
-	if _, err := c.AdmitOwned("owner", 2); err != nil {
+	if _, err := c.AdmitChild("parent", 2); err != nil {
 		t.Errorf("after the end of the first: %v", err)
 	}
-	c.Put(newEntry("c", "owner", 0))
-	if _, err := c.AdmitOwned("owner", 2); !errors.Is(err, volume.ErrTooMany) {
+	c.Put(newEntry("c", "parent", 0))
+	if _, err := c.AdmitChild("parent", 2); !errors.Is(err, volume.ErrTooMany) {
 		t.Errorf("with two in the catalog: %v, want ErrTooMany", err)
 	}
-	if _, err := c.AdmitOwned("owner", 0); err != nil {
+	if _, err := c.AdmitChild("parent", 0); err != nil {
 		t.Errorf("without a limit: %v", err)
 	}
 }

@@ -15,8 +15,8 @@ import (
 type Entry struct {
 	// Dir is the directory of the volume or of the snapshot, and its key.
 	Dir string
-	// OwnerID is the ID of a snapshot's volume, or the UID of an inline volume's pod; else "".
-	OwnerID string
+	// ParentID is the ID of a snapshot's volume, or the UID of an inline volume's pod; else "".
+	ParentID string
 	// PromisedBytes is what the ledger counts.
 	PromisedBytes int64
 	QuotaID       volume.QuotaID
@@ -114,7 +114,7 @@ func NewVolume(v volume.Volume) *Entry {
 	}
 	return &Entry{
 		Dir:             v.ID.Dir(),
-		OwnerID:         v.Owner.PodUID,
+		ParentID:        v.Owner.PodUID,
 		PromisedBytes:   v.PromisedBytes(),
 		QuotaID:         v.QuotaID,
 		isFormatting:    v.Formatting,
@@ -154,7 +154,7 @@ func (e *Entry) Volume(pool volume.PoolID) volume.Volume {
 func NewSnapshot(s volume.Snapshot) *Entry {
 	return &Entry{
 		Dir:             s.ID.Dir(),
-		OwnerID:         s.Source.String(),
+		ParentID:        s.Source.String(),
 		PromisedBytes:   ledger.OfSnapshot(s.HeldBytes, 0), // older records may say less
 		QuotaID:         s.QuotaID,
 		sourceQuotaID:   s.SourceQuotaID,
@@ -175,7 +175,7 @@ func (e *Entry) Snapshot(pool volume.PoolID) volume.Snapshot {
 	if e.Damaged() != nil {
 		return volume.Snapshot{ID: id, QuotaID: e.QuotaID}
 	}
-	source, _ := volume.ParseID(e.OwnerID)
+	source, _ := volume.ParseID(e.ParentID)
 	return volume.Snapshot{
 		ID:              id,
 		Name:            e.name(),

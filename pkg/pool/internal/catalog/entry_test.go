@@ -49,7 +49,7 @@ func TestVolumeOfAnEntryIsTheVolume(t *testing.T) {
 		if got := e.Volume(poolID); got != v {
 			t.Errorf("got %+v, want %+v", got, v)
 		}
-		if e.PromisedBytes != v.PromisedBytes() || e.OwnerID != v.Owner.PodUID || e.Damaged() != nil {
+		if e.PromisedBytes != v.PromisedBytes() || e.ParentID != v.Owner.PodUID || e.Damaged() != nil {
 			t.Errorf("the entry of %+v is %+v", v, e)
 		}
 	}
@@ -78,7 +78,7 @@ func TestSnapshotOfAnEntryIsTheSnapshot(t *testing.T) {
 		if got := e.Snapshot(poolID); got != s {
 			t.Errorf("got %+v, want %+v", got, s)
 		}
-		if e.PromisedBytes != s.HeldBytes || e.OwnerID != source.String() {
+		if e.PromisedBytes != s.HeldBytes || e.ParentID != source.String() {
 			t.Errorf("the entry of %+v is %+v", s, e)
 		}
 	}

@@ -6,16 +6,16 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// AdmitOwned refuses one more entry of an owner that has as many entries as are allowed; 0 allows
+// AdmitChild refuses one more child of a parent that has as many entries as are allowed; 0 allows
 // any number. The admitted one counts until done is called once: by then the entry is in the
 // catalog, or nobody makes it any more. Errors: ErrTooMany.
-func (c *Catalog) AdmitOwned(ownerID string, most int) (done func(), err error) {
+func (c *Catalog) AdmitChild(parentID string, most int) (done func(), err error) {
 	if most == 0 {
 		return func() {}, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n, unfinished := len(c.ownedAfterLocked(ownerID, "", most)), c.unfinished[ownerID]
+	n, unfinished := len(c.childrenAfterLocked(parentID, "", most)), c.unfinished[parentID]
 	if n+unfinished >= most {
 		return nil, fmt.Errorf("%w: %d are there and %d are unfinished, allowed are %d",
 			volume.ErrTooMany, n, unfinished, most)
@@ -23,14 +23,14 @@ func (c *Catalog) AdmitOwned(ownerID string, most int) (done func(), err error) 
 	if c.unfinished == nil {
 		c.unfinished = make(map[string]int)
 	}
-	c.unfinished[ownerID]++
-	return func() { c.removeUnfinished(ownerID) }, nil
+	c.unfinished[parentID]++
+	return func() { c.removeUnfinished(parentID) }, nil
 }
 
-func (c *Catalog) removeUnfinished(ownerID string) {
+func (c *Catalog) removeUnfinished(parentID string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.unfinished[ownerID]--; c.unfinished[ownerID] <= 0 {
-		delete(c.unfinished, ownerID)
+	if c.unfinished[parentID]--; c.unfinished[parentID] <= 0 {
+		delete(c.unfinished, parentID)
 	}
 }
