@@ -2,7 +2,6 @@ package repair
 
 import (
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,17 +89,10 @@ func recordOf(volumes openat.Dir, pool volume.PoolID, name string) (volume.Volum
 	if deleted, err := trash.HasTombstone(volumes, name); deleted || err != nil {
 		return volume.Volume{}, errors.Join(volume.ErrNotFound, err)
 	}
-	path := name + "/" + record.VolumeFile
-	f, err := volumes.Resolve(path, unix.O_RDONLY|unix.O_NONBLOCK, openat.OnMount)
-	if err != nil {
-		return volume.Volume{}, err
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, record.MaxBytes))
-	if err != nil {
-		return volume.Volume{}, err
-	}
-	return record.DecodeVolume(pool, name, content)
+	return layout.ReadRecord(volumes, name+"/"+record.VolumeFile,
+		func(content []byte) (volume.Volume, error) {
+			return record.DecodeVolume(pool, name, content)
+		})
 }
 
 // recharge looks at the files of one volume.

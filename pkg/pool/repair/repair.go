@@ -8,11 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
@@ -115,15 +112,12 @@ func parseHandle(in volume.PoolID, handle string) (volume.ID, error) {
 
 // readRecord reads the old record; nothing if there is none.
 func readRecord(d openat.Dir) ([]byte, error) {
-	f, err := d.Resolve(record.VolumeFile, unix.O_RDONLY|unix.O_NONBLOCK, openat.OnMount)
+	old, err := layout.ReadRecord(d, record.VolumeFile,
+		func(content []byte) ([]byte, error) { return bytes.Clone(content), nil })
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, record.MaxBytes))
+	return old, err
 }
 
 // make fills in the volume and its record.
