@@ -23,8 +23,8 @@ func (v Volume) Lock() (Locked, error) {
 	return v.pool.lockVolume(v.ID, v.pool.volumes.catalog.Lock)
 }
 
-// LockUncopied is Lock for a volume that nobody copies. Errors: those of Lock; ErrBusy also while the
-// volume is being copied.
+// LockUncopied is Lock for a volume that nobody copies. Errors: those of Lock; ErrBusy also while
+// the volume is being copied.
 func (v Volume) LockUncopied() (Locked, error) {
 	return v.pool.lockVolume(v.ID, v.pool.volumes.catalog.LockUnshared)
 }

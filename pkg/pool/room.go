@@ -25,8 +25,8 @@ func (p *Pool) reserve(bytes int64) error {
 }
 
 // room reads the filesystem's size and use. It costs a few system calls, whatever the pool has.
-// Errors: ErrUnavailable when the disk has failed or is no longer at the pool's path. The caller says
-// which pool it is.
+// Errors: ErrUnavailable when the disk has failed or is no longer at the pool's path. The caller
+// says which pool it is.
 func (p *Pool) room() (ledger.Room, error) {
 	space, err := p.layout.Space()
 	if err != nil {

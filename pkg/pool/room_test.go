@@ -132,12 +132,15 @@ func TestErrorsNameThePoolOnce(t *testing.T) {
 	}
 	opts.MustExist = true
 	for title, call := range map[string]func() error{
-		"open":     func() error { return refused(t, opts) },
-		"largest":  func() error { _, err := p.Largest(directory); return err },
-		"status":   func() error { _, err := p.Status(); return err },
-		"path":     p.CheckAtPath,
-		"create":   func() error { _, err := p.Create(t.Context(), request(t, "w", mib)); return err },
-		"snapshot": func() error { _, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", id)); return err },
+		"open":    func() error { return refused(t, opts) },
+		"largest": func() error { _, err := p.Largest(directory); return err },
+		"status":  func() error { _, err := p.Status(); return err },
+		"path":    p.CheckAtPath,
+		"create":  func() error { _, err := p.Create(t.Context(), request(t, "w", mib)); return err },
+		"snapshot": func() error {
+			_, err := p.CreateSnapshot(t.Context(), snapshotRequest(t, "s", id))
+			return err
+		},
 		"expand": func() error {
 			_, err := p.Expand(t.Context(), id, volume.SizeRange{Required: 2 * mib})
 			return err
