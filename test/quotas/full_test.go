@@ -60,7 +60,7 @@ func unreserved(fstype string) []disks.Option {
 	return nil
 }
 
-// wantRefusals creates on a disk that has no room, then a block, then two, until a volume fits.
+// wantRefusals creates on a disk that has no room, then some blocks, then more, until a volume fits.
 func (n *node) wantRefusals(filler *os.File, volumes int) {
 	n.t.Helper()
 	const tries = 64
@@ -78,19 +78,21 @@ func (n *node) wantRefusals(filler *os.File, volumes int) {
 			return
 		}
 		if status.Code(err) != codes.ResourceExhausted {
-			n.t.Errorf("after %d blocks: %v, want RESOURCE_EXHAUSTED", refused, err)
+			n.t.Errorf("after %d tries: %v, want RESOURCE_EXHAUSTED", refused, err)
 		}
 		if got := n.volumes(); len(got) != volumes {
-			n.t.Errorf("after %d blocks the driver lists %q", refused, got)
+			n.t.Errorf("after %d tries the driver lists %q", refused, got)
 		}
 		n.eventually("what was begun is purged", func() bool { return len(n.entries("tmp")) == 0 })
 		n.wantQuotaOfEach(volumes)
 		info, err := filler.Stat()
 		n.Must(err)
-		n.Must(filler.Truncate(info.Size() - st.Bsize))
+		// A create that fails late takes a block for good where the filesystem is XFS: its project ID is
+		// new to the quota file (docs/sizes.md).
+		n.Must(filler.Truncate(info.Size() - 2*st.Bsize))
 		n.Must(filler.Sync())
 	}
-	n.t.Errorf("no volume fits into %d blocks", tries)
+	n.t.Errorf("no volume fits after %d tries", tries)
 }
 
 // wantQuotaOfEach: so many projects have a limit, and no others.
