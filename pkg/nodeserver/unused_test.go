@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
@@ -133,7 +134,8 @@ func TestProcessThatHasABlockVolumeOpenIsNamed(t *testing.T) {
 func TestMountNamespaceThatHoldsAnImageIsNamed(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
 	n.stageAndPublish("a")
-	cmd := exec.Command("unshare", "--mount", "sh", "-c", "echo; exec sleep 1000")
+	cmd := exec.Command("unshare", "--mount", "sh", "-c",
+		disks.LeaveOthers(n.KubeletDir)+"echo; exec sleep 1000")
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	pid := start(t, cmd)

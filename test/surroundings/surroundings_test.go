@@ -16,15 +16,20 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-const (
-	asContainer = "exec unshare --mount --propagation unchanged"
-	private     = "exec unshare --mount --propagation private"
-)
+// inNamespace is what a script does in a mount namespace of its own, before it runs the driver.
+func inNamespace(propagation, dir string) string {
+	return "if [ -z \"$inside\" ]; then inside=yes exec unshare --mount --propagation " +
+		propagation + " \"$0\" \"$@\"; fi\n" + disks.LeaveOthers(dir) + "exec"
+}
+
+func (n *node) asContainer() string { return inNamespace("unchanged", n.dir) }
+
+func (n *node) private() string { return inNamespace("private", n.dir) }
 
 // A container with Bidirectional mount propagation: what the driver mounts, the node sees.
 func TestSharedKubeletDirectoryIsFit(t *testing.T) {
 	n := newNode(t)
-	n.run(asContainer)
+	n.run(n.asContainer())
 	n.wantReady()
 	fixture.Must(t, n.publish(n.KubeletDir()))
 	if !n.isPublished() {
@@ -34,16 +39,16 @@ func TestSharedKubeletDirectoryIsFit(t *testing.T) {
 
 func TestPrivateKubeletDirectoryIsRefusedAtTheStart(t *testing.T) {
 	n := newNode(t)
-	n.run(private)
-	n.wantUnfit("node: not ready: kubelet_private", "is not shared with the node", private)
+	n.run(n.private())
+	n.wantUnfit("node: not ready: kubelet_private", "is not shared with the node", n.private())
 }
 
 func TestPrivateDirectoryOfPodsIsRefusedAtTheStart(t *testing.T) {
 	n := newNode(t)
 	n.bind("kubelet/pods", "kubelet/pods")
 	n.remount("kubelet/pods", unix.MS_PRIVATE)
-	n.run(asContainer)
-	n.wantUnfit("node: not ready: kubelet_private", "is not shared with the node", asContainer)
+	n.run(n.asContainer())
+	n.wantUnfit("node: not ready: kubelet_private", "is not shared with the node", n.asContainer())
 }
 
 func TestLinkInKubeletsDirectoryIsRefusedUntilItIsADirectory(t *testing.T) {
@@ -166,6 +171,7 @@ func TestMountOfAContainersRuntimeIsNoMountpoint(t *testing.T) {
 	n.run(`
 node=`+n.dir+` root=`+n.dir+`/root
 if [ -z "$inside" ]; then inside=yes exec unshare --mount --propagation private "$0" "$@"; fi
+`+disks.LeaveOthers(n.dir)+`
 mount -t tmpfs container $root
 for dir in /proc /dev $node ${driver%/*}; do
 	mkdir -p $root$dir
