@@ -181,17 +181,7 @@ func (l *level) read() (found []openat.Entry, directory string, err error) {
 	if l.removed != nil {
 		return nil, "", io.EOF
 	}
-	for len(found) < batch {
-		next, err := l.entries.Next(int(l.src))
-		if err != nil {
-			return found, "", err
-		}
-		if next.IsDirectory(int(l.src)) {
-			return found, next.Name, nil
-		}
-		found = append(found, next)
-	}
-	return found, "", nil
+	return l.entries.NextFiles(int(l.src), batch)
 }
 
 // files copies entries. Before each one, it offers half of the remaining entries to an idle worker.

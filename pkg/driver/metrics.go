@@ -84,7 +84,8 @@ var (
 			func(_ *pool.Pool, s pool.Status) int64 { return int64(s.GrowthsFailing) },
 		},
 		{
-			poolDesc("retired_quota_ids", "Number of deleted volumes for whose project ID something else counts: files of other volumes, or deleted files that a process has open. The log says which IDs."),
+			poolDesc("retired_quota_ids", "Number of deleted volumes for whose project ID something else counts: "+
+				"files of other volumes, or deleted files that a process has open. The log says which IDs."),
 			func(_ *pool.Pool, s pool.Status) int64 { return int64(s.Retired) },
 		},
 		{

@@ -85,7 +85,7 @@ func (r *regrouper) step(levels []*level) ([]*level, error) {
 		return levels, err
 	}
 	last := levels[len(levels)-1]
-	found, directory, end := last.read()
+	found, directory, end := last.entries.NextFiles(last.fd, batch)
 	if end != nil && !errors.Is(end, io.EOF) {
 		return levels, end
 	}
@@ -102,22 +102,6 @@ func (r *regrouper) step(levels []*level) ([]*level, error) {
 	default:
 		return levels, nil
 	}
-}
-
-// read returns the next entries that are no directories, with io.EOF at the end. If it comes to a
-// directory, it stops and returns its name as well.
-func (l *level) read() (found []openat.Entry, directory string, err error) {
-	for len(found) < batch {
-		next, err := l.entries.Next(l.fd)
-		if err != nil {
-			return found, "", err
-		}
-		if next.IsDirectory(l.fd) {
-			return found, next.Name, nil
-		}
-		found = append(found, next)
-	}
-	return found, "", nil
 }
 
 // files changes entries, some at a time. Before each time, it offers half of the remaining entries

@@ -127,8 +127,9 @@ func (q *quiesced) limit(ctx context.Context) (context.Context, context.CancelFu
 		return context.WithCancel(ctx)
 	}
 	cause := fmt.Errorf(
-		"%w: its writers would wait for more than %s while its image is copied: create its snapshot while no pod has it, or, "+
-			"where files cannot be reflinked, use a pool on XFS or btrfs",
+		"%w: its writers would wait for more than %s while its image is copied: "+
+			"create its snapshot while no pod has it, or, where files cannot be reflinked, "+
+			"use a pool on XFS or btrfs",
 		volume.ErrInUse,
 		maxQuiesced,
 	)

@@ -132,6 +132,22 @@ func (r *EntryReader) Next(dir int) (Entry, error) {
 	}
 }
 
+// NextFiles returns the next entries that are no directories, at most that many. If it comes to a
+// directory, it stops and returns its name as well. Errors: those of Next, with the entries before.
+func (r *EntryReader) NextFiles(dir, most int) (found []Entry, directory string, err error) {
+	for len(found) < most {
+		next, err := r.Next(dir)
+		if err != nil {
+			return found, "", err
+		}
+		if next.IsDirectory(dir) {
+			return found, next.Name, nil
+		}
+		found = append(found, next)
+	}
+	return found, "", nil
+}
+
 func (r *EntryReader) fill(dir int) (err error) {
 	if r.buffer == nil {
 		r.buffer = make([]byte, EntriesBuffer)

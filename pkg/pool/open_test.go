@@ -34,7 +34,11 @@ func TestOpenMakesAPoolOfAnUnusedDirectory(t *testing.T) {
 		{title: "absent", path: "pool"},
 		{title: "absent with parents", path: "a/b/pool"},
 		{title: "empty", path: "pool", tree: map[string]string{"pool/": ""}},
-		{title: "new filesystem", path: "pool", tree: map[string]string{"pool/lost+found/": ""}, more: []string{"lost+found"}},
+		{
+			title: "new filesystem", path: "pool",
+			tree: map[string]string{"pool/lost+found/": ""},
+			more: []string{"lost+found"},
+		},
 		{title: "crashed with a lock", path: "pool", tree: map[string]string{"pool/lock": "4711\n"}},
 		{title: "crashed with a directory", path: "pool", tree: map[string]string{"pool/lock": "", "pool/volumes/": ""}},
 		{
@@ -125,13 +129,25 @@ func TestDirectoryUnfitForAPoolIsRefusedUntouched(t *testing.T) {
 		{"foreign file", map[string]string{"notes.txt": "mine"}, volume.ErrUnavailable, "notes.txt"},
 		{"foreign hidden file", map[string]string{".git/": ""}, volume.ErrUnavailable, ".git"},
 		{"foreign beside own", map[string]string{"volumes/": "", "lock": "", "home/": ""}, volume.ErrUnavailable, "home"},
-		{"lost marker", map[string]string{"volumes/pvc-1/data/file": "precious", "trash/": ""}, volume.ErrUnavailable, layout.RecordFile},
+		{
+			"lost marker",
+			map[string]string{"volumes/pvc-1/data/file": "precious", "trash/": ""},
+			volume.ErrUnavailable, layout.RecordFile,
+		},
 		{"lost marker, trash", map[string]string{"volumes/": "", "trash/x.01234567/data": ""}, volume.ErrUnavailable, "trash"},
-		{"newer format", map[string]string{layout.RecordFile: `{"formatVersion":2,` + uuid + `}`}, volume.ErrUnavailable, "format version 2"},
+		{
+			"newer format",
+			map[string]string{layout.RecordFile: `{"formatVersion":2,` + uuid + `}`},
+			volume.ErrUnavailable, "format version 2",
+		},
 		{"empty marker", map[string]string{layout.RecordFile: ""}, volume.ErrCorrupt, layout.RecordFile},
 		{"half a marker", map[string]string{layout.RecordFile: `{"formatVersion":1,`}, volume.ErrCorrupt, layout.RecordFile},
 		{"marker without UUID", map[string]string{layout.RecordFile: `{"formatVersion":1}`}, volume.ErrCorrupt, "uuid"},
-		{"marker with hostile UUID", map[string]string{layout.RecordFile: `{"formatVersion":1,"uuid":"../../../../../.."}`}, volume.ErrCorrupt, "uuid"},
+		{
+			"marker with hostile UUID",
+			map[string]string{layout.RecordFile: `{"formatVersion":1,"uuid":"../../../../../.."}`},
+			volume.ErrCorrupt, "uuid",
+		},
 		{"marker is a directory", map[string]string{layout.RecordFile + "/": ""}, nil, ""},
 		{"volumes is a file", map[string]string{"volumes": ""}, nil, ""},
 	} {

@@ -147,7 +147,8 @@ func (c *Calls) tryBegin(q Question) (*call, obstacle) {
 		}
 	}
 	return nil, obstacle{last.Add(c.patience), c.ended, fmt.Errorf(
-		"%w: those of %d paths, so that %s is not asked", volume.ErrUnresponsive, MaxCalls, q.Path)}
+		"%w: calls wait for those of %d paths, so %s is not asked: earlier errors name them",
+		volume.ErrUnresponsive, MaxCalls, q.Path)}
 }
 
 func (c *Calls) end(q Question) {

@@ -70,6 +70,16 @@ func (n *node) terminate() *process.Process {
 
 const unanswered = "does not answer"
 
+// newNodeWithFUSE returns a node that has published a directory of a FUSE filesystem to a pod.
+func newNodeWithFUSE(t *testing.T) (*node, *fuse.Server, volumeOf) {
+	t.Helper()
+	n := newNode(t, everything)
+	fs := fuse.Mount(t, n.mkdir("srv/fuse"))
+	v := persistent(podA, "pv", "path", n.Path("srv/fuse"), "type", "Directory")
+	n.Must(n.publish(v))
+	return n, fs, v
+}
+
 func TestPathWhoseFilesystemHangsCostsOneThreadAndIsUnpublished(t *testing.T) {
 	n := newNode(t, everything)
 	fs := fuse.Mount(t, n.mkdir("srv/fuse"))
@@ -133,10 +143,7 @@ func TestPodsOnPathsThatHangCostABoundedNumberOfThreads(t *testing.T) {
 }
 
 func TestPathWhoseFilesystemAnswersAgainIsAsBefore(t *testing.T) {
-	n := newNode(t, everything)
-	fs := fuse.Mount(t, n.mkdir("srv/fuse"))
-	v := persistent(podA, "pv", "path", n.Path("srv/fuse"), "type", "Directory")
-	n.Must(n.publish(v))
+	n, fs, v := newNodeWithFUSE(t)
 	fs.Hang()
 	n.askInVain(v)
 	fs.Answer()
@@ -165,10 +172,7 @@ func TestDriverThatHasAskedAPathThatHangsGivesItsPoolsUp(t *testing.T) {
 }
 
 func TestDriverStartsWhilePathsHang(t *testing.T) {
-	n := newNode(t, everything)
-	fs := fuse.Mount(t, n.mkdir("srv/fuse"))
-	v := persistent(podA, "pv", "path", n.Path("srv/fuse"), "type", "Directory")
-	n.Must(n.publish(v))
+	n, fs, v := newNodeWithFUSE(t)
 	// The pod has something mounted in its volume, where kubelet has a target in others.
 	n.Must(unix.Mount("tmpfs", filepath.Join(n.target(v), "mount"), "tmpfs", 0, ""))
 	n.Stop()
@@ -209,10 +213,7 @@ func TestPathWhoseServerHasDiedIsPublishedAgainAfterTheRemount(t *testing.T) {
 }
 
 func TestPathWhoseServerHasDiedIsUnpublished(t *testing.T) {
-	n := newNode(t, everything)
-	fs := fuse.Mount(t, n.mkdir("srv/fuse"))
-	v := persistent(podA, "pv", "path", n.Path("srv/fuse"), "type", "Directory")
-	n.Must(n.publish(v))
+	n, fs, v := newNodeWithFUSE(t)
 	fs.Die()
 	n.Start()
 	for range 2 {

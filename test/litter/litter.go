@@ -50,9 +50,7 @@ type Tree struct {
 	Nodes []Node
 }
 
-// Trees returns one tree for each trick that a removal has to know.
-func Trees() []Tree { return trees }
-
+// trees has one tree for each trick that a removal has to know.
 var trees = []Tree{
 	{
 		"files and directories",
@@ -127,6 +125,9 @@ var trees = []Tree{
 		},
 	},
 }
+
+// Trees returns one tree for each trick that a removal has to know.
+func Trees() []Tree { return trees }
 
 // Plant makes nodes below a root that exists, in their order. It sets modes and attributes when all
 // are there.

@@ -183,14 +183,14 @@ func Find(image *os.File, access Access) (*Device, error) {
 		return nil, err
 	}
 	for _, n := range numbers {
-		if !hasNameOf(n, image) {
+		if !mayHave(n, image, 1) {
 			continue
 		}
 		d, err := Open(n)
 		switch {
 		case errors.Is(err, os.ErrNotExist): // detached meanwhile
 			continue
-		case IsOfDeadDisk(err) && !mayHave(n, image):
+		case IsOfDeadDisk(err) && !mayHave(n, image, 3):
 			continue
 		case err != nil:
 			return nil, err
@@ -206,10 +206,10 @@ func Find(image *os.File, access Access) (*Device, error) {
 // the filesystem of the device's file.
 func IsOfDeadDisk(err error) bool { return openat.IsOfDeadFilesystem(err) }
 
-// mayHave says whether a device that cannot be asked may have a file. In doubt it may. The last
-// three parts of the two paths are compared. The kernel reports no identifier that also occurs in
-// our records, so the pool cannot be derived from the device.
-func mayHave(number int, image *os.File) bool {
+// mayHave says whether a device may have a file, by the last parts of the kernel's path of the
+// device's file. In doubt it may. The kernel reports no identifier that also occurs in our records,
+// so the pool cannot be derived from the device.
+func mayHave(number int, image *os.File, parts int) bool {
 	theirs, err := BackingPath(number)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) { // detached meanwhile
 		return false
@@ -218,27 +218,13 @@ func mayHave(number int, image *os.File) bool {
 		return true
 	}
 	ours, err := os.Readlink(openat.Path(image))
-	return err != nil || endOf(theirs) == endOf(ours)
+	return err != nil || endOf(theirs, parts) == endOf(strings.TrimSuffix(ours, deleted), parts)
 }
 
-// hasNameOf says whether the kernel's path of a device's file ends in the name of a file. In doubt
-// it does.
-func hasNameOf(number int, image *os.File) bool {
-	theirs, err := BackingPath(number)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) { // detached meanwhile
-		return false
-	}
-	if err != nil {
-		return true
-	}
-	ours, err := os.Readlink(openat.Path(image))
-	return err != nil || filepath.Base(theirs) == filepath.Base(strings.TrimSuffix(ours, deleted))
-}
-
-// endOf is the last three parts of a path.
-func endOf(path string) string {
-	parts := strings.Split(path, "/")
-	return strings.Join(parts[max(0, len(parts)-3):], "/")
+// endOf returns the last parts of a path.
+func endOf(path string, parts int) string {
+	all := strings.Split(path, "/")
+	return strings.Join(all[max(0, len(all)-parts):], "/")
 }
 
 // isOpenNowhere says whether no loop device and no process has the file open. It asks for a write
