@@ -35,7 +35,7 @@ func rechargeCommand() *cobra.Command {
 func recharge(cmd *cobra.Command, pool string, yes bool) error {
 	out := cmd.OutOrStdout()
 	found, failed := 0, 0
-	err := repair.Recharge(pool, repair.RechargeReport{
+	lookedAt, err := repair.Recharge(pool, repair.RechargeReport{
 		Found: func(m repair.Misfiled) bool {
 			found++
 			of := "no volume of this pool has it"
@@ -55,7 +55,8 @@ func recharge(cmd *cobra.Command, pool string, yes bool) error {
 	}
 	switch {
 	case found == 0:
-		fmt.Fprintln(out, "Every file that was looked at counts for its volume.")
+		fmt.Fprintf(out, "Every file that was looked at counts for its volume. "+
+			"Volumes with a project ID: %d.\n", lookedAt)
 	case !yes:
 		fmt.Fprintf(out, "Found: %d. Nothing was changed. To charge them to their volumes, add --yes.\n", found)
 	default:

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -85,6 +84,11 @@ func assignProject(d *os.File, id volume.QuotaID) error {
 	return w.below(d, "", assignDepth)
 }
 
+// IsProjectID says whether a quota ID is a project ID of a volume.
+func IsProjectID(id volume.QuotaID) bool {
+	return id >= firstQuotaID && id-firstQuotaID < quotaIDCount
+}
+
 // Report is what Recharge tells of a volume. Paths start at the volume's data.
 type Report struct {
 	// Found is called for each directory and regular file that counts for another project than the
@@ -98,7 +102,7 @@ type Report struct {
 // has changed that. The data is open for reading, and stays the caller's; a pod may use it
 // meanwhile. Errors: errors.ErrUnsupported if the quota ID is no project ID of a volume.
 func Recharge(data *os.File, id volume.QuotaID, r Report) error {
-	if !backend.NewQuotaIDs(firstQuotaID, quotaIDCount).Contains(id) {
+	if !IsProjectID(id) {
 		return errors.ErrUnsupported
 	}
 	w := treeWalk{

@@ -36,25 +36,26 @@ type RechargeReport struct {
 
 // Recharge finds the files of a pool's volumes that count for another project than their volume: on
 // XFS and ext4 the owner of a file may change its project ID. A driver may have the pool open, and
-// pods may use the volumes. It looks at each file. Errors: os.ErrNotExist when there is no pool.
-func Recharge(path string, r RechargeReport) (err error) {
+// pods may use the volumes. It looks at each file of the volumes that have a project ID, and returns
+// how many volumes that are. Errors: os.ErrNotExist when there is no pool.
+func Recharge(path string, r RechargeReport) (lookedAt int, err error) {
 	id, err := layout.IDAt(path)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	root, err := openat.OpenDir(path)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer root.Close()
 	volumes, err := root.OpenDir(layout.VolumesDir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer volumes.Close()
-	all, err := recordedIn(volumes, id)
+	all, err := withProject(volumes, id)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	owners := make(map[volume.QuotaID]volume.ID, len(all))
 	for _, v := range all {
@@ -65,11 +66,11 @@ func Recharge(path string, r RechargeReport) (err error) {
 			r.Failed(filepath.Join(layout.VolumesDir, v.ID.Dir()), err)
 		}
 	}
-	return nil
+	return len(all), nil
 }
 
-// recordedIn returns the volumes whose data have project IDs.
-func recordedIn(volumes openat.Dir, pool volume.PoolID) ([]volume.Volume, error) {
+// withProject returns the volumes whose data have project IDs.
+func withProject(volumes openat.Dir, pool volume.PoolID) ([]volume.Volume, error) {
 	names, err := volumes.Readdirnames(-1)
 	if err != nil {
 		return nil, err
@@ -77,7 +78,7 @@ func recordedIn(volumes openat.Dir, pool volume.PoolID) ([]volume.Volume, error)
 	slices.Sort(names)
 	var all []volume.Volume
 	for _, name := range names {
-		if v, err := recordOf(volumes, pool, name); err == nil && v.QuotaID != 0 {
+		if v, err := recordOf(volumes, pool, name); err == nil && projquota.IsProjectID(v.QuotaID) {
 			all = append(all, v)
 		}
 	}
