@@ -36,8 +36,8 @@ type RechargeReport struct {
 
 // Recharge finds the files of a pool's volumes that count for another project than their volume: on
 // XFS and ext4 the owner of a file may change its project ID. A driver may have the pool open, and
-// pods may use the volumes. It looks at each file of the volumes that have a project ID, and returns
-// how many volumes that are. Errors: os.ErrNotExist when there is no pool.
+// pods may use the volumes. It looks at each file of the volumes that have a project ID, and
+// returns how many volumes these are. Errors: os.ErrNotExist when there is no pool.
 func Recharge(path string, r RechargeReport) (lookedAt int, err error) {
 	id, err := layout.IDAt(path)
 	if err != nil {
