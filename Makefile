@@ -43,6 +43,10 @@ image: ## Build the container image IMAGE with docker, podman or buildah (IMAGE_
 manifests: $(TOOLS)/helm ## Render deploy/kubernetes from the Helm chart.
 	hack/manifests $(TOOLS)/helm
 
+.PHONY: generate
+generate: ## Generate the messages of the link from link.proto (needs protoc: apt-get install protobuf-compiler).
+	hack/generate
+
 .PHONY: clean
 clean: ## Remove what was built here.
 	rm -rf bin .cache
