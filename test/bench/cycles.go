@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // comparison is the driver beside the floor, round by round.
@@ -38,7 +40,7 @@ func (b *bench) cycles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var rows, calls, cpu []row
+	var rows, calls, cpu []report.Row
 	for _, clients := range b.clients {
 		var c comparison
 		for range b.rounds {
@@ -52,17 +54,17 @@ func (b *bench) cycles(ctx context.Context) error {
 		}
 		cpu = append(
 			cpu,
-			newRow(fmt.Sprintf("driver, %d at a time", clients), "ms/cycle",
-				c.driverCPU).beside(c.driverCPU, c.floorCPU),
-			newRow(fmt.Sprintf("clients, %d at a time", clients), "ms/cycle", c.clientCPU),
+			report.NewRow(fmt.Sprintf("driver, %d at a time", clients), "ms/cycle",
+				c.driverCPU).Beside(c.driverCPU, c.floorCPU),
+			report.NewRow(fmt.Sprintf("clients, %d at a time", clients), "ms/cycle", c.clientCPU),
 		)
 	}
-	b.report.chapter(
+	b.report.Chapter(
 		"Full cycle: create, stage, publish, write, stats, unpublish, unstage, delete",
 		rows...)
-	b.report.chapter("Processor time, without the kernel's own threads", cpu...)
+	b.report.Chapter("Processor time, without the kernel's own threads", cpu...)
 	if calls != nil {
-		b.report.chapter("The calls, one at a time", calls...)
+		b.report.Chapter("The calls, one at a time", calls...)
 	}
 	return errors.Join(bottom.close(), b.stop(p))
 }
@@ -90,7 +92,8 @@ func (b *bench) compare(
 	c.clientCPU = append(c.clientCPU, (middle[1]-begin[1])/float64(len(d.laps)))
 	c.floorCPU = append(c.floorCPU, (end[1]-middle[1])/float64(len(f.laps)))
 	c.driver, c.floor = append(c.driver, d), append(c.floor, f)
-	c.behind, c.drain = append(c.behind, float64(behind)), append(c.drain, milliseconds(drained))
+	c.behind = append(c.behind, float64(behind))
+	c.drain = append(c.drain, report.Milliseconds(drained))
 	return ctx.Err()
 }
 
@@ -115,17 +118,17 @@ func (b *bench) drain(
 	}
 }
 
-func cycleRow(clients int, c comparison) row {
-	r := newRow(fmt.Sprintf("%d at a time", clients), "cycles/s",
-		rates(c.driver)).beside(rates(c.driver), rates(c.floor))
+func cycleRow(clients int, c comparison) report.Row {
+	r := report.NewRow(fmt.Sprintf("%d at a time", clients), "cycles/s",
+		rates(c.driver)).Beside(rates(c.driver), rates(c.floor))
 	switch clients {
 	case 1:
-		return r.ratioAtLeast(0.4)
+		return r.RatioAtLeast(0.4)
 	case 32:
-		return r.atLeast(
+		return r.AtLeast(
 			1000,
-		).with("After a round with 32, %s volumes waited to be purged, and took %s ms (medians).",
-			number(spreadOf(c.behind).Median), number(spreadOf(c.drain).Median))
+		).With("After a round with 32, %s volumes waited to be purged, and took %s ms (medians).",
+			report.Number(report.SpreadOf(c.behind).Median), report.Number(report.SpreadOf(c.drain).Median))
 	default:
 		return r
 	}
@@ -140,23 +143,23 @@ func rates(results []result) []float64 {
 }
 
 // callRows compares medians of one round with those of the same round.
-func callRows(c comparison) []row {
-	var rows []row
+func callRows(c comparison) []report.Row {
+	var rows []report.Row
 	var slowest []string
 	for s := range purge {
 		var medians, worst, bottom []float64
 		for i := range c.driver {
 			medians, worst = append(medians,
-				p50(c.driver[i].times(s))), append(worst, p99(c.driver[i].times(s)))
-			bottom = append(bottom, p50(c.floor[i].times(s)))
+				report.P50(c.driver[i].times(s))), append(worst, report.P99(c.driver[i].times(s)))
+			bottom = append(bottom, report.P50(c.floor[i].times(s)))
 		}
-		slowest = append(slowest, s.String()+" "+number(spreadOf(worst).Median))
-		r := newRow(s.String()+", p50", "ms", medians)
+		slowest = append(slowest, s.String()+" "+report.Number(report.SpreadOf(worst).Median))
+		r := report.NewRow(s.String()+", p50", "ms", medians)
 		if s != stage && s != unstage { // nothing has to be done there
-			r = r.beside(medians, bottom)
+			r = r.Beside(medians, bottom)
 		}
 		if s == publish || s == unpublish {
-			r = r.atMost(0.5)
+			r = r.AtMost(0.5)
 		}
 		rows = append(rows, r)
 	}

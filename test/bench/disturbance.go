@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // minimumCalls are those of which a p99 is taken at least.
@@ -47,10 +49,11 @@ func (b *bench) disturb(ctx context.Context, s sockets) error {
 			if err != nil {
 				return err
 			}
-			idle, busy, copies = append(idle, calm), append(busy, disturbed), append(copies, p50(took))
+			idle, busy = append(idle, calm), append(busy, disturbed)
+			copies = append(copies, report.P50(took))
 		}
-		b.report.chapter("Calls on another volume while snapshots are taken: "+c.name+"; floor: idle",
-			append(disturbanceRows(idle, busy), newRow("CreateSnapshot meanwhile", "ms", copies))...)
+		b.report.Chapter("Calls on another volume while snapshots are taken: "+c.name+"; floor: idle",
+			append(disturbanceRows(idle, busy), report.NewRow("CreateSnapshot meanwhile", "ms", copies))...)
 		if err := s.remove(ctx, from.id); err != nil {
 			return err
 		}
@@ -58,8 +61,8 @@ func (b *bench) disturb(ctx context.Context, s sockets) error {
 	return nil
 }
 
-func disturbanceRows(idle, busy []callTimes) []row {
-	var rows []row
+func disturbanceRows(idle, busy []callTimes) []report.Row {
+	var rows []report.Row
 	for _, call := range []struct {
 		name string
 		of   func(callTimes) []time.Duration
@@ -71,15 +74,15 @@ func disturbanceRows(idle, busy []callTimes) []row {
 		for _, q := range []struct {
 			name string
 			of   func([]time.Duration) float64
-		}{{"p50", p50}, {"p99", p99}} {
+		}{{"p50", report.P50}, {"p99", report.P99}} {
 			var calm, disturbed []float64
 			for i := range idle {
 				calm, disturbed = append(calm,
 					q.of(call.of(idle[i]))), append(disturbed, q.of(call.of(busy[i])))
 			}
-			r := newRow(call.name+", "+q.name, "ms", disturbed).beside(disturbed, calm)
+			r := report.NewRow(call.name+", "+q.name, "ms", disturbed).Beside(disturbed, calm)
 			if q.name == "p99" {
-				r = r.ratioAtMost(2)
+				r = r.RatioAtMost(2)
 			}
 			rows = append(rows, r)
 		}

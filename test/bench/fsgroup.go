@@ -12,6 +12,8 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // regroupTimes has what each round of giving a large volume to another group came to.
@@ -43,12 +45,12 @@ func (b *bench) regroup(ctx context.Context) error {
 			return err
 		}
 	}
-	b.report.chapter(
+	b.report.Chapter(
 		fmt.Sprintf("NodePublishVolume of %d files of another fsGroup", b.files),
-		newRow("call, files of mode 0644; floor: kubelet's own walk", "s",
-			found.publish).beside(found.publish, found.kubelet).ratioAtMost(0.5),
-		newRow("call, files of mode 0664; floor: the same", "s",
-			found.again).beside(found.again, found.kubeletAgain),
+		report.NewRow("call, files of mode 0644; floor: kubelet's own walk", "s",
+			found.publish).Beside(found.publish, found.kubelet).RatioAtMost(0.5),
+		report.NewRow("call, files of mode 0664; floor: the same", "s",
+			found.again).Beside(found.again, found.kubeletAgain),
 	)
 	return b.stop(p)
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // snapshotHuge measures two snapshots of a volume of many files: one by itself, and one with calls
@@ -34,12 +36,12 @@ func (b *bench) snapshotHuge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.report.chapter(
+	b.report.Chapter(
 		fmt.Sprintf("Snapshot of a volume of %d files of %d KiB; floor: idle", c.files, c.bytes>>10),
-		append([]row{
-			newRow("CreateSnapshot, nothing else to do", "s", []float64{took.Seconds()}),
-			newRow("- files", "1/s", []float64{float64(c.files) / took.Seconds()}),
-			newRow("- driver resident, at most", "MiB", []float64{most}),
+		append([]report.Row{
+			report.NewRow("CreateSnapshot, nothing else to do", "s", []float64{took.Seconds()}),
+			report.NewRow("- files", "1/s", []float64{float64(c.files) / took.Seconds()}),
+			report.NewRow("- driver resident, at most", "MiB", []float64{most}),
 		}, rows...)...)
 	if err := errors.Join(s.removeSnapshot(ctx, alone), s.remove(ctx, from.id)); err != nil {
 		return err
@@ -48,7 +50,7 @@ func (b *bench) snapshotHuge(ctx context.Context) error {
 }
 
 // disturbHuge calls for other volumes, idle and then until a snapshot has been taken.
-func (b *bench) disturbHuge(ctx context.Context, s sockets, from source) ([]row, error) {
+func (b *bench) disturbHuge(ctx context.Context, s sockets, from source) ([]report.Row, error) {
 	other, err := newSockets(s.Process, 1)
 	if err != nil {
 		return nil, err
@@ -78,9 +80,9 @@ func (b *bench) disturbHuge(ctx context.Context, s sockets, from source) ([]row,
 		busy = busy.and(some)
 		select {
 		case err := <-ended:
-			took := newRow("CreateSnapshot, with calls on other volumes", "s",
+			took := report.NewRow("CreateSnapshot, with calls on other volumes", "s",
 				[]float64{time.Since(begin).Seconds()})
-			return append([]row{took}, disturbanceRows([]callTimes{idle}, []callTimes{busy})...), err
+			return append([]report.Row{took}, disturbanceRows([]callTimes{idle}, []callTimes{busy})...), err
 		default:
 		}
 	}

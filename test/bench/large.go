@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // largeTimes has what each round of deleting a large volume came to.
@@ -24,13 +26,13 @@ func (b *bench) deleteLarge(ctx context.Context) error {
 			return err
 		}
 	}
-	b.report.chapter(
+	b.report.Chapter(
 		fmt.Sprintf("DeleteVolume of %d files", b.files),
-		newRow("call", "ms", found.call).atMost(10),
-		newRow("call, files not written to disk yet", "ms", found.callUnwritten),
-		newRow("purge in the background; floor: os.RemoveAll", "s",
-			found.purge).beside(found.purge, found.direct),
-		newRow("CreateVolume during the purge, p50", "ms", found.during),
+		report.NewRow("call", "ms", found.call).AtMost(10),
+		report.NewRow("call, files not written to disk yet", "ms", found.callUnwritten),
+		report.NewRow("purge in the background; floor: os.RemoveAll", "s",
+			found.purge).Beside(found.purge, found.direct),
+		report.NewRow("CreateVolume during the purge, p50", "ms", found.during),
 	)
 	return b.stop(p)
 }
@@ -46,14 +48,14 @@ func (b *bench) deleteOnce(ctx context.Context, s sockets, found *largeTimes) er
 		return err
 	}
 	found.call, found.purge = append(found.call,
-		milliseconds(call)), append(found.purge, time.Since(start).Seconds())
-	found.during = append(found.during, p50(during))
+		report.Milliseconds(call)), append(found.purge, time.Since(start).Seconds())
+	found.during = append(found.during, report.P50(during))
 
 	unwritten, err := b.deleteFilled(ctx, s, func() error { return nil })
 	if err != nil {
 		return err
 	}
-	found.callUnwritten = append(found.callUnwritten, milliseconds(unwritten))
+	found.callUnwritten = append(found.callUnwritten, report.Milliseconds(unwritten))
 	if _, _, err := b.drain(ctx, "delete"); err != nil {
 		return err
 	}

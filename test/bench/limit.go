@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/test/process"
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // chartLimit is the memory that the chart gives the driver's container (values.yaml).
@@ -46,13 +47,13 @@ func (b *bench) startWithinLimit(ctx context.Context) error {
 	if err := errors.Join(err, group.remove()); err != nil {
 		return err
 	}
-	b.report.chapter(
+	b.report.Chapter(
 		fmt.Sprintf("A large pool within %d MiB: %d volumes, %d snapshots", chartLimit>>20, b.volumes,
 			b.snapshotCount),
-		newRow("start until ready, cached", "s", s.seconds).atMost(5),
-		newRow("resident after it", "MiB", s.resident).atMost(200),
-		newRow("at most during it", "MiB", s.peak),
-		newRow("the control group, at most", "MiB", []float64{peak}).atMost(chartLimit>>20),
+		report.NewRow("start until ready, cached", "s", s.seconds).AtMost(5),
+		report.NewRow("resident after it", "MiB", s.resident).AtMost(200),
+		report.NewRow("at most during it", "MiB", s.peak),
+		report.NewRow("the control group, at most", "MiB", []float64{peak}).AtMost(chartLimit>>20),
 	)
 	return nil
 }

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // options say what to measure and where.
@@ -49,7 +51,7 @@ func (o options) inodes() int { return 4 * (o.files + o.volumes + o.snapshotCoun
 type bench struct {
 	options
 	*fixture
-	report *report
+	report *report.Report
 }
 
 // benchmarks are in the order in which they disturb each other least: the small ones find the
@@ -176,9 +178,9 @@ func measure(o options, out io.Writer) (err error) {
 	b := &bench{
 		options: o,
 		fixture: f,
-		report:  &report{Machine: describeMachine(f.disk.about), out: out},
+		report:  report.New(out, report.DescribeMachine("go run ./test/bench", f.disk.about)),
 	}
-	b.report.Machine.print(out)
+	fmt.Fprintln(out, "kubelet's directories on another disk, of ext4")
 	for _, benchmark := range benchmarks {
 		if !only.MatchString(benchmark.name) {
 			continue
@@ -187,9 +189,9 @@ func measure(o options, out io.Writer) (err error) {
 			return fmt.Errorf("%s: %w", benchmark.name, err)
 		}
 	}
-	fmt.Fprintf(out, "\nload at the end: %s\n", load())
+	fmt.Fprintf(out, "\nload at the end: %s\n", report.Load())
 	if o.json == "" {
 		return nil
 	}
-	return b.report.writeJSON(o.json)
+	return b.report.WriteJSON(o.json)
 }

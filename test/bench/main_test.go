@@ -3,13 +3,13 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"math"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // TestBenchMeasuresEverythingAndLeavesNothing says nothing about times: this machine may be busy.
@@ -53,7 +53,7 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var r report
+	var r report.Report
 	if err := json.Unmarshal(content, &r); err != nil {
 		t.Fatal(err)
 	}
@@ -64,29 +64,5 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 	}
 	if want := 102; len(r.Rows) != want {
 		t.Errorf("%d rows, want %d:\n%s", len(r.Rows), want, out.String())
-	}
-}
-
-func TestSpreadOfRounds(t *testing.T) {
-	tests := []struct {
-		name   string
-		rounds []float64
-		want   spread
-	}{
-		{name: "odd", rounds: []float64{3, 1, 2}, want: spread{Min: 1, Median: 2, Max: 3}},
-		{name: "even", rounds: []float64{4, 1}, want: spread{Min: 1, Median: 2.5, Max: 4}},
-		{
-			name:   "not all numbers",
-			rounds: []float64{math.NaN(), 1, math.Inf(1)},
-			want:   spread{Min: 1, Median: 1, Max: 1},
-		},
-		{name: "none", want: spread{}},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			if got := spreadOf(test.rounds); got != test.want {
-				t.Errorf("got %+v, want %+v", got, test.want)
-			}
-		})
 	}
 }

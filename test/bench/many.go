@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/csi-hostpath/csi-hostpath/test/process"
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 const (
@@ -49,18 +50,18 @@ func (b *bench) createBesideMany(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		few, lots = append(few, p50(times[0])), append(lots, p50(times[1]))
+		few, lots = append(few, report.P50(times[0])), append(lots, report.P50(times[1]))
 	}
-	b.report.chapter(
+	b.report.Chapter(
 		"CreateVolume in a large pool",
-		newRow(
+		report.NewRow(
 			fmt.Sprintf("p50 with %d volumes; floor: with %d", many, fewVolumes),
 			"ms",
 			lots,
-		).beside(
+		).Beside(
 			lots,
 			few,
-		).ratioAtMost(
+		).RatioAtMost(
 			1.3,
 		),
 	)
@@ -101,8 +102,8 @@ func (b *bench) idle(ctx context.Context) error {
 		}
 		starts, resident = append(starts, took.Seconds()), append(resident, rss)
 	}
-	b.report.chapter("A driver without volumes", newRow("start until ready", "s", starts),
-		newRow("resident", "MiB", resident).atMost(30))
+	b.report.Chapter("A driver without volumes", report.NewRow("start until ready", "s", starts),
+		report.NewRow("resident", "MiB", resident).AtMost(30))
 	return nil
 }
 
@@ -121,19 +122,19 @@ func (b *bench) startWithMany(ctx context.Context) error {
 		}
 	}
 	name := fmt.Sprintf("start with %d volumes until ready", b.volumes)
-	rows := []row{
-		newRow(name+", cached; floor: read each record", "s",
-			warm.seconds).beside(warm.seconds, warm.floor).atMost(5),
-		newRow("resident after it", "MiB", warm.resident).atMost(200),
-		newRow("at most during it", "MiB", warm.peak),
+	rows := []report.Row{
+		report.NewRow(name+", cached; floor: read each record", "s",
+			warm.seconds).Beside(warm.seconds, warm.floor).AtMost(5),
+		report.NewRow("resident after it", "MiB", warm.resident).AtMost(200),
+		report.NewRow("at most during it", "MiB", warm.peak),
 	}
 	if len(cold.seconds) > 0 {
-		rows = append([]row{
-			newRow(name+", as after a reboot; floor: the same", "s",
-				cold.seconds).beside(cold.seconds, cold.floor).atMost(5),
+		rows = append([]report.Row{
+			report.NewRow(name+", as after a reboot; floor: the same", "s",
+				cold.seconds).Beside(cold.seconds, cold.floor).AtMost(5),
 		}, rows...)
 	}
-	b.report.chapter("A large pool", rows...)
+	b.report.Chapter("A large pool", rows...)
 	return b.pages(ctx)
 }
 
@@ -225,11 +226,11 @@ func (b *bench) pages(ctx context.Context) error {
 		}
 		large, few, probe = append(large, l), append(few, s), append(probe, n)
 	}
-	b.report.chapter(
+	b.report.Chapter(
 		"ListVolumes",
-		newRow(fmt.Sprintf("page of %d of %d, p50; floor: of %d", pageSize, b.volumes, 2*pageSize), "ms",
-			large).beside(large, few).atMost(2),
-		newRow("a call that does nothing (Probe), p50", "ms", probe),
+		report.NewRow(fmt.Sprintf("page of %d of %d, p50; floor: of %d", pageSize, b.volumes, 2*pageSize), "ms",
+			large).Beside(large, few).AtMost(2),
+		report.NewRow("a call that does nothing (Probe), p50", "ms", probe),
 	)
 	return errors.Join(b.stop(p), b.stop(small))
 }
@@ -264,7 +265,7 @@ func timeOf(calls int, call func() error) (float64, error) {
 		}
 		times = append(times, time.Since(start))
 	}
-	return p50(times), nil
+	return report.P50(times), nil
 }
 
 // memory is what a process has resident now, and had at most, in MiB (proc_pid_status(5)).

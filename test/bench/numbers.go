@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // statsOfMany asks for the numbers of volumes with many files, in turn.
@@ -24,8 +26,9 @@ func (b *bench) statsOfMany(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b.report.chapter("Numbers about a volume: "+of.name,
-			newRow(fmt.Sprintf("NodeGetVolumeStats with %d files, p50", b.files), "ms", medians).atMost(0.5))
+		b.report.Chapter("Numbers about a volume: "+of.name,
+			report.NewRow(fmt.Sprintf("NodeGetVolumeStats with %d files, p50", b.files), "ms",
+				medians).AtMost(0.5))
 	}
 	return b.stop(p)
 }
@@ -47,7 +50,7 @@ func (b *bench) statsOfOne(ctx context.Context, s sockets) (medians []float64, e
 			}
 			times = append(times, time.Since(start))
 		}
-		medians = append(medians, p50(times))
+		medians = append(medians, report.P50(times))
 	}
 	return medians, v.remove(ctx)
 }

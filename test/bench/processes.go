@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // tracedCycles are enough to meet every code path of the cycle; strace makes them slow.
@@ -52,13 +54,13 @@ func (b *bench) processes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.report.chapter(
+	b.report.Chapter(
 		"Processes",
-		newRow(
+		report.NewRow(
 			fmt.Sprintf("started by the driver in %d cycles (strace)", tracedCycles),
 			"processes",
 			[]float64{float64(count)},
-		).atMost(
+		).AtMost(
 			0,
 		),
 	)

@@ -13,6 +13,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // quotas measures what it takes to hold a volume to its size: by itself, and in CreateVolume where
@@ -54,14 +55,15 @@ func (b *bench) quotaShare(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			more := p50(times[0]) - p50(times[1])
-			limited, unlimited = append(limited, p50(times[0])), append(unlimited, p50(times[1]))
-			difference, part = append(difference, more), append(part, 100*more/p50(times[0]))
+			more := report.P50(times[0]) - report.P50(times[1])
+			limited = append(limited, report.P50(times[0]))
+			unlimited = append(unlimited, report.P50(times[1]))
+			difference, part = append(difference, more), append(part, 100*more/report.P50(times[0]))
 		}
-		b.report.chapter("Quotas in CreateVolume, "+kind,
-			newRow("p50; floor: quota off", "ms", limited).beside(limited, unlimited),
-			newRow("more than without, p50", "ms", difference).atMost(0.3),
-			newRow("- of CreateVolume", "%", part))
+		b.report.Chapter("Quotas in CreateVolume, "+kind,
+			report.NewRow("p50; floor: quota off", "ms", limited).Beside(limited, unlimited),
+			report.NewRow("more than without, p50", "ms", difference).AtMost(0.3),
+			report.NewRow("- of CreateVolume", "%", part))
 	}
 	return errors.Join(b.stop(with), b.stop(without))
 }
@@ -135,10 +137,10 @@ func (b *bench) setUpData(ctx context.Context, backends []backend.Backend) error
 		}
 		for i := range found {
 			found[i].made, found[i].synced = append(found[i].made,
-				p50(made[i])), append(found[i].synced, p50(synced[i]))
+				report.P50(made[i])), append(found[i].synced, report.P50(synced[i]))
 		}
 	}
-	b.report.chapter("A directory for a volume, without the driver", setUpRows(found)...)
+	b.report.Chapter("A directory for a volume, without the driver", setUpRows(found)...)
 	return nil
 }
 
@@ -184,17 +186,18 @@ func release(ctx context.Context, by backend.Backend, quotaID volume.QuotaID) er
 	}
 }
 
-func setUpRows(found []setUps) []row {
+func setUpRows(found []setUps) []report.Row {
 	bare := found[0]
-	rows := []row{
-		newRow("mkdir, open, chown, chmod", "ms", bare.made),
-		newRow("- and fsync", "ms", bare.synced),
+	rows := []report.Row{
+		report.NewRow("mkdir, open, chown, chmod", "ms", bare.made),
+		report.NewRow("- and fsync", "ms", bare.synced),
 	}
 	for _, limited := range found[1:] {
 		calls, all := differences(limited.made, bare.made), differences(limited.synced, bare.synced)
 		rows = append(rows,
-			newRow("more with a project quota; floor: those calls", "ms", calls).beside(calls, bare.made),
-			newRow("- and fsync; floor: those calls and fsync", "ms", all).beside(all, bare.synced))
+			report.NewRow("more with a project quota; floor: those calls", "ms",
+				calls).Beside(calls, bare.made),
+			report.NewRow("- and fsync; floor: those calls and fsync", "ms", all).Beside(all, bare.synced))
 	}
 	return rows
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // filling is what a volume is filled with.
@@ -117,35 +118,37 @@ func (b *bench) measureCopies(ctx context.Context, s sockets, c filling) error {
 			return err
 		}
 	}
-	b.report.chapter("Copies of a volume: "+c.name, b.copyRows(c, times)...)
+	b.report.Chapter("Copies of a volume: "+c.name, b.copyRows(c, times)...)
 	return s.remove(ctx, from.id)
 }
 
-func (b *bench) copyRows(c filling, t copyTimes) []row {
-	snapshot := newRow("CreateSnapshot; floor: cp -a, then syncfs", "ms",
-		t.snapshot).beside(t.snapshot, t.cpSynced)
+func (b *bench) copyRows(c filling, t copyTimes) []report.Row {
+	snapshot := report.NewRow("CreateSnapshot; floor: cp -a, then syncfs", "ms",
+		t.snapshot).Beside(t.snapshot, t.cpSynced)
 	// What cp(1) alone promises is less: nothing survives a power cut.
-	unequal := newRow("CreateSnapshot; floor: cp -a alone", "ms", t.snapshot).beside(t.snapshot, t.cp)
-	restore := newRow("CreateVolume from it; floor: cp -a, then syncfs", "ms",
-		t.restore).beside(t.restore, t.cpSynced)
+	unequal := report.NewRow("CreateSnapshot; floor: cp -a alone", "ms",
+		t.snapshot).Beside(t.snapshot, t.cp)
+	restore := report.NewRow("CreateVolume from it; floor: cp -a, then syncfs", "ms",
+		t.restore).Beside(t.restore, t.cpSynced)
 	switch {
 	case c == b.large() && b.fs == "btrfs":
-		snapshot, restore = snapshot.atMost(50), restore.atMost(50)
+		snapshot, restore = snapshot.AtMost(50), restore.AtMost(50)
 	case c == b.large() && b.fs == "xfs":
-		snapshot, restore = snapshot.atMost(150), restore.atMost(50)
+		snapshot, restore = snapshot.AtMost(150), restore.AtMost(50)
 	case c == b.small() && b.fs == "xfs":
-		snapshot = snapshot.atMost(500)
+		snapshot = snapshot.AtMost(500)
 	case c == b.small() && b.fs == "ext4":
-		snapshot, unequal = snapshot.ratioAtMost(1/1.5), unequal.ratioAtMost(1/1.5)
+		snapshot, unequal = snapshot.RatioAtMost(1/1.5), unequal.RatioAtMost(1/1.5)
 	}
-	return []row{
+	return []report.Row{
 		snapshot,
 		unequal,
 		restore,
-		newRow("CreateVolume from the volume; the same floor", "ms", t.clone).beside(t.clone, t.cpSynced),
-		newRow("pkg/copytree alone, synced; the same floor", "ms",
-			t.treeAll).beside(t.treeAll, t.cpSynced),
-		newRow("pkg/copytree alone, not synced; floor: cp -a", "ms", t.tree).beside(t.tree, t.cp),
+		report.NewRow("CreateVolume from the volume; the same floor", "ms",
+			t.clone).Beside(t.clone, t.cpSynced),
+		report.NewRow("pkg/copytree alone, synced; the same floor", "ms",
+			t.treeAll).Beside(t.treeAll, t.cpSynced),
+		report.NewRow("pkg/copytree alone, not synced; floor: cp -a", "ms", t.tree).Beside(t.tree, t.cp),
 	}
 }
 
@@ -173,7 +176,7 @@ func (b *bench) copyOnce(ctx context.Context, s sockets, from source, t *copyTim
 		if err := step.do(); err != nil {
 			return err
 		}
-		*step.times = append(*step.times, milliseconds(time.Since(start)))
+		*step.times = append(*step.times, report.Milliseconds(time.Since(start)))
 		if err := os.RemoveAll(b.pool("copy")); err != nil {
 			return err
 		}

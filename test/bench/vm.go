@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 	"github.com/csi-hostpath/csi-hostpath/test/vm"
 )
 
@@ -19,8 +20,6 @@ const (
 	vmMemory = 2 << 30
 	// vmDisk is the size of the pools' disk, in bytes. It is sparse.
 	vmDisk = 16 << 30
-	// commitEnv tells the bench in the machine what it is built from: there is no checkout.
-	commitEnv = "CSI_HOSTPATH_BENCH_COMMIT"
 )
 
 // measureInside runs the same command in the virtual machine, with the pools on a disk of the
@@ -48,7 +47,7 @@ func boot(ctx context.Context, o options, dir string, out io.Writer) error {
 	results, err := machine.Boot(ctx, vm.Boot{
 		Command: slices.Concat([]string{"bench"}, o.args,
 			[]string{"--vm=false", "--fs=" + onHost, "--dir=/disks/" + o.fs}),
-		Env:     []string{commitEnv + "=" + commit()},
+		Env:     []string{report.CommitEnv + "=" + report.Commit()},
 		Timeout: vmTimeout,
 	}, logf)
 	if err == nil && (len(results) != 1 || results[0].ExitCode != 0) {

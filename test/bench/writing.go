@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
 // published is a volume as a pod has it.
@@ -71,15 +73,17 @@ func (b *bench) writeToVolume(
 		return err
 	}
 	for i := range rows {
-		rows[i] = rows[i].ratioAtLeast(ratio)
+		rows[i] = rows[i].RatioAtLeast(ratio)
 	}
-	b.report.chapter("Writing to "+what+"; floor: to the pool's disk", rows...)
+	b.report.Chapter("Writing to "+what+"; floor: to the pool's disk", rows...)
 	return errors.Join(v.remove(ctx), b.stop(p))
 }
 
 // writeInTurn writes to a path and to a file of the pool's disk. Each round lays out both anew,
 // because where the disk has them makes a difference of its own, and begins with the other one.
-func (b *bench) writeInTurn(ctx context.Context, path string, ways []pattern) ([]row, error) {
+func (b *bench) writeInTurn(
+	ctx context.Context, path string, ways []pattern,
+) ([]report.Row, error) {
 	paths := [2]string{path, filepath.Join(b.disk.dir, "io-floor")}
 	found := make([][2][]float64, len(ways))
 	for round := range b.rounds {
@@ -101,10 +105,10 @@ func (b *bench) writeInTurn(ctx context.Context, path string, ways []pattern) ([
 			}
 		}
 	}
-	var rows []row
+	var rows []report.Row
 	for i, pattern := range ways {
 		rows = append(rows,
-			newRow(pattern.name, pattern.unit, found[i][0]).beside(found[i][0], found[i][1]))
+			report.NewRow(pattern.name, pattern.unit, found[i][0]).Beside(found[i][0], found[i][1]))
 	}
 	return rows, os.Remove(paths[1])
 }

@@ -1,4 +1,4 @@
-package main
+package report
 
 import (
 	"fmt"
@@ -14,8 +14,12 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/vm/guest"
 )
 
-// machine says on what was measured, and what.
-type machine struct {
+// CommitEnv is the environment variable that tells a benchmark what it is built from, where there
+// is no checkout.
+const CommitEnv = "CSI_HOSTPATH_BENCH_COMMIT"
+
+// Machine says on what was measured, and what.
+type Machine struct {
 	Date       time.Time `json:"date"`
 	Commit     string    `json:"commit"`
 	CPU        string    `json:"cpu"`
@@ -29,35 +33,37 @@ type machine struct {
 	Emulated bool `json:"emulated,omitempty"`
 }
 
-func describeMachine(filesystem string) machine {
-	return machine{
+// DescribeMachine describes this machine now. The command is the one that was run, without its
+// arguments; the filesystem is what the pools are on.
+func DescribeMachine(command, filesystem string) Machine {
+	return Machine{
 		Date:       time.Now().UTC().Truncate(time.Minute),
-		Commit:     commit(),
+		Commit:     Commit(),
 		CPU:        cpu(),
 		Cores:      runtime.NumCPU(),
 		Kernel:     kernel(),
 		Go:         runtime.Version(),
 		Filesystem: filesystem,
-		Load:       load(),
-		Command:    "go run ./test/bench " + strings.Join(os.Args[1:], " "),
+		Load:       Load(),
+		Command:    strings.Join(append([]string{command}, os.Args[1:]...), " "),
 		Emulated:   guest.Running(),
 	}
 }
 
-func (m machine) print(out io.Writer) {
+// Print writes the description as the head of a report.
+func (m Machine) Print(out io.Writer) {
 	fmt.Fprintf(out, "%s, commit %s, %s\n", m.Date.Format("2006-01-02 15:04 MST"), m.Commit, m.Go)
 	fmt.Fprintf(out, "%d cores of %s, Linux %s, load %s\n", m.Cores, m.CPU, m.Kernel, m.Load)
-	fmt.Fprintf(out, "pools on %s; kubelet's directories on another disk, of ext4\n%s\n", m.Filesystem,
-		m.Command)
+	fmt.Fprintf(out, "pools on %s\n%s\n", m.Filesystem, m.Command)
 	if m.Emulated {
 		fmt.Fprintln(out,
 			"The processor is emulated: times are this machine's own, and only ratios are judged.")
 	}
 }
 
-// commit is unknown outside of a checkout, unless the environment tells.
-func commit() string {
-	if told := os.Getenv(commitEnv); told != "" {
+// Commit is unknown outside of a checkout, unless CommitEnv tells.
+func Commit() string {
+	if told := os.Getenv(CommitEnv); told != "" {
 		return told
 	}
 	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
@@ -85,7 +91,8 @@ func kernel() string {
 	return unix.ByteSliceToString(name.Release[:])
 }
 
-func load() string {
+// Load is the machine's load averages of 1, 5 and 15 minutes.
+func Load() string {
 	content, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
 		return "unknown"
