@@ -18,7 +18,7 @@ BENCH_FLAGS ?=
 # How long `make fuzz` spends on each fuzz test.
 FUZZTIME ?= 30s
 
-VERSION_VARIABLE := github.com/csi-hostpath/csi-hostpath/pkg/driver.buildVersion
+VERSION_VARIABLE := github.com/csi-hostpath/csi-hostpath/pkg/version.buildVersion
 TOOLS := bin/tools
 TEST_LOG := .cache/test.json
 TEST_VM_LOG := .cache/test-vm.json

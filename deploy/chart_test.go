@@ -19,8 +19,8 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/command"
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
-	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -284,7 +284,7 @@ storageClasses:
 				t.Fatal(err)
 			}
 			t.Setenv("NODE_NAME", "node-1")
-			flags, logging := config.NewFlags(), driver.NewLoggingFlags()
+			flags, logging := config.NewFlags(), command.NewLoggingFlags()
 			set := pflag.NewFlagSet("serve", pflag.ContinueOnError)
 			flags.Register(set)
 			logging.Register(set)

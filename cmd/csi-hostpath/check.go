@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/command"
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
 )
@@ -29,10 +30,10 @@ func checkCommand() *cobra.Command {
 
 // configCommand makes a command that loads and describes the configuration before it runs.
 func configCommand(
-	command cobra.Command, run func(*cobra.Command, config.Config) error,
+	template cobra.Command, run func(*cobra.Command, config.Config) error,
 ) *cobra.Command {
-	cmd := &command
-	cmd.Args = noArguments
+	cmd := &template
+	cmd.Args = command.NoArguments
 	o := addOptions(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := o.logging.Apply(cmd.ErrOrStderr()); err != nil {
@@ -55,7 +56,7 @@ func checkNode(cmd *cobra.Command, c config.Config) error {
 		fmt.Fprintln(cmd.OutOrStdout(), "Note:", note)
 	}
 	if len(faults) > 0 {
-		return serveError{errors.Join(faults...)}
+		return command.RunError{Err: errors.Join(faults...)}
 	}
 	fmt.Fprintln(cmd.OutOrStdout(), "The node is fit for volumes.")
 	return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/command"
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 )
 
@@ -82,7 +83,7 @@ func shown(def string) string {
 	return "`" + def + "`"
 }
 
-func command(t *testing.T, name string) *cobra.Command {
+func subcommand(t *testing.T, name string) *cobra.Command {
 	t.Helper()
 	cmd, _, err := program{}.rootCommand().Find([]string{name})
 	if err != nil {
@@ -104,7 +105,7 @@ func TestDocumentHasEveryFlagWithItsTypeAndDefault(t *testing.T) {
 	}
 	for _, name := range []string{"serve", "check-config"} {
 		rows := table(t, "## Flags")
-		command(t, name).Flags().VisitAll(func(f *pflag.Flag) {
+		subcommand(t, name).Flags().VisitAll(func(f *pflag.Flag) {
 			got, ok := rows["--"+f.Name]
 			delete(rows, "--"+f.Name)
 			want := shown(f.DefValue)
@@ -187,7 +188,7 @@ func TestExamplesOfFlagsWork(t *testing.T) {
 		if !strings.HasPrefix(r.example, name) {
 			t.Errorf("%s: its example is %s", name, r.example)
 		}
-		if code, _, stderr := call(nil, args...); code != exitOK {
+		if code, _, stderr := call(nil, args...); code != command.ExitOK {
 			t.Errorf("%s: exit %d: %s", r.example, code, stderr)
 		}
 	}
@@ -249,7 +250,7 @@ func checkExample(t *testing.T, name, example, content string) {
 		"check-config",
 		"--node-name=n",
 		"--config=driver.yaml",
-	); code != exitOK {
+	); code != command.ExitOK {
 		t.Errorf("%s: exit %d: %s", example, code, stderr)
 	}
 }

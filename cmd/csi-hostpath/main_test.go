@@ -17,8 +17,9 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/command"
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
-	"github.com/csi-hostpath/csi-hostpath/pkg/driver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/version"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
@@ -85,8 +86,8 @@ func TestExitCodesAndMessages(t *testing.T) {
 		stdout string
 		stderr string
 	}{
-		{args: "--version", stdout: driver.Version + "\n"},
-		{args: "serve --version", stdout: driver.Version + "\n"},
+		{args: "--version", stdout: version.Version + "\n"},
+		{args: "serve --version", stdout: version.Version + "\n"},
 		{args: "serve --pool a=/data/a"},
 		{args: "serve --config good.yaml -v=0 --vmodule="},
 		{
@@ -143,13 +144,13 @@ func TestExitCodesAndMessages(t *testing.T) {
 
 func TestAWrongValueOfAFlagIsToldWithTheRightOnes(t *testing.T) {
 	for _, name := range []string{"serve", "check-config"} {
-		command(t, name).Flags().VisitAll(func(f *pflag.Flag) {
+		subcommand(t, name).Flags().VisitAll(func(f *pflag.Flag) {
 			if kind := f.Value.Type(); kind == "string" || kind == "stringArray" {
 				return // this flag takes any text, which the configuration checks
 			}
 			code, _, stderr := call(nil, name, "--"+f.Name+"=?")
 			want := fmt.Sprintf("csi-hostpath: --%s: \"?\" must be ", f.Name)
-			if code != exitUsage || !strings.HasPrefix(stderr, want) ||
+			if code != command.ExitUsage || !strings.HasPrefix(stderr, want) ||
 				strings.HasSuffix(stderr, " must be \n") {
 				t.Errorf("exit %d: %swant %s…", code, stderr, want)
 			}
@@ -166,7 +167,7 @@ func TestServeGetsTheConfiguration(t *testing.T) {
 	}
 	if code := p.run(
 		[]string{"serve", "--pool=a=/data/a", "--shutdown-grace=3s", "--metrics-address=:9"},
-	); code != exitOK {
+	); code != command.ExitOK {
 		t.Fatalf("exit %d: %s", code, p.stderr)
 	}
 	if got.NodeName != "node-1" || got.ShutdownGrace != 3*time.Second || got.MetricsAddress != ":9" ||
@@ -183,10 +184,10 @@ func TestSignalsDrainThenExit(t *testing.T) {
 		code    int
 		last    string // the last line of the process's output
 	}{
-		{"SIGTERM drains", "drain", []syscall.Signal{syscall.SIGTERM}, exitOK, "Stopping"},
-		{"SIGINT drains", "drain", []syscall.Signal{syscall.SIGINT}, exitOK, "Stopping"},
-		{"a failed drain is a failure", "fail", []syscall.Signal{syscall.SIGTERM}, exitFailure, "csi-hostpath: a call was cut off"},
-		{"a second signal exits at once", "hang", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}, exitFailure, "Exiting at once"},
+		{"SIGTERM drains", "drain", []syscall.Signal{syscall.SIGTERM}, command.ExitOK, "Stopping"},
+		{"SIGINT drains", "drain", []syscall.Signal{syscall.SIGINT}, command.ExitOK, "Stopping"},
+		{"a failed drain is a failure", "fail", []syscall.Signal{syscall.SIGTERM}, command.ExitFailure, "csi-hostpath: a call was cut off"},
+		{"a second signal exits at once", "hang", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}, command.ExitFailure, "Exiting at once"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			args := []string{"serve", "--pool=a=/data/a", "--node-name=n"}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/command"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/repair"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -18,11 +19,11 @@ func rechargeCommand() *cobra.Command {
 		Short: "Find files that count for another volume; with --yes they count for their own",
 		Long: "Find files that count for another project than their volume, because a pod has changed their " +
 			"project ID (XFS, ext4). It looks at every file of the pool's volumes. The driver may run.",
-		Args: noArguments,
+		Args: command.NoArguments,
 	}
 	cmd.Flags().StringVar(&pool, "pool", "", "the pool's directory")
 	cmd.Flags().BoolVar(&yes, "yes", false, "charge the files to their volume")
-	addVersion(cmd)
+	command.AddVersion(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if pool == "" {
 			return errors.New("give --pool")
@@ -51,7 +52,7 @@ func recharge(cmd *cobra.Command, pool string, yes bool) error {
 		},
 	})
 	if err != nil {
-		return serveError{err}
+		return command.RunError{Err: err}
 	}
 	switch {
 	case found == 0:
@@ -63,7 +64,7 @@ func recharge(cmd *cobra.Command, pool string, yes bool) error {
 		fmt.Fprintf(out, "Charged to their volumes: %d.\n", found)
 	}
 	if failed > 0 {
-		return serveError{fmt.Errorf("not looked at, or not changed: %d", failed)}
+		return command.RunError{Err: fmt.Errorf("not looked at, or not changed: %d", failed)}
 	}
 	return nil
 }

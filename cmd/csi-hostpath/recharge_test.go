@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/command"
 )
 
 // test/quotas has files that count for another project: that takes a filesystem with quotas.
@@ -14,9 +16,9 @@ func TestRechargeNeedsAPool(t *testing.T) {
 		code int
 		want string
 	}{
-		{nil, exitUsage, "give --pool"},
-		{[]string{"--pool", filepath.Join(dir, "absent")}, exitFailure, "no such file"},
-		{[]string{"--pool", dir}, exitOK, "Every file that was looked at counts for its volume."},
+		{nil, command.ExitUsage, "give --pool"},
+		{[]string{"--pool", filepath.Join(dir, "absent")}, command.ExitFailure, "no such file"},
+		{[]string{"--pool", dir}, command.ExitOK, "Every file that was looked at counts for its volume."},
 	} {
 		code, out, errs := call(nil, append([]string{"recharge"}, tc.args...)...)
 		if code != tc.code || !strings.Contains(out+errs, tc.want) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/command"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/repair"
 	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -29,11 +30,11 @@ func repairCommand() *cobra.Command {
 		Short: "Make the record of a volume again, from its data; without --yes nothing is changed",
 		Long: "Make the record of a volume (volume.json) again, from its data, from what can be read of the " +
 			"old record, and from the flags. The driver must not run on this node.",
-		Args: noArguments,
+		Args: command.NoArguments,
 	}
 	var f repairFlags
 	f.register(cmd)
-	addVersion(cmd)
+	command.AddVersion(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return f.run(cmd) }
 	return cmd
 }
@@ -99,12 +100,12 @@ func (f *repairFlags) run(cmd *cobra.Command) (err error) {
 		err = fmt.Errorf("%w: stop the driver on this node first", err)
 	}
 	if err != nil {
-		return serveError{err}
+		return command.RunError{Err: err}
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
 	plan, err := repair.New(cmd.Context(), p, f.volume, f.options)
 	if err != nil {
-		return serveError{err}
+		return command.RunError{Err: err}
 	}
 	defer func() { err = errors.Join(err, plan.Close()) }()
 	return f.carryOut(cmd, plan)
@@ -122,7 +123,7 @@ func (f *repairFlags) carryOut(cmd *cobra.Command, plan *repair.Plan) error {
 		fmt.Fprintln(out, "Nothing was changed. To write the new record, add --yes.")
 	default:
 		if err := plan.Write(); err != nil {
-			return serveError{err}
+			return command.RunError{Err: err}
 		}
 		fmt.Fprintln(out, "The new record is written. Start the driver.")
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/command"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -54,7 +55,7 @@ func TestRepairWritesTheRecordOnlyWithYes(t *testing.T) {
 	if err := os.Remove(record); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, errs := call(nil, args...); code != exitFailure ||
+	if code, _, errs := call(nil, args...); code != command.ExitFailure ||
 		!strings.Contains(errs, "--capacity") {
 		t.Errorf("without a size: %d, %q", code, errs)
 	}
@@ -99,7 +100,7 @@ func TestRepairIsRefusedWhileADriverHasThePool(t *testing.T) {
 		}
 	}()
 	code, _, errs := call(nil, "repair", "--pool", dir, "--volume", "v", "--yes")
-	if code != exitFailure || !strings.Contains(errs, "stop the driver on this node first") {
+	if code != command.ExitFailure || !strings.Contains(errs, "stop the driver on this node first") {
 		t.Errorf("%d, %q", code, errs)
 	}
 }
@@ -108,7 +109,7 @@ func TestRepairNamesEveryWrongFlag(t *testing.T) {
 	code, _, errs := call(nil, "repair", "--type", "Socket", "--backing", "tape", "--fs-type", "vfat",
 		"--allocation", "late", "--capacity", "much")
 	for _, flag := range []string{"--pool", "--type", "--backing", "--fs-type", "--allocation", "--capacity"} {
-		if code != exitUsage || !strings.Contains(errs, flag) {
+		if code != command.ExitUsage || !strings.Contains(errs, flag) {
 			t.Errorf("%d, %q: does not name %s", code, errs, flag)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -24,6 +23,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
+	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
+	"github.com/csi-hostpath/csi-hostpath/pkg/version"
 )
 
 // Run serves until the context ends. Then it takes no more calls, gives those under way
@@ -45,7 +46,7 @@ func Run(ctx context.Context, cfg config.Config) error {
 	registry := newRegistry(s.pools)
 	servers := newServers(ctx, s, registry)
 
-	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", Version,
+	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", version.Version,
 		"node", cfg.NodeName, "endpoint", cfg.Endpoint)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.pools.run(ctx) })
@@ -53,15 +54,16 @@ func Run(ctx context.Context, cfg config.Config) error {
 	group.Go(func() error { s.repeat(ctx, sweepInterval, s.node.SweepInline); return nil })
 	group.Go(func() error { s.repeat(ctx, growInterval, s.node.RetryGrowth); return nil })
 	group.Go(func() error {
-		return serveGRPC(ctx, servers.full, sockets.kubelet, cfg.ShutdownGrace)
+		return serving.GRPC(ctx, servers.full, sockets.kubelet, cfg.ShutdownGrace)
 	})
 	if sockets.sidecars != nil {
 		group.Go(func() error {
-			return serveGRPC(ctx, servers.sidecars, sockets.sidecars, cfg.ShutdownGrace)
+			return serving.GRPC(ctx, servers.sidecars, sockets.sidecars, cfg.ShutdownGrace)
 		})
 	}
 	group.Go(func() error {
-		return serveHTTP(ctx, cfg.MetricsAddress, newHTTPServer(ctx, registry, s.pools, s.surroundings))
+		pages := newHTTPServer(ctx, registry, s.pools, s.surroundings)
+		return serving.HTTP(ctx, cfg.MetricsAddress, pages)
 	})
 	group.Go(func() error { return serveRegistration(ctx, cfg) })
 	return closeWithin(ctx, s.pools, cfg.ShutdownGrace, waitWithin(ctx, group, cfg.ShutdownGrace))
@@ -156,42 +158,13 @@ func (s services) repeat(ctx context.Context, interval time.Duration, do func(co
 	}
 }
 
-// errCutOff: calls were still under way when the grace period ended.
-var errCutOff = errors.New("calls under way were cut off")
-
-// serveGRPC serves until the context ends. After the grace period it cuts the calls that are still
-// under way and does not wait for them, because on a dead disk they never end. That is as safe for
-// data as a crash; the callers have to call again. Errors: errCutOff.
-func serveGRPC(
-	ctx context.Context, server *grpc.Server, listener net.Listener, grace time.Duration,
-) error {
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serve the socket %s: %w", listener.Addr(), err)
-	case <-ctx.Done():
-	}
-	stopped := make(chan struct{})
-	go func() {
-		server.GracefulStop()
-		close(stopped)
-	}()
-	select {
-	case <-stopped:
-		return <-served
-	case <-time.After(grace):
-		go server.Stop() // closes the connections, and then waits for the handlers as well
-		return fmt.Errorf("%w after %s", errCutOff, grace)
-	}
-}
-
 // stopSlack is how much longer than the grace period the driver waits for what is not a call: the
 // servers themselves take as long as the grace period.
 const stopSlack = time.Second
 
 // waitWithin waits until the group has ended, but not much longer than the grace period after the
-// end of the context: the opening of a pool, or a sweep, may hang. Errors: the group's; errCutOff.
+// end of the context: the opening of a pool, or a sweep, may hang. Errors: the group's;
+// serving.ErrCutOff.
 func waitWithin(ctx context.Context, group *errgroup.Group, grace time.Duration) error {
 	ended := make(chan error, 1)
 	go func() { ended <- group.Wait() }()
@@ -204,7 +177,7 @@ func waitWithin(ctx context.Context, group *errgroup.Group, grace time.Duration)
 	case err := <-ended:
 		return err
 	case <-time.After(grace + stopSlack):
-		return fmt.Errorf("%w: what the driver does by itself hangs", errCutOff)
+		return fmt.Errorf("%w: what the driver does by itself hangs", serving.ErrCutOff)
 	}
 }
 
@@ -214,7 +187,7 @@ func waitWithin(ctx context.Context, group *errgroup.Group, grace time.Duration)
 // closed are unlocked for the next driver.
 func closeWithin(ctx context.Context, pools *poolSet, grace time.Duration, served error) error {
 	all := pools.all() // before close, which has the lock for as long as a purge hangs
-	if errors.Is(served, errCutOff) {
+	if errors.Is(served, serving.ErrCutOff) {
 		klog.FromContext(ctx).Error(served, "Stopping all the same")
 		unlockAll(ctx, all)
 		return nil

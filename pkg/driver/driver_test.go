@@ -19,7 +19,7 @@ import (
 func TestStopLetsCallsFinish(t *testing.T) {
 	disks.RequireRoot(t)
 	cfg := config.Default()
-	cfg.NodeName, cfg.KubeletDir, cfg.Endpoint = "node-1", t.TempDir(), "unix://"+socketIn(t)
+	cfg.NodeName, cfg.KubeletDir, cfg.Endpoint = "node-1", t.TempDir(), "unix://"+fixture.Socket(t)
 	cfg.Pools = []config.Pool{config.NewPool("p", filepath.Join(t.TempDir(), "p"))}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
 	"github.com/csi-hostpath/csi-hostpath/pkg/stuck"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/fuse"
@@ -33,7 +34,7 @@ func TestPoolsThatCannotBeClosedAreLeftToTheNextDriver(t *testing.T) {
 	p := config.NewPool("p", t.TempDir()+"/p")
 	pools := newPools(t, p)
 	fixture.Must(t, pools.open(t.Context(), pools.slots[0]))
-	fixture.Must(t, closeWithin(t.Context(), pools, time.Second, errCutOff))
+	fixture.Must(t, closeWithin(t.Context(), pools, time.Second, serving.ErrCutOff))
 	next := newPools(t, p)
 	fixture.Must(t, next.open(t.Context(), next.slots[0]))
 	fixture.Must(t, next.close())

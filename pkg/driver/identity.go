@@ -5,6 +5,8 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/version"
 )
 
 // identity implements csi.IdentityServer.
@@ -20,7 +22,7 @@ var _ csi.IdentityServer = (*identity)(nil)
 func (i *identity) GetPluginInfo(
 	context.Context, *csi.GetPluginInfoRequest,
 ) (*csi.GetPluginInfoResponse, error) {
-	return &csi.GetPluginInfoResponse{Name: i.name, VendorVersion: Version}, nil
+	return &csi.GetPluginInfoResponse{Name: i.name, VendorVersion: version.Version}, nil
 }
 
 func (*identity) GetPluginCapabilities(

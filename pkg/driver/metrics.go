@@ -1,12 +1,10 @@
 package driver
 
 import (
-	"runtime"
-
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -136,22 +134,7 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func newRegistry(pools *poolSet) *prometheus.Registry {
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "csi_hostpath_build_info",
-		Help: "Always 1; the labels say which driver this is.",
-		ConstLabels: prometheus.Labels{
-			"version":    Version,
-			"go_version": runtime.Version(),
-			"platform":   runtime.GOOS + "/" + runtime.GOARCH,
-		},
-	})
-	build.Set(1)
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		poolMetrics{pools},
-		build,
-	)
+	registry := serving.NewRegistry("csi_hostpath_build_info")
+	registry.MustRegister(poolMetrics{pools})
 	return registry
 }

@@ -21,6 +21,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+	"github.com/csi-hostpath/csi-hostpath/pkg/version"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
@@ -198,7 +199,7 @@ func TestADiskThatHangsIsAskedOnceForAllRequests(t *testing.T) {
 
 func TestBuildInfoHasTheVersion(t *testing.T) {
 	_, body := get(t, newPools(t), "/metrics")
-	if want := `version="` + Version + `"} 1`; !strings.Contains(body, "csi_hostpath_build_info{") ||
+	if want := `version="` + version.Version + `"} 1`; !strings.Contains(body, "csi_hostpath_build_info{") ||
 		!strings.Contains(body, want) {
 		t.Errorf("no csi_hostpath_build_info with %s", want)
 	}

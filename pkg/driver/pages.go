@@ -2,9 +2,7 @@ package driver
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -15,21 +13,13 @@ import (
 	"golang.org/x/sync/singleflight"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-const (
-	// requestTimeout bounds how long a request may take to arrive.
-	requestTimeout = 5 * time.Second
-	// answerTimeout bounds how long a request waits for the pools' disks. kubelet's probe waits for
-	// 5 s.
-	answerTimeout = 4 * time.Second
-	// writeTimeout bounds how long a client may take to read its answer.
-	writeTimeout = 30 * time.Second
-	// maxHeaderBytes bounds a request with its headers; those of kubelet and of scrapers have some
-	// hundred bytes.
-	maxHeaderBytes = 8 << 10
-)
+// answerTimeout bounds how long a request waits for the pools' disks. kubelet's probe waits for
+// 5 s.
+const answerTimeout = 4 * time.Second
 
 // errNoAnswer: a disk hangs.
 var errNoAnswer = fmt.Errorf("the pools' disks have not answered within %v", answerTimeout)
@@ -66,21 +56,11 @@ func newHTTPServer(
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz",
-		func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, "ok\n") })
+		func(w http.ResponseWriter, _ *http.Request) { serving.Text(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", p.ready)
 	mux.HandleFunc("GET /statusz", p.status)
 	mux.HandleFunc("GET /metrics", p.metrics)
-	server := &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: requestTimeout,
-		ReadTimeout:       requestTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       requestTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-	}
-	// Connections that wait for another request would keep those of others out.
-	server.SetKeepAlivesEnabled(false)
-	return server
+	return serving.NewHTTPServer(mux)
 }
 
 // state is what strangers may know of a pool or of the node.
@@ -110,7 +90,7 @@ func (s state) String() string {
 func (p *pages) ready(w http.ResponseWriter, r *http.Request) {
 	states, err := p.states(r.Context())
 	if err != nil {
-		write(w, http.StatusServiceUnavailable, err.Error()+"\n")
+		serving.Text(w, http.StatusServiceUnavailable, err.Error()+"\n")
 		return
 	}
 	code, text := http.StatusOK, strings.Builder{}
@@ -124,23 +104,23 @@ func (p *pages) ready(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if code == http.StatusOK {
-		write(w, code, "ok\n"+text.String())
+		serving.Text(w, code, "ok\n"+text.String())
 		return
 	}
-	write(w, code, text.String())
+	serving.Text(w, code, text.String())
 }
 
 func (p *pages) status(w http.ResponseWriter, r *http.Request) {
 	states, err := p.states(r.Context())
 	if err != nil {
-		write(w, http.StatusOK, err.Error()+"\n")
+		serving.Text(w, http.StatusOK, err.Error()+"\n")
 		return
 	}
 	var text strings.Builder
 	for _, s := range states {
 		fmt.Fprintln(&text, s)
 	}
-	write(w, http.StatusOK, text.String())
+	serving.Text(w, http.StatusOK, text.String())
 }
 
 func (p *pages) metrics(w http.ResponseWriter, r *http.Request) {
@@ -198,29 +178,4 @@ func share[T any](
 	case <-timer.C:
 		return result, errNoAnswer
 	}
-}
-
-func write(w http.ResponseWriter, code int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(code)
-	_, _ = w.Write([]byte(text)) // When the client has gone, nothing can be done.
-}
-
-// serveHTTP serves on the address, if there is one, until the context ends.
-func serveHTTP(ctx context.Context, address string, server *http.Server) error {
-	if address == "" {
-		return nil
-	}
-	listener, err := (&net.ListenConfig{Control: boundSocket}).Listen(ctx, "tcp", address)
-	if err != nil {
-		return fmt.Errorf("--metrics-address: %w", err)
-	}
-	listener = boundListener(ctx, listener, "metrics", maxHTTPConnections, oldestOfTheGreediest)
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // Serve returns its errors
-	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
 }

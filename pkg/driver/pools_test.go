@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
@@ -141,10 +144,8 @@ func TestAbsentOptionalPoolIsToldOnce(t *testing.T) {
 	spare.Optional = true
 	s := newPools(t, spare)
 	var out bytes.Buffer
-	if err := logWith(t, &out, "--logging-format=json"); err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
+	logger := logr.FromSlogHandler(slog.NewJSONHandler(&out, nil))
+	ctx, stop := context.WithCancel(klog.NewContext(t.Context(), logger))
 	t.Cleanup(stop)
 	ended := make(chan struct{})
 	go func() {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
+	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
 )
 
 // csiVersions are what kubelet expects from a plugin that speaks CSI 1.x (pkg/volume/csi,
@@ -44,12 +45,12 @@ func serveRegistration(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	listener, err := Listen(registrationEndpoint(cfg)) //nolint:contextcheck // it waits for nothing
+	//nolint:contextcheck // it waits for nothing
+	listener, err := serving.Listen(registrationEndpoint(cfg))
 	if err != nil {
 		return fmt.Errorf("register with kubelet: %w", err)
 	}
-	listener = boundListener(ctx, listener, "registration", maxRegistrationConnections,
-		oldestOfTheGreediest)
+	listener = serving.BoundClosingOldest(ctx, listener, "registration", maxRegistrationConnections)
 	ctx, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)
 	server := rpc.NewServer(nil)
@@ -62,7 +63,7 @@ func serveRegistration(ctx context.Context, cfg config.Config) error {
 		},
 		refuse: refuse,
 	})
-	err = serveGRPC(ctx, server, listener, cfg.ShutdownGrace)
+	err = serving.GRPC(ctx, server, listener, cfg.ShutdownGrace)
 	if cause := context.Cause(ctx); errors.Is(cause, errRefused) {
 		return cause
 	}

@@ -1,65 +1,18 @@
-package driver
+package serving
 
 import (
 	"context"
-	"errors"
 	"math"
 	"net"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 	"k8s.io/klog/v2"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 )
-
-// How many connections each listener has at most.
-const (
-	// maxKubeletConnections: kubelet connects for each call, and has one call under way for each
-	// volume of each pod that starts or ends.
-	maxKubeletConnections = 512
-	// maxSidecarConnections: each sidecar has one connection.
-	maxSidecarConnections = 16
-	// maxRegistrationConnections: kubelet has one, and makes two calls on it.
-	maxRegistrationConnections = 16
-	// maxHTTPConnections: kubelet's probes and the scrapers of metrics have one for each request.
-	maxHTTPConnections = 64
-	// httpSocketBytes bounds what the kernel keeps for an HTTP connection in each direction; it
-	// doubles the number (socket(7)).
-	httpSocketBytes = 16 << 10
-)
-
-// sockets are the listeners for CSI.
-type sockets struct {
-	kubelet  net.Listener
-	sidecars net.Listener // nil when none is configured
-}
-
-// openSockets makes the sockets for CSI. Sidecars keep the connections that they have, so a flood
-// of theirs cannot break the connection of another sidecar; it can keep one out that starts
-// meanwhile.
-func openSockets(ctx context.Context, cfg config.Config) (s sockets, err error) {
-	kubelet, err := Listen(cfg.Endpoint) //nolint:contextcheck // it waits for nothing
-	if err != nil {
-		return sockets{}, err
-	}
-	s.kubelet = boundListener(ctx, kubelet, "kubelet", maxKubeletConnections, oldestOfTheGreediest)
-	if cfg.SidecarEndpoint == "" {
-		return s, nil
-	}
-	//nolint:contextcheck // it waits for nothing
-	sidecars, err := ListenForGroup(cfg.SidecarEndpoint, cfg.SidecarGroup)
-	if err != nil {
-		return sockets{}, errors.Join(err, kubelet.Close())
-	}
-	s.sidecars = boundListener(ctx, sidecars, "sidecars", maxSidecarConnections, nobody)
-	return s, nil
-}
 
 // boundedListener bounds the number of connections. It accepts every connection at once: in the
 // socket's backlog regular clients would wait behind a flood.
@@ -74,6 +27,20 @@ type boundedListener struct {
 
 	mu    sync.Mutex
 	conns []*boundedConn // in the order in which they were accepted
+}
+
+// BoundClosingOldest bounds the number of a listener's connections: the oldest one of the client
+// with most connections is closed for a new one. It suits clients that connect for each request:
+// their connections are young and few. name is what the log calls the listener.
+func BoundClosingOldest(ctx context.Context, l net.Listener, name string, most int) net.Listener {
+	return boundListener(ctx, l, name, most, oldestOfTheGreediest)
+}
+
+// BoundClosingNew bounds the number of a listener's connections: a new one that is too many is
+// closed. It suits clients that keep their connection: a flood of one cannot break the connection
+// of another.
+func BoundClosingNew(ctx context.Context, l net.Listener, name string, most int) net.Listener {
+	return boundListener(ctx, l, name, most, nobody)
 }
 
 // boundListener bounds a listener. name is what the log calls it.
@@ -217,8 +184,7 @@ func sourceOf(conn net.Conn) string {
 	return ""
 }
 
-// oldestOfTheGreediest is the oldest connection of the client with most connections. It suits
-// clients that connect for each request: their connections are young and few.
+// oldestOfTheGreediest is the oldest connection of the client with most connections.
 func oldestOfTheGreediest(conns []*boundedConn) *boundedConn {
 	counts := map[string]int{}
 	for _, c := range conns {
@@ -233,21 +199,5 @@ func oldestOfTheGreediest(conns []*boundedConn) *boundedConn {
 	return most
 }
 
-// nobody keeps all existing connections. It suits clients that never connect again.
+// nobody keeps all existing connections.
 func nobody([]*boundedConn) *boundedConn { return nil }
-
-// boundSocket keeps the kernel from buffering megabytes for each connection. It sets the options of
-// a TCP listener, which its connections inherit.
-func boundSocket(_, _ string, conn syscall.RawConn) (err error) {
-	controlErr := conn.Control(func(fd uintptr) {
-		for _, option := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {
-			if err == nil {
-				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, httpSocketBytes)
-			}
-		}
-	})
-	if controlErr != nil {
-		return controlErr
-	}
-	return err
-}

@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"os"
@@ -26,8 +26,11 @@ func TestMemoryLimitIsThatOfTheControlGroup(t *testing.T) {
 				t.Fatal(err)
 			}
 			membership := filepath.Join(t.TempDir(), "cgroup")
-			write(t, file, c.text)
-			write(t, membership, c.membership)
+			for path, text := range map[string]string{file: c.text, membership: c.membership} {
+				if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if got := groupMemory(root, membership); got != c.want {
 				t.Errorf("got %d, want %d", got, c.want)
 			}

@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"errors"
@@ -18,8 +18,9 @@ var flagValues = map[string]string{
 	"moduleSpec": "a list of pattern=N, such as pool=5,server=3",
 }
 
-// flagError says which values are right. pflag's own error has only that of strconv.
-func flagError(_ *cobra.Command, err error) error {
+// FlagError is for SetFlagErrorFunc. It says which values are right. pflag's own error has only that
+// of strconv.
+func FlagError(_ *cobra.Command, err error) error {
 	invalid := new(pflag.InvalidValueError)
 	if !errors.As(err, &invalid) {
 		return err

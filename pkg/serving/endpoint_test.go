@@ -1,4 +1,4 @@
-package driver
+package serving
 
 import (
 	"errors"
@@ -15,23 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
-
-// socketIn returns the path of a socket in a new directory. The path is short enough for sun_path,
-// wherever the test runs.
-func socketIn(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "csi") //nolint:usetesting // t.TempDir has the test's name in it
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return filepath.Join(dir, "csi.sock")
-}
 
 func listen(t *testing.T, path string) net.Listener {
 	t.Helper()
@@ -70,7 +55,7 @@ func TestListenAnswersOnAPrivateSocket(t *testing.T) {
 	// run in parallel, because the umask is the process's.
 	defer unix.Umask(unix.Umask(0))
 	for _, scheme := range []string{"unix://", "unix:"} {
-		path := socketIn(t)
+		path := fixture.Socket(t)
 		l, err := Listen(scheme + path)
 		if err != nil {
 			t.Fatal(err)
@@ -98,7 +83,7 @@ func TestListenAnswersOnAPrivateSocket(t *testing.T) {
 // A chmod(2) after bind(2) would be too late: the socket must have its mode from bind(2) on.
 func TestSocketIsPrivateFromBindOn(t *testing.T) {
 	defer unix.Umask(unix.Umask(0))
-	path := socketIn(t)
+	path := fixture.Socket(t)
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +106,7 @@ func TestSocketIsPrivateFromBindOn(t *testing.T) {
 }
 
 func TestListenReplacesAStaleSocket(t *testing.T) {
-	path := socketIn(t)
+	path := fixture.Socket(t)
 	leaveStale(t, path)
 	listen(t, path)
 	if !answers(path) {
@@ -132,7 +117,7 @@ func TestListenReplacesAStaleSocket(t *testing.T) {
 // A process that was killed, and of which a thread waits for a filesystem that hangs, keeps its
 // socket: connections are made, and nobody takes them.
 func TestListenReplacesASocketThatNobodyAccepts(t *testing.T) {
-	path := socketIn(t)
+	path := fixture.Socket(t)
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +150,7 @@ func acceptAll(l net.Listener, serve func(net.Conn)) {
 
 // Another program's socket is left alone also if that program speaks another protocol.
 func TestListenRefusesASocketWhoseProcessOnlyReads(t *testing.T) {
-	path := socketIn(t)
+	path := fixture.Socket(t)
 	first := listen(t, path)
 	go acceptAll(first, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 	if _, err := Listen("unix://" + path); err == nil ||
@@ -175,7 +160,7 @@ func TestListenRefusesASocketWhoseProcessOnlyReads(t *testing.T) {
 }
 
 func TestListenRefusesALiveSocket(t *testing.T) {
-	path := socketIn(t)
+	path := fixture.Socket(t)
 	first := listen(t, path)
 	go acceptAll(first, func(conn net.Conn) { _, _ = conn.Write([]byte("x")) })
 	if _, err := Listen("unix://" + path); err == nil ||
@@ -190,7 +175,7 @@ func TestListenRefusesALiveSocket(t *testing.T) {
 }
 
 func TestListenRefusesASocketOfAnotherKind(t *testing.T) {
-	path := socketIn(t)
+	path := fixture.Socket(t)
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
@@ -214,7 +199,7 @@ func TestListenNeverRemovesWhatIsNotASocket(t *testing.T) {
 	}
 	for name, create := range makers {
 		t.Run(name, func(t *testing.T) {
-			path := socketIn(t)
+			path := fixture.Socket(t)
 			if err := create(path); err != nil {
 				t.Fatal(err)
 			}
@@ -230,7 +215,7 @@ func TestListenNeverRemovesWhatIsNotASocket(t *testing.T) {
 }
 
 func TestListenSaysThatTheDirectoryIsMissing(t *testing.T) {
-	path := filepath.Join(filepath.Dir(socketIn(t)), "no", "csi.sock")
+	path := filepath.Join(filepath.Dir(fixture.Socket(t)), "no", "csi.sock")
 	if _, err := Listen("unix://" + path); err == nil ||
 		!strings.Contains(err.Error(), "does not exist: make it") {
 		t.Errorf("got %v", err)
@@ -256,7 +241,7 @@ func TestListenRefusesEndpointsThatAreNoUnixSocket(t *testing.T) {
 }
 
 func TestCloseRemovesTheSocketOnceAndOnlyItsOwn(t *testing.T) {
-	path := socketIn(t)
+	path := fixture.Socket(t)
 	first := listen(t, path)
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
@@ -276,7 +261,7 @@ func TestCloseRemovesTheSocketOnceAndOnlyItsOwn(t *testing.T) {
 }
 
 func TestCloseLeavesASuccessorsSocketAlone(t *testing.T) {
-	path := socketIn(t)
+	path := fixture.Socket(t)
 	first := listen(t, path)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)

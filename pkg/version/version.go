@@ -1,4 +1,5 @@
-package driver
+// Package version has the version of the program that runs.
+package version
 
 import (
 	"cmp"
@@ -6,10 +7,10 @@ import (
 )
 
 // buildVersion is set by a release build: -ldflags "-X
-// github.com/csi-hostpath/csi-hostpath/pkg/driver.buildVersion=v1.2.3".
+// github.com/csi-hostpath/csi-hostpath/pkg/version.buildVersion=v1.2.3".
 var buildVersion string
 
-// Version is the driver's version: the release's, else what the Go tool recorded about the
+// Version is the version of the program: the release's, else what the Go tool recorded about the
 // checkout, else "unknown".
 var Version = cmp.Or(buildVersion, recordedVersion(), "unknown")
 
