@@ -125,7 +125,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.createNodes(ctx, authority, archives); err != nil {
 		return err
 	}
-	if err := c.applySnapshotCRDs(ctx, builder); err != nil {
+	if err := errors.Join(c.applyDNS(ctx), c.applySnapshotCRDs(ctx, builder)); err != nil {
 		return err
 	}
 	for _, n := range c.Nodes() {
@@ -177,6 +177,9 @@ func (c *Cluster) begin() (*pki.Authority, error) {
 	}
 	authority, err := pki.NewAuthority(layout.Host(machine.PKI))
 	if err != nil {
+		return nil, err
+	}
+	if err := controlplane.Configure(layout); err != nil {
 		return nil, err
 	}
 	return authority, controlplane.IssueCertificates(authority)

@@ -67,7 +67,7 @@ func (b Builder) ModuleFolder(ctx context.Context, component, module string) (st
 // key hashes everything that the programs depend on.
 func (b Builder) key(ctx context.Context, c Component, version string) (string, error) {
 	hash := sha256.New()
-	for _, name := range []string{"go.mod", "go.sum"} {
+	for _, name := range append([]string{"go.mod", "go.sum"}, c.Sources...) {
 		data, err := os.ReadFile(filepath.Join(b.Source, c.Name, name))
 		if err != nil {
 			return "", fmt.Errorf("component %s: %w", c.Name, err)

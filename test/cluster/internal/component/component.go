@@ -11,6 +11,9 @@ type Component struct {
 	// Module is the one whose version is the component's.
 	Module   string
 	Programs []Program
+	// Sources are files of the component's own folder that its programs are made
+	// from, beside go.mod and go.sum.
+	Sources []string
 	// VersionVariables are -X assignments in which {version}, {major} and {minor}
 	// stand for the module's version and its parts.
 	VersionVariables []string
@@ -28,6 +31,7 @@ const (
 	provisioner = "github.com/kubernetes-csi/external-provisioner/v6"
 	resizer     = "github.com/kubernetes-csi/external-resizer/v2"
 	snapshotter = "github.com/kubernetes-csi/external-snapshotter/v8"
+	coredns     = "github.com/coredns/coredns"
 )
 
 // All lists every component; the small ones come first, so that a failure of the
@@ -57,6 +61,11 @@ func All() []Component {
 			Name: "csi-snapshotter", Module: snapshotter,
 			Programs:         programs(snapshotter+"/cmd/", "csi-snapshotter", "snapshot-controller"),
 			VersionVariables: []string{"main.version={version}"},
+		},
+		{
+			Name: "coredns", Module: coredns,
+			Programs: []Program{{"coredns", "."}},
+			Sources:  []string{"main.go"},
 		},
 		{
 			Name: "kubernetes", Module: kubernetes,

@@ -39,6 +39,7 @@ func newBuilder(t *testing.T) (Builder, Component) {
 		Name:     "tiny",
 		Module:   "example.test/tiny",
 		Programs: []Program{{"tiny", "example.test/tiny"}},
+		Sources:  []string{"main.go"},
 	}
 	return Builder{Source: source, Cache: t.TempDir(), Progress: t.Logf}, component
 }
@@ -59,18 +60,23 @@ func TestSecondBuildComesFromTheCache(t *testing.T) {
 	}
 }
 
-func TestChangedPinsChangeTheKey(t *testing.T) {
+func TestChangedPinsAndSourcesChangeTheKey(t *testing.T) {
 	builder, component := newBuilder(t)
-	before, err := builder.key(context.Background(), component, "v1.0.0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := filepath.Join(builder.Source, "tiny", "go.sum")
-	if err := os.WriteFile(sum, []byte("example.test/x v1.0.0 h1:x\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	after, err := builder.key(context.Background(), component, "v1.0.0")
-	if err != nil || after == before {
-		t.Fatalf("key %s stayed %s, %v", before, after, err)
+	for name, content := range map[string]string{
+		"go.sum":  "example.test/x v1.0.0 h1:x\n",
+		"main.go": "package main\n\nfunc main() { println() }\n",
+	} {
+		before, err := builder.key(context.Background(), component, "v1.0.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(builder.Source, "tiny", name)
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		after, err := builder.key(context.Background(), component, "v1.0.0")
+		if err != nil || after == before {
+			t.Fatalf("%s: key %s stayed %s, %v", name, before, after, err)
+		}
 	}
 }

@@ -19,7 +19,7 @@ var APIServer = net.JoinHostPort(network.APIServerIP.String(), "443")
 
 const (
 	etcdURL               = "http://127.0.0.1:2379"
-	serviceAccountIssuer  = "https://kubernetes.default.svc.cluster.local"
+	serviceAccountIssuer  = "https://kubernetes.default.svc." + network.Domain
 	controllerManagerUser = "system:kube-controller-manager"
 	schedulerUser         = "system:kube-scheduler"
 	proxyUser             = "system:kube-proxy"
@@ -42,7 +42,7 @@ func IssueCertificates(authority *pki.Authority) error {
 				"kubernetes",
 				"kubernetes.default",
 				"kubernetes.default.svc",
-				"kubernetes.default.svc.cluster.local",
+				"kubernetes.default.svc." + network.Domain,
 			},
 			IPs: []net.IP{network.APIServerIP, network.ControlPlaneIP, net.IPv4(127, 0, 0, 1)},
 		},
@@ -64,8 +64,8 @@ func IssueCertificates(authority *pki.Authority) error {
 	return nil
 }
 
-// Spec describes the machine. The snapshot controller runs here, because it is
-// part of a cluster and not of a driver.
+// Spec describes the machine. The snapshot controller and the DNS server run here,
+// because they are part of a cluster and not of a driver.
 func Spec(layout machine.Layout, programs, cgroup string) machine.Spec {
 	return machine.Spec{
 		Hostname: Name,
@@ -79,6 +79,7 @@ func Spec(layout machine.Layout, programs, cgroup string) machine.Spec {
 			unit("kube-controller-manager", controllerManagerFlags()...),
 			unit("kube-scheduler", schedulerFlags()...),
 			unit("snapshot-controller", snapshotControllerFlags()...),
+			unit("coredns", dnsFlags()...),
 		},
 	}
 }

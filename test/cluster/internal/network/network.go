@@ -19,12 +19,16 @@ const (
 	ServiceRange = "10.96.0.0/16"
 	PodRange     = "10.244.0.0/16"
 	MaxNodes     = 99
+	// Domain is what the names of services end in.
+	Domain = "cluster.local"
 )
 
-// APIServerIP is the address of the service "kubernetes", ControlPlaneIP that of
-// the control plane on the nodes' network.
+// APIServerIP is the address of the service "kubernetes", DNSIP that of the
+// service "kube-dns", and ControlPlaneIP that of the control plane on the nodes'
+// network.
 var (
 	APIServerIP    = net.IPv4(10, 96, 0, 1)
+	DNSIP          = net.IPv4(10, 96, 0, 10)
 	ControlPlaneIP = net.IPv4(10, 97, 0, 254)
 )
 

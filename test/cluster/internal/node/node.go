@@ -85,6 +85,8 @@ func (n Node) writeConfig() error {
 		"PodSubnet":  network.PodSubnet(n.Index),
 		"PodRange":   network.PodRange,
 		"NodeIP":     network.NodeIP(n.Index).String(),
+		"DNS":        network.DNSIP.String(),
+		"Domain":     network.Domain,
 		"PauseImage": PauseImage,
 		"Containerd": ContainerdSocket,
 		"PKI":        machine.PKI,
