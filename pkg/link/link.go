@@ -1,5 +1,5 @@
 // Package link connects nodes with the controller: a node dials each replica, proves which node it
-// is, and then serves the controller's calls on that connection.
+// is, and then serves the controller's calls on that connection. docs/design.md has the handshake.
 package link
 
 import (
@@ -18,12 +18,12 @@ type Link struct {
 	Version       uint32
 	// Since is when the link was made.
 	Since time.Time
-	// Conn calls the services of the node: csi.v1.Controller and linkpb.Node. It is closed when the
-	// link ends.
+	// Conn calls the services of the node: csi.v1.Controller and linkpb.Node. It ends with the link:
+	// calls that the link's end cuts off, and later ones, are UNAVAILABLE.
 	Conn grpc.ClientConnInterface
 }
 
-// Fleet is told of links. Its methods must not wait.
+// Fleet is told of links, of one at a time. Its methods must not wait.
 type Fleet interface {
 	// Linked takes a new link. It replaces the node's link before it, if there is one, whose calls may
 	// go on until they end.
