@@ -18,16 +18,13 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// TopologyPrefix stands before the driver's name in its topology key.
-const TopologyPrefix = "topology."
-
 const (
 	// maxNodeNameBytes is Kubernetes' limit on the name of a node, a DNS subdomain
 	// (pkg/apis/core/validation, ValidateNodeName). CSI's on a node ID is 256.
 	maxNodeNameBytes = 253
 	// maxDriverNameBytes leaves room for "topology." before it: CSI allows a topology key's prefix
 	// 63 characters (spec, Topology), as many as a plugin's name (GetPluginInfoResponse.name).
-	maxDriverNameBytes = 63 - len(TopologyPrefix)
+	maxDriverNameBytes = 63 - len(volume.TopologyPrefix)
 	maxPoolNameBytes   = 63
 	// maxPools bounds the comparison of all pairs of paths. A node has far fewer filesystems.
 	maxPools          = 256

@@ -12,12 +12,13 @@ import (
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
+	"github.com/csi-hostpath/csi-hostpath/pkg/identity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/request"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -66,28 +67,15 @@ var _ csi.ControllerServer = (*Server)(nil)
 // New makes a Server.
 func New(options Options) *Server { return &Server{Options: options} }
 
-// ControllerGetCapabilities advertises what is built, nothing more.
+// ControllerGetCapabilities advertises what is built, but not ControllerExpandVolume:
+// external-resizer has no node mode, and its one leader would call its own node's driver for all
+// volumes. The router advertises it.
 func (*Server) ControllerGetCapabilities(
 	context.Context, *csi.ControllerGetCapabilitiesRequest,
 ) (*csi.ControllerGetCapabilitiesResponse, error) {
-	types := []csi.ControllerServiceCapability_RPC_Type{
-		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
-		csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
-		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
-		csi.ControllerServiceCapability_RPC_GET_VOLUME,
-		csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
-		csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
-		csi.ControllerServiceCapability_RPC_GET_SNAPSHOT,
-		csi.ControllerServiceCapability_RPC_CLONE_VOLUME,
-		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
-	}
-	resp := &csi.ControllerGetCapabilitiesResponse{}
-	for _, t := range types {
-		resp.Capabilities = append(resp.Capabilities, &csi.ControllerServiceCapability{
-			Type: &csi.ControllerServiceCapability_Rpc{Rpc: &csi.ControllerServiceCapability_RPC{Type: t}},
-		})
-	}
-	return resp, nil
+	return &csi.ControllerGetCapabilitiesResponse{
+		Capabilities: identity.ControllerCapabilities(),
+	}, nil
 }
 
 // CreateVolume makes a volume in the pool that the parameters name. It is durable when the call
@@ -95,25 +83,18 @@ func (*Server) ControllerGetCapabilities(
 func (s *Server) CreateVolume(
 	ctx context.Context, req *csi.CreateVolumeRequest,
 ) (*csi.CreateVolumeResponse, error) {
-	create, params, err := parseCreate(req)
+	create, err := request.ParseCreate(req)
 	if err != nil {
-		return nil, err
-	}
-	access, err := capability.ParseAll(req.GetVolumeCapabilities())
-	if err != nil {
-		return nil, err
-	}
-	if create.Spec, err = specFor(params, access); err != nil {
 		return nil, err
 	}
 	if !s.reachable(req.GetAccessibilityRequirements()) {
 		return nil, fmt.Errorf("%w, %s: it is not in the requested topology", volume.ErrElsewhere,
 			s.place())
 	}
-	if params.Path != "" {
-		return s.createReference(create, params, req.GetParameters())
+	if create.Params.Path != "" {
+		return s.createReference(create.Volume, create.Params, req.GetParameters())
 	}
-	p, err := s.Pools.ByName(params.Pool)
+	p, err := s.Pools.ByName(create.Params.Pool)
 	// another node may have it: make the scheduler look there
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil, volume.Restate(volume.ErrElsewhere, err) // wrapped, it would go out as NOT_FOUND
@@ -121,10 +102,10 @@ func (s *Server) CreateVolume(
 	if err != nil {
 		return nil, err
 	}
-	if err := capability.CheckNodes(p, access...); err != nil {
+	if err := capability.CheckNodes(p, create.Access...); err != nil {
 		return nil, err
 	}
-	v, err := s.create(ctx, p, create)
+	v, err := s.create(ctx, p, create.Volume)
 	if err != nil {
 		return nil, err
 	}
@@ -147,46 +128,6 @@ func (s *Server) create(
 		return p.Create(ctx, req)
 	}
 	return p.CreateFrom(ctx, req, sources{s.Pools, s.place()})
-}
-
-func parseCreate(req *csi.CreateVolumeRequest) (volume.CreateRequest, volume.Parameters, error) {
-	name, err := volume.ParseNewName(req.GetName())
-	if err != nil {
-		return volume.CreateRequest{}, volume.Parameters{}, err
-	}
-	size, err := volume.ParseSizeRange(req.GetCapacityRange().GetRequiredBytes(),
-		req.GetCapacityRange().GetLimitBytes())
-	if err != nil {
-		return volume.CreateRequest{}, volume.Parameters{}, err
-	}
-	params, err := volume.ParseParameters(req.GetParameters())
-	if err != nil {
-		return volume.CreateRequest{}, volume.Parameters{}, err
-	}
-	source, err := parseSource(req.GetVolumeContentSource())
-	if err != nil {
-		return volume.CreateRequest{}, volume.Parameters{}, err
-	}
-	if len(req.GetMutableParameters()) > 0 {
-		return volume.CreateRequest{}, volume.Parameters{},
-			fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)",
-				volume.ErrInvalid)
-	}
-	return volume.CreateRequest{
-		Name:   name,
-		Size:   size,
-		Owner:  params.Owner,
-		Source: source,
-	}, params, nil
-}
-
-// specFor is what a class makes for those capabilities.
-func specFor(params volume.Parameters, access []capability.Access) (volume.Spec, error) {
-	t, err := capability.Type(access)
-	if err != nil {
-		return volume.Spec{}, err
-	}
-	return params.SpecFor(t)
 }
 
 // reachable says whether the volume may be on this node.
@@ -345,7 +286,7 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 	if err != nil {
 		return err
 	}
-	spec, err := specFor(params, access)
+	spec, err := request.SpecFor(params, access)
 	if err != nil {
 		return err
 	}
@@ -361,71 +302,45 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 func (s *Server) GetCapacity(
 	ctx context.Context, req *csi.GetCapacityRequest,
 ) (*csi.GetCapacityResponse, error) {
-	params, err := volume.ParseParameters(req.GetParameters())
-	if err != nil {
-		params = volume.Parameters{Pool: req.GetParameters()[volume.ParamPool]}
-	}
-	var access []capability.Access
-	if caps := req.GetVolumeCapabilities(); len(caps) > 0 {
-		if access, err = capability.ParseAll(caps); err != nil {
-			return nil, err
-		}
-	}
-	spec, err := specFor(params, access)
-	// a mistake is not a lack of room, which is what the scheduler would say: CreateVolume names
-	// the mistake
-	if err != nil {
-		spec = volume.Spec{}
-	}
-	largest, err := s.largest(ctx, params, spec, req.GetAccessibleTopology(), access)
+	class, err := request.ParseCapacity(req)
 	if err != nil {
 		return nil, err
 	}
-	return &csi.GetCapacityResponse{
-		AvailableCapacity: largest,
-		MaximumVolumeSize: wrapperspb.Int64(largest),
-		MinimumVolumeSize: minimum(spec),
-	}, nil
-}
-
-// minimum is the size of the smallest volume of a kind: that of an image's filesystem, nothing for
-// a directory.
-func minimum(spec volume.Spec) *wrapperspb.Int64Value {
-	if !spec.IsImage() {
-		return nil
+	largest, err := s.largest(ctx, class, req.GetAccessibleTopology())
+	if err != nil {
+		return nil, err
 	}
-	return wrapperspb.Int64(spec.MinimumBytes())
+	return request.CapacityMessage(class.Spec, largest, largest), nil
 }
 
 // largest is what is left for one volume of that kind. The scheduler compares it with the claim,
 // and nothing else: it does not know what an image has at least, nor what a pool cannot limit.
 func (s *Server) largest(
-	ctx context.Context, params volume.Parameters, spec volume.Spec, where *csi.Topology,
-	access []capability.Access,
+	ctx context.Context, class request.Capacity, where *csi.Topology,
 ) (int64, error) {
 	switch {
 	case !s.covers(where):
 		return 0, nil
-	case params.Path != "":
+	case class.Params.Path != "":
 		return unlimited, nil
 	}
-	p, err := s.Pools.ByName(params.Pool)
+	p, err := s.Pools.ByName(class.Params.Pool)
 	switch {
 	case errors.Is(err, volume.ErrNotFound):
-		if s.unknown.isFirst(params.Pool) {
+		if s.unknown.isFirst(class.Params.Pool) {
 			klog.FromContext(ctx).Error(err, "A StorageClass names a pool that is not configured: the "+
 				"scheduler reports no free storage for its claims. Is the pool's name mistyped?",
-				"pool", params.Pool)
+				"pool", class.Params.Pool)
 		}
 		return 0, nil
 	case errors.Is(err, volume.ErrUnavailable):
 		return 0, nil
 	case err != nil:
 		return 0, err
-	case capability.CheckNodes(p, access...) != nil:
+	case capability.CheckNodes(p, class.Access...) != nil:
 		return 0, nil //nolint:nilerr // what cannot be made here has no room here
 	}
-	largest, err := p.Largest(spec)
+	largest, err := p.Largest(class.Spec)
 	// its disk has failed: the scheduler is to look elsewhere
 	if errors.Is(err, volume.ErrUnavailable) {
 		return 0, nil

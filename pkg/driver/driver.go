@@ -19,12 +19,14 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
+	"github.com/csi-hostpath/csi-hostpath/pkg/identity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
 	"github.com/csi-hostpath/csi-hostpath/pkg/version"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // Run serves until the context ends. Then it takes no more calls, gives those under way
@@ -79,6 +81,10 @@ type services struct {
 	surroundings *surroundings
 }
 
+func (s services) identity(notReady func() error) *identity.Server {
+	return &identity.Server{Name: s.name, NotReady: notReady}
+}
+
 // notReady says why kubelet must wait; nil means ready.
 func (s services) notReady() error {
 	return errors.Join(s.surroundings.notReady(), s.pools.notReady())
@@ -95,7 +101,7 @@ func newServices(ctx context.Context, cfg config.Config) (services, error) {
 		NodeName:     cfg.NodeName,
 		KubeletDir:   cfg.KubeletDir,
 		MaxVolumes:   cfg.MaxVolumesPerNode,
-		Topology:     topologyOf(cfg.DriverName, cfg.NodeName),
+		Topology:     volume.Topology(cfg.DriverName, cfg.NodeName),
 		Pools:        pools,
 		Publications: publications,
 		Host:         host,
@@ -129,9 +135,8 @@ func newServers(ctx context.Context, what services, registry prometheus.Register
 	// Sidecars wait for Probe before they do anything, also before they tell the scheduler that a
 	// pool has no room (external-provisioner, CSIStorageCapacity). So on their socket a missing disk
 	// must not look like a driver that is still starting.
-	csi.RegisterIdentityServer(s.full, &identity{name: what.name, notReady: what.notReady})
-	csi.RegisterIdentityServer(s.sidecars,
-		&identity{name: what.name, notReady: what.pools.stillOpening})
+	csi.RegisterIdentityServer(s.full, what.identity(what.notReady))
+	csi.RegisterIdentityServer(s.sidecars, what.identity(what.pools.stillOpening))
 	csi.RegisterNodeServer(s.full, what.node)
 	csi.RegisterNodeServer(s.sidecars, nodeFacts{node: what.node})
 	return s

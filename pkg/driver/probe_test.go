@@ -8,6 +8,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+	"github.com/csi-hostpath/csi-hostpath/pkg/identity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 )
 
@@ -22,7 +23,8 @@ func TestMissingDiskIsNotReadyToKubeletAndNotStartingToSidecars(t *testing.T) {
 	cfg.KubeletDir = t.TempDir()
 	cfg.Pools = []config.Pool{config.NewPool("a", foreign)}
 	pools := newPoolSet(cfg, nodeserver.NewPublications())
-	kubelet, sidecars := &identity{notReady: pools.notReady}, &identity{notReady: pools.stillOpening}
+	kubelet := &identity.Server{NotReady: pools.notReady}
+	sidecars := &identity.Server{NotReady: pools.stillOpening}
 	if probe(t, kubelet) || probe(t, sidecars) {
 		t.Error("ready before any pool has been tried")
 	}
@@ -37,7 +39,7 @@ func TestMissingDiskIsNotReadyToKubeletAndNotStartingToSidecars(t *testing.T) {
 	}
 }
 
-func probe(t *testing.T, i *identity) bool {
+func probe(t *testing.T, i *identity.Server) bool {
 	t.Helper()
 	resp, err := i.Probe(t.Context(), &csi.ProbeRequest{})
 	if err != nil {

@@ -1,4 +1,4 @@
-package driver
+package volume
 
 import (
 	"regexp"
@@ -25,7 +25,7 @@ func TestEveryNodeNameHasASegmentOfItsOwn(t *testing.T) {
 	}
 	seen := map[string]string{}
 	for _, name := range names {
-		segments := topologyOf("hostpath.csi.local", name)
+		segments := Topology("hostpath.csi.local", name)
 		value := segments["topology.hostpath.csi.local/node"]
 		if len(segments) != 1 || !segment.MatchString(value) {
 			t.Errorf("node %q has %v", name, segments)

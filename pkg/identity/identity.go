@@ -1,4 +1,6 @@
-package driver
+// Package identity is what the driver says of itself: the CSI Identity service, and the capabilities
+// of the Controller service.
+package identity
 
 import (
 	"context"
@@ -9,23 +11,27 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/version"
 )
 
-// identity implements csi.IdentityServer.
-type identity struct {
+// Server implements csi.IdentityServer.
+type Server struct {
 	csi.UnimplementedIdentityServer
-	name string
-	// notReady says why the caller must wait; nil means ready.
-	notReady func() error
+
+	// Name is the driver's.
+	Name string
+	// NotReady says why the caller must wait; nil means ready.
+	NotReady func() error
 }
 
-var _ csi.IdentityServer = (*identity)(nil)
+var _ csi.IdentityServer = (*Server)(nil)
 
-func (i *identity) GetPluginInfo(
+// GetPluginInfo has the driver's name and version.
+func (s *Server) GetPluginInfo(
 	context.Context, *csi.GetPluginInfoRequest,
 ) (*csi.GetPluginInfoResponse, error) {
-	return &csi.GetPluginInfoResponse{Name: i.name, VendorVersion: version.Version}, nil
+	return &csi.GetPluginInfoResponse{Name: s.Name, VendorVersion: version.Version}, nil
 }
 
-func (*identity) GetPluginCapabilities(
+// GetPluginCapabilities advertises what is built, nothing more.
+func (*Server) GetPluginCapabilities(
 	context.Context, *csi.GetPluginCapabilitiesRequest,
 ) (*csi.GetPluginCapabilitiesResponse, error) {
 	resp := &csi.GetPluginCapabilitiesResponse{}
@@ -51,6 +57,6 @@ func (*identity) GetPluginCapabilities(
 
 // Probe never fails: after an error a liveness probe would restart the driver, which mounts no
 // disk.
-func (i *identity) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
-	return &csi.ProbeResponse{Ready: wrapperspb.Bool(i.notReady() == nil)}, nil
+func (s *Server) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
+	return &csi.ProbeResponse{Ready: wrapperspb.Bool(s.NotReady() == nil)}, nil
 }
