@@ -578,6 +578,6 @@ func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("the service advertises %q, want %q", got, want)
 	}
-	_, err = c.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{})
+	_, err = c.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{})
 	wantCode(t, err, codes.Unimplemented)
 }

@@ -122,3 +122,28 @@ func TestDeletedVolumeIsNoLongerOneThatCouldNotBeGrown(t *testing.T) {
 	must(t, n.pool.Delete(t.Context(), n.id))
 	n.wantNotGrown(0)
 }
+
+// ControllerExpandVolume grows the file and the record, and NodeExpandVolume the rest, also if the
+// driver was killed in between.
+func TestNodeCompletesWhatTheControllerHasExpanded(t *testing.T) {
+	onEachFilesystem(t, func(n *imageNode) {
+		n.stageAndPublish("a")
+		before, size := usageOf(n.t, n.target("a")), n.capacity()
+		_, err := n.pool.Expand(n.t.Context(), n.id, volume.SizeRange{Required: 2 * size})
+		must(n.t, err)
+		if after := usageOf(n.t, n.target("a")); after.TotalBytes != before.TotalBytes {
+			n.t.Errorf("the filesystem has grown to %d bytes before the node was called", after.TotalBytes)
+		}
+		n.reopen(n.t, func() {})
+		for range 2 { // the second call is a retry
+			if resp, err := n.expand(2*size, n.target("staging")); !n.mayGrow() {
+				n.wantNotGrown(1)
+			} else if err != nil || resp.GetCapacityBytes() != 2*size {
+				n.t.Errorf("the node answers %v, %v, want %d bytes", resp, err, 2*size)
+			} else {
+				wantGrown(n.t, before, usageOf(n.t, n.target("a")), size)
+			}
+		}
+		n.takeDown("a")
+	})
+}
