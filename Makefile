@@ -99,6 +99,7 @@ fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.
 e2e: $(TOOLS)/helm ## Test on a real Kubernetes of three nodes, with the driver's own image (E2E_FLAGS: -run …, -keep).
 	@rm -rf .cache/e2e
 	go test -tags e2e -count=1 -timeout 45m -v ./test/e2e -helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
+	go test -count=1 -timeout 10m ./test/cluster/apiserver
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz test, and each race against an adversary, for FUZZTIME (30s).

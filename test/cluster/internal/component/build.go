@@ -37,25 +37,40 @@ func (b Built) Program(name string) string { return filepath.Join(b.Folder, name
 
 // Build returns the component from the cache, or builds it first.
 func (b Builder) Build(ctx context.Context, c Component) (Built, error) {
+	built, err := b.locate(ctx, c)
+	if err != nil {
+		return Built{}, err
+	}
+	if _, err := os.Stat(built.Folder); err == nil {
+		return built, nil
+	}
+	return built, b.buildInto(ctx, built)
+}
+
+// IsCached says whether Build has nothing to build.
+func (b Builder) IsCached(ctx context.Context, c Component) (bool, error) {
+	built, err := b.locate(ctx, c)
+	if err != nil {
+		return false, err
+	}
+	_, err = os.Stat(built.Folder)
+	return err == nil, nil
+}
+
+// locate finds out where in the cache the component belongs.
+func (b Builder) locate(ctx context.Context, c Component) (Built, error) {
 	module := filepath.Join(b.Source, c.Name)
 	version, err := goOutput(ctx, module, "list", "-m", "-f", "{{.Version}}", c.Module)
 	if err != nil {
 		return Built{}, err
 	}
 	key, err := b.key(ctx, c, version)
-	if err != nil {
-		return Built{}, err
-	}
-	built := Built{
+	return Built{
 		Component: c,
 		Version:   version,
 		Key:       key,
 		Folder:    filepath.Join(b.Cache, "components", c.Name+"-"+key),
-	}
-	if _, err := os.Stat(built.Folder); err == nil {
-		return built, nil
-	}
-	return built, b.buildInto(ctx, built)
+	}, err
 }
 
 // ModuleFolder returns where the go command keeps the source of one of the
