@@ -46,6 +46,9 @@ var codeTable = []codeEntry{
 	{err: volume.ErrUnavailable, code: codes.Unavailable},
 	{err: volume.ErrNode, code: codes.Unavailable},
 	{err: volume.ErrUnresponsive, code: codes.Unavailable, remedy: lookAtServer},
+	{err: volume.ErrNotLinked, code: codes.Unavailable},
+	{err: volume.ErrNodeBusy, code: codes.Unavailable},
+	{err: volume.ErrAPI, code: codes.Unavailable},
 	// Not DATA_LOSS, which means "unrecoverable". Most often only a record is unreadable, which can be
 	// written again while the data is intact. kubelet treats both codes as final
 	// (isFinalError in pkg/volume/csi/csi_client.go).

@@ -39,6 +39,9 @@ var sentinels = map[string]error{
 	"ErrUnavailable":  volume.ErrUnavailable,
 	"ErrNode":         volume.ErrNode,
 	"ErrUnresponsive": volume.ErrUnresponsive,
+	"ErrNotLinked":    volume.ErrNotLinked,
+	"ErrNodeBusy":     volume.ErrNodeBusy,
+	"ErrAPI":          volume.ErrAPI,
 	"ErrCorrupt":      volume.ErrCorrupt,
 }
 

@@ -25,13 +25,16 @@ import (
 // The bounds of what one server keeps for its callers. Arriving requests take at most maxArriving
 // times maxMessage, 32 MiB.
 const (
-	// maxMessage bounds a request in bytes. The limits of the specification allow about 30 KiB, and
-	// a topology of 200 nodes needs as much again. gRPC has no smaller window, so a smaller bound
-	// would save no memory.
+	// maxMessage bounds a request to a node in bytes. The limits of the specification allow about
+	// 30 KiB, and a topology of 200 nodes needs as much again. gRPC has no smaller window, so a
+	// smaller bound would save no memory.
 	maxMessage = 64 << 10
 	// maxFields bounds the fields of a request, with those of the messages in it: an empty message
 	// has 2 bytes on the wire and 80 in memory.
 	maxFields = 2048
+	// maxTopologies is how many nodes a request to the router may name, twice: as those where the
+	// volume may be, and as those where it should be.
+	maxTopologies = 10_000
 	// maxHeaders bounds the headers of a call in bytes; gRPC's own have some hundred.
 	maxHeaders = 8 << 10
 	// maxStreams bounds the running calls of one connection. Further calls wait in the client. The
@@ -39,6 +42,8 @@ const (
 	maxStreams = 128
 	// maxArriving bounds the calls of a server whose requests are incomplete.
 	maxArriving = 512
+	// maxArrivingLarge is maxArriving where requests may be large.
+	maxArrivingLarge = 64
 	// maxRunning bounds the running calls of a server. kubelet has one for each volume of each pod
 	// that starts or ends.
 	maxRunning = 512
@@ -63,10 +68,10 @@ const (
 // A request that is too large is RESOURCE_EXHAUSTED. Connections are never closed for their age or
 // for being idle, because the sidecars keep theirs and exit when it breaks (csi-lib-utils,
 // connection).
-func FloodControl() []grpc.ServerOption {
-	f := &floodControl{}
+func FloodControl(b Bounds) []grpc.ServerOption {
+	f := &floodControl{maxArriving: b.arriving}
 	return []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxRecvMsgSize(b.message),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxConcurrentStreams(maxStreams),
 		// With windows of a fixed size gRPC does not measure the bandwidth, which costs a ping for
@@ -78,9 +83,30 @@ func FloodControl() []grpc.ServerOption {
 		grpc.WriteBufferSize(connectionBuffer),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing}),
-		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name)}),
+		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name), b.fields}),
 		grpc.InTapHandle(f.arrive),
 		grpc.ChainUnaryInterceptor(f.intercept),
+	}
+}
+
+// Bounds are those of a request, in bytes and in fields, and how many may be incomplete at a time.
+type Bounds struct {
+	message, fields, arriving int
+}
+
+// NodeBounds are for the servers of a node. Requests that arrive take 32 MiB at most.
+func NodeBounds() Bounds { return Bounds{maxMessage, maxFields, maxArriving} }
+
+// RouterBounds are for the router, whose requests may name each node of the cluster. Its callers
+// are sidecars in the same pod. Requests that arrive take 180 MiB at most.
+func RouterBounds() Bounds {
+	// A topology has a key and a value of at most 63 characters and a prefix of as many, and is
+	// four fields: the topology, its entry, the entry's key and value.
+	const topologyBytes, topologyFields = 144, 4
+	return Bounds{
+		message:  maxMessage + 2*maxTopologies*topologyBytes,
+		fields:   maxFields + 2*maxTopologies*topologyFields,
+		arriving: maxArrivingLarge,
 	}
 }
 
@@ -94,6 +120,8 @@ type Connection interface {
 
 // floodControl counts the calls of one server.
 type floodControl struct {
+	maxArriving int
+
 	mu       sync.Mutex
 	arriving list.List // of *arrival, the oldest first
 	running  int
@@ -115,7 +143,7 @@ func (f *floodControl) arrive(ctx context.Context, _ *tap.Info) (context.Context
 	ctx, cancel := context.WithCancel(ctx)
 	a := &arrival{cancel: cancel}
 	f.mu.Lock()
-	if f.arriving.Len() >= maxArriving {
+	if f.arriving.Len() >= f.maxArriving {
 		oldest, _ := f.arriving.Remove(f.arriving.Front()).(*arrival)
 		oldest.cancel()
 	}
@@ -206,25 +234,28 @@ func (f *floodControl) end() {
 }
 
 // codec is protobuf's codec, but refuses a message with too many fields before decoding it.
-type codec struct{ encoding.CodecV2 }
+type codec struct {
+	encoding.CodecV2
+	maxFields int
+}
 
 // Unmarshal implements encoding.CodecV2.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if m, ok := v.(protobuf.Message); ok {
 		wire := data.MaterializeToBuffer(mem.DefaultBufferPool())
 		defer wire.Free()
-		if countFields(wire.ReadOnlyData(), m.ProtoReflect().Descriptor()) > maxFields {
-			return fmt.Errorf("the request has more than %d fields", maxFields)
+		if countFields(wire.ReadOnlyData(), m.ProtoReflect().Descriptor(), c.maxFields) > c.maxFields {
+			return fmt.Errorf("the request has more than %d fields", c.maxFields)
 		}
 	}
 	return c.CodecV2.Unmarshal(data, v)
 }
 
-// countFields counts the fields of a message and of the messages in it. It stops where the bytes
-// are not protobuf; the decoder refuses those.
-func countFields(wire []byte, message protoreflect.MessageDescriptor) int {
+// countFields counts the fields of a message and of the messages in it. It stops beyond the limit,
+// and where the bytes are not protobuf; the decoder refuses those.
+func countFields(wire []byte, message protoreflect.MessageDescriptor, limit int) int {
 	fields := 0
-	for len(wire) > 0 && fields <= maxFields {
+	for len(wire) > 0 && fields <= limit {
 		number, kind, tag := protowire.ConsumeTag(wire)
 		if tag < 0 {
 			return fields
@@ -237,7 +268,7 @@ func countFields(wire []byte, message protoreflect.MessageDescriptor) int {
 		field := message.Fields().ByNumber(number)
 		if kind == protowire.BytesType && field != nil && field.Message() != nil {
 			inner, _ := protowire.ConsumeBytes(wire[tag:])
-			fields += countFields(inner, field.Message())
+			fields += countFields(inner, field.Message(), limit-fields)
 		}
 		wire = wire[tag+size:]
 	}

@@ -33,7 +33,7 @@ func TestEveryRequestThatTheLimitsLetPassIsSmallEnough(t *testing.T) {
 			place(m.ProtoReflect(), chain, limitOf(chain[len(chain)-1]))
 		}
 		wire := marshal(t, m)
-		if fields := countFields(wire, m.ProtoReflect().Descriptor()); len(wire) > maxMessage/2 ||
+		if fields := countFields(wire, m.ProtoReflect().Descriptor(), maxFields); len(wire) > maxMessage/2 ||
 			fields > maxFields/2 {
 			t.Errorf("%T: %d bytes, %d fields", m, len(wire), fields)
 		}
@@ -52,7 +52,7 @@ func TestARequestMayNameTwoHundredNodes(t *testing.T) {
 		Requisite: nodes, Preferred: nodes,
 	}}
 	wire := marshal(t, m)
-	if fields := countFields(wire, m.ProtoReflect().Descriptor()); len(wire) > maxMessage ||
+	if fields := countFields(wire, m.ProtoReflect().Descriptor(), maxFields); len(wire) > maxMessage ||
 		fields > maxFields {
 		t.Errorf("%d bytes, %d fields", len(wire), fields)
 	}
@@ -78,7 +78,7 @@ func TestARequestThatIsTooLargeIsRefused(t *testing.T) {
 
 func TestTheOldestOfTooManyArrivalsIsEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &floodControl{}
+		f := &floodControl{maxArriving: maxArriving}
 		arrive := func() (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(t.Context())
 			ctx, err := f.arrive(ctx, nil)
@@ -108,7 +108,7 @@ func TestTheOldestOfTooManyArrivalsIsEnded(t *testing.T) {
 }
 
 func TestACallTooManyIsToRetry(t *testing.T) {
-	f := &floodControl{running: maxRunning - 1}
+	f := &floodControl{maxArriving: maxArriving, running: maxRunning - 1}
 	call := func(handler grpc.UnaryHandler) error {
 		ctx, err := f.arrive(t.Context(), nil)
 		if err != nil {
@@ -132,14 +132,14 @@ func FuzzCountFields(f *testing.F) {
 	f.Add(bytes.Repeat([]byte("\x1a\x00"), maxFields+1))
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		for m := range requests(t) {
-			countFields(wire, m.ProtoReflect().Descriptor())
+			countFields(wire, m.ProtoReflect().Descriptor(), maxFields)
 		}
 	})
 }
 
 // BenchmarkFloodControl measures what the bounds add to a call.
 func BenchmarkFloodControl(b *testing.B) {
-	f, request := &floodControl{}, benchmarkRequest()
+	f, request := &floodControl{maxArriving: maxArriving}, benchmarkRequest()
 	wire := mem.BufferSlice{mem.SliceBuffer(marshal(b, request))}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -147,7 +147,7 @@ func BenchmarkFloodControl(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if countFields(wire[0].ReadOnlyData(), request.ProtoReflect().Descriptor()) == 0 {
+		if countFields(wire[0].ReadOnlyData(), request.ProtoReflect().Descriptor(), maxFields) == 0 {
 			b.Fatal("no fields")
 		}
 		if _, err := f.intercept(ctx, request, publishInfo, emptyHandler); err != nil {
@@ -178,7 +178,7 @@ func (s *slowReader) Answer(size int64, written func(int64)) {
 }
 
 func TestListsWaitForWhatTheirCallersHaveNotRead(t *testing.T) {
-	f, reader := &floodControl{}, &slowReader{}
+	f, reader := &floodControl{maxArriving: maxArriving}, &slowReader{}
 	page := &csi.ListVolumesResponse{NextToken: strings.Repeat("x", maxPage/2)}
 	list := func() error {
 		ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: reader})

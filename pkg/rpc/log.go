@@ -33,7 +33,7 @@ func (c *callLog) intercept(
 	ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {
 	start := time.Now()
-	logger := klog.LoggerWithValues(c.logger, c.values(req, info)...)
+	logger := klog.LoggerWithValues(c.logger, c.values(ctx, req, info)...)
 	// Before the call, because the request matters most when the handler hangs.
 	if v := logger.V(requestVerbosity); v.Enabled() {
 		v.Info("Call received", "request", Redact(req))
@@ -48,9 +48,9 @@ func (c *callLog) intercept(
 }
 
 // values identify the call in each of its log lines.
-func (c *callLog) values(req any, info *grpc.UnaryServerInfo) []any {
+func (c *callLog) values(ctx context.Context, req any, info *grpc.UnaryServerInfo) []any {
 	kv := make([]any, 0, 6)
-	kv = append(kv, "method", methodName(info.FullMethod), "requestID", c.calls.Add(1))
+	kv = append(kv, "method", methodName(info.FullMethod), "requestID", c.idOf(ctx))
 	switch r := req.(type) {
 	case interface{ GetVolumeId() string }:
 		kv = append(kv, "volumeID", clip(r.GetVolumeId(), maxStringBytes))
@@ -58,6 +58,14 @@ func (c *callLog) values(req any, info *grpc.UnaryServerInfo) []any {
 		kv = append(kv, "name", clip(r.GetName(), maxStringBytes))
 	}
 	return kv
+}
+
+// idOf is the ID that the call has, else its number.
+func (c *callLog) idOf(ctx context.Context) any {
+	if id := requestID(ctx); id != "" {
+		return id
+	}
+	return c.calls.Add(1)
 }
 
 // logFailure logs at the error level only what an operator must look at. Other failures concern the

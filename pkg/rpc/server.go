@@ -24,7 +24,7 @@ type Options struct {
 // stops it.
 func NewServer(options []grpc.ServerOption) *grpc.Server {
 	// A call that is one too many must cost neither a line in the log nor a metric.
-	return grpc.NewServer(append(FloodControl(), options...)...)
+	return grpc.NewServer(append(FloodControl(NodeBounds()), options...)...)
 }
 
 // ServerOptions returns the interceptors for unary calls. Only SnapshotMetadata has other calls,

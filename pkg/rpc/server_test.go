@@ -82,13 +82,14 @@ type edge struct {
 	registry *prometheus.Registry
 }
 
-func newEdge(t testing.TB, verbosity int) edge {
+func newEdge(t testing.TB, verbosity int, first ...grpc.ServerOption) edge {
 	t.Helper()
 	e := edge{log: &syncBuffer{}, registry: prometheus.NewRegistry()}
 	logger := textlogger.NewLogger(
 		textlogger.NewConfig(textlogger.Output(e.log), textlogger.Verbosity(verbosity)),
 	)
-	server := NewServer(ServerOptions(Options{Logger: logger, Registerer: e.registry}))
+	options := ServerOptions(Options{Logger: logger, Registerer: e.registry})
+	server := NewServer(append(first, options...))
 	csi.RegisterControllerServer(server, fakeController{})
 	listener := bufconn.Listen(1 << 16)
 	var wg sync.WaitGroup

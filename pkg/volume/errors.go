@@ -43,6 +43,12 @@ var (
 	ErrNode = errors.New("not possible on this node")
 	// ErrUnresponsive: a filesystem of the node does not answer, as FUSE or NFS without its server.
 	ErrUnresponsive = errors.New("filesystem does not answer")
+	// ErrNotLinked: the controller has no link to the node, or does not know which node it would need.
+	ErrNotLinked = errors.New("node not linked")
+	// ErrNodeBusy: the controller has as many calls under way to a node as it may have.
+	ErrNodeBusy = errors.New("node busy")
+	// ErrAPI: the Kubernetes API did not do what the controller needs of it.
+	ErrAPI = errors.New("Kubernetes API failed")
 	// ErrCorrupt: the disk holds something the driver cannot make sense of. Nothing is guessed or
 	// repaired.
 	ErrCorrupt = errors.New("corrupt")
