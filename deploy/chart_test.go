@@ -28,6 +28,7 @@ import (
 
 const (
 	manifestFile = "kubernetes/csi-hostpath.yaml"
+	centralFile  = "kubernetes/csi-hostpath-central.yaml"
 	chart        = "helm/csi-hostpath"
 	helmProgram  = "../bin/tools/helm"
 )
@@ -42,6 +43,9 @@ type object struct {
 	Spec       struct {
 		PodInfoOnMount       bool     `yaml:"podInfoOnMount"`
 		VolumeLifecycleModes []string `yaml:"volumeLifecycleModes"`
+		// A service's.
+		ClusterIP                string `yaml:"clusterIP"` //nolint:tagliatelle // Kubernetes' name
+		PublishNotReadyAddresses bool   `yaml:"publishNotReadyAddresses"`
 		// Volumes are a pod's own.
 		Volumes []podVolume `yaml:"volumes"`
 
@@ -49,6 +53,9 @@ type object struct {
 			Metadata metadata `yaml:"metadata"`
 			Spec     podSpec  `yaml:"spec"`
 		} `yaml:"template"`
+		Selector struct {
+			MatchLabels map[string]string `yaml:"matchLabels"`
+		} `yaml:"selector"`
 		UpdateStrategy struct {
 			RollingUpdate map[string]string `yaml:"rollingUpdate"`
 		} `yaml:"updateStrategy"`
@@ -57,9 +64,10 @@ type object struct {
 		networkPolicy   `yaml:",inline"`
 		alerts          `yaml:",inline"`
 	} `yaml:"spec"`
-	Provisioner          string   `yaml:"provisioner"`
-	AllowVolumeExpansion bool     `yaml:"allowVolumeExpansion"`
-	MountOptions         []string `yaml:"mountOptions"`
+	Subjects             []metadata `yaml:"subjects"`
+	Provisioner          string     `yaml:"provisioner"`
+	AllowVolumeExpansion bool       `yaml:"allowVolumeExpansion"`
+	MountOptions         []string   `yaml:"mountOptions"`
 }
 
 type metadata struct {
@@ -69,9 +77,10 @@ type metadata struct {
 }
 
 type rule struct {
-	APIGroups []string `yaml:"apiGroups"`
-	Resources []string `yaml:"resources"`
-	Verbs     []string `yaml:"verbs"`
+	APIGroups     []string `yaml:"apiGroups"`
+	Resources     []string `yaml:"resources"`
+	ResourceNames []string `yaml:"resourceNames"`
+	Verbs         []string `yaml:"verbs"`
 }
 
 type podSpec struct {
@@ -97,7 +106,8 @@ type container struct {
 }
 
 type containerPort struct {
-	ContainerPort int `yaml:"containerPort"`
+	Name          string `yaml:"name"`
+	ContainerPort int    `yaml:"containerPort"`
 }
 
 type volumeMount struct {
@@ -113,6 +123,13 @@ type podVolume struct {
 		Path string `yaml:"path"`
 		Type string `yaml:"type"`
 	} `yaml:"hostPath"`
+	Projected struct {
+		Sources []struct {
+			ServiceAccountToken *struct {
+				Audience string `yaml:"audience"`
+			} `yaml:"serviceAccountToken"`
+		} `yaml:"sources"`
+	} `yaml:"projected"`
 	CSI *struct {
 		Driver           string            `yaml:"driver"`
 		VolumeAttributes map[string]string `yaml:"volumeAttributes"`
@@ -137,7 +154,12 @@ func parse(t *testing.T, text []byte) []object {
 
 func manifests(t *testing.T) []object {
 	t.Helper()
-	text, err := os.ReadFile(manifestFile)
+	return manifestsIn(t, manifestFile)
+}
+
+func manifestsIn(t *testing.T, file string) []object {
+	t.Helper()
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,9 +391,22 @@ func seesPools(t *testing.T, pod podSpec, cfg config.Config) {
 }
 
 func TestNodeNeverHasTwoDrivers(t *testing.T) {
-	got := only(t, manifests(t), "DaemonSet").Spec.UpdateStrategy.RollingUpdate
-	if want := (map[string]string{"maxUnavailable": "1", "maxSurge": "0"}); !maps.Equal(got, want) {
-		t.Errorf("rolling update with %v, want %v", got, want)
+	for _, file := range []string{manifestFile, centralFile} {
+		got := only(t, manifestsIn(t, file), "DaemonSet").Spec.UpdateStrategy.RollingUpdate
+		if want := (map[string]string{"maxUnavailable": "1", "maxSurge": "0"}); !maps.Equal(got, want) {
+			t.Errorf("%s: rolling update with %v, want %v", file, got, want)
+		}
+	}
+}
+
+// An upgrade from one deployment to the other replaces the drivers one after the other: the
+// DaemonSet keeps its name and its selector, which nobody can change.
+func TestDeploymentsShareTheirDaemonSet(t *testing.T) {
+	node, central := only(t, manifests(t), "DaemonSet"), only(t, manifestsIn(t, centralFile), "DaemonSet")
+	if node.Metadata.Name != central.Metadata.Name ||
+		!maps.Equal(node.Spec.Selector.MatchLabels, central.Spec.Selector.MatchLabels) {
+		t.Errorf("DaemonSets %s and %s with selectors %v and %v", node.Metadata.Name,
+			central.Metadata.Name, node.Spec.Selector.MatchLabels, central.Spec.Selector.MatchLabels)
 	}
 }
 
@@ -406,6 +441,7 @@ func TestValuesThatCannotWorkAreRefused(t *testing.T) {
 		{"host path of an unknown type", "config: {hostPaths: [{path: /srv, types: [Dir]}]}", "value must be one of"},
 		{"unknown key of a host path", "config: {hostPaths: [{path: /srv, readonly: true}]}", "additional properties 'readonly' not allowed"},
 		{"root as a sidecar's user", "sidecars: {uid: 0}", "minimum: got 0, want 1"},
+		{"certificate without its authority", "{deployment: central, controller: {tls: {secret: a}}}", "give both secret and authorityConfigMap"},
 		{"driver name in capitals", "driverName: Local", "does not match pattern"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

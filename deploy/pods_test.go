@@ -27,32 +27,94 @@ type networkRule struct {
 	To   []map[string]any `yaml:"to"`
 }
 
-const everything = "{snapshotter: {enabled: true}, snapshotController: {enabled: true, crds: true}}"
+const (
+	everything = "{snapshotter: {enabled: true}, snapshotController: {enabled: true, crds: true}}"
+	central    = "deployment: central"
+	// centralEverything is everything, in the central deployment.
+	centralEverything = "{deployment: central, snapshotter: {enabled: true}, " +
+		"snapshotController: {enabled: true, crds: true}}"
+)
 
-// podsOf are the pods of the chart: the driver's and, if asked for, the snapshot controller's.
+// Names of the objects that have pods.
+const (
+	driverPods     = "test-csi-hostpath"
+	controllerPods = "test-csi-hostpath-controller"
+)
+
+// podsOf are the pods of the chart by the name of what makes them: the driver's, the controller's
+// and, if asked for, the snapshot controller's.
 func podsOf(objects []object) map[string]object {
 	pods := map[string]object{}
 	for _, o := range objects {
 		if len(o.Spec.Template.Spec.Containers) > 0 {
-			pods[o.Kind] = o
+			pods[o.Metadata.Name] = o
 		}
 	}
 	return pods
 }
 
+// Only the nodes' pods, and neither other pods nor the nodes themselves, reach the link's port.
+func TestOnlyNodesReachTheLink(t *testing.T) {
+	objects := render(t, "{deployment: central, controller: {linkPort: 7777}}")
+	policy := policyOfPod(t, objects, podsOf(objects)[controllerPods])
+	links := 0
+	for _, rule := range policy.Ingress {
+		for _, p := range rule.Ports {
+			if p.Port != 7777 {
+				continue
+			}
+			links++
+			want := []map[string]any{{"podSelector": map[string]any{"matchLabels": map[string]any{
+				"app.kubernetes.io/name": "csi-hostpath", "app.kubernetes.io/instance": "test",
+			}}}}
+			if !reflect.DeepEqual(rule.From, want) {
+				t.Errorf("the link is reached from %v, want %v", rule.From, want)
+			}
+		}
+	}
+	if links != 1 {
+		t.Errorf("%d rules are for the link: %+v", links, policy.Ingress)
+	}
+	labels := podsOf(objects)[driverPods].Spec.Template.Metadata.Labels
+	if labels["app.kubernetes.io/name"] != "csi-hostpath" {
+		t.Errorf("the driver's pods have the labels %v", labels)
+	}
+}
+
+// A DaemonSet that took the controller's pods for its own would end them.
+func TestControllersPodsAreNotTheDrivers(t *testing.T) {
+	pods := podsOf(render(t, centralEverything))
+	for name, pod := range pods {
+		matches := true
+		for key, value := range pods[driverPods].Spec.Selector.MatchLabels {
+			matches = matches && pod.Spec.Template.Metadata.Labels[key] == value
+		}
+		if matches != (name == driverPods) {
+			t.Errorf("the DaemonSet selects the pods of %s: %v", name, matches)
+		}
+	}
+}
+
 func TestNetworkPolicyLetsInOnlyToTheMetrics(t *testing.T) {
-	for _, values := range []string{"", "resizer: {enabled: false}", everything} {
+	for _, values := range []string{
+		"", "resizer: {enabled: false}", everything, central, centralEverything,
+	} {
 		objects := render(t, values)
 		for kind, pod := range podsOf(objects) {
 			var listening []int
 			for _, c := range pod.Spec.Template.Spec.Containers {
 				for _, p := range c.Ports {
-					listening = append(listening, p.ContainerPort)
+					if p.Name != "link" {
+						listening = append(listening, p.ContainerPort)
+					}
 				}
 			}
 			policy := policyOfPod(t, objects, pod)
 			var let []int
 			for _, rule := range policy.Ingress {
+				if len(rule.Ports) == 1 && rule.Ports[0].Port == 9820 {
+					continue // TestOnlyNodesReachTheLink
+				}
 				for _, p := range rule.Ports {
 					let = append(let, p.Port)
 				}
@@ -95,7 +157,7 @@ func policyOfPod(t *testing.T, objects []object, pod object) networkPolicy {
 func TestNetworkPolicyNamesWhoMayScrapeAndTheWayOut(t *testing.T) {
 	objects := render(t, "networkPolicy: {scrapers: [{podSelector: {matchLabels: {app: prometheus}}}], "+
 		"egress: {enabled: true, to: [{ipBlock: {cidr: 192.0.2.10/32}}], ports: [16443]}}")
-	policy := policyOfPod(t, objects, podsOf(objects)["DaemonSet"])
+	policy := policyOfPod(t, objects, podsOf(objects)[driverPods])
 	if len(policy.Ingress) != 1 || len(policy.Ingress[0].From) != 1 {
 		t.Errorf("anybody may scrape: %+v", policy.Ingress)
 	}
@@ -115,7 +177,11 @@ func TestOnlyTheDriverIsPrivileged(t *testing.T) {
 	}
 	privileged := map[string]any{"privileged": true, "readOnlyRootFilesystem": true, "runAsUser": 0}
 	containers := 0
-	for kind, pod := range podsOf(render(t, everything)) {
+	pods := podsOf(render(t, everything))
+	for name, pod := range podsOf(render(t, centralEverything)) {
+		pods["central "+name] = pod
+	}
+	for kind, pod := range pods {
 		spec := pod.Spec.Template.Spec
 		if spec.HostNetwork || spec.HostPID || spec.HostIPC || len(spec.InitContainers) > 0 ||
 			spec.EnableServiceLinks == nil || *spec.EnableServiceLinks {
@@ -132,22 +198,112 @@ func TestOnlyTheDriverIsPrivileged(t *testing.T) {
 			}
 		}
 	}
-	if containers != 5 {
+	if containers != 5+6 {
 		t.Errorf("%d containers", containers)
 	}
 }
 
-func TestSidecarsSeeNothingOfTheNode(t *testing.T) {
-	pod := only(t, render(t, everything), "DaemonSet").Spec.Template.Spec
-	hostPaths := map[string]bool{}
-	for _, v := range pod.Volumes {
-		hostPaths[v.Name] = v.HostPath != nil
-	}
-	for _, c := range pod.Containers {
-		for _, m := range c.VolumeMounts {
-			if c.Name != "driver" && (hostPaths[m.Name] || !m.ReadOnly || m.Propagation != "") {
-				t.Errorf("%s gets more than it needs: %+v", c.Name, m)
+func TestOnlyTheDriverSeesTheNode(t *testing.T) {
+	for _, values := range []string{everything, centralEverything} {
+		for name, o := range podsOf(render(t, values)) {
+			pod := o.Spec.Template.Spec
+			hostPaths := map[string]bool{}
+			for _, v := range pod.Volumes {
+				hostPaths[v.Name] = v.HostPath != nil
 			}
+			for _, c := range pod.Containers {
+				makesSocket := c.Name == "driver" || c.Name == "controller"
+				for _, m := range c.VolumeMounts {
+					if c.Name != "driver" && (hostPaths[m.Name] || m.Propagation != "") ||
+						!makesSocket && !m.ReadOnly {
+						t.Errorf("%s: %s gets more than it needs: %+v", name, c.Name, m)
+					}
+				}
+			}
+		}
+	}
+}
+
+// In the central deployment a node has one container, whose token is taken by the controller alone.
+func TestNodeOfTheCentralDeploymentHasNoTokenForTheAPI(t *testing.T) {
+	objects := render(t, centralEverything)
+	pod := only(t, objects, "DaemonSet").Spec.Template.Spec
+	if token := pod.AutomountServiceAccountToken; len(pod.Containers) != 1 || token == nil || *token {
+		t.Errorf("a node has %d containers; automountServiceAccountToken %v", len(pod.Containers), token)
+	}
+	tokens := 0
+	for _, v := range pod.Volumes {
+		for _, source := range v.Projected.Sources {
+			if source.ServiceAccountToken == nil {
+				continue
+			}
+			tokens++
+			if got := source.ServiceAccountToken.Audience; got != "csi-hostpath-controller" {
+				t.Errorf("volume %s has a token for %q", v.Name, got)
+			}
+		}
+	}
+	if tokens != 1 {
+		t.Errorf("a node has %d tokens", tokens)
+	}
+	for _, o := range objects {
+		for _, subject := range o.Subjects {
+			if subject.Name == driverPods {
+				t.Errorf("%s %s gives the nodes rights", o.Kind, o.Metadata.Name)
+			}
+		}
+	}
+}
+
+// What the driver is told must be what the controller asks for.
+func TestNodesAndControllerAgree(t *testing.T) {
+	objects := render(t, "{deployment: central, serviceAccount: {name: mine}, controller: {linkPort: 7777}}")
+	node := podsOf(objects)[driverPods].Spec.Template.Spec.Containers[0]
+	controller := podsOf(objects)[controllerPods].Spec.Template.Spec.Containers[0]
+	for _, want := range []string{
+		"--controller-address=" + controllerPods + ".test.svc:7777", "--driver-name=hostpath.csi.local",
+	} {
+		if !slices.Contains(node.Args, want) {
+			t.Errorf("the driver is told %q, want %q", node.Args, want)
+		}
+	}
+	for _, want := range []string{
+		"--link-address=:7777", "--driver-name=hostpath.csi.local", "--node-service-account=test/mine",
+		"--token-audience=csi-hostpath-controller",
+	} {
+		if !slices.Contains(controller.Args, want) {
+			t.Errorf("the controller is told %q, want %q", controller.Args, want)
+		}
+	}
+	service := only(t, objects, "Service")
+	if service.Metadata.Name != controllerPods || service.Spec.ClusterIP != "None" ||
+		!service.Spec.PublishNotReadyAddresses {
+		t.Errorf("the nodes find the controller through %+v", service.Spec)
+	}
+}
+
+// The controller's authority is filled by the controller: an object that the chart filled would be
+// emptied by each upgrade.
+func TestAuthorityIsLeftToTheController(t *testing.T) {
+	const name = "test-csi-hostpath-controller-ca"
+	objects := render(t, central)
+	for _, kind := range []string{"Secret", "ConfigMap"} {
+		found := false
+		for _, o := range objects {
+			if o.Kind == kind && o.Metadata.Name == name {
+				found = true
+				if o.Data != nil {
+					t.Errorf("%s %s has data", kind, name)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("no %s %s", kind, name)
+		}
+	}
+	for _, o := range render(t, "{deployment: central, controller: {tls: {secret: a, authorityConfigMap: b}}}") {
+		if o.Kind == "Secret" || o.Metadata.Name == name {
+			t.Errorf("%s %s is there beside an authority of others", o.Kind, o.Metadata.Name)
 		}
 	}
 }
@@ -173,14 +329,27 @@ func TestEveryContainerIsBounded(t *testing.T) {
 	want := map[string]map[string]string{
 		"requests": {"cpu": "1m", "memory": "2Mi"}, "limits": {"memory": "3Mi"},
 	}
-	defaults := podsOf(render(t, everything))
-	for kind, pod := range podsOf(render(t, `
+	for _, deployment := range []string{"node", "central"} {
+		values := "deployment: " + deployment
+		checkBounds(t, podsOf(render(t, values+"\n"+inBlocks)), podsOf(render(t, values+`
 driver: {resources: `+chosen+`}
+controller: {resources: `+chosen+`, sidecars: {resources: `+chosen+`}}
 provisioner: {resources: `+chosen+`}
 resizer: {resources: `+chosen+`}
 snapshotter: {enabled: true, resources: `+chosen+`}
 snapshotController: {enabled: true, resources: `+chosen+`}
-`)) {
+`)), want)
+	}
+}
+
+// inBlocks is everything, to be put behind other values.
+const inBlocks = "snapshotter: {enabled: true}\nsnapshotController: {enabled: true, crds: true}\n"
+
+func checkBounds(
+	t *testing.T, defaults, chosen map[string]object, want map[string]map[string]string,
+) {
+	t.Helper()
+	for kind, pod := range chosen {
 		for i, c := range pod.Spec.Template.Spec.Containers {
 			if !reflect.DeepEqual(c.Resources, want) {
 				t.Errorf("%s: %s has %v, want %v", kind, c.Name, c.Resources, want)
@@ -204,7 +373,7 @@ func TestImagesArePinned(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
 	byTag, byDigest := map[string]string{}, map[string]string{}
 	for values, into := range map[string]map[string]string{
-		everything: byTag,
+		everything: byTag, centralEverything: byTag,
 		strings.ReplaceAll(`
 image: {digest: D}
 provisioner: {image: {digest: D}}
@@ -212,15 +381,18 @@ resizer: {image: {digest: D}}
 snapshotter: {enabled: true, image: {digest: D}}
 snapshotController: {enabled: true, image: {digest: D}}
 `, "D", digest): byDigest,
+		"{deployment: central, image: {digest: '" + digest + "'}}": byDigest,
 	} {
 		for _, pod := range podsOf(render(t, values)) {
 			for _, c := range pod.Spec.Template.Spec.Containers {
-				into[c.Name] = c.Image
+				if into[c.Name] == "" || strings.Contains(c.Image, digest) {
+					into[c.Name] = c.Image
+				}
 			}
 		}
 	}
 	names := slices.Sorted(maps.Keys(byTag))
-	want := []string{"driver", "provisioner", "resizer", "snapshot-controller", "snapshotter"}
+	want := []string{"controller", "driver", "provisioner", "resizer", "snapshot-controller", "snapshotter"}
 	if !slices.Equal(names, want) {
 		t.Fatalf("containers %q, want %q", names, want)
 	}

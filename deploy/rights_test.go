@@ -99,6 +99,70 @@ func TestSnapshotControllerHasTheseRightsAndNoOther(t *testing.T) {
 	}
 }
 
+func TestControllerHasTheseRightsAndNoOther(t *testing.T) {
+	controller := map[string][]string{
+		"ClusterRole /persistentvolumes":                 {"get", "list", "watch", "create", "patch", "delete"},
+		"ClusterRole /persistentvolumeclaims":            {"list", "watch", "update"},
+		"ClusterRole storage.k8s.io/storageclasses":      {"list", "watch"},
+		"ClusterRole storage.k8s.io/csinodes":            {"list", "watch"},
+		"ClusterRole /nodes":                             {"list", "watch"},
+		"ClusterRole /events":                            {"create", "patch"},
+		"ClusterRole authentication.k8s.io/tokenreviews": {"create"},
+		"Role storage.k8s.io/csistoragecapacities":       {"list", "watch", "create", "update", "delete"},
+		"Role /pods":                      {"get"},
+		"Role apps/replicasets":           {"get"},
+		"Role coordination.k8s.io/leases": {"get", "update", "create"},
+	}
+	authority := map[string][]string{"Role /secrets": {"get", "update"}, "Role /configmaps": {"get", "update"}}
+	resizer := map[string][]string{"ClusterRole /persistentvolumeclaims/status": {"patch"}}
+	const snapshots = "ClusterRole snapshot.storage.k8s.io/volumesnapshot"
+	snapshotter := map[string][]string{
+		snapshots + "s":               {"get"},
+		snapshots + "classes":         {"list", "watch"},
+		snapshots + "contents":        {"get", "list", "watch", "patch"},
+		snapshots + "contents/status": {"update", "patch"},
+	}
+	for values, want := range map[string][]map[string][]string{
+		"":                             {controller, authority, resizer},
+		"resizer: {enabled: false}":    {controller, authority},
+		"snapshotter: {enabled: true}": {controller, authority, resizer, snapshotter},
+		"controller: {tls: {secret: a, authorityConfigMap: b}}": {controller, resizer},
+	} {
+		all := map[string][]string{}
+		for _, rights := range want {
+			maps.Copy(all, rights)
+		}
+		if got := rights(render(t, central+"\n"+values)); !reflect.DeepEqual(got, all) {
+			t.Errorf("%q: got %v\nwant %v", values, got, all)
+		}
+	}
+}
+
+// Of what others of the namespace have too, the controller may have its own by name.
+func TestControllerHasItsSecretAndLeasesByName(t *testing.T) {
+	want := map[string][]string{
+		"secrets":    {"test-csi-hostpath-controller-ca"},
+		"configmaps": {"test-csi-hostpath-controller-ca"},
+		"leases": {
+			"local-example-com", "external-resizer-local-example-com",
+			"external-snapshotter-leader-local-example-com",
+		},
+	}
+	got := map[string][]string{}
+	for _, o := range render(t, "{deployment: central, snapshotter: {enabled: true}, driverName: local.example.com}") {
+		for _, r := range o.Rules {
+			for _, resource := range r.Resources {
+				if want[resource] != nil && !slices.Equal(r.Verbs, []string{"create"}) {
+					got[resource] = append(got[resource], r.ResourceNames...)
+				}
+			}
+		}
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
+
 // rights lists the verbs by kind of role and resource.
 func rights(objects []object) map[string][]string {
 	verbs := map[string][]string{}

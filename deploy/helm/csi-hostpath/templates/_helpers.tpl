@@ -29,6 +29,36 @@ app.kubernetes.io/managed-by: {{ if .Values.namespace.create }}kubectl{{ else }}
 {{- default (include "csi-hostpath.fullname" .) .Values.serviceAccount.name -}}
 {{- end -}}
 
+{{- /* Of the Deployment, the Service and the service account of the controller. */ -}}
+{{- define "csi-hostpath.controllerName" -}}
+{{- include "csi-hostpath.fullname" . }}-controller
+{{- end -}}
+
+{{- /* What tells the controller's pods from the driver's, which a DaemonSet selects. */ -}}
+{{- define "csi-hostpath.controllerLabels" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: controller
+{{- end -}}
+
+{{- /* The Secret and the ConfigMap in which the controller keeps its own certificate authority. */ -}}
+{{- define "csi-hostpath.authorityName" -}}
+{{- with .Values.controller.tls -}}
+{{- if ne (not .secret) (not .authorityConfigMap) -}}
+{{- fail "controller.tls: give both secret and authorityConfigMap, or none" -}}
+{{- end -}}
+{{- end -}}
+{{- default (printf "%s-ca" (include "csi-hostpath.controllerName" .)) .Values.controller.tls.authorityConfigMap -}}
+{{- end -}}
+
+{{- /* Where the driver has its token for the controller and the controller's authority. */ -}}
+{{- define "csi-hostpath.controllerFiles" -}}
+/var/run/secrets/csi-hostpath-controller
+{{- end -}}
+
+{{- define "csi-hostpath.tokenAudience" -}}
+csi-hostpath-controller
+{{- end -}}
+
 {{- /* An image's full name: dict "image" IMAGE "tag" DEFAULT. */ -}}
 {{- define "csi-hostpath.image" -}}
 {{- if .image.digest -}}
@@ -120,23 +150,6 @@ seccompProfile:
 seLinuxOptions:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- end -}}
-
-{{- /* What every container but the driver's has: dict "root" $ "sidecar" VALUES. */ -}}
-{{- define "csi-hostpath.sidecar" -}}
-securityContext:
-  {{- include "csi-hostpath.restricted" .root | nindent 2 }}
-resources:
-  {{- toYaml .sidecar.resources | nindent 2 }}
-terminationMessagePolicy: FallbackToLogsOnError
-volumeMounts:
-  # Read-only: a socket can be used all the same, and not exchanged.
-  - name: sidecars
-    mountPath: /run/csi-hostpath
-    readOnly: true
-  - name: api-access
-    mountPath: /var/run/secrets/kubernetes.io/serviceaccount
-    readOnly: true
 {{- end -}}
 
 {{- /* The user that the sidecars of every node are for the API server. */ -}}
@@ -237,6 +250,16 @@ volume.alpha.kubernetes.io/pre-resize-capacity
 external-provisioner.volume.kubernetes.io/finalizer
 {{- end -}}
 
+{{- /* The leases of external-provisioner, external-resizer and external-snapshotter (csi-lib-utils' sanitizeName of what each
+gives to RunWithLeaderElection), as JSON: {"list": [...]}. */ -}}
+{{- define "csi-hostpath.leases" -}}
+{{- $driver := regexReplaceAll "[^a-zA-Z0-9-]" .Values.driverName "-" -}}
+{{- $leases := list $driver -}}
+{{- if .Values.resizer.enabled }}{{ $leases = append $leases (include "csi-hostpath.resizerLease" .) }}{{ end -}}
+{{- if .Values.snapshotter.enabled }}{{ $leases = append $leases (printf "external-snapshotter-leader-%s" $driver) }}{{ end -}}
+{{- dict "list" $leases | toJson -}}
+{{- end -}}
+
 {{- /* external-resizer's lease (util.SanitizeName of the driver's name). */ -}}
 {{- define "csi-hostpath.resizerLease" -}}
 external-resizer-{{ regexReplaceAll "[^a-zA-Z0-9-]" .Values.driverName "-" }}
@@ -247,6 +270,18 @@ external-resizer-{{ regexReplaceAll "[^a-zA-Z0-9-]" .Values.driverName "-" }}
 {{- if hasKey . "allowVolumeExpansion" -}}{{- .allowVolumeExpansion -}}
 {{- else -}}{{- not (hasKey (default dict .parameters) "path") -}}
 {{- end -}}
+{{- end -}}
+
+{{- /* What a NetworkPolicy lets in to the ports of metrics: dict "root" $ "ports" LIST. */ -}}
+{{- define "csi-hostpath.scraped" -}}
+- ports:
+    {{- range .ports }}
+    - {protocol: TCP, port: {{ int64 . }}}
+    {{- end }}
+  {{- with .root.Values.networkPolicy.scrapers }}
+  from:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end -}}
 
 {{- /* What a NetworkPolicy lets out: the way to the API server, for which there is no selector. The sidecars take its address from their
