@@ -41,7 +41,11 @@ type object struct {
 	Rules      []rule            `yaml:"rules"`
 	Parameters map[string]string `yaml:"parameters"`
 	Spec       struct {
-		PodInfoOnMount       bool     `yaml:"podInfoOnMount"`
+		PodInfoOnMount bool `yaml:"podInfoOnMount"`
+		// An older API server refuses these two.
+		NodeAllocatableUpdatePeriodSeconds *int  `yaml:"nodeAllocatableUpdatePeriodSeconds"`
+		PreventPodSchedulingIfMissing      *bool `yaml:"preventPodSchedulingIfMissing"`
+
 		VolumeLifecycleModes []string `yaml:"volumeLifecycleModes"`
 		// A service's.
 		ClusterIP                string `yaml:"clusterIP"` //nolint:tagliatelle // Kubernetes' name
@@ -181,8 +185,8 @@ func only(t *testing.T, objects []object, kind string) object {
 	return found[0]
 }
 
-// helm renders the chart with further values.
-func helm(t *testing.T, values string) ([]object, error) {
+// helm renders the chart with further values and arguments.
+func helm(t *testing.T, values string, args ...string) ([]object, error) {
 	t.Helper()
 	if _, err := os.Stat(helmProgram); err != nil {
 		t.Skip("needs Helm: run 'make tools'")
@@ -192,8 +196,9 @@ func helm(t *testing.T, values string) ([]object, error) {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), helmProgram, "template", "test", chart, "--namespace",
-		"test", "--values", file)
+	cmd := exec.CommandContext(t.Context(), helmProgram, append([]string{
+		"template", "test", chart, "--namespace", "test", "--values", file,
+	}, args...)...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		return nil, errors.New(stderr.String())
@@ -482,6 +487,34 @@ func TestInlineVolumesAreOfferedAndKubeletSaysWhoseTheyAre(t *testing.T) {
 		!slices.Equal(spec.VolumeLifecycleModes, []string{"Persistent", "Ephemeral"}) {
 		t.Errorf("the CSIDriver object has podInfoOnMount %v and the modes %q", spec.PodInfoOnMount,
 			spec.VolumeLifecycleModes)
+	}
+}
+
+// The API server refuses a field that it does not know.
+func TestCSIDriverHasTheFieldsThatTheAPIServerKnows(t *testing.T) {
+	for _, c := range []struct {
+		version          string
+		period, prevents bool
+	}{
+		{"1.30.0", false, false},
+		{"1.34.9", false, false},
+		{"1.35.0", true, false},
+		{"1.36.3", true, false},
+		{"v1.37.0-alpha.1", true, true},
+		{"1.37.2", true, true},
+	} {
+		objects, err := helm(t, "", "--kube-version", c.version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := only(t, objects, "CSIDriver").Spec
+		if got := spec.NodeAllocatableUpdatePeriodSeconds; (got != nil) != c.period ||
+			got != nil && *got < 10 {
+			t.Errorf("Kubernetes %s: nodeAllocatableUpdatePeriodSeconds %v", c.version, got)
+		}
+		if got := spec.PreventPodSchedulingIfMissing; (got != nil) != c.prevents || got != nil && !*got {
+			t.Errorf("Kubernetes %s: preventPodSchedulingIfMissing %v", c.version, got)
+		}
 	}
 }
 

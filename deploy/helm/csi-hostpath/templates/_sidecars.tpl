@@ -26,7 +26,7 @@
     {{- else }}
     - --capacity-ownerref-level=1 # pod → DaemonSet
     {{- end }}
-    - --capacity-poll-interval={{ .Values.provisioner.capacityPollInterval }}
+    - --capacity-poll-interval={{ default (ternary "1m" "5m" $central) .Values.provisioner.capacityPollInterval }}
     - --timeout={{ .Values.provisioner.timeout }}
     - --retry-interval-max=1m
     - --worker-threads={{ .Values.provisioner.workerThreads }}
