@@ -79,6 +79,21 @@ type Retirer interface {
 	Retire(quotaID volume.QuotaID) (leftBytes int64, err error)
 }
 
+// Auditor is a backend under whose quota IDs files of others may count.
+type Auditor interface {
+	// Overcharge finds out what counts for a volume and is none of its files. data is open for
+	// reading, and stays the caller's. It looks at each file of the volume, and calls proceed before
+	// each, whose error ends it. What pods change meanwhile makes the result inexact. Errors:
+	// errors.ErrUnsupported for a volume without a quota ID.
+	Overcharge(
+		data *os.File, quotaID volume.QuotaID, proceed func() error,
+	) (Overcharge, error)
+}
+
+// Overcharge is what counts for a volume and is none of its files: files of other volumes, or
+// deleted files that a process has open.
+type Overcharge struct{ Bytes, Inodes int64 }
+
 // MakeEmpty makes the empty directory or file that pods will see, with exactly the specification's
 // mode and owner, whatever the umask. Only root can reach it before that, because its parent has
 // mode

@@ -87,6 +87,12 @@ var (
 			func(_ *pool.Pool, s pool.Status) int64 { return int64(s.Retired) },
 		},
 		{
+			poolDesc("volumes_overcharged", "Number of full volumes for whose project ID more counts than "+
+				"their files: files of other volumes, or deleted files that a process has open. The log says "+
+				"which volumes."),
+			func(_ *pool.Pool, s pool.Status) int64 { return int64(s.Overcharged) },
+		},
+		{
 			poolDesc("quota_enforced",
 				"Whether volumes cannot grow beyond their sizes (1) or can (0)."),
 			func(p *pool.Pool, _ pool.Status) int64 {

@@ -98,6 +98,7 @@ func TestMetricsCountWhatIsPromised(t *testing.T) {
 		`csi_hostpath_pool_purges_failing{pool="good"} 0`,
 		`csi_hostpath_pool_growths_failing{pool="good"} 0`,
 		`csi_hostpath_pool_retired_quota_ids{pool="good"} 0`,
+		`csi_hostpath_pool_volumes_overcharged{pool="good"} 0`,
 		`csi_hostpath_pool_quota_enforced{pool="good"} 0`,
 	} {
 		if !slices.Contains(lines, want) {

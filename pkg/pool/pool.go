@@ -45,6 +45,7 @@ type Pool struct {
 	ledger         ledger.Ledger
 	notedOthers    atomic.Int64 // layout.NoteOthers
 	growthFailures growthFailures
+	audits         *audits // nil where nobody can charge files to others
 }
 
 // Open opens the pool at opts.Path, and makes the pool first where the directory is empty or
@@ -62,6 +63,7 @@ func Open(ctx context.Context, opts Options) (*Pool, error) {
 	}
 	p.jobs = copying.StartJobs(ctx)
 	p.groups = fsgroup.Start(ctx, &p.calls)
+	p.audits = startAudits(ctx, p)
 	p.trash.Start(context.WithoutCancel(ctx))
 	return p, nil
 }
@@ -127,12 +129,13 @@ func (p *Pool) CheckAtPath() error {
 	return nil
 }
 
-// Close ends the copies and changes of group that are under way, stops the purges, waits for all of
-// them, and lets another process have the pool. What is in the trash, and what the copies leave, is
-// purged by the next Open.
+// Close ends the copies, changes of group and audits that are under way, stops the purges, waits
+// for all of them, and lets another process have the pool. What is in the trash, and what the
+// copies leave, is purged by the next Open.
 func (p *Pool) Close() error {
 	p.jobs.Close()
 	p.groups.Close()
+	p.audits.close()
 	p.trash.Stop()
 	return p.layout.Close()
 }

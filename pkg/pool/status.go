@@ -17,6 +17,7 @@ type Status struct {
 	PurgesFailing  int   // deleted volumes whose data could not be removed yet
 	GrowthsFailing int   // volumes whose filesystem could not be grown to their size
 	Retired        int   // quota IDs of deleted volumes for which something else counts
+	Overcharged    int   // full volumes for which more counts than their files
 }
 
 // Status costs two system calls. Errors: ErrUnavailable when the disk has failed.
@@ -43,5 +44,6 @@ func (p *Pool) Status() (Status, error) {
 		PurgesFailing:  p.trash.Failures(),
 		GrowthsFailing: len(p.GrowthFailures()),
 		Retired:        p.trash.Retired(),
+		Overcharged:    p.audits.overcharged(),
 	}, nil
 }

@@ -57,9 +57,14 @@ func (v Volume) Data() (*os.File, error) {
 
 // Usage returns the volume's usage; data is the open data of the volume. It costs a few system
 // calls, whatever the volume holds. On a filesystem without quotas, the numbers are those of the
-// whole filesystem, because those limit the writer.
+// whole filesystem, because those limit the writer. If the volume is full, the pool finds out
+// afterwards whether others' files fill it.
 func (v Volume) Usage(data *os.File) (volume.Usage, error) {
-	return v.pool.backendOf(v.Spec).Usage(data, v.QuotaID)
+	u, err := v.pool.backendOf(v.Spec).Usage(data, v.QuotaID)
+	if err == nil && !v.Spec.IsImage() {
+		v.pool.audits.note(v, data, u)
+	}
+	return u, err
 }
 
 // SetGroup lets a group read and write the volume; data is what its pod is to see. Errors: those of

@@ -5,6 +5,8 @@ package quotas
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -141,6 +143,73 @@ func TestRechargeGivesAVolumeItsRoomBack(t *testing.T) {
 			n.wantNothingLeft()
 		})
 	}
+}
+
+// A pod whose volume is full of another pod's files sees less in it than it may write. The driver
+// says so once kubelet asks for the volume's statistics, until the files are charged to their own
+// volume.
+func TestFullVolumeToWhichOthersChargeTheirFilesIsSaid(t *testing.T) {
+	const (
+		size, charged = 8 * mib, 6 * mib
+		metrics       = "127.0.0.1:18080"
+	)
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			n := newNode(t, guest.Disk(t, fstype), "overcharged", "")
+			n.SetArgs("--config", n.config, "--metrics-address", metrics)
+			n.Start()
+			wantOvercharged := func(count int) {
+				t.Helper()
+				n.eventually(fmt.Sprintf("%d volumes are overcharged", count), func() bool {
+					return strings.Contains(get(t, "http://"+metrics+"/metrics"),
+						fmt.Sprintf("csi_hostpath_pool_volumes_overcharged{pool=\"p\"} %d\n", count))
+				})
+			}
+			victim, attacker := n.mustPublish("victim", size), n.mustPublish("attacker", size)
+			id, err := guest.ProjectOf(victim.target)
+			n.Must(err)
+			chargeTo(t, filepath.Join(attacker.target, "foreign"), charged, id)
+			n.mustAskUsage(victim) // it is not full yet
+			wantOvercharged(0)
+			_, err = fill(filepath.Join(victim.target, "file"))
+			n.Must(err)
+			n.mustAskUsage(attacker)
+			n.mustAskUsage(victim)
+			wantOvercharged(1)
+			if log := n.Log(); !strings.Contains(log, "more counts for its project ID than its files") ||
+				!strings.Contains(log, victim.id) {
+				t.Error("the log does not say which volume it is")
+			}
+			recharge := exec.CommandContext(t.Context(), fixture.Build(t), "recharge", "--yes",
+				"--pool", n.Path("pool"))
+			if out, err := recharge.CombinedOutput(); err != nil {
+				t.Fatalf("recharge: %v, %s", err, out)
+			}
+			n.mustAskUsage(victim)
+			wantOvercharged(0)
+			n.mustRemove(victim)
+			n.mustRemove(attacker)
+			n.wantNothingLeft()
+		})
+	}
+}
+
+func (n *node) mustAskUsage(v published) {
+	n.t.Helper()
+	_, err := n.stats(n.t.Context(), v.id, v.target, csi.VolumeUsage_BYTES)
+	n.Must(err)
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
+	fixture.Must(t, err)
+	resp, err := http.DefaultClient.Do(request)
+	fixture.Must(t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	fixture.Must(t, err)
+	return string(text)
 }
 
 // chargeTo makes a file of that size as a pod does, and charges it to a project.

@@ -40,8 +40,9 @@ const (
 type node struct {
 	*fixture.Driver
 
-	t    *testing.T
-	disk string // its mount point
+	t      *testing.T
+	disk   string // its mount point
+	config string // the path of the driver's configuration
 }
 
 // newNode has no driver yet. What is below its directory outlives the test, as the disk does.
@@ -52,11 +53,11 @@ func newNode(t *testing.T, disk, name, poolOptions string) *node {
 	binary := fixture.Build(t)
 	n := &node{t: t, disk: disk}
 	n.Driver = fixture.NewDriver(t, process.Options{Binary: binary, Dir: dir})
-	config := filepath.Join(t.TempDir(), "driver.yaml")
-	n.Must(os.WriteFile(config,
+	n.config = filepath.Join(t.TempDir(), "driver.yaml")
+	n.Must(os.WriteFile(n.config,
 		[]byte("apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\npools:\n- name: p\n"+
 			"  path: "+n.Path("pool")+"\n  default: true\n  quota: required\n"+poolOptions), 0o600))
-	n.SetArgs("--config", config)
+	n.SetArgs("--config", n.config)
 	return n
 }
 

@@ -26,6 +26,8 @@ const (
 // have almost no blocks.) Paths start at the directory.
 type treeWalk struct {
 	visit func(f *os.File, path string) error
+	// special, if set, is called for what is neither a directory nor a regular file.
+	special func(unix.Stat_t)
 	// failed is asked after an error of a path. The walk ends with the error that it returns, and goes
 	// on without that path if it returns nil.
 	failed func(path string, err error) error
@@ -57,16 +59,15 @@ func (w treeWalk) below(d *os.File, path string, levels int) error {
 }
 
 func (w treeWalk) entry(dir *os.File, name, path string, levels int) error {
-	f, err := openPlain(dir, name)
-	if f == nil || err != nil {
+	f, st, err := openPlain(dir, name)
+	if f == nil {
+		if err == nil && st.Mode != 0 && w.special != nil {
+			w.special(st)
+		}
 		return err
 	}
 	defer f.Close()
-	if err := w.visit(f, path); err != nil {
-		return err
-	}
-	info, err := f.Stat()
-	if err != nil || !info.IsDir() {
+	if err := w.visit(f, path); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return err
 	}
 	return w.below(f, path, levels-1)
@@ -131,26 +132,27 @@ func Recharge(data *os.File, id volume.QuotaID, r Report) error {
 	return w.below(data, "", assignDepth)
 }
 
-// openPlain opens a directory or a regular file; nil for what is neither, is gone, or is a mount.
-// The type is known before the file is opened for reading, because opening another type may have
-// effects; an O_PATH descriptor has none.
-func openPlain(dir *os.File, name string) (*os.File, error) {
+// openPlain opens a directory or a regular file. It returns no file for what is neither, and no
+// state either for what is gone or is a mount. The type is known before the file is opened for
+// reading, because opening another type may have effects; an O_PATH descriptor has none.
+func openPlain(dir *os.File, name string) (*os.File, unix.Stat_t, error) {
+	var st unix.Stat_t
 	f, err := openat.Dir{File: dir}.Resolve(name, unix.O_PATH, openat.OnMount)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) {
-		return nil, nil //nolint:nilnil // nothing of that name is the volume's
+		return nil, st, nil // nothing of that name is the volume's
 	}
 	if err != nil {
-		return nil, err
+		return nil, st, err
 	}
 	defer f.Close()
-	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, &os.PathError{Op: "stat", Path: name, Err: err}
+		return nil, st, &os.PathError{Op: "stat", Path: name, Err: err}
 	}
 	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
-		return nil, nil //nolint:nilnil // as above
+		return nil, st, nil
 	}
 	// Without O_NONBLOCK a process that has a lease on the file (fcntl(2), F_SETLEASE) would delay the
 	// start, by 45 s each time.
-	return openat.Reopen(f, unix.O_RDONLY|unix.O_NONBLOCK)
+	plain, err := openat.Reopen(f, unix.O_RDONLY|unix.O_NONBLOCK)
+	return plain, st, err
 }

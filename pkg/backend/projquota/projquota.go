@@ -49,6 +49,7 @@ var (
 	_ backend.Backend = (*ProjectQuota)(nil)
 	_ backend.Counter = (*ProjectQuota)(nil)
 	_ backend.Retirer = (*ProjectQuota)(nil)
+	_ backend.Auditor = (*ProjectQuota)(nil)
 )
 
 // Open returns the backend for the filesystem of a directory; false if the filesystem does not

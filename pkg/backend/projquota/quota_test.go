@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -262,6 +263,66 @@ func TestIDThatStillCountsStaysLimited(t *testing.T) {
 			if q := guest.ProjectQuota(t, subject.Dir,
 				uint32(quotaID)); q != (guest.Quota{}) { //nolint:gosec // an ID has 32 bits
 				t.Errorf("quota is %+v, want none", q)
+			}
+		})
+	}
+}
+
+// All kinds of files of a volume are its own. A deleted file that is open, and a file elsewhere
+// that has the volume's ID, are not.
+func TestOverchargeIsWhatIsNoneOfTheVolumesFiles(t *testing.T) {
+	const size, count = 64 << 20, 100
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			subject := newSubject(fstype)(t)
+			b, _, err := Open(open(t, subject.Dir), Enforce)
+			fixture.Must(t, err)
+			dir := mkdir(t, filepath.Join(subject.Dir, "v"))
+			made, quotaID, err := b.Make(dir,
+				volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o700}, size)
+			fixture.Must(t, err)
+			made.Close()
+			data := filepath.Join(dir.Name(), backend.Data)
+			sub := filepath.Join(data, "a", "b")
+			fixture.Must(t, os.MkdirAll(sub, 0o700))
+			for i := range count {
+				name := filepath.Join(sub, strconv.Itoa(i))
+				fixture.Must(t, os.WriteFile(name, make([]byte, 1000*i), 0o600))
+				fixture.Must(t, os.Link(name, filepath.Join(data, "link-"+strconv.Itoa(i))))
+				fixture.Must(t, os.Link(name, filepath.Join(data, "third-"+strconv.Itoa(i))))
+				fixture.Must(t, os.Symlink(strings.Repeat("x", 10*i+1), name+"-symlink"))
+				fixture.Must(t, unix.Mkfifo(name+"-fifo", 0o600))
+			}
+			fixture.Must(t, unix.Setxattr(sub, "user.x", make([]byte, 3000), 0))
+			want := func(what string, bytes, inodes int64) {
+				t.Helper()
+				got, err := b.Overcharge(open(t, data), quotaID, func() error { return nil })
+				// A file with several names is divided by their number.
+				if err != nil || got.Bytes < bytes || got.Bytes > bytes+3*count ||
+					got.Inodes < inodes || got.Inodes > inodes+1 {
+					t.Errorf("%s: %+v, %v; want %d bytes in %d files", what, got, err, bytes, inodes)
+				}
+			}
+			want("its own", 0, 0)
+			const foreign = 1 << 20
+			elsewhere := filepath.Join(subject.Dir, "elsewhere")
+			fixture.Must(t, os.WriteFile(elsewhere, make([]byte, foreign), 0o600))
+			f, err := os.OpenFile(elsewhere, os.O_RDWR, 0)
+			fixture.Must(t, err)
+			defer f.Close()
+			fixture.Must(t, f.Sync()) // else XFS may have reserved more for it
+			fixture.Must(t, setProject(f, quotaID))
+			want("a file elsewhere", foreign, 1)
+			deleted, err := os.Create(filepath.Join(sub, "deleted"))
+			fixture.Must(t, err)
+			defer deleted.Close()
+			fixture.Must(t, os.Remove(deleted.Name()))
+			want("a deleted one, too", foreign, 2)
+			fixture.Must(t, os.Remove(elsewhere))
+			stop := errors.New("stop")
+			_, err = b.Overcharge(open(t, data), quotaID, func() error { return stop })
+			if !errors.Is(err, stop) {
+				t.Errorf("stopped: %v", err)
 			}
 		})
 	}
