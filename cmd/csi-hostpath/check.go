@@ -20,9 +20,12 @@ func checkConfigCommand() *cobra.Command {
 	}, func(*cobra.Command, config.Config) error { return nil })
 }
 
+// checkName is the command that asks filesystems which may not answer.
+const checkName = "check"
+
 func checkCommand() *cobra.Command {
 	return configCommand(cobra.Command{
-		Use: "check",
+		Use: checkName,
 		Short: "Check a configuration, and this node: kubelet's directory and the pools' disks; takes the " +
 			"flags of serve and changes nothing",
 	}, checkNode)

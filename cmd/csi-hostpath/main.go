@@ -8,5 +8,13 @@ import (
 )
 
 func main() {
-	os.Exit(program{serve: driver.Run, stdout: os.Stdout, stderr: os.Stderr}.run(os.Args[1:]))
+	p, args := program{serve: driver.Run, stdout: os.Stdout, stderr: os.Stderr}, os.Args[1:]
+	switch {
+	case os.Getenv(asideEnv) != "":
+		exitAside(p.run(args))
+	case len(args) > 0 && args[0] == checkName:
+		os.Exit(p.runAside(args))
+	default:
+		os.Exit(p.run(args))
+	}
 }

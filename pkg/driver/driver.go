@@ -36,21 +36,30 @@ func Run(ctx context.Context, cfg config.Config) error {
 	if err := mount.CheckKernel(); err != nil {
 		return err
 	}
-	sockets, err := openSockets(ctx, cfg)
+	s, publications := newServices(cfg)
+	registry := newRegistry(s.pools)
+	told := ctx // ends when the driver is told to stop
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	group, ctx := errgroup.WithContext(ctx)
+	// The pages say what a start waits for.
+	group.Go(func() error {
+		pages := newHTTPServer(ctx, registry, s.pools, s.surroundings)
+		return serving.HTTP(ctx, cfg.MetricsAddress, pages)
+	})
+	sockets, err := prepare(ctx, cfg, s.surroundings, publications)
 	if err != nil {
+		stop()
+		if failed := group.Wait(); failed != nil || told.Err() != nil {
+			return failed
+		}
 		return err
 	}
 	defer sockets.kubelet.Close()
-	s, err := newServices(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	registry := newRegistry(s.pools)
 	servers := newServers(ctx, s, registry)
 
 	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", version.Version,
 		"node", cfg.NodeName, "endpoint", cfg.Endpoint)
-	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.pools.run(ctx) })
 	group.Go(func() error { s.surroundings.run(ctx, &s.pools.changes); return nil })
 	group.Go(func() error { s.repeat(ctx, sweepInterval, s.node.SweepInline); return nil })
@@ -63,12 +72,36 @@ func Run(ctx context.Context, cfg config.Config) error {
 			return serving.GRPC(ctx, servers.sidecars, sockets.sidecars, cfg.ShutdownGrace)
 		})
 	}
-	group.Go(func() error {
-		pages := newHTTPServer(ctx, registry, s.pools, s.surroundings)
-		return serving.HTTP(ctx, cfg.MetricsAddress, pages)
-	})
 	group.Go(func() error { return serveRegistration(ctx, cfg) })
 	return closeWithin(ctx, s.pools, cfg.ShutdownGrace, waitWithin(ctx, group, cfg.ShutdownGrace))
+}
+
+// prepare makes the sockets, and finds out what a start must know of kubelet's directory. While a
+// filesystem does not answer, that is a fault of the node, and prepare waits: a process that ended
+// with a thread in such a filesystem could not be started again either. Errors: also the context's
+// cause.
+func prepare(
+	ctx context.Context, cfg config.Config, around *surroundings,
+	publications *nodeserver.Publications,
+) (s sockets, err error) {
+	err = around.await(ctx, "the directory of the socket "+cfg.Endpoint, func() (err error) {
+		s, err = openSockets(ctx, cfg)
+		return err
+	})
+	if err != nil {
+		return sockets{}, err
+	}
+	err = around.await(ctx, around.where(), func() error {
+		around.logOtherName(ctx)
+		return publications.RebuildReferences(ctx, cfg.KubeletDir, cfg.DriverName)
+	})
+	if err == nil {
+		err = around.check(ctx)
+	}
+	if err != nil {
+		return sockets{}, errors.Join(err, s.kubelet.Close())
+	}
+	return s, nil
 }
 
 // services are the CSI services and what they share.
@@ -90,11 +123,9 @@ func (s services) notReady() error {
 	return errors.Join(s.surroundings.notReady(), s.pools.notReady())
 }
 
-func newServices(ctx context.Context, cfg config.Config) (services, error) {
+// newServices asks no filesystem. The publications have to be read before the services are used.
+func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 	publications := nodeserver.NewPublications()
-	if err := publications.RebuildReferences(ctx, cfg.KubeletDir, cfg.DriverName); err != nil {
-		return services{}, err
-	}
 	pools := newPoolSet(cfg, publications)
 	host := hostpath.NewHost(cfg.HostRoot, cfg.HostPathRules())
 	node := nodeserver.New(nodeserver.Options{
@@ -113,8 +144,8 @@ func newServices(ctx context.Context, cfg config.Config) (services, error) {
 		Publications: node, // it knows what is staged, too
 		Host:         host,
 	})
-	around := newSurroundings(ctx, cfg.KubeletDir)
-	return services{cfg.DriverName, pools, controller, node, around}, nil
+	around := newSurroundings(cfg.KubeletDir)
+	return services{cfg.DriverName, pools, controller, node, around}, publications
 }
 
 // servers are the gRPC servers of the two CSI sockets.

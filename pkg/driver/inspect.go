@@ -30,7 +30,10 @@ func Inspect(ctx context.Context, cfg config.Config) (notes []string, faults []e
 			"kubelet uses that name, give it to --kubelet-dir", cfg.KubeletDir, kubelet.otherName))
 	}
 	for _, slot := range pools.slots {
-		note, err := pools.inspect(ctx, slot.config)
+		q := stuck.Question{Key: "inspect " + slot.config.Path, Path: slot.config.Path}
+		note, err := stuck.Do(ctx, pools.asking, q, func() (string, error) {
+			return pools.inspect(ctx, slot.config)
+		}, nil)
 		if err != nil {
 			faults = append(faults, slot.named(err))
 		}
@@ -48,8 +51,7 @@ type kubeletFindings struct {
 
 // inspectKubelet looks at kubelet's directory. Errors: ErrUnresponsive.
 func (s *poolSet) inspectKubelet(ctx context.Context) (kubeletFindings, error) {
-	q := stuck.Question{Key: s.kubeletDir, Path: "kubelet's directory " + s.kubeletDir}
-	return stuck.Do(ctx, s.asking, q, func() (kubeletFindings, error) {
+	return stuck.Do(ctx, s.asking, s.askKubelet(), func() (kubeletFindings, error) {
 		return kubeletFindings{preflight.Check(s.kubeletDir), preflight.OtherName(s.kubeletDir)}, nil
 	}, nil)
 }

@@ -167,10 +167,18 @@ func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 // restorePublications reads from the mount table what is published from a pool, and then releases
 // the images and devices that are not published.
 func (s *poolSet) restorePublications(ctx context.Context, p *pool.Pool) error {
-	if err := s.publications.Rebuild(s.kubeletDir, p); err != nil {
+	_, err := stuck.Do(ctx, s.asking, s.askKubelet(), func() (struct{}, error) {
+		return struct{}{}, s.publications.Rebuild(s.kubeletDir, p)
+	}, nil)
+	if err != nil {
 		return err
 	}
 	return staging.Reconcile(ctx, p, s.publications.Targets)
+}
+
+// askKubelet is a question to the filesystem of kubelet's directory.
+func (s *poolSet) askKubelet() stuck.Question {
+	return stuck.Question{Key: s.kubeletDir, Path: "kubelet's directory " + s.kubeletDir}
 }
 
 func (s *poolSet) openPool(ctx context.Context, slot *poolSlot) (*pool.Pool, error) {
@@ -242,7 +250,9 @@ func (s *poolSet) checkApart(
 	if err != nil {
 		return err
 	}
-	kubelet, err := mount.Follow(mounts, s.kubeletDir)
+	kubelet, err := stuck.Do(ctx, s.asking, s.askKubelet(), func() (mount.Destination, error) {
+		return mount.Follow(mounts, s.kubeletDir)
+	}, nil)
 	if err != nil {
 		return fmt.Errorf("%w: look where kubelet's directory is: %w", volume.ErrUnavailable, err)
 	}

@@ -3,53 +3,98 @@ package driver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/preflight"
+	"github.com/csi-hostpath/csi-hostpath/pkg/stuck"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // surroundings knows whether what the driver mounts can reach the node's pods.
 type surroundings struct {
-	checker preflight.Checker // of run alone
+	kubeletDir string
+	patience   time.Duration     // stuck.Patience, except in tests
+	checker    preflight.Checker // of one check at a time
 
 	mu     sync.Mutex
 	faults []error
 }
 
-// newSurroundings checks for the first time, and logs what it finds.
-func newSurroundings(ctx context.Context, kubeletDir string) *surroundings {
-	s := &surroundings{checker: preflight.Checker{KubeletDir: kubeletDir}}
-	if name := preflight.OtherName(kubeletDir); name != "" {
-		klog.FromContext(ctx).Info("Kubelet's directory has another name in its filesystem. "+
-			"If kubelet uses that one, give it to --kubelet-dir", "kubeletDir", kubeletDir, "name", name)
+// newSurroundings has not checked anything yet.
+func newSurroundings(kubeletDir string) *surroundings {
+	return &surroundings{
+		kubeletDir: kubeletDir,
+		patience:   stuck.Patience,
+		checker:    preflight.Checker{KubeletDir: kubeletDir},
 	}
-	s.check(ctx)
-	return s
 }
+
+// where is kubelet's directory, for messages.
+func (s *surroundings) where() string { return "kubelet's directory " + s.kubeletDir }
 
 // run checks again whenever the mount table has changed, and with each poolRetry, until the context
 // ends.
 func (s *surroundings) run(ctx context.Context, changes *signal) {
 	for {
 		changed := changes.next()
-		s.check(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
 		}
+		_ = s.check(ctx) // it fails only with the context
 	}
 }
 
-// check logs what has changed.
-func (s *surroundings) check(ctx context.Context) {
-	faults := s.checker.Check()
+func (s *surroundings) logOtherName(ctx context.Context) {
+	if name := preflight.OtherName(s.kubeletDir); name != "" {
+		klog.FromContext(ctx).Info("Kubelet's directory has another name in its filesystem. "+
+			"If kubelet uses that one, give it to --kubelet-dir", "kubeletDir", s.kubeletDir, "name", name)
+	}
+}
+
+// check finds the faults, and logs what has changed. Errors: the context's cause.
+func (s *surroundings) check(ctx context.Context) error {
+	var faults []error
+	err := s.await(ctx, s.where(), func() error { faults = s.checker.Check(); return nil })
+	if err == nil {
+		s.set(ctx, faults)
+	}
+	return err
+}
+
+// await returns what ask returns, which asks a filesystem. If that does not answer in time, it is a
+// fault of the node, until the next check, and await waits on. Errors: also the context's cause;
+// then ask may still be under way.
+func (s *surroundings) await(ctx context.Context, where string, ask func() error) error {
+	answer := make(chan error, 1)
+	go func() { answer <- ask() }()
+	timer := time.NewTimer(s.patience)
+	defer timer.Stop()
+	since := time.Now()
+	for {
+		select {
+		case err := <-answer:
+			return err
+		case <-timer.C:
+			s.set(ctx, []error{volume.Because(volume.ReasonKubeletHangs, fmt.Errorf(
+				"%w: that of %s, since %s", volume.ErrUnresponsive, where,
+				since.UTC().Format(time.RFC3339)))})
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// set replaces the faults, and logs what has changed.
+func (s *surroundings) set(ctx context.Context, faults []error) {
 	s.mu.Lock()
 	before := s.faults
 	s.faults = faults
@@ -72,7 +117,7 @@ func (s *surroundings) all() []error {
 	return s.faults
 }
 
-// notReady returns the faults as one error. Errors: ErrNode.
+// notReady returns the faults as one error. Errors: ErrNode, ErrUnresponsive.
 func (s *surroundings) notReady() error { return errors.Join(s.all()...) }
 
 // states are what strangers may know of the faults.

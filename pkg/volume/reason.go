@@ -33,6 +33,7 @@ const (
 const (
 	ReasonMayNotMount    Reason = "may_not_mount"   // the driver has no CAP_SYS_ADMIN
 	ReasonKubeletAbsent  Reason = "kubelet_absent"  // kubelet's directory is not there
+	ReasonKubeletHangs   Reason = "kubelet_hangs"   // the filesystem of kubelet's directory hangs
 	ReasonKubeletLink    Reason = "kubelet_link"    // a directory in kubelet's is a symbolic link
 	ReasonKubeletPrivate Reason = "kubelet_private" // mounts in kubelet's directory stay unseen
 )
