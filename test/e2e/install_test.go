@@ -54,6 +54,17 @@ storageClasses:
     parameters: {backing: image, csi.storage.k8s.io/fstype: xfs}
 `
 
+// isCentral reports whether the tests run on the central deployment.
+func isCentral() bool { return *deployment == "central" }
+
+// onlyIn skips a test of the other deployment.
+func onlyIn(t *testing.T, name string) {
+	t.Helper()
+	if *deployment != name {
+		t.Skipf("deployment %s", *deployment)
+	}
+}
+
 // install is the README's three commands. The label stands for the image that is loaded: under the
 // same tag, a new one would not replace the driver of a cluster that was kept.
 func install(ctx context.Context, set ...string) error {
@@ -79,7 +90,8 @@ func install(ctx context.Context, set ...string) error {
 		"--timeout",
 		"3m",
 	}
-	for _, s := range append(set, "podLabels.e2e-image="+imageMark) {
+	set = append([]string{"deployment=" + *deployment, "podLabels.e2e-image=" + imageMark}, set...)
+	for _, s := range set {
 		args = append(args, "--set-string", s)
 	}
 	return runHelm(ctx, values, args...)
@@ -109,7 +121,7 @@ func snapshotController(t *testing.T, templates ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), *helm, append([]string{
 		"template", release, filepath.Join(root, "deploy/helm/csi-hostpath"), "--namespace", namespace,
-		"--set", "snapshotController.enabled=true,snapshotController.crds=true",
+		"--set", "snapshotController.enabled=true,snapshotController.crds=true,deployment=" + *deployment,
 		"--show-only", "templates/snapshotcontroller.yaml",
 	}, templates...)...)
 	manifests, err := cmd.Output()
@@ -208,7 +220,11 @@ func TestUninstallKeepsDataAndReinstallFindsIt(t *testing.T) {
 // plainManifests is deploy/kubernetes with the image of the test.
 func plainManifests(t *testing.T) string {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join(root, "deploy/kubernetes/csi-hostpath.yaml"))
+	file := "deploy/kubernetes/csi-hostpath.yaml"
+	if isCentral() {
+		file = "deploy/kubernetes/csi-hostpath-central.yaml"
+	}
+	content, err := os.ReadFile(filepath.Join(root, file))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,7 @@ var (
 	// Not the default name of test/cluster: the cluster that somebody tries things on is left alone.
 	clusterName = flag.String("name", "e2e", "the cluster's name, when several run side by side")
 	helm        = flag.String("helm", "", "path of the helm program")
+	deployment  = flag.String("deployment", "node", "the chart's deployment: node or central")
 	logs        = flag.String("logs", "", "directory for every component's log when a test fails")
 	archive     = flag.String("image", "",
 		"archive of the driver's image; default: built from the Dockerfile")
@@ -48,6 +49,10 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if *deployment != "node" && *deployment != "central" {
+		fmt.Println("e2e: -deployment is node or central, not", *deployment)
+		os.Exit(2)
+	}
 	if os.Geteuid() != 0 {
 		fmt.Println("e2e: needs root: it makes namespaces and mounts. Run it with sudo.")
 		os.Exit(1)
@@ -99,7 +104,7 @@ func setUp(ctx context.Context) (err error) {
 	if err := loadImage(ctx, progress); err != nil {
 		return err
 	}
-	progress("install the chart")
+	progress("install the chart, deployment %s", *deployment)
 	if err := install(ctx); err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 // TestTakenOverSidecarCannot shows what whoever takes over a sidecar can not do, with the token
 // that the sidecar has.
 func TestTakenOverSidecarCannot(t *testing.T) {
+	onlyIn(t, "node")
 	sidecar := asServiceAccount(t, boundTo(t, testCluster.Nodes()[0].Name())...)
 	canI := func(action ...string) string {
 		out, _ := sidecar("", append([]string{"auth", "can-i"}, action...)...)
@@ -68,6 +69,7 @@ func TestTakenOverSidecarCannot(t *testing.T) {
 // has, what the token of one node can do to the objects of another one, of other drivers, and to
 // those of its own that others act upon.
 func TestEveryRightOfATakenOverNodeIsBounded(t *testing.T) {
+	onlyIn(t, "node")
 	w := takeOver(t)
 	bound, unbound := requester(t, release, boundTo(t, w.here)...), requester(t, release)
 	tried := map[string]bool{}
@@ -99,6 +101,43 @@ func TestEveryRightOfATakenOverNodeIsBounded(t *testing.T) {
 	for right := range tried {
 		if right != "none" && !slices.Contains(rights, right) {
 			t.Errorf("no role has the right to %s", right)
+		}
+	}
+}
+
+// TestTakenOverNodeHasNoRights: what whoever takes over a node of the central deployment has is a
+// token that the API server does not take, of an account without rights.
+func TestTakenOverNodeHasNoRights(t *testing.T) {
+	onlyIn(t, "central")
+	node := testCluster.Nodes()[0]
+	mounted, err := node.Exec(t.Context(), "sh", "-c",
+		"cat /var/lib/kubelet/pods/*/volumes/kubernetes.io~projected/controller/token")
+	if err != nil {
+		t.Fatal(err)
+	}
+	it := serviceAccount(t, release)
+	it.token = strings.TrimSpace(mounted)
+	whoAmI := attempt{
+		right: "none", what: "ask who I am", method: http.MethodPost,
+		path: "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+		body: `{"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}`,
+	}
+	if status, answer := sender(t, it)(whoAmI); status != http.StatusUnauthorized {
+		t.Errorf("the API server takes the token that is for the controller: %d %s", status, answer)
+	}
+	// A token of the same account that the API server takes, which no node has.
+	account := asServiceAccount(t, boundTo(t, node.Name())...)
+	for _, action := range [][]string{
+		{"list", "persistentvolumes"}, {"patch", "persistentvolumes"}, {"delete", "persistentvolumes"},
+		{"list", "persistentvolumeclaims", "-A"}, {"update", "persistentvolumeclaims", "-A"},
+		{"create", "events", "-A"}, {"get", "pods", "-n", namespace}, {"get", "secrets", "-n", namespace},
+		{"get", "configmaps", "-n", namespace}, {"create", "leases", "-n", namespace},
+		{"create", "csistoragecapacities", "-n", namespace}, {"create", "tokenreviews"},
+		{"get", "nodes"}, {"list", "volumesnapshotcontents"}, {"*", "*", "-A"},
+	} {
+		out, _ := account("", append([]string{"auth", "can-i"}, action...)...)
+		if answer := strings.TrimSpace(out); answer != "no" {
+			t.Errorf("a node's account can %v: %q", action, answer)
 		}
 	}
 }
@@ -332,7 +371,24 @@ func requester(
 	t *testing.T, account string, bound ...string,
 ) func(attempt) (status int, answer string) {
 	t.Helper()
-	it := serviceAccount(t, account, bound...)
+	send := sender(t, serviceAccount(t, account, bound...))
+	return func(a attempt) (status int, answer string) {
+		eventually(t, readyTimeout, func() error {
+			status, answer = send(a)
+			if a.method != http.MethodPut || status != http.StatusConflict {
+				return nil
+			}
+			// Its controller has written the object meanwhile, as the resizer does its lease.
+			a.body = merged(t, a.body, versionOf(t, strings.TrimSuffix(a.path, "/status")))
+			return fmt.Errorf("%s: %s", a.what, answer)
+		})
+		return status, answer
+	}
+}
+
+// sender makes one request of an attempt, without its being done.
+func sender(t *testing.T, it identity) func(attempt) (status int, answer string) {
+	t.Helper()
 	authority, err := base64.StdEncoding.DecodeString(it.authority)
 	if err != nil {
 		t.Fatal(err)
@@ -344,7 +400,7 @@ func requester(
 			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
 		},
 	}
-	send := func(a attempt) (int, string) {
+	return func(a attempt) (int, string) {
 		url := it.server + a.path
 		if a.method != http.MethodGet {
 			url += "?dryRun=All"
@@ -368,18 +424,6 @@ func requester(
 			t.Fatal(err)
 		}
 		return response.StatusCode, string(answer)
-	}
-	return func(a attempt) (status int, answer string) {
-		eventually(t, readyTimeout, func() error {
-			status, answer = send(a)
-			if a.method != http.MethodPut || status != http.StatusConflict {
-				return nil
-			}
-			// Its controller has written the object meanwhile, as the resizer does its lease.
-			a.body = merged(t, a.body, versionOf(t, strings.TrimSuffix(a.path, "/status")))
-			return fmt.Errorf("%s: %s", a.what, answer)
-		})
-		return status, answer
 	}
 }
 
