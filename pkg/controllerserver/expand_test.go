@@ -28,11 +28,15 @@ func TestExpandAnswersWithItsCode(t *testing.T) {
 		{"no size", there, nil, codes.InvalidArgument},
 		{"no ID", "", &csi.CapacityRange{RequiredBytes: 2 * mib}, codes.InvalidArgument},
 		{"nobody's", "none", &csi.CapacityRange{RequiredBytes: mib}, codes.NotFound},
-		{"a path of the host", "host-0123456789ab-v", &csi.CapacityRange{RequiredBytes: mib},
-			codes.InvalidArgument},
+		{
+			"a path of the host", "host-0123456789ab-v", &csi.CapacityRange{RequiredBytes: mib},
+			codes.InvalidArgument,
+		},
 		{"of another node", "0123456789ab-v", &csi.CapacityRange{RequiredBytes: mib}, codes.NotFound},
-		{"in a pool that is not open", closedPool + "-v", &csi.CapacityRange{RequiredBytes: mib},
-			codes.Unavailable},
+		{
+			"in a pool that is not open", closedPool + "-v", &csi.CapacityRange{RequiredBytes: mib},
+			codes.Unavailable,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

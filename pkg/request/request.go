@@ -79,6 +79,11 @@ type Capacity struct {
 	Spec volume.Spec
 }
 
+// Class is what the request says of the pool.
+func (c Create) Class() Capacity {
+	return Capacity{Params: c.Params, Access: c.Access, Spec: c.Volume.Spec}
+}
+
 // ParseCapacity reads a GetCapacityRequest. Errors: ErrInvalid, for capabilities.
 func ParseCapacity(req *csi.GetCapacityRequest) (c Capacity, err error) {
 	if c.Params, err = volume.ParseParameters(req.GetParameters()); err != nil {

@@ -33,8 +33,8 @@ func TestEveryRequestThatTheLimitsLetPassIsSmallEnough(t *testing.T) {
 			place(m.ProtoReflect(), chain, limitOf(chain[len(chain)-1]))
 		}
 		wire := marshal(t, m)
-		if fields := countFields(wire, m.ProtoReflect().Descriptor(), maxFields); len(wire) > maxMessage/2 ||
-			fields > maxFields/2 {
+		fields := countFields(wire, m.ProtoReflect().Descriptor(), maxFields)
+		if len(wire) > maxMessage/2 || fields > maxFields/2 {
 			t.Errorf("%T: %d bytes, %d fields", m, len(wire), fields)
 		}
 	}
