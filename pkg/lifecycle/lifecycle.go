@@ -1,0 +1,92 @@
+// Package lifecycle does with the objects of the Kubernetes API what neither a node nor upstream's
+// sidecars can: it places claims that have a source, and says what keeps claims and pods waiting.
+//
+// Rights that it needs in the whole cluster:
+//
+//	persistentvolumeclaims   list, watch, patch (of annotations selected-node only)
+//	persistentvolumes        list, watch
+//	nodes                    list, watch
+//	pods                     list, watch (only those without a node)
+//	storageclasses           list, watch
+//	volumesnapshots          get
+//	volumesnapshotcontents   get
+//	events                   list, watch (only failures of claims), create, patch
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Nodes says where pools are now.
+type Nodes interface {
+	// OfPool is the name of the node that has the pool, if that is known.
+	OfPool(pool volume.PoolID) (node string, ok bool)
+}
+
+// Options say for which driver, and with what, a Controller works. Client, Dynamic, Recorder and
+// DriverName must be set.
+type Options struct {
+	Client kubernetes.Interface
+	// Dynamic reads snapshots, which a cluster need not have.
+	Dynamic    dynamic.Interface
+	Recorder   record.EventRecorder
+	DriverName string
+	// Nodes is what linked nodes say. nil in node deployment: then persistent volumes and the labels
+	// of snapshots say on which node a pool is.
+	Nodes Nodes
+}
+
+// Controller must run once in the cluster for each driver: whoever runs it is its elected leader.
+type Controller struct {
+	cluster *cluster
+	placer  *placer
+	waiting *waiting
+	metrics *metrics
+}
+
+// New starts nothing.
+func New(o Options) (*Controller, error) {
+	cluster, err := newCluster(o.Client, o.DriverName)
+	if err != nil {
+		return nil, err
+	}
+	m := newMetrics()
+	p, err := newPlacer(o, cluster, m)
+	if err != nil {
+		return nil, err
+	}
+	w, err := newWaiting(o, cluster)
+	if err != nil {
+		return nil, err
+	}
+	return &Controller{cluster: cluster, placer: p, waiting: w, metrics: m}, nil
+}
+
+// Collector has the metrics. They count from 0, whether or not the Controller runs.
+func (c *Controller) Collector() prometheus.Collector { return c.metrics }
+
+// Run works until ctx is done, and returns when all that it started has ended. It runs once.
+// Errors: ctx was done before the API server had sent what there is.
+func (c *Controller) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer c.placer.queue.ShutDown()
+	defer c.waiting.queue.ShutDown()
+	wg.Go(func() { c.cluster.run(ctx) })
+	if !c.cluster.waitForSync(ctx) {
+		return errors.New("stopped before the API server had sent its claims and volumes")
+	}
+	c.placer.start(ctx, &wg)
+	c.waiting.start(ctx, &wg)
+	<-ctx.Done()
+	return nil
+}

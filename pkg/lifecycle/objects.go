@@ -1,0 +1,200 @@
+package lifecycle
+
+import (
+	"cmp"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	// selectedNode says where a claim's volume is to be made: k8s.io/component-helpers
+	// storage/volume, AnnSelectedNode.
+	selectedNode = "volume.kubernetes.io/selected-node"
+	// provisioningFailed is the reason of external-provisioner's event for a failed call.
+	provisioningFailed = "ProvisioningFailed"
+)
+
+// slimMeta is what is kept of each object's metadata.
+func slimMeta(o metav1.Object) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Namespace: o.GetNamespace(), Name: o.GetName(), UID: o.GetUID(),
+		ResourceVersion: o.GetResourceVersion(),
+	}
+}
+
+// claim is a PersistentVolumeClaim.
+type claim struct {
+	metav1.ObjectMeta
+	class    string
+	source   source // the zero source: none
+	volume   string // the name of its PersistentVolume; empty: not bound
+	selected string // the node in its annotation
+	deleting bool
+}
+
+func (c *claim) key() string { return c.Namespace + "/" + c.Name }
+
+func slimClaim(from *corev1.PersistentVolumeClaim) *claim {
+	c := &claim{
+		ObjectMeta: slimMeta(from),
+		source:     sourceOf(from),
+		volume:     from.Spec.VolumeName,
+		selected:   from.Annotations[selectedNode],
+		deleting:   from.DeletionTimestamp != nil,
+	}
+	if from.Spec.StorageClassName != nil {
+		c.class = *from.Spec.StorageClassName
+	}
+	return c
+}
+
+// persistentVolume is a PersistentVolume. Of other drivers only its metadata is kept.
+type persistentVolume struct {
+	metav1.ObjectMeta
+	ours   bool
+	handle string // the volume ID
+	node   string // the topology value of its node
+}
+
+// slimmer leaves out what belongs to other drivers.
+type slimmer struct{ driverName, key string }
+
+func (s slimmer) volume(from *corev1.PersistentVolume) *persistentVolume {
+	v := &persistentVolume{ObjectMeta: slimMeta(from)}
+	if from.Spec.CSI == nil || from.Spec.CSI.Driver != s.driverName {
+		return v
+	}
+	v.ours, v.handle, v.node = true, from.Spec.CSI.VolumeHandle, s.nodeIn(from.Spec.NodeAffinity)
+	return v
+}
+
+// nodeIn is the topology value in what external-provisioner makes of a topology: a term with one
+// expression (GenerateVolumeNodeAffinity).
+func (s slimmer) nodeIn(affinity *corev1.VolumeNodeAffinity) string {
+	if affinity == nil || affinity.Required == nil {
+		return ""
+	}
+	for _, term := range affinity.Required.NodeSelectorTerms {
+		for _, e := range term.MatchExpressions {
+			if e.Key == s.key && e.Operator == corev1.NodeSelectorOpIn && len(e.Values) == 1 {
+				return e.Values[0]
+			}
+		}
+	}
+	return ""
+}
+
+func poolOf(v *persistentVolume) []string {
+	id, err := volume.ParseID(v.handle)
+	if err != nil { // of another driver, or a reference to a path of the host
+		return nil
+	}
+	return []string{string(id.Pool())}
+}
+
+func nodeOf(v *persistentVolume) []string {
+	if v.node == "" {
+		return nil
+	}
+	return []string{v.node}
+}
+
+// class is a StorageClass.
+type class struct {
+	metav1.ObjectMeta
+	ours bool
+	// waits says that its claims wait for their first consumer.
+	waits bool
+}
+
+func (s slimmer) class(from *storagev1.StorageClass) *class {
+	mode := from.VolumeBindingMode
+	return &class{
+		ObjectMeta: slimMeta(from),
+		ours:       from.Provisioner == s.driverName,
+		waits:      mode != nil && *mode == storagev1.VolumeBindingWaitForFirstConsumer,
+	}
+}
+
+// node is a Node.
+type node struct {
+	metav1.ObjectMeta
+	cordoned bool
+	ready    bool
+	taints   []corev1.Taint
+}
+
+func slimNode(from *corev1.Node) *node {
+	n := &node{ObjectMeta: slimMeta(from), cordoned: from.Spec.Unschedulable}
+	n.Labels = from.Labels
+	for _, t := range from.Spec.Taints {
+		// What cordoned and ready say, Kubernetes also says as a taint.
+		if t.Effect != corev1.TaintEffectPreferNoSchedule &&
+			!strings.HasPrefix(t.Key, "node.kubernetes.io/") {
+			n.taints = append(n.taints, t)
+		}
+	}
+	for _, c := range from.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			n.ready = c.Status == corev1.ConditionTrue
+		}
+	}
+	return n
+}
+
+func valueOf(n *node) []string { return []string{volume.TopologyValue(n.Name)} }
+
+// pod is a Pod that has no node yet.
+type pod struct {
+	metav1.ObjectMeta
+	claims []string // "namespace/name"
+	// unschedulable is why the scheduler finds no node; empty: it has not said so.
+	unschedulable string
+	tolerations   []corev1.Toleration
+	nodeSelector  map[string]string
+}
+
+func slimPod(from *corev1.Pod) *pod {
+	p := &pod{
+		ObjectMeta:   slimMeta(from),
+		tolerations:  from.Spec.Tolerations,
+		nodeSelector: from.Spec.NodeSelector,
+	}
+	for i := range from.Spec.Volumes {
+		v := &from.Spec.Volumes[i]
+		switch {
+		case v.PersistentVolumeClaim != nil:
+			p.claims = append(p.claims, from.Namespace+"/"+v.PersistentVolumeClaim.ClaimName)
+		case v.Ephemeral != nil: // k8s.io/component-helpers storage/ephemeral, VolumeClaimName
+			p.claims = append(p.claims, from.Namespace+"/"+from.Name+"-"+v.Name)
+		}
+	}
+	for _, c := range from.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonUnschedulable {
+			p.unschedulable = cmp.Or(c.Message, c.Reason)
+		}
+	}
+	return p
+}
+
+func claimsOf(p *pod) []string { return p.claims }
+
+// failure is an event: a claim's volume could not be made.
+type failure struct {
+	metav1.ObjectMeta
+	claim   string // "namespace/name"
+	message string
+}
+
+func slimFailure(from *corev1.Event) *failure {
+	return &failure{
+		ObjectMeta: slimMeta(from),
+		claim:      from.InvolvedObject.Namespace + "/" + from.InvolvedObject.Name,
+		message:    from.Message,
+	}
+}
