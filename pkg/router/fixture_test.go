@@ -241,6 +241,66 @@ func (n *testNode) doBefore(before func(ctx context.Context, method string) erro
 	n.before = before
 }
 
+// fixed answers with what it is told.
+type fixed struct {
+	csi.ControllerServer
+
+	volume *csi.Volume
+	list   *csi.ListVolumesResponse
+}
+
+// CreateVolume implements csi.ControllerServer.
+func (f fixed) CreateVolume(
+	context.Context, *csi.CreateVolumeRequest,
+) (*csi.CreateVolumeResponse, error) {
+	return &csi.CreateVolumeResponse{Volume: f.volume}, nil
+}
+
+// ListVolumes implements csi.ControllerServer.
+func (f fixed) ListVolumes(
+	context.Context, *csi.ListVolumesRequest,
+) (*csi.ListVolumesResponse, error) {
+	return f.list, nil
+}
+
+func (n *testNode) answer(v *csi.Volume) { n.lie(fixed{volume: v}) }
+
+func (n *testNode) answerList(list *csi.ListVolumesResponse) { n.lie(fixed{list: list}) }
+
+// lie replaces the node's Controller service, and links the node anew.
+func (n *testNode) lie(service csi.ControllerServer) {
+	server := rpc.NewServer(nil)
+	csi.RegisterControllerServer(server, service)
+	linkpb.RegisterNodeServer(server, n)
+	n.conn = serve(n.c.t, server)
+	n.connect()
+}
+
+var errOfTest = errors.New("says the test")
+
+// metric is a metric as Prometheus would have it; of a histogram the number of values.
+func (c *cluster) metric(want string) float64 {
+	c.t.Helper()
+	families, err := c.registry.Gather()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+			}
+			if family.GetName()+"{"+strings.Join(labels, ",")+"}" == want {
+				return m.GetGauge().GetValue() + m.GetCounter().GetValue() +
+					float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	c.t.Fatalf("there is no metric %s", want)
+	return 0
+}
+
 // connect links the node, without its state.
 func (n *testNode) connect() {
 	n.link = &link.Link{Node: n.name, Since: time.Now(), Conn: n.conn}
@@ -294,24 +354,25 @@ func uuidOf(p *pool.Pool) string {
 	return id[:8] + "-" + id[8:] + "-4000-8000-" + strings.Repeat("0", 12)
 }
 
-// push pushes a state, and waits until the router has it; nil is the real one.
+// push pushes a state, and waits until the router has it; nil is the real one of
+// this moment.
 func (n *testNode) push(state *linkpb.State) {
 	n.c.t.Helper()
+	if state == nil {
+		state = n.realState()
+	}
 	n.mu.Lock()
 	n.state = state
 	close(n.pushed)
 	n.pushed = make(chan struct{})
 	n.mu.Unlock()
-	if state == nil {
-		state = n.realState()
-	}
 	n.c.wait("the state of "+n.name, func() bool {
 		n.c.fleet.mu.RLock()
 		defer n.c.fleet.mu.RUnlock()
 		have := n.c.fleet.nodes[n.name].pools
 		return slices.EqualFunc(have, state.GetPools(), func(a *poolState, b *linkpb.Pool) bool {
 			return a.name == b.GetName() && a.uuid == b.GetUuid() && a.notReady == b.GetNotReady() &&
-				a.available == b.GetAvailableBytes()
+				a.available == b.GetAvailableBytes() && a.optional == b.GetOptional()
 		})
 	})
 }
