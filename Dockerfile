@@ -19,7 +19,7 @@ ARG VERSION
 RUN : "${VERSION:?say which version this is: --build-arg VERSION=0.1.0}"
 # An empty TARGETARCH (a builder that does not set it) is the build machine's own.
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -X github.com/csi-hostpath/csi-hostpath/pkg/version.buildVersion=$VERSION" -o /csi-hostpath ./cmd/csi-hostpath
+    -ldflags "-s -w -X github.com/csi-hostpath/csi-hostpath/pkg/version.buildVersion=$VERSION" -o /out/ ./cmd/...
 
 FROM ${BASE_IMAGE}
 # The programs that make, check and grow the filesystems of block images; everything else the driver does by system calls. Their versions
@@ -27,7 +27,8 @@ FROM ${BASE_IMAGE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends 'btrfs-progs=6.2-*' 'e2fsprogs=1.47.0-*' 'xfsprogs=6.1.0-*' \
     && rm -rf /var/lib/apt/lists/*
-COPY --from=build /csi-hostpath /usr/local/bin/csi-hostpath
+# The controller is not in the driver: its client of the API has no place in a privileged process.
+COPY --from=build /out/csi-hostpath /out/csi-hostpath-controller /usr/local/bin/
 ARG VERSION
 LABEL org.opencontainers.image.title="csi-hostpath" \
       org.opencontainers.image.description="A node's own directories, files and images as Kubernetes volumes" \

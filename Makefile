@@ -32,8 +32,8 @@ help: ## Show this list.
 
 # The version is stamped by hand: -buildvcs fails where git refuses a checkout that another user owns.
 .PHONY: build
-build: ## Build the driver, a static binary, into bin/csi-hostpath.
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X $(VERSION_VARIABLE)=$(VERSION)' -o bin/csi-hostpath ./cmd/csi-hostpath
+build: ## Build the driver and the controller, two static binaries, into bin/.
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X $(VERSION_VARIABLE)=$(VERSION)' -o bin/ ./cmd/...
 
 .PHONY: image
 image: ## Build the container image IMAGE with docker, podman or buildah (IMAGE_FLAGS: --build-arg …).

@@ -164,3 +164,23 @@ func TestTheLinterNamesPackagesThatExist(t *testing.T) {
 		}
 	}
 }
+
+// The driver is root on its node. A client of the API in it, and the token for it, would make a node
+// that was taken over worth more.
+func TestDriverHasNoClientOfTheAPI(t *testing.T) {
+	t.Chdir("../..")
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "./cmd/csi-hostpath")
+	list.Stderr = os.Stderr
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(out), module+"pkg/driver\n") {
+		t.Errorf("the packages of the driver are read as %s", out)
+	}
+	for path := range strings.Lines(string(out)) {
+		if strings.HasPrefix(path, "k8s.io/client-go") || strings.HasPrefix(path, module+"pkg/kube") {
+			t.Errorf("the driver has %s", path)
+		}
+	}
+}

@@ -12,6 +12,8 @@ import (
 // missing.
 var flagValues = map[string]string{
 	"bool":       "true or false",
+	"float32":    "a number",
+	"int":        "a whole number",
 	"duration":   "a duration with a unit, such as 90s or 2m",
 	"uint32":     "a whole number of 1 to 4294967294",
 	"Level":      "a whole number of 0 to 2147483647",

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/router"
+)
+
+type (
+	nodes []router.NodeStatus
+	state struct{ err error }
+)
+
+func (n nodes) Nodes() []router.NodeStatus { return n }
+func (s state) Ready() error               { return s.err }
+
+func get(t *testing.T, n nodes, s state, path string) (int, string) {
+	t.Helper()
+	answer := httptest.NewRecorder()
+	newPages(n, s, prometheus.NewRegistry()).Handler.ServeHTTP(answer,
+		httptest.NewRequest(http.MethodGet, path, nil))
+	return answer.Code, answer.Body.String()
+}
+
+func TestStatusHasALineForEachNode(t *testing.T) {
+	at := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	all := nodes{
+		{Name: "a", Linked: true, Since: at, DriverVersion: "v1", Pushed: true},
+		{Name: "b", Linked: true, Since: at, DriverVersion: "v2", Pushed: true, NotReady: []router.PoolStatus{
+			{Name: "fast", Reason: "io error"}, {Name: "spare", Optional: true, Reason: "absent"},
+		}},
+		{Name: "c", Linked: true, Since: at, DriverVersion: "v1"},
+		{Name: "d", Since: at, Why: "the peer does not answer"},
+	}
+	const want = "3 of 4 nodes are linked to this replica\n" +
+		"node a: linked since 2026-11-28T12:00:00Z (1m0s), driver v1\n" +
+		"node b: linked since 2026-11-28T12:00:00Z (1m0s), driver v2; pool fast: not ready: io error; " +
+		"optional pool spare: not ready: absent\n" +
+		"node c: linked since 2026-11-28T12:00:00Z (1m0s), driver v1, has not sent the state of its pools\n" +
+		"node d: not linked since 2026-11-28T12:00:00Z (1m0s): the peer does not answer\n"
+	if got := describe(all, at.Add(time.Minute)); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if code, _ := get(t, all, state{errors.New("no certificate")}, "/statusz"); code != http.StatusOK {
+		t.Errorf("status %d: kubectl shows no text of it", code)
+	}
+}
+
+func TestReadyWhenThereIsACertificate(t *testing.T) {
+	if code, text := get(t, nil, state{errors.New("no certificate")}, "/readyz"); code !=
+		http.StatusServiceUnavailable || text != "no certificate\n" {
+		t.Errorf("%d %q", code, text)
+	}
+	for _, path := range []string{"/readyz", "/healthz"} {
+		if code, text := get(t, nil, state{}, path); code != http.StatusOK || text != "ok\n" {
+			t.Errorf("%s: %d %q", path, code, text)
+		}
+	}
+}
