@@ -26,10 +26,12 @@ import (
 const (
 	driver = "hostpath.csi.local"
 	pool   = "bbbbbbbbbbbb"
+	// provisionedName is a name that external-provisioner gives.
+	provisionedName = "pvc-6f1d8b0e-4a57-4c0f-9d0a-0c5be1a7a2f1"
 )
 
-// world is an API server with two nodes, a and b, the classes "waits", "immediate" and "foreign",
-// and a Controller.
+// world is an API server with two nodes, a and b, the classes "waits", "releasing", "immediate"
+// and "foreign", and a Controller.
 type world struct {
 	*testing.T
 	options  Options
@@ -81,9 +83,11 @@ func (r *recorder) with(words ...string) int {
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	t.Helper()
+	releasing := classObject("releasing", driver, storagev1.VolumeBindingWaitForFirstConsumer)
+	releasing.Annotations = map[string]string{driver + nodeGone: release}
 	objects = append(objects, nodeObject("a"), nodeObject("b"),
 		classObject("waits", driver, storagev1.VolumeBindingWaitForFirstConsumer),
-		classObject("immediate", driver, storagev1.VolumeBindingImmediate),
+		releasing, classObject("immediate", driver, storagev1.VolumeBindingImmediate),
 		classObject("foreign", "other.example.com", storagev1.VolumeBindingWaitForFirstConsumer))
 	var api, snapshots []runtime.Object
 	for _, o := range objects {
@@ -108,7 +112,7 @@ func snapshotResource(name string) schema.GroupVersionResource {
 }
 
 // run runs a Controller while test runs, in time that passes only when nothing else happens.
-func (w *world) run(test func()) {
+func (w *world) run(test func()) *Controller {
 	w.Helper()
 	c, err := New(w.options)
 	if err != nil {
@@ -124,6 +128,7 @@ func (w *world) run(test func()) {
 	if err := <-ended; err != nil {
 		w.Error(err)
 	}
+	return c
 }
 
 // selected is the node in the annotation of claim "new".
@@ -213,6 +218,15 @@ func claimObject(name, className, kind, sourceName string) *corev1.PersistentVol
 		c.Spec.DataSource.APIGroup = &group
 	}
 	return c
+}
+
+// ofClaim gives a volume to a claim: it was made for it, and goes with it.
+func ofClaim(v *corev1.PersistentVolume, c *corev1.PersistentVolumeClaim) *corev1.PersistentVolume {
+	v.Annotations = map[string]string{provisionedBy: driver}
+	v.Finalizers = []string{"kubernetes.io/pv-protection", provisionerFinalizer}
+	v.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimDelete
+	v.Spec.ClaimRef = &corev1.ObjectReference{Namespace: c.Namespace, Name: c.Name, UID: c.UID}
+	return v
 }
 
 // bound is a claim that has a volume.

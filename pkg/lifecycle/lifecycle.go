@@ -1,10 +1,13 @@
 // Package lifecycle does with the objects of the Kubernetes API what neither a node nor upstream's
-// sidecars can: it places claims that have a source, and says what keeps claims and pods waiting.
+// sidecars can: it places claims that have a source, says what keeps claims and pods waiting, and
+// does what is left to do when a node was deleted.
 //
 // Rights that it needs in the whole cluster:
 //
 //	persistentvolumeclaims   list, watch, patch (of annotations selected-node only)
+//	                         delete (with NodeGoneAfter)
 //	persistentvolumes        list, watch
+//	                         get, patch, delete (with NodeGoneAfter)
 //	nodes                    list, watch
 //	pods                     list, watch (only those without a node)
 //	storageclasses           list, watch
@@ -16,7 +19,9 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"iter"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/dynamic"
@@ -30,7 +35,15 @@ import (
 type Nodes interface {
 	// OfPool is the name of the node that has the pool, if that is known.
 	OfPool(pool volume.PoolID) (node string, ok bool)
+	// IsLinked says whether the node with a topology value is linked now.
+	IsLinked(value string) bool
+	// Volumes are the IDs of the volumes of a node that is linked. What is not linked, or cannot be
+	// read, is left out. Errors: those of the calls.
+	Volumes(ctx context.Context) iter.Seq2[Volume, error]
 }
+
+// Volume is a volume as its node has it.
+type Volume struct{ ID, Node string }
 
 // Options say for which driver, and with what, a Controller works. Client, Dynamic, Recorder and
 // DriverName must be set.
@@ -43,6 +56,9 @@ type Options struct {
 	// Nodes is what linked nodes say. nil in node deployment: then persistent volumes and the labels
 	// of snapshots say on which node a pool is.
 	Nodes Nodes
+	// NodeGoneAfter is how long a Node object must have been missing before anything is done about its
+	// volumes. 0: nothing is. It needs Nodes.
+	NodeGoneAfter time.Duration
 }
 
 // Controller must run once in the cluster for each driver: whoever runs it is its elected leader.
@@ -50,6 +66,8 @@ type Controller struct {
 	cluster *cluster
 	placer  *placer
 	waiting *waiting
+	gone    *goneNodes // nil: not wanted
+	orphans *orphans   // nil: no node is linked
 	metrics *metrics
 }
 
@@ -68,7 +86,18 @@ func New(o Options) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Controller{cluster: cluster, placer: p, waiting: w, metrics: m}, nil
+	made := &Controller{cluster: cluster, placer: p, waiting: w, metrics: m}
+	if o.Nodes == nil {
+		return made, nil
+	}
+	made.orphans = &orphans{cluster: cluster, nodes: o.Nodes, metrics: m}
+	if o.NodeGoneAfter > 0 {
+		made.gone = &goneNodes{
+			client: o.Client, cluster: cluster, recorder: o.Recorder, nodes: o.Nodes,
+			driverName: o.DriverName, after: o.NodeGoneAfter, metrics: m,
+		}
+	}
+	return made, nil
 }
 
 // Collector has the metrics. They count from 0, whether or not the Controller runs.
@@ -87,6 +116,12 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	c.placer.start(ctx, &wg)
 	c.waiting.start(ctx, &wg)
+	if c.gone != nil {
+		wg.Go(func() { c.gone.run(ctx) })
+	}
+	if c.orphans != nil {
+		wg.Go(func() { c.orphans.run(ctx) })
+	}
 	<-ctx.Done()
 	return nil
 }

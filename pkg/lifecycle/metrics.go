@@ -6,20 +6,37 @@ const namespace = "csi_hostpath"
 
 // metrics are those of the package.
 type metrics struct {
-	placements prometheus.Counter
+	placements, released, abandoned prometheus.Counter
+	gone, orphans                   *prometheus.GaugeVec
 }
 
 func newMetrics() *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: "controller", Name: name, Help: help,
+		})
+	}
+	perNode := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: namespace, Subsystem: "controller", Name: name, Help: help,
+		}, []string{"node"})
+	}
 	return &metrics{
-		placements: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: namespace, Subsystem: "controller", Name: "placements_total",
-			Help: "Claims that were given the node of their source. A claim whose node has no room is " +
-				"counted each time.",
-		}),
+		placements: counter("placements_total", "Claims that were given the node of their source. A "+
+			"claim whose node has no room is counted each time."),
+		released: counter("released_claims_total", "Claims that were deleted because their node was "+
+			"deleted, as their class says."),
+		abandoned: counter("abandoned_volumes_total", "PersistentVolumes that were deleted although "+
+			"their data was not, because their node was deleted."),
+		gone: perNode("gone_node_volumes", "PersistentVolumes whose Node object was deleted."),
+		orphans: perNode("orphaned_volumes", "Volumes that external-provisioner has made and that "+
+			"have no PersistentVolume."),
 	}
 }
 
-func (m *metrics) all() []prometheus.Collector { return []prometheus.Collector{m.placements} }
+func (m *metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.placements, m.released, m.abandoned, m.gone, m.orphans}
+}
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(to chan<- *prometheus.Desc) {

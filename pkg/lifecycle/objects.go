@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -59,6 +60,18 @@ type persistentVolume struct {
 	ours   bool
 	handle string // the volume ID
 	node   string // the topology value of its node
+	// claim is the claim that the volume is for, "namespace/name"; it may be gone.
+	claim     string
+	claimUID  types.UID
+	released  bool   // the claim is gone
+	deletes   bool   // its data goes with its claim
+	madeBy    string // the driver whose provisioner has made it
+	goneSince string // RFC 3339; empty: its node is not marked as gone
+}
+
+// isOurs says whether external-provisioner deletes the volume's data when its claim is gone.
+func (v *persistentVolume) isOurs(driverName string) bool {
+	return v.deletes && v.madeBy == driverName
 }
 
 // slimmer leaves out what belongs to other drivers.
@@ -70,6 +83,13 @@ func (s slimmer) volume(from *corev1.PersistentVolume) *persistentVolume {
 		return v
 	}
 	v.ours, v.handle, v.node = true, from.Spec.CSI.VolumeHandle, s.nodeIn(from.Spec.NodeAffinity)
+	if ref := from.Spec.ClaimRef; ref != nil {
+		v.claim, v.claimUID = ref.Namespace+"/"+ref.Name, ref.UID
+	}
+	v.deletes = from.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete
+	v.released = from.Status.Phase == corev1.VolumeReleased || from.Status.Phase == corev1.VolumeFailed
+	v.madeBy = from.Annotations[provisionedBy]
+	v.goneSince = from.Annotations[s.driverName+goneSince]
 	return v
 }
 
@@ -110,6 +130,8 @@ type class struct {
 	ours bool
 	// waits says that its claims wait for their first consumer.
 	waits bool
+	// releases says that claims of a node that was deleted are given up.
+	releases bool
 }
 
 func (s slimmer) class(from *storagev1.StorageClass) *class {
@@ -117,6 +139,7 @@ func (s slimmer) class(from *storagev1.StorageClass) *class {
 	return &class{
 		ObjectMeta: slimMeta(from),
 		ours:       from.Provisioner == s.driverName,
+		releases:   from.Annotations[s.driverName+nodeGone] == release,
 		waits:      mode != nil && *mode == storagev1.VolumeBindingWaitForFirstConsumer,
 	}
 }

@@ -1,6 +1,8 @@
 package lifecycle
 
 import (
+	"context"
+	"iter"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -19,6 +21,27 @@ type linked map[volume.PoolID]string
 func (l linked) OfPool(p volume.PoolID) (string, bool) {
 	node, ok := l[p]
 	return node, ok
+}
+
+// IsLinked implements Nodes: every pool's node is linked.
+func (l linked) IsLinked(value string) bool {
+	for _, node := range l {
+		if volume.TopologyValue(node) == value {
+			return true
+		}
+	}
+	return false
+}
+
+// Volumes implements Nodes: a volume "pvc-…" in each pool.
+func (l linked) Volumes(context.Context) iter.Seq2[Volume, error] {
+	return func(yield func(Volume, error) bool) {
+		for p, node := range l {
+			if !yield(Volume{ID: string(p) + "-" + provisionedName, Node: node}, nil) {
+				return
+			}
+		}
+	}
 }
 
 func TestClaimIsPlacedWhereItsSourceIs(t *testing.T) {

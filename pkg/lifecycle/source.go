@@ -19,6 +19,7 @@ const (
 	snapshotGroup = "snapshot.storage.k8s.io"
 	snapshotKind  = "VolumeSnapshot"
 	claimKind     = "PersistentVolumeClaim"
+	volumeKind    = "PersistentVolume"
 	// managedBy names the node whose snapshotter has a VolumeSnapshotContent in node deployment:
 	// external-snapshotter pkg/utils, VolumeSnapshotContentManagedByLabel.
 	managedBy = "snapshot.storage.kubernetes.io/managed-by"

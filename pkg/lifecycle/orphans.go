@@ -1,0 +1,80 @@
+package lifecycle
+
+import (
+	"context"
+	"regexp"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// orphanInterval is how often the volumes of all nodes are compared with the PersistentVolumes.
+const orphanInterval = 10 * time.Minute
+
+// provisioned is the directory of a volume that external-provisioner has made for a claim
+// (makeVolumeName). The others belong to pods (inline volumes), or somebody has made them by hand.
+var provisioned = regexp.MustCompile(`^pvc-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+// orphans reports the volumes that no PersistentVolume names any more: a node came back after its
+// volumes were given up, or somebody has removed a finalizer. Nobody but a person deletes them.
+type orphans struct {
+	cluster *cluster
+	nodes   Nodes
+	metrics *metrics
+	// suspected were orphans in the last pass, by volume ID. Only in the second pass a volume is an
+	// orphan: the object of a new volume comes after the volume.
+	suspected map[string]bool // true: reported
+}
+
+// run works until ctx is done. The informers must have synced.
+func (o *orphans) run(ctx context.Context) {
+	ticker := time.NewTicker(orphanInterval)
+	defer ticker.Stop()
+	for {
+		o.look(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// look compares once. A node that is not linked has no orphans for now.
+func (o *orphans) look(ctx context.Context) {
+	logger := klog.FromContext(ctx)
+	known := map[string]bool{}
+	for _, object := range o.cluster.volumes.GetStore().List() {
+		if v, ok := object.(*persistentVolume); ok && v.ours {
+			known[v.handle] = true
+		}
+	}
+	suspected, count := map[string]bool{}, map[string]int{}
+	for v, err := range o.nodes.Volumes(ctx) {
+		if err != nil {
+			logger.Info("Not all volumes are compared with their objects", "err", err.Error())
+			continue
+		}
+		id, err := volume.ParseID(v.ID)
+		if err != nil || known[v.ID] || !provisioned.MatchString(id.Dir()) {
+			continue
+		}
+		reported, before := o.suspected[v.ID]
+		suspected[v.ID] = before
+		if !before {
+			continue
+		}
+		count[v.Node]++
+		if !reported {
+			logger.Info("A volume has no PersistentVolume: nothing uses it, and nothing deletes it",
+				"volumeID", v.ID, "node", v.Node)
+		}
+	}
+	o.suspected = suspected
+	o.metrics.orphans.Reset()
+	for name, n := range count {
+		o.metrics.orphans.WithLabelValues(name).Set(float64(n))
+	}
+}
