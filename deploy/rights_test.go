@@ -102,7 +102,7 @@ func TestSnapshotControllerHasTheseRightsAndNoOther(t *testing.T) {
 func TestControllerHasTheseRightsAndNoOther(t *testing.T) {
 	controller := map[string][]string{
 		"ClusterRole /persistentvolumes":                 {"get", "list", "watch", "create", "patch", "delete"},
-		"ClusterRole /persistentvolumeclaims":            {"list", "watch", "update"},
+		"ClusterRole /persistentvolumeclaims":            {"list", "watch", "update", "get", "patch"},
 		"ClusterRole storage.k8s.io/storageclasses":      {"list", "watch"},
 		"ClusterRole storage.k8s.io/csinodes":            {"list", "watch"},
 		"ClusterRole /nodes":                             {"list", "watch"},
