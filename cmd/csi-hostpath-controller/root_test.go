@@ -2,9 +2,12 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"os"
 	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/command"
@@ -25,6 +28,34 @@ func TestVersionIsPrinted(t *testing.T) {
 			stdout != version.Version+"\n" {
 			t.Errorf("%q: exit %d, %q, %q", args, code, stdout, stderr)
 		}
+	}
+}
+
+// TestChartGivesFlagsThatTheProgramHas: what the manifests say is parsed, and nothing of it is wrong.
+func TestChartGivesFlagsThatTheProgramHas(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/kubernetes/csi-hostpath-central.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, args, found := strings.Cut(string(text), "command: [/usr/local/bin/csi-hostpath-controller]\n")
+	if !found {
+		t.Fatal("the manifests run no controller")
+	}
+	_, args, _ = strings.Cut(args, "args:\n")
+	args, _, _ = strings.Cut(args, "ports:\n")
+	var list []string
+	for line := range strings.Lines(args) {
+		list = append(list, strings.Trim(strings.TrimPrefix(strings.TrimSpace(line), "- "), `"`))
+	}
+	o := &serveOptions{}
+	set := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	o.register(set)
+	command.NewLoggingFlags().Register(set)
+	if len(list) == 0 || list[0] != "serve" {
+		t.Fatalf("arguments %q", list)
+	}
+	if err := errors.Join(set.Parse(list[1:]), o.validate()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -44,6 +44,7 @@ type certificates interface {
 // controller is what serve puts together.
 type controller struct {
 	options  *serveOptions
+	client   kubernetes.Interface
 	router   *router.Router
 	certs    certificates
 	issuer   *certs.Issuer // nil: certs come from files
@@ -80,7 +81,7 @@ func (o *serveOptions) newController(ctx context.Context) (*controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &controller{options: o, registry: serving.NewRegistry("csi_hostpath_controller_build_info")}
+	c := &controller{options: o, client: client, registry: serving.NewRegistry("csi_hostpath_controller_build_info")}
 	if err := c.certify(ctx, client); err != nil {
 		return nil, err
 	}
@@ -174,6 +175,7 @@ func (c *controller) run(ctx context.Context) error {
 	if c.issuer != nil {
 		group.Go(func() error { c.issuer.Run(linking); return nil })
 	}
+	group.Go(func() error { c.options.forgetNodeCapacities(ctx, c.client); return nil })
 	group.Go(func() error {
 		return serving.HTTP(ctx, c.options.metricsAddress, newPages(c.router, c.certs, c.registry))
 	})
