@@ -48,6 +48,18 @@ type Config struct {
 	// RegisterWithKubelet registers the driver with kubelet, in plugins_registry of KubeletDir.
 	// Default false.
 	RegisterWithKubelet bool `yaml:"-"`
+	// ControllerAddress is the host:port of the controller, to which the driver then links. Default
+	// empty: no controller.
+	ControllerAddress string `yaml:"-"`
+	// ControllerCA is the file with the certificates that the controller's may come from (PEM),
+	// absolute and clean. It may come later. Required with ControllerAddress.
+	ControllerCA string `yaml:"-"`
+	// ControllerToken is the file with the token that proves the node's name to the controller,
+	// absolute and clean. Required with ControllerAddress.
+	ControllerToken string `yaml:"-"`
+	// ControllerServerName is the name in the controller's certificate: a DNS subdomain. Required with
+	// ControllerAddress.
+	ControllerServerName string `yaml:"-"`
 	// HostRoot is where the driver sees the node's file tree: / or, in a container, where the host's
 	// / is mounted. Default /.
 	HostRoot string `yaml:"-"`
@@ -188,6 +200,14 @@ func (f *Flags) Register(fs *pflag.FlagSet) {
 		"host:port to serve metrics on (default: not served)")
 	fs.BoolVar(&f.RegisterWithKubelet, "register-with-kubelet", f.RegisterWithKubelet,
 		"offer the driver to kubelet, without a registrar")
+	fs.StringVar(&f.ControllerAddress, "controller-address", f.ControllerAddress,
+		"host:port of the controller (default: none, and no link to it)")
+	fs.StringVar(&f.ControllerCA, "controller-ca", f.ControllerCA,
+		"file with the CA certificates of the controller")
+	fs.StringVar(&f.ControllerToken, "controller-token", f.ControllerToken,
+		"file with the token that proves the node's name to the controller")
+	fs.StringVar(&f.ControllerServerName, "controller-server-name", f.ControllerServerName,
+		"name in the controller's certificate")
 	fs.StringVar(&f.HostRoot, "host-root", f.HostRoot, "where the node's / is mounted, for hostPaths")
 	fs.DurationVar(&f.ShutdownGrace, "shutdown-grace", f.ShutdownGrace,
 		"time for calls under way to finish after SIGTERM")

@@ -307,6 +307,9 @@ func TestValidateNamesEachFault(t *testing.T) {
 		{"metrics without port", "MetricsAddress", "localhost", "metricsAddress: "},
 		{"metrics with named port", "MetricsAddress", ":http", `metricsAddress: port "http"`},
 		{"metrics with large port", "MetricsAddress", ":65536", "metricsAddress: "},
+		{"CA without a controller", "ControllerCA", "/ca.crt", "controllerCA: is of use only with controllerAddress"},
+		{"token without a controller", "ControllerToken", "/token", "controllerToken: is of use only with controllerAddress"},
+		{"server name without a controller", "ControllerServerName", "a", "controllerServerName: is of use only with controllerAddress"},
 		{"negative grace", "ShutdownGrace", -time.Second, "shutdownGrace: -1s must be 0 to 10m0s"},
 		{"endless grace", "ShutdownGrace", time.Hour, "shutdownGrace: 1h0m0s must be 0 to 10m0s"},
 		{"too many volumes", "MaxVolumesPerNode", int64(math.MaxInt32 + 1), "maxVolumesPerNode: "},
@@ -324,6 +327,38 @@ func TestValidateNamesEachFault(t *testing.T) {
 				t.Errorf("got %s\nwant %s…", got[0], c.want)
 			}
 		})
+	}
+}
+
+func TestLinkToAControllerNeedsAllItsFlags(t *testing.T) {
+	valid := Default()
+	valid.NodeName, valid.Pools = "node-1", []Pool{NewPool("a", "/data/a")}
+	valid.ControllerAddress, valid.ControllerServerName = "controller:9820", "controller.a"
+	valid.ControllerCA, valid.ControllerToken = "/controller/ca.crt", "/controller/token"
+	if err := valid.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*Config)
+		want   string
+	}{
+		{"no port", func(c *Config) { c.ControllerAddress = "a" }, `controllerAddress: "a" must be host:port`},
+		{"no host", func(c *Config) { c.ControllerAddress = ":9820" }, `controllerAddress: ":9820" must be host:port`},
+		{"port 0", func(c *Config) { c.ControllerAddress = "a:0" }, `controllerAddress: "a:0" must be host:port`},
+		{"named port", func(c *Config) { c.ControllerAddress = "a:http" }, `controllerAddress: "a:http" must be host:port`},
+		{"no CA", func(c *Config) { c.ControllerCA = "" }, "controllerCA: is missing"},
+		{"relative CA", func(c *Config) { c.ControllerCA = "ca" }, `controllerCA: "ca" must be an absolute path`},
+		{"no token", func(c *Config) { c.ControllerToken = "" }, "controllerToken: is missing"},
+		{"no server name", func(c *Config) { c.ControllerServerName = "" }, `controllerServerName: "" is no name`},
+		{"server name with capitals", func(c *Config) { c.ControllerServerName = "A" }, `controllerServerName: "A" is no name`},
+	} {
+		config := valid
+		c.change(&config)
+		got := lines(config.Validate())
+		if len(got) != 1 || !strings.HasPrefix(got[0], c.want) {
+			t.Errorf("%s: got %q, want %s…", c.name, got, c.want)
+		}
 	}
 }
 

@@ -66,7 +66,12 @@ func flagSources() sources {
 		"kubeletDir":      {flag: "--kubelet-dir"},
 		"metricsAddress":  {flag: "--metrics-address"},
 		"hostRoot":        {flag: "--host-root"},
-		"shutdownGrace":   {flag: "--shutdown-grace"},
+
+		"controllerAddress":    {flag: "--controller-address"},
+		"controllerCA":         {flag: "--controller-ca"},
+		"controllerToken":      {flag: "--controller-token"},
+		"controllerServerName": {flag: "--controller-server-name"},
+		"shutdownGrace":        {flag: "--shutdown-grace"},
 	}
 }
 

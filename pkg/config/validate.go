@@ -58,6 +58,7 @@ func (c Config) Validate() error {
 func (c Config) check(f *faults) {
 	c.checkSockets(f)
 	c.checkNames(f)
+	c.checkController(f)
 	checkPath(f, "kubeletDir", c.KubeletDir)
 	if c.KubeletDir == "/" {
 		f.addf("kubeletDir",
@@ -95,6 +96,34 @@ func (c Config) checkSockets(f *faults) {
 	if c.SidecarGroup == 0 || c.SidecarGroup == math.MaxUint32 {
 		f.addf("sidecarGroup", "%d must be a group ID of 1 to %d", c.SidecarGroup,
 			uint32(math.MaxUint32-1))
+	}
+}
+
+// checkController wants all that a link to the controller needs, or nothing of it.
+func (c Config) checkController(f *faults) {
+	if c.ControllerAddress == "" {
+		for field, value := range map[string]string{
+			"controllerCA":         c.ControllerCA,
+			"controllerToken":      c.ControllerToken,
+			"controllerServerName": c.ControllerServerName,
+		} {
+			if value != "" {
+				f.addf(field, "is of use only with %s", f.sources.place("controllerAddress"))
+			}
+		}
+		return
+	}
+	host, port, err := net.SplitHostPort(c.ControllerAddress)
+	if number, portErr := strconv.ParseUint(port, 10, 16); err != nil || host == "" ||
+		hasControl(host) || portErr != nil || number == 0 {
+		f.addf("controllerAddress", "%s must be host:port with a port of 1 to 65535, such as "+
+			"csi-hostpath-controller:9820", quote(c.ControllerAddress))
+	}
+	checkPath(f, "controllerCA", c.ControllerCA)
+	checkPath(f, "controllerToken", c.ControllerToken)
+	if name := c.ControllerServerName; len(name) > maxNodeNameBytes || !subdomain.MatchString(name) {
+		f.addf("controllerServerName", "%s is no name of a server, which is 1 to %d of a-z, 0-9, - and .",
+			quote(c.ControllerServerName), maxNodeNameBytes)
 	}
 }
 

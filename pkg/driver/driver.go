@@ -57,6 +57,7 @@ func Run(ctx context.Context, cfg config.Config) error {
 	}
 	defer sockets.kubelet.Close()
 	servers := newServers(ctx, s, registry)
+	controller := newControllerLink(ctx, cfg, s, servers.options)
 
 	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", version.Version,
 		"node", cfg.NodeName, "endpoint", cfg.Endpoint)
@@ -72,6 +73,7 @@ func Run(ctx context.Context, cfg config.Config) error {
 			return serving.GRPC(ctx, servers.sidecars, sockets.sidecars, cfg.ShutdownGrace)
 		})
 	}
+	group.Go(func() error { return controller.run(ctx) })
 	group.Go(func() error { return serveRegistration(ctx, cfg) })
 	return closeWithin(ctx, s.pools, cfg.ShutdownGrace, waitWithin(ctx, group, cfg.ShutdownGrace))
 }
@@ -150,6 +152,8 @@ func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 
 // servers are the gRPC servers of the two CSI sockets.
 type servers struct {
+	options []grpc.ServerOption // of both
+
 	full     *grpc.Server // for kubelet, which is root
 	sidecars *grpc.Server // without the calls that mount
 }
@@ -159,7 +163,9 @@ func newServers(ctx context.Context, what services, registry prometheus.Register
 	options := rpc.ServerOptions(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
 	options = append(options,
 		grpc.ChainUnaryInterceptor(what.surroundings.refuseMounts, what.pools.countCall))
-	s := servers{full: rpc.NewServer(options), sidecars: rpc.NewServer(options)}
+	s := servers{
+		options: options, full: rpc.NewServer(options), sidecars: rpc.NewServer(options),
+	}
 	for _, server := range []*grpc.Server{s.full, s.sidecars} {
 		csi.RegisterControllerServer(server, what.controller)
 	}

@@ -59,6 +59,7 @@ type poolSlot struct {
 	err    error
 
 	wasOpen bool
+	uuid    string // of the pool that is, or was, open; empty if none was
 }
 
 // named adds the pool's name and path to an error, as pool.Open does.
@@ -159,7 +160,7 @@ func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 	defer s.mu.Unlock()
 	slot.pool, slot.err = p, err
 	if err == nil {
-		slot.wasOpen = true
+		slot.wasOpen, slot.uuid = true, p.UUID()
 	}
 	return err
 }

@@ -18,6 +18,8 @@ type Filesystem struct {
 	Backend string
 	// EnforcesSizes says whether a volume cannot grow beyond its size.
 	EnforcesSizes bool
+	// LimitsInodes says whether the number of a volume's files can be limited.
+	LimitsInodes bool
 	// Volatile is the filesystem's kind if its data is lost at a reboot, or with the container that
 	// the filesystem belongs to; else "".
 	Volatile string
@@ -45,7 +47,11 @@ func (p *Pool) openBackend(ctx context.Context) (err error) {
 		Throttle: copying.NewThrottle(maxCopies, p.opts.CopyBytesPerSecond),
 		Yielder:  &p.calls,
 	}
-	p.filesystem = Filesystem{Backend: p.backend.Name(), EnforcesSizes: p.backend.Enforces()}
+	p.filesystem = Filesystem{
+		Backend:       p.backend.Name(),
+		EnforcesSizes: p.backend.Enforces(),
+		LimitsInodes:  p.backend.LimitsInodes(),
+	}
 	if p.filesystem.Volatile, err = detect.Volatile(root); err != nil {
 		return err
 	}

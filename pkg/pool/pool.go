@@ -148,6 +148,9 @@ func (p *Pool) Unlock() error { return p.layout.Unlock() }
 // ID is the part of the pool's UUID that stands in the IDs of its volumes.
 func (p *Pool) ID() volume.PoolID { return p.id }
 
+// UUID is what tells the pool from all others, wherever its disk is.
+func (p *Pool) UUID() string { return p.layout.UUID }
+
 // Name is what the configuration calls the pool.
 func (p *Pool) Name() string { return p.opts.Name }
 

@@ -86,6 +86,7 @@ func FloodControl(b Bounds) []grpc.ServerOption {
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name), b.fields}),
 		grpc.InTapHandle(f.arrive),
 		grpc.ChainUnaryInterceptor(f.intercept),
+		grpc.ChainStreamInterceptor(f.interceptStream),
 	}
 }
 
@@ -172,6 +173,18 @@ func (f *floodControl) intercept(
 		return f.list(ctx, req, handler)
 	}
 	return handler(ctx, req)
+}
+
+// interceptStream counts a stream as one call, as long as it lasts.
+func (f *floodControl) interceptStream(
+	srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler,
+) error {
+	a, _ := stream.Context().Value(arrivalKey{}).(*arrival)
+	if !f.begin(a) {
+		return status.Errorf(codes.Unavailable, "%d calls are under way: retry", maxRunning)
+	}
+	defer f.end()
+	return handler(srv, stream)
 }
 
 // list makes a page and counts it until it is written. gRPC keeps an answer until the caller reads

@@ -19,6 +19,7 @@ const (
 	ReasonDiskFailed Reason = "disk_failed" // the filesystem gives I/O errors
 	ReasonDuplicate  Reason = "duplicate"   // another pool has the same UUID
 	ReasonForeign    Reason = "foreign"     // the directory holds something else
+	ReasonHangs      Reason = "hangs"       // the filesystem does not answer
 	ReasonInUse      Reason = "in_use"      // another process has the pool
 	ReasonNewer      Reason = "newer"       // a newer driver wrote the pool
 	ReasonNoQuota    Reason = "no_quota"    // the filesystem has no quotas, and they are required
@@ -55,6 +56,8 @@ func ReasonOf(err error) Reason {
 	switch {
 	case errors.As(err, &given):
 		return given.reason
+	case errors.Is(err, ErrUnresponsive):
+		return ReasonHangs
 	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.ESHUTDOWN):
 		return ReasonDiskFailed
 	case errors.Is(err, syscall.EROFS):

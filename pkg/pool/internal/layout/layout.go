@@ -29,6 +29,8 @@ const (
 // Dir is a pool's directory, open and locked for this process.
 type Dir struct {
 	ID volume.PoolID
+	// UUID is all of what the ID is the beginning of.
+	UUID string
 	// Location is where the directory is in its filesystem.
 	Location mount.Location
 	// Root is the directory itself. The others are directories in it.
@@ -136,6 +138,7 @@ func (d *Dir) lockAndIdentify(opts Options) error {
 	if d.ID, err = r.ID(); err != nil {
 		return err
 	}
+	d.UUID = r.UUID
 	if opts.Claim != nil {
 		if err := opts.Claim(d.ID); err != nil {
 			return err

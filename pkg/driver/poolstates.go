@@ -1,0 +1,166 @@
+package driver
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/link/linkpb"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/stuck"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	// measureInterval is the time between two looks at the pools, each of which costs two system
+	// calls, and minMeasureInterval the shortest time between two looks after calls.
+	measureInterval    = 3 * time.Second
+	minMeasureInterval = 100 * time.Millisecond
+	// smallChange is the part of a pool's size by which others may change its room before the
+	// controller is told at once; else it is told after smallChangeAge. On a filesystem that others
+	// use, the room changes all the time.
+	smallChange    = 256
+	smallChangeAge = time.Minute
+)
+
+var errStopping = status.Error(codes.Unavailable, "the driver is stopping")
+
+// poolStates measures the state of the pools, as the controller gets it.
+type poolStates struct {
+	pools   *poolSet
+	asking  *stuck.Calls // by the pools' names
+	calls   signal       // that may have changed the pools
+	current atomic.Pointer[linkpb.State]
+	changed signal // of current
+
+	since time.Time // of current; only run uses it
+}
+
+func newPoolStates(pools *poolSet) *poolStates {
+	return &poolStates{pools: pools, asking: stuck.NewCalls(answerTimeout)}
+}
+
+// run measures again and again until the context ends.
+func (s *poolStates) run(ctx context.Context) {
+	for called := false; ctx.Err() == nil; {
+		calls := s.calls.next()
+		s.set(s.measure(ctx), called)
+		pause(ctx, minMeasureInterval, nil)
+		called = pause(ctx, measureInterval, calls)
+	}
+}
+
+// pause waits, and says whether it was woken.
+func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-wake:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// set replaces the state, if it differs. Small changes wait, unless a call has made them.
+func (s *poolStates) set(next *linkpb.State, called bool) {
+	now := time.Now()
+	current := s.current.Load()
+	switch {
+	case proto.Equal(current, next):
+		return
+	case !called && now.Sub(s.since) < smallChangeAge && isSmallChange(current, next):
+		return
+	}
+	s.since = now
+	s.current.Store(next)
+	s.changed.fire()
+}
+
+// isSmallChange says whether only the room of pools has changed, and by little.
+func isSmallChange(before, after *linkpb.State) bool {
+	if len(before.GetPools()) != len(after.GetPools()) {
+		return false
+	}
+	for n, b := range before.GetPools() {
+		a, ok := proto.Clone(after.GetPools()[n]).(*linkpb.Pool)
+		more := a.GetAvailableBytes() - b.GetAvailableBytes()
+		a.AvailableBytes = b.GetAvailableBytes()
+		if !ok || max(more, -more) > b.GetSizeBytes()/smallChange || !proto.Equal(a, b) {
+			return false
+		}
+	}
+	return true
+}
+
+// measure asks all pools at a time. One whose disk hangs does not delay the others for long.
+func (s *poolStates) measure(ctx context.Context) *linkpb.State {
+	slots, giveBack := s.pools.borrow()
+	giveBack() // each question borrows again, because it may outlast this
+	state := &linkpb.State{Pools: make([]*linkpb.Pool, len(slots))}
+	var wg sync.WaitGroup
+	for n, slot := range slots {
+		wg.Go(func() {
+			state.Pools[n] = s.describe(slot)
+			current, err := s.ask(ctx, n, slot.config.Path)
+			if err != nil {
+				state.Pools[n].NotReady = string(volume.ReasonOf(err))
+				return
+			}
+			state.Pools[n].SizeBytes = current.SizeBytes
+			state.Pools[n].AvailableBytes = current.AvailableBytes
+			state.Pools[n].Volumes = int64(current.Volumes)
+			state.Pools[n].Snapshots = int64(current.Snapshots)
+		})
+	}
+	wg.Wait()
+	return state
+}
+
+// ask returns the status of a pool. Errors: why it cannot be used; ErrUnresponsive.
+func (s *poolStates) ask(ctx context.Context, n int, path string) (pool.Status, error) {
+	q := stuck.Question{Key: path, Path: path}
+	return stuck.Do(ctx, s.asking, q, func() (pool.Status, error) {
+		slots, giveBack := s.pools.borrow()
+		defer giveBack()
+		return slots[n].status()
+	}, nil)
+}
+
+// describe says what is known of a pool without asking its disk.
+func (s *poolStates) describe(slot poolSlot) *linkpb.Pool {
+	p := &linkpb.Pool{
+		Name:           slot.config.Name,
+		IsDefault:      slot.config.Name == s.pools.defaultPool,
+		Uuid:           slot.uuid,
+		Optional:       slot.config.Optional,
+		AllowMultiNode: slot.config.AllowMultiNode,
+	}
+	if slot.pool != nil {
+		filesystem := slot.pool.Filesystem()
+		p.LimitsInodes, p.EnforcesSizes = filesystem.LimitsInodes, filesystem.EnforcesSizes
+	}
+	return p
+}
+
+// afterChange is a grpc.UnaryServerInterceptor. It has the pools measured after calls that change
+// their room.
+func (s *poolStates) afterChange(
+	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (any, error) {
+	resp, err := handler(ctx, req)
+	switch req.(type) {
+	case *csi.CreateVolumeRequest, *csi.DeleteVolumeRequest, *csi.ControllerExpandVolumeRequest,
+		*csi.CreateSnapshotRequest, *csi.DeleteSnapshotRequest:
+		s.calls.fire()
+	}
+	return resp, err
+}
