@@ -72,6 +72,9 @@ type Options struct {
 	ControlGroup string
 }
 
+// NodeName is the name of the driver's node.
+const NodeName = "node-1"
+
 // window is gRPC's flow control, in bytes.
 const window = 1 << 20
 
@@ -100,7 +103,7 @@ func Start(options Options) (*Process, error) {
 		"--endpoint",
 		"unix://" + p.Socket(),
 		"--node-name",
-		"node-1",
+		NodeName,
 		"--kubelet-dir",
 		p.KubeletDir(),
 	}
