@@ -74,6 +74,7 @@ type serveOptions struct {
 	placement          string
 	metricsAddress     string
 	shutdownGrace      time.Duration
+	nodeGoneAfter      time.Duration
 }
 
 // controllerName is what the controller is called where a name is needed that is the same for all
@@ -105,6 +106,8 @@ func (o *serveOptions) register(fs *pflag.FlagSet) {
 		"address for /metrics, /healthz, /readyz and /statusz (default: none)")
 	fs.DurationVar(&o.shutdownGrace, "shutdown-grace", config.Default().ShutdownGrace,
 		"how long calls under way may take after SIGTERM")
+	fs.DurationVar(&o.nodeGoneAfter, "node-gone-after", 0,
+		"how long a Node object must be deleted before its volumes are given up (default: never)")
 }
 
 // validate names every fault.
@@ -135,6 +138,10 @@ func (o *serveOptions) validate() error {
 	}
 	if _, err := router.ParsePlacement(o.placement); err != nil {
 		errs = append(errs, fmt.Errorf("--placement: %w", err))
+	}
+	if o.nodeGoneAfter < 0 {
+		errs = append(errs,
+			fmt.Errorf("--node-gone-after: %v must not be negative", o.nodeGoneAfter))
 	}
 	if o.shutdownGrace < 0 {
 		errs = append(errs, fmt.Errorf("--shutdown-grace: %v must not be negative", o.shutdownGrace))

@@ -11,8 +11,8 @@ import (
 
 func rootCommand() *cobra.Command {
 	root := command.Root("csi-hostpath-controller",
-		"The controller of a cluster whose nodes run csi-hostpath", "serve, or --help")
-	root.AddCommand(serveCommand())
+		"The controller of a cluster whose nodes run csi-hostpath", "serve, place, or --help")
+	root.AddCommand(serveCommand(), placeCommand())
 	return root
 }
 

@@ -23,7 +23,9 @@ func call(args ...string) (code int, stdout, stderr string) {
 }
 
 func TestVersionIsPrinted(t *testing.T) {
-	for _, args := range [][]string{{"--version"}, {"serve", "--version"}} {
+	for _, args := range [][]string{
+		{"--version"}, {"serve", "--version"}, {"place", "--version"},
+	} {
 		if code, stdout, stderr := call(args...); code != command.ExitOK ||
 			stdout != version.Version+"\n" {
 			t.Errorf("%q: exit %d, %q, %q", args, code, stdout, stderr)
@@ -65,7 +67,7 @@ func TestEveryFaultOfTheFlagsIsNamed(t *testing.T) {
 		args string
 		want []string // the lines of the error, in any order
 	}{
-		{"", []string{"give a command: serve, or --help"}},
+		{"", []string{"give a command: serve, place, or --help"}},
 		{"serve now", []string{`serve takes no arguments, only flags: ["now"]`}},
 		{"serve", []string{
 			"--namespace: give the namespace of the controller's objects",
@@ -94,6 +96,11 @@ func TestEveryFaultOfTheFlagsIsNamed(t *testing.T) {
 				"--driver-name: give one", "--server-name: give one", "--token-audience: give one",
 				"--shutdown-grace: -1s must not be negative",
 			}},
+		{"serve --node-gone-after=-1s " + good, []string{"--node-gone-after: -1s must not be negative"}},
+		{"place --driver-name= --metrics-address=1", []string{
+			"--namespace: give the namespace of the controller's objects", "--driver-name: give one",
+			`--metrics-address: "1" must be host:port or :port: address 1: missing port in address`,
+		}},
 		{"serve --kube-api-qps=many", []string{`--kube-api-qps: "many" must be a number`}},
 		{"serve --kube-api-burst=many", []string{`--kube-api-burst: "many" must be a whole number`}},
 		{"serve --kubeconfig=/absent " + good, nil},

@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/kube"
+	"github.com/csi-hostpath/csi-hostpath/pkg/lifecycle"
 	"github.com/csi-hostpath/csi-hostpath/pkg/link"
 	"github.com/csi-hostpath/csi-hostpath/pkg/link/certs"
 	"github.com/csi-hostpath/csi-hostpath/pkg/router"
@@ -176,6 +177,13 @@ func (c *controller) run(ctx context.Context) error {
 		group.Go(func() error { c.issuer.Run(linking); return nil })
 	}
 	group.Go(func() error { c.options.forgetNodeCapacities(ctx, c.client); return nil })
+	group.Go(func() error {
+		return c.options.kube.follow(ctx, c.registry, lifecycle.Options{
+			DriverName:    c.options.driverName,
+			Nodes:         linkedNodes{c.router},
+			NodeGoneAfter: c.options.nodeGoneAfter,
+		})
+	})
 	group.Go(func() error {
 		return serving.HTTP(ctx, c.options.metricsAddress, newPages(c.router, c.certs, c.registry))
 	})

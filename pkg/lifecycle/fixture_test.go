@@ -112,23 +112,20 @@ func snapshotResource(name string) schema.GroupVersionResource {
 }
 
 // run runs a Controller while test runs, in time that passes only when nothing else happens.
-func (w *world) run(test func()) *Controller {
+func (w *world) run(test func()) {
 	w.Helper()
 	c, err := New(w.options)
 	if err != nil {
 		w.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(w.Context())
-	ended := make(chan error)
-	go func() { ended <- c.Run(ctx) }()
+	var wg sync.WaitGroup
+	wg.Go(func() { c.Run(ctx) })
 	time.Sleep(time.Second) // cache.WaitForCacheSync polls
 	synctest.Wait()
 	test()
 	cancel()
-	if err := <-ended; err != nil {
-		w.Error(err)
-	}
-	return c
+	wg.Wait()
 }
 
 // selected is the node in the annotation of claim "new".

@@ -57,7 +57,7 @@ type goneNodes struct {
 	nodes      Nodes
 	driverName string
 	after      time.Duration
-	metrics    *metrics
+	metrics    *Metrics
 }
 
 // interval is how often the volumes are looked at.

@@ -245,10 +245,11 @@ func TestVolumeWithoutAnObjectIsReportedAndKept(t *testing.T) {
 		known := volumeObject(provisionedName, "b")
 		w := newWorld(t, known)
 		w.options.Nodes = linked{pool: "b", "cccccccccccc": "a"}
-		c := w.run(func() { time.Sleep(2 * orphanInterval) })
+		w.options.Metrics = NewMetrics()
+		w.run(func() { time.Sleep(2 * orphanInterval) })
 		for name, want := range map[string]float64{"a": 1, "b": 0} {
 			var m dto.Metric
-			if err := c.metrics.orphans.WithLabelValues(name).Write(&m); err != nil {
+			if err := w.options.Metrics.orphans.WithLabelValues(name).Write(&m); err != nil {
 				t.Fatal(err)
 			}
 			if got := m.GetGauge().GetValue(); got != want {

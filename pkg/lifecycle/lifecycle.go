@@ -18,12 +18,10 @@ package lifecycle
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
@@ -59,6 +57,8 @@ type Options struct {
 	// NodeGoneAfter is how long a Node object must have been missing before anything is done about its
 	// volumes. 0: nothing is. It needs Nodes.
 	NodeGoneAfter time.Duration
+	// Metrics count what is done. Default: metrics that nobody reads.
+	Metrics *Metrics
 }
 
 // Controller must run once in the cluster for each driver: whoever runs it is its elected leader.
@@ -68,7 +68,6 @@ type Controller struct {
 	waiting *waiting
 	gone    *goneNodes // nil: not wanted
 	orphans *orphans   // nil: no node is linked
-	metrics *metrics
 }
 
 // New starts nothing.
@@ -77,7 +76,10 @@ func New(o Options) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := newMetrics()
+	m := o.Metrics
+	if m == nil {
+		m = NewMetrics()
+	}
 	p, err := newPlacer(o, cluster, m)
 	if err != nil {
 		return nil, err
@@ -86,7 +88,7 @@ func New(o Options) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := &Controller{cluster: cluster, placer: p, waiting: w, metrics: m}
+	made := &Controller{cluster: cluster, placer: p, waiting: w}
 	if o.Nodes == nil {
 		return made, nil
 	}
@@ -100,19 +102,15 @@ func New(o Options) (*Controller, error) {
 	return made, nil
 }
 
-// Collector has the metrics. They count from 0, whether or not the Controller runs.
-func (c *Controller) Collector() prometheus.Collector { return c.metrics }
-
 // Run works until ctx is done, and returns when all that it started has ended. It runs once.
-// Errors: ctx was done before the API server had sent what there is.
-func (c *Controller) Run(ctx context.Context) error {
+func (c *Controller) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer c.placer.queue.ShutDown()
 	defer c.waiting.queue.ShutDown()
 	wg.Go(func() { c.cluster.run(ctx) })
 	if !c.cluster.waitForSync(ctx) {
-		return errors.New("stopped before the API server had sent its claims and volumes")
+		return
 	}
 	c.placer.start(ctx, &wg)
 	c.waiting.start(ctx, &wg)
@@ -123,5 +121,4 @@ func (c *Controller) Run(ctx context.Context) error {
 		wg.Go(func() { c.orphans.run(ctx) })
 	}
 	<-ctx.Done()
-	return nil
 }

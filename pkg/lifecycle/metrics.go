@@ -4,13 +4,14 @@ import "github.com/prometheus/client_golang/prometheus"
 
 const namespace = "csi_hostpath"
 
-// metrics are those of the package.
-type metrics struct {
+// Metrics are those of the package. They implement prometheus.Collector.
+type Metrics struct {
 	placements, released, abandoned prometheus.Counter
 	gone, orphans                   *prometheus.GaugeVec
 }
 
-func newMetrics() *metrics {
+// NewMetrics returns metrics that count from 0.
+func NewMetrics() *Metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: namespace, Subsystem: "controller", Name: name, Help: help,
@@ -21,7 +22,7 @@ func newMetrics() *metrics {
 			Namespace: namespace, Subsystem: "controller", Name: name, Help: help,
 		}, []string{"node"})
 	}
-	return &metrics{
+	return &Metrics{
 		placements: counter("placements_total", "Claims that were given the node of their source. A "+
 			"claim whose node has no room is counted each time."),
 		released: counter("released_claims_total", "Claims that were deleted because their node was "+
@@ -34,19 +35,19 @@ func newMetrics() *metrics {
 	}
 }
 
-func (m *metrics) all() []prometheus.Collector {
+func (m *Metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{m.placements, m.released, m.abandoned, m.gone, m.orphans}
 }
 
 // Describe implements prometheus.Collector.
-func (m *metrics) Describe(to chan<- *prometheus.Desc) {
+func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
 	for _, c := range m.all() {
 		c.Describe(to)
 	}
 }
 
 // Collect implements prometheus.Collector.
-func (m *metrics) Collect(to chan<- prometheus.Metric) {
+func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	for _, c := range m.all() {
 		c.Collect(to)
 	}

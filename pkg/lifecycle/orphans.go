@@ -22,7 +22,7 @@ var provisioned = regexp.MustCompile(`^pvc-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]
 type orphans struct {
 	cluster *cluster
 	nodes   Nodes
-	metrics *metrics
+	metrics *Metrics
 	// suspected were orphans in the last pass, by volume ID. Only in the second pass a volume is an
 	// orphan: the object of a new volume comes after the volume.
 	suspected map[string]bool // true: reported

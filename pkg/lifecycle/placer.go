@@ -54,7 +54,7 @@ type placer struct {
 	cluster  *cluster
 	finder   *finder
 	recorder record.EventRecorder
-	metrics  *metrics
+	metrics  *Metrics
 	queue    workqueue.TypedRateLimitingInterface[string]
 
 	mu     sync.Mutex
@@ -68,7 +68,7 @@ type placement struct {
 	last  time.Time
 }
 
-func newPlacer(o Options, c *cluster, m *metrics) (*placer, error) {
+func newPlacer(o Options, c *cluster, m *Metrics) (*placer, error) {
 	p := &placer{
 		client:   o.Client,
 		cluster:  c,

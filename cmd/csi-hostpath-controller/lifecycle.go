@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"os"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/kube"
+	"github.com/csi-hostpath/csi-hostpath/pkg/lifecycle"
+	"github.com/csi-hostpath/csi-hostpath/pkg/router"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// leaseOf is the name of the Lease that makes one of several controllers the leader. The chart lets
+// the controller write it.
+func leaseOf(driverName string) string {
+	return controllerName + "-" + strings.ReplaceAll(driverName, ".", "-")
+}
+
+// follow follows the life of claims and nodes whenever this process is the leader, until the
+// context ends. The options need no client.
+func (o *kubeOptions) follow(
+	ctx context.Context, registry prometheus.Registerer, options lifecycle.Options,
+) (err error) {
+	if options.Client, err = kube.NewClient(o.client("lifecycle")); err != nil {
+		return err
+	}
+	if options.Dynamic, err = kube.NewDynamicClient(o.client("lifecycle")); err != nil {
+		return err
+	}
+	// Of its own: claims that come all at once must not hold up the renewal of the lease.
+	election, err := kube.NewClient(o.client("election"))
+	if err != nil {
+		return err
+	}
+	name, err := os.Hostname() // in a pod the pod's name
+	if err != nil {
+		return fmt.Errorf("name this process: %w", err)
+	}
+	options.Metrics = lifecycle.NewMetrics()
+	registry.MustRegister(options.Metrics)
+	var stop func()
+	options.Recorder, stop = kube.NewEventRecorder(ctx, options.Client, controllerName)
+	defer stop()
+	lease := kube.Lease{Namespace: o.namespace, Name: leaseOf(options.DriverName), Identity: name}
+	return kube.RunAsLeader(ctx, election, lease, func(ctx context.Context) error {
+		c, err := lifecycle.New(options)
+		if err != nil {
+			return fmt.Errorf("follow claims and nodes: %w", err)
+		}
+		c.Run(ctx)
+		return nil
+	})
+}
+
+// linkedNodes are those that are linked to the router.
+type linkedNodes struct{ router *router.Router }
+
+// OfPool implements lifecycle.Nodes.
+func (n linkedNodes) OfPool(pool volume.PoolID) (string, bool) { return n.router.NodeOf(pool) }
+
+// IsLinked implements lifecycle.Nodes.
+func (n linkedNodes) IsLinked(value string) bool { return n.router.IsLinked(value) }
+
+// Volumes implements lifecycle.Nodes.
+func (n linkedNodes) Volumes(ctx context.Context) iter.Seq2[lifecycle.Volume, error] {
+	return func(yield func(lifecycle.Volume, error) bool) {
+		for v, err := range n.router.Volumes(ctx) {
+			if !yield(lifecycle.Volume{ID: v.ID, Node: v.Node}, err) {
+				return
+			}
+		}
+	}
+}
