@@ -82,11 +82,11 @@ func (d Dir) ReadFile(path string, buffer []byte, resolve Resolve) ([]byte, erro
 }
 
 // OpenUnmounted opens a directory in it, for reading, unless something is mounted on that
-// directory: then the error says so.
+// directory. Errors: EXDEV.
 func (d Dir) OpenUnmounted(name string) (Dir, error) {
 	f, err := d.Resolve(name, unix.O_RDONLY|unix.O_DIRECTORY, OnMount)
 	if errors.Is(err, unix.EXDEV) {
-		return Dir{}, fmt.Errorf("%q is a mount point: unmount it", name)
+		return Dir{}, fmt.Errorf("%q is a mount point: %w", name, unix.EXDEV)
 	}
 	return Dir{f}, err
 }

@@ -80,7 +80,7 @@ func (k *kind[V]) lockSource(id poolMember, sourceOf func(V) *copySource) (*copy
 	var dir openat.Dir
 	e, err := k.find(id)
 	if err == nil {
-		dir, err = k.dir.OpenDir(id.Dir())
+		dir, err = k.dir.OpenUnmounted(id.Dir())
 	}
 	if err != nil {
 		unlock()

@@ -117,4 +117,6 @@ func (v Volume) syncRecord() error {
 	return v.pool.commits.SyncFile(d.File)
 }
 
-func (v Volume) openDir() (openat.Dir, error) { return v.pool.volumes.dir.OpenDir(v.ID.Dir()) }
+func (v Volume) openDir() (openat.Dir, error) {
+	return v.pool.volumes.dir.OpenUnmounted(v.ID.Dir())
+}

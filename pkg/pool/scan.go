@@ -85,7 +85,7 @@ func (p *Pool) adoptVolume(ctx context.Context, e *catalog.Entry) {
 	if isUnquoted(e, p.backendOf(e.Spec())) {
 		return
 	}
-	d, err := p.volumes.dir.OpenDir(e.Dir)
+	d, err := p.volumes.dir.OpenUnmounted(e.Dir)
 	if err == nil {
 		defer d.Close()
 	}
@@ -129,7 +129,7 @@ func (p *Pool) adoptSnapshot(ctx context.Context, e *catalog.Entry) {
 	if isUnquoted(e, p.backend) {
 		return
 	}
-	d, err := p.snapshots.dir.OpenDir(e.Dir)
+	d, err := p.snapshots.dir.OpenUnmounted(e.Dir)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "A snapshot cannot be opened", "pool", p.opts.Name,
 			"directory", e.Dir)

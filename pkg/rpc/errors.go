@@ -21,8 +21,9 @@ type codeEntry struct {
 	remedy string
 }
 
-// What to do when a disk or a filesystem of the node fails.
+// What to do about a disk or a filesystem of the node.
 const (
+	lookAtMounts = "something is mounted on a directory of the pool (findmnt shows it): unmount it"
 	lookAtDisk   = "the node's disk or filesystem has failed: look into the kernel's log (dmesg), repair it"
 	lookAtServer = "the server of a mounted filesystem (FUSE, NFS) does not answer: restart it, or unmount it"
 )
@@ -49,6 +50,9 @@ var codeTable = []codeEntry{
 	{err: volume.ErrNotLinked, code: codes.Unavailable},
 	{err: volume.ErrNodeBusy, code: codes.Unavailable},
 	{err: volume.ErrAPI, code: codes.Unavailable},
+	// An operator has mounted something in a pool. Before ErrCorrupt, because a record that is hidden
+	// is not lost.
+	{err: syscall.EXDEV, code: codes.FailedPrecondition, remedy: lookAtMounts},
 	// Not DATA_LOSS, which means "unrecoverable". Most often only a record is unreadable, which can be
 	// written again while the data is intact. kubelet treats both codes as final
 	// (isFinalError in pkg/volume/csi/csi_client.go).

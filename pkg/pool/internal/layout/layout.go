@@ -6,6 +6,7 @@ package layout
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -99,7 +100,7 @@ func OpenExisting(path string) (_ *Dir, err error) {
 	if err := lock(d.Root); err != nil {
 		return nil, err
 	}
-	d.Volumes, err = d.Root.OpenDir(VolumesDir)
+	d.Volumes, err = d.Root.OpenUnmounted(VolumesDir)
 	return d, err
 }
 
@@ -156,7 +157,11 @@ func (d *Dir) dirs() []*openat.Dir {
 // gives users and groups what a volume's mode denies them.
 func (d *Dir) openDirs() (err error) {
 	for i, dir := range d.dirs() {
-		if *dir, err = d.Root.OpenDir(ownDirs[i]); err != nil {
+		*dir, err = d.Root.OpenUnmounted(ownDirs[i])
+		if errors.Is(err, unix.EXDEV) { // what is mounted there may hide volumes
+			return fmt.Errorf("%w: %w: unmount it", volume.ErrUnavailable, err)
+		}
+		if err != nil {
 			return err
 		}
 		if err := openat.RemoveACLs(dir.File); err != nil {

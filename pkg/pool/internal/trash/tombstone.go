@@ -29,7 +29,7 @@ func setTombstone(d openat.Dir) error {
 
 // deleteInPlace deletes an entry of volumes/ or snapshots/ in place.
 func deleteInPlace(in openat.Dir, name string) error {
-	d, err := in.OpenDir(name)
+	d, err := in.OpenUnmounted(name)
 	if err != nil {
 		return err
 	}

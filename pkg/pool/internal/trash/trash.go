@@ -141,10 +141,15 @@ func (t *Trash) Stop() {
 // Delete moves an entry of volumes/ or snapshots/ to trash/, under a name that is free there. On a
 // disk that is too full for a rename, the entry is deleted in place, and all that trash/ retains
 // becomes due. An entry that somebody has removed by hand counts as deleted. Delete is durable
-// after SyncDeleted. The caller fills in the returned entry, and queues it then.
+// after SyncDeleted. The caller fills in the returned entry, and queues it then. Errors: ErrInUse
+// when the entry is a mount point.
 func (t *Trash) Delete(from openat.Dir, name, trashName string) (Entry, error) {
 	e := Entry{In: t.Dir, Name: trashName}
 	err := from.RenameNoReplace(name, t.Dir, trashName)
+	if errors.Is(err, unix.EBUSY) {
+		return e, fmt.Errorf("%w: something is mounted on its directory: unmount it (%w)",
+			volume.ErrInUse, err)
+	}
 	if errors.Is(err, unix.ENOSPC) {
 		t.queue.expireAll()
 		e.In, e.Name = from, name
