@@ -180,24 +180,24 @@ func TestControllerCallsTheNodeAndHearsOfItsRoomButDoesNotMount(t *testing.T) {
 func TestPoolThatHangsDoesNotKeepTheControllerFromHearingOfOthers(t *testing.T) {
 	good, bad := config.NewPool("good", t.TempDir()+"/p"), config.NewPool("bad", t.TempDir()+"/p")
 	pools := newPools(t, good, bad)
+	pools.askingStatus = stuck.NewCalls(time.Second)
 	keepOpening(t, pools)
 	fixture.Eventually(t, "the pools are open", func() bool { return len(pools.Open()) == 2 })
 	states := newPoolStates(pools)
-	states.asking = stuck.NewCalls(time.Second)
 	hanging, ended := make(chan struct{}), make(chan struct{})
 	defer func() { close(hanging); <-ended }()
 	asked := make(chan struct{})
 	go func() {
 		defer close(ended)
-		q := stuck.Question{Key: bad.Path, Path: bad.Path}
-		_, _ = stuck.Do(t.Context(), states.asking, q, func() (pool.Status, error) {
+		q := stuck.Question{Key: bad.Name, Path: bad.Path}
+		_, _ = stuck.Do(t.Context(), pools.askingStatus, q, func() (pool.Status, error) {
 			close(asked)
 			<-hanging
 			return pool.Status{}, nil
 		}, nil)
 	}()
 	<-asked
-	state := states.measure(t.Context())
+	state := states.measure()
 	if p := state.GetPools()[0]; p.GetNotReady() != "" || p.GetSizeBytes() == 0 {
 		t.Errorf("the good pool: %v", p)
 	}

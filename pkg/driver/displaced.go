@@ -2,10 +2,14 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/stuck"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // closeDisplaced waits until the slot's pool is no longer at its path, and closes the pool. It
@@ -13,7 +17,7 @@ import (
 func (s *poolSet) closeDisplaced(ctx context.Context, slot *poolSlot) {
 	for {
 		changed := s.changes.next()
-		if err := slot.pool.CheckAtPath(); err != nil {
+		if err := s.checkAtPath(ctx, slot); err != nil {
 			s.giveUp(ctx, slot, err)
 			return
 		}
@@ -22,6 +26,40 @@ func (s *poolSet) closeDisplaced(ctx context.Context, slot *poolSlot) {
 			return
 		case <-changed:
 		}
+	}
+}
+
+// checkAtPath compares the open pool with its path. If that takes long, a filesystem on the way
+// does not answer, and calls are refused the pool until it does. Errors: those of pool.CheckAtPath.
+func (s *poolSet) checkAtPath(ctx context.Context, slot *poolSlot) error {
+	p := slot.pool
+	q := stuck.Question{Key: "at " + slot.config.Path, Path: slot.where()}
+	_, err := stuck.Do(ctx, s.asking, q, func() (struct{}, error) {
+		return struct{}{}, p.CheckAtPath()
+	}, nil)
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // nobody looks any more
+	}
+	if errors.Is(err, volume.ErrUnresponsive) {
+		s.setHanging(ctx, slot, err)
+		return nil
+	}
+	s.setHanging(ctx, slot, nil)
+	return err
+}
+
+// setHanging says why calls are refused an open pool that does not answer; nil: they are not.
+func (s *poolSet) setHanging(ctx context.Context, slot *poolSlot, why error) {
+	s.mu.Lock()
+	before := slot.hangs
+	slot.hangs = why
+	s.mu.Unlock()
+	logger := klog.FromContext(ctx).WithValues("pool", slot.config.Name)
+	switch {
+	case why != nil && before == nil:
+		logger.Error(why, "Pool does not answer: its volumes are unavailable until it does")
+	case why == nil && before != nil:
+		logger.Info("Pool answers again")
 	}
 }
 

@@ -122,19 +122,16 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(value), labels...)
 	}
-	slots, giveBack := m.pools.borrow()
-	defer giveBack()
-	for _, slot := range slots {
-		name := slot.config.Name
-		status, err := slot.status()
-		if err != nil {
+	for _, p := range m.pools.statuses() {
+		name := p.config.Name
+		if p.err != nil {
 			gauge(poolReady, 0, name)
-			gauge(poolNotReady, 1, name, string(volume.ReasonOf(err)))
+			gauge(poolNotReady, 1, name, string(volume.ReasonOf(p.err)))
 			continue
 		}
 		gauge(poolReady, 1, name)
 		for _, g := range poolGauges {
-			gauge(g.desc, g.value(slot.pool, status), name)
+			gauge(g.desc, g.value(p.pool, p.status), name)
 		}
 	}
 }

@@ -139,22 +139,19 @@ func (p *pages) states(ctx context.Context) ([]state, error) {
 // checkAll asks the pools' disks, and logs what has changed: the log is the only place that has all
 // of an error.
 func (p *pages) checkAll() ([]state, error) {
-	slots, giveBack := p.pools.borrow()
-	defer giveBack()
 	states := p.around.states()
-	for _, slot := range slots {
+	for _, slot := range p.pools.statuses() {
 		s := state{subject: "pool " + slot.config.Name, optional: slot.config.Optional}
-		_, err := slot.status()
 		text := ""
-		if err != nil {
-			s.reason, text = volume.ReasonOf(err), err.Error()
+		if slot.err != nil {
+			s.reason, text = volume.ReasonOf(slot.err), slot.err.Error()
 		}
 		if slot.pool != nil && slot.pool.Filesystem().NoExec {
 			s.note = "noexec"
 		}
 		// The error of a pool that is not open is logged by keepTrying.
 		if slot.pool != nil && text != "" && text != p.lastLogged[slot.config.Name] {
-			p.logger.Error(err, "Pool cannot be used", "pool", slot.config.Name)
+			p.logger.Error(slot.err, "Pool cannot be used", "pool", slot.config.Name)
 		}
 		p.lastLogged[slot.config.Name] = text
 		states = append(states, s)

@@ -49,30 +49,51 @@ type poolSet struct {
 
 	openingEnds time.Time // see stillOpening
 
-	asking *stuck.Calls // questions about pools that are not open, by their paths
+	asking *stuck.Calls // questions about pools that are not open or displaced, by their paths
+	// askingStatus are questions about open pools, which the pages and Probe wait for.
+	askingStatus *stuck.Calls
 }
+
+// statusPatience is less than answerTimeout.
+const statusPatience = 3 * time.Second
 
 // poolSlot is one configured pool: exactly one of pool and err is nil.
 type poolSlot struct {
 	config config.Pool
 	pool   *pool.Pool
 	err    error
+	// hangs is set while the filesystems on the way to the open pool do not answer. Calls are refused
+	// then: each of them would cost a thread.
+	hangs error
 
 	wasOpen bool
 	uuid    string // of the pool that is, or was, open; empty if none was
 }
 
-// named adds the pool's name and path to an error, as pool.Open does.
-func (s *poolSlot) named(err error) error {
-	return fmt.Errorf("pool %s at %s: %w", s.config.Name, s.config.Path, err)
+// where is the pool's name and path, for messages.
+func (s *poolSlot) where() string {
+	return fmt.Sprintf("pool %s at %s", s.config.Name, s.config.Path)
 }
 
-// status is the status of the open pool. Errors: why the pool is not open or cannot be written to.
-func (s *poolSlot) status() (pool.Status, error) {
-	if s.pool == nil {
-		return pool.Status{}, s.err
+// named adds the pool's name and path to an error, as pool.Open does.
+func (s *poolSlot) named(err error) error { return fmt.Errorf("%s: %w", s.where(), err) }
+
+// refusal is why calls cannot use the pool; nil if they can. Errors: ErrUnavailable,
+// ErrUnresponsive.
+func (s *poolSlot) refusal() error {
+	if s.err != nil {
+		return unavailable(s.err)
 	}
-	return s.pool.Status()
+	return s.hangs
+}
+
+// poolStatus is the status of a slot's pool. The error is why the pool is not open, does not answer
+// or cannot be written to.
+type poolStatus struct {
+	poolSlot
+
+	status pool.Status
+	err    error
 }
 
 func newPoolSet(cfg config.Config, publications *nodeserver.Publications) *poolSet {
@@ -82,6 +103,7 @@ func newPoolSet(cfg config.Config, publications *nodeserver.Publications) *poolS
 		publications: publications,
 		retry:        poolRetry,
 		asking:       stuck.NewCalls(stuck.Patience),
+		askingStatus: stuck.NewCalls(statusPatience),
 		openingEnds:  time.Now().Add(openingTime),
 	}
 	for _, c := range cfg.Pools {
@@ -333,7 +355,7 @@ func (s *poolSet) ByID(id volume.PoolID) (*pool.Pool, error) {
 		if slot.pool == nil {
 			closed = append(closed, slot.err.Error())
 		} else if slot.pool.ID() == id {
-			return slot.pool, nil
+			return slot.pool, slot.hangs
 		}
 	}
 	if len(closed) > 0 { // A pool's UUID is on its disk, so any of these may have the volume.
@@ -362,10 +384,7 @@ func (s *poolSet) ByName(name string) (*pool.Pool, error) {
 	var names []string
 	for _, slot := range s.slots {
 		if slot.config.Name == name {
-			if slot.err != nil {
-				return nil, unavailable(slot.err)
-			}
-			return slot.pool, nil
+			return slot.pool, slot.refusal()
 		}
 		names = append(names, slot.config.Name)
 	}
@@ -373,13 +392,13 @@ func (s *poolSet) ByName(name string) (*pool.Pool, error) {
 		strings.Join(names, ", "))
 }
 
-// Open lists the open pools in the order of their IDs.
+// Open lists the pools that are open and answer, in the order of their IDs.
 func (s *poolSet) Open() []*pool.Pool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	pools := make([]*pool.Pool, 0, len(s.slots))
 	for _, slot := range s.slots {
-		if slot.pool != nil {
+		if slot.refusal() == nil {
 			pools = append(pools, slot.pool)
 		}
 	}
@@ -389,31 +408,78 @@ func (s *poolSet) Open() []*pool.Pool {
 
 // all lists the pools that this process may have locked.
 func (s *poolSet) all() []*pool.Pool {
-	open := s.Open()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return append(open, s.closing...)
+	pools := slices.Clone(s.closing)
+	for _, slot := range s.slots {
+		if slot.pool != nil {
+			pools = append(pools, slot.pool)
+		}
+	}
+	return pools
 }
 
 // notReady says which required pools cannot be used, and why; nil means ready.
 func (s *poolSet) notReady() error {
-	slots, giveBack := s.borrow()
-	defer giveBack()
+	return notReady(s.statuses())
+}
+
+func notReady(pools []poolStatus) error {
 	var errs []error
-	for _, slot := range slots {
-		if _, err := slot.status(); err != nil && !slot.config.Optional {
-			errs = append(errs, err)
+	for _, p := range pools {
+		if p.err != nil && !p.config.Optional {
+			errs = append(errs, p.err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// Complete says whether every required pool can be used. Errors: ErrUnavailable.
+// Complete says whether every required pool can be used, and every open pool answers. Errors:
+// ErrUnavailable.
 func (s *poolSet) Complete() error {
-	if err := s.notReady(); err != nil {
+	pools := s.statuses()
+	err := notReady(pools)
+	for _, p := range pools {
+		if p.config.Optional && errors.Is(p.err, volume.ErrUnresponsive) {
+			err = errors.Join(err, p.err)
+		}
+	}
+	if err != nil {
 		return unavailable(err)
 	}
 	return nil
+}
+
+// statuses asks all pools at the same time, and waits for statusPatience. A pool that does not
+// answer costs one thread, however often it is asked.
+func (s *poolSet) statuses() []poolStatus {
+	slots, giveBack := s.borrow()
+	defer giveBack()
+	all := make([]poolStatus, len(slots))
+	var asked sync.WaitGroup
+	for i, slot := range slots {
+		asked.Go(func() {
+			all[i] = poolStatus{poolSlot: slot}
+			all[i].status, all[i].err = s.statusOf(slot)
+		})
+	}
+	asked.Wait()
+	return all
+}
+
+func (s *poolSet) statusOf(slot poolSlot) (pool.Status, error) {
+	if slot.pool == nil {
+		return pool.Status{}, slot.err
+	}
+	if slot.hangs != nil {
+		return pool.Status{}, slot.hangs
+	}
+	q := stuck.Question{Key: slot.config.Name, Path: slot.where()}
+	return stuck.Do(context.Background(), s.askingStatus, q, func() (pool.Status, error) {
+		leave := s.calls.enter() // the pool stays open for an answer that nobody waits for
+		defer leave()
+		return slot.pool.Status()
+	}, nil)
 }
 
 // stillOpening is nil as soon as the driver has tried every pool once, or has tried for long: the

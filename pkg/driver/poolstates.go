@@ -2,7 +2,6 @@ package driver
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,8 +12,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/link/linkpb"
-	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
-	"github.com/csi-hostpath/csi-hostpath/pkg/stuck"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -35,8 +32,7 @@ var errStopping = status.Error(codes.Unavailable, "the driver is stopping")
 // poolStates measures the state of the pools, as the controller gets it.
 type poolStates struct {
 	pools   *poolSet
-	asking  *stuck.Calls // by the pools' names
-	calls   signal       // that may have changed the pools
+	calls   signal // that may have changed the pools
 	current atomic.Pointer[linkpb.State]
 	changed signal // of current
 
@@ -44,14 +40,14 @@ type poolStates struct {
 }
 
 func newPoolStates(pools *poolSet) *poolStates {
-	return &poolStates{pools: pools, asking: stuck.NewCalls(answerTimeout)}
+	return &poolStates{pools: pools}
 }
 
 // run measures again and again until the context ends.
 func (s *poolStates) run(ctx context.Context) {
 	for called := false; ctx.Err() == nil; {
 		calls := s.calls.next()
-		s.set(s.measure(ctx), called)
+		s.set(s.measure(), called)
 		pause(ctx, minMeasureInterval, nil)
 		called = pause(ctx, measureInterval, calls)
 	}
@@ -102,37 +98,21 @@ func isSmallChange(before, after *linkpb.State) bool {
 }
 
 // measure asks all pools at a time. One whose disk hangs does not delay the others for long.
-func (s *poolStates) measure(ctx context.Context) *linkpb.State {
-	slots, giveBack := s.pools.borrow()
-	giveBack() // each question borrows again, because it may outlast this
-	state := &linkpb.State{Pools: make([]*linkpb.Pool, len(slots))}
-	var wg sync.WaitGroup
-	for n, slot := range slots {
-		wg.Go(func() {
-			state.Pools[n] = s.describe(slot)
-			current, err := s.ask(ctx, n, slot.config.Path)
-			if err != nil {
-				state.Pools[n].NotReady = string(volume.ReasonOf(err))
-				return
-			}
-			state.Pools[n].SizeBytes = current.SizeBytes
-			state.Pools[n].AvailableBytes = current.AvailableBytes
-			state.Pools[n].Volumes = int64(current.Volumes)
-			state.Pools[n].Snapshots = int64(current.Snapshots)
-		})
+func (s *poolStates) measure() *linkpb.State {
+	state := &linkpb.State{}
+	for _, p := range s.pools.statuses() {
+		described := s.describe(p.poolSlot)
+		state.Pools = append(state.Pools, described)
+		if p.err != nil {
+			described.NotReady = string(volume.ReasonOf(p.err))
+			continue
+		}
+		described.SizeBytes = p.status.SizeBytes
+		described.AvailableBytes = p.status.AvailableBytes
+		described.Volumes = int64(p.status.Volumes)
+		described.Snapshots = int64(p.status.Snapshots)
 	}
-	wg.Wait()
 	return state
-}
-
-// ask returns the status of a pool. Errors: why it cannot be used; ErrUnresponsive.
-func (s *poolStates) ask(ctx context.Context, n int, path string) (pool.Status, error) {
-	q := stuck.Question{Key: path, Path: path}
-	return stuck.Do(ctx, s.asking, q, func() (pool.Status, error) {
-		slots, giveBack := s.pools.borrow()
-		defer giveBack()
-		return slots[n].status()
-	}, nil)
 }
 
 // describe says what is known of a pool without asking its disk.

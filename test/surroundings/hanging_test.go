@@ -1,9 +1,12 @@
 package surroundings
 
 import (
-	"os/exec"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/fuse"
@@ -31,12 +34,51 @@ func TestStartSaysThatKubeletsDirectoryHangs(t *testing.T) {
 
 	fs.Hang()
 	n.wantNotReady(page)
-	cmd := exec.CommandContext(t.Context(), fixture.Build(t), "check", "--node-name=node-1",
-		"--kubelet-dir="+n.path("hanging"), "--pool=default="+n.path("pool"))
-	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), said) {
+	out, err := n.check("exec", "--kubelet-dir="+n.path("hanging"), "--pool=default="+n.path("pool"))
+	if err == nil || !strings.Contains(out, said) {
 		t.Errorf("check: %v, want a failure that says %q:\n%s", err, said, out)
 	}
 	fs.Answer()
 	n.wantReady()
 	fs.WantAlive(t)
+}
+
+// The disk of a pool is mounted in a filesystem that hangs.
+func TestNodeServesItsOtherPoolsWhileOneHangs(t *testing.T) {
+	n := newNode(t)
+	n.mkdir("hanging")
+	fs := fuse.Mount(t, n.path("hanging"))
+	defer fs.Die() // before the driver is waited for
+	fixture.Must(t, unix.Mount("tmpfs", n.path("hanging/mount"), "tmpfs", 0, ""))
+	hanging := n.path("hanging/mount")
+	n.pools = nil
+	config := n.path("config.yaml")
+	const text = "apiVersion: hostpath.csi.local/v1\nkind: DriverConfiguration\n" +
+		"pools: [{name: default, default: true, path: %s}, {name: other, path: %s}]\n"
+	fixture.Must(t, os.WriteFile(config, fmt.Appendf(nil, text, n.path("pool"), hanging), 0o600))
+	n.run("exec", "--config", config)
+	n.wantReady()
+	fs.Hang()
+	n.wantNotReady("pool other: not ready: hangs")
+	fixture.Must(t, n.publish(n.KubeletDir()))
+	if !n.isPublished() {
+		t.Errorf("the volume of the other pool is not there: %q", n.mounts())
+	}
+	if out, err := n.check("exec", "--config", config); err == nil || !strings.Contains(out, hanging) {
+		t.Errorf("check: %v, want a failure that names %s:\n%s", err, hanging, out)
+	}
+	// A thread keeps the driver from ending. Its pools are free all the same.
+	old := n.Process
+	n.Process = nil
+	fixture.Must(t, unix.Kill(old.PID(), unix.SIGTERM))
+	n.run("exec", "--pool=default="+n.path("pool"))
+	n.wantReady()
+	select {
+	case <-old.Exited():
+		t.Error("the kernel ends a process that waits for a filesystem: this test shows little")
+	default:
+	}
+	fs.WantAlive(t)
+	fs.Die()
+	<-old.Exited()
 }

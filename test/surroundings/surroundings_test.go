@@ -90,11 +90,17 @@ func (n *node) wantUnfit(line, message, before string) {
 	}
 }
 
-// check runs the check command with the driver's arguments.
-func (n *node) check(before string) (string, error) {
+// check runs the check command with the driver's arguments; by default those that name the pool.
+func (n *node) check(before string, args ...string) (string, error) {
 	n.t.Helper()
-	cmd := exec.CommandContext(n.t.Context(), "/bin/sh", "-c", before+` "$0" "$@"`, fixture.Build(n.t),
-		"check", "--node-name=node-1", "--kubelet-dir="+n.KubeletDir(), "--pool=default="+n.path("pool"))
+	if len(args) == 0 {
+		args = []string{"--pool=default=" + n.path("pool")}
+	}
+	args = append([]string{
+		"-c", before + ` "$0" "$@"`, fixture.Build(n.t), "check", "--node-name=node-1",
+		"--kubelet-dir=" + n.KubeletDir(),
+	}, args...)
+	cmd := exec.CommandContext(n.t.Context(), "/bin/sh", args...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
