@@ -13,6 +13,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/kube"
+	"github.com/csi-hostpath/csi-hostpath/pkg/link"
 	"github.com/csi-hostpath/csi-hostpath/pkg/router"
 )
 
@@ -63,6 +64,7 @@ type serveOptions struct {
 	endpoint           string
 	endpointGroup      uint32
 	linkAddress        string
+	linkRenewAfter     time.Duration
 	driverName         string
 	serverName         string
 	nodeServiceAccount string
@@ -88,6 +90,8 @@ func (o *serveOptions) register(fs *pflag.FlagSet) {
 	fs.Uint32Var(&o.endpointGroup, "endpoint-group", 0,
 		"group that may connect to the endpoint (default: only the user of the controller)")
 	fs.StringVar(&o.linkAddress, "link-address", ":9820", "address for the links of nodes")
+	fs.DurationVar(&o.linkRenewAfter, "link-renew-after", link.DefaultRenewAfter,
+		"how often a node makes a new link: with the token and the certificate of then")
 	fs.StringVar(&o.driverName, "driver-name", config.Default().DriverName, "the CSI driver's name")
 	fs.StringVar(&o.serverName, "server-name", controllerName, "name in the controller's certificate")
 	fs.StringVar(&o.nodeServiceAccount, "node-service-account", "",
@@ -142,6 +146,9 @@ func (o *serveOptions) validate() error {
 	if o.nodeGoneAfter < 0 {
 		errs = append(errs,
 			fmt.Errorf("--node-gone-after: %v must not be negative", o.nodeGoneAfter))
+	}
+	if o.linkRenewAfter < time.Second {
+		errs = append(errs, fmt.Errorf("--link-renew-after: %v must be 1s or more", o.linkRenewAfter))
 	}
 	if o.shutdownGrace < 0 {
 		errs = append(errs, fmt.Errorf("--shutdown-grace: %v must not be negative", o.shutdownGrace))

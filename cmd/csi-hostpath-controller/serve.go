@@ -109,6 +109,7 @@ func (o *serveOptions) newController(ctx context.Context) (*controller, error) {
 		Fleet:          c.router,
 		DriverName:     o.driverName,
 		Version:        version.Version,
+		RenewAfter:     o.linkRenewAfter,
 		Logger:         logger,
 		Registerer:     c.registry,
 	}
