@@ -47,7 +47,7 @@ func newPoolStates(pools *poolSet) *poolStates {
 func (s *poolStates) run(ctx context.Context) {
 	for called := false; ctx.Err() == nil; {
 		calls := s.calls.next()
-		s.set(s.measure(), called)
+		s.set(s.measure(), called) //nolint:contextcheck // it waits for statusPatience at most
 		pause(ctx, minMeasureInterval, nil)
 		called = pause(ctx, measureInterval, calls)
 	}
