@@ -43,7 +43,8 @@ func CheckDetached(data *os.File) error {
 		return err
 	}
 	return EachDevice(data, func(d *loopdev.Device) error {
-		return fmt.Errorf("%w: its image is on %s: unstage it first", volume.ErrInUse, d.Path())
+		return fmt.Errorf("%w: its image is on %s: unmount what that shows, and detach it (losetup --detach)",
+			volume.ErrInUse, d.Path())
 	})
 }
 
