@@ -19,7 +19,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/router"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/controller"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
@@ -43,9 +45,12 @@ type kind struct {
 	block  bool
 	bytes  int64 // the size of a volume
 	path   csisanity.PathKind
+	// central has the calls of Controller go through the router and the link.
+	central bool
 }
 
-func kinds() []kind {
+// kinds are those that are tested on a filesystem.
+func kinds(fstype string) []kind {
 	all := []kind{
 		{
 			name:       "directory",
@@ -63,6 +68,15 @@ func kinds() []kind {
 	// images do not depend on project quotas, and are slow where the processor is emulated
 	if os.Getenv(disks.ProjectQuotaEnv) != "" {
 		return all
+	}
+	if fstype == disks.XFS {
+		all = append(all, kind{
+			name:    "image" + centralSuffix,
+			fsType:  disks.XFS,
+			bytes:   volume.XFS.MinimumBytes(),
+			path:    csisanity.PathIsDir,
+			central: true,
+		})
 	}
 	return append(
 		all,
@@ -97,6 +111,11 @@ func start(
 	c := &configuration{fstype: fstype, kind: k, pool: filepath.Join(disk.Dir, k.name)}
 	options.Pools = map[string]string{"default": c.pool}
 	options.Log = ginkgo.GinkgoWriter // Ginkgo shows the log of a failed spec
+	var central *controller.Controller
+	if k.central {
+		central = controller.Start(t, router.Options{})
+		options.Args = append(options.Args, central.Args(process.NodeName)...)
+	}
 	var err error
 	if c.process, err = process.StartReady(t.Context(), options); err != nil {
 		t.Fatalf("%s: %v", c.name(), err)
@@ -106,7 +125,12 @@ func start(
 			t.Errorf("%s: the driver does not stop cleanly: %v", c.name(), err)
 		}
 	})
-	c.config = c.testConfig(poolID(t, c.process.Controller))
+	id := poolID(t, c.process.Controller)
+	c.config = c.testConfig(id)
+	if central != nil {
+		central.WaitPool(id)
+		c.config.ControllerAddress = central.Socket
+	}
 	return c
 }
 

@@ -37,12 +37,12 @@ func TestSanity(t *testing.T) {
 	var all []*configuration
 	for _, fstype := range disks.Types() {
 		dirs := map[string]string{}
-		for _, k := range kinds() {
+		for _, k := range kinds(fstype) {
 			// Before the disk is made, so that the disk is unmounted before the directory is removed.
 			dirs[k.name] = t.TempDir()
 		}
 		disk := disks.New(t, fstype, diskBytes())
-		for _, k := range kinds() {
+		for _, k := range kinds(fstype) {
 			all = append(all, start(t, disk, fstype, k, process.Options{Binary: binary, Dir: dirs[k.name]}))
 		}
 	}
