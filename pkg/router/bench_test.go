@@ -27,9 +27,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/controller"
 )
 
-// BenchmarkCall compares a call at the node's socket with the same call at the router's socket, which
-// goes through TLS on loopback to the node. ControllerGetVolume reads memory, and CreateVolume of a
-// volume that exists does as well.
+// BenchmarkCall compares a call at the node's socket with the same call at the router's socket,
+// which goes through TLS on loopback to the node. ControllerGetVolume reads memory, and
+// CreateVolume of a volume that exists does as well.
 func BenchmarkCall(b *testing.B) {
 	atNode, throughRouter := benchmarkClients(b)
 	create := &csi.CreateVolumeRequest{
@@ -55,10 +55,16 @@ func BenchmarkCall(b *testing.B) {
 		client csi.ControllerClient
 	}{{"at-the-node", atNode}, {"through-the-router", throughRouter}} {
 		b.Run("get/"+at.name, func(b *testing.B) {
-			measure(b, func() error { _, err := at.client.ControllerGetVolume(b.Context(), get); return err })
+			measure(b, func() error {
+				_, err := at.client.ControllerGetVolume(b.Context(), get)
+				return err
+			})
 		})
 		b.Run("create/"+at.name, func(b *testing.B) {
-			measure(b, func() error { _, err := at.client.CreateVolume(b.Context(), create); return err })
+			measure(b, func() error {
+				_, err := at.client.CreateVolume(b.Context(), create)
+				return err
+			})
 		})
 	}
 }
@@ -92,7 +98,7 @@ func benchmarkClients(b *testing.B) (atNode, throughRouter csi.ControllerClient)
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { p.Close() })
+	b.Cleanup(func() { _ = p.Close() })
 	n.pool = p
 	links, err := link.Listen(link.NodeOptions{
 		Address: c.Address, ServerName: controller.ServerName, CAFile: c.CAFile(),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -43,6 +44,7 @@ func call[Q, A any](
 	n.calls.Add(1)
 	if err != nil {
 		n.failures.Add(1)
+		klog.FromContext(ctx).Info("The node has answered with an error", "node", n.name) // rpc logs it
 	}
 	return answer, err
 }
