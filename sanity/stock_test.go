@@ -14,6 +14,8 @@ import (
 	"github.com/onsi/ginkgo/v2"
 	"github.com/onsi/ginkgo/v2/types"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/router"
+	"github.com/csi-hostpath/csi-hostpath/test/controller"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
@@ -36,25 +38,43 @@ func stockFailures() map[string]string {
 // changes and with its own volume IDs.
 func TestStockProgramFailsOnlyWhereItIsWrong(t *testing.T) {
 	disks.RequireRoot(t)
-	driver, program := fixture.Build(t), filepath.Join(t.TempDir(), "csi-sanity")
+	binary, program := fixture.Build(t), filepath.Join(t.TempDir(), "csi-sanity")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, stockProgram)
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", build, err, out)
 	}
-	dir := t.TempDir()
-	disk := disks.New(t, disks.XFS, diskBytes())
-	d := fixture.NewDriver(t, process.Options{
-		Binary: driver, Dir: dir, Pools: map[string]string{"default": filepath.Join(disk.Dir, "pool")},
-	})
-	d.Start()
-	report := runStock(t, program, d)
-	for _, fault := range compareStock(report) {
-		t.Error(fault)
+	for _, name := range []string{"stock", "stock" + centralSuffix} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			disk := disks.New(t, disks.XFS, diskBytes())
+			d := fixture.NewDriver(t, process.Options{
+				Binary: binary, Dir: dir, Pools: map[string]string{"default": filepath.Join(disk.Dir, "pool")},
+			})
+			var args []string
+			if strings.HasSuffix(name, centralSuffix) {
+				args = startCentral(t, d)
+			} else {
+				d.Start()
+			}
+			for _, fault := range compareStock(name, runStock(t, program, d, args...)) {
+				t.Error(fault)
+			}
+			d.Stop()
+		})
 	}
-	d.Stop()
 }
 
-func runStock(t *testing.T, program string, d *fixture.Driver) ginkgo.Report {
+// startCentral starts the driver with a controller, and returns the program's arguments for that.
+func startCentral(t *testing.T, d *fixture.Driver) (args []string) {
+	t.Helper()
+	central := controller.Start(t, router.Options{})
+	d.SetArgs(central.Args(process.NodeName)...)
+	d.Start()
+	central.WaitPool(poolID(t, d.Controller))
+	return []string{"-csi.controllerendpoint=unix://" + central.Socket}
+}
+
+func runStock(t *testing.T, program string, d *fixture.Driver, args ...string) ginkgo.Report {
 	t.Helper()
 	target, staging := d.Path("kubelet", targetParent), d.Path("kubelet", stagingPath)
 	// The program makes the last directory of each path itself.
@@ -62,12 +82,12 @@ func runStock(t *testing.T, program string, d *fixture.Driver) ginkgo.Report {
 		fixture.Must(t, os.MkdirAll(filepath.Dir(path), 0o750))
 	}
 	out := d.Path("report.json")
-	cmd := exec.CommandContext(t.Context(), program,
+	cmd := exec.CommandContext(t.Context(), program, append(args,
 		"-csi.endpoint=unix://"+d.Socket(),
 		"-csi.mountdir="+target,
 		"-csi.stagingdir="+staging,
 		"-csi.testvolumesize="+strconv.Itoa(volumeSize), // default: 10 GiB
-		"-ginkgo.json-report="+out, "-ginkgo.timeout="+suiteTimeout.String(), "-ginkgo.no-color")
+		"-ginkgo.json-report="+out, "-ginkgo.timeout="+suiteTimeout.String(), "-ginkgo.no-color")...)
 	said, failed := cmd.CombinedOutput() // the program fails, because of stockFailures
 	var reports []ginkgo.Report
 	content, err := os.ReadFile(out)
@@ -87,8 +107,7 @@ func runStock(t *testing.T, program string, d *fixture.Driver) ginkgo.Report {
 
 // compareStock returns one line for each difference between a report of the program and the lists
 // of skips and failures.
-func compareStock(report ginkgo.Report) (faults []string) {
-	const name = "stock"
+func compareStock(name string, report ginkgo.Report) (faults []string) {
 	wanted := stockFailures()
 	for i, spec := range report.SpecReports {
 		report.SpecReports[i].ContainerHierarchyTexts = append([]string{name},

@@ -8,6 +8,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/request"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -18,7 +19,7 @@ import (
 func (s *Server) CreateSnapshot(
 	ctx context.Context, req *csi.CreateSnapshotRequest,
 ) (*csi.CreateSnapshotResponse, error) {
-	create, err := parseSnapshot(req)
+	create, err := request.ParseSnapshot(req)
 	if err != nil {
 		return nil, err
 	}
@@ -38,29 +39,6 @@ func (s *Server) CreateSnapshot(
 		return nil, err
 	}
 	return &csi.CreateSnapshotResponse{Snapshot: s.snapshotMessage(made)}, nil
-}
-
-func parseSnapshot(req *csi.CreateSnapshotRequest) (volume.SnapshotRequest, error) {
-	name, err := volume.ParseNewName(req.GetName())
-	if err != nil {
-		return volume.SnapshotRequest{}, err
-	}
-	if volume.IsReferenceID(req.GetSourceVolumeId()) {
-		return volume.SnapshotRequest{}, fmt.Errorf(
-			"%w: volume %s is a path of the host, which belongs to no pool: there are no snapshots of it",
-			volume.ErrInvalid,
-			req.GetSourceVolumeId(),
-		)
-	}
-	source, err := volume.ParseID(req.GetSourceVolumeId())
-	if err != nil {
-		return volume.SnapshotRequest{}, err
-	}
-	owner, err := volume.ParseSnapshotParameters(req.GetParameters())
-	if err != nil {
-		return volume.SnapshotRequest{}, err
-	}
-	return volume.SnapshotRequest{Name: name, Source: source, Owner: owner}, nil
 }
 
 // DeleteSnapshot deletes a snapshot of this node's pools, durably; one that is gone is no error,

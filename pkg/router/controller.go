@@ -51,7 +51,7 @@ func (r *Router) onlyOn(n *node) *csi.TopologyRequirement {
 func (r *Router) checkVolume(n *node, v *csi.Volume) error {
 	id, err := volume.ParseID(v.GetVolumeId())
 	if err != nil && !volume.IsReferenceID(v.GetVolumeId()) {
-		return fmt.Errorf("node %s has answered with a volume %q", n.name, v.GetVolumeId())
+		return fmt.Errorf("node %s has answered with a volume %q", n.name, clip(v.GetVolumeId()))
 	}
 	if err == nil {
 		if err := r.checkOwner(n, id.Pool()); err != nil {
@@ -72,7 +72,8 @@ func (r *Router) checkOwner(n *node, id volume.PoolID) error {
 func (r *Router) checkTopology(n *node, topologies []*csi.Topology) error {
 	for _, t := range topologies {
 		if value, ok := r.valueOf(t); !ok || value != volume.TopologyValue(n.name) {
-			return fmt.Errorf("node %s has answered with the topology %v", n.name, t.GetSegments())
+			return fmt.Errorf("node %s has answered with the topology %s", n.name,
+				clip(fmt.Sprint(t.GetSegments())))
 		}
 	}
 	if len(topologies) != 1 {

@@ -163,6 +163,17 @@ func TestWhatTheNodeAnswersGoesThroughUnchanged(t *testing.T) {
 	}
 }
 
+func TestAMessageWithoutEndIsCut(t *testing.T) {
+	c := newCluster(t, Options{})
+	c.addNode("node-a", "p").doBefore(func(context.Context, string) error {
+		return status.Error(codes.Aborted, strings.Repeat("é", maxMessage))
+	})
+	_, err := c.client.CreateVolume(t.Context(), createRequest("v", "node-a"))
+	if s := status.Convert(err); s.Code() != codes.Aborted || len(s.Message()) > maxMessage+10 {
+		t.Errorf("the answer is %s with %d bytes", s.Code(), len(s.Message()))
+	}
+}
+
 func TestDeadlineAndCancellationReachTheNode(t *testing.T) {
 	c := newCluster(t, Options{})
 	n := c.addNode("node-a", "p")

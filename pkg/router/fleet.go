@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/time/rate"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/link"
@@ -31,6 +32,7 @@ type fleet struct {
 	// refused has the pools that nodes claim although others have them.
 	refused map[*poolState]*node
 	pruned  time.Time
+	seldom  *rate.Limiter // for lines of the log that a node can cause
 }
 
 // node is a node that is linked, or was. The fleet's lock guards what is not atomic.
@@ -62,6 +64,7 @@ func newFleet(logger klog.Logger) *fleet {
 		owners:  map[volume.PoolID]owner{},
 		refused: map[*poolState]*node{},
 		pruned:  time.Now(),
+		seldom:  rate.NewLimiter(rate.Every(time.Second), 20),
 	}
 }
 
@@ -146,7 +149,8 @@ func (f *fleet) claim(n *node, p *poolState, before []*poolState) {
 		f.owners[p.id] = owner{n, p.uuid}
 	case had.node.holds(p.id) || had.uuid != p.uuid:
 		f.refused[p], p.refused = n, true
-		if !slices.ContainsFunc(before, func(b *poolState) bool { return b.refused && b.id == p.id }) {
+		known := func(b *poolState) bool { return b.refused && b.id == p.id }
+		if !slices.ContainsFunc(before, known) && f.seldom.Allow() {
 			f.logger.Error(nil, "A node claims a pool that another node has: it gets no calls for it. "+
 				"Is one a copy of the other's disk?", "node", n.name, "pool", p.name,
 				"poolID", p.id, "owner", had.node.name)

@@ -102,8 +102,8 @@ func (l lister[E]) pool(
 			return entries, nil
 		}
 		if next <= token {
-			return nil, fmt.Errorf("node %s lists %s after %s: its pages never end", p.node.name, next,
-				token)
+			return nil, fmt.Errorf("node %s lists %q after %s: its pages never end", p.node.name,
+				clip(next), token)
 		}
 		token = next
 	}

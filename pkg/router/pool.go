@@ -72,7 +72,13 @@ func newPool(pushed *linkpb.Pool, before []*poolState) *poolState {
 	return p
 }
 
-func clip(s string) string { return s[:min(len(s), maxTextBytes)] }
+// clip bounds a text of a node.
+func clip(s string) string {
+	if len(s) <= maxTextBytes {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxTextBytes], "") + "…"
+}
 
 func (p *poolState) isReady() bool { return p.notReady == "" && !p.refused }
 

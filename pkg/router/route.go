@@ -8,6 +8,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
@@ -17,6 +18,9 @@ import (
 // maxUnderWay bounds the calls under way to a node: a node that is slow takes no more of what the
 // sidecars and the router can do at a time.
 const maxUnderWay = 32
+
+// maxMessage bounds the message of a node's status, in bytes.
+const maxMessage = 16 << 10
 
 // maxNamed is how many nodes a message names.
 const maxNamed = 10
@@ -46,7 +50,16 @@ func call[Q, A any](
 		n.failures.Add(1)
 		klog.FromContext(ctx).Info("The node has answered with an error", "node", n.name) // rpc logs it
 	}
-	return answer, err
+	return answer, bounded(err)
+}
+
+// bounded cuts the message of a status that no node of ours sends.
+func bounded(err error) error {
+	s := status.Convert(err)
+	if len(s.Message()) <= maxMessage {
+		return err
+	}
+	return status.Error(s.Code(), strings.ToValidUTF8(s.Message()[:maxMessage], "")+"…")
 }
 
 // clientOf calls a node on its newest link. Errors: ErrNotLinked.

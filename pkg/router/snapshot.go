@@ -7,6 +7,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/request"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -14,9 +15,13 @@ import (
 func (r *Router) CreateSnapshot(
 	ctx context.Context, req *csi.CreateSnapshotRequest,
 ) (*csi.CreateSnapshotResponse, error) {
-	n, err := r.nodeOfVolume(req.GetSourceVolumeId())
+	create, err := request.ParseSnapshot(req)
 	if err != nil {
 		return nil, err
+	}
+	n, err := r.ownerOf(create.Source.Pool())
+	if err != nil {
+		return nil, fmt.Errorf("snapshot of volume %s: %w", create.Source, err)
 	}
 	if where := r.parseTopology(req.GetAccessibilityRequirements()); !where.has(n) {
 		return nil, fmt.Errorf("%w, %s: a snapshot can be used only on the node of its volume, %s",
@@ -36,7 +41,7 @@ func (r *Router) CreateSnapshot(
 func (r *Router) checkSnapshot(n *node, s *csi.Snapshot) error {
 	id, err := volume.ParseSnapshotID(s.GetSnapshotId())
 	if err != nil {
-		return fmt.Errorf("node %s has answered with a snapshot %q", n.name, s.GetSnapshotId())
+		return fmt.Errorf("node %s has answered with a snapshot %q", n.name, clip(s.GetSnapshotId()))
 	}
 	if err := r.checkOwner(n, id.Pool()); err != nil {
 		return err

@@ -11,6 +11,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/link/linkpb"
 )
 
+// minPush is the least time between two states of a node that are taken: a node that pushes without
+// end waits.
+const minPush = 50 * time.Millisecond
+
 // watchRetry is the time after which a stream that a node has ended is asked for again.
 const watchRetry = 5 * time.Second
 
@@ -31,10 +35,15 @@ func (r *Router) watch(n *node, l *link.Link) {
 			r.logger.Error(err, "A node does not push the state of its pools; trying again",
 				"node", n.name, "after", watchRetry)
 		}
-		select {
-		case <-r.watching.Done():
-		case <-time.After(watchRetry):
-		}
+		r.pause(watchRetry)
+	}
+}
+
+// pause waits until the router is closed at most.
+func (r *Router) pause(d time.Duration) {
+	select {
+	case <-r.watching.Done():
+	case <-time.After(d):
 	}
 }
 
@@ -52,5 +61,6 @@ func (r *Router) follow(n *node, l *link.Link) error {
 			return err
 		}
 		r.fleet.update(n, l, state)
+		r.pause(minPush)
 	}
 }
