@@ -200,9 +200,9 @@ func (c *configuration) register(t *testing.T) {
 }
 
 // poolID returns the part of every volume ID that names the pool.
-func poolID(t *testing.T, controller csi.ControllerClient) volume.PoolID {
+func poolID(t *testing.T, client csi.ControllerClient) volume.PoolID {
 	t.Helper()
-	created, err := controller.CreateVolume(t.Context(), &csi.CreateVolumeRequest{
+	created, err := client.CreateVolume(t.Context(), &csi.CreateVolumeRequest{
 		Name:          "which-pool",
 		CapacityRange: &csi.CapacityRange{RequiredBytes: volumeSize},
 		VolumeCapabilities: []*csi.VolumeCapability{
@@ -221,7 +221,7 @@ func poolID(t *testing.T, controller csi.ControllerClient) volume.PoolID {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := controller.DeleteVolume(
+	if _, err := client.DeleteVolume(
 		t.Context(),
 		&csi.DeleteVolumeRequest{VolumeId: id.String()},
 	); err != nil {
