@@ -229,6 +229,26 @@ func TestClassesGrowUnlessTheyArePathsOfTheNode(t *testing.T) {
 	}
 }
 
+// What pkg/lifecycle reads is an annotation: it can be given to a class that exists.
+func TestClassMayGiveUpTheVolumesOfDeletedNodes(t *testing.T) {
+	got := map[string]map[string]string{}
+	for _, o := range render(t, "{driverName: local.example.com, storageClasses: "+
+		"[{name: a, nodeGone: release}, {name: b, isDefault: true, nodeGone: release}, {name: c}]}") {
+		if o.Kind == "StorageClass" {
+			got[o.Metadata.Name] = o.Metadata.Annotations
+		}
+	}
+	const isDefault = "storageclass.kubernetes.io/is-default-class"
+	want := map[string]map[string]string{
+		"a": {"local.example.com/node-gone": "release"},
+		"b": {"local.example.com/node-gone": "release", isDefault: "true"},
+		"c": nil,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
+
 // Kubernetes lets nobody change a class's parameters: a list of classes that leaves the default
 // type out, as that of docs/install.md does, would make an upgrade fail.
 func TestClassWithoutTypeIsTheDefaultOne(t *testing.T) {
@@ -263,8 +283,8 @@ func TestSnapshotsAreOfferedWhenAskedFor(t *testing.T) {
 		}
 		return n
 	}
-	without := kinds("")
-	with := kinds("{snapshotter: {enabled: true}, snapshotController: {enabled: true, crds: true}}")
+	without := kinds("placer: {enabled: false}")
+	with := kinds("{placer: {enabled: false}, snapshotter: {enabled: true}, snapshotController: {enabled: true, crds: true}}")
 	for kind, want := range map[string]int{"VolumeSnapshotClass": 1, "CustomResourceDefinition": 3, "Deployment": 1} {
 		if without[kind] != 0 || with[kind] != want {
 			t.Errorf("%d of kind %s without snapshots, %d with, want 0 and %d", without[kind], kind,

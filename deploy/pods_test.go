@@ -198,7 +198,7 @@ func TestOnlyTheDriverIsPrivileged(t *testing.T) {
 			}
 		}
 	}
-	if containers != 5+6 {
+	if containers != 6+6 {
 		t.Errorf("%d containers", containers)
 	}
 }
@@ -333,6 +333,7 @@ func TestEveryContainerIsBounded(t *testing.T) {
 		values := "deployment: " + deployment
 		checkBounds(t, podsOf(render(t, values+"\n"+inBlocks)), podsOf(render(t, values+`
 driver: {resources: `+chosen+`}
+placer: {resources: `+chosen+`}
 controller: {resources: `+chosen+`, sidecars: {resources: `+chosen+`}}
 provisioner: {resources: `+chosen+`}
 resizer: {resources: `+chosen+`}
@@ -392,7 +393,9 @@ snapshotController: {enabled: true, image: {digest: D}}
 		}
 	}
 	names := slices.Sorted(maps.Keys(byTag))
-	want := []string{"controller", "driver", "provisioner", "resizer", "snapshot-controller", "snapshotter"}
+	want := []string{
+		"controller", "driver", "placer", "provisioner", "resizer", "snapshot-controller", "snapshotter",
+	}
 	if !slices.Equal(names, want) {
 		t.Fatalf("containers %q, want %q", names, want)
 	}

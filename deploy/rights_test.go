@@ -72,8 +72,41 @@ func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
 		for _, rights := range want {
 			maps.Copy(all, rights)
 		}
-		if got := rights(render(t, values)); !reflect.DeepEqual(got, all) {
+		if got := rights(without(render(t, values), "-placer")); !reflect.DeepEqual(got, all) {
 			t.Errorf("%q: got %v\nwant %v", values, got, all)
+		}
+	}
+}
+
+// without leaves out the objects whose names end so.
+func without(objects []object, suffix string) []object {
+	return slices.DeleteFunc(objects, func(o object) bool {
+		return strings.HasSuffix(o.Metadata.Name, suffix)
+	})
+}
+
+func TestPlacerHasTheseRightsAndNoOther(t *testing.T) {
+	objects := slices.DeleteFunc(render(t, everything), func(o object) bool {
+		return !strings.HasSuffix(o.Metadata.Name, "-placer")
+	})
+	const snapshots = "ClusterRole snapshot.storage.k8s.io/volumesnapshot"
+	want := map[string][]string{
+		"ClusterRole /persistentvolumeclaims":       {"list", "watch", "patch"},
+		"ClusterRole /persistentvolumes":            {"list", "watch"},
+		"ClusterRole /nodes":                        {"list", "watch"},
+		"ClusterRole /pods":                         {"list", "watch"},
+		"ClusterRole storage.k8s.io/storageclasses": {"list", "watch"},
+		"ClusterRole /events":                       {"list", "watch", "create", "patch"},
+		snapshots + "s":                             {"get"},
+		snapshots + "contents":                      {"get"},
+		"Role coordination.k8s.io/leases":           {"get", "update", "create"},
+	}
+	if got := rights(objects); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+	for _, o := range render(t, "{placer: {enabled: false}}") {
+		if strings.HasSuffix(o.Metadata.Name, "-placer") {
+			t.Errorf("%s %s is there", o.Kind, o.Metadata.Name)
 		}
 	}
 }
@@ -102,11 +135,12 @@ func TestSnapshotControllerHasTheseRightsAndNoOther(t *testing.T) {
 func TestControllerHasTheseRightsAndNoOther(t *testing.T) {
 	controller := map[string][]string{
 		"ClusterRole /persistentvolumes":                 {"get", "list", "watch", "create", "patch", "delete"},
-		"ClusterRole /persistentvolumeclaims":            {"list", "watch", "update", "get", "patch"},
+		"ClusterRole /persistentvolumeclaims":            {"list", "watch", "update", "get", "patch", "delete"},
 		"ClusterRole storage.k8s.io/storageclasses":      {"list", "watch"},
 		"ClusterRole storage.k8s.io/csinodes":            {"list", "watch"},
 		"ClusterRole /nodes":                             {"list", "watch"},
-		"ClusterRole /events":                            {"create", "patch"},
+		"ClusterRole /pods":                              {"list", "watch"},
+		"ClusterRole /events":                            {"create", "patch", "list", "watch"},
 		"ClusterRole authentication.k8s.io/tokenreviews": {"create"},
 		"Role storage.k8s.io/csistoragecapacities":       {"list", "watch", "create", "update", "delete"},
 		"Role /pods":                      {"get"},
@@ -144,7 +178,8 @@ func TestControllerHasItsSecretAndLeasesByName(t *testing.T) {
 		"secrets":    {"test-csi-hostpath-controller-ca"},
 		"configmaps": {"test-csi-hostpath-controller-ca"},
 		"leases": {
-			"local-example-com", "external-resizer-local-example-com",
+			"local-example-com", "csi-hostpath-controller-local-example-com",
+			"external-resizer-local-example-com",
 			"external-snapshotter-leader-local-example-com",
 		},
 	}
@@ -186,7 +221,7 @@ func TestEveryRightToChangeHasAPolicy(t *testing.T) {
 		"", "resizer: {enabled: false}", "snapshotter: {enabled: true}",
 		"{resizer: {enabled: false}, snapshotter: {enabled: true}, driverName: local.example.com}",
 	} {
-		objects := render(t, values)
+		objects := without(without(render(t, values), "-placer"), "-placed")
 		covered := operationsWithPolicies(t, objects)
 		used := map[string]bool{}
 		for resource, verbs := range rights(objects) {
@@ -257,6 +292,7 @@ func TestPoliciesAreForTheServiceAccounts(t *testing.T) {
 	}
 	want := map[string]bool{
 		"request.userInfo.username == 'system:serviceaccount:test:mine'":                        true,
+		"request.userInfo.username == 'system:serviceaccount:test:test-csi-hostpath-placer'":    true,
 		"request.userInfo.username == 'system:serviceaccount:test:test-csi-hostpath-snapshots'": true,
 	}
 	if !maps.Equal(users, want) {

@@ -40,6 +40,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: controller
 {{- end -}}
 
+{{- /* Of the Deployment and the service account of the placer. */ -}}
+{{- define "csi-hostpath.placerName" -}}
+{{- include "csi-hostpath.fullname" . }}-placer
+{{- end -}}
+
+{{- define "csi-hostpath.placerLabels" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: placer
+{{- end -}}
+
 {{- /* The Secret and the ConfigMap in which the controller keeps its own certificate authority. */ -}}
 {{- define "csi-hostpath.authorityName" -}}
 {{- with .Values.controller.tls -}}
@@ -250,14 +260,19 @@ volume.alpha.kubernetes.io/pre-resize-capacity
 external-provisioner.volume.kubernetes.io/finalizer
 {{- end -}}
 
-{{- /* The leases of external-provisioner, external-resizer and external-snapshotter (csi-lib-utils' sanitizeName of what each
+{{- /* The leases of external-provisioner, the controller, external-resizer and external-snapshotter (csi-lib-utils' sanitizeName of what each
 gives to RunWithLeaderElection), as JSON: {"list": [...]}. */ -}}
 {{- define "csi-hostpath.leases" -}}
 {{- $driver := regexReplaceAll "[^a-zA-Z0-9-]" .Values.driverName "-" -}}
-{{- $leases := list $driver -}}
+{{- $leases := list $driver (include "csi-hostpath.controllerLease" .) -}}
 {{- if .Values.resizer.enabled }}{{ $leases = append $leases (include "csi-hostpath.resizerLease" .) }}{{ end -}}
 {{- if .Values.snapshotter.enabled }}{{ $leases = append $leases (printf "external-snapshotter-leader-%s" $driver) }}{{ end -}}
 {{- dict "list" $leases | toJson -}}
+{{- end -}}
+
+{{- /* The lease of who follows claims and nodes (cmd/csi-hostpath-controller, leaseOf). */ -}}
+{{- define "csi-hostpath.controllerLease" -}}
+csi-hostpath-controller-{{ replace "." "-" .Values.driverName }}
 {{- end -}}
 
 {{- /* external-resizer's lease (util.SanitizeName of the driver's name). */ -}}
