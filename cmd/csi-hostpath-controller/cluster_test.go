@@ -49,6 +49,7 @@ type cluster struct {
 	args   []string // the controller's
 	log    process.Log
 	pages  string // the URL of the controller's pages
+	links  string // the address of its links
 
 	controller *process.Program
 	driver     *fixture.Driver
@@ -69,7 +70,7 @@ func newCluster(t *testing.T, args ...string) *cluster {
 	kubeconfig, err := server.Kubeconfig("controller", "system:masters")
 	fixture.Must(t, err)
 	links, metrics := freeAddress(t), freeAddress(t)
-	c.pages = "http://" + metrics
+	c.pages, c.links = "http://"+metrics, links
 	c.args = append([]string{
 		"serve", "--kubeconfig=" + kubeconfig, "--endpoint=unix://" + c.socket(),
 		"--link-address=" + links, "--metrics-address=" + metrics, "--namespace=default",
@@ -266,8 +267,8 @@ func TestClaimsGetVolumesThroughTheLinkWhateverIsKilled(t *testing.T) {
 		"csi.storage.k8s.io/pvc/namespace": core.NamespaceDefault, "csi.storage.k8s.io/pvc/name": "data",
 	}
 	made := c.eventuallyCreate("pvc-1", ofClaim)
-	claim, err := c.client.CoreV1().PersistentVolumeClaims(core.NamespaceDefault).Get(t.Context(), "data",
-		metav1.GetOptions{})
+	claims := c.client.CoreV1().PersistentVolumeClaims(core.NamespaceDefault)
+	claim, err := claims.Get(t.Context(), "data", metav1.GetOptions{})
 	fixture.Must(t, err)
 	if got := claim.Annotations["volume.kubernetes.io/selected-node"]; got != nodeName {
 		t.Errorf("the claim has node %q recorded, want %s", got, nodeName)

@@ -32,9 +32,12 @@ func TestStatusHasALineForEachNode(t *testing.T) {
 	at := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	all := nodes{
 		{Name: "a", Linked: true, Since: at, DriverVersion: "v1", Pushed: true},
-		{Name: "b", Linked: true, Since: at, DriverVersion: "v2", Pushed: true, NotReady: []router.PoolStatus{
-			{Name: "fast", Reason: "io error"}, {Name: "spare", Optional: true, Reason: "absent"},
-		}},
+		{
+			Name: "b", Linked: true, Since: at, DriverVersion: "v2", Pushed: true,
+			NotReady: []router.PoolStatus{
+				{Name: "fast", Reason: "io error"}, {Name: "spare", Optional: true, Reason: "absent"},
+			},
+		},
 		{Name: "c", Linked: true, Since: at, DriverVersion: "v1"},
 		{Name: "d", Since: at, Why: "the peer does not answer"},
 	}

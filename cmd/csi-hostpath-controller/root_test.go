@@ -33,7 +33,7 @@ func TestVersionIsPrinted(t *testing.T) {
 	}
 }
 
-// TestChartGivesFlagsThatTheProgramHas: what the manifests say is parsed, and nothing of it is wrong.
+// What the manifests say is parsed, and nothing of it is wrong.
 func TestChartGivesFlagsThatTheProgramHas(t *testing.T) {
 	text, err := os.ReadFile("../../deploy/kubernetes/csi-hostpath-central.yaml")
 	if err != nil {
@@ -90,12 +90,14 @@ func TestEveryFaultOfTheFlagsIsNamed(t *testing.T) {
 		{"serve --ca-configmap= " + good[:strings.LastIndex(good, " ")], []string{
 			"--ca-secret and --ca-configmap: give both",
 		}},
-		{"serve --kube-api-qps=0 --kube-api-burst=0 --driver-name= --server-name= --token-audience= --shutdown-grace=-1s --link-renew-after=0 " + good,
+		{
+			"serve --kube-api-qps=0 --kube-api-burst=0 --driver-name= --server-name= --token-audience= --shutdown-grace=-1s --link-renew-after=0 " + good,
 			[]string{
 				"--kube-api-qps: 0 must be more than 0", "--kube-api-burst: 0 must be 1 or more",
 				"--driver-name: give one", "--server-name: give one", "--token-audience: give one",
 				"--shutdown-grace: -1s must not be negative", "--link-renew-after: 0s must be 1s or more",
-			}},
+			},
+		},
 		{"serve --node-gone-after=-1s " + good, []string{"--node-gone-after: -1s must not be negative"}},
 		{"place --driver-name= --metrics-address=1", []string{
 			"--namespace: give the namespace of the controller's objects", "--driver-name: give one",

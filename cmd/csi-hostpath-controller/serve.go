@@ -82,7 +82,8 @@ func (o *serveOptions) newController(ctx context.Context) (*controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &controller{options: o, client: client, registry: serving.NewRegistry("csi_hostpath_controller_build_info")}
+	registry := serving.NewRegistry("csi_hostpath_controller_build_info")
+	c := &controller{options: o, client: client, registry: registry}
 	if err := c.certify(ctx, client); err != nil {
 		return nil, err
 	}

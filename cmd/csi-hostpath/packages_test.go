@@ -165,8 +165,8 @@ func TestTheLinterNamesPackagesThatExist(t *testing.T) {
 	}
 }
 
-// The driver is root on its node. A client of the API in it, and the token for it, would make a node
-// that was taken over worth more.
+// The driver is root on its node. A client of the API, and the token for it, would make a node that
+// was taken over worth more.
 func TestDriverHasNoClientOfTheAPI(t *testing.T) {
 	t.Chdir("../..")
 	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "./cmd/csi-hostpath")

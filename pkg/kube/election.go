@@ -91,12 +91,12 @@ func (t *term) serve(ctx context.Context, timing leaseTiming) error {
 	if err != nil {
 		return fmt.Errorf("elect a leader with the lease %s/%s: %w", t.lease.Namespace, t.lease.Name, err)
 	}
-	defer context.AfterFunc(ctx, func() {
-		if t.end() {
-			return // lead stops the election
+	watching := context.AfterFunc(ctx, func() {
+		if !t.end() { // else lead stops the election
+			stop()
 		}
-		stop()
-	})()
+	})
+	defer watching()
 	elector.Run(electing)
 	if !t.end() {
 		return nil
@@ -126,7 +126,8 @@ func (t *term) lead(ctx, leading context.Context, stop func()) {
 	}
 	running, cancel := context.WithCancel(leading)
 	defer cancel()
-	defer context.AfterFunc(ctx, cancel)()
+	stopWatching := context.AfterFunc(ctx, cancel)
+	defer stopWatching()
 	t.ended <- t.run(running)
 }
 

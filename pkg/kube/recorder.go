@@ -71,8 +71,8 @@ func (r *Recorder) record(ctx context.Context, namespace, name, node string) (st
 	return changed.Annotations[annSelectedNode], nil
 }
 
-// selectNode is a merge patch that fails with a conflict if the claim has changed, or is another one
-// of that name.
+// selectNode is a merge patch that fails with a conflict if the claim has changed, or if it is
+// another one of that name.
 func selectNode(claim *core.PersistentVolumeClaim, node string) ([]byte, error) {
 	return json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid":             claim.UID,

@@ -29,6 +29,7 @@ func TestWithARealAPIServer(t *testing.T) {
 }
 
 func testTokens(t *testing.T, client kubernetes.Interface) {
+	t.Helper()
 	for _, name := range []string{"node", "other"} {
 		fixture.Must(t, apiserver.CreateServiceAccount(t.Context(), client, name))
 	}
@@ -66,6 +67,7 @@ func testTokens(t *testing.T, client kubernetes.Interface) {
 }
 
 func testRecord(t *testing.T, client kubernetes.Interface) {
+	t.Helper()
 	claims := client.CoreV1().PersistentVolumeClaims(core.NamespaceDefault)
 	_, err := claims.Create(t.Context(), &core.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: "data", Annotations: map[string]string{"mine": "kept"}},
@@ -108,7 +110,8 @@ func testRecord(t *testing.T, client kubernetes.Interface) {
 }
 
 func testLease(t *testing.T, client kubernetes.Interface) {
-	timing := leaseTiming{duration: 60 * time.Second, deadline: 40 * time.Second, retry: time.Second / 2}
+	t.Helper()
+	timing := leaseTiming{leaseDuration, renewDeadline, time.Second / 2}
 	var mu sync.Mutex
 	leading := "" // at most one at a time
 	leaders := make(chan string, 10)
@@ -133,7 +136,7 @@ func testLease(t *testing.T, client kubernetes.Interface) {
 	for _, name := range []string{"a", "b"} {
 		ctx, stop := context.WithCancel(t.Context())
 		stops[name] = stop
-		defer stop()
+		t.Cleanup(stop)
 		lease := Lease{Namespace: core.NamespaceDefault, Name: "lifecycle", Identity: name}
 		go func() { ended <- runAsLeader(ctx, client, lease, timing, lead(name)) }()
 	}
