@@ -296,6 +296,7 @@ func TestSnapshotsAreOfferedWhenAskedFor(t *testing.T) {
 func TestDriverAcceptsWhatTheChartTellsIt(t *testing.T) {
 	for name, values := range map[string]string{
 		"defaults": "",
+		"central":  central,
 		"everything": `
 driverName: local.example.com
 kubeletDir: /var/lib/k0s/kubelet
@@ -325,7 +326,7 @@ storageClasses:
 			file := filepath.Join(t.TempDir(), "driver.yaml")
 			if err := os.WriteFile(
 				file,
-				[]byte(only(t, objects, "ConfigMap").Data["driver.yaml"]),
+				[]byte(configOf(t, objects)),
 				0o600,
 			); err != nil {
 				t.Fatal(err)
@@ -355,6 +356,18 @@ storageClasses:
 			seesPools(t, daemonSet.Spec.Template.Spec, cfg)
 		})
 	}
+}
+
+// configOf is the driver's configuration file. The controller has a ConfigMap of its own.
+func configOf(t *testing.T, objects []object) string {
+	t.Helper()
+	for _, o := range objects {
+		if text := o.Data["driver.yaml"]; o.Kind == "ConfigMap" && text != "" {
+			return text
+		}
+	}
+	t.Fatal("no ConfigMap has the driver's configuration")
+	return ""
 }
 
 func checkClass(t *testing.T, class object, driverName string) {

@@ -262,6 +262,7 @@ func TestNodesAndControllerAgree(t *testing.T) {
 	controller := podsOf(objects)[controllerPods].Spec.Template.Spec.Containers[0]
 	for _, want := range []string{
 		"--controller-address=" + controllerPods + ".test.svc:7777", "--driver-name=hostpath.csi.local",
+		"--controller-server-name=csi-hostpath-controller",
 	} {
 		if !slices.Contains(node.Args, want) {
 			t.Errorf("the driver is told %q, want %q", node.Args, want)
@@ -269,7 +270,7 @@ func TestNodesAndControllerAgree(t *testing.T) {
 	}
 	for _, want := range []string{
 		"--link-address=:7777", "--driver-name=hostpath.csi.local", "--node-service-account=test/mine",
-		"--token-audience=csi-hostpath-controller",
+		"--token-audience=csi-hostpath-controller", "--server-name=csi-hostpath-controller",
 	} {
 		if !slices.Contains(controller.Args, want) {
 			t.Errorf("the controller is told %q, want %q", controller.Args, want)

@@ -65,6 +65,11 @@ app.kubernetes.io/component: placer
 /var/run/secrets/csi-hostpath-controller
 {{- end -}}
 
+{{- /* The name in the controller's certificate. */ -}}
+{{- define "csi-hostpath.serverName" -}}
+csi-hostpath-controller
+{{- end -}}
+
 {{- define "csi-hostpath.tokenAudience" -}}
 csi-hostpath-controller
 {{- end -}}
