@@ -34,6 +34,7 @@ const (
 	reasonDriver   = "driver"
 	reasonToken    = "token"
 	reasonNodeName = "node_name"
+	reasonCrowded  = "crowded"
 	reasonLost     = "connection"
 )
 

@@ -93,7 +93,7 @@ func (f *fleet) count() int {
 
 // world has a controller, and what nodes need to link to it.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	fleet   *fleet
 	tokens  tokens
 	server  *server
@@ -103,7 +103,16 @@ type world struct {
 }
 
 // newController starts a controller on loopback. change may change it before it starts.
-func newController(t *testing.T, change func(*server)) *world {
+func newController(t testing.TB, change func(*server)) *world {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newControllerAt(t, listener, change)
+}
+
+func newControllerAt(t testing.TB, listener net.Listener, change func(*server)) *world {
 	t.Helper()
 	certificate, ca := authority(t)
 	w := &world{t: t, fleet: newFleet(), tokens: tokens{"token-a": "node-a"}}
@@ -119,10 +128,6 @@ func newController(t *testing.T, change func(*server)) *world {
 	if change != nil {
 		change(w.server)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	w.address = listener.Addr().String()
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
@@ -137,7 +142,7 @@ func newController(t *testing.T, change func(*server)) *world {
 	return w
 }
 
-func write(t *testing.T, path string, content []byte) {
+func write(t testing.TB, path string, content []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
@@ -145,7 +150,7 @@ func write(t *testing.T, path string, content []byte) {
 }
 
 // authority makes a certificate that signs itself, and its PEM.
-func authority(t *testing.T) (*tls.Certificate, []byte) {
+func authority(t testing.TB) (*tls.Certificate, []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -213,7 +218,9 @@ func (s controllerService) DeleteVolume(
 }
 
 // start starts a node that serves what it is given.
-func (w *world) start(opts NodeOptions, timing nodeTiming, service csi.ControllerServer) *Listener {
+func (w *world) start(
+	opts NodeOptions, timing nodeTiming, service csi.ControllerServer,
+) *grpc.Server {
 	w.t.Helper()
 	listener, err := listen(opts, timing)
 	if err != nil {
@@ -229,7 +236,7 @@ func (w *world) start(opts NodeOptions, timing nodeTiming, service csi.Controlle
 			w.t.Error(err)
 		}
 	})
-	return listener
+	return server
 }
 
 func (w *world) eventually(what string, condition func() bool) {

@@ -23,7 +23,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	}
 	for _, result := range []string{
 		resultLinked, reasonTLS, reasonHello, reasonVersion, reasonDriver, reasonToken, reasonNodeName,
-		reasonLost,
+		reasonCrowded, reasonLost,
 	} {
 		m.handshakes.WithLabelValues(result)
 	}

@@ -10,6 +10,8 @@ import (
 
 // serverTiming has what tests shorten.
 type serverTiming struct {
+	// hello is how long a peer may take for the TLS handshake and its Hello.
+	hello time.Duration
 	// sweep is the time between two looks at all links.
 	sweep time.Duration
 	// idle is how long a replaced link stays open at least: a caller may have taken it just before.
@@ -19,7 +21,9 @@ type serverTiming struct {
 }
 
 func defaultServerTiming() serverTiming {
-	return serverTiming{sweep: time.Second, idle: 5 * time.Second, drain: 10 * time.Minute}
+	return serverTiming{
+		hello: helloTimeout, sweep: time.Second, idle: 5 * time.Second, drain: 10 * time.Minute,
+	}
 }
 
 // maxNodeLinks bounds the links of one node: the newest, and replaced ones whose calls go on.
@@ -58,8 +62,8 @@ func (s *server) link(c *conn, secure *tls.Conn, l *Link) error {
 	if len(links) > 0 {
 		links[len(links)-1].replaced = l.Since
 	}
-	if len(links) >= maxNodeLinks {
-		go links[0].conn.end(ErrReplaced) // it waits for this lock
+	for _, old := range links[:max(0, len(links)-maxNodeLinks+1)] {
+		old.conn.end(ErrReplaced)
 	}
 	s.nodes[l.Node] = append(links, n)
 	s.metrics.links.Set(float64(len(s.nodes)))

@@ -144,9 +144,16 @@ func (s *server) greet(ctx context.Context, c *conn) {
 	stop := context.AfterFunc(ctx, func() { c.end(context.Cause(ctx)) })
 	defer stop()
 	secure := tls.Server(c, s.tls)
-	hello, err := receive(ctx, c, secure)
+	var l *Link
+	hello, err := s.receive(ctx, c, secure)
 	if err == nil {
-		err = s.welcome(ctx, c, secure, hello)
+		l, err = s.welcome(ctx, c, secure, hello)
+	}
+	if !stop() { // the connection had to make room for another, or the controller stops
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = s.link(c, secure, l)
 	}
 	if err == nil {
 		s.metrics.handshakes.WithLabelValues(resultLinked).Inc()
@@ -165,8 +172,10 @@ func (s *server) greet(ctx context.Context, c *conn) {
 }
 
 // receive does the TLS handshake and reads the node's Hello.
-func receive(ctx context.Context, c *conn, secure *tls.Conn) (*linkpb.Hello, error) {
-	if err := c.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
+func (s *server) receive(
+	ctx context.Context, c *conn, secure *tls.Conn,
+) (*linkpb.Hello, error) {
+	if err := c.SetDeadline(time.Now().Add(s.timing.hello)); err != nil {
 		return nil, err
 	}
 	if err := secure.HandshakeContext(ctx); err != nil {
@@ -182,12 +191,12 @@ func receive(ctx context.Context, c *conn, secure *tls.Conn) (*linkpb.Hello, err
 	return hello, nil
 }
 
-// welcome answers a node's Hello, and makes the link.
+// welcome answers a node's Hello.
 func (s *server) welcome(
 	ctx context.Context, c *conn, secure *tls.Conn, hello *linkpb.Hello,
-) error {
+) (*Link, error) {
 	if err := c.SetDeadline(time.Time{}); err != nil {
-		return err
+		return nil, err
 	}
 	node, version, refused := s.check(ctx, hello)
 	answer := &linkpb.Welcome{Version: version, ControllerVersion: s.opts.Version}
@@ -197,20 +206,17 @@ func (s *server) welcome(
 		answer.RenewAfterSeconds = uint32(jitter(s.opts.RenewAfter).Seconds())
 	}
 	if err := c.SetDeadline(time.Now().Add(welcomeTimeout)); err != nil {
-		return errors.Join(refused, err)
+		return nil, errors.Join(refused, err)
 	}
 	if err := writeMessage(secure, answer); err != nil || refused != nil {
-		return errors.Join(refused, err)
+		return nil, errors.Join(refused, err)
 	}
-	if err := c.SetDeadline(time.Time{}); err != nil {
-		return err
-	}
-	return s.link(c, secure, &Link{
+	return &Link{
 		Node:          node,
 		DriverVersion: hello.GetDriverVersion(),
 		Version:       version,
 		Since:         time.Now(),
-	})
+	}, c.SetDeadline(time.Time{})
 }
 
 // jitter is three quarters of a time, or up to a quarter more: nodes must not come all at once.

@@ -2,7 +2,6 @@ package link
 
 import (
 	"context"
-	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -18,7 +17,8 @@ const (
 )
 
 // errCrowded: an address has too many connections.
-var errCrowded = errors.New("too many connections from this address wait for their handshake")
+var errCrowded = refuse(reasonCrowded,
+	"too many connections from this address wait for their handshake")
 
 // waiting holds the connections whose handshake is under way.
 type waiting struct {
