@@ -36,10 +36,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const (
-	nodeName  = "node-1" // what test/process calls the driver's node
-	authority = "controller-ca"
-)
+// nodeName is what test/process calls the driver's node.
+const nodeName = "node-1"
 
 // cluster is an API server, a controller and a node's driver, each a process.
 type cluster struct {
@@ -56,8 +54,8 @@ type cluster struct {
 	sidecar    *grpc.ClientConn
 }
 
-// newCluster starts an API server with what the chart would have made, and no controller yet. args
-// are added to those of the controller.
+// newCluster starts an API server with the chart's objects, and no controller yet. The controller has
+// the rights that the chart gives it. args are added to its arguments.
 func newCluster(t *testing.T, args ...string) *cluster {
 	t.Helper()
 	disks.RequireRoot(t)
@@ -66,15 +64,16 @@ func newCluster(t *testing.T, args ...string) *cluster {
 	var err error
 	c.client, err = server.Admin()
 	fixture.Must(t, err)
-	c.makeObjects()
-	kubeconfig, err := server.Kubeconfig("controller", "system:masters")
+	applyChart(t, server)
+	fixture.Must(t, apiserver.CreateServiceAccount(t.Context(), c.client, "other"))
+	kubeconfig, err := server.Kubeconfig(controllerUser, "system:serviceaccounts")
 	fixture.Must(t, err)
 	links, metrics := freeAddress(t), freeAddress(t)
 	c.pages, c.links = "http://"+metrics, links
 	c.args = append([]string{
 		"serve", "--kubeconfig=" + kubeconfig, "--endpoint=unix://" + c.socket(),
 		"--link-address=" + links, "--metrics-address=" + metrics, "--namespace=default",
-		"--node-service-account=default/node", "--v=4",
+		"--node-service-account=default/" + nodeAccount, "--v=4",
 	}, args...)
 	t.Cleanup(func() {
 		c.killController()
@@ -93,21 +92,6 @@ func newCluster(t *testing.T, args ...string) *cluster {
 	})
 	c.connect()
 	return c
-}
-
-func (c *cluster) makeObjects() {
-	c.t.Helper()
-	ctx := c.t.Context()
-	meta := metav1.ObjectMeta{Name: authority}
-	_, err := c.client.CoreV1().Secrets(core.NamespaceDefault).Create(ctx,
-		&core.Secret{ObjectMeta: meta}, metav1.CreateOptions{})
-	fixture.Must(c.t, err)
-	_, err = c.client.CoreV1().ConfigMaps(core.NamespaceDefault).Create(ctx,
-		&core.ConfigMap{ObjectMeta: meta}, metav1.CreateOptions{})
-	fixture.Must(c.t, err)
-	for _, name := range []string{"node", "other"} {
-		fixture.Must(c.t, apiserver.CreateServiceAccount(ctx, c.client, name))
-	}
 }
 
 func (c *cluster) file(name string) string { return filepath.Join(c.dir, name) }
@@ -258,7 +242,7 @@ func TestClaimsGetVolumesThroughTheLinkWhateverIsKilled(t *testing.T) {
 	c := newCluster(t, "--ca-secret="+authority, "--ca-configmap="+authority)
 	c.startController()
 	c.projectCA()
-	c.putToken(c.pod("driver-1", nodeName, "node"), controllerName)
+	c.putToken(c.pod("driver-1", nodeName, nodeAccount), controllerName)
 	c.driver.Start()
 	c.waitLinked()
 
@@ -290,6 +274,9 @@ func TestClaimsGetVolumesThroughTheLinkWhateverIsKilled(t *testing.T) {
 				made.GetVolumeId())
 		}
 	}
+	if log := c.log.String(); strings.Contains(log, "forbidden") {
+		t.Errorf("the chart does not give the controller what it needs:\n%s", log)
+	}
 	if code, text := c.page("/metrics"); code != http.StatusOK ||
 		!strings.Contains(text, `csi_hostpath_router_nodes{linked="true"} 1`) ||
 		!strings.Contains(text, "csi_hostpath_controller_build_info{") {
@@ -301,8 +288,8 @@ func TestOnlyATokenOfTheNodesOwnPodIsTakenForTheNode(t *testing.T) {
 	c := newCluster(t, "--ca-secret="+authority, "--ca-configmap="+authority)
 	c.startController()
 	c.projectCA()
-	own := c.pod("driver-1", nodeName, "node")
-	gone := c.pod("driver-2", nodeName, "node")
+	own := c.pod("driver-1", nodeName, nodeAccount)
+	gone := c.pod("driver-2", nodeName, nodeAccount)
 	wrong := []struct {
 		name  string
 		token func()
@@ -310,7 +297,7 @@ func TestOnlyATokenOfTheNodesOwnPodIsTakenForTheNode(t *testing.T) {
 	}{
 		{"audience of the API server", func() { c.putToken(own, apiserver.Issuer) }, "refuses it"},
 		{"another service account", func() { c.putToken(c.pod("other", nodeName, "other"), controllerName) }, "it is of "},
-		{"pod of another node", func() { c.putToken(c.pod("driver-3", "node-2", "node"), controllerName) }, "the token is of node "},
+		{"pod of another node", func() { c.putToken(c.pod("driver-3", "node-2", nodeAccount), controllerName) }, "the token is of node "},
 		{"pod that is gone", func() {
 			c.putToken(gone, controllerName)
 			fixture.Must(t, c.client.CoreV1().Pods(gone.Namespace).Delete(t.Context(), gone.Name,

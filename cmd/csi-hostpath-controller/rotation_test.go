@@ -137,7 +137,7 @@ func TestCertificatesAndTokensChangeWithoutOneFailedCall(t *testing.T) {
 	before, after := newTestCA(t, "before"), newTestCA(t, "after")
 	c.certify(before)
 	c.put("ca.crt", before.pem())
-	pod := c.pod("driver-1", nodeName, "node")
+	pod := c.pod("driver-1", nodeName, nodeAccount)
 	c.putToken(pod, controllerName)
 	c.startController()
 	c.driver.Start()

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/link/certs"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/apiserver"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
@@ -25,6 +26,7 @@ func TestWithARealAPIServer(t *testing.T) {
 	fixture.Must(t, err)
 	t.Run("TokenOfANodesPodProvesTheNode", func(t *testing.T) { testTokens(t, client) })
 	t.Run("ReplicasThatRecordAtOnceAgree", func(t *testing.T) { testRecord(t, client) })
+	t.Run("OfReplicasThatSaveTheCAOneWins", func(t *testing.T) { testAuthority(t, client) })
 	t.Run("OneOfTwoLeadsAndTheOtherFollowsAtOnce", func(t *testing.T) { testLease(t, client) })
 }
 
@@ -106,6 +108,49 @@ func testRecord(t *testing.T, client kubernetes.Interface) {
 	if _, err := r.Record(t.Context(), core.NamespaceDefault, "gone", "node-1"); !errors.Is(err,
 		ErrNoClaim) {
 		t.Errorf("a claim that is gone: %v", err)
+	}
+}
+
+func testAuthority(t *testing.T, client kubernetes.Interface) {
+	t.Helper()
+	meta := metav1.ObjectMeta{Name: "ca"}
+	_, err := client.CoreV1().Secrets(core.NamespaceDefault).Create(t.Context(), &core.Secret{
+		ObjectMeta: meta, Data: map[string][]byte{"other": []byte("kept")},
+	}, metav1.CreateOptions{})
+	fixture.Must(t, err)
+	_, err = client.CoreV1().ConfigMaps(core.NamespaceDefault).Create(t.Context(),
+		&core.ConfigMap{ObjectMeta: meta}, metav1.CreateOptions{})
+	fixture.Must(t, err)
+	a := NewAuthority(client, core.NamespaceDefault, "ca", "ca")
+	data, version, err := a.Load(t.Context())
+	if err != nil || len(data) != 0 {
+		t.Fatalf("%q, %v: nothing was saved", data, err)
+	}
+	fixture.Must(t, a.Save(t.Context(), []byte("first"), version))
+	if err := a.Save(t.Context(), []byte("second"), version); !errors.Is(err, certs.ErrConflict) {
+		t.Errorf("a second save of the same version: %v", err)
+	}
+	if data, _, err := a.Load(t.Context()); err != nil || string(data) != "first" {
+		t.Errorf("%q, %v", data, err)
+	}
+	secret, err := client.CoreV1().Secrets(core.NamespaceDefault).Get(t.Context(), "ca", metav1.GetOptions{})
+	if err != nil || string(secret.Data["other"]) != "kept" {
+		t.Errorf("%q, %v", secret.Data, err)
+	}
+	published := func() (bundle, version string) {
+		m, err := client.CoreV1().ConfigMaps(core.NamespaceDefault).Get(t.Context(), "ca", metav1.GetOptions{})
+		fixture.Must(t, err)
+		return m.Data["ca.crt"], m.ResourceVersion
+	}
+	fixture.Must(t, a.Publish(t.Context(), []byte("bundle")))
+	bundle, version := published()
+	fixture.Must(t, a.Publish(t.Context(), []byte("bundle")))
+	if _, now := published(); bundle != "bundle" || now != version {
+		t.Errorf("%q; what is published is written again (%s, then %s)", bundle, version, now)
+	}
+	absent := NewAuthority(client, core.NamespaceDefault, "absent", "absent")
+	if _, _, err := absent.Load(t.Context()); err == nil || !strings.Contains(err.Error(), "default/absent") {
+		t.Errorf("a Secret that the chart has not made: %v", err)
 	}
 }
 
