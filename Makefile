@@ -15,6 +15,8 @@ TEST_FLAGS ?=
 E2E_FLAGS ?=
 # What else `make bench` is told: make bench BENCH_FLAGS=--help; BENCH_FLAGS='--vm --run quota' runs where project quotas are.
 BENCH_FLAGS ?=
+# What else `make fleet` is told: make fleet FLEET_FLAGS='--run crash --rounds 1'
+FLEET_FLAGS ?=
 # How long `make fuzz` spends on each fuzz test.
 FUZZTIME ?= 30s
 
@@ -65,6 +67,10 @@ cluster: $(TOOLS)/helm ## Start a real Kubernetes of three nodes here, with csi-
 bench: packages ## Measure the driver beside its floor (as root; minutes): make bench BENCH_FLAGS='--fs xfs --run cycle'
 	@go run ./test/bench $(BENCH_FLAGS)
 
+.PHONY: fleet
+fleet: ## Measure the central deployment with thousands of simulated nodes (as root): make fleet FLEET_FLAGS=--help
+	@go run ./test/fleet $(FLEET_FLAGS)
+
 ##@ Check
 
 .PHONY: test
@@ -99,7 +105,7 @@ fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.
 e2e: $(TOOLS)/helm ## Test on a real Kubernetes of three nodes, with the driver's own image (E2E_FLAGS: -run …, -keep).
 	@rm -rf .cache/e2e
 	go test -tags e2e -count=1 -timeout 45m -v ./test/e2e -helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
-	go test -count=1 -timeout 10m ./test/cluster/apiserver
+	go test -count=1 -timeout 20m ./test/cluster/apiserver ./pkg/kube ./cmd/csi-hostpath-controller ./test/fleet
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz test, and each race against an adversary, for FUZZTIME (30s).

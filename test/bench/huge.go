@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/csi-hostpath/csi-hostpath/test/process"
 	"github.com/csi-hostpath/csi-hostpath/test/report"
 )
 
@@ -28,7 +29,7 @@ func (b *bench) snapshotHuge(ctx context.Context) error {
 		return err
 	}
 	took := time.Since(begin)
-	_, most, err := memory(p.PID())
+	_, most, err := process.Memory(p.PID())
 	if err != nil {
 		return err
 	}

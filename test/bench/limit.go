@@ -77,7 +77,7 @@ func (b *bench) startInGroup(ctx context.Context, group memoryGroup, s *starts) 
 		return err
 	}
 	took := time.Since(start)
-	resident, peak, err := memory(p.PID())
+	resident, peak, err := process.Memory(p.PID())
 	s.seconds, s.resident, s.peak = append(s.seconds, took.Seconds()), append(s.resident, resident),
 		append(s.peak, peak)
 	return errors.Join(err, b.checkPopulation(ctx, p, b.volumes),

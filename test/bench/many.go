@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -96,7 +95,7 @@ func (b *bench) idle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		rss, _, err := memory(p.PID())
+		rss, _, err := process.Memory(p.PID())
 		if err := errors.Join(err, b.stop(p)); err != nil {
 			return err
 		}
@@ -187,7 +186,7 @@ func (b *bench) startOnce(ctx context.Context, s *starts) error {
 	if err != nil {
 		return err
 	}
-	resident, peak, err := memory(p.PID())
+	resident, peak, err := process.Memory(p.PID())
 	s.seconds, s.resident, s.peak = append(s.seconds,
 		took.Seconds()), append(s.resident, resident), append(s.peak, peak)
 	return errors.Join(err, b.checkPopulation(ctx, p, b.volumes), b.stop(p))
@@ -266,26 +265,4 @@ func timeOf(calls int, call func() error) (float64, error) {
 		times = append(times, time.Since(start))
 	}
 	return report.P50(times), nil
-}
-
-// memory is what a process has resident now, and had at most, in MiB (proc_pid_status(5)).
-func memory(pid int) (now, most float64, err error) {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	for line := range strings.Lines(string(content)) {
-		name, value, _ := strings.Cut(line, ":")
-		kib, _ := strconv.ParseFloat(
-			strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")),
-			64,
-		)
-		switch name {
-		case "VmRSS":
-			now = kib / 1024
-		case "VmHWM":
-			most = kib / 1024
-		}
-	}
-	return now, most, nil
 }

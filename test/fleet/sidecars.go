@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"slices"
+)
+
+// provisioning is what csi-provisioner is told in both deployments, as in the chart. Its pod owns
+// nothing here.
+var provisioning = []string{
+	"--strict-topology",
+	"--immediate-topology=false",
+	"--extra-create-metadata",
+	"--enable-capacity",
+	"--capacity-ownerref-level=-1",
+	"--capacity-poll-interval=5m",
+	"--timeout=30s",
+	"--retry-interval-max=1m",
+	"--worker-threads=100",
+	"--kube-api-qps=200",
+	"--kube-api-burst=400",
+}
+
+// startProvisioner starts csi-provisioner beside a replica of the controller.
+func (f *fleet) startProvisioner(_ context.Context, replica int) error {
+	return f.startSidecar(csiProvisioner, f.replicas[replica].name, f.socket(replica),
+		append(slices.Clone(provisioning), "--leader-election",
+			"--leader-election-namespace="+namespace)...)
+}
+
+// startNodeProvisioner starts csi-provisioner beside the driver of a node.
+func (f *fleet) startNodeProvisioner(node, socket string) error {
+	return f.startSidecar(csiProvisioner, node, socket,
+		append(slices.Clone(provisioning), "--node-deployment", "--node-deployment-base-delay=3s")...)
+}
+
+// startResizer starts csi-resizer beside a replica of the controller.
+func (f *fleet) startResizer(_ context.Context, replica int) error {
+	return f.startSidecar("csi-resizer", f.replicas[replica].name, f.socket(replica),
+		"--leader-election",
+		"--leader-election-namespace="+namespace,
+		"--handle-volume-inuse-error=false",
+		"--timeout=30s",
+		"--workers=10",
+		"--kube-api-qps=50",
+		"--kube-api-burst=100",
+	)
+}
+
+// csiProvisioner is the name of the program.
+const csiProvisioner = "csi-provisioner"
+
+// startSidecar starts one in the pod whose name is given. In node deployment that is the node's
+// name as well.
+func (f *fleet) startSidecar(name, pod, socket string, args ...string) error {
+	kubeconfig, err := f.api.Kubeconfig(name, serviceAccounts)
+	if err != nil {
+		return err
+	}
+	args = append([]string{"--csi-address=" + socket, "--kubeconfig=" + kubeconfig, "--v=2"}, args...)
+	p, err := newProgram(f.path("logs"), name+"-"+pod, f.api.Program(name), args...)
+	if err != nil {
+		return err
+	}
+	p.host = pod
+	p.env = []string{"NAMESPACE=" + namespace, "POD_NAME=" + pod, "NODE_NAME=" + pod}
+	f.sidecars = append(f.sidecars, p)
+	return p.start()
+}
