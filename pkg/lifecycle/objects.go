@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +19,9 @@ const (
 	selectedNode = "volume.kubernetes.io/selected-node"
 	// provisioningFailed is the reason of external-provisioner's event for a failed call.
 	provisioningFailed = "ProvisioningFailed"
+	// cloneFinalizer keeps the source of a clone: external-provisioner pkg/controller,
+	// pvcCloneFinalizer.
+	cloneFinalizer = "provisioner.storage.kubernetes.io/cloning-protection"
 )
 
 // slimMeta is what is kept of each object's metadata.
@@ -36,6 +40,8 @@ type claim struct {
 	volume   string // the name of its PersistentVolume; empty: not bound
 	selected string // the node in its annotation
 	deleting bool
+	// cloning says that external-provisioner keeps the claim for a clone that is to be made from it.
+	cloning bool
 }
 
 func (c *claim) key() string { return c.Namespace + "/" + c.Name }
@@ -47,6 +53,7 @@ func slimClaim(from *corev1.PersistentVolumeClaim) *claim {
 		volume:     from.Spec.VolumeName,
 		selected:   from.Annotations[selectedNode],
 		deleting:   from.DeletionTimestamp != nil,
+		cloning:    slices.Contains(from.Finalizers, cloneFinalizer),
 	}
 	if from.Spec.StorageClassName != nil {
 		c.class = *from.Spec.StorageClassName

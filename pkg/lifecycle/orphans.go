@@ -10,8 +10,13 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// orphanInterval is how often the volumes of all nodes are compared with the PersistentVolumes.
-const orphanInterval = 10 * time.Minute
+// orphanInterval is how often the volumes of all nodes are compared with the PersistentVolumes, and
+// suspectInterval when again if some have none for the first time, or nobody has looked yet: until
+// then nodes link themselves, and objects of new volumes arrive.
+const (
+	orphanInterval  = 10 * time.Minute
+	suspectInterval = time.Minute
+)
 
 // provisioned is the directory of a volume that external-provisioner has made for a claim
 // (makeVolumeName). The others belong to pods (inline volumes), or somebody has made them by hand.
@@ -30,20 +35,22 @@ type orphans struct {
 
 // run works until ctx is done. The informers must have synced.
 func (o *orphans) run(ctx context.Context) {
-	ticker := time.NewTicker(orphanInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(suspectInterval)
+	defer timer.Stop()
 	for {
-		o.look(ctx)
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
 		}
+		timer.Reset(o.look(ctx))
 	}
 }
 
-// look compares once. A node that is not linked has no orphans for now.
-func (o *orphans) look(ctx context.Context) {
+// look compares once, and returns when to compare again. A node that is not linked has no orphans
+// for now.
+func (o *orphans) look(ctx context.Context) (again time.Duration) {
+	again = orphanInterval
 	logger := klog.FromContext(ctx)
 	known := map[string]bool{}
 	for _, object := range o.cluster.volumes.GetStore().List() {
@@ -64,6 +71,7 @@ func (o *orphans) look(ctx context.Context) {
 		reported, before := o.suspected[v.ID]
 		suspected[v.ID] = before
 		if !before {
+			again = suspectInterval
 			continue
 		}
 		count[v.Node]++
@@ -77,4 +85,5 @@ func (o *orphans) look(ctx context.Context) {
 	for name, n := range count {
 		o.metrics.orphans.WithLabelValues(name).Set(float64(n))
 	}
+	return again
 }

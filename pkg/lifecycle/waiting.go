@@ -23,6 +23,8 @@ const waitBeforeTold = 10 * time.Second
 const (
 	reasonPodCannotFollow = "PodCannotFollowSource"
 	reasonClaimFailed     = "ClaimNotProvisioned"
+	reasonKeptForClone    = "KeptForClone"
+	reasonNodeNotReady    = "DeletionWaitsForNode"
 )
 
 // waiting says why a pod waits for a claim of this driver. The scheduler's own events name neither
@@ -38,8 +40,9 @@ type waiting struct {
 	told map[string]map[string]string // by pod and what the event is about: the event's text
 }
 
-// changed is what is to be looked at, "namespace/name": a pod, or an event.
-type changed struct{ pod, failure string }
+// changed is what is to be looked at, one of the four: "namespace/name" of a pod, an event or a
+// claim, or the name of a volume.
+type changed struct{ pod, failure, claim, volume string }
 
 func newWaiting(o Options, c *cluster) (*waiting, error) {
 	w := &waiting{
@@ -53,6 +56,8 @@ func newWaiting(o Options, c *cluster) (*waiting, error) {
 	return w, errors.Join(
 		on(c.pods, func(key string) { w.queue.AddAfter(changed{pod: key}, w.delay) }),
 		on(c.failures, func(key string) { w.queue.Add(changed{failure: key}) }),
+		on(c.claims, w.claimChanged),
+		on(c.volumes, w.volumeChanged),
 	)
 }
 
@@ -71,10 +76,15 @@ func (w *waiting) next(ctx context.Context) bool {
 		return false
 	}
 	defer w.queue.Done(c)
-	if c.pod != "" {
+	switch {
+	case c.pod != "":
 		w.tellClaims(ctx, c.pod)
-	} else {
+	case c.failure != "":
 		w.tellPods(c.failure)
+	case c.claim != "":
+		w.tellSource(c.claim)
+	default:
+		w.tellVolume(c.volume)
 	}
 	return true
 }
