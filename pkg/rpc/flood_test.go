@@ -177,6 +177,39 @@ func (s *slowReader) Answer(size int64, written func(int64)) {
 	s.written = append(s.written, func() { written(size) })
 }
 
+// contextStream is a stream of which only the context counts.
+type contextStream struct {
+	grpc.ServerStream
+
+	ctx context.Context
+}
+
+func (s contextStream) Context() context.Context { return s.ctx }
+
+func TestStreamIsACallUnderWay(t *testing.T) {
+	f := &floodControl{maxArriving: maxArriving, running: maxRunning - 1}
+	stream := func() contextStream {
+		ctx, err := f.arrive(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return contextStream{ctx: ctx}
+	}
+	err := f.interceptStream(nil, stream(), nil, func(any, grpc.ServerStream) error {
+		if n := f.arriving.Len(); n != 0 {
+			t.Errorf("%d calls are arriving", n)
+		}
+		second := f.interceptStream(nil, stream(), nil, func(any, grpc.ServerStream) error { return nil })
+		if status.Code(second) != codes.Unavailable {
+			t.Errorf("one stream too many: %v", second)
+		}
+		return nil
+	})
+	if err != nil || f.running != maxRunning-1 {
+		t.Errorf("%v, %d calls under way", err, f.running)
+	}
+}
+
 func TestListsWaitForWhatTheirCallersHaveNotRead(t *testing.T) {
 	f, reader := &floodControl{maxArriving: maxArriving}, &slowReader{}
 	page := &csi.ListVolumesResponse{NextToken: strings.Repeat("x", maxPage/2)}
