@@ -6,6 +6,7 @@ import (
 	"iter"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,10 +22,21 @@ func leaseOf(driverName string) string {
 	return controllerName + "-" + strings.ReplaceAll(driverName, ".", "-")
 }
 
+// leadership says whether this process is the leader.
+type leadership struct{ leads atomic.Bool }
+
+// status is a line of /statusz.
+func (l *leadership) status() string {
+	if l.leads.Load() {
+		return "this replica is the leader: it places claims and follows nodes\n"
+	}
+	return "this replica is not the leader\n"
+}
+
 // follow follows the life of claims and nodes whenever this process is the leader, until the
 // context ends. The options need no client.
-func (o *kubeOptions) follow(
-	ctx context.Context, registry prometheus.Registerer, options lifecycle.Options,
+func (l *leadership) follow(
+	ctx context.Context, o *kubeOptions, registry prometheus.Registerer, options lifecycle.Options,
 ) (err error) {
 	if options.Client, err = kube.NewClient(o.client("lifecycle")); err != nil {
 		return err
@@ -52,6 +64,8 @@ func (o *kubeOptions) follow(
 		if err != nil {
 			return fmt.Errorf("follow claims and nodes: %w", err)
 		}
+		l.leads.Store(true)
+		defer l.leads.Store(false)
 		c.Run(ctx)
 		return nil
 	})

@@ -13,32 +13,36 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
 )
 
-// newPages serves
+// pages are what probes, scrapers and people read.
+type pages struct {
+	ready    func() error  // why the process cannot do its work; nil: it can
+	status   func() string // lines of text
+	registry prometheus.Gatherer
+}
+
+// server serves
 //   - /healthz: the process answers;
-//   - /readyz: 200 if nodes can link themselves, else 503, and why not;
-//   - /statusz: a line for each node;
+//   - /readyz: 200 if the process can do its work, else 503, and why not;
+//   - /statusz: whether this replica is the leader, and a line for each node;
 //   - /metrics.
-func newPages(
-	nodes interface{ Nodes() []router.NodeStatus }, ready interface{ Ready() error },
-	registry prometheus.Gatherer,
-) *http.Server {
+func (p pages) server() *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		serving.Text(w, http.StatusOK, "ok\n")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready.Ready(); err != nil {
+		if err := p.ready(); err != nil {
 			serving.Text(w, http.StatusServiceUnavailable, err.Error()+"\n")
 			return
 		}
 		serving.Text(w, http.StatusOK, "ok\n")
 	})
 	mux.HandleFunc("GET /statusz", func(w http.ResponseWriter, _ *http.Request) {
-		serving.Text(w, http.StatusOK, describe(nodes.Nodes(), time.Now()))
+		serving.Text(w, http.StatusOK, p.status())
 	})
 	// A compressor has 1 MiB for each connection.
 	mux.Handle("GET /metrics",
-		promhttp.HandlerFor(registry, promhttp.HandlerOpts{DisableCompression: true}))
+		promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{DisableCompression: true}))
 	return serving.NewHTTPServer(mux)
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,25 +13,17 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/router"
 )
 
-type (
-	nodes []router.NodeStatus
-	state struct{ err error }
-)
-
-func (n nodes) Nodes() []router.NodeStatus { return n }
-func (s state) Ready() error               { return s.err }
-
-func get(t *testing.T, n nodes, s state, path string) (int, string) {
+func get(t *testing.T, p pages, path string) (int, string) {
 	t.Helper()
 	answer := httptest.NewRecorder()
-	newPages(n, s, prometheus.NewRegistry()).Handler.ServeHTTP(answer,
-		httptest.NewRequest(http.MethodGet, path, nil))
+	p.registry = prometheus.NewRegistry()
+	p.server().Handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
 	return answer.Code, answer.Body.String()
 }
 
 func TestStatusHasALineForEachNode(t *testing.T) {
 	at := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
-	all := nodes{
+	all := []router.NodeStatus{
 		{Name: "a", Linked: true, Since: at, DriverVersion: "v1", Pushed: true},
 		{
 			Name: "b", Linked: true, Since: at, DriverVersion: "v2", Pushed: true,
@@ -50,18 +43,28 @@ func TestStatusHasALineForEachNode(t *testing.T) {
 	if got := describe(all, at.Add(time.Minute)); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	if code, _ := get(t, all, state{errors.New("no certificate")}, "/statusz"); code != http.StatusOK {
-		t.Errorf("status %d: kubectl shows no text of it", code)
-	}
 }
 
 func TestReadyWhenThereIsACertificate(t *testing.T) {
-	if code, text := get(t, nil, state{errors.New("no certificate")}, "/readyz"); code !=
-		http.StatusServiceUnavailable || text != "no certificate\n" {
+	leader := &leadership{}
+	failing := pages{
+		ready: func() error { return errors.New("no certificate") }, status: leader.status,
+	}
+	if code, text := get(t, failing, "/readyz"); code != http.StatusServiceUnavailable ||
+		text != "no certificate\n" {
 		t.Errorf("%d %q", code, text)
 	}
+	if code, text := get(t, failing, "/statusz"); code != http.StatusOK ||
+		text != "this replica is not the leader\n" {
+		t.Errorf("%d %q: kubectl shows no text of another status", code, text)
+	}
+	leader.leads.Store(true)
+	if _, text := get(t, failing, "/statusz"); !strings.Contains(text, "is the leader") {
+		t.Errorf("%q", text)
+	}
 	for _, path := range []string{"/readyz", "/healthz"} {
-		if code, text := get(t, nil, state{}, path); code != http.StatusOK || text != "ok\n" {
+		code, text := get(t, pages{ready: func() error { return nil }}, path)
+		if code != http.StatusOK || text != "ok\n" {
 			t.Errorf("%s: %d %q", path, code, text)
 		}
 	}

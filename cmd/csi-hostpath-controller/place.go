@@ -12,7 +12,6 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/lifecycle"
-	"github.com/csi-hostpath/csi-hostpath/pkg/router"
 	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
 	"github.com/csi-hostpath/csi-hostpath/pkg/version"
 )
@@ -57,22 +56,15 @@ func (o *placeOptions) validate() error {
 func (o *placeOptions) place(ctx context.Context) error {
 	registry := serving.NewRegistry("csi_hostpath_controller_build_info")
 	klog.FromContext(ctx).Info("Placing", "driver", o.driverName, "version", version.Version)
+	leader := &leadership{}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return o.kube.follow(ctx, registry, lifecycle.Options{DriverName: o.driverName})
+		return leader.follow(ctx, &o.kube, registry, lifecycle.Options{DriverName: o.driverName})
 	})
 	group.Go(func() error {
-		return serving.HTTP(ctx, o.metricsAddress, newPages(noNodes{}, alwaysReady{}, registry))
+		// Who is not the leader waits, and that is as it should be.
+		p := pages{ready: func() error { return nil }, status: leader.status, registry: registry}
+		return serving.HTTP(ctx, o.metricsAddress, p.server())
 	})
 	return group.Wait()
 }
-
-// noNodes is for pages: no node is linked.
-type noNodes struct{}
-
-func (noNodes) Nodes() []router.NodeStatus { return nil }
-
-// alwaysReady is for pages: who is not the leader waits, and that is as it should be.
-type alwaysReady struct{}
-
-func (alwaysReady) Ready() error { return nil }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -49,6 +50,7 @@ type controller struct {
 	router   *router.Router
 	certs    certificates
 	issuer   *certs.Issuer // nil: certs come from files
+	leader   leadership
 	links    link.ServerOptions
 	registry *prometheus.Registry
 	listener net.Listener // of the links
@@ -165,6 +167,11 @@ func listenForSidecars(endpoint string, group uint32) (net.Listener, error) {
 	return serving.ListenForGroup(endpoint, group)
 }
 
+// status is the text of /statusz.
+func (c *controller) status() string {
+	return c.leader.status() + describe(c.router.Nodes(), time.Now())
+}
+
 // run serves. The links end after the calls of the sidecars, which go through them.
 func (c *controller) run(ctx context.Context) error {
 	linking, endLinks := context.WithCancel(context.WithoutCancel(ctx))
@@ -180,14 +187,15 @@ func (c *controller) run(ctx context.Context) error {
 	}
 	group.Go(func() error { c.options.forgetNodeCapacities(ctx, c.client); return nil })
 	group.Go(func() error {
-		return c.options.kube.follow(ctx, c.registry, lifecycle.Options{
+		return c.leader.follow(ctx, &c.options.kube, c.registry, lifecycle.Options{
 			DriverName:    c.options.driverName,
 			Nodes:         linkedNodes{c.router},
 			NodeGoneAfter: c.options.nodeGoneAfter,
 		})
 	})
 	group.Go(func() error {
-		return serving.HTTP(ctx, c.options.metricsAddress, newPages(c.router, c.certs, c.registry))
+		p := pages{ready: c.certs.Ready, status: c.status, registry: c.registry}
+		return serving.HTTP(ctx, c.options.metricsAddress, p.server())
 	})
 	err := group.Wait()
 	if errors.Is(err, serving.ErrCutOff) { // as safe as a crash: the callers call again

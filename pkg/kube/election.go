@@ -19,6 +19,8 @@ const (
 	leaseDuration = 60 * time.Second
 	renewDeadline = 40 * time.Second
 	retryPeriod   = 15 * time.Second
+	// giveBackTimeout bounds what an API server that does not answer adds to the end of a process.
+	giveBackTimeout = 5 * time.Second
 )
 
 // Lease says which Lease object makes one of several processes the leader.
@@ -102,7 +104,7 @@ func (t *term) serve(ctx context.Context, timing leaseTiming) error {
 		return nil
 	}
 	err = <-t.ended
-	t.giveBack(context.WithoutCancel(ctx), timing.deadline)
+	t.giveBack(context.WithoutCancel(ctx))
 	return err
 }
 
@@ -132,8 +134,8 @@ func (t *term) lead(ctx, leading context.Context, stop func()) {
 }
 
 // giveBack lets another process become the leader at once. If that fails, the lease runs out.
-func (t *term) giveBack(ctx context.Context, timeout time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+func (t *term) giveBack(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
 	defer cancel()
 	record, _, err := t.lock.Get(ctx)
 	if err == nil && record.HolderIdentity != t.lease.Identity {
