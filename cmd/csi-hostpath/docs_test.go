@@ -185,6 +185,11 @@ func TestExamplesOfFlagsWork(t *testing.T) {
 		if name != "--pool" {
 			args = append(args, "--pool=a=/data/a")
 		}
+		for other := range rows { // those are given together or not at all
+			if strings.HasPrefix(name, "--controller-") && strings.HasPrefix(other, "--controller-") {
+				args = append(args, rows[other].example)
+			}
+		}
 		if !strings.HasPrefix(r.example, name) {
 			t.Errorf("%s: its example is %s", name, r.example)
 		}
