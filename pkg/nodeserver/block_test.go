@@ -14,6 +14,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // newBlockNode returns a node that has one raw block volume of the smallest size.
@@ -38,15 +39,15 @@ func newBlockNode(t *testing.T) *imageNode {
 func (n *imageNode) detach(access loopdev.Access) {
 	n.t.Helper()
 	image, err := volumeOf(n.t, n.pool, n.id).Data()
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	defer image.Close()
 	d, err := loopdev.Find(image, access)
 	if errors.Is(err, os.ErrNotExist) {
 		return
 	}
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	defer d.Close()
-	must(n.t, d.Detach())
+	fixture.Must(n.t, d.Detach())
 }
 
 func blockCapability() *csi.VolumeCapability {
@@ -87,14 +88,14 @@ func (n *imageNode) stageBlock() error {
 func deviceSize(t *testing.T, f *os.File) int64 {
 	t.Helper()
 	end, err := f.Seek(0, io.SeekEnd)
-	must(t, err)
+	fixture.Must(t, err)
 	return end
 }
 
 func openDevice(t *testing.T, path string) *os.File {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	must(t, err)
+	fixture.Must(t, err)
 	t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -102,9 +103,9 @@ func openDevice(t *testing.T, path string) *os.File {
 func TestBlockVolumeIsOneDeviceOfExactlyItsSizeHoweverManyPods(t *testing.T) {
 	n := newBlockNode(t)
 	for range 2 { // the second calls are retries
-		must(t, n.stageBlock())
-		must(t, n.publishBlock("a"))
-		must(t, n.publishBlock("b"))
+		fixture.Must(t, n.stageBlock())
+		fixture.Must(t, n.publishBlock("a"))
+		fixture.Must(t, n.publishBlock("b"))
 	}
 	n.wantOneDevice()
 	a, b := openDevice(t, n.target("a")), openDevice(t, n.target("b"))
@@ -114,39 +115,39 @@ func TestBlockVolumeIsOneDeviceOfExactlyItsSizeHoweverManyPods(t *testing.T) {
 	block := make([]byte, n.capacity())
 	copy(block[len(block)-8:], "precious")
 	_, err := a.WriteAt(block, 0)
-	must(t, err)
-	must(t, a.Sync())
+	fixture.Must(t, err)
+	fixture.Must(t, a.Sync())
 	got := make([]byte, 8)
 	if _, err := b.ReadAt(got, n.capacity()-8); string(got) != "precious" || err != nil {
 		t.Errorf("the other pod reads %q, %v", got, err)
 	}
-	must(t, errors.Join(a.Close(), b.Close()))
-	must(t, n.unpublish(t, n.id, "a"))
+	fixture.Must(t, errors.Join(a.Close(), b.Close()))
+	fixture.Must(t, n.unpublish(t, n.id, "a"))
 	n.wantOneDevice()
 	for range 2 {
-		must(t, n.unpublish(t, n.id, "b"))
+		fixture.Must(t, n.unpublish(t, n.id, "b"))
 		n.wantDetached(n.id)
-		must(t, n.unstage())
+		fixture.Must(t, n.unstage())
 	}
 	if entries, err := os.ReadDir(n.KubeletDir); len(entries) != 1 || err != nil {
 		t.Errorf("kubelet's directory has %v, %v, want only the staging path", entries, err)
 	}
 	n.wantDetached(n.id)
-	must(t, n.checkDetached(n.t, n.id))
+	fixture.Must(t, n.checkDetached(n.t, n.id))
 }
 
 func TestBlockVolumeKeepsItsContentOverAReboot(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlock("a"))
 	f := openDevice(t, n.target("a"))
 	_, err := f.WriteAt([]byte("precious"), 0)
-	must(t, errors.Join(err, f.Sync(), f.Close()))
+	fixture.Must(t, errors.Join(err, f.Sync(), f.Close()))
 	unmountBelow(t, n.KubeletDir)
 	n.detach(loopdev.ReadWrite)
 	n.wantDetached(n.id)
 	n.restart(t)
-	must(t, n.stageBlock())
-	must(t, n.publishBlock("a")) // the target is still there, as an empty file
+	fixture.Must(t, n.stageBlock())
+	fixture.Must(t, n.publishBlock("a")) // the target is still there, as an empty file
 	got := make([]byte, 8)
 	if _, err := openDevice(t, n.target("a")).ReadAt(got, 0); string(got) != "precious" || err != nil {
 		t.Errorf("the device has %q, %v", got, err)
@@ -157,28 +158,28 @@ func TestBlockVolumeKeepsItsContentOverAReboot(t *testing.T) {
 // device that is read-only itself.
 func TestReadOnlyBlockVolumeCannotBeWrittenTo(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlockReadOnly("reader"))
+	fixture.Must(t, n.publishBlockReadOnly("reader"))
 	wantUnwritable(t, n, "reader")
-	must(t, n.publishBlock("writer"))
+	fixture.Must(t, n.publishBlock("writer"))
 	wantUnwritable(t, n, "reader")
 	if got := n.devices(n.id); len(got) != 2 {
 		t.Errorf("the image is on %q, want a device to write and one to read", got)
 	}
 	f := openDevice(t, n.target("writer"))
 	_, err := f.WriteAt([]byte("precious"), 0)
-	must(t, errors.Join(err, f.Sync(), f.Close()))
+	fixture.Must(t, errors.Join(err, f.Sync(), f.Close()))
 	reader, err := os.Open(n.target("reader"))
-	must(t, err)
+	fixture.Must(t, err)
 	got := make([]byte, 8)
 	// the device's cache may have old blocks
-	must(t, unix.IoctlSetInt(int(reader.Fd()), unix.BLKFLSBUF, 0))
+	fixture.Must(t, unix.IoctlSetInt(int(reader.Fd()), unix.BLKFLSBUF, 0))
 	if _, err := reader.ReadAt(got, 0); string(got) != "precious" || err != nil {
 		t.Errorf("the reader has %q, %v", got, err)
 	}
-	must(t, reader.Close())
-	must(t, n.unpublish(t, n.id, "writer"))
+	fixture.Must(t, reader.Close())
+	fixture.Must(t, n.unpublish(t, n.id, "writer"))
 	n.wantOneDevice()
-	must(t, n.unpublish(t, n.id, "reader"))
+	fixture.Must(t, n.unpublish(t, n.id, "reader"))
 	n.wantDetached(n.id)
 }
 
@@ -193,7 +194,7 @@ func wantUnwritable(t *testing.T, n *imageNode, pod string) {
 		t.Error("a read-only device was written to")
 	}
 	image, err := os.Open(filepath.Join(filepath.Dir(n.KubeletDir), "pool", "volumes", "v", "data"))
-	must(t, err)
+	fixture.Must(t, err)
 	defer image.Close()
 	got := make([]byte, 4)
 	if _, err := image.ReadAt(got, 0); string(got) == "harm" || err != nil {
@@ -203,14 +204,14 @@ func wantUnwritable(t *testing.T, n *imageNode, pod string) {
 
 func TestTargetOfABlockVolumeIsNotMadeReadOnlyOrWritableUnderItsPod(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlock("a"))
 	wantCode(t, n.publishBlockReadOnly("a"), codes.AlreadyExists)
 	n.wantOneDevice()
-	must(t, n.unpublish(t, n.id, "a"))
-	must(t, n.publishBlockReadOnly("a"))
+	fixture.Must(t, n.unpublish(t, n.id, "a"))
+	fixture.Must(t, n.publishBlockReadOnly("a"))
 	wantCode(t, n.publishBlock("a"), codes.AlreadyExists)
 	n.wantOneDevice()
-	must(t, n.unpublish(t, n.id, "a"))
+	fixture.Must(t, n.unpublish(t, n.id, "a"))
 	n.wantDetached(n.id)
 }
 
@@ -232,15 +233,15 @@ func TestBlockAndFilesystemAreNeverMixedUp(t *testing.T) {
 
 func TestBlockVolumeGrowsUnderItsPods(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
-	must(t, n.publishBlockReadOnly("b"))
+	fixture.Must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlockReadOnly("b"))
 	a := openDevice(t, n.target("a"))
 	b, err := os.Open(n.target("b"))
-	must(t, err)
+	fixture.Must(t, err)
 	defer b.Close()
 	for range 2 {
 		resp, err := n.expand(mib+1, "")
-		must(t, err)
+		fixture.Must(t, err)
 		want := int64(mib + volume.ImageBlockSize)
 		if resp.GetCapacityBytes() != want || deviceSize(t, a) != want || deviceSize(t, b) != want {
 			t.Errorf("the volume has %d bytes, the devices %d and %d, want %d", resp.GetCapacityBytes(),
@@ -251,21 +252,21 @@ func TestBlockVolumeGrowsUnderItsPods(t *testing.T) {
 
 func TestStatsOfABlockVolumeAreItsSize(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlock("a"))
 	// Kubelet asks for the stats at a bind mount that it made itself (MapBlockVolume in
 	// pkg/volume/util/volumepathhandler).
-	must(t, os.WriteFile(n.target("kubelet's"), nil, 0o600))
-	must(t, unix.Mount(n.target("a"), n.target("kubelet's"), "", unix.MS_BIND, ""))
+	fixture.Must(t, os.WriteFile(n.target("kubelet's"), nil, 0o600))
+	fixture.Must(t, unix.Mount(n.target("a"), n.target("kubelet's"), "", unix.MS_BIND, ""))
 	for _, name := range []string{"a", "kubelet's"} {
 		req := &csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: n.target(name)}
 		resp, err := n.NodeGetVolumeStats(t.Context(), req)
-		must(t, err)
+		fixture.Must(t, err)
 		u := resp.GetUsage()
 		if len(u) != 1 || u[0].GetUnit() != csi.VolumeUsage_BYTES || u[0].GetTotal() != n.capacity() ||
 			u[0].GetUsed() != 0 {
 			t.Errorf("usage at %s is %v, want %d bytes in total", name, u, n.capacity())
 		}
-		must(t, unix.Unmount(n.target(name), 0))
+		fixture.Must(t, unix.Unmount(n.target(name), 0))
 		_, err = n.NodeGetVolumeStats(t.Context(), req)
 		wantCode(t, err, codes.NotFound)
 	}
@@ -274,14 +275,15 @@ func TestStatsOfABlockVolumeAreItsSize(t *testing.T) {
 // A pod with CAP_MKNOD can make a device node, and kubelet mounts the node as a subPath.
 func TestNodeThatAPodHasMadeIsNoPublication(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlock("a"))
 	device := n.devices(n.id)[0]
 	var st unix.Stat_t
-	must(t, unix.Stat(device, &st))
+	fixture.Must(t, unix.Stat(device, &st))
 	forged := filepath.Join(t.TempDir(), filepath.Base(device))
-	must(t, unix.Mknod(forged, unix.S_IFBLK|0o600, int(st.Rdev))) //nolint:gosec // a device's number
-	must(t, os.WriteFile(n.target("forged"), nil, 0o600))
-	must(t, unix.Mount(forged, n.target("forged"), "", unix.MS_BIND, ""))
+	//nolint:gosec // a device's number
+	fixture.Must(t, unix.Mknod(forged, unix.S_IFBLK|0o600, int(st.Rdev)))
+	fixture.Must(t, os.WriteFile(n.target("forged"), nil, 0o600))
+	fixture.Must(t, unix.Mount(forged, n.target("forged"), "", unix.MS_BIND, ""))
 	n.restart(t)
 	if got, want := n.Publications.Targets(
 		n.id.String(),
@@ -289,15 +291,15 @@ func TestNodeThatAPodHasMadeIsNoPublication(t *testing.T) {
 		got[0] != want {
 		t.Errorf("published at %v, want %v", got, want)
 	}
-	must(t, n.unpublish(t, n.id, "a"))
+	fixture.Must(t, n.unpublish(t, n.id, "a"))
 	n.wantDetached(n.id)
 }
 
 func TestPublishedBlockVolumeIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlock("a"))
 	n.restart(t)
-	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
 	n.wantOneDevice()
 	if id, known := n.Publications.at(parseTarget(t, n.node, "a")); !known || id != n.id.String() {
 		t.Errorf("after a restart the target belongs to %q (known: %t)", id, known)
@@ -308,28 +310,28 @@ func TestPublishedBlockVolumeIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 	n.wantOneDevice()
 	wantCode(t, n.checkDetached(n.t, n.id), codes.FailedPrecondition)
 	n.Publications = NewPublications() // as after a start that has not opened the pool
-	must(t, n.unpublish(t, n.id, "a"))
+	fixture.Must(t, n.unpublish(t, n.id, "a"))
 	n.wantDetached(n.id)
 }
 
 func TestDeviceThatACrashLeftIsDetachedAtTheStart(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
-	must(t, unix.Unmount(n.target("a"), 0))
+	fixture.Must(t, n.publishBlock("a"))
+	fixture.Must(t, unix.Unmount(n.target("a"), 0))
 	n.restart(t)
-	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
 	n.wantDetached(n.id)
 }
 
 func TestDeviceThatSomebodyHeldOpenIsKeptForTheNextPod(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlock("a"))
 	holder, err := os.Open(n.devices(n.id)[0])
-	must(t, err)
-	must(t, n.unpublish(t, n.id, "a"))
+	fixture.Must(t, err)
+	fixture.Must(t, n.unpublish(t, n.id, "a"))
 	n.wantOneDevice()
-	must(t, n.publishBlock("b"))
-	must(t, holder.Close())
+	fixture.Must(t, n.publishBlock("b"))
+	fixture.Must(t, holder.Close())
 	n.wantOneDevice()
 	if got := deviceSize(t, openDevice(t, n.target("b"))); got != n.capacity() {
 		t.Errorf("the device has %d bytes", got)

@@ -40,7 +40,7 @@ func newMortalNode(t *testing.T, poolOn string, spec volume.Spec) *mortalNode {
 		disk:      disk,
 		dir:       dir,
 	}
-	must(t, os.Mkdir(n.target("staging"), 0o750))
+	fixture.Must(t, os.Mkdir(n.target("staging"), 0o750))
 	// The name must be unique among all tests that run now: the driver recognises the device of a dead
 	// disk by the end of its file's path.
 	n.id = n.createImage(fmt.Sprintf("mortal-%d", os.Getpid()), spec)
@@ -78,7 +78,7 @@ func (n *mortalNode) wantNoneAttached() {
 func (n *mortalNode) attached() (images []string) {
 	n.t.Helper()
 	numbers, err := loopdev.Attached()
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	for _, number := range numbers {
 		if path, err := loopdev.BackingPath(number); err == nil && strings.HasPrefix(path, n.dir+"/") {
 			images = append(images, path)
@@ -89,26 +89,27 @@ func (n *mortalNode) attached() (images []string) {
 
 func TestBlockVolumeOfADeadDiskIsUnpublishedAndItsDevicesGo(t *testing.T) {
 	onEachDeath(t, blockSpec(), func(n *mortalNode) {
-		must(n.t, n.stageBlock())
-		must(n.t, n.publishBlock("a"))
-		must(n.t, n.publishBlock("b"))
-		must(n.t, n.publishBlockReadOnly("c"))
+		fixture.Must(n.t, n.stageBlock())
+		fixture.Must(n.t, n.publishBlock("a"))
+		fixture.Must(n.t, n.publishBlock("b"))
+		fixture.Must(n.t, n.publishBlockReadOnly("c"))
 		f, err := os.OpenFile(n.target("a"), os.O_RDWR, 0)
-		must(n.t, err)
+		fixture.Must(n.t, err)
 		_, err = f.WriteAt([]byte("what is not written back yet"), 0)
-		must(n.t, err)
+		fixture.Must(n.t, err)
 		n.disk.Shutdown(n.t)
 		if err := errors.Join(f.Sync(), f.Close()); !errors.Is(err, unix.EIO) {
 			n.t.Errorf("fsync on the dead disk: %v, want EIO", err)
 		}
-		must(n.t, unix.Unmount(n.target("b"), 0)) // a driver that was killed may have done only this
+		// A driver that was killed may have done only this.
+		fixture.Must(n.t, unix.Unmount(n.target("b"), 0))
 		for _, pod := range []string{"a", "b", "c"} {
 			for range 2 {
-				must(n.t, n.unpublish(n.t, n.id, pod))
+				fixture.Must(n.t, n.unpublish(n.t, n.id, pod))
 			}
 		}
 		for range 2 {
-			must(n.t, n.unstage())
+			fixture.Must(n.t, n.unstage())
 		}
 		n.wantNoneAttached()
 	})
@@ -116,11 +117,11 @@ func TestBlockVolumeOfADeadDiskIsUnpublishedAndItsDevicesGo(t *testing.T) {
 
 func TestDeviceOfADeadDiskThatAKilledDriverLeftGoesWhenItsVolumeIsUnstaged(t *testing.T) {
 	onEachDeath(t, blockSpec(), func(n *mortalNode) {
-		must(n.t, n.publishBlock("a"))
+		fixture.Must(n.t, n.publishBlock("a"))
 		n.disk.Shutdown(n.t)
-		must(n.t, unix.Unmount(n.target("a"), 0))
-		must(n.t, n.unpublish(n.t, n.id, "a"))
-		must(n.t, n.unstage())
+		fixture.Must(n.t, unix.Unmount(n.target("a"), 0))
+		fixture.Must(n.t, n.unpublish(n.t, n.id, "a"))
+		fixture.Must(n.t, n.unstage())
 		n.wantNoneAttached()
 	})
 }
@@ -131,10 +132,10 @@ func TestImageOfADeadDiskIsUnpublishedAndUnstaged(t *testing.T) {
 			onEachDeath(t, imageSpec(fsType), func(n *mortalNode) {
 				n.stageAndPublish("a")
 				// The kernel has not written these bytes back when the disk dies.
-				must(n.t, os.WriteFile(n.target("a/file"), make([]byte, mib), 0o600))
+				fixture.Must(n.t, os.WriteFile(n.target("a/file"), make([]byte, mib), 0o600))
 				n.disk.Shutdown(n.t)
 				n.takeDown("a")
-				must(n.t, n.unstage())
+				fixture.Must(n.t, n.unstage())
 				n.wantNoneAttached()
 			})
 		})
@@ -161,14 +162,14 @@ func TestVolumeOfADeadDiskIsUnpublishedByADriverThatWasStartedAfterIt(t *testing
 		t.Run(string(kind), func(t *testing.T) {
 			onEachDeath(t, blockSpec(), func(n *mortalNode) {
 				id, other := n.create(n.t, "v", kind), n.create(n.t, "w", kind)
-				must(n.t, n.publish(n.t, n.publishRequest(id, "a")))
-				must(n.t, n.publish(n.t, n.publishRequest(other, "b")))
+				fixture.Must(n.t, n.publish(n.t, n.publishRequest(id, "a")))
+				fixture.Must(n.t, n.publish(n.t, n.publishRequest(other, "b")))
 				n.disk.Shutdown(n.t)
 				n.restartWithout()
 				wantCode(n.t, n.unpublish(n.t, other, "a"), codes.FailedPrecondition)
 				for range 2 {
-					must(n.t, n.unpublish(n.t, id, "a"))
-					must(n.t, n.unpublish(n.t, other, "b"))
+					fixture.Must(n.t, n.unpublish(n.t, id, "a"))
+					fixture.Must(n.t, n.unpublish(n.t, other, "b"))
 				}
 			})
 		})
@@ -180,14 +181,14 @@ func TestImageWhoseOwnFilesystemHasDiedIsUnpublishedAndUnstaged(t *testing.T) {
 		t.Run(string(fsType), func(t *testing.T) {
 			onEachDeath(t, imageSpec(fsType), func(n *mortalNode) {
 				n.stageAndPublish("a")
-				must(n.t, os.WriteFile(n.target("a/file"), make([]byte, mib), 0o600))
+				fixture.Must(n.t, os.WriteFile(n.target("a/file"), make([]byte, mib), 0o600))
 				root, err := os.Open(n.target("a"))
-				must(n.t, err)
+				fixture.Must(n.t, err)
 				n.disk.Shutdown(n.t)
 				// The kernel writes back by itself some time later. Some filesystems keep the error for
 				// fsync(2).
 				_ = unix.Syncfs(int(root.Fd()))
-				must(n.t, root.Close())
+				fixture.Must(n.t, root.Close())
 				n.restartWithout()
 				for range 2 {
 					n.takeDown("a")

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // publishTo publishes the image for a pod with an fsGroup.
@@ -25,7 +26,7 @@ func (n *imageNode) publishTo(ctx context.Context, group, pod string) error {
 func groupOf(t *testing.T, path string) uint32 {
 	t.Helper()
 	var st unix.Stat_t
-	must(t, unix.Stat(path, &st))
+	fixture.Must(t, unix.Stat(path, &st))
 	return st.Gid
 }
 
@@ -33,10 +34,10 @@ func groupOf(t *testing.T, path string) uint32 {
 // it has ended.
 func TestContentOfAnImageGetsTheGroupOfTheNextPodAndIsUnstagedMeanwhile(t *testing.T) {
 	onEachFilesystem(t, func(n *imageNode) {
-		must(n.t, n.stage())
-		must(n.t, n.publishTo(n.t.Context(), "1000", "one"))
+		fixture.Must(n.t, n.stage())
+		fixture.Must(n.t, n.publishTo(n.t.Context(), "1000", "one"))
 		for i := range 200 {
-			must(n.t, os.WriteFile(filepath.Join(n.target("one"), strconv.Itoa(i)), nil, 0o600))
+			fixture.Must(n.t, os.WriteFile(filepath.Join(n.target("one"), strconv.Itoa(i)), nil, 0o600))
 		}
 		gone, cancel := context.WithCancel(n.t.Context())
 		cancel()
@@ -47,8 +48,8 @@ func TestContentOfAnImageGetsTheGroupOfTheNextPodAndIsUnstagedMeanwhile(t *testi
 		}
 		n.takeDown("one", "two")
 		n.wantDetached(n.id)
-		must(n.t, n.stage())
-		must(n.t, n.publishTo(n.t.Context(), "2000", "two"))
+		fixture.Must(n.t, n.stage())
+		fixture.Must(n.t, n.publishTo(n.t.Context(), "2000", "two"))
 		for i := range 200 {
 			if got := groupOf(n.t, filepath.Join(n.target("two"), strconv.Itoa(i))); got != 2000 {
 				n.t.Fatalf("file %d has group %d, want 2000", i, got)

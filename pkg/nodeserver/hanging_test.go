@@ -8,13 +8,14 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/fuse"
 )
 
 // Somebody has mounted what does not answer over the staging path.
 func TestStagingPathThatHangsIsLeftAlone(t *testing.T) {
 	n := newMortalNode(t, "", imageSpec(volume.Ext4))
-	must(t, n.stage())
+	fixture.Must(t, n.stage())
 	fs := fuse.Mount(t, n.target("staging"))
 	defer fs.Die()
 	fs.Hang()
@@ -26,14 +27,14 @@ func TestStagingPathThatHangsIsLeftAlone(t *testing.T) {
 func TestTargetOfAPoolsVolumeThatHangsIsUnpublished(t *testing.T) {
 	n := newMortalNode(t, "", blockSpec())
 	id := n.create(t, "v", volume.Directory)
-	must(t, n.publish(t, n.publishRequest(id, "a")))
+	fixture.Must(t, n.publish(t, n.publishRequest(id, "a")))
 	fs := fuse.Mount(t, n.target("a"))
 	defer fs.Die()
 	fs.Hang()
 	_, err := n.NodeGetVolumeStats(t.Context(),
 		&csi.NodeGetVolumeStatsRequest{VolumeId: id.String(), VolumePath: n.target("a")})
 	wantCode(t, err, codes.NotFound)
-	must(t, n.unpublish(t, id, "a"))
+	fixture.Must(t, n.unpublish(t, id, "a"))
 	if _, err := os.Lstat(n.target("a")); !os.IsNotExist(err) {
 		t.Errorf("the target is still there: %v", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/pod"
 )
 
@@ -33,9 +34,9 @@ type hostilePod struct {
 func newHostilePod(t *testing.T, size int64, nodes ...string) *hostilePod {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "forged"))
-	must(t, err)
+	fixture.Must(t, err)
 	t.Cleanup(func() { f.Close() })
-	must(t, f.Truncate(size))
+	fixture.Must(t, f.Truncate(size))
 	return &hostilePod{nodes: nodes, file: f}
 }
 
@@ -109,54 +110,54 @@ func (n *imageNode) createBlock(name string) *imageNode {
 func fillDevice(t *testing.T, path, word string, size int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	must(t, err)
+	fixture.Must(t, err)
 	_, err = f.WriteAt(bytes.Repeat([]byte(word), int(size)/len(word)), 0)
-	must(t, errors.Join(err, f.Sync(), f.Close()))
+	fixture.Must(t, errors.Join(err, f.Sync(), f.Close()))
 }
 
 func isPrecious(t *testing.T, path string) bool {
 	t.Helper()
 	f, err := os.Open(path)
-	must(t, err)
+	fixture.Must(t, err)
 	defer f.Close()
-	must(t, unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0))
+	fixture.Must(t, unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0))
 	content := make([]byte, len("precious"))
 	_, err = f.ReadAt(content, 0)
-	must(t, err)
+	fixture.Must(t, err)
 	return string(content) == "precious"
 }
 
 func TestPodThatAsksEverythingOfItsDeviceSeesNoOtherVolumeAndKeepsItsOwn(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("writer"))
-	must(t, n.publishBlockReadOnly("reader"))
+	fixture.Must(t, n.publishBlock("writer"))
+	fixture.Must(t, n.publishBlockReadOnly("reader"))
 	fillDevice(t, n.target("writer"), "precious", n.capacity())
 	other := n.createBlock("other")
 	hostile := newHostilePod(t, n.capacity(), n.target("writer"), n.target("reader"))
 	stop := make(chan struct{})
 	ended := pod.Start(func() error { return hostile.attack(stop) })
 	for range 20 {
-		must(t, other.publishBlock("other"))
+		fixture.Must(t, other.publishBlock("other"))
 		fillDevice(t, n.target("other"), "secret!!", other.capacity())
 		n.restart(t)
-		must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
-		must(t, n.unpublish(t, other.id, "other"))
+		fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+		fixture.Must(t, n.unpublish(t, other.id, "other"))
 		other.wantDetached(other.id)
 	}
 	close(stop)
-	must(t, <-ended)
+	fixture.Must(t, <-ended)
 	if hostile.rounds == 0 || hostile.seen != nil {
 		t.Errorf("after %d rounds the pod has seen %q", hostile.rounds, hostile.seen)
 	}
-	must(t, n.publishBlock("victim"))
+	fixture.Must(t, n.publishBlock("victim"))
 	victim, err := os.Open(n.target("victim"))
-	must(t, err)
+	fixture.Must(t, err)
 	if got := deviceSize(t, victim); got != n.capacity() || !isPrecious(t, n.target("victim")) {
 		t.Errorf("the device has %d bytes, want %d with what was written", got, n.capacity())
 	}
-	must(t, victim.Close())
+	fixture.Must(t, victim.Close())
 	for _, name := range []string{"writer", "reader", "victim"} {
-		must(t, n.unpublish(t, n.id, name))
+		fixture.Must(t, n.unpublish(t, n.id, name))
 	}
 	n.wantDetached(n.id)
 	wantNothingAttached(t)
@@ -166,7 +167,7 @@ func TestPodThatAsksEverythingOfItsDeviceSeesNoOtherVolumeAndKeepsItsOwn(t *test
 func wantNothingAttached(t *testing.T) {
 	t.Helper()
 	numbers, err := loopdev.Attached()
-	must(t, err)
+	fixture.Must(t, err)
 	for _, number := range numbers {
 		path, err := loopdev.BackingPath(number)
 		if err == nil && strings.HasPrefix(path, filepath.Dir(t.TempDir())) {
@@ -177,24 +178,24 @@ func wantNothingAttached(t *testing.T) {
 
 func TestFileThatAPodPutsOnItsReadOnlyDeviceIsSeenByNobodyWhoComesLater(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("writer"))
+	fixture.Must(t, n.publishBlock("writer"))
 	fillDevice(t, n.target("writer"), "precious", n.capacity())
-	must(t, n.publishBlockReadOnly("hostile"))
+	fixture.Must(t, n.publishBlockReadOnly("hostile"))
 	exchange(t, n)
-	must(t, n.publishBlockReadOnly("victim"))
+	fixture.Must(t, n.publishBlockReadOnly("victim"))
 	if !isPrecious(t, n.target("victim")) || !isPrecious(t, n.target("hostile")) {
 		t.Error("readers see the pod's file")
 	}
 	n.restart(t)
 	exchange(t, n)
 	n.restart(t) // the restarted driver learns the targets from the mount table
-	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
-	must(t, n.publishBlockReadOnly("later"))
+	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	fixture.Must(t, n.publishBlockReadOnly("later"))
 	if !isPrecious(t, n.target("later")) {
 		t.Error("a new reader sees the pod's file")
 	}
 	for _, name := range []string{"hostile", "victim", "later", "writer"} {
-		must(t, n.unpublish(t, n.id, name))
+		fixture.Must(t, n.unpublish(t, n.id, name))
 	}
 	n.wantDetached(n.id)
 	wantNothingAttached(t)
@@ -219,12 +220,12 @@ func exchange(t *testing.T, n *imageNode) {
 
 func TestTargetOfADeviceThatAnOperatorDetachedIsUnpublishedAndNeverShowsAnother(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlock("a"))
 	n.detach(loopdev.ReadWrite)
 	n.restart(t)
-	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
 	other := n.createBlock("other")
-	must(t, other.publishBlock("b"))
+	fixture.Must(t, other.publishBlock("b"))
 	fillDevice(t, n.target("b"), "secret!!", other.capacity())
 	if f, err := os.Open(n.target("a")); err == nil {
 		if size := deviceSize(t, f); size != 0 {
@@ -233,9 +234,9 @@ func TestTargetOfADeviceThatAnOperatorDetachedIsUnpublishedAndNeverShowsAnother(
 		f.Close()
 	}
 	wantCode(t, n.publishBlock("a"), codes.FailedPrecondition)
-	must(t, n.unpublish(t, n.id, "a"))
-	must(t, n.publishBlock("a"))
-	must(t, n.unpublish(t, n.id, "a"))
-	must(t, n.unpublish(t, other.id, "b"))
+	fixture.Must(t, n.unpublish(t, n.id, "a"))
+	fixture.Must(t, n.publishBlock("a"))
+	fixture.Must(t, n.unpublish(t, n.id, "a"))
+	fixture.Must(t, n.unpublish(t, other.id, "b"))
 	n.wantDetached(n.id)
 }

@@ -23,13 +23,14 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // snapshot takes a snapshot called s.
 func (n *imageNode) snapshot() (volume.Snapshot, error) {
 	n.t.Helper()
 	parsed, err := volume.ParseName("s")
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	return n.pool.CreateSnapshot(n.t.Context(), volume.SnapshotRequest{Name: parsed, Source: n.id})
 }
 
@@ -43,7 +44,7 @@ func (n *imageNode) createFrom(
 ) (volume.ID, error) {
 	n.t.Helper()
 	parsed, err := volume.ParseName(name)
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	v, err := n.pool.CreateFrom(n.t.Context(), volume.CreateRequest{
 		Name: parsed, Source: source, Spec: spec, Size: volume.SizeRange{Required: size},
 	}, ownPools{n.pool})
@@ -53,7 +54,7 @@ func (n *imageNode) createFrom(
 // other returns the same node with another volume and another staging path.
 func (n *imageNode) other(id volume.ID, stagingName string) *imageNode {
 	n.t.Helper()
-	must(n.t, os.MkdirAll(n.target(stagingName), 0o750))
+	fixture.Must(n.t, os.MkdirAll(n.target(stagingName), 0o750))
 	return &imageNode{node: n.node, t: n.t, id: id, stagingName: stagingName}
 }
 
@@ -64,7 +65,7 @@ func count(t *testing.T, dir string) (stop func()) {
 	var files [2]*os.File
 	for i, name := range []string{"first", "second"} {
 		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_WRONLY, 0o600)
-		must(t, err)
+		fixture.Must(t, err)
 		files[i] = f
 	}
 	quit, started, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
@@ -92,7 +93,7 @@ func count(t *testing.T, dir string) (stop func()) {
 	return func() {
 		t.Helper()
 		close(quit)
-		must(t, <-ended)
+		fixture.Must(t, <-ended)
 	}
 }
 
@@ -101,7 +102,7 @@ func wantCounted(t *testing.T, dir string) {
 	var numbers [2]uint64
 	for i, name := range []string{"first", "second"} {
 		content, err := os.ReadFile(filepath.Join(dir, name))
-		must(t, err)
+		fixture.Must(t, err)
 		numbers[i] = binary.BigEndian.Uint64(content)
 	}
 	if first, second := numbers[0], numbers[1]; first != second && first != second+1 || second == 0 {
@@ -120,9 +121,9 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 				n.stageAndPublish("a")
 				stop := count(t, n.target("a"))
 				s, err := n.snapshot()
-				must(t, err)
+				fixture.Must(t, err)
 				clone, err := n.createFrom("clone", volume.FromVolume(n.id), imageSpec(fsType), 0)
-				must(t, err)
+				fixture.Must(t, err)
 				stop()
 				if s.RestoreBytes != n.capacity() || s.HeldBytes <= 0 || s.HeldBytes > s.RestoreBytes {
 					t.Errorf("the snapshot of %d bytes has %d and restores to %d", n.capacity(), s.HeldBytes,
@@ -131,7 +132,7 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 				before := usageOf(t, n.target("a"))
 				restored, err := n.createFrom("restored", volume.FromSnapshot(s.ID), imageSpec(fsType),
 					2*n.capacity())
-				must(t, err)
+				fixture.Must(t, err)
 				// The copies are mounted beside the source although their filesystems have the source's UUID.
 				for name, id := range map[string]volume.ID{"clone": clone, "restored": restored} {
 					copied := n.other(id, "staging-"+name)
@@ -139,7 +140,7 @@ func TestCopyOfAnImageIsOfOneMomentWhileItsPodWrites(t *testing.T) {
 					wantCounted(t, n.target(name))
 				}
 				wantGrown(t, before, usageOf(t, n.target("restored")), n.capacity())
-				must(t, os.WriteFile(n.target("restored/own"), nil, 0o600))
+				fixture.Must(t, os.WriteFile(n.target("restored/own"), nil, 0o600))
 				if _, err := os.Stat(n.target("a/own")); !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("the source has a file that was written to the copy: %v", err)
 				}
@@ -164,7 +165,8 @@ func TestWritersAreNotHeldUntilWhatTheyHaveWrittenIsOnTheDisk(t *testing.T) {
 	// The kernel may have written the dirty data already. Then there is nothing to compare, and the
 	// test tries again.
 	for range tries {
-		must(t, os.WriteFile(n.target("a/file"), bytes.Repeat([]byte("dirty..."), dirty/8), 0o600))
+		content := bytes.Repeat([]byte("dirty..."), dirty/8)
+		fixture.Must(t, os.WriteFile(n.target("a/file"), content, 0o600))
 		begin := time.Now()
 		held := n.heldByASnapshot()
 		took := time.Since(begin)
@@ -182,26 +184,26 @@ func (n *imageNode) heldByASnapshot() (held time.Duration) {
 	n.t.Helper()
 	log := funcr.NewJSON(func(line string) {
 		var said struct{ Msg, Took string }
-		must(n.t, json.Unmarshal([]byte(line), &said))
+		fixture.Must(n.t, json.Unmarshal([]byte(line), &said))
 		if strings.HasPrefix(said.Msg, "The writers of a volume have waited") {
 			var err error
 			held, err = time.ParseDuration(said.Took)
-			must(n.t, err)
+			fixture.Must(n.t, err)
 		}
 	}, funcr.Options{})
 	parsed, err := volume.ParseName("held")
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	ctx := klog.NewContext(n.t.Context(), log)
 	s, err := n.pool.CreateSnapshot(ctx, volume.SnapshotRequest{Name: parsed, Source: n.id})
-	must(n.t, err)
-	must(n.t, n.pool.DeleteSnapshot(ctx, s.ID))
+	fixture.Must(n.t, err)
+	fixture.Must(n.t, n.pool.DeleteSnapshot(ctx, s.ID))
 	return held
 }
 
 func TestCopiesOfImagesKeepTheirKind(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
 	s, err := n.snapshot()
-	must(t, err)
+	fixture.Must(t, err)
 	block := volume.Spec{
 		Type:       volume.DirectoryOrCreate,
 		Backing:    volume.ImageBacking,
@@ -221,12 +223,12 @@ func TestCopiesOfImagesKeepTheirKind(t *testing.T) {
 	preallocated := imageSpec(volume.Ext4)
 	preallocated.Allocation = volume.Preallocated
 	id, err := n.createFrom("preallocated", volume.FromSnapshot(s.ID), preallocated, 0)
-	must(t, err)
+	fixture.Must(t, err)
 	image, err := volumeOf(n.t, n.pool, id).OpenImage()
-	must(t, err)
+	fixture.Must(t, err)
 	defer image.Close()
 	var st unix.Stat_t
-	must(t, unix.Fstat(int(image.Fd()), &st))
+	fixture.Must(t, unix.Fstat(int(image.Fd()), &st))
 	if st.Blocks*512 < st.Size {
 		t.Errorf("a preallocated copy of %d bytes takes %d", st.Size, st.Blocks*512)
 	}
@@ -244,37 +246,37 @@ func TestBlockVolumeUnderAPodIsCopiedAtOnceOrNotAtAll(t *testing.T) {
 	for _, poolOn := range []string{disks.Ext4, disks.XFS, disks.Btrfs} {
 		t.Run(poolOn, func(t *testing.T) {
 			n := newImageNodeOn(t, block, filepath.Join(disks.New(t, poolOn, 0).Dir, "pool"))
-			must(t, n.publishBlock("a"))
+			fixture.Must(t, n.publishBlock("a"))
 			f := openDevice(t, n.target("a"))
 			_, err := f.WriteAt([]byte("precious"), 0) // in the device's cache only
-			must(t, err)
+			fixture.Must(t, err)
 			_, err = n.snapshot()
 			if poolOn == disks.Ext4 {
 				wantCode(t, err, codes.FailedPrecondition)
-				must(t, f.Close())
-				must(t, n.unpublish(t, n.id, "a"))
+				fixture.Must(t, f.Close())
+				fixture.Must(t, n.unpublish(t, n.id, "a"))
 				_, err = n.snapshot()
 			}
-			must(t, err)
+			fixture.Must(t, err)
 			if poolOn != disks.Ext4 {
 				_, err := f.WriteAt([]byte("changed!"), 0)
-				must(t, errors.Join(err, f.Sync(), f.Close()))
-				must(t, n.unpublish(t, n.id, "a"))
+				fixture.Must(t, errors.Join(err, f.Sync(), f.Close()))
+				fixture.Must(t, n.unpublish(t, n.id, "a"))
 			}
 			s, err := n.snapshot()
-			must(t, err)
+			fixture.Must(t, err)
 			id, err := n.createFrom("restored", volume.FromSnapshot(s.ID), block, 2*n.capacity())
-			must(t, err)
+			fixture.Must(t, err)
 			restored := n.other(id, "staging-restored")
-			must(t, restored.publishBlock("b"))
+			fixture.Must(t, restored.publishBlock("b"))
 			g := openDevice(t, n.target("b"))
 			got := make([]byte, 8)
 			if _, err := g.ReadAt(got, 0); string(got) != "precious" || err != nil ||
 				deviceSize(t, g) != 2*n.capacity() {
 				t.Errorf("the copy has %q, %v, and %d bytes", got, err, deviceSize(t, g))
 			}
-			must(t, g.Close())
-			must(t, restored.unpublish(t, id, "b"))
+			fixture.Must(t, g.Close())
+			fixture.Must(t, restored.unpublish(t, id, "b"))
 			restored.wantDetached(id)
 		})
 	}
@@ -284,15 +286,15 @@ func TestFilesystemThatACrashLeftFrozenIsThawedAtTheStart(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.XFS))
 	n.stageAndPublish("a")
 	root, err := os.Open(n.target("staging"))
-	must(t, err)
-	must(t, errors.Join(filesystem.Freeze(root), root.Close()))
+	fixture.Must(t, err)
+	fixture.Must(t, errors.Join(filesystem.Freeze(root), root.Close()))
 	_, err = n.snapshot()
 	wantCode(t, err, codes.Aborted)
 	n.restart(t)
-	must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
-	must(t, os.WriteFile(n.target("a/file"), nil, 0o600))
+	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	fixture.Must(t, os.WriteFile(n.target("a/file"), nil, 0o600))
 	_, err = n.snapshot()
-	must(t, err)
+	fixture.Must(t, err)
 	n.takeDown("a")
 }
 
@@ -300,7 +302,7 @@ func TestImageIsNotAttachedWhileACopyOfItTakesItsTime(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.XFS))
 	for range 2 { // the first staging would also make the filesystem
 		locked, err := volumeOf(n.t, n.pool, n.id).Lock()
-		must(t, err)
+		fixture.Must(t, err)
 		wantCode(t, n.stage(), codes.Aborted)
 		locked.Unlock()
 		n.stageAndPublish("a")
@@ -316,7 +318,7 @@ func TestImageIsNotAttachedWhileACopyOfItTakesItsTime(t *testing.T) {
 func mustImage(n *imageNode) *os.File {
 	n.t.Helper()
 	f, err := volumeOf(n.t, n.pool, n.id).OpenImage()
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	n.t.Cleanup(func() { f.Close() })
 	return f
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // breakGrowth lets every program that grows a filesystem fail, until the returned function is
@@ -18,7 +19,7 @@ func breakGrowth(t *testing.T) (mend func()) {
 	t.Helper()
 	dir, path := t.TempDir(), os.Getenv("PATH")
 	for _, program := range []string{"resize2fs", "xfs_growfs", "btrfs"} {
-		must(t, os.WriteFile(filepath.Join(dir, program),
+		fixture.Must(t, os.WriteFile(filepath.Join(dir, program),
 			[]byte("#!/bin/sh\necho the moon is full >&2\nexit 1\n"), 0o700))
 	}
 	t.Setenv("PATH", dir+":"+path)
@@ -36,7 +37,7 @@ func (n *imageNode) wantNotGrown(volumes int) {
 func TestVolumeWhoseGrowthFailsIsStagedWithTheSizeThatItHas(t *testing.T) {
 	onEachFilesystem(t, func(n *imageNode) {
 		n.stageAndPublish("a")
-		must(n.t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
+		fixture.Must(n.t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
 		before, size := usageOf(n.t, n.target("a")), n.capacity()
 		mend := breakGrowth(n.t)
 		_, err := n.expand(2*size, n.target("staging"))
@@ -81,7 +82,7 @@ func TestVolumeWhoseGrowthFailsIsStagedWithTheSizeThatItHas(t *testing.T) {
 func (n *imageNode) mayGrow() bool {
 	n.t.Helper()
 	v, err := n.pool.Get(n.id)
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	_, err = n.expand(v.CapacityBytes, n.target("staging"))
 	if err != nil && !strings.Contains(err.Error(), "CAP_SYS_RESOURCE") {
 		n.t.Error(err)
@@ -94,10 +95,10 @@ func TestGrowthThatTheDiskRefusesLeavesTheVolumeUsable(t *testing.T) {
 	disk := disks.New(t, disks.Ext4, 400*mib)
 	n := newImageNodeOn(t, imageSpec(volume.XFS), filepath.Join(disk.Dir, "pool"))
 	n.stageAndPublish("a")
-	must(t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
+	fixture.Must(t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
 	n.takeDown("a")
 	_, err := n.pool.Expand(t.Context(), n.id, volume.SizeRange{Required: 320 * mib})
-	must(t, err)
+	fixture.Must(t, err)
 	disk.Fill(t)
 	n.stageAndPublish("a")
 	wantPrecious(t, n.target("a/file"))
@@ -119,7 +120,7 @@ func TestDeletedVolumeIsNoLongerOneThatCouldNotBeGrown(t *testing.T) {
 	wantCode(t, err, codes.Internal)
 	n.wantNotGrown(1)
 	n.takeDown("a")
-	must(t, n.pool.Delete(t.Context(), n.id))
+	fixture.Must(t, n.pool.Delete(t.Context(), n.id))
 	n.wantNotGrown(0)
 }
 
@@ -130,7 +131,7 @@ func TestNodeCompletesWhatTheControllerHasExpanded(t *testing.T) {
 		n.stageAndPublish("a")
 		before, size := usageOf(n.t, n.target("a")), n.capacity()
 		_, err := n.pool.Expand(n.t.Context(), n.id, volume.SizeRange{Required: 2 * size})
-		must(n.t, err)
+		fixture.Must(n.t, err)
 		if after := usageOf(n.t, n.target("a")); after.TotalBytes != before.TotalBytes {
 			n.t.Errorf("the filesystem has grown to %d bytes before the node was called", after.TotalBytes)
 		}

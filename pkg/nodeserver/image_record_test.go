@@ -18,6 +18,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/repair"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // imagePath returns the path of the image of the node's volume.
@@ -32,14 +33,14 @@ func (n *imageNode) setRecord(fields map[string]any) {
 	path := filepath.Join(filepath.Dir(n.imagePath()), "volume.json")
 	n.reopen(n.t, func() {
 		content, err := os.ReadFile(path)
-		must(n.t, err)
+		fixture.Must(n.t, err)
 		record := make(map[string]any)
-		must(n.t, json.Unmarshal(content, &record))
+		fixture.Must(n.t, json.Unmarshal(content, &record))
 		maps.Copy(record, fields)
 		maps.DeleteFunc(record, func(_ string, value any) bool { return value == nil })
 		content, err = json.Marshal(record)
-		must(n.t, err)
-		must(n.t, os.WriteFile(path, content, 0o600))
+		fixture.Must(n.t, err)
+		fixture.Must(n.t, os.WriteFile(path, content, 0o600))
 	})
 }
 
@@ -48,10 +49,10 @@ func (n *imageNode) repair() {
 	n.t.Helper()
 	n.reopen(n.t, func() {
 		p, err := repair.OpenPool(n.poolPath())
-		must(n.t, err)
+		fixture.Must(n.t, err)
 		plan, err := repair.New(n.t.Context(), p, n.id.String(), repair.Options{})
-		must(n.t, err)
-		must(n.t, errors.Join(plan.Write(), plan.Close(), p.Close()))
+		fixture.Must(n.t, err)
+		fixture.Must(n.t, errors.Join(plan.Write(), plan.Close(), p.Close()))
 	})
 }
 
@@ -59,11 +60,11 @@ func (n *imageNode) repair() {
 func (n *imageNode) digest() string {
 	n.t.Helper()
 	f, err := os.Open(n.imagePath())
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	defer f.Close()
 	h := sha256.New()
 	_, err = io.Copy(h, f)
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	return hex.EncodeToString(h.Sum(nil))
 }
 
@@ -96,7 +97,7 @@ func TestFilesystemThatTheRecordDoesNotKnowIsNeverWiped(t *testing.T) {
 				spec.Allocation = allocation
 				n := newImageNode(t, spec)
 				n.stageAndPublish("a")
-				must(t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
+				fixture.Must(t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
 				n.takeDown("a")
 				bytes := n.capacity()
 				n.setRecord(map[string]any{"filesystemBytes": nil})
@@ -114,14 +115,14 @@ func TestFilesystemThatTheRecordDoesNotKnowIsNeverWiped(t *testing.T) {
 func TestImageWithAnythingButZeroesIsNotFormatted(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
 	f, err := os.OpenFile(n.imagePath(), os.O_RDWR, 0)
-	must(t, err)
+	fixture.Must(t, err)
 	defer f.Close()
 	const at = 5*mib + 17
 	_, err = f.WriteAt([]byte{1}, at)
-	must(t, err)
+	fixture.Must(t, err)
 	n.wantRefused("no known filesystem", strconv.Itoa(at))
 	_, err = f.WriteAt([]byte{0}, at)
-	must(t, err)
+	fixture.Must(t, err)
 	n.stageAndPublish("a") // the image has only zeroes again, so it is formatted
 	n.takeDown("a")
 }
@@ -134,7 +135,7 @@ func TestFormattingThatACrashInterruptedBeginsAgain(t *testing.T) {
 	n.takeDown("a")
 	n.setRecord(map[string]any{"filesystemBytes": nil, "formatting": true})
 	n.stageAndPublish("a")
-	must(t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
+	fixture.Must(t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
 	n.restart(t)
 	n.takeDown("a")
 	n.stageAndPublish("a")
@@ -149,9 +150,9 @@ func TestCopyOfAnImageWhoseFormattingWasInterruptedIsFormatted(t *testing.T) {
 	n.takeDown("a")
 	n.setRecord(map[string]any{"filesystemBytes": nil, "formatting": true})
 	s, err := n.snapshot()
-	must(t, err)
+	fixture.Must(t, err)
 	id, err := n.createFrom("restored", volume.FromSnapshot(s.ID), imageSpec(volume.Ext4), 0)
-	must(t, err)
+	fixture.Must(t, err)
 	other := n.other(id, "staging-restored")
 	other.stageAndPublish("b")
 	other.takeDown("b")
@@ -177,10 +178,10 @@ func TestFilesystemOfAnotherKindThanTheRecordsIsRefusedWithBothNamed(t *testing.
 func TestImageThatCannotBeLookedAtIsNotFormatted(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
 	f, err := os.OpenFile(n.imagePath(), os.O_RDWR, 0)
-	must(t, err)
+	fixture.Must(t, err)
 	defer f.Close()
 	_, err = f.WriteAt([]byte{1}, mib)
-	must(t, err)
+	fixture.Must(t, err)
 	before := n.digest()
 	t.Setenv("PATH", t.TempDir()) // so that blkid is not found
 	wantCode(t, n.stage(), codes.Unavailable)

@@ -46,7 +46,7 @@ func newImageNodeOn(t *testing.T, spec volume.Spec, dir string) *imageNode {
 	t.Helper()
 	disks.RequireMachineRoot(t) // images need loop devices
 	n := &imageNode{node: newNodeWith(t, pool.Options{Path: dir}), t: t}
-	must(t, os.Mkdir(n.target("staging"), 0o750))
+	fixture.Must(t, os.Mkdir(n.target("staging"), 0o750))
 	n.id = n.createImage("v", spec)
 	t.Cleanup(func() { // runs before the node's own cleanup, which closes the pool
 		unmountBelow(t, n.KubeletDir)
@@ -68,10 +68,10 @@ func imageSpec(fsType volume.FSType) volume.Spec {
 func (n *imageNode) createImage(name string, spec volume.Spec) volume.ID {
 	n.t.Helper()
 	parsed, err := volume.ParseName(name)
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	v, err := n.pool.Create(n.t.Context(),
 		volume.CreateRequest{Name: parsed, Size: volume.SizeRange{Required: 1}, Spec: spec})
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	return v.ID
 }
 
@@ -111,30 +111,30 @@ func (n *imageNode) publishAt(pod string) error {
 // stageAndPublish makes the volume visible at those targets.
 func (n *imageNode) stageAndPublish(pods ...string) {
 	n.t.Helper()
-	must(n.t, n.stage())
+	fixture.Must(n.t, n.stage())
 	for _, pod := range pods {
-		must(n.t, n.publishAt(pod))
+		fixture.Must(n.t, n.publishAt(pod))
 	}
 }
 
 func (n *imageNode) takeDown(pods ...string) {
 	n.t.Helper()
 	for _, pod := range pods {
-		must(n.t, n.unpublish(n.t, n.id, pod))
+		fixture.Must(n.t, n.unpublish(n.t, n.id, pod))
 	}
-	must(n.t, n.unstage())
+	fixture.Must(n.t, n.unstage())
 }
 
 // devices are the loop devices of a volume's image.
 func (n *imageNode) devices(id volume.ID) (paths []string) {
 	n.t.Helper()
 	image, err := volumeOf(n.t, n.pool, id).Data()
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	defer image.Close()
 	want, err := openat.IdentityOf(image)
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	numbers, err := loopdev.Attached()
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	for _, number := range numbers {
 		d, err := loopdev.Open(number)
 		if errors.Is(err, os.ErrNotExist) || loopdev.IsOfDeadDisk(err) {
@@ -142,7 +142,7 @@ func (n *imageNode) devices(id volume.ID) (paths []string) {
 			// this test has died.
 			continue
 		}
-		must(n.t, err)
+		fixture.Must(n.t, err)
 		if d.Backing() == want {
 			paths = append(paths, d.Path())
 		}
@@ -169,17 +169,17 @@ func (n *imageNode) wantOneDevice() {
 func (n *imageNode) capacity() int64 {
 	n.t.Helper()
 	v, err := n.pool.Get(n.id)
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	return v.CapacityBytes
 }
 
 func usageOf(t *testing.T, path string) volume.Usage {
 	t.Helper()
 	f, err := os.Open(path)
-	must(t, err)
+	fixture.Must(t, err)
 	defer f.Close()
 	u, err := mount.UsageOf(f)
-	must(t, err)
+	fixture.Must(t, err)
 	return u
 }
 
@@ -199,7 +199,7 @@ func TestImageIsADiskOfItsOwnThatPodsShare(t *testing.T) {
 			u.TotalBytes < n.capacity()/2 {
 			n.t.Errorf("df shows %d bytes, the volume has %d", u.TotalBytes, n.capacity())
 		}
-		must(n.t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
+		fixture.Must(n.t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
 		wantPrecious(n.t, n.target("b/file"))
 		n.takeDown("a", "b")
 		n.wantDetached(n.id)
@@ -208,7 +208,7 @@ func TestImageIsADiskOfItsOwnThatPodsShare(t *testing.T) {
 		wantPrecious(n.t, n.target("c/file"))
 		n.takeDown("c")
 		n.wantDetached(n.id)
-		must(n.t, n.checkDetached(n.t, n.id))
+		fixture.Must(n.t, n.checkDetached(n.t, n.id))
 	})
 }
 
@@ -228,7 +228,7 @@ func TestDataInAnImageHasExactlyItsTypeModeAndOwner(t *testing.T) {
 			n := newImageNode(t, spec)
 			n.stageAndPublish("a")
 			var st unix.Stat_t
-			must(t, unix.Lstat(n.target("a"), &st))
+			fixture.Must(t, unix.Lstat(n.target("a"), &st))
 			want := uint32(unix.S_IFDIR | 0o640)
 			if kind == volume.FileOrCreate {
 				want = unix.S_IFREG | 0o640
@@ -247,13 +247,13 @@ func TestMountOptionsOfAnImageHoldAtEachTarget(t *testing.T) {
 	req := n.publishRequest(n.id, "b")
 	req.VolumeCapability = capabilityOf(multiWriter, "noexec")
 	req.Readonly = true
-	must(t, n.publish(t, req))
+	fixture.Must(t, n.publish(t, req))
 	const always = unix.ST_NOSUID | unix.ST_NODEV
 	for pod, want := range map[string]int64{
 		"a": always, "b": always | unix.ST_NOEXEC | unix.ST_RDONLY,
 	} {
 		var st unix.Statfs_t
-		must(t, unix.Statfs(n.target(pod), &st))
+		fixture.Must(t, unix.Statfs(n.target(pod), &st))
 		if got := st.Flags & (always | unix.ST_NOEXEC | unix.ST_RDONLY); got != want {
 			t.Errorf("at %s the flags are %#x, want %#x", pod, got, want)
 		}
@@ -268,7 +268,7 @@ func TestFullImageIsFullAndNothingElseIs(t *testing.T) {
 	onEachFilesystem(t, func(n *imageNode) {
 		n.stageAndPublish("a")
 		f, err := os.Create(n.target("a/file"))
-		must(n.t, err)
+		fixture.Must(n.t, err)
 		written := int64(0)
 		for content := make([]byte, mib); err == nil; written += mib {
 			_, err = f.Write(content)
@@ -277,10 +277,10 @@ func TestFullImageIsFullAndNothingElseIs(t *testing.T) {
 		if !errors.Is(err, unix.ENOSPC) || written > n.capacity() {
 			n.t.Errorf("after %d bytes in %d: %v, want ENOSPC", written, n.capacity(), err)
 		}
-		must(n.t, os.Remove(n.target("a/file")))
+		fixture.Must(n.t, os.Remove(n.target("a/file")))
 		n.takeDown("a") // the filesystem may need a transaction before freed blocks are usable
 		n.stageAndPublish("a")
-		must(n.t, os.WriteFile(n.target("a/file"), make([]byte, mib), 0o600))
+		fixture.Must(n.t, os.WriteFile(n.target("a/file"), make([]byte, mib), 0o600))
 		n.takeDown("a")
 	})
 }
@@ -290,22 +290,22 @@ func TestWhatPodsWriteToAnImageIsNotThrottledOnTheWay(t *testing.T) {
 	throttle := func() string {
 		return filepath.Join("/sys/block", filepath.Base(n.devices(n.id)[0]), "queue/wbt_lat_usec")
 	}
-	must(t, n.stage())
+	fixture.Must(t, n.stage())
 	// A new device has a throttle like this one. The next staging usually gets the same device.
-	must(t, os.WriteFile(throttle(), []byte("2000"), 0))
-	must(t, n.unstage())
-	must(t, n.stage())
+	fixture.Must(t, os.WriteFile(throttle(), []byte("2000"), 0))
+	fixture.Must(t, n.unstage())
+	fixture.Must(t, n.stage())
 	if latency, err := os.ReadFile(throttle()); string(latency) != "0\n" || err != nil {
 		t.Errorf("the device's throttle is at %s µs (%v)", latency, err)
 	}
-	must(t, n.unstage())
+	fixture.Must(t, n.unstage())
 }
 
 func TestStagedImageIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 	onEachFilesystem(t, func(n *imageNode) {
-		must(n.t, n.stage())
+		fixture.Must(n.t, n.stage())
 		wantCode(n.t, n.checkDetached(n.t, n.id), codes.FailedPrecondition)
-		must(n.t, n.publishAt("a"))
+		fixture.Must(n.t, n.publishAt("a"))
 		n.restart(n.t)
 		if id, known := n.Publications.at(parseTarget(n.t, n.node, "a")); !known || id != n.id.String() {
 			n.t.Errorf("after a restart the target belongs to %q (known: %t)", id, known)
@@ -318,19 +318,19 @@ func TestStagedImageIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 		for _, path := range []string{n.target("a"), n.stagingPath()} {
 			_, err := n.NodeGetVolumeStats(n.t.Context(),
 				&csi.NodeGetVolumeStatsRequest{VolumeId: n.id.String(), VolumePath: path})
-			must(n.t, err)
+			fixture.Must(n.t, err)
 		}
 		wantCode(n.t, n.checkDetached(n.t, n.id), codes.FailedPrecondition)
 		n.takeDown("a")
 		n.wantDetached(n.id)
-		must(n.t, n.checkDetached(n.t, n.id))
+		fixture.Must(n.t, n.checkDetached(n.t, n.id))
 	})
 }
 
 func parseTarget(t *testing.T, n *node, name string) mount.Target {
 	t.Helper()
 	target, err := mount.ParseTarget(n.KubeletDir, n.target(name))
-	must(t, err)
+	fixture.Must(t, err)
 	return target
 }
 
@@ -338,8 +338,8 @@ func TestImageOfAClosedPoolIsUnpublishedAndUnstaged(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.XFS))
 	n.stageAndPublish("a")
 	n.Publications = NewPublications() // as after a start that has not opened the pool
-	must(t, n.unpublish(t, n.id, "a"))
-	must(t, n.unstage())
+	fixture.Must(t, n.unpublish(t, n.id, "a"))
+	fixture.Must(t, n.unstage())
 }
 
 func TestWhatIsNotTheVolumeIsLeftAlone(t *testing.T) {
@@ -358,11 +358,11 @@ func TestWhatIsNotTheVolumeIsLeftAlone(t *testing.T) {
 	n.id = other
 	n.takeDown("a")
 
-	must(t, unix.Mount("tmpfs", n.target("staging"), "tmpfs", 0, "size=1m"))
+	fixture.Must(t, unix.Mount("tmpfs", n.target("staging"), "tmpfs", 0, "size=1m"))
 	wantCode(t, n.stage(), codes.FailedPrecondition)
 	wantCode(t, n.unstage(), codes.FailedPrecondition)
-	must(t, unix.Unmount(n.target("staging"), 0))
-	must(t, n.unstage())
+	fixture.Must(t, unix.Unmount(n.target("staging"), 0))
+	fixture.Must(t, n.unstage())
 }
 
 func TestImageThatIsNotStagedIsNotPublished(t *testing.T) {
@@ -392,8 +392,8 @@ func TestImageIsNotShownWithAnotherFilesystem(t *testing.T) {
 func TestPodThatOutlivesTheStagingPathKeepsItsDevice(t *testing.T) {
 	onEachFilesystem(t, func(n *imageNode) {
 		n.stageAndPublish("a")
-		must(n.t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
-		must(n.t, n.unstage())
+		fixture.Must(n.t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
+		fixture.Must(n.t, n.unstage())
 		n.wantOneDevice()
 		n.stageAndPublish("b")
 		n.wantOneDevice()
@@ -405,23 +405,23 @@ func TestPodThatOutlivesTheStagingPathKeepsItsDevice(t *testing.T) {
 func TestDamagedImageIsAnErrorAndStaysAsItIs(t *testing.T) {
 	n := newImageNode(t, imageSpec(volume.Ext4))
 	n.stageAndPublish("a")
-	must(t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
+	fixture.Must(t, os.WriteFile(n.target("a/file"), []byte("precious"), 0o600))
 	n.takeDown("a")
 	image := filepath.Join(filepath.Dir(n.KubeletDir), "pool", "volumes", "v", "data")
 	content, err := os.ReadFile(image)
-	must(t, err)
+	fixture.Must(t, err)
 	damaged := bytes.Clone(content)
 	clear(damaged[1024:2048])
-	must(t, os.WriteFile(image, damaged, 0o600))
+	fixture.Must(t, os.WriteFile(image, damaged, 0o600))
 	wantCode(t, n.stage(), codes.Internal)
 	if got, err := os.ReadFile(image); !bytes.Equal(got, damaged) {
 		t.Errorf("the image was changed (%v)", err)
 	}
-	must(t, os.WriteFile(image, content, 0o600))
+	fixture.Must(t, os.WriteFile(image, content, 0o600))
 	n.stageAndPublish("a")
 	wantPrecious(t, n.target("a/file"))
 	n.takeDown("a")
-	must(t, os.Truncate(image, 8*mib))
+	fixture.Must(t, os.Truncate(image, 8*mib))
 	wantCode(t, n.stage(), codes.Internal)
 }
 
@@ -438,7 +438,7 @@ func TestImageGrowsUnderItsWriter(t *testing.T) {
 					n.target("a")+map[volume.Type]string{volume.DirectoryOrCreate: "/file"}[kind])
 				for range 2 {
 					resp, err := n.expand(2*size, n.target("staging"))
-					must(t, err)
+					fixture.Must(t, err)
 					if resp.GetCapacityBytes() != 2*size {
 						t.Errorf("the volume has %d bytes, want %d", resp.GetCapacityBytes(), 2*size)
 					}
@@ -448,13 +448,13 @@ func TestImageGrowsUnderItsWriter(t *testing.T) {
 				// Without a staging path in the request, the filesystem grows at the latest when the volume is
 				// staged.
 				_, err := n.expand(3*size, "")
-				must(t, err)
+				fixture.Must(t, err)
 				n.takeDown("a")
 				n.stageAndPublish("a")
 				wantGrown(t, before, usageOf(t, n.target("a")), 2*size)
 				n.takeDown("a")
 				_, err = n.expand(4*size, "")
-				must(t, err)
+				fixture.Must(t, err)
 				n.stageAndPublish("a")
 				wantGrown(t, before, usageOf(t, n.target("a")), 3*size)
 				n.takeDown("a")
@@ -482,7 +482,7 @@ func wantGrown(t *testing.T, before, after volume.Usage, by int64) {
 func writeAllTheTime(t *testing.T, path string) (stop func()) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
-	must(t, err)
+	fixture.Must(t, err)
 	quit, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		content := bytes.Repeat([]byte("precious"), 8192)
@@ -502,7 +502,7 @@ func writeAllTheTime(t *testing.T, path string) (stop func()) {
 	return func() {
 		t.Helper()
 		close(quit)
-		must(t, <-ended)
+		fixture.Must(t, <-ended)
 		if got, err := os.ReadFile(path); err != nil || strings.Count(string(got), "precious") != 8192 {
 			t.Errorf("the writer's file has %d bytes, %v", len(got), err)
 		}
@@ -514,8 +514,8 @@ func TestImageOfAPoolInMemoryIsStaged(t *testing.T) {
 		t.Run(string(allocation), func(t *testing.T) {
 			disks.RequireMachineRoot(t)
 			dir := t.TempDir()
-			must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256m"))
-			t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+			fixture.Must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256m"))
+			t.Cleanup(func() { fixture.Must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 			spec := imageSpec(volume.Ext4)
 			spec.Allocation = allocation
 			n := newImageNodeOn(t, spec, filepath.Join(dir, "pool"))

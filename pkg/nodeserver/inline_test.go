@@ -14,6 +14,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 const (
@@ -39,7 +40,7 @@ func (n *node) publishInlineAs(
 	t *testing.T, handle, uid string, attributes map[string]string,
 ) error {
 	t.Helper()
-	must(t, os.MkdirAll(filepath.Dir(inlineTarget(n, uid)), 0o750))
+	fixture.Must(t, os.MkdirAll(filepath.Dir(inlineTarget(n, uid)), 0o750))
 	all := maps.Clone(attributes)
 	if all == nil {
 		all = map[string]string{}
@@ -75,24 +76,30 @@ func TestSweepKeepsWhatALivePodMayWant(t *testing.T) {
 		want int // inline volumes that the sweep leaves
 	}{
 		{"both pods live", func(*testing.T, string) {}, 2},
-		{"one is gone", func(t *testing.T, pods string) { t.Helper(); must(t, os.RemoveAll(filepath.Join(pods, deadUID))) }, 1},
-		{"the directory is missing", func(t *testing.T, pods string) { t.Helper(); must(t, os.RemoveAll(pods)) }, 2},
+		{"one is gone", func(t *testing.T, pods string) {
+			t.Helper()
+			fixture.Must(t, os.RemoveAll(filepath.Join(pods, deadUID)))
+		}, 1},
+		{"the directory is missing", func(t *testing.T, pods string) {
+			t.Helper()
+			fixture.Must(t, os.RemoveAll(pods))
+		}, 2},
 		{"it is empty", func(t *testing.T, pods string) {
 			t.Helper()
-			must(t, os.RemoveAll(pods))
-			must(t, os.Mkdir(pods, 0o750))
+			fixture.Must(t, os.RemoveAll(pods))
+			fixture.Must(t, os.Mkdir(pods, 0o750))
 		}, 2},
 		{"it cannot be read", func(t *testing.T, pods string) {
 			t.Helper()
-			must(t, os.RemoveAll(pods))
-			must(t, os.WriteFile(pods, nil, 0o600))
+			fixture.Must(t, os.RemoveAll(pods))
+			fixture.Must(t, os.WriteFile(pods, nil, 0o600))
 		}, 2},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			n := newNode(t)
 			for _, uid := range []string{deadUID, liveUID} {
-				must(t, n.publishInline(t, uid, nil))
-				must(t, unix.Unmount(inlineTarget(n, uid), 0)) // as after a reboot
+				fixture.Must(t, n.publishInline(t, uid, nil))
+				fixture.Must(t, unix.Unmount(inlineTarget(n, uid), 0)) // as after a reboot
 			}
 			n.create(t, "managed", volume.DirectoryOrCreate)
 			n.restart(t)
@@ -110,35 +117,35 @@ func TestSweepKeepsWhatALivePodMayWant(t *testing.T) {
 
 func TestUnpublishDeletesAnInlineVolumeFromEveryPoolAndNothingElse(t *testing.T) {
 	n := newNode(t)
-	must(t, n.publishInline(t, deadUID, nil))
+	fixture.Must(t, n.publishInline(t, deadUID, nil))
 	managed := n.create(t, "managed", volume.DirectoryOrCreate)
 	for _, handle := range []string{"managed", managed.Dir(), inlineHandle(liveUID)} {
-		must(t, n.unpublishHandle(t, handle, n.target("elsewhere")))
+		fixture.Must(t, n.unpublishHandle(t, handle, n.target("elsewhere")))
 	}
 	if got := len(n.pool.List("", 10)); got != 2 {
 		t.Errorf("%d volumes are left, want 2", got)
 	}
 	// A PersistentVolume may have the same handle. So an unpublish at another target does not delete
 	// the pod's inline volume, not even after a reboot.
-	must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, liveUID)))
-	must(t, unix.Unmount(inlineTarget(n, deadUID), 0))
+	fixture.Must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, liveUID)))
+	fixture.Must(t, unix.Unmount(inlineTarget(n, deadUID), 0))
 	n.restart(t)
-	must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, liveUID)))
+	fixture.Must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, liveUID)))
 	if got := n.inlineVolumes(); got != 1 {
 		t.Errorf("%d inline volumes are left, want 1", got)
 	}
-	must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, deadUID)))
+	fixture.Must(t, n.unpublishHandle(t, inlineHandle(deadUID), inlineTarget(n, deadUID)))
 	if got := n.inlineVolumes(); got != 0 {
 		t.Errorf("%d inline volumes are left", got)
 	}
-	must(t, n.checkUnused(t, managed))
+	fixture.Must(t, n.checkUnused(t, managed))
 }
 
 func TestInlineVolumeIsKnownAfterARestart(t *testing.T) {
 	n := newNode(t)
-	must(t, n.publishInline(t, deadUID, nil))
+	fixture.Must(t, n.publishInline(t, deadUID, nil))
 	n.restart(t)
-	must(t, n.publishInline(t, deadUID, nil))
+	fixture.Must(t, n.publishInline(t, deadUID, nil))
 	if got := mountsBelow(t, n.KubeletDir); len(got) != 1 {
 		t.Errorf("mounted are %q", got)
 	}
@@ -159,7 +166,7 @@ func TestInlineVolumeOfAnyHandleIsServedToItsEnd(t *testing.T) {
 	for _, handle := range []string{"my vol", "../../x", "plain", "h-" + strings.Repeat("a", 40), strings.Repeat("ä", 64)} {
 		t.Run(handle, func(t *testing.T) {
 			n := newNode(t)
-			must(t, n.publishInlineAs(t, handle, deadUID, map[string]string{"size": "1Mi"}))
+			fixture.Must(t, n.publishInlineAs(t, handle, deadUID, map[string]string{"size": "1Mi"}))
 			for asked, want := range map[string]codes.Code{handle: codes.OK, handle[1:]: codes.NotFound} {
 				resp, err := n.NodeGetVolumeStats(t.Context(),
 					&csi.NodeGetVolumeStatsRequest{VolumeId: asked, VolumePath: inlineTarget(n, deadUID)})
@@ -169,7 +176,7 @@ func TestInlineVolumeOfAnyHandleIsServedToItsEnd(t *testing.T) {
 				}
 			}
 			wantCode(t, n.unpublishHandle(t, handle[1:], inlineTarget(n, deadUID)), codes.FailedPrecondition)
-			must(t, n.unpublishHandle(t, handle, inlineTarget(n, deadUID)))
+			fixture.Must(t, n.unpublishHandle(t, handle, inlineTarget(n, deadUID)))
 			if got := n.inlineVolumes(); got != 0 {
 				t.Errorf("%d inline volumes are left", got)
 			}
@@ -182,12 +189,12 @@ func TestInlineVolumeOfAnyHandleIsServedToItsEnd(t *testing.T) {
 func TestNameOfAManagedVolumeIsNoHandleOfIt(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "managed", volume.DirectoryOrCreate)
-	must(t, n.publish(t, n.publishRequest(id, "pod")))
+	fixture.Must(t, n.publish(t, n.publishRequest(id, "pod")))
 	wantCode(t, n.unpublishHandle(t, "managed", n.target("pod")), codes.FailedPrecondition)
 	_, err := n.NodeGetVolumeStats(t.Context(),
 		&csi.NodeGetVolumeStatsRequest{VolumeId: "managed", VolumePath: n.target("pod")})
 	wantCode(t, err, codes.NotFound)
-	must(t, n.unpublishHandle(t, id.String(), n.target("pod")))
+	fixture.Must(t, n.unpublishHandle(t, id.String(), n.target("pod")))
 }
 
 func TestManagedVolumeIsNotGivenToAPodAsItsOwn(t *testing.T) {
@@ -219,21 +226,21 @@ func TestInlineVolumeStaysInItsPoolWhenAnotherOneBecomesTheDefault(t *testing.T)
 	n := newNode(t)
 	other, err := pool.Open(t.Context(),
 		pool.Options{Name: "other", Path: filepath.Join(t.TempDir(), "other")})
-	must(t, err)
-	t.Cleanup(func() { must(t, other.Close()) })
+	fixture.Must(t, err)
+	t.Cleanup(func() { fixture.Must(t, other.Close()) })
 	n.Pools = twoPools{n.pool, other}
-	must(t, n.publishInline(t, deadUID, nil))
+	fixture.Must(t, n.publishInline(t, deadUID, nil))
 	n.Pools = twoPools{other, n.pool}
 	n.restart(t)
-	must(t, n.publishInline(t, deadUID, nil))
+	fixture.Must(t, n.publishInline(t, deadUID, nil))
 	if here, there := len(n.pool.Inline()), len(other.Inline()); here != 1 || there != 0 {
 		t.Errorf("the pools have %d and %d volumes, want 1 and none", here, there)
 	}
-	must(t, n.publishInline(t, liveUID, nil))
+	fixture.Must(t, n.publishInline(t, liveUID, nil))
 	if got := len(other.Inline()); got != 1 {
 		t.Errorf("the default pool has %d volumes, want 1", got)
 	}
 	for _, uid := range []string{deadUID, liveUID} {
-		must(t, n.unpublishHandle(t, inlineHandle(uid), inlineTarget(n, uid)))
+		fixture.Must(t, n.unpublishHandle(t, inlineHandle(uid), inlineTarget(n, uid)))
 	}
 }

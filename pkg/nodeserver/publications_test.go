@@ -11,6 +11,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 func TestSingleWriterHasOneTarget(t *testing.T) {
@@ -33,14 +34,14 @@ func TestSingleWriterHasOneTarget(t *testing.T) {
 		t.Run(tc.title, func(t *testing.T) {
 			n := newNode(t)
 			id := n.create(t, "v", volume.DirectoryOrCreate)
-			must(t, n.publishAs(t, id, "a", tc.first))
+			fixture.Must(t, n.publishAs(t, id, "a", tc.first))
 			wantCode(t, n.publishAs(t, id, tc.pod, tc.second), tc.want)
 			if _, err := os.Lstat(n.target("b")); tc.want != codes.OK && !os.IsNotExist(err) {
 				t.Errorf("the refused target exists: %v", err)
 			}
-			must(t, n.unpublish(t, id, "a"))
-			must(t, n.unpublish(t, id, tc.pod))
-			must(t, n.publishAs(t, id, "c", single)) // the refused publication left nothing
+			fixture.Must(t, n.unpublish(t, id, "a"))
+			fixture.Must(t, n.unpublish(t, id, tc.pod))
+			fixture.Must(t, n.publishAs(t, id, "c", single)) // the refused publication left nothing
 		})
 	}
 }
@@ -48,13 +49,13 @@ func TestSingleWriterHasOneTarget(t *testing.T) {
 func TestSingleWriterIsKnownAfterARestart(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "v", volume.DirectoryOrCreate)
-	must(t, n.publishAs(t, id, "a", singleWriter))
+	fixture.Must(t, n.publishAs(t, id, "a", singleWriter))
 	n.restart(t)
 	wantCode(t, n.publishAs(t, id, "b", singleWriter), codes.FailedPrecondition)
-	must(t, n.publishAs(t, id, "a", singleWriter)) // kubelet repeats the call
+	fixture.Must(t, n.publishAs(t, id, "a", singleWriter)) // kubelet repeats the call
 	wantCode(t, n.publishAs(t, id, "b", multiWriter), codes.FailedPrecondition)
-	must(t, n.unpublish(t, id, "a"))
-	must(t, n.publishAs(t, id, "b", singleWriter))
+	fixture.Must(t, n.unpublish(t, id, "a"))
+	fixture.Must(t, n.publishAs(t, id, "b", singleWriter))
 }
 
 // If the driver remembered a publication that no longer exists, it would refuse all others until
@@ -71,11 +72,11 @@ func TestUnmountByHandIsNoticed(t *testing.T) {
 		t.Run(tc.title, func(t *testing.T) {
 			n := newNode(t)
 			id := n.create(t, "v", volume.DirectoryOrCreate)
-			must(t, n.publishAs(t, id, "a", tc.first))
-			must(t, unix.Unmount(n.target("a"), 0))
-			must(t, n.publishAs(t, id, "b", tc.second))
-			must(t, n.unpublish(t, id, "b"))
-			must(t, n.checkUnused(t, id))
+			fixture.Must(t, n.publishAs(t, id, "a", tc.first))
+			fixture.Must(t, unix.Unmount(n.target("a"), 0))
+			fixture.Must(t, n.publishAs(t, id, "b", tc.second))
+			fixture.Must(t, n.unpublish(t, id, "b"))
+			fixture.Must(t, n.checkUnused(t, id))
 		})
 	}
 }
@@ -84,41 +85,41 @@ func TestTargetOfAVolumeThatWasUnmountedByHandIsFree(t *testing.T) {
 	n := newNode(t)
 	first, second := n.create(t, "v",
 		volume.DirectoryOrCreate), n.create(t, "w", volume.DirectoryOrCreate)
-	must(t, n.publish(t, n.publishRequest(first, "a")))
-	must(t, unix.Unmount(n.target("a"), 0))
-	must(t, n.publish(t, n.publishRequest(second, "a")))
-	must(t, n.unpublish(t, second, "a"))
+	fixture.Must(t, n.publish(t, n.publishRequest(first, "a")))
+	fixture.Must(t, unix.Unmount(n.target("a"), 0))
+	fixture.Must(t, n.publish(t, n.publishRequest(second, "a")))
+	fixture.Must(t, n.unpublish(t, second, "a"))
 }
 
 func TestPublishedVolumeIsInUse(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "v", volume.DirectoryOrCreate)
-	must(t, n.checkUnused(t, id))
-	must(t, n.publish(t, n.publishRequest(id, "a")))
+	fixture.Must(t, n.checkUnused(t, id))
+	fixture.Must(t, n.publish(t, n.publishRequest(id, "a")))
 	wantCode(t, n.checkUnused(t, id), codes.FailedPrecondition)
 	n.restart(t)
 	wantCode(t, n.checkUnused(t, id), codes.FailedPrecondition)
-	must(t, unix.Unmount(n.target("a"), 0))
-	must(t, n.checkUnused(t, id))
+	fixture.Must(t, unix.Unmount(n.target("a"), 0))
+	fixture.Must(t, n.checkUnused(t, id))
 }
 
 func TestRebuildFindsWhatIsPublishedAndNothingElse(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "v", volume.DirectoryOrCreate)
 	file := n.create(t, "name/that is hashed", volume.FileOrCreate)
-	must(t, n.publish(t, n.publishRequest(id, "with blank")))
-	must(t, n.publish(t, n.publishRequest(id, "another")))
-	must(t, n.publish(t, n.publishRequest(file, "file")))
+	fixture.Must(t, n.publish(t, n.publishRequest(id, "with blank")))
+	fixture.Must(t, n.publish(t, n.publishRequest(id, "another")))
+	fixture.Must(t, n.publish(t, n.publishRequest(file, "file")))
 	// These mounts show parts of the pool and are no publications: the whole pool, a directory inside
 	// a volume, and a mount outside kubelet's directory.
 	data := filepath.Join(n.poolPath(), "volumes", "v", "data")
-	must(t, os.Mkdir(filepath.Join(data, "sub"), 0o755))
+	fixture.Must(t, os.Mkdir(filepath.Join(data, "sub"), 0o755))
 	outside := filepath.Join(t.TempDir(), "outside")
 	for source, point := range map[string]string{
 		n.poolPath(): n.target("pool"), filepath.Join(data, "sub"): n.target("sub"), data: outside,
 	} {
-		must(t, os.Mkdir(point, 0o755))
-		must(t, unix.Mount(source, point, "", unix.MS_BIND, ""))
+		fixture.Must(t, os.Mkdir(point, 0o755))
+		fixture.Must(t, unix.Mount(source, point, "", unix.MS_BIND, ""))
 	}
 	t.Cleanup(func() { _ = unix.Unmount(outside, unix.MNT_DETACH) })
 	n.restart(t)
@@ -131,7 +132,7 @@ func TestRebuildFindsWhatIsPublishedAndNothingElse(t *testing.T) {
 	if got := len(n.Publications.byTarget); got != 3 {
 		t.Errorf("there are %d publications, want 3", got)
 	}
-	must(t, n.publish(t, n.publishRequest(id, "with blank")))
+	fixture.Must(t, n.publish(t, n.publishRequest(id, "with blank")))
 	if got := mountsBelow(t, n.KubeletDir); len(got) != 5 {
 		t.Errorf("mounted are %q", got)
 	}
@@ -143,24 +144,24 @@ func TestTargetOfAnotherVolumeIsRefused(t *testing.T) {
 	n := newNode(t)
 	first, second := n.create(t, "v",
 		volume.DirectoryOrCreate), n.create(t, "w", volume.DirectoryOrCreate)
-	must(t, n.publish(t, n.publishRequest(first, "a")))
+	fixture.Must(t, n.publish(t, n.publishRequest(first, "a")))
 	wantCode(t, n.publish(t, n.publishRequest(second, "a")), codes.FailedPrecondition)
 	wantCode(t, n.unpublish(t, second, "a"), codes.FailedPrecondition)
 	if got := mountsBelow(t, n.KubeletDir); len(got) != 1 {
 		t.Errorf("mounted are %q", got)
 	}
-	must(t, n.checkUnused(t, second))
+	fixture.Must(t, n.checkUnused(t, second))
 }
 
 // A publish that failed is not remembered. Otherwise the volume could not be deleted.
 func TestFailedPublishIsForgotten(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "v", volume.DirectoryOrCreate)
-	must(t, os.MkdirAll(filepath.Join(n.target("a"), "full"), 0o755))
+	fixture.Must(t, os.MkdirAll(filepath.Join(n.target("a"), "full"), 0o755))
 	wantCode(t, n.publishAs(t, id, "a", singleWriter), codes.FailedPrecondition)
 	wantCode(t, n.publishAs(t, id, "no/parent", singleWriter), codes.Internal)
-	must(t, n.checkUnused(t, id))
-	must(t, n.publishAs(t, id, "b", singleWriter))
+	fixture.Must(t, n.checkUnused(t, id))
+	fixture.Must(t, n.publishAs(t, id, "b", singleWriter))
 }
 
 func TestSeveralNodesModeMeansThePodsOfOne(t *testing.T) {
@@ -170,10 +171,10 @@ func TestSeveralNodesModeMeansThePodsOfOne(t *testing.T) {
 		csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER,
 		csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER,
 	} {
-		must(t, n.publishAs(t, id, "a", mode))
-		must(t, n.publishAs(t, id, "b", mode))
+		fixture.Must(t, n.publishAs(t, id, "a", mode))
+		fixture.Must(t, n.publishAs(t, id, "b", mode))
 	}
-	must(t, n.publishAs(t, id, "c", csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY))
+	fixture.Must(t, n.publishAs(t, id, "c", csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY))
 	if err := os.WriteFile(filepath.Join(n.target("c"), "file"), nil, 0o600); err == nil {
 		t.Error("the read-only pod could write")
 	}
@@ -182,7 +183,7 @@ func TestSeveralNodesModeMeansThePodsOfOne(t *testing.T) {
 func TestDamagedVolumeIsNotPublished(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "v", volume.DirectoryOrCreate)
-	must(
+	fixture.Must(
 		t,
 		os.Rename(
 			filepath.Join(n.poolPath(), "volumes", "v", "data"),

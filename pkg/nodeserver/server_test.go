@@ -20,6 +20,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // onePool implements Pools. One pool is open, and another one, closedPool, is not.
@@ -212,18 +213,11 @@ func wantCode(t *testing.T, err error, want codes.Code) {
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // volumeOf looks a volume up, as a call to the driver does.
 func volumeOf(t *testing.T, p *pool.Pool, id volume.ID) pool.Volume {
 	t.Helper()
 	v, err := p.Get(id)
-	must(t, err)
+	fixture.Must(t, err)
 	return v
 }
 
@@ -231,7 +225,7 @@ func volumeOf(t *testing.T, p *pool.Pool, id volume.ID) pool.Volume {
 func (n *node) checkDetached(t *testing.T, id volume.ID) error {
 	t.Helper()
 	data, err := volumeOf(t, n.pool, id).Data()
-	must(t, err)
+	fixture.Must(t, err)
 	defer data.Close()
 	return image.CheckDetached(data)
 }
@@ -239,7 +233,7 @@ func (n *node) checkDetached(t *testing.T, id volume.ID) error {
 func (n *node) checkUnused(t *testing.T, id volume.ID) error {
 	t.Helper()
 	data, err := volumeOf(t, n.pool, id).Data()
-	must(t, err)
+	fixture.Must(t, err)
 	defer data.Close()
 	return n.Publications.CheckUnused(id, data)
 }
@@ -251,26 +245,26 @@ func TestPublishedVolumeIsSharedAndGone(t *testing.T) {
 			id := n.create(t, "v", kind)
 			for range 2 {
 				for _, pod := range []string{"a", "b"} {
-					must(t, n.publish(t, n.publishRequest(id, pod)))
+					fixture.Must(t, n.publish(t, n.publishRequest(id, pod)))
 				}
 			}
 			if got := mountsBelow(t, n.KubeletDir); len(got) != 2 {
 				t.Errorf("mounted are %q", got)
 			}
 			suffix := map[volume.Type]string{volume.DirectoryOrCreate: "/file"}[kind]
-			must(t, os.WriteFile(n.target("a")+suffix, []byte("shared"), 0o600))
+			fixture.Must(t, os.WriteFile(n.target("a")+suffix, []byte("shared"), 0o600))
 			if got, err := os.ReadFile(n.target("b") + suffix); string(got) != "shared" {
 				t.Errorf("the other pod reads %q, %v", got, err)
 			}
 			for range 2 {
 				for _, pod := range []string{"a", "b"} {
-					must(t, n.unpublish(t, id, pod))
+					fixture.Must(t, n.unpublish(t, id, pod))
 				}
 			}
 			if got, err := os.ReadDir(n.KubeletDir); len(got) > 0 {
 				t.Errorf("left are %v, %v", got, err)
 			}
-			must(t, n.checkUnused(t, id))
+			fixture.Must(t, n.checkUnused(t, id))
 		})
 	}
 }
@@ -289,7 +283,7 @@ func TestReadOnlyPublicationIsReadOnly(t *testing.T) {
 			n := newNode(t)
 			req := n.publishRequest(n.create(t, "v", volume.DirectoryOrCreate), "a")
 			req.Readonly, req.VolumeCapability = tc.readonly, tc.c
-			must(t, n.publish(t, req))
+			fixture.Must(t, n.publish(t, req))
 			if err := os.WriteFile(
 				filepath.Join(n.target("a"), "file"),
 				nil,
@@ -401,12 +395,12 @@ func TestStagingLeavesTheStagingPathAlone(t *testing.T) {
 		_, err := n.NodeStageVolume(t.Context(), &csi.NodeStageVolumeRequest{
 			VolumeId: id.String(), StagingTargetPath: path, VolumeCapability: capabilityOf(multiWriter),
 		})
-		must(t, err)
+		fixture.Must(t, err)
 	}
 	for range 2 {
 		_, err := n.NodeUnstageVolume(t.Context(),
 			&csi.NodeUnstageVolumeRequest{VolumeId: id.String(), StagingTargetPath: path})
-		must(t, err)
+		fixture.Must(t, err)
 	}
 	for _, req := range []*csi.NodeUnstageVolumeRequest{
 		{StagingTargetPath: path},
@@ -424,8 +418,8 @@ func TestStagingLeavesTheStagingPathAlone(t *testing.T) {
 func TestStatsAreOfAPublishedVolumeOnly(t *testing.T) {
 	n := newNode(t)
 	id, other := n.create(t, "v", volume.DirectoryOrCreate), n.create(t, "w", volume.FileOrCreate)
-	must(t, n.publish(t, n.publishRequest(id, "a")))
-	must(t, n.publish(t, n.publishRequest(other, "b")))
+	fixture.Must(t, n.publish(t, n.publishRequest(id, "a")))
+	fixture.Must(t, n.publish(t, n.publishRequest(other, "b")))
 	for _, tc := range []struct {
 		title, id, path string
 		want            codes.Code
@@ -472,7 +466,7 @@ func wantUsage(t *testing.T, usage []*csi.VolumeUsage) {
 func TestExpandAnswersWithItsCode(t *testing.T) {
 	n := newNode(t)
 	id := n.create(t, "v", volume.DirectoryOrCreate)
-	must(t, n.publishAs(t, id, "a", multiWriter))
+	fixture.Must(t, n.publishAs(t, id, "a", multiWriter))
 	const size = 4 * mib
 	for _, tc := range []struct {
 		title           string
@@ -523,7 +517,7 @@ func TestNodeSaysWhoAndWhereItIs(t *testing.T) {
 func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 	n := newNode(t)
 	resp, err := n.NodeGetCapabilities(t.Context(), &csi.NodeGetCapabilitiesRequest{})
-	must(t, err)
+	fixture.Must(t, err)
 	var got []string
 	for _, c := range resp.GetCapabilities() {
 		got = append(got, c.GetRpc().GetType().String())

@@ -19,7 +19,7 @@ import (
 func (n *imageNode) deletable() error {
 	n.t.Helper()
 	data, err := volumeOf(n.t, n.pool, n.id).Data()
-	must(n.t, err)
+	fixture.Must(n.t, err)
 	defer data.Close()
 	return n.CheckUnused(n.t.Context(), n.id, data)
 }
@@ -66,13 +66,13 @@ func detachAtEnd(t *testing.T, device string) {
 // stopUncleanly is a node that goes, with all mounts, and comes back: the kernel keeps the devices.
 func (n *imageNode) stopUncleanly(pod string) {
 	n.t.Helper()
-	must(n.t, unix.Unmount(n.target(pod), unix.MNT_DETACH))
+	fixture.Must(n.t, unix.Unmount(n.target(pod), unix.MNT_DETACH))
 	n.restart(n.t)
 }
 
 func TestDevicesOfAnUncleanStopDoNotKeepABlockVolumeFromBeingDeleted(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlock("a"))
 	detachAtEnd(t, losetup(t, "--find", "--show", n.target("a"))) // as kubelet does
 	n.stopUncleanly("a")
 	n.wantDeletable()
@@ -80,7 +80,7 @@ func TestDevicesOfAnUncleanStopDoNotKeepABlockVolumeFromBeingDeleted(t *testing.
 
 func TestPublishedBlockVolumeKeepsKubeletsDevice(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlock("a"))
 	kubelets := losetup(t, "--find", "--show", n.target("a"))
 	detachAtEnd(t, kubelets)
 	n.wantHeld(n.target("a"), "delete the pod first")
@@ -88,13 +88,13 @@ func TestPublishedBlockVolumeKeepsKubeletsDevice(t *testing.T) {
 		t.Error("kubelet's device is gone")
 	}
 	losetup(t, "--detach", kubelets)
-	must(t, n.unpublish(t, n.id, "a"))
+	fixture.Must(t, n.unpublish(t, n.id, "a"))
 	n.wantDeletable()
 }
 
 func TestOperatorsDeviceOnABlockVolumeIsNamedAndLeft(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlock("a"))
 	own := n.devices(n.id)
 	operators := losetup(t, "--find", "--show", own[0])
 	detachAtEnd(t, operators)
@@ -107,7 +107,7 @@ func TestOperatorsDeviceOnABlockVolumeIsNamedAndLeft(t *testing.T) {
 // start starts a program for the length of the test.
 func start(t *testing.T, cmd *exec.Cmd) (pid string) {
 	t.Helper()
-	must(t, cmd.Start())
+	fixture.Must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -117,16 +117,16 @@ func start(t *testing.T, cmd *exec.Cmd) (pid string) {
 
 func TestProcessThatHasABlockVolumeOpenIsNamed(t *testing.T) {
 	n := newBlockNode(t)
-	must(t, n.publishBlock("a"))
+	fixture.Must(t, n.publishBlock("a"))
 	device, err := os.Open(n.target("a"))
-	must(t, err)
+	fixture.Must(t, err)
 	cmd := exec.Command("sleep", "1000")
 	cmd.Stdin = device
 	pid := start(t, cmd)
-	must(t, device.Close())
+	fixture.Must(t, device.Close())
 	n.stopUncleanly("a")
 	n.wantHeld("process "+pid+" (sleep)", "has it open")
-	must(t, cmd.Process.Kill())
+	fixture.Must(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	n.wantDeletable()
 }
@@ -137,15 +137,15 @@ func TestMountNamespaceThatHoldsAnImageIsNamed(t *testing.T) {
 	cmd := exec.Command("unshare", "--mount", "sh", "-c",
 		disks.LeaveOthers(n.KubeletDir)+"echo; exec sleep 1000")
 	out, err := cmd.StdoutPipe()
-	must(t, err)
+	fixture.Must(t, err)
 	pid := start(t, cmd)
 	_, err = out.Read(make([]byte, 1)) // it has its namespace
-	must(t, err)
+	fixture.Must(t, err)
 	n.takeDown("a")
 	namespace, err := os.Readlink("/proc/" + pid + "/ns/mnt")
-	must(t, err)
+	fixture.Must(t, err)
 	n.wantHeld("process "+pid, "mounted at ", namespace)
-	must(t, cmd.Process.Kill())
+	fixture.Must(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	n.wantDeletable()
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // open opens a pool for the length of the test. A test may close it before.
@@ -32,13 +33,6 @@ func wantReason(t *testing.T, err error, want volume.Reason) {
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestPoolKeepsItsIDAndIsOpenedOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "pool")
 	d := open(t, Options{Path: path})
@@ -49,13 +43,13 @@ func TestPoolKeepsItsIDAndIsOpenedOnce(t *testing.T) {
 	wantReason(t, err, volume.ReasonInUse)
 	_, err = OpenExisting(path)
 	wantReason(t, err, volume.ReasonInUse)
-	must(t, d.Close())
+	fixture.Must(t, d.Close())
 	existing, err := OpenExisting(path)
-	must(t, err)
+	fixture.Must(t, err)
 	if existing.ID != d.ID {
 		t.Errorf("the ID is %s, want %s", existing.ID, d.ID)
 	}
-	must(t, existing.Close())
+	fixture.Must(t, existing.Close())
 }
 
 func TestOpenExistingMakesNothing(t *testing.T) {
@@ -71,8 +65,8 @@ func TestOpenExistingMakesNothing(t *testing.T) {
 func TestPoolThatIsRefusedIsNotChanged(t *testing.T) {
 	refused := errors.New("refused")
 	path := t.TempDir()
-	must(t, open(t, Options{Path: path}).Close())
-	must(t, os.Chmod(path, 0o755))
+	fixture.Must(t, open(t, Options{Path: path}).Close())
+	fixture.Must(t, os.Chmod(path, 0o755))
 	_, err := Open(Options{Path: path, Claim: func(volume.PoolID) error { return refused }})
 	if !errors.Is(err, refused) {
 		t.Errorf("%v, want what Claim has returned", err)
@@ -85,14 +79,14 @@ func TestPoolThatIsRefusedIsNotChanged(t *testing.T) {
 func TestDirectoryThatIsNoLongerAtItsPathIsDisplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pool")
 	d := open(t, Options{Path: path})
-	must(t, d.CheckAtPath())
-	must(t, os.Rename(path, path+".moved"))
+	fixture.Must(t, d.CheckAtPath())
+	fixture.Must(t, os.Rename(path, path+".moved"))
 	err := d.CheckAtPath()
 	wantReason(t, err, volume.ReasonDisplaced)
 	if !strings.Contains(err.Error(), "nothing is there") {
 		t.Errorf("%v: it does not say that nothing is there", err)
 	}
-	must(t, os.Mkdir(path, 0o700))
+	fixture.Must(t, os.Mkdir(path, 0o700))
 	err = d.CheckAtPath()
 	wantReason(t, err, volume.ReasonDisplaced)
 	if !strings.Contains(err.Error(), "another directory is there") {
@@ -100,7 +94,7 @@ func TestDirectoryThatIsNoLongerAtItsPathIsDisplaced(t *testing.T) {
 	}
 	_, err = Open(Options{Path: path, WasOpen: true})
 	wantReason(t, err, volume.ReasonNotMounted)
-	must(t, os.Remove(path))
-	must(t, os.Rename(path+".moved", path))
-	must(t, d.CheckAtPath())
+	fixture.Must(t, os.Remove(path))
+	fixture.Must(t, os.Rename(path+".moved", path))
+	fixture.Must(t, d.CheckAtPath())
 }
