@@ -77,7 +77,7 @@ func (p *Pool) restore(
 // instead of the volume.
 func (c *activeCopy) mostShared() int64 {
 	switch {
-	case c.Method() != copying.ByFilesystem || !c.pool.cloner.ChargesWriter():
+	case c.Planned() != copying.ByFilesystem || !c.pool.cloner.ChargesWriter():
 		return 0
 	case c.from.isLive:
 		return ledger.Sum(c.from.Bytes, c.from.sharedBytes)
@@ -101,7 +101,7 @@ func (c volumeCopy) data(ctx context.Context, d openat.Dir, v *volume.Volume) (*
 		Clone: func(from backend.Source) (backend.Clone, error) { return c.clone(from, d, v) },
 	})
 	v.QuotaID = made.QuotaID
-	if err != nil || c.Method() != copying.ByFiles {
+	if err != nil || made.Method != copying.ByFiles {
 		return made.Data, err
 	}
 	err = c.fit(v, made.OccupiedBytes)

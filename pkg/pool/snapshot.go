@@ -99,7 +99,7 @@ func (c snapshotCopy) data(
 	if err != nil {
 		return nil, err
 	}
-	if c.Method() != copying.ByFilesystem {
+	if made.Method != copying.ByFilesystem {
 		c.pool.replaceReserved(&s.HeldBytes, ledger.OfSnapshot(made.OccupiedBytes, made.Inodes))
 	}
 	s.RestoreBytes = c.pool.sizeSince(s)

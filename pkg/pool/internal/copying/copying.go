@@ -78,9 +78,9 @@ func (c *Copier) Begin(
 // End lets the next copy begin.
 func (c *Copy) End() { c.endTurn() }
 
-// Method returns how the copy is made. Make changes it from ByFilesystem to ByFiles if the
-// filesystem refuses the source.
-func (c *Copy) Method() Method { return c.method }
+// Planned returns how the copy is to be made. If the filesystem refuses the source, it is made by
+// files instead: Made says so.
+func (c *Copy) Planned() Method { return c.method }
 
 func (c *Copy) waitTurn(ctx context.Context) error {
 	leave, err := c.copier.Throttle.Enter(ctx)
@@ -107,6 +107,8 @@ type Target struct {
 
 // Made is the data that Make has made.
 type Made struct {
+	// Method is how the data was made.
+	Method Method
 	// Data is open, and the caller closes it. Its content is durable, its name is not. It is nil
 	// after an error.
 	Data *os.File
@@ -123,25 +125,31 @@ type Made struct {
 // have; ErrPrecondition when it has too many levels of directories; ErrCorrupt when it has no data;
 // for an image also ErrBusy and ErrInUse (image.MakeFrom).
 func (c *Copy) Make(ctx context.Context, from Source, to Target) (Made, error) {
+	var made Made
+	var err error
 	switch c.method {
 	case ByImage:
-		return c.copyImage(ctx, from, to)
+		made, err = c.copyImage(ctx, from, to)
 	case ByFiles:
-		return c.copyFiles(ctx, from, to)
+		made, err = c.copyFiles(ctx, from, to)
 	default:
 		return c.clone(ctx, from, to)
 	}
+	made.Method = c.method
+	return made, err
 }
 
 // clone lets the filesystem make the data, or copies file by file if the filesystem refuses.
 func (c *Copy) clone(ctx context.Context, from Source, to Target) (Made, error) {
 	made, err := to.Clone(backend.Source{Dir: from.Dir, QuotaID: from.QuotaID})
 	if !errors.Is(err, errors.ErrUnsupported) {
-		return Made{Data: made.Data, QuotaID: made.QuotaID}, err
+		return Made{Method: ByFilesystem, Data: made.Data, QuotaID: made.QuotaID}, err
 	}
-	c.method, c.cloneRefused = ByFiles, true
+	c.cloneRefused = true
 	if err := c.waitTurn(ctx); err != nil {
 		return Made{}, err
 	}
-	return c.copyFiles(ctx, from, to)
+	copied, err := c.copyFiles(ctx, from, to)
+	copied.Method = ByFiles
+	return copied, err
 }

@@ -106,8 +106,8 @@ func TestSourceThatTheFilesystemRefusesIsCopiedFileByFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	made.Data.Close()
-	if c.Method() != copying.ByFiles || made.Inodes != 1 || made.OccupiedBytes < 10*kib {
-		t.Errorf("got %+v by method %d, want one file of 10 KiB by method %d", made, c.Method(),
+	if made.Method != copying.ByFiles || made.Inodes != 1 || made.OccupiedBytes < 10*kib {
+		t.Errorf("got %+v by method %d, want one file of 10 KiB by method %d", made, made.Method,
 			copying.ByFiles)
 	}
 	content, err := os.ReadFile(filepath.Join(to.Name(), backend.Data, "file"))
