@@ -21,19 +21,23 @@ import (
 
 // newTrash returns the pool's trash.
 func (p *Pool) newTrash() *trash.Trash {
-	t := trash.New()
-	t.Pool, t.Retention = p.opts.Name, p.opts.TrashRetention
-	t.Dir, t.Tmp, t.Location = p.layout.Trash, p.layout.Tmp, p.layout.Location
-	t.Backend, t.IsOrdered = p.backend, p.ordered
-	t.Records = []string{record.VolumeFile, record.SnapshotFile}
-	t.Sync = func(files ...*os.File) error { return p.commits.Sync(files...) }
-	t.CheckDetached = checkDetached
-	t.Yield = func(ctx context.Context) error {
-		_, err := p.calls.Yield(ctx)
-		return err
-	}
-	t.Purged = p.purged
-	return t
+	return trash.New(trash.Options{
+		Pool:          p.opts.Name,
+		Dir:           p.layout.Trash,
+		Tmp:           p.layout.Tmp,
+		Location:      p.layout.Location,
+		Retention:     p.opts.TrashRetention,
+		Backend:       p.backend,
+		IsOrdered:     p.ordered,
+		Records:       []string{record.VolumeFile, record.SnapshotFile},
+		Sync:          func(files ...*os.File) error { return p.commits.Sync(files...) },
+		CheckDetached: checkDetached,
+		Yield: func(ctx context.Context) error {
+			_, err := p.calls.Yield(ctx)
+			return err
+		},
+		Purged: p.purged,
+	})
 }
 
 // checkDetached refuses an entry whose image is on a loop device. Errors: ErrInUse.

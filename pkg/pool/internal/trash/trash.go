@@ -5,6 +5,7 @@
 package trash
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,9 +76,8 @@ type Backend interface {
 	Release(id volume.QuotaID) error
 }
 
-// Trash is the trash of one pool. The exported fields are set before Start and not changed after
-// it.
-type Trash struct {
+// Options are what a Trash works with. All but Retention, IsOrdered and RetryAfter have to be set.
+type Options struct {
 	// Pool is the pool's name, for the log.
 	Pool string
 	// Dir and Tmp are trash/ and tmp/, open. They stay the caller's.
@@ -101,8 +101,13 @@ type Trash struct {
 	// Purged is called for each entry that is gone. If something else counts for the entry's quota ID
 	// for long, Purged is called several times, each time with the bytes that do not count any more.
 	Purged func(ctx context.Context, e Entry)
-	// RetryAfter is purgeRetry, but shorter in tests.
+	// RetryAfter is purgeRetry by default, and shorter in tests.
 	RetryAfter time.Duration
+}
+
+// Trash is the trash of one pool.
+type Trash struct {
+	Options
 
 	queue   *queue
 	mounts  mountTable
@@ -114,9 +119,10 @@ type Trash struct {
 	retired atomic.Int64
 }
 
-// New returns an empty trash. The caller sets the fields, may add entries, and starts it.
-func New() *Trash {
-	return &Trash{RetryAfter: purgeRetry, queue: newQueue(), cancel: func() {}}
+// New returns an empty trash. The caller may add entries, and starts it.
+func New(opts Options) *Trash {
+	opts.RetryAfter = cmp.Or(opts.RetryAfter, purgeRetry)
+	return &Trash{Options: opts, queue: newQueue(), cancel: func() {}}
 }
 
 // Start begins to purge. The context's end does not wait for a purge; the next start goes on.

@@ -79,7 +79,7 @@ type fixture struct {
 func newFixture(t *testing.T, root string) *fixture {
 	t.Helper()
 	f := &fixture{
-		Trash: New(), t: t, root: root,
+		Trash: New(Options{}), t: t, root: root,
 		backend: &quotas{asked: make(map[volume.QuotaID]int)},
 		purged:  make(chan Entry, 100),
 	}
