@@ -233,10 +233,10 @@ func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
 	}
 	p = openPool(t, p.opts)
 	with, without := mustEntry(t, p, first.ID), mustEntry(t, p, second.ID)
-	if with.IsUnenforced { // the start may find either of them first
+	if !with.IsEnforced { // the start may find either of them first
 		with, without = without, with
 	}
-	if with.IsUnenforced || !without.IsUnenforced {
+	if !with.IsEnforced || without.IsEnforced {
 		t.Fatal("the sizes of both or of none are enforced, want one")
 	}
 	if _, err := expand(t, p, p.volumes.unpack(without).ID, 64*mib, 0); err != nil {

@@ -73,14 +73,14 @@ func (p *Pool) newVolumes() *kind[volume.Volume] {
 
 func (p *Pool) packVolume(v volume.Volume) *catalog.Entry {
 	e := catalog.NewVolume(v)
-	e.IsUnenforced = !p.backendOf(v.Spec).Enforces()
+	e.IsEnforced = p.backendOf(v.Spec).Enforces()
 	return e
 }
 
 // countUnenforced is the weight of an entry in a catalog whose sum counts the volumes that can grow
 // beyond their sizes.
 func countUnenforced(e *catalog.Entry) int64 {
-	if e.IsUnenforced {
+	if e.Damaged() == nil && !e.IsEnforced {
 		return 1
 	}
 	return 0

@@ -94,7 +94,7 @@ func (l Locked) writeRecord(changed volume.Volume) error {
 func (l Locked) commitRecord(changed volume.Volume) error {
 	err := l.syncRecord()
 	e := l.pool.volumes.pack(changed)
-	e.IsUnenforced, e.IsUnsynced = l.entry.IsUnenforced, err != nil
+	e.IsEnforced, e.IsUnsynced = l.entry.IsEnforced, err != nil
 	l.pool.volumes.catalog.Put(e)
 	return err
 }

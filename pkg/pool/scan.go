@@ -103,7 +103,7 @@ func (p *Pool) adoptVolume(ctx context.Context, e *catalog.Entry) {
 	if errors.Is(err, volume.ErrCorrupt) {
 		e.QuotaID = 0 // the ID is another volume's: it must not be resized or released here
 	}
-	e.IsUnenforced = err != nil || e.IsUnenforced
+	e.IsEnforced = e.IsEnforced && err == nil
 	switch log := klog.FromContext(ctx); {
 	case err != nil:
 		log.Error(err, "The size of a volume is not enforced", "pool", p.opts.Name, "volumeID", v.ID)
@@ -111,7 +111,7 @@ func (p *Pool) adoptVolume(ctx context.Context, e *catalog.Entry) {
 		log.Info("The size of a volume was not as its record says, and is again", "pool", p.opts.Name,
 			"volumeID", v.ID, "quotaID", v.QuotaID, "bytes", v.CapacityBytes)
 	}
-	if !e.IsUnenforced {
+	if e.IsEnforced {
 		p.ledger.AddUnwritten(p.unwrittenOf(p.volumes.dir, e.Dir, v))
 	}
 }

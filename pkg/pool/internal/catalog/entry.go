@@ -20,8 +20,8 @@ type Entry struct {
 	// PromisedBytes is what the ledger counts.
 	PromisedBytes int64
 	QuotaID       volume.QuotaID
-	// IsUnenforced: the volume can grow beyond its size.
-	IsUnenforced bool
+	// IsEnforced: the volume cannot grow beyond its size. Of a damaged volume it says nothing.
+	IsEnforced bool
 	// IsUnsynced: the record on the disk says the same, and an fsync of its replacement has failed.
 	IsUnsynced bool
 
@@ -81,7 +81,7 @@ func (e *Entry) Damaged() error {
 func (e *Entry) Spec() volume.Spec { return e.spec.Value() }
 
 // EnforcesSize says that a volume is not damaged, and cannot grow beyond its size.
-func (e *Entry) EnforcesSize() bool { return e.Damaged() == nil && !e.IsUnenforced }
+func (e *Entry) EnforcesSize() bool { return e.Damaged() == nil && e.IsEnforced }
 
 func (e *Entry) name() volume.Name {
 	if e.rare != nil && e.rare.name != (volume.Name{}) {
