@@ -61,6 +61,10 @@ func startAudits(ctx context.Context, p *Pool) *audits {
 	if !ok {
 		return nil
 	}
+	return newAudits(ctx, p, auditor)
+}
+
+func newAudits(ctx context.Context, p *Pool, auditor backend.Auditor) *audits {
 	a := &audits{pool: p, auditor: auditor, last: make(map[volume.ID]audit)}
 	a.ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
 	return a
