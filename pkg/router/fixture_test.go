@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"k8s.io/klog/v2/textlogger"
 
@@ -124,6 +125,7 @@ type testNode struct {
 	state  *linkpb.State
 	pushed chan struct{} // closed and replaced when state changes
 	before func(ctx context.Context, method string) error
+	lose   func() bool // whether a call's answer is lost
 }
 
 // nodePools implements controllerserver.Pools.
@@ -224,14 +226,18 @@ func (n *testNode) intercept(
 	method := info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]
 	n.calls <- method
 	n.mu.Lock()
-	before := n.before
+	before, lose := n.before, n.lose
 	n.mu.Unlock()
 	if before != nil {
 		if err := before(ctx, method); err != nil {
 			return nil, err
 		}
 	}
-	return handler(ctx, req)
+	resp, err := handler(ctx, req)
+	if lose != nil && lose() {
+		return nil, status.Error(codes.Unavailable, "the answer is lost")
+	}
+	return resp, err
 }
 
 // doBefore is called before each call from now on.
@@ -335,14 +341,14 @@ func (n *testNode) Watch(
 func (n *testNode) realState() *linkpb.State {
 	state := &linkpb.State{}
 	for i, p := range n.pools {
-		status, err := p.Status()
+		now, err := p.Status()
 		if err != nil {
 			n.c.t.Error(err)
 		}
 		state.Pools = append(state.Pools, &linkpb.Pool{
-			Name: p.Name(), IsDefault: i == 0, Uuid: uuidOf(p), SizeBytes: status.SizeBytes,
-			AvailableBytes: status.AvailableBytes, Volumes: int64(status.Volumes),
-			Snapshots: int64(status.Snapshots),
+			Name: p.Name(), IsDefault: i == 0, Uuid: uuidOf(p), SizeBytes: now.SizeBytes,
+			AvailableBytes: now.AvailableBytes, Volumes: int64(now.Volumes),
+			Snapshots: int64(now.Snapshots),
 		})
 	}
 	return state
