@@ -19,6 +19,7 @@ image: {repository: localhost/csi-hostpath, tag: e2e, pullPolicy: Never}
 # The scheduler's next look at a pool that has come or gone, which tests wait for.
 provisioner: {capacityPollInterval: 5s}
 snapshotter: {enabled: true}
+nodeGone: {after: 20s}
 config:
   pools:
     - name: default
@@ -44,6 +45,8 @@ storageClasses:
     volumeBindingMode: Immediate
   - name: csi-hostpath-restore
     volumeBindingMode: Immediate
+  - name: csi-hostpath-released
+    nodeGone: release
   - name: csi-hostpath-retain
     reclaimPolicy: Retain
   - name: csi-hostpath-fast
