@@ -50,10 +50,11 @@ func Run(ctx context.Context, cfg config.Config) error {
 	sockets, err := prepare(ctx, cfg, s.surroundings, publications)
 	if err != nil {
 		stop()
-		if failed := group.Wait(); failed != nil || told.Err() != nil {
+		failed := group.Wait()
+		if told.Err() != nil || errors.Is(err, failed) {
 			return failed
 		}
-		return err
+		return errors.Join(err, failed)
 	}
 	defer sockets.kubelet.Close()
 	servers := newServers(ctx, s, registry)

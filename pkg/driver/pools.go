@@ -355,7 +355,10 @@ func (s *poolSet) ByID(id volume.PoolID) (*pool.Pool, error) {
 		if slot.pool == nil {
 			closed = append(closed, slot.err.Error())
 		} else if slot.pool.ID() == id {
-			return slot.pool, slot.hangs
+			if slot.hangs != nil {
+				return nil, slot.hangs
+			}
+			return slot.pool, nil
 		}
 	}
 	if len(closed) > 0 { // A pool's UUID is on its disk, so any of these may have the volume.
@@ -384,7 +387,10 @@ func (s *poolSet) ByName(name string) (*pool.Pool, error) {
 	var names []string
 	for _, slot := range s.slots {
 		if slot.config.Name == name {
-			return slot.pool, slot.refusal()
+			if err := slot.refusal(); err != nil {
+				return nil, err
+			}
+			return slot.pool, nil
 		}
 		names = append(names, slot.config.Name)
 	}
