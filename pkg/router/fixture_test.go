@@ -37,7 +37,7 @@ import (
 const (
 	driverName = "hostpath.csi.local"
 	mib        = 1 << 20
-	deadline   = 30 * time.Second
+	deadline   = 2 * time.Minute
 )
 
 func TestMain(m *testing.M) {
