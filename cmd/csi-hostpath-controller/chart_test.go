@@ -38,8 +38,8 @@ var applied = map[string]string{
 	"ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 }
 
-// applyChart makes the objects of the central deployment, without what runs.
-func applyChart(t *testing.T, server *apiserver.Server) {
+// applyChart makes the objects of a deployment, without what runs.
+func applyChart(t *testing.T, server *apiserver.Server, deployment string) {
 	t.Helper()
 	const helm = "../../bin/tools/helm"
 	if _, err := os.Stat(helm); err != nil {
@@ -51,7 +51,7 @@ func applyChart(t *testing.T, server *apiserver.Server) {
 	client, err := dynamic.NewForConfig(config)
 	fixture.Must(t, err)
 	rendered, err := exec.CommandContext(t.Context(), helm, "template", "test",
-		"../../deploy/helm/csi-hostpath", "--namespace=default", "--set=deployment=central").Output()
+		"../../deploy/helm/csi-hostpath", "--namespace=default", "--set=deployment="+deployment).Output()
 	fixture.Must(t, err)
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(rendered), 4096)
 	for {

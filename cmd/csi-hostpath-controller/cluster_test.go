@@ -64,7 +64,7 @@ func newCluster(t *testing.T, args ...string) *cluster {
 	var err error
 	c.client, err = server.Admin()
 	fixture.Must(t, err)
-	applyChart(t, server)
+	applyChart(t, server, "central")
 	fixture.Must(t, apiserver.CreateServiceAccount(t.Context(), c.client, "other"))
 	kubeconfig, err := server.Kubeconfig(controllerUser, "system:serviceaccounts")
 	fixture.Must(t, err)
@@ -135,6 +135,24 @@ func (c *cluster) killController() {
 	if p := c.controller; p != nil {
 		c.controller = nil
 		fixture.Must(c.t, p.Kill())
+	}
+}
+
+// stopController ends the controller as kubelet does. The lease is then free for another replica.
+func (c *cluster) stopController() {
+	c.t.Helper()
+	fixture.Eventually(c.t, "the controller is the leader", func() bool {
+		_, text := c.page("/statusz")
+		return strings.Contains(text, "this replica is the leader")
+	})
+	p := c.controller
+	c.controller = nil
+	fixture.Must(c.t, p.Stop(fixture.Patience()))
+	lease, err := c.client.CoordinationV1().Leases(core.NamespaceDefault).Get(c.t.Context(),
+		leaseOf("hostpath.csi.local"), metav1.GetOptions{})
+	fixture.Must(c.t, err)
+	if holder := lease.Spec.HolderIdentity; holder != nil && *holder != "" {
+		c.t.Errorf("the lease is still held by %s", *holder)
 	}
 }
 
@@ -274,13 +292,14 @@ func TestClaimsGetVolumesThroughTheLinkWhateverIsKilled(t *testing.T) {
 				made.GetVolumeId())
 		}
 	}
-	if log := c.log.String(); strings.Contains(log, "forbidden") {
-		t.Errorf("the chart does not give the controller what it needs:\n%s", log)
-	}
 	if code, text := c.page("/metrics"); code != http.StatusOK ||
 		!strings.Contains(text, `csi_hostpath_router_nodes{linked="true"} 1`) ||
 		!strings.Contains(text, "csi_hostpath_controller_build_info{") {
 		t.Errorf("metrics: %d\n%s", code, text)
+	}
+	c.stopController()
+	if log := c.log.String(); strings.Contains(log, "forbidden") {
+		t.Errorf("the chart does not give the controller what it needs:\n%s", log)
 	}
 }
 

@@ -88,7 +88,7 @@ var attempts = map[string]func(context.Context, kubernetes.Interface) error{
 
 func TestTakenOverControllerCannot(t *testing.T) {
 	server := apiserver.ForTest(t)
-	applyChart(t, server)
+	applyChart(t, server, "central")
 	admin, err := server.Admin()
 	fixture.Must(t, err)
 	_, err = admin.CoreV1().Secrets(core.NamespaceDefault).Create(t.Context(),
