@@ -8,7 +8,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 IMAGE ?= csi-hostpath:$(VERSION)
 # Which packages `make test` runs, and with what else: make test PACKAGES=./pkg/pool TEST_FLAGS='-run Crash -v'
 # Those that take longest come first, so that the last one does not run alone.
-PACKAGES ?= ./test/crash ./pkg/pool ./pkg/copytree ./sanity ./...
+PACKAGES ?= ./test/crash ./test/fleet ./pkg/pool ./pkg/copytree ./sanity ./...
 VM_PACKAGES ?= ./test/quotas ./test/vm
 TEST_FLAGS ?=
 # What else `make e2e` is told: make e2e E2E_FLAGS='-keep -run Reboot -image /tmp/image.tar'

@@ -39,6 +39,8 @@ type NodeOptions struct {
 	Logger klog.Logger
 	// Lookup resolves the host's name. Default: net.DefaultResolver.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Dial makes the connections. Default: as net.Dialer does.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // nodeTiming has what tests shorten.
@@ -109,6 +111,9 @@ func listen(opts NodeOptions, timing nodeTiming) (*Listener, error) {
 	}
 	if opts.Lookup == nil {
 		opts.Lookup = lookup
+	}
+	if opts.Dial == nil {
+		opts.Dial = (&net.Dialer{}).DialContext
 	}
 	if opts.Logger.IsZero() {
 		opts.Logger = klog.Background()
@@ -284,7 +289,7 @@ func (s *standing) leave(drain time.Duration) {
 func (l *Listener) open(ctx context.Context, to string) (*standing, error) {
 	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
 	defer cancel()
-	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", to)
+	raw, err := l.opts.Dial(ctx, "tcp", to)
 	if err != nil {
 		return nil, err
 	}

@@ -35,8 +35,8 @@ type storedCA struct {
 const longAgo = 48 * time.Hour
 
 // replaceCA has the controller go to another CA, in the steps that take it months by itself: the
-// next CA is there, nodes know it, it signs, the CA before is gone. A replica that was killed begins
-// with what is stored.
+// next CA is there, nodes know it, it signs, the CA before is gone. A replica that was killed
+// begins with what is stored.
 func (c *crash) replaceCA(ctx context.Context) error {
 	sleep(ctx, c.bench.kills)
 	next, err := newCA()

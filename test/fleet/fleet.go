@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -131,6 +130,11 @@ func (f *fleet) prepare() error {
 
 func nodeName(i int) string { return fmt.Sprintf("node-%04d", i) }
 
+// nodeAddress is a node's own address of loopback.
+func nodeAddress(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}) //nolint:gosec // up to 65,536 nodes
+}
+
 // objects makes those of all nodes.
 func (f *fleet) objects(ctx context.Context, nodes int) error {
 	return inParallel(ctx, nodes, func(ctx context.Context, i int) error {
@@ -199,9 +203,9 @@ func (f *fleet) socket(replica int) string { return f.path(fmt.Sprintf("csi-%d.s
 
 func replicaAddress(i int) netip.Addr { return loopback(0, i) }
 
-// loopback is an address of loopback for a replica. Each net has as many as there are replicas.
-func loopback(net byte, replica int) netip.Addr {
-	address := netip.AddrFrom4([4]byte{127, 0, net, 1})
+// loopback is an address of loopback for a replica. Each subnet has as many as there are replicas.
+func loopback(subnet byte, replica int) netip.Addr {
+	address := netip.AddrFrom4([4]byte{127, 0, subnet, 1})
 	for range replica {
 		address = address.Next()
 	}
@@ -269,24 +273,17 @@ func (f *fleet) startNodes(ctx context.Context, o fleetOptions) error {
 		if o.pools > 0 && i >= o.pools {
 			at = ""
 		}
-		f.nodes[i], err = f.startNode(ctx, nodeName(i), at, calls, lookup)
+		f.nodes[i], err = newNode(ctx, nodeOptions{
+			name:       nodeName(i),
+			pool:       at,
+			files:      f.path("files"),
+			controller: f.address,
+			lookup:     lookup,
+			address:    nodeAddress(i),
+			calls:      calls,
+			tries:      f.tries,
+		})
 		return err
-	})
-}
-
-// startNode starts a node that lives as long as the context.
-func (f *fleet) startNode(
-	ctx context.Context, name, pool string, calls []grpc.ServerOption,
-	lookup func(context.Context, string) ([]netip.Addr, error),
-) (*node, error) {
-	return newNode(ctx, nodeOptions{
-		name:       name,
-		pool:       pool,
-		files:      f.path("files"),
-		controller: f.address,
-		lookup:     lookup,
-		calls:      calls,
-		tries:      f.tries,
 	})
 }
 

@@ -46,6 +46,8 @@ type nodeOptions struct {
 	// controller is host:port, and lookup what the host resolves to.
 	controller string
 	lookup     func(context.Context, string) ([]netip.Addr, error)
+	// address is the node's own.
+	address netip.Addr
 	// calls are what a node's server does with each call (rpc.ServerOptions). All nodes share them.
 	calls []grpc.ServerOption
 	tries *tries
@@ -74,6 +76,7 @@ func newNode(ctx context.Context, o nodeOptions) (*node, error) {
 		DriverName:    driverName,
 		DriverVersion: "fleet",
 		Lookup:        o.lookup,
+		Dial:          dialFrom(o.address),
 	})
 	if err != nil {
 		return nil, errors.Join(err, n.closePool())
@@ -111,6 +114,12 @@ func (n *node) close() error {
 	n.server.Stop()
 	err = errors.Join(err, <-n.served)
 	return errors.Join(err, n.closePool())
+}
+
+// dialFrom connects from an address: the controller bounds what one address may do at a time.
+func dialFrom(address netip.Addr) func(context.Context, string, string) (net.Conn, error) {
+	own := net.TCPAddrFromAddrPort(netip.AddrPortFrom(address, 0))
+	return (&net.Dialer{LocalAddr: own}).DialContext
 }
 
 // ignoreClosed is no error when the listener was closed, which is how serving ends.
