@@ -49,7 +49,7 @@ func (b *bench) crashes(ctx context.Context) error {
 		of("lost: of a persistent volume, but on no node", found.lost),
 		of("made twice: on more than one node", found.twice),
 		of("leaked: on a node, but of no persistent volume", found.leaked),
-		report.NewRow("all claims bound or gone, after the last disturbance", "s", settled).
+		report.NewRow("all claims bound or gone, after the last kill", "s", settled).
 			With("The replicas were killed %d times.", kills),
 	)
 	return nil
@@ -61,6 +61,7 @@ type crash struct {
 
 	bench   *bench
 	kills   int
+	ended   time.Time // of the disturbances
 	settled time.Duration
 	faults  faults
 }
@@ -101,11 +102,10 @@ func (c *crash) run(ctx context.Context) error {
 		return err
 	}
 	c.progress("waiting until all claims are bound or gone")
-	start := time.Now()
 	if err := c.settle(ctx); err != nil {
 		return err
 	}
-	c.settled = time.Since(start)
+	c.settled = time.Since(c.ended)
 	return c.compare(ctx)
 }
 
@@ -213,6 +213,7 @@ func (c *crash) kill(ctx context.Context) error {
 		}
 		c.kills++
 	}
+	c.ended = time.Now()
 	return ctx.Err()
 }
 
