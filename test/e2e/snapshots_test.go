@@ -36,9 +36,8 @@ func cloned(name, class, size, source string) string {
 		size) + "  dataSource: {kind: PersistentVolumeClaim, name: " + source + "}\n"
 }
 
-// followed is a class whose volumes are made where their sources are, and whose pods come there. A
-// class that waits for its first consumer lets the scheduler choose a node, and what Kubernetes has
-// tells it nothing of the source: it may choose the wrong one again and again.
+// followed is a class with Immediate binding, whose volumes are made where their sources are also
+// without the placer. placement_test.go has the class that waits for its first consumer.
 const followed = "csi-hostpath-immediate"
 
 func waitSnapshots(t *testing.T, ns string, names ...string) {
