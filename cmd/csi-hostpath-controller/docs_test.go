@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// documented are the flags in the table of docs/configuration.md, with their defaults, of a command.
+// documented are the flags of a command, with their defaults, in docs/configuration.md.
 func documented(t *testing.T, command string) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/configuration.md")

@@ -133,12 +133,14 @@ func testAuthority(t *testing.T, client kubernetes.Interface) {
 	if data, _, err := a.Load(t.Context()); err != nil || string(data) != "first" {
 		t.Errorf("%q, %v", data, err)
 	}
-	secret, err := client.CoreV1().Secrets(core.NamespaceDefault).Get(t.Context(), "ca", metav1.GetOptions{})
+	secrets := client.CoreV1().Secrets(core.NamespaceDefault)
+	secret, err := secrets.Get(t.Context(), "ca", metav1.GetOptions{})
 	if err != nil || string(secret.Data["other"]) != "kept" {
 		t.Errorf("%q, %v", secret.Data, err)
 	}
 	published := func() (bundle, version string) {
-		m, err := client.CoreV1().ConfigMaps(core.NamespaceDefault).Get(t.Context(), "ca", metav1.GetOptions{})
+		configMaps := client.CoreV1().ConfigMaps(core.NamespaceDefault)
+		m, err := configMaps.Get(t.Context(), "ca", metav1.GetOptions{})
 		fixture.Must(t, err)
 		return m.Data["ca.crt"], m.ResourceVersion
 	}
@@ -149,7 +151,8 @@ func testAuthority(t *testing.T, client kubernetes.Interface) {
 		t.Errorf("%q; what is published is written again (%s, then %s)", bundle, version, now)
 	}
 	absent := NewAuthority(client, core.NamespaceDefault, "absent", "absent")
-	if _, _, err := absent.Load(t.Context()); err == nil || !strings.Contains(err.Error(), "default/absent") {
+	_, _, err = absent.Load(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "default/absent") {
 		t.Errorf("a Secret that the chart has not made: %v", err)
 	}
 }
