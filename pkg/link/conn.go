@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // maxHandshakeBytes bounds what a peer may send before its link stands.
@@ -21,6 +23,8 @@ type conn struct {
 	bounded bool
 	left    int
 
+	lastRead atomic.Int64 // Unix time in nanoseconds
+
 	mu     sync.Mutex
 	why    error
 	closed chan struct{}
@@ -28,12 +32,17 @@ type conn struct {
 }
 
 func newConn(raw net.Conn) *conn {
-	return &conn{Conn: raw, bounded: true, left: maxHandshakeBytes, closed: make(chan struct{})}
+	c := &conn{Conn: raw, bounded: true, left: maxHandshakeBytes, closed: make(chan struct{})}
+	c.lastRead.Store(time.Now().UnixNano())
+	return c
 }
 
 // Read implements net.Conn.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.lastRead.Store(time.Now().UnixNano())
+	}
 	if c.left -= n; c.bounded && c.left < 0 {
 		err = errTooLong
 	}
@@ -45,6 +54,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// heard is when something was read last.
+func (c *conn) heard() time.Time { return time.Unix(0, c.lastRead.Load()) }
 
 // Write implements net.Conn.
 func (c *conn) Write(p []byte) (int, error) {

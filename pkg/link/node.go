@@ -66,6 +66,17 @@ func defaultNodeTiming() nodeTiming {
 	}
 }
 
+const (
+	// pingAfter is how long the controller hears nothing before it pings.
+	pingAfter = 10 * time.Second
+	// pingTimeout is how long either side waits for the answer.
+	pingTimeout = 8 * time.Second
+	// nodePingAfter is longer than pingAfter, so that of an idle link only one side pings.
+	nodePingAfter = 11 * time.Second
+	// minPing is the shortest time between two pings that a node accepts.
+	minPing = 5 * time.Second
+)
+
 // linkTimeout bounds the handshake: it is longer than what the controller allows itself.
 const linkTimeout = helloTimeout + reviewTimeout + welcomeTimeout + 5*time.Second
 

@@ -35,6 +35,8 @@ var (
 	ErrReplaced = errors.New("replaced by the node's next link")
 	// ErrTooOld: the node has not opened its next link in time.
 	ErrTooOld = errors.New("the node has not proved its name again in time")
+	// ErrSilent: the node has not answered a ping.
+	ErrSilent = errors.New("the node does not answer")
 	// ErrStopped: the controller stops.
 	ErrStopped = errors.New("the controller stops")
 )
@@ -43,19 +45,20 @@ var (
 type nodeLink struct {
 	*Link
 	conn     *conn
-	calls    *calls
+	client   *client
 	replaced time.Time // zero: it is the newest
+	pinged   time.Time // when it was last
 }
 
 // link makes a link of a connection whose handshake is done.
 func (s *server) link(c *conn, secure *tls.Conn, l *Link) error {
 	c.bounded = false
-	calls, err := newCalls(l.Node, secure)
+	client, err := newClient(l.Node, secure, c.end)
 	if err != nil {
 		return err
 	}
-	l.Conn = calls
-	n := &nodeLink{Link: l, conn: c, calls: calls}
+	l.Conn = client
+	n := &nodeLink{Link: l, conn: c, client: client}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	links := s.nodes[l.Node]
@@ -72,15 +75,16 @@ func (s *server) link(c *conn, secure *tls.Conn, l *Link) error {
 		s.logger.Info("Node linked", "node", l.Node, "address", c.RemoteAddr().String(),
 			"driverVersion", l.DriverVersion)
 	}
+	s.standing.Go(func() { c.end(client.read()) })
 	s.standing.Add(1)
-	c.whenEnded(func(why error) { go s.unlink(n, why) }) // gRPC closes connections under its locks
+	c.whenEnded(func(why error) { go s.unlink(n, why) }) // it may be closed under locks
 	return nil
 }
 
 // unlink forgets a link whose connection is closed.
 func (s *server) unlink(n *nodeLink, why error) {
 	defer s.standing.Done()
-	n.calls.end()
+	n.client.end(why)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	left := slices.DeleteFunc(s.nodes[n.Node], func(other *nodeLink) bool { return other == n })
@@ -105,6 +109,9 @@ func (s *server) sweep(ctx context.Context) {
 			for n, why := range s.over(now) {
 				n.conn.end(why)
 			}
+			for _, n := range s.silent(now) {
+				s.standing.Go(n.client.ping) // it may wait for the network
+			}
 		}
 	}
 }
@@ -124,7 +131,25 @@ func (s *server) over(now time.Time) map[*nodeLink]error {
 	return over
 }
 
+// silent lists the links to ping.
+func (s *server) silent(now time.Time) (silent []*nodeLink) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, links := range s.nodes {
+		for _, n := range links {
+			if now.Sub(n.conn.heard()) > pingAfter && now.Sub(n.pinged) > pingAfter {
+				n.pinged = now
+				silent = append(silent, n)
+			}
+		}
+	}
+	return silent
+}
+
 func (s *server) isOver(n *nodeLink, now time.Time) error {
+	if now.Sub(n.conn.heard()) > pingAfter+pingTimeout {
+		return ErrSilent
+	}
 	if n.replaced.IsZero() {
 		if now.Sub(n.Since) > 2*s.opts.RenewAfter {
 			return ErrTooOld
@@ -132,7 +157,7 @@ func (s *server) isOver(n *nodeLink, now time.Time) error {
 		return nil
 	}
 	since := now.Sub(n.replaced)
-	idle := since > s.timing.idle && n.calls.underWay.Load() == 0
+	idle := since > s.timing.idle && n.client.underWay.Load() == 0
 	if idle || since > s.timing.drain {
 		return ErrReplaced
 	}
