@@ -22,7 +22,7 @@ func TestExpandAnswersWithItsCode(t *testing.T) {
 		{"the same again", there, &csi.CapacityRange{RequiredBytes: 2 * mib}, codes.OK},
 		{"less", there, &csi.CapacityRange{RequiredBytes: mib}, codes.OK},
 		{"at most less", there, &csi.CapacityRange{LimitBytes: mib}, codes.OutOfRange},
-		{"more than there is", there, &csi.CapacityRange{RequiredBytes: 1 << 59}, codes.ResourceExhausted},
+		{"more than there is", there, &csi.CapacityRange{RequiredBytes: 1 << 59}, codes.OutOfRange},
 		{"more than anything has", there, &csi.CapacityRange{RequiredBytes: 1 << 61}, codes.OutOfRange},
 		{"negative", there, &csi.CapacityRange{RequiredBytes: -1}, codes.InvalidArgument},
 		{"no size", there, nil, codes.InvalidArgument},
