@@ -283,8 +283,9 @@ func TestSnapshotsAreOfferedWhenAskedFor(t *testing.T) {
 		}
 		return n
 	}
-	without := kinds("placer: {enabled: false}")
-	with := kinds("{placer: {enabled: false}, snapshotter: {enabled: true}, snapshotController: {enabled: true, crds: true}}")
+	without := kinds("{placer: {enabled: false}, resizer: {enabled: false}}")
+	with := kinds("{placer: {enabled: false}, resizer: {enabled: false}, " +
+		"snapshotter: {enabled: true}, snapshotController: {enabled: true, crds: true}}")
 	for kind, want := range map[string]int{"VolumeSnapshotClass": 1, "CustomResourceDefinition": 3, "Deployment": 1} {
 		if without[kind] != 0 || with[kind] != want {
 			t.Errorf("%d of kind %s without snapshots, %d with, want 0 and %d", without[kind], kind,

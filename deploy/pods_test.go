@@ -212,7 +212,7 @@ func TestOnlyTheDriverSeesTheNode(t *testing.T) {
 				hostPaths[v.Name] = v.HostPath != nil
 			}
 			for _, c := range pod.Containers {
-				makesSocket := c.Name == "driver" || c.Name == "controller"
+				makesSocket := slices.Contains([]string{"driver", "controller", "placer"}, c.Name)
 				for _, m := range c.VolumeMounts {
 					if c.Name != "driver" && (hostPaths[m.Name] || m.Propagation != "") ||
 						!makesSocket && !m.ReadOnly {

@@ -48,10 +48,6 @@ func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
 		"Role storage.k8s.io/csistoragecapacities":  {"list", "watch", "create", "update", "delete"},
 		"Role /pods": {"get"},
 	}
-	resizer := map[string][]string{
-		"ClusterRole /persistentvolumeclaims/status": {"patch"},
-		"Role coordination.k8s.io/leases":            {"get", "update", "create"},
-	}
 	snapshotter := map[string][]string{
 		"ClusterRole snapshot.storage.k8s.io/volumesnapshots":       {"get"},
 		"ClusterRole snapshot.storage.k8s.io/volumesnapshotclasses": {"list", "watch"},
@@ -64,9 +60,9 @@ func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
 		"ClusterRole snapshot.storage.k8s.io/volumesnapshotcontents/status": {"update", "patch"},
 	}
 	for values, want := range map[string][]map[string][]string{
-		"":                             {provisioner, resizer},
+		"":                             {provisioner},
 		"resizer: {enabled: false}":    {provisioner},
-		"snapshotter: {enabled: true}": {provisioner, resizer, snapshotter},
+		"snapshotter: {enabled: true}": {provisioner, snapshotter},
 	} {
 		all := map[string][]string{}
 		for _, rights := range want {
@@ -85,10 +81,13 @@ func without(objects []object, suffix string) []object {
 	})
 }
 
+// The resizer runs beside the placer, with its service account.
 func TestPlacerHasTheseRightsAndNoOther(t *testing.T) {
-	objects := slices.DeleteFunc(render(t, everything), func(o object) bool {
-		return !strings.HasSuffix(o.Metadata.Name, "-placer")
-	})
+	rightsWith := func(values string) map[string][]string {
+		return rights(slices.DeleteFunc(render(t, values), func(o object) bool {
+			return !strings.HasSuffix(o.Metadata.Name, "-placer")
+		}))
+	}
 	const snapshots = "ClusterRole snapshot.storage.k8s.io/volumesnapshot"
 	want := map[string][]string{
 		"ClusterRole /persistentvolumeclaims":       {"list", "watch", "patch"},
@@ -101,10 +100,16 @@ func TestPlacerHasTheseRightsAndNoOther(t *testing.T) {
 		snapshots + "contents":                      {"get"},
 		"Role coordination.k8s.io/leases":           {"get", "update", "create"},
 	}
-	if got := rights(objects); !reflect.DeepEqual(got, want) {
+	without := rightsWith("{snapshotter: {enabled: true}, resizer: {enabled: false}}")
+	if !reflect.DeepEqual(without, want) {
+		t.Errorf("without the resizer: got %v\nwant %v", without, want)
+	}
+	want["ClusterRole /persistentvolumes"] = append(want["ClusterRole /persistentvolumes"], "patch")
+	want["ClusterRole /persistentvolumeclaims/status"] = []string{"patch"}
+	if got := rightsWith(everything); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v\nwant %v", got, want)
 	}
-	for _, o := range render(t, "{placer: {enabled: false}}") {
+	for _, o := range render(t, "{placer: {enabled: false}, resizer: {enabled: false}}") {
 		if strings.HasSuffix(o.Metadata.Name, "-placer") {
 			t.Errorf("%s %s is there", o.Kind, o.Metadata.Name)
 		}
@@ -214,38 +219,49 @@ func rights(objects []object) map[string][]string {
 	return verbs
 }
 
-// What RBAC lets the sidecars change is bounded by a policy that is bound and refuses when in
-// doubt, right by right. test/e2e tries what the policies let through.
+// What RBAC lets the accounts of node deployment change is bounded by a policy that is bound and
+// refuses when in doubt, right by right. test/e2e tries what the policies let through.
 func TestEveryRightToChangeHasAPolicy(t *testing.T) {
 	for _, values := range []string{
 		"", "resizer: {enabled: false}", "snapshotter: {enabled: true}",
 		"{resizer: {enabled: false}, snapshotter: {enabled: true}, driverName: local.example.com}",
 	} {
-		objects := without(without(render(t, values), "-placer"), "-placed")
-		covered := operationsWithPolicies(t, objects)
-		used := map[string]bool{}
-		for resource, verbs := range rights(objects) {
-			_, resource, _ = strings.Cut(resource, " ")
-			for _, verb := range verbs {
-				operation, changes := map[string]string{
-					"create": "CREATE", "update": "UPDATE", "patch": "UPDATE", "delete": "DELETE",
-				}[verb]
-				if changes && !covered[operation+" "+resource] {
-					t.Errorf("%q: no policy sees the sidecars %s %s", values, verb, resource)
-				}
-				used[operation+" "+resource] = true
-			}
-		}
-		for operation := range covered {
-			if !used[operation] {
-				t.Errorf("%q: a policy is for %s, which no sidecar may do", values, operation)
-			}
+		objects := render(t, values)
+		for _, account := range []string{driverPods, driverPods + "-placer"} {
+			checkPolicies(t, values, objects, account)
 		}
 	}
 }
 
-// operationsWithPolicies lists, as "OPERATION group/resource", what the bound policies see.
-func operationsWithPolicies(t *testing.T, objects []object) map[string]bool {
+// checkPolicies compares the rights of an account, whose roles have its name, with its policies.
+func checkPolicies(t *testing.T, values string, objects []object, account string) {
+	t.Helper()
+	covered := operationsWithPolicies(t, objects, account)
+	used := map[string]bool{}
+	roles := slices.DeleteFunc(slices.Clone(objects),
+		func(o object) bool { return o.Metadata.Name != account })
+	for resource, verbs := range rights(roles) {
+		_, resource, _ = strings.Cut(resource, " ")
+		for _, verb := range verbs {
+			operation, changes := map[string]string{
+				"create": "CREATE", "update": "UPDATE", "patch": "UPDATE", "delete": "DELETE",
+			}[verb]
+			if changes && !covered[operation+" "+resource] {
+				t.Errorf("%q: no policy sees %s %s %s", values, account, verb, resource)
+			}
+			used[operation+" "+resource] = true
+		}
+	}
+	for operation := range covered {
+		if !used[operation] {
+			t.Errorf("%q: a policy is for %s, which %s may not do", values, operation, account)
+		}
+	}
+}
+
+// operationsWithPolicies lists, as "OPERATION group/resource", what the bound policies for an
+// account see.
+func operationsWithPolicies(t *testing.T, objects []object, account string) map[string]bool {
 	t.Helper()
 	bound := map[string]bool{}
 	for _, o := range objects {
@@ -256,6 +272,10 @@ func operationsWithPolicies(t *testing.T, objects []object) map[string]bool {
 	covered := map[string]bool{}
 	for _, o := range objects {
 		if o.Kind != "ValidatingAdmissionPolicy" {
+			continue
+		}
+		user := expression{"request.userInfo.username == 'system:serviceaccount:test:" + account + "'"}
+		if !slices.Contains(o.Spec.MatchConditions, user) {
 			continue
 		}
 		if !bound[o.Metadata.Name] || o.Spec.FailurePolicy != "Fail" || len(o.Spec.Validations) == 0 {

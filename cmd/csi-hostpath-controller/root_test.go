@@ -35,7 +35,32 @@ func TestVersionIsPrinted(t *testing.T) {
 
 // What the manifests say is parsed, and nothing of it is wrong.
 func TestChartGivesFlagsThatTheProgramHas(t *testing.T) {
-	text, err := os.ReadFile("../../deploy/kubernetes/csi-hostpath-central.yaml")
+	serve, place := &serveOptions{}, &placeOptions{}
+	for _, c := range []struct {
+		file, command string
+		register      func(*pflag.FlagSet)
+		validate      func() error
+	}{
+		{"csi-hostpath-central.yaml", "serve", serve.register, serve.validate},
+		{"csi-hostpath.yaml", "place", place.register, place.validate},
+	} {
+		args := argumentsIn(t, "../../deploy/kubernetes/"+c.file)
+		set := pflag.NewFlagSet(c.command, pflag.ContinueOnError)
+		c.register(set)
+		command.NewLoggingFlags().Register(set)
+		if len(args) == 0 || args[0] != c.command {
+			t.Fatalf("%s: arguments %q", c.file, args)
+		}
+		if err := errors.Join(set.Parse(args[1:]), c.validate()); err != nil {
+			t.Errorf("%s: %v", c.file, err)
+		}
+	}
+}
+
+// argumentsIn are those of the controller's container.
+func argumentsIn(t *testing.T, file string) (list []string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,20 +70,10 @@ func TestChartGivesFlagsThatTheProgramHas(t *testing.T) {
 	}
 	_, args, _ = strings.Cut(args, "args:\n")
 	args, _, _ = strings.Cut(args, "ports:\n")
-	var list []string
 	for line := range strings.Lines(args) {
 		list = append(list, strings.Trim(strings.TrimPrefix(strings.TrimSpace(line), "- "), `"`))
 	}
-	o := &serveOptions{}
-	set := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-	o.register(set)
-	command.NewLoggingFlags().Register(set)
-	if len(list) == 0 || list[0] != "serve" {
-		t.Fatalf("arguments %q", list)
-	}
-	if err := errors.Join(set.Parse(list[1:]), o.validate()); err != nil {
-		t.Error(err)
-	}
+	return list
 }
 
 func TestEveryFaultOfTheFlagsIsNamed(t *testing.T) {

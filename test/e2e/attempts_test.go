@@ -52,7 +52,8 @@ const (
 // Parts of the refusals, as the policies and the API server word them.
 const (
 	onlyThatNode    = "may only change volumes of that node"
-	onlySizes       = "may only change the sizes of volumes and, of that node, the finalizer"
+	onlyKeeps       = "of a volume of that node may only change the finalizer"
+	onlySizes       = "of a volume only the size may be changed"
 	onlyThisDriver  = "may only change volumes of " + driverName
 	onlyClaimsOf    = "may only mark claims of " + driverName
 	onlyMarks       = "of a claim may only take or give back that node"
@@ -341,34 +342,14 @@ func volumeChanges() map[string]string {
 }
 
 func (w *takenOver) changeVolumes() (list []attempt) {
-	add := func(claim, what, want, change string) {
-		list = append(list, attempt{
-			"patch persistentvolumes", what + " of claim " + claim, http.MethodPatch,
-			w.volume(claim), change, want,
-		})
-	}
-	for claim, want := range map[string]string{
-		"here": onlySizes, "there": onlySizes, "immediate-here": onlySizes, "immediate-there": onlySizes,
-		"static": onlyThisDriver,
-	} {
-		for what, change := range volumeChanges() {
-			add(claim, what, want, change)
-		}
-		add(claim, "the node", want, spec(map[string]any{"nodeAffinity": affinity("elsewhere")}))
-	}
-	add("there", "the provisioner's finalizer", onlySizes,
-		`{"metadata": {"finalizers": ["kubernetes.io/pv-protection"]}}`)
+	add := w.changeVolume(&list)
+	w.changeEveryVolume(add, onlyKeeps)
+	add("there", "the provisioner's finalizer", onlyKeeps, withoutFinalizer)
 	for _, claim := range []string{"here", "immediate-here"} {
-		add(claim, "the provisioner's finalizer", "",
-			`{"metadata": {"finalizers": ["kubernetes.io/pv-protection"]}}`)
+		add(claim, "the provisioner's finalizer", "", withoutFinalizer)
 	}
 	for _, claim := range []string{"here", "there", "immediate-here", "immediate-there"} {
-		what := "a larger size"
-		if strings.HasSuffix(claim, "there") {
-			what = leftOver + what
-		}
-		add(claim, what, "",
-			`{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": {`+sizeBefore+`: "1Mi"}}}`)
+		add(claim, "a larger size", onlyKeeps, larger)
 		list = append(list, attempt{
 			"delete persistentvolumes", "of claim " + claim, http.MethodDelete,
 			w.volume(claim), "",
@@ -379,6 +360,77 @@ func (w *takenOver) changeVolumes() (list []attempt) {
 		"delete persistentvolumes", "of another driver", http.MethodDelete,
 		w.volume("static"), "", onlyThisDriver,
 	})
+}
+
+const (
+	withoutFinalizer = `{"metadata": {"finalizers": ["kubernetes.io/pv-protection"]}}`
+	larger           = `{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": {` +
+		sizeBefore + `: "1Mi"}}}`
+)
+
+// changeVolume adds attempts to change the volume of a claim to a list.
+func (w *takenOver) changeVolume(list *[]attempt) func(claim, what, want, change string) {
+	return func(claim, what, want, change string) {
+		*list = append(*list, attempt{
+			"patch persistentvolumes", what + " of claim " + claim, http.MethodPatch,
+			w.volume(claim), change, want,
+		})
+	}
+}
+
+// changeEveryVolume tries what nobody needs, on volumes of this driver and of another.
+func (w *takenOver) changeEveryVolume(add func(claim, what, want, change string), refusal string) {
+	for claim, want := range map[string]string{
+		"here": refusal, "there": refusal, "immediate-here": refusal, "immediate-there": refusal,
+		"static": onlyThisDriver,
+	} {
+		for what, change := range volumeChanges() {
+			add(claim, what, want, change)
+		}
+		add(claim, "the node", want, spec(map[string]any{"nodeAffinity": affinity("elsewhere")}))
+	}
+}
+
+// changeSizes are what the resizer can do to volumes.
+func (w *takenOver) changeSizes() (list []attempt) {
+	add := w.changeVolume(&list)
+	w.changeEveryVolume(add, onlySizes)
+	for _, claim := range []string{"here", "there", "immediate-here", "immediate-there"} {
+		add(claim, "the provisioner's finalizer", onlySizes, withoutFinalizer)
+		add(claim, "a larger size", "", larger)
+	}
+	return list
+}
+
+// placeClaims are what the placer can do to claims.
+func (w *takenOver) placeClaims() (list []attempt) {
+	const onlyPlaces = "the placer may only select the node"
+	apply(w.t, w.ns, restored("with-source", "of-nobody", "1Mi", "none"))
+	add := func(claim, what, want, change string) {
+		list = append(list, attempt{
+			"patch persistentvolumeclaims", what + " of claim " + claim, http.MethodPatch,
+			claimPath(w.ns, claim), change, want,
+		})
+	}
+	states := claimStates()
+	states["with-source"] = onlyMarks
+	for claim := range states {
+		const want = onlyPlaces
+		for what, change := range claimChanges(w.here, w.there) {
+			if claim == "static" && what == "a larger size" || claim == "with-source" && what == "a third node" {
+				continue // another plugin refuses the one, and the other is what the placer does
+			}
+			add(claim, what, want, change)
+		}
+		add(claim, "clone protection", want, w.finalizersAnd(claim, cloneFinalizer))
+		if claim != "with-source" {
+			add(claim, "the other node", want, annotations(selectedNode, w.there+"-y"))
+		}
+	}
+	add("with-source", "a node", "", annotations(selectedNode, w.there))
+	add("taken-here", "no node", onlyPlaces, `{"metadata": {"annotations": {"`+selectedNode+`": null}}}`)
+	add("foreign", "a node", onlyPlaces, annotations(selectedNode, w.there))
+	return list
 }
 
 // states are a claim's: how it is bound, and whose it is. The refusal is that of whatever is not the
@@ -497,7 +549,11 @@ func (w *takenOver) tellGrowth() (list []attempt) {
 		return `{"status": {"conditions": [{"type": "` + kind + `", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z", "message": "x"}]}}`
 	}
 	const allocated = `{"status": {"allocatedResources": {"storage": "1Mi"}}}`
+	const onlyGrowth = "of a claim only how far it has grown"
 	for claim, want := range claimStates() {
+		if want == onlyMarks {
+			want = onlyGrowth
+		}
 		for what, change := range map[string]string{
 			"lost":                   `{"status": {"phase": "Lost"}}`,
 			"another size":           `{"status": {"capacity": {"storage": "1Gi"}}}`,
@@ -520,15 +576,11 @@ func (w *takenOver) tellGrowth() (list []attempt) {
 			add(claim, "how far it has grown", want, allocated)
 			continue
 		}
-		what := ""
-		if strings.HasSuffix(claim, "there") {
-			what = leftOver
-		}
-		add(claim, what+"what is allocated", "", allocated)
+		add(claim, "what is allocated", "", allocated)
 		for _, kind := range []string{"Resizing", "FileSystemResizePending", "ControllerResizeError"} {
-			add(claim, what+"the condition "+kind, "", condition(kind))
+			add(claim, "the condition "+kind, "", condition(kind))
 		}
-		add(claim, what+"that no node need grow it", "",
+		add(claim, "that no node need grow it", "",
 			annotations("volume.kubernetes.io/node-expansion-not-required", "yes"))
 	}
 	return list
@@ -682,12 +734,10 @@ func (w *takenOver) changeEvents() (list []attempt) {
 		})
 	}
 	create("of the provisioner", "", own, `{}`)
-	create("of the resizer", "", "external-resizer "+driverName, `{}`)
 	create("of the snapshotter", "", "csi-snapshotter "+driverName, `{}`)
-	create("of the resizer's election", "", leaseName+"/"+w.pod, `{"involvedObject": {"kind": "Lease"}}`)
 	for _, component := range []string{
 		"kubelet", "default-scheduler", driverName + "_" + w.pod + "x_" + absentUID,
-		leaseName + "/" + w.pod + "x",
+		"external-resizer " + driverName, leaseName + "/" + w.pod, "csi-hostpath-controller",
 	} {
 		create("of "+component, ownSidecars, component, `{}`)
 	}
@@ -725,9 +775,53 @@ func (w *takenOver) changeEvents() (list []attempt) {
 	return list
 }
 
+// changePlacersEvents are what the placer and the resizer can do to events.
+func (w *takenOver) changePlacersEvents() (list []attempt) {
+	const ownSidecars = "may only report events of the placer and the resizer"
+	const ownKinds = "may only report events of volumes, claims, pods and leases"
+	const onlyCount = "of an event only its count, time and message"
+	const own = "csi-hostpath-controller"
+	path := "/api/v1/namespaces/" + w.ns + "/events"
+	create := func(what, want, component, change string) {
+		list = append(list, attempt{
+			"create events", what, http.MethodPost, path, merged(w.t, w.newEvent(component), change), want,
+		})
+	}
+	create("of the placer", "", own, `{}`)
+	create("of a pod that waits", "", own, `{"involvedObject": {"kind": "Pod"}}`)
+	create("of the resizer", "", "external-resizer "+driverName, `{}`)
+	create("of the resizer's election", "", leaseName+"/"+w.pod, `{"involvedObject": {"kind": "Lease"}}`)
+	for _, component := range []string{
+		"kubelet", "default-scheduler", "external-provisioner", leaseName + "/" + w.pod + "x",
+	} {
+		create("of "+component, ownSidecars, component, `{}`)
+	}
+	create("of a node", ownKinds, own, `{"involvedObject": {"kind": "Node"}}`)
+	for what, change := range metadataAttempts() {
+		if what != "no finalizers" {
+			create("with "+what, "a new event may have no label", own, change)
+		}
+	}
+	for name, component := range map[string]string{"placers": own, "kubelets-too": "kubelet"} {
+		apply(w.t, w.ns, merged(w.t, w.newEvent(component), `{"metadata": {"name": "`+name+`"}}`))
+		patch := func(what, want, change string) {
+			if component != own {
+				want = ownSidecars
+			}
+			list = append(list, attempt{
+				"patch events", what + " of the event " + name, http.MethodPatch, path + "/" + name, change,
+				want,
+			})
+		}
+		patch("the count", "", `{"count": 2, "lastTimestamp": "2026-01-02T00:00:00Z"}`)
+		patch("the reason", onlyCount, `{"reason": "Killing"}`)
+	}
+	return list
+}
+
 func (w *takenOver) changeLeases() (list []attempt) {
 	const kind = " leases.coordination.k8s.io"
-	const ownLease = "may only have the lease " + leaseName
+	const ownLease = "may only have the leases "
 	const ownPod = "may only take the lease for that pod"
 	const onlyHolder = "of a lease only its holder may be changed"
 	lease := func(name string) string {
@@ -754,7 +848,8 @@ func (w *takenOver) changeLeases() (list []attempt) {
 		attempt{"get" + kind, "the resizer's", http.MethodGet, path, "", ""},
 		attempt{"get" + kind, "another one", http.MethodGet, leasePrefix + "/mine", "", forbidden},
 	)
-	update(leftOver+"its own pod as holder", "", `{}`)
+	update("its own pod as holder", "", `{}`)
+	update("nobody as holder", "", `{"spec": {"holderIdentity": ""}}`)
 	update("somebody else as holder", ownPod, `{"spec": {"holderIdentity": "somebody"}}`)
 	update("a year", ownPod, `{"spec": {"leaseDurationSeconds": 31536000}}`)
 	for what, change := range metadataAttempts() {
@@ -787,6 +882,61 @@ func (w *takenOver) reads() (list []attempt) {
 	} {
 		list = append(list, attempt{right, leftOver + "reads all of the cluster's", http.MethodGet, path, "", ""})
 	}
+	return list
+}
+
+// readsOfThePlacer are its rights to read.
+func (w *takenOver) readsOfThePlacer() (list []attempt) {
+	for resource, path := range map[string]string{
+		"persistentvolumes": volumesPrefix, "persistentvolumeclaims": "/api/v1/persistentvolumeclaims",
+		"nodes": "/api/v1/nodes", "pods": "/api/v1/pods", "events": "/api/v1/events",
+		"storageclasses.storage.k8s.io": "/apis/storage.k8s.io/v1/storageclasses",
+	} {
+		for right, query := range map[string]string{"list ": "", "watch ": "?watch=1&timeoutSeconds=1"} {
+			list = append(list, attempt{
+				right + resource, leftOver + "reads all of the cluster's", http.MethodGet, path + query, "", "",
+			})
+		}
+	}
+	return append(list,
+		attempt{
+			"get volumesnapshots.snapshot.storage.k8s.io", leftOver + "of another namespace", http.MethodGet,
+			"/apis/snapshot.storage.k8s.io/v1/namespaces/" + w.ns + "/volumesnapshots/there", "", "",
+		},
+		attempt{
+			"get volumesnapshotcontents.snapshot.storage.k8s.io", leftOver + "any", http.MethodGet,
+			w.content("there"), "", "",
+		})
+}
+
+// notGrantedToThePlacer are requests for which it has no right.
+func (w *takenOver) notGrantedToThePlacer() (list []attempt) {
+	add := func(method, path, body string) {
+		list = append(list, attempt{"none", method + " " + path, method, path, body, forbidden})
+	}
+	for _, path := range []string{
+		"/api/v1/secrets", "/api/v1/configmaps", "/api/v1/serviceaccounts", "/api/v1/namespaces",
+		"/api/v1/namespaces/" + namespace + "/secrets", capacityPrefix,
+	} {
+		add(http.MethodGet, path, "")
+	}
+	label := metadataAttempts()["a label"]
+	for _, path := range []string{
+		"/api/v1/nodes/" + w.here, "/api/v1/namespaces/" + w.ns + "/pods/there",
+		w.volume("there") + "/status", w.content("there"),
+		"/apis/apps/v1/namespaces/" + namespace + "/deployments/" + placerAccount,
+	} {
+		add(http.MethodPatch, path, label)
+	}
+	for _, path := range []string{
+		w.volume("there"), claimPath(w.ns, "there"), "/api/v1/namespaces/" + w.ns + "/pods/there",
+		w.content("there"), leasePrefix + "/" + leaseName,
+	} {
+		add(http.MethodDelete, path, "")
+	}
+	add(http.MethodPost, volumesPrefix, w.newVolume(w.ns, "mine", absentUID))
+	add(http.MethodPost, "/api/v1/namespaces/"+namespace+"/serviceaccounts/"+release+"/token",
+		`{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}`)
 	return list
 }
 

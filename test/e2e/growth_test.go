@@ -32,8 +32,8 @@ func TestClaimGrowsWhileItsPodWrites(t *testing.T) {
 	if size != "160Mi" || restarts != "0" {
 		t.Errorf("the volume's capacity is %s, and the pod was restarted %s times", size, restarts)
 	}
-	// More than the pool has: events say so, and the volume stays as it was. They are the claim's where
-	// the controller is asked first, else the pod's, because kubelet asks.
+	// More than the pool has: events say so, and the volume stays as it was. They are the claim's
+	// where the controller is asked first, else the pod's, because kubelet asks.
 	kind, name := "pod", "app"
 	if isCentral() {
 		kind, name = "pvc", "data"

@@ -71,31 +71,57 @@ func TestTakenOverSidecarCannot(t *testing.T) {
 func TestEveryRightOfATakenOverNodeIsBounded(t *testing.T) {
 	onlyIn(t, "node")
 	w := takeOver(t)
-	bound, unbound := requester(t, release, boundTo(t, w.here)...), requester(t, release)
+	unbound := requester(t, release)
+	unboundCannot := func(t *testing.T, a attempt) {
+		t.Helper()
+		// A token that says no node may change nothing at all.
+		if status, answer := unbound(a); a.method != http.MethodGet && status/100 == 2 {
+			t.Errorf("%s, %s, with a token of no node: %d %s", a.right, a.what, status, answer)
+		}
+	}
+	tryRights(t, release, requester(t, release, boundTo(t, w.here)...), map[string][]attempt{
+		"new volumes": w.createVolumes(), "volumes": w.changeVolumes(), "claims": w.changeClaims(),
+		"snapshots": w.changeContents(), "capacities": w.changeCapacities(),
+		"events": w.changeEvents(), "reads": w.reads(), "none": w.notGranted(),
+	}, unboundCannot)
+}
+
+// TestEveryRightOfATakenOverPlacerIsBounded tries, for every right that the service account of the
+// placer and the resizer has, what whoever takes over their node can do.
+func TestEveryRightOfATakenOverPlacerIsBounded(t *testing.T) {
+	onlyIn(t, "node")
+	w := takeOver(t)
+	w.pod = placerPod(t)
+	tryRights(t, placerAccount, requester(t, placerAccount, boundToPod(t, w.pod)...),
+		map[string][]attempt{
+			"sizes": w.changeSizes(), "growth": w.tellGrowth(), "placements": w.placeClaims(),
+			"events": w.changePlacersEvents(), "leases": w.changeLeases(),
+			"reads": w.readsOfThePlacer(), "none": w.notGrantedToThePlacer(),
+		}, func(*testing.T, attempt) {})
+}
+
+// tryRights makes the attempts of an account, and checks that each of its rights was tried.
+func tryRights(
+	t *testing.T, account string, send func(attempt) (int, string), attempts map[string][]attempt,
+	also func(*testing.T, attempt),
+) {
+	t.Helper()
 	tried := map[string]bool{}
 	var sum outcome
-	for name, attempts := range map[string][]attempt{
-		"new volumes": w.createVolumes(), "volumes": w.changeVolumes(), "claims": w.changeClaims(),
-		"growth": w.tellGrowth(), "snapshots": w.changeContents(), "capacities": w.changeCapacities(),
-		"events": w.changeEvents(), "leases": w.changeLeases(),
-		"reads": w.reads(), "none": w.notGranted(),
-	} {
+	for name, list := range attempts {
 		t.Run(name, func(t *testing.T) {
-			for _, a := range attempts {
+			for _, a := range list {
 				tried[a.right] = true
-				sum.try(t, bound, a)
-				// A token that says no node may change nothing at all.
-				if status, answer := unbound(a); a.method != http.MethodGet && status/100 == 2 {
-					t.Errorf("%s, %s, with a token of no node: %d %s", a.right, a.what, status, answer)
-				}
+				sum.try(t, send, a)
+				also(t, a)
 			}
 		})
 	}
 	t.Log(&sum)
-	rights := rightsOf(t)
+	rights := rightsOf(t, account)
 	for _, right := range rights {
 		if !tried[right] {
-			t.Errorf("nobody has tried what another node's token can do with the right to %s", right)
+			t.Errorf("nobody has tried what the token of %s can do with the right to %s", account, right)
 		}
 	}
 	for right := range tried {
@@ -128,12 +154,21 @@ func TestTakenOverNodeHasNoRights(t *testing.T) {
 	// A token of the same account that the API server takes, which no node has.
 	account := asServiceAccount(t, boundTo(t, node.Name())...)
 	for _, action := range [][]string{
-		{"list", "persistentvolumes"}, {"patch", "persistentvolumes"}, {"delete", "persistentvolumes"},
-		{"list", "persistentvolumeclaims", "-A"}, {"update", "persistentvolumeclaims", "-A"},
-		{"create", "events", "-A"}, {"get", "pods", "-n", namespace}, {"get", "secrets", "-n", namespace},
-		{"get", "configmaps", "-n", namespace}, {"create", "leases", "-n", namespace},
-		{"create", "csistoragecapacities", "-n", namespace}, {"create", "tokenreviews"},
-		{"get", "nodes"}, {"list", "volumesnapshotcontents"}, {"*", "*", "-A"},
+		{"list", "persistentvolumes"},
+		{"patch", "persistentvolumes"},
+		{"delete", "persistentvolumes"},
+		{"list", "persistentvolumeclaims", "-A"},
+		{"update", "persistentvolumeclaims", "-A"},
+		{"create", "events", "-A"},
+		{"get", "pods", "-n", namespace},
+		{"get", "secrets", "-n", namespace},
+		{"get", "configmaps", "-n", namespace},
+		{"create", "leases", "-n", namespace},
+		{"create", "csistoragecapacities", "-n", namespace},
+		{"create", "tokenreviews"},
+		{"get", "nodes"},
+		{"list", "volumesnapshotcontents"},
+		{"*", "*", "-A"},
 	} {
 		out, _ := account("", append([]string{"auth", "can-i"}, action...)...)
 		if answer := strings.TrimSpace(out); answer != "no" {
@@ -223,8 +258,9 @@ func (o *outcome) try(t *testing.T, send func(attempt) (int, string), a attempt)
 	}
 }
 
-// rightsOf lists what the service account's roles grant, as "verb resource.group".
-func rightsOf(t *testing.T) (rights []string) {
+// rightsOf lists what a service account's roles, which have its name, grant, as
+// "verb resource.group".
+func rightsOf(t *testing.T, account string) (rights []string) {
 	t.Helper()
 	var list struct {
 		Items []struct {
@@ -236,7 +272,7 @@ func rightsOf(t *testing.T) (rights []string) {
 		} `json:"items"`
 	}
 	out := kubectl(t, "-n", namespace, "get", "clusterroles,roles", "--field-selector",
-		"metadata.name="+release, "-o", "json")
+		"metadata.name="+account, "-o", "json")
 	if err := json.Unmarshal([]byte(out), &list); err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +290,8 @@ func rightsOf(t *testing.T) (rights []string) {
 	if len(rights) == 0 {
 		t.Fatal("the service account has no rights")
 	}
-	return rights
+	slices.Sort(rights)
+	return slices.Compact(rights)
 }
 
 // takeOver makes what the attempts are about: claims in every state of both binding modes, of this
@@ -338,16 +375,30 @@ func boundTo(t *testing.T, node string) []string {
 	t.Helper()
 	for name, where := range driverPods(t) {
 		if where == node {
-			uid := kubectl(t, "-n", namespace, "get", "pod", name, "-o", "jsonpath={.metadata.uid}")
-			return []string{
-				"--bound-object-kind=Pod",
-				"--bound-object-name=" + name,
-				"--bound-object-uid=" + uid,
-			}
+			return boundToPod(t, name)
 		}
 	}
 	t.Fatalf("no driver runs on %s", node)
 	return nil
+}
+
+func boundToPod(t *testing.T, name string) []string {
+	t.Helper()
+	uid := kubectl(t, "-n", namespace, "get", "pod", name, "-o", "jsonpath={.metadata.uid}")
+	return []string{
+		"--bound-object-kind=Pod", "--bound-object-name=" + name, "--bound-object-uid=" + uid,
+	}
+}
+
+// placerAccount is the service account of the placer and the resizer, and the name of their
+// Deployment.
+const placerAccount = release + "-placer"
+
+// placerPod is one of the placer's pods.
+func placerPod(t *testing.T) string {
+	t.Helper()
+	return kubectl(t, "-n", namespace, "get", "pods", "-l", "app.kubernetes.io/component=placer",
+		"-o", "jsonpath={.items[0].metadata.name}")
 }
 
 // identity is how the API server is reached, and by whom.

@@ -55,18 +55,13 @@
 {{- end -}}
 
 {{- define "csi-hostpath.resizer" -}}
-{{- $central := eq .Values.deployment "central" -}}
 - name: resizer
   image: {{ include "csi-hostpath.image" (dict "image" .Values.resizer.image "tag" "") | quote }}
   imagePullPolicy: {{ .Values.resizer.image.pullPolicy }}
   args:
     - --csi-address=/run/csi-hostpath/csi.sock
-    {{- if $central }}
     {{- include "csi-hostpath.leaderElection" . | nindent 4 }}
     - --feature-gates=ReleaseLeaderElectionOnExit=true
-    {{- else }}
-    - --leader-election # one for all nodes: it only writes the wanted size to the volume, and the node's kubelet does the rest
-    {{- end }}
     - --handle-volume-inuse-error=false # growing is always online, so it need not know all pods
     - --timeout={{ .Values.resizer.timeout }}
     - --workers={{ .Values.resizer.workerThreads }}
