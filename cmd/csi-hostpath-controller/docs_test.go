@@ -22,7 +22,9 @@ func documented(t *testing.T, command string) map[string]string {
 	flags, code := map[string]string{}, regexp.MustCompile("`([^`]+)`")
 	for line := range strings.Lines(section) {
 		cells := strings.Split(line, "|")
-		if len(cells) < 5 || command == "place" && !strings.Contains(cells[2], "✓") {
+		if len(cells) < 5 || command == "place" && !strings.Contains(cells[2], "✓") &&
+			!strings.Contains(cells[2], "only") ||
+			command == "serve" && strings.Contains(cells[2], "only") {
 			continue
 		}
 		defaults := code.FindAllStringSubmatch(cells[3], -1)
