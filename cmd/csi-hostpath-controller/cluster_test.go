@@ -54,8 +54,8 @@ type cluster struct {
 	sidecar    *grpc.ClientConn
 }
 
-// newCluster starts an API server with the chart's objects, and no controller yet. The controller has
-// the rights that the chart gives it. args are added to its arguments.
+// newCluster starts an API server with the chart's objects, and no controller yet. The controller
+// has the rights that the chart gives it. args are added to its arguments.
 func newCluster(t *testing.T, args ...string) *cluster {
 	t.Helper()
 	disks.RequireRoot(t)

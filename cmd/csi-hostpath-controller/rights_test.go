@@ -26,7 +26,9 @@ var attempts = map[string]func(context.Context, kubernetes.Interface) error{
 		_, err := c.CoreV1().Secrets(core.NamespaceDefault).List(ctx, metav1.ListOptions{})
 		return err
 	},
-	"read a Secret of that name in another namespace": func(ctx context.Context, c kubernetes.Interface) error {
+	"read a Secret of that name in another namespace": func(
+		ctx context.Context, c kubernetes.Interface,
+	) error {
 		_, err := c.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, authority, metav1.GetOptions{})
 		return err
 	},
@@ -97,7 +99,8 @@ func TestTakenOverControllerCannot(t *testing.T) {
 	client, err := server.Client(controllerUser, "system:serviceaccounts")
 	fixture.Must(t, err)
 	// The user has the controller's rights.
-	_, err = client.CoreV1().Secrets(core.NamespaceDefault).Get(t.Context(), authority, metav1.GetOptions{})
+	_, err = client.CoreV1().Secrets(core.NamespaceDefault).Get(t.Context(), authority,
+		metav1.GetOptions{})
 	fixture.Must(t, err)
 	for what, attempt := range attempts {
 		if err := attempt(t.Context(), client); !apierrors.IsForbidden(err) {

@@ -20,8 +20,8 @@ var flagValues = map[string]string{
 	"moduleSpec": "a list of pattern=N, such as pool=5,server=3",
 }
 
-// FlagError is for SetFlagErrorFunc. It says which values are right. pflag's own error has only that
-// of strconv.
+// FlagError is for SetFlagErrorFunc. It says which values are right. pflag's own error has only
+// that of strconv.
 func FlagError(_ *cobra.Command, err error) error {
 	invalid := new(pflag.InvalidValueError)
 	if !errors.As(err, &invalid) {

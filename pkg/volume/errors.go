@@ -48,7 +48,7 @@ var (
 	// ErrNodeBusy: the controller has as many calls under way to a node as it may have.
 	ErrNodeBusy = errors.New("node busy")
 	// ErrAPI: the Kubernetes API did not do what the controller needs of it.
-	ErrAPI = errors.New("Kubernetes API failed")
+	ErrAPI = errors.New("API of Kubernetes failed")
 	// ErrCorrupt: the disk holds something the driver cannot make sense of. Nothing is guessed or
 	// repaired.
 	ErrCorrupt = errors.New("corrupt")

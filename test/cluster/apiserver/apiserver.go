@@ -266,12 +266,18 @@ func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.It
 // freePorts are ports that nobody listened on a moment ago: the programs cannot take a listener
 // over.
 func freePorts(count int) (ports []int, err error) {
+	var listeners []net.Listener // all at once, or a port could come twice
+	defer func() {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+	}()
 	for range count {
 		l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 		if err != nil {
 			return nil, err
 		}
-		defer func() { _ = l.Close() }()
+		listeners = append(listeners, l)
 		address, err := netip.ParseAddrPort(l.Addr().String())
 		if err != nil {
 			return nil, err
