@@ -32,7 +32,7 @@ func (b *bench) writesOfLife(ctx context.Context) error {
 		return fmt.Errorf("node deployment: %w", err)
 	}
 	b.report.Chapter(
-		"The life of a volume, from the claim to its deletion: central deployment; floor: node deployment",
+		"The life of a volume, from claim to deletion: central deployment; floor: node deployment",
 		report.NewRow("writes to the API by the driver's deployment", "requests", central.writes).
 			Beside(central.writes, node.writes).RatioAtMost(1).
 			With("Central, per life: %s\n\nNode, per life: %s", perLife(central.kinds, len(central.writes)),
