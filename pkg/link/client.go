@@ -96,6 +96,7 @@ type frames struct {
 	encoder *hpack.Encoder
 }
 
+//nolint:gochecknoglobals // all links share the pool; the garbage collector empties it
 var framesPool = sync.Pool{New: func() any {
 	f := &frames{}
 	f.framer = http2.NewFramer(&f.buffer, nil)
@@ -260,8 +261,7 @@ func (c *client) read() error {
 	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	for {
 		frame, err := framer.ReadFrame()
-		var wrong http2.StreamError
-		if errors.As(err, &wrong) {
+		if wrong, ok := errors.AsType[http2.StreamError](err); ok {
 			c.refuse(wrong.StreamID, status.Errorf(codes.Internal, "the node's answer: %v", err))
 			continue
 		}

@@ -106,13 +106,16 @@ func echoing(t *testing.T) (*Link, *echo) {
 }
 
 func create(ctx context.Context, l *Link, name string) (*csi.Volume, error) {
-	resp, err := csi.NewControllerClient(l.Conn).CreateVolume(ctx, &csi.CreateVolumeRequest{Name: name})
+	client := csi.NewControllerClient(l.Conn)
+	resp, err := client.CreateVolume(ctx, &csi.CreateVolumeRequest{Name: name})
 	return resp.GetVolume(), err
 }
 
 func TestMessagesOfAllSizesGoThrough(t *testing.T) {
 	l, _ := echoing(t)
-	for _, n := range []int{0, 1, 100, frameBytes - 10, frameBytes, windowBytes, windowBytes + 1, 1 << 20} {
+	for _, n := range []int{
+		0, 1, 100, frameBytes - 10, frameBytes, windowBytes, windowBytes + 1, 1 << 20,
+	} {
 		name := strings.Repeat("n", n)
 		v, err := create(t.Context(), l, name)
 		if err != nil || v.GetVolumeId() != name {
@@ -155,7 +158,9 @@ func TestDeadlineCancellationAndMetadataReachTheNode(t *testing.T) {
 	if _, err := create(ctx, l, hang); status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("the deadline: %v", err)
 	}
-	<-e.ended
+	if err := <-e.ended; err == nil {
+		t.Error("the node's call goes on after its deadline")
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
 	if _, err := create(ctx, l, hang); status.Code(err) != codes.Canceled {
