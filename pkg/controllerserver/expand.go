@@ -13,8 +13,8 @@ import (
 // ControllerExpandVolume grows a volume of a pool while pods use it. The growth is durable when the
 // call returns. A directory is then as large as it should be. Of an image only the file has grown;
 // NodeExpandVolume grows the device and the filesystem, or the next staging does. Both begin with
-// the same pool.Expand, so the second of the two calls finds the size that it asks for. Without room
-// the answer is OUT_OF_RANGE.
+// the same pool.Expand, so the second of the two calls finds the size that it asks for. Without
+// room the answer is OUT_OF_RANGE.
 func (s *Server) ControllerExpandVolume(
 	ctx context.Context, req *csi.ControllerExpandVolumeRequest,
 ) (*csi.ControllerExpandVolumeResponse, error) {
