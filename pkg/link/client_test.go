@@ -223,7 +223,8 @@ func TestStreamThatNobodyWantsEnds(t *testing.T) {
 		for ; err == nil; _, err = stream.Recv() {
 			continue
 		}
-		if status.Code(err) != codes.Canceled {
+		// What had arrived before may be all.
+		if code := status.Code(err); code != codes.Canceled && code != codes.DataLoss {
 			t.Fatal(err)
 		}
 	}

@@ -301,7 +301,7 @@ func (s *stream) receive(ctx context.Context, reply any) error {
 		}
 		if err != nil {
 			s.cancel()
-			return err
+			return late(ctx, err)
 		}
 		select {
 		case <-s.ready:
@@ -310,6 +310,16 @@ func (s *stream) receive(ctx context.Context, reply any) error {
 			return status.FromContextError(ctx.Err()).Err()
 		}
 	}
+}
+
+// late is the error of a call whose stream the node may have reset because of the deadline, which
+// the node knows too, and may notice first.
+func late(ctx context.Context, err error) error {
+	deadline, ok := ctx.Deadline()
+	if ok && status.Code(err) == codes.Canceled && !time.Now().Before(deadline) {
+		return status.FromContextError(context.DeadlineExceeded).Err()
+	}
+	return err
 }
 
 // finish waits for the end of a call that has had its answer.
@@ -324,7 +334,7 @@ func (s *stream) finish(ctx context.Context) error {
 			return nil
 		case err != nil:
 			s.cancel()
-			return err
+			return late(ctx, err)
 		}
 		select {
 		case <-s.ready:
