@@ -21,11 +21,21 @@ var provisioning = []string{
 	"--kube-api-burst=400",
 }
 
+// electing is how the sidecars of the central deployment elect their leaders, as in the chart.
+var electing = []string{
+	"--leader-election",
+	"--leader-election-namespace=" + namespace,
+	"--leader-election-lease-duration=30s",
+	"--leader-election-renew-deadline=20s",
+	"--leader-election-retry-period=10s",
+}
+
 // startProvisioner starts csi-provisioner beside a replica of the controller.
 func (f *fleet) startProvisioner(_ context.Context, replica int) error {
 	return f.startSidecar(csiProvisioner, f.replicas[replica].name, f.socket(replica),
-		append(slices.Clone(provisioning), "--leader-election",
-			"--leader-election-namespace="+namespace)...)
+		slices.Concat(provisioning, electing, []string{
+			"--kube-api-capacity-qps=200", "--kube-api-capacity-burst=400",
+		})...)
 }
 
 // startNodeProvisioner starts csi-provisioner beside the driver of a node.
@@ -36,15 +46,14 @@ func (f *fleet) startNodeProvisioner(node, socket string) error {
 
 // startResizer starts csi-resizer beside a replica of the controller.
 func (f *fleet) startResizer(_ context.Context, replica int) error {
-	return f.startSidecar("csi-resizer", f.replicas[replica].name, f.socket(replica),
-		"--leader-election",
-		"--leader-election-namespace="+namespace,
+	args := append(slices.Clone(electing),
 		"--handle-volume-inuse-error=false",
 		"--timeout=30s",
 		"--workers=10",
-		"--kube-api-qps=50",
-		"--kube-api-burst=100",
+		"--kube-api-qps=200",
+		"--kube-api-burst=400",
 	)
+	return f.startSidecar("csi-resizer", f.replicas[replica].name, f.socket(replica), args...)
 }
 
 // csiProvisioner is the name of the program.
