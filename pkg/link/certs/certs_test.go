@@ -72,6 +72,12 @@ func (m *memory) set(data []byte, fail error) {
 	m.data, m.fail, m.version = data, fail, m.version+1
 }
 
+func (m *memory) breakDown(fail error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail = fail
+}
+
 // replica runs an issuer until the test ends.
 func replica(t *testing.T, store Store) *Issuer {
 	t.Helper()
@@ -207,10 +213,11 @@ func TestCertificateOutlivesAStoreThatFails(t *testing.T) {
 		store := &memory{}
 		r := replica(t, store)
 		time.Sleep(time.Minute)
-		store.set(store.data, errors.New("the API server is away"))
+		bundle := store.published()
+		store.breakDown(errors.New("the API server is away"))
 		for range 10 {
 			time.Sleep(24 * time.Hour)
-			if err := handshake(r.GetCertificate, store.bundle); err != nil {
+			if err := handshake(r.GetCertificate, bundle); err != nil {
 				t.Fatal(err)
 			}
 		}
