@@ -105,6 +105,10 @@ fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.
 e2e: $(TOOLS)/helm ## Test on a real Kubernetes of three nodes, with the driver's own image (E2E_FLAGS: -run …, -keep).
 	@rm -rf .cache/e2e
 	go test -tags e2e -count=1 -timeout 45m -v ./test/e2e -helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
+
+# What `make test` skips as long as no cluster was started here.
+.PHONY: test-api
+test-api: $(TOOLS)/helm ## Run the tests that need an API server, once make e2e or make cluster has built it.
 	go test -count=1 -timeout 20m ./test/cluster/apiserver ./pkg/kube ./cmd/csi-hostpath-controller ./test/fleet
 
 .PHONY: fuzz
