@@ -74,13 +74,19 @@ func (o *serveOptions) serve(ctx context.Context) error {
 	return c.run(ctx)
 }
 
+// reviewsPerSecond is how many tokens may be reviewed in a second: after a restart of the controller
+// all nodes link again at once, and 5,000 nodes are to be linked within 30 s.
+const reviewsPerSecond = 500
+
 func (o *serveOptions) newController(ctx context.Context) (*controller, error) {
 	client, err := kube.NewClient(o.kube.client("serve"))
 	if err != nil {
 		return nil, err
 	}
 	// Of its own, so that nodes that come all at once do not hold up the calls of sidecars.
-	reviews, err := kube.NewClient(o.kube.client("link"))
+	review := o.kube.client("link")
+	review.QPS, review.Burst = max(review.QPS, reviewsPerSecond), max(review.Burst, reviewsPerSecond)
+	reviews, err := kube.NewClient(review)
 	if err != nil {
 		return nil, err
 	}
