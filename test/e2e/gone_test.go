@@ -16,7 +16,8 @@ import (
 const goneTimeout = 2 * readyTimeout
 
 // TestDeletedNodeLosesNothing deletes a node. A StatefulSet whose class gives its volumes up goes
-// on elsewhere, another claim keeps its volume. When the node comes back, everything is on its disk.
+// on elsewhere, another claim keeps its volume. When the node comes back, everything is on its
+// disk.
 func TestDeletedNodeLosesNothing(t *testing.T) {
 	onlyIn(t, "central")
 	quiet(t)
