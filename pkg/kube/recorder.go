@@ -6,16 +6,16 @@ import (
 	"errors"
 	"fmt"
 
-	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 )
 
-// annSelectedNode says on which node the volume of a claim is made. The scheduler and
-// external-provisioner know it (k8s.io/component-helpers/storage/volume, AnnSelectedNode).
-const annSelectedNode = "volume.kubernetes.io/selected-node"
+// SelectedNode is the annotation of a claim that says on which node its volume is made. The
+// scheduler and external-provisioner know it (k8s.io/component-helpers/storage/volume,
+// AnnSelectedNode).
+const SelectedNode = "volume.kubernetes.io/selected-node"
 
 // ErrNoClaim means that a claim is gone, so that nobody waits for its volume any more.
 var ErrNoClaim = errors.New("the claim does not exist")
@@ -57,10 +57,10 @@ func (r *Recorder) record(ctx context.Context, namespace, name, node string) (st
 	if err != nil {
 		return "", err
 	}
-	if has := claim.Annotations[annSelectedNode]; has != "" {
+	if has := claim.Annotations[SelectedNode]; has != "" {
 		return has, nil
 	}
-	patch, err := selectNode(claim, node)
+	patch, err := SelectNode(claim, node)
 	if err != nil {
 		return "", err
 	}
@@ -68,15 +68,15 @@ func (r *Recorder) record(ctx context.Context, namespace, name, node string) (st
 	if err != nil {
 		return "", err
 	}
-	return changed.Annotations[annSelectedNode], nil
+	return changed.Annotations[SelectedNode], nil
 }
 
-// selectNode is a merge patch that fails with a conflict if the claim has changed, or if it is
-// another one of that name.
-func selectNode(claim *core.PersistentVolumeClaim, node string) ([]byte, error) {
+// SelectNode is a merge patch that writes a node into a claim. It fails with a conflict if the
+// claim has changed, or if it is another one of that name.
+func SelectNode(claim metav1.Object, node string) ([]byte, error) {
 	return json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid":             claim.UID,
-		"resourceVersion": claim.ResourceVersion,
-		"annotations":     map[string]string{annSelectedNode: node},
+		"uid":             claim.GetUID(),
+		"resourceVersion": claim.GetResourceVersion(),
+		"annotations":     map[string]string{SelectedNode: node},
 	}})
 }

@@ -97,7 +97,7 @@ func testRecord(t *testing.T, client kubernetes.Interface) {
 	claim, err := claims.Get(t.Context(), "data", metav1.GetOptions{})
 	fixture.Must(t, err)
 	for _, node := range nodes {
-		if want := claim.Annotations[annSelectedNode]; node != want || want == "" {
+		if want := claim.Annotations[SelectedNode]; node != want || want == "" {
 			t.Errorf("the claim has %q, the replicas got %q", want, nodes)
 			break
 		}

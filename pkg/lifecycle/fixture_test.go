@@ -20,6 +20,7 @@ import (
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/kube"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -137,7 +138,7 @@ func (w *world) selected() string {
 	if err != nil {
 		w.Fatal(err)
 	}
-	return c.Annotations[selectedNode]
+	return c.Annotations[kube.SelectedNode]
 }
 
 // selectNode does what the scheduler and external-provisioner do. Empty: taken away.
@@ -150,7 +151,7 @@ func (w *world) selectNode(node string) {
 	}
 	c.Annotations = map[string]string{}
 	if node != "" {
-		c.Annotations[selectedNode] = node
+		c.Annotations[kube.SelectedNode] = node
 	}
 	if _, err := claims.Update(w.Context(), c, metav1.UpdateOptions{}); err != nil {
 		w.Fatal(err)

@@ -10,13 +10,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/kube"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 const (
-	// selectedNode says where a claim's volume is to be made: k8s.io/component-helpers
-	// storage/volume, AnnSelectedNode.
-	selectedNode = "volume.kubernetes.io/selected-node"
 	// provisioningFailed is the reason of external-provisioner's event for a failed call.
 	provisioningFailed = "ProvisioningFailed"
 	// cloneFinalizer keeps the source of a clone: external-provisioner pkg/controller,
@@ -51,7 +49,7 @@ func slimClaim(from *corev1.PersistentVolumeClaim) *claim {
 		ObjectMeta: slimMeta(from),
 		source:     sourceOf(from),
 		volume:     from.Spec.VolumeName,
-		selected:   from.Annotations[selectedNode],
+		selected:   from.Annotations[kube.SelectedNode],
 		deleting:   from.DeletionTimestamp != nil,
 		cloning:    slices.Contains(from.Finalizers, cloneFinalizer),
 	}

@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -16,6 +15,8 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/kube"
 )
 
 const (
@@ -178,10 +179,7 @@ func (p *placer) pause(c *claim) time.Duration {
 // selectNode writes the node into the claim, unless the claim has changed meanwhile. Errors: those
 // of the API server.
 func (p *placer) selectNode(ctx context.Context, c *claim, target string) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": c.UID, "resourceVersion": c.ResourceVersion,
-		"annotations": map[string]string{selectedNode: target},
-	}})
+	patch, err := kube.SelectNode(c, target)
 	if err != nil {
 		return fmt.Errorf("encode a patch: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/kube"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -171,7 +172,7 @@ func clone() []runtime.Object {
 func TestWrongChoiceOfTheSchedulerIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		chosen := claimObject("new", "waits", claimKind, "source")
-		chosen.Annotations = map[string]string{selectedNode: "a"}
+		chosen.Annotations = map[string]string{kube.SelectedNode: "a"}
 		w := newWorld(t, append(clone()[1:], chosen)...)
 		w.run(func() {
 			if got := w.selected(); got != "b" {
