@@ -74,8 +74,8 @@ func (o *serveOptions) serve(ctx context.Context) error {
 	return c.run(ctx)
 }
 
-// reviewsPerSecond is how many tokens may be reviewed in a second: after a restart of the controller
-// all nodes link again at once, and 5,000 nodes are to be linked within 30 s.
+// reviewsPerSecond is how many tokens may be reviewed in a second: after a restart of the
+// controller all nodes link again at once, and 5,000 nodes are to be linked within 30 s.
 const reviewsPerSecond = 500
 
 func (o *serveOptions) newController(ctx context.Context) (*controller, error) {

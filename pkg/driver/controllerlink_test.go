@@ -128,7 +128,9 @@ func TestControllerCallsTheNodeAndHearsOfItsRoomButDoesNotMount(t *testing.T) {
 	disks.RequireRoot(t)
 	c, cfg := runController(t)
 	cfg.NodeName, cfg.KubeletDir, cfg.Endpoint = "node-1", t.TempDir(), "unix://"+fixture.Socket(t)
-	cfg.Pools = []config.Pool{config.NewPool("p", filepath.Join(t.TempDir(), "p"))}
+	// A disk of its own: others use that of the temporary directories.
+	disk := disks.New(t, disks.XFS, 0)
+	cfg.Pools = []config.Pool{config.NewPool("p", filepath.Join(disk.Dir, "p"))}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	ended := make(chan error, 1)
