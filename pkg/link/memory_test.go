@@ -24,17 +24,17 @@ import (
 // nodesEnv has a test binary be nodes: their number, the controller's address and the CA's file.
 const nodesEnv = "CSI_HOSTPATH_TEST_NODES"
 
-// TestNodes is no test: it is the process of the nodes of BenchmarkLinks.
-func TestNodes(t *testing.T) {
+// BenchmarkNodes measures nothing: it is the process of the nodes of BenchmarkLinks.
+func BenchmarkNodes(b *testing.B) {
 	arguments := strings.Fields(os.Getenv(nodesEnv))
 	if len(arguments) != 3 {
-		t.Skip("only BenchmarkLinks needs nodes")
+		b.Skip("only BenchmarkLinks needs nodes")
 	}
 	n, err := strconv.Atoi(arguments[0])
 	if err != nil {
-		t.Fatal(err)
+		b.Fatal(err)
 	}
-	w := &world{t: t, address: arguments[1], ca: arguments[2]}
+	w := &world{t: b, address: arguments[1], ca: arguments[2]}
 	server := grpc.NewServer(GRPCServerOptions()...)
 	linkpb.RegisterNodeServer(server, pusher{})
 	var wg sync.WaitGroup
@@ -42,7 +42,7 @@ func TestNodes(t *testing.T) {
 		name := "node-" + strconv.Itoa(i)
 		listener, err := Listen(w.options(name, name))
 		if err != nil {
-			t.Fatal(err)
+			b.Fatal(err)
 		}
 		wg.Go(func() { _ = server.Serve(listener) }) // it ends with the server
 	}
@@ -114,7 +114,8 @@ func measureLinks(b *testing.B, n int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	nodes := exec.CommandContext(b.Context(), executable, "-test.run=^TestNodes$")
+	nodes := exec.CommandContext(b.Context(), executable, "-test.run=^$",
+		"-test.bench=^BenchmarkNodes$", "-test.benchtime=1x")
 	nodes.Env = append(os.Environ(), fmt.Sprintf("%s=%d %s %s", nodesEnv, n, controller.address,
 		controller.ca))
 	stop, err := nodes.StdinPipe()
