@@ -480,7 +480,10 @@ func TestValuesThatCannotWorkAreRefused(t *testing.T) {
 		{"host path of an unknown type", "config: {hostPaths: [{path: /srv, types: [Dir]}]}", "value must be one of"},
 		{"unknown key of a host path", "config: {hostPaths: [{path: /srv, readonly: true}]}", "additional properties 'readonly' not allowed"},
 		{"root as a sidecar's user", "sidecars: {uid: 0}", "minimum: got 0, want 1"},
-		{"certificate without its authority", "{deployment: central, controller: {tls: {secret: a}}}", "give both secret and authorityConfigMap"},
+		{
+			"certificate without its authority", "{deployment: central, controller: {tls: {secret: a}}}",
+			"give both secret and authorityConfigMap",
+		},
 		{"driver name in capitals", "driverName: Local", "does not match pattern"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

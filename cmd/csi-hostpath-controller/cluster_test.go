@@ -316,7 +316,11 @@ func TestOnlyATokenOfTheNodesOwnPodIsTakenForTheNode(t *testing.T) {
 	}{
 		{"audience of the API server", func() { c.putToken(own, apiserver.Issuer) }, "refuses it"},
 		{"another service account", func() { c.putToken(c.pod("other", nodeName, "other"), controllerName) }, "it is of "},
-		{"pod of another node", func() { c.putToken(c.pod("driver-3", "node-2", nodeAccount), controllerName) }, "the token is of node "},
+		{
+			"pod of another node",
+			func() { c.putToken(c.pod("driver-3", "node-2", nodeAccount), controllerName) },
+			"the token is of node ",
+		},
 		{"pod that is gone", func() {
 			c.putToken(gone, controllerName)
 			fixture.Must(t, c.client.CoreV1().Pods(gone.Namespace).Delete(t.Context(), gone.Name,

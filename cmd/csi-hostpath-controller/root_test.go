@@ -94,8 +94,8 @@ func TestEveryFaultOfTheFlagsIsNamed(t *testing.T) {
 			`--link-address: "9820" must be host:port or :port: address 9820: missing port in address`,
 			`--metrics-address: ":x" must be host:port or :port: strconv.ParseUint: parsing "x": invalid syntax`,
 		}},
-		{"serve --node-service-account=a/b/c --placement=any " + good[len("--namespace=csi --node-service-account=csi/node "):] +
-			" --namespace=csi", []string{
+		{"serve --node-service-account=a/b/c --placement=any " +
+			good[len("--namespace=csi --node-service-account=csi/node "):] + " --namespace=csi", []string{
 			`--node-service-account: "a/b/c" must be NAMESPACE/NAME`,
 			`--placement: invalid argument: placement "any": want spread or pack`,
 		}},
@@ -106,7 +106,8 @@ func TestEveryFaultOfTheFlagsIsNamed(t *testing.T) {
 			"--ca-secret and --ca-configmap: give both",
 		}},
 		{
-			"serve --kube-api-qps=0 --kube-api-burst=0 --driver-name= --server-name= --token-audience= --shutdown-grace=-1s --link-renew-after=0 " + good,
+			"serve --kube-api-qps=0 --kube-api-burst=0 --driver-name= --server-name= " +
+				"--token-audience= --shutdown-grace=-1s --link-renew-after=0 " + good,
 			[]string{
 				"--kube-api-qps: 0 must be more than 0", "--kube-api-burst: 0 must be 1 or more",
 				"--driver-name: give one", "--server-name: give one", "--token-audience: give one",

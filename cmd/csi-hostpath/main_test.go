@@ -186,8 +186,14 @@ func TestSignalsDrainThenExit(t *testing.T) {
 	}{
 		{"SIGTERM drains", "drain", []syscall.Signal{syscall.SIGTERM}, command.ExitOK, "Stopping"},
 		{"SIGINT drains", "drain", []syscall.Signal{syscall.SIGINT}, command.ExitOK, "Stopping"},
-		{"a failed drain is a failure", "fail", []syscall.Signal{syscall.SIGTERM}, command.ExitFailure, "csi-hostpath: a call was cut off"},
-		{"a second signal exits at once", "hang", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM}, command.ExitFailure, "Exiting at once"},
+		{
+			"a failed drain is a failure", "fail", []syscall.Signal{syscall.SIGTERM},
+			command.ExitFailure, "csi-hostpath: a call was cut off",
+		},
+		{
+			"a second signal exits at once", "hang", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM},
+			command.ExitFailure, "Exiting at once",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			args := []string{"serve", "--pool=a=/data/a", "--node-name=n"}

@@ -309,7 +309,10 @@ func TestValidateNamesEachFault(t *testing.T) {
 		{"metrics with large port", "MetricsAddress", ":65536", "metricsAddress: "},
 		{"CA without a controller", "ControllerCA", "/ca.crt", "controllerCA: is of use only with controllerAddress"},
 		{"token without a controller", "ControllerToken", "/token", "controllerToken: is of use only with controllerAddress"},
-		{"server name without a controller", "ControllerServerName", "a", "controllerServerName: is of use only with controllerAddress"},
+		{
+			"server name without a controller", "ControllerServerName", "a",
+			"controllerServerName: is of use only with controllerAddress",
+		},
 		{"negative grace", "ShutdownGrace", -time.Second, "shutdownGrace: -1s must be 0 to 10m0s"},
 		{"endless grace", "ShutdownGrace", time.Hour, "shutdownGrace: 1h0m0s must be 0 to 10m0s"},
 		{"too many volumes", "MaxVolumesPerNode", int64(math.MaxInt32 + 1), "maxVolumesPerNode: "},
@@ -351,7 +354,10 @@ func TestLinkToAControllerNeedsAllItsFlags(t *testing.T) {
 		{"relative CA", func(c *Config) { c.ControllerCA = "ca" }, `controllerCA: "ca" must be an absolute path`},
 		{"no token", func(c *Config) { c.ControllerToken = "" }, "controllerToken: is missing"},
 		{"no server name", func(c *Config) { c.ControllerServerName = "" }, `controllerServerName: "" is no name`},
-		{"server name with capitals", func(c *Config) { c.ControllerServerName = "A" }, `controllerServerName: "A" is no name`},
+		{
+			"server name with capitals", func(c *Config) { c.ControllerServerName = "A" },
+			`controllerServerName: "A" is no name`,
+		},
 	} {
 		config := valid
 		c.change(&config)

@@ -63,12 +63,21 @@ func TestNodeThatIsNotWhatItSaysIsToldSoAndGetsNoLink(t *testing.T) {
 		result string
 		want   string // a part of what the node is told
 	}{
-		{"the name of another node", func(h *linkpb.Hello) { h.NodeName = "node-b" }, reasonNodeName, `the token is of node "node-a", but the driver says "node-b"`},
+		{
+			"the name of another node", func(h *linkpb.Hello) { h.NodeName = "node-b" }, reasonNodeName,
+			`the token is of node "node-a", but the driver says "node-b"`,
+		},
 		{"no name", func(h *linkpb.Hello) { h.NodeName = "" }, reasonNodeName, "node-a"},
 		{"an expired token", func(h *linkpb.Hello) { h.Token = "old" }, reasonToken, "the token has expired"},
 		{"no token", func(h *linkpb.Hello) { h.Token = "" }, reasonToken, "token"},
-		{"another driver", func(h *linkpb.Hello) { h.DriverName = "a.b" }, reasonDriver, `the node runs the driver "a.b", this is the controller of "hostpath.csi.local"`},
-		{"a newer link", func(h *linkpb.Hello) { h.MinVersion, h.MaxVersion = 7, 9 }, reasonVersion, "(driver 9.9.9) speaks 7 to 9, the controller 1 to 1: update the older of the two"},
+		{
+			"another driver", func(h *linkpb.Hello) { h.DriverName = "a.b" }, reasonDriver,
+			`the node runs the driver "a.b", this is the controller of "hostpath.csi.local"`,
+		},
+		{
+			"a newer link", func(h *linkpb.Hello) { h.MinVersion, h.MaxVersion = 7, 9 }, reasonVersion,
+			"(driver 9.9.9) speaks 7 to 9, the controller 1 to 1: update the older of the two",
+		},
 		{"an older link", func(h *linkpb.Hello) { h.MinVersion, h.MaxVersion = 0, 0 }, reasonVersion, "speaks 0 to 0"},
 	} {
 		hello := valid()
