@@ -187,11 +187,13 @@ func TestSignalsDrainThenExit(t *testing.T) {
 		{"SIGTERM drains", "drain", []syscall.Signal{syscall.SIGTERM}, command.ExitOK, "Stopping"},
 		{"SIGINT drains", "drain", []syscall.Signal{syscall.SIGINT}, command.ExitOK, "Stopping"},
 		{
-			"a failed drain is a failure", "fail", []syscall.Signal{syscall.SIGTERM},
+			"a failed drain is a failure", "fail",
+			[]syscall.Signal{syscall.SIGTERM},
 			command.ExitFailure, "csi-hostpath: a call was cut off",
 		},
 		{
-			"a second signal exits at once", "hang", []syscall.Signal{syscall.SIGTERM, syscall.SIGTERM},
+			"a second signal exits at once", "hang",
+			[]syscall.Signal{syscall.SIGTERM, syscall.SIGTERM},
 			command.ExitFailure, "Exiting at once",
 		},
 	} {

@@ -1,7 +1,6 @@
 package router
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +31,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
 const (
@@ -51,12 +51,12 @@ type cluster struct {
 	client   csi.ControllerClient
 	identity csi.IdentityClient
 	registry *prometheus.Registry
-	log      *syncBuffer
+	log      *process.Log
 }
 
 func newCluster(t *testing.T, opts Options) *cluster {
 	t.Helper()
-	c := &cluster{t: t, registry: prometheus.NewRegistry(), log: &syncBuffer{}}
+	c := &cluster{t: t, registry: prometheus.NewRegistry(), log: &process.Log{}}
 	opts.DriverName, opts.Namespace, opts.Registerer = driverName, "csi-hostpath", c.registry
 	opts.Logger = textlogger.NewLogger(
 		textlogger.NewConfig(textlogger.Output(c.log), textlogger.Verbosity(3)))
@@ -65,24 +65,6 @@ func newCluster(t *testing.T, opts Options) *cluster {
 	c.client, c.identity = csi.NewControllerClient(conn), csi.NewIdentityClient(conn)
 	t.Cleanup(c.Close)
 	return c
-}
-
-// syncBuffer is a log to which goroutines write while the test reads.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // serve serves until the test ends, and returns a connection.
@@ -117,7 +99,7 @@ type testNode struct {
 	name  string
 	conn  *grpc.ClientConn
 	link  *link.Link
-	log   *syncBuffer
+	log   *process.Log
 	calls chan string // the methods of the calls, as they arrive
 
 	mu     sync.Mutex
@@ -178,7 +160,7 @@ func (c *cluster) newNode(name string, pools ...string) *testNode {
 	c.t.Helper()
 	disks.RequireRoot(c.t)
 	n := &testNode{
-		c: c, name: name, log: &syncBuffer{}, pushed: make(chan struct{}),
+		c: c, name: name, log: &process.Log{}, pushed: make(chan struct{}),
 		calls: make(chan string, 10_000),
 	}
 	for _, p := range pools {

@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +23,7 @@ import (
 	"k8s.io/klog/v2/textlogger"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -57,34 +57,16 @@ func (fakeController) CreateVolume(
 	}, nil
 }
 
-// syncBuffer is a log to which the server's goroutines write while the test reads.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 // edge is a server with all interceptors and a fake controller, with its log and metrics.
 type edge struct {
 	client   csi.ControllerClient
-	log      *syncBuffer
+	log      *process.Log
 	registry *prometheus.Registry
 }
 
 func newEdge(t testing.TB, verbosity int, first ...grpc.ServerOption) edge {
 	t.Helper()
-	e := edge{log: &syncBuffer{}, registry: prometheus.NewRegistry()}
+	e := edge{log: &process.Log{}, registry: prometheus.NewRegistry()}
 	logger := textlogger.NewLogger(
 		textlogger.NewConfig(textlogger.Output(e.log), textlogger.Verbosity(verbosity)),
 	)
