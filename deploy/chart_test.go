@@ -28,7 +28,7 @@ import (
 
 const (
 	manifestFile = "kubernetes/csi-hostpath.yaml"
-	centralFile  = "kubernetes/csi-hostpath-central.yaml"
+	nodeFile     = "kubernetes/csi-hostpath-node.yaml"
 	chart        = "helm/csi-hostpath"
 	helmProgram  = "../bin/tools/helm"
 )
@@ -283,13 +283,10 @@ func TestSnapshotsAreOfferedWhenAskedFor(t *testing.T) {
 		}
 		return n
 	}
-	without := kinds("{placer: {enabled: false}, resizer: {enabled: false}}")
-	with := kinds("{placer: {enabled: false}, resizer: {enabled: false}, " +
-		"snapshotter: {enabled: true}, snapshotController: {enabled: true, crds: true}}")
+	without, with := kinds(""), kinds(everything)
 	for kind, want := range map[string]int{"VolumeSnapshotClass": 1, "CustomResourceDefinition": 3, "Deployment": 1} {
-		if without[kind] != 0 || with[kind] != want {
-			t.Errorf("%d of kind %s without snapshots, %d with, want 0 and %d", without[kind], kind,
-				with[kind], want)
+		if more := with[kind] - without[kind]; more != want {
+			t.Errorf("snapshots add %d of kind %s, want %d", more, kind, want)
 		}
 	}
 }
@@ -297,7 +294,7 @@ func TestSnapshotsAreOfferedWhenAskedFor(t *testing.T) {
 func TestDriverAcceptsWhatTheChartTellsIt(t *testing.T) {
 	for name, values := range map[string]string{
 		"defaults": "",
-		"central":  central,
+		"node":     node,
 		"everything": `
 driverName: local.example.com
 kubeletDir: /var/lib/k0s/kubelet
@@ -430,7 +427,7 @@ func seesPools(t *testing.T, pod podSpec, cfg config.Config) {
 }
 
 func TestNodeNeverHasTwoDrivers(t *testing.T) {
-	for _, file := range []string{manifestFile, centralFile} {
+	for _, file := range []string{manifestFile, nodeFile} {
 		got := only(t, manifestsIn(t, file), "DaemonSet").Spec.UpdateStrategy.RollingUpdate
 		if want := (map[string]string{"maxUnavailable": "1", "maxSurge": "0"}); !maps.Equal(got, want) {
 			t.Errorf("%s: rolling update with %v, want %v", file, got, want)
@@ -441,7 +438,7 @@ func TestNodeNeverHasTwoDrivers(t *testing.T) {
 // An upgrade from one deployment to the other replaces the drivers one after the other: the
 // DaemonSet keeps its name and its selector, which nobody can change.
 func TestDeploymentsShareTheirDaemonSet(t *testing.T) {
-	node, central := only(t, manifests(t), "DaemonSet"), only(t, manifestsIn(t, centralFile), "DaemonSet")
+	central, node := only(t, manifests(t), "DaemonSet"), only(t, manifestsIn(t, nodeFile), "DaemonSet")
 	if node.Metadata.Name != central.Metadata.Name ||
 		!maps.Equal(node.Spec.Selector.MatchLabels, central.Spec.Selector.MatchLabels) {
 		t.Errorf("DaemonSets %s and %s with selectors %v and %v", node.Metadata.Name,
@@ -481,7 +478,7 @@ func TestValuesThatCannotWorkAreRefused(t *testing.T) {
 		{"unknown key of a host path", "config: {hostPaths: [{path: /srv, readonly: true}]}", "additional properties 'readonly' not allowed"},
 		{"root as a sidecar's user", "sidecars: {uid: 0}", "minimum: got 0, want 1"},
 		{
-			"certificate without its authority", "{deployment: central, controller: {tls: {secret: a}}}",
+			"certificate without its authority", "controller: {tls: {secret: a}}",
 			"give both secret and authorityConfigMap",
 		},
 		{"driver name in capitals", "driverName: Local", "does not match pattern"},

@@ -1,6 +1,7 @@
 package deploy_test
 
 import (
+	"fmt"
 	"maps"
 	"reflect"
 	"regexp"
@@ -29,9 +30,9 @@ type networkRule struct {
 
 const (
 	everything = "{snapshotter: {enabled: true}, snapshotController: {enabled: true, crds: true}}"
-	central    = "deployment: central"
-	// centralEverything is everything, in the central deployment.
-	centralEverything = "{deployment: central, snapshotter: {enabled: true}, " +
+	node       = "deployment: node"
+	// nodeEverything is everything, in node deployment.
+	nodeEverything = "{deployment: node, snapshotter: {enabled: true}, " +
 		"snapshotController: {enabled: true, crds: true}}"
 )
 
@@ -55,7 +56,7 @@ func podsOf(objects []object) map[string]object {
 
 // Only the nodes' pods, and neither other pods nor the nodes themselves, reach the link's port.
 func TestOnlyNodesReachTheLink(t *testing.T) {
-	objects := render(t, "{deployment: central, controller: {linkPort: 7777}}")
+	objects := render(t, "{controller: {linkPort: 7777}}")
 	policy := policyOfPod(t, objects, podsOf(objects)[controllerPods])
 	links := 0
 	for _, rule := range policy.Ingress {
@@ -83,7 +84,7 @@ func TestOnlyNodesReachTheLink(t *testing.T) {
 
 // A DaemonSet that took the controller's pods for its own would end them.
 func TestControllersPodsAreNotTheDrivers(t *testing.T) {
-	pods := podsOf(render(t, centralEverything))
+	pods := podsOf(render(t, everything))
 	for name, pod := range pods {
 		matches := true
 		for key, value := range pods[driverPods].Spec.Selector.MatchLabels {
@@ -97,7 +98,7 @@ func TestControllersPodsAreNotTheDrivers(t *testing.T) {
 
 func TestNetworkPolicyLetsInOnlyToTheMetrics(t *testing.T) {
 	for _, values := range []string{
-		"", "resizer: {enabled: false}", everything, central, centralEverything,
+		"", "resizer: {enabled: false}", everything, node, nodeEverything,
 	} {
 		objects := render(t, values)
 		for kind, pod := range podsOf(objects) {
@@ -154,18 +155,44 @@ func policyOfPod(t *testing.T, objects []object, pod object) networkPolicy {
 	return found[0]
 }
 
+// The way out: the API server for those who have a token, and in the central deployment from the
+// drivers to the controller, whose addresses are in DNS.
 func TestNetworkPolicyNamesWhoMayScrapeAndTheWayOut(t *testing.T) {
-	objects := render(t, "networkPolicy: {scrapers: [{podSelector: {matchLabels: {app: prometheus}}}], "+
-		"egress: {enabled: true, to: [{ipBlock: {cidr: 192.0.2.10/32}}], ports: [16443]}}")
-	policy := policyOfPod(t, objects, podsOf(objects)[driverPods])
-	if len(policy.Ingress) != 1 || len(policy.Ingress[0].From) != 1 {
-		t.Errorf("anybody may scrape: %+v", policy.Ingress)
+	const values = "networkPolicy: {scrapers: [{podSelector: {matchLabels: {app: prometheus}}}], " +
+		"egress: {enabled: true, to: [{ipBlock: {cidr: 192.0.2.10/32}}], ports: [16443]}}"
+	const server = "16443 to 1"
+	for deployment, want := range map[string]map[string][]string{
+		"central": {driverPods: {"9820 to 1", "53 53 to 0"}, controllerPods: {server}},
+		"node":    {driverPods: {server}, driverPods + "-placer": {server}},
+	} {
+		objects := render(t, values+"\ndeployment: "+deployment)
+		pods := podsOf(objects)
+		if len(pods) != len(want) {
+			t.Errorf("%s: the pods are %q", deployment, slices.Sorted(maps.Keys(pods)))
+		}
+		for name, ways := range want {
+			policy := policyOfPod(t, objects, pods[name])
+			if len(policy.Ingress) == 0 || len(policy.Ingress[len(policy.Ingress)-1].From) != 1 {
+				t.Errorf("%s: anybody may scrape %s: %+v", deployment, name, policy.Ingress)
+			}
+			if got := waysOut(policy); !slices.Equal(got, ways) ||
+				!slices.Equal(policy.PolicyTypes, []string{"Ingress", "Egress"}) {
+				t.Errorf("%s: %s has the ways out %q, want %q: %+v", deployment, name, got, ways, policy)
+			}
+		}
 	}
-	if len(policy.Egress) != 1 || len(policy.Egress[0].To) != 1 ||
-		policy.Egress[0].Ports[0].Port != 16443 ||
-		!slices.Equal(policy.PolicyTypes, []string{"Ingress", "Egress"}) {
-		t.Errorf("the way out: %+v", policy)
+}
+
+// waysOut are the ports of each egress rule, and to how many peers: none stands for everybody.
+func waysOut(policy networkPolicy) (ways []string) {
+	for _, rule := range policy.Egress {
+		way := ""
+		for _, p := range rule.Ports {
+			way += fmt.Sprintf("%d ", p.Port)
+		}
+		ways = append(ways, fmt.Sprintf("%sto %d", way, len(rule.To)))
 	}
+	return ways
 }
 
 func TestOnlyTheDriverIsPrivileged(t *testing.T) {
@@ -178,8 +205,8 @@ func TestOnlyTheDriverIsPrivileged(t *testing.T) {
 	privileged := map[string]any{"privileged": true, "readOnlyRootFilesystem": true, "runAsUser": 0}
 	containers := 0
 	pods := podsOf(render(t, everything))
-	for name, pod := range podsOf(render(t, centralEverything)) {
-		pods["central "+name] = pod
+	for name, pod := range podsOf(render(t, nodeEverything)) {
+		pods["node "+name] = pod
 	}
 	for kind, pod := range pods {
 		spec := pod.Spec.Template.Spec
@@ -204,7 +231,7 @@ func TestOnlyTheDriverIsPrivileged(t *testing.T) {
 }
 
 func TestOnlyTheDriverSeesTheNode(t *testing.T) {
-	for _, values := range []string{everything, centralEverything} {
+	for _, values := range []string{everything, nodeEverything} {
 		for name, o := range podsOf(render(t, values)) {
 			pod := o.Spec.Template.Spec
 			hostPaths := map[string]bool{}
@@ -226,7 +253,7 @@ func TestOnlyTheDriverSeesTheNode(t *testing.T) {
 
 // In the central deployment a node has one container, whose token is taken by the controller alone.
 func TestNodeOfTheCentralDeploymentHasNoTokenForTheAPI(t *testing.T) {
-	objects := render(t, centralEverything)
+	objects := render(t, everything)
 	pod := only(t, objects, "DaemonSet").Spec.Template.Spec
 	if token := pod.AutomountServiceAccountToken; len(pod.Containers) != 1 || token == nil || *token {
 		t.Errorf("a node has %d containers; automountServiceAccountToken %v", len(pod.Containers), token)
@@ -257,7 +284,7 @@ func TestNodeOfTheCentralDeploymentHasNoTokenForTheAPI(t *testing.T) {
 
 // What the driver is told must be what the controller asks for.
 func TestNodesAndControllerAgree(t *testing.T) {
-	objects := render(t, "{deployment: central, serviceAccount: {name: mine}, controller: {linkPort: 7777}}")
+	objects := render(t, "{serviceAccount: {name: mine}, controller: {linkPort: 7777}}")
 	node := podsOf(objects)[driverPods].Spec.Template.Spec.Containers[0]
 	controller := podsOf(objects)[controllerPods].Spec.Template.Spec.Containers[0]
 	for _, want := range []string{
@@ -287,7 +314,7 @@ func TestNodesAndControllerAgree(t *testing.T) {
 // emptied by each upgrade.
 func TestAuthorityIsLeftToTheController(t *testing.T) {
 	const name = "test-csi-hostpath-controller-ca"
-	objects := render(t, central)
+	objects := render(t, "")
 	for _, kind := range []string{"Secret", "ConfigMap"} {
 		found := false
 		for _, o := range objects {
@@ -302,7 +329,7 @@ func TestAuthorityIsLeftToTheController(t *testing.T) {
 			t.Errorf("no %s %s", kind, name)
 		}
 	}
-	for _, o := range render(t, "{deployment: central, controller: {tls: {secret: a, authorityConfigMap: b}}}") {
+	for _, o := range render(t, "{controller: {tls: {secret: a, authorityConfigMap: b}}}") {
 		if o.Kind == "Secret" || o.Metadata.Name == name {
 			t.Errorf("%s %s is there beside an authority of others", o.Kind, o.Metadata.Name)
 		}
@@ -311,7 +338,7 @@ func TestAuthorityIsLeftToTheController(t *testing.T) {
 
 // The privileged driver has no business with the API server.
 func TestOnlySidecarsHaveAToken(t *testing.T) {
-	pod := only(t, render(t, everything), "DaemonSet").Spec.Template.Spec
+	pod := only(t, render(t, nodeEverything), "DaemonSet").Spec.Template.Spec
 	if token := pod.AutomountServiceAccountToken; token == nil || *token {
 		t.Error("every container gets a token of the service account")
 	}
@@ -375,15 +402,16 @@ func TestImagesArePinned(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
 	byTag, byDigest := map[string]string{}, map[string]string{}
 	for values, into := range map[string]map[string]string{
-		everything: byTag, centralEverything: byTag,
+		everything: byTag, nodeEverything: byTag,
 		strings.ReplaceAll(`
+deployment: node
 image: {digest: D}
 provisioner: {image: {digest: D}}
 resizer: {image: {digest: D}}
 snapshotter: {enabled: true, image: {digest: D}}
 snapshotController: {enabled: true, image: {digest: D}}
 `, "D", digest): byDigest,
-		"{deployment: central, image: {digest: '" + digest + "'}}": byDigest,
+		"image: {digest: '" + digest + "'}": byDigest,
 	} {
 		for _, pod := range podsOf(render(t, values)) {
 			for _, c := range pod.Spec.Template.Spec.Containers {

@@ -68,7 +68,7 @@ func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
 		for _, rights := range want {
 			maps.Copy(all, rights)
 		}
-		if got := rights(without(render(t, values), "-placer")); !reflect.DeepEqual(got, all) {
+		if got := rights(without(render(t, node+"\n"+values), "-placer")); !reflect.DeepEqual(got, all) {
 			t.Errorf("%q: got %v\nwant %v", values, got, all)
 		}
 	}
@@ -84,7 +84,7 @@ func without(objects []object, suffix string) []object {
 // The resizer runs beside the placer, with its service account.
 func TestPlacerHasTheseRightsAndNoOther(t *testing.T) {
 	rightsWith := func(values string) map[string][]string {
-		return rights(slices.DeleteFunc(render(t, values), func(o object) bool {
+		return rights(slices.DeleteFunc(render(t, node+"\n"+values), func(o object) bool {
 			return !strings.HasSuffix(o.Metadata.Name, "-placer")
 		}))
 	}
@@ -100,16 +100,16 @@ func TestPlacerHasTheseRightsAndNoOther(t *testing.T) {
 		snapshots + "contents":                      {"get"},
 		"Role coordination.k8s.io/leases":           {"get", "update", "create"},
 	}
-	without := rightsWith("{snapshotter: {enabled: true}, resizer: {enabled: false}}")
+	without := rightsWith("snapshotter: {enabled: true}\nresizer: {enabled: false}")
 	if !reflect.DeepEqual(without, want) {
 		t.Errorf("without the resizer: got %v\nwant %v", without, want)
 	}
 	want["ClusterRole /persistentvolumes"] = append(want["ClusterRole /persistentvolumes"], "patch")
 	want["ClusterRole /persistentvolumeclaims/status"] = []string{"patch"}
-	if got := rightsWith(everything); !reflect.DeepEqual(got, want) {
+	if got := rightsWith(inBlocks); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v\nwant %v", got, want)
 	}
-	for _, o := range render(t, "{placer: {enabled: false}, resizer: {enabled: false}}") {
+	for _, o := range render(t, "{deployment: node, placer: {enabled: false}, resizer: {enabled: false}}") {
 		if strings.HasSuffix(o.Metadata.Name, "-placer") {
 			t.Errorf("%s %s is there", o.Kind, o.Metadata.Name)
 		}
@@ -117,7 +117,7 @@ func TestPlacerHasTheseRightsAndNoOther(t *testing.T) {
 }
 
 func TestSnapshotControllerHasTheseRightsAndNoOther(t *testing.T) {
-	objects := slices.DeleteFunc(render(t, everything), func(o object) bool {
+	objects := slices.DeleteFunc(render(t, nodeEverything), func(o object) bool {
 		return !strings.HasSuffix(o.Metadata.Name, "-snapshots")
 	})
 	const snapshots = "ClusterRole snapshot.storage.k8s.io/volumesnapshot"
@@ -171,7 +171,7 @@ func TestControllerHasTheseRightsAndNoOther(t *testing.T) {
 		for _, rights := range want {
 			maps.Copy(all, rights)
 		}
-		if got := rights(render(t, central+"\n"+values)); !reflect.DeepEqual(got, all) {
+		if got := rights(render(t, values)); !reflect.DeepEqual(got, all) {
 			t.Errorf("%q: got %v\nwant %v", values, got, all)
 		}
 	}
@@ -189,7 +189,7 @@ func TestControllerHasItsSecretAndLeasesByName(t *testing.T) {
 		},
 	}
 	got := map[string][]string{}
-	for _, o := range render(t, "{deployment: central, snapshotter: {enabled: true}, driverName: local.example.com}") {
+	for _, o := range render(t, "{snapshotter: {enabled: true}, driverName: local.example.com}") {
 		for _, r := range o.Rules {
 			for _, resource := range r.Resources {
 				if want[resource] != nil && !slices.Equal(r.Verbs, []string{"create"}) {
@@ -224,9 +224,9 @@ func rights(objects []object) map[string][]string {
 func TestEveryRightToChangeHasAPolicy(t *testing.T) {
 	for _, values := range []string{
 		"", "resizer: {enabled: false}", "snapshotter: {enabled: true}",
-		"{resizer: {enabled: false}, snapshotter: {enabled: true}, driverName: local.example.com}",
+		"resizer: {enabled: false}\nsnapshotter: {enabled: true}\ndriverName: local.example.com",
 	} {
-		objects := render(t, values)
+		objects := render(t, node+"\n"+values)
 		for _, account := range []string{driverPods, driverPods + "-placer"} {
 			checkPolicies(t, values, objects, account)
 		}
@@ -293,8 +293,8 @@ func operationsWithPolicies(t *testing.T, objects []object, account string) map[
 }
 
 func TestPoliciesCanBeLeftOut(t *testing.T) {
-	for _, o := range render(t, "{snapshotter: {enabled: true}, snapshotController: {enabled: true}, "+
-		"admissionPolicy: {enabled: false}}") {
+	for _, o := range render(t, "{deployment: node, snapshotter: {enabled: true}, "+
+		"snapshotController: {enabled: true}, admissionPolicy: {enabled: false}}") {
 		if strings.HasPrefix(o.Kind, "ValidatingAdmissionPolicy") {
 			t.Errorf("%s %s is there", o.Kind, o.Metadata.Name)
 		}
@@ -304,8 +304,8 @@ func TestPoliciesCanBeLeftOut(t *testing.T) {
 // The policies are for the service accounts of the chart, whatever their names.
 func TestPoliciesAreForTheServiceAccounts(t *testing.T) {
 	users := map[string]bool{}
-	for _, o := range render(t, "{serviceAccount: {name: mine}, snapshotter: {enabled: true}, "+
-		"snapshotController: {enabled: true}}") {
+	for _, o := range render(t, "{deployment: node, serviceAccount: {name: mine}, "+
+		"snapshotter: {enabled: true}, snapshotController: {enabled: true}}") {
 		for _, c := range o.Spec.MatchConditions {
 			users[c.Expression] = true
 		}
@@ -324,7 +324,7 @@ func TestPoliciesAreForTheServiceAccounts(t *testing.T) {
 func TestPolicyKnowsTheDriversMountOptions(t *testing.T) {
 	list := regexp.MustCompile(`mountOptions\.orValue\(\[\]\)\.all\(o,\s*o in \[([^\]]*)\]\)`)
 	var got []string
-	for _, o := range render(t, "") {
+	for _, o := range render(t, node) {
 		for _, v := range o.Spec.Validations {
 			if m := list.FindStringSubmatch(v.Expression); m != nil {
 				for option := range strings.SplitSeq(m[1], ", ") {

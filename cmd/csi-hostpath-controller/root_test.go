@@ -41,8 +41,8 @@ func TestChartGivesFlagsThatTheProgramHas(t *testing.T) {
 		register      func(*pflag.FlagSet)
 		validate      func() error
 	}{
-		{"csi-hostpath-central.yaml", "serve", serve.register, serve.validate},
-		{"csi-hostpath.yaml", "place", place.register, place.validate},
+		{"csi-hostpath.yaml", "serve", serve.register, serve.validate},
+		{"csi-hostpath-node.yaml", "place", place.register, place.validate},
 	} {
 		args := argumentsIn(t, "../../deploy/kubernetes/"+c.file)
 		set := pflag.NewFlagSet(c.command, pflag.ContinueOnError)

@@ -35,7 +35,7 @@ func TestClaimGrowsWhileItsPodWrites(t *testing.T) {
 	// More than the pool has: events say so, and the volume stays as it was. They are the claim's
 	// where the controller is asked first, else the pod's, because kubelet asks.
 	kind, name := "pod", "app"
-	if isCentral() {
+	if *deployment == "central" {
 		kind, name = "pvc", "data"
 	}
 	grow(t, ns, "data", "1Ti")

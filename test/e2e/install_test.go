@@ -57,9 +57,6 @@ storageClasses:
     parameters: {backing: image, csi.storage.k8s.io/fstype: xfs}
 `
 
-// isCentral reports whether the tests run on the central deployment.
-func isCentral() bool { return *deployment == "central" }
-
 // onlyIn skips a test of the other deployment.
 func onlyIn(t *testing.T, name string) {
 	t.Helper()
@@ -224,8 +221,8 @@ func TestUninstallKeepsDataAndReinstallFindsIt(t *testing.T) {
 func plainManifests(t *testing.T) string {
 	t.Helper()
 	file := "deploy/kubernetes/csi-hostpath.yaml"
-	if isCentral() {
-		file = "deploy/kubernetes/csi-hostpath-central.yaml"
+	if *deployment == "node" {
+		file = "deploy/kubernetes/csi-hostpath-node.yaml"
 	}
 	content, err := os.ReadFile(filepath.Join(root, file))
 	if err != nil {

@@ -33,7 +33,7 @@ var (
 	// Not the default name of test/cluster: the cluster that somebody tries things on is left alone.
 	clusterName = flag.String("name", "e2e", "the cluster's name, when several run side by side")
 	helm        = flag.String("helm", "", "path of the helm program")
-	deployment  = flag.String("deployment", "node", "the chart's deployment: node or central")
+	deployment  = flag.String("deployment", "central", "the chart's deployment: central or node")
 	logs        = flag.String("logs", "", "directory for every component's log when a test fails")
 	archive     = flag.String("image", "",
 		"archive of the driver's image; default: built from the Dockerfile")
@@ -50,7 +50,7 @@ var (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if *deployment != "node" && *deployment != "central" {
-		fmt.Println("e2e: -deployment is node or central, not", *deployment)
+		fmt.Println("e2e: -deployment is central or node, not", *deployment)
 		os.Exit(2)
 	}
 	if os.Geteuid() != 0 {
