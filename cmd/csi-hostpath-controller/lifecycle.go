@@ -56,6 +56,7 @@ func (l *leadership) follow(
 	options.Metrics = lifecycle.NewMetrics()
 	registry.MustRegister(options.Metrics)
 	var stop func()
+	options.Component = controllerName
 	options.Recorder, stop = kube.NewEventRecorder(ctx, options.Client, controllerName)
 	defer stop()
 	lease := kube.Lease{Namespace: o.namespace, Name: leaseOf(options.DriverName), Identity: name}
@@ -76,6 +77,12 @@ type linkedNodes struct{ router *router.Router }
 
 // OfPool implements lifecycle.Nodes.
 func (n linkedNodes) OfPool(pool volume.PoolID) (string, bool) { return n.router.NodeOf(pool) }
+
+// Pool implements lifecycle.Nodes.
+func (n linkedNodes) Pool(id volume.PoolID) (lifecycle.Pool, bool) {
+	p, usable := n.router.Pool(id)
+	return lifecycle.Pool{Name: p.Name, Node: p.Node, EnforcesSizes: p.EnforcesSizes}, usable
+}
 
 // IsLinked implements lifecycle.Nodes.
 func (n linkedNodes) IsLinked(value string) bool { return n.router.IsLinked(value) }

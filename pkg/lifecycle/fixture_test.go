@@ -27,6 +27,8 @@ import (
 const (
 	driver = "hostpath.csi.local"
 	pool   = "bbbbbbbbbbbb"
+	// enforcing is a pool that enforces sizes.
+	enforcing = "dddddddddddd"
 	// provisionedName is a name that external-provisioner gives.
 	provisionedName = "pvc-6f1d8b0e-4a57-4c0f-9d0a-0c5be1a7a2f1"
 )
@@ -104,7 +106,8 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 			snapshotResource("volumesnapshots"):        "VolumeSnapshotList",
 			snapshotResource("volumesnapshotcontents"): "VolumeSnapshotContentList",
 		}, snapshots...)
-	w.options = Options{Client: w.client, Dynamic: w.dynamic, Recorder: w.recorder, DriverName: driver}
+	w.options = Options{Client: w.client, Dynamic: w.dynamic, Recorder: w.recorder,
+		Component: "csi-hostpath-controller", DriverName: driver}
 	return w
 }
 

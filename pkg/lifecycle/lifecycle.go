@@ -33,6 +33,8 @@ import (
 type Nodes interface {
 	// OfPool is the name of the node that has the pool, if that is known.
 	OfPool(pool volume.PoolID) (node string, ok bool)
+	// Pool is the pool with an ID, if its node is linked and can use it.
+	Pool(id volume.PoolID) (pool Pool, usable bool)
 	// IsLinked says whether the node with a topology value is linked now.
 	IsLinked(value string) bool
 	// Volumes are the IDs of the volumes of a node that is linked. What is not linked, or cannot be
@@ -43,13 +45,22 @@ type Nodes interface {
 // Volume is a volume as its node has it.
 type Volume struct{ ID, Node string }
 
-// Options say for which driver, and with what, a Controller works. Client, Dynamic, Recorder and
-// DriverName must be set.
+// Pool is a pool as its node has it.
+type Pool struct {
+	Name, Node string
+	// EnforcesSizes says whether a directory of the pool cannot grow beyond its volume's size.
+	EnforcesSizes bool
+}
+
+// Options say for which driver, and with what, a Controller works. Client, Dynamic, Recorder,
+// Component and DriverName must be set.
 type Options struct {
 	Client kubernetes.Interface
 	// Dynamic reads snapshots, which a cluster need not have.
-	Dynamic    dynamic.Interface
-	Recorder   record.EventRecorder
+	Dynamic  dynamic.Interface
+	Recorder record.EventRecorder
+	// Component is who sends events, as the Recorder has it.
+	Component  string
 	DriverName string
 	// Nodes is what linked nodes say. nil in node deployment: then persistent volumes and the labels
 	// of snapshots say on which node a pool is.
@@ -66,6 +77,7 @@ type Controller struct {
 	cluster *cluster
 	placer  *placer
 	waiting *waiting
+	sizes   *sizes     // nil: nothing says which pools enforce sizes
 	gone    *goneNodes // nil: not wanted
 	orphans *orphans   // nil: no node is linked
 }
@@ -92,6 +104,9 @@ func New(o Options) (*Controller, error) {
 	if o.Nodes == nil {
 		return made, nil
 	}
+	if made.sizes, err = newSizes(o, cluster); err != nil {
+		return nil, err
+	}
 	made.orphans = &orphans{cluster: cluster, nodes: o.Nodes, metrics: m}
 	if o.NodeGoneAfter > 0 {
 		made.gone = &goneNodes{
@@ -114,6 +129,10 @@ func (c *Controller) Run(ctx context.Context) {
 	}
 	c.placer.start(ctx, &wg)
 	c.waiting.start(ctx, &wg)
+	if c.sizes != nil {
+		defer c.sizes.queue.ShutDown()
+		c.sizes.start(ctx, &wg)
+	}
 	if c.gone != nil {
 		wg.Go(func() { c.gone.run(ctx) })
 	}

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -64,6 +65,7 @@ type persistentVolume struct {
 	metav1.ObjectMeta
 	ours   bool
 	handle string // the volume ID
+	access volume.AccessType
 	node   string // the topology value of its node
 	// claim is the claim that the volume is for, "namespace/name"; it may be gone.
 	claim     string
@@ -91,11 +93,25 @@ func (s slimmer) volume(from *corev1.PersistentVolume) *persistentVolume {
 	if ref := from.Spec.ClaimRef; ref != nil {
 		v.claim, v.claimUID = ref.Namespace+"/"+ref.Name, ref.UID
 	}
+	v.CreationTimestamp = from.CreationTimestamp
+	v.access = accessOf(&from.Spec)
 	v.deletes = from.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete
 	v.released = from.Status.Phase == corev1.VolumeReleased || from.Status.Phase == corev1.VolumeFailed
 	v.madeBy = from.Annotations[provisionedBy]
 	v.goneSince = from.Annotations[s.driverName+goneSince]
 	return v
+}
+
+// accessOf is how the volume was asked for: external-provisioner writes the filesystem of the class.
+func accessOf(from *corev1.PersistentVolumeSpec) volume.AccessType {
+	if mode := from.VolumeMode; mode != nil && *mode == corev1.PersistentVolumeBlock {
+		return volume.AccessType{Block: true}
+	}
+	fsType, err := volume.ParseFSType(from.CSI.FSType)
+	if err != nil { // somebody has written it by hand
+		return volume.AccessType{}
+	}
+	return volume.AccessType{FSType: fsType}
 }
 
 // nodeIn is the topology value in what external-provisioner makes of a topology: a term with one
@@ -137,16 +153,35 @@ type class struct {
 	waits bool
 	// releases says that claims of a node that was deleted are given up.
 	releases bool
+	// parameters say what its volumes are; nil: they cannot be read, or it is another driver's class.
+	parameters *volume.Parameters
 }
 
 func (s slimmer) class(from *storagev1.StorageClass) *class {
 	mode := from.VolumeBindingMode
-	return &class{
+	c := &class{
 		ObjectMeta: slimMeta(from),
 		ours:       from.Provisioner == s.driverName,
 		releases:   from.Annotations[s.driverName+nodeGone] == release,
 		waits:      mode != nil && *mode == storagev1.VolumeBindingWaitForFirstConsumer,
 	}
+	if c.ours {
+		c.parameters = parametersOf(from)
+	}
+	return c
+}
+
+// parametersOf are those that the driver gets: external-provisioner keeps its own.
+func parametersOf(from *storagev1.StorageClass) *volume.Parameters {
+	own := maps.Clone(from.Parameters)
+	maps.DeleteFunc(own, func(key, _ string) bool {
+		return key == "fstype" || strings.HasPrefix(key, "csi.storage.k8s.io/")
+	})
+	parameters, err := volume.ParseParameters(own)
+	if err != nil { // no volume can be made of this class
+		return nil
+	}
+	return &parameters
 }
 
 // node is a Node.

@@ -24,6 +24,12 @@ func (l linked) OfPool(p volume.PoolID) (string, bool) {
 	return node, ok
 }
 
+// Pool implements Nodes: the pool "dddddddddddd" enforces sizes.
+func (l linked) Pool(p volume.PoolID) (Pool, bool) {
+	node, ok := l[p]
+	return Pool{Name: "default", Node: node, EnforcesSizes: p == enforcing}, ok
+}
+
 // IsLinked implements Nodes: every pool's node is linked.
 func (l linked) IsLinked(value string) bool {
 	for _, node := range l {

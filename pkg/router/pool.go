@@ -29,6 +29,7 @@ type poolState struct {
 	available      int64 // bytes that the next volume may have
 	allowMultiNode bool
 	limitsInodes   bool
+	enforcesSizes  bool
 	entries        int64 // volumes or snapshots, whichever are more
 
 	placed   *placed
@@ -55,6 +56,7 @@ func newPool(pushed *linkpb.Pool, before []*poolState) *poolState {
 		available:      max(0, pushed.GetAvailableBytes()),
 		allowMultiNode: pushed.GetAllowMultiNode(),
 		limitsInodes:   pushed.GetLimitsInodes(),
+		enforcesSizes:  pushed.GetEnforcesSizes(),
 		entries:        max(0, pushed.GetVolumes(), pushed.GetSnapshots()),
 	}
 	// A UUID that is none names no pool.

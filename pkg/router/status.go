@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // NodeStatus is what the router knows of a node.
@@ -27,6 +29,30 @@ type PoolStatus struct {
 	Name     string
 	Optional bool
 	Reason   string
+}
+
+// PoolDetails are what the router knows of a pool that can be used.
+type PoolDetails struct {
+	// Name is the pool's in the configuration of its node.
+	Name, Node string
+	// EnforcesSizes says whether a directory of the pool cannot grow beyond its volume's size.
+	EnforcesSizes bool
+}
+
+// Pool is the pool with an ID, if its node is linked and can use it.
+func (r *Router) Pool(id volume.PoolID) (details PoolDetails, usable bool) {
+	r.fleet.mu.RLock()
+	defer r.fleet.mu.RUnlock()
+	n := r.fleet.owners[id].node
+	if n == nil || n.link == nil {
+		return PoolDetails{}, false
+	}
+	for _, p := range n.pools {
+		if p.id == id && p.isReady() {
+			return PoolDetails{Name: p.name, Node: n.name, EnforcesSizes: p.enforcesSizes}, true
+		}
+	}
+	return PoolDetails{}, false
 }
 
 // Nodes lists the nodes that are linked, and those that were within a day, by their names.

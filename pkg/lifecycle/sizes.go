@@ -1,0 +1,143 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/kube"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const reasonNotEnforced = "SizeNotEnforced"
+
+const (
+	// tellSizeWithin is how old a volume may be when its owner is told. The API server keeps an event
+	// for an hour by default, and refuses another one of its name. So nobody is told twice.
+	tellSizeWithin = 30 * time.Minute
+	// sizeRetry is when a volume is looked at again whose pool cannot be seen, or whose event could
+	// not be sent.
+	sizeRetry = 30 * time.Second
+)
+
+// sizes tells the owners of claims, once, that nothing keeps their volumes within their sizes. It
+// writes nothing else: neither for a volume whose size is enforced, nor to the volumes.
+type sizes struct {
+	client    kubernetes.Interface
+	cluster   *cluster
+	nodes     Nodes
+	component string
+	queue     workqueue.TypedDelayingInterface[string]
+
+	mu   sync.Mutex
+	told map[types.UID]time.Time // when volumes were made whose owners have been told
+}
+
+func newSizes(o Options, c *cluster) (*sizes, error) {
+	s := &sizes{
+		client: o.Client, cluster: c, nodes: o.Nodes, component: o.Component,
+		queue: workqueue.NewTypedDelayingQueue[string](),
+		told:  map[types.UID]time.Time{},
+	}
+	return s, on(c.volumes, s.changed)
+}
+
+// changed is called for each change of a volume: it looks at nothing but the volume.
+func (s *sizes) changed(name string) {
+	v, ok := get[*persistentVolume](s.cluster.volumes, name)
+	if ok && s.isDue(v) {
+		s.queue.Add(name)
+	}
+}
+
+// isDue says whether the volume is so new that nobody has been told yet.
+func (s *sizes) isDue(v *persistentVolume) bool {
+	if !v.ours || v.released || time.Since(v.CreationTimestamp.Time) > tellSizeWithin {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, told := s.told[v.UID]
+	return !told
+}
+
+// start begins to work, until the queue is shut down. The informers must have synced.
+func (s *sizes) start(ctx context.Context, wg *sync.WaitGroup) {
+	wg.Go(func() {
+		for s.next(ctx) {
+		}
+	})
+}
+
+// next looks at the next volume. False: the queue has ended.
+func (s *sizes) next(ctx context.Context) bool {
+	name, ended := s.queue.Get()
+	if ended {
+		return false
+	}
+	defer s.queue.Done(name)
+	v, ok := get[*persistentVolume](s.cluster.volumes, name)
+	if !ok || !s.isDue(v) {
+		return true
+	}
+	known, err := s.tell(ctx, v)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Nobody is told that a size is not enforced", "volume", name)
+	}
+	if err != nil || !known {
+		s.queue.AddAfter(name, sizeRetry)
+		return true
+	}
+	s.note(v)
+	return true
+}
+
+// tell sends the event if the volume can grow beyond its size. known is false while that cannot be
+// said.
+func (s *sizes) tell(ctx context.Context, v *persistentVolume) (known bool, err error) {
+	id, err := volume.ParseID(v.handle)
+	if err != nil { // a path of the host has no size
+		return true, nil
+	}
+	c, ok := get[*claim](s.cluster.claims, v.claim)
+	if !ok || c.UID != v.claimUID || c.volume != v.Name {
+		return false, nil // not bound yet
+	}
+	kind, ok := get[*class](s.cluster.classes, c.class)
+	if !ok || kind.parameters == nil { // written by hand, or the class was deleted
+		return true, nil
+	}
+	if spec, err := kind.parameters.SpecFor(v.access); err != nil || spec.IsImage() {
+		return true, nil
+	}
+	p, usable := s.nodes.Pool(id.Pool())
+	if !usable || p.EnforcesSizes {
+		return usable, nil
+	}
+	return true, kube.SendOnce(ctx, s.client, kube.OnceEvent{
+		Name: string(v.UID) + ".size-not-enforced", Component: s.component,
+		About: reference(claimKind, c), Type: corev1.EventTypeWarning, Reason: reasonNotEnforced,
+		Message: fmt.Sprintf("Nothing keeps this volume within its size, because pool %s of node %s "+
+			"enforces none: the volume can fill the disk. For sizes that hold, put the pool on a "+
+			"filesystem with quotas, or use a class with \"backing: image\".", p.Name, p.Node),
+	})
+}
+
+// note keeps that the owner has been told, or need not be, and forgets volumes that are not new.
+func (s *sizes) note(v *persistentVolume) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for uid, made := range s.told {
+		if time.Since(made) > tellSizeWithin {
+			delete(s.told, uid)
+		}
+	}
+	s.told[v.UID] = v.CreationTimestamp.Time
+}
