@@ -17,6 +17,9 @@ const (
 	maxVersion = 1
 )
 
+// versions are those of the link that one side speaks, both included. Tests have others.
+type versions struct{ lowest, highest uint32 }
+
 // refusal is why a node gets no link.
 type refusal struct {
 	reason string // the label of the metric
@@ -42,14 +45,14 @@ func refuse(reason, format string, args ...any) error {
 	return &refusal{reason, fmt.Sprintf(format, args...)}
 }
 
-// commonVersion is the highest version that both sides speak.
-func commonVersion(hello *linkpb.Hello) (uint32, error) {
-	version := min(hello.GetMaxVersion(), maxVersion)
-	if version < max(hello.GetMinVersion(), minVersion) {
+// common is the highest version that both sides speak.
+func (v versions) common(hello *linkpb.Hello) (uint32, error) {
+	version := min(hello.GetMaxVersion(), v.highest)
+	if version < max(hello.GetMinVersion(), v.lowest) {
 		return 0, refuse(reasonVersion,
 			"no common version of the link: the node (driver %s) speaks %d to %d, the controller %d to %d: "+
 				"update the older of the two", hello.GetDriverVersion(), hello.GetMinVersion(),
-			hello.GetMaxVersion(), minVersion, maxVersion)
+			hello.GetMaxVersion(), v.lowest, v.highest)
 	}
 	return version, nil
 }
@@ -59,7 +62,7 @@ func commonVersion(hello *linkpb.Hello) (uint32, error) {
 func (s *server) check(
 	ctx context.Context, hello *linkpb.Hello,
 ) (node string, version uint32, err error) {
-	version, err = commonVersion(hello)
+	version, err = s.versions.common(hello)
 	if err != nil {
 		return "", 0, err
 	}

@@ -41,6 +41,8 @@ type NodeOptions struct {
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Dial makes the connections. Default: as net.Dialer does.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	versions versions // of the link; default: those of this code
 }
 
 // nodeTiming has what tests shorten.
@@ -128,6 +130,9 @@ func listen(opts NodeOptions, timing nodeTiming) (*Listener, error) {
 	}
 	if opts.Logger.IsZero() {
 		opts.Logger = klog.Background()
+	}
+	if opts.versions == (versions{}) {
+		opts.versions = versions{minVersion, maxVersion}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Listener{
@@ -335,8 +340,8 @@ func (l *Listener) introduce(ctx context.Context, c *conn) (*standing, net.Conn,
 		return nil, nil, fmt.Errorf("TLS handshake: %w", err)
 	}
 	if err := writeMessage(secure, &linkpb.Hello{
-		MinVersion:    minVersion,
-		MaxVersion:    maxVersion,
+		MinVersion:    l.opts.versions.lowest,
+		MaxVersion:    l.opts.versions.highest,
 		Token:         token,
 		DriverName:    l.opts.DriverName,
 		DriverVersion: l.opts.DriverVersion,

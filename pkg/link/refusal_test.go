@@ -107,7 +107,8 @@ func TestNodeThatIsNotWhatItSaysIsToldSoAndGetsNoLink(t *testing.T) {
 // What a newer node says at most is what it and the controller can agree on.
 func TestVersionsThatOverlapAgree(t *testing.T) {
 	for _, tt := range []struct{ low, high, want uint32 }{{1, 1, 1}, {0, 1, 1}, {1, 9, 1}} {
-		got, err := commonVersion(&linkpb.Hello{MinVersion: tt.low, MaxVersion: tt.high})
+		hello := &linkpb.Hello{MinVersion: tt.low, MaxVersion: tt.high}
+		got, err := versions{minVersion, maxVersion}.common(hello)
 		if err != nil || got != tt.want {
 			t.Errorf("%d to %d: %d, %v", tt.low, tt.high, got, err)
 		}

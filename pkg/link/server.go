@@ -53,13 +53,14 @@ type ServerOptions struct {
 
 // server is the controller's side.
 type server struct {
-	opts    ServerOptions
-	timing  serverTiming
-	tls     *tls.Config
-	logger  klog.Logger
-	metrics *metrics
-	waiting *waiting
-	seldom  *rate.Limiter // for lines of the log that any peer can cause
+	opts     ServerOptions
+	versions versions
+	timing   serverTiming
+	tls      *tls.Config
+	logger   klog.Logger
+	metrics  *metrics
+	waiting  *waiting
+	seldom   *rate.Limiter // for lines of the log that any peer can cause
 
 	standing sync.WaitGroup // links of which the fleet thinks that they stand
 
@@ -82,8 +83,9 @@ func newServer(opts ServerOptions) *server {
 		opts.Logger = klog.Background()
 	}
 	return &server{
-		opts:   opts,
-		timing: defaultServerTiming(),
+		opts:     opts,
+		versions: versions{minVersion, maxVersion},
+		timing:   defaultServerTiming(),
 		tls: &tls.Config{
 			MinVersion:     tls.VersionTLS13,
 			GetCertificate: opts.GetCertificate,
