@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	core "k8s.io/api/core/v1"
+	storage "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -256,6 +257,34 @@ func (c *cluster) claim(name string) {
 	fixture.Must(c.t, err)
 }
 
+// wantListsWithout has a node that is not linked: lists wait for it until it is deleted.
+func (c *cluster) wantListsWithout(name string) {
+	c.t.Helper()
+	list := func() (*csi.ListVolumesResponse, error) {
+		return csi.NewControllerClient(c.sidecar).ListVolumes(c.t.Context(), &csi.ListVolumesRequest{})
+	}
+	nodes, csiNodes := c.client.CoreV1().Nodes(), c.client.StorageV1().CSINodes()
+	_, err := nodes.Create(c.t.Context(), &core.Node{ObjectMeta: metav1.ObjectMeta{Name: name}},
+		metav1.CreateOptions{})
+	fixture.Must(c.t, err)
+	_, err = csiNodes.Create(c.t.Context(), &storage.CSINode{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: storage.CSINodeSpec{Drivers: []storage.CSINodeDriver{
+			{Name: "hostpath.csi.local", NodeID: name},
+		}},
+	}, metav1.CreateOptions{})
+	fixture.Must(c.t, err)
+	fixture.Eventually(c.t, "lists wait for "+name, func() bool {
+		_, err := list()
+		return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), name)
+	})
+	fixture.Must(c.t, nodes.Delete(c.t.Context(), name, metav1.DeleteOptions{}))
+	fixture.Eventually(c.t, "lists go on without "+name, func() bool {
+		got, err := list()
+		return err == nil && len(got.GetEntries()) == 1
+	})
+}
+
 func TestClaimsGetVolumesThroughTheLinkWhateverIsKilled(t *testing.T) {
 	c := newCluster(t, "--ca-secret="+authority, "--ca-configmap="+authority)
 	c.startController()
@@ -281,6 +310,7 @@ func TestClaimsGetVolumesThroughTheLinkWhateverIsKilled(t *testing.T) {
 	if err != nil || room.GetAvailableCapacity() <= 0 {
 		t.Errorf("capacity %v, %v", room, err)
 	}
+	c.wantListsWithout("node-2")
 	for what, kill := range map[string]func(){
 		"controller": func() { c.killController(); c.startController() },
 		"driver":     func() { c.driver.Kill(); c.driver.Start() },

@@ -48,6 +48,7 @@ type controller struct {
 	options  *serveOptions
 	client   kubernetes.Interface
 	router   *router.Router
+	nodes    *lifecycle.NodeObjects
 	certs    certificates
 	issuer   *certs.Issuer // nil: certs come from files
 	leader   leadership
@@ -90,8 +91,12 @@ func (o *serveOptions) newController(ctx context.Context) (*controller, error) {
 	if err != nil {
 		return nil, err
 	}
+	nodes, err := lifecycle.WatchNodes(client, o.driverName)
+	if err != nil {
+		return nil, err
+	}
 	registry := serving.NewRegistry("csi_hostpath_controller_build_info")
-	c := &controller{options: o, client: client, registry: registry}
+	c := &controller{options: o, client: client, nodes: nodes, registry: registry}
 	if err := c.certify(ctx, client); err != nil {
 		return nil, err
 	}
@@ -105,6 +110,7 @@ func (o *serveOptions) newController(ctx context.Context) (*controller, error) {
 		Namespace:  o.kube.namespace,
 		Placement:  placement,
 		Recorder:   recorder{kube.NewRecorder(client)},
+		AwaitNodes: true,
 		Logger:     logger,
 		Registerer: c.registry,
 	})
@@ -191,11 +197,16 @@ func (c *controller) run(ctx context.Context) error {
 	if c.issuer != nil {
 		group.Go(func() error { c.issuer.Run(linking); return nil })
 	}
+	group.Go(func() error {
+		return c.nodes.Run(ctx, func(o lifecycle.NodeObject) { c.router.SetNode(router.NodeObject(o)) },
+			c.router.NodesRead)
+	})
 	group.Go(func() error { c.options.forgetNodeCapacities(ctx, c.client); return nil })
 	group.Go(func() error {
 		return c.leader.follow(ctx, &c.options.kube, c.registry, lifecycle.Options{
 			DriverName:    c.options.driverName,
 			Nodes:         linkedNodes{c.router},
+			NodeObjects:   c.nodes,
 			NodeGoneAfter: c.options.nodeGoneAfter,
 		})
 	})

@@ -27,15 +27,18 @@ const (
 // 50,000 claims.
 type cluster struct {
 	claims, volumes, classes, nodes, pods, failures cache.SharedIndexInformer
+
+	own []cache.SharedIndexInformer // those that run starts
 }
 
-func newCluster(client kubernetes.Interface, driverName string) (*cluster, error) {
+// newCluster watches nodes with others, unless that is nil.
+func newCluster(client kubernetes.Interface, driverName string, others *NodeObjects,
+) (*cluster, error) {
 	f := informers.NewSharedInformerFactory(client, 0)
 	c := &cluster{
 		claims:  f.Core().V1().PersistentVolumeClaims().Informer(),
 		volumes: f.Core().V1().PersistentVolumes().Informer(),
 		classes: f.Storage().V1().StorageClasses().Informer(),
-		nodes:   f.Core().V1().Nodes().Informer(),
 		pods: coreinformers.NewFilteredPodInformer(client, "", 0, cache.Indexers{},
 			selecting("spec.nodeName=,status.phase=Pending")),
 		failures: coreinformers.NewFilteredEventInformer(client, "", 0, cache.Indexers{},
@@ -46,7 +49,6 @@ func newCluster(client kubernetes.Interface, driverName string) (*cluster, error
 		c.claims:   transforming(slimClaim),
 		c.volumes:  transforming(volumes.volume),
 		c.classes:  transforming(volumes.class),
-		c.nodes:    transforming(slimNode),
 		c.pods:     transforming(slimPod),
 		c.failures: transforming(slimFailure),
 	} {
@@ -56,14 +58,31 @@ func newCluster(client kubernetes.Interface, driverName string) (*cluster, error
 	}
 	for informer, indexers := range map[cache.SharedIndexInformer]cache.Indexers{
 		c.volumes: {byPool: indexing(poolOf), byNode: indexing(nodeOf)},
-		c.nodes:   {byValue: indexing(valueOf)},
 		c.pods:    {byClaim: indexing(claimsOf)},
 	} {
 		if err := informer.AddIndexers(indexers); err != nil {
 			return nil, fmt.Errorf("index objects: %w", err)
 		}
 	}
-	return c, nil
+	c.own = []cache.SharedIndexInformer{c.claims, c.volumes, c.classes, c.pods, c.failures}
+	if others != nil {
+		c.nodes = others.nodes
+		return c, nil
+	}
+	nodes, err := newNodeInformer(f)
+	c.nodes, c.own = nodes, append(c.own, nodes)
+	return c, err
+}
+
+func newNodeInformer(f informers.SharedInformerFactory) (cache.SharedIndexInformer, error) {
+	nodes := f.Core().V1().Nodes().Informer()
+	if err := nodes.SetTransform(transforming(slimNode)); err != nil {
+		return nil, fmt.Errorf("watch nodes: %w", err)
+	}
+	if err := nodes.AddIndexers(cache.Indexers{byValue: indexing(valueOf)}); err != nil {
+		return nil, fmt.Errorf("index nodes: %w", err)
+	}
+	return nodes, nil
 }
 
 // selecting asks the API server for the objects that a field selector selects, and no others.
@@ -91,21 +110,17 @@ func indexing[T any](values func(T) []string) cache.IndexFunc {
 	}
 }
 
-func (c *cluster) all() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{c.claims, c.volumes, c.classes, c.nodes, c.pods, c.failures}
-}
-
 func (c *cluster) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for _, informer := range c.all() {
+	for _, informer := range c.own {
 		wg.Go(func() { informer.RunWithContext(ctx) })
 	}
 }
 
 func (c *cluster) waitForSync(ctx context.Context) bool {
-	var synced []cache.InformerSynced
-	for _, informer := range c.all() {
+	synced := []cache.InformerSynced{c.nodes.HasSynced}
+	for _, informer := range c.own {
 		synced = append(synced, informer.HasSynced)
 	}
 	return cache.WaitForCacheSync(ctx.Done(), synced...)
@@ -138,20 +153,23 @@ func indexed[T any](informer cache.SharedIndexInformer, index, value string) []T
 
 // on calls a function with the key of each object that is new, has changed, or is gone.
 func on(informer cache.SharedIndexInformer, call func(key string)) error {
+	if _, err := informer.AddEventHandler(calling(call)); err != nil {
+		return fmt.Errorf("watch objects: %w", err)
+	}
+	return nil
+}
+
+func calling(call func(key string)) cache.ResourceEventHandler {
 	handle := func(object any) {
 		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(object); err == nil {
 			call(key)
 		}
 	}
-	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	return cache.ResourceEventHandlerFuncs{
 		AddFunc:    handle,
 		UpdateFunc: func(_, object any) { handle(object) },
 		DeleteFunc: handle,
-	})
-	if err != nil {
-		return fmt.Errorf("watch objects: %w", err)
 	}
-	return nil
 }
 
 // reference is what an event is about.

@@ -9,6 +9,7 @@
 //	persistentvolumes        list, watch
 //	                         get, patch, delete (with NodeGoneAfter)
 //	nodes                    list, watch
+//	csinodes                 list, watch (NodeObjects)
 //	pods                     list, watch (only those without a node)
 //	storageclasses           list, watch
 //	volumesnapshots          get
@@ -65,6 +66,8 @@ type Options struct {
 	// Nodes is what linked nodes say. nil in node deployment: then persistent volumes and the labels
 	// of snapshots say on which node a pool is.
 	Nodes Nodes
+	// NodeObjects runs already, and has the Node objects. Default: they are watched for this.
+	NodeObjects *NodeObjects
 	// NodeGoneAfter is how long a Node object must have been missing before anything is done about its
 	// volumes. 0: nothing is. It needs Nodes.
 	NodeGoneAfter time.Duration
@@ -84,7 +87,7 @@ type Controller struct {
 
 // New starts nothing.
 func New(o Options) (*Controller, error) {
-	cluster, err := newCluster(o.Client, o.DriverName)
+	cluster, err := newCluster(o.Client, o.DriverName, o.NodeObjects)
 	if err != nil {
 		return nil, err
 	}

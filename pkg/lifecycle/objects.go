@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -189,22 +190,32 @@ type node struct {
 	metav1.ObjectMeta
 	cordoned bool
 	ready    bool
-	taints   []corev1.Taint
+	// notReadySince is zero if the node is ready, or has never said so.
+	notReadySince time.Time
+	// tainted says that a taint keeps pods away; taints are those that need a toleration of one's own.
+	tainted bool
+	taints  []corev1.Taint
 }
 
 func slimNode(from *corev1.Node) *node {
 	n := &node{ObjectMeta: slimMeta(from), cordoned: from.Spec.Unschedulable}
 	n.Labels = from.Labels
 	for _, t := range from.Spec.Taints {
+		if t.Effect == corev1.TaintEffectPreferNoSchedule {
+			continue
+		}
+		n.tainted = true
 		// What cordoned and ready say, Kubernetes also says as a taint.
-		if t.Effect != corev1.TaintEffectPreferNoSchedule &&
-			!strings.HasPrefix(t.Key, "node.kubernetes.io/") {
+		if !strings.HasPrefix(t.Key, "node.kubernetes.io/") {
 			n.taints = append(n.taints, t)
 		}
 	}
 	for _, c := range from.Status.Conditions {
 		if c.Type == corev1.NodeReady {
 			n.ready = c.Status == corev1.ConditionTrue
+			if !n.ready {
+				n.notReadySince = c.LastTransitionTime.Time
+			}
 		}
 	}
 	return n

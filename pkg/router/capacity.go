@@ -85,10 +85,15 @@ func (r *Router) capacityOf(class request.Capacity, where *csi.Topology) (int64,
 	return n.capacity(class), nil
 }
 
-// isStarting says whether a node that was linked just now has not opened its pool yet. The fleet's
-// lock is held.
+// isStarting says whether a node is to be linked soon for the first time, or was linked just now
+// and has not opened its pool yet. The fleet's lock is held.
 func (n *node) isStarting(class request.Capacity) bool {
-	if n.link == nil || class.Params.Path != "" || time.Since(n.since) > patience {
+	switch {
+	case time.Since(n.since) > patience:
+		return false
+	case n.link == nil:
+		return !n.pushed
+	case class.Params.Path != "":
 		return false
 	}
 	p := n.poolOf(class.Params.Pool)

@@ -17,7 +17,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// rememberFor is how long a node that is not linked is known: messages name it, and lists miss it.
+// rememberFor is how long the pools of a node that was deleted are known, and a node of which the
+// Kubernetes API says nothing.
 const rememberFor = 24 * time.Hour
 
 // fleet is what the nodes have pushed. Nothing waits while its lock is held.
@@ -33,6 +34,10 @@ type fleet struct {
 	refused map[*poolState]*node
 	pruned  time.Time
 	seldom  *rate.Limiter // for lines of the log that a node can cause
+
+	started time.Time
+	objects map[string]NodeObject // by the node's name, of those that exist
+	read    objectsState
 }
 
 // node is a node that is linked, or was. The fleet's lock guards what is not atomic.
@@ -45,6 +50,7 @@ type node struct {
 	why    string    // why it ended
 	pushed bool      // the state of its pools, ever
 	pools  []*poolState
+	object NodeObject // what the Kubernetes API says of it
 
 	underWay        atomic.Int64
 	calls, failures atomic.Uint64
@@ -56,8 +62,8 @@ type owner struct {
 	uuid string
 }
 
-func newFleet(logger klog.Logger) *fleet {
-	return &fleet{
+func newFleet(logger klog.Logger, awaitNodes bool) *fleet {
+	f := &fleet{
 		logger:  logger,
 		nodes:   map[string]*node{},
 		byValue: map[string]*node{},
@@ -65,7 +71,13 @@ func newFleet(logger klog.Logger) *fleet {
 		refused: map[*poolState]*node{},
 		pruned:  time.Now(),
 		seldom:  rate.NewLimiter(rate.Every(time.Second), 20),
+		started: time.Now(),
+		objects: map[string]NodeObject{},
 	}
+	if awaitNodes {
+		f.read = objectsAwaited
+	}
+	return f
 }
 
 // link enters a new link. The pools of the node stay as they were until it has pushed its state.
@@ -74,12 +86,24 @@ func (f *fleet) link(l *link.Link) *node {
 	defer f.mu.Unlock()
 	n := f.nodes[l.Node]
 	if n == nil {
-		n = &node{name: l.Node}
-		f.nodes[n.name] = n
-		f.byValue[volume.TopologyValue(n.name)] = n
+		n = f.add(l.Node)
 	}
 	n.link, n.client, n.since, n.why = l, csi.NewControllerClient(l.Conn), l.Since, ""
 	return n
+}
+
+// add enters a node. The lock is held.
+func (f *fleet) add(name string) *node {
+	n := &node{name: name, object: f.objects[name]}
+	f.nodes[name] = n
+	f.byValue[volume.TopologyValue(name)] = n
+	return n
+}
+
+// remove forgets a node. The lock is held.
+func (f *fleet) remove(name string) {
+	delete(f.nodes, name)
+	delete(f.byValue, volume.TopologyValue(name))
 }
 
 // unlink notes that a link has ended, unless the node has a newer one.
@@ -109,11 +133,10 @@ func (f *fleet) prune() {
 	}
 	f.pruned = time.Now()
 	for name, n := range f.nodes {
-		if n.link != nil || time.Since(n.since) < rememberFor {
+		if n.link != nil || n.object.shouldLink() || time.Since(n.since) < rememberFor {
 			continue
 		}
-		delete(f.nodes, name)
-		delete(f.byValue, volume.TopologyValue(name))
+		f.remove(name)
 		maps.DeleteFunc(f.owners, func(_ volume.PoolID, o owner) bool { return o.node == n })
 	}
 }
@@ -212,7 +235,7 @@ func (f *fleet) anyLinked() *node {
 func (f *fleet) unlinked() (nodes []*node) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	for _, n := range f.nodes {
+	for n := range f.known() {
 		if n.link == nil {
 			nodes = append(nodes, n)
 		}

@@ -149,8 +149,12 @@ func batchOf(pools []listed, limit int) (n int) {
 func (r *Router) poolsFor(token string) ([]listed, error) {
 	r.fleet.mu.RLock()
 	defer r.fleet.mu.RUnlock()
+	if r.fleet.read == objectsAwaited {
+		return nil, fmt.Errorf("%w: the controller has not read yet which nodes the cluster has: retry",
+			volume.ErrNotLinked)
+	}
 	entries := map[volume.PoolID]int64{}
-	for _, n := range r.fleet.nodes {
+	for n := range r.fleet.known() {
 		if err := r.isComplete(n); err != nil {
 			return nil, err
 		}
@@ -162,8 +166,8 @@ func (r *Router) poolsFor(token string) ([]listed, error) {
 	}
 	var pools []listed
 	for _, id := range slices.Sorted(maps.Keys(r.fleet.owners)) {
-		if id >= poolIn(token) {
-			pools = append(pools, listed{id, r.fleet.owners[id].node, entries[id]})
+		if n := r.fleet.owners[id].node; id >= poolIn(token) && r.fleet.knows(n) {
+			pools = append(pools, listed{id, n, entries[id]})
 		}
 	}
 	return pools, nil

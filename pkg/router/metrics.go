@@ -33,7 +33,8 @@ type fleetCollector struct{ fleet *fleet }
 
 var (
 	nodesDesc = prometheus.NewDesc("csi_hostpath_router_nodes",
-		"Nodes that are linked, and nodes that were linked within a day.", []string{"linked"}, nil)
+		"Nodes that are linked, and nodes that should be: they exist and have the driver.",
+		[]string{"linked"}, nil)
 	poolsDesc = prometheus.NewDesc("csi_hostpath_router_pools",
 		"Pools of linked nodes: ready, not ready, or refused because another node has them.",
 		[]string{"state"}, nil)
@@ -58,7 +59,7 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	defer c.fleet.mu.RUnlock()
 	linked, notLinked, underWay := 0, 0, int64(0)
 	pools := map[string]int{"ready": 0, "not_ready": 0, "refused": 0}
-	for _, n := range c.fleet.nodes {
+	for n := range c.fleet.known() {
 		underWay += n.underWay.Load()
 		ch <- prometheus.MustNewConstMetric(callsDesc, prometheus.CounterValue,
 			float64(n.calls.Load()), n.name)

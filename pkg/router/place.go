@@ -195,12 +195,15 @@ type candidate struct {
 	node *node
 	pool *poolState // nil for a path of the host
 	fits bool
-	room int64
-	tie  uint64
+	// tainted: only pods that tolerate the node's taints can use the volume.
+	tainted bool
+	room    int64
+	tie     uint64
 }
 
 // pick chooses a node and counts the volume there. Without a node that has room it takes the one
 // with most, which answers in its own words. It is nil if no linked node can use the class's pool.
+// A node that the caller prefers was chosen by the scheduler, which knows what the pod tolerates.
 func (r *Router) pick(w wanted) (*node, *poolState) {
 	r.fleet.mu.Lock()
 	defer r.fleet.mu.Unlock()
@@ -211,7 +214,8 @@ func (r *Router) pick(w wanted) (*node, *poolState) {
 	}
 	var best candidate
 	for n := range r.fleet.within(w.where) {
-		if c, ok := w.candidate(n); ok && (best.node == nil || c.isBetter(best, r.opts.Placement)) {
+		c, ok := w.candidate(n)
+		if ok && n.object.isOpen() && (best.node == nil || c.isBetter(best, r.opts.Placement)) {
 			best = c
 		}
 	}
@@ -237,7 +241,7 @@ func (w wanted) candidate(n *node) (c candidate, ok bool) {
 	if n == nil || n.link == nil {
 		return candidate{}, false
 	}
-	c = candidate{node: n, fits: true, tie: tieOf(w.name, n.name)}
+	c = candidate{node: n, fits: true, tainted: n.object.Tainted, tie: tieOf(w.name, n.name)}
 	if w.class.Params.Path != "" {
 		return c, true
 	}
@@ -261,6 +265,8 @@ func (c candidate) isBetter(other candidate, by Placement) bool {
 	switch {
 	case c.fits != other.fits:
 		return c.fits
+	case c.tainted != other.tainted:
+		return other.tainted
 	case c.room == other.room:
 		return c.tie > other.tie
 	case c.fits && by == Pack:
@@ -301,6 +307,6 @@ func (r *Router) nowhere(w wanted) error {
 	if w.class.Params.Pool != "" {
 		of = fmt.Sprintf("a pool %q", w.class.Params.Pool)
 	}
-	return fmt.Errorf("%w: no linked node has %s that can be used now. %s", volume.ErrUnavailable, of,
-		r.whoIsNot())
+	return fmt.Errorf("%w: no linked node has %s that can be used now. %s%s", volume.ErrUnavailable,
+		of, r.whoIsClosed(), r.whoIsNot())
 }

@@ -74,6 +74,10 @@ func (r *Router) clientOf(n *node) (csi.ControllerClient, error) {
 
 // notLinked says since when, and what to look at. The fleet's lock is held.
 func (r *Router) notLinked(n *node) error {
+	if !r.fleet.knows(n) {
+		return fmt.Errorf("%w: %s was deleted: it has no Node object, and no link to the controller "+
+			"since %s (%s)", volume.ErrNotLinked, n.name, stamp(n.since), n.why)
+	}
 	return fmt.Errorf("%w: %s has had no link to the controller since %s (%s): look at its pod: %s",
 		volume.ErrNotLinked, n.name, stamp(n.since), n.why, r.podsOf(n.name))
 }

@@ -61,6 +61,9 @@ type Options struct {
 	// Recorder keeps where volumes of claims are made. Default: memory, which also has the volumes
 	// without a claim.
 	Recorder Recorder
+	// AwaitNodes says that SetNode is going to say which nodes the cluster has: until NodesRead no
+	// list is complete.
+	AwaitNodes bool
 	// Logger takes the log. Default: klog.Background().
 	Logger klog.Logger
 	// Registerer gets the metrics. Default: none, the metrics cannot be read.
@@ -102,7 +105,7 @@ func New(opts Options) *Router {
 		opts:    opts,
 		logger:  opts.Logger,
 		started: time.Now(),
-		fleet:   newFleet(opts.Logger),
+		fleet:   newFleet(opts.Logger, opts.AwaitNodes),
 		memory:  newMemory(),
 	}
 	r.metrics = newMetrics(r.fleet, opts.Registerer)

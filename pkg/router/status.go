@@ -55,12 +55,12 @@ func (r *Router) Pool(id volume.PoolID) (details PoolDetails, usable bool) {
 	return PoolDetails{}, false
 }
 
-// Nodes lists the nodes that are linked, and those that were within a day, by their names.
+// Nodes lists the nodes that are linked, and those that should be, by their names.
 func (r *Router) Nodes() []NodeStatus {
 	r.fleet.mu.RLock()
 	defer r.fleet.mu.RUnlock()
 	nodes := make([]NodeStatus, 0, len(r.fleet.nodes))
-	for _, n := range r.fleet.nodes {
+	for n := range r.fleet.known() {
 		nodes = append(nodes, n.status())
 	}
 	slices.SortFunc(nodes, func(a, b NodeStatus) int { return cmp.Compare(a.Name, b.Name) })
