@@ -3,6 +3,7 @@ package deploy_test
 import (
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -12,6 +13,16 @@ type alerts struct {
 	Groups []struct {
 		Rules []alert `yaml:"rules"`
 	} `yaml:"groups"`
+}
+
+// monitor is what the tests look at in a PodMonitor.
+type monitor struct {
+	Endpoints []struct {
+		Port        string `yaml:"port"`
+		Relabelings []struct {
+			TargetLabel string `yaml:"targetLabel"`
+		} `yaml:"relabelings"`
+	} `yaml:"podMetricsEndpoints"`
 }
 
 type alert struct {
@@ -62,11 +73,18 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 	}
 }
 
-// A pod's name says nothing about where the disk is.
+// A pod's name says nothing about where the disk is. Alerts of the controller name the node that
+// they are about, if there is one.
 func TestEveryAlertNamesItsNode(t *testing.T) {
 	for _, a := range alertsOf(t, "prometheusRule: {enabled: true}") {
-		summary := a.Annotations["summary"]
-		if !strings.Contains(summary, "{{ or $labels.node $labels.instance }}") ||
+		summary, node := a.Annotations["summary"], "{{ or $labels.node $labels.instance }}"
+		switch {
+		case strings.Contains(a.Expr, "by (namespace, node) (csi_hostpath_controller_"):
+			node = "{{ $labels.node }}"
+		case strings.Contains(a.Expr, "csi_hostpath_controller_"):
+			node = "ontroller "
+		}
+		if !strings.Contains(summary, node) ||
 			strings.Contains(summary, "$labels.pod ") || a.Labels["severity"] == "" {
 			t.Errorf("%s says %q, severity %q", a.Alert, summary, a.Labels["severity"])
 		}
@@ -85,5 +103,48 @@ func TestUnenforcedSizesHaveAnAlertOnEveryPool(t *testing.T) {
 	}
 	if !enforced["0"] || !enforced["1"] {
 		t.Errorf("alerts only for pools whose quota_enforced is %v", enforced)
+	}
+}
+
+// A metric with a label of its own must not get another value of it from the monitor.
+func TestMonitorGivesNodesToDriversOnly(t *testing.T) {
+	seen := map[bool]int{}
+	for _, o := range render(t, "podMonitor: {enabled: true}") {
+		if o.Kind != "PodMonitor" {
+			continue
+		}
+		for _, e := range o.Spec.Endpoints {
+			ofNode := o.Metadata.Name == driverPods
+			seen[ofNode]++
+			if got := len(e.Relabelings) > 0; got != ofNode {
+				t.Errorf("%s, port %s: relabelings %v", o.Metadata.Name, e.Port, e.Relabelings)
+			}
+		}
+	}
+	if seen[true] == 0 || seen[false] == 0 {
+		t.Errorf("monitors of drivers have %d ports, others %d", seen[true], seen[false])
+	}
+}
+
+// Each deployment has the alerts of what runs in it.
+func TestAlertsOfTheControllerAreThoseOfTheDeployment(t *testing.T) {
+	only := []string{
+		"CSIHostpathNodeNotLinked", "CSIHostpathNodeGone", "CSIHostpathOrphanedVolumes",
+		"CSIHostpathCertificateEnds",
+	}
+	for values, want := range map[string][]string{
+		"deployment: central":                        append([]string{"CSIHostpathNoLeader"}, only...),
+		"deployment: node":                           {"CSIHostpathNoLeader"},
+		"deployment: node, placer: {enabled: false}": nil,
+	} {
+		var got []string
+		for _, a := range alertsOf(t, "{prometheusRule: {enabled: true}, "+values+"}") {
+			if strings.Contains(a.Expr, "csi_hostpath_controller_") {
+				got = append(got, a.Alert)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: alerts %q, want %q", values, got, want)
+		}
 	}
 }

@@ -67,6 +67,7 @@ type object struct {
 		admissionPolicy `yaml:",inline"`
 		networkPolicy   `yaml:",inline"`
 		alerts          `yaml:",inline"`
+		monitor         `yaml:",inline"`
 	} `yaml:"spec"`
 	Subjects             []metadata `yaml:"subjects"`
 	Provisioner          string     `yaml:"provisioner"`

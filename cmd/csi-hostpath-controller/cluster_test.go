@@ -324,7 +324,10 @@ func TestClaimsGetVolumesThroughTheLinkWhateverIsKilled(t *testing.T) {
 	}
 	if code, text := c.page("/metrics"); code != http.StatusOK ||
 		!strings.Contains(text, `csi_hostpath_router_nodes{linked="true"} 1`) ||
-		!strings.Contains(text, "csi_hostpath_controller_build_info{") {
+		!strings.Contains(text, "csi_hostpath_controller_build_info{") ||
+		!strings.Contains(text, `csi_hostpath_controller_leader{driver="hostpath.csi.local"} `) ||
+		strings.Contains(text, "csi_hostpath_controller_certificate_expiry_timestamp_seconds 0\n") ||
+		!strings.Contains(text, "csi_hostpath_controller_ca_expiry_timestamp_seconds 1.") {
 		t.Errorf("metrics: %d\n%s", code, text)
 	}
 	c.stopController()

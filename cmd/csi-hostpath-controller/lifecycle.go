@@ -22,15 +22,31 @@ func leaseOf(driverName string) string {
 	return controllerName + "-" + strings.ReplaceAll(driverName, ".", "-")
 }
 
-// leadership says whether this process is the leader.
-type leadership struct{ leads atomic.Bool }
+// leadership is what this process does as the leader; empty while another one leads.
+type leadership struct {
+	leading atomic.Pointer[lifecycle.Controller]
+}
 
 // status is a line of /statusz.
 func (l *leadership) status() string {
-	if l.leads.Load() {
+	if l.leading.Load() != nil {
 		return "this replica is the leader: it places claims and follows nodes\n"
 	}
 	return "this replica is not the leader\n"
+}
+
+// metric says who leads. The driver's name is a label of it: an alert asks for the metric's absence.
+func (l *leadership) metric(driverName string) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "csi_hostpath_controller_leader",
+		Help:        "1 while this replica is the leader, else 0.",
+		ConstLabels: prometheus.Labels{"driver": driverName},
+	}, func() float64 {
+		if l.leading.Load() != nil {
+			return 1
+		}
+		return 0
+	})
 }
 
 // follow follows the life of claims and nodes whenever this process is the leader, until the
@@ -54,7 +70,7 @@ func (l *leadership) follow(
 		return fmt.Errorf("name this process: %w", err)
 	}
 	options.Metrics = lifecycle.NewMetrics()
-	registry.MustRegister(options.Metrics)
+	registry.MustRegister(options.Metrics, l.metric(options.DriverName))
 	var stop func()
 	options.Component = controllerName
 	options.Recorder, stop = kube.NewEventRecorder(ctx, options.Client, controllerName)
@@ -65,8 +81,8 @@ func (l *leadership) follow(
 		if err != nil {
 			return fmt.Errorf("follow claims and nodes: %w", err)
 		}
-		l.leads.Store(true)
-		defer l.leads.Store(false)
+		l.leading.Store(c)
+		defer l.leading.Store(nil)
 		c.Run(ctx)
 		return nil
 	})
@@ -86,6 +102,16 @@ func (n linkedNodes) Pool(id volume.PoolID) (lifecycle.Pool, bool) {
 
 // IsLinked implements lifecycle.Nodes.
 func (n linkedNodes) IsLinked(value string) bool { return n.router.IsLinked(value) }
+
+// Unlinked implements lifecycle.Nodes.
+func (n linkedNodes) Unlinked() (names []string) {
+	for _, s := range n.router.Nodes() {
+		if !s.Linked {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
 
 // Volumes implements lifecycle.Nodes.
 func (n linkedNodes) Volumes(ctx context.Context) iter.Seq2[lifecycle.Volume, error] {

@@ -17,6 +17,7 @@ import (
 type pages struct {
 	ready    func() error  // why the process cannot do its work; nil: it can
 	status   func() string // lines of text
+	volumes  func() string // lines of text; nil: there is no such page
 	registry prometheus.Gatherer
 }
 
@@ -24,6 +25,7 @@ type pages struct {
 //   - /healthz: the process answers;
 //   - /readyz: 200 if the process can do its work, else 503, and why not;
 //   - /statusz: whether this replica is the leader, and a line for each node;
+//   - /volumesz: a line for each volume that has no PersistentVolume, or whose node was deleted;
 //   - /metrics.
 func (p pages) server() *http.Server {
 	mux := http.NewServeMux()
@@ -40,6 +42,11 @@ func (p pages) server() *http.Server {
 	mux.HandleFunc("GET /statusz", func(w http.ResponseWriter, _ *http.Request) {
 		serving.Text(w, http.StatusOK, p.status())
 	})
+	if p.volumes != nil {
+		mux.HandleFunc("GET /volumesz", func(w http.ResponseWriter, _ *http.Request) {
+			serving.Text(w, http.StatusOK, p.volumes())
+		})
+	}
 	// A compressor has 1 MiB for each connection.
 	mux.Handle("GET /metrics",
 		promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{DisableCompression: true}))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/lifecycle"
 	"github.com/csi-hostpath/csi-hostpath/pkg/router"
 )
 
@@ -58,7 +59,7 @@ func TestReadyWhenThereIsACertificate(t *testing.T) {
 		text != "this replica is not the leader\n" {
 		t.Errorf("%d %q: kubectl shows no text of another status", code, text)
 	}
-	leader.leads.Store(true)
+	leader.leading.Store(&lifecycle.Controller{})
 	if _, text := get(t, failing, "/statusz"); !strings.Contains(text, "is the leader") {
 		t.Errorf("%q", text)
 	}

@@ -41,6 +41,8 @@ type certificates interface {
 	GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// Ready returns nil when there is a certificate.
 	Ready() error
+	// Until is how long the certificate is valid. Zero: there is none.
+	Until() time.Time
 }
 
 // controller is what serve puts together.
@@ -147,6 +149,7 @@ func (c *controller) certify(ctx context.Context, client kubernetes.Interface) e
 			return fmt.Errorf("--tls-cert and --tls-key: %w", err)
 		}
 		c.certs = files
+		c.registry.MustRegister(expiry("certificate", files.Until))
 		return nil
 	}
 	c.issuer = certs.NewIssuer(certs.Options{
@@ -155,7 +158,21 @@ func (c *controller) certify(ctx context.Context, client kubernetes.Interface) e
 		Logger:     klog.FromContext(ctx),
 	})
 	c.certs = c.issuer
+	c.registry.MustRegister(expiry("certificate", c.issuer.Until), expiry("ca", c.issuer.AuthorityUntil))
 	return nil
+}
+
+// expiry is a metric of how long a certificate is valid.
+func expiry(what string, until func() time.Time) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "csi_hostpath_controller_" + what + "_expiry_timestamp_seconds",
+		Help: "When the " + what + " of this replica ends, in seconds since 1970; 0: there is none.",
+	}, func() float64 {
+		if t := until(); !t.IsZero() {
+			return float64(t.Unix())
+		}
+		return 0
+	})
 }
 
 // listen makes both listeners. Sidecars keep the connections that they have, as on a node.
@@ -211,7 +228,9 @@ func (c *controller) run(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error {
-		p := pages{ready: c.certs.Ready, status: c.status, registry: c.registry}
+		p := pages{
+			ready: c.certs.Ready, status: c.status, volumes: c.leader.volumes, registry: c.registry,
+		}
 		return serving.HTTP(ctx, c.options.metricsAddress, p.server())
 	})
 	err := group.Wait()

@@ -35,8 +35,8 @@ type OnceEvent struct {
 }
 
 // SendOnce sends an event, unless the API server still has one of that name: it keeps events for an
-// hour by default. When SendOnce returns, the API server has the event on its disk. Errors: those of
-// the request.
+// hour by default. When SendOnce returns, the API server has the event on its disk. Errors: those
+// of the request.
 func SendOnce(ctx context.Context, client kubernetes.Interface, e OnceEvent) error {
 	now := meta.Now()
 	namespace := cmp.Or(e.About.Namespace, meta.NamespaceDefault) // as client-go's recorder does

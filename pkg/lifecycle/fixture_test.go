@@ -37,10 +37,12 @@ const (
 // and "foreign", and a Controller.
 type world struct {
 	*testing.T
-	options  Options
-	client   *fake.Clientset
-	dynamic  *dynamicfake.FakeDynamicClient
-	recorder *recorder
+	options Options
+	// controller is the one that runs.
+	controller *Controller
+	client     *fake.Clientset
+	dynamic    *dynamicfake.FakeDynamicClient
+	recorder   *recorder
 }
 
 // recorder keeps events as "Kind namespace/name: Reason: message".
@@ -122,6 +124,7 @@ func (w *world) run(test func()) {
 	if err != nil {
 		w.Fatal(err)
 	}
+	w.controller = c
 	ctx, cancel := context.WithCancel(w.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { c.Run(ctx) })

@@ -56,12 +56,15 @@ type goneNodes struct {
 	recorder   record.EventRecorder
 	nodes      Nodes
 	driverName string
-	after      time.Duration
+	after      time.Duration // 0: for ever
 	metrics    *Metrics
 }
 
 // interval is how often the volumes are looked at.
 func (g *goneNodes) interval() time.Duration {
+	if g.after == 0 {
+		return time.Minute
+	}
 	return min(max(g.after/10, time.Second), time.Minute)
 }
 
@@ -88,17 +91,25 @@ func (g *goneNodes) look(ctx context.Context) {
 	g.metrics.gone.Reset()
 	for _, value := range g.cluster.volumes.GetIndexer().ListIndexFuncValues(byNode) {
 		volumes := indexed[*persistentVolume](g.cluster.volumes, byNode, value)
-		if len(indexed[*node](g.cluster.nodes, byValue, value)) > 0 || g.nodes.IsLinked(value) {
+		if !g.isGone(value) {
 			g.returned(ctx, value, volumes)
 			continue
 		}
 		g.metrics.gone.WithLabelValues(value).Set(float64(len(volumes)))
+		if g.after == 0 {
+			continue
+		}
 		for _, v := range volumes {
 			if err := g.handle(ctx, value, v); err != nil {
 				klog.FromContext(ctx).Error(err, "A volume of a deleted node", "volume", v.Name, "node", value)
 			}
 		}
 	}
+}
+
+// isGone says whether the node with a topology value has no Node object, and is not linked.
+func (g *goneNodes) isGone(value string) bool {
+	return len(indexed[*node](g.cluster.nodes, byValue, value)) == 0 && !g.nodes.IsLinked(value)
 }
 
 // returned takes the marks off the volumes of a node that is there.

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -246,15 +247,78 @@ func TestVolumeWithoutAnObjectIsReportedAndKept(t *testing.T) {
 		w := newWorld(t, known)
 		w.options.Nodes = linked{pool: "b", "cccccccccccc": "a"}
 		w.options.Metrics = NewMetrics()
-		w.run(func() { time.Sleep(2 * orphanInterval) })
-		for name, want := range map[string]float64{"a": 1, "b": 0} {
-			var m dto.Metric
-			if err := w.options.Metrics.orphans.WithLabelValues(name).Write(&m); err != nil {
-				t.Fatal(err)
+		w.run(func() {
+			time.Sleep(2 * orphanInterval)
+			got := w.controller.Orphans()
+			if len(got) != 1 || got[0].Dir != provisionedName || got[0].Pool != "default" ||
+				got[0].Node != "a" || time.Since(got[0].Since) < orphanInterval {
+				t.Errorf("orphans: %+v", got)
 			}
-			if got := m.GetGauge().GetValue(); got != want {
-				t.Errorf("node %s has %v orphans, want %v", name, got, want)
+			for name, want := range map[string]float64{"a": 1, "b": 0} {
+				if n := valueOfNode(t, w.options.Metrics.orphans, name); n != want {
+					t.Errorf("node %s has %v orphans, want %v", name, n, want)
+				}
 			}
+		})
+		if n := valueOfNode(t, w.options.Metrics.orphans, "a"); n != 0 {
+			t.Errorf("a process that leads no more says that node a has %v orphans", n)
 		}
 	})
 }
+
+func valueOfNode(t *testing.T, metric *prometheus.GaugeVec, name string) float64 {
+	t.Helper()
+	var m dto.Metric
+	if err := metric.WithLabelValues(name).Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m.GetGauge().GetValue()
+}
+
+// Also without a time after which something is done.
+func TestVolumesOfADeletedNodeAreListed(t *testing.T) {
+	for _, after := range []time.Duration{0, afterGone} {
+		synctest.Test(t, func(t *testing.T) {
+			w := goneWorld(t, "releasing", unready("d"), volumeObject("w", "d"))
+			w.options.NodeGoneAfter, w.options.Metrics = after, NewMetrics()
+			w.run(func() {
+				time.Sleep(afterGone / 2)
+				synctest.Wait()
+				got := w.controller.GoneVolumes()
+				if len(got) != 1 || got[0].Name != "v" || got[0].Node != "c" || !got[0].Claimed ||
+					got[0].Since.IsZero() != (after == 0) {
+					t.Errorf("after %v: %+v", after, got)
+				}
+				if n := valueOfNode(t, w.options.Metrics.gone, "c"); n != 1 {
+					t.Errorf("after %v: the metric is %v", after, n)
+				}
+				time.Sleep(10 * afterGone)
+				if kept := w.claimExists(); kept != (after == 0) {
+					t.Errorf("after %v: the claim exists: %v", after, kept)
+				}
+			})
+		})
+	}
+}
+
+// A node that is not ready, or does not exist, is told of by others.
+func TestReadyNodesThatAreNotLinkedAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, volumeObject("v", "a"), volumeObject("w", "b"), unready("c"),
+			nodeObject("d"), nodeObject("e"), volumeObject("x", "c"))
+		w.options.Nodes, w.options.Metrics = lately{linked{pool: "b"}}, NewMetrics()
+		w.run(func() {
+			time.Sleep(unlinkedInterval + time.Second)
+			for name, want := range map[string]float64{"a": 1, "b": 0, "c": 0, "d": 1, "e": 0, "f": 0} {
+				if got := valueOfNode(t, w.options.Metrics.unlinked, name); got != want {
+					t.Errorf("node %s: %v, want %v", name, got, want)
+				}
+			}
+		})
+	})
+}
+
+// lately are nodes of which d and f, which does not exist, were linked within a day.
+type lately struct{ linked }
+
+func (lately) Unlinked() []string { return []string{"d", "f"} }

@@ -38,6 +38,8 @@ type Nodes interface {
 	Pool(id volume.PoolID) (pool Pool, usable bool)
 	// IsLinked says whether the node with a topology value is linked now.
 	IsLinked(value string) bool
+	// Unlinked are the names of the nodes that were linked within a day, and are not now.
+	Unlinked() []string
 	// Volumes are the IDs of the volumes of a node that is linked. What is not linked, or cannot be
 	// read, is left out. Errors: those of the calls.
 	Volumes(ctx context.Context) iter.Seq2[Volume, error]
@@ -69,7 +71,7 @@ type Options struct {
 	// NodeObjects runs already, and has the Node objects. Default: they are watched for this.
 	NodeObjects *NodeObjects
 	// NodeGoneAfter is how long a Node object must have been missing before anything is done about its
-	// volumes. 0: nothing is. It needs Nodes.
+	// volumes. 0: nothing is, but for the metrics. It needs Nodes.
 	NodeGoneAfter time.Duration
 	// Metrics count what is done. Default: metrics that nobody reads.
 	Metrics *Metrics
@@ -81,8 +83,10 @@ type Controller struct {
 	placer  *placer
 	waiting *waiting
 	sizes   *sizes     // nil: nothing says which pools enforce sizes
-	gone    *goneNodes // nil: not wanted
-	orphans *orphans   // nil: no node is linked
+	gone    *goneNodes // nil as sizes
+	orphans *orphans   // nil as sizes
+	links   *unlinked  // nil as sizes
+	metrics *Metrics
 }
 
 // New starts nothing.
@@ -103,7 +107,7 @@ func New(o Options) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := &Controller{cluster: cluster, placer: p, waiting: w}
+	made := &Controller{cluster: cluster, placer: p, waiting: w, metrics: m}
 	if o.Nodes == nil {
 		return made, nil
 	}
@@ -111,11 +115,10 @@ func New(o Options) (*Controller, error) {
 		return nil, err
 	}
 	made.orphans = &orphans{cluster: cluster, nodes: o.Nodes, metrics: m}
-	if o.NodeGoneAfter > 0 {
-		made.gone = &goneNodes{
-			client: o.Client, cluster: cluster, recorder: o.Recorder, nodes: o.Nodes,
-			driverName: o.DriverName, after: o.NodeGoneAfter, metrics: m,
-		}
+	made.links = &unlinked{cluster: cluster, nodes: o.Nodes, metrics: m}
+	made.gone = &goneNodes{
+		client: o.Client, cluster: cluster, recorder: o.Recorder, nodes: o.Nodes,
+		driverName: o.DriverName, after: o.NodeGoneAfter, metrics: m,
 	}
 	return made, nil
 }
@@ -123,6 +126,7 @@ func New(o Options) (*Controller, error) {
 // Run works until ctx is done, and returns when all that it started has ended. It runs once.
 func (c *Controller) Run(ctx context.Context) {
 	var wg sync.WaitGroup
+	defer c.metrics.forgetNodes()
 	defer wg.Wait()
 	defer c.placer.queue.ShutDown()
 	defer c.waiting.queue.ShutDown()
@@ -138,9 +142,8 @@ func (c *Controller) Run(ctx context.Context) {
 	}
 	if c.gone != nil {
 		wg.Go(func() { c.gone.run(ctx) })
-	}
-	if c.orphans != nil {
 		wg.Go(func() { c.orphans.run(ctx) })
+		wg.Go(func() { c.links.run(ctx) })
 	}
 	<-ctx.Done()
 }

@@ -7,7 +7,7 @@ const namespace = "csi_hostpath"
 // Metrics are those of the package. They implement prometheus.Collector.
 type Metrics struct {
 	placements, released, abandoned prometheus.Counter
-	gone, orphans                   *prometheus.GaugeVec
+	gone, orphans, unlinked         *prometheus.GaugeVec
 }
 
 // NewMetrics returns metrics that count from 0.
@@ -32,11 +32,13 @@ func NewMetrics() *Metrics {
 		gone: perNode("gone_node_volumes", "PersistentVolumes whose Node object was deleted."),
 		orphans: perNode("orphaned_volumes", "Volumes that external-provisioner has made and that "+
 			"have no PersistentVolume."),
+		unlinked: perNode("unlinked_nodes", "Nodes that are ready, and whose driver is not linked to the "+
+			"leader: 1 for each."),
 	}
 }
 
 func (m *Metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.placements, m.released, m.abandoned, m.gone, m.orphans}
+	return []prometheus.Collector{m.placements, m.released, m.abandoned, m.gone, m.orphans, m.unlinked}
 }
 
 // Describe implements prometheus.Collector.
@@ -51,4 +53,11 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	for _, c := range m.all() {
 		c.Collect(to)
 	}
+}
+
+// forgetNodes is for a process that leads no more: another one says what nodes have.
+func (m *Metrics) forgetNodes() {
+	m.gone.Reset()
+	m.orphans.Reset()
+	m.unlinked.Reset()
 }

@@ -103,7 +103,7 @@ func (s slimmer) volume(from *corev1.PersistentVolume) *persistentVolume {
 	return v
 }
 
-// accessOf is how the volume was asked for: external-provisioner writes the filesystem of the class.
+// accessOf is how the volume was asked for. external-provisioner writes the class's filesystem.
 func accessOf(from *corev1.PersistentVolumeSpec) volume.AccessType {
 	if mode := from.VolumeMode; mode != nil && *mode == corev1.PersistentVolumeBlock {
 		return volume.AccessType{Block: true}

@@ -1,8 +1,11 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"regexp"
+	"slices"
+	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -30,7 +33,16 @@ type orphans struct {
 	metrics *Metrics
 	// suspected were orphans in the last pass, by volume ID. Only in the second pass a volume is an
 	// orphan: the object of a new volume comes after the volume.
-	suspected map[string]bool // true: reported
+	suspected map[string]suspect
+
+	mu   sync.Mutex
+	list []Orphan // of the last pass
+}
+
+// suspect is a volume that had no PersistentVolume in the last pass.
+type suspect struct {
+	since    time.Time // when that was seen first
+	reported bool
 }
 
 // run works until ctx is done. The informers must have synced.
@@ -58,7 +70,8 @@ func (o *orphans) look(ctx context.Context) (again time.Duration) {
 			known[v.handle] = true
 		}
 	}
-	suspected, count := map[string]bool{}, map[string]int{}
+	suspected := map[string]suspect{}
+	var list []Orphan
 	for v, err := range o.nodes.Volumes(ctx) {
 		if err != nil {
 			logger.Info("Not all volumes are compared with their objects", "err", err.Error())
@@ -68,22 +81,45 @@ func (o *orphans) look(ctx context.Context) (again time.Duration) {
 		if err != nil || known[v.ID] || !provisioned.MatchString(id.Dir()) {
 			continue
 		}
-		reported, before := o.suspected[v.ID]
-		suspected[v.ID] = before
+		seen, before := o.suspected[v.ID]
 		if !before {
+			suspected[v.ID] = suspect{since: time.Now()}
 			again = suspectInterval
 			continue
 		}
-		count[v.Node]++
-		if !reported {
+		suspected[v.ID] = suspect{since: seen.since, reported: true}
+		list = append(list, Orphan{Dir: id.Dir(), Pool: o.poolName(id.Pool()), Node: v.Node,
+			Since: seen.since})
+		if !seen.reported {
 			logger.Info("A volume has no PersistentVolume: nothing uses it, and nothing deletes it",
 				"volumeID", v.ID, "node", v.Node)
 		}
 	}
 	o.suspected = suspected
+	o.report(list)
+	return again
+}
+
+// poolName is empty if the pool cannot be used just now.
+func (o *orphans) poolName(id volume.PoolID) string {
+	p, _ := o.nodes.Pool(id)
+	return p.Name
+}
+
+// report keeps what a pass has found, for the metrics and for people.
+func (o *orphans) report(list []Orphan) {
+	count := map[string]int{}
+	for _, orphan := range list {
+		count[orphan.Node]++
+	}
 	o.metrics.orphans.Reset()
 	for name, n := range count {
 		o.metrics.orphans.WithLabelValues(name).Set(float64(n))
 	}
-	return again
+	slices.SortFunc(list, func(a, b Orphan) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Pool, b.Pool), cmp.Compare(a.Dir, b.Dir))
+	})
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.list = list
 }

@@ -40,6 +40,9 @@ func (l linked) IsLinked(value string) bool {
 	return false
 }
 
+// Unlinked implements Nodes.
+func (linked) Unlinked() []string { return nil }
+
 // Volumes implements Nodes: a volume "pvc-…" in each pool.
 func (l linked) Volumes(context.Context) iter.Seq2[Volume, error] {
 	return func(yield func(Volume, error) bool) {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -70,6 +71,7 @@ type Options struct {
 type Issuer struct {
 	opts    Options
 	current atomic.Pointer[tls.Certificate]
+	signer  atomic.Pointer[x509.Certificate] // of the CA that has signed the current one
 
 	// What only Run uses.
 	loaded   state // what was in the store last: data, of a version
@@ -118,7 +120,7 @@ func (i *Issuer) Run(ctx context.Context) {
 			if text := err.Error(); text != lastLogged && ctx.Err() == nil {
 				lastLogged = text
 				i.opts.Logger.Error(err, "Cannot look after the controller's certificate; trying again",
-					"certificateUntil", i.until())
+					"certificateUntil", i.Until())
 			}
 		}
 		timer := time.NewTimer(wait*3/4 + rand.N(wait/4)) //nolint:gosec // replicas take turns
@@ -130,10 +132,18 @@ func (i *Issuer) Run(ctx context.Context) {
 	}
 }
 
-// until is how long the serving certificate is valid; zero: there is none.
-func (i *Issuer) until() time.Time {
+// Until is how long the serving certificate is valid. Zero: there is none.
+func (i *Issuer) Until() time.Time {
 	if c := i.current.Load(); c != nil {
 		return c.Leaf.NotAfter
+	}
+	return time.Time{}
+}
+
+// AuthorityUntil is how long the CA is valid that has signed it. Zero: there is none.
+func (i *Issuer) AuthorityUntil() time.Time {
+	if c := i.signer.Load(); c != nil {
+		return c.NotAfter
 	}
 	return time.Time{}
 }
@@ -203,6 +213,7 @@ func (i *Issuer) mint(now time.Time) error {
 	}
 	i.signedBy = signer
 	i.renew = now.Add(c.Leaf.NotAfter.Sub(now) / 2)
+	i.signer.Store(signer.certificate)
 	i.current.Store(c)
 	i.opts.Logger.V(2).Info("Made a certificate for the controller", "until", c.Leaf.NotAfter)
 	return nil

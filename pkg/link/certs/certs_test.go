@@ -272,10 +272,17 @@ func TestNothingIsShownBeforeThereIsACA(t *testing.T) {
 		if err := r.Ready(); !errors.Is(err, errNone) {
 			t.Error(err)
 		}
+		if !r.Until().IsZero() || !r.AuthorityUntil().IsZero() {
+			t.Errorf("valid until %v, the CA until %v", r.Until(), r.AuthorityUntil())
+		}
 		store.set(nil, nil)
 		time.Sleep(time.Minute)
 		if err := r.Ready(); err != nil {
 			t.Error(err)
+		}
+		leaf, ca := time.Until(r.Until()), time.Until(r.AuthorityUntil())
+		if leaf < leafLife-2*skew || leaf > leafLife || ca < caLife-2*skew || ca > caLife {
+			t.Errorf("the certificate is valid for %v, the CA for %v", leaf, ca)
 		}
 	})
 }

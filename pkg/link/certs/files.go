@@ -46,6 +46,15 @@ func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return f.current, nil
 }
 
+// Until is how long the certificate is valid.
+func (f *Files) Until() time.Time {
+	c, err := f.GetCertificate(nil)
+	if err != nil {
+		return time.Time{}
+	}
+	return c.Leaf.NotAfter
+}
+
 // Ready is nil: NewFiles has read a certificate.
 func (f *Files) Ready() error { return nil }
 
