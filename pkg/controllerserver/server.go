@@ -290,6 +290,7 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 	if err != nil {
 		return err
 	}
+	spec = spec.DecideAs(v.Spec)
 	if spec != v.Spec || params.Pool != "" && params.Pool != p.Name() {
 		return fmt.Errorf("%w: the volume is in pool %s (requested: %q)%s",
 			volume.ErrIncompatible, p.Name(), params.Pool, v.Spec.Differences(spec))

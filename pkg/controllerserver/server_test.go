@@ -13,6 +13,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
@@ -435,6 +436,40 @@ func TestValidationConfirmsOnlyWhatHolds(t *testing.T) {
 	_, err := c.ValidateVolumeCapabilities(t.Context(),
 		&csi.ValidateVolumeCapabilitiesRequest{VolumeId: id})
 	wantCode(t, err, codes.InvalidArgument)
+}
+
+// The pool of the test counts sizes only, so the volume is an image.
+func TestEnforcedSizeIsAnsweredTwiceAlike(t *testing.T) {
+	c := newController(t, "p")
+	params := map[string]string{"backing": "enforced"}
+	var first *csi.Volume
+	for range 2 {
+		resp, err := c.CreateVolume(t.Context(), &csi.CreateVolumeRequest{
+			Name: "v", VolumeCapabilities: mounted(multiWriter), Parameters: params,
+			CapacityRange: &csi.CapacityRange{RequiredBytes: mib},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = resp.GetVolume()
+		}
+		if v := resp.GetVolume(); !proto.Equal(v, first) ||
+			v.GetCapacityBytes() != volume.Ext4.MinimumBytes() {
+			t.Errorf("the answer is %v, first %v, want an image of the smallest size", v, first)
+		}
+	}
+	for backing, confirmed := range map[string]bool{
+		"enforced": true, "image": false, "directory": false,
+	} {
+		resp, err := c.ValidateVolumeCapabilities(t.Context(), &csi.ValidateVolumeCapabilitiesRequest{
+			VolumeId: first.GetVolumeId(), VolumeCapabilities: mounted(multiWriter),
+			Parameters: map[string]string{"backing": backing},
+		})
+		if err != nil || (resp.GetConfirmed() != nil) != confirmed {
+			t.Errorf("as %s: %v, %v, want confirmed: %t", backing, resp, err, confirmed)
+		}
+	}
 }
 
 func TestCapacityIsWhatTheNextVolumeMayHave(t *testing.T) {

@@ -40,7 +40,7 @@ func (p *Pool) lockFitting(req volume.CreateRequest) (from *copySource, err erro
 	if err != nil {
 		return nil, err
 	}
-	if err := from.CheckFits(req.Spec, req.Size); err != nil {
+	if err := from.CheckFits(req.Spec.DecideAs(from.Spec), req.Size); err != nil {
 		from.release()
 		return nil, err
 	}

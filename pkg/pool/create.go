@@ -38,11 +38,16 @@ func (p *Pool) Create(ctx context.Context, req volume.CreateRequest) (volume.Vol
 }
 
 // newVolume returns the volume that a request asks for, as it will be created now. Errors:
-// ErrOutOfRange for the size; ErrNoSpace when its inodes cannot be limited.
+// ErrOutOfRange for the size; ErrNoSpace when its inodes cannot be limited; those of
+// checkEnforced.
 func (p *Pool) newVolume(id volume.ID, req volume.CreateRequest) (volume.Volume, error) {
-	bytes, err := req.Spec.Size(req.Size)
+	spec := req.Spec.DecideFor(p.backend)
+	bytes, err := spec.Size(req.Size)
 	if err == nil {
-		err = p.checkInodes(req.Spec)
+		err = p.checkInodes(spec)
+	}
+	if err == nil {
+		err = p.checkEnforced(spec)
 	}
 	if err != nil {
 		return volume.Volume{}, err
@@ -50,7 +55,7 @@ func (p *Pool) newVolume(id volume.ID, req volume.CreateRequest) (volume.Volume,
 	return volume.Volume{
 		ID:            id,
 		Name:          req.Name,
-		Spec:          req.Spec,
+		Spec:          spec,
 		CapacityBytes: bytes,
 		Created:       time.Now().UTC(),
 		Owner:         req.Owner,
@@ -78,4 +83,17 @@ func (p *Pool) checkInodes(s volume.Spec) error {
 		"%w here: parameter %q is %d, but pool %s cannot limit the number of files: "+
 			"this needs XFS or ext4 mounted with prjquota, and a quota other than off in the configuration",
 		volume.ErrNoSpace, volume.ParamInodes, s.Inodes, p.opts.Name)
+}
+
+// checkEnforced refuses a copy of a directory in a pool that enforces no sizes, if its class asks
+// for a size that holds: a copy is what its source is, so it is no image. Errors: ErrInvalid.
+func (p *Pool) checkEnforced(s volume.Spec) error {
+	if !s.EnforcedSize || p.backendOf(s).Enforces() {
+		return nil
+	}
+	return fmt.Errorf(
+		"%w: parameter %q is %s, and the source is a directory, as its copy would be, but pool %s "+
+			"counts sizes only: use a class without %q, or a filesystem with quotas (docs/sizes.md)",
+		volume.ErrInvalid, volume.ParamBacking, volume.EnforcedBacking, p.opts.Name,
+		volume.ParamBacking)
 }

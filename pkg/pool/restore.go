@@ -62,6 +62,7 @@ func (p *Pool) restore(
 		return volume.Volume{}, err
 	}
 	defer c.end()
+	req.Spec = req.Spec.DecideAs(c.from.Spec)
 	req.Size.Required = max(req.Size.Required, c.from.Bytes)
 	v, err := p.newVolume(id, req)
 	if err != nil {

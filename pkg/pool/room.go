@@ -41,6 +41,7 @@ func (p *Pool) room() (ledger.Room, error) {
 // Largest is the size of the largest volume of that kind that Create would make now; 0 is none. It
 // costs two system calls. Errors: ErrUnavailable when the disk has failed.
 func (p *Pool) Largest(s volume.Spec) (int64, error) {
+	s = s.DecideFor(p.backend)
 	if p.checkInodes(s) != nil {
 		return 0, nil //nolint:nilerr // what cannot be made has no room
 	}

@@ -55,13 +55,14 @@ func (c *cluster) capacity(class map[string]string, node string) (int64, error) 
 func TestCapacityIsThatOfTheNodesPool(t *testing.T) {
 	c := newCluster(t, Options{})
 	c.addNode("node-a", "p", "fast").push(&linkpb.State{Pools: []*linkpb.Pool{
-		{Name: "p", IsDefault: true, Uuid: "0123456789ab", SizeBytes: gib, AvailableBytes: 8*mib + 1},
+		{Name: "p", IsDefault: true, Uuid: "0123456789ab", SizeBytes: gib, AvailableBytes: 8*mib + 1, EnforcesSizes: true},
 		{Name: "fast", Uuid: "1123456789ab", SizeBytes: gib, AvailableBytes: 400 * mib},
 	}})
 	c.addNode("node-b", "p").push(&linkpb.State{Pools: []*linkpb.Pool{
 		{Name: "p", IsDefault: true, Uuid: "2123456789ab", SizeBytes: gib, AvailableBytes: 16 * mib},
 	}})
 	fast := map[string]string{volume.ParamPool: "fast"}
+	enforced := map[string]string{volume.ParamBacking: string(volume.EnforcedBacking)}
 	path := map[string]string{
 		volume.ParamPath: "/srv", volume.ParamType: string(volume.Directory),
 	}
@@ -77,6 +78,8 @@ func TestCapacityIsThatOfTheNodesPool(t *testing.T) {
 		{"all", nil, "", 24 * mib},
 		{"limits of inodes that nobody has", map[string]string{volume.ParamInodes: "10"}, "node-a", 0},
 		{"too little for a filesystem", map[string]string{volume.ParamBacking: "image"}, "node-b", 16 * mib},
+		{"a directory where sizes are enforced", enforced, "node-a", 8 * mib},
+		{"an image where they are not", enforced, "node-b", 16 * mib},
 		{"a path", path, "node-a", unlimited},
 		{"a path, anywhere", path, "", unlimited},
 		{"a mistake", map[string]string{"colour": "red"}, "node-a", 8 * mib},

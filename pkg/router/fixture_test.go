@@ -330,7 +330,7 @@ func (n *testNode) realState() *linkpb.State {
 		state.Pools = append(state.Pools, &linkpb.Pool{
 			Name: p.Name(), IsDefault: i == 0, Uuid: uuidOf(p), SizeBytes: now.SizeBytes,
 			AvailableBytes: now.AvailableBytes, Volumes: int64(now.Volumes),
-			Snapshots: int64(now.Snapshots),
+			Snapshots: int64(now.Snapshots), EnforcesSizes: p.Filesystem().EnforcesSizes,
 		})
 	}
 	return state

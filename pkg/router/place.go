@@ -135,32 +135,30 @@ func (r *Router) choose(
 	if err != nil {
 		return choice{}, err
 	}
-	w := wanted{where: where, name: req.GetName(), class: create.Class(), bytes: 0}
-	if create.Params.Path == "" {
-		if w.bytes, err = create.Volume.Spec.Size(create.Volume.Size); err != nil {
-			return choice{}, err
-		}
+	w := wanted{where: where, name: req.GetName(), class: create.Class(), size: create.Volume.Size}
+	if _, err := w.class.Spec.Size(w.size); err != nil {
+		return choice{}, err
 	}
 	rec := r.recorderFor(create)
 	if name, known := rec.known(); known {
 		return r.recorded(rec, name, where)
 	}
-	n, p := r.pick(w)
-	if n == nil {
+	c := r.pick(w)
+	if c.node == nil {
 		return choice{}, r.nowhere(w)
 	}
-	name, err := rec.record(ctx, n.name)
+	name, err := rec.record(ctx, c.node.name)
 	if err != nil {
-		r.release(p, w.bytes, err)
+		r.release(c, err)
 		return choice{}, fmt.Errorf("%w: record that volume %s is made on node %s: %w", volume.ErrAPI,
-			w.name, n.name, err)
+			w.name, c.node.name, err)
 	}
-	if name != n.name {
-		r.release(p, w.bytes, errNotHere)
+	if name != c.node.name {
+		r.release(c, errNotHere)
 		return r.recorded(rec, name, where)
 	}
-	return choice{n, func(err error) {
-		r.release(p, w.bytes, err)
+	return choice{c.node, func(err error) {
+		r.release(c, err)
 		rec.ended(err)
 	}}, nil
 }
@@ -187,14 +185,16 @@ type wanted struct {
 	where topology
 	name  string
 	class request.Capacity
-	bytes int64
+	size  volume.SizeRange
 }
 
 // candidate is a node on which the volume could be made.
 type candidate struct {
 	node *node
 	pool *poolState // nil for a path of the host
-	fits bool
+	// bytes is what the volume would take there: in some pools an image, in others a directory.
+	bytes int64
+	fits  bool
 	// tainted: only pods that tolerate the node's taints can use the volume.
 	tainted bool
 	room    int64
@@ -202,14 +202,15 @@ type candidate struct {
 }
 
 // pick chooses a node and counts the volume there. Without a node that has room it takes the one
-// with most, which answers in its own words. It is nil if no linked node can use the class's pool.
-// A node that the caller prefers was chosen by the scheduler, which knows what the pod tolerates.
-func (r *Router) pick(w wanted) (*node, *poolState) {
+// with most, which answers in its own words. There is no node if no linked one can use the class's
+// pool. A node that the caller prefers was chosen by the scheduler, which knows what the pod
+// tolerates.
+func (r *Router) pick(w wanted) candidate {
 	r.fleet.mu.Lock()
 	defer r.fleet.mu.Unlock()
 	for _, value := range w.where.values[:w.where.preferred] {
 		if c, ok := w.candidate(r.fleet.byValue[value]); ok && c.fits {
-			return c.take(w.bytes)
+			return c.take()
 		}
 	}
 	var best candidate
@@ -219,7 +220,7 @@ func (r *Router) pick(w wanted) (*node, *poolState) {
 			best = c
 		}
 	}
-	return best.take(w.bytes)
+	return best.take()
 }
 
 // within are the nodes of a topology.
@@ -249,7 +250,8 @@ func (w wanted) candidate(n *node) (c candidate, ok bool) {
 		return candidate{}, false
 	}
 	c.room = c.pool.largest(w.class, c.pool.room())
-	c.fits = c.room >= w.bytes && c.room > 0
+	bytes, err := w.class.Spec.DecideFor(c.pool).Size(w.size)
+	c.bytes, c.fits = bytes, err == nil && c.room >= bytes && c.room > 0
 	return c, true
 }
 
@@ -277,24 +279,25 @@ func (c candidate) isBetter(other candidate, by Placement) bool {
 }
 
 // take counts the volume. The fleet's lock is held.
-func (c candidate) take(bytes int64) (*node, *poolState) {
+func (c candidate) take() candidate {
 	if c.pool != nil {
-		c.pool.placed.coming += bytes
+		c.pool.placed.coming += c.bytes
 	}
-	return c.node, c.pool
+	return c
 }
 
 // release takes back what take has counted, when the call has ended so.
-func (r *Router) release(p *poolState, bytes int64, err error) {
-	if p == nil {
+func (r *Router) release(c candidate, err error) {
+	if c.pool == nil {
 		return
 	}
 	r.fleet.mu.Lock()
 	defer r.fleet.mu.Unlock()
-	p.placed.coming -= bytes
+	placed := c.pool.placed
+	placed.coming -= c.bytes
 	if err == nil {
-		p.placed.arrived += bytes
-		p.placed.last = time.Now()
+		placed.arrived += c.bytes
+		placed.last = time.Now()
 	}
 }
 

@@ -53,6 +53,34 @@ func TestPlacementFollowsTheRoom(t *testing.T) {
 	}
 }
 
+// What a class of backing: enforced takes depends on the pool: an image has a smallest size.
+func TestPlacementKnowsWhatAnEnforcedSizeTakes(t *testing.T) {
+	c := newCluster(t, Options{})
+	counting := c.addNode("node-a", "p")
+	state := counting.realState()
+	state.Pools[0].AvailableBytes = volume.Ext4.MinimumBytes() - 1
+	counting.push(state)
+	enforcing := c.addNode("node-b", "p")
+	state = enforcing.realState()
+	state.Pools[0].AvailableBytes, state.Pools[0].EnforcesSizes = 2*mib, true
+	enforcing.push(state)
+	req := createRequest("v")
+	req.Parameters = map[string]string{volume.ParamBacking: string(volume.EnforcedBacking)}
+	if got := nodeOf(c.create(req)); got != "node-b" {
+		t.Errorf("the volume is on %s, which has no room for an image; want node-b", got)
+	}
+	req.Name = "w"
+	counting.pushRoom(gib)
+	if got := nodeOf(c.create(req)); got != "node-a" {
+		t.Errorf("the second volume is on %s, want node-a, which has most room", got)
+	}
+	c.fleet.mu.RLock()
+	defer c.fleet.mu.RUnlock()
+	if got := c.fleet.nodes["node-a"].pools[0].placed.arrived; got != volume.Ext4.MinimumBytes() {
+		t.Errorf("the image counts %d bytes, want %d", got, volume.Ext4.MinimumBytes())
+	}
+}
+
 // The pushed room is old while many volumes are made at a time.
 func TestVolumesThatAreBeingMadeCount(t *testing.T) {
 	c := newCluster(t, Options{})

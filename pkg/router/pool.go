@@ -89,6 +89,9 @@ func (p *poolState) isOf(class string) bool {
 	return p.name == class || class == "" && p.isDefault
 }
 
+// Enforces implements volume.Enforcer.
+func (p *poolState) Enforces() bool { return p.enforcesSizes }
+
 // AllowMultiNode implements what capability.CheckNodes asks.
 func (p *poolState) AllowMultiNode() bool { return p.allowMultiNode }
 
@@ -101,7 +104,7 @@ func (p *poolState) largest(class request.Capacity, room int64) int64 {
 		capability.CheckNodes(p, class.Access...) != nil:
 		return 0
 	}
-	return class.Spec.Largest(room)
+	return class.Spec.DecideFor(p).Largest(room)
 }
 
 // room is what is left for further volumes.

@@ -119,6 +119,11 @@ func ParseAttributes(
 	return a, nil
 }
 
+// mayBeImage says whether the attributes ask for an image, or leave it to the pool.
+func (a *Attributes) mayBeImage() bool {
+	return a.backing == backingImage || a.backing == backingEnforced || a.allocation != ""
+}
+
 // checkInline refuses combinations that say two things, or nothing.
 func (a *Attributes) checkInline(given map[string]string) error {
 	switch _, sized := given[ParamSize]; {
@@ -127,9 +132,10 @@ func (a *Attributes) checkInline(given map[string]string) error {
 	case a.Path != "" && (a.Memory || sized):
 		return fmt.Errorf("%w: attribute %q is %q: a path of the host has no %q and no %q", ErrInvalid,
 			ParamPath, a.Path, ParamSize, ParamMedium)
-	case a.backing == backingImage || a.allocation != "":
+	case a.mayBeImage():
 		return fmt.Errorf(
-			"%w: an inline volume is a directory or a file of its pool's filesystem: take %q and %q out, or use a claim",
+			"%w: an inline volume is a directory or a file of its pool's filesystem: "+
+				"take %q and %q out, or use a claim (of the pod's own: ephemeral.volumeClaimTemplate)",
 			ErrInvalid,
 			ParamBacking,
 			ParamAllocation,

@@ -112,6 +112,8 @@ func (p *Parameters) SpecFor(t AccessType) (Spec, error) {
 			ErrInvalid,
 			ParamInodes,
 		)
+	case p.backing == backingEnforced:
+		return p.enforcedSpec(t)
 	case t.Block:
 		return p.blockSpec()
 	case t.FSType != "" || p.backing == backingImage:
@@ -173,7 +175,8 @@ func (s Spec) Check() error {
 		s.FSType != "" && !slices.Contains(FSTypes(), s.FSType),
 		!s.IsImage() && (s.FSType != "" || s.Allocation != ""),
 		s.IsImage() && s.Allocation != Sparse && s.Allocation != Preallocated,
-		s.IsBlock() && s.Type != DirectoryOrCreate, s.IsImage() && s.Inodes != 0:
+		s.IsBlock() && (s.Type != DirectoryOrCreate || s.EnforcedSize),
+		s.IsImage() && s.Inodes != 0:
 		return fmt.Errorf("%w: %+v is no volume of this driver", ErrInvalid, s)
 	default:
 		return nil
@@ -231,14 +234,16 @@ const (
 	backingAuto      backing = "auto"
 	backingDirectory backing = "directory"
 	backingImage     backing = "image"
+	backingEnforced  backing = backing(EnforcedBacking)
 )
 
 func parseBacking(s string) (backing, error) {
 	switch b := backing(s); b {
-	case backingAuto, backingDirectory, backingImage:
+	case backingAuto, backingDirectory, backingImage, backingEnforced:
 		return b, nil
 	default:
-		return "", fmt.Errorf("want %s, %s or %s", backingAuto, backingDirectory, backingImage)
+		return "", fmt.Errorf("want %s, %s, %s or %s", backingAuto, backingDirectory, backingImage,
+			backingEnforced)
 	}
 }
 

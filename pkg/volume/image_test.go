@@ -102,6 +102,17 @@ func TestClassAndAccessBecomeASpec(t *testing.T) {
 			access: AccessType{FSType: XFS},
 		},
 		{
+			name:   "enforced and fsType",
+			params: map[string]string{"backing": "enforced"},
+			access: AccessType{FSType: Ext4},
+		},
+		{
+			name:   "block of an enforced class",
+			params: map[string]string{"backing": "enforced", "allocation": "preallocated"},
+			access: AccessType{Block: true},
+			want:   fullBlock,
+		},
+		{
 			name:   "fsType of a path",
 			params: map[string]string{"path": "/data", "type": "Directory"},
 			access: AccessType{FSType: XFS},
@@ -138,6 +149,7 @@ func TestWrongBackingAndAllocationAreRefused(t *testing.T) {
 		{"backing": "image", "allocation": ""},
 		{"path": "/data", "type": "Directory", "backing": "image"},
 		{"path": "/data", "type": "Directory", "backing": "auto"},
+		{"path": "/data", "type": "Directory", "backing": "enforced"},
 	} {
 		if p, err := ParseParameters(params); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%v: %+v, %v, want ErrInvalid", params, p, err)
@@ -146,7 +158,9 @@ func TestWrongBackingAndAllocationAreRefused(t *testing.T) {
 }
 
 func TestInlineVolumeIsNoImage(t *testing.T) {
-	for _, attributes := range []map[string]string{{"backing": "image"}, {"allocation": "sparse"}} {
+	for _, attributes := range []map[string]string{
+		{"backing": "image"}, {"backing": "enforced"}, {"allocation": "sparse"},
+	} {
 		attributes[AttrEphemeral] = "true"
 		if _, err := ParseAttributes(attributes, nil); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%v: %v, want ErrInvalid", attributes, err)
@@ -193,6 +207,8 @@ func TestSpecThatNoClassMakesIsRefused(t *testing.T) {
 		{Type: DirectoryOrCreate, Backing: ImageBacking, FSType: "ntfs", Allocation: Sparse},
 		{Type: DirectoryOrCreate, Backing: ImageBacking, FSType: XFS, Allocation: "thick"},
 		{Type: FileOrCreate, Backing: ImageBacking, Allocation: Sparse},
+		{Type: DirectoryOrCreate, Backing: EnforcedBacking, EnforcedSize: true},
+		{Type: DirectoryOrCreate, Backing: ImageBacking, Allocation: Sparse, EnforcedSize: true},
 	} {
 		if err := s.Check(); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%+v: %v, want ErrInvalid", s, err)

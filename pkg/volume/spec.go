@@ -51,8 +51,8 @@ const (
 	ParamMode = "mode"
 	ParamUID  = "uid"
 	ParamGID  = "gid"
-	// ParamBacking chooses between a directory or file of the pool's filesystem and an image;
-	// ParamAllocation is for images.
+	// ParamBacking chooses between a directory or file of the pool's filesystem and an image, or
+	// has the pool choose; ParamAllocation is for images.
 	ParamBacking    = "backing"
 	ParamAllocation = "allocation"
 	// ParamInodes limits how many files and directories a volume may have.
@@ -87,6 +87,9 @@ type Spec struct {
 	// Inodes is how many files and directories a directory volume may hold at most, its own root
 	// among them; 0 is any number.
 	Inodes uint64 `json:"inodes,omitempty"`
+	// EnforcedSize: the class asked for a size that holds (EnforcedBacking). What that was in the
+	// pool when the volume was made is in Backing.
+	EnforcedSize bool `json:"enforcedSize,omitempty"`
 }
 
 // Differences lists, for people, the fields in which a requested specification differs: "; mode is
@@ -98,7 +101,7 @@ func (s Spec) Differences(requested Spec) string {
 		{ParamMode, fmt.Sprintf("%#o", s.Mode), fmt.Sprintf("%#o", requested.Mode)},
 		{ParamUID, decimal(uint64(s.UID)), decimal(uint64(requested.UID))},
 		{ParamGID, decimal(uint64(s.GID)), decimal(uint64(requested.GID))},
-		{ParamBacking, string(s.Backing), string(requested.Backing)},
+		{ParamBacking, s.backing(), requested.backing()},
 		{"fsType", string(s.FSType), string(requested.FSType)},
 		{ParamAllocation, string(s.Allocation), string(requested.Allocation)},
 		{ParamInodes, decimal(s.Inodes), decimal(requested.Inodes)},

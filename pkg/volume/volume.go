@@ -143,8 +143,9 @@ func (r CreateRequest) CheckAnsweredBy(v Volume) error {
 	case v.Source != r.Source:
 		return fmt.Errorf("%w: volume %s was made from %s; requested: from %s", ErrIncompatible, v.ID,
 			v.Source, r.Source)
-	case v.Spec != r.Spec:
-		return fmt.Errorf("%w: volume %s exists%s", ErrIncompatible, v.ID, v.Spec.Differences(r.Spec))
+	case v.Spec != r.Spec.DecideAs(v.Spec):
+		return fmt.Errorf("%w: volume %s exists%s", ErrIncompatible, v.ID,
+			v.Spec.Differences(r.Spec.DecideAs(v.Spec)))
 	case !r.Size.Contains(v.CapacityBytes):
 		return fmt.Errorf("%w: volume %s has %d bytes; requested: %s", ErrIncompatible, v.ID,
 			v.CapacityBytes, r.Size)
