@@ -427,6 +427,12 @@ func (c *cluster) create(req *csi.CreateVolumeRequest) *csi.Volume {
 	return resp.GetVolume()
 }
 
+func (c *cluster) deleteVolume(v *csi.Volume) error {
+	_, err := c.client.DeleteVolume(c.t.Context(),
+		&csi.DeleteVolumeRequest{VolumeId: v.GetVolumeId()})
+	return err
+}
+
 // nodeOf is the node on which a volume has been made.
 func nodeOf(v *csi.Volume) string {
 	return v.GetAccessibleTopology()[0].GetSegments()[volume.TopologyKey(driverName)]

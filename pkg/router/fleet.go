@@ -35,6 +35,7 @@ type fleet struct {
 	pruned  time.Time
 	seldom  *rate.Limiter // for lines of the log that a node can cause
 
+	turns   *turns
 	started time.Time
 	objects map[string]NodeObject // by the node's name, of those that exist
 	read    objectsState
@@ -52,7 +53,7 @@ type node struct {
 	pools  []*poolState
 	object NodeObject // what the Kubernetes API says of it
 
-	underWay        atomic.Int64
+	underWay        int // calls; turns has its lock
 	calls, failures atomic.Uint64
 }
 
@@ -71,6 +72,7 @@ func newFleet(logger klog.Logger, awaitNodes bool) *fleet {
 		refused: map[*poolState]*node{},
 		pruned:  time.Now(),
 		seldom:  rate.NewLimiter(rate.Every(time.Second), 20),
+		turns:   newTurns(),
 		started: time.Now(),
 		objects: map[string]NodeObject{},
 	}

@@ -57,10 +57,9 @@ func (fleetCollector) Describe(ch chan<- *prometheus.Desc) {
 func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	c.fleet.mu.RLock()
 	defer c.fleet.mu.RUnlock()
-	linked, notLinked, underWay := 0, 0, int64(0)
+	linked, notLinked := 0, 0
 	pools := map[string]int{"ready": 0, "not_ready": 0, "refused": 0}
 	for n := range c.fleet.known() {
-		underWay += n.underWay.Load()
 		ch <- prometheus.MustNewConstMetric(callsDesc, prometheus.CounterValue,
 			float64(n.calls.Load()), n.name)
 		ch <- prometheus.MustNewConstMetric(failuresDesc, prometheus.CounterValue,
@@ -79,7 +78,7 @@ func (c fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(nodesDesc, int64(linked), "true")
 	gauge(nodesDesc, int64(notLinked), "false")
-	gauge(underWayDesc, underWay)
+	gauge(underWayDesc, int64(c.fleet.turns.count()))
 	for state, count := range pools {
 		gauge(poolsDesc, int64(count), state)
 	}

@@ -51,9 +51,7 @@ func TestListsGoOnWithoutANodeThatWasDeleted(t *testing.T) {
 	if got := c.metric(`csi_hostpath_router_nodes{linked="false"}`); got != 0 {
 		t.Errorf("%v nodes are not linked, want none", got)
 	}
-	_, err := c.client.DeleteVolume(t.Context(),
-		&csi.DeleteVolumeRequest{VolumeId: onB.GetVolumeId()})
-	wantCode(t, err, codes.Unavailable, "node-b was deleted")
+	wantCode(t, c.deleteVolume(onB), codes.Unavailable, "node-b was deleted")
 
 	// It comes back, is deleted while it is linked, and ends only then.
 	b.connect()

@@ -15,10 +15,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// maxUnderWay bounds the calls under way to a node: a node that is slow takes no more of what the
-// sidecars and the router can do at a time.
-const maxUnderWay = 32
-
 // maxMessage bounds the message of a node's status, in bytes.
 const maxMessage = 16 << 10
 
@@ -29,7 +25,8 @@ const maxNamed = 10
 type method[Q, A any] func(csi.ControllerClient, context.Context, Q, ...grpc.CallOption) (A, error)
 
 // call makes a call to a node, with the caller's deadline and request ID. What the node answers
-// goes through as it is. Errors: ErrNotLinked, ErrNodeBusy; the status of the node.
+// goes through as it is. Errors: ErrNotLinked, ErrNodeBusy; the status of the node; the
+// context's.
 func call[Q, A any](
 	ctx context.Context, r *Router, n *node, name string, do method[Q, A], req Q,
 ) (answer A, err error) {
@@ -37,11 +34,10 @@ func call[Q, A any](
 	if err != nil {
 		return answer, err
 	}
-	defer n.underWay.Add(-1)
-	if n.underWay.Add(1) > maxUnderWay {
-		return answer, fmt.Errorf("%w: %s has %d calls under way: retry", volume.ErrNodeBusy, n.name,
-			maxUnderWay)
+	if err := r.fleet.turns.begin(ctx, n); err != nil {
+		return answer, err
 	}
+	defer r.fleet.turns.end(n)
 	start := time.Now()
 	answer, err = do(client, rpc.SendRequestID(ctx), req)
 	r.metrics.seconds.WithLabelValues(name).Observe(time.Since(start).Seconds())

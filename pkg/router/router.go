@@ -123,7 +123,9 @@ func (r *Router) Close() {
 func (r *Router) NewServer() *grpc.Server {
 	options := append(rpc.FloodControl(rpc.RouterBounds()), rpc.GiveRequestIDs())
 	options = append(options,
-		rpc.ServerOptions(rpc.Options{Logger: r.logger, Registerer: r.opts.Registerer})...)
+		rpc.ServerOptions(rpc.Options{
+			Logger: r.logger, Registerer: r.opts.Registerer, Scope: rpc.ManyNodes,
+		})...)
 	server := grpc.NewServer(options...)
 	r.Register(server)
 	return server

@@ -43,19 +43,24 @@ type holder struct {
 // mutex suffices, because it covers some map accesses and no handler.
 type inFlight struct {
 	conflicts *prometheus.CounterVec
+	volumeKey func(id string) lockKey
 
 	mu   sync.Mutex
 	held map[lockKey]holder
 }
 
-func newInFlight(conflicts *prometheus.CounterVec) *inFlight {
-	return &inFlight{conflicts: conflicts, held: map[lockKey]holder{}}
+func newInFlight(conflicts *prometheus.CounterVec, scope Scope) *inFlight {
+	f := &inFlight{conflicts: conflicts, volumeKey: dirKey, held: map[lockKey]holder{}}
+	if scope == ManyNodes {
+		f.volumeKey = idKey
+	}
+	return f
 }
 
 func (f *inFlight) intercept(
 	ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {
-	keys := keysOf(req)
+	keys := keysOf(req, f.volumeKey)
 	if keys == (lockKeys{}) {
 		return handler(ctx, req)
 	}
@@ -100,37 +105,46 @@ func (f *inFlight) unlock(keys lockKeys) {
 // each name to one of them (pool/internal/catalog), or lets the same request join
 // (pkg/job). The source of a copy may be published meanwhile; the pool keeps it from
 // being deleted. The driver has no group calls. docs/design.md has all that excludes calls.
-func keysOf(req any) lockKeys {
+func keysOf(req any, volumeKey func(id string) lockKey) lockKeys {
 	switch r := req.(type) {
 	case *csi.NodeStageVolumeRequest:
-		return lockKeys{idKey(r.GetVolumeId()), pathKey(r.GetStagingTargetPath())}
+		return lockKeys{volumeKey(r.GetVolumeId()), pathKey(r.GetStagingTargetPath())}
 	case *csi.NodeUnstageVolumeRequest:
-		return lockKeys{idKey(r.GetVolumeId()), pathKey(r.GetStagingTargetPath())}
+		return lockKeys{volumeKey(r.GetVolumeId()), pathKey(r.GetStagingTargetPath())}
 	case *csi.NodePublishVolumeRequest:
-		return lockKeys{idKey(r.GetVolumeId()), pathKey(r.GetTargetPath())}
+		return lockKeys{volumeKey(r.GetVolumeId()), pathKey(r.GetTargetPath())}
 	case *csi.NodeUnpublishVolumeRequest:
-		return lockKeys{idKey(r.GetVolumeId()), pathKey(r.GetTargetPath())}
+		return lockKeys{volumeKey(r.GetVolumeId()), pathKey(r.GetTargetPath())}
 	case *csi.DeleteVolumeRequest:
-		return lockKeys{idKey(r.GetVolumeId())}
+		return lockKeys{volumeKey(r.GetVolumeId())}
 	case *csi.ControllerPublishVolumeRequest:
-		return lockKeys{idKey(r.GetVolumeId())}
+		return lockKeys{volumeKey(r.GetVolumeId())}
 	case *csi.ControllerUnpublishVolumeRequest:
-		return lockKeys{idKey(r.GetVolumeId())}
+		return lockKeys{volumeKey(r.GetVolumeId())}
 	case *csi.ControllerExpandVolumeRequest:
-		return lockKeys{idKey(r.GetVolumeId())}
+		return lockKeys{volumeKey(r.GetVolumeId())}
 	case *csi.ControllerModifyVolumeRequest:
-		return lockKeys{idKey(r.GetVolumeId())}
+		return lockKeys{volumeKey(r.GetVolumeId())}
 	case *csi.NodeExpandVolumeRequest:
-		return lockKeys{idKey(r.GetVolumeId())}
+		return lockKeys{volumeKey(r.GetVolumeId())}
 	}
 	return lockKeys{}
 }
 
-// idKey is the volume's directory. It takes a text that is not an ID of this driver for a name: it
+// idKey is the volume's ID. What is no ID of this driver locks nothing: its handler changes nothing.
+func idKey(s string) lockKey {
+	id, err := volume.ParseID(s)
+	if err != nil {
+		return lockKey{}
+	}
+	return lockKey{volumeSpace, id.String()}
+}
+
+// dirKey is the volume's directory. It takes a text that is not an ID of this driver for a name: it
 // may be the handle of a PersistentVolume that was written by hand, or of an inline volume, whose
 // directory is named after the handle. A name that does not parse locks nothing: the handler
 // refuses it.
-func idKey(s string) lockKey {
+func dirKey(s string) lockKey {
 	if id, err := volume.ParseID(s); err == nil {
 		return lockKey{volumeSpace, id.Dir()}
 	}

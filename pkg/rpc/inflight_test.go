@@ -24,7 +24,7 @@ import (
 const testPool = "0123456789ab"
 
 func newTestInFlight() *inFlight {
-	return newInFlight(newMetrics(prometheus.NewRegistry()).conflicts)
+	return newInFlight(newMetrics(prometheus.NewRegistry()).conflicts, OneNode)
 }
 
 func TestKeysOf(t *testing.T) {
@@ -86,7 +86,7 @@ func TestKeysOf(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := keysOf(tt.req); got != tt.want {
+			if got := keysOf(tt.req, dirKey); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
@@ -110,7 +110,7 @@ func TestEveryRequestWithAVolumeIsLockedOrKnownToRead(t *testing.T) {
 			continue
 		}
 		m.ProtoReflect().Set(field, protoreflect.ValueOfString(testPool+"-pvc-1"))
-		locks := keysOf(m) != lockKeys{}
+		locks := keysOf(m, dirKey) != lockKeys{}
 		if reads := slices.Contains(unlocked, desc.Name()); locks == reads {
 			t.Errorf("%s: locks %v, listed as reading %v", desc.Name(), locks, reads)
 		}
@@ -121,7 +121,7 @@ func TestSecondCallLearnsWhoHoldsTheVolumeAndSinceWhen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newTestInFlight()
 		expand := &csi.NodeExpandVolumeRequest{VolumeId: testPool + "-pvc-1"}
-		if err := f.tryLock("NodeExpandVolume", keysOf(expand)); err != nil {
+		if err := f.tryLock("NodeExpandVolume", keysOf(expand, dirKey)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)
@@ -134,7 +134,7 @@ func TestSecondCallLearnsWhoHoldsTheVolumeAndSinceWhen(t *testing.T) {
 		if got := counter(t, f.conflicts, "DeleteVolume"); got != 1 {
 			t.Errorf("%v conflicts were counted, want 1", got)
 		}
-		f.unlock(keysOf(expand))
+		f.unlock(keysOf(expand, dirKey))
 		if len(f.held) != 0 {
 			t.Errorf("still held: %v", f.held)
 		}

@@ -17,7 +17,20 @@ type Options struct {
 	Logger klog.Logger
 	// Registerer gets the metrics. Default: none, the metrics cannot be read.
 	Registerer prometheus.Registerer
+	// Scope says whose volumes the calls are for. Default: OneNode.
+	Scope Scope
 }
+
+// Scope says how calls for the same volume are known.
+type Scope int
+
+const (
+	// OneNode knows a volume by its directory, which the handle of an inline volume also says.
+	OneNode Scope = iota
+	// ManyNodes knows a volume by its ID: pools of several nodes may have directories of one name.
+	// No call has the handle of an inline volume.
+	ManyNodes
+)
 
 // NewServer returns a server without services, whose calls pass through the interceptors of
 // ServerOptions, within the bounds of FloodControl. The caller registers its services, serves and
@@ -55,6 +68,6 @@ func interceptors(opts Options) []grpc.UnaryServerInterceptor {
 		mapErrors,
 		recoverPanics(m.panics),
 		enforceLimits,
-		newInFlight(m.conflicts).intercept,
+		newInFlight(m.conflicts, opts.Scope).intercept,
 	}
 }
