@@ -114,7 +114,7 @@ func (s *sizes) tell(ctx context.Context, v *persistentVolume) (known bool, err 
 	if !ok || kind.parameters == nil { // written by hand, or the class was deleted
 		return true, nil
 	}
-	if spec, err := kind.parameters.SpecFor(v.access); err != nil || spec.IsImage() {
+	if spec, err := kind.parameters.SpecFor(v.access); err != nil || spec.IsImage() || spec.EnforcedSize {
 		return true, nil
 	}
 	p, usable := s.nodes.Pool(id.Pool())
@@ -126,7 +126,7 @@ func (s *sizes) tell(ctx context.Context, v *persistentVolume) (known bool, err 
 		About: reference(claimKind, c), Type: corev1.EventTypeWarning, Reason: reasonNotEnforced,
 		Message: fmt.Sprintf("Nothing keeps this volume within its size, because pool %s of node %s "+
 			"enforces none: the volume can fill the disk. For sizes that hold, put the pool on a "+
-			"filesystem with quotas, or use a class with \"backing: image\".", p.Name, p.Node),
+			"filesystem with quotas, or use a class with \"backing: enforced\".", p.Name, p.Node),
 	})
 }
 

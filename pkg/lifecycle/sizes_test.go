@@ -78,7 +78,7 @@ func TestOwnerIsToldOnceThatTheSizeIsNotEnforced(t *testing.T) {
 		if e.Reason != reasonNotEnforced || e.InvolvedObject.Name != "data" ||
 			e.ReportingController != "csi-hostpath-controller" || e.Type != corev1.EventTypeWarning ||
 			!strings.Contains(e.Message, "pool default of node b") ||
-			!strings.Contains(e.Message, "backing: image") {
+			!strings.Contains(e.Message, "backing: enforced") {
 			t.Errorf("the owner is told %+v", e)
 		}
 	})
@@ -98,6 +98,7 @@ func TestNothingIsWrittenAboutAVolumeWhoseSizeIsEnforced(t *testing.T) {
 		"by its image": {class: "images", parameters: map[string]string{
 			"backing": "image", "csi.storage.k8s.io/fstype": "xfs",
 		}},
+		"by whatever holds it": {class: "images", parameters: map[string]string{"backing": "enforced"}},
 		"by the image of a filesystem": {class: "waits", change: func(v *corev1.PersistentVolume) {
 			v.Spec.CSI.FSType = "ext4"
 		}},
