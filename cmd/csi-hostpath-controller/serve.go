@@ -218,7 +218,10 @@ func (c *controller) run(ctx context.Context) error {
 		return c.nodes.Run(ctx, func(o lifecycle.NodeObject) { c.router.SetNode(router.NodeObject(o)) },
 			c.router.NodesRead)
 	})
-	group.Go(func() error { c.options.forgetNodeCapacities(ctx, c.client); return nil })
+	group.Go(func() error {
+		c.options.forgetNodeCapacities(ctx, c.client, c.router.AllLinked)
+		return nil
+	})
 	group.Go(func() error {
 		return c.leader.follow(ctx, &c.options.kube, c.registry, lifecycle.Options{
 			DriverName:    c.options.driverName,

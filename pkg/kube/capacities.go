@@ -21,17 +21,17 @@ const (
 // DeleteNodeCapacities deletes the CSIStorageCapacity objects that the provisioners of node
 // deployment have made, each for its own node. In the central deployment nobody corrects them, and
 // the scheduler believes whatever offers most room. Their owner is the DaemonSet, which both
-// deployments have: so Kubernetes does not delete them.
+// deployments have: so Kubernetes does not delete them. It returns how many there were.
 func DeleteNodeCapacities(
 	ctx context.Context, client kubernetes.Interface, namespace, driverName string,
-) error {
+) (found int, err error) {
 	capacities := client.StorageV1().CSIStorageCapacities(namespace)
 	list, err := capacities.List(ctx, metav1.ListOptions{
 		LabelSelector: driverNameLabel + "=" + driverName + "," +
 			managedByLabel + "," + managedByLabel + "!=" + centralManagedBy,
 	})
 	if err != nil {
-		return fmt.Errorf("list what nodes have said about their room: %w", err)
+		return 0, fmt.Errorf("list what nodes have said about their room: %w", err)
 	}
 	var errs []error
 	for i := range list.Items {
@@ -41,5 +41,5 @@ func DeleteNodeCapacities(
 			errs = append(errs, fmt.Errorf("delete what a node has said about its room: %w", err))
 		}
 	}
-	return errors.Join(errs...)
+	return len(list.Items), errors.Join(errs...)
 }

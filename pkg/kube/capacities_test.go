@@ -27,9 +27,10 @@ func TestOnlyCapacitiesOfNodeDeploymentAreDeleted(t *testing.T) {
 		capacity("csi", "other", "other.example.com", "external-provisioner-node-1"),
 		capacity("elsewhere", "node-1", "hostpath.csi.local", "external-provisioner-node-1"),
 	)
-	for range 2 { // the second time there is nothing to delete
-		if err := DeleteNodeCapacities(t.Context(), client, "csi", "hostpath.csi.local"); err != nil {
-			t.Fatal(err)
+	for _, want := range []int{2, 0} {
+		found, err := DeleteNodeCapacities(t.Context(), client, "csi", "hostpath.csi.local")
+		if err != nil || found != want {
+			t.Fatalf("%d found, %v, want %d", found, err, want)
 		}
 	}
 	list, err := client.StorageV1().CSIStorageCapacities("").List(t.Context(), metav1.ListOptions{})

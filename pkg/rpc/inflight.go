@@ -131,7 +131,8 @@ func keysOf(req any, volumeKey func(id string) lockKey) lockKeys {
 	return lockKeys{}
 }
 
-// idKey is the volume's ID. What is no ID of this driver locks nothing: its handler changes nothing.
+// idKey is the volume's ID. What is no ID of this driver locks nothing: its handler changes
+// nothing.
 func idKey(s string) lockKey {
 	id, err := volume.ParseID(s)
 	if err != nil {
