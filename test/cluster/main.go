@@ -78,6 +78,11 @@ func upCommand(name *string) *cobra.Command {
 		"size of each node's disk in GiB (a sparse file)")
 	flags.StringVar(&options.DiskPath, "disk-path", cluster.DefaultDiskPath,
 		"where each node mounts its disk")
+	flags.StringVar(&options.Kubernetes, "kubernetes", cluster.DefaultedKubernetes(""),
+		"version of Kubernetes: "+strings.Join(cluster.KubernetesVersions(), " or ")+
+			" ($"+cluster.KubernetesVariable+")")
+	flags.StringVar(&options.FeatureGates, "feature-gates", "",
+		"feature gates of Kubernetes, NAME=true or NAME=false, separated by commas")
 	flags.StringVar(
 		&options.Cache,
 		"cache",

@@ -18,6 +18,8 @@ const values = `
 image: {repository: localhost/csi-hostpath, tag: e2e, pullPolicy: Never}
 # The scheduler's next look at a pool that has come or gone, which tests wait for.
 provisioner: {capacityPollInterval: 5s}
+# How often kubelet asks for the limit of volumes: the least that is allowed.
+csiDriver: {nodeAllocatableUpdatePeriodSeconds: 10}
 snapshotter: {enabled: true}
 nodeGone: {after: 20s}
 config:
@@ -92,7 +94,7 @@ func install(ctx context.Context, set ...string) error {
 	}
 	set = append([]string{"deployment=" + *deployment, "podLabels.e2e-image=" + imageMark}, set...)
 	for _, s := range set {
-		args = append(args, "--set-string", s)
+		args = append(args, "--set", s)
 	}
 	return runHelm(ctx, values, args...)
 }

@@ -91,7 +91,8 @@ func IsBuilt(ctx context.Context) (bool, error) {
 }
 
 func needed() []component.Component {
-	return slices.DeleteFunc(component.All(), func(c component.Component) bool {
+	all := component.All(cluster.DefaultedKubernetes(""))
+	return slices.DeleteFunc(all, func(c component.Component) bool {
 		return !slices.Contains(components, c.Name)
 	})
 }

@@ -99,6 +99,7 @@ func (c *Cluster) node(index int) *Node {
 		Layout:     c.folder.layout(name),
 		CGroup:     c.cgroup() + "/" + name,
 		DiskTarget: c.options.DiskPath,
+		Features:   c.options.features(),
 	}
 	return &Node{cluster: c, spec: spec}
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/component"
@@ -28,15 +29,17 @@ const (
 	BusyboxImage = "docker.io/library/busybox:stable"
 	// BooksImage is examples/books.
 	BooksImage = "docker.io/library/books:dev"
-	// AgnhostImage is Kubernetes' own test image.
-	AgnhostImage = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
 )
+
+// agnhostRepository is Kubernetes' own test image, which every node has too, with the tag that its
+// version of Kubernetes gives it.
+const agnhostRepository = "registry.k8s.io/e2e-test-images/agnhost"
 
 // sidecars are those that run as the unprivileged user of upstream's images.
 var sidecars = []string{"csi-provisioner", "csi-resizer", "csi-snapshotter", "snapshot-controller"}
 
 // archiveForm changes when the archives are put together in another way.
-const archiveForm = "1"
+const archiveForm = "2"
 
 // archive is an image archive in the cache.
 type archive struct {
@@ -45,19 +48,12 @@ type archive struct {
 }
 
 // images makes the archives that are not in the cache yet.
-func (b builds) images(cache, pause, books string) ([]archive, error) {
+func (b builds) images(cache, pause, books, agnhost string) ([]archive, error) {
 	folder := filepath.Join(cache, "images")
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		return nil, fmt.Errorf("%w (install the package busybox-static)", err)
-	}
-	busyboxKey, err := fileKey(busybox)
+	archives, err := b.shells(folder, agnhost)
 	if err != nil {
 		return nil, err
 	}
-	made := archive{name: BusyboxImage, path: archivePath(folder, BusyboxImage, busyboxKey)}
-	err = made.unlessThere(func() error { return image.Busybox(made.path, made.name) })
-	archives := []archive{made}
 	for _, p := range b.packed(pause, books) {
 		key := p.key
 		if key == "" {
@@ -73,6 +69,43 @@ func (b builds) images(cache, pause, books string) ([]archive, error) {
 	return archives, err
 }
 
+// shells are the images with a shell: busybox, and agnhost beside it.
+func (b builds) shells(folder, agnhost string) ([]archive, error) {
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		return nil, fmt.Errorf("%w (install the package busybox-static)", err)
+	}
+	key, err := fileKey(busybox)
+	if err != nil {
+		return nil, err
+	}
+	small := archive{name: BusyboxImage, path: archivePath(folder, BusyboxImage, key)}
+	large := archive{name: agnhost, path: archivePath(folder, agnhost, key+"-"+b["agnhost"].Key)}
+	return []archive{small, large}, errors.Join(
+		small.unlessThere(func() error {
+			return image.Busybox(small.path, image.Config{Name: small.name, Cmd: []string{"sh"}})
+		}),
+		large.unlessThere(func() error {
+			config := image.Config{
+				Name: large.name, Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"},
+			}
+			return image.Busybox(large.path, config, b["agnhost"].Program("agnhost"))
+		}),
+	)
+}
+
+// agnhostName is the name that the version of Kubernetes gives agnhost.
+func agnhostName(
+	ctx context.Context, builder component.Builder, kubernetes component.Built,
+) (string, error) {
+	source, err := builder.ModuleFolder(ctx, kubernetes.Component, kubernetes.Module)
+	if err != nil {
+		return "", err
+	}
+	version, err := os.ReadFile(filepath.Join(source, "test", "images", "agnhost", "VERSION"))
+	return agnhostRepository + ":" + strings.TrimSpace(string(version)), err
+}
+
 // packed is an image of one program.
 type packed struct {
 	config  image.Config
@@ -86,10 +119,6 @@ func (b builds) packed(pause, books string) []packed {
 	list := []packed{
 		{config: image.Config{Name: node.PauseImage, User: "65535:65535"}, program: pause},
 		{config: image.Config{Name: BooksImage, User: "65532:65532"}, program: books},
-		{
-			config:  image.Config{Name: AgnhostImage, Cmd: []string{"pause"}},
-			program: b["agnhost"].Program("agnhost"), key: b["agnhost"].Key,
-		},
 	}
 	for _, program := range sidecars {
 		name := fmt.Sprintf("registry.k8s.io/sig-storage/%s:%s", program, b[program].Version)
@@ -126,9 +155,11 @@ type builds map[string]component.Built
 
 // buildAll builds what the cache lacks, one after another: each build uses all
 // cores by itself.
-func buildAll(ctx context.Context, builder component.Builder) (builds, error) {
+func buildAll(
+	ctx context.Context, builder component.Builder, kubernetes string,
+) (builds, error) {
 	all := builds{}
-	for _, c := range component.All() {
+	for _, c := range component.All(kubernetes) {
 		built, err := builder.Build(ctx, c)
 		if err != nil {
 			return nil, err

@@ -9,16 +9,20 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/component"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/disk"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/gates"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/network"
 )
 
 // Environment variables that give the defaults of flags and options.
 const (
-	NameVariable  = "CLUSTER_NAME"
-	CacheVariable = "CLUSTER_CACHE"
+	NameVariable       = "CLUSTER_NAME"
+	CacheVariable      = "CLUSTER_CACHE"
+	KubernetesVariable = "CLUSTER_KUBERNETES"
 )
 
 // Defaults of Options.
@@ -52,6 +56,12 @@ type Options struct {
 	// Cache keeps built programs and images between clusters; default
 	// CLUSTER_CACHE, else csi-hostpath-cluster in the user's cache folder.
 	Cache string `json:"cache"`
+	// Kubernetes is the minor version, one of KubernetesVersions; default CLUSTER_KUBERNETES, else
+	// the newest that all tests pass on.
+	Kubernetes string `json:"kubernetes"`
+	// FeatureGates are set in every component of Kubernetes beside those that are set by default,
+	// or in their place: NAME=true or NAME=false, separated by commas.
+	FeatureGates string `json:"featureGates"`
 	// Progress is told of each step; default: nobody is.
 	Progress func(format string, args ...any) `json:"-"`
 
@@ -62,6 +72,7 @@ type Options struct {
 // complete fills in the defaults and names every fault at once.
 func (o *Options) complete(ctx context.Context) error {
 	o.Name = DefaultedName(o.Name)
+	o.Kubernetes = DefaultedKubernetes(o.Kubernetes)
 	setDefault(&o.Nodes, DefaultNodes)
 	setDefault(&o.Disks, DefaultDisks)
 	setDefault(&o.DiskSize, DefaultDiskSize)
@@ -81,10 +92,15 @@ func (o *Options) complete(ctx context.Context) error {
 	if !filepath.IsAbs(o.DiskPath) || filepath.Clean(o.DiskPath) != o.DiskPath {
 		errs = append(errs, fmt.Errorf("disk path %q: give a clean absolute path", o.DiskPath))
 	}
-	if err := errors.Join(errs...); err != nil {
+	if !slices.Contains(KubernetesVersions(), o.Kubernetes) {
+		errs = append(errs, fmt.Errorf("kubernetes %q: there are %s", o.Kubernetes,
+			strings.Join(KubernetesVersions(), " and ")))
+	}
+	features, err := gates.Parse(defaultGates(o.Kubernetes), o.FeatureGates)
+	if err := errors.Join(append(errs, err)...); err != nil {
 		return err
 	}
-	var err error
+	o.FeatureGates = features.String()
 	if o.Cache, err = CacheFolder(o.Cache); err != nil {
 		return err
 	}
@@ -101,10 +117,36 @@ func (o *Options) disks() string {
 	return o.Disks
 }
 
+// features are the feature gates, which complete has checked.
+func (o *Options) features() gates.Gates {
+	features, _ := gates.Parse(o.FeatureGates)
+	return features
+}
+
 // same reports whether two completed options describe one cluster.
 func (o *Options) same(other *Options) bool {
 	return o.Name == other.Name && o.Nodes == other.Nodes && o.Disks == other.Disks &&
-		o.DiskSize == other.DiskSize && o.DiskPath == other.DiskPath
+		o.DiskSize == other.DiskSize && o.DiskPath == other.DiskPath &&
+		o.Kubernetes == other.Kubernetes && o.FeatureGates == other.FeatureGates
+}
+
+// KubernetesVersions are the minor versions of Kubernetes that there are, the newest first.
+func KubernetesVersions() []string { return component.KubernetesVersions() }
+
+// DefaultedKubernetes returns version, or else the environment's, or else the default.
+func DefaultedKubernetes(version string) string {
+	setDefault(&version, os.Getenv(KubernetesVariable))
+	setDefault(&version, component.DefaultKubernetes)
+	return version
+}
+
+// defaultGates are alpha features that the driver has something for. Without them, Kubernetes does
+// what it does for everybody.
+func defaultGates(version string) string {
+	if version == "1.36" { // has no such gate
+		return ""
+	}
+	return "CSIVolumeHealth=true"
 }
 
 // checkName stands before every use of a name in a path.

@@ -105,11 +105,11 @@ func (c *Cluster) start(ctx context.Context) error {
 		Cache:    c.options.Cache,
 		Progress: c.progress,
 	}
-	all, err := buildAll(ctx, builder)
+	all, err := buildAll(ctx, builder, c.options.Kubernetes)
 	if err != nil {
 		return err
 	}
-	archives, err := c.prepareFiles(ctx, all)
+	archives, err := c.prepareFiles(ctx, builder, all)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,9 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.createNodes(ctx, authority, archives); err != nil {
 		return err
 	}
-	if err := errors.Join(c.applyDNS(ctx), c.applySnapshotCRDs(ctx, builder)); err != nil {
+	snapshotter := all["csi-snapshotter"].Component
+	err = errors.Join(c.applyDNS(ctx), c.applySnapshotCRDs(ctx, builder, snapshotter))
+	if err != nil {
 		return err
 	}
 	for _, n := range c.Nodes() {
@@ -137,7 +139,9 @@ func (c *Cluster) start(ctx context.Context) error {
 }
 
 // prepareFiles puts the programs into the cluster's folder and makes the images.
-func (c *Cluster) prepareFiles(ctx context.Context, all builds) ([]archive, error) {
+func (c *Cluster) prepareFiles(
+	ctx context.Context, builder component.Builder, all builds,
+) ([]archive, error) {
 	if err := all.link(c.folder.programs()); err != nil {
 		return nil, err
 	}
@@ -152,7 +156,11 @@ func (c *Cluster) prepareFiles(ctx context.Context, all builds) ([]archive, erro
 			return nil, err
 		}
 	}
-	return all.images(c.options.Cache, pause, books)
+	agnhost, err := agnhostName(ctx, builder, all["agnhost"])
+	if err != nil {
+		return nil, err
+	}
+	return all.images(c.options.Cache, pause, books, agnhost)
 }
 
 // begin writes the state file, before the first thing that outlives this process.
@@ -202,7 +210,7 @@ func (c *Cluster) startControlPlane(ctx context.Context, authority *pki.Authorit
 	}
 	layout := c.folder.layout(controlplane.Name)
 	group := c.cgroup() + "/" + controlplane.Name
-	spec := controlplane.Spec(layout, c.folder.programs(), group)
+	spec := controlplane.Spec(layout, c.folder.programs(), group, c.options.features())
 	record := func(s *state, m machine.Machine) { s.ControlPlane = m }
 	connect := func(pid int) error { return network.ConnectControlPlane(ctx, pid) }
 	if err := c.boot(ctx, layout, spec, inherited, record, connect); err != nil {
@@ -280,8 +288,10 @@ func (c *Cluster) loadAll(ctx context.Context, archives []archive) error {
 }
 
 // applySnapshotCRDs installs the snapshot API, which belongs to a cluster.
-func (c *Cluster) applySnapshotCRDs(ctx context.Context, builder component.Builder) error {
-	folder, err := builder.ModuleFolder(ctx, "csi-snapshotter",
+func (c *Cluster) applySnapshotCRDs(
+	ctx context.Context, builder component.Builder, snapshotter component.Component,
+) error {
+	folder, err := builder.ModuleFolder(ctx, snapshotter,
 		"github.com/kubernetes-csi/external-snapshotter/client/v8")
 	if err != nil {
 		return err

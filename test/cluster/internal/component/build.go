@@ -59,7 +59,7 @@ func (b Builder) IsCached(ctx context.Context, c Component) (bool, error) {
 
 // locate finds out where in the cache the component belongs.
 func (b Builder) locate(ctx context.Context, c Component) (Built, error) {
-	module := filepath.Join(b.Source, c.Name)
+	module := filepath.Join(b.Source, c.pins())
 	version, err := goOutput(ctx, module, "list", "-m", "-f", "{{.Version}}", c.Module)
 	if err != nil {
 		return Built{}, err
@@ -75,15 +75,15 @@ func (b Builder) locate(ctx context.Context, c Component) (Built, error) {
 
 // ModuleFolder returns where the go command keeps the source of one of the
 // component's modules, for what is not a program.
-func (b Builder) ModuleFolder(ctx context.Context, component, module string) (string, error) {
-	return goOutput(ctx, filepath.Join(b.Source, component), "list", "-m", "-f", "{{.Dir}}", module)
+func (b Builder) ModuleFolder(ctx context.Context, c Component, module string) (string, error) {
+	return goOutput(ctx, filepath.Join(b.Source, c.pins()), "list", "-m", "-f", "{{.Dir}}", module)
 }
 
 // key hashes everything that the programs depend on.
 func (b Builder) key(ctx context.Context, c Component, version string) (string, error) {
 	hash := sha256.New()
 	for _, name := range append([]string{"go.mod", "go.sum"}, c.Sources...) {
-		data, err := os.ReadFile(filepath.Join(b.Source, c.Name, name))
+		data, err := os.ReadFile(filepath.Join(b.Source, c.pins(), name))
 		if err != nil {
 			return "", fmt.Errorf("component %s: %w", c.Name, err)
 		}
@@ -134,7 +134,7 @@ func (b Builder) buildProgram(
 ) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-mod=readonly", "-buildvcs=false",
 		"-ldflags", built.linkFlags(built.Version), "-o", output, program.Package)
-	cmd.Dir = filepath.Join(b.Source, built.Name)
+	cmd.Dir = filepath.Join(b.Source, built.pins())
 	cmd.Env = moduleEnv()
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w:\n%s", program.Package, err, said)

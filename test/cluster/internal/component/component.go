@@ -2,12 +2,17 @@
 // pinned modules in the components folder, into a cache.
 package component
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Component is one pinned module and the programs built from it.
 type Component struct {
-	// Name is the folder of its module.
 	Name string
+	// Pins is the folder of the module that pins its version. Empty: Name. Components of one module
+	// share what they are compiled from.
+	Pins string
 	// Module is the one whose version is the component's.
 	Module   string
 	Programs []Program
@@ -34,9 +39,23 @@ const (
 	coredns     = "github.com/coredns/coredns"
 )
 
-// All lists every component; the small ones come first, so that a failure of the
-// machine shows before the long build.
-func All() []Component {
+// sidecarsPins pins the CSI sidecars, and the snapshot API.
+const sidecarsPins = "csi-sidecars"
+
+// DefaultKubernetes is the version of Kubernetes that All is asked for by default.
+const DefaultKubernetes = "1.36"
+
+// KubernetesVersions are those that can be built, the newest first.
+func KubernetesVersions() []string { return []string{"1.37", "1.36"} }
+
+// All lists every component, with one of KubernetesVersions. The small ones come first, so that a
+// failure of the machine shows before the long build.
+func All(kubernetesVersion string) []Component {
+	return slices.Concat(runtimes(), sidecars(), []Component{kubernetesOf(kubernetesVersion)})
+}
+
+// runtimes are what a cluster has beside Kubernetes.
+func runtimes() []Component {
 	return []Component{
 		{
 			Name: "etcd", Module: "go.etcd.io/etcd/server/v3",
@@ -48,37 +67,56 @@ func All() []Component {
 			VersionVariables: []string{containerd + "/version.Version={version}"},
 		},
 		{
-			Name: "csi-provisioner", Module: provisioner,
-			Programs:         programs(provisioner+"/cmd/", "csi-provisioner"),
-			VersionVariables: []string{"main.version={version}"},
-		},
-		{
-			Name: "csi-resizer", Module: resizer,
-			Programs:         programs(resizer+"/cmd/", "csi-resizer"),
-			VersionVariables: []string{"main.version={version}"},
-		},
-		{
-			Name: "csi-snapshotter", Module: snapshotter,
-			Programs:         programs(snapshotter+"/cmd/", "csi-snapshotter", "snapshot-controller"),
-			VersionVariables: []string{"main.version={version}"},
-		},
-		{
 			Name: "coredns", Module: coredns,
 			Programs: []Program{{"coredns", "."}},
 			Sources:  []string{"main.go"},
 		},
+	}
+}
+
+// sidecars come from one module, so that what they have in common is compiled once.
+func sidecars() []Component {
+	list := []Component{
 		{
-			Name: "kubernetes", Module: kubernetes,
-			Programs: append(programs(kubernetes+"/cmd/", "kube-apiserver", "kube-controller-manager",
-				"kube-scheduler", "kube-proxy", "kubelet", "kubectl"),
-				Program{"agnhost", kubernetes + "/test/images/agnhost"}),
-			VersionVariables: []string{
-				"k8s.io/component-base/version.gitVersion={version}",
-				"k8s.io/component-base/version.gitMajor={major}",
-				"k8s.io/component-base/version.gitMinor={minor}",
-			},
+			Name: "csi-provisioner", Module: provisioner,
+			Programs: programs(provisioner+"/cmd/", "csi-provisioner"),
+		},
+		{
+			Name: "csi-resizer", Module: resizer,
+			Programs: programs(resizer+"/cmd/", "csi-resizer"),
+		},
+		{
+			Name: "csi-snapshotter", Module: snapshotter,
+			Programs: programs(snapshotter+"/cmd/", "csi-snapshotter", "snapshot-controller"),
 		},
 	}
+	for i := range list {
+		list[i].Pins = sidecarsPins
+		list[i].VersionVariables = []string{"main.version={version}"}
+	}
+	return list
+}
+
+func kubernetesOf(version string) Component {
+	return Component{
+		Name: "kubernetes", Pins: "kubernetes-" + version, Module: kubernetes,
+		Programs: append(programs(kubernetes+"/cmd/", "kube-apiserver", "kube-controller-manager",
+			"kube-scheduler", "kube-proxy", "kubelet", "kubectl"),
+			Program{"agnhost", kubernetes + "/test/images/agnhost"}),
+		VersionVariables: []string{
+			"k8s.io/component-base/version.gitVersion={version}",
+			"k8s.io/component-base/version.gitMajor={major}",
+			"k8s.io/component-base/version.gitMinor={minor}",
+		},
+	}
+}
+
+// pins is the folder of the component's module.
+func (c Component) pins() string {
+	if c.Pins != "" {
+		return c.Pins
+	}
+	return c.Name
 }
 
 func programs(prefix string, names ...string) []Program {

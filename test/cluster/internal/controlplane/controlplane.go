@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/gates"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/network"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/pki"
@@ -66,7 +67,7 @@ func IssueCertificates(authority *pki.Authority) error {
 
 // Spec describes the machine. The snapshot controller and the DNS server run here,
 // because they are part of a cluster and not of a driver.
-func Spec(layout machine.Layout, programs, cgroup string) machine.Spec {
+func Spec(layout machine.Layout, programs, cgroup string, features gates.Gates) machine.Spec {
 	return machine.Spec{
 		Hostname: Name,
 		CGroup:   cgroup,
@@ -75,9 +76,9 @@ func Spec(layout machine.Layout, programs, cgroup string) machine.Spec {
 		Forward:  APIServer,
 		Units: []machine.Unit{
 			unit("etcd", etcdFlags()...),
-			unit("kube-apiserver", apiServerFlags()...),
-			unit("kube-controller-manager", controllerManagerFlags()...),
-			unit("kube-scheduler", schedulerFlags()...),
+			unit("kube-apiserver", append(apiServerFlags(), features.Flags()...)...),
+			unit("kube-controller-manager", append(controllerManagerFlags(), features.Flags()...)...),
+			unit("kube-scheduler", append(schedulerFlags(), features.Flags()...)...),
 			unit("snapshot-controller", snapshotControllerFlags()...),
 			unit("coredns", dnsFlags()...),
 		},

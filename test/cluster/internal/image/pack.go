@@ -45,8 +45,9 @@ func minimalRoot(l *Layer) error {
 	)
 }
 
-// Busybox makes an image of the host's static busybox with its applets as links.
-func Busybox(path, name string) error {
+// Busybox makes an image of the host's static busybox with its applets as links, and of other
+// static programs beside it.
+func Busybox(path string, config Config, programs ...string) error {
 	program, err := exec.LookPath("busybox")
 	if err != nil {
 		return fmt.Errorf("busybox: %w (install the package busybox-static)", err)
@@ -58,7 +59,6 @@ func Busybox(path, name string) error {
 	if err != nil {
 		return fmt.Errorf("list the applets of %s: %w", program, err)
 	}
-	config := Config{Name: name, Cmd: []string{"sh"}}
 	return Write(path, config, func(l *Layer) error {
 		if err := errors.Join(minimalRoot(l), l.File("/bin/busybox", program, 0o755)); err != nil {
 			return err
@@ -68,6 +68,11 @@ func Busybox(path, name string) error {
 				continue
 			}
 			if err := l.Link("/bin/"+applet, "busybox"); err != nil {
+				return err
+			}
+		}
+		for _, other := range programs {
+			if err := l.File("/"+filepath.Base(other), other, 0o755); err != nil {
 				return err
 			}
 		}

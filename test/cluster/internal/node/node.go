@@ -12,6 +12,7 @@ import (
 	"strings"
 	"text/template"
 
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/gates"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/network"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/pki"
@@ -38,6 +39,8 @@ type Node struct {
 	CGroup string
 	// DiskTarget is where the disk is mounted inside the node.
 	DiskTarget string
+	// Features are kubelet's feature gates.
+	Features gates.Gates
 }
 
 // Name returns the name of the node with an index.
@@ -91,6 +94,7 @@ func (n Node) writeConfig() error {
 		"Containerd": ContainerdSocket,
 		"PKI":        machine.PKI,
 		"Home":       machine.Home,
+		"Features":   n.Features.YAML(),
 		"CNIPlugins": cniPlugins(),
 	}
 	for _, t := range parsed.Templates() {

@@ -1,4 +1,4 @@
-module github.com/csi-hostpath/csi-hostpath/test/cluster/components/kubernetes
+module github.com/csi-hostpath/csi-hostpath/test/cluster/components/kubernetes-1.36
 
 go 1.26.0
 
