@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -231,10 +232,7 @@ func TestConnectionsThatDoNotIntroduceThemselvesAreBounded(t *testing.T) {
 // Nodes come from many addresses. When all places are taken by such, further ones wait their turn.
 func TestConnectionsOfManyAddressesWaitForTheirTurn(t *testing.T) {
 	w := newWaiting(2)
-	from := func(address string) *conn {
-		return newConn(addressed{Conn: nil, address: address})
-	}
-	_, leaveFirst := w.enter(t.Context(), from("10.0.0.1:1"))
+	_, one := w.enter(t.Context(), from("10.0.0.1:1"))
 	first, _ := w.enter(t.Context(), from("10.0.0.2:1"))
 	entered := make(chan struct{})
 	go func() {
@@ -246,10 +244,65 @@ func TestConnectionsOfManyAddressesWaitForTheirTurn(t *testing.T) {
 		t.Error("a third connection has entered")
 	case <-time.After(50 * time.Millisecond):
 	}
-	leaveFirst()
+	one.leave()
 	<-entered
 	if err := context.Cause(first); err != nil {
 		t.Errorf("a connection was closed for another one: %v", err)
+	}
+}
+
+// Behind network address translation all nodes have one address: those whose tokens are reviewed
+// must be done before further ones come. Others come all the same.
+func TestNodesBehindOneAddressDoNotCloseEachOther(t *testing.T) {
+	const most = 2 * maxFromOne
+	w := newWaiting(most)
+	var reviewed []context.Context
+	enter := func(address string) (context.Context, *guest) {
+		return w.enter(t.Context(), from(address))
+	}
+	for range most {
+		greeting, g := enter("10.0.0.1:1")
+		g.introduce()
+		reviewed = append(reviewed, greeting)
+	}
+	closed := func() (n int) {
+		for _, greeting := range reviewed {
+			if greeting.Err() != nil {
+				n++
+			}
+		}
+		return n
+	}
+	for range 10 * most {
+		greeting, g := enter("10.0.0.1:1")
+		if !errors.Is(context.Cause(greeting), errCrowded) {
+			t.Fatal("one more than may wait has entered")
+		}
+		g.leave()
+	}
+	if n := closed(); n > 0 {
+		t.Errorf("%d connections whose tokens are reviewed were closed", n)
+	}
+	// Another address gets a place, whatever the first one does.
+	other, _ := enter("10.0.0.2:1")
+	for range 10 * most {
+		_, g := enter("10.0.0.1:1")
+		g.leave()
+	}
+	if other.Err() != nil || closed() != 1 {
+		t.Errorf("another node: %v; %d connections were closed for it, want 1", other.Err(), closed())
+	}
+	// One that says nothing gives way to one of its own address.
+	for range most - 1 {
+		w.conns[0].leave()
+	}
+	var silent []context.Context
+	for range most {
+		greeting, _ := enter("10.0.0.1:1")
+		silent = append(silent, greeting)
+	}
+	if silent[0].Err() == nil || silent[most-1].Err() != nil {
+		t.Error("not the oldest that says nothing was closed")
 	}
 }
 
@@ -259,6 +312,8 @@ type addressed struct {
 
 	address string
 }
+
+func from(address string) *conn { return newConn(addressed{Conn: nil, address: address}) }
 
 func (a addressed) RemoteAddr() net.Addr { return address(a.address) }
 

@@ -123,10 +123,10 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 			continue
 		}
 		c := newConn(raw)
-		greeting, leave := s.waiting.enter(ctx, c)
+		greeting, g := s.waiting.enter(ctx, c)
 		wg.Go(func() {
-			defer leave()
-			s.greet(greeting, c)
+			defer g.leave()
+			s.greet(greeting, c, g)
 		})
 	}
 }
@@ -142,13 +142,14 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // greet makes a link of a connection, or closes it.
-func (s *server) greet(ctx context.Context, c *conn) {
+func (s *server) greet(ctx context.Context, c *conn, g *guest) {
 	stop := context.AfterFunc(ctx, func() { c.end(context.Cause(ctx)) })
 	defer stop()
 	secure := tls.Server(c, s.tls)
 	var l *Link
 	hello, err := s.receive(ctx, c, secure)
 	if err == nil {
+		g.introduce()
 		l, err = s.welcome(ctx, c, secure, hello)
 	}
 	if !stop() { // the connection had to make room for another, or the controller stops

@@ -11,8 +11,8 @@ import (
 const (
 	// maxWaiting is how many there are at most. Each takes about 40 KiB.
 	maxWaiting = 512
-	// maxFromOne is how many an address may have when there are too many: then its oldest is closed
-	// for a new one. Nodes have one each.
+	// maxFromOne is how many an address may have when there are too many. Nodes have one each, but
+	// all nodes may come from one address (network address translation).
 	maxFromOne = 8
 )
 
@@ -31,41 +31,45 @@ type waiting struct {
 
 // guest is a connection that waits.
 type guest struct {
-	source string
-	cancel context.CancelCauseFunc
+	waiting *waiting
+	source  string
+	cancel  context.CancelCauseFunc
+	// introduced says that it has said its Hello, and waits for the review of its token.
+	introduced bool
 }
 
 func newWaiting(most int) *waiting { return &waiting{most: most, left: make(chan struct{}, 1)} }
 
-// enter adds a connection. When there are too many it closes the oldest of the address that has
-// most or, if no address has many, waits: then nodes wait in the listener's backlog. The context
+// enter adds a connection. When there are too many, the address that has most gives one up, or none
+// more. If no address has many, enter waits: then nodes wait in the listener's backlog. The context
 // that it returns ends when the connection is closed for another. The caller calls leave once.
-func (w *waiting) enter(ctx context.Context, c *conn) (_ context.Context, leave func()) {
+func (w *waiting) enter(ctx context.Context, c *conn) (context.Context, *guest) {
 	greeting, cancel := context.WithCancelCause(ctx)
-	g := &guest{sourceOf(c), cancel}
+	g := &guest{waiting: w, source: sourceOf(c), cancel: cancel}
 	for {
 		admitted, victim := w.admit(g)
 		if victim != nil {
 			victim.cancel(errCrowded)
 		}
-		if admitted {
-			return greeting, func() { cancel(nil); w.leave(g) }
+		if admitted || victim == g {
+			return greeting, g
 		}
 		select {
 		case <-w.left:
 		case <-ctx.Done():
-			return greeting, func() { cancel(nil) } // the handshake fails
+			return greeting, g // the handshake fails
 		}
 	}
 }
 
-// admit adds a guest, if there is room or can be made, and says whom to close for that.
+// admit adds a guest, if there is room or can be made, and says whom to close for that: perhaps the
+// guest itself.
 func (w *waiting) admit(g *guest) (admitted bool, victim *guest) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.conns) >= w.most {
-		if victim = w.greediest(); victim == nil {
-			return false, nil
+		if victim = w.victim(g); victim == nil || victim == g {
+			return false, victim
 		}
 		w.remove(victim)
 	}
@@ -73,27 +77,58 @@ func (w *waiting) admit(g *guest) (admitted bool, victim *guest) {
 	return true, victim
 }
 
-// greediest is the oldest connection of the address that has most, nil if none has many.
-func (w *waiting) greediest() *guest {
-	counts := map[string]int{}
-	var most *guest
-	for _, g := range w.conns {
-		counts[g.source]++
+// victim is whom to close for a new guest: of the address that has most, the oldest that has said
+// nothing. If all of them have, it is the new guest, if it comes from there as well: otherwise many
+// nodes behind one address would close each other's connections, and none would be done. Else it is
+// the oldest one there. It is nil if no address has many.
+func (w *waiting) victim(g *guest) *guest {
+	source := w.greediest()
+	if source == "" {
+		return nil
 	}
-	for _, g := range w.conns {
-		if counts[g.source] > maxFromOne && (most == nil || counts[g.source] > counts[most.source]) {
-			most = g
+	var oldest *guest
+	for _, other := range w.conns {
+		switch {
+		case other.source != source:
+		case !other.introduced:
+			return other
+		case oldest == nil:
+			oldest = other
 		}
 	}
-	return most
+	if g.source == source {
+		return g
+	}
+	return oldest
 }
 
-func (w *waiting) leave(g *guest) {
-	w.mu.Lock()
-	w.remove(g)
-	w.mu.Unlock()
+// greediest is the address that has most connections, empty if none has many.
+func (w *waiting) greediest() (source string) {
+	counts := map[string]int{}
+	most := maxFromOne
+	for _, g := range w.conns {
+		if counts[g.source]++; counts[g.source] > most {
+			source, most = g.source, counts[g.source]
+		}
+	}
+	return source
+}
+
+// introduce notes that the guest has said its Hello.
+func (g *guest) introduce() {
+	g.waiting.mu.Lock()
+	defer g.waiting.mu.Unlock()
+	g.introduced = true
+}
+
+// leave makes room for another connection.
+func (g *guest) leave() {
+	g.cancel(nil)
+	g.waiting.mu.Lock()
+	g.waiting.remove(g)
+	g.waiting.mu.Unlock()
 	select {
-	case w.left <- struct{}{}:
+	case g.waiting.left <- struct{}{}:
 	default:
 	}
 }
