@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -47,8 +48,9 @@ type NodeOptions struct {
 
 // nodeTiming has what tests shorten.
 type nodeTiming struct {
-	// lookup is the time between two lookups of the host's name.
-	lookup time.Duration
+	// lookup is the time between two lookups of the host's name. While all addresses are linked it
+	// grows to restedLookup, twice as long each time.
+	lookup, restedLookup time.Duration
 	// firstRetry and lastRetry are how long a node waits after a link that failed: twice as long each
 	// time.
 	firstRetry, lastRetry time.Duration
@@ -60,11 +62,12 @@ type nodeTiming struct {
 
 func defaultNodeTiming() nodeTiming {
 	return nodeTiming{
-		lookup:     5 * time.Second,
-		firstRetry: time.Second,
-		lastRetry:  15 * time.Second, // after its restart a controller has all nodes within 30 s
-		settled:    time.Minute,
-		drain:      11 * time.Minute, // longer than the controller's
+		lookup:       5 * time.Second,
+		restedLookup: time.Minute, // the cluster's DNS serves all nodes
+		firstRetry:   time.Second,
+		lastRetry:    15 * time.Second, // after its restart a controller has all nodes within 30 s
+		settled:      time.Minute,
+		drain:        11 * time.Minute, // longer than the controller's
 	}
 }
 
@@ -108,6 +111,9 @@ type Listener struct {
 	mu    sync.Mutex
 	known map[string]bool // the addresses of the last lookup
 	kept  map[string]bool // the addresses to which a goroutine keeps a link
+	// standing are the addresses to which a link stands.
+	standing map[string]bool
+	lost     chan struct{} // has an element when a link has ended
 }
 
 var _ net.Listener = (*Listener)(nil)
@@ -146,6 +152,9 @@ func listen(opts NodeOptions, timing nodeTiming) (*Listener, error) {
 		cancel: cancel,
 		known:  map[string]bool{},
 		kept:   map[string]bool{},
+
+		standing: map[string]bool{},
+		lost:     make(chan struct{}, 1),
 	}
 	l.wg.Go(func() { l.follow(ctx) })
 	return l, nil
@@ -177,20 +186,64 @@ type address string
 func (address) Network() string  { return "tcp" }
 func (a address) String() string { return string(a) }
 
-// follow looks the host's name up again and again, and keeps a link to each address.
+// follow looks the host's name up again and again, and keeps a link to each address. It looks
+// seldom while all addresses are linked: a new replica comes as the next of one that ends, and its
+// end is seen.
 func (l *Listener) follow(ctx context.Context) {
 	lastLogged := ""
+	every := l.timing.lookup
 	for ctx.Err() == nil {
 		addresses, err := l.opts.Lookup(ctx, l.host)
+		next := l.timing.lookup
 		switch {
 		case err == nil:
 			lastLogged = ""
-			l.know(ctx, addresses)
+			if isNew := l.know(ctx, addresses); !isNew && l.isSettled() {
+				next = min(2*every, l.timing.restedLookup)
+			}
 		case ctx.Err() == nil && err.Error() != lastLogged: // the links that stand go on
 			lastLogged = err.Error()
 			l.logger.Error(err, "Cannot look up the controller; trying again", "host", l.host)
 		}
-		pause(ctx, l.timing.lookup)
+		every = l.rest(ctx, next)
+	}
+}
+
+// rest waits until the next lookup, and returns how long it was to wait. When a link ends it is at
+// most the shortest time, at random: the links of all nodes may have ended.
+func (l *Listener) rest(ctx context.Context, d time.Duration) time.Duration {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return d
+	case <-l.lost:
+		pause(ctx, rand.N(l.timing.lookup)) //nolint:gosec // as said
+		return l.timing.lookup
+	case <-ctx.Done():
+		return d
+	}
+}
+
+// isSettled says whether a link stands to each address, and to no other.
+func (l *Listener) isSettled() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.known) > 0 && maps.Equal(l.known, l.standing)
+}
+
+// note says whether a link to an address stands.
+func (l *Listener) note(to string, stands bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if stands {
+		l.standing[to] = true
+		return
+	}
+	delete(l.standing, to)
+	select {
+	case l.lost <- struct{}{}:
+	default:
 	}
 }
 
@@ -213,7 +266,8 @@ func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return all, nil
 }
 
-func (l *Listener) know(ctx context.Context, addresses []netip.Addr) {
+// know keeps a link to each address, and says whether one of them is new.
+func (l *Listener) know(ctx context.Context, addresses []netip.Addr) (isNew bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	clear(l.known)
@@ -221,10 +275,11 @@ func (l *Listener) know(ctx context.Context, addresses []netip.Addr) {
 		to := net.JoinHostPort(a.String(), l.port)
 		l.known[to] = true
 		if !l.kept[to] {
-			l.kept[to] = true
+			isNew, l.kept[to] = true, true
 			l.wg.Go(func() { l.keep(ctx, to) })
 		}
 	}
+	return isNew
 }
 
 // wanted says whether the controller still has an address. If not, nobody keeps a link to it any
@@ -234,6 +289,7 @@ func (l *Listener) wanted(to string) bool {
 	defer l.mu.Unlock()
 	if !l.known[to] {
 		delete(l.kept, to)
+		delete(l.standing, to)
 	}
 	return l.known[to]
 }
@@ -251,6 +307,7 @@ func (l *Listener) keep(ctx context.Context, to string) {
 			logger.Info("Linked to the controller", "version", next.controllerVersion)
 			now.leave(l.timing.drain)
 			now = next
+			l.note(to, true)
 			if err = now.wait(ctx); err == nil { // it is time for the next link
 				retry = l.timing.firstRetry
 				continue
@@ -259,6 +316,7 @@ func (l *Listener) keep(ctx context.Context, to string) {
 				retry = l.timing.firstRetry
 			}
 		}
+		l.note(to, false)
 		if ctx.Err() == nil && err.Error() != lastLogged {
 			lastLogged = err.Error()
 			logger.Error(err, "Link to the controller failed; trying again")

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -142,6 +143,35 @@ func TestNodeLinksToAllReplicasAndOneMayEnd(t *testing.T) {
 	if _, err := call(t.Context(), l); err != nil || two.fleet.count() != 1 {
 		t.Errorf("%v after %d links", err, two.fleet.count())
 	}
+}
+
+// The cluster's DNS serves all nodes. One that has all its links asks it seldom, and one that has
+// lost a link asks it often.
+func TestNodeLooksTheControllerUpSeldomWhileAllIsWell(t *testing.T) {
+	w := newController(t, nil)
+	opts := w.options("node-a", "token-a")
+	_, port, err := net.SplitHostPort(w.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.Address = net.JoinHostPort("controller", port)
+	var lookups atomic.Int64
+	opts.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+		lookups.Add(1)
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+	}
+	timing := quick()
+	timing.lookup, timing.restedLookup = 5*time.Millisecond, time.Hour
+	w.start(opts, timing, controllerService{node: "node-a"})
+	w.linked("node-a")
+	w.eventually("it looks seldom", func() bool {
+		before := lookups.Load()
+		time.Sleep(60 * timing.lookup)
+		return lookups.Load() == before
+	})
+	w.stop()
+	before := lookups.Load()
+	w.eventually("it looks often", func() bool { return lookups.Load() > before+20 })
 }
 
 func TestNodeLinksAgainWhenTheControllerIsBack(t *testing.T) {
