@@ -47,14 +47,6 @@ var listedSkips = []struct {
 			"ModifyVolume [Controller Server] should modify a volume created without a volume attribute class",
 		},
 	},
-	{"health is not built yet (GET_VOLUME_HEALTH, LIST_VOLUME_HEALTH, GET_STORAGE_HEALTH)", []string{
-		"ControllerGetVolumeHealth [Controller Server] should fail when no volume id is provided",
-		"ControllerGetVolumeHealth [Controller Server] should return health for a valid volume",
-		"ControllerListVolumeHealth [Controller Server] should return appropriate response",
-		"Node Service NodeGetStorageHealth should return appropriate response",
-		"Node Service NodeGetVolumeHealth should fail when no volume id is provided",
-		"Node Service NodeGetVolumeHealth should return health for a valid volume",
-	}},
 	{
 		"group snapshots are not built (GROUP_CONTROLLER_SERVICE)",
 		[]string{

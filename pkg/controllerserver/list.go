@@ -19,23 +19,12 @@ const maxPage = 1000
 func (s *Server) ListVolumes(
 	_ context.Context, req *csi.ListVolumesRequest,
 ) (*csi.ListVolumesResponse, error) {
-	if req.GetMaxEntries() < 0 {
-		return nil, fmt.Errorf("%w: max_entries is %d: want 0 for as many as possible, or more",
-			volume.ErrInvalid, req.GetMaxEntries())
+	after, limit, err := parsePage(req.GetStartingToken(), req.GetMaxEntries())
+	if err != nil {
+		return nil, err
 	}
 	if err := s.Pools.Complete(); err != nil { // a list that lacks volumes is not the list
 		return nil, err
-	}
-	var after volume.ID
-	if token := req.GetStartingToken(); token != "" {
-		var err error
-		if after, err = volume.ParseID(token); err != nil {
-			return nil, fmt.Errorf("%w: %q is no token of this driver", volume.ErrBadToken, token)
-		}
-	}
-	limit := maxPage
-	if n := int(req.GetMaxEntries()); n > 0 {
-		limit = min(n, maxPage)
 	}
 	page := s.page(after, limit+1) // one more says whether there is a next page
 	resp := &csi.ListVolumesResponse{}
@@ -47,6 +36,25 @@ func (s *Server) ListVolumes(
 		resp.Entries = append(resp.Entries, &csi.ListVolumesResponse_Entry{Volume: s.message(v)})
 	}
 	return resp, nil
+}
+
+// parsePage reads which page of a list of volumes is wanted. Errors: ErrInvalid, ErrBadToken.
+func parsePage(token string, maxEntries int32) (after volume.ID, limit int, err error) {
+	if maxEntries < 0 {
+		return volume.ID{}, 0, fmt.Errorf("%w: max_entries is %d: want 0 for as many as possible, or more",
+			volume.ErrInvalid, maxEntries)
+	}
+	limit = maxPage
+	if maxEntries > 0 {
+		limit = min(int(maxEntries), maxPage)
+	}
+	if token == "" {
+		return volume.ID{}, limit, nil
+	}
+	if after, err = volume.ParseID(token); err != nil {
+		return volume.ID{}, 0, fmt.Errorf("%w: %q is no token of this driver", volume.ErrBadToken, token)
+	}
+	return after, limit, nil
 }
 
 // page collects over the pools, which are in the order of their IDs.

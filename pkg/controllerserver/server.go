@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
+	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/identity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
@@ -32,6 +33,12 @@ type Pools interface {
 	Open() []*pool.Pool
 	// Complete says whether every pool that must be open is. Errors: ErrUnavailable.
 	Complete() error
+	// Known lists all configured pools, and asks their disks, but not for long.
+	Known() []health.Pool
+	// Candidates is the pool with an ID, open or not. If it is none of those that have been open since
+	// the start, it is all that have not. Errors: ErrNotFound when there are none; ErrUnavailable when
+	// one of them is being opened.
+	Candidates(id volume.PoolID) ([]health.Pool, error)
 }
 
 // Publications says whether a volume, given its open data, is published or staged. Errors: ErrInUse

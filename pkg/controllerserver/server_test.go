@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -56,6 +57,21 @@ func (s somePools) ByName(name string) (*pool.Pool, error) {
 }
 
 func (somePools) Complete() error { return nil }
+
+func (s somePools) Known() (known []health.Pool) {
+	for _, p := range s {
+		known = append(known, health.Pool{Name: p.Name(), Pool: p})
+	}
+	return known
+}
+
+func (s somePools) Candidates(id volume.PoolID) ([]health.Pool, error) {
+	p, err := s.ByID(id)
+	if err != nil {
+		return nil, err
+	}
+	return []health.Pool{{Name: p.Name(), Pool: p}}, nil
+}
 
 func (s somePools) Open() []*pool.Pool {
 	return slices.SortedFunc(slices.Values(s),
@@ -606,8 +622,10 @@ func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 		"GET_CAPACITY",
 		"GET_SNAPSHOT",
 		"GET_VOLUME",
+		"GET_VOLUME_HEALTH",
 		"LIST_SNAPSHOTS",
 		"LIST_VOLUMES",
+		"LIST_VOLUME_HEALTH",
 		"SINGLE_NODE_MULTI_WRITER",
 	}
 	if !slices.Equal(got, want) {

@@ -131,6 +131,7 @@ func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 	publications := nodeserver.NewPublications()
 	pools := newPoolSet(cfg, publications)
 	host := hostpath.NewHost(cfg.HostRoot, cfg.HostPathRules())
+	around := newSurroundings(cfg.KubeletDir)
 	node := nodeserver.New(nodeserver.Options{
 		NodeName:     cfg.NodeName,
 		KubeletDir:   cfg.KubeletDir,
@@ -139,6 +140,7 @@ func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 		Pools:        pools,
 		Publications: publications,
 		Host:         host,
+		NodeReasons:  around.reasons,
 		Proc:         filepath.Join(cfg.HostRoot, "proc"),
 	})
 	controller := controllerserver.New(controllerserver.Options{
@@ -147,7 +149,6 @@ func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 		Publications: node, // it knows what is staged, too
 		Host:         host,
 	})
-	around := newSurroundings(cfg.KubeletDir)
 	return services{cfg.DriverName, pools, controller, node, around}, publications
 }
 

@@ -68,6 +68,8 @@ type poolSlot struct {
 
 	wasOpen bool
 	uuid    string // of the pool that is, or was, open; empty if none was
+	// last is the pool that is, or was, open. What it has in memory may be asked for after its end.
+	last *pool.Pool
 }
 
 // where is the pool's name and path, for messages.
@@ -182,7 +184,7 @@ func (s *poolSet) open(ctx context.Context, slot *poolSlot) error {
 	defer s.mu.Unlock()
 	slot.pool, slot.err = p, err
 	if err == nil {
-		slot.wasOpen, slot.uuid = true, p.UUID()
+		slot.wasOpen, slot.uuid, slot.last = true, p.UUID(), p
 	}
 	return err
 }
@@ -365,7 +367,11 @@ func (s *poolSet) ByID(id volume.PoolID) (*pool.Pool, error) {
 		return nil, fmt.Errorf("%w: pool %s is not among the open pools; not open: %s",
 			volume.ErrUnavailable, id, strings.Join(closed, "; "))
 	}
-	return nil, fmt.Errorf(
+	return nil, noSuchPool(id)
+}
+
+func noSuchPool(id volume.PoolID) error {
+	return fmt.Errorf(
 		"%w: this node has no pool %s: the volume is on another node, or its pool was taken out of the configuration"+
 			", or another disk is at its pool's path",
 		volume.ErrNotFound, id)

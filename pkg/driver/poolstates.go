@@ -102,6 +102,7 @@ func (s *poolStates) measure() *linkpb.State {
 	state := &linkpb.State{}
 	for _, p := range s.pools.statuses() {
 		described := s.describe(p.poolSlot)
+		describeHealth(described, p)
 		state.Pools = append(state.Pools, described)
 		if p.err != nil {
 			described.NotReady = string(volume.ReasonOf(p.err))

@@ -128,6 +128,14 @@ func (s *surroundings) states() (states []state) {
 	return states
 }
 
+// reasons are why the node can have no volumes.
+func (s *surroundings) reasons() (reasons []volume.Reason) {
+	for _, fault := range s.all() {
+		reasons = append(reasons, volume.ReasonOf(fault))
+	}
+	return reasons
+}
+
 // refuseMounts is a grpc.UnaryServerInterceptor. It refuses the calls that would report a mount
 // that no pod can see. Calls that unmount go on.
 func (s *surroundings) refuseMounts(

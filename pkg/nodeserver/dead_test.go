@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -150,6 +151,14 @@ func (noPools) ByID(volume.PoolID) (*pool.Pool, error) { return nil, volume.ErrU
 func (noPools) ByName(string) (*pool.Pool, error) { return nil, volume.ErrUnavailable }
 
 func (noPools) Open() []*pool.Pool { return nil }
+
+func (noPools) Known() []health.Pool {
+	return []health.Pool{{Name: "p", Reason: volume.ReasonDiskFailed}}
+}
+
+func (p noPools) Candidates(volume.PoolID) ([]health.Pool, error) { return p.Known(), nil }
+
+func (noPools) Use() func() { return func() {} }
 
 // restartWithout restarts the driver, which cannot open its pool.
 func (n *mortalNode) restartWithout() {

@@ -208,18 +208,22 @@ func TestManagedVolumeIsNotGivenToAPodAsItsOwn(t *testing.T) {
 }
 
 // twoPools implements Pools. The first pool is the default.
-type twoPools []*pool.Pool
+type twoPools struct {
+	noPools // answers what health calls ask
+
+	pools []*pool.Pool
+}
 
 func (p twoPools) ByID(id volume.PoolID) (*pool.Pool, error) {
-	if i := slices.IndexFunc(p, func(one *pool.Pool) bool { return one.ID() == id }); i >= 0 {
-		return p[i], nil
+	if i := slices.IndexFunc(p.pools, func(one *pool.Pool) bool { return one.ID() == id }); i >= 0 {
+		return p.pools[i], nil
 	}
 	return nil, volume.ErrNotFound
 }
 
-func (p twoPools) ByName(string) (*pool.Pool, error) { return p[0], nil }
+func (p twoPools) ByName(string) (*pool.Pool, error) { return p.pools[0], nil }
 
-func (p twoPools) Open() []*pool.Pool { return slices.Clone(p) }
+func (p twoPools) Open() []*pool.Pool { return slices.Clone(p.pools) }
 
 // After its own restart kubelet publishes every volume again.
 func TestInlineVolumeStaysInItsPoolWhenAnotherOneBecomesTheDefault(t *testing.T) {
@@ -228,9 +232,9 @@ func TestInlineVolumeStaysInItsPoolWhenAnotherOneBecomesTheDefault(t *testing.T)
 		pool.Options{Name: "other", Path: filepath.Join(t.TempDir(), "other")})
 	fixture.Must(t, err)
 	t.Cleanup(func() { fixture.Must(t, other.Close()) })
-	n.Pools = twoPools{n.pool, other}
+	n.Pools = twoPools{pools: []*pool.Pool{n.pool, other}}
 	fixture.Must(t, n.publishInline(t, deadUID, nil))
-	n.Pools = twoPools{other, n.pool}
+	n.Pools = twoPools{pools: []*pool.Pool{other, n.pool}}
 	n.restart(t)
 	fixture.Must(t, n.publishInline(t, deadUID, nil))
 	if here, there := len(n.pool.Inline()), len(other.Inline()); here != 1 || there != 0 {

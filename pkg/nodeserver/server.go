@@ -13,6 +13,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
+	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -30,6 +31,14 @@ type Pools interface {
 	ByName(name string) (*pool.Pool, error)
 	// Open lists the open pools.
 	Open() []*pool.Pool
+	// Known lists all configured pools, and asks their disks, but not for long.
+	Known() []health.Pool
+	// Candidates is the pool with an ID, open or not. If it is none of those that have been open since
+	// the start, it is all that have not. Errors: ErrNotFound when there are none; ErrUnavailable when
+	// one of them is being opened.
+	Candidates(id volume.PoolID) ([]health.Pool, error)
+	// Use keeps the pools that are open now open until the end.
+	Use() (end func())
 }
 
 // Options are what a Server works with.
@@ -42,6 +51,8 @@ type Options struct {
 	Pools        Pools
 	Publications *Publications
 	Host         *hostpath.Host
+	// NodeReasons is why the node can have no volumes; nil is never.
+	NodeReasons func() []volume.Reason
 	// Proc is a proc filesystem that has the node's processes, if the driver sees it; else its own
 	// /proc is used.
 	Proc string
@@ -56,6 +67,8 @@ type Server struct {
 	// asking are the questions to the filesystems of host paths and of volumes without a record, and
 	// askingPools those to the pools' own: a tenant's path that hangs is not in their way.
 	asking, askingPools *stuck.Calls
+	// askingHealth are those that find out what is wrong with volumes.
+	askingHealth *stuck.Calls
 }
 
 var _ csi.NodeServer = (*Server)(nil)
@@ -66,6 +79,8 @@ func New(options Options) *Server {
 		Options:     options,
 		asking:      stuck.NewCalls(stuck.Patience),
 		askingPools: stuck.NewCalls(stuck.Patience),
+
+		askingHealth: stuck.NewCalls(healthPatience),
 	}
 }
 
@@ -90,6 +105,8 @@ func (*Server) NodeGetCapabilities(
 		csi.NodeServiceCapability_RPC_EXPAND_VOLUME,
 		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 		csi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.NodeServiceCapability_RPC_GET_STORAGE_HEALTH,
 	}
 	resp := &csi.NodeGetCapabilitiesResponse{}
 	for _, t := range types {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
@@ -42,6 +43,21 @@ func (p onePool) ByID(id volume.PoolID) (*pool.Pool, error) {
 		return nil, fmt.Errorf("%w: no pool %s", volume.ErrNotFound, id)
 	}
 }
+
+func (p onePool) Known() []health.Pool { return []health.Pool{{Name: "p", Pool: p.Pool}} }
+
+func (p onePool) Candidates(id volume.PoolID) ([]health.Pool, error) {
+	switch id {
+	case p.ID():
+		return p.Known(), nil
+	case closedPool:
+		return []health.Pool{{Name: "closed", Reason: volume.ReasonNotMounted}}, nil
+	default:
+		return nil, fmt.Errorf("%w: no pool %s", volume.ErrNotFound, id)
+	}
+}
+
+func (onePool) Use() func() { return func() {} }
 
 // node is a Server with a pool and a directory that stands for kubelet's.
 type node struct {
@@ -525,6 +541,8 @@ func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 	slices.Sort(got)
 	want := []string{
 		"EXPAND_VOLUME",
+		"GET_STORAGE_HEALTH",
+		"GET_VOLUME_HEALTH",
 		"GET_VOLUME_STATS",
 		"SINGLE_NODE_MULTI_WRITER",
 		"STAGE_UNSTAGE_VOLUME",

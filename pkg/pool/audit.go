@@ -82,11 +82,11 @@ func (a *audits) close() {
 	a.running.Wait()
 }
 
-// overcharged is the number of full volumes for which more counts than their files. A volume whose
-// usage nobody has asked for since is left out.
-func (a *audits) overcharged() (n int) {
+// overcharged lists the full volumes for which more counts than their files, in no order. A volume
+// whose usage nobody has asked for since is left out.
+func (a *audits) overcharged() (ids []volume.ID) {
 	if a == nil {
-		return 0
+		return nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -94,12 +94,23 @@ func (a *audits) overcharged() (n int) {
 		_, err := a.pool.Get(id)
 		return err != nil || time.Since(last.at) > 2*auditInterval
 	})
-	for _, last := range a.last {
+	for id, last := range a.last {
 		if last.overcharged {
-			n++
+			ids = append(ids, id)
 		}
 	}
-	return n
+	return ids
+}
+
+// isOvercharged says whether overcharged lists a volume that exists.
+func (a *audits) isOvercharged(id volume.ID) bool {
+	if a == nil {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	last := a.last[id]
+	return last.overcharged && time.Since(last.at) <= 2*auditInterval
 }
 
 // note begins an audit of a volume that is full. data is an O_PATH descriptor of the volume's data.

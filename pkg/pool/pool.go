@@ -28,24 +28,24 @@ type Pool struct {
 	opts Options
 	id   volume.PoolID
 
-	layout         *layout.Dir
-	trash          *trash.Trash
-	volumes        *kind[volume.Volume]
-	snapshots      *kind[volume.Snapshot]
-	accounts       ledger.Accounts
-	commits        *groupsync.Group
-	ordered        bool // backend.HasOrderedJournal
-	backend        backend.Backend
-	filesystem     Filesystem
-	cloner         backend.Cloner
-	jobs           copying.Jobs
-	copier         copying.Copier
-	calls          job.CallGate
-	groups         *fsgroup.Groups
-	ledger         ledger.Ledger
-	notedOthers    atomic.Int64 // layout.NoteOthers
-	growthFailures growthFailures
-	audits         *audits // nil where nobody can charge files to others
+	layout      *layout.Dir
+	trash       *trash.Trash
+	volumes     *kind[volume.Volume]
+	snapshots   *kind[volume.Snapshot]
+	accounts    ledger.Accounts
+	commits     *groupsync.Group
+	ordered     bool // backend.HasOrderedJournal
+	backend     backend.Backend
+	filesystem  Filesystem
+	cloner      backend.Cloner
+	jobs        copying.Jobs
+	copier      copying.Copier
+	calls       job.CallGate
+	groups      *fsgroup.Groups
+	ledger      ledger.Ledger
+	notedOthers atomic.Int64 // layout.NoteOthers
+	found       foundFaults
+	audits      *audits // nil where nobody can charge files to others
 }
 
 // Open opens the pool at opts.Path, and makes the pool first where the directory is empty or

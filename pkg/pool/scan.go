@@ -90,6 +90,7 @@ func (p *Pool) adoptVolume(ctx context.Context, e *catalog.Entry) {
 		defer d.Close()
 	}
 	if e.Damaged() != nil {
+		p.found.add(p.volumes.unpack(e), volume.FaultRecordDamaged)
 		if err == nil {
 			e.QuotaID = p.backend.ReserveQuotaID(d, 0)
 		}
@@ -103,7 +104,10 @@ func (p *Pool) adoptVolume(ctx context.Context, e *catalog.Entry) {
 	if errors.Is(err, volume.ErrCorrupt) {
 		e.QuotaID = 0 // the ID is another volume's: it must not be resized or released here
 	}
-	e.IsEnforced = e.IsEnforced && err == nil
+	if e.IsEnforced && err != nil {
+		e.IsEnforced = false
+		p.found.add(v, faultOfSize(v, err))
+	}
 	switch log := klog.FromContext(ctx); {
 	case err != nil:
 		log.Error(err, "The size of a volume is not enforced", "pool", p.opts.Name, "volumeID", v.ID)
@@ -114,6 +118,15 @@ func (p *Pool) adoptVolume(ctx context.Context, e *catalog.Entry) {
 	if e.IsEnforced {
 		p.ledger.AddUnwritten(p.unwrittenOf(p.volumes.dir, e.Dir, v))
 	}
+}
+
+// faultOfSize is the fault of a volume whose size could not be set. The file of an image that is
+// too short lacks what was in it.
+func faultOfSize(v volume.Volume, err error) volume.Fault {
+	if v.Spec.IsImage() && errors.Is(err, volume.ErrCorrupt) {
+		return volume.FaultImageIncomplete
+	}
+	return volume.FaultSizeNotEnforced
 }
 
 // isUnquoted says that an entry has no quota and needs none. Most volumes of a filesystem without

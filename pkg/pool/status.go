@@ -1,5 +1,7 @@
 package pool
 
+import "github.com/csi-hostpath/csi-hostpath/pkg/volume"
+
 // Status is a pool at a glance, for the metrics. Sizes are in bytes.
 type Status struct {
 	SizeBytes      int64 // of the filesystem
@@ -18,6 +20,8 @@ type Status struct {
 	GrowthsFailing int   // volumes whose filesystem could not be grown to their size
 	Retired        int   // quota IDs of deleted volumes for which something else counts
 	Overcharged    int   // full volumes for which more counts than their files
+	// Faults are the numbers of volumes with each fault of volume.PoolFaults.
+	Faults map[volume.Fault]int
 }
 
 // Status costs two system calls. Errors: ErrUnavailable when the disk has failed.
@@ -28,6 +32,7 @@ func (p *Pool) Status() (Status, error) {
 	}
 	committed, trash := p.ledger.Counts()
 	copies, copied := p.jobs.Count()
+	faults := p.countFaults()
 	return Status{
 		SizeBytes:      r.Size,
 		UsedBytes:      r.Used,
@@ -42,8 +47,9 @@ func (p *Pool) Status() (Status, error) {
 		CopiedBytes:    copied,
 		Unenforced:     int(p.volumes.catalog.Sum()),
 		PurgesFailing:  p.trash.Failures(),
-		GrowthsFailing: len(p.GrowthFailures()),
+		GrowthsFailing: faults[volume.FaultGrowthFailed],
 		Retired:        p.trash.Retired(),
-		Overcharged:    p.audits.overcharged(),
+		Overcharged:    faults[volume.FaultOvercharged],
+		Faults:         faults,
 	}, nil
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/link"
 	"github.com/csi-hostpath/csi-hostpath/pkg/link/linkpb"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
@@ -170,4 +171,8 @@ func (n *node) ByID(volume.PoolID) (*pool.Pool, error)               { return n.
 func (n *node) ByName(string) (*pool.Pool, error)                    { return n.pool, nil }
 func (n *node) Open() []*pool.Pool                                   { return []*pool.Pool{n.pool} }
 func (*node) Complete() error                                        { return nil }
+func (n *node) Known() []health.Pool                                 { return known(n.pool) }
+func (n *node) Candidates(volume.PoolID) ([]health.Pool, error)      { return n.Known(), nil }
 func (*node) CheckUnused(context.Context, volume.ID, *os.File) error { return nil }
+
+func known(p *pool.Pool) []health.Pool { return []health.Pool{{Name: "p", Pool: p}} }

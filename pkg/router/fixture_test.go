@@ -24,6 +24,7 @@ import (
 	"k8s.io/klog/v2/textlogger"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/link"
 	"github.com/csi-hostpath/csi-hostpath/pkg/link/linkpb"
@@ -132,6 +133,21 @@ func (s nodePools) ByName(name string) (*pool.Pool, error) {
 }
 
 func (nodePools) Complete() error { return nil }
+
+func (s nodePools) Known() (known []health.Pool) {
+	for _, p := range s {
+		known = append(known, health.Pool{Name: p.Name(), Pool: p})
+	}
+	return known
+}
+
+func (s nodePools) Candidates(id volume.PoolID) ([]health.Pool, error) {
+	p, err := s.ByID(id)
+	if err != nil {
+		return nil, err
+	}
+	return []health.Pool{{Name: p.Name(), Pool: p}}, nil
+}
 
 func (s nodePools) Open() []*pool.Pool {
 	return slices.SortedFunc(slices.Values(s),
@@ -331,6 +347,7 @@ func (n *testNode) realState() *linkpb.State {
 			Name: p.Name(), IsDefault: i == 0, Uuid: uuidOf(p), SizeBytes: now.SizeBytes,
 			AvailableBytes: now.AvailableBytes, Volumes: int64(now.Volumes),
 			Snapshots: int64(now.Snapshots), EnforcesSizes: p.Filesystem().EnforcesSizes,
+			UnhealthyVolumes: int64(len(p.Unhealthy("", 1000))),
 		})
 	}
 	return state

@@ -24,7 +24,8 @@ const (
 // whichever nodes have them. A token is the last ID of the page before, as on a node, so pages stay
 // right while volumes, nodes and pools come and go.
 type lister[E any] struct {
-	router *Router
+	// pools are those that are listed after a token.
+	pools func(token string) ([]listed, error)
 	// fetch asks a node for a page after a token.
 	fetch func(ctx context.Context, n *node, token string, limit int32) ([]E, string, error)
 	idOf  func(E) string
@@ -40,7 +41,7 @@ func (l lister[E]) page(
 	if maxEntries > 0 {
 		limit = min(int(maxEntries), maxPage)
 	}
-	pools, err := l.router.poolsFor(token)
+	pools, err := l.pools(token)
 	if err != nil {
 		return nil, "", err
 	}
@@ -128,6 +129,9 @@ func poolIn(id string) volume.PoolID {
 	return pool
 }
 
+var errNodesNotRead = fmt.Errorf("%w: the controller has not read yet which nodes the cluster has: "+
+	"retry", volume.ErrNotLinked)
+
 // listed is a pool that is to be listed.
 type listed struct {
 	id      volume.PoolID
@@ -150,8 +154,7 @@ func (r *Router) poolsFor(token string) ([]listed, error) {
 	r.fleet.mu.RLock()
 	defer r.fleet.mu.RUnlock()
 	if r.fleet.read == objectsAwaited {
-		return nil, fmt.Errorf("%w: the controller has not read yet which nodes the cluster has: retry",
-			volume.ErrNotLinked)
+		return nil, errNodesNotRead
 	}
 	entries := map[volume.PoolID]int64{}
 	for n := range r.fleet.known() {
@@ -211,9 +214,9 @@ func (r *Router) ListVolumes(
 		return nil, fmt.Errorf("%w: %q is no token of this driver", volume.ErrBadToken, token)
 	}
 	l := lister[*csi.ListVolumesResponse_Entry]{
-		router: r,
-		fetch:  r.fetchVolumes,
-		idOf:   func(e *csi.ListVolumesResponse_Entry) string { return e.GetVolume().GetVolumeId() },
+		pools: r.poolsFor,
+		fetch: r.fetchVolumes,
+		idOf:  func(e *csi.ListVolumesResponse_Entry) string { return e.GetVolume().GetVolumeId() },
 	}
 	entries, next, err := l.page(ctx, req.GetStartingToken(), req.GetMaxEntries())
 	if err != nil {
@@ -247,8 +250,8 @@ func (r *Router) ListSnapshots(
 		return r.listOnNode(ctx, req)
 	}
 	l := lister[*csi.ListSnapshotsResponse_Entry]{
-		router: r,
-		fetch:  r.fetchSnapshots,
+		pools: r.poolsFor,
+		fetch: r.fetchSnapshots,
 		idOf: func(e *csi.ListSnapshotsResponse_Entry) string {
 			return e.GetSnapshot().GetSnapshotId()
 		},

@@ -32,6 +32,9 @@ type poolState struct {
 	enforcesSizes  bool
 	entries        int64 // volumes or snapshots, whichever are more
 
+	unhealthyVolumes int64             // how many have adverse conditions
+	unhealthy        []UnhealthyVolume // those with faults of their own, not all if they are many
+
 	placed   *placed
 	reported int64 // see report
 }
@@ -64,6 +67,8 @@ func newPool(pushed *linkpb.Pool, before []*poolState) *poolState {
 	if id, err := volume.ParsePoolID(digits[:min(len(digits), 12)]); err == nil {
 		p.id = id
 	}
+	p.unhealthyVolumes = max(0, pushed.GetUnhealthyVolumes())
+	p.unhealthy = newUnhealthy(p.id, pushed.GetUnhealthy())
 	for _, b := range before {
 		if b.name == p.name {
 			p.placed, p.reported = b.placed, b.reported

@@ -30,6 +30,17 @@ type Volume struct{ pool.Volume }
 // Errors: ErrInUse when something else is mounted there, ErrCorrupt when the filesystem is damaged,
 // ErrNode when a program is missing, ErrBusy while the image is copied.
 func (v Volume) Mount(ctx context.Context, at mount.Target) error {
+	err := v.mount(ctx, at)
+	switch {
+	case err == nil:
+		v.RemoveFault(volume.FaultImageDamaged)
+	case errors.Is(err, volume.ErrCorrupt):
+		v.AddFault(volume.FaultImageDamaged)
+	}
+	return err
+}
+
+func (v Volume) mount(ctx context.Context, at mount.Target) error {
 	done, err := v.resume(at)
 	if err != nil {
 		return err
@@ -156,7 +167,7 @@ func (v Volume) grow(at mount.Target) error {
 		return nil
 	}
 	if err := v.growTo(at); err != nil {
-		v.AddGrowthFailure()
+		v.AddFault(volume.FaultGrowthFailed)
 		return fmt.Errorf("the filesystem of volume %s keeps its %d bytes, it could not be grown to %d: %w",
 			v.ID, v.FilesystemBytes, v.CapacityBytes, err)
 	}

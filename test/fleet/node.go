@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/link"
 	"github.com/csi-hostpath/csi-hostpath/pkg/link/linkpb"
@@ -176,6 +177,12 @@ func (o onePool) Open() []*pool.Pool {
 }
 
 func (onePool) Complete() error { return nil }
+
+func (o onePool) Known() []health.Pool {
+	return []health.Pool{{Name: "p", Pool: o.pool, IsOptional: o.pool == nil}}
+}
+
+func (o onePool) Candidates(volume.PoolID) ([]health.Pool, error) { return o.Known(), nil }
 
 // nothingPublished implements controllerserver.Publications: no kubelet mounts these volumes.
 type nothingPublished struct{}

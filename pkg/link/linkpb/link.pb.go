@@ -288,8 +288,12 @@ type Pool struct {
 	EnforcesSizes  bool  `protobuf:"varint,10,opt,name=enforces_sizes,json=enforcesSizes,proto3" json:"enforces_sizes,omitempty"`
 	Volumes        int64 `protobuf:"varint,11,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	Snapshots      int64 `protobuf:"varint,12,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How many volumes have adverse conditions: all of a pool that was open and cannot be used.
+	UnhealthyVolumes int64 `protobuf:"varint,13,opt,name=unhealthy_volumes,json=unhealthyVolumes,proto3" json:"unhealthy_volumes,omitempty"`
+	// The first 100 volumes with faults of their own, in the order of their IDs.
+	Unhealthy     []*UnhealthyVolume `protobuf:"bytes,14,rep,name=unhealthy,proto3" json:"unhealthy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -406,6 +410,74 @@ func (x *Pool) GetSnapshots() int64 {
 	return 0
 }
 
+func (x *Pool) GetUnhealthyVolumes() int64 {
+	if x != nil {
+		return x.UnhealthyVolumes
+	}
+	return 0
+}
+
+func (x *Pool) GetUnhealthy() []*UnhealthyVolume {
+	if x != nil {
+		return x.Unhealthy
+	}
+	return nil
+}
+
+type UnhealthyVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The volume's ID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What is wrong with it (volume.Fault).
+	Faults        []string `protobuf:"bytes,2,rep,name=faults,proto3" json:"faults,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnhealthyVolume) Reset() {
+	*x = UnhealthyVolume{}
+	mi := &file_link_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnhealthyVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnhealthyVolume) ProtoMessage() {}
+
+func (x *UnhealthyVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnhealthyVolume.ProtoReflect.Descriptor instead.
+func (*UnhealthyVolume) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UnhealthyVolume) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UnhealthyVolume) GetFaults() []string {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
 var File_link_proto protoreflect.FileDescriptor
 
 const file_link_proto_rawDesc = "" +
@@ -429,7 +501,7 @@ const file_link_proto_rawDesc = "" +
 	"\x13renew_after_seconds\x18\x04 \x01(\rR\x11renewAfterSeconds\"\x0e\n" +
 	"\fWatchRequest\"8\n" +
 	"\x05State\x12/\n" +
-	"\x05pools\x18\x01 \x03(\v2\x19.csihostpath.link.v1.PoolR\x05pools\"\xfc\x02\n" +
+	"\x05pools\x18\x01 \x03(\v2\x19.csihostpath.link.v1.PoolR\x05pools\"\xed\x03\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -445,7 +517,12 @@ const file_link_proto_rawDesc = "" +
 	"\x0eenforces_sizes\x18\n" +
 	" \x01(\bR\renforcesSizes\x12\x18\n" +
 	"\avolumes\x18\v \x01(\x03R\avolumes\x12\x1c\n" +
-	"\tsnapshots\x18\f \x01(\x03R\tsnapshots2P\n" +
+	"\tsnapshots\x18\f \x01(\x03R\tsnapshots\x12+\n" +
+	"\x11unhealthy_volumes\x18\r \x01(\x03R\x10unhealthyVolumes\x12B\n" +
+	"\tunhealthy\x18\x0e \x03(\v2$.csihostpath.link.v1.UnhealthyVolumeR\tunhealthy\"9\n" +
+	"\x0fUnhealthyVolume\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06faults\x18\x02 \x03(\tR\x06faults2P\n" +
 	"\x04Node\x12H\n" +
 	"\x05Watch\x12!.csihostpath.link.v1.WatchRequest\x1a\x1a.csihostpath.link.v1.State0\x01B6Z4github.com/csi-hostpath/csi-hostpath/pkg/link/linkpbb\x06proto3"
 
@@ -461,23 +538,25 @@ func file_link_proto_rawDescGZIP() []byte {
 	return file_link_proto_rawDescData
 }
 
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_link_proto_goTypes = []any{
-	(*Hello)(nil),        // 0: csihostpath.link.v1.Hello
-	(*Welcome)(nil),      // 1: csihostpath.link.v1.Welcome
-	(*WatchRequest)(nil), // 2: csihostpath.link.v1.WatchRequest
-	(*State)(nil),        // 3: csihostpath.link.v1.State
-	(*Pool)(nil),         // 4: csihostpath.link.v1.Pool
+	(*Hello)(nil),           // 0: csihostpath.link.v1.Hello
+	(*Welcome)(nil),         // 1: csihostpath.link.v1.Welcome
+	(*WatchRequest)(nil),    // 2: csihostpath.link.v1.WatchRequest
+	(*State)(nil),           // 3: csihostpath.link.v1.State
+	(*Pool)(nil),            // 4: csihostpath.link.v1.Pool
+	(*UnhealthyVolume)(nil), // 5: csihostpath.link.v1.UnhealthyVolume
 }
 var file_link_proto_depIdxs = []int32{
 	4, // 0: csihostpath.link.v1.State.pools:type_name -> csihostpath.link.v1.Pool
-	2, // 1: csihostpath.link.v1.Node.Watch:input_type -> csihostpath.link.v1.WatchRequest
-	3, // 2: csihostpath.link.v1.Node.Watch:output_type -> csihostpath.link.v1.State
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	5, // 1: csihostpath.link.v1.Pool.unhealthy:type_name -> csihostpath.link.v1.UnhealthyVolume
+	2, // 2: csihostpath.link.v1.Node.Watch:input_type -> csihostpath.link.v1.WatchRequest
+	3, // 3: csihostpath.link.v1.Node.Watch:output_type -> csihostpath.link.v1.State
+	3, // [3:4] is the sub-list for method output_type
+	2, // [2:3] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -491,7 +570,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
