@@ -18,6 +18,8 @@ type sockets struct {
 	*process.Process
 	// capability is what is asked of its volumes; nil is a directory of the pool's filesystem.
 	capability *csi.VolumeCapability
+	// class is what createSized has of a StorageClass.
+	class map[string]string
 }
 
 // capable asks for other volumes.

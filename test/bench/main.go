@@ -62,6 +62,7 @@ var benchmarks = []struct {
 }{
 	{"cycle", (*bench).cycles},
 	{"processes", (*bench).processes},
+	{"enforced", (*bench).enforced},
 	{"idle", (*bench).idle},
 	{"create", (*bench).createBesideMany},
 	{"delete", (*bench).deleteLarge},

@@ -224,6 +224,7 @@ func (s sockets) createSized(
 		CapacityRange:       &csi.CapacityRange{RequiredBytes: bytes},
 		VolumeCapabilities:  []*csi.VolumeCapability{s.access()},
 		VolumeContentSource: from,
+		Parameters:          s.class,
 	})
 	return resp.GetVolume().GetVolumeId(), err
 }
