@@ -1,6 +1,7 @@
 package sanity
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -44,7 +45,9 @@ type kind struct {
 	fsType string
 	block  bool
 	bytes  int64 // the size of a volume
-	path   csisanity.PathKind
+	// expandedBytes is the size that a volume is expanded to; 0 is twice its size.
+	expandedBytes int64
+	path          csisanity.PathKind
 	// central has the calls of Controller go through the router and the link.
 	central bool
 }
@@ -88,6 +91,14 @@ func kinds(fstype string) []kind {
 			path:   csisanity.PathIsDir,
 		},
 		kind{name: "block", block: true, bytes: volumeSize, path: csisanity.PathIsOther},
+		// A directory on btrfs, else an image with ext4, which is not to grow: see above.
+		kind{
+			name:          "enforced",
+			parameters:    map[string]string{volume.ParamBacking: string(volume.EnforcedBacking)},
+			bytes:         volume.Ext4.MinimumBytes(),
+			expandedBytes: volume.Ext4.MinimumBytes(),
+			path:          csisanity.PathIsDir,
+		},
 	)
 }
 
@@ -158,7 +169,7 @@ func (c *configuration) testConfig(pool volume.PoolID) csisanity.TestConfig {
 		config.TestVolumeAccessType = "block"
 	}
 	config.TestVolumeSize = c.bytes
-	config.TestVolumeExpandSize = 2 * c.bytes
+	config.TestVolumeExpandSize = cmp.Or(c.expandedBytes, 2*c.bytes)
 	config.TestVolumeParameters = c.parameters
 	return config
 }
