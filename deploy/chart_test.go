@@ -240,13 +240,49 @@ func TestClassMayGiveUpTheVolumesOfDeletedNodes(t *testing.T) {
 		}
 	}
 	const isDefault = "storageclass.kubernetes.io/is-default-class"
+	for _, annotations := range got {
+		delete(annotations, "kubernetes.io/description")
+	}
 	want := map[string]map[string]string{
 		"a": {"local.example.com/node-gone": "release"},
 		"b": {"local.example.com/node-gone": "release", isDefault: "true"},
-		"c": nil,
+		"c": {},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
+
+// kubectl describe says of each class whether the sizes of its claims hold.
+func TestClassSaysWhetherSizesAreEnforced(t *testing.T) {
+	for parameters, want := range map[string]string{
+		"{}":                                      "Directories on the node's disk. Sizes are enforced where",
+		"{type: FileOrCreate}":                    "Files on the node's disk. Sizes are enforced where",
+		"{backing: directory}":                    "and only counted elsewhere.",
+		"{backing: image}":                        "Images on the node's disk. Sizes are enforced.",
+		"{csi.storage.k8s.io/fstype: xfs}":        "Images on the node's disk. Sizes are enforced.",
+		"{backing: enforced}":                     "images elsewhere. Sizes are enforced.",
+		"{path: /srv/c, type: Directory}":         "Its size is not counted.",
+		"{backing: image}, description: As I say": "As I say",
+	} {
+		for _, o := range render(t, "storageClasses: [{name: a, parameters: "+parameters+"}]") {
+			got := o.Metadata.Annotations["kubernetes.io/description"]
+			if o.Kind == "StorageClass" && !strings.Contains(got, want) {
+				t.Errorf("a class with %s says %q, want %q", parameters, got, want)
+			}
+		}
+	}
+}
+
+// Kubernetes lets nobody change a class's parameters, also not by helm upgrade: what an installed
+// chart has given a class stays, so the chart has a class of its own for enforced sizes.
+func TestDefaultClassKeepsItsParameters(t *testing.T) {
+	for _, o := range render(t, "") {
+		want := map[string]string{"type": "DirectoryOrCreate"}
+		if o.Kind == "StorageClass" && o.Metadata.Name == "csi-hostpath" &&
+			!maps.Equal(o.Parameters, want) {
+			t.Errorf("the class has parameters %v, want %v", o.Parameters, want)
+		}
 	}
 }
 
@@ -263,7 +299,8 @@ func TestClassWithoutTypeIsTheDefaultOne(t *testing.T) {
 		return classes
 	}
 	got := parameters(
-		"storageClasses: [{name: csi-hostpath}, {name: csi-hostpath-file, parameters: {type: FileOrCreate}}, " +
+		"storageClasses: [{name: csi-hostpath}, {name: csi-hostpath-enforced, parameters: {backing: enforced}}, " +
+			"{name: csi-hostpath-file, parameters: {type: FileOrCreate}}, " +
 			"{name: csi-hostpath-restore, volumeBindingMode: Immediate}]",
 	)
 	if want := parameters(""); !reflect.DeepEqual(got, want) {

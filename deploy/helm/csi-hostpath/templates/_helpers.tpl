@@ -292,6 +292,20 @@ external-resizer-{{ regexReplaceAll "[^a-zA-Z0-9-]" .Values.driverName "-" }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Whether the sizes of a class's claims hold: what kubectl describe says of the class. */ -}}
+{{- define "csi-hostpath.classSizes" -}}
+{{- $p := default dict .parameters -}}
+{{- if hasKey $p "path" -}}
+A path of the node. Its size is not counted.
+{{- else if or (eq "image" (default "" $p.backing)) (hasKey $p "csi.storage.k8s.io/fstype") -}}
+Images on the node's disk. Sizes are enforced.
+{{- else if eq "enforced" (default "" $p.backing) -}}
+Directories where the pool enforces sizes, images elsewhere. Sizes are enforced.
+{{- else -}}
+{{ ternary "Files" "Directories" (eq "FileOrCreate" (default "" $p.type)) }} on the node's disk. Sizes are enforced where the pool's filesystem has quotas, and only counted elsewhere.
+{{- end -}}
+{{- end -}}
+
 {{- /* What a NetworkPolicy lets in to the ports of metrics: dict "root" $ "ports" LIST. */ -}}
 {{- define "csi-hostpath.scraped" -}}
 - ports:
