@@ -41,6 +41,8 @@ config:
 storageClasses:
   - name: csi-hostpath
     parameters: {type: DirectoryOrCreate}
+  - name: csi-hostpath-enforced
+    parameters: {backing: enforced}
   - name: csi-hostpath-file
     parameters: {type: FileOrCreate}
   - name: csi-hostpath-immediate
