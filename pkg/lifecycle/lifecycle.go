@@ -114,11 +114,14 @@ func New(o Options) (*Controller, error) {
 	if made.sizes, err = newSizes(o, cluster); err != nil {
 		return nil, err
 	}
-	made.orphans = &orphans{cluster: cluster, nodes: o.Nodes, metrics: m}
 	made.links = &unlinked{cluster: cluster, nodes: o.Nodes, metrics: m}
 	made.gone = &goneNodes{
 		client: o.Client, cluster: cluster, recorder: o.Recorder, nodes: o.Nodes,
 		driverName: o.DriverName, after: o.NodeGoneAfter, metrics: m,
+	}
+	made.orphans = &orphans{
+		cluster: cluster, nodes: o.Nodes, metrics: m,
+		soon: suspectInterval(made.gone.interval()),
 	}
 	return made, nil
 }

@@ -13,13 +13,13 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// orphanInterval is how often the volumes of all nodes are compared with the PersistentVolumes, and
-// suspectInterval when again if some have none for the first time, or nobody has looked yet: until
-// then nodes link themselves, and objects of new volumes arrive.
-const (
-	orphanInterval  = 10 * time.Minute
-	suspectInterval = time.Minute
-)
+// orphanInterval is how often the volumes of all nodes are compared with the PersistentVolumes.
+const orphanInterval = 10 * time.Minute
+
+// suspectInterval is when they are compared again if some have none for the first time, or nobody
+// has looked yet: until then nodes link themselves, and objects of new volumes arrive. A minute,
+// and less for an operator who gives up the volumes of deleted nodes within minutes.
+func suspectInterval(gone time.Duration) time.Duration { return max(gone, 10*time.Second) }
 
 // provisioned is the directory of a volume that external-provisioner has made for a claim
 // (makeVolumeName). The others belong to pods (inline volumes), or somebody has made them by hand.
@@ -31,6 +31,7 @@ type orphans struct {
 	cluster *cluster
 	nodes   Nodes
 	metrics *Metrics
+	soon    time.Duration // suspectInterval
 	// suspected were orphans in the last pass, by volume ID. Only in the second pass a volume is an
 	// orphan: the object of a new volume comes after the volume.
 	suspected map[string]suspect
@@ -47,7 +48,7 @@ type suspect struct {
 
 // run works until ctx is done. The informers must have synced.
 func (o *orphans) run(ctx context.Context) {
-	timer := time.NewTimer(suspectInterval)
+	timer := time.NewTimer(o.soon)
 	defer timer.Stop()
 	for {
 		select {
@@ -84,7 +85,7 @@ func (o *orphans) look(ctx context.Context) (again time.Duration) {
 		seen, before := o.suspected[v.ID]
 		if !before {
 			suspected[v.ID] = suspect{since: time.Now()}
-			again = suspectInterval
+			again = o.soon
 			continue
 		}
 		suspected[v.ID] = suspect{since: seen.since, reported: true}
