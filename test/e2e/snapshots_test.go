@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/cluster"
 )
 
 // snapshot is a VolumeSnapshot of a claim.
@@ -84,6 +87,7 @@ func logLines(t *testing.T, ns, name string) int {
 // TestSnapshotsAndClonesOfVolumesThatAreWritten takes one of each on every filesystem, while a pod
 // writes, and looks at what they have. Nobody says where the new pods are to run.
 func TestSnapshotsAndClonesOfVolumesThatAreWritten(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	var sources, copies, snapshots strings.Builder
 	var writers, readers, names []string
@@ -186,6 +190,7 @@ func claimsOf(prefix string) (names []string) {
 // TestSnapshotExampleDoesWhatItSays applies the examples that docs/snapshots.md tells of, as they
 // are.
 func TestSnapshotExampleDoesWhatItSays(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	t.Cleanup(
 		func() { kubectl(t, "delete", "volumesnapshotclass", "csi-hostpath-keep", "--ignore-not-found") },
@@ -225,6 +230,7 @@ func example(t *testing.T, name string) string {
 }
 
 func TestFileVolumeHasSnapshots(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns, claim("conf", "csi-hostpath-file", "1Mi")+pod("app", mounts("conf", "/etc/app.conf")))
 	waitReady(t, ns, "app")
@@ -259,4 +265,86 @@ func TestFileVolumeHasSnapshots(t *testing.T) {
 	// A file is no directory: refused before anything is copied.
 	eventually(t, readyTimeout,
 		func() error { return describes(t, ns, "pvc", "mixed", "code = InvalidArgument") })
+}
+
+// TestSnapshotWithoutItsObjectsIsReadyAndRestored keeps a snapshot whose objects are deleted, as in
+// another cluster, and writes the objects by hand, as docs/snapshots.md says: in the central
+// deployment without any label.
+func TestSnapshotWithoutItsObjectsIsReadyAndRestored(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	apply(t, ns, claim("data", "csi-hostpath", "64Mi")+pod("app", mounts("data", "/data")))
+	waitReady(t, ns, "app")
+	sh(t, ns, "app", "echo monday >/data/day; sync")
+	node := nodeOf(t, ns, "app")
+	apply(t, ns, snapshot("made", "data"))
+	waitSnapshots(t, ns, "made")
+	made := contentOf(t, ns, "made")
+	handle := kubectl(t, "get", "volumesnapshotcontent", made, "-o",
+		"jsonpath={.status.snapshotHandle}")
+	kubectl(t, "patch", "volumesnapshotcontent", made, "--type=merge", "-p",
+		`{"spec": {"deletionPolicy": "Retain"}}`)
+	kubectl(t, "-n", ns, "delete", "volumesnapshot", "made", "--timeout=180s")
+	kubectl(t, "delete", "volumesnapshotcontent", made, "--timeout=180s")
+	sh(t, ns, "app", "echo tuesday >/data/day; sync")
+
+	labels := "{}"
+	if *deployment == "node" {
+		labels = "{snapshot.storage.kubernetes.io/managed-by: " + node + "}"
+	}
+	apply(t, ns, writtenSnapshot(ns, handle, labels))
+	waitSnapshots(t, ns, "monday")
+	size := kubectl(t, "-n", ns, "get", "volumesnapshot", "monday", "-o",
+		"jsonpath={.status.restoreSize}")
+	if size != "64Mi" {
+		t.Errorf("the snapshot has the size %q", size)
+	}
+	apply(t, ns, restored("copy", "csi-hostpath", "64Mi", "monday")+pod("copy", mounts("copy", "/data")))
+	waitReady(t, ns, "copy")
+	if got := sh(t, ns, "copy", "cat /data/day"); got != "monday" {
+		t.Errorf("the copy has %q", got)
+	}
+	if got := nodeOf(t, ns, "copy"); got != node {
+		t.Errorf("the copy is on %s, its snapshot on %s", got, node)
+	}
+	// Whoever wants it no more.
+	kubectl(t, "patch", "volumesnapshotcontent", ns, "--type=merge", "-p",
+		`{"spec": {"deletionPolicy": "Delete"}}`)
+	kubectl(t, "-n", ns, "delete", "volumesnapshot", "monday", "--timeout=180s")
+	machine := machineOf(t, ns, "app")
+	eventually(t, readyTimeout, func() error {
+		_, name, _ := strings.Cut(handle, "-")
+		if slices.Contains(hostLs(t, machine, cluster.DefaultDiskPath+"/snapshots"), name[len("s-"):]) {
+			return fmt.Errorf("the pool still has snapshot %s", handle)
+		}
+		return nil
+	})
+}
+
+// contentOf is the name of what a snapshot is bound to.
+func contentOf(t *testing.T, ns, name string) string {
+	t.Helper()
+	return kubectl(t, "-n", ns, "get", "volumesnapshot", name, "-o",
+		"jsonpath={.status.boundVolumeSnapshotContentName}")
+}
+
+// writtenSnapshot are both objects of a snapshot that exists; the content has the namespace's name.
+func writtenSnapshot(ns, handle, labels string) string {
+	return fmt.Sprintf(`
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshotContent
+metadata: {name: %[1]s, labels: %[3]s}
+spec:
+  driver: %[4]s
+  deletionPolicy: Retain
+  source: {snapshotHandle: %[2]s}
+  volumeSnapshotRef: {name: monday, namespace: %[1]s}
+---
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: monday}
+spec:
+  volumeSnapshotClassName: csi-hostpath
+  source: {volumeSnapshotContentName: %[1]s}
+`, ns, handle, labels, driverName)
 }
