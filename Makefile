@@ -104,7 +104,7 @@ fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.
 .PHONY: e2e
 e2e: $(TOOLS)/helm ## Test on a real Kubernetes of three nodes, with the driver's own image (E2E_FLAGS: -run …, -keep).
 	@rm -rf .cache/e2e
-	go test -tags e2e -count=1 -timeout 45m -v ./test/e2e -helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
+	go test -tags e2e -count=1 -timeout 45m -parallel 6 -v ./test/e2e -helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
 
 # What `make test` skips as long as no cluster was started here.
 .PHONY: test-api

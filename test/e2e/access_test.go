@@ -12,6 +12,7 @@ import (
 )
 
 func TestPodsOfANodeShareAReadWriteOnceVolume(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(
 		t,
@@ -50,6 +51,7 @@ func TestPodsOfANodeShareAReadWriteOnceVolume(t *testing.T) {
 }
 
 func TestReadWriteOncePodIsRefusedToASecondPod(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns,
 		claim("data", "csi-hostpath", "1Gi", "ReadWriteOncePod")+pod("first", mounts("data", "/data")))
@@ -82,6 +84,7 @@ func TestReadWriteOncePodIsRefusedToASecondPod(t *testing.T) {
 }
 
 func TestReadOnlyMountRefusesWrites(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	reader := podSpec{
 		volumes:      []string{"{name: data, persistentVolumeClaim: {claimName: data, readOnly: true}}"},
@@ -110,6 +113,7 @@ func TestReadOnlyMountRefusesWrites(t *testing.T) {
 // TestProgramOnAVolumeRuns: unlike a scratch mount, a volume is not noexec; but nosuid and nodev,
 // so that it brings nobody rights.
 func TestProgramOnAVolumeRuns(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	p := mounts("data", "/data")
 	p.security = "{runAsUser: 1000, fsGroup: 2000}"
@@ -137,6 +141,7 @@ func TestProgramOnAVolumeRuns(t *testing.T) {
 }
 
 func TestSubPathShowsPartOfTheVolume(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("first", mounts("data", "/whole")))
 	waitReady(t, ns, "first")
@@ -167,6 +172,7 @@ func TestSubPathShowsPartOfTheVolume(t *testing.T) {
 }
 
 func TestNonRootPodWritesThroughFSGroup(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	p := mounts("data", "/data", "file", "/etc/app.conf")
 	p.security = "{runAsUser: 1000, runAsGroup: 3000, runAsNonRoot: true, fsGroup: 2000}"
@@ -188,12 +194,14 @@ func TestNonRootPodWritesThroughFSGroup(t *testing.T) {
 // (test/e2e/storage/testsuites/fsgroupchangepolicy.go, "Always"). The pods are not root, so the
 // second one can write to the first one's files only through the group.
 func TestSecondPodOfAnotherGroupFindsAllInItsGroup(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct{ class, mode string }{
 		{"csi-hostpath", "ReadWriteOnce"},
 		{"csi-hostpath", "ReadWriteOncePod"},
 		{"csi-hostpath-image", "ReadWriteOnce"},
 	} {
 		t.Run(tc.class+" "+tc.mode, func(t *testing.T) {
+			t.Parallel()
 			ns := newNamespace(t)
 			p := mounts("data", "/data")
 			p.security = "{runAsUser: 1001, runAsGroup: 3001, runAsNonRoot: true, fsGroup: 1000}"
@@ -222,6 +230,7 @@ func TestSecondPodOfAnotherGroupFindsAllInItsGroup(t *testing.T) {
 }
 
 func TestFileVolumeMountsOverAFile(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns, claim("file", "csi-hostpath-file", "1Mi")+pod("app", mounts("file", "/etc/passwd")))
 	waitReady(t, ns, "app")
@@ -238,6 +247,7 @@ func TestFileVolumeMountsOverAFile(t *testing.T) {
 }
 
 func TestGenericEphemeralVolumeFeedsAContainerFromItsSidecar(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns, fmt.Sprintf(`
 apiVersion: v1

@@ -95,6 +95,7 @@ func TestPodMakesAFilesystemOnItsBlockDevice(t *testing.T) {
 // without quotas. (XFS, because resize2fs wants CAP_SYS_RESOURCE, which not every machine that this
 // runs on has to give.)
 func TestImageHasItsSizeAndGrows(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	p := mounts("data", "/data")
 	p.node, p.security = nodeWith(t,

@@ -14,6 +14,7 @@ import (
 )
 
 func TestDataOutlivesThePod(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("first", mounts("data", "/data")))
 	waitReady(t, ns, "first")
@@ -32,6 +33,7 @@ func TestDataOutlivesThePod(t *testing.T) {
 // TestBooksOutliveACrash is the story of examples/books: a process that crashes, in a container
 // that comes back.
 func TestBooksOutliveACrash(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	for _, name := range []string{"deployment.yaml", "service.yaml"} {
 		content, err := os.ReadFile(filepath.Join(root, "examples/books", name))
@@ -78,6 +80,7 @@ func TestBooksOutliveACrash(t *testing.T) {
 // TestForeignVolumeIDIsAnError: a PersistentVolume whose handle is another node's, as after a
 // mistake with a restored backup, gives neither an empty volume nor a successful deletion.
 func TestForeignVolumeIDIsAnError(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	here, there := testCluster.Nodes()[0], testCluster.Nodes()[1]
 	p := mounts("data", "/data")
@@ -140,6 +143,7 @@ spec:
 }
 
 func TestDeleteLeavesNothingAndRetainKeeps(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns, claim("gone", "csi-hostpath", "1Gi")+claim("kept", "csi-hostpath-retain", "1Gi")+
 		pod("writer", mounts("gone", "/gone", "kept", "/kept")))
@@ -160,6 +164,7 @@ func TestDeleteLeavesNothingAndRetainKeeps(t *testing.T) {
 }
 
 func TestVolumeIsADirectoryOfTheNode(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("writer", mounts("data", "/data")))
 	waitReady(t, ns, "writer")

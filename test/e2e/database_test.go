@@ -20,6 +20,7 @@ const sqlite = "/sqlite/loader --library-path /sqlite /sqlite/sqlite3"
 // Every transaction adds two rows whose sum is nothing; whatever had been acknowledged before the
 // snapshot is in it.
 func TestDatabaseUnderLoadHasAConsistentSnapshot(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	cases := []struct{ name, class, filesystem string }{
 		{"subvolume", "csi-hostpath", "btrfs"},

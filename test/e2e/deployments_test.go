@@ -90,8 +90,10 @@ func checkWorks(t *testing.T, ns, deployment string, snapshots []string) {
 		if got := sh(t, ns, copied, "cat /data/mark"); got != "before" {
 			t.Errorf("deployment %s: %s has %q of its snapshot", deployment, copied, got)
 		}
+		grow(t, ns, deployment+"-new-"+node.Name(), "96Mi")
+	}
+	for _, node := range testCluster.Nodes() {
 		fresh := deployment + "-new-" + node.Name()
-		grow(t, ns, fresh, "96Mi")
 		eventually(t, readyTimeout, func() error { return hasCapacity(t, ns, fresh, "96Mi") })
 	}
 	var volumes []string

@@ -11,6 +11,7 @@ import (
 // TestClaimGrowsWhileItsPodWrites raises a claim on a pool that holds sizes: what did not fit does,
 // nothing is restarted, and the pod's writer notices nothing.
 func TestClaimGrowsWhileItsPodWrites(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	p := mounts("data", "/data")
 	p.node = nodeWith(t, "btrfs").Name()

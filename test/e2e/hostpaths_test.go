@@ -25,11 +25,11 @@ type hostFiles struct {
 	node *cluster.Node
 }
 
-// newHostFiles makes what every type wants to find, on the first node.
-func newHostFiles(t *testing.T) hostFiles {
+// newHostFiles makes what every type wants to find, on a node that no other test has for this.
+func newHostFiles(t *testing.T, node *cluster.Node) hostFiles {
 	t.Helper()
-	h := hostFiles{t: t, node: testCluster.Nodes()[0]}
-	for _, dir := range []string{"shared", "models", "team", "closed"} {
+	h := hostFiles{t: t, node: node}
+	for _, dir := range []string{"shared", "team", "closed"} {
 		h.must(os.RemoveAll(h.path("/srv/" + dir))) // of an earlier run on a cluster that was kept
 	}
 	for _, dir := range []string{
@@ -160,7 +160,8 @@ var typesOfPaths = map[volume.Type]struct{ path, test string }{
 // TestEveryHostPathTypeComesToAPodInThreeWays: as a PersistentVolume that somebody wrote, as a
 // class, and inline. The pod has an fsGroup, which must change nothing of the node.
 func TestEveryHostPathTypeComesToAPodInThreeWays(t *testing.T) {
-	h, ns := newHostFiles(t), newNamespace(t)
+	t.Parallel()
+	h, ns := newHostFiles(t, testCluster.Nodes()[0]), newNamespace(t)
 	before := h.owned("/srv/shared/dir") + h.owned("/srv/shared/file")
 	p := podSpec{node: h.node.Name(), security: "{fsGroup: 2000}"}
 	var manifests, checks strings.Builder
@@ -223,7 +224,8 @@ type refusal struct {
 
 // TestRefusedHostPathSaysWhyInThePodsEvents shows each refusal where users look for it.
 func TestRefusedHostPathSaysWhyInThePodsEvents(t *testing.T) {
-	h, ns := newHostFiles(t), newNamespace(t)
+	t.Parallel()
+	h, ns := newHostFiles(t, testCluster.Nodes()[1]), newNamespace(t)
 	refusals := []refusal{
 		{
 			"missing",
@@ -366,7 +368,8 @@ func saysEvent(t *testing.T, ns, name, want string) error {
 // TestHostPathAndEmptyDirSideBySide mounts the same things into one pod twice, by Kubernetes' own
 // means and by this driver's.
 func TestHostPathAndEmptyDirSideBySide(t *testing.T) {
-	h, ns := newHostFiles(t), newNamespace(t)
+	t.Parallel()
+	h, ns := newHostFiles(t, testCluster.Nodes()[2]), newNamespace(t)
 	p := podSpec{node: h.node.Name(), security: "{fsGroup: 2000}"}
 	for name, made := range map[string]struct{ path, kind string }{
 		"dir": {"/srv/shared/dir", "Directory"}, "made": {"/srv/shared/NAME/made", "DirectoryOrCreate"},
@@ -437,6 +440,7 @@ func TestHostPathAndEmptyDirSideBySide(t *testing.T) {
 // its pod; an inline volume in a pool that holds sizes, and one in memory, tell the writer, and the
 // neighbour goes on.
 func TestFullVolumeIsAnErrorToItsWriterAndToNobodyElse(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	node := nodeWith(t, "btrfs")
 	filler := podSpec{node: node.Name()}.withInline("data", "/data", "size", "64Mi").
@@ -486,6 +490,7 @@ func nodeWith(t *testing.T, filesystem string) *cluster.Node {
 }
 
 func TestInlineVolumeLivesAndDiesWithItsPod(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	p := podSpec{security: "{runAsUser: 1000, runAsNonRoot: true}"}
 	p = p.withInline("data", "/data", "size",

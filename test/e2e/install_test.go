@@ -104,6 +104,7 @@ func install(ctx context.Context, set ...string) error {
 // TestSnapshotControllerOfTheChartIsAccepted renders what a cluster without snapshots would get.
 // This one has both already.
 func TestSnapshotControllerOfTheChartIsAccepted(t *testing.T) {
+	t.Parallel()
 	manifests := snapshotController(t, "--show-only", "templates/snapshotcrds.yaml")
 	out, err := testCluster.KubectlInput(t.Context(), strings.NewReader(manifests), "apply",
 		"--dry-run=server", "-f", "-")

@@ -3,11 +3,16 @@
 // Package e2e tests the driver as its users meet it: installed from its own image on a real
 // Kubernetes of three nodes (test/cluster), with real pods. It has the build tag e2e, because it
 // takes a machine for some minutes: `make e2e`.
+//
+// A test that looks at what is its own and leaves drivers, nodes and the installation alone is
+// parallel, a few at a time (-parallel of the Makefile): it mostly waits. The others run before,
+// one after the other.
 package e2e
 
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -96,9 +101,16 @@ func setUp(ctx context.Context) (err error) {
 	progress := func(format string, args ...any) {
 		fmt.Printf("%6.1fs  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	}
+	folder, err := os.MkdirTemp("", "csi-hostpath-e2e-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(folder) }()
+	built := make(chan error, 1)
+	go func() { built <- buildImage(ctx, folder, progress) }()
 	testCluster, err = cluster.Start(ctx,
 		cluster.Options{Name: *clusterName, Nodes: 3, Disks: "ext4,xfs,btrfs", Progress: progress})
-	if err != nil {
+	if err := errors.Join(err, <-built); err != nil {
 		return err
 	}
 	if err := loadImage(ctx, progress); err != nil {
@@ -122,27 +134,24 @@ func version(ctx context.Context) string {
 	return strings.TrimSpace(string(out))
 }
 
-func loadImage(ctx context.Context, progress func(string, ...any)) error {
-	if *archive == "" {
-		folder, err := os.MkdirTemp("", "csi-hostpath-e2e-")
-		if err != nil {
-			return err
-		}
-		defer func() { _ = os.RemoveAll(folder) }()
-		*archive = filepath.Join(folder, "image.tar")
-		progress("build the image from the Dockerfile")
-		err = cluster.BuildImage(ctx, cluster.ImageBuild{
-			Dockerfile: filepath.Join(root, "Dockerfile"),
-			Context:    root,
-			Args:       []string{"VERSION=" + version(ctx)},
-			Name:       driverImage,
-			Output:     *archive,
-			Progress:   progress,
-		})
-		if err != nil {
-			return err
-		}
+// buildImage builds the driver's image into a folder, unless -image gives one. The cluster starts
+// meanwhile.
+func buildImage(ctx context.Context, folder string, progress func(string, ...any)) error {
+	if *archive != "" {
+		return nil
 	}
+	*archive = filepath.Join(folder, "image.tar")
+	return cluster.BuildImage(ctx, cluster.ImageBuild{
+		Dockerfile: filepath.Join(root, "Dockerfile"),
+		Context:    root,
+		Args:       []string{"VERSION=" + version(ctx)},
+		Name:       driverImage,
+		Output:     *archive,
+		Progress:   progress,
+	})
+}
+
+func loadImage(ctx context.Context, progress func(string, ...any)) error {
 	progress("load the image")
 	content, err := os.ReadFile(*archive)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 // TestSourceDecidesWhereAClaimGoesAtTheFirstTry restores and clones on each node, with the default
 // class, which waits for its first consumer. No call reaches a wrong node.
 func TestSourceDecidesWhereAClaimGoesAtTheFirstTry(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	var sources, snapshots, copies, pods strings.Builder
 	var writers, names, claims []string

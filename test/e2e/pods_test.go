@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -23,6 +24,9 @@ const (
 	pollInterval = 250 * time.Millisecond
 )
 
+// notOfALabel is what the name of a namespace cannot have.
+var notOfALabel = regexp.MustCompile(`[^a-z0-9]+`)
+
 func kubectl(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := testCluster.Kubectl(context.WithoutCancel(t.Context()), args...)
@@ -34,10 +38,12 @@ func kubectl(t *testing.T, args ...string) string {
 
 // newNamespace makes a namespace that is deleted, with its pods and volumes, when the test ends.
 // The next test does not wait for that, unless it calls quiet; the run does in the end, and counts
-// what is left (TestMain).
+// what is left (TestMain). Its name has the test's, so that logs show whose pods and claims they
+// tell of.
 func newNamespace(t *testing.T) string {
 	t.Helper()
-	ns := fmt.Sprintf("e2e-%x", time.Now().UnixNano())
+	name := strings.Trim(notOfALabel.ReplaceAllString(strings.ToLower(t.Name()), "-"), "-")
+	ns := fmt.Sprintf("%.40s-%x", strings.TrimPrefix(name, "test"), time.Now().UnixMicro())
 	kubectl(t, "create", "namespace", ns)
 	t.Cleanup(func() {
 		if t.Failed() { // before anything is gone

@@ -134,6 +134,7 @@ func tryRights(
 // TestTakenOverNodeHasNoRights: what whoever takes over a node of the central deployment has is a
 // token that the API server does not take, of an account without rights.
 func TestTakenOverNodeHasNoRights(t *testing.T) {
+	t.Parallel()
 	onlyIn(t, "central")
 	node := testCluster.Nodes()[0]
 	mounted, err := node.Exec(t.Context(), "sh", "-c",
@@ -180,6 +181,7 @@ func TestTakenOverNodeHasNoRights(t *testing.T) {
 // TestPoliciesHaveNoWarnings: the API server checks their expressions against the types of the
 // objects, and reports a misspelt field only in the policy's status.
 func TestPoliciesHaveNoWarnings(t *testing.T) {
+	t.Parallel()
 	const checked = `jsonpath={range .items[*]}{.metadata.name} {.status.typeChecking}{"\n"}{end}`
 	eventually(t, readyTimeout, func() error {
 		out := kubectl(t, "get", "validatingadmissionpolicies", "-o", checked)
@@ -199,6 +201,7 @@ func TestPoliciesHaveNoWarnings(t *testing.T) {
 // TestSnapshotControllerMayOnlyKeepTheSourcesOfSnapshots: it may change claims of all namespaces,
 // and runs on any node. This cluster has another one; the chart's is here without its pods.
 func TestSnapshotControllerMayOnlyKeepTheSourcesOfSnapshots(t *testing.T) {
+	t.Parallel()
 	w := takeOver(t)
 	account := release + "-snapshots"
 	for object := range strings.SplitSeq(snapshotController(t), "\n---\n") {

@@ -13,6 +13,7 @@ import (
 )
 
 func TestStatefulSetSpreadsOverTheNodes(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns, fmt.Sprintf(`
 apiVersion: apps/v1
@@ -71,6 +72,7 @@ spec:
 }
 
 func TestImmediateBindingBringsThePodToTheVolume(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns, claim("data", "csi-hostpath-immediate", "256Mi"))
 	eventually(t, readyTimeout, func() error {
@@ -171,6 +173,7 @@ func quantity(t *testing.T, text string) int64 {
 // TestPoolOfChosenNodesGetsThePodsOfItsClass makes the directory of the optional pool on one node.
 // It stays, for nothing else uses it.
 func TestPoolOfChosenNodesGetsThePodsOfItsClass(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	chosen := testCluster.Nodes()[1]
 	if _, err := chosen.Exec(t.Context(), "mkdir", "-p", "/srv/fast"); err != nil {

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 const manyPods = 60
 
 // TestManyPodsStartLikeWithEmptyDir reports, and asserts no time: 60 pods with an emptyDir each,
-// with an inline volume, and with a claim, one after the other; a few of each warm up what they
-// need. A claim is made, bound and scheduled by four more programs.
+// with an inline volume, and with a claim, one after the other; a few pods with all three warm up
+// what they need. A claim is made, bound and scheduled by four more programs.
 func TestManyPodsStartLikeWithEmptyDir(t *testing.T) {
 	volumes := []struct{ name, source string }{
 		{"emptyDir", "emptyDir: {}"},
@@ -25,10 +26,11 @@ func TestManyPodsStartLikeWithEmptyDir(t *testing.T) {
 				"resources: {requests: {storage: 16Mi}}}}}",
 		},
 	}
-	quiet(t)
+	var all []string
 	for _, v := range volumes {
-		startMany(t, 3, v.source)
+		all = append(all, v.source)
 	}
+	startMany(t, 3, all...)
 	var emptyDir time.Duration
 	for _, v := range volumes {
 		took := startMany(t, manyPods, v.source)
@@ -40,10 +42,17 @@ func TestManyPodsStartLikeWithEmptyDir(t *testing.T) {
 	}
 }
 
-// startMany starts pods and waits until all are ready; their end is not counted.
-func startMany(t *testing.T, n int, source string) time.Duration {
+// startMany starts pods with volumes and waits until all are ready. Nothing of earlier pods is left
+// when it begins. The end of its own pods is not counted.
+func startMany(t *testing.T, n int, sources ...string) time.Duration {
 	t.Helper()
+	quiet(t)
 	ns := newNamespace(t)
+	var volumes, paths []string
+	for i, source := range sources {
+		volumes = append(volumes, fmt.Sprintf("{name: data-%d, %s}", i, source))
+		paths = append(paths, fmt.Sprintf("{name: data-%d, mountPath: /data-%d}", i, i))
+	}
 	start := time.Now()
 	apply(t, ns, fmt.Sprintf(`
 apiVersion: apps/v1
@@ -60,13 +69,12 @@ spec:
         - name: main
           image: %s
           command: [sleep, "1000000"]
-          volumeMounts: [{name: data, mountPath: /data}]
-      volumes: [{name: data, %s}]
-`, n, cluster.BusyboxImage, source))
+          volumeMounts: [%s]
+      volumes: [%s]
+`, n, cluster.BusyboxImage, strings.Join(paths, ", "), strings.Join(volumes, ", ")))
 	// One process that watches: many that ask would take the processors from what is measured.
 	kubectl(t, "-n", ns, "rollout", "status", "deployment/many", "--timeout=10m")
 	took := time.Since(start)
-	kubectl(t, "delete", "namespace", ns, "--timeout=5m") // not while the next ones start
-	quiet(t)
+	kubectl(t, "delete", "namespace", ns, "--timeout=5m")
 	return took
 }

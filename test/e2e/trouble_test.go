@@ -14,6 +14,7 @@ import (
 
 // TestClaimSaysWhatIsWrongWithIt is what a user sees in `kubectl describe`.
 func TestClaimSaysWhatIsWrongWithIt(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	class(t, "csi-hostpath-typo", "tpye", "FileOrCreate")
 	apply(t, ns, claim("typo", "csi-hostpath-typo", "1Gi")+pod("typo", mounts("typo", "/data"))+
@@ -125,6 +126,7 @@ func logSays(t *testing.T, name, want string) error {
 }
 
 func TestMetricsShowEachVolumesUse(t *testing.T) {
+	t.Parallel()
 	const written = 64 << 20
 	ns := newNamespace(t)
 	apply(t, ns, claim("data", "csi-hostpath", "1Gi")+pod("app", mounts("data", "/data")))

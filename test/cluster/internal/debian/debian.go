@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 )
 
 // Package is a Debian package and a file that shows it is there, so that a
@@ -43,8 +44,13 @@ var (
 	}
 )
 
+// installing is held by who installs: of two apt-get at the same time one fails.
+var installing sync.Mutex
+
 // Ensure installs those of the packages that are missing.
 func Ensure(ctx context.Context, packages []Package, progress func(string, ...any)) error {
+	installing.Lock()
+	defer installing.Unlock()
 	missing := Missing(packages)
 	if len(missing) == 0 {
 		return nil
