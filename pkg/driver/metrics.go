@@ -24,6 +24,9 @@ var (
 	poolNotReady = prometheus.NewDesc("csi_hostpath_pool_not_ready",
 		"1 for a pool that cannot be used, with the reason; absent for a ready pool.",
 		[]string{"pool", "reason"}, nil)
+	poolUnhealthy = prometheus.NewDesc("csi_hostpath_pool_unhealthy_volumes",
+		"Number of volumes with a fault that the pool knows. A volume may have several.",
+		[]string{"pool", "fault"}, nil)
 	poolGauges = []poolGauge{
 		{
 			poolDesc("size_bytes", "Size of the pool's filesystem."),
@@ -112,6 +115,7 @@ type poolMetrics struct{ pools *poolSet }
 func (poolMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- poolReady
 	ch <- poolNotReady
+	ch <- poolUnhealthy
 	for _, g := range poolGauges {
 		ch <- g.desc
 	}
@@ -130,6 +134,9 @@ func (m poolMetrics) Collect(ch chan<- prometheus.Metric) {
 			continue
 		}
 		gauge(poolReady, 1, name)
+		for fault, volumes := range p.status.Faults {
+			gauge(poolUnhealthy, int64(volumes), name, string(fault))
+		}
 		for _, g := range poolGauges {
 			gauge(g.desc, g.value(p.pool, p.status), name)
 		}

@@ -4,6 +4,8 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -83,6 +85,27 @@ func allConditions() (all []Condition) {
 		all = append(all, c)
 	}
 	return append(all, OfVolume("of a newer version"), OfPool("of a newer version", "fast"))
+}
+
+// People look for a reason in the table of docs/health.md.
+func TestEveryReasonIsDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/health.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := map[csi.VolumeHealthErrorType]string{
+		degraded: "Degraded", inaccessible: "Inaccessible", dataLoss: "DataLoss",
+	}
+	var all []Condition
+	for _, table := range []map[volume.Reason]Condition{poolTable, nodeTable} {
+		all = slices.AppendSeq(all, maps.Values(table))
+	}
+	for _, c := range slices.AppendSeq(all, maps.Values(volumeTable)) {
+		row := regexp.MustCompile("(?m)^\\| [^|]*`" + c.Reason + "`[^|]*\\| " + status[c.Status] + " \\|")
+		if !row.Match(text) {
+			t.Errorf("docs/health.md has no row with %s and %s", c.Reason, status[c.Status])
+		}
+	}
 }
 
 // Kubernetes has these rules (IsValidConditionReason, validateStorageHealthCondition).
