@@ -153,7 +153,11 @@ func TestControllerHasTheseRightsAndNoOther(t *testing.T) {
 		"Role coordination.k8s.io/leases": {"get", "update", "create"},
 	}
 	authority := map[string][]string{"Role /secrets": {"get", "update"}, "Role /configmaps": {"get", "update"}}
-	resizer := map[string][]string{"ClusterRole /persistentvolumeclaims/status": {"patch"}}
+	const classes = "ClusterRole storage.k8s.io/volumeattributesclasses"
+	controller[classes] = []string{"get"}
+	resizer := map[string][]string{
+		"ClusterRole /persistentvolumeclaims/status": {"patch"}, classes: {"get", "list", "watch"},
+	}
 	const snapshots = "ClusterRole snapshot.storage.k8s.io/volumesnapshot"
 	snapshotter := map[string][]string{
 		snapshots + "s":               {"get"},

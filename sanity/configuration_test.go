@@ -171,6 +171,7 @@ func (c *configuration) testConfig(pool volume.PoolID) csisanity.TestConfig {
 	config.TestVolumeSize = c.bytes
 	config.TestVolumeExpandSize = cmp.Or(c.expandedBytes, 2*c.bytes)
 	config.TestVolumeParameters = c.parameters
+	config.TestVolumeMutableParameters = map[string]string{"trashRetention": "0s"}
 	return config
 }
 

@@ -14,8 +14,8 @@ import (
 const centralSuffix = " through the router"
 
 // nodeOnly is a reason that the router does not have.
-const nodeOnly = "in node deployment the node grows volumes: external-resizer has no node mode " +
-	"(controller EXPAND_VOLUME)"
+const nodeOnly = "in node deployment the node grows volumes, and nobody modifies them: " +
+	"external-resizer has no node mode (controller EXPAND_VOLUME, MODIFY_VOLUME)"
 
 // listedSkips has every spec that skips, with the reason. These specs skip in every configuration,
 // but those with nodeOnly run through the router.
@@ -31,11 +31,6 @@ var listedSkips = []struct {
 			"ExpandVolume [Controller Server] should fail if no capacity range is given",
 			"ExpandVolume [Controller Server] should fail if no volume id is given",
 			"ExpandVolume [Controller Server] should work",
-		},
-	},
-	{
-		"mutable parameters are not built yet (MODIFY_VOLUME)",
-		[]string{
 			"Controller Service [Controller Server] CreateVolume should create volume with a volume attribute class",
 			"Controller Service [Controller Server] CreateVolume should not create volume with an invalid volume attribute class",
 			"ModifyVolume [Controller Server] should fail if no volume id is given",

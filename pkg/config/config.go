@@ -75,6 +75,8 @@ type Config struct {
 	// HostPaths are the rules for volumes that refer to existing paths of the node, at most 256.
 	// Default none: no such volume is allowed.
 	HostPaths []HostPath `yaml:"hostPaths"`
+	// IOLimits lets VolumeAttributesClasses limit the I/O of volumes. Default: they cannot.
+	IOLimits IOLimits `yaml:"ioLimits"`
 
 	// sources says where each field was set, for error messages.
 	sources sources
@@ -132,6 +134,16 @@ type HostPath struct {
 	Inline bool `yaml:"inline"`
 	// Types are the allowed volume types. Default none: all but devices.
 	Types []string `yaml:"types"`
+}
+
+// IOLimits says where the node's control groups are.
+type IOLimits struct {
+	// Cgroups is where the driver sees the node's /sys/fs/cgroup, absolute and clean. Default empty:
+	// no I/O is limited.
+	Cgroups string `yaml:"cgroups"`
+	// PodsGroup is the group that kubelet has made for all pods, a path below the hierarchy's root.
+	// Default empty: kubepods.slice or kubepods.
+	PodsGroup string `yaml:"podsGroup"`
 }
 
 // Default is a Config with every default; node name and pools are missing.

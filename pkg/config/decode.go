@@ -241,6 +241,13 @@ func (d *decoder) value(field string, n *yaml.Node, to any) {
 	case *[]HostPath:
 		decodeList(d, field, n, to, listOf[HostPath]{name: "host paths", item: "path"})
 		return
+	case *IOLimits:
+		if n.Kind != yaml.MappingNode {
+			d.reject(field, n, "a mapping with cgroups")
+			return
+		}
+		d.mapping(field, n, fieldsOf(to))
+		return
 	case *[]string:
 		d.strings(field, n, to)
 		return

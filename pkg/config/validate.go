@@ -75,6 +75,7 @@ func (c Config) check(f *faults) {
 	checkPath(f, "hostRoot", c.HostRoot)
 	c.checkPools(f)
 	c.checkHostPaths(f)
+	c.checkIOLimits(f)
 }
 
 func (c Config) checkSockets(f *faults) {
@@ -124,6 +125,22 @@ func (c Config) checkController(f *faults) {
 	if name := c.ControllerServerName; len(name) > maxNodeNameBytes || !subdomain.MatchString(name) {
 		f.addf("controllerServerName", "%s is no name of a server, which is 1 to %d of a-z, 0-9, - and .",
 			quote(c.ControllerServerName), maxNodeNameBytes)
+	}
+}
+
+// checkIOLimits refuses what is no path, and a group without the filesystem that it is on.
+func (c Config) checkIOLimits(f *faults) {
+	limits := c.IOLimits
+	if limits.Cgroups != "" {
+		checkPath(f, "ioLimits.cgroups", limits.Cgroups)
+	}
+	switch group := limits.PodsGroup; {
+	case group == "":
+	case limits.Cgroups == "":
+		f.addf("ioLimits.podsGroup", "is of use only with %s", f.sources.place("ioLimits.cgroups"))
+	case !filepath.IsLocal(group) || filepath.Clean(group) != group || group == ".":
+		f.addf("ioLimits.podsGroup", "%s must be a path below the root of the hierarchy, such as "+
+			"kubelet.slice/kubelet-kubepods.slice", quote(group))
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/identity"
+	"github.com/csi-hostpath/csi-hostpath/pkg/iolimit"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/request"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -58,6 +59,8 @@ type Options struct {
 	Pools        Pools
 	Publications Publications
 	Host         Host
+	// Limiter limits the I/O of volumes.
+	Limiter *iolimit.Limiter
 }
 
 // Server implements csi.ControllerServer. What it does not implement answers UNIMPLEMENTED and is
@@ -74,9 +77,9 @@ var _ csi.ControllerServer = (*Server)(nil)
 // New makes a Server.
 func New(options Options) *Server { return &Server{Options: options} }
 
-// ControllerGetCapabilities advertises what is built, but not ControllerExpandVolume:
-// external-resizer has no node mode, and its one leader would call its own node's driver for all
-// volumes. The router advertises it.
+// ControllerGetCapabilities advertises what is built, but not ControllerExpandVolume and
+// ControllerModifyVolume: external-resizer has no node mode, and its one leader would call its own
+// node's driver for all volumes. The router advertises them.
 func (*Server) ControllerGetCapabilities(
 	context.Context, *csi.ControllerGetCapabilitiesRequest,
 ) (*csi.ControllerGetCapabilitiesResponse, error) {
@@ -111,6 +114,10 @@ func (s *Server) CreateVolume(
 	}
 	if err := capability.CheckNodes(p, create.Access...); err != nil {
 		return nil, err
+	}
+	if err := s.Limiter.Check(create.Volume.Mutable.IO); err != nil {
+		// Another node may be able to: make the scheduler look there.
+		return nil, volume.Restate(volume.ErrElsewhere, err)
 	}
 	v, err := s.create(ctx, p, create.Volume)
 	if err != nil {
@@ -283,8 +290,13 @@ func validate(v volume.Volume, p *pool.Pool, req *csi.ValidateVolumeCapabilities
 			return err
 		}
 	}
-	if len(req.GetMutableParameters()) > 0 {
-		return fmt.Errorf("%w: there are no mutable parameters", volume.ErrInvalid)
+	changes, err := request.ParseMutable(req.GetMutableParameters())
+	if err != nil {
+		return err
+	}
+	if has := changes.On(v.Mutable); has != v.Mutable {
+		return fmt.Errorf("%w: the volume is different%s", volume.ErrIncompatible,
+			v.Mutable.Differences(has))
 	}
 	if len(req.GetParameters()) == 0 {
 		return nil

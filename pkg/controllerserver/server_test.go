@@ -321,7 +321,7 @@ func copyOf(id string) *csi.VolumeContentSource {
 	}
 }
 
-func TestMutableParametersAreRefused(t *testing.T) {
+func TestUnknownMutableParametersAreRefused(t *testing.T) {
 	c := newController(t, "p")
 	req := createRequest("v")
 	req.MutableParameters = map[string]string{"mode": "0700"}
@@ -631,6 +631,6 @@ func TestNothingUnbuiltIsAdvertised(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("the service advertises %q, want %q", got, want)
 	}
-	_, err = c.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{})
+	_, err = c.ControllerPublishVolume(t.Context(), &csi.ControllerPublishVolumeRequest{})
 	wantCode(t, err, codes.Unimplemented)
 }

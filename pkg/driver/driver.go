@@ -20,6 +20,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/identity"
+	"github.com/csi-hostpath/csi-hostpath/pkg/iolimit"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
@@ -65,6 +66,7 @@ func Run(ctx context.Context, cfg config.Config) error {
 	group.Go(func() error { return s.pools.run(ctx) })
 	group.Go(func() error { s.surroundings.run(ctx, &s.pools.changes); return nil })
 	group.Go(func() error { s.repeat(ctx, sweepInterval, s.node.SweepInline); return nil })
+	group.Go(func() error { s.repeat(ctx, limitInterval, s.node.RefreshLimits); return nil })
 	group.Go(func() error { s.repeat(ctx, growInterval, s.node.RetryGrowth); return nil })
 	group.Go(func() error {
 		return serving.GRPC(ctx, servers.full, sockets.kubelet, cfg.ShutdownGrace)
@@ -129,7 +131,11 @@ func (s services) notReady() error {
 // newServices asks no filesystem. The publications have to be read before the services are used.
 func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 	publications := nodeserver.NewPublications()
+	limiter := iolimit.New(iolimit.Options{
+		Cgroups: cfg.IOLimits.Cgroups, PodsGroup: cfg.IOLimits.PodsGroup,
+	})
 	pools := newPoolSet(cfg, publications)
+	pools.limiter = limiter
 	host := hostpath.NewHost(cfg.HostRoot, cfg.HostPathRules())
 	around := newSurroundings(cfg.KubeletDir)
 	node := nodeserver.New(nodeserver.Options{
@@ -141,6 +147,7 @@ func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 		Publications: publications,
 		Host:         host,
 		NodeReasons:  around.reasons,
+		Limiter:      limiter,
 		Proc:         filepath.Join(cfg.HostRoot, "proc"),
 	})
 	controller := controllerserver.New(controllerserver.Options{
@@ -148,6 +155,7 @@ func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 		Pools:        pools,
 		Publications: node, // it knows what is staged, too
 		Host:         host,
+		Limiter:      limiter,
 	})
 	return services{cfg.DriverName, pools, controller, node, around}, publications
 }
@@ -184,6 +192,11 @@ func newServers(ctx context.Context, what services, registry prometheus.Register
 // sweepInterval is the time between two searches for inline volumes whose pods are gone. A search
 // costs a system call for each inline volume.
 const sweepInterval = 10 * time.Second
+
+// limitInterval is the time between two looks at groups that may lack the limits of volumes. A look
+// costs nothing where there are no limits, reading a file on cgroup v2, and one for each container
+// on v1, where a new container is not limited before.
+const limitInterval = time.Second
 
 // growInterval is the time between two tries to grow the filesystems for which that has failed. A
 // try costs nothing where there are none.

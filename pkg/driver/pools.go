@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+	"github.com/csi-hostpath/csi-hostpath/pkg/iolimit"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
@@ -38,6 +39,7 @@ type poolSet struct {
 	kubeletDir   string
 	defaultPool  string
 	publications *nodeserver.Publications
+	limiter      *iolimit.Limiter
 	retry        time.Duration // poolRetry, except in tests
 	changes      signal        // of the mount table
 	calls        callEpoch     // the calls that may use a pool
@@ -122,6 +124,9 @@ func newPoolSet(cfg config.Config, publications *nodeserver.Publications) *poolS
 func (s *poolSet) run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	if err := staging.RecallLimits(s.limiter); err != nil {
+		klog.FromContext(ctx).Error(err, "I/O limits that an earlier process has set may stay")
+	}
 	var wg sync.WaitGroup
 	for _, slot := range s.slots {
 		wg.Go(func() { s.keepOpen(ctx, slot) })
@@ -198,7 +203,7 @@ func (s *poolSet) restorePublications(ctx context.Context, p *pool.Pool) error {
 	if err != nil {
 		return err
 	}
-	return staging.Reconcile(ctx, p, s.publications.Targets)
+	return staging.Reconcile(ctx, p, s.limiter, s.publications.Targets)
 }
 
 // askKubelet is a question to the filesystem of kubelet's directory.

@@ -108,8 +108,10 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 			snapshotResource("volumesnapshots"):        "VolumeSnapshotList",
 			snapshotResource("volumesnapshotcontents"): "VolumeSnapshotContentList",
 		}, snapshots...)
-	w.options = Options{Client: w.client, Dynamic: w.dynamic, Recorder: w.recorder,
-		Component: "csi-hostpath-controller", DriverName: driver}
+	w.options = Options{
+		Client: w.client, Dynamic: w.dynamic, Recorder: w.recorder,
+		Component: "csi-hostpath-controller", DriverName: driver,
+	}
 	return w
 }
 

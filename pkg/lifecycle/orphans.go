@@ -89,8 +89,10 @@ func (o *orphans) look(ctx context.Context) (again time.Duration) {
 			continue
 		}
 		suspected[v.ID] = suspect{since: seen.since, reported: true}
-		list = append(list, Orphan{Dir: id.Dir(), Pool: o.poolName(id.Pool()), Node: v.Node,
-			Since: seen.since})
+		list = append(list, Orphan{
+			Dir: id.Dir(), Pool: o.poolName(id.Pool()), Node: v.Node,
+			Since: seen.since,
+		})
 		if !seen.reported {
 			logger.Info("A volume has no PersistentVolume: nothing uses it, and nothing deletes it",
 				"volumeID", v.ID, "node", v.Node)

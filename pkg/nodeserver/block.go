@@ -20,6 +20,9 @@ func (s *Server) openBlock(
 	}
 	r.access.Mount = r.access.Mount.WithDevices()
 	src := mountSource{volume: v.ID.String(), access: r.access, block: &v}
+	if err := s.Limiter.Check(v.Mutable.IO); err != nil {
+		return mountSource{}, err
+	}
 	if err := v.Restore(ctx, s.Publications.Targets(v.ID.String())); err != nil {
 		return mountSource{}, err
 	}
@@ -29,17 +32,26 @@ func (s *Server) openBlock(
 	if src.nodes, err = v.Nodes(); err == nil {
 		err = v.ReplacesOther(src.file, r.target)
 	}
+	if err == nil {
+		err = v.LimitNew(s.Limiter)
+	}
 	if err != nil {
 		src.close()
-		return mountSource{}, errors.Join(err, s.releaseDevices(v))
+		return mountSource{}, errors.Join(err, s.releaseDevices(ctx, v))
 	}
 	return src, nil
 }
 
 // releaseDevices detaches the devices of a raw block volume that are published no more, also those
 // which were until now, whatever file they have.
-func (s *Server) releaseDevices(v staging.Volume, were ...int) error {
-	return v.Release(s.Publications.Targets(v.ID.String()), were...)
+func (s *Server) releaseDevices(ctx context.Context, v staging.Volume, were ...int) error {
+	targets := s.Publications.Targets(v.ID.String())
+	if len(targets) == 0 { // the kernel writes what is left before a device is detached
+		s.liftLimits(ctx, v.ID)
+	}
+	err := v.Release(targets, were...)
+	s.limitRest(ctx, v.ID)
+	return err
 }
 
 // blockVolume finds a raw block volume whose pool is open. One that is gone, or damaged, has been

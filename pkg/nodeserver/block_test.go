@@ -299,7 +299,7 @@ func TestPublishedBlockVolumeIsKnownAfterARestartAndNotDeleted(t *testing.T) {
 	n := newBlockNode(t)
 	fixture.Must(t, n.publishBlock("a"))
 	n.restart(t)
-	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Limiter, n.Publications.Targets))
 	n.wantOneDevice()
 	if id, known := n.Publications.at(parseTarget(t, n.node, "a")); !known || id != n.id.String() {
 		t.Errorf("after a restart the target belongs to %q (known: %t)", id, known)
@@ -319,7 +319,7 @@ func TestDeviceThatACrashLeftIsDetachedAtTheStart(t *testing.T) {
 	fixture.Must(t, n.publishBlock("a"))
 	fixture.Must(t, unix.Unmount(n.target("a"), 0))
 	n.restart(t)
-	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Limiter, n.Publications.Targets))
 	n.wantDetached(n.id)
 }
 

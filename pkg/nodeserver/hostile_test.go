@@ -140,7 +140,7 @@ func TestPodThatAsksEverythingOfItsDeviceSeesNoOtherVolumeAndKeepsItsOwn(t *test
 		fixture.Must(t, other.publishBlock("other"))
 		fillDevice(t, n.target("other"), "secret!!", other.capacity())
 		n.restart(t)
-		fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+		fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Limiter, n.Publications.Targets))
 		fixture.Must(t, n.unpublish(t, other.id, "other"))
 		other.wantDetached(other.id)
 	}
@@ -189,7 +189,7 @@ func TestFileThatAPodPutsOnItsReadOnlyDeviceIsSeenByNobodyWhoComesLater(t *testi
 	n.restart(t)
 	exchange(t, n)
 	n.restart(t) // the restarted driver learns the targets from the mount table
-	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Limiter, n.Publications.Targets))
 	fixture.Must(t, n.publishBlockReadOnly("later"))
 	if !isPrecious(t, n.target("later")) {
 		t.Error("a new reader sees the pod's file")
@@ -223,7 +223,7 @@ func TestTargetOfADeviceThatAnOperatorDetachedIsUnpublishedAndNeverShowsAnother(
 	fixture.Must(t, n.publishBlock("a"))
 	n.detach(loopdev.ReadWrite)
 	n.restart(t)
-	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Limiter, n.Publications.Targets))
 	other := n.createBlock("other")
 	fixture.Must(t, other.publishBlock("b"))
 	fillDevice(t, n.target("b"), "secret!!", other.capacity())

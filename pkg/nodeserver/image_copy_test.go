@@ -291,7 +291,7 @@ func TestFilesystemThatACrashLeftFrozenIsThawedAtTheStart(t *testing.T) {
 	_, err = n.snapshot()
 	wantCode(t, err, codes.Aborted)
 	n.restart(t)
-	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Publications.Targets))
+	fixture.Must(t, staging.Reconcile(t.Context(), n.pool, n.Limiter, n.Publications.Targets))
 	fixture.Must(t, os.WriteFile(n.target("a/file"), nil, 0o600))
 	_, err = n.snapshot()
 	fixture.Must(t, err)

@@ -16,6 +16,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
+	"github.com/csi-hostpath/csi-hostpath/pkg/iolimit"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/staging"
@@ -53,6 +54,8 @@ type Options struct {
 	Host         *hostpath.Host
 	// NodeReasons is why the node can have no volumes; nil is never.
 	NodeReasons func() []volume.Reason
+	// Limiter limits the I/O of volumes.
+	Limiter *iolimit.Limiter
 	// Proc is a proc filesystem that has the node's processes, if the driver sees it; else its own
 	// /proc is used.
 	Proc string
@@ -69,6 +72,8 @@ type Server struct {
 	asking, askingPools *stuck.Calls
 	// askingHealth are those that find out what is wrong with volumes.
 	askingHealth *stuck.Calls
+
+	limitFailure string // which RefreshLimits has logged last
 }
 
 var _ csi.NodeServer = (*Server)(nil)
@@ -143,7 +148,7 @@ func (s *Server) NodeStageVolume(
 		return nil, err
 	}
 	if v.Spec.IsImage() && !v.Spec.IsBlock() {
-		return &csi.NodeStageVolumeResponse{}, v.Mount(ctx, at)
+		return &csi.NodeStageVolumeResponse{}, s.mountImage(ctx, v, at)
 	}
 	open := v.Data
 	if v.Spec.IsBlock() { // its size is what the pod sees
@@ -176,11 +181,11 @@ func (s *Server) NodeUnstageVolume(
 			return nil, err
 		}
 	}
-	if err := image.Unmount(id, at); err != nil {
+	if err := s.unmountImage(ctx, id, at); err != nil {
 		return nil, err
 	}
 	if v, ok := s.blockVolume(id); ok {
-		return &csi.NodeUnstageVolumeResponse{}, s.releaseDevices(v)
+		return &csi.NodeUnstageVolumeResponse{}, s.releaseDevices(ctx, v)
 	}
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }
@@ -213,7 +218,7 @@ func (s *Server) publishSource(ctx context.Context, r publishRequest) error {
 	defer src.close()
 	err = s.publish(ctx, r.target, src)
 	if err != nil && src.block != nil {
-		err = errors.Join(err, s.releaseDevices(*src.block))
+		err = errors.Join(err, s.releaseDevices(ctx, *src.block))
 	}
 	return err
 }
@@ -300,7 +305,7 @@ func (s *Server) NodeUnpublishVolume(
 	s.Publications.forget(target)
 	switch {
 	case isBlock:
-		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(block, devices...)
+		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(ctx, block, devices...)
 	case parseErr == nil:
 		return &csi.NodeUnpublishVolumeResponse{}, nil
 	default:

@@ -41,19 +41,19 @@ func (s *Server) detachUnused(ctx context.Context, id volume.ID, data *os.File) 
 			return struct{}{}, err
 		}
 		defer own.Close()
-		return struct{}{}, s.detachOrExplain(id, own)
+		return struct{}{}, s.detachOrExplain(ctx, id, own)
 	}, nil)
 	return err
 }
 
-func (s *Server) detachOrExplain(id volume.ID, data *os.File) error {
+func (s *Server) detachOrExplain(ctx context.Context, id volume.ID, data *os.File) error {
 	if v, ok := s.blockVolume(id); ok {
 		for _, at := range s.Publications.Targets(id.String()) {
 			if len(image.NodesAt(at)) > 0 {
 				return fmt.Errorf("%w: it is published at %s: delete the pod first", volume.ErrInUse, at)
 			}
 		}
-		if err := errors.Join(s.releaseDevices(v), image.DetachStacked(data)); err != nil {
+		if err := errors.Join(s.releaseDevices(ctx, v), image.DetachStacked(data)); err != nil {
 			return err
 		}
 	}

@@ -44,15 +44,9 @@ func (p *Pool) newVolume(id volume.ID, req volume.CreateRequest) (volume.Volume,
 	spec := req.Spec.DecideFor(p.backend)
 	bytes, err := spec.Size(req.Size)
 	if err == nil {
-		err = p.checkInodes(spec)
+		err = req.Mutable.CheckFits(spec)
 	}
-	if err == nil {
-		err = p.checkEnforced(spec)
-	}
-	if err != nil {
-		return volume.Volume{}, err
-	}
-	return volume.Volume{
+	v := volume.Volume{
 		ID:            id,
 		Name:          req.Name,
 		Spec:          spec,
@@ -60,7 +54,15 @@ func (p *Pool) newVolume(id volume.ID, req volume.CreateRequest) (volume.Volume,
 		Created:       time.Now().UTC(),
 		Owner:         req.Owner,
 		Source:        req.Source,
-	}, nil
+		Mutable:       req.Mutable,
+	}
+	if err == nil {
+		err = p.checkInodes(v.LimitedSpec())
+	}
+	if err == nil {
+		err = p.checkEnforced(spec)
+	}
+	return v, err
 }
 
 // makeEmpty makes the data of a volume that is made from nothing.
@@ -69,20 +71,27 @@ func (p *Pool) makeEmpty(
 	d openat.Dir,
 	v *volume.Volume,
 ) (f *os.File, err error) {
-	f, v.QuotaID, err = p.backendOf(v.Spec).Make(d, v.Spec, v.CapacityBytes)
+	f, v.QuotaID, err = p.backendOf(v.Spec).Make(d, v.LimitedSpec(), v.CapacityBytes)
 	return f, err
 }
 
 // checkInodes refuses an inode limit that the filesystem cannot enforce. The pool of that name on
 // another node may be able to. Errors: ErrNoSpace.
 func (p *Pool) checkInodes(s volume.Spec) error {
-	if s.Inodes == 0 || p.backendOf(s).LimitsInodes() {
+	if p.canLimitInodes(s) {
 		return nil
 	}
-	return fmt.Errorf(
-		"%w here: parameter %q is %d, but pool %s cannot limit the number of files: "+
-			"this needs XFS or ext4 mounted with prjquota, and a quota other than off in the configuration",
-		volume.ErrNoSpace, volume.ParamInodes, s.Inodes, p.opts.Name)
+	return fmt.Errorf("%w here: %s", volume.ErrNoSpace, p.inodesRemedy(s))
+}
+
+func (p *Pool) canLimitInodes(s volume.Spec) bool {
+	return s.Inodes == 0 || p.backendOf(s).LimitsInodes()
+}
+
+func (p *Pool) inodesRemedy(s volume.Spec) string {
+	return fmt.Sprintf("parameter %q is %d, but pool %s cannot limit the number of files: "+
+		"this needs XFS or ext4 mounted with prjquota, and a quota other than off in the configuration",
+		volume.ParamInodes, s.Inodes, p.opts.Name)
 }
 
 // checkEnforced refuses a copy of a directory in a pool that enforces no sizes, if its class asks

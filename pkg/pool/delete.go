@@ -72,6 +72,7 @@ func (k *kind[V]) moveToTrash(e *catalog.Entry) (trash.Entry, error) {
 	bytes := e.PromisedBytes
 	k.pool.ledger.MoveToTrash(bytes)
 	deleted.Bytes, deleted.QuotaID = bytes, e.QuotaID
+	deleted.Retention = e.TrashRetention()
 	deleted.Uncharge = k.pool.uncharger(e.SourceAccount(), bytes)
 	deleted.Unrecorded = e.Damaged() != nil
 	return deleted, nil

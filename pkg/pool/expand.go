@@ -84,5 +84,5 @@ func (v Volume) resize(bytes int64) error {
 		return err
 	}
 	defer d.Close()
-	return v.pool.backendOf(v.Spec).Resize(d, v.QuotaID, v.Spec, bytes)
+	return v.pool.backendOf(v.Spec).Resize(d, v.QuotaID, v.LimitedSpec(), bytes)
 }

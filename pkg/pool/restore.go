@@ -98,7 +98,7 @@ type volumeCopy struct {
 // grows when the volume is staged.
 func (c volumeCopy) data(ctx context.Context, d openat.Dir, v *volume.Volume) (*os.File, error) {
 	made, err := c.Make(ctx, c.from.Source, copying.Target{
-		Dir: d, Bytes: v.CapacityBytes, Inodes: v.Spec.Inodes, Allocation: v.Spec.Allocation,
+		Dir: d, Bytes: v.CapacityBytes, Inodes: v.LimitedSpec().Inodes, Allocation: v.Spec.Allocation,
 		Clone: func(from backend.Source) (backend.Clone, error) { return c.clone(from, d, v) },
 	})
 	v.QuotaID = made.QuotaID
@@ -107,7 +107,7 @@ func (c volumeCopy) data(ctx context.Context, d openat.Dir, v *volume.Volume) (*
 	}
 	err = c.fit(v, made.OccupiedBytes)
 	if err == nil {
-		err = c.pool.backend.Resize(d, v.QuotaID, v.Spec, v.CapacityBytes)
+		err = c.pool.backend.Resize(d, v.QuotaID, v.LimitedSpec(), v.CapacityBytes)
 	}
 	if err != nil {
 		return nil, errors.Join(err, made.Data.Close())

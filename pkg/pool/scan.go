@@ -99,7 +99,7 @@ func (p *Pool) adoptVolume(ctx context.Context, e *catalog.Entry) {
 	repaired := false
 	v := p.volumes.unpack(e)
 	if err == nil {
-		repaired, err = p.backendOf(v.Spec).Adopt(d, v.QuotaID, v.Spec, p.limitOf(v))
+		repaired, err = p.backendOf(v.Spec).Adopt(d, v.QuotaID, v.LimitedSpec(), p.limitOf(v))
 	}
 	if errors.Is(err, volume.ErrCorrupt) {
 		e.QuotaID = 0 // the ID is another volume's: it must not be resized or released here

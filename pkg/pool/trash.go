@@ -89,6 +89,7 @@ func (p *Pool) recognize(e *trash.Entry) (v *volume.Volume, account ledger.Accou
 	dirName := p.trash.OriginalName(*e)
 	if v, err := p.volumes.read(e.In, e.Name, dirName); err == nil {
 		e.Bytes, e.QuotaID = v.PromisedBytes(), v.QuotaID
+		e.Retention = v.Mutable.TrashRetention
 		return &v, ledger.Account{}
 	}
 	s, err := p.snapshots.read(e.In, e.Name, strings.TrimPrefix(dirName, snapshotPrefix))

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
+	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -40,9 +41,9 @@ func ParseCreate(req *csi.CreateVolumeRequest) (Create, error) {
 	if err != nil {
 		return Create{}, err
 	}
-	if len(req.GetMutableParameters()) > 0 {
-		return Create{}, fmt.Errorf("%w: there are no mutable parameters (MODIFY_VOLUME is not offered)",
-			volume.ErrInvalid)
+	changes, err := ParseMutable(req.GetMutableParameters())
+	if err != nil {
+		return Create{}, err
 	}
 	access, err := capability.ParseAll(req.GetVolumeCapabilities())
 	if err != nil {
@@ -52,13 +53,23 @@ func ParseCreate(req *csi.CreateVolumeRequest) (Create, error) {
 	if err != nil {
 		return Create{}, err
 	}
+	if params.Path != "" && !changes.IsNone() {
+		return Create{}, fmt.Errorf("%w: parameter %q is %q: a path of the host has no mutable parameters: "+
+			"take the VolumeAttributesClass off the claim", volume.ErrInvalid, volume.ParamPath, params.Path)
+	}
 	return Create{
 		Volume: volume.CreateRequest{
 			Name: name, Size: size, Spec: spec, Owner: params.Owner, Source: source,
+			Mutable: changes.On(volume.Mutable{}),
 		},
 		Params: params,
 		Access: access,
 	}, nil
+}
+
+// ParseMutable reads what a VolumeAttributesClass says. Errors: ErrInvalid.
+func ParseMutable(params map[string]string) (volume.Changes, error) {
+	return volume.ParseMutable(params, quantity.Parse)
 }
 
 // SpecFor is what a class makes for those capabilities. Errors: ErrInvalid.

@@ -17,7 +17,8 @@ func (*Router) ControllerGetCapabilities(
 ) (*csi.ControllerGetCapabilitiesResponse, error) {
 	return &csi.ControllerGetCapabilitiesResponse{
 		Capabilities: identity.ControllerCapabilities(
-			csi.ControllerServiceCapability_RPC_EXPAND_VOLUME),
+			csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
+			csi.ControllerServiceCapability_RPC_MODIFY_VOLUME),
 	}, nil
 }
 

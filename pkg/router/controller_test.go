@@ -30,7 +30,7 @@ func TestEachCallGoesToTheNodeOfTheVolume(t *testing.T) {
 	for _, n := range []*testNode{a, b} {
 		want := []string{
 			"CreateVolume", "ControllerGetVolume", "ValidateVolumeCapabilities", "ControllerExpandVolume",
-			"CreateSnapshot", "GetSnapshot", "ListSnapshots", "ListSnapshots", "DeleteSnapshot", "DeleteVolume",
+			"ControllerModifyVolume", "CreateSnapshot", "GetSnapshot", "ListSnapshots", "ListSnapshots", "DeleteSnapshot", "DeleteVolume",
 		}
 		if got := n.called(); !slices.Equal(got, want) {
 			t.Errorf("%s has got the calls %q, want %q", n.name, got, want)
@@ -66,6 +66,10 @@ func (n *testNode) useAll(t *testing.T, id string) {
 	if grown.GetCapacityBytes() != 2*mib {
 		t.Errorf("it has grown to %v", grown)
 	}
+	_, err = client.ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{
+		VolumeId: id, MutableParameters: map[string]string{"trashRetention": "0s"},
+	})
+	must(err)
 	snapshot, err := client.CreateSnapshot(ctx,
 		&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id})
 	must(err)

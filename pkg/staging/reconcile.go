@@ -9,6 +9,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/filesystem"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
+	"github.com/csi-hostpath/csi-hostpath/pkg/iolimit"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
@@ -17,8 +18,14 @@ import (
 
 // Reconcile repairs what a crash has left of a pool's images, before anybody can find the pool. A
 // device that no target shows is detached, and a filesystem that was frozen for a snapshot is
-// thawed. Its cost grows with the number of devices and mounts: it is called once a start.
-func Reconcile(ctx context.Context, p *pool.Pool, targetsOf func(id string) []mount.Target) error {
+// thawed. The devices that stay get the limits of their volumes. Its cost grows with the number of
+// devices and mounts: it is called once a start.
+func Reconcile(
+	ctx context.Context,
+	p *pool.Pool,
+	limiter *iolimit.Limiter,
+	targetsOf func(id string) []mount.Target,
+) error {
 	numbers, err := loopdev.Attached()
 	if err != nil || len(numbers) == 0 {
 		return err
@@ -40,7 +47,8 @@ func Reconcile(ctx context.Context, p *pool.Pool, targetsOf func(id string) []mo
 		if !ours {
 			continue
 		}
-		if err := reconcile(ctx, p, id, mountsOf(mounts, n), targetsOf(id.String())); err != nil {
+		targets := targetsOf(id.String())
+		if err := reconcile(ctx, p, limiter, id, mountsOf(mounts, n), targets); err != nil {
 			klog.FromContext(ctx).Error(err, "What a crash left of an image stays",
 				"volumeID", id, "device", n)
 		}
@@ -49,7 +57,8 @@ func Reconcile(ctx context.Context, p *pool.Pool, targetsOf func(id string) []mo
 }
 
 func reconcile(
-	ctx context.Context, p *pool.Pool, id volume.ID, mounts []mount.Mount, targets []mount.Target,
+	ctx context.Context, p *pool.Pool, limiter *iolimit.Limiter,
+	id volume.ID, mounts []mount.Mount, targets []mount.Target,
 ) error {
 	found, err := p.Get(id)
 	if err != nil {
@@ -57,13 +66,23 @@ func reconcile(
 	}
 	v := Volume{found}
 	if v.Spec.IsBlock() {
-		return v.resumeDevices(ctx, targets)
+		err = v.resumeDevices(ctx, targets)
+	} else {
+		err = v.resumeFilesystem(ctx, mounts)
 	}
+	if err := v.Limit(limiter); err != nil {
+		klog.FromContext(ctx).Error(err, "The I/O of a volume is not limited", "volumeID", v.ID)
+	}
+	return err
+}
+
+// resumeFilesystem thaws the filesystem at the first of its mounts where it is frozen.
+func (v Volume) resumeFilesystem(ctx context.Context, mounts []mount.Mount) error {
 	for _, m := range mounts {
 		thawed, err := v.thaw(mounts, m)
 		if thawed {
 			klog.FromContext(ctx).Info(
-				"A crash had left the filesystem of a volume frozen; its writers go on", "volumeID", id)
+				"A crash had left the filesystem of a volume frozen; its writers go on", "volumeID", v.ID)
 		}
 		if thawed || err != nil {
 			return err

@@ -32,11 +32,23 @@ type Volume struct {
 	// Formatting says that the driver has begun to make an image's filesystem: what is in the image
 	// is incomplete, and no pod has seen it. It is false when FilesystemBytes is not 0.
 	Formatting bool
+	// Mutable is what its VolumeAttributesClass says.
+	Mutable Mutable
 }
 
 // QuotaID is what a filesystem counts blocks under: a project ID on XFS and ext4, a quota group on
 // btrfs. It is kept in the records. 0 is none.
 type QuotaID uint64
+
+// LimitedSpec is the specification with the limits that hold now: those of the
+// VolumeAttributesClass take precedence (CSI spec, CreateVolume).
+func (v Volume) LimitedSpec() Spec {
+	s := v.Spec
+	if v.Mutable.Inodes != 0 {
+		s.Inodes = v.Mutable.Inodes
+	}
+	return s
+}
 
 // PromisedBytes is what the pool counts for the volume.
 func (v Volume) PromisedBytes() int64 { return v.CapacityBytes + v.SharedBytes }
@@ -128,6 +140,8 @@ type CreateRequest struct {
 	Owner Owner
 	// Source is what the volume's content is to be copied from; the zero Source is nothing.
 	Source Source
+	// Mutable is what the VolumeAttributesClass says.
+	Mutable Mutable
 }
 
 // CheckAnsweredBy says whether an existing volume is what the request asks for. Errors:
@@ -146,6 +160,9 @@ func (r CreateRequest) CheckAnsweredBy(v Volume) error {
 	case v.Spec != r.Spec.DecideAs(v.Spec):
 		return fmt.Errorf("%w: volume %s exists%s", ErrIncompatible, v.ID,
 			v.Spec.Differences(r.Spec.DecideAs(v.Spec)))
+	case v.Mutable != r.Mutable:
+		return fmt.Errorf("%w: volume %s exists%s", ErrIncompatible, v.ID,
+			v.Mutable.Differences(r.Mutable))
 	case !r.Size.Contains(v.CapacityBytes):
 		return fmt.Errorf("%w: volume %s has %d bytes; requested: %s", ErrIncompatible, v.ID,
 			v.CapacityBytes, r.Size)

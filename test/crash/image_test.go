@@ -27,6 +27,7 @@ const (
 	imageRestage   step = "stage-again"
 	imagePublish   step = "publish"
 	imageExpand    step = "expand"
+	imageModify    step = "modify"
 	imageSnapshot  step = "snapshot"
 	imageRestore   step = "restore"
 	imageUnpublish step = "unpublish"
@@ -44,7 +45,7 @@ const (
 func crashImages(t *testing.T, binary, dir string, hit map[string]bool) {
 	t.Helper()
 	for _, op := range []step{
-		imageCreate, imageStage, imageRestage, imagePublish, imageExpand, imageSnapshot, imageRestore,
+		imageCreate, imageStage, imageRestage, imagePublish, imageExpand, imageModify, imageSnapshot, imageRestore,
 		imageUnpublish, imageUnstage, imageDelete,
 	} {
 		t.Run(fmt.Sprintf("%s image", op), func(t *testing.T) {
@@ -84,7 +85,7 @@ func newImageCrash(n *node, op step) *imageCrash {
 		steps = steps[:1]
 	case imagePublish:
 		steps = steps[:2]
-	case imageExpand, imageUnpublish, imageSnapshot:
+	case imageExpand, imageModify, imageUnpublish, imageSnapshot:
 		steps = steps[:3]
 	case imageRestore:
 		steps = append(steps[:3:3], imageSnapshot)
@@ -164,6 +165,10 @@ func (c *imageCrash) do(ctx context.Context, op step) (err error) {
 			VolumeId: c.victim, VolumePath: c.target, StagingTargetPath: c.stagingPath(),
 			CapacityRange: &csi.CapacityRange{RequiredBytes: grownImageBytes},
 		})
+	case imageModify:
+		_, err = c.Controller.ControllerModifyVolume(ctx, &csi.ControllerModifyVolumeRequest{
+			VolumeId: c.victim, MutableParameters: map[string]string{"trashRetention": "0s"},
+		})
 	case imageSnapshot:
 		var resp *csi.CreateSnapshotResponse
 		resp, err = c.Controller.CreateSnapshot(ctx,
@@ -215,6 +220,9 @@ func (c *imageCrash) finish() {
 		if c.op == imageExpand {
 			c.wantSize(grownImageBytes)
 		}
+		if c.op == imageModify {
+			c.wantModified()
+		}
 		for _, step := range []step{imageUnpublish, imageUnstage} {
 			c.Must(c.do(ctx, step))
 		}
@@ -247,6 +255,16 @@ func (c *imageCrash) finishCopies(ctx context.Context) {
 		_, err := c.Controller.DeleteSnapshot(ctx,
 			&csi.DeleteSnapshotRequest{SnapshotId: c.snapshot})
 		c.Must(err)
+	}
+}
+
+// wantModified looks for the change in the volume's record.
+func (c *imageCrash) wantModified() {
+	c.t.Helper()
+	record, err := os.ReadFile(c.Path("pool", "volumes", "victim", "volume.json"))
+	c.Must(err)
+	if want := `"trashRetention": "0s"`; !strings.Contains(string(record), want) {
+		c.t.Errorf("the record is %s, want %s in it", record, want)
 	}
 }
 

@@ -102,6 +102,10 @@ pools:
 hostPaths:
 {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .Values.config.ioLimits }}
+ioLimits:
+{{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{- /* The directories of the node to mount, as JSON: {"list": [...]}. A pool's parent, not the pool itself: kubelet would make

@@ -44,6 +44,8 @@ type rareFacts struct {
 	name   volume.Name // if it differs from the name of the directory
 	source volume.Source
 	owner  volume.Owner // of an inline volume
+	// mutable is a volume's.
+	mutable volume.Mutable
 	// damaged says why the record cannot be used. The entry stays in the catalog, so that its name is
 	// not given to a new volume. Only the quota ID of the entry is known.
 	damaged error
@@ -101,6 +103,14 @@ func newRareFacts(rare rareFacts, dir string) *rareFacts {
 	return &rare
 }
 
+// TrashRetention is how long a deleted volume stays in the trash.
+func (e *Entry) TrashRetention() volume.Retention {
+	if e.rare == nil {
+		return ""
+	}
+	return e.rare.mutable.TrashRetention
+}
+
 // NewDamaged is the entry of a directory whose record cannot be used.
 func NewDamaged(dir string, why error) *Entry {
 	return &Entry{Dir: dir, spec: unique.Make(volume.Spec{}), rare: &rareFacts{damaged: why}}
@@ -108,7 +118,7 @@ func NewDamaged(dir string, why error) *Entry {
 
 // NewVolume is the entry of a volume.
 func NewVolume(v volume.Volume) *Entry {
-	rare := rareFacts{name: v.Name, source: v.Source}
+	rare := rareFacts{name: v.Name, source: v.Source, mutable: v.Mutable}
 	if v.IsInline() {
 		rare.owner = v.Owner
 	}
@@ -145,7 +155,7 @@ func (e *Entry) Volume(pool volume.PoolID) volume.Volume {
 		Formatting:      e.isFormatting,
 	}
 	if e.rare != nil {
-		v.Source, v.Owner = e.rare.source, e.rare.owner
+		v.Source, v.Owner, v.Mutable = e.rare.source, e.rare.owner, e.rare.mutable
 	}
 	return v
 }

@@ -2,6 +2,7 @@ package record_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,6 +91,42 @@ func TestRecordsKeepTheirBytes(t *testing.T) {
 	}
 	if again, err := record.EncodeSnapshot(s); string(again) != snapshotJSON || err != nil {
 		t.Errorf("written as %s, %v", again, err)
+	}
+}
+
+// TestRecordKeepsWhatAVolumeAttributesClassSays reads what it has written, and refuses what no
+// class can say. A record without the field is one of a volume without a class.
+func TestRecordKeepsWhatAVolumeAttributesClassSays(t *testing.T) {
+	const pool = volume.PoolID("0123456789ab")
+	name, err := volume.ParseName("pvc/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := record.DecodeVolume(pool, name.Dir(), []byte(volumeJSON))
+	if err != nil || v.Mutable != (volume.Mutable{}) {
+		t.Fatalf("read as %+v, %v, want no class", v.Mutable, err)
+	}
+	want := volume.Mutable{
+		IO:             volume.IOLimits{ReadIOPS: 100, WriteBytesPerSecond: 1 << 20},
+		TrashRetention: "72h0m0s",
+	}
+	v.Mutable = want
+	content, err := record.EncodeVolume(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := record.DecodeVolume(pool, name.Dir(), content)
+	if err != nil || again.Mutable != want {
+		t.Errorf("%s is read as %+v, %v", content, again.Mutable, err)
+	}
+	for right, wrong := range map[string]string{
+		`"72h0m0s"`: `"soon"`, `"readIops": 100`: `"readIops": 4294967296`,
+	} {
+		content := strings.Replace(string(content), right, wrong, 1)
+		_, err := record.DecodeVolume(pool, name.Dir(), []byte(content))
+		if !errors.Is(err, volume.ErrCorrupt) {
+			t.Errorf("%s: %v, want ErrCorrupt", wrong, err)
+		}
 	}
 }
 

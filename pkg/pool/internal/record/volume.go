@@ -33,6 +33,9 @@ type volumeRecord struct {
 	// is written: a driver that finds it may clear the image. A driver that does not know it clears
 	// an image without FilesystemBytes anyway, so it needs no version of its own.
 	Formatting bool `json:"formatting,omitempty"`
+	// Mutable is what the volume's VolumeAttributesClass says. A driver that does not know it limits
+	// nothing, and drops it when it replaces the record.
+	Mutable volume.Mutable `json:"mutable,omitzero"`
 }
 
 // EncodeVolume is the record of a volume.
@@ -48,6 +51,7 @@ func EncodeVolume(v volume.Volume) ([]byte, error) {
 		QuotaID:         v.QuotaID,
 		FilesystemBytes: v.FilesystemBytes,
 		Formatting:      v.Formatting,
+		Mutable:         v.Mutable,
 	})
 }
 
@@ -88,6 +92,7 @@ func (r volumeRecord) volume() volume.Volume {
 		QuotaID:         r.QuotaID,
 		FilesystemBytes: r.FilesystemBytes,
 		Formatting:      r.Formatting && r.FilesystemBytes == 0,
+		Mutable:         r.Mutable,
 	}
 }
 
@@ -105,6 +110,9 @@ func SalvageVolume(pool volume.PoolID, content []byte) volume.Volume {
 
 func (r volumeRecord) check() error {
 	if err := r.Spec.Check(); err != nil {
+		return corrupt(VolumeFile, err)
+	}
+	if err := errors.Join(r.Mutable.Check(), r.Mutable.CheckFits(r.Spec)); err != nil {
 		return corrupt(VolumeFile, err)
 	}
 	return errors.Join(

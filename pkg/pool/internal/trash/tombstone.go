@@ -52,7 +52,7 @@ func (t *Trash) markBegun(e *Entry, d openat.Dir) error {
 		return nil
 	}
 	err := setTombstone(d)
-	if t.Retention > 0 {
+	if t.retention(e) > 0 {
 		if err == nil {
 			err = onFullDisk(d, func() error { return t.Sync(d.File) })
 		}

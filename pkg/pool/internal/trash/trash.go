@@ -49,8 +49,11 @@ type Entry struct {
 	// Unrecorded says that the entry was found without a readable record, so what it occupies of
 	// the disk was counted as somebody else's.
 	Unrecorded bool
+	// Retention is how long an entry of trash/ can be restored by hand.
+	Retention volume.Retention
 
-	due time.Time // when it may be purged
+	since time.Time // when it came into trash/; zero for now
+	due   time.Time // when it may be purged
 	// lookAfter: the entry is purged only if a mount table that was read after this time does not
 	// show it.
 	lookAfter time.Time
@@ -82,7 +85,7 @@ type Options struct {
 	Pool string
 	// Dir and Tmp are trash/ and tmp/, open. They stay the caller's.
 	Dir, Tmp openat.Dir
-	// Retention is how long an entry of trash/ can be restored by hand.
+	// Retention is how long an entry of trash/ can be restored by hand that has no time of its own.
 	Retention time.Duration
 	// IsOrdered says that the filesystem has an ordered journal (backend.HasOrderedJournal).
 	IsOrdered bool
@@ -188,13 +191,27 @@ func (t *Trash) SyncDeleted(from openat.Dir, name string) error {
 // Queue queues an entry. It is purged when its retention has ended.
 func (t *Trash) Queue(e Entry) {
 	if e.due.IsZero() {
-		retention := t.Retention
-		if e.In != t.Dir { // no retention for entries deleted in place or unfinished
-			retention = 0
-		}
-		e.dueAt(time.Now().Add(max(purgeDelay, retention)))
+		e.dueAt(time.Now().Add(max(purgeDelay, t.leftRetention(&e))))
 	}
 	t.queue.add(e)
+}
+
+// retention is how long an entry is retained in all. Entries that are deleted in place or
+// unfinished are not, nor is one whose purge has begun.
+func (t *Trash) retention(e *Entry) time.Duration {
+	if e.In != t.Dir || e.begun {
+		return 0
+	}
+	return e.Retention.Or(t.Retention)
+}
+
+// leftRetention is what is left of an entry's retention. A clock that was ahead when the entry came
+// into the trash must not retain the entry for longer.
+func (t *Trash) leftRetention(e *Entry) time.Duration {
+	if e.since.IsZero() {
+		return t.retention(e)
+	}
+	return t.retention(e) - max(0, time.Since(e.since))
 }
 
 // QueueFailed queues an entry for a later purge, like one whose purge has failed: the deletion is
@@ -248,21 +265,14 @@ func (t *Trash) Leftovers() (left []Entry, err error) {
 	return left, nil
 }
 
-// found is an entry of trash/ or tmp/ that a start finds. It is due when its retention ends, and at
-// once if its purge has begun.
+// found is an entry of trash/ or tmp/ that a start finds. Its retention began when it came there.
 func (t *Trash) found(in openat.Dir, name string) Entry {
 	e := Entry{In: in, Name: name}
-	var retention time.Duration // what is left of it
 	var st unix.Stat_t
 	err := unix.Fstatat(in.FD(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if in == t.Dir && err == nil {
 		e.begun = isTombstone(st)
-		if !e.begun {
-			// rename(2) sets the change time of what it moves. A clock that was ahead then must not
-			// retain the entry for longer.
-			retention = t.Retention - max(0, time.Since(time.Unix(st.Ctim.Unix())))
-		}
+		e.since = time.Unix(st.Ctim.Unix()) // rename(2) sets the change time of what it moves
 	}
-	e.dueAt(time.Now().Add(max(purgeDelay, retention)))
 	return e
 }

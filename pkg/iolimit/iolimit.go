@@ -1,0 +1,180 @@
+// Package iolimit limits what all pods of the node together may do on a block device, by control
+// groups: io.max of cgroup v2, blkio.throttle of cgroup v1. A volume has a device of its own, so a
+// limit for the device is one for the volume, whichever pods use it.
+package iolimit
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Device is the number of a block device.
+type Device struct{ Major, Minor uint32 }
+
+// LoopDevice is the device /dev/loop<number>.
+func LoopDevice(number int) Device {
+	const loopMajor = 7                                    // Documentation/admin-guide/devices.txt
+	return Device{Major: loopMajor, Minor: uint32(number)} //nolint:gosec // a minor has 20 bits
+}
+
+func (d Device) String() string { return fmt.Sprintf("%d:%d", d.Major, d.Minor) }
+
+// Options say where the node's control groups are.
+type Options struct {
+	// Cgroups is where the driver sees the node's /sys/fs/cgroup. Empty: nothing is limited.
+	Cgroups string
+	// PodsGroup is the group that kubelet has made for all pods, below the root of the hierarchy.
+	// Empty is kubepods.slice or kubepods, as kubelet makes it without a --cgroup-root.
+	PodsGroup string
+}
+
+// Limiter sets limits and remembers which. It may be used concurrently. The nil Limiter is off.
+type Limiter struct {
+	opts Options
+
+	mu sync.Mutex
+	// limited has the devices with a limit. Those that an earlier process has left have no volume.
+	limited map[Device]limited
+}
+
+type limited struct {
+	volume string
+	limits volume.IOLimits
+}
+
+// New makes a Limiter.
+func New(opts Options) *Limiter { return &Limiter{opts: opts, limited: map[Device]limited{}} }
+
+// IsOn says whether the operator wants limits on this node.
+func (l *Limiter) IsOn() bool { return l != nil && l.opts.Cgroups != "" }
+
+// Check refuses limits that cannot hold on this node. Errors: ErrPrecondition, with the remedy.
+func (l *Limiter) Check(limits volume.IOLimits) error {
+	if limits.IsNone() {
+		return nil
+	}
+	if !l.IsOn() {
+		return fmt.Errorf("%w: I/O limits are off on this node: set ioLimits in the driver's "+
+			"configuration (in the chart config.ioLimits), or set the limits of the VolumeAttributesClass "+
+			"to %q", volume.ErrPrecondition, volume.MutableDefault)
+	}
+	_, err := findHierarchy(l.opts)
+	return err
+}
+
+// Set limits the devices that a volume has, and lifts the limits of devices that it had. The limits
+// are those of each device. Errors: ErrPrecondition when they cannot hold here.
+func (l *Limiter) Set(id string, limits volume.IOLimits, devices ...Device) error {
+	if err := l.Check(limits); err != nil || !l.IsOn() {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	for d, has := range l.limited {
+		if has.volume == id && !slices.Contains(devices, d) {
+			errs = append(errs, l.lift(d))
+		}
+	}
+	for _, d := range devices {
+		if limits.IsNone() {
+			errs = append(errs, l.lift(d))
+		} else {
+			errs = append(errs, l.limit(d, limited{id, limits}))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Lift lifts the limits of all devices of a volume, and returns whether there were any.
+func (l *Limiter) Lift(id string) (lifted bool, err error) {
+	if !l.IsOn() {
+		return false, nil
+	}
+	l.mu.Lock()
+	for _, has := range l.limited {
+		lifted = lifted || has.volume == id
+	}
+	l.mu.Unlock()
+	return lifted, l.Set(id, volume.IOLimits{})
+}
+
+// limit writes a limit. The caller has the lock.
+func (l *Limiter) limit(d Device, to limited) error {
+	h, err := findHierarchy(l.opts)
+	if err != nil {
+		return err
+	}
+	l.limited[d] = to // also after an error: a part of it may be set, and Refresh tries again
+	return h.set(d, to.limits)
+}
+
+// lift takes a limit away, if there is one. The caller has the lock.
+func (l *Limiter) lift(d Device) error {
+	if _, ok := l.limited[d]; !ok {
+		return nil
+	}
+	h, err := findHierarchy(l.opts)
+	if err == nil {
+		err = h.set(d, volume.IOLimits{})
+	}
+	// Without the device its limits are gone, too (block/blk-cgroup.c, blkg_destroy_all).
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	delete(l.limited, d)
+	return nil
+}
+
+// Recall finds the limits that an earlier process has set, and lifts those of devices that nobody
+// uses. The others wait for the next Set of their devices. Call it once, before the first Set.
+func (l *Limiter) Recall(isUnused func(Device) bool) error {
+	if !l.IsOn() {
+		return nil
+	}
+	h, err := findHierarchy(l.opts)
+	if err != nil {
+		return err
+	}
+	found, err := h.limited()
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, d := range found {
+		l.limited[d] = limited{}
+		if isUnused(d) {
+			err = errors.Join(err, l.lift(d))
+		}
+	}
+	return err
+}
+
+// Refresh sets the limits in groups that have come since they were set, and those that somebody has
+// taken away: on cgroup v1 each container is a new group. It costs nothing where nothing is
+// limited.
+func (l *Limiter) Refresh() error {
+	if !l.IsOn() {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wanted := maps.Clone(l.limited)
+	maps.DeleteFunc(wanted, func(_ Device, has limited) bool { return has.limits.IsNone() })
+	if len(wanted) == 0 {
+		return nil
+	}
+	h, err := findHierarchy(l.opts)
+	if err != nil {
+		return err
+	}
+	return h.refresh(wanted)
+}

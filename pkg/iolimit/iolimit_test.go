@@ -1,0 +1,146 @@
+package iolimit
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+func TestLimitsAreRefusedWhereTheyCannotHold(t *testing.T) {
+	empty := t.TempDir()
+	limits := volume.IOLimits{ReadIOPS: 10}
+	for _, tc := range []struct {
+		title   string
+		limiter *Limiter
+		want    string
+	}{
+		{"nil", nil, "config.ioLimits"},
+		{"off", New(Options{}), "config.ioLimits"},
+		{"without cgroups", New(Options{Cgroups: filepath.Join(empty, "none")}), "mount the node's"},
+		{"in a directory", New(Options{Cgroups: empty}), "neither cgroup v2"},
+	} {
+		for _, err := range []error{tc.limiter.Check(limits), tc.limiter.Set("v", limits)} {
+			if !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%s: %v, want ErrPrecondition and %q", tc.title, err, tc.want)
+			}
+		}
+		if err := tc.limiter.Check(volume.IOLimits{}); err != nil {
+			t.Errorf("%s: no limits: %v", tc.title, err)
+		}
+	}
+}
+
+func TestGroupOfThePodsIsFound(t *testing.T) {
+	root := t.TempDir()
+	if _, err := findPods(root, ""); err == nil || !strings.Contains(err.Error(), "ioLimits.podsGroup") {
+		t.Errorf("%v, want the key that helps", err)
+	}
+	for _, tc := range []struct{ made, name string }{
+		{"kubepods", ""}, {"kubepods.slice", ""}, {"a/kubepods", "a/kubepods"},
+	} {
+		want := filepath.Join(root, tc.made)
+		if err := os.MkdirAll(want, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := findPods(root, tc.name); got != want || err != nil {
+			t.Errorf("%q: %s, %v, want %s", tc.name, got, err, want)
+		}
+	}
+}
+
+// The kernel's files are replaced by plain ones, which keep the last line that was written.
+func TestV2LineIsAsTheKernelPrintsIt(t *testing.T) {
+	h := v2{filepath.Join(t.TempDir(), "io.max")}
+	content := "7:3 rbps=max wbps=1048576 riops=max wiops=20\n8:0 rbps=1 wbps=max riops=max wiops=max\n"
+	if err := os.WriteFile(h.file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, err := h.limited()
+	if want := []Device{LoopDevice(3)}; !slices.Equal(found, want) || err != nil {
+		t.Errorf("%v, %v, want %v", found, err, want)
+	}
+	there := limited{"v", volume.IOLimits{WriteBytesPerSecond: 1 << 20, WriteIOPS: 20}}
+	if err := h.refresh(map[Device]limited{LoopDevice(3): there}); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(h.file); string(got) != content || err != nil {
+		t.Errorf("what is there was written again: %q, %v", got, err)
+	}
+	if err := h.refresh(map[Device]limited{LoopDevice(4): there}); err != nil {
+		t.Error(err)
+	}
+	got, err := os.ReadFile(h.file)
+	if want := "7:4 rbps=max wbps=1048576 riops=max wiops=20"; !strings.HasPrefix(string(got), want) ||
+		err != nil {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+}
+
+func TestV1LimitsEachGroupBelowThePods(t *testing.T) {
+	root := t.TempDir()
+	pods := filepath.Join(root, "kubepods")
+	makeV1Group(t, root, "kubepods/pod1/c1")
+	h := v1{root: root, pods: pods}
+	limits := volume.IOLimits{ReadBytesPerSecond: 1 << 20, WriteIOPS: 20}
+	if err := h.set(LoopDevice(3), limits); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		v1Files[0]: "7:3 1048576", v1Files[1]: "7:3 0", v1Files[2]: "7:3 0", v1Files[3]: "7:3 20",
+	}
+	pod := filepath.Join(pods, "pod1")
+	for _, group := range []string{root, pods, pod, filepath.Join(pod, "c1")} {
+		if got := readV1(t, group); !maps.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", group, got, want)
+		}
+	}
+	makeV1Group(t, root, "kubepods/pod2")
+	if err := h.refresh(map[Device]limited{LoopDevice(3): {"v", limits}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := readV1(t, filepath.Join(pods, "pod2")); !maps.Equal(got, want) {
+		t.Errorf("a new group: %v, want %v", got, want)
+	}
+}
+
+// makeV1Group makes a group and those above it, with files of their own.
+func makeV1Group(t *testing.T, root, group string) {
+	t.Helper()
+	for path := root; ; path = filepath.Join(path, strings.Split(group, "/")[0]) {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range v1Files {
+			f, err := os.OpenFile(filepath.Join(path, name), os.O_CREATE, 0o600)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+		}
+		if path != root {
+			_, group, _ = strings.Cut(group, "/")
+		}
+		if group == "" {
+			return
+		}
+	}
+}
+
+func readV1(t *testing.T, group string) map[string]string {
+	t.Helper()
+	got := map[string]string{}
+	for _, name := range v1Files {
+		content, err := os.ReadFile(filepath.Join(group, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[name] = string(content)
+	}
+	return got
+}
