@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -95,9 +96,21 @@ func (s *Server) NodeGetInfo(
 ) (*csi.NodeGetInfoResponse, error) {
 	return &csi.NodeGetInfoResponse{
 		NodeId:             s.NodeName,
-		MaxVolumesPerNode:  s.MaxVolumes,
+		MaxVolumesPerNode:  s.limit(),
 		AccessibleTopology: &csi.Topology{Segments: s.Topology},
 	}, nil
+}
+
+// limit is the number of volumes that the scheduler is told. If there is no limit, it is a number
+// that no node reaches: when a driver registers without one, the scheduler of Kubernetes 1.37 does
+// not try the pods again that have waited for it (preventPodSchedulingIfMissing), but lets them wait
+// for its next look at all pods, up to 5.5 minutes (pkg/scheduler/framework/plugins/
+// nodevolumelimits/csi.go, isSchedulableAfterCSINodeUpdated).
+func (s *Server) limit() int64 {
+	if s.MaxVolumes == 0 {
+		return math.MaxInt32 // the most that a CSINode object can say
+	}
+	return s.MaxVolumes
 }
 
 // NodeGetCapabilities advertises what is built, nothing more.

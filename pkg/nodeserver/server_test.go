@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -525,6 +526,15 @@ func TestNodeSaysWhoAndWhereItIs(t *testing.T) {
 	info, err := n.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
 	if err != nil || info.GetNodeId() != "node-1" || info.GetMaxVolumesPerNode() != 7 ||
 		len(info.GetAccessibleTopology().GetSegments()) != 1 {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// The scheduler tries pods again that have waited for the driver only if the limit has risen, from
+// none.
+func TestNodeWithoutALimitOfVolumesSaysANumber(t *testing.T) {
+	info, err := New(Options{NodeName: "node-1"}).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
+	if err != nil || info.GetMaxVolumesPerNode() != math.MaxInt32 {
 		t.Errorf("%v, %v", info, err)
 	}
 }
