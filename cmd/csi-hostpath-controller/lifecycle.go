@@ -123,3 +123,18 @@ func (n linkedNodes) Volumes(ctx context.Context) iter.Seq2[lifecycle.Volume, er
 		}
 	}
 }
+
+// Health implements lifecycle.Nodes.
+func (n linkedNodes) Health() (all []lifecycle.PoolHealth) {
+	for _, p := range n.router.Health() {
+		pool := lifecycle.PoolHealth{Name: p.Name, ID: p.ID, NotReady: p.NotReady}
+		for _, v := range p.Unhealthy {
+			if pool.Faults == nil {
+				pool.Faults = map[string][]volume.Fault{}
+			}
+			pool.Faults[v.ID.String()] = v.Faults
+		}
+		all = append(all, pool)
+	}
+	return all
+}

@@ -43,6 +43,8 @@ type Nodes interface {
 	// Volumes are the IDs of the volumes of a node that is linked. What is not linked, or cannot be
 	// read, is left out. Errors: those of the calls.
 	Volumes(ctx context.Context) iter.Seq2[Volume, error]
+	// Health is what linked nodes have pushed of the health of their pools.
+	Health() []PoolHealth
 }
 
 // Volume is a volume as its node has it.
@@ -79,14 +81,15 @@ type Options struct {
 
 // Controller must run once in the cluster for each driver: whoever runs it is its elected leader.
 type Controller struct {
-	cluster *cluster
-	placer  *placer
-	waiting *waiting
-	sizes   *sizes     // nil: nothing says which pools enforce sizes
-	gone    *goneNodes // nil as sizes
-	orphans *orphans   // nil as sizes
-	links   *unlinked  // nil as sizes
-	metrics *Metrics
+	cluster   *cluster
+	placer    *placer
+	waiting   *waiting
+	sizes     *sizes     // nil: nothing says which pools enforce sizes
+	gone      *goneNodes // nil as sizes
+	orphans   *orphans   // nil as sizes
+	unhealthy *unhealthy // nil as orphans
+	links     *unlinked  // nil as sizes
+	metrics   *Metrics
 }
 
 // New starts nothing.
@@ -113,6 +116,10 @@ func New(o Options) (*Controller, error) {
 	}
 	if made.sizes, err = newSizes(o, cluster); err != nil {
 		return nil, err
+	}
+	made.unhealthy = &unhealthy{
+		cluster: cluster, nodes: o.Nodes, recorder: o.Recorder,
+		told: map[volume.PoolID]map[string]string{},
 	}
 	made.links = &unlinked{cluster: cluster, nodes: o.Nodes, metrics: m}
 	made.gone = &goneNodes{
@@ -146,6 +153,7 @@ func (c *Controller) Run(ctx context.Context) {
 	if c.gone != nil {
 		wg.Go(func() { c.gone.run(ctx) })
 		wg.Go(func() { c.orphans.run(ctx) })
+		wg.Go(func() { c.unhealthy.run(ctx) })
 		wg.Go(func() { c.links.run(ctx) })
 	}
 	<-ctx.Done()

@@ -43,6 +43,9 @@ func (l linked) IsLinked(value string) bool {
 // Unlinked implements Nodes.
 func (linked) Unlinked() []string { return nil }
 
+// Health implements Nodes.
+func (linked) Health() []PoolHealth { return nil }
+
 // Volumes implements Nodes: a volume "pvc-…" in each pool.
 func (l linked) Volumes(context.Context) iter.Seq2[Volume, error] {
 	return func(yield func(Volume, error) bool) {

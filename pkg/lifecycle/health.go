@@ -1,0 +1,135 @@
+package lifecycle
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/health"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// Reasons of events.
+const (
+	reasonUnhealthy = "VolumeUnhealthy"
+	reasonHealthy   = "VolumeHealthy"
+)
+
+const (
+	// healthInterval is the time between two looks at what the nodes have pushed.
+	healthInterval = 10 * time.Second
+	// maxToldAtOnce bounds the events of one look: a dead disk may have thousands of volumes. The
+	// owners of the others are told after the next looks.
+	maxToldAtOnce = 50
+	// maxEventBytes is less than the API server takes (1 KiB).
+	maxEventBytes = 1000
+)
+
+// PoolHealth is what a linked node says of the health of a pool.
+type PoolHealth struct {
+	Name string
+	ID   volume.PoolID
+	// NotReady is why the pool cannot be used; empty: it can.
+	NotReady volume.Reason
+	// Faults are those of the volumes that have any, by volume ID.
+	Faults map[string][]volume.Fault
+}
+
+// unhealthy tells the owners of claims what is wrong with their volumes, once for each change. It
+// asks no node: the nodes push what they know.
+type unhealthy struct {
+	cluster  *cluster
+	nodes    Nodes
+	recorder record.EventRecorder
+	// told has the reasons that owners have been told, by pool and volume ID. What a node that is not
+	// linked has said before stays.
+	told map[volume.PoolID]map[string]string
+}
+
+// run works until ctx is done. The informers must have synced.
+func (u *unhealthy) run(ctx context.Context) {
+	ticker := time.NewTicker(healthInterval)
+	defer ticker.Stop()
+	for {
+		left := maxToldAtOnce
+		for _, p := range u.nodes.Health() {
+			left = u.look(p, left)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// look compares the health of a pool's volumes with what their owners have been told. It tells so
+// many of them at most, and returns how many more may be told.
+func (u *unhealthy) look(p PoolHealth, most int) (left int) {
+	before := u.told[p.ID]
+	if p.NotReady == volume.ReasonOpening ||
+		p.NotReady == "" && len(p.Faults) == 0 && len(before) == 0 {
+		return most
+	}
+	now := map[string]string{}
+	for _, v := range indexed[*persistentVolume](u.cluster.volumes, byPool, string(p.ID)) {
+		if !v.ours {
+			continue
+		}
+		conditions := p.conditionsOf(v.handle)
+		reasons := reasonsOf(conditions)
+		if reasons != before[v.handle] {
+			if most == 0 {
+				reasons = before[v.handle]
+			} else if u.tell(v, conditions) {
+				most--
+			}
+		}
+		if reasons != "" {
+			now[v.handle] = reasons
+		}
+	}
+	if delete(u.told, p.ID); len(now) > 0 {
+		u.told[p.ID] = now
+	}
+	return most
+}
+
+func (p PoolHealth) conditionsOf(handle string) []health.Condition {
+	pool := health.Pool{Name: p.Name, Reason: p.NotReady}
+	return append(pool.Conditions(), health.Of(p.Faults[handle])...)
+}
+
+func reasonsOf(conditions []health.Condition) string {
+	reasons := make([]string, 0, len(conditions))
+	for _, c := range conditions {
+		reasons = append(reasons, c.Reason)
+	}
+	return strings.Join(reasons, ",")
+}
+
+// tell sends an event, if the volume has its claim.
+func (u *unhealthy) tell(v *persistentVolume, conditions []health.Condition) bool {
+	c, ok := get[*claim](u.cluster.claims, v.claim)
+	if !ok || c.UID != v.claimUID {
+		return false
+	}
+	if len(conditions) == 0 {
+		u.recorder.Event(reference(claimKind, c), corev1.EventTypeNormal, reasonHealthy,
+			"Nothing is known to be wrong with the volume any more.")
+		return true
+	}
+	texts := make([]string, 0, len(conditions))
+	for _, one := range conditions {
+		texts = append(texts, one.Reason+": "+one.Message)
+	}
+	text := strings.Join(texts, " ")
+	if len(text) > maxEventBytes {
+		text = strings.ToValidUTF8(text[:maxEventBytes], "") + "…"
+	}
+	u.recorder.Event(reference(claimKind, c), corev1.EventTypeWarning, reasonUnhealthy, text)
+	return true
+}

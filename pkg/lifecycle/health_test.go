@@ -1,0 +1,132 @@
+package lifecycle
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// sickNodes says what it is told of the health of the pool.
+type sickNodes struct {
+	linked
+
+	mu     sync.Mutex
+	health []PoolHealth
+}
+
+// Health implements Nodes.
+func (s *sickNodes) Health() []PoolHealth {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.health
+}
+
+// say replaces what the nodes have pushed, and waits until the Controller has looked at it.
+func (s *sickNodes) say(pushed ...PoolHealth) {
+	s.mu.Lock()
+	s.health = pushed
+	s.mu.Unlock()
+	time.Sleep(3 * healthInterval)
+	synctest.Wait()
+}
+
+// sick is a world with so many claims, "c0" and so on, with volumes "v0" and so on in the pool.
+func sick(t *testing.T, claims int) (*world, *sickNodes) {
+	t.Helper()
+	var objects []runtime.Object
+	for i := range claims {
+		c := bound(fmt.Sprintf("c%d", i), fmt.Sprintf("v%d", i))
+		objects = append(objects, c, ofClaim(volumeObject(c.Spec.VolumeName, "b"), c))
+	}
+	w, nodes := newWorld(t, objects...), &sickNodes{linked: linked{pool: "b"}}
+	w.options.Nodes = nodes
+	return w, nodes
+}
+
+func TestOwnerIsToldOnceOfEachChangeOfHealth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, nodes := sick(t, 2)
+		healthy := PoolHealth{Name: "fast", ID: pool}
+		damaged := healthy
+		damaged.Faults = map[string][]volume.Fault{pool + "-v0": {volume.FaultImageDamaged}}
+		dead := damaged
+		dead.NotReady = volume.ReasonDiskFailed
+		w.run(func() {
+			want := 0
+			for _, step := range []struct {
+				name   string
+				pushed []PoolHealth
+				events int // about both claims
+				words  []string
+				with   int
+			}{
+				{"healthy", []PoolHealth{healthy}, 0, []string{reasonHealthy}, 0},
+				{
+					"a damaged image",
+					[]PoolHealth{damaged},
+					1,
+					[]string{"PersistentVolumeClaim ns/c0", reasonUnhealthy, "ImageDamaged", "fsck"},
+					1,
+				},
+				{
+					"a dead disk",
+					[]PoolHealth{dead},
+					2,
+					[]string{"PersistentVolumeClaim ns/c1", reasonUnhealthy, "DiskFailed: Pool fast: "},
+					1,
+				},
+				{"the node is away", nil, 0, []string{reasonHealthy}, 0},
+				{"as before", []PoolHealth{dead}, 0, []string{reasonHealthy}, 0},
+				{
+					"the disk is back",
+					[]PoolHealth{damaged},
+					2,
+					[]string{"PersistentVolumeClaim ns/c1", reasonHealthy},
+					1,
+				},
+				{
+					"the image is repaired",
+					[]PoolHealth{healthy},
+					1,
+					[]string{"PersistentVolumeClaim ns/c0", reasonHealthy},
+					1,
+				},
+			} {
+				nodes.say(step.pushed...)
+				want += step.events
+				if n := w.recorder.with(); n != want || w.recorder.with(step.words...) != step.with {
+					t.Errorf("%s: %d events, want %d, %d of them with %q: %q", step.name, n, want, step.with,
+						step.words, w.recorder.events)
+				}
+			}
+		})
+	})
+}
+
+func TestOwnersOfADeadDiskAreToldInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const claims = maxToldAtOnce + 7
+		w, nodes := sick(t, claims)
+		w.run(func() {
+			nodes.mu.Lock()
+			nodes.health = []PoolHealth{{Name: "fast", ID: pool, NotReady: volume.ReasonDiskFailed}}
+			nodes.mu.Unlock()
+			time.Sleep(healthInterval)
+			synctest.Wait()
+			if n := w.recorder.with(reasonUnhealthy); n != maxToldAtOnce {
+				t.Errorf("%d owners are told at once, want %d", n, maxToldAtOnce)
+			}
+			time.Sleep(3 * healthInterval)
+			synctest.Wait()
+			if n := w.recorder.with(reasonUnhealthy); n != claims {
+				t.Errorf("%d owners are told, want %d", n, claims)
+			}
+		})
+	})
+}

@@ -1,0 +1,97 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/cluster"
+)
+
+// TestUsersAreToldThatAVolumeIsUnhealthy covers a pool with another directory, and unmounts a
+// volume behind kubelet's back.
+func TestUsersAreToldThatAVolumeIsUnhealthy(t *testing.T) {
+	ns := newNamespace(t)
+	apply(t, ns, claim("data", "csi-hostpath", "64Mi")+pod("app", mounts("data", "/data")))
+	waitReady(t, ns, "app")
+	machine := machineOf(t, ns, "app")
+	target := "/var/lib/kubelet/pods/" + kubectl(t, "-n", ns, "get", "pod", "app", "-o",
+		"jsonpath={.metadata.uid}") + "/volumes/kubernetes.io~csi/" + volumeOf(t, ns, "data") + "/mount"
+
+	onNode(t, machine, "umount", target)
+	wantPodHealth(t, ns, "app", "NotMounted")
+
+	onNode(t, machine, "mount", "--bind", "/usr", cluster.DefaultDiskPath)
+	uncover := func() { onNode(t, machine, "umount", cluster.DefaultDiskPath) }
+	t.Cleanup(func() {
+		if t.Failed() {
+			uncover()
+		}
+	})
+	wantPodHealth(t, ns, "app", "Pool")
+	wantNodeHealth(t, machine.Name(), "Pool")
+	if *deployment == "central" {
+		eventually(t, readyTimeout, func() error {
+			return describes(t, ns, "pvc", "data", "VolumeUnhealthy")
+		})
+	}
+
+	uncover()
+	wantPodHealth(t, ns, "app", "NotMounted")
+	wantNodeHealth(t, machine.Name(), "")
+	if *deployment == "central" {
+		eventually(t, readyTimeout, func() error {
+			return describes(t, ns, "pvc", "data", "VolumeHealthy")
+		})
+	}
+	deletePod(t, ns, "app")
+	apply(t, ns, pod("app", mounts("data", "/data")))
+	waitReady(t, ns, "app")
+	wantPodHealth(t, ns, "app", "")
+}
+
+func onNode(t *testing.T, machine *cluster.Node, args ...string) {
+	t.Helper()
+	if out, err := machine.Exec(t.Context(), args...); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// hasHealth says whether Kubernetes shows the health of volumes.
+func hasHealth(t *testing.T) bool {
+	t.Helper()
+	return strings.Contains(kubectl(t, "explain", "pod.status"), "volumeHealth")
+}
+
+// wantPodHealth waits until the pod's volumes have conditions whose reasons begin so; empty: none.
+func wantPodHealth(t *testing.T, ns, name, reason string) {
+	t.Helper()
+	if !hasHealth(t) {
+		return
+	}
+	wantReasons(t, reason, "-n", ns, "get", "pod", name, "-o",
+		"jsonpath={.status.volumeHealth[*].healthConditions[*].reason}")
+}
+
+func wantNodeHealth(t *testing.T, node, reason string) {
+	t.Helper()
+	if !hasHealth(t) {
+		return
+	}
+	wantReasons(t, reason, "get", "csinode", node, "-o",
+		"jsonpath={.status.storageHealth[*].healthConditions[*].reason}")
+}
+
+func wantReasons(t *testing.T, want string, query ...string) {
+	t.Helper()
+	eventually(t, readyTimeout, func() error {
+		got := kubectl(t, query...)
+		if !strings.HasPrefix(got, want) || want == "" && got != "" {
+			return fmt.Errorf("the conditions are %q, want %q: kubectl %s", got, want,
+				strings.Join(query, " "))
+		}
+		return nil
+	})
+}
