@@ -17,6 +17,8 @@ E2E_FLAGS ?=
 BENCH_FLAGS ?=
 # What else `make fleet` is told: make fleet FLEET_FLAGS='--run crash --rounds 1'
 FLEET_FLAGS ?=
+# What else `make conformance` is told: make conformance CONFORMANCE_FLAGS=-help
+CONFORMANCE_FLAGS ?=
 # How long `make fuzz` spends on each fuzz test.
 FUZZTIME ?= 30s
 
@@ -30,7 +32,7 @@ TEST_VM_LOG := .cache/test-vm.json
 .PHONY: help
 help: ## Show this list.
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The version is stamped by hand: -buildvcs fails where git refuses a checkout that another user owns.
 .PHONY: build
@@ -105,6 +107,11 @@ fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.
 e2e: $(TOOLS)/helm ## Test on a real Kubernetes of three nodes, with the driver's own image (E2E_FLAGS: -run …, -keep).
 	@rm -rf .cache/e2e
 	go test -tags e2e -count=1 -timeout 45m -parallel 6 -v ./test/e2e -helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
+
+# Not part of CI: it takes about an hour for each filesystem. docs/conformance.md has the results.
+.PHONY: conformance
+conformance: $(TOOLS)/helm ## Run Kubernetes' own tests of storage drivers on the chart: make conformance CONFORMANCE_FLAGS='-disk xfs'
+	go run ./test/conformance -helm $(CURDIR)/$(TOOLS)/helm $(CONFORMANCE_FLAGS)
 
 # What `make test` skips as long as no cluster was started here.
 .PHONY: test-api

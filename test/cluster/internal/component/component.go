@@ -103,11 +103,28 @@ func kubernetesOf(version string) Component {
 		Programs: append(programs(kubernetes+"/cmd/", "kube-apiserver", "kube-controller-manager",
 			"kube-scheduler", "kube-proxy", "kubelet", "kubectl"),
 			Program{"agnhost", kubernetes + "/test/images/agnhost"}),
-		VersionVariables: []string{
-			"k8s.io/component-base/version.gitVersion={version}",
-			"k8s.io/component-base/version.gitMajor={major}",
-			"k8s.io/component-base/version.gitMinor={minor}",
+		VersionVariables: kubernetesVersion(),
+	}
+}
+
+// Conformance is Kubernetes' own tests of storage drivers, and Ginkgo, which runs them in parallel.
+// A cluster does not need it.
+func Conformance() Component {
+	return Component{
+		Name: "conformance", Module: kubernetes,
+		Programs: []Program{
+			{"e2e.test", "."}, {"ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"},
 		},
+		Sources:          []string{"main.go"},
+		VersionVariables: kubernetesVersion(),
+	}
+}
+
+func kubernetesVersion() []string {
+	return []string{
+		"k8s.io/component-base/version.gitVersion={version}",
+		"k8s.io/component-base/version.gitMajor={major}",
+		"k8s.io/component-base/version.gitMinor={minor}",
 	}
 }
 

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/onsi/ginkgo/v2/types"
+)
+
+func spec(name string, state types.SpecState, message string) types.SpecReport {
+	return types.SpecReport{
+		LeafNodeType: types.NodeTypeIt, LeafNodeText: name, State: state,
+		Failure: types.Failure{Message: message},
+	}
+}
+
+func judged(t *testing.T, specs ...types.SpecReport) (result, string) {
+	t.Helper()
+	data, err := json.Marshal([]types.Report{{SpecReports: specs}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "report.json")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.judge("directories"); err != nil {
+		return r, err.Error()
+	}
+	return r, ""
+}
+
+func TestOnlyListedReasonsMaySkip(t *testing.T) {
+	passed := spec("works", types.SpecStatePassed, "")
+	notChosen := spec("not chosen", types.SpecStateSkipped, "")
+	for _, tc := range []struct {
+		name string
+		spec types.SpecReport
+		want string
+	}{
+		{"listed", spec("a", types.SpecStateSkipped, "X only supports singleNodeVolume -- skipping"), ""},
+		{"unlisted", spec("b", types.SpecStateSkipped, "no mood"), "not in skips.txt: b: no mood"},
+		{"failed", spec("c", types.SpecStateFailed, "broken\nlong"), "failed: c: broken"},
+		{"timed out", spec("d", types.SpecStateTimedout, "late"), "failed: d: late"},
+		{"panicked", spec("e", types.SpecStatePanicked, "oh"), "failed: e: oh"},
+	} {
+		_, got := judged(t, passed, notChosen, tc.spec)
+		if !strings.Contains(got, tc.want) || (got == "") != (tc.want == "") {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestRunWithoutSpecsIsAFailure(t *testing.T) {
+	_, got := judged(t, spec("not chosen", types.SpecStateSkipped, ""))
+	if !strings.Contains(got, "no spec ran") {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestFailureOutsideOfSpecsCounts(t *testing.T) {
+	before := types.SpecReport{
+		LeafNodeType: types.NodeTypeSynchronizedBeforeSuite, State: types.SpecStateFailed,
+		Failure: types.Failure{Message: "no nodes"},
+	}
+	if _, got := judged(t, before); !strings.Contains(got, "no nodes") {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestTableCountsWhatRan(t *testing.T) {
+	r, _ := judged(t,
+		spec("works", types.SpecStatePassed, ""), spec("not chosen", types.SpecStateSkipped, ""),
+		spec("a", types.SpecStateSkipped, "X only supports singleNodeVolume -- skipping"))
+	got := r.table("btrfs", "directories")
+	for _, want := range []string{
+		"| directories on btrfs | 1 passed | 0 failed | 1 skipped |",
+		"1 skipped: a volume is on one node's disk",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in\n%s", want, got)
+		}
+	}
+}
+
+// Each kind has its file, and each file its kind.
+func TestEachKindOfVolumesHasADriverFile(t *testing.T) {
+	files, err := filepath.Glob("drivers/*.yaml")
+	if err != nil || len(files) != len(kinds()) {
+		t.Errorf("%v, %v for %v", files, err, kinds())
+	}
+	for _, name := range kinds() {
+		if _, err := os.Stat(filepath.Join("drivers", name+".yaml")); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := choose("directories,cubes"); err == nil {
+		t.Error("an unknown kind was chosen")
+	}
+}
