@@ -19,8 +19,7 @@ func (p *Parameters) enforcedSpec(t AccessType) (Spec, error) {
 	switch {
 	case t.FSType != "":
 		return Spec{}, fmt.Errorf(
-			"%w: parameter %q is %s, which is the pool's own filesystem where that enforces sizes; "+
-				"requested: %s: use %s",
+			"%w: parameter %q is %s, which is a directory in some pools; requested: %s: use %s",
 			ErrInvalid, ParamBacking, backingEnforced, t, backingImage)
 	case t.Block:
 		return p.blockSpec()
