@@ -102,6 +102,9 @@ type Snapshot struct {
 	// FilesystemBytes and Formatting are as in the source.
 	FilesystemBytes int64
 	Formatting      bool
+	// Group says with which others it was taken, at the same moment; zero for a snapshot that was
+	// taken alone. A member is deleted with its group only.
+	Group SnapshotGroup
 }
 
 // IsDamaged says that the record of a snapshot makes no sense: then only its ID is known.
@@ -113,6 +116,10 @@ type SnapshotOwner struct {
 	Namespace string `json:"namespace,omitempty"`
 	Snapshot  string `json:"snapshot,omitempty"`
 	Content   string `json:"content,omitempty"`
+
+	// GroupSnapshot and GroupContent are those of a snapshot that was taken with others.
+	GroupSnapshot string `json:"groupSnapshot,omitempty"`
+	GroupContent  string `json:"groupContent,omitempty"`
 }
 
 // SnapshotRequest is what CreateSnapshot asks of a pool.
@@ -129,6 +136,9 @@ func (r SnapshotRequest) CheckAnsweredBy(s Snapshot) error {
 	case s.Name != r.Name:
 		return fmt.Errorf("%w: snapshot %s has the name %q; requested: %q", ErrIncompatible, s.ID, s.Name,
 			r.Name)
+	case s.Group != SnapshotGroup{}:
+		return fmt.Errorf("%w: snapshot %s is one of group snapshot %q", ErrIncompatible, s.ID,
+			s.Group.Name)
 	case s.Source != r.Source:
 		return fmt.Errorf("%w: snapshot %s is of volume %s; requested: of volume %s", ErrIncompatible,
 			s.ID, s.Source, r.Source)

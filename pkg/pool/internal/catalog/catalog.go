@@ -25,6 +25,7 @@ type Catalog struct {
 	sum      int64
 	// unfinished counts the entries of a parent that are being made.
 	unfinished map[string]int
+	groups     groups
 }
 
 // New returns an empty catalog. Sum is the sum of weigh over all entries; weigh is never negative.
@@ -32,6 +33,7 @@ func New(weigh func(*Entry) int64) *Catalog {
 	unlocked := btree.Options{NoLocks: true} // the mutex is the catalog's
 	return &Catalog{
 		weigh:    weigh,
+		groups:   groups{},
 		byDir:    btree.NewBTreeGOptions(func(a, b *Entry) bool { return a.Dir < b.Dir }, unlocked),
 		byParent: btree.NewBTreeGOptions(beforeByParent, unlocked),
 	}
@@ -60,6 +62,7 @@ func (c *Catalog) Put(e *Entry) {
 		c.forgetLocked(old)
 	}
 	c.sum = ledger.Sum(c.sum, c.weigh(e))
+	c.groups.add(e.Group())
 	if e.ParentID == "" {
 		return
 	}
@@ -82,6 +85,7 @@ func (c *Catalog) Remove(dir string) {
 // forgetLocked removes an entry from byParent and from the sum.
 func (c *Catalog) forgetLocked(old *Entry) {
 	c.sum = max(0, c.sum-c.weigh(old))
+	c.groups.remove(old.Group())
 	if old.ParentID != "" {
 		c.byParent.Delete(old)
 	}

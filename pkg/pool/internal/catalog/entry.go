@@ -46,6 +46,8 @@ type rareFacts struct {
 	owner  volume.Owner // of an inline volume
 	// mutable is a volume's.
 	mutable volume.Mutable
+	// group is a snapshot's.
+	group volume.SnapshotGroup
 	// damaged says why the record cannot be used. The entry stays in the catalog, so that its name is
 	// not given to a new volume. Only the quota ID of the entry is known.
 	damaged error
@@ -84,6 +86,14 @@ func (e *Entry) Spec() volume.Spec { return e.spec.Value() }
 
 // EnforcesSize says that a volume is not damaged, and cannot grow beyond its size.
 func (e *Entry) EnforcesSize() bool { return e.Damaged() == nil && e.IsEnforced }
+
+// Group is the group of a snapshot; zero for one that was taken alone, and for a damaged one.
+func (e *Entry) Group() volume.SnapshotGroup {
+	if e.rare == nil {
+		return volume.SnapshotGroup{}
+	}
+	return e.rare.group
+}
 
 func (e *Entry) name() volume.Name {
 	if e.rare != nil && e.rare.name != (volume.Name{}) {
@@ -174,7 +184,7 @@ func NewSnapshot(s volume.Snapshot) *Entry {
 		spec:            unique.Make(s.Spec),
 		sizeBytes:       s.RestoreBytes,
 		filesystemBytes: s.FilesystemBytes,
-		rare:            newRareFacts(rareFacts{name: s.Name}, s.ID.Dir()),
+		rare:            newRareFacts(rareFacts{name: s.Name, group: s.Group}, s.ID.Dir()),
 	}
 }
 
@@ -199,5 +209,6 @@ func (e *Entry) Snapshot(pool volume.PoolID) volume.Snapshot {
 		SourceQuotaID:   e.sourceQuotaID,
 		FilesystemBytes: e.filesystemBytes,
 		Formatting:      e.isFormatting,
+		Group:           e.Group(),
 	}
 }

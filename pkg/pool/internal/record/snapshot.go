@@ -2,6 +2,8 @@ package record
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -24,6 +26,53 @@ type snapshotRecord struct {
 	SourceQuotaID   volume.QuotaID       `json:"sourceQuotaTag,omitempty"`
 	FilesystemBytes int64                `json:"filesystemBytes,omitempty"`
 	Formatting      bool                 `json:"formatting,omitempty"`
+	Group           groupRecord          `json:"group,omitzero"`
+}
+
+// groupRecord says with which others a snapshot was taken. It names all volumes of the group, so
+// that one record tells which snapshots belong to it.
+type groupRecord struct {
+	Name    string   `json:"name"`
+	Volumes []string `json:"volumes"`
+}
+
+// IsZero is for encoding/json: a snapshot that was taken alone has no such field.
+func (r groupRecord) IsZero() bool { return r.Name == "" }
+
+func newGroupRecord(g volume.SnapshotGroup) groupRecord {
+	r := groupRecord{Name: g.Name.String()}
+	for _, source := range g.Sources() {
+		r.Volumes = append(r.Volumes, source.String())
+	}
+	return r
+}
+
+// parse returns the group of a snapshot of that name and source. Errors: ErrCorrupt.
+func (r groupRecord) parse(member volume.Name, source volume.ID) (volume.SnapshotGroup, error) {
+	if r.IsZero() {
+		return volume.SnapshotGroup{}, nil
+	}
+	name, err := volume.ParseName(r.Name)
+	if err != nil {
+		return volume.SnapshotGroup{}, corrupt(SnapshotFile, err)
+	}
+	var sources []volume.ID
+	for _, s := range r.Volumes {
+		id, err := volume.ParseID(s)
+		if err != nil {
+			return volume.SnapshotGroup{}, corrupt(SnapshotFile, err)
+		}
+		sources = append(sources, id)
+	}
+	g, err := volume.NewSnapshotGroup(name, sources)
+	if err != nil {
+		return volume.SnapshotGroup{}, corrupt(SnapshotFile, err)
+	}
+	if !slices.Contains(sources, source) || g.MemberName(source) != member {
+		return volume.SnapshotGroup{}, fmt.Errorf("%w: %s says that snapshot %q of volume %s is in "+
+			"group %q, which has no such snapshot", volume.ErrCorrupt, SnapshotFile, member, source, r.Name)
+	}
+	return g, nil
 }
 
 // EncodeSnapshot is the record of a snapshot.
@@ -41,6 +90,7 @@ func EncodeSnapshot(s volume.Snapshot) ([]byte, error) {
 		SourceQuotaID:   s.SourceQuotaID,
 		FilesystemBytes: s.FilesystemBytes,
 		Formatting:      s.Formatting,
+		Group:           newGroupRecord(s.Group),
 	})
 }
 
@@ -66,6 +116,10 @@ func DecodeSnapshot(pool volume.PoolID, dirName string, content []byte) (volume.
 	if err := r.check(); err != nil {
 		return volume.Snapshot{}, err
 	}
+	group, err := r.Group.parse(name, source)
+	if err != nil {
+		return volume.Snapshot{}, err
+	}
 	return volume.Snapshot{
 		ID:              volume.NewSnapshotID(pool, name),
 		Name:            name,
@@ -80,6 +134,7 @@ func DecodeSnapshot(pool volume.PoolID, dirName string, content []byte) (volume.
 		SourceQuotaID:   r.SourceQuotaID,
 		FilesystemBytes: r.FilesystemBytes,
 		Formatting:      r.Formatting && r.FilesystemBytes == 0,
+		Group:           group,
 	}, nil
 }
 

@@ -1,0 +1,80 @@
+package catalog
+
+import (
+	"slices"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// groups has the groups of snapshots by the directory names of their names, and how many
+// snapshots in the catalog say that they are in one of them.
+type groups map[string]groupCount
+
+type groupCount struct {
+	group volume.SnapshotGroup
+	n     int
+}
+
+// add counts one more snapshot of a group; the zero group is none.
+func (g groups) add(group volume.SnapshotGroup) {
+	if group == (volume.SnapshotGroup{}) {
+		return
+	}
+	g[group.Name.Dir()] = groupCount{group, g[group.Name.Dir()].n + 1}
+}
+
+func (g groups) remove(group volume.SnapshotGroup) {
+	dir := group.Name.Dir()
+	if count := g[dir]; count.n > 1 {
+		g[dir] = groupCount{count.group, count.n - 1}
+		return
+	}
+	delete(g, dir)
+}
+
+// Group returns the group with that directory name, and the entries that it has: fewer than it
+// should have when a crash interrupted its creation or its deletion. A damaged entry counts as
+// there.
+func (c *Catalog) Group(dir string) (g volume.SnapshotGroup, members []*Entry) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	g = c.groups[dir].group
+	return g, c.membersLocked(g)
+}
+
+func (c *Catalog) membersLocked(g volume.SnapshotGroup) (members []*Entry) {
+	for _, dir := range g.MemberDirs() {
+		if e, ok := c.byDir.Get(&Entry{Dir: dir}); ok {
+			members = append(members, e)
+		}
+	}
+	return members
+}
+
+// PartialGroups lists the groups that lack snapshots.
+func (c *Catalog) PartialGroups() (partial []volume.SnapshotGroup) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, count := range c.groups {
+		if g := count.group; len(c.membersLocked(g)) < len(g.Sources()) {
+			partial = append(partial, g)
+		}
+	}
+	return partial
+}
+
+// GroupOf returns the group of a snapshot; zero if it was taken alone. A damaged snapshot does not
+// say its group, but the others of the group do.
+func (c *Catalog) GroupOf(e *Entry) volume.SnapshotGroup {
+	if e.Damaged() == nil {
+		return e.Group()
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, count := range c.groups {
+		if slices.Contains(count.group.MemberDirs(), e.Dir) {
+			return count.group
+		}
+	}
+	return volume.SnapshotGroup{}
+}
