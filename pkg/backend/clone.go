@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"context"
 	"errors"
 	"os"
 
@@ -16,6 +17,12 @@ type Cloner interface {
 	// Snapshot makes the data of a snapshot in dir: a read-only copy of the source as it is now, with
 	// a quota ID of its own that has no limit. It is durable after an fsync of dir.
 	Snapshot(source Source, dir openat.Dir) (Clone, error)
+	// SnapshotTogether makes in each dir what Snapshot makes, of one source each, all as they are at
+	// one moment: what a process has made durable in one source before it writes to another one is
+	// in the snapshots if that write is. After an error it returns clones that have a quota ID only:
+	// the caller releases those. Errors: also volume.ErrBusy if the filesystem did not manage that
+	// within some seconds, because of too many writers; the caller tries again.
+	SnapshotTogether(ctx context.Context, sources []Source, dirs []openat.Dir) ([]Clone, error)
 	// Clone makes the data of a volume in dir: a copy of the source as it is now, with a quota ID of
 	// its own that is limited to that size. It is durable after an fsync of the data and of dir.
 	Clone(source Source, dir openat.Dir, bytes int64) (Clone, error)
@@ -40,6 +47,11 @@ type NoCloner struct{}
 // Snapshot implements Cloner.
 func (NoCloner) Snapshot(Source, openat.Dir) (Clone, error) {
 	return Clone{}, errors.ErrUnsupported
+}
+
+// SnapshotTogether implements Cloner.
+func (NoCloner) SnapshotTogether(context.Context, []Source, []openat.Dir) ([]Clone, error) {
+	return nil, errors.ErrUnsupported
 }
 
 // Clone implements Cloner.

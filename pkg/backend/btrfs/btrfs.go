@@ -381,6 +381,11 @@ func (b *Btrfs) startCommit(quotaID volume.QuotaID) error {
 	if err := b.fs.setLimit(quotaID, bytes); err != nil && !errors.Is(err, unix.ENOSPC) {
 		return err
 	}
+	return b.startSync()
+}
+
+// startSync starts the commit of the transaction, if there is one.
+func (b *Btrfs) startSync() error {
 	var transaction uint64
 	return ioctl(b.fs.root, iocStartSync, "start a commit", &transaction)
 }

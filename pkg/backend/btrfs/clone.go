@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -33,17 +34,7 @@ func (b *Btrfs) ChargesWriter() bool { return b.quotas == simple }
 func (b *Btrfs) snapshot(
 	source backend.Source, dir openat.Dir, bytes int64, flags uint64,
 ) (backend.Clone, error) {
-	if b.quotas == full {
-		// A snapshot in a group of its own makes the filesystem's numbers wrong until a rescan of all
-		// of it (btrfs_qgroup_inherit in fs/btrfs/qgroup.c). Copies of files that share blocks are
-		// counted correctly.
-		return backend.Clone{}, fmt.Errorf("%w: the filesystem has full quotas", errors.ErrUnsupported)
-	}
-	of, err := openSubvolume(source.Dir)
-	// Somebody has copied the data here as plain files, or the data is on another filesystem.
-	if errors.Is(err, fs.ErrNotExist) {
-		return backend.Clone{}, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
-	}
+	of, err := b.openSource(source)
 	if err != nil {
 		return backend.Clone{}, err
 	}
@@ -64,6 +55,22 @@ func (b *Btrfs) snapshot(
 		return backend.Clone{}, errors.Join(err, b.fs.destroy(dir, of.Name()), b.Release(quotaID))
 	}
 	return c, nil
+}
+
+// openSource opens the subvolume of which a snapshot is made. Errors: errors.ErrUnsupported.
+func (b *Btrfs) openSource(source backend.Source) (*os.File, error) {
+	if b.quotas == full {
+		// A snapshot in a group of its own makes the filesystem's numbers wrong until a rescan of all
+		// of it (btrfs_qgroup_inherit in fs/btrfs/qgroup.c). Copies of files that share blocks are
+		// counted correctly.
+		return nil, fmt.Errorf("%w: the filesystem has full quotas", errors.ErrUnsupported)
+	}
+	of, err := openSubvolume(source.Dir)
+	// Somebody has copied the data here as plain files, or the data is on another filesystem.
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
+	}
+	return of, err
 }
 
 // describe opens the new data, and reads the numbers of the source, which the snapshot has

@@ -21,6 +21,7 @@ const (
 	iocSubvolCreateV2 = 0x50009418 // BTRFS_IOC_SUBVOL_CREATE_V2
 	iocSnapCreateV2   = 0x50009417 // BTRFS_IOC_SNAP_CREATE_V2
 	iocStartSync      = 0x80089418 // BTRFS_IOC_START_SYNC
+	iocGetSubvolInfo  = 0x81f8943c // BTRFS_IOC_GET_SUBVOL_INFO, Linux 4.18
 	iocSetFlags       = 0x4008941a // BTRFS_IOC_SUBVOL_SETFLAGS
 	iocInoLookup      = 0xd0009412 // BTRFS_IOC_INO_LOOKUP
 	iocTreeSearchV2   = 0xc0709411 // BTRFS_IOC_TREE_SEARCH_V2
@@ -98,6 +99,18 @@ type createArgs struct{ create, group uint64 }
 
 // assignArgs is struct btrfs_ioctl_qgroup_assign_args.
 type assignArgs struct{ assign, member, group uint64 }
+
+// subvolumeInfo is struct btrfs_ioctl_get_subvol_info_args. otransid is the transaction that made
+// the subvolume.
+type subvolumeInfo struct {
+	_        uint64
+	_        [256]byte
+	_        [4]uint64
+	_        [48]byte
+	_        uint64
+	otransid uint64
+	_        [18]uint64
+}
 
 // lookupArgs is struct btrfs_ioctl_ino_lookup_args.
 type lookupArgs struct {
