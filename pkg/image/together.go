@@ -1,0 +1,217 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
+	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// CopyTogether copies several images into one directory each, as all of them are at one moment:
+// the writers of all filesystems wait until all copies are made. It calls meanwhile once all of
+// them wait, for other things that are copied at that moment; meanwhile is nil if there are none.
+// Writers wait for at most maxQuiesced, also if a call to the kernel takes longer; then the copies
+// are refused. The copies are durable, but for their names. The caller closes the files; there are
+// none after an error, and the caller removes what remains in the directories. Errors: those of
+// Image.MakeFrom; ErrInUse also when writers of raw block volumes, whom nothing can hold, could
+// write between two copies.
+func CopyTogether(
+	ctx context.Context, from []Source, into []openat.Dir, opts copytree.Options,
+	meanwhile func(context.Context) error,
+) (copies []*os.File, err error) {
+	h, err := hold(ctx, from, maxQuiesced)
+	if err != nil {
+		return nil, err
+	}
+	defer h.close()
+	copies, err = h.copy(ctx, into, opts, meanwhile)
+	if err = errors.Join(err, h.release()); err == nil {
+		err = h.finish(copies)
+	}
+	if err != nil {
+		for _, f := range copies {
+			f.Close()
+		}
+		return nil, err
+	}
+	return copies, nil
+}
+
+// held are images that are ready to be copied, all of them until release.
+type held struct {
+	images []*quiesced
+	most   time.Duration // that writers wait
+
+	once    sync.Once
+	err     error // of release
+	watch   *time.Timer
+	expired bool // the watch has released them
+}
+
+// hold quiesces the images at the same time, so that no writer waits for the sum of all. Writers
+// wait for at most that time. After an error no writer waits.
+func hold(ctx context.Context, from []Source, most time.Duration) (*held, error) {
+	h := &held{images: make([]*quiesced, len(from)), most: most}
+	errs := make([]error, len(from))
+	var all sync.WaitGroup
+	for i, source := range from {
+		all.Go(func() { h.images[i], errs[i] = openQuiesced(ctx, source) })
+	}
+	all.Wait()
+	err := errors.Join(errs...)
+	if err == nil {
+		err = h.checkWriters()
+	}
+	if err != nil {
+		err = errors.Join(err, h.release())
+		h.close()
+		return nil, err
+	}
+	if since, ok := h.since(); ok {
+		h.watch = time.AfterFunc(time.Until(since.Add(most)), func() {
+			h.once.Do(func() { h.expired, h.err = true, h.resume() })
+		})
+	}
+	return h, nil
+}
+
+// openQuiesced opens the image of a source, and quiesces it.
+func openQuiesced(ctx context.Context, s Source) (*quiesced, error) {
+	image, err := backend.OpenData(s.Dir, unix.O_PATH)
+	if err != nil {
+		return nil, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, s.Name, err)
+	}
+	q, err := quiesce(ctx, image, s)
+	if err != nil {
+		image.Close()
+		return nil, fmt.Errorf("copy %s: %w", s.Name, err)
+	}
+	return q, nil
+}
+
+// checkWriters refuses raw block volumes that pods write to, but for one: the copy of that one is
+// the moment of all. Errors: ErrInUse.
+func (h *held) checkWriters() error {
+	if blocks := h.written(); len(blocks) > 1 {
+		return writersOf(blocks)
+	}
+	return nil
+}
+
+func writersOf(blocks []*quiesced) error {
+	names := make([]string, len(blocks))
+	for i, q := range blocks {
+		names[i] = q.from.Name.String()
+	}
+	return fmt.Errorf("%w: nothing can hold the writers of raw block volumes (%q), so a group "+
+		"snapshot may have one that pods use, and none beside directories: take it while no pod has "+
+		"them, or use volumes with a filesystem", volume.ErrInUse, names)
+}
+
+// written are the raw block volumes that pods may be writing to.
+func (h *held) written() (blocks []*quiesced) {
+	for _, q := range h.images {
+		if q.device != nil && q.from.Spec.IsBlock() {
+			blocks = append(blocks, q)
+		}
+	}
+	return blocks
+}
+
+// since is when the first writers began to wait; false if none of them do.
+func (h *held) since() (first time.Time, ok bool) {
+	for _, q := range h.images {
+		if q.frozen != nil && (first.IsZero() || q.since.Before(first)) {
+			first = q.since
+		}
+	}
+	return first, !first.IsZero()
+}
+
+// copy makes the copies while the writers wait.
+func (h *held) copy(
+	ctx context.Context, into []openat.Dir, opts copytree.Options,
+	meanwhile func(context.Context) error,
+) (copies []*os.File, err error) {
+	failpoint.Here("group.frozen")
+	if since, ok := h.since(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, since.Add(h.most), h.tooLong())
+		defer cancel()
+		opts.Limiter = nil // the pods that write have waited long enough
+	}
+	if meanwhile != nil {
+		if blocks := h.written(); len(blocks) > 0 {
+			return nil, writersOf(blocks)
+		}
+		if err := meanwhile(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for i, q := range h.images {
+		f, err := q.copyInto(ctx, into[i], opts)
+		if f != nil {
+			copies = append(copies, f)
+		}
+		if err != nil {
+			return copies, fmt.Errorf("copy %s: %w", q.from.Name, err)
+		}
+	}
+	return copies, nil
+}
+
+func (h *held) tooLong() error {
+	return fmt.Errorf("%w: the writers of %d volumes would wait for more than %s while their group "+
+		"snapshot is taken: take it while no pod has them, or use a pool on XFS or btrfs",
+		volume.ErrInUse, len(h.images), h.most)
+}
+
+// release lets the writers go on. Errors: ErrInUse when they have gone on already.
+func (h *held) release() error {
+	if h.watch != nil {
+		h.watch.Stop()
+	}
+	h.once.Do(func() { h.err = h.resume() })
+	if h.expired {
+		return errors.Join(h.tooLong(), h.err)
+	}
+	return h.err
+}
+
+func (h *held) resume() error {
+	var errs []error
+	for _, q := range h.images {
+		if q != nil {
+			errs = append(errs, q.resume())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// finish checks the copies and makes them durable. The writers do not wait for that.
+func (h *held) finish(copies []*os.File) error {
+	var errs []error
+	for i, f := range copies {
+		errs = append(errs, checkCopied(f, h.images[i].from.Bytes), f.Sync())
+	}
+	return errors.Join(errs...)
+}
+
+// close closes the images, after release.
+func (h *held) close() {
+	for _, q := range h.images {
+		if q != nil {
+			q.image.Close()
+		}
+	}
+}
