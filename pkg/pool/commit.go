@@ -89,15 +89,20 @@ func (k *kind[V]) build(ctx context.Context, building string, v V, m dataMaker[V
 	}
 	defer data.Close()
 	failpoint.Here(k.failpoints.dataMade)
+	return v, errors.Join(k.complete(d, data, v), ctx.Err())
+}
+
+// complete adds the record to the data, and makes both durable.
+func (k *kind[V]) complete(d openat.Dir, data *os.File, v V) error {
 	record, err := k.encode(v)
 	if err != nil {
-		return v, err
+		return err
 	}
 	if err := d.WriteFile(k.recordFile, record, k.pool.commits.SyncFile); err != nil {
-		return v, err
+		return err
 	}
 	failpoint.Here(k.failpoints.recordWritten)
-	return v, errors.Join(k.syncBuilt(d, data), ctx.Err())
+	return k.syncBuilt(d, data)
 }
 
 // syncBuilt makes durable what the record's fsync did not: nothing, if all metadata goes through

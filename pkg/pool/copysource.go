@@ -16,7 +16,8 @@ type copySource struct {
 
 	// isLive: it is a volume, in which pods may be writing.
 	isLive bool
-	// created is when a volume was created.
+	// volume is its ID, and created is when it was created. Neither is set for a snapshot.
+	volume  volume.ID
 	created time.Time
 	// sharedBytes is the most bytes that a clone can share with the source, in addition to the bytes
 	// that count for the source's own quota ID.
@@ -52,6 +53,7 @@ func (p *Pool) lockSourceVolume(id volume.ID) (*copySource, error) {
 		return &copySource{
 			Source:          copying.Source{QuotaID: v.QuotaID, Spec: v.Spec, Bytes: v.CapacityBytes},
 			isLive:          true,
+			volume:          v.ID,
 			created:         v.Created,
 			sharedBytes:     v.SharedBytes,
 			filesystemBytes: v.FilesystemBytes,

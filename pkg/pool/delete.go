@@ -17,8 +17,11 @@ import (
 func (p *Pool) Delete(ctx context.Context, id volume.ID) error { return p.volumes.delete(ctx, id) }
 
 // DeleteSnapshot deletes a snapshot, as Delete does a volume. Errors: ErrBusy while a volume is
-// made from the snapshot.
+// made from the snapshot; ErrInvalid for one of a group snapshot.
 func (p *Pool) DeleteSnapshot(ctx context.Context, id volume.SnapshotID) error {
+	if err := p.checkAlone(id); err != nil {
+		return err
+	}
 	return p.snapshots.delete(ctx, id)
 }
 

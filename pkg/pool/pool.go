@@ -14,6 +14,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/fsgroup"
 	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/groupsync"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
@@ -42,6 +43,7 @@ type Pool struct {
 	copier      copying.Copier
 	calls       job.CallGate
 	groups      *fsgroup.Groups
+	groupLocks  catalog.Locks // of group snapshots
 	ledger      ledger.Ledger
 	notedOthers atomic.Int64 // layout.NoteOthers
 	found       foundFaults

@@ -31,6 +31,7 @@ func (p *Pool) scan(ctx context.Context) error {
 	if err := p.scanTrash(ctx); err != nil {
 		return err
 	}
+	p.deletePartialGroups(ctx)
 	committed, inTrash := p.ledger.Counts()
 	klog.FromContext(ctx).Info("Pool is open", "pool", p.opts.Name, "path", p.opts.Path,
 		"poolID", p.id, "volumes", p.volumes.catalog.Len(), "snapshots", p.snapshots.catalog.Len(),

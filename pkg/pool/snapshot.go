@@ -58,18 +58,25 @@ func (p *Pool) createSnapshot(
 		return volume.Snapshot{}, err
 	}
 	defer c.end()
-	s := volume.Snapshot{
-		ID: id, Name: req.Name, Source: req.Source, SourceCreated: c.from.created, Owner: req.Owner,
-		Spec: c.from.Spec, RestoreBytes: c.from.Bytes,
-		FilesystemBytes: c.from.filesystemBytes, Formatting: c.from.formatting,
-		// The most that the snapshot can hold, until it is made and measured.
-		HeldBytes: ledger.OfSnapshot(ledger.Sum(c.from.Bytes, c.from.sharedBytes), 0),
-		Created:   time.Now().UTC(),
-	}
+	s := c.from.newSnapshot(id, req.Name, req.Owner)
 	s, err = p.snapshots.create(ctx, id, s,
 		dataMaker[volume.Snapshot]{make: snapshotCopy{c}.data, isCopy: true})
 	// Also after a failure: an unfinished snapshot keeps blocks of its source until it is purged.
 	return s, errors.Join(err, p.applyCharges(req.Source))
+}
+
+// newSnapshot is a snapshot of the source that is still to be made.
+func (s *copySource) newSnapshot(
+	id volume.SnapshotID, name volume.Name, owner volume.SnapshotOwner,
+) volume.Snapshot {
+	return volume.Snapshot{
+		ID: id, Name: name, Source: s.volume, SourceCreated: s.created, Owner: owner,
+		Spec: s.Spec, RestoreBytes: s.Bytes,
+		FilesystemBytes: s.filesystemBytes, Formatting: s.formatting,
+		// The most that the snapshot can hold, until it is made and measured.
+		HeldBytes: ledger.OfSnapshot(ledger.Sum(s.Bytes, s.sharedBytes), 0),
+		Created:   time.Now().UTC(),
+	}
 }
 
 // admitSnapshot refuses a snapshot if its volume has as many snapshots as the options allow. The
@@ -121,15 +128,21 @@ func (c snapshotCopy) clone(
 	if err != nil {
 		return made, err
 	}
+	p.countClone(c.from, s, made)
+	return made, nil
+}
+
+// countClone counts what a snapshot holds that the filesystem has made, and charges that to the
+// source.
+func (p *Pool) countClone(from *copySource, s *volume.Snapshot, made backend.Clone) {
 	if made.WrittenBytes > 0 {
-		held := ledger.Sum(made.WrittenBytes, c.from.sharedBytes)
+		held := ledger.Sum(made.WrittenBytes, from.sharedBytes)
 		p.replaceReserved(&s.HeldBytes, ledger.OfSnapshot(held, 0))
 	}
 	if p.cloner.ChargesWriter() {
 		s.SourceQuotaID = from.QuotaID
 		p.accounts.Charge(catalog.NewSnapshot(*s).SourceAccount(), s.HeldBytes)
 	}
-	return made, nil
 }
 
 // sizeSince returns the source's present size, or RestoreBytes if that is larger: the source may

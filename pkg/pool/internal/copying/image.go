@@ -3,6 +3,7 @@ package copying
 import (
 	"context"
 	"errors"
+	"os"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
@@ -18,9 +19,14 @@ func (c *Copy) copyImage(ctx context.Context, from Source, to Target) (Made, err
 	if err != nil {
 		return Made{}, err
 	}
-	occupied, err := made.Allocated(data, 0)
+	return madeImage(data, to)
+}
+
+// madeImage measures the copy of an image. It closes the copy after an error.
+func madeImage(data *os.File, to Target) (Made, error) {
+	occupied, err := image.New(to.Allocation).Allocated(data, 0)
 	if err != nil {
 		return Made{}, errors.Join(err, data.Close())
 	}
-	return Made{Data: data, OccupiedBytes: min(occupied, to.Bytes)}, nil
+	return Made{Method: ByImage, Data: data, OccupiedBytes: min(occupied, to.Bytes)}, nil
 }

@@ -1,0 +1,266 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
+	"github.com/csi-hostpath/csi-hostpath/pkg/job"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// A group snapshot is several snapshots that show one moment. It has no record of its own: the
+// record of each snapshot names the whole group. The group exists if and only if all of its
+// snapshots do. So a crash between the renames that create it, or that delete it, leaves a partial
+// group, which does not exist: the next start deletes it, and so does the repeated request.
+
+// CreateGroupSnapshot takes snapshots of several volumes of the pool, as all of them are at one
+// moment, or returns those of that name if they are of these volumes. When it returns, all of them
+// survive a power cut; after an error there is none. A call that takes longer than the context goes
+// on, and the same call joins it. Errors: those of CreateSnapshot; ErrPrecondition when the volumes
+// cannot be copied at one moment, ErrInUse when their writers cannot be held for as long as that
+// takes.
+func (p *Pool) CreateGroupSnapshot(
+	ctx context.Context, req volume.GroupSnapshotRequest,
+) (volume.GroupSnapshot, error) {
+	id := volume.NewGroupSnapshotID(p.id, req.Group.Name)
+	return job.Run(ctx, p.jobs.Jobs, "group snapshot "+id.String(), req,
+		func(ctx context.Context, progress *copytree.Progress) (volume.GroupSnapshot, error) {
+			return p.createGroupSnapshot(ctx, id, req, progress)
+		})
+}
+
+// createGroupSnapshot does the work of CreateGroupSnapshot inside the copy job.
+func (p *Pool) createGroupSnapshot(
+	ctx context.Context, id volume.GroupSnapshotID, req volume.GroupSnapshotRequest,
+	progress *copytree.Progress,
+) (volume.GroupSnapshot, error) {
+	unlock, err := p.groupLocks.Lock(id)
+	if err != nil {
+		return volume.GroupSnapshot{}, err
+	}
+	defer unlock()
+	sources := req.Group.Sources()
+	if found, exists, err := p.existingGroup(ctx, id, req.Group); exists || err != nil {
+		return found, errors.Join(err, p.applyAllCharges(sources))
+	}
+	done, err := p.admitSnapshots(sources)
+	if err != nil {
+		return volume.GroupSnapshot{}, err
+	}
+	defer done()
+	g, err := p.beginGroup(ctx, req, progress)
+	if err != nil {
+		return volume.GroupSnapshot{}, err
+	}
+	defer g.end()
+	if err := g.create(ctx); err != nil {
+		return volume.GroupSnapshot{}, errors.Join(
+			fmt.Errorf("create group snapshot %s in %s: %w", id, p.nameAndPath(), err),
+			p.applyAllCharges(sources))
+	}
+	return volume.GroupSnapshot{ID: id, Snapshots: g.snapshots()}, p.applyAllCharges(sources)
+}
+
+// existingGroup returns the group snapshot of an ID, if there is one, and deletes what a crash or
+// an error has left of one. The caller has the group's lock. An earlier call may have failed before
+// its fsync, so existingGroup syncs again. Errors: ErrIncompatible when it is of other volumes;
+// ErrCorrupt when one of its snapshots is damaged.
+func (p *Pool) existingGroup(
+	ctx context.Context, id volume.GroupSnapshotID, want volume.SnapshotGroup,
+) (_ volume.GroupSnapshot, exists bool, err error) {
+	found, members := p.snapshots.catalog.Group(id.Dir())
+	switch {
+	case len(members) == 0:
+		return volume.GroupSnapshot{}, false, nil
+	case len(members) < len(found.Sources()):
+		return volume.GroupSnapshot{}, false, p.deleteMembers(ctx, members)
+	case found != want:
+		return volume.GroupSnapshot{}, true, fmt.Errorf(
+			"%w: group snapshot %s has the name %q and is of the volumes %v; requested: %q of %v",
+			volume.ErrIncompatible, id, found.Name, found.Sources(), want.Name, want.Sources())
+	}
+	s, err := p.groupOf(id, members)
+	if err != nil {
+		return s, true, err
+	}
+	return s, true, p.snapshots.syncRenames()
+}
+
+// groupOf is the group snapshot of these entries. Errors: ErrCorrupt when one of them is damaged.
+func (p *Pool) groupOf(
+	id volume.GroupSnapshotID, members []*catalog.Entry,
+) (volume.GroupSnapshot, error) {
+	s := volume.GroupSnapshot{ID: id, Snapshots: p.snapshots.unpackAll(members)}
+	for _, e := range members {
+		if err := e.Damaged(); err != nil {
+			return s, fmt.Errorf("group snapshot %s: %w", id, err)
+		}
+	}
+	return s, nil
+}
+
+// GetGroupSnapshot returns a group snapshot. snapshots are the IDs that the caller expects in it,
+// or none. Errors: ErrNotFound, also for one that is not whole; ErrInvalid when it has other
+// snapshots. With ErrCorrupt, when one of its snapshots is damaged, it returns the group snapshot.
+func (p *Pool) GetGroupSnapshot(
+	id volume.GroupSnapshotID, snapshots []string,
+) (volume.GroupSnapshot, error) {
+	g, members := p.snapshots.catalog.Group(id.Dir())
+	if len(members) == 0 || len(members) < len(g.Sources()) || id.Pool() != p.id {
+		return volume.GroupSnapshot{}, fmt.Errorf("%w: group snapshot %s is not in pool %s",
+			volume.ErrNotFound, id, p.opts.Name)
+	}
+	if err := g.CheckMembers(p.id, snapshots); err != nil {
+		return volume.GroupSnapshot{}, err
+	}
+	return p.groupOf(id, members)
+}
+
+// DeleteGroupSnapshot deletes a group snapshot with all of its snapshots, as Delete does a volume.
+// snapshots are the IDs that the caller expects in it, or none. Errors: ErrBusy while a volume is
+// made from one of them, ErrInvalid when the group has other snapshots. After another error some of
+// its snapshots may be gone; then the group is gone as well, and the next call deletes the others.
+func (p *Pool) DeleteGroupSnapshot(
+	ctx context.Context, id volume.GroupSnapshotID, snapshots []string,
+) error {
+	unlock, err := p.groupLocks.Lock(id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	g, members := p.snapshots.catalog.Group(id.Dir())
+	if len(members) == 0 {
+		return p.syncDeleted(id, snapshots)
+	}
+	if err := g.CheckMembers(p.id, snapshots); err != nil {
+		return err
+	}
+	if err := p.deleteMembers(ctx, members); err != nil {
+		return fmt.Errorf("delete group snapshot %s: %w", id, err)
+	}
+	failpoint.Here("group.deleted")
+	return nil
+}
+
+// syncDeleted makes durable what an earlier call may have deleted before it failed.
+func (p *Pool) syncDeleted(id volume.GroupSnapshotID, snapshots []string) error {
+	errs := []error{p.trash.SyncDeleted(p.snapshots.dir, id.Dir())}
+	for _, s := range snapshots {
+		if member, err := volume.ParseSnapshotID(s); err == nil && member.Pool() == p.id {
+			errs = append(errs, p.trash.SyncDeleted(p.snapshots.dir, member.Dir()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// deleteMembers deletes snapshots of a group: all of them or, after an error, some. Errors: ErrBusy
+// while a volume is made from one of them; then it deletes none.
+func (p *Pool) deleteMembers(ctx context.Context, members []*catalog.Entry) error {
+	unlock, err := p.lockMembers(members, p.snapshots.catalog.LockUnshared)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p.calls.Enter()
+	defer p.calls.Leave()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for _, e := range members {
+		if err := p.snapshots.deleteLocked(e.Dir); err != nil {
+			return err
+		}
+		failpoint.Here("group.member-deleted")
+	}
+	return nil
+}
+
+// lockMembers locks snapshots, all of them or none.
+func (p *Pool) lockMembers(
+	members []*catalog.Entry, lock func(catalog.ID) (func(), error),
+) (unlock func(), err error) {
+	var unlocks []func()
+	unlock = func() {
+		for _, u := range unlocks {
+			u()
+		}
+	}
+	for _, e := range members {
+		id, err := p.snapshots.idOf(e.Dir)
+		if err == nil {
+			var one func()
+			if one, err = lock(id); err == nil {
+				unlocks = append(unlocks, one)
+			}
+		}
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+	}
+	return unlock, nil
+}
+
+// checkAlone refuses a snapshot that is deleted with its group only (CSI spec, DeleteSnapshot,
+// "Snapshot is part of a group"). Errors: ErrInvalid.
+func (p *Pool) checkAlone(id volume.SnapshotID) error {
+	e, ok := p.snapshots.catalog.Get(id.Dir())
+	if !ok {
+		return nil
+	}
+	if g := p.snapshots.catalog.GroupOf(e); g != (volume.SnapshotGroup{}) {
+		return fmt.Errorf("%w: snapshot %s is one of %d in group snapshot %s: delete the group snapshot",
+			volume.ErrInvalid, id, len(g.Sources()), volume.NewGroupSnapshotID(p.id, g.Name))
+	}
+	return nil
+}
+
+// deletePartialGroups deletes what a crash has left of group snapshots that were being created or
+// deleted.
+func (p *Pool) deletePartialGroups(ctx context.Context) {
+	log := klog.FromContext(ctx)
+	for _, g := range p.snapshots.catalog.PartialGroups() {
+		id := volume.NewGroupSnapshotID(p.id, g.Name)
+		_, members := p.snapshots.catalog.Group(id.Dir())
+		if err := p.deleteMembers(ctx, members); err != nil {
+			log.Error(err, "The rest of a group snapshot is not deleted", "pool", p.opts.Name,
+				"groupSnapshotID", id)
+			continue
+		}
+		log.Info("The rest of a group snapshot is deleted, which a crash has interrupted", "pool",
+			p.opts.Name, "groupSnapshotID", id, "rest", len(members), "snapshots", len(g.Sources()))
+	}
+}
+
+// admitSnapshots admits one more snapshot of each volume, or none. Errors: those of admitSnapshot.
+func (p *Pool) admitSnapshots(sources []volume.ID) (done func(), err error) {
+	var all []func()
+	done = func() {
+		for _, d := range all {
+			d()
+		}
+	}
+	for _, source := range sources {
+		d, err := p.admitSnapshot(source)
+		if err != nil {
+			done()
+			return nil, err
+		}
+		all = append(all, d)
+	}
+	return done, nil
+}
+
+func (p *Pool) applyAllCharges(sources []volume.ID) error {
+	var errs []error
+	for _, source := range sources {
+		errs = append(errs, p.applyCharges(source))
+	}
+	return errors.Join(errs...)
+}
