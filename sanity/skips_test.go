@@ -43,18 +43,6 @@ var listedSkips = []struct {
 		},
 	},
 	{
-		"group snapshots are not built (GROUP_CONTROLLER_SERVICE)",
-		[]string{
-			"GroupController Service [GroupController Server] GroupControllerGetCapabilities should return appropriate capabilities",
-			"GroupController Service [GroupController VolumeGroupSnapshots] CreateVolumeGroupSnapshot should fail when no name is provided",
-			"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should fail when no volume id is provided",
-			"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should succeed" +
-				" when an invalid volume id is used",
-			"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when an invalid volume id is used",
-			"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when no volume id is provided",
-		},
-	},
-	{
 		"a local volume is never attached: CSIDriver has attachRequired false (no PUBLISH_UNPUBLISH_VOLUME)",
 		[]string{
 			"Controller Service [Controller Server] ControllerPublishVolume should fail when no node id is provided",

@@ -63,10 +63,11 @@ type Options struct {
 	Limiter *iolimit.Limiter
 }
 
-// Server implements csi.ControllerServer. What it does not implement answers UNIMPLEMENTED and is
+// Server implements csi.ControllerServer and csi.GroupControllerServer. What it does not implement answers UNIMPLEMENTED and is
 // not advertised.
 type Server struct {
 	csi.UnimplementedControllerServer
+	csi.UnimplementedGroupControllerServer
 	Options
 
 	unknown reportedOnce // pools

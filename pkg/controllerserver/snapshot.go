@@ -193,7 +193,12 @@ func (s *Server) snapshotsOf(
 // (CSI spec, Snapshot.size_bytes). A damaged one is not ready, and does not vanish from lists,
 // which would look as if it had been deleted.
 func (s *Server) snapshotMessage(found volume.Snapshot) *csi.Snapshot {
+	var group string
+	if found.Group != (volume.SnapshotGroup{}) {
+		group = volume.NewGroupSnapshotID(found.ID.Pool(), found.Group.Name).String()
+	}
 	return &csi.Snapshot{
+		GroupSnapshotId:    group,
 		SnapshotId:         found.ID.String(),
 		SourceVolumeId:     found.Source.String(),
 		SizeBytes:          found.RestoreBytes,

@@ -42,6 +42,7 @@ func newControllerLink(
 	)
 	c := &controllerLink{cfg: cfg, states: states, server: rpc.NewServer(all)}
 	csi.RegisterControllerServer(c.server, what.controller)
+	csi.RegisterGroupControllerServer(c.server, what.controller)
 	linkpb.RegisterNodeServer(c.server, &nodeState{states: states, stopping: ctx.Done()})
 	return c
 }

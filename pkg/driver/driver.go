@@ -182,7 +182,12 @@ func newServers(ctx context.Context, what services, registry prometheus.Register
 	// Sidecars wait for Probe before they do anything, also before they tell the scheduler that a
 	// pool has no room (external-provisioner, CSIStorageCapacity). So on their socket a missing disk
 	// must not look like a driver that is still starting.
-	csi.RegisterIdentityServer(s.full, what.identity(what.notReady))
+	full := what.identity(what.notReady)
+	// Not on the sidecars' socket: in node deployment external-snapshotter looks at group contents
+	// only if they have the label "managed-by", and nobody sets that.
+	full.More = identity.GroupSnapshots()
+	csi.RegisterGroupControllerServer(s.full, what.controller)
+	csi.RegisterIdentityServer(s.full, full)
 	csi.RegisterIdentityServer(s.sidecars, what.identity(what.pools.stillOpening))
 	csi.RegisterNodeServer(s.full, what.node)
 	csi.RegisterNodeServer(s.sidecars, nodeFacts{node: what.node})

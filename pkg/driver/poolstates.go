@@ -140,7 +140,8 @@ func (s *poolStates) afterChange(
 	resp, err := handler(ctx, req)
 	switch req.(type) {
 	case *csi.CreateVolumeRequest, *csi.DeleteVolumeRequest, *csi.ControllerExpandVolumeRequest,
-		*csi.CreateSnapshotRequest, *csi.DeleteSnapshotRequest:
+		*csi.CreateSnapshotRequest, *csi.DeleteSnapshotRequest,
+		*csi.CreateVolumeGroupSnapshotRequest, *csi.DeleteVolumeGroupSnapshotRequest:
 		s.calls.fire()
 	}
 	return resp, err

@@ -2,6 +2,22 @@ package identity
 
 import "github.com/container-storage-interface/spec/lib/go/csi"
 
+// GroupSnapshots is the service of group snapshots, for Server.More of the servers that have it.
+func GroupSnapshots() []csi.PluginCapability_Service_Type {
+	return []csi.PluginCapability_Service_Type{csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE}
+}
+
+// GroupControllerCapabilities are those of the GroupController service.
+func GroupControllerCapabilities() []*csi.GroupControllerServiceCapability {
+	return []*csi.GroupControllerServiceCapability{{
+		Type: &csi.GroupControllerServiceCapability_Rpc{
+			Rpc: &csi.GroupControllerServiceCapability_RPC{
+				Type: csi.GroupControllerServiceCapability_RPC_CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT,
+			},
+		},
+	}}
+}
+
 // ControllerCapabilities are those of the Controller service, wherever it is served, and more that
 // only one of its servers has.
 func ControllerCapabilities(

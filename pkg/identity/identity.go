@@ -19,6 +19,8 @@ type Server struct {
 	Name string
 	// NotReady says why the caller must wait; nil means ready.
 	NotReady func() error
+	// More are services that only some servers have.
+	More []csi.PluginCapability_Service_Type
 }
 
 var _ csi.IdentityServer = (*Server)(nil)
@@ -31,15 +33,16 @@ func (s *Server) GetPluginInfo(
 }
 
 // GetPluginCapabilities advertises what is built, nothing more.
-func (*Server) GetPluginCapabilities(
+func (s *Server) GetPluginCapabilities(
 	context.Context, *csi.GetPluginCapabilitiesRequest,
 ) (*csi.GetPluginCapabilitiesResponse, error) {
 	resp := &csi.GetPluginCapabilitiesResponse{}
-	for _, t := range []csi.PluginCapability_Service_Type{
+	types := append([]csi.PluginCapability_Service_Type{
 		csi.PluginCapability_Service_CONTROLLER_SERVICE,
 		csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS,
 		csi.PluginCapability_Service_SNAPSHOT_ACCESSIBILITY_CONSTRAINTS,
-	} {
+	}, s.More...)
+	for _, t := range types {
 		resp.Capabilities = append(resp.Capabilities, &csi.PluginCapability{
 			Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{Type: t}},
 		})

@@ -104,7 +104,7 @@ func (f *inFlight) unlock(keys lockKeys) {
 // volume, or create or delete a snapshot: what they change is published nowhere, and the pool gives
 // each name to one of them (pool/internal/catalog), or lets the same request join
 // (pkg/job). The source of a copy may be published meanwhile; the pool keeps it from
-// being deleted. The driver has no group calls. docs/design.md has all that excludes calls.
+// being deleted. So it is with group snapshots. docs/design.md has all that excludes calls.
 func keysOf(req any, volumeKey func(id string) lockKey) lockKeys {
 	switch r := req.(type) {
 	case *csi.NodeStageVolumeRequest:

@@ -82,6 +82,7 @@ const window = 1 << 20
 type Process struct {
 	Identity   csi.IdentityClient
 	Controller csi.ControllerClient
+	Groups     csi.GroupControllerClient
 	Node       csi.NodeClient
 
 	options Options
@@ -157,6 +158,7 @@ func (p *Process) connect() (err error) {
 	}
 	p.Identity = csi.NewIdentityClient(p.conn)
 	p.Controller = csi.NewControllerClient(p.conn)
+	p.Groups = csi.NewGroupControllerClient(p.conn)
 	p.Node = csi.NewNodeClient(p.conn)
 	return nil
 }
