@@ -50,6 +50,7 @@ type cluster struct {
 	*Router
 	t        *testing.T
 	client   csi.ControllerClient
+	groups   csi.GroupControllerClient
 	identity csi.IdentityClient
 	registry *prometheus.Registry
 	log      *process.Log
@@ -64,6 +65,7 @@ func newCluster(t *testing.T, opts Options) *cluster {
 	c.Router = New(opts)
 	conn := serve(t, c.NewServer())
 	c.client, c.identity = csi.NewControllerClient(conn), csi.NewIdentityClient(conn)
+	c.groups = csi.NewGroupControllerClient(conn)
 	t.Cleanup(c.Close)
 	return c
 }
@@ -202,18 +204,20 @@ func openPool(t *testing.T, name, path string) *pool.Pool {
 
 // serve starts the node's server.
 func (n *testNode) serve() {
-	n.ControllerServer = controllerserver.New(controllerserver.Options{
+	service := controllerserver.New(controllerserver.Options{
 		Topology:     volume.Topology(driverName, n.name),
 		Pools:        n.pools,
 		Publications: nothingPublished{},
 		Host:         anyPath{},
 	})
+	n.ControllerServer = service
 	logger := textlogger.NewLogger(
 		textlogger.NewConfig(textlogger.Output(n.log), textlogger.Verbosity(3)))
 	options := append([]grpc.ServerOption{rpc.TakeRequestIDs()},
 		rpc.ServerOptions(rpc.Options{Logger: logger})...)
 	server := rpc.NewServer(append(options, grpc.ChainUnaryInterceptor(n.intercept)))
 	csi.RegisterControllerServer(server, n)
+	csi.RegisterGroupControllerServer(server, service)
 	linkpb.RegisterNodeServer(server, n)
 	n.conn = serve(n.c.t, server)
 }

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/time/rate"
 	"k8s.io/klog/v2"
 
@@ -46,7 +45,7 @@ type node struct {
 	name string
 
 	link   *link.Link // nil: it is not linked
-	client csi.ControllerClient
+	client *services
 	since  time.Time // when the link was made, or ended
 	why    string    // why it ended
 	pushed bool      // the state of its pools, ever
@@ -90,7 +89,7 @@ func (f *fleet) link(l *link.Link) *node {
 	if n == nil {
 		n = f.add(l.Node)
 	}
-	n.link, n.client, n.since, n.why = l, csi.NewControllerClient(l.Conn), l.Since, ""
+	n.link, n.client, n.since, n.why = l, newServices(l.Conn), l.Since, ""
 	return n
 }
 

@@ -21,25 +21,39 @@ const maxMessage = 16 << 10
 // maxNamed is how many nodes a message names.
 const maxNamed = 10
 
-// method is a call of csi.ControllerClient.
-type method[Q, A any] func(csi.ControllerClient, context.Context, Q, ...grpc.CallOption) (A, error)
+// services are the services of a node that the router calls.
+type services struct {
+	csi.ControllerClient
+	csi.GroupControllerClient
+}
+
+func newServices(conn grpc.ClientConnInterface) *services {
+	return &services{csi.NewControllerClient(conn), csi.NewGroupControllerClient(conn)}
+}
+
+// method is a call of one of the services, C.
+type method[C, Q, A any] func(C, context.Context, Q, ...grpc.CallOption) (A, error)
 
 // call makes a call to a node, with the caller's deadline and request ID. What the node answers
 // goes through as it is. Errors: ErrNotLinked, ErrNodeBusy; the status of the node; the
 // context's.
-func call[Q, A any](
-	ctx context.Context, r *Router, n *node, name string, do method[Q, A], req Q,
+func call[C, Q, A any](
+	ctx context.Context, r *Router, n *node, name string, do method[C, Q, A], req Q,
 ) (answer A, err error) {
 	client, err := r.clientOf(n)
 	if err != nil {
 		return answer, err
+	}
+	service, ok := any(client).(C)
+	if !ok {
+		return answer, fmt.Errorf("%T is no service of a node", service)
 	}
 	if err := r.fleet.turns.begin(ctx, n); err != nil {
 		return answer, err
 	}
 	defer r.fleet.turns.end(n)
 	start := time.Now()
-	answer, err = do(client, rpc.SendRequestID(ctx), req)
+	answer, err = do(service, rpc.SendRequestID(ctx), req)
 	r.metrics.seconds.WithLabelValues(name).Observe(time.Since(start).Seconds())
 	n.calls.Add(1)
 	if err != nil {
@@ -59,7 +73,7 @@ func bounded(err error) error {
 }
 
 // clientOf calls a node on its newest link. Errors: ErrNotLinked.
-func (r *Router) clientOf(n *node) (csi.ControllerClient, error) {
+func (r *Router) clientOf(n *node) (*services, error) {
 	r.fleet.mu.RLock()
 	defer r.fleet.mu.RUnlock()
 	if n.client == nil {

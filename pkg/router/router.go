@@ -70,10 +70,11 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// Router implements csi.ControllerServer and link.Fleet. What it does not implement answers
+// Router implements csi.ControllerServer, csi.GroupControllerServer and link.Fleet. What it does not implement answers
 // UNIMPLEMENTED and is not advertised.
 type Router struct {
 	csi.UnimplementedControllerServer
+	csi.UnimplementedGroupControllerServer
 
 	opts    Options
 	logger  klog.Logger
@@ -135,8 +136,11 @@ func (r *Router) NewServer() *grpc.Server {
 func (r *Router) Register(server *grpc.Server) {
 	// Ready also without nodes: a call says which node it lacks, and the others go on.
 	ready := func() error { return nil }
-	csi.RegisterIdentityServer(server, &identity.Server{Name: r.opts.DriverName, NotReady: ready})
+	csi.RegisterIdentityServer(server, &identity.Server{
+		Name: r.opts.DriverName, NotReady: ready, More: identity.GroupSnapshots(),
+	})
 	csi.RegisterControllerServer(server, r)
+	csi.RegisterGroupControllerServer(server, r)
 }
 
 // NodeOf is the node that has a pool, or had it last; false if none is known.
