@@ -80,6 +80,7 @@ func TestSIGKILLAtEveryStepLosesAndLeaksNothing(t *testing.T) {
 				}
 			}
 			crashImages(t, binary, disk.Dir, hit)
+			crashGroups(t, binary, disk.Dir, fstype, hit)
 			if got, want := slices.Sorted(maps.Keys(hit)), failpointsInSource(t); !slices.Equal(got, want) {
 				t.Errorf("the driver died at %q, the source has %q", got, want)
 			}
