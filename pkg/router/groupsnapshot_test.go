@@ -71,6 +71,7 @@ func TestNodeWithoutGroupSnapshotsSaysWhatToDo(t *testing.T) {
 	n := c.addNode("node-a", "p")
 	id := c.create(imageRequest("v", "node-a")).GetVolumeId()
 	n.lie(n.ControllerServer)
+	n.push(nil)
 	_, err := c.groups.CreateVolumeGroupSnapshot(t.Context(),
 		&csi.CreateVolumeGroupSnapshotRequest{Name: "g", SourceVolumeIds: []string{id}})
 	wantCode(t, err, codes.Unavailable, "node-a", "upgrade")
