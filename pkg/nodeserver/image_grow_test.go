@@ -3,9 +3,11 @@ package nodeserver
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -30,6 +32,10 @@ func (n *imageNode) wantNotGrown(volumes int) {
 	n.t.Helper()
 	if s, err := n.pool.Status(); err != nil || s.GrowthsFailing != volumes {
 		n.t.Errorf("%d volumes could not be grown, %v, want %d", s.GrowthsFailing, err, volumes)
+	}
+	got := n.reasonsOf(n.t, &csi.NodeGetVolumeHealthRequest{VolumeId: n.id.String()})
+	if isSaid := slices.Contains(got, "GrowthFailed"); isSaid != (volumes > 0) {
+		n.t.Errorf("the volume has %q", got)
 	}
 }
 

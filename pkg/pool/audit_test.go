@@ -2,6 +2,7 @@ package pool
 
 import (
 	"os"
+	"reflect"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -75,6 +76,10 @@ func TestVolumeIsAuditedWhenItIsFullAndNotAgainForAnHour(t *testing.T) {
 	p.audits.last = map[volume.ID]audit{v.ID: {at: time.Now(), overcharged: true}}
 	if n := status(t, p).Overcharged; n != 1 {
 		t.Errorf("%d volumes are overcharged, want 1", n)
+	}
+	want := []Unhealthy{{v.ID, []volume.Fault{volume.FaultOvercharged}}}
+	if got := p.Unhealthy("", 9); !reflect.DeepEqual(got, want) {
+		t.Errorf("unhealthy are %v, want %v", got, want)
 	}
 	remove(t, p, v.ID)
 	if n := status(t, p).Overcharged; n != 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -238,6 +239,10 @@ func TestVolumeWithTheQuotaOfAnotherOneLeavesItAlone(t *testing.T) {
 	}
 	if !with.IsEnforced || without.IsEnforced {
 		t.Fatal("the sizes of both or of none are enforced, want one")
+	}
+	want := []Unhealthy{{p.volumes.unpack(without).ID, []volume.Fault{volume.FaultSizeNotEnforced}}}
+	if got := p.Unhealthy("", 9); !reflect.DeepEqual(got, want) {
+		t.Errorf("unhealthy are %v, want %v", got, want)
 	}
 	if _, err := expand(t, p, p.volumes.unpack(without).ID, 64*mib, 0); err != nil {
 		t.Fatal(err)
