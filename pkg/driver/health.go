@@ -41,9 +41,7 @@ func (s *poolSet) Candidates(id volume.PoolID) ([]health.Pool, error) {
 		case slot.last == nil:
 			doubtful = append(doubtful, poolStatus{poolSlot: slot, err: slot.err}.health())
 		case slot.last.ID() == id:
-			found := poolStatus{poolSlot: slot}
-			found.status, found.err = s.statusOf(slot)
-			return []health.Pool{found.health()}, nil
+			return []health.Pool{poolStatus{poolSlot: slot, err: s.check(slot)}.health()}, nil
 		}
 	}
 	for _, p := range doubtful {

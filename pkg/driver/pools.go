@@ -485,17 +485,28 @@ func (s *poolSet) statuses() []poolStatus {
 }
 
 func (s *poolSet) statusOf(slot poolSlot) (pool.Status, error) {
+	return askPool(s, slot, slot.pool.Status)
+}
+
+// check says whether the slot's pool can be used. Unlike statusOf it counts nothing.
+func (s *poolSet) check(slot poolSlot) error {
+	_, err := askPool(s, slot, func() (struct{}, error) { return struct{}{}, slot.pool.Check() })
+	return err
+}
+
+// askPool asks the slot's pool, if it is open and answers.
+func askPool[T any](s *poolSet, slot poolSlot, ask func() (T, error)) (answer T, err error) {
 	if slot.pool == nil {
-		return pool.Status{}, slot.err
+		return answer, slot.err
 	}
 	if slot.hangs != nil {
-		return pool.Status{}, slot.hangs
+		return answer, slot.hangs
 	}
 	q := stuck.Question{Key: slot.config.Name, Path: slot.where()}
-	return stuck.Do(context.Background(), s.askingStatus, q, func() (pool.Status, error) {
+	return stuck.Do(context.Background(), s.askingStatus, q, func() (T, error) {
 		leave := s.calls.enter() // the pool stays open for an answer that nobody waits for
 		defer leave()
-		return slot.pool.Status()
+		return ask()
 	}, nil)
 }
 

@@ -24,6 +24,15 @@ type Status struct {
 	Faults map[volume.Fault]int
 }
 
+// Check says whether the pool can be used. It costs a few system calls, whatever the pool has.
+// Errors: ErrUnavailable when the disk has failed.
+func (p *Pool) Check() error {
+	if _, err := p.room(); err != nil {
+		return p.wrap(err)
+	}
+	return nil
+}
+
 // Status costs two system calls. Errors: ErrUnavailable when the disk has failed.
 func (p *Pool) Status() (Status, error) {
 	r, err := p.room()
