@@ -41,6 +41,7 @@ type options struct {
 	snapshotCount int
 	files         int
 	bytes         int
+	fleet         string // the flags of test/fleet. Empty: it is left out
 }
 
 // inodes is how many inodes the pools take together: a volume of many files and two copies of it,
@@ -52,6 +53,7 @@ type bench struct {
 	options
 	*fixture
 	report *report.Report
+	out    io.Writer
 }
 
 // benchmarks are in the order in which they disturb each other least: the small ones find the
@@ -77,6 +79,7 @@ var benchmarks = []struct {
 	{"quota", (*bench).quotas},
 	{"start", (*bench).startWithMany},
 	{"limit", (*bench).startWithinLimit},
+	{"fleet", (*bench).centralDeployment},
 }
 
 // names are those of all benchmarks, in order.
@@ -131,6 +134,8 @@ func parse(args []string) (options, error) {
 		"how many snapshots the large pool has beside its volumes")
 	flags.IntVar(&o.files, "files", 100_000,
 		"how many files the large volume has; a tenth of it is in one that is copied")
+	flags.StringVar(&o.fleet, "fleet", fleetFlags,
+		"the flags of test/fleet; empty: the central deployment is not measured")
 	flags.IntVar(&o.bytes, "bytes", 512<<20, "how much is in the few files of a volume that is copied")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -180,6 +185,7 @@ func measure(o options, out io.Writer) (err error) {
 		options: o,
 		fixture: f,
 		report:  report.New(out, report.DescribeMachine("go run ./test/bench", f.disk.about)),
+		out:     out,
 	}
 	fmt.Fprintln(out, "kubelet's directories on another disk, of ext4")
 	for _, benchmark := range benchmarks {

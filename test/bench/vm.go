@@ -46,7 +46,7 @@ func boot(ctx context.Context, o options, dir string, out io.Writer) error {
 	}
 	results, err := machine.Boot(ctx, vm.Boot{
 		Command: slices.Concat([]string{"bench"}, o.args,
-			[]string{"--vm=false", "--fs=" + onHost, "--dir=/disks/" + o.fs}),
+			[]string{"--vm=false", "--fs=" + onHost, "--dir=/disks/" + o.fs, "--fleet="}),
 		Env:     []string{report.CommitEnv + "=" + report.Commit()},
 		Timeout: vmTimeout,
 	}, logf)

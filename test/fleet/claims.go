@@ -33,7 +33,11 @@ func (b *bench) claimsUntilBound(ctx context.Context) (err error) {
 	if err := f.startProvisioner(ctx, 0); err != nil {
 		return err
 	}
+	if _, err := f.audit(ctx); err != nil { // of the start
+		return err
+	}
 	var provisioned, static []float64
+	var requests [2]map[string]float64 // of each kind, for a claim
 	for round := range b.rounds {
 		b.progress("round %d", round+1)
 		took, err := f.bind(ctx, fmt.Sprintf("static-%d", round), classStatic, b.nodes)
@@ -41,18 +45,38 @@ func (b *bench) claimsUntilBound(ctx context.Context) (err error) {
 			return err
 		}
 		static = append(static, took.Seconds())
+		if requests[0], err = f.perClaim(ctx, b.nodes); err != nil {
+			return err
+		}
 		took, err = f.bind(ctx, fmt.Sprintf("provisioned-%d", round), classWait, b.nodes)
 		if err != nil {
 			return err
 		}
 		provisioned = append(provisioned, took.Seconds())
+		if requests[1], err = f.perClaim(ctx, b.nodes); err != nil {
+			return err
+		}
 	}
 	b.report.Chapter(
 		fmt.Sprintf("%d claims on %d nodes until all are bound; floor: to volumes that are there",
 			b.nodes, b.nodes),
 		report.NewRow("claims that are provisioned", "s", provisioned).
-			Beside(provisioned, static).RatioAtMost(1.3))
+			Beside(provisioned, static).RatioAtMost(1.3).
+			With("Requests for a claim that is provisioned: %s\n\nFor one that is bound to a volume: %s",
+				counts(requests[1]), counts(requests[0])))
 	return nil
+}
+
+// perClaim are the requests to the API server since the last audit, for each claim.
+func (f *fleet) perClaim(ctx context.Context, claims int) (map[string]float64, error) {
+	requests, err := f.audit(ctx)
+	kinds := map[string]float64{}
+	for _, r := range requests {
+		if r.ObjectRef.Resource != "leases" {
+			kinds[r.agent()+" "+r.Verb+" "+r.resource()] += 1 / float64(claims)
+		}
+	}
+	return kinds, err
 }
 
 // bind makes a claim for each node, chooses its node as the scheduler does, and waits until all are

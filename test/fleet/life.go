@@ -21,28 +21,36 @@ const lifeNodes = 3
 const lives = 10 * lifeNodes
 
 // writesOfLife counts what is written to the API in the life of a volume, from the claim to its
-// deletion, in both deployments.
+// deletion, in both deployments, and with csi-provisioner as csi-driver-host-path has it.
 func (b *bench) writesOfLife(ctx context.Context) error {
 	central, err := b.livesIn(ctx, (*fleet).startCentral)
 	if err != nil {
 		return fmt.Errorf("central deployment: %w", err)
 	}
-	node, err := b.livesIn(ctx, (*fleet).startOnNodes)
+	nodes, err := b.livesIn(ctx, (*fleet).startOnNodes, (*fleet).startReference)
 	if err != nil {
 		return fmt.Errorf("node deployment: %w", err)
 	}
 	b.report.Chapter(
 		"The life of a volume, from claim to deletion: central deployment; floor: node deployment",
-		report.NewRow("writes to the API by the driver's deployment", "requests", central.writes).
-			Beside(central.writes, node.writes).RatioAtMost(1).
-			With("Central, per life: %s\n\nNode, per life: %s", perLife(central.kinds, len(central.writes)),
-				perLife(node.kinds, len(node.writes))),
-		report.NewRow("– and by Kubernetes", "requests", central.others).
-			Beside(central.others, node.others),
-		report.NewRow("objects made by the driver's deployment", "objects", central.objects).
-			Beside(central.objects, node.objects).RatioAtMost(1),
-	)
+		beside(central[0], nodes[0])...)
+	b.report.Chapter("The same; floor: csi-provisioner as csi-driver-host-path 1.17 has it on nodes",
+		beside(central[0], nodes[1])...)
 	return nil
+}
+
+// beside compares the central deployment with another one.
+func beside(central, other *writesPerLife) []report.Row {
+	return []report.Row{
+		report.NewRow("writes to the API by the driver's deployment", "requests", central.writes).
+			Beside(central.writes, other.writes).RatioAtMost(1).
+			With("Central, per life: %s\n\nThe other, per life: %s",
+				perLife(central.kinds, len(central.writes)), perLife(other.kinds, len(other.writes))),
+		report.NewRow("– and by Kubernetes", "requests", central.others).
+			Beside(central.others, other.others),
+		report.NewRow("objects made by the driver's deployment", "objects", central.objects).
+			Beside(central.objects, other.objects).RatioAtMost(1),
+	}
 }
 
 // writesPerLife has the means of each round.
@@ -60,27 +68,41 @@ func perLife(kinds map[string]int, rounds int) string {
 	return counts(scaled)
 }
 
+// livesIn has volumes live in each of some deployments, which replace each other in one cluster.
 func (b *bench) livesIn(
-	ctx context.Context, start func(*fleet, context.Context) error,
-) (_ *writesPerLife, err error) {
+	ctx context.Context, starts ...func(*fleet, context.Context) error,
+) (all []*writesPerLife, err error) {
 	f, err := b.newFleet(ctx, fleetOptions{nodes: lifeNodes, replicas: 1})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.close(b.keep)) }()
-	if err := start(f, ctx); err != nil {
-		return nil, err
+	for i, start := range starts {
+		if err := start(f, ctx); err != nil {
+			return nil, err
+		}
+		w, err := f.countLives(ctx, fmt.Sprintf("life-%d", i), b.rounds)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, w)
 	}
+	return all, nil
+}
+
+func (f *fleet) countLives(
+	ctx context.Context, prefix string, rounds int,
+) (*writesPerLife, error) {
 	// The first lives also make what stays: leases, capacities.
-	if err := f.live(ctx, "first"); err != nil {
+	if err := f.live(ctx, prefix+"-first"); err != nil {
 		return nil, err
 	}
 	if _, err := f.audit(ctx); err != nil {
 		return nil, err
 	}
 	w := &writesPerLife{kinds: map[string]int{}}
-	for round := range b.rounds {
-		if err := f.live(ctx, fmt.Sprintf("life-%d", round)); err != nil {
+	for round := range rounds {
+		if err := f.live(ctx, fmt.Sprintf("%s-%d", prefix, round)); err != nil {
 			return nil, err
 		}
 		requests, err := f.audit(ctx)
@@ -164,7 +186,24 @@ func (f *fleet) startOnNode(ctx context.Context, binary, name string) error {
 	if err != nil {
 		return err
 	}
-	return f.startNodeProvisioner(name, driver.Socket())
+	return f.startNodeProvisioner(name, driver.Socket(), nodeProvisioning...)
+}
+
+// startReference replaces the sidecars on nodes by those of csi-driver-host-path. Its driver itself
+// writes nothing to the API; the module cannot be had from Go's proxy, so ours stands in for it.
+func (f *fleet) startReference(context.Context) error {
+	for _, p := range f.sidecars {
+		if err := p.stop(); err != nil {
+			return err
+		}
+	}
+	f.sidecars = nil
+	for i, driver := range f.drivers {
+		if err := f.startNodeProvisioner(nodeName(i), driver.Socket(), reference...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // startDriver starts the real driver of a node, with a pool of its own.

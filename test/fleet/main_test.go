@@ -62,7 +62,7 @@ func TestFleetMeasuresEverythingAndLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkRows(t, r.Rows)
-	if want := 21; len(r.Rows) != want {
+	if want := 24; len(r.Rows) != want {
 		t.Errorf("%d rows, want %d:\n%s", len(r.Rows), want, out.String())
 	}
 }

@@ -38,10 +38,24 @@ func (f *fleet) startProvisioner(_ context.Context, replica int) error {
 		})...)
 }
 
+// nodeProvisioning is what csi-provisioner is told in node deployment, as in the chart.
+var nodeProvisioning = append(slices.Clone(provisioning),
+	"--node-deployment", "--node-deployment-base-delay=3s")
+
+// reference is what csi-driver-host-path tells csi-provisioner on each of many nodes
+// (deploy/kubernetes-distributed/hostpath/csi-hostpath-plugin.yaml). Its pod owns nothing here.
+var reference = []string{
+	"--enable-capacity",
+	"--capacity-ownerref-level=-1",
+	"--node-deployment=true",
+	"--strict-topology=true",
+	"--immediate-topology=false",
+	"--worker-threads=5",
+}
+
 // startNodeProvisioner starts csi-provisioner beside the driver of a node.
-func (f *fleet) startNodeProvisioner(node, socket string) error {
-	return f.startSidecar(csiProvisioner, node, socket,
-		append(slices.Clone(provisioning), "--node-deployment", "--node-deployment-base-delay=3s")...)
+func (f *fleet) startNodeProvisioner(node, socket string, args ...string) error {
+	return f.startSidecar(csiProvisioner, node, socket, args...)
 }
 
 // startResizer starts csi-resizer beside a replica of the controller.
