@@ -46,7 +46,8 @@ func findV2(opts Options) (hierarchy, error) {
 	h := v2{filepath.Join(group, "io.max")}
 	if _, err := os.Stat(h.file); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w: the controller io is not enabled in the group of the pods: "+
-			"write +io to cgroup.subtree_control of each group above it", volume.ErrPrecondition, h.file, err)
+			"write +io to cgroup.subtree_control of each group above it",
+			volume.ErrPrecondition, h.file, err)
 	}
 	return h, nil
 }

@@ -45,8 +45,8 @@ const (
 func crashImages(t *testing.T, binary, dir string, hit map[string]bool) {
 	t.Helper()
 	for _, op := range []step{
-		imageCreate, imageStage, imageRestage, imagePublish, imageExpand, imageModify, imageSnapshot, imageRestore,
-		imageUnpublish, imageUnstage, imageDelete,
+		imageCreate, imageStage, imageRestage, imagePublish, imageExpand, imageModify, imageSnapshot,
+		imageRestore, imageUnpublish, imageUnstage, imageDelete,
 	} {
 		t.Run(fmt.Sprintf("%s image", op), func(t *testing.T) {
 			for at := 1; at <= maxSteps; at++ {
@@ -217,12 +217,7 @@ func (c *imageCrash) finish() {
 		if got, want := len(c.Mounts("kubelet")), 2; got != want {
 			c.t.Errorf("mounted are %q, want %d", c.Mounts("kubelet"), want)
 		}
-		if c.op == imageExpand {
-			c.wantSize(grownImageBytes)
-		}
-		if c.op == imageModify {
-			c.wantModified()
-		}
+		c.wantChanged()
 		for _, step := range []step{imageUnpublish, imageUnstage} {
 			c.Must(c.do(ctx, step))
 		}
@@ -255,6 +250,18 @@ func (c *imageCrash) finishCopies(ctx context.Context) {
 		_, err := c.Controller.DeleteSnapshot(ctx,
 			&csi.DeleteSnapshotRequest{SnapshotId: c.snapshot})
 		c.Must(err)
+	}
+}
+
+// wantChanged looks for what the operation has changed of the volume.
+func (c *imageCrash) wantChanged() {
+	c.t.Helper()
+	switch c.op {
+	case imageExpand:
+		c.wantSize(grownImageBytes)
+	case imageModify:
+		c.wantModified()
+	default:
 	}
 }
 
