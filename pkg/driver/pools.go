@@ -232,6 +232,10 @@ func (s *poolSet) openPool(ctx context.Context, slot *poolSlot) (*pool.Pool, err
 		CopyBytesPerSecond: c.CopyBytesPerSecond,
 
 		MaxSnapshotsPerVolume: int(c.MaxSnapshotsPerVolume),
+
+		Unlimit: func(id volume.ID) (again func()) {
+			return staging.Unlimit(ctx, s.limiter, s, id)
+		},
 	})
 	if err != nil {
 		return nil, err

@@ -47,10 +47,11 @@ func (s *Server) openBlock(
 func (s *Server) releaseDevices(ctx context.Context, v staging.Volume, were ...int) error {
 	targets := s.Publications.Targets(v.ID.String())
 	if len(targets) == 0 { // the kernel writes what is left before a device is detached
-		s.liftLimits(ctx, v.ID)
+		defer staging.Unlimit(ctx, s.Limiter, s.Pools, v.ID)()
+		return v.Release(targets, were...)
 	}
 	err := v.Release(targets, were...)
-	s.limitRest(ctx, v.ID)
+	staging.LimitRest(ctx, s.Limiter, s.Pools, v.ID)
 	return err
 }
 

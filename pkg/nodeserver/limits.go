@@ -27,38 +27,9 @@ func (s *Server) mountImage(ctx context.Context, v staging.Volume, at mount.Targ
 // page cache, and everything that waits for it would wait for the volume's limits, so they are
 // lifted before.
 func (s *Server) unmountImage(ctx context.Context, id volume.ID, at mount.Target) error {
-	lifted := s.liftLimits(ctx, id)
-	err := image.Unmount(id, at)
-	if lifted {
-		s.limitRest(ctx, id)
-	}
-	return err
-}
-
-// liftLimits lifts the limits of a volume that no pod uses any more, and returns whether it had
-// any. It needs no pool.
-func (s *Server) liftLimits(ctx context.Context, id volume.ID) (lifted bool) {
-	lifted, err := s.Limiter.Lift(id.String())
-	if err != nil {
-		klog.FromContext(ctx).Error(err, "The I/O limits of a volume could not be lifted", "volumeID", id)
-	}
-	return lifted
-}
-
-// limitRest limits the devices that a volume still has. Those of a volume whose pool is not open,
-// or whose disk is dead, wait for the pool's start.
-func (s *Server) limitRest(ctx context.Context, id volume.ID) {
-	p, err := s.Pools.ByID(id.Pool())
-	if err != nil {
-		return
-	}
-	found, err := p.Get(id)
-	if err != nil {
-		return
-	}
-	if err := (staging.Volume{Volume: found}).LimitNew(s.Limiter); err != nil {
-		klog.FromContext(ctx).Error(err, "The I/O of a volume is not limited", "volumeID", id)
-	}
+	again := staging.Unlimit(ctx, s.Limiter, s.Pools, id)
+	defer again()
+	return image.Unmount(id, at)
 }
 
 // RefreshLimits sets limits again that new control groups do not have. Only one call at a time.

@@ -49,7 +49,9 @@ func (p *Pool) lockFitting(req volume.CreateRequest) (from *copySource, err erro
 }
 
 func (p *Pool) lockSourceVolume(id volume.ID) (*copySource, error) {
-	return p.volumes.lockSource(id, func(v volume.Volume) *copySource {
+	limited := false
+	from, err := p.volumes.lockSource(id, func(v volume.Volume) *copySource {
+		limited = !v.Mutable.IO.IsNone()
 		return &copySource{
 			Source:          copying.Source{QuotaID: v.QuotaID, Spec: v.Spec, Bytes: v.CapacityBytes},
 			isLive:          true,
@@ -60,6 +62,11 @@ func (p *Pool) lockSourceVolume(id volume.ID) (*copySource, error) {
 			formatting:      v.Formatting,
 		}
 	})
+	if err == nil && limited && p.opts.Unlimit != nil {
+		again, release := p.opts.Unlimit(id), from.release
+		from.release = func() { release(); again() }
+	}
+	return from, err
 }
 
 func (p *Pool) lockSourceSnapshot(id volume.SnapshotID) (*copySource, error) {

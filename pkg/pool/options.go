@@ -50,6 +50,10 @@ type Options struct {
 	// CopyBytesPerSecond holds all these copies together to a rate, so that pods keep their disk;
 	// at least copytree.MaxChunk. 0 means that they are as fast as they can.
 	CopyBytesPerSecond int64
+	// Unlimit, if set, lifts the I/O limits of a volume that is about to be copied, and returns what
+	// sets them again after the copy: what is in the page cache of its image is written before, and
+	// its writers and other copies wait for that.
+	Unlimit func(id volume.ID) (again func())
 	// MaxSnapshotsPerVolume is how many snapshots one volume may have. 0 means any number.
 	MaxSnapshotsPerVolume int
 }

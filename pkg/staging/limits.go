@@ -1,8 +1,14 @@
 package staging
 
 import (
+	"context"
+
+	"k8s.io/klog/v2"
+
 	"github.com/csi-hostpath/csi-hostpath/pkg/image/loopdev"
 	"github.com/csi-hostpath/csi-hostpath/pkg/iolimit"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // Limit gives the devices that the image is on the limits of the volume, or none. A volume that is
@@ -28,6 +34,42 @@ func (v Volume) LimitNew(l *iolimit.Limiter) error {
 		return nil
 	}
 	return v.Limit(l)
+}
+
+// Pools finds open pools.
+type Pools interface {
+	ByID(id volume.PoolID) (*pool.Pool, error)
+}
+
+// Unlimit lifts the limits of a volume, for what must not wait for them, and returns what sets them
+// again on the devices that the volume has then. Those of a volume whose pool is not open, or whose
+// disk is dead, wait for the pool's start.
+func Unlimit(
+	ctx context.Context, l *iolimit.Limiter, pools Pools, id volume.ID,
+) (again func()) {
+	lifted, err := l.Lift(id.String())
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "The I/O limits of a volume could not be lifted", "volumeID", id)
+	}
+	if !lifted {
+		return func() {}
+	}
+	return func() { LimitRest(ctx, l, pools, id) }
+}
+
+// LimitRest limits the devices that a volume still has.
+func LimitRest(ctx context.Context, l *iolimit.Limiter, pools Pools, id volume.ID) {
+	p, err := pools.ByID(id.Pool())
+	if err != nil {
+		return
+	}
+	found, err := p.Get(id)
+	if err != nil {
+		return
+	}
+	if err := (Volume{found}).LimitNew(l); err != nil {
+		klog.FromContext(ctx).Error(err, "The I/O of a volume is not limited", "volumeID", id)
+	}
 }
 
 // RecallLimits takes over the limits that an earlier process has set. Pools that are opened later
