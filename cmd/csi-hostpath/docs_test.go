@@ -77,7 +77,7 @@ func table(t *testing.T, heading string) map[string]row {
 
 // shown returns a default in the form of the document.
 func shown(def string) string {
-	if def == "" || def == "[]" {
+	if def == "" || def == "[]" || def == "{ }" {
 		return "none"
 	}
 	return "`" + def + "`"
@@ -133,6 +133,7 @@ func TestDocumentHasEveryFieldWithItsTypeAndDefault(t *testing.T) {
 	}
 	compare(t, rows, config.Default(), nil)
 	compare(t, table(t, "### A pool"), config.NewPool("", ""), []string{"name", "path"})
+	compare(t, table(t, "### I/O limits"), config.IOLimits{}, nil)
 	compare(t, table(t, "### A host path"), config.HostPath{}, []string{"path"})
 }
 
@@ -148,6 +149,7 @@ func compare(t *testing.T, rows map[string]row, defaults any, required []string)
 		reflect.TypeFor[[]config.Pool]():     "list of pools",
 		reflect.TypeFor[[]config.HostPath](): "list of host paths",
 		reflect.TypeFor[[]string]():          "list of strings",
+		reflect.TypeFor[config.IOLimits]():   "I/O limits",
 	}
 	v := reflect.ValueOf(defaults)
 	for i := range v.NumField() {
