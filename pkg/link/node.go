@@ -232,14 +232,17 @@ func (l *Listener) isSettled() bool {
 	return len(l.known) > 0 && maps.Equal(l.known, l.standing)
 }
 
-// note says whether a link to an address stands.
-func (l *Listener) note(to string, stands bool) {
+// stands notes that a link to an address stands.
+func (l *Listener) stands(to string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if stands {
-		l.standing[to] = true
-		return
-	}
+	l.standing[to] = true
+}
+
+// ended notes that none does.
+func (l *Listener) ended(to string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	delete(l.standing, to)
 	select {
 	case l.lost <- struct{}{}:
@@ -307,7 +310,7 @@ func (l *Listener) keep(ctx context.Context, to string) {
 			logger.Info("Linked to the controller", "version", next.controllerVersion)
 			now.leave(l.timing.drain)
 			now = next
-			l.note(to, true)
+			l.stands(to)
 			if err = now.wait(ctx); err == nil { // it is time for the next link
 				retry = l.timing.firstRetry
 				continue
@@ -316,7 +319,7 @@ func (l *Listener) keep(ctx context.Context, to string) {
 				retry = l.timing.firstRetry
 			}
 		}
-		l.note(to, false)
+		l.ended(to)
 		if ctx.Err() == nil && err.Error() != lastLogged {
 			lastLogged = err.Error()
 			logger.Error(err, "Link to the controller failed; trying again")

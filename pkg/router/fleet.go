@@ -62,8 +62,8 @@ type owner struct {
 	uuid string
 }
 
-func newFleet(logger klog.Logger, awaitNodes bool) *fleet {
-	f := &fleet{
+func newFleet(logger klog.Logger, read objectsState) *fleet {
+	return &fleet{
 		logger:  logger,
 		nodes:   map[string]*node{},
 		byValue: map[string]*node{},
@@ -74,11 +74,8 @@ func newFleet(logger klog.Logger, awaitNodes bool) *fleet {
 		turns:   newTurns(),
 		started: time.Now(),
 		objects: map[string]NodeObject{},
+		read:    read,
 	}
-	if awaitNodes {
-		f.read = objectsAwaited
-	}
-	return f
 }
 
 // link enters a new link. The pools of the node stay as they were until it has pushed its state.

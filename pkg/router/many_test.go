@@ -9,8 +9,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/request"
 )
 
-// BenchmarkFleet has what a call costs the router itself with 5,000 nodes: the choice of a node, and
-// the pools of a page.
+// BenchmarkFleet has what a call costs the router itself with 5,000 nodes: the choice of a node,
+// and the pools of a page.
 func BenchmarkFleet(b *testing.B) {
 	r := New(Options{DriverName: driverName})
 	defer r.Close()

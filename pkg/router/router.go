@@ -102,11 +102,15 @@ func New(opts Options) *Router {
 	if opts.Logger.IsZero() {
 		opts.Logger = klog.Background()
 	}
+	read := objectsUnknown
+	if opts.AwaitNodes {
+		read = objectsAwaited
+	}
 	r := &Router{
 		opts:    opts,
 		logger:  opts.Logger,
 		started: time.Now(),
-		fleet:   newFleet(opts.Logger, opts.AwaitNodes),
+		fleet:   newFleet(opts.Logger, read),
 		memory:  newMemory(),
 	}
 	r.metrics = newMetrics(r.fleet, opts.Registerer)

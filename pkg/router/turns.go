@@ -18,8 +18,8 @@ const (
 )
 
 // turns bounds the calls under way. A node has at most a quarter of what is free: nodes that hang
-// must not take all that the sidecars can do. One node has 20 calls at most, and five that hang leave
-// a third to the others (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on
+// must not take all that the sidecars can do. One node has 20 calls at most, and five that hang
+// leave a third to the others (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on
 // Networking 6, 1998). Each node may have one.
 type turns struct {
 	patience time.Duration // turnPatience; tests shorten it

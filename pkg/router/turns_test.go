@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -73,7 +74,7 @@ func TestTurnsAreSharedAmongNodes(t *testing.T) {
 		}
 		nodes := make([]*node, 120)
 		for i := range nodes {
-			nodes[i] = &node{name: fmt.Sprint(i)}
+			nodes[i] = &node{name: strconv.Itoa(i)}
 		}
 		if got := take(nodes[0]); got != 20 {
 			t.Errorf("one node has %d calls, want 20", got)
