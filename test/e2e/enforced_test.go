@@ -13,6 +13,7 @@ import (
 // TestEnforcedSizeHoldsOnEachNode has one class on nodes whose pools enforce sizes, and on nodes
 // whose pools only count them: no pod gets more than its claim, and a clone is what its source is.
 func TestEnforcedSizeHoldsOnEachNode(t *testing.T) {
+	t.Parallel()
 	const class = "csi-hostpath-enforced"
 	ns := newNamespace(t)
 	var first, clones []string

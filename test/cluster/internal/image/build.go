@@ -73,7 +73,7 @@ func (b Build) Run(ctx context.Context) error {
 func (b Build) build(ctx context.Context, volumes []string) error {
 	args := []string{
 		"build", "--pull-never", "--isolation", "oci", "--network", "host", "--layers=false",
-		"--file", b.Dockerfile, "--tag", b.Name,
+		"--file", b.Dockerfile, "--tag", b.stored(),
 	}
 	for _, volume := range volumes {
 		args = append(args, "--volume", volume)
@@ -89,9 +89,12 @@ func (b Build) build(ctx context.Context, volumes []string) error {
 	if err := os.Remove(b.Output); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	err := b.buildah(ctx, "push", b.Name, "docker-archive:"+b.Output+":"+b.Name)
-	return errors.Join(err, b.buildah(ctx, "rmi", "--force", b.Name))
+	err := b.buildah(ctx, "push", b.stored(), "docker-archive:"+b.Output+":"+b.Name)
+	return errors.Join(err, b.buildah(ctx, "rmi", "--force", b.stored()))
 }
+
+// stored is the image's name in the store, which builds of other processes share.
+func (b Build) stored() string { return fmt.Sprintf("%s-%d", b.Name, os.Getpid()) }
 
 // ensureBase imports a base image, unless it is there, of the same Go.
 func (b Build) ensureBase(ctx context.Context, base base) error {
