@@ -223,8 +223,9 @@ func rights(objects []object) map[string][]string {
 	return verbs
 }
 
-// What RBAC lets the accounts of node deployment change is bounded by a policy that is bound and
-// refuses when in doubt, right by right. test/e2e tries what the policies let through.
+// What RBAC lets the accounts change is bounded, right by right, by a policy that is bound and
+// refuses when in doubt. test/e2e tries what the policies of node deployment let through, and
+// cmd/csi-hostpath-controller those of the central deployment.
 func TestEveryRightToChangeHasAPolicy(t *testing.T) {
 	for _, values := range []string{
 		"", "resizer: {enabled: false}", "snapshotter: {enabled: true}",
@@ -234,6 +235,13 @@ func TestEveryRightToChangeHasAPolicy(t *testing.T) {
 		for _, account := range []string{driverPods, driverPods + "-placer"} {
 			checkPolicies(t, values, objects, account)
 		}
+	}
+	for _, values := range []string{
+		"", "resizer: {enabled: false}", "snapshotter: {enabled: true}", `nodeGone: {after: ""}`,
+		"controller: {tls: {secret: a, authorityConfigMap: b}}",
+		"snapshotter: {enabled: true}\ndriverName: local.example.com",
+	} {
+		checkPolicies(t, values, render(t, values), controllerPods)
 	}
 }
 
@@ -246,6 +254,9 @@ func checkPolicies(t *testing.T, values string, objects []object, account string
 		func(o object) bool { return o.Metadata.Name != account })
 	for resource, verbs := range rights(roles) {
 		_, resource, _ = strings.Cut(resource, " ")
+		if resource == "authentication.k8s.io/tokenreviews" {
+			continue // a question, which no policy can see
+		}
 		for _, verb := range verbs {
 			operation, changes := map[string]string{
 				"create": "CREATE", "update": "UPDATE", "patch": "UPDATE", "delete": "DELETE",
@@ -297,47 +308,54 @@ func operationsWithPolicies(t *testing.T, objects []object, account string) map[
 }
 
 func TestPoliciesCanBeLeftOut(t *testing.T) {
-	for _, o := range render(t, "{deployment: node, snapshotter: {enabled: true}, "+
-		"snapshotController: {enabled: true}, admissionPolicy: {enabled: false}}") {
-		if strings.HasPrefix(o.Kind, "ValidatingAdmissionPolicy") {
-			t.Errorf("%s %s is there", o.Kind, o.Metadata.Name)
+	for _, deployment := range []string{"node", "central"} {
+		for _, o := range render(t, "{deployment: "+deployment+", snapshotter: {enabled: true}, "+
+			"snapshotController: {enabled: true}, admissionPolicy: {enabled: false}}") {
+			if strings.HasPrefix(o.Kind, "ValidatingAdmissionPolicy") {
+				t.Errorf("%s: %s %s is there", deployment, o.Kind, o.Metadata.Name)
+			}
 		}
 	}
 }
 
 // The policies are for the service accounts of the chart, whatever their names.
 func TestPoliciesAreForTheServiceAccounts(t *testing.T) {
-	users := map[string]bool{}
-	for _, o := range render(t, "{deployment: node, serviceAccount: {name: mine}, "+
-		"snapshotter: {enabled: true}, snapshotController: {enabled: true}}") {
-		for _, c := range o.Spec.MatchConditions {
-			users[c.Expression] = true
+	for deployment, accounts := range map[string][]string{
+		"node":    {"mine", driverPods + "-placer", driverPods + "-snapshots"},
+		"central": {controllerPods, driverPods + "-snapshots"},
+	} {
+		users, want := map[string]bool{}, map[string]bool{}
+		for _, o := range render(t, "{deployment: "+deployment+", serviceAccount: {name: mine}, "+
+			"snapshotter: {enabled: true}, snapshotController: {enabled: true}}") {
+			for _, c := range o.Spec.MatchConditions {
+				users[c.Expression] = true
+			}
 		}
-	}
-	want := map[string]bool{
-		"request.userInfo.username == 'system:serviceaccount:test:mine'":                        true,
-		"request.userInfo.username == 'system:serviceaccount:test:test-csi-hostpath-placer'":    true,
-		"request.userInfo.username == 'system:serviceaccount:test:test-csi-hostpath-snapshots'": true,
-	}
-	if !maps.Equal(users, want) {
-		t.Errorf("the policies are for %v, want %v", users, want)
+		for _, account := range accounts {
+			want["request.userInfo.username == 'system:serviceaccount:test:"+account+"'"] = true
+		}
+		if !maps.Equal(users, want) {
+			t.Errorf("%s: the policies are for %v, want %v", deployment, users, want)
+		}
 	}
 }
 
 // A volume may have the mount options that the driver takes, and no other.
 func TestPolicyKnowsTheDriversMountOptions(t *testing.T) {
 	list := regexp.MustCompile(`mountOptions\.orValue\(\[\]\)\.all\(o,\s*o in \[([^\]]*)\]\)`)
-	var got []string
-	for _, o := range render(t, node) {
-		for _, v := range o.Spec.Validations {
-			if m := list.FindStringSubmatch(v.Expression); m != nil {
-				for option := range strings.SplitSeq(m[1], ", ") {
-					got = append(got, strings.Trim(option, "'"))
+	for _, values := range []string{node, ""} {
+		var got []string
+		for _, o := range render(t, values) {
+			for _, v := range o.Spec.Validations {
+				if m := list.FindStringSubmatch(v.Expression); m != nil {
+					for option := range strings.SplitSeq(m[1], ", ") {
+						got = append(got, strings.Trim(option, "'"))
+					}
 				}
 			}
 		}
-	}
-	if want := mount.FlagNames(); !slices.Equal(got, want) {
-		t.Errorf("the policy has %q, the driver %q", got, want)
+		if want := mount.FlagNames(); !slices.Equal(got, want) {
+			t.Errorf("%q: the policy has %q, the driver %q", values, got, want)
+		}
 	}
 }

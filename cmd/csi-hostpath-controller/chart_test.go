@@ -20,9 +20,11 @@ import (
 
 // What the chart makes, in the release "test" and the namespace default.
 const (
-	nodeAccount    = "test-csi-hostpath"
-	controllerUser = "system:serviceaccount:default:test-csi-hostpath-controller"
-	authority      = "test-csi-hostpath-controller-ca"
+	nodeAccount       = "test-csi-hostpath"
+	controllerAccount = "test-csi-hostpath-controller"
+	placerAccount     = "test-csi-hostpath-placer"
+	controllerUser    = "system:serviceaccount:default:" + controllerAccount
+	authority         = "test-csi-hostpath-controller-ca"
 )
 
 // applied are the kinds of the chart that say what the controller may do, and what it works with.
@@ -34,12 +36,14 @@ var applied = map[string]string{
 	"ClusterRoleBinding":               "clusterrolebindings",
 	"Role":                             "roles",
 	"RoleBinding":                      "rolebindings",
+	"CustomResourceDefinition":         "customresourcedefinitions",
+	"StorageClass":                     "storageclasses",
 	"ValidatingAdmissionPolicy":        "validatingadmissionpolicies",
 	"ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 }
 
 // applyChart makes the objects of a deployment, without what runs.
-func applyChart(t *testing.T, server *apiserver.Server, deployment string) {
+func applyChart(t *testing.T, server *apiserver.Server, deployment string, values ...string) {
 	t.Helper()
 	const helm = "../../bin/tools/helm"
 	if _, err := os.Stat(helm); err != nil {
@@ -50,8 +54,14 @@ func applyChart(t *testing.T, server *apiserver.Server, deployment string) {
 	config.ContentType, config.AcceptContentTypes = "", "" // of these kinds only JSON is known
 	client, err := dynamic.NewForConfig(config)
 	fixture.Must(t, err)
-	rendered, err := exec.CommandContext(t.Context(), helm, "template", "test",
-		"../../deploy/helm/csi-hostpath", "--namespace=default", "--set=deployment="+deployment).Output()
+	args := []string{
+		"template", "test", "../../deploy/helm/csi-hostpath", "--namespace=default",
+		"--set=deployment=" + deployment,
+	}
+	for _, value := range values {
+		args = append(args, "--set="+value)
+	}
+	rendered, err := exec.CommandContext(t.Context(), helm, args...).Output()
 	fixture.Must(t, err)
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(rendered), 4096)
 	for {

@@ -44,11 +44,15 @@ const nodeName = "node-1"
 type cluster struct {
 	t      *testing.T
 	dir    string
+	server *apiserver.Server
 	client *kubernetes.Clientset
-	args   []string // the controller's
-	log    process.Log
-	pages  string // the URL of the controller's pages
-	links  string // the address of its links
+	// kubeconfig has the token of the controller's pod, whose name is the host's: sidecars call
+	// themselves so.
+	kubeconfig string
+	args       []string // the controller's
+	log        process.Log
+	pages      string // the URL of the controller's pages
+	links      string // the address of its links
 
 	controller *process.Program
 	driver     *fixture.Driver
@@ -61,18 +65,30 @@ func newCluster(t *testing.T, args ...string) *cluster {
 	t.Helper()
 	disks.RequireRoot(t)
 	server := apiserver.ForTest(t)
-	c := &cluster{t: t, dir: filepath.Dir(fixture.Socket(t))}
+	applyChart(t, server, "central")
+	return newClusterOf(t, server, args...)
+}
+
+// newClusterOf is newCluster with an API server that has the chart's objects.
+func newClusterOf(t *testing.T, server *apiserver.Server, args ...string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, dir: filepath.Dir(fixture.Socket(t)), server: server}
 	var err error
 	c.client, err = server.Admin()
 	fixture.Must(t, err)
-	applyChart(t, server, "central")
 	fixture.Must(t, apiserver.CreateServiceAccount(t.Context(), c.client, "other"))
-	kubeconfig, err := server.Kubeconfig(controllerUser, "system:serviceaccounts")
+	// The policies know the controller by its token, and its pod as the holder of its lease.
+	host, err := os.Hostname()
+	fixture.Must(t, err)
+	pod, err := apiserver.CreatePod(t.Context(), c.client, host, nodeName, controllerAccount)
+	fixture.Must(t, err)
+	c.kubeconfig, err = server.PodKubeconfig(t.Context(), pod)
 	fixture.Must(t, err)
 	links, metrics := freeAddress(t), freeAddress(t)
 	c.pages, c.links = "http://"+metrics, links
 	c.args = append([]string{
-		"serve", "--kubeconfig=" + kubeconfig, "--endpoint=unix://" + c.socket(),
+		"serve", "--kubeconfig=" + c.kubeconfig, "--identity=" + identityOf(pod),
+		"--endpoint=unix://" + c.socket(),
 		"--link-address=" + links, "--metrics-address=" + metrics, "--namespace=default",
 		"--node-service-account=default/" + nodeAccount, "--v=4",
 	}, args...)
@@ -94,6 +110,9 @@ func newCluster(t *testing.T, args ...string) *cluster {
 	c.connect()
 	return c
 }
+
+// identityOf is what the chart makes of a pod.
+func identityOf(pod *core.Pod) string { return pod.Name + "_" + string(pod.UID) }
 
 func (c *cluster) file(name string) string { return filepath.Join(c.dir, name) }
 func (c *cluster) socket() string          { return c.file("router.sock") }
@@ -246,7 +265,10 @@ func (c *cluster) claim(name string) {
 	c.t.Helper()
 	_, err := c.client.CoreV1().PersistentVolumeClaims(core.NamespaceDefault).Create(c.t.Context(),
 		&core.PersistentVolumeClaim{
-			ObjectMeta: metav1.ObjectMeta{Name: name},
+			// What Kubernetes writes before external-provisioner takes the claim.
+			ObjectMeta: metav1.ObjectMeta{
+				Name: name, Annotations: map[string]string{provisionerOf: driverName},
+			},
 			Spec: core.PersistentVolumeClaimSpec{
 				AccessModes: []core.PersistentVolumeAccessMode{core.ReadWriteOnce},
 				Resources: core.VolumeResourceRequirements{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"os"
 	"strings"
 	"sync/atomic"
 
@@ -65,9 +64,9 @@ func (l *leadership) follow(
 	if err != nil {
 		return err
 	}
-	name, err := os.Hostname() // in a pod the pod's name
+	name, err := o.holder()
 	if err != nil {
-		return fmt.Errorf("name this process: %w", err)
+		return err
 	}
 	options.Metrics = lifecycle.NewMetrics()
 	registry.MustRegister(options.Metrics, l.metric(options.DriverName))

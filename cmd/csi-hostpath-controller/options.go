@@ -23,6 +23,7 @@ type kubeOptions struct {
 	qps        float32
 	burst      int
 	namespace  string
+	identity   string
 }
 
 func (o *kubeOptions) register(fs *pflag.FlagSet) {
@@ -32,6 +33,8 @@ func (o *kubeOptions) register(fs *pflag.FlagSet) {
 	fs.IntVar(&o.burst, "kube-api-burst", 100, "requests to the API server at once")
 	fs.StringVar(&o.namespace, "namespace", os.Getenv("NAMESPACE"),
 		"namespace of the controller's own objects (default: $NAMESPACE)")
+	fs.StringVar(&o.identity, "identity", "",
+		"name of this process in the lease of the leader, which no other has (default: the host's name)")
 }
 
 func (o *kubeOptions) validate() error {
@@ -46,6 +49,18 @@ func (o *kubeOptions) validate() error {
 		errs = append(errs, errors.New("--namespace: give the namespace of the controller's objects"))
 	}
 	return errors.Join(errs...)
+}
+
+// holder is the name of this process in the lease. Errors: the host has no name.
+func (o *kubeOptions) holder() (string, error) {
+	if o.identity != "" {
+		return o.identity, nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("name this process: give it an --identity: %w", err)
+	}
+	return name, nil
 }
 
 // client are the options of a client; what is for the audit log.

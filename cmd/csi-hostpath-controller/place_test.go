@@ -12,16 +12,19 @@ import (
 func TestPlacerLeadsAndWatchesWithTheRightsThatTheChartGivesIt(t *testing.T) {
 	server := apiserver.ForTest(t)
 	applyChart(t, server, "node")
-	kubeconfig, err := server.Kubeconfig("system:serviceaccount:default:test-csi-hostpath-placer",
-		"system:serviceaccounts")
-	fixture.Must(t, err)
 	c := &cluster{t: t}
+	var err error
 	c.client, err = server.Admin()
+	fixture.Must(t, err)
+	pod, err := apiserver.CreatePod(t.Context(), c.client, "placer-1", nodeName, placerAccount)
+	fixture.Must(t, err)
+	kubeconfig, err := server.PodKubeconfig(t.Context(), pod)
 	fixture.Must(t, err)
 	metrics := freeAddress(t)
 	c.pages = "http://" + metrics
 	c.args = []string{
-		"place", "--kubeconfig=" + kubeconfig, "--namespace=default", "--metrics-address=" + metrics,
+		"place", "--kubeconfig=" + kubeconfig, "--identity=" + identityOf(pod), "--namespace=default",
+		"--metrics-address=" + metrics,
 		"--v=2",
 	}
 	t.Cleanup(func() {

@@ -52,11 +52,20 @@ func NewDynamicClient(o Options) (dynamic.Interface, error) {
 }
 
 func (o Options) config() (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+	config, err := o.find()
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}
 	config.QPS, config.Burst = o.QPS, o.Burst
 	config.UserAgent = o.UserAgent
 	return config, nil
+}
+
+// find reads the file or, without one, what kubelet gives to a pod. Without a file
+// clientcmd.BuildConfigFromFlags warns, and then does the same.
+func (o Options) find() (*rest.Config, error) {
+	if o.Kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
 }

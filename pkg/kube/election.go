@@ -26,7 +26,7 @@ const (
 // Lease says which Lease object makes one of several processes the leader.
 type Lease struct {
 	Namespace, Name string
-	// Identity is the process: the name of its pod.
+	// Identity is the process, and no other: two pods may have had the same name, one after the other.
 	Identity string
 }
 

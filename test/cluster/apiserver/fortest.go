@@ -2,12 +2,16 @@ package apiserver
 
 import (
 	"context"
+	"path/filepath"
 	"testing"
 
 	authentication "k8s.io/api/authentication/v1"
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
 )
 
 // ForTest starts an API server that ends with the test. It skips the test if the programs would
@@ -37,6 +41,46 @@ func ForTest(t testing.TB, controllers ...string) *Server {
 
 // Admin is a client that may do everything.
 func (s *Server) Admin() (*kubernetes.Clientset, error) { return s.Client("admin", adminGroup) }
+
+// PodKubeconfig writes a configuration file with the token that a pod has, and returns its path. The
+// API server knows from it the pod's service account, the pod and its node.
+func (s *Server) PodKubeconfig(ctx context.Context, pod *core.Pod) (string, error) {
+	admin, err := s.Admin()
+	if err != nil {
+		return "", err
+	}
+	token, err := Token(ctx, admin, pod, Issuer)
+	if err != nil {
+		return "", err
+	}
+	path, err := s.Kubeconfig("admin", adminGroup)
+	if err != nil {
+		return "", err
+	}
+	config, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		return "", err
+	}
+	for name := range config.AuthInfos {
+		config.AuthInfos[name] = &api.AuthInfo{Token: token}
+	}
+	path = filepath.Join(s.options.Dir, "pod-"+pod.Name+".kubeconfig")
+	return path, clientcmd.WriteToFile(*config, path)
+}
+
+// PodConfig is a client's configuration with the token that a pod has.
+func (s *Server) PodConfig(ctx context.Context, pod *core.Pod) (*rest.Config, error) {
+	path, err := s.PodKubeconfig(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", path)
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1
+	return config, nil
+}
 
 // CreateServiceAccount creates a service account in the namespace default.
 func CreateServiceAccount(ctx context.Context, c kubernetes.Interface, name string) error {

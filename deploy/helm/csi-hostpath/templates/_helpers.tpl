@@ -264,6 +264,25 @@ dyn(object.metadata).all(k, k in ['{{ join "', '" (concat (list "creationTimesta
 volume.alpha.kubernetes.io/pre-resize-capacity
 {{- end -}}
 
+{{- /* Environment variables for --identity: a pod's name may be used again, its UID not. */ -}}
+{{- define "csi-hostpath.podIdentity" -}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef: {fieldPath: metadata.name}
+- name: POD_UID
+  valueFrom:
+    fieldRef: {fieldPath: metadata.uid}
+{{- end -}}
+
+{{- /* The annotations in which the controller keeps since when a volume's or a snapshot's node is gone, and which node had the snapshot
+(pkg/lifecycle). */ -}}
+{{- define "csi-hostpath.goneSince" -}}
+{{ .Values.driverName }}/node-gone-since
+{{- end -}}
+{{- define "csi-hostpath.goneNode" -}}
+{{ .Values.driverName }}/node
+{{- end -}}
+
 {{- /* The finalizer with which external-provisioner keeps a PersistentVolume until its volume is deleted (finalizerPV). */ -}}
 {{- define "csi-hostpath.volumeFinalizer" -}}
 external-provisioner.volume.kubernetes.io/finalizer
