@@ -97,7 +97,7 @@ func TestPlacerHasTheseRightsAndNoOther(t *testing.T) {
 		"ClusterRole storage.k8s.io/storageclasses": {"list", "watch"},
 		"ClusterRole /events":                       {"list", "watch", "create", "patch"},
 		snapshots + "s":                             {"get"},
-		snapshots + "contents":                      {"get"},
+		snapshots + "contents":                      {"get", "list", "watch"},
 		"Role coordination.k8s.io/leases":           {"get", "update", "create"},
 	}
 	without := rightsWith("snapshotter: {enabled: true}\nresizer: {enabled: false}")

@@ -71,7 +71,7 @@ func (l *leadership) follow(
 	options.Metrics = lifecycle.NewMetrics()
 	registry.MustRegister(options.Metrics, l.metric(options.DriverName))
 	var stop func()
-	options.Component = controllerName
+	options.Component, options.Snapshots = controllerName, o.snapshots
 	options.Recorder, stop = kube.NewEventRecorder(ctx, options.Client, controllerName)
 	defer stop()
 	lease := kube.Lease{Namespace: o.namespace, Name: leaseOf(options.DriverName), Identity: name}

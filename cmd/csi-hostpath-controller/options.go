@@ -24,6 +24,7 @@ type kubeOptions struct {
 	burst      int
 	namespace  string
 	identity   string
+	snapshots  bool
 }
 
 func (o *kubeOptions) register(fs *pflag.FlagSet) {
@@ -35,6 +36,8 @@ func (o *kubeOptions) register(fs *pflag.FlagSet) {
 		"namespace of the controller's own objects (default: $NAMESPACE)")
 	fs.StringVar(&o.identity, "identity", "",
 		"name of this process in the lease of the leader, which no other has (default: the host's name)")
+	fs.BoolVar(&o.snapshots, "snapshots", false,
+		"follow VolumeSnapshotContents as well: the cluster has the snapshot API")
 }
 
 func (o *kubeOptions) validate() error {

@@ -55,6 +55,7 @@ type goneNodes struct {
 	cluster    *cluster
 	recorder   record.EventRecorder
 	nodes      Nodes
+	contents   *contents // nil: the cluster has no snapshots
 	driverName string
 	after      time.Duration // 0: for ever
 	metrics    *Metrics
@@ -74,6 +75,9 @@ func (g *goneNodes) run(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		g.look(ctx)
+		if g.after > 0 {
+			g.lookAtSnapshots(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			return

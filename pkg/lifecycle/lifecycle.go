@@ -14,6 +14,8 @@
 //	storageclasses           list, watch
 //	volumesnapshots          get
 //	volumesnapshotcontents   get
+//	                         list, watch (with Snapshots)
+//	                         patch (with Snapshots and NodeGoneAfter)
 //	events                   list, watch (only failures of claims), create, patch
 package lifecycle
 
@@ -75,6 +77,8 @@ type Options struct {
 	// NodeGoneAfter is how long a Node object must have been missing before anything is done about its
 	// volumes. 0: nothing is, but for the metrics. It needs Nodes.
 	NodeGoneAfter time.Duration
+	// Snapshots says that the cluster has the snapshot API.
+	Snapshots bool
 	// Metrics count what is done. Default: metrics that nobody reads.
 	Metrics *Metrics
 }
@@ -90,6 +94,9 @@ type Controller struct {
 	unhealthy *unhealthy // nil as orphans
 	links     *unlinked  // nil as sizes
 	metrics   *Metrics
+
+	contents   *contents   // nil: the cluster has no snapshots
+	unlabelled *unlabelled // nil: as contents, or in the central deployment
 }
 
 // New starts nothing.
@@ -111,7 +118,15 @@ func New(o Options) (*Controller, error) {
 		return nil, err
 	}
 	made := &Controller{cluster: cluster, placer: p, waiting: w, metrics: m}
+	if o.Snapshots && (o.Nodes == nil || o.NodeGoneAfter > 0) {
+		if made.contents, err = newContents(o); err != nil {
+			return nil, err
+		}
+	}
 	if o.Nodes == nil {
+		if made.contents != nil {
+			made.unlabelled = &unlabelled{options: o, cluster: cluster, contents: made.contents}
+		}
 		return made, nil
 	}
 	if made.sizes, err = newSizes(o, cluster); err != nil {
@@ -124,7 +139,7 @@ func New(o Options) (*Controller, error) {
 	made.links = &unlinked{cluster: cluster, nodes: o.Nodes, metrics: m}
 	made.gone = &goneNodes{
 		client: o.Client, cluster: cluster, recorder: o.Recorder, nodes: o.Nodes,
-		driverName: o.DriverName, after: o.NodeGoneAfter, metrics: m,
+		contents: made.contents, driverName: o.DriverName, after: o.NodeGoneAfter, metrics: m,
 	}
 	made.orphans = &orphans{
 		cluster: cluster, nodes: o.Nodes, metrics: m,
@@ -141,6 +156,9 @@ func (c *Controller) Run(ctx context.Context) {
 	defer c.placer.queue.ShutDown()
 	defer c.waiting.queue.ShutDown()
 	wg.Go(func() { c.cluster.run(ctx) })
+	if c.contents != nil {
+		wg.Go(func() { c.contents.informer.RunWithContext(ctx) })
+	}
 	if !c.cluster.waitForSync(ctx) {
 		return
 	}
@@ -149,6 +167,9 @@ func (c *Controller) Run(ctx context.Context) {
 	if c.sizes != nil {
 		defer c.sizes.queue.ShutDown()
 		c.sizes.start(ctx, &wg)
+	}
+	if c.unlabelled != nil {
+		wg.Go(func() { c.unlabelled.run(ctx) })
 	}
 	if c.gone != nil {
 		wg.Go(func() { c.gone.run(ctx) })

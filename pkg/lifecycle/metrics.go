@@ -6,8 +6,9 @@ const namespace = "csi_hostpath"
 
 // Metrics are those of the package. They implement prometheus.Collector.
 type Metrics struct {
-	placements, released, abandoned prometheus.Counter
-	gone, orphans, unlinked         *prometheus.GaugeVec
+	placements, released, abandoned, abandonedSnapshots prometheus.Counter
+
+	gone, orphans, unlinked *prometheus.GaugeVec
 }
 
 // NewMetrics returns metrics that count from 0.
@@ -29,16 +30,20 @@ func NewMetrics() *Metrics {
 			"deleted, as their class says."),
 		abandoned: counter("abandoned_volumes_total", "PersistentVolumes that were deleted although "+
 			"their data was not, because their node was deleted."),
+		abandonedSnapshots: counter("abandoned_snapshots_total", "VolumeSnapshotContents that were given "+
+			"up although their data was not deleted, because their node was deleted."),
 		gone: perNode("gone_node_volumes", "PersistentVolumes whose Node object was deleted."),
 		orphans: perNode("orphaned_volumes", "Volumes that external-provisioner has made and that "+
 			"have no PersistentVolume."),
-		unlinked: perNode("unlinked_nodes", "Nodes that are ready, and whose driver is not linked to the "+
-			"leader: 1 for each."),
+		unlinked: perNode("unlinked_nodes", "Nodes that are ready, and whose driver is not linked to "+
+			"the leader: 1 for each."),
 	}
 }
 
 func (m *Metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.placements, m.released, m.abandoned, m.gone, m.orphans, m.unlinked}
+	return []prometheus.Collector{
+		m.placements, m.released, m.abandoned, m.abandonedSnapshots, m.gone, m.orphans, m.unlinked,
+	}
 }
 
 // Describe implements prometheus.Collector.

@@ -778,7 +778,7 @@ func (w *takenOver) changeEvents() (list []attempt) {
 // changePlacersEvents are what the placer and the resizer can do to events.
 func (w *takenOver) changePlacersEvents() (list []attempt) {
 	const ownSidecars = "may only report events of the placer and the resizer"
-	const ownKinds = "may only report events of volumes, claims, pods and leases"
+	const ownKinds = "may only report events of volumes, claims, pods, snapshots and leases"
 	const onlyCount = "of an event only its count, time and message"
 	const own = "csi-hostpath-controller"
 	path := "/api/v1/namespaces/" + w.ns + "/events"
@@ -890,7 +890,8 @@ func (w *takenOver) readsOfThePlacer() (list []attempt) {
 	for resource, path := range map[string]string{
 		"persistentvolumes": volumesPrefix, "persistentvolumeclaims": "/api/v1/persistentvolumeclaims",
 		"nodes": "/api/v1/nodes", "pods": "/api/v1/pods", "events": "/api/v1/events",
-		"storageclasses.storage.k8s.io": "/apis/storage.k8s.io/v1/storageclasses",
+		"storageclasses.storage.k8s.io":                  "/apis/storage.k8s.io/v1/storageclasses",
+		"volumesnapshotcontents.snapshot.storage.k8s.io": contentsPrefix,
 	} {
 		for right, query := range map[string]string{"list ": "", "watch ": "?watch=1&timeoutSeconds=1"} {
 			list = append(list, attempt{
