@@ -34,7 +34,8 @@ func (l *leadership) status() string {
 	return "this replica is not the leader\n"
 }
 
-// metric says who leads. The driver's name is a label of it: an alert asks for the metric's absence.
+// metric says who leads. The driver's name is a label of it, because an alert asks for the metric's
+// absence.
 func (l *leadership) metric(driverName string) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "csi_hostpath_controller_leader",

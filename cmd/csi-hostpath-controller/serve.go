@@ -158,7 +158,8 @@ func (c *controller) certify(ctx context.Context, client kubernetes.Interface) e
 		Logger:     klog.FromContext(ctx),
 	})
 	c.certs = c.issuer
-	c.registry.MustRegister(expiry("certificate", c.issuer.Until), expiry("ca", c.issuer.AuthorityUntil))
+	c.registry.MustRegister(expiry("certificate", c.issuer.Until),
+		expiry("ca", c.issuer.AuthorityUntil))
 	return nil
 }
 

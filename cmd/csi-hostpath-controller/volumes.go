@@ -22,7 +22,9 @@ func (l *leadership) volumes() string {
 	return describeVolumes(c.Orphans(), c.GoneVolumes(), time.Now())
 }
 
-func describeVolumes(orphans []lifecycle.Orphan, gone []lifecycle.GoneVolume, now time.Time) string {
+func describeVolumes(
+	orphans []lifecycle.Orphan, gone []lifecycle.GoneVolume, now time.Time,
+) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "volumes without a PersistentVolume: %d\n", len(orphans))
 	for _, o := range orphans[:min(len(orphans), maxListed)] {

@@ -11,7 +11,9 @@ import (
 
 func TestPageListsOrphansAndVolumesOfDeletedNodes(t *testing.T) {
 	at := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
-	orphans := []lifecycle.Orphan{{Dir: "pvc-1", Pool: "fast", Node: "a", Since: at}, {Dir: "pvc-2", Node: "b", Since: at}}
+	orphans := []lifecycle.Orphan{
+		{Dir: "pvc-1", Pool: "fast", Node: "a", Since: at}, {Dir: "pvc-2", Node: "b", Since: at},
+	}
 	gone := []lifecycle.GoneVolume{
 		{Name: "pvc-3", Node: "c", Since: at, Claimed: true}, {Name: "pvc-4", Node: "d"},
 	}

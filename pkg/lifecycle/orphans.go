@@ -90,8 +90,7 @@ func (o *orphans) look(ctx context.Context) (again time.Duration) {
 		}
 		suspected[v.ID] = suspect{since: seen.since, reported: true}
 		list = append(list, Orphan{
-			Dir: id.Dir(), Pool: o.poolName(id.Pool()), Node: v.Node,
-			Since: seen.since,
+			Dir: id.Dir(), Pool: o.poolName(id.Pool()), Node: v.Node, Since: seen.since,
 		})
 		if !seen.reported {
 			logger.Info("A volume has no PersistentVolume: nothing uses it, and nothing deletes it",

@@ -102,22 +102,15 @@ func (s *sizes) next(ctx context.Context) bool {
 // tell sends the event if the volume can grow beyond its size. known is false while that cannot be
 // said.
 func (s *sizes) tell(ctx context.Context, v *persistentVolume) (known bool, err error) {
-	id, err := volume.ParseID(v.handle)
-	if err != nil { // a path of the host has no size
-		return true, nil
-	}
 	c, ok := get[*claim](s.cluster.claims, v.claim)
 	if !ok || c.UID != v.claimUID || c.volume != v.Name {
 		return false, nil // not bound yet
 	}
-	kind, ok := get[*class](s.cluster.classes, c.class)
-	if !ok || kind.parameters == nil { // written by hand, or the class was deleted
+	id, depends := s.poolOf(v, c)
+	if !depends {
 		return true, nil
 	}
-	if spec, err := kind.parameters.SpecFor(v.access); err != nil || spec.IsImage() || spec.EnforcedSize {
-		return true, nil
-	}
-	p, usable := s.nodes.Pool(id.Pool())
+	p, usable := s.nodes.Pool(id)
 	if !usable || p.EnforcesSizes {
 		return usable, nil
 	}
@@ -128,6 +121,18 @@ func (s *sizes) tell(ctx context.Context, v *persistentVolume) (known bool, err 
 			"enforces none: the volume can fill the disk. For sizes that hold, put the pool on a "+
 			"filesystem with quotas, or use a class with \"backing: enforced\".", p.Name, p.Node),
 	})
+}
+
+// poolOf is the pool of a volume whose size holds only if the pool enforces sizes. Others are paths
+// of the host, which have no size, images, and volumes of a class that was deleted or is not known.
+func (s *sizes) poolOf(v *persistentVolume, c *claim) (id volume.PoolID, depends bool) {
+	handle, err := volume.ParseID(v.handle)
+	kind, ok := get[*class](s.cluster.classes, c.class)
+	if err != nil || !ok || kind.parameters == nil {
+		return "", false
+	}
+	spec, err := kind.parameters.SpecFor(v.access)
+	return handle.Pool(), err == nil && !spec.IsImage() && !spec.EnforcedSize
 }
 
 // note keeps that the owner has been told, or need not be, and forgets volumes that are not new.
