@@ -31,6 +31,7 @@ config:
     - name: fast
       path: /srv/fast
       optional: true
+  ioLimits: {cgroups: /sys/fs/cgroup}
   hostPaths:
     - {path: /srv/shared, inline: true}
     - {path: /srv/models, inline: true, readOnly: true}
@@ -94,7 +95,11 @@ func install(ctx context.Context, set ...string) error {
 		"--timeout",
 		"3m",
 	}
-	set = append([]string{"deployment=" + *deployment, "podLabels.e2e-image=" + imageMark}, set...)
+	set = append([]string{
+		"deployment=" + *deployment, "podLabels.e2e-image=" + imageMark,
+		// The nodes share a machine, so the groups of their pods have different names.
+		"config.ioLimits.podsGroup=" + testCluster.CGroup(),
+	}, set...)
 	for _, s := range set {
 		args = append(args, "--set", s)
 	}

@@ -97,15 +97,15 @@ func (c *Cluster) node(index int) *Node {
 	spec := node.Node{
 		Index:      index,
 		Layout:     c.folder.layout(name),
-		CGroup:     c.cgroup() + "/" + name,
+		CGroup:     c.CGroup() + "/" + name,
 		DiskTarget: c.options.DiskPath,
 		Features:   c.options.features(),
 	}
 	return &Node{cluster: c, spec: spec}
 }
 
-// cgroup is the cluster's group, below which every process of it is.
-func (c *Cluster) cgroup() string { return "csi-hostpath-cluster." + c.options.Name }
+// CGroup is the cluster's group, below which every process of it is.
+func (c *Cluster) CGroup() string { return "csi-hostpath-cluster." + c.options.Name }
 
 // controlPlane returns the machine as it is now.
 func (c *Cluster) controlPlane() (machine.Machine, error) {

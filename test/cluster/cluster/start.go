@@ -209,7 +209,7 @@ func (c *Cluster) startControlPlane(ctx context.Context, authority *pki.Authorit
 		return err
 	}
 	layout := c.folder.layout(controlplane.Name)
-	group := c.cgroup() + "/" + controlplane.Name
+	group := c.CGroup() + "/" + controlplane.Name
 	spec := controlplane.Spec(layout, c.folder.programs(), group, c.options.features())
 	record := func(s *state, m machine.Machine) { s.ControlPlane = m }
 	connect := func(pid int) error { return network.ConnectControlPlane(ctx, pid) }

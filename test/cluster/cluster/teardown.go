@@ -40,7 +40,7 @@ func (f folder) tearDown(ctx context.Context, progress func(string, ...any)) err
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return errors.Join(cgroup.Remove(c.cgroup()), f.remove())
+	return errors.Join(cgroup.Remove(c.CGroup()), f.remove())
 }
 
 // powerOff ends a node's processes at once and waits until its disk is free. Loop
