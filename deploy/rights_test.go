@@ -42,7 +42,7 @@ func TestServiceAccountHasTheseRightsAndNoOther(t *testing.T) {
 			"patch",
 			"delete",
 		},
-		"ClusterRole /persistentvolumeclaims":       {"list", "watch", "update"},
+		"ClusterRole /persistentvolumeclaims":       {"get", "list", "watch", "update"},
 		"ClusterRole storage.k8s.io/storageclasses": {"list", "watch"},
 		"ClusterRole /events":                       {"create", "patch"},
 		"Role storage.k8s.io/csistoragecapacities":  {"list", "watch", "create", "update", "delete"},
@@ -140,7 +140,7 @@ func TestSnapshotControllerHasTheseRightsAndNoOther(t *testing.T) {
 func TestControllerHasTheseRightsAndNoOther(t *testing.T) {
 	controller := map[string][]string{
 		"ClusterRole /persistentvolumes":                 {"get", "list", "watch", "create", "patch", "delete"},
-		"ClusterRole /persistentvolumeclaims":            {"list", "watch", "update", "get", "patch", "delete"},
+		"ClusterRole /persistentvolumeclaims":            {"get", "list", "watch", "update", "get", "patch", "delete"},
 		"ClusterRole storage.k8s.io/storageclasses":      {"list", "watch"},
 		"ClusterRole storage.k8s.io/csinodes":            {"list", "watch"},
 		"ClusterRole /nodes":                             {"list", "watch"},
