@@ -43,7 +43,7 @@ const (
 const sidecarsPins = "csi-sidecars"
 
 // DefaultKubernetes is the version of Kubernetes that All is asked for by default.
-const DefaultKubernetes = "1.36"
+const DefaultKubernetes = "1.37"
 
 // KubernetesVersions are those that can be built, the newest first.
 func KubernetesVersions() []string { return []string{"1.37", "1.36"} }
