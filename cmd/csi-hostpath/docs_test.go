@@ -162,9 +162,6 @@ func compare(t *testing.T, rows map[string]row, defaults any, required []string)
 		if tag.Get("unit") == "bytes" {
 			kind = "quantity"
 		}
-		if f := v.Field(i); f.Kind() == reflect.Struct && f.IsZero() {
-			def = "none"
-		}
 		if slices.Contains(required, name) {
 			def = "required"
 		}
