@@ -102,7 +102,10 @@ func TestEnforcedVolumeStaysWhatItIs(t *testing.T) {
 func TestCopyForAnEnforcedClassIsWhatItsSourceIs(t *testing.T) {
 	disk := disks.New(t, disks.Btrfs, 0)
 	enforcing := openPool(t, Options{Name: "enforcing", Path: filepath.Join(disk.Dir, "pool")})
-	counting := newPool(t)
+	// Without quotas also where all filesystems have them, and larger than the machine's memory.
+	counting := openPool(t, Options{
+		Name: "p", Path: filepath.Join(disks.New(t, disks.Btrfs, 4<<30).Dir, "pool"), IgnoreQuota: true,
+	})
 	pools := only{enforcing, counting}
 	ask := func(name string, source volume.Source) volume.CreateRequest {
 		req := enforcedRequest(t, name, 32*mib)
@@ -112,7 +115,7 @@ func TestCopyForAnEnforcedClassIsWhatItsSourceIs(t *testing.T) {
 	dir := createEnforced(t, enforcing, "dir", 32*mib)
 	image := createEnforced(t, counting, "image", 32*mib)
 	xfs := imageSpec(volume.XFS)
-	xfsImage := createImage(t, counting, xfs, volume.SizeRange{})
+	xfsImage := createImage(t, counting, xfs, volume.SizeRange{Required: 1})
 	snapshot, err := counting.CreateSnapshot(t.Context(), snapshotRequest(t, "s", image.ID))
 	if err != nil {
 		t.Fatal(err)
