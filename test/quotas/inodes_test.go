@@ -58,6 +58,51 @@ func TestInodesAreLimitedAsTheClassSays(t *testing.T) {
 	}
 }
 
+// A VolumeAttributesClass changes the limit while a pod writes, also after a restart, and gives it
+// back to the StorageClass.
+func TestInodesAreModifiedWhileAPodWrites(t *testing.T) {
+	const inodes, more = 12, 20
+	for _, fstype := range filesystems {
+		t.Run(fstype, func(t *testing.T) {
+			n := newNode(t, guest.Disk(t, fstype), "modified", "")
+			n.Start()
+			id, err := n.createWith(t.Context(), "few",
+				map[string]string{volume.ParamInodes: strconv.Itoa(inodes)})
+			n.Must(err)
+			target := n.target("few")
+			n.Must(n.publish(t.Context(), id, target))
+			modify := func(value string) {
+				t.Helper()
+				_, err := n.Controller.ControllerModifyVolume(t.Context(), &csi.ControllerModifyVolumeRequest{
+					VolumeId: id, MutableParameters: map[string]string{volume.ParamInodes: value},
+				})
+				n.Must(err)
+			}
+			wantTotal := func(want int64) {
+				t.Helper()
+				u, err := n.stats(t.Context(), id, target, csi.VolumeUsage_INODES)
+				n.Must(err)
+				if u.GetTotal() != want {
+					t.Errorf("kubelet is told %v, want %d inodes", u, want)
+				}
+			}
+			modify(strconv.Itoa(more))
+			made, err := makeFiles(target, 2*more)
+			if made != more-1 || !isFull(err) {
+				t.Errorf("%d files were made in a volume of %d inodes: %v", made, more, err)
+			}
+			n.Stop()
+			n.Start()
+			wantTotal(more)
+			modify(volume.MutableDefault)
+			wantTotal(inodes)
+			n.Must(n.unpublish(t.Context(), id, target))
+			n.Must(n.delete(t.Context(), id))
+			n.wantNothingLeft()
+		})
+	}
+}
+
 // makeFiles makes empty files as a pod does, and says how many.
 func makeFiles(dir string, n int) (made int, err error) {
 	err = guest.AsPod(func() error {

@@ -19,6 +19,11 @@ func TestProjectQuotaBackendPasses(t *testing.T) {
 	})
 }
 
+// TestIOLimitsHold runs where the control groups are v2; those of CI are v1.
+func TestIOLimitsHold(t *testing.T) {
+	Run(t, Config{Packages: []string{"./pkg/nodeserver"}}, Boot{Run: "^TestIOLimit|^TestNewContainers"})
+}
+
 // TestFilesystemsGrow runs where root has every capability: without CAP_SYS_RESOURCE, as in many
 // containers, ext4 does not grow.
 func TestFilesystemsGrow(t *testing.T) {
