@@ -47,7 +47,8 @@ func (s *Server) openBlock(
 func (s *Server) releaseDevices(ctx context.Context, v staging.Volume, were ...int) error {
 	targets := s.Publications.Targets(v.ID.String())
 	if len(targets) == 0 { // the kernel writes what is left before a device is detached
-		defer staging.Unlimit(ctx, s.Limiter, s.Pools, v.ID)()
+		again := staging.Unlimit(ctx, s.Limiter, s.Pools, v.ID)
+		defer again()
 		return v.Release(targets, were...)
 	}
 	err := v.Release(targets, were...)
