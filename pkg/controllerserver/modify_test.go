@@ -1,7 +1,6 @@
 package controllerserver
 
 import (
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
@@ -92,7 +92,7 @@ func TestModificationIsInTheRecordAndRefusedOnesAreNot(t *testing.T) {
 	f, err := c.pools[0].AnyData(parsed)
 	fixture.Must(t, err)
 	defer f.Close()
-	data, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	data, err := os.Readlink(openat.PathOfFD(int(f.Fd())))
 	fixture.Must(t, err)
 	record, err := os.ReadFile(filepath.Join(filepath.Dir(data), "volume.json"))
 	fixture.Must(t, err)
