@@ -77,7 +77,7 @@ func table(t *testing.T, heading string) map[string]row {
 
 // shown returns a default in the form of the document.
 func shown(def string) string {
-	if def == "" || def == "[]" {
+	if def == "" || def == "[]" || def == "{ }" {
 		return "none"
 	}
 	return "`" + def + "`"
