@@ -192,8 +192,10 @@ func TestPoliciesBoundTheControllersToken(t *testing.T) {
 			{http.MethodPatch, claims + "/theirs", label, ""},
 			{http.MethodPatch, claims + "/theirs/status", label, ""},
 			{http.MethodPost, events, newEvent("kubelet", "Pod"), ""},
-			{http.MethodPatch, contents + "/theirs", label, ""}, {http.MethodPost, leases, newLease("x", ""), ""},
-			{http.MethodPost, capacities, newRoom("x"), ""}, {http.MethodPut, ownSecret, p.secret(label), ""},
+			{http.MethodPatch, contents + "/theirs", label, ""},
+			{http.MethodPost, leases, newLease("x", ""), ""},
+			{http.MethodPost, capacities, newRoom("x"), ""},
+			{http.MethodPut, ownSecret, p.secret(label), ""},
 		} {
 			if err := p.attempt(first); err == nil || !strings.Contains(err.Error(), "ValidatingAdmissionPolicy") {
 				t.Logf("%s %s: %v", first.method, first.path, err)

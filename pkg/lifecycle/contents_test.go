@@ -26,6 +26,16 @@ func deletedContent(policy string) *unstructured.Unstructured {
 	return o
 }
 
+// ofNodeC gives a content the label of node "c".
+func ofNodeC(o *unstructured.Unstructured) { managed(o, "c") }
+
+// foreign makes a content another driver's.
+func foreign(o *unstructured.Unstructured) {
+	if err := unstructured.SetNestedField(o.Object, "x", "spec", "driver"); err != nil {
+		panic(err)
+	}
+}
+
 // content is what the API server has of "content"; nil: it is gone.
 func (w *world) content() *unstructured.Unstructured {
 	w.Helper()
@@ -48,18 +58,37 @@ func TestSnapshotOfADeletedNodeDoesNotHangForEver(t *testing.T) {
 		change func(*unstructured.Unstructured)
 		kept   bool
 	}{
-		"its node is known by its pool":  {policy: "Delete", nodes: linked{}, more: []runtime.Object{volumeObject("v", "c")}},
-		"its node is known by its label": {policy: "Delete", nodes: linked{}, change: func(o *unstructured.Unstructured) { managed(o, "c") }},
-		"its node is marked":             {policy: "Delete", nodes: linked{}, change: func(o *unstructured.Unstructured) { o.SetAnnotations(map[string]string{driver + goneNode: "c"}) }},
-		"its node is not known":          {policy: "Delete", nodes: linked{}, kept: true},
-		"its node is linked":             {policy: "Delete", nodes: linked{pool: "c"}, kept: true},
-		"its node is not ready":          {policy: "Delete", nodes: linked{}, kept: true, more: []runtime.Object{volumeObject("v", "c"), unready("c")}},
-		"the policy is Retain":           {policy: "Retain", nodes: linked{}, kept: true, more: []runtime.Object{volumeObject("v", "c")}},
-		"it is not deleted":              {policy: "Delete", nodes: linked{}, kept: true, more: []runtime.Object{volumeObject("v", "c")}, change: func(o *unstructured.Unstructured) { o.SetDeletionTimestamp(nil) }},
-		"it is another driver's": {policy: "Delete", nodes: linked{}, kept: true, change: func(o *unstructured.Unstructured) {
-			_ = unstructured.SetNestedField(managed(o, "c").Object, "x", "spec", "driver")
-		}},
-		"another disk of the pool is here": {policy: "Delete", nodes: linked{pool: "b"}, kept: true, change: func(o *unstructured.Unstructured) { managed(o, "c") }},
+		"its node is known by its pool": {
+			policy: "Delete", nodes: linked{}, more: []runtime.Object{volumeObject("v", "c")},
+		},
+		"its node is known by its label": {policy: "Delete", nodes: linked{}, change: ofNodeC},
+		"its node is marked": {
+			policy: "Delete", nodes: linked{}, change: func(o *unstructured.Unstructured) {
+				o.SetAnnotations(map[string]string{driver + goneNode: "c"})
+			},
+		},
+		"its node is not known": {policy: "Delete", nodes: linked{}, kept: true},
+		"its node is linked":    {policy: "Delete", nodes: linked{pool: "c"}, kept: true},
+		"its node is not ready": {
+			policy: "Delete", nodes: linked{}, kept: true,
+			more: []runtime.Object{volumeObject("v", "c"), unready("c")},
+		},
+		"the policy is Retain": {
+			policy: "Retain", nodes: linked{}, kept: true,
+			more: []runtime.Object{volumeObject("v", "c")},
+		},
+		"it is not deleted": {
+			policy: "Delete", nodes: linked{}, kept: true,
+			more:   []runtime.Object{volumeObject("v", "c")},
+			change: func(o *unstructured.Unstructured) { o.SetDeletionTimestamp(nil) },
+		},
+		"it is another driver's": {
+			policy: "Delete", nodes: linked{}, kept: true, change: foreign,
+			more: []runtime.Object{volumeObject("v", "c")},
+		},
+		"another disk of the pool is here": {
+			policy: "Delete", nodes: linked{pool: "b"}, kept: true, change: ofNodeC,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -130,14 +159,16 @@ func TestSnapshotWithoutALabelIsToldOfInNodeDeployment(t *testing.T) {
 		},
 		"its pool has none":   {told: managedBy + "=NODE, with the node that has pool " + pool},
 		"it has the label":    {change: func(o *unstructured.Unstructured) { managed(o, "b") }},
-		"it is not ours":      {change: func(o *unstructured.Unstructured) { _ = unstructured.SetNestedField(o.Object, "x", "spec", "driver") }},
+		"it is not ours":      {change: foreign},
 		"snapshots are unset": {change: func(o *unstructured.Unstructured) { o.SetName("other") }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := contentObject(driver, "", "")
 				o.SetUID("uid-of-content")
-				if err := unstructured.SetNestedField(o.Object, pool+"-s-snap", "spec", "source", "snapshotHandle"); err != nil {
+				err := unstructured.SetNestedField(o.Object, pool+"-s-snap", "spec", "source",
+					"snapshotHandle")
+				if err != nil {
 					t.Fatal(err)
 				}
 				if test.change != nil {
@@ -158,9 +189,13 @@ func TestSnapshotWithoutALabelIsToldOfInNodeDeployment(t *testing.T) {
 					}
 					return
 				}
-				if len(events.Items) != 1 || !strings.Contains(events.Items[0].Message, test.told) ||
-					events.Items[0].InvolvedObject.Kind != contentKind || events.Items[0].Type != corev1.EventTypeWarning {
-					t.Errorf("events: %v", events.Items)
+				if len(events.Items) != 1 {
+					t.Fatalf("events: %v", events.Items)
+				}
+				e := events.Items[0]
+				if !strings.Contains(e.Message, test.told) || e.InvolvedObject.Kind != contentKind ||
+					e.Type != corev1.EventTypeWarning {
+					t.Errorf("event: %v", e)
 				}
 			})
 		})

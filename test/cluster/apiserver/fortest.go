@@ -42,8 +42,8 @@ func ForTest(t testing.TB, controllers ...string) *Server {
 // Admin is a client that may do everything.
 func (s *Server) Admin() (*kubernetes.Clientset, error) { return s.Client("admin", adminGroup) }
 
-// PodKubeconfig writes a configuration file with the token that a pod has, and returns its path. The
-// API server knows from it the pod's service account, the pod and its node.
+// PodKubeconfig writes a configuration file with the token that a pod has, and returns its path.
+// The API server knows from it the pod's service account, the pod and its node.
 func (s *Server) PodKubeconfig(ctx context.Context, pod *core.Pod) (string, error) {
 	admin, err := s.Admin()
 	if err != nil {
