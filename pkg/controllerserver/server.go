@@ -63,8 +63,8 @@ type Options struct {
 	Limiter *iolimit.Limiter
 }
 
-// Server implements csi.ControllerServer and csi.GroupControllerServer. What it does not implement answers UNIMPLEMENTED and is
-// not advertised.
+// Server implements csi.ControllerServer and csi.GroupControllerServer. What it does not implement
+// answers UNIMPLEMENTED and is not advertised.
 type Server struct {
 	csi.UnimplementedControllerServer
 	csi.UnimplementedGroupControllerServer

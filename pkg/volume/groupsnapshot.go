@@ -41,7 +41,7 @@ func ParseGroupSnapshotID(s string) (GroupSnapshotID, error) {
 			"%w: %.128q is not a group snapshot ID of this driver: "+
 				"want %s<12 hex digits of the pool's UUID>-<name>", ErrNotFound, s, groupSnapshotPrefix)
 	}
-	return GroupSnapshotID{pool: id.pool, dir: id.dir}, nil
+	return GroupSnapshotID(id), nil
 }
 
 // Pool is the pool that holds the snapshots of the group.

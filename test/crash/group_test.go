@@ -18,13 +18,14 @@ import (
 // writing to, and on btrfs of directories and images together.
 func crashGroups(t *testing.T, binary, dir, fstype string, hit map[string]bool) {
 	t.Helper()
-	kinds := map[string]bool{"images": false}
+	kinds := map[string]func(*groupCrash){"images": (*groupCrash).addImage}
 	if fstype == disks.Btrfs {
-		kinds["directories and images"] = true
+		kinds["directories and images"] = (*groupCrash).addDirectories
 	}
-	for name, directories := range kinds {
+	for name, addOthers := range kinds {
 		t.Run("group snapshot of "+name, func(t *testing.T) {
-			g := newGroupCrash(newNode(t, binary, filepath.Join(dir, "group-"+name[:1])), directories)
+			g := newGroupCrash(newNode(t, binary, filepath.Join(dir, "group-"+name[:1])))
+			addOthers(g)
 			g.atEveryStep(hit, g.remove, g.take, g.checkTaken)
 			g.atEveryStep(hit, g.take, g.remove, g.checkRemoved)
 			g.takeDown()
@@ -41,28 +42,33 @@ type groupCrash struct {
 	group   *csi.VolumeGroupSnapshot
 }
 
-func newGroupCrash(n *node, directories bool) *groupCrash {
+func newGroupCrash(n *node) *groupCrash {
 	n.t.Helper()
 	// imageUnpublish, because that one leaves the volume published
 	g := &groupCrash{node: n, image: newImageCrash(n, imageUnpublish)}
 	g.sources = []string{g.image.victim}
-	if directories {
-		for _, name := range []string{"a", "b"} {
-			id, err := n.create(n.t.Context(), name, "DirectoryOrCreate")
-			n.Must(err)
-			g.sources = append(g.sources, id)
-		}
-		return g
+	return g
+}
+
+func (g *groupCrash) addDirectories() {
+	g.t.Helper()
+	for _, name := range []string{"a", "b"} {
+		id, err := g.create(g.t.Context(), name, "DirectoryOrCreate")
+		g.Must(err)
+		g.sources = append(g.sources, id)
 	}
-	resp, err := n.Controller.CreateVolume(n.t.Context(), &csi.CreateVolumeRequest{
+}
+
+func (g *groupCrash) addImage() {
+	g.t.Helper()
+	resp, err := g.Controller.CreateVolume(g.t.Context(), &csi.CreateVolumeRequest{
 		Name:               "idle",
 		CapacityRange:      &csi.CapacityRange{RequiredBytes: volumeBytes},
 		VolumeCapabilities: []*csi.VolumeCapability{fixture.MountCapability("")},
 		Parameters:         map[string]string{"backing": "image"},
 	})
-	n.Must(err)
+	g.Must(err)
 	g.sources = append(g.sources, resp.GetVolume().GetVolumeId())
-	return g
 }
 
 // atEveryStep kills the driver at the first failpoint of group snapshots that the call passes, then
@@ -72,12 +78,10 @@ func (g *groupCrash) atEveryStep(
 ) {
 	g.t.Helper()
 	for n := 1; n <= maxSteps; n++ {
-		ctx, cancel := context.WithTimeout(g.t.Context(), fixture.Patience())
-		defer cancel()
 		g.Start()
-		g.Must(prepare(ctx))
+		g.Must(prepare(g.t.Context()))
 		g.Start(fmt.Sprintf("CSI_HOSTPATH_FAILPOINT=group.:%d", n))
-		err := call(ctx)
+		err := call(g.t.Context())
 		if err == nil {
 			check("")
 			return
@@ -97,7 +101,7 @@ func (g *groupCrash) atEveryStep(
 		}
 		write(g.t, filepath.Join(g.image.target, "thawed"))
 		for range 2 {
-			if err := call(ctx); err != nil {
+			if err := call(g.t.Context()); err != nil {
 				g.t.Fatalf("killed at %s: the retry: %v", point, err)
 			}
 		}
