@@ -329,6 +329,37 @@ func TestSnapshotsAreOfferedWhenAskedFor(t *testing.T) {
 	}
 }
 
+// With the gate on, the snapshotter and the snapshot controller wait for the API.
+func TestGroupSnapshotsAreOfferedWhenAskedFor(t *testing.T) {
+	for values, want := range map[string]string{
+		everything: "CSIVolumeGroupSnapshot=false",
+		"{snapshotter: {enabled: true, groupSnapshots: true}, snapshotController: {enabled: true, " +
+			"crds: true}}": "CSIVolumeGroupSnapshot=true",
+	} {
+		var classes, definitions, gates int
+		for _, o := range render(t, values) {
+			switch o.Kind {
+			case "VolumeGroupSnapshotClass":
+				classes++
+			case "CustomResourceDefinition":
+				definitions++
+			}
+			for _, c := range o.Spec.Template.Spec.Containers {
+				for _, arg := range c.Args {
+					if strings.Contains(arg, want) {
+						gates++
+					}
+				}
+			}
+		}
+		if on := strings.HasSuffix(want, "true"); gates != 2 || (classes == 1) != on ||
+			(definitions == 6) != on {
+			t.Errorf("%s is in %d containers, and there are %d classes and %d definitions", want, gates,
+				classes, definitions)
+		}
+	}
+}
+
 func TestDriverAcceptsWhatTheChartTellsIt(t *testing.T) {
 	for name, values := range map[string]string{
 		"defaults": "",
@@ -518,6 +549,11 @@ func TestValuesThatCannotWorkAreRefused(t *testing.T) {
 		{
 			"certificate without its authority", "controller: {tls: {secret: a}}",
 			"give both secret and authorityConfigMap",
+		},
+		{
+			"group snapshots in node deployment",
+			"{deployment: node, snapshotter: {enabled: true, groupSnapshots: true}}",
+			"snapshotter.groupSnapshots needs deployment: central",
 		},
 		{"driver name in capitals", "driverName: Local", "does not match pattern"},
 	} {

@@ -74,6 +74,16 @@
   {{- include "csi-hostpath.sidecar" (dict "root" . "sidecar" .Values.resizer) | nindent 2 }}
 {{- end -}}
 
+{{- /* "true" with group snapshots. */ -}}
+{{- define "csi-hostpath.groupSnapshots" -}}
+{{- if and .Values.snapshotter.enabled .Values.snapshotter.groupSnapshots -}}
+{{- if ne .Values.deployment "central" -}}
+{{- fail "snapshotter.groupSnapshots needs deployment: central. In node deployment external-snapshotter takes no group snapshots: it filters their contents by a label that nobody sets" -}}
+{{- end -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{- define "csi-hostpath.snapshotter" -}}
 {{- $central := eq .Values.deployment "central" -}}
 - name: snapshotter
@@ -87,8 +97,8 @@
     - --node-deployment
     - --leader-election=false
     {{- end }}
-    # With groups of snapshots it would wait half a minute for an API that nobody needs here.
-    - --feature-gates=CSIVolumeGroupSnapshot=false{{ if $central }},ReleaseLeaderElectionOnExit=true{{ end }}
+    # With group snapshots it waits half a minute for their API.
+    - --feature-gates=CSIVolumeGroupSnapshot={{ include "csi-hostpath.groupSnapshots" . | default "false" }}{{ if $central }},ReleaseLeaderElectionOnExit=true{{ end }}
     - --extra-create-metadata
     - --timeout={{ .Values.snapshotter.timeout }}
     - --retry-interval-max=1m
