@@ -29,6 +29,7 @@ const (
 
 // applied are the kinds of the chart that say what the controller may do, and what it works with.
 var applied = map[string]string{
+	"CustomResourceDefinition":         "customresourcedefinitions",
 	"ServiceAccount":                   "serviceaccounts",
 	"Secret":                           "secrets",
 	"ConfigMap":                        "configmaps",
