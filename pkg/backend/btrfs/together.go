@@ -29,7 +29,7 @@ const maxTogether = 15 * time.Second
 // transaction. So a snapshot lacks nothing that was durable before something that another one has.
 //
 // Nothing makes ioctls join one transaction. But while a commit is under way, they join the next
-// transaction, whose own commit has to wait (TRANS_STATE_COMMIT_PREP, Linux 6.7). So a commit is
+// transaction, whose own commit has to wait (TRANS_STATE_COMMIT_PREP, Linux 6.6). So a commit is
 // started first, and the ioctls are called in parallel. The transaction of each snapshot is in its
 // root item (otransid). If they differ, the snapshots are destroyed and made again.
 func (b *Btrfs) SnapshotTogether(
@@ -101,7 +101,7 @@ func (t together) snapshot(ctx context.Context) error {
 		}
 		if took > maxTogether {
 			return fmt.Errorf("%w: btrfs has not made %d snapshots in one transaction in %d tries within "+
-				"%s: try again when the disk is less busy (Linux 6.7 and newer need few tries)",
+				"%s: try again when the disk is less busy (Linux 6.6 and newer need few tries)",
 				volume.ErrBusy, len(t.all), tries, maxTogether)
 		}
 		if err := t.destroy(); err != nil {
