@@ -37,7 +37,6 @@ var applied = map[string]string{
 	"ClusterRoleBinding":               "clusterrolebindings",
 	"Role":                             "roles",
 	"RoleBinding":                      "rolebindings",
-	"CustomResourceDefinition":         "customresourcedefinitions",
 	"StorageClass":                     "storageclasses",
 	"ValidatingAdmissionPolicy":        "validatingadmissionpolicies",
 	"ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
