@@ -239,6 +239,7 @@ func TestEveryRightToChangeHasAPolicy(t *testing.T) {
 	for _, values := range []string{
 		"", "resizer: {enabled: false}", "snapshotter: {enabled: true}", `nodeGone: {after: ""}`,
 		"controller: {tls: {secret: a, authorityConfigMap: b}}",
+		"snapshotter: {enabled: true, groupSnapshots: true}",
 		"snapshotter: {enabled: true}\ndriverName: local.example.com",
 	} {
 		checkPolicies(t, values, render(t, values), controllerPods)

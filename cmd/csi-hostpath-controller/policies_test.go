@@ -33,6 +33,7 @@ const (
 	leases     = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
 	capacities = "/apis/storage.k8s.io/v1/namespaces/default/csistoragecapacities"
 	contents   = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents"
+	groupPath  = "/apis/groupsnapshot.storage.k8s.io/v1/volumegroupsnapshotcontents"
 	ownSecret  = "/api/v1/namespaces/default/secrets/" + authority
 )
 
@@ -63,7 +64,7 @@ func newPoliced(t *testing.T) *policed {
 	t.Helper()
 	server := apiserver.ForTest(t, "validatingadmissionpolicy-status-controller")
 	applyChart(t, server, "central", "snapshotter.enabled=true", "snapshotController.enabled=true",
-		"snapshotController.crds=true")
+		"snapshotController.crds=true", "snapshotter.groupSnapshots=true")
 	p := &policed{t: t}
 	var err error
 	p.admin, err = server.Admin()
@@ -159,6 +160,13 @@ func newContent(name, driver string) string {
 		name, driver)
 }
 
+func newGroup(name, driver string) string {
+	return fmt.Sprintf(`{"apiVersion": "groupsnapshot.storage.k8s.io/v1", "kind": "VolumeGroupSnapshotContent",
+		"metadata": {"name": %q}, "spec": {"deletionPolicy": "Delete", "driver": %q,
+		"source": {"volumeHandles": ["0123456789ab-x"]}, "volumeGroupSnapshotRef": {"name": "g", "namespace": "default"}}}`,
+		name, driver)
+}
+
 // populate makes what the tries are about.
 func (p *policed) populate() {
 	p.t.Helper()
@@ -177,6 +185,8 @@ func (p *policed) populate() {
 	p.create(leases, newLease("hostpath-csi-local", ""))
 	p.create(contents, newContent("ours", driverName))
 	p.create(contents, newContent("theirs", "ebs.csi.aws.com"))
+	p.create(groupPath, newGroup("ours", driverName))
+	p.create(groupPath, newGroup("theirs", "ebs.csi.aws.com"))
 	// The name is that of the pod of another replica.
 	p.create(leases, newLease("external-resizer-hostpath-csi-local", "controller-2"))
 }
@@ -193,6 +203,7 @@ func TestPoliciesBoundTheControllersToken(t *testing.T) {
 			{http.MethodPatch, claims + "/theirs/status", label, ""},
 			{http.MethodPost, events, newEvent("kubelet", "Pod"), ""},
 			{http.MethodPatch, contents + "/theirs", label, ""},
+			{http.MethodPatch, groupPath + "/theirs", label, ""},
 			{http.MethodPost, leases, newLease("x", ""), ""},
 			{http.MethodPost, capacities, newRoom("x"), ""},
 			{http.MethodPut, ownSecret, p.secret(label), ""},
@@ -207,7 +218,7 @@ func TestPoliciesBoundTheControllersToken(t *testing.T) {
 	tries := map[string]map[string]try{
 		"volumes": p.volumeTries(), "claims": p.claimTries(), "growth": p.growthTries(),
 		"events": p.eventTries(), "leases": p.leaseTries(), "capacities": p.capacityTries(),
-		"snapshots": p.contentTries(), "authority": p.authorityTries(),
+		"snapshots": p.contentTries(), "group snapshots": p.groupTries(), "authority": p.authorityTries(),
 	}
 	for name, list := range tries {
 		for what, a := range list {
@@ -324,6 +335,7 @@ func (p *policed) eventTries() map[string]try {
 		"of the provisioner":       post("hostpath.csi.local_controller-1_"+claimUID, "PersistentVolumeClaim", ""),
 		"of the resizer":           post("external-resizer hostpath.csi.local", "PersistentVolumeClaim", ""),
 		"of the snapshotter":       post("csi-snapshotter hostpath.csi.local", "VolumeSnapshotContent", ""),
+		"of a group snapshot":      post("csi-snapshotter hostpath.csi.local", "VolumeGroupSnapshotContent", ""),
 		"of an election":           post("external-resizer-hostpath-csi-local/controller-1", "Lease", ""),
 		"of kubelet":               post("kubelet", "Pod", own),
 		"of the scheduler":         post("default-scheduler", "Pod", own),
@@ -397,6 +409,22 @@ func (p *policed) contentTries() map[string]try {
 		"is ready":              patch("/ours/status", `{"status": {"snapshotHandle": "0123456789ab-s-x", "readyToUse": true}}`, ""),
 		"another policy":        patch("/ours", `{"spec": {"deletionPolicy": "Retain"}}`, only),
 		"another snapshot":      patch("/ours", `{"spec": {"volumeSnapshotRef": {"name": "mine"}}}`, only),
+		"of another driver":     patch("/theirs", `{"metadata": {"finalizers": null}}`, ours),
+		"ready, another driver": patch("/theirs/status", `{"status": {"readyToUse": true}}`, ours),
+	})
+	return tries
+}
+
+func (p *policed) groupTries() map[string]try {
+	const ours = "may only say how snapshots of hostpath.csi.local fare"
+	const only = "of a group snapshot only its state"
+	patch := func(path, change, want string) try { return try{http.MethodPatch, groupPath + path, change, want} }
+	tries := metadataTries(groupPath+"/ours", only)
+	maps.Copy(tries, map[string]try{
+		"is being created":      patch("/ours", `{"metadata": {"annotations": {"groupsnapshot.storage.kubernetes.io/volumegroupsnapshot-being-created": "yes"}}}`, ""),
+		"its finalizer":         patch("/ours", `{"metadata": {"finalizers": ["groupsnapshot.storage.kubernetes.io/volumegroupsnapshotcontent-bound-protection"]}}`, ""),
+		"is ready":              patch("/ours/status", `{"status": {"volumeGroupSnapshotHandle": "x", "readyToUse": true, "volumeSnapshotInfoList": [{"volumeHandle": "0123456789ab-x", "snapshotHandle": "0123456789ab-s-x"}]}}`, ""),
+		"another policy":        patch("/ours", `{"spec": {"deletionPolicy": "Retain"}}`, only),
 		"of another driver":     patch("/theirs", `{"metadata": {"finalizers": null}}`, ours),
 		"ready, another driver": patch("/theirs/status", `{"status": {"readyToUse": true}}`, ours),
 	})
