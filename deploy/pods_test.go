@@ -186,11 +186,11 @@ func TestNetworkPolicyNamesWhoMayScrapeAndTheWayOut(t *testing.T) {
 // waysOut are the ports of each egress rule, and to how many peers: none stands for everybody.
 func waysOut(policy networkPolicy) (ways []string) {
 	for _, rule := range policy.Egress {
-		way := ""
+		var way strings.Builder
 		for _, p := range rule.Ports {
-			way += fmt.Sprintf("%d ", p.Port)
+			fmt.Fprintf(&way, "%d ", p.Port)
 		}
-		ways = append(ways, fmt.Sprintf("%sto %d", way, len(rule.To)))
+		ways = append(ways, fmt.Sprintf("%sto %d", way.String(), len(rule.To)))
 	}
 	return ways
 }

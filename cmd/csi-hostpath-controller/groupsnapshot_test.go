@@ -114,19 +114,19 @@ func (g *groups) start(name, user string, args ...string) {
 	})
 }
 
-func (g *groups) objects(version, resource string) dynamic.ResourceInterface {
+func (g *groups) objects(version, plural string) dynamic.ResourceInterface {
 	g.t.Helper()
 	parsed, err := schema.ParseGroupVersion(version)
 	fixture.Must(g.t, err)
-	objects := g.dynamic.Resource(parsed.WithResource(resource))
-	if resource == "volumegroupsnapshotclasses" {
+	objects := g.dynamic.Resource(parsed.WithResource(plural))
+	if plural == "volumegroupsnapshotclasses" {
 		return objects
 	}
 	return objects.Namespace(core.NamespaceDefault)
 }
 
 // create creates an object called g, as soon as its definition is served.
-func (g *groups) create(version, kind, resource string, fields map[string]any) {
+func (g *groups) create(version, kind, plural string, fields map[string]any) {
 	g.t.Helper()
 	o := &unstructured.Unstructured{Object: map[string]any{"spec": fields}}
 	if kind == "VolumeGroupSnapshotClass" {
@@ -137,7 +137,7 @@ func (g *groups) create(version, kind, resource string, fields map[string]any) {
 	o.SetName("g")
 	var err error
 	fixture.Eventually(g.t, "a "+kind+" is created", func() bool {
-		_, err = g.objects(version, resource).Create(g.t.Context(), o, metav1.CreateOptions{})
+		_, err = g.objects(version, plural).Create(g.t.Context(), o, metav1.CreateOptions{})
 		return err == nil
 	}, func() any { return err })
 }

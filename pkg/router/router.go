@@ -70,8 +70,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// Router implements csi.ControllerServer, csi.GroupControllerServer and link.Fleet. What it does not
-// implement answers UNIMPLEMENTED and is not advertised.
+// Router implements csi.ControllerServer, csi.GroupControllerServer and link.Fleet. What it does
+// not implement answers UNIMPLEMENTED and is not advertised.
 type Router struct {
 	csi.UnimplementedControllerServer
 	csi.UnimplementedGroupControllerServer

@@ -16,6 +16,7 @@ import (
 	_ "k8s.io/kubernetes/test/e2e/framework/metrics/init"
 	_ "k8s.io/kubernetes/test/e2e/framework/node/init"
 	"k8s.io/kubernetes/test/e2e/framework/testfiles"
+
 	// The flag -storage.testdriver.
 	_ "k8s.io/kubernetes/test/e2e/storage/external"
 	manifests "k8s.io/kubernetes/test/e2e/testing-manifests"
