@@ -12,8 +12,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/cluster"
 )
 
-// TestPodWaitsWhereTheDriverIsNotRegistered stops the driver of one node as docs/operations.md does,
-// and starts it again.
+// TestPodWaitsWhereTheDriverIsNotRegistered stops the driver of one node as docs/operations.md
+// does, and starts it again.
 func TestPodWaitsWhereTheDriverIsNotRegistered(t *testing.T) {
 	if got := kubectl(t, "get", "csidriver", driverName, "-o",
 		"jsonpath={.spec.preventPodSchedulingIfMissing}"); got != "true" {

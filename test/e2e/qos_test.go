@@ -23,9 +23,10 @@ parameters: %s
 `, name, driverName, flow(parameters...)))
 }
 
-func setAttributesClass(t *testing.T, ns, claim, class string) {
+// setAttributesClass changes the VolumeAttributesClass of the claim data.
+func setAttributesClass(t *testing.T, ns, class string) {
 	t.Helper()
-	kubectl(t, "-n", ns, "patch", "pvc", claim, "-p",
+	kubectl(t, "-n", ns, "patch", "pvc", "data", "-p",
 		fmt.Sprintf(`{"spec": {"volumeAttributesClassName": %q}}`, class))
 }
 
@@ -82,7 +83,7 @@ func TestIOLimitComesAndGoesWhileThePodRuns(t *testing.T) {
 		return nil
 	}
 	eventually(t, readyTimeout, isFast)
-	setAttributesClass(t, ns, "data", "slow")
+	setAttributesClass(t, ns, "slow")
 	eventually(t, readyTimeout, func() error { return hasAttributesClass(t, ns, "data", "slow") })
 	eventually(t, readyTimeout, isSlow("app"))
 	eventually(t, readyTimeout, isSlow("slow"))
@@ -98,7 +99,7 @@ func TestIOLimitComesAndGoesWhileThePodRuns(t *testing.T) {
 		`{"spec": {"volumeAttributesClassName": null}}`); err == nil {
 		t.Error("Kubernetes has taken the class off the claim: docs/qos.md says that it does not")
 	}
-	setAttributesClass(t, ns, "data", "unlimited")
+	setAttributesClass(t, ns, "unlimited")
 	eventually(t, readyTimeout, func() error { return hasAttributesClass(t, ns, "data", "unlimited") })
 	eventually(t, readyTimeout, isFast)
 	restarts := kubectl(t, "-n", ns, "get", "pod", "app", "-o",
@@ -118,10 +119,10 @@ func TestAttributesThatAVolumeCannotHaveAreAnEvent(t *testing.T) {
 	attributesClass(t, "retained", "trashRetention", "1s")
 	apply(t, ns, claim("data", "csi-hostpath", "64Mi")+pod("app", mounts("data", "/data")))
 	waitReady(t, ns, "app")
-	setAttributesClass(t, ns, "data", "impossible")
+	setAttributesClass(t, ns, "impossible")
 	eventually(t, readyTimeout, func() error {
 		return describes(t, ns, "pvc", "data", "use a StorageClass with backing: image")
 	})
-	setAttributesClass(t, ns, "data", "retained")
+	setAttributesClass(t, ns, "retained")
 	eventually(t, readyTimeout, func() error { return hasAttributesClass(t, ns, "data", "retained") })
 }
