@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -100,6 +101,9 @@ func install(ctx context.Context, set ...string) error {
 		// The nodes share a machine, so the groups of their pods have different names.
 		"config.ioLimits.podsGroup=" + testCluster.CGroup(),
 	}, set...)
+	if !slices.Contains(set, "deployment=node") {
+		set = append(set, "snapshotter.groupSnapshots=true")
+	}
 	for _, s := range set {
 		args = append(args, "--set", s)
 	}
