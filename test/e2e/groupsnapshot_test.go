@@ -90,7 +90,7 @@ spec:
 `, name, label)
 }
 
-// waitGroupSnapshot waits until all snapshots of a group snapshot are ready, and returns their names
+// waitGroupSnapshot waits until all snapshots of a group snapshot are ready. It returns their names
 // by their claims.
 func waitGroupSnapshot(t *testing.T, ns, name string) map[string]string {
 	t.Helper()
