@@ -2,7 +2,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -248,7 +247,7 @@ func (p *policed) volumeTries() map[string]try {
 	const ours = "may only change volumes of hostpath.csi.local"
 	const only = "of a volume only the size"
 	post := func(change, want string) try {
-		return try{http.MethodPost, volumes, merged(p.t, newVolume("pvc-"+claimUID, driverName), change), want}
+		return try{http.MethodPost, volumes, fixture.Merged(p.t, newVolume("pvc-"+claimUID, driverName), change), want}
 	}
 	patch := func(change, want string) try { return try{http.MethodPatch, volumes + "/ours", change, want} }
 	tries := metadataTries(volumes+"/ours", only)
@@ -345,7 +344,7 @@ func (p *policed) eventTries() map[string]try {
 		"of another pod's lease":   post("external-resizer-hostpath-csi-local/controller-2", "Lease", own),
 		"about a node":             post(controllerName, "Node", "only report events of volumes, claims"),
 		"change kubelet's":         {http.MethodPatch, events + "/kubelets", `{"count": 2}`, own},
-		"with an owner":            {http.MethodPost, events, merged(p.t, newEvent(controllerName, "Pod"), owner), "a new event may have no label"},
+		"with an owner":            {http.MethodPost, events, fixture.Merged(p.t, newEvent(controllerName, "Pod"), owner), "a new event may have no label"},
 		"delete, which it may not": {http.MethodDelete, events + "/kubelets", "", "forbidden"},
 	}
 }
@@ -354,7 +353,7 @@ func (p *policed) leaseTries() map[string]try {
 	const pod = "may only take the lease for that pod"
 	put := func(name, change, want string) try {
 		object := newLease(name, "controller-1")
-		return try{http.MethodPut, leases + "/" + name, p.withVersion(leases+"/"+name, merged(p.t, object, change)), want}
+		return try{http.MethodPut, leases + "/" + name, p.withVersion(leases+"/"+name, fixture.Merged(p.t, object, change)), want}
 	}
 	held := func(holder string) string { return `{"spec": {"holderIdentity": "` + holder + `"}}` }
 	return map[string]try{
@@ -367,7 +366,7 @@ func (p *policed) leaseTries() map[string]try {
 		"with an owner":                   put("hostpath-csi-local", owner, "only its holder may be changed"),
 		"create":                          {http.MethodPost, leases, newLease(leaseOf(driverName), "controller-1"), ""},
 		"create another":                  {http.MethodPost, leases, newLease("mine", "controller-1"), "may only have the leases"},
-		"create with an owner":            {http.MethodPost, leases, merged(p.t, newLease(leaseOf(driverName), "controller-1"), owner), "a new lease may have no"},
+		"create with an owner":            {http.MethodPost, leases, fixture.Merged(p.t, newLease(leaseOf(driverName), "controller-1"), owner), "a new lease may have no"},
 		"create one of a node, elsewhere": {http.MethodPost, strings.Replace(leases, "default", "kube-node-lease", 1), newLease("node-1", "x"), "forbidden"},
 	}
 }
@@ -376,11 +375,11 @@ func (p *policed) capacityTries() map[string]try {
 	const ours = "may only say what room hostpath.csi.local has"
 	const only = "of capacity only the sizes and the owner"
 	post := func(change, want string) try {
-		return try{http.MethodPost, capacities, merged(p.t, newRoom("external-provisioner"), change), want}
+		return try{http.MethodPost, capacities, fixture.Merged(p.t, newRoom("external-provisioner"), change), want}
 	}
 	put := func(change, want string) try {
 		path := capacities + "/ours"
-		return try{http.MethodPut, path, merged(p.t, p.get(path), change), want}
+		return try{http.MethodPut, path, fixture.Merged(p.t, p.get(path), change), want}
 	}
 	return map[string]try{
 		"create":                        post(`{}`, ""),
@@ -446,7 +445,7 @@ func (p *policed) authorityTries() map[string]try {
 // secret is the controller's own, with a change.
 func (p *policed) secret(change string) string {
 	p.t.Helper()
-	return merged(p.t, p.get(ownSecret), change)
+	return fixture.Merged(p.t, p.get(ownSecret), change)
 }
 
 // get is an object as the API server has it.
@@ -461,7 +460,7 @@ func (p *policed) get(path string) string {
 // withVersion gives an object the metadata that the API server has, with its own changes.
 func (p *policed) withVersion(path, object string) string {
 	p.t.Helper()
-	return merged(p.t, p.get(path), object)
+	return fixture.Merged(p.t, p.get(path), object)
 }
 
 // checkTypes waits until the API server has checked the policies' expressions against the types of
@@ -483,34 +482,4 @@ func (p *policed) checkTypes() {
 		}
 		return len(list.Items) > 0
 	})
-}
-
-// merged is an object with a merge patch (RFC 7386).
-func merged(t *testing.T, object, patch string) string {
-	t.Helper()
-	var o, change map[string]any
-	fixture.Must(t, json.Unmarshal([]byte(object), &o))
-	fixture.Must(t, json.Unmarshal([]byte(patch), &change))
-	text, err := json.Marshal(mergeInto(o, change))
-	fixture.Must(t, err)
-	return string(text)
-}
-
-func mergeInto(object, patch map[string]any) map[string]any {
-	out := maps.Clone(object)
-	if out == nil {
-		out = map[string]any{}
-	}
-	for key, value := range patch {
-		switch v := value.(type) {
-		case nil:
-			delete(out, key)
-		case map[string]any:
-			old, _ := out[key].(map[string]any)
-			out[key] = mergeInto(old, v)
-		default:
-			out[key] = v
-		}
-	}
-	return out
 }

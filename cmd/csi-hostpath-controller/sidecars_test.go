@@ -180,7 +180,7 @@ func (c *cluster) resize(name, size string) {
 func (c *cluster) takeSnapshot(v *core.PersistentVolume) {
 	c.t.Helper()
 	client := c.client.CoreV1().RESTClient()
-	content := merged(c.t, newContent("snap", driverName),
+	content := fixture.Merged(c.t, newContent("snap", driverName),
 		`{"metadata": {"finalizers": ["snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"]},
 		"spec": {"volumeSnapshotClassName": "c", "volumeSnapshotRef": {"uid": "`+claimUID+`"}, "source": {"volumeHandle": "`+v.Spec.CSI.VolumeHandle+`"}}}`)
 	(&policed{t: c.t, admin: c.client}).create("/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses",

@@ -235,16 +235,7 @@ const unlabelledInterval = 30 * time.Second
 
 // run works until ctx is done. The informers must have synced.
 func (u *unlabelled) run(ctx context.Context) {
-	ticker := time.NewTicker(unlabelledInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			u.look(ctx)
-		}
-	}
+	later(ctx, unlabelledInterval, func() { u.look(ctx) })
 }
 
 func (u *unlabelled) look(ctx context.Context) {

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
@@ -71,19 +72,12 @@ func (g *goneNodes) interval() time.Duration {
 
 // run works until ctx is done. The informers must have synced.
 func (g *goneNodes) run(ctx context.Context) {
-	ticker := time.NewTicker(g.interval())
-	defer ticker.Stop()
-	for {
+	wait.UntilWithContext(ctx, func(ctx context.Context) {
 		g.look(ctx)
 		if g.after > 0 {
 			g.lookAtSnapshots(ctx)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
+	}, g.interval())
 }
 
 // look goes through the volumes of all nodes once.

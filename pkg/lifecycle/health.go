@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/health"
@@ -51,19 +52,12 @@ type unhealthy struct {
 
 // run works until ctx is done. The informers must have synced.
 func (u *unhealthy) run(ctx context.Context) {
-	ticker := time.NewTicker(healthInterval)
-	defer ticker.Stop()
-	for {
+	wait.UntilWithContext(ctx, func(context.Context) {
 		left := maxToldAtOnce
 		for _, p := range u.nodes.Health() {
 			left = u.look(p, left)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
+	}, healthInterval)
 }
 
 // look compares the health of a pool's volumes with what their owners have been told. It tells so

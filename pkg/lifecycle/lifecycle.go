@@ -25,6 +25,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
@@ -178,4 +179,13 @@ func (c *Controller) Run(ctx context.Context) {
 		wg.Go(func() { c.links.run(ctx) })
 	}
 	<-ctx.Done()
+}
+
+// later calls f each interval until ctx is done, and for the first time after an interval.
+func later(ctx context.Context, interval time.Duration, f func()) {
+	// The only error is that of ctx.
+	_ = wait.PollUntilContextCancel(ctx, interval, false, func(context.Context) (bool, error) {
+		f()
+		return false, nil
+	})
 }

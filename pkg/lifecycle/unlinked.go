@@ -21,16 +21,7 @@ type unlinked struct {
 // run works until ctx is done. The informers must have synced. Nodes link themselves meanwhile: the
 // first look is later.
 func (u *unlinked) run(ctx context.Context) {
-	ticker := time.NewTicker(unlinkedInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			u.look()
-		}
-	}
+	later(ctx, unlinkedInterval, u.look)
 }
 
 func (u *unlinked) look() {

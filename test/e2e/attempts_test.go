@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // attempt is one request that whoever took over the node "here" sends with the token of its driver's
@@ -107,37 +109,7 @@ func (w *takenOver) content(snapshot string) string {
 // changed is an object as the API server has it, with a merge patch (RFC 7386) applied.
 func (w *takenOver) changed(path, patch string) string {
 	w.t.Helper()
-	return merged(w.t, w.raw(path), patch)
-}
-
-func merged(t *testing.T, object, patch string) string {
-	t.Helper()
-	var o, p map[string]any
-	for text, into := range map[string]*map[string]any{object: &o, patch: &p} {
-		if err := json.Unmarshal([]byte(text), into); err != nil {
-			t.Fatalf("%v: %s", err, text)
-		}
-	}
-	return marshal(mergeInto(o, p))
-}
-
-func mergeInto(object, patch map[string]any) map[string]any {
-	out := maps.Clone(object)
-	if out == nil {
-		out = map[string]any{}
-	}
-	for key, value := range patch {
-		switch v := value.(type) {
-		case nil:
-			delete(out, key)
-		case map[string]any:
-			old, _ := out[key].(map[string]any)
-			out[key] = mergeInto(old, v)
-		default:
-			out[key] = v
-		}
-	}
-	return out
+	return fixture.Merged(w.t, w.raw(path), patch)
 }
 
 func annotations(pairs ...string) string {
@@ -246,7 +218,7 @@ func (w *takenOver) createVolumes() (list []attempt) {
 	base := w.newVolume(w.ns, "waiting", "11111111-1111-4111-8111-111111111111")
 	add := func(what, want, change string) {
 		list = append(list, attempt{
-			"create persistentvolumes", what, http.MethodPost, volumesPrefix, merged(w.t, base, change), want,
+			"create persistentvolumes", what, http.MethodPost, volumesPrefix, fixture.Merged(w.t, base, change), want,
 		})
 	}
 	secret := map[string]string{"name": "admin", "namespace": "kube-system"}
@@ -648,7 +620,7 @@ func (w *takenOver) changeCapacities() (list []attempt) {
 	create := func(what, want, node, change string) {
 		list = append(list, attempt{
 			"create" + kind, what, http.MethodPost, capacityPrefix,
-			merged(w.t, w.newCapacity(node), change), want,
+			fixture.Merged(w.t, w.newCapacity(node), change), want,
 		})
 	}
 	owner := `{"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "` + absentUID + `"}]}}`
@@ -730,7 +702,7 @@ func (w *takenOver) changeEvents() (list []attempt) {
 	path := "/api/v1/namespaces/" + w.ns + "/events"
 	create := func(what, want, component, change string) {
 		list = append(list, attempt{
-			"create events", what, http.MethodPost, path, merged(w.t, w.newEvent(component), change), want,
+			"create events", what, http.MethodPost, path, fixture.Merged(w.t, w.newEvent(component), change), want,
 		})
 	}
 	create("of the provisioner", "", own, `{}`)
@@ -749,7 +721,7 @@ func (w *takenOver) changeEvents() (list []attempt) {
 		}
 	}
 	for name, component := range map[string]string{"own": own, "kubelets": "kubelet"} {
-		apply(w.t, w.ns, merged(w.t, w.newEvent(component), `{"metadata": {"name": "`+name+`"}}`))
+		apply(w.t, w.ns, fixture.Merged(w.t, w.newEvent(component), `{"metadata": {"name": "`+name+`"}}`))
 		want := func(refusal string) string {
 			if name == "kubelets" {
 				return ownSidecars
@@ -784,7 +756,7 @@ func (w *takenOver) changePlacersEvents() (list []attempt) {
 	path := "/api/v1/namespaces/" + w.ns + "/events"
 	create := func(what, want, component, change string) {
 		list = append(list, attempt{
-			"create events", what, http.MethodPost, path, merged(w.t, w.newEvent(component), change), want,
+			"create events", what, http.MethodPost, path, fixture.Merged(w.t, w.newEvent(component), change), want,
 		})
 	}
 	create("of the placer", "", own, `{}`)
@@ -803,7 +775,7 @@ func (w *takenOver) changePlacersEvents() (list []attempt) {
 		}
 	}
 	for name, component := range map[string]string{"placers": own, "kubelets-too": "kubelet"} {
-		apply(w.t, w.ns, merged(w.t, w.newEvent(component), `{"metadata": {"name": "`+name+`"}}`))
+		apply(w.t, w.ns, fixture.Merged(w.t, w.newEvent(component), `{"metadata": {"name": "`+name+`"}}`))
 		patch := func(what, want, change string) {
 			if component != own {
 				want = ownSidecars
@@ -833,7 +805,7 @@ func (w *takenOver) changeLeases() (list []attempt) {
 	update := func(what, want, change string) {
 		list = append(list, attempt{
 			"update" + kind, what, http.MethodPut, path,
-			w.changed(path, merged(w.t, `{"spec": {"holderIdentity": "`+w.pod+`"}}`, change)), want,
+			w.changed(path, fixture.Merged(w.t, `{"spec": {"holderIdentity": "`+w.pod+`"}}`, change)), want,
 		})
 	}
 	list = append(list,

@@ -73,14 +73,7 @@ func TestDatabaseUnderLoadHasAConsistentSnapshot(t *testing.T) {
 		)
 	}
 	for _, name := range databases {
-		eventually(t, readyTimeout, func() error {
-			acknowledged[name] = sh(t, ns, name, "wc -l </tmp/committed 2>/dev/null || echo 0")
-			if len(acknowledged[name]) < 2 {
-				return fmt.Errorf("%s has %s transactions: %s", name, acknowledged[name],
-					sh(t, ns, name, "cat /tmp/errors"))
-			}
-			return nil
-		})
+		acknowledged[name] = waitTransactions(t, ns, name)
 	}
 	apply(t, ns, snapshots.String())
 	waitSnapshots(t, ns, names...)
@@ -140,4 +133,19 @@ func putSQLite(t *testing.T, node *cluster.Node) {
 func withSQLite(p podSpec, node *cluster.Node) podSpec {
 	p.node = node.Name()
 	return p.withInline("sqlite", "/sqlite", "path", "/srv/models/sqlite", "type", "Directory")
+}
+
+// waitTransactions waits until a database has committed ten transactions, and returns how many it
+// has.
+func waitTransactions(t *testing.T, ns, name string) (committed string) {
+	t.Helper()
+	eventually(t, readyTimeout, func() error {
+		committed = sh(t, ns, name, "wc -l </tmp/committed 2>/dev/null || echo 0")
+		if len(committed) < 2 {
+			return fmt.Errorf("%s has %s transactions: %s", name, committed,
+				sh(t, ns, name, "cat /tmp/errors"))
+		}
+		return nil
+	})
+	return committed
 }

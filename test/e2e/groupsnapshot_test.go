@@ -44,14 +44,7 @@ func TestDatabaseOnTwoVolumesIsConsistentInAGroupSnapshot(t *testing.T) {
 			done) >/dev/null 2>&1 &`)
 	}
 	for _, name := range names {
-		eventually(t, readyTimeout, func() error {
-			acknowledged[name] = sh(t, ns, name, "wc -l </tmp/committed 2>/dev/null || echo 0")
-			if len(acknowledged[name]) < 2 {
-				return fmt.Errorf("%s has %s transactions: %s", name, acknowledged[name],
-					sh(t, ns, name, "cat /tmp/errors"))
-			}
-			return nil
-		})
+		acknowledged[name] = waitTransactions(t, ns, name)
 	}
 	apply(t, ns, groups.String())
 	for i, tc := range cases {

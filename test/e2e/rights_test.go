@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // TestTakenOverSidecarCannot shows what whoever takes over a sidecar can not do, with the token
@@ -433,7 +435,7 @@ func requester(
 				return nil
 			}
 			// Its controller has written the object meanwhile, as the resizer does its lease.
-			a.body = merged(t, a.body, versionOf(t, strings.TrimSuffix(a.path, "/status")))
+			a.body = fixture.Merged(t, a.body, versionOf(t, strings.TrimSuffix(a.path, "/status")))
 			return fmt.Errorf("%s: %s", a.what, answer)
 		})
 		return status, answer
