@@ -1,6 +1,6 @@
 // Package lifecycle does with the objects of the Kubernetes API what neither a node nor upstream's
-// sidecars can: it places claims that have a source, says what keeps claims and pods waiting, and
-// does what is left to do when a node was deleted.
+// sidecars can: it places claims that have a source, tells their owners what keeps claims and pods
+// waiting and what is wrong with volumes, and does what is left to do when a node was deleted.
 //
 // Rights that it needs in the whole cluster:
 //

@@ -104,8 +104,8 @@ func (s *Server) NodeGetInfo(
 // limit is the number of volumes that the scheduler is told. If there is no limit, it is a number
 // that no node reaches: when a driver registers without one, the scheduler of Kubernetes 1.37 does
 // not try the pods again that have waited for it (preventPodSchedulingIfMissing). They wait for its
-// next look at all pods, up to 5.5 minutes (pkg/scheduler/framework/plugins/nodevolumelimits/csi.go,
-// isSchedulableAfterCSINodeUpdated).
+// next look at all pods, up to 5.5 minutes (isSchedulableAfterCSINodeUpdated,
+// pkg/scheduler/framework/plugins/nodevolumelimits/csi.go).
 func (s *Server) limit() int64 {
 	if s.MaxVolumes == 0 {
 		return math.MaxInt32 // the most that a CSINode object can say

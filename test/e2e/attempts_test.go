@@ -14,8 +14,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// attempt is one request that whoever took over the node "here" sends with the token of its driver's
-// pod.
+// attempt is one request that whoever took over the node "here" sends with the token of its
+// driver's pod.
 type attempt struct {
 	// right is the verb and the resource that RBAC grants, as in "patch persistentvolumes"; what RBAC
 	// does not grant has "none".
@@ -65,7 +65,8 @@ const (
 	forbidden       = "forbidden"
 )
 
-// takenOver is what the attempts are about: objects of the node that was taken over, and of another.
+// takenOver is what the attempts are about: objects of the node that was taken over, and of
+// another.
 type takenOver struct {
 	t           *testing.T
 	ns          string
@@ -120,8 +121,8 @@ func annotations(pairs ...string) string {
 	return marshal(map[string]any{"metadata": map[string]any{"annotations": m}})
 }
 
-// metadataAttempts are merge patches of what every object has, and that others act upon: the garbage
-// collector on owners, controllers on finalizers, labels and annotations.
+// metadataAttempts are merge patches of what every object has, and that others act upon: the
+// garbage collector on owners, controllers on finalizers, labels and annotations.
 func metadataAttempts() map[string]string {
 	return map[string]string{
 		"an owner that does not exist": `{"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "` + absentUID + `"}]}}`,
@@ -405,8 +406,8 @@ func (w *takenOver) placeClaims() (list []attempt) {
 	return list
 }
 
-// states are a claim's: how it is bound, and whose it is. The refusal is that of whatever is not the
-// provisioner's to change.
+// claimStates are states of a claim: how it is bound, and whose it is. The refusal is that of
+// whatever is not the provisioner's to change.
 func claimStates() map[string]string {
 	return map[string]string{
 		"here":            onlyMarks, // WaitForFirstConsumer, bound

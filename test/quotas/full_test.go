@@ -60,7 +60,8 @@ func unreserved(fstype string) []disks.Option {
 	return nil
 }
 
-// wantRefusals creates on a disk that has no room, then some blocks, then more, until a volume fits.
+// wantRefusals creates on a disk that has no room, then some blocks, then more, until a volume
+// fits.
 func (n *node) wantRefusals(filler *os.File, volumes int) {
 	n.t.Helper()
 	const tries = 64
