@@ -212,11 +212,16 @@ func (s Spec) noun() string {
 
 // Check refuses values that ParseMutable does not make. Errors: ErrInvalid.
 func (m Mutable) Check() error {
-	for key, n := range map[string]uint64{
-		ParamReadIOPS: m.IO.ReadIOPS, ParamWriteIOPS: m.IO.WriteIOPS, ParamInodes: m.Inodes,
+	for _, field := range []struct {
+		key       string
+		n, atMost uint64
+	}{
+		{ParamReadIOPS, m.IO.ReadIOPS, maxIOPS},
+		{ParamWriteIOPS, m.IO.WriteIOPS, maxIOPS},
+		{ParamInodes, m.Inodes, maxInodes},
 	} {
-		if n > maxIOPS {
-			return fmt.Errorf("%w: %s is %d", ErrInvalid, key, n)
+		if field.n > field.atMost {
+			return fmt.Errorf("%w: %s is %d", ErrInvalid, field.key, field.n)
 		}
 	}
 	d := m.TrashRetention.Or(0)

@@ -46,6 +46,27 @@ func TestMutableParametersChangeOnlyWhatTheyName(t *testing.T) {
 	}
 }
 
+// What a class may say can be read again from the record.
+func TestLargestMutableParametersAreRightInARecord(t *testing.T) {
+	for key, value := range map[string]string{
+		"readIOPS": "4294967294", "writeIOPS": "4294967294", "inodes": "4294967295",
+		"readBytesPerSecond": "9223372036854775807", "writeBytesPerSecond": "9223372036854775807",
+		"trashRetention": "8760h",
+	} {
+		changes, err := parseMutable(map[string]string{key: value})
+		if err != nil {
+			t.Fatalf("%s=%s: %v", key, value, err)
+		}
+		m := changes.On(Mutable{})
+		if m == (Mutable{}) {
+			t.Errorf("%s=%s changes nothing", key, value)
+		}
+		if err := m.Check(); err != nil {
+			t.Errorf("%s=%s in a record: %v", key, value, err)
+		}
+	}
+}
+
 func TestWrongMutableParametersAreNamedWithWhatIsRight(t *testing.T) {
 	for key, value := range map[string]string{
 		"readIOPS": "9", "writeIOPS": "4294967295", "readBytesPerSecond": "65535",
