@@ -1,5 +1,5 @@
-// Package controllerserver is the CSI Controller service: it translates between CSI's messages and
-// the node's pools.
+// Package controllerserver is the CSI services Controller and GroupController: it translates
+// between CSI's messages and the node's pools.
 package controllerserver
 
 import (

@@ -1,5 +1,5 @@
 // Package identity is what the driver says of itself: the CSI Identity service, and the
-// capabilities of the Controller service.
+// capabilities of the services Controller and GroupController.
 package identity
 
 import (

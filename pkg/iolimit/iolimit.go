@@ -1,7 +1,7 @@
-// Package iolimit limits what pods may do on a block device, by control groups: io.max of cgroup v2,
-// where all pods of the node share the limit, or blkio.throttle of cgroup v1, where each container
-// has it for itself. An image has a device of its own, so a limit for the device is one for the
-// volume, whichever pods use it.
+// Package iolimit limits what pods may do on a block device, by control groups: io.max of cgroup
+// v2, where all pods of the node share the limit, or blkio.throttle of cgroup v1, where each
+// container has it for itself. An image has a device of its own, so a limit for the device is one
+// for the volume, whichever pods use it.
 package iolimit
 
 import (

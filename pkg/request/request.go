@@ -1,5 +1,5 @@
-// Package request reads requests of the CSI Controller service into values of pkg/volume, for the
-// node's service and for the router.
+// Package request reads requests of the CSI services Controller and GroupController into values of
+// pkg/volume, for the node's services and for the router.
 package request
 
 import (

@@ -1,6 +1,7 @@
-// Package router is CSI's Identity and Controller for a cluster whose nodes are linked: it sends
-// each call to the node that has the volume, chooses a node where the caller leaves it open, and
-// answers from memory what the nodes have pushed. It keeps nothing that the nodes cannot push again.
+// Package router is CSI's Identity, Controller and GroupController for a cluster whose nodes are
+// linked: it sends each call to the node that has the volume, chooses a node where the caller
+// leaves it open, and answers from memory what the nodes have pushed. It keeps nothing that the
+// nodes cannot push again.
 package router
 
 import (
