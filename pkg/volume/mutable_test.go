@@ -50,7 +50,7 @@ func TestMutableParametersChangeOnlyWhatTheyName(t *testing.T) {
 func TestLargestMutableParametersAreRightInARecord(t *testing.T) {
 	for key, value := range map[string]string{
 		"readIOPS": "4294967294", "writeIOPS": "4294967294", "inodes": "4294967295",
-		"readBytesPerSecond": "1152921504606846976", "writeBytesPerSecond": "9223372036854775807",
+		"readBytesPerSecond": "1152921504606846976", "writeBytesPerSecond": "1152921504606846976",
 		"trashRetention": "8760h",
 	} {
 		changes, err := parseMutable(map[string]string{key: value})
