@@ -62,7 +62,7 @@ func TestBenchMeasuresEverythingAndLeavesNothing(t *testing.T) {
 			t.Errorf("%s: nothing was measured", row.Name)
 		}
 	}
-	if want := 102; len(r.Rows) != want {
+	if want := 113; len(r.Rows) != want {
 		t.Errorf("%d rows, want %d:\n%s", len(r.Rows), want, out.String())
 	}
 }
