@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"k8s.io/klog/v2"
 
@@ -17,7 +18,9 @@ import (
 // A group snapshot is several snapshots that show one moment. It has no record of its own: the
 // record of each snapshot names the whole group. The group exists if and only if all of its
 // snapshots do. So a crash between the renames that create it, or that delete it, leaves a partial
-// group, which does not exist: the next start deletes it, and so does the repeated request.
+// group, which does not exist: the next start deletes it, and so does the repeated request. A group
+// that lacks a snapshot for another reason (an older driver, fsck, an incomplete backup) does not
+// exist either, but its other snapshots may be all that is left of the data: no start deletes them.
 
 // CreateGroupSnapshot takes snapshots of several volumes of the pool, as all of them are at one
 // moment, or returns those of that name if they are of these volumes. When it returns, all of them
@@ -222,20 +225,35 @@ func (p *Pool) checkAlone(id volume.SnapshotID) error {
 }
 
 // deletePartialGroups deletes what a crash has left of group snapshots that were being created or
-// deleted.
-func (p *Pool) deletePartialGroups(ctx context.Context) {
-	log := klog.FromContext(ctx)
+// deleted. A crash leaves one of the missing snapshots in tmp/ or in trash/, or deleted in place;
+// interrupted has the directories of those. Without one, deletePartialGroups deletes nothing.
+func (p *Pool) deletePartialGroups(ctx context.Context, interrupted map[string]bool) {
 	for _, g := range p.snapshots.catalog.PartialGroups() {
 		id := volume.NewGroupSnapshotID(p.id, g.Name)
 		_, members := p.snapshots.catalog.Group(id.Dir())
-		if err := p.deleteMembers(ctx, members); err != nil {
-			log.Error(err, "The rest of a group snapshot is not deleted", "pool", p.opts.Name,
-				"groupSnapshotID", id)
+		log := klog.FromContext(ctx).WithValues("pool", p.opts.Name, "groupSnapshotID", id,
+			"rest", len(members), "snapshots", len(g.Sources()))
+		if !lacksOneOf(g, members, interrupted) {
+			log.Error(nil, "A group snapshot lacks snapshots, and no crash explains it: the others are "+
+				"kept until the group snapshot is deleted or taken again")
 			continue
 		}
-		log.Info("The rest of a group snapshot is deleted, which a crash has interrupted", "pool",
-			p.opts.Name, "groupSnapshotID", id, "rest", len(members), "snapshots", len(g.Sources()))
+		if err := p.deleteMembers(ctx, members); err != nil {
+			log.Error(err, "The rest of a group snapshot is not deleted")
+			continue
+		}
+		log.Info("The rest of a group snapshot is deleted, which a crash has interrupted")
 	}
+}
+
+// lacksOneOf says that one of these directories is that of a missing snapshot of the group.
+func lacksOneOf(
+	g volume.SnapshotGroup, members []*catalog.Entry, directories map[string]bool,
+) bool {
+	return slices.ContainsFunc(g.MemberDirs(), func(dir string) bool {
+		isThere := slices.ContainsFunc(members, func(e *catalog.Entry) bool { return e.Dir == dir })
+		return directories[dir] && !isThere
+	})
 }
 
 // admitSnapshots admits one more snapshot of each volume, or none. Errors: those of admitSnapshot.

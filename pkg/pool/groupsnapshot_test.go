@@ -14,6 +14,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/layout"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/record"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/trash"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
@@ -149,17 +150,9 @@ func TestGroupThatACrashHasLeftPartlyIsDeletedAtTheNextStart(t *testing.T) {
 	part, whole := groupSnapshot(t, p, "part", ids...), groupSnapshot(t, p, "whole", ids...)
 	alone := snapshot(t, p, "alone", ids[0])
 	closePool(t, p)
-	path := func(s volume.Snapshot) string {
-		return filepath.Join(p.opts.Path, layout.SnapshotsDir, s.ID.Dir())
-	}
-	if err := os.RemoveAll(path(part.Snapshots[1])); err != nil {
-		t.Fatal(err)
-	}
+	interrupt(t, p, part.Snapshots[1], layout.TrashDir)
 	// What cannot be read is there: a bad sector must not cost the other snapshots.
-	damaged := filepath.Join(path(whole.Snapshots[1]), record.SnapshotFile)
-	if err := os.WriteFile(damaged, []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	damage(t, p, whole.Snapshots[1])
 	p = openPool(t, p.opts)
 	want := []string{alone.ID.Dir()}
 	for _, s := range whole.Snapshots {
@@ -185,6 +178,66 @@ func TestGroupThatACrashHasLeftPartlyIsDeletedAtTheNextStart(t *testing.T) {
 		}
 	}
 	wantEntries(t, p, layout.SnapshotsDir, alone.ID.Dir())
+}
+
+// pathOfMember is the directory of a snapshot.
+func pathOfMember(p *Pool, s volume.Snapshot) string {
+	return filepath.Join(p.opts.Path, layout.SnapshotsDir, s.ID.Dir())
+}
+
+// interrupt moves a snapshot to where a crash between the renames of a group leaves it.
+func interrupt(t *testing.T, p *Pool, s volume.Snapshot, dirName string) {
+	t.Helper()
+	name := trash.UniqueName(snapshotPrefix + s.ID.Dir())
+	err := os.Rename(pathOfMember(p, s), filepath.Join(p.opts.Path, dirName, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// damage makes the record of a snapshot unreadable.
+func damage(t *testing.T, p *Pool, s volume.Snapshot) {
+	t.Helper()
+	file := filepath.Join(pathOfMember(p, s), record.SnapshotFile)
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestGroupWhoseCreationACrashHasInterruptedIsDeletedAtTheNextStart(t *testing.T) {
+	p := poolOn(t, disks.Ext4)
+	g := groupSnapshot(t, p, "g", newImages(t, p, "v", "w", "x")...)
+	closePool(t, p)
+	interrupt(t, p, g.Snapshots[2], layout.TmpDir)
+	p = openPool(t, p.opts)
+	wantEntries(t, p, layout.SnapshotsDir)
+}
+
+// An older driver, fsck or an incomplete backup may have taken one: the others are what is left.
+func TestGroupThatLacksASnapshotWithoutACrashIsKeptUntilItIsDeleted(t *testing.T) {
+	p := poolOn(t, disks.Ext4)
+	ids := newImages(t, p, "v", "w", "x")
+	g, crashed := groupSnapshot(t, p, "g", ids...), groupSnapshot(t, p, "crashed", ids...)
+	closePool(t, p)
+	if err := os.RemoveAll(pathOfMember(p, g.Snapshots[1])); err != nil {
+		t.Fatal(err)
+	}
+	interrupt(t, p, crashed.Snapshots[1], layout.TrashDir) // is no reason to delete those of g
+	kept := []string{g.Snapshots[0].ID.Dir(), g.Snapshots[2].ID.Dir()}
+	slices.Sort(kept)
+	for range 2 {
+		p = openPool(t, p.opts)
+		wantEntries(t, p, layout.SnapshotsDir, kept...)
+		closePool(t, p)
+	}
+	p = openPool(t, p.opts)
+	if _, err := p.GetGroupSnapshot(g.ID, nil); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("a part of a group is found: %v", err)
+	}
+	if err := p.DeleteGroupSnapshot(t.Context(), g.ID, nil); err != nil {
+		t.Error(err)
+	}
+	wantEntries(t, p, layout.SnapshotsDir)
 }
 
 func TestDirectoriesThatAreCopiedFileByFileAreInNoGroup(t *testing.T) {

@@ -28,10 +28,11 @@ func (p *Pool) scan(ctx context.Context) error {
 		return err
 	}
 	// Trash last: the quota IDs of live volumes must be known, so that none of them is released.
-	if err := p.scanTrash(ctx); err != nil {
+	interrupted, err := p.scanTrash(ctx)
+	if err != nil {
 		return err
 	}
-	p.deletePartialGroups(ctx)
+	p.deletePartialGroups(ctx, interrupted)
 	committed, inTrash := p.ledger.Counts()
 	klog.FromContext(ctx).Info("Pool is open", "pool", p.opts.Name, "path", p.opts.Path,
 		"poolID", p.id, "volumes", p.volumes.catalog.Len(), "snapshots", p.snapshots.catalog.Len(),

@@ -63,13 +63,17 @@ func (p *Pool) purged(ctx context.Context, e trash.Entry) {
 
 // scanTrash counts and queues the entries that earlier processes have deleted or not finished. The
 // promised bytes of such an entry still count, because its data still fills the disk. Its quota ID
-// stays reserved.
-func (p *Pool) scanTrash(ctx context.Context) error {
+// stays reserved. snapshots has the directories that those of snapshots had or would have.
+func (p *Pool) scanTrash(ctx context.Context) (snapshots map[string]bool, err error) {
 	left, err := p.trash.Leftovers()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	snapshots = map[string]bool{}
 	for _, e := range left {
+		if dir, ok := p.snapshotDirOf(e); ok {
+			snapshots[dir] = true
+		}
 		v, account := p.recognize(&e)
 		p.chargeLeftover(ctx, &e, account)
 		e.QuotaID = p.reserveQuotaID(e)
@@ -79,7 +83,16 @@ func (p *Pool) scanTrash(ctx context.Context) error {
 		p.ledger.AddTrash(e.Bytes)
 		p.trash.Queue(e)
 	}
-	return nil
+	return snapshots, nil
+}
+
+// snapshotDirOf is the directory in snapshots/ that an entry had or would have; ok is false for a
+// volume's entry.
+func (p *Pool) snapshotDirOf(e trash.Entry) (dir string, ok bool) {
+	if e.In == p.snapshots.dir {
+		return e.Name, true // deleted in place
+	}
+	return strings.CutPrefix(p.trash.OriginalName(e), snapshotPrefix)
 }
 
 // recognize fills in the bytes and the quota ID of an entry from its record. An entry without a
