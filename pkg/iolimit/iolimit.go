@@ -56,6 +56,16 @@ func New(opts Options) *Limiter { return &Limiter{opts: opts, limited: map[Devic
 // IsOn says whether the operator wants limits on this node.
 func (l *Limiter) IsOn() bool { return l != nil && l.opts.Cgroups != "" }
 
+// HasAny says whether any device has limits, whosever they are.
+func (l *Limiter) HasAny() bool {
+	if !l.IsOn() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.limited) > 0
+}
+
 // Check refuses limits that cannot hold on this node. Errors: ErrPrecondition, with the remedy.
 func (l *Limiter) Check(limits volume.IOLimits) error {
 	if limits.IsNone() {

@@ -109,6 +109,62 @@ func TestV1LimitsEachGroupBelowThePods(t *testing.T) {
 	}
 }
 
+// fakeNode is a Limiter on a tree of plain files, and the groups of it that have limits.
+func fakeNode(t *testing.T) (l *Limiter, groups []string) {
+	t.Helper()
+	root := t.TempDir()
+	makeV1Group(t, root, "blkio/kubepods/pod1")
+	for _, group := range []string{"blkio", "blkio/kubepods", "blkio/kubepods/pod1"} {
+		groups = append(groups, filepath.Join(root, group))
+	}
+	return New(Options{Cgroups: root}), groups
+}
+
+// wantReadIOPS checks what was written last to each group.
+func wantReadIOPS(t *testing.T, groups []string, want, when string) {
+	t.Helper()
+	for _, group := range groups {
+		if got := readV1(t, group)[v1Files[2]]; got != want {
+			t.Errorf("%s: %s has %q, want %q", when, group, got, want)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestVolumeWithoutLimitsLiftsThoseThatItsDeviceHad(t *testing.T) {
+	l, groups := fakeNode(t)
+	if l.HasAny() || (*Limiter)(nil).HasAny() {
+		t.Error("devices have limits, and none was set")
+	}
+	limits := volume.IOLimits{ReadIOPS: 7}
+	for _, before := range []struct {
+		title string
+		limit func() error
+	}{
+		{"of a volume", func() error { return l.Set("old", limits, LoopDevice(3)) }},
+		{"of an earlier process", func() error { return l.Recall(func(Device) bool { return false }) }},
+	} {
+		for _, group := range groups {
+			must(t, write(filepath.Join(group, v1Files[2]), "7:3 7"))
+		}
+		must(t, before.limit())
+		if !l.HasAny() {
+			t.Fatalf("%s: no device has limits", before.title)
+		}
+		must(t, l.Set("new", volume.IOLimits{}, LoopDevice(3)))
+		wantReadIOPS(t, groups, "7:3 0", before.title)
+		if l.HasAny() {
+			t.Errorf("%s: the device has still limits", before.title)
+		}
+	}
+}
+
 // makeV1Group makes a group and those above it, with files of their own.
 func makeV1Group(t *testing.T, root, group string) {
 	t.Helper()
