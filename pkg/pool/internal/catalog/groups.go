@@ -34,7 +34,7 @@ func (g groups) remove(group volume.SnapshotGroup) {
 
 // Group returns the group with that directory name, and the entries that it has: fewer than it
 // should have when a crash interrupted its creation or its deletion. A damaged entry counts as
-// there.
+// there; one that is of another group, or of none, does not.
 func (c *Catalog) Group(dir string) (g volume.SnapshotGroup, members []*Entry) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -44,7 +44,8 @@ func (c *Catalog) Group(dir string) (g volume.SnapshotGroup, members []*Entry) {
 
 func (c *Catalog) membersLocked(g volume.SnapshotGroup) (members []*Entry) {
 	for _, dir := range g.MemberDirs() {
-		if e, ok := c.byDir.Get(&Entry{Dir: dir}); ok {
+		e, ok := c.byDir.Get(&Entry{Dir: dir})
+		if ok && (e.Damaged() != nil || e.Group() == g) {
 			members = append(members, e)
 		}
 	}
