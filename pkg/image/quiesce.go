@@ -23,7 +23,8 @@ type quiesced struct {
 	from   Source
 	image  *os.File // O_PATH
 	device *loopdev.Device
-	frozen *os.File // a file of the filesystem that was frozen
+	root   *os.File // a file of the filesystem, if it is mounted
+	frozen *os.File // root, once the filesystem is frozen
 	since  time.Time
 	log    klog.Logger
 }
@@ -32,6 +33,19 @@ type quiesced struct {
 // of a raw block device cannot be stopped; its image can only be copied by one reflink. Errors:
 // ErrBusy when the filesystem is frozen already, ErrInUse.
 func quiesce(ctx context.Context, f *os.File, from Source) (*quiesced, error) {
+	q, err := flush(ctx, f, from)
+	if err != nil {
+		return nil, err
+	}
+	if err := q.freeze(); err != nil {
+		return nil, errors.Join(err, q.resume())
+	}
+	return q, nil
+}
+
+// flush is the part of quiesce for which nobody has to wait. Errors: ErrInUse when the filesystem
+// is mounted where the driver does not see it.
+func flush(ctx context.Context, f *os.File, from Source) (*quiesced, error) {
 	q := &quiesced{from: from, image: f, log: klog.FromContext(ctx)}
 	device, err := loopdev.Find(f, loopdev.ReadWrite)
 	if errors.Is(err, os.ErrNotExist) {
@@ -42,19 +56,19 @@ func quiesce(ctx context.Context, f *os.File, from Source) (*quiesced, error) {
 	}
 	q.device = device
 	if from.Spec.IsBlock() {
-		err = q.flush()
+		err = q.flushDevice()
 	} else {
-		err = q.freeze()
+		err = q.flushFilesystem()
 	}
 	if err != nil {
-		return nil, errors.Join(err, q.resume())
+		q.close()
+		return nil, err
 	}
-	failpoint.Here("snapshot.frozen")
 	return q, nil
 }
 
-// flush writes the dirty pages of the device to the image file.
-func (q *quiesced) flush() error {
+// flushDevice writes the dirty pages of the device to the image file.
+func (q *quiesced) flushDevice() error {
 	node, err := os.OpenFile(q.device.Path(), os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -62,30 +76,38 @@ func (q *quiesced) flush() error {
 	return errors.Join(node.Sync(), node.Close())
 }
 
-// freeze writes the whole filesystem to its device and freezes it, so that its writers wait. A
-// filesystem that is on a device and not mounted is about to be mounted; the caller prevents that
-// now. Errors: ErrInUse when it is mounted where the driver does not see it.
-func (q *quiesced) freeze() error {
-	f, err := q.openMounted()
-	if err != nil {
+// flushFilesystem writes the whole filesystem to its device. A filesystem that is on a device and
+// not mounted is about to be mounted; the caller prevents that now.
+func (q *quiesced) flushFilesystem() (err error) {
+	if q.root, err = q.openMounted(); err != nil {
 		return err
 	}
-	if f == nil {
+	if q.root == nil {
 		return q.checkUnclaimed()
 	}
 	// Freezing stops the writers first, and then writes all that they have changed (fs/super.c,
 	// freeze_super). What can be written before the freeze is written here.
-	if err = unix.Syncfs(int(f.Fd())); err == nil {
+	return unix.Syncfs(int(q.root.Fd()))
+}
+
+// freeze freezes the filesystem after flush, so that its writers wait. Errors: ErrBusy when it is
+// frozen already.
+func (q *quiesced) freeze() error {
+	if q.device == nil {
+		return nil
+	}
+	if q.root != nil {
 		q.since = time.Now()
-		err = filesystem.Freeze(f)
+		err := filesystem.Freeze(q.root)
+		if errors.Is(err, unix.EBUSY) {
+			err = fmt.Errorf("%w: %w", volume.ErrBusy, err)
+		}
+		if err != nil {
+			return err
+		}
+		q.frozen = q.root
 	}
-	if errors.Is(err, unix.EBUSY) {
-		err = fmt.Errorf("%w: %w", volume.ErrBusy, err)
-	}
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	q.frozen = f
+	failpoint.Here("snapshot.frozen")
 	return nil
 }
 
@@ -136,17 +158,30 @@ func (q *quiesced) limit(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithDeadlineCause(ctx, q.since.Add(maxQuiesced), cause)
 }
 
-// resume lets the writers go on.
+// resume lets the writers go on, and closes what flush has opened.
 func (q *quiesced) resume() error {
-	var err error
-	if q.frozen != nil {
-		_, err = filesystem.Thaw(q.frozen)
-		q.frozen.Close()
-		q.log.Info("The writers of a volume have waited while its image was copied",
-			"source", q.from.Name, "took", time.Since(q.since))
+	err := q.thaw()
+	q.close()
+	return err
+}
+
+// thaw lets the writers go on.
+func (q *quiesced) thaw() error {
+	if q.frozen == nil {
+		return nil
+	}
+	_, err := filesystem.Thaw(q.frozen)
+	q.log.Info("The writers of a volume have waited while its image was copied",
+		"source", q.from.Name, "took", time.Since(q.since))
+	return err
+}
+
+// close closes what flush has opened.
+func (q *quiesced) close() {
+	if q.root != nil {
+		q.root.Close()
 	}
 	if q.device != nil {
 		q.device.Close()
 	}
-	return err
 }

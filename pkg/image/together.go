@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,8 +22,9 @@ import (
 // the writers of all filesystems wait until all copies are made. It calls meanwhile once all of
 // them wait, for other things that are copied at that moment; meanwhile is nil if there are none.
 // Writers wait for at most maxQuiesced, also if a call to the kernel takes longer; then the copies
-// are refused. The copies are durable, but for their names. The caller closes the files; there are
-// none after an error, and the caller removes what remains in the directories. Errors: those of
+// are refused. Only a filesystem whose own freeze takes longer has its writers wait until that
+// ends. The copies are durable, but for their names. The caller closes the files; there are none
+// after an error, and the caller removes what remains in the directories. Errors: those of
 // Image.MakeFrom; ErrInUse also when writers of raw block volumes, whom nothing can hold, could
 // write between two copies.
 func CopyTogether(
@@ -51,52 +53,94 @@ func CopyTogether(
 type held struct {
 	images []*quiesced
 	most   time.Duration // that writers wait
+	since  time.Time     // when the first writers began to wait; zero if none of them do
+	watch  *time.Timer
 
-	once    sync.Once
-	err     error // of release
-	watch   *time.Timer
-	expired bool // the watch has released them
+	mu      sync.Mutex
+	frozen  []*quiesced // those whose writers wait
+	over    bool        // what is frozen from now on is thawed at once
+	expired bool        // the watch has resumed them
+	err     error       // of resume
 }
 
-// hold quiesces the images at the same time, so that no writer waits for the sum of all. Writers
-// wait for at most that time. After an error no writer waits.
+// hold quiesces the images at the same time, so that no writer waits for the sum of all. Nobody is
+// frozen before all are flushed, because a flush may take minutes. Writers wait for at most that
+// time. After an error no writer waits.
 func hold(ctx context.Context, from []Source, most time.Duration) (*held, error) {
 	h := &held{images: make([]*quiesced, len(from)), most: most}
-	errs := make([]error, len(from))
-	var all sync.WaitGroup
-	for i, source := range from {
-		all.Go(func() { h.images[i], errs[i] = openQuiesced(ctx, source) })
-	}
-	all.Wait()
-	err := errors.Join(errs...)
+	err := h.each(func(i int) (err error) {
+		h.images[i], err = openFlushed(ctx, from[i])
+		return err
+	})
 	if err == nil {
 		err = h.checkWriters()
+	}
+	if err == nil {
+		h.startWatch()
+		err = h.each(func(i int) error { return h.freeze(h.images[i]) })
 	}
 	if err != nil {
 		err = errors.Join(err, h.release())
 		h.close()
 		return nil, err
 	}
-	if since, ok := h.since(); ok {
-		h.watch = time.AfterFunc(time.Until(since.Add(most)), func() {
-			h.once.Do(func() { h.expired, h.err = true, h.resume() })
-		})
-	}
 	return h, nil
 }
 
-// openQuiesced opens the image of a source, and quiesces it.
-func openQuiesced(ctx context.Context, s Source) (*quiesced, error) {
+// each does something for all images at the same time, and waits for all.
+func (h *held) each(do func(i int) error) error {
+	errs := make([]error, len(h.images))
+	var all sync.WaitGroup
+	for i := range h.images {
+		all.Go(func() { errs[i] = do(i) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// openFlushed opens the image of a source, and flushes what pods have written to it.
+func openFlushed(ctx context.Context, s Source) (*quiesced, error) {
 	image, err := backend.OpenData(s.Dir, unix.O_PATH)
 	if err != nil {
 		return nil, fmt.Errorf("%w: data of %s: %w", volume.ErrCorrupt, s.Name, err)
 	}
-	q, err := quiesce(ctx, image, s)
+	q, err := flush(ctx, image, s)
 	if err != nil {
 		image.Close()
 		return nil, fmt.Errorf("copy %s: %w", s.Name, err)
 	}
 	return q, nil
+}
+
+// startWatch bounds how long writers wait, before the first of them does: a freeze may hang in the
+// kernel while the others are frozen.
+func (h *held) startWatch() {
+	if !slices.ContainsFunc(h.images, func(q *quiesced) bool { return q.root != nil }) {
+		return
+	}
+	h.since = time.Now()
+	h.watch = time.AfterFunc(h.most, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if !h.over {
+			h.expired = true
+			h.resume()
+		}
+	})
+}
+
+// freeze freezes an image. If the time is over by then, its writers go on at once.
+func (h *held) freeze(q *quiesced) error {
+	if err := q.freeze(); err != nil {
+		return fmt.Errorf("copy %s: %w", q.from.Name, err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.frozen = append(h.frozen, q)
+	if h.over {
+		h.resume()
+	}
+	return nil
 }
 
 // checkWriters refuses raw block volumes that pods write to, but for one: the copy of that one is
@@ -128,25 +172,15 @@ func (h *held) written() (blocks []*quiesced) {
 	return blocks
 }
 
-// since is when the first writers began to wait; false if none of them do.
-func (h *held) since() (first time.Time, ok bool) {
-	for _, q := range h.images {
-		if q.frozen != nil && (first.IsZero() || q.since.Before(first)) {
-			first = q.since
-		}
-	}
-	return first, !first.IsZero()
-}
-
 // copy makes the copies while the writers wait.
 func (h *held) copy(
 	ctx context.Context, into []openat.Dir, opts copytree.Options,
 	meanwhile func(context.Context) error,
 ) (copies []*os.File, err error) {
 	failpoint.Here("group.frozen")
-	if since, ok := h.since(); ok {
+	if !h.since.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, since.Add(h.most), h.tooLong())
+		ctx, cancel = context.WithDeadlineCause(ctx, h.since.Add(h.most), h.tooLong())
 		defer cancel()
 		opts.Limiter = nil // the pods that write have waited long enough
 	}
@@ -181,21 +215,27 @@ func (h *held) release() error {
 	if h.watch != nil {
 		h.watch.Stop()
 	}
-	h.once.Do(func() { h.err = h.resume() })
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resume()
+	for _, q := range h.images {
+		if q != nil {
+			q.close()
+		}
+	}
 	if h.expired {
 		return errors.Join(h.tooLong(), h.err)
 	}
 	return h.err
 }
 
-func (h *held) resume() error {
-	var errs []error
-	for _, q := range h.images {
-		if q != nil {
-			errs = append(errs, q.resume())
-		}
+// resume thaws what is frozen by now. The caller has the lock.
+func (h *held) resume() {
+	h.over = true
+	for _, q := range h.frozen {
+		h.err = errors.Join(h.err, q.thaw())
 	}
-	return errors.Join(errs...)
+	h.frozen = nil
 }
 
 // finish checks the copies and makes them durable. The writers do not wait for that.

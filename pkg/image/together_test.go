@@ -170,6 +170,109 @@ func TestWritersWaitNoLongerThanTheBound(t *testing.T) {
 	}
 }
 
+// hang freezes a disk until the test ends, or until what it returns is called: what is written to
+// the images on it hangs in the kernel.
+func hang(t *testing.T, disk disks.Disk) (end func()) {
+	t.Helper()
+	root, err := os.Open(disk.Dir)
+	fixture.Must(t, err)
+	fixture.Must(t, filesystem.Freeze(root))
+	end = sync.OnceFunc(func() {
+		if _, err := filesystem.Thaw(root); err != nil {
+			t.Error(err)
+		}
+		root.Close()
+	})
+	t.Cleanup(end)
+	return end
+}
+
+// syncAll writes the whole filesystem to its device.
+func syncAll(t *testing.T, path string) {
+	t.Helper()
+	root, err := os.Open(path)
+	fixture.Must(t, err)
+	fixture.Must(t, errors.Join(unix.Syncfs(int(root.Fd())), root.Close()))
+}
+
+// inBackground calls a function, and returns where its error arrives.
+func inBackground(do func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	return done
+}
+
+func holdAndRelease(t *testing.T, most time.Duration, from ...Source) <-chan error {
+	t.Helper()
+	return inBackground(func() error {
+		h, err := hold(t.Context(), from, most)
+		if err != nil {
+			return err
+		}
+		defer h.close()
+		return h.release()
+	})
+}
+
+// wait returns the error that arrives, if it does so before much longer than any bound here.
+func wait(t *testing.T, done <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatal("it waits for too long")
+		return nil
+	}
+}
+
+func TestNobodyIsFrozenBeforeAllAreFlushed(t *testing.T) {
+	disk, slow := disks.New(t, disks.XFS, 0), disks.New(t, disks.XFS, 0)
+	first, second := newMountedImage(t, disk, "first"), newMountedImage(t, slow, "second")
+	fixture.Must(t, os.WriteFile(filepath.Join(second.path, "dirty"), make([]byte, 1<<20), 0o600))
+	end := hang(t, slow)
+	done := holdAndRelease(t, maxQuiesced, first.source, second.source)
+	for begun := time.Now(); time.Since(begun) < time.Second; time.Sleep(50 * time.Millisecond) {
+		fixture.Must(t, wait(t, inBackground(func() error { return write(first.path, 1) })))
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("held before all are flushed: %v", err)
+	default:
+	}
+	end()
+	fixture.Must(t, wait(t, done))
+	fixture.Must(t, errors.Join(write(first.path, 2), write(second.path, 2)))
+}
+
+func TestWritersDoNotWaitForTheFreezeOfAnother(t *testing.T) {
+	const most = time.Second
+	disk, slow := disks.New(t, disks.XFS, 0), disks.New(t, disks.XFS, 0)
+	first, second := newMountedImage(t, disk, "first"), newMountedImage(t, slow, "second")
+	syncAll(t, second.path) // the flush has nothing to write then; the freeze writes the superblock
+	end := hang(t, slow)
+	done := holdAndRelease(t, most, first.source, second.source)
+	var longest time.Duration
+	for until := time.Now().Add(10 * most); longest < most/2 && time.Now().Before(until); {
+		begun := time.Now()
+		fixture.Must(t, wait(t, inBackground(func() error { return write(first.path, 1) })))
+		longest = max(longest, time.Since(begun))
+	}
+	if longest < most/2 {
+		t.Errorf("no writer was held: the longest write took %s", longest)
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("released before all are frozen: %v", err)
+	default:
+	}
+	end()
+	if err := wait(t, done); !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("released after the bound: %v, want ErrInUse", err)
+	}
+	fixture.Must(t, errors.Join(write(first.path, 2), write(second.path, 2)))
+}
+
 func TestWritersGoOnAfterAFailure(t *testing.T) {
 	disk := disks.New(t, disks.XFS, 0)
 	first, second := newMountedImage(t, disk, "first"), newMountedImage(t, disk, "second")
