@@ -20,8 +20,8 @@ type hierarchy interface {
 	set(d Device, limits volume.IOLimits) error
 	// limited are the loop devices that have limits.
 	limited() ([]Device, error)
-	// refresh sets what is missing.
-	refresh(wanted map[Device]limited) error
+	// refresh sets what is missing, and returns the devices for which that failed somewhere.
+	refresh(wanted map[Device]limited) (failed []Device, err error)
 }
 
 // findHierarchy finds the group of all pods. Kubelet may make it after the driver has started, and

@@ -48,6 +48,8 @@ type Limiter struct {
 type limited struct {
 	volume string
 	limits volume.IOLimits
+	// failed says that a group may lack a part of the limits.
+	failed bool
 }
 
 // New makes a Limiter.
@@ -98,7 +100,7 @@ func (l *Limiter) Set(id string, limits volume.IOLimits, devices ...Device) erro
 		if limits.IsNone() {
 			errs = append(errs, l.lift(d))
 		} else {
-			errs = append(errs, l.limit(d, limited{id, limits}))
+			errs = append(errs, l.limit(d, limited{volume: id, limits: limits}))
 		}
 	}
 	return errors.Join(errs...)
@@ -123,8 +125,10 @@ func (l *Limiter) limit(d Device, to limited) error {
 	if err != nil {
 		return err
 	}
+	err = h.set(d, to.limits)
+	to.failed = err != nil
 	l.limited[d] = to // also after an error: a part of it may be set, and Refresh tries again
-	return h.set(d, to.limits)
+	return err
 }
 
 // lift takes a limit away, if there is one. The caller has the lock.
@@ -170,8 +174,8 @@ func (l *Limiter) Recall(isUnused func(Device) bool) error {
 }
 
 // Refresh sets the limits in groups that have come since they were set, and those that somebody has
-// taken away: on cgroup v1 each container is a new group. It costs nothing where nothing is
-// limited.
+// taken away: on cgroup v1 each container is a new group. What failed to be set is set again. It
+// costs nothing where nothing is limited.
 func (l *Limiter) Refresh() error {
 	if !l.IsOn() {
 		return nil
@@ -187,5 +191,10 @@ func (l *Limiter) Refresh() error {
 	if err != nil {
 		return err
 	}
-	return h.refresh(wanted)
+	failed, err := h.refresh(wanted)
+	for d, has := range wanted {
+		has.failed = slices.Contains(failed, d)
+		l.limited[d] = has
+	}
+	return err
 }

@@ -65,14 +65,14 @@ func TestV2LineIsAsTheKernelPrintsIt(t *testing.T) {
 	if want := []Device{LoopDevice(3)}; !slices.Equal(found, want) || err != nil {
 		t.Errorf("%v, %v, want %v", found, err, want)
 	}
-	there := limited{"v", volume.IOLimits{WriteBytesPerSecond: 1 << 20, WriteIOPS: 20}}
-	if err := h.refresh(map[Device]limited{LoopDevice(3): there}); err != nil {
+	there := limited{limits: volume.IOLimits{WriteBytesPerSecond: 1 << 20, WriteIOPS: 20}}
+	if _, err := h.refresh(map[Device]limited{LoopDevice(3): there}); err != nil {
 		t.Error(err)
 	}
 	if got, err := os.ReadFile(h.file); string(got) != content || err != nil {
 		t.Errorf("what is there was written again: %q, %v", got, err)
 	}
-	if err := h.refresh(map[Device]limited{LoopDevice(4): there}); err != nil {
+	if _, err := h.refresh(map[Device]limited{LoopDevice(4): there}); err != nil {
 		t.Error(err)
 	}
 	got, err := os.ReadFile(h.file)
@@ -101,7 +101,7 @@ func TestV1LimitsEachGroupBelowThePods(t *testing.T) {
 		}
 	}
 	makeV1Group(t, root, "kubepods/pod2")
-	if err := h.refresh(map[Device]limited{LoopDevice(3): {"v", limits}}); err != nil {
+	if _, err := h.refresh(map[Device]limited{LoopDevice(3): {limits: limits}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := readV1(t, filepath.Join(pods, "pod2")); !maps.Equal(got, want) {
@@ -163,6 +163,35 @@ func TestVolumeWithoutLimitsLiftsThoseThatItsDeviceHad(t *testing.T) {
 			t.Errorf("%s: the device has still limits", before.title)
 		}
 	}
+}
+
+// A directory in the place of a group's file fails each write to it.
+func TestV1LimitThatFailedInOneGroupIsTriedAgain(t *testing.T) {
+	l, groups := fakeNode(t)
+	file := filepath.Join(groups[2], v1Files[2])
+	fail := func() {
+		must(t, os.RemoveAll(file))
+		must(t, os.Mkdir(file, 0o700))
+	}
+	repair := func() {
+		must(t, os.Remove(file))
+		must(t, os.WriteFile(file, nil, 0o600))
+	}
+	// The first limit, which Refresh looks for, is set in each group.
+	limits := volume.IOLimits{ReadBytesPerSecond: 1, ReadIOPS: 7}
+	fail()
+	for _, err := range []error{l.Set("v", limits, LoopDevice(2)), l.Refresh(), l.Refresh()} {
+		if err == nil {
+			t.Error("a limit that was not set is no error")
+		}
+	}
+	repair()
+	must(t, l.Refresh())
+	wantReadIOPS(t, groups, "7:2 7", "after a failure")
+
+	must(t, os.Truncate(file, 0))
+	must(t, l.Refresh())
+	wantReadIOPS(t, groups[2:], "", "what has not failed is not written again")
 }
 
 // makeV1Group makes a group and those above it, with files of their own.

@@ -84,21 +84,29 @@ func (h v1) limited() (found []Device, err error) {
 }
 
 // refresh reads one file of each group, the one of the first limit of the first device, and writes
-// to those that lack it: a group has all limits or, while it is new, none.
-func (h v1) refresh(wanted map[Device]limited) error {
+// to those that lack it: a group has all limits or, while it is new, none. A device whose limits
+// could not be written to some group gets them in every group again.
+func (h v1) refresh(wanted map[Device]limited) (failed []Device, err error) {
 	devices := sortedDevices(wanted)
 	file, line := firstV1(devices[0], wanted[devices[0]].limits)
-	return h.eachGroup(func(group string) error {
+	err = h.eachGroup(func(group string) error {
 		content, err := os.ReadFile(filepath.Join(group, file))
-		if err != nil || hasLine(string(content), line) {
+		if err != nil {
 			return err
 		}
+		isNew := !hasLine(string(content), line)
 		var errs []error
 		for _, d := range devices {
-			errs = append(errs, setV1(group, d, wanted[d].limits))
+			if !isNew && !wanted[d].failed {
+				continue
+			}
+			if err := setV1(group, d, wanted[d].limits); err != nil {
+				failed, errs = append(failed, d), append(errs, err)
+			}
 		}
 		return errors.Join(errs...)
 	})
+	return failed, err
 }
 
 // firstV1 is the file and the line in it of the first limit.

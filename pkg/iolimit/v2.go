@@ -38,10 +38,10 @@ func (h v2) limited() ([]Device, error) {
 	return loopDevices(content), err
 }
 
-func (h v2) refresh(wanted map[Device]limited) error {
+func (h v2) refresh(wanted map[Device]limited) (failed []Device, err error) {
 	content, err := os.ReadFile(h.file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	there := map[string]bool{}
 	for line := range bytes.Lines(content) {
@@ -49,11 +49,15 @@ func (h v2) refresh(wanted map[Device]limited) error {
 	}
 	var errs []error
 	for _, d := range sortedDevices(wanted) {
-		if limits := wanted[d].limits; !there[v2Line(d, limits)] {
-			errs = append(errs, h.set(d, limits))
+		limits := wanted[d].limits
+		if there[v2Line(d, limits)] {
+			continue
+		}
+		if err := h.set(d, limits); err != nil {
+			failed, errs = append(failed, d), append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return failed, errors.Join(errs...)
 }
 
 func sortedDevices(of map[Device]limited) []Device {

@@ -28,8 +28,8 @@ func (v Volume) Limit(l *iolimit.Limiter) error {
 	return l.Set(v.ID.String(), v.Mutable.IO, devices...)
 }
 
-// LimitNew is Limit for a volume that was just attached. One without limits takes away those that an
-// earlier volume has left on its device. Where nothing is limited it does nothing.
+// LimitNew is Limit for a volume that was just attached. One without limits takes away those that
+// an earlier volume has left on its device. Where nothing is limited it does nothing.
 func (v Volume) LimitNew(l *iolimit.Limiter) error {
 	if v.Mutable.IO.IsNone() && !l.HasAny() {
 		return nil
