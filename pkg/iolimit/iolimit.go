@@ -43,6 +43,8 @@ type Limiter struct {
 	mu sync.Mutex
 	// limited has the devices with a limit. Those that an earlier process has left have no volume.
 	limited map[Device]limited
+	// lifts are the volumes that have no limits for a while.
+	lifts map[string]lifts
 }
 
 type limited struct {
@@ -52,8 +54,16 @@ type limited struct {
 	failed bool
 }
 
+// lifts are how often a volume's limits are lifted at the same time, and whether it has any.
+type lifts struct {
+	count  int
+	hasAny bool
+}
+
 // New makes a Limiter.
-func New(opts Options) *Limiter { return &Limiter{opts: opts, limited: map[Device]limited{}} }
+func New(opts Options) *Limiter {
+	return &Limiter{opts: opts, limited: map[Device]limited{}, lifts: map[string]lifts{}}
+}
 
 // IsOn says whether the operator wants limits on this node.
 func (l *Limiter) IsOn() bool { return l != nil && l.opts.Cgroups != "" }
@@ -83,13 +93,18 @@ func (l *Limiter) Check(limits volume.IOLimits) error {
 }
 
 // Set limits the devices that a volume has, and lifts the limits of devices that it had. The limits
-// are those of each device. Errors: ErrPrecondition when they cannot hold here.
+// are those of each device. While they are lifted none are set: the last Unlift says that they are
+// to be. Errors: ErrPrecondition when they cannot hold here.
 func (l *Limiter) Set(id string, limits volume.IOLimits, devices ...Device) error {
 	if err := l.Check(limits); err != nil || !l.IsOn() {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if now, ok := l.lifts[id]; ok && !limits.IsNone() {
+		l.lifts[id] = lifts{count: now.count, hasAny: true}
+		limits = volume.IOLimits{}
+	}
 	var errs []error
 	for d, has := range l.limited {
 		if has.volume == id && !slices.Contains(devices, d) {
@@ -106,17 +121,38 @@ func (l *Limiter) Set(id string, limits volume.IOLimits, devices ...Device) erro
 	return errors.Join(errs...)
 }
 
-// Lift lifts the limits of all devices of a volume, and returns whether there were any.
-func (l *Limiter) Lift(id string) (lifted bool, err error) {
+// Lift lifts the limits of all devices of a volume until Unlift, which must follow, also after an
+// error. Several may lift them at the same time.
+func (l *Limiter) Lift(id string) error {
 	if !l.IsOn() {
-		return false, nil
+		return nil
 	}
 	l.mu.Lock()
+	now := l.lifts[id]
+	now.count++
 	for _, has := range l.limited {
-		lifted = lifted || has.volume == id
+		now.hasAny = now.hasAny || has.volume == id
 	}
+	l.lifts[id] = now
 	l.mu.Unlock()
-	return lifted, l.Set(id, volume.IOLimits{})
+	return l.Set(id, volume.IOLimits{})
+}
+
+// Unlift ends one Lift. After the last it is true if there were limits: they are to be set again.
+func (l *Limiter) Unlift(id string) bool {
+	if !l.IsOn() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.lifts[id]
+	now.count--
+	if now.count > 0 {
+		l.lifts[id] = now
+		return false
+	}
+	delete(l.lifts, id)
+	return now.hasAny
 }
 
 // limit writes a limit. The caller has the lock.

@@ -165,6 +165,29 @@ func TestVolumeWithoutLimitsLiftsThoseThatItsDeviceHad(t *testing.T) {
 	}
 }
 
+func TestLastOfSeveralLiftsSetsLimitsAgain(t *testing.T) {
+	l, groups := fakeNode(t)
+	limits := volume.IOLimits{ReadIOPS: 7}
+	must(t, l.Lift("v"))
+	if l.Unlift("v") {
+		t.Error("a volume without limits gets some")
+	}
+	must(t, l.Set("v", limits, LoopDevice(3)))
+	must(t, l.Lift("v"))
+	must(t, l.Lift("v"))
+	wantReadIOPS(t, groups, "7:3 0", "lifted")
+	if l.Unlift("v") {
+		t.Error("the limits come while another needs them lifted")
+	}
+	must(t, l.Set("v", limits, LoopDevice(3)))
+	wantReadIOPS(t, groups, "7:3 0", "set while they are lifted")
+	if !l.Unlift("v") {
+		t.Error("the limits do not come again")
+	}
+	must(t, l.Set("v", limits, LoopDevice(3)))
+	wantReadIOPS(t, groups, "7:3 7", "set again")
+}
+
 // A directory in the place of a group's file fails each write to it.
 func TestV1LimitThatFailedInOneGroupIsTriedAgain(t *testing.T) {
 	l, groups := fakeNode(t)

@@ -2,6 +2,7 @@ package staging
 
 import (
 	"context"
+	"sync"
 
 	"k8s.io/klog/v2"
 
@@ -43,19 +44,20 @@ type Pools interface {
 }
 
 // Unlimit lifts the limits of a volume, for what must not wait for them, and returns what sets them
-// again on the devices that the volume has then. Those of a volume whose pool is not open, or whose
-// disk is dead, wait for the pool's start.
+// again on the devices that the volume has then, unless another still needs them lifted. It must be
+// called. The limits of a volume whose pool is not open, or whose disk is dead, wait for the pool's
+// start.
 func Unlimit(
 	ctx context.Context, l *iolimit.Limiter, pools Pools, id volume.ID,
 ) (again func()) {
-	lifted, err := l.Lift(id.String())
-	if err != nil {
+	if err := l.Lift(id.String()); err != nil {
 		klog.FromContext(ctx).Error(err, "The I/O limits of a volume could not be lifted", "volumeID", id)
 	}
-	if !lifted {
-		return func() {}
-	}
-	return func() { LimitRest(ctx, l, pools, id) }
+	return sync.OnceFunc(func() {
+		if l.Unlift(id.String()) {
+			LimitRest(ctx, l, pools, id)
+		}
+	})
 }
 
 // LimitRest limits the devices that a volume still has.
@@ -64,13 +66,27 @@ func LimitRest(ctx context.Context, l *iolimit.Limiter, pools Pools, id volume.I
 	if err != nil {
 		return
 	}
-	found, err := p.Get(id)
+	err = limitAsRecorded(l, func() (Volume, error) {
+		v, err := p.Get(id)
+		return Volume{v}, err
+	})
 	if err != nil {
-		return
-	}
-	if err := (Volume{found}).LimitNew(l); err != nil {
 		klog.FromContext(ctx).Error(err, "The I/O of a volume is not limited", "volumeID", id)
 	}
+}
+
+// limitAsRecorded gives a volume the limits of its record. Whoever changes the record sets the
+// limits after it, and may be overtaken here: so the record is read again after they are set.
+func limitAsRecorded(l *iolimit.Limiter, record func() (Volume, error)) error {
+	v, err := record()
+	for err == nil {
+		failed := v.LimitNew(l)
+		was := v.Mutable.IO
+		if v, err = record(); err == nil && v.Mutable.IO == was {
+			return failed
+		}
+	}
+	return nil // the volume is gone
 }
 
 // RecallLimits takes over the limits that an earlier process has set. Pools that are opened later
