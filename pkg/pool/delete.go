@@ -14,23 +14,26 @@ import (
 // content: the data is purged in the background, and its space is available again after the purge.
 // When Delete returns, the volume stays deleted after a power cut. The caller has made sure that
 // the volume is not published. Errors: ErrBusy while the volume is copied or changed.
-func (p *Pool) Delete(ctx context.Context, id volume.ID) error { return p.volumes.delete(ctx, id) }
+func (p *Pool) Delete(ctx context.Context, id volume.ID) error {
+	return p.volumes.delete(ctx, id, func() error { return nil })
+}
 
 // DeleteSnapshot deletes a snapshot, as Delete does a volume. Errors: ErrBusy while a volume is
 // made from the snapshot; ErrInvalid for one of a group snapshot.
 func (p *Pool) DeleteSnapshot(ctx context.Context, id volume.SnapshotID) error {
-	if err := p.checkAlone(id); err != nil {
-		return err
-	}
-	return p.snapshots.delete(ctx, id)
+	return p.snapshots.delete(ctx, id, func() error { return p.checkAlone(id) })
 }
 
-func (k *kind[V]) delete(ctx context.Context, id catalog.ID) error {
+// delete deletes what has the ID; check may refuse that, under the lock of the ID.
+func (k *kind[V]) delete(ctx context.Context, id catalog.ID, check func() error) error {
 	unlock, err := k.catalog.LockUnshared(id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := check(); err != nil {
+		return err
+	}
 	k.pool.calls.Enter()
 	defer k.pool.calls.Leave()
 	if err := ctx.Err(); err != nil {
