@@ -518,8 +518,15 @@ func (w *takenOver) tellGrowth() (list []attempt) {
 			claimPath(w.ns, claim) + "/status", change, want,
 		})
 	}
-	condition := func(kind string) string {
-		return `{"status": {"conditions": [{"type": "` + kind + `", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z", "message": "x"}]}}`
+	condition := func(claim, kind string) string {
+		// A merge patch replaces the list. Kubernetes 1.37 has a condition of its own there.
+		others := strings.Trim(w.ask("-n", w.ns, "get", "pvc", claim, "-o",
+			"jsonpath={.status.conditions}"), "[]")
+		if others != "" {
+			others += ", "
+		}
+		return `{"status": {"conditions": [` + others + `{"type": "` + kind + `", "status": "True", ` +
+			`"lastTransitionTime": "2026-01-01T00:00:00Z", "message": "x"}]}}`
 	}
 	const allocated = `{"status": {"allocatedResources": {"storage": "1Mi"}}}`
 	const onlyGrowth = "of a claim only how far it has grown"
@@ -541,7 +548,7 @@ func (w *takenOver) tellGrowth() (list []attempt) {
 			"no finalizers":          metadataAttempts()["no finalizers"],
 			"more than it asks for":  `{"status": {"allocatedResources": {"storage": "1Ti"}}}`,
 			"growth of another kind": `{"status": {"allocatedResources": {"storage": "1Mi"}, "allocatedResourceStatuses": {"example.com/x": "NodeResizePending"}}}`,
-			"a foreign condition":    condition("ModifyVolumeError"),
+			"a foreign condition":    condition(claim, "ModifyVolumeError"),
 		} {
 			add(claim, what, want, change)
 		}
@@ -551,7 +558,7 @@ func (w *takenOver) tellGrowth() (list []attempt) {
 		}
 		add(claim, "what is allocated", "", allocated)
 		for _, kind := range []string{"Resizing", "FileSystemResizePending", "ControllerResizeError"} {
-			add(claim, "the condition "+kind, "", condition(kind))
+			add(claim, "the condition "+kind, "", condition(claim, kind))
 		}
 		add(claim, "that no node need grow it", "",
 			annotations("volume.kubernetes.io/node-expansion-not-required", "yes"))
@@ -845,7 +852,8 @@ func (w *takenOver) reads() (list []attempt) {
 		"watch storageclasses.storage.k8s.io":       "/apis/storage.k8s.io/v1/storageclasses?watch=1&timeoutSeconds=1",
 		"list csistoragecapacities.storage.k8s.io":  capacityPrefix,
 		"watch csistoragecapacities.storage.k8s.io": capacityPrefix + "?watch=1&timeoutSeconds=1",
-		"get pods": "/api/v1/namespaces/" + namespace + "/pods/" + w.pod,
+		"get pods":                   "/api/v1/namespaces/" + namespace + "/pods/" + w.pod,
+		"get persistentvolumeclaims": claimPath(w.ns, "there"),
 		"get volumesnapshots.snapshot.storage.k8s.io":          "/apis/snapshot.storage.k8s.io/v1/namespaces/" + w.ns + "/volumesnapshots/there",
 		"list volumesnapshotclasses.snapshot.storage.k8s.io":   "/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses",
 		"watch volumesnapshotclasses.snapshot.storage.k8s.io":  "/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses?watch=1&timeoutSeconds=1",
@@ -924,7 +932,7 @@ func (w *takenOver) notGranted() (list []attempt) {
 	inNamespace := "/api/v1/namespaces/" + w.ns
 	for _, path := range []string{
 		"/api/v1/secrets", "/api/v1/configmaps", "/api/v1/pods", "/api/v1/nodes", "/api/v1/serviceaccounts",
-		"/api/v1/events", "/api/v1/namespaces", inNamespace + "/pods/here", claimPath(w.ns, "there"),
+		"/api/v1/events", "/api/v1/namespaces", inNamespace + "/pods/here",
 		"/api/v1/namespaces/" + namespace + "/pods", "/api/v1/namespaces/" + namespace + "/secrets",
 		"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/" + w.there,
 		storage + "csinodes", storage + "volumeattributesclasses", storage + "volumeattachments",
