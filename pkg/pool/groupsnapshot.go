@@ -211,8 +211,8 @@ func (p *Pool) lockMembers(
 }
 
 // checkAlone refuses a snapshot that is deleted with its group only (CSI spec, DeleteSnapshot,
-// "Snapshot is part of a group"). The caller has the snapshot's lock: a group that is being made has
-// it too. Errors: ErrInvalid.
+// "Snapshot is part of a group"). The caller has the snapshot's lock: a group that is being made
+// has it too. Errors: ErrInvalid.
 func (p *Pool) checkAlone(id volume.SnapshotID) error {
 	e, ok := p.snapshots.catalog.Get(id.Dir())
 	if !ok {
