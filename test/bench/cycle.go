@@ -65,11 +65,13 @@ func run(ctx context.Context, s subject, clients int, d time.Duration) (result, 
 	start := time.Now()
 	for client := range clients {
 		wg.Go(func() {
-			for time.Since(start) < d && errs[client] == nil {
+			// At least one cycle, however late the client begins.
+			for len(perClient[client]) == 0 || time.Since(start) < d {
 				var l laps
-				if l, errs[client] = s.cycle(ctx, client, volumeName()); errs[client] == nil {
-					perClient[client] = append(perClient[client], l)
+				if l, errs[client] = s.cycle(ctx, client, volumeName()); errs[client] != nil {
+					return
 				}
+				perClient[client] = append(perClient[client], l)
 			}
 		})
 	}
