@@ -38,7 +38,8 @@ const (
 
 // owner, label and foreignFinalizer are what others act upon, such as the garbage collector.
 const (
-	owner            = `{"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "` + claimUID + `"}]}}`
+	owner = `{"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod",
+		"name": "x", "uid": "` + claimUID + `"}]}}`
 	label            = `{"metadata": {"labels": {"x": "y"}}}`
 	foreignFinalizer = `{"metadata": {"finalizers": ["example.com/kept"]}}`
 )
@@ -145,7 +146,8 @@ func newLease(name, holder string) string {
 }
 
 func newRoom(managedBy string) string {
-	return fmt.Sprintf(`{"apiVersion": "storage.k8s.io/v1", "kind": "CSIStorageCapacity", "metadata": {"generateName": "csisc-",
+	return fmt.Sprintf(`{"apiVersion": "storage.k8s.io/v1", "kind": "CSIStorageCapacity",
+		"metadata": {"generateName": "csisc-",
 		"labels": {"csi.storage.k8s.io/drivername": "hostpath.csi.local", "csi.storage.k8s.io/managed-by": %q},
 		"ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": %q, "uid": %q}]},
 		"nodeTopology": {"matchLabels": {"topology.hostpath.csi.local/node": "node-1"}},
@@ -252,25 +254,29 @@ func (p *policed) volumeTries() map[string]try {
 	patch := func(change, want string) try { return try{http.MethodPatch, volumes + "/ours", change, want} }
 	tries := metadataTries(volumes+"/ours", only)
 	maps.Copy(tries, map[string]try{
-		"create":                       post(`{}`, ""),
-		"create, class of attributes":  post(`{"spec": {"volumeAttributesClassName": "gold"}}`, ""),
-		"create, of another driver":    post(`{"spec": {"csi": {"driver": "ebs.csi.aws.com"}}}`, ours),
-		"create, a path of the node":   post(`{"spec": {"csi": null, "hostPath": {"path": "/"}}}`, ours),
-		"create, of no node":           post(`{"spec": {"nodeAffinity": null}}`, "must be of one node"),
-		"create, with a secret":        post(`{"spec": {"csi": {"nodeStageSecretRef": {"name": "a", "namespace": "kube-system"}}}}`, "no reference to a secret"),
-		"create, under another name":   post(`{"metadata": {"name": "mine"}}`, "must have the name"),
-		"create, for no claim":         post(`{"spec": {"claimRef": null}}`, "must have the name"),
-		"create, with a mount option":  post(`{"spec": {"mountOptions": ["suid"]}}`, "no mount option"),
-		"create, with an owner":        post(owner, "no label, owner"),
-		"larger":                       patch(`{"spec": {"capacity": {"storage": "2Mi"}}, "metadata": {"annotations": {"volume.alpha.kubernetes.io/pre-resize-capacity": "1Mi"}}}`, ""),
-		"another class of attributes":  patch(`{"spec": {"volumeAttributesClassName": "gold"}}`, ""),
-		"the node is gone":             patch(`{"metadata": {"annotations": {"hostpath.csi.local/node-gone-since": "2026-11-28T12:00:00Z"}}}`, ""),
-		"no finalizer":                 patch(`{"metadata": {"finalizers": ["kubernetes.io/pv-protection"]}}`, ""),
-		"smaller":                      patch(`{"spec": {"capacity": {"storage": "1Ki"}}}`, only),
-		"another claim":                patch(`{"spec": {"claimRef": {"name": "mine"}}}`, only),
-		"another reclaim policy":       patch(`{"spec": {"persistentVolumeReclaimPolicy": "Retain"}}`, only),
-		"a mount option":               patch(`{"spec": {"mountOptions": ["ro"]}}`, only),
-		"another provisioner":          patch(`{"metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": "x"}}}`, only),
+		"create":                      post(`{}`, ""),
+		"create, class of attributes": post(`{"spec": {"volumeAttributesClassName": "gold"}}`, ""),
+		"create, of another driver":   post(`{"spec": {"csi": {"driver": "ebs.csi.aws.com"}}}`, ours),
+		"create, a path of the node":  post(`{"spec": {"csi": null, "hostPath": {"path": "/"}}}`, ours),
+		"create, of no node":          post(`{"spec": {"nodeAffinity": null}}`, "must be of one node"),
+		"create, with a secret": post(`{"spec": {"csi": {"nodeStageSecretRef": {"name": "a",
+			"namespace": "kube-system"}}}}`, "no reference to a secret"),
+		"create, under another name":  post(`{"metadata": {"name": "mine"}}`, "must have the name"),
+		"create, for no claim":        post(`{"spec": {"claimRef": null}}`, "must have the name"),
+		"create, with a mount option": post(`{"spec": {"mountOptions": ["suid"]}}`, "no mount option"),
+		"create, with an owner":       post(owner, "no label, owner"),
+		"larger": patch(`{"spec": {"capacity": {"storage": "2Mi"}}, "metadata":
+			{"annotations": {"volume.alpha.kubernetes.io/pre-resize-capacity": "1Mi"}}}`, ""),
+		"another class of attributes": patch(`{"spec": {"volumeAttributesClassName": "gold"}}`, ""),
+		"the node is gone": patch(`{"metadata": {"annotations":
+			{"hostpath.csi.local/node-gone-since": "2026-11-28T12:00:00Z"}}}`, ""),
+		"no finalizer":           patch(`{"metadata": {"finalizers": ["kubernetes.io/pv-protection"]}}`, ""),
+		"smaller":                patch(`{"spec": {"capacity": {"storage": "1Ki"}}}`, only),
+		"another claim":          patch(`{"spec": {"claimRef": {"name": "mine"}}}`, only),
+		"another reclaim policy": patch(`{"spec": {"persistentVolumeReclaimPolicy": "Retain"}}`, only),
+		"a mount option":         patch(`{"spec": {"mountOptions": ["ro"]}}`, only),
+		"another provisioner": patch(`{"metadata": {"annotations":
+			{"pv.kubernetes.io/provisioned-by": "x"}}}`, only),
 		"delete":                       {http.MethodDelete, volumes + "/ours", "", ""},
 		"delete, of another driver":    {http.MethodDelete, volumes + "/theirs", "", ours},
 		"no finalizer, another driver": {http.MethodPatch, volumes + "/theirs", `{"metadata": {"finalizers": null}}`, ours},
@@ -282,18 +288,23 @@ func (p *policed) claimTries() map[string]try {
 	const ours = "may only mark claims of hostpath.csi.local"
 	const only = "of a claim only the finalizer"
 	on := func(claim, want string) try {
-		return try{http.MethodPatch, claims + "/" + claim, `{"metadata": {"annotations": {"` + selectedNode + `": "node-1"}}}`, want}
+		return try{http.MethodPatch, claims + "/" + claim, `{"metadata": {"annotations":
+			{"` + selectedNode + `": "node-1"}}}`, want}
 	}
 	tries := metadataTries(claims+"/ours", only)
 	maps.Copy(tries, map[string]try{
-		"a node":                       on("ours", ""),
-		"the node of the source":       on("copy", ""),
-		"a node of a bound claim":      on("bound", only),
-		"a node of another driver's":   on("theirs", ours),
-		"keep the source of a clone":   {http.MethodPatch, claims + "/bound", `{"metadata": {"finalizers": ["kubernetes.io/pvc-protection", "provisioner.storage.kubernetes.io/cloning-protection"]}}`, ""},
-		"a larger size":                {http.MethodPatch, claims + "/bound", `{"spec": {"resources": {"requests": {"storage": "1Gi"}}}}`, only},
-		"a volume":                     {http.MethodPatch, claims + "/ours", `{"spec": {"volumeName": "mine"}}`, only},
-		"another provisioner":          {http.MethodPatch, claims + "/ours", `{"metadata": {"annotations": {"` + provisionerOf + `": "x"}}}`, only},
+		"a node":                     on("ours", ""),
+		"the node of the source":     on("copy", ""),
+		"a node of a bound claim":    on("bound", only),
+		"a node of another driver's": on("theirs", ours),
+		"keep the source of a clone": {http.MethodPatch, claims + "/bound", `{"metadata":
+			{"finalizers": ["kubernetes.io/pvc-protection",
+			"provisioner.storage.kubernetes.io/cloning-protection"]}}`, ""},
+		"a larger size": {http.MethodPatch, claims + "/bound", `{"spec": {"resources":
+			{"requests": {"storage": "1Gi"}}}}`, only},
+		"a volume": {http.MethodPatch, claims + "/ours", `{"spec": {"volumeName": "mine"}}`, only},
+		"another provisioner": {http.MethodPatch, claims + "/ours", `{"metadata":
+			{"annotations": {"` + provisionerOf + `": "x"}}}`, only},
 		"delete":                       {http.MethodDelete, claims + "/bound", "", ""},
 		"delete, of another driver":    {http.MethodDelete, claims + "/theirs", "", ours},
 		"delete, that has a source":    {http.MethodDelete, claims + "/copy", "", ours},
@@ -309,16 +320,21 @@ func (p *policed) growthTries() map[string]try {
 	}
 	tries := metadataTries(claims+"/bound/status", only)
 	maps.Copy(tries, map[string]try{
-		"grows":               patch("bound", `{"allocatedResources": {"storage": "2Mi"}, "allocatedResourceStatuses": {"storage": "ControllerResizeInProgress"}, "conditions": [{"type": "Resizing", "status": "True"}]}`, ""),
-		"has grown":           patch("bound", `{"capacity": {"storage": "2Mi"}}`, ""),
-		"is modified":         patch("bound", `{"modifyVolumeStatus": {"status": "InProgress", "targetVolumeAttributesClassName": "gold"}, "conditions": [{"type": "ModifyingVolume", "status": "True"}]}`, ""),
+		"grows": patch("bound", `{"allocatedResources": {"storage": "2Mi"},
+			"allocatedResourceStatuses": {"storage": "ControllerResizeInProgress"}, "conditions":
+			[{"type": "Resizing", "status": "True"}]}`, ""),
+		"has grown": patch("bound", `{"capacity": {"storage": "2Mi"}}`, ""),
+		"is modified": patch("bound", `{"modifyVolumeStatus": {"status": "InProgress",
+			"targetVolumeAttributesClassName": "gold"}, "conditions": [{"type": "ModifyingVolume",
+			"status": "True"}]}`, ""),
 		"has been modified":   patch("bound", `{"currentVolumeAttributesClassName": "gold"}`, ""),
 		"shrinks":             patch("bound", `{"capacity": {"storage": "1Ki"}}`, only),
 		"more than it wants":  patch("bound", `{"allocatedResources": {"storage": "1Ti"}}`, only),
 		"lost":                patch("bound", `{"phase": "Lost"}`, only),
 		"a foreign condition": patch("bound", `{"conditions": [{"type": "Mine", "status": "True"}]}`, only),
 		"another access mode": patch("bound", `{"accessModes": ["ReadWriteMany"]}`, only),
-		"of another driver":   patch("theirs", `{"capacity": {"storage": "2Mi"}}`, "may only mark claims of hostpath.csi.local"),
+		"of another driver": patch("theirs", `{"capacity": {"storage": "2Mi"}}`,
+			"may only mark claims of hostpath.csi.local"),
 	})
 	return tries
 }
@@ -329,22 +345,23 @@ func (p *policed) eventTries() map[string]try {
 		return try{http.MethodPost, events, newEvent(component, kind), want}
 	}
 	return map[string]try{
-		"of the controller":        post(controllerName, "PersistentVolumeClaim", ""),
-		"of a pod":                 post(controllerName, "Pod", ""),
-		"of the provisioner":       post("hostpath.csi.local_controller-1_"+claimUID, "PersistentVolumeClaim", ""),
-		"of the resizer":           post("external-resizer hostpath.csi.local", "PersistentVolumeClaim", ""),
-		"of the snapshotter":       post("csi-snapshotter hostpath.csi.local", "VolumeSnapshotContent", ""),
-		"of a group snapshot":      post("csi-snapshotter hostpath.csi.local", "VolumeGroupSnapshotContent", ""),
-		"of an election":           post("external-resizer-hostpath-csi-local/controller-1", "Lease", ""),
-		"of kubelet":               post("kubelet", "Pod", own),
-		"of the scheduler":         post("default-scheduler", "Pod", own),
-		"of another pod":           post("hostpath.csi.local_controller-2_"+claimUID, "PersistentVolumeClaim", own),
-		"of the provisioner's":     post("hostpath.csi.local/controller-1", "Lease", ""),
-		"of the snapshotter's":     post("external-snapshotter-leader-hostpath.csi.local/controller-1", "Lease", ""),
-		"of another pod's lease":   post("external-resizer-hostpath-csi-local/controller-2", "Lease", own),
-		"about a node":             post(controllerName, "Node", "only report events of volumes, claims"),
-		"change kubelet's":         {http.MethodPatch, events + "/kubelets", `{"count": 2}`, own},
-		"with an owner":            {http.MethodPost, events, fixture.Merged(p.t, newEvent(controllerName, "Pod"), owner), "a new event may have no label"},
+		"of the controller":      post(controllerName, "PersistentVolumeClaim", ""),
+		"of a pod":               post(controllerName, "Pod", ""),
+		"of the provisioner":     post("hostpath.csi.local_controller-1_"+claimUID, "PersistentVolumeClaim", ""),
+		"of the resizer":         post("external-resizer hostpath.csi.local", "PersistentVolumeClaim", ""),
+		"of the snapshotter":     post("csi-snapshotter hostpath.csi.local", "VolumeSnapshotContent", ""),
+		"of a group snapshot":    post("csi-snapshotter hostpath.csi.local", "VolumeGroupSnapshotContent", ""),
+		"of an election":         post("external-resizer-hostpath-csi-local/controller-1", "Lease", ""),
+		"of kubelet":             post("kubelet", "Pod", own),
+		"of the scheduler":       post("default-scheduler", "Pod", own),
+		"of another pod":         post("hostpath.csi.local_controller-2_"+claimUID, "PersistentVolumeClaim", own),
+		"of the provisioner's":   post("hostpath.csi.local/controller-1", "Lease", ""),
+		"of the snapshotter's":   post("external-snapshotter-leader-hostpath.csi.local/controller-1", "Lease", ""),
+		"of another pod's lease": post("external-resizer-hostpath-csi-local/controller-2", "Lease", own),
+		"about a node":           post(controllerName, "Node", "only report events of volumes, claims"),
+		"change kubelet's":       {http.MethodPatch, events + "/kubelets", `{"count": 2}`, own},
+		"with an owner": {http.MethodPost, events, fixture.Merged(p.t,
+			newEvent(controllerName, "Pod"), owner), "a new event may have no label"},
 		"delete, which it may not": {http.MethodDelete, events + "/kubelets", "", "forbidden"},
 	}
 }
@@ -353,21 +370,27 @@ func (p *policed) leaseTries() map[string]try {
 	const pod = "may only take the lease for that pod"
 	put := func(name, change, want string) try {
 		object := newLease(name, "controller-1")
-		return try{http.MethodPut, leases + "/" + name, p.withVersion(leases+"/"+name, fixture.Merged(p.t, object, change)), want}
+		return try{http.MethodPut, leases + "/" + name, p.withVersion(leases+"/"+name,
+			fixture.Merged(p.t, object, change)), want}
 	}
 	held := func(holder string) string { return `{"spec": {"holderIdentity": "` + holder + `"}}` }
 	return map[string]try{
-		"as a sidecar":                    put("hostpath-csi-local", `{}`, ""),
-		"as the controller":               put("hostpath-csi-local", held(identityOf(p.pod)), ""),
-		"give it back":                    put("external-resizer-hostpath-csi-local", held(""), ""),
-		"for another pod":                 put("hostpath-csi-local", held("controller-2"), pod),
-		"for a pod whose name begins so":  put("hostpath-csi-local", held("controller-12_x"), pod),
-		"for a year":                      put("hostpath-csi-local", `{"spec": {"leaseDurationSeconds": 31536000}}`, pod),
-		"with an owner":                   put("hostpath-csi-local", owner, "only its holder may be changed"),
-		"create":                          {http.MethodPost, leases, newLease(leaseOf(driverName), "controller-1"), ""},
-		"create another":                  {http.MethodPost, leases, newLease("mine", "controller-1"), "may only have the leases"},
-		"create with an owner":            {http.MethodPost, leases, fixture.Merged(p.t, newLease(leaseOf(driverName), "controller-1"), owner), "a new lease may have no"},
-		"create one of a node, elsewhere": {http.MethodPost, strings.Replace(leases, "default", "kube-node-lease", 1), newLease("node-1", "x"), "forbidden"},
+		"as a sidecar":                   put("hostpath-csi-local", `{}`, ""),
+		"as the controller":              put("hostpath-csi-local", held(identityOf(p.pod)), ""),
+		"give it back":                   put("external-resizer-hostpath-csi-local", held(""), ""),
+		"for another pod":                put("hostpath-csi-local", held("controller-2"), pod),
+		"for a pod whose name begins so": put("hostpath-csi-local", held("controller-12_x"), pod),
+		"for a year":                     put("hostpath-csi-local", `{"spec": {"leaseDurationSeconds": 31536000}}`, pod),
+		"with an owner":                  put("hostpath-csi-local", owner, "only its holder may be changed"),
+		"create":                         {http.MethodPost, leases, newLease(leaseOf(driverName), "controller-1"), ""},
+		"create another": {
+			http.MethodPost, leases, newLease("mine", "controller-1"),
+			"may only have the leases",
+		},
+		"create with an owner": {http.MethodPost, leases, fixture.Merged(p.t,
+			newLease(leaseOf(driverName), "controller-1"), owner), "a new lease may have no"},
+		"create one of a node, elsewhere": {http.MethodPost, strings.Replace(leases, "default",
+			"kube-node-lease", 1), newLease("node-1", "x"), "forbidden"},
 	}
 }
 
@@ -382,16 +405,20 @@ func (p *policed) capacityTries() map[string]try {
 		return try{http.MethodPut, path, fixture.Merged(p.t, p.get(path), change), want}
 	}
 	return map[string]try{
-		"create":                        post(`{}`, ""),
-		"create, of another driver":     post(`{"metadata": {"labels": {"csi.storage.k8s.io/drivername": "ebs.csi.aws.com"}}}`, ours),
-		"create, as a node's":           post(`{"metadata": {"labels": {"csi.storage.k8s.io/managed-by": "external-provisioner-node-1"}}}`, "may have no metadata"),
-		"create, of all nodes":          post(`{"nodeTopology": {"matchLabels": {"kubernetes.io/os": "linux"}}}`, "must be of one node"),
-		"create, of another owner":      post(owner, "only the Deployment"),
-		"the size":                      put(`{"capacity": "2Gi"}`, ""),
-		"a label":                       put(label, only),
-		"delete":                        {http.MethodDelete, capacities + "/ours", "", ""},
-		"delete, of another driver":     {http.MethodDelete, capacities + "/theirs", "", ours},
-		"delete, in another namespace":  {http.MethodDelete, strings.Replace(capacities, "default", "kube-system", 1) + "/x", "", "forbidden"},
+		"create": post(`{}`, ""),
+		"create, of another driver": post(`{"metadata": {"labels":
+			{"csi.storage.k8s.io/drivername": "ebs.csi.aws.com"}}}`, ours),
+		"create, as a node's": post(`{"metadata": {"labels":
+			{"csi.storage.k8s.io/managed-by": "external-provisioner-node-1"}}}`, "may have no metadata"),
+		"create, of all nodes": post(`{"nodeTopology": {"matchLabels": {"kubernetes.io/os":
+			"linux"}}}`, "must be of one node"),
+		"create, of another owner":  post(owner, "only the Deployment"),
+		"the size":                  put(`{"capacity": "2Gi"}`, ""),
+		"a label":                   put(label, only),
+		"delete":                    {http.MethodDelete, capacities + "/ours", "", ""},
+		"delete, of another driver": {http.MethodDelete, capacities + "/theirs", "", ours},
+		"delete, in another namespace": {http.MethodDelete, strings.Replace(capacities, "default",
+			"kube-system", 1) + "/x", "", "forbidden"},
 		"the finalizers of what it has": put(foreignFinalizer, only),
 	}
 }
@@ -402,10 +429,14 @@ func (p *policed) contentTries() map[string]try {
 	patch := func(path, change, want string) try { return try{http.MethodPatch, contents + path, change, want} }
 	tries := metadataTries(contents+"/ours", only)
 	maps.Copy(tries, map[string]try{
-		"is being created":      patch("/ours", `{"metadata": {"annotations": {"snapshot.storage.kubernetes.io/volumesnapshot-being-created": "yes"}}}`, ""),
-		"its node is gone":      patch("/ours", `{"metadata": {"annotations": {"hostpath.csi.local/node-gone-since": "x", "hostpath.csi.local/node": "n"}}}`, ""),
-		"its finalizer":         patch("/ours", `{"metadata": {"finalizers": ["snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"]}}`, ""),
-		"is ready":              patch("/ours/status", `{"status": {"snapshotHandle": "0123456789ab-s-x", "readyToUse": true}}`, ""),
+		"is being created": patch("/ours", `{"metadata": {"annotations":
+			{"snapshot.storage.kubernetes.io/volumesnapshot-being-created": "yes"}}}`, ""),
+		"its node is gone": patch("/ours", `{"metadata": {"annotations":
+			{"hostpath.csi.local/node-gone-since": "x", "hostpath.csi.local/node": "n"}}}`, ""),
+		"its finalizer": patch("/ours", `{"metadata": {"finalizers":
+			["snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"]}}`, ""),
+		"is ready": patch("/ours/status", `{"status": {"snapshotHandle":
+			"0123456789ab-s-x", "readyToUse": true}}`, ""),
 		"another policy":        patch("/ours", `{"spec": {"deletionPolicy": "Retain"}}`, only),
 		"another snapshot":      patch("/ours", `{"spec": {"volumeSnapshotRef": {"name": "mine"}}}`, only),
 		"of another driver":     patch("/theirs", `{"metadata": {"finalizers": null}}`, ours),
@@ -420,9 +451,13 @@ func (p *policed) groupTries() map[string]try {
 	patch := func(path, change, want string) try { return try{http.MethodPatch, groupPath + path, change, want} }
 	tries := metadataTries(groupPath+"/ours", only)
 	maps.Copy(tries, map[string]try{
-		"is being created":      patch("/ours", `{"metadata": {"annotations": {"groupsnapshot.storage.kubernetes.io/volumegroupsnapshot-being-created": "yes"}}}`, ""),
-		"its finalizer":         patch("/ours", `{"metadata": {"finalizers": ["groupsnapshot.storage.kubernetes.io/volumegroupsnapshotcontent-bound-protection"]}}`, ""),
-		"is ready":              patch("/ours/status", `{"status": {"volumeGroupSnapshotHandle": "x", "readyToUse": true, "volumeSnapshotInfoList": [{"volumeHandle": "0123456789ab-x", "snapshotHandle": "0123456789ab-s-x"}]}}`, ""),
+		"is being created": patch("/ours", `{"metadata": {"annotations":
+			{"groupsnapshot.storage.kubernetes.io/volumegroupsnapshot-being-created": "yes"}}}`, ""),
+		"its finalizer": patch("/ours", `{"metadata": {"finalizers":
+			["groupsnapshot.storage.kubernetes.io/volumegroupsnapshotcontent-bound-protection"]}}`, ""),
+		"is ready": patch("/ours/status", `{"status": {"volumeGroupSnapshotHandle": "x",
+			"readyToUse": true, "volumeSnapshotInfoList": [{"volumeHandle": "0123456789ab-x",
+			"snapshotHandle": "0123456789ab-s-x"}]}}`, ""),
 		"another policy":        patch("/ours", `{"spec": {"deletionPolicy": "Retain"}}`, only),
 		"of another driver":     patch("/theirs", `{"metadata": {"finalizers": null}}`, ours),
 		"ready, another driver": patch("/theirs/status", `{"status": {"readyToUse": true}}`, ours),

@@ -182,7 +182,8 @@ func (c *cluster) takeSnapshot(v *core.PersistentVolume) {
 	client := c.client.CoreV1().RESTClient()
 	content := fixture.Merged(c.t, newContent("snap", driverName),
 		`{"metadata": {"finalizers": ["snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"]},
-		"spec": {"volumeSnapshotClassName": "c", "volumeSnapshotRef": {"uid": "`+claimUID+`"}, "source": {"volumeHandle": "`+v.Spec.CSI.VolumeHandle+`"}}}`)
+		"spec": {"volumeSnapshotClassName": "c", "volumeSnapshotRef": {"uid": "`+claimUID+`"},
+			"source": {"volumeHandle": "`+v.Spec.CSI.VolumeHandle+`"}}}`)
 	(&policed{t: c.t, admin: c.client}).create("/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses",
 		`{"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": {"name": "c"},
 		"driver": "hostpath.csi.local", "deletionPolicy": "Delete"}`)

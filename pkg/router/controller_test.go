@@ -30,7 +30,8 @@ func TestEachCallGoesToTheNodeOfTheVolume(t *testing.T) {
 	for _, n := range []*testNode{a, b} {
 		want := []string{
 			"CreateVolume", "ControllerGetVolume", "ValidateVolumeCapabilities", "ControllerExpandVolume",
-			"ControllerModifyVolume", "CreateSnapshot", "GetSnapshot", "ListSnapshots", "ListSnapshots", "DeleteSnapshot", "DeleteVolume",
+			"ControllerModifyVolume", "CreateSnapshot", "GetSnapshot", "ListSnapshots", "ListSnapshots",
+			"DeleteSnapshot", "DeleteVolume",
 		}
 		if got := n.called(); !slices.Equal(got, want) {
 			t.Errorf("%s has got the calls %q, want %q", n.name, got, want)
