@@ -78,6 +78,10 @@ func upCommand(name *string) *cobra.Command {
 		"size of each node's disk in GiB (a sparse file)")
 	flags.StringVar(&options.DiskPath, "disk-path", cluster.DefaultDiskPath,
 		"where each node mounts its disk")
+	flags.StringVar(&options.KubeletDir, "kubelet-dir", cluster.DefaultKubeletDir,
+		"kubelet's root directory on each node")
+	flags.BoolVar(&options.ReadOnlyRoot, "read-only-root", false,
+		"make each node's root filesystem read-only, but /var/lib, /var/log, /run, /srv, /mnt, /tmp, /dev")
 	flags.StringVar(&options.Kubernetes, "kubernetes", cluster.DefaultedKubernetes(""),
 		"version of Kubernetes: "+strings.Join(cluster.KubernetesVersions(), " or ")+
 			" ($"+cluster.KubernetesVariable+")")

@@ -99,7 +99,10 @@ func (c *Cluster) node(index int) *Node {
 		Layout:     c.folder.layout(name),
 		CGroup:     c.CGroup() + "/" + name,
 		DiskTarget: c.options.DiskPath,
+		KubeletDir: c.options.KubeletDir,
 		Features:   c.options.features(),
+
+		ReadOnlyRoot: c.options.ReadOnlyRoot,
 	}
 	return &Node{cluster: c, spec: spec}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/disk"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/gates"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/network"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/node"
 )
 
 // Environment variables that give the defaults of flags and options.
@@ -32,6 +33,8 @@ const (
 	DefaultDisks    = "btrfs,xfs,ext4"
 	DefaultDiskSize = 10 << 30
 	DefaultDiskPath = "/var/lib/csi-hostpath/pools/default"
+	// DefaultKubeletDir is the one of most clusters.
+	DefaultKubeletDir = node.DefaultKubeletDir
 )
 
 // stateRoot holds one folder a cluster, with everything that the cluster is.
@@ -53,6 +56,11 @@ type Options struct {
 	DiskSize int64 `json:"diskSize"`
 	// DiskPath is where each node mounts its disk, below /var/lib, /srv or /mnt.
 	DiskPath string `json:"diskPath"`
+	// KubeletDir is kubelet's root directory on each node, below /var/lib, /srv or /mnt.
+	KubeletDir string `json:"kubeletDir"`
+	// ReadOnlyRoot makes the root filesystem of each node read-only, as that of Talos or
+	// Bottlerocket: only /var/lib, /var/log, /run, /srv, /mnt, /tmp and /dev can be written.
+	ReadOnlyRoot bool `json:"readOnlyRoot"`
 	// Cache keeps built programs and images between clusters; default
 	// CLUSTER_CACHE, else csi-hostpath-cluster in the user's cache folder.
 	Cache string `json:"cache"`
@@ -77,6 +85,7 @@ func (o *Options) complete(ctx context.Context) error {
 	setDefault(&o.Disks, DefaultDisks)
 	setDefault(&o.DiskSize, DefaultDiskSize)
 	setDefault(&o.DiskPath, DefaultDiskPath)
+	setDefault(&o.KubeletDir, DefaultKubeletDir)
 	if o.Progress == nil {
 		o.Progress = func(string, ...any) {}
 	}
@@ -89,8 +98,10 @@ func (o *Options) complete(ctx context.Context) error {
 	} else if _, err := disk.ParseFilesystems(o.disks(), o.Nodes); err != nil {
 		errs = append(errs, err)
 	}
-	if !filepath.IsAbs(o.DiskPath) || filepath.Clean(o.DiskPath) != o.DiskPath {
-		errs = append(errs, fmt.Errorf("disk path %q: give a clean absolute path", o.DiskPath))
+	for _, path := range []string{o.DiskPath, o.KubeletDir} {
+		if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+			errs = append(errs, fmt.Errorf("path %q: give a clean absolute path", path))
+		}
 	}
 	if !slices.Contains(KubernetesVersions(), o.Kubernetes) {
 		errs = append(errs, fmt.Errorf("kubernetes %q: there are %s", o.Kubernetes,
@@ -127,6 +138,7 @@ func (o *Options) features() gates.Gates {
 func (o *Options) same(other *Options) bool {
 	return o.Name == other.Name && o.Nodes == other.Nodes && o.Disks == other.Disks &&
 		o.DiskSize == other.DiskSize && o.DiskPath == other.DiskPath &&
+		o.KubeletDir == other.KubeletDir && o.ReadOnlyRoot == other.ReadOnlyRoot &&
 		o.Kubernetes == other.Kubernetes && o.FeatureGates == other.FeatureGates
 }
 

@@ -25,12 +25,15 @@ func TestDefaultsMakeACluster(t *testing.T) {
 func TestEveryFaultIsNamedAtOnce(t *testing.T) {
 	options := Options{
 		Name: "../other", Nodes: -1, DiskPath: "pools", Kubernetes: "1.1", FeatureGates: "A,B=true",
+		KubeletDir: "/var/lib/../kubelet",
 	}
 	err := options.complete(t.Context())
 	if err == nil {
 		t.Fatal("faulty options were accepted")
 	}
-	for _, want := range []string{`"../other"`, "-1 nodes", `"pools"`, `"1.1"`, `gate "A"`} {
+	for _, want := range []string{
+		`"../other"`, "-1 nodes", `"pools"`, `"1.1"`, `gate "A"`, `"/var/lib/../kubelet"`,
+	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not name %s", err, want)
 		}

@@ -61,6 +61,7 @@ func (f folder) read() (*state, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, fmt.Errorf("state file %s: %w", f.stateFile(), err)
 	}
+	setDefault(&s.Options.KubeletDir, DefaultKubeletDir) // of a cluster that is older than the option
 	return &s, nil
 }
 

@@ -26,7 +26,7 @@ func TestStateIsReadBackAsWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &state{
-		Options: Options{Name: "test", Nodes: 1},
+		Options: Options{Name: "test", Nodes: 1, KubeletDir: "/srv/kubelet"},
 		Ready:   true,
 		ControlPlane: machine.Machine{
 			Name: "control-plane",

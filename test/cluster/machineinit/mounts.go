@@ -46,6 +46,11 @@ func makeMounts(spec machine.Spec) error {
 			return err
 		}
 	}
+	if spec.ReadOnlyRoot {
+		if err := makeReadOnly("/", 0); err != nil {
+			return err
+		}
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("share the machine's mounts: %w", err)
 	}
@@ -76,7 +81,7 @@ func makeBinds(binds []machine.Bind) error {
 			return err
 		}
 		if bind.ReadOnly {
-			if err := makeReadOnly(bind.Target); err != nil {
+			if err := makeReadOnly(bind.Target, unix.AT_RECURSIVE); err != nil {
 				return err
 			}
 		}
@@ -104,9 +109,10 @@ func dropMountsBelow(target string) error {
 	return nil
 }
 
-func makeReadOnly(target string) error {
+// makeReadOnly takes unix.AT_RECURSIVE, or 0 for the target's own mount alone.
+func makeReadOnly(target string, flags uint) error {
 	attributes := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_RECURSIVE, attributes); err != nil {
+	if err := unix.MountSetattr(unix.AT_FDCWD, target, flags, attributes); err != nil {
 		return fmt.Errorf("make %s read-only: %w", target, err)
 	}
 	return nil

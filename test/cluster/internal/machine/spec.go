@@ -25,6 +25,8 @@ type Spec struct {
 	Tmpfs []string `json:"tmpfs"`
 	// Disk is nil for a machine without one.
 	Disk *Disk `json:"disk,omitempty"`
+	// ReadOnlyRoot makes the mount of / read-only, and none of the others.
+	ReadOnlyRoot bool `json:"readOnlyRoot,omitempty"`
 	// Forward makes PID 1 pass connections on the inherited listener on to this
 	// address inside the machine; empty for none.
 	Forward string `json:"forward,omitempty"`

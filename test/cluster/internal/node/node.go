@@ -27,6 +27,9 @@ const ContainerdSocket = "/run/containerd/containerd.sock"
 // diskImage lies where the node itself can mount it from.
 const diskImage = machine.Home + "/disk.img"
 
+// DefaultKubeletDir is kubelet's own default of --root-dir.
+const DefaultKubeletDir = "/var/lib/kubelet"
+
 //go:embed config/*
 var templates embed.FS
 
@@ -39,6 +42,10 @@ type Node struct {
 	CGroup string
 	// DiskTarget is where the disk is mounted inside the node.
 	DiskTarget string
+	// KubeletDir is kubelet's root directory inside the node.
+	KubeletDir string
+	// ReadOnlyRoot leaves only the private directories, /run and /dev writable.
+	ReadOnlyRoot bool
 	// Features are kubelet's feature gates.
 	Features gates.Gates
 }
@@ -94,6 +101,7 @@ func (n Node) writeConfig() error {
 		"Containerd": ContainerdSocket,
 		"PKI":        machine.PKI,
 		"Home":       machine.Home,
+		"KubeletDir": n.KubeletDir,
 		"Features":   n.Features.YAML(),
 		"CNIPlugins": cniPlugins(),
 	}
@@ -141,10 +149,13 @@ func (n Node) Spec(programs string) machine.Spec {
 		Binds:    n.Layout.Binds(programs),
 		Tmpfs:    []string{"/run"},
 		Disk:     &machine.Disk{Image: diskImage, Target: n.DiskTarget},
+
+		ReadOnlyRoot: n.ReadOnlyRoot,
 		Units: []machine.Unit{
 			n.unit("containerd", "", "--config="+machine.Home+"/containerd.toml"),
 			n.unit("kubelet", ContainerdSocket,
 				"--config="+machine.Home+"/kubelet.yaml",
+				"--root-dir="+n.KubeletDir,
 				"--kubeconfig="+machine.PKI+"/kubelet.kubeconfig",
 				"--hostname-override="+n.Name(),
 				"--node-ip="+network.NodeIP(n.Index).String(),

@@ -35,6 +35,7 @@ func configured(t *testing.T) Node {
 		Layout:     machine.Layout(t.TempDir()),
 		CGroup:     "test/node-2",
 		DiskTarget: "/var/lib/data",
+		KubeletDir: "/srv/kubelet",
 	}
 	if err := n.Layout.Create(); err != nil {
 		t.Fatal(err)
