@@ -69,6 +69,7 @@ type object struct {
 		alerts          `yaml:",inline"`
 		monitor         `yaml:",inline"`
 	} `yaml:"spec"`
+	RoleRef              metadata   `yaml:"roleRef"`
 	Subjects             []metadata `yaml:"subjects"`
 	Provisioner          string     `yaml:"provisioner"`
 	AllowVolumeExpansion bool       `yaml:"allowVolumeExpansion"`
@@ -89,6 +90,7 @@ type rule struct {
 }
 
 type podSpec struct {
+	ServiceAccountName            string      `yaml:"serviceAccountName"`
 	AutomountServiceAccountToken  *bool       `yaml:"automountServiceAccountToken"`
 	EnableServiceLinks            *bool       `yaml:"enableServiceLinks"`
 	HostNetwork                   bool        `yaml:"hostNetwork"`
@@ -383,46 +385,46 @@ storageClasses:
   - {name: shared, parameters: {path: /srv/shared, type: Directory}}
 `,
 	} {
-		t.Run(name, func(t *testing.T) {
-			objects := render(t, values)
-			daemonSet := only(t, objects, "DaemonSet")
-			args := daemonSet.Spec.Template.Spec.Containers[0].Args
-			if args[0] != "serve" {
-				t.Fatalf("arguments %q", args)
-			}
-			file := filepath.Join(t.TempDir(), "driver.yaml")
-			if err := os.WriteFile(
-				file,
-				[]byte(configOf(t, objects)),
-				0o600,
-			); err != nil {
-				t.Fatal(err)
-			}
-			t.Setenv("NODE_NAME", "node-1")
-			flags, logging := config.NewFlags(), command.NewLoggingFlags()
-			set := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-			flags.Register(set)
-			logging.Register(set)
-			if err := set.Parse(append(args[1:], "--config="+file)); err != nil {
-				t.Fatal(err)
-			}
-			cfg, err := flags.Load()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if grace := daemonSet.Spec.Template.Spec.TerminationGracePeriodSeconds; float64(
-				grace,
-			) <= cfg.ShutdownGrace.Seconds() {
-				t.Errorf("the pod has %d s to end, its calls have %v", grace, cfg.ShutdownGrace)
-			}
-			for _, class := range objects {
-				if class.Kind == "StorageClass" {
-					checkClass(t, class, cfg.DriverName)
-				}
-			}
-			seesPools(t, daemonSet.Spec.Template.Spec, cfg)
-		})
+		t.Run(name, func(t *testing.T) { checkDriverTakes(t, render(t, values)) })
 	}
+}
+
+// checkDriverTakes: the driver accepts its flags, its file and the classes, and sees its pools. It
+// returns what the driver is told.
+func checkDriverTakes(t *testing.T, objects []object) config.Config {
+	t.Helper()
+	daemonSet := only(t, objects, "DaemonSet")
+	args := daemonSet.Spec.Template.Spec.Containers[0].Args
+	if args[0] != "serve" {
+		t.Fatalf("arguments %q", args)
+	}
+	file := filepath.Join(t.TempDir(), "driver.yaml")
+	if err := os.WriteFile(file, []byte(configOf(t, objects)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("NODE_NAME", "node-1")
+	flags, logging := config.NewFlags(), command.NewLoggingFlags()
+	set := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	flags.Register(set)
+	logging.Register(set)
+	if err := set.Parse(append(args[1:], "--config="+file)); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := flags.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	grace := daemonSet.Spec.Template.Spec.TerminationGracePeriodSeconds
+	if float64(grace) <= cfg.ShutdownGrace.Seconds() {
+		t.Errorf("the pod has %d s to end, its calls have %v", grace, cfg.ShutdownGrace)
+	}
+	for _, class := range objects {
+		if class.Kind == "StorageClass" {
+			checkClass(t, class, cfg.DriverName)
+		}
+	}
+	seesPools(t, daemonSet.Spec.Template.Spec, cfg)
+	return cfg
 }
 
 // configOf is the driver's configuration file. The controller has a ConfigMap of its own.
