@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -25,6 +26,10 @@ const (
 	// sizeRetry is when a volume is looked at again whose pool cannot be seen, or whose event could
 	// not be sent.
 	sizeRetry = 30 * time.Second
+	// sizesPerSecond and sizesAtOnce bound the events, which may come later: in a burst of claims each
+	// event would take the API server's time from a claim.
+	sizesPerSecond = 5
+	sizesAtOnce    = 10
 )
 
 // sizes tells the owners of claims, once, that nothing keeps their volumes within their sizes. It
@@ -35,6 +40,7 @@ type sizes struct {
 	nodes     Nodes
 	component string
 	queue     workqueue.TypedDelayingInterface[string]
+	pace      *rate.Limiter
 
 	mu   sync.Mutex
 	told map[types.UID]time.Time // when volumes were made whose owners have been told
@@ -44,6 +50,7 @@ func newSizes(o Options, c *cluster) (*sizes, error) {
 	s := &sizes{
 		client: o.Client, cluster: c, nodes: o.Nodes, component: o.Component,
 		queue: workqueue.NewTypedDelayingQueue[string](),
+		pace:  rate.NewLimiter(sizesPerSecond, sizesAtOnce),
 		told:  map[types.UID]time.Time{},
 	}
 	return s, on(c.volumes, s.changed)
@@ -113,6 +120,9 @@ func (s *sizes) tell(ctx context.Context, v *persistentVolume) (known bool, err 
 	p, usable := s.nodes.Pool(id)
 	if !usable || p.EnforcesSizes {
 		return usable, nil
+	}
+	if err := s.pace.Wait(ctx); err != nil {
+		return false, err
 	}
 	return true, kube.SendOnce(ctx, s.client, kube.OnceEvent{
 		Name: string(v.UID) + ".size-not-enforced", Component: s.component,

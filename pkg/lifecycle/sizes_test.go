@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
 // sizedWorld has a claim of a class, bound to volume "v", which is in the pool and as old as that.
@@ -81,6 +83,35 @@ func TestOwnerIsToldOnceThatTheSizeIsNotEnforced(t *testing.T) {
 			!strings.Contains(e.Message, "backing: enforced") {
 			t.Errorf("the owner is told %+v", e)
 		}
+	})
+}
+
+// The events of a burst of claims come later than the claims.
+func TestOwnersOfABurstAreToldOneAfterTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := sizedWorld(t, "waits", time.Second, nil)
+		const more = 99
+		api := w.client.CoreV1()
+		for i := range more {
+			name := fmt.Sprintf("v-%d", i)
+			c := bound("of-"+name, name)
+			v := ofClaim(volumeObject(name, "b"), c)
+			v.CreationTimestamp = metav1.Now()
+			_, err := api.PersistentVolumeClaims("ns").Create(t.Context(), c, metav1.CreateOptions{})
+			fixture.Must(t, err)
+			_, err = api.PersistentVolumes().Create(t.Context(), v, metav1.CreateOptions{})
+			fixture.Must(t, err)
+		}
+		w.run(func() {
+			time.Sleep(time.Second)
+			if n := len(w.createdEvents()); n < sizesAtOnce || n > more/2 {
+				t.Errorf("%d events after a second", n)
+			}
+			time.Sleep(time.Minute)
+			if n := len(w.createdEvents()); n != 1+more {
+				t.Errorf("%d events of %d volumes", n, 1+more)
+			}
+		})
 	})
 }
 
