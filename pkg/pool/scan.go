@@ -24,6 +24,7 @@ func (p *Pool) scan(ctx context.Context) error {
 	if err := p.snapshots.scan(ctx); err != nil {
 		return err
 	}
+	p.snapshots.catalog.ClaimDamaged()
 	if err := p.volumes.scan(ctx); err != nil {
 		return err
 	}

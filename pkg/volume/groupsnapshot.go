@@ -13,6 +13,9 @@ import (
 // is the ID of a group snapshot and of a volume or a snapshot.
 const groupSnapshotPrefix = "group-"
 
+// memberPrefix begins the names of the snapshots of a group.
+const memberPrefix = "g-"
+
 // MaxGroupVolumes is how many volumes a group snapshot may have. The records of its members name
 // all of them, and the writers of all wait for one another.
 const MaxGroupVolumes = 64
@@ -106,10 +109,20 @@ func (g SnapshotGroup) Sources() []ID {
 
 // MemberName is the name of the group's snapshot of a volume. It follows from the names of both, so
 // a repeated request finds the snapshots of the first one.
-func (g SnapshotGroup) MemberName(source ID) Name {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", g.Name, source))
-	member := "g-" + hex.EncodeToString(sum[:])[:hashHexDigits]
+func (g SnapshotGroup) MemberName(source ID) Name { return MemberName(g.Name, source) }
+
+// MemberName is the name of the snapshot of a volume in the group of that name.
+func MemberName(group Name, source ID) Name {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", group, source))
+	member := memberPrefix + hex.EncodeToString(sum[:])[:hashHexDigits]
 	return Name{full: member, dir: member}
+}
+
+// IsMemberDir says whether a directory has the form of those of group snapshots. A snapshot that
+// was taken alone may have such a name, too.
+func IsMemberDir(dir string) bool {
+	digits, ok := strings.CutPrefix(dir, memberPrefix)
+	return ok && len(digits) == hashHexDigits && isHex(digits)
 }
 
 // MemberDirs are the directories of the group's snapshots.

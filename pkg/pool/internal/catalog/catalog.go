@@ -10,6 +10,7 @@ import (
 	"github.com/tidwall/btree"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/ledger"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // Catalog has entries in the order of their directories and, of those that have a parent, in the
@@ -26,6 +27,8 @@ type Catalog struct {
 	// unfinished counts the entries of a parent that are being made.
 	unfinished map[string]int
 	groups     groups
+	// damaged has the damaged entries that may be of a group, and their groups (ClaimDamaged).
+	damaged map[string]volume.SnapshotGroup
 }
 
 // New returns an empty catalog. Sum is the sum of weigh over all entries; weigh is never negative.
@@ -34,6 +37,7 @@ func New(weigh func(*Entry) int64) *Catalog {
 	return &Catalog{
 		weigh:    weigh,
 		groups:   groups{},
+		damaged:  map[string]volume.SnapshotGroup{},
 		byDir:    btree.NewBTreeGOptions(func(a, b *Entry) bool { return a.Dir < b.Dir }, unlocked),
 		byParent: btree.NewBTreeGOptions(beforeByParent, unlocked),
 	}
@@ -63,6 +67,9 @@ func (c *Catalog) Put(e *Entry) {
 	}
 	c.sum = ledger.Sum(c.sum, c.weigh(e))
 	c.groups.add(e.Group())
+	if e.Damaged() != nil && volume.IsMemberDir(e.Dir) {
+		c.damaged[e.Dir] = volume.SnapshotGroup{}
+	}
 	if e.ParentID == "" {
 		return
 	}
@@ -82,10 +89,12 @@ func (c *Catalog) Remove(dir string) {
 	}
 }
 
-// forgetLocked removes an entry from byParent and from the sum.
+// forgetLocked removes an entry from byParent, from its group and from the sum.
 func (c *Catalog) forgetLocked(old *Entry) {
 	c.sum = max(0, c.sum-c.weigh(old))
 	c.groups.remove(old.Group())
+	c.groups.remove(c.damaged[old.Dir])
+	delete(c.damaged, old.Dir)
 	if old.ParentID != "" {
 		c.byParent.Delete(old)
 	}
@@ -149,6 +158,13 @@ func (c *Catalog) childrenAfterLocked(parentID, dir string, limit int) []*Entry 
 		return len(page) < limit
 	})
 	return page
+}
+
+// All lists all entries in the order of their directories.
+func (c *Catalog) All() []*Entry {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.byDir.Items()
 }
 
 // AllChildren lists all entries that have a parent, in the order of the parents.

@@ -46,8 +46,9 @@ type rareFacts struct {
 	owner  volume.Owner // of an inline volume
 	// mutable is a volume's.
 	mutable volume.Mutable
-	// group is a snapshot's.
-	group volume.SnapshotGroup
+	// group is a snapshot's, the zero handle for one that was taken alone. A group names all of its
+	// volumes, so its snapshots share one copy of it.
+	group unique.Handle[volume.SnapshotGroup]
 	// damaged says why the record cannot be used. The entry stays in the catalog, so that its name is
 	// not given to a new volume. Only the quota ID of the entry is known.
 	damaged error
@@ -89,10 +90,10 @@ func (e *Entry) EnforcesSize() bool { return e.Damaged() == nil && e.IsEnforced 
 
 // Group is the group of a snapshot; zero for one that was taken alone, and for a damaged one.
 func (e *Entry) Group() volume.SnapshotGroup {
-	if e.rare == nil {
+	if e.rare == nil || e.rare.group == (unique.Handle[volume.SnapshotGroup]{}) {
 		return volume.SnapshotGroup{}
 	}
-	return e.rare.group
+	return e.rare.group.Value()
 }
 
 func (e *Entry) name() volume.Name {
@@ -172,6 +173,10 @@ func (e *Entry) Volume(pool volume.PoolID) volume.Volume {
 
 // NewSnapshot is the entry of a snapshot.
 func NewSnapshot(s volume.Snapshot) *Entry {
+	rare := rareFacts{name: s.Name}
+	if s.Group != (volume.SnapshotGroup{}) {
+		rare.group = unique.Make(s.Group)
+	}
 	return &Entry{
 		Dir:             s.ID.Dir(),
 		ParentID:        s.Source.String(),
@@ -184,7 +189,7 @@ func NewSnapshot(s volume.Snapshot) *Entry {
 		spec:            unique.Make(s.Spec),
 		sizeBytes:       s.RestoreBytes,
 		filesystemBytes: s.FilesystemBytes,
-		rare:            newRareFacts(rareFacts{name: s.Name, group: s.Group}, s.ID.Dir()),
+		rare:            newRareFacts(rare, s.ID.Dir()),
 	}
 }
 

@@ -14,11 +14,11 @@ const poolID volume.PoolID = "0123456789ab"
 
 var created = time.Date(2026, 11, 28, 12, 0, 0, 1, time.UTC)
 
-func parseName(t *testing.T, s string) volume.Name {
-	t.Helper()
+func parseName(tb testing.TB, s string) volume.Name {
+	tb.Helper()
 	parsed, err := volume.ParseName(s)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return parsed
 }

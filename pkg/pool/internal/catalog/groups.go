@@ -1,13 +1,9 @@
 package catalog
 
-import (
-	"slices"
-
-	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
-)
+import "github.com/csi-hostpath/csi-hostpath/pkg/volume"
 
 // groups has the groups of snapshots by the directory names of their names, and how many
-// snapshots in the catalog say that they are in one of them.
+// snapshots in the catalog are in each of them.
 type groups map[string]groupCount
 
 type groupCount struct {
@@ -23,6 +19,7 @@ func (g groups) add(group volume.SnapshotGroup) {
 	g[group.Name.Dir()] = groupCount{group, g[group.Name.Dir()].n + 1}
 }
 
+// remove takes one snapshot from a group; the zero group is none.
 func (g groups) remove(group volume.SnapshotGroup) {
 	dir := group.Name.Dir()
 	if count := g[dir]; count.n > 1 {
@@ -64,18 +61,45 @@ func (c *Catalog) PartialGroups() (partial []volume.SnapshotGroup) {
 	return partial
 }
 
-// GroupOf returns the group of a snapshot; zero if it was taken alone. A damaged snapshot does not
-// say its group, but the others of the group do.
+// ClaimDamaged gives the damaged entries to the groups that name them: a damaged snapshot does not
+// say its group, but the others of the group do. From then on a group is known until its damaged
+// entries are gone as well. Call it once, when all entries are in.
+func (c *Catalog) ClaimDamaged() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.damaged) == 0 {
+		return
+	}
+	for _, count := range c.groups {
+		for _, dir := range count.group.MemberDirs() {
+			if group, isDamaged := c.damaged[dir]; isDamaged && group == (volume.SnapshotGroup{}) {
+				c.damaged[dir] = count.group
+				c.groups.add(count.group)
+			}
+		}
+	}
+}
+
+// UnclaimedDamaged lists the damaged entries that have the name of a group's snapshot, and that no
+// group names.
+func (c *Catalog) UnclaimedDamaged() (unclaimed []*Entry) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for dir, group := range c.damaged {
+		if e, ok := c.byDir.Get(&Entry{Dir: dir}); ok && group == (volume.SnapshotGroup{}) {
+			unclaimed = append(unclaimed, e)
+		}
+	}
+	return unclaimed
+}
+
+// GroupOf returns the group of a snapshot; zero if it was taken alone. The group of a damaged one
+// is known after ClaimDamaged.
 func (c *Catalog) GroupOf(e *Entry) volume.SnapshotGroup {
 	if e.Damaged() == nil {
 		return e.Group()
 	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	for _, count := range c.groups {
-		if slices.Contains(count.group.MemberDirs(), e.Dir) {
-			return count.group
-		}
-	}
-	return volume.SnapshotGroup{}
+	return c.damaged[e.Dir]
 }

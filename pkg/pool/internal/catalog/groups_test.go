@@ -1,7 +1,11 @@
 package catalog_test
 
 import (
+	"fmt"
+	"runtime"
+	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -46,5 +50,85 @@ func TestSnapshotWithTheNameOfAMemberIsNone(t *testing.T) {
 	}
 	if got := c.PartialGroups(); len(got) != 0 {
 		t.Errorf("partial are %v, want none", got)
+	}
+}
+
+func TestDamagedSnapshotIsOfTheGroupThatNamesIt(t *testing.T) {
+	c := catalog.New(weight)
+	g, members := newGroup(t, "g")
+	alone := parseName(t, "g-0123456789012345678901234567890123456789")
+	damaged := catalog.NewDamaged(members[0].ID.Dir(), volume.ErrCorrupt)
+	foreign := catalog.NewDamaged(alone.Dir(), volume.ErrCorrupt)
+	c.Put(damaged)
+	c.Put(foreign)
+	c.Put(catalog.NewDamaged("plain", volume.ErrCorrupt))
+	c.Put(catalog.NewSnapshot(members[1]))
+	c.ClaimDamaged()
+	if got := c.GroupOf(damaged); got != g {
+		t.Errorf("the damaged snapshot is of %v, want %v", got, g)
+	}
+	if got := c.GroupOf(foreign); got != (volume.SnapshotGroup{}) {
+		t.Errorf("another damaged snapshot is of %v", got)
+	}
+	if got := c.UnclaimedDamaged(); dirs(got) != foreign.Dir {
+		t.Errorf("unclaimed are %q, want %q", dirs(got), foreign.Dir)
+	}
+	c.Remove(members[1].ID.Dir())
+	if got, left := c.Group(g.Name.Dir()); got != g || dirs(left) != damaged.Dir {
+		t.Errorf("with its damaged snapshot the group is %v with %q", got, dirs(left))
+	}
+	c.Remove(damaged.Dir)
+	if got, left := c.Group(g.Name.Dir()); got != (volume.SnapshotGroup{}) || len(left) > 0 {
+		t.Errorf("without snapshots the group is %v with %q", got, dirs(left))
+	}
+}
+
+// fullGroup returns the snapshots of a group of as many volumes as are allowed, each with a copy of
+// the group of its own, as records are read.
+func fullGroup(tb testing.TB, name string) (members []volume.Snapshot) {
+	tb.Helper()
+	var sources []volume.ID
+	for i := range volume.MaxGroupVolumes {
+		sources = append(sources, volume.NewID(poolID, parseName(tb, fmt.Sprintf("pvc-%036d", i))))
+	}
+	for _, source := range sources {
+		g, err := volume.NewSnapshotGroup(parseName(tb, strings.Clone(name)), sources)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		member := g.MemberName(source)
+		members = append(members, volume.Snapshot{
+			ID: volume.NewSnapshotID(poolID, member), Name: member, Source: source, Group: g,
+		})
+	}
+	return members
+}
+
+func TestSnapshotsOfAGroupShareTheMemoryOfItsName(t *testing.T) {
+	members := fullGroup(t, "groupsnapshot-1")
+	address := func(s volume.Snapshot) *byte {
+		return unsafe.StringData(catalog.NewSnapshot(s).Group().Name.String())
+	}
+	if address(members[0]) != address(members[1]) {
+		t.Error("two snapshots of a group have two copies of the group")
+	}
+}
+
+// BenchmarkMemoryOfGroups reports what a snapshot of a group of 64 volumes takes.
+func BenchmarkMemoryOfGroups(b *testing.B) {
+	var before, after runtime.MemStats
+	const groups = 200
+	for b.Loop() {
+		c := catalog.New(weight)
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for i := range groups {
+			for _, s := range fullGroup(b, fmt.Sprintf("groupsnapshot-%036d", i)) {
+				c.Put(catalog.NewSnapshot(s))
+			}
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(c.Len()), "B/snapshot")
 	}
 }
