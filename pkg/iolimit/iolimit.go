@@ -7,7 +7,6 @@ package iolimit
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 
@@ -50,7 +49,8 @@ type Limiter struct {
 type limited struct {
 	volume string
 	limits volume.IOLimits
-	// failed says that a group may lack a part of the limits.
+	// failed says that a group may lack a part of the limits or, if there are none, may have some that
+	// could not be lifted.
 	failed bool
 }
 
@@ -94,10 +94,11 @@ func (l *Limiter) Check(limits volume.IOLimits) error {
 
 // Set limits the devices that a volume has, and lifts the limits of devices that it had. The limits
 // are those of each device. While they are lifted none are set: the last Unlift says that they are
-// to be. Errors: ErrPrecondition when they cannot hold here.
+// to be. Refresh tries again what fails. Errors: ErrPrecondition when they cannot hold here.
 func (l *Limiter) Set(id string, limits volume.IOLimits, devices ...Device) error {
-	if err := l.Check(limits); err != nil || !l.IsOn() {
-		return err
+	refused := l.Check(limits)
+	if !l.IsOn() {
+		return refused
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,6 +118,9 @@ func (l *Limiter) Set(id string, limits volume.IOLimits, devices ...Device) erro
 		} else {
 			errs = append(errs, l.limit(d, limited{volume: id, limits: limits}))
 		}
+	}
+	if refused != nil {
+		return refused
 	}
 	return errors.Join(errs...)
 }
@@ -155,21 +159,23 @@ func (l *Limiter) Unlift(id string) bool {
 	return now.hasAny
 }
 
-// limit writes a limit. The caller has the lock.
+// limit writes a limit. After an error a part of it may be set, or nothing, as while kubelet has not
+// made the group of the pods. The caller has the lock.
 func (l *Limiter) limit(d Device, to limited) error {
 	h, err := findHierarchy(l.opts)
-	if err != nil {
-		return err
+	if err == nil {
+		err = h.set(d, to.limits)
 	}
-	err = h.set(d, to.limits)
 	to.failed = err != nil
-	l.limited[d] = to // also after an error: a part of it may be set, and Refresh tries again
+	l.limited[d] = to
 	return err
 }
 
-// lift takes a limit away, if there is one. The caller has the lock.
+// lift takes a limit away, if there is one. After an error some groups may have it still. The
+// caller has the lock.
 func (l *Limiter) lift(d Device) error {
-	if _, ok := l.limited[d]; !ok {
+	has, ok := l.limited[d]
+	if !ok {
 		return nil
 	}
 	h, err := findHierarchy(l.opts)
@@ -178,7 +184,8 @@ func (l *Limiter) lift(d Device) error {
 	}
 	// Without the device its limits are gone, too (block/blk-cgroup.c, blkg_destroy_all).
 	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return err
+		l.limited[d] = limited{volume: has.volume, failed: true}
+		return fmt.Errorf("lift the limits of device %s: %w", d, err)
 	}
 	delete(l.limited, d)
 	return nil
@@ -210,16 +217,29 @@ func (l *Limiter) Recall(isUnused func(Device) bool) error {
 }
 
 // Refresh sets the limits in groups that have come since they were set, and those that somebody has
-// taken away: on cgroup v1 each container is a new group. What failed to be set is set again. It
-// costs nothing where nothing is limited.
+// taken away: on cgroup v1 each container is a new group. What failed to be set or to be lifted is
+// tried again. It costs nothing where nothing is limited.
 func (l *Limiter) Refresh() error {
 	if !l.IsOn() {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	wanted := maps.Clone(l.limited)
-	maps.DeleteFunc(wanted, func(_ Device, has limited) bool { return has.limits.IsNone() })
+	wanted := map[Device]limited{}
+	var errs []error
+	for d, has := range l.limited {
+		switch {
+		case !has.limits.IsNone():
+			wanted[d] = has
+		case has.failed:
+			errs = append(errs, l.lift(d))
+		}
+	}
+	return errors.Join(append(errs, l.refresh(wanted))...)
+}
+
+// refresh is Refresh for devices that are to have limits. The caller has the lock.
+func (l *Limiter) refresh(wanted map[Device]limited) error {
 	if len(wanted) == 0 {
 		return nil
 	}

@@ -188,21 +188,23 @@ func TestLastOfSeveralLiftsSetsLimitsAgain(t *testing.T) {
 	wantReadIOPS(t, groups, "7:3 7", "set again")
 }
 
-// A directory in the place of a group's file fails each write to it.
-func TestV1LimitThatFailedInOneGroupIsTriedAgain(t *testing.T) {
-	l, groups := fakeNode(t)
-	file := filepath.Join(groups[2], v1Files[2])
-	fail := func() {
-		must(t, os.RemoveAll(file))
-		must(t, os.Mkdir(file, 0o700))
-	}
-	repair := func() {
+// failWrites puts a directory in the place of a group's file, which fails each write to it.
+func failWrites(t *testing.T, file string) (repair func()) {
+	t.Helper()
+	must(t, os.RemoveAll(file))
+	must(t, os.Mkdir(file, 0o700))
+	return func() {
 		must(t, os.Remove(file))
 		must(t, os.WriteFile(file, nil, 0o600))
 	}
+}
+
+func TestV1LimitThatFailedInOneGroupIsTriedAgain(t *testing.T) {
+	l, groups := fakeNode(t)
+	file := filepath.Join(groups[2], v1Files[2])
 	// The first limit, which Refresh looks for, is set in each group.
 	limits := volume.IOLimits{ReadBytesPerSecond: 1, ReadIOPS: 7}
-	fail()
+	repair := failWrites(t, file)
 	for _, err := range []error{l.Set("v", limits, LoopDevice(2)), l.Refresh(), l.Refresh()} {
 		if err == nil {
 			t.Error("a limit that was not set is no error")
@@ -215,6 +217,41 @@ func TestV1LimitThatFailedInOneGroupIsTriedAgain(t *testing.T) {
 	must(t, os.Truncate(file, 0))
 	must(t, l.Refresh())
 	wantReadIOPS(t, groups[2:], "", "what has not failed is not written again")
+}
+
+func TestV1LiftThatFailedInOneGroupIsTriedAgain(t *testing.T) {
+	l, groups := fakeNode(t)
+	file := filepath.Join(groups[2], v1Files[2])
+	must(t, l.Set("v", volume.IOLimits{ReadIOPS: 7}, LoopDevice(2)))
+	repair := failWrites(t, file)
+	for _, err := range []error{l.Lift("v"), l.Refresh()} {
+		if err == nil || !strings.Contains(err.Error(), "device 7:2") {
+			t.Errorf("%v, want an error that names the device whose limits are not lifted", err)
+		}
+	}
+	repair()
+	wantReadIOPS(t, groups[:2], "7:2 0", "while one group fails")
+	must(t, l.Refresh())
+	wantReadIOPS(t, groups, "7:2 0", "after a failure")
+	if l.HasAny() {
+		t.Error("the device has still limits")
+	}
+}
+
+// Kubelet makes the group of the pods again after its cgroup driver was changed.
+func TestLimitIsSetOnceThePodsHaveAGroup(t *testing.T) {
+	root := t.TempDir()
+	makeV1Group(t, root, "blkio")
+	l := New(Options{Cgroups: root})
+	limits := volume.IOLimits{ReadIOPS: 7}
+	for _, err := range []error{l.Set("v", limits, LoopDevice(2)), l.Refresh()} {
+		if !errors.Is(err, volume.ErrPrecondition) {
+			t.Errorf("without a group of the pods: %v, want ErrPrecondition", err)
+		}
+	}
+	makeV1Group(t, root, "blkio/kubepods/pod1")
+	must(t, l.Refresh())
+	wantReadIOPS(t, []string{filepath.Join(root, "blkio/kubepods/pod1")}, "7:2 7", "with a group")
 }
 
 // makeV1Group makes a group and those above it, with files of their own.
