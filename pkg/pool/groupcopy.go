@@ -161,7 +161,8 @@ func (g *groupCopy) create(ctx context.Context) (err error) {
 }
 
 // checkNames refuses names that something else has. Errors: ErrBusy while a deleted snapshot of
-// that name is still being purged in place; ErrIncompatible.
+// that name is still being purged in place; ErrCorrupt when a damaged snapshot has the name;
+// ErrIncompatible.
 func (g *groupCopy) checkNames() error {
 	k := g.pool.snapshots
 	for _, m := range g.members {
@@ -169,7 +170,10 @@ func (g *groupCopy) checkNames() error {
 		if err := trash.CheckNotDeleted(k.dir, id.Dir()); err != nil {
 			return err
 		}
-		if _, taken := k.catalog.Get(id.Dir()); taken {
+		if e, taken := k.catalog.Get(id.Dir()); taken {
+			if err := e.Damaged(); err != nil {
+				return err
+			}
 			return fmt.Errorf("%w: snapshot %s is in no group snapshot", volume.ErrIncompatible, id)
 		}
 	}

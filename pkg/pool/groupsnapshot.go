@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-
-	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/copytree"
-	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/catalog"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -82,7 +78,7 @@ func (p *Pool) existingGroup(
 	case len(members) == 0:
 		return volume.GroupSnapshot{}, false, nil
 	case len(members) < len(found.Sources()):
-		return volume.GroupSnapshot{}, false, p.deleteMembers(ctx, members)
+		return volume.GroupSnapshot{}, false, p.deleteMembers(ctx, id, members)
 	case found != want:
 		return volume.GroupSnapshot{}, true, fmt.Errorf(
 			"%w: group snapshot %s has the name %q and is of the volumes %v; requested: %q of %v",
@@ -123,138 +119,6 @@ func (p *Pool) GetGroupSnapshot(
 		return volume.GroupSnapshot{}, err
 	}
 	return p.groupOf(id, members)
-}
-
-// DeleteGroupSnapshot deletes a group snapshot with all of its snapshots, as Delete does a volume.
-// snapshots are the IDs that the caller expects in it, or none. Errors: ErrBusy while a volume is
-// made from one of them, ErrInvalid when the group has other snapshots. After another error some of
-// its snapshots may be gone; then the group is gone as well, and the next call deletes the others.
-func (p *Pool) DeleteGroupSnapshot(
-	ctx context.Context, id volume.GroupSnapshotID, snapshots []string,
-) error {
-	unlock, err := p.groupLocks.Lock(id)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	g, members := p.snapshots.catalog.Group(id.Dir())
-	if len(members) == 0 {
-		return p.syncDeleted(id, snapshots)
-	}
-	if err := g.CheckMembers(p.id, snapshots); err != nil {
-		return err
-	}
-	if err := p.deleteMembers(ctx, members); err != nil {
-		return fmt.Errorf("delete group snapshot %s: %w", id, err)
-	}
-	failpoint.Here("group.deleted")
-	return nil
-}
-
-// syncDeleted makes durable what an earlier call may have deleted before it failed.
-func (p *Pool) syncDeleted(id volume.GroupSnapshotID, snapshots []string) error {
-	errs := []error{p.trash.SyncDeleted(p.snapshots.dir, id.Dir())}
-	for _, s := range snapshots {
-		if member, err := volume.ParseSnapshotID(s); err == nil && member.Pool() == p.id {
-			errs = append(errs, p.trash.SyncDeleted(p.snapshots.dir, member.Dir()))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// deleteMembers deletes snapshots of a group: all of them or, after an error, some. Errors: ErrBusy
-// while a volume is made from one of them; then it deletes none.
-func (p *Pool) deleteMembers(ctx context.Context, members []*catalog.Entry) error {
-	unlock, err := p.lockMembers(members, p.snapshots.catalog.LockUnshared)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	p.calls.Enter()
-	defer p.calls.Leave()
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	for _, e := range members {
-		if err := p.snapshots.deleteLocked(e.Dir); err != nil {
-			return err
-		}
-		failpoint.Here("group.member-deleted")
-	}
-	return nil
-}
-
-// lockMembers locks snapshots, all of them or none.
-func (p *Pool) lockMembers(
-	members []*catalog.Entry, lock func(catalog.ID) (func(), error),
-) (unlock func(), err error) {
-	var unlocks []func()
-	unlock = func() {
-		for _, u := range unlocks {
-			u()
-		}
-	}
-	for _, e := range members {
-		id, err := p.snapshots.idOf(e.Dir)
-		if err == nil {
-			var one func()
-			if one, err = lock(id); err == nil {
-				unlocks = append(unlocks, one)
-			}
-		}
-		if err != nil {
-			unlock()
-			return nil, err
-		}
-	}
-	return unlock, nil
-}
-
-// checkAlone refuses a snapshot that is deleted with its group only (CSI spec, DeleteSnapshot,
-// "Snapshot is part of a group"). The caller has the snapshot's lock: a group that is being made
-// has it too. Errors: ErrInvalid.
-func (p *Pool) checkAlone(id volume.SnapshotID) error {
-	e, ok := p.snapshots.catalog.Get(id.Dir())
-	if !ok {
-		return nil
-	}
-	if g := p.snapshots.catalog.GroupOf(e); g != (volume.SnapshotGroup{}) {
-		return fmt.Errorf("%w: snapshot %s is one of %d in group snapshot %s: delete the group snapshot",
-			volume.ErrInvalid, id, len(g.Sources()), volume.NewGroupSnapshotID(p.id, g.Name))
-	}
-	return nil
-}
-
-// deletePartialGroups deletes what a crash has left of group snapshots that were being created or
-// deleted. A crash leaves one of the missing snapshots in tmp/ or in trash/, or deleted in place;
-// interrupted has the directories of those. Without one, deletePartialGroups deletes nothing.
-func (p *Pool) deletePartialGroups(ctx context.Context, interrupted map[string]bool) {
-	for _, g := range p.snapshots.catalog.PartialGroups() {
-		id := volume.NewGroupSnapshotID(p.id, g.Name)
-		_, members := p.snapshots.catalog.Group(id.Dir())
-		log := klog.FromContext(ctx).WithValues("pool", p.opts.Name, "groupSnapshotID", id,
-			"rest", len(members), "snapshots", len(g.Sources()))
-		if !lacksOneOf(g, members, interrupted) {
-			log.Error(nil, "A group snapshot lacks snapshots, and no crash explains it: the others are "+
-				"kept until the group snapshot is deleted or taken again")
-			continue
-		}
-		if err := p.deleteMembers(ctx, members); err != nil {
-			log.Error(err, "The rest of a group snapshot is not deleted")
-			continue
-		}
-		log.Info("The rest of a group snapshot is deleted, which a crash has interrupted")
-	}
-}
-
-// lacksOneOf says that one of these directories is that of a missing snapshot of the group.
-func lacksOneOf(
-	g volume.SnapshotGroup, members []*catalog.Entry, directories map[string]bool,
-) bool {
-	return slices.ContainsFunc(g.MemberDirs(), func(dir string) bool {
-		isThere := slices.ContainsFunc(members, func(e *catalog.Entry) bool { return e.Dir == dir })
-		return directories[dir] && !isThere
-	})
 }
 
 // admitSnapshots admits one more snapshot of each volume, or none. Errors: those of admitSnapshot.

@@ -44,6 +44,7 @@ type Pool struct {
 	calls       job.CallGate
 	groups      *fsgroup.Groups
 	groupLocks  catalog.Locks // of group snapshots
+	halfDeleted halfDeleted
 	ledger      ledger.Ledger
 	notedOthers atomic.Int64 // layout.NoteOthers
 	found       foundFaults

@@ -2,7 +2,9 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -28,6 +30,7 @@ func crashGroups(t *testing.T, binary, dir, fstype string, hit map[string]bool) 
 			addOthers(g)
 			g.atEveryStep(hit, g.remove, g.take, g.checkTaken)
 			g.atEveryStep(hit, g.take, g.remove, g.checkRemoved)
+			g.atEveryStep(hit, g.takeAndDamage, g.remove, g.checkRemoved)
 			g.takeDown()
 		})
 	}
@@ -39,7 +42,9 @@ type groupCrash struct {
 
 	image   *imageCrash // a pod writes to it
 	sources []string
-	group   *csi.VolumeGroupSnapshot
+	// isDamaged: no record says which snapshots are of the group, so a start deletes none of them.
+	isDamaged bool
+	group     *csi.VolumeGroupSnapshot
 }
 
 func newGroupCrash(n *node) *groupCrash {
@@ -95,7 +100,7 @@ func (g *groupCrash) atEveryStep(
 		hit[point] = true
 		g.Start()
 		// Before the retry: nothing of it is there, or all.
-		if got := len(g.Entries("pool", "snapshots")); got != 0 && got != len(g.sources) {
+		if got := len(g.Entries("pool", "snapshots")); !g.isDamaged && got != 0 && got != len(g.sources) {
 			g.t.Errorf("killed at %s: after the start there are %d of %d snapshots", point, got,
 				len(g.sources))
 		}
@@ -117,6 +122,17 @@ func (g *groupCrash) take(ctx context.Context) error {
 		g.group = resp.GetGroupSnapshot()
 	}
 	return err
+}
+
+// takeAndDamage takes the group snapshot, and makes all of its records unreadable.
+func (g *groupCrash) takeAndDamage(ctx context.Context) error {
+	g.isDamaged = true
+	errs := []error{g.take(ctx)}
+	for _, name := range g.Entries("pool", "snapshots") {
+		file := g.Path("pool", "snapshots", name, "snapshot.json")
+		errs = append(errs, os.WriteFile(file, []byte("x"), 0o600))
+	}
+	return errors.Join(errs...)
 }
 
 func (g *groupCrash) checkTaken(point string) {

@@ -170,20 +170,22 @@ func (t *Trash) Delete(from openat.Dir, name, trashName string) (Entry, error) {
 	return e, err
 }
 
-// SyncDeleted makes durable what Delete did to an entry of volumes/ or snapshots/: what is still
+// SyncDeleted makes durable what Delete did to entries of volumes/ or snapshots/: what is still
 // there is deleted in place.
-func (t *Trash) SyncDeleted(from openat.Dir, name string) error {
+func (t *Trash) SyncDeleted(from openat.Dir, names ...string) error {
 	files := []*os.File{from.File}
 	if !t.IsOrdered {
 		files = append(files, t.Dir.File)
 	}
-	inPlace, err := from.OpenDir(name)
-	switch {
-	case err == nil:
-		defer inPlace.Close()
-		files = append(files, inPlace.File)
-	case !errors.Is(err, os.ErrNotExist):
-		return err
+	for _, name := range names {
+		inPlace, err := from.OpenDir(name)
+		switch {
+		case err == nil:
+			defer inPlace.Close()
+			files = append(files, inPlace.File)
+		case !errors.Is(err, os.ErrNotExist):
+			return err
+		}
 	}
 	return onFullDisk(from, func() error { return t.Sync(files...) })
 }
