@@ -19,7 +19,7 @@ ARG VERSION
 RUN : "${VERSION:?say which version this is: --build-arg VERSION=0.1.0}"
 # An empty TARGETARCH (a builder that does not set it) is the build machine's own.
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -X github.com/csi-hostpath/csi-hostpath/pkg/version.buildVersion=$VERSION" -o /out/ ./cmd/...
+    -ldflags "-s -w -X github.com/csi-hostpath/csi-hostpath/pkg/version.buildVersion=$VERSION" -o /out/ ./cmd/csi-hostpath ./cmd/csi-hostpath-controller
 
 FROM ${BASE_IMAGE}
 # The programs that make, check and grow the filesystems of block images; everything else the driver does by system calls. Their versions

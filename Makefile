@@ -36,8 +36,15 @@ help: ## Show this list.
 
 # The version is stamped by hand: -buildvcs fails where git refuses a checkout that another user owns.
 .PHONY: build
-build: ## Build the driver and the controller, two static binaries, into bin/.
+build: ## Build the driver, the controller and kubectl's plugin, static binaries, into bin/.
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X $(VERSION_VARIABLE)=$(VERSION)' -o bin/ ./cmd/...
+
+# What `make plugin` builds for: OS_ARCH.
+PLUGIN_PLATFORMS ?= linux_amd64 linux_arm64 darwin_amd64 darwin_arm64 windows_amd64
+
+.PHONY: plugin
+plugin: ## Build kubectl's plugin for PLUGIN_PLATFORMS into bin/plugin/OS_ARCH/ (make plugin PLUGIN_PLATFORMS=linux_amd64).
+	hack/plugin $(VERSION) $(PLUGIN_PLATFORMS)
 
 .PHONY: image
 image: ## Build the container image IMAGE with docker, podman or buildah (IMAGE_FLAGS: --build-arg …).

@@ -1,0 +1,392 @@
+package doctor
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	apps "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
+	storage "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/objects"
+	"github.com/csi-hostpath/csi-hostpath/pkg/status"
+)
+
+var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+
+const driver = objects.DefaultDriver
+
+// healthy are the facts of a cluster in which nothing is wrong: one node, one claim.
+func healthy() *Facts {
+	yes, no, class := true, false, "csi-hostpath"
+	container := core.Container{
+		Name: "driver", Image: "r/csi-hostpath:1",
+		Args: []string{"--driver-name=" + driver, "--controller-address=c:1"},
+	}
+	size := core.ResourceList{core.ResourceStorage: resource.MustParse("1Gi")}
+	meta := func(namespace, name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{
+			Namespace: namespace, Name: name, CreationTimestamp: metav1.NewTime(now.Add(-time.Hour)),
+		}
+	}
+	f := &Facts{
+		Now: now, AllNamespaces: true,
+		Installation: &objects.Installation{
+			Driver: driver, Namespace: "csi-hostpath",
+			DaemonSet: &apps.DaemonSet{Spec: apps.DaemonSetSpec{Template: core.PodTemplateSpec{
+				Spec: core.PodSpec{Containers: []core.Container{container}},
+			}}},
+		},
+		Drivers: []*storage.CSIDriver{{ObjectMeta: meta("", driver), Spec: storage.CSIDriverSpec{
+			AttachRequired: &no, PodInfoOnMount: &yes, StorageCapacity: &yes,
+		}}},
+		Nodes: []*core.Node{{ObjectMeta: meta("", "a")}},
+		CSINodes: []*storage.CSINode{{ObjectMeta: meta("", "a"), Spec: storage.CSINodeSpec{
+			Drivers: []storage.CSINodeDriver{{Name: driver}},
+		}}},
+		Classes: []*storage.StorageClass{{ObjectMeta: meta("", class), Provisioner: driver}},
+		DriverPods: []*core.Pod{{
+			ObjectMeta: meta("csi-hostpath", "driver-a"),
+			Spec:       core.PodSpec{NodeName: "a", Containers: []core.Container{container}},
+			Status: core.PodStatus{Conditions: []core.PodCondition{{
+				Type: core.PodReady, Status: core.ConditionTrue,
+			}}},
+		}},
+		Claims: []*core.PersistentVolumeClaim{{
+			ObjectMeta: meta("shop", "books"),
+			Spec: core.PersistentVolumeClaimSpec{
+				VolumeName: "pvc-1", StorageClassName: &class,
+				Resources: core.VolumeResourceRequirements{Requests: size},
+			},
+			Status: core.PersistentVolumeClaimStatus{Phase: core.ClaimBound, Capacity: size},
+		}},
+		Volumes: []*core.PersistentVolume{{
+			ObjectMeta: meta("", "pvc-1"),
+			Spec: core.PersistentVolumeSpec{
+				PersistentVolumeSource: core.PersistentVolumeSource{CSI: &core.CSIPersistentVolumeSource{
+					Driver: driver, VolumeHandle: "7a3baca9c553-pvc-1",
+				}},
+				PersistentVolumeReclaimPolicy: core.PersistentVolumeReclaimDelete,
+				NodeAffinity: &core.VolumeNodeAffinity{Required: &core.NodeSelector{
+					NodeSelectorTerms: []core.NodeSelectorTerm{{
+						MatchExpressions: []core.NodeSelectorRequirement{{
+							Key: "topology." + driver + "/node", Operator: core.NodeSelectorOpIn, Values: []string{"a"},
+						}},
+					}},
+				}},
+			},
+			Status: core.PersistentVolumeStatus{Phase: core.VolumeBound},
+		}},
+		Data: &Data{
+			Nodes: []status.Node{{Name: "a", Linked: true}},
+			Pools: []status.Pool{{
+				Node: "a", Name: "default", ID: "7a3baca9c553", Ready: true, EnforcesSizes: true,
+				SizeBytes: 100, FreeBytes: 60, AvailableBytes: 50, Volumes: 1,
+			}},
+			Volumes: []status.Volume{{
+				ID: "7a3baca9c553-pvc-1", Node: "a", Pool: "default", Created: now.Add(-time.Hour),
+			}},
+		},
+	}
+	return f
+}
+
+func TestNothingIsWrongInAHealthyCluster(t *testing.T) {
+	checks := map[string]bool{}
+	for _, f := range Examine(healthy()) {
+		checks[f.Check] = true
+		if f.Severity != OK || f.Message == "" {
+			t.Errorf("%+v", f)
+		}
+	}
+	if len(checks) < 20 {
+		t.Errorf("only these checks were made: %v", checks)
+	}
+}
+
+// pendingClaim makes the claim of healthy a pending one with an event.
+func pendingClaim(f *Facts, message string) {
+	c := f.Claims[0]
+	c.Spec.VolumeName, c.Status = "", core.PersistentVolumeClaimStatus{Phase: core.ClaimPending}
+	f.Volumes, f.Data.Volumes = nil, nil
+	f.ClaimEvents = []*core.Event{{
+		Type: core.EventTypeWarning, Message: message, LastTimestamp: metav1.NewTime(now),
+		InvolvedObject: core.ObjectReference{Namespace: c.Namespace, Name: c.Name},
+	}}
+}
+
+func TestEachFaultIsFoundWithItsRemedy(t *testing.T) {
+	deleted := metav1.NewTime(now.Add(-time.Hour))
+	for _, tc := range []struct {
+		title    string
+		change   func(*Facts)
+		severity Severity
+		check    string
+		message  string // what it has, subject included
+		remedy   string // what the remedy has
+	}{
+		{
+			"the driver is not registered on a node", func(f *Facts) { f.CSINodes[0].Spec.Drivers = nil },
+			Error, "nodes", "node a: kubelet has not registered the driver", "kubeletDir",
+		},
+		{
+			"there is no driver on a node", func(f *Facts) {
+				f.CSINodes, f.DriverPods = nil, nil
+				f.Nodes[0].Spec.Taints = []core.Taint{{Key: "k", Effect: core.TaintEffectNoSchedule}}
+			},
+			Error, "nodes", "there is no driver; the node has the taint k:NoSchedule", "tolerations",
+		},
+		{
+			"the driver was stopped", func(f *Facts) {
+				f.CSINodes[0].Spec.Drivers = nil
+				f.Nodes[0].Labels = map[string]string{driver + "/stopped": ""}
+			},
+			Warning, "nodes", "stopped there by a label", "kubectl label node a " + driver + "/stopped-",
+		},
+		{
+			"kubelet's directory", func(f *Facts) {
+				f.DriverPods[0].Status.Conditions = nil
+				f.NodeFaults = map[string][]string{"a": {"kubelet_private"}}
+			},
+			Error, "driver-pods", "node a: no pod can get a volume: kubelet_private", "check the node",
+		},
+		{
+			"no CSIDriver", func(f *Facts) { f.Drivers = nil },
+			Error, "csidriver", "there is no such object", "install the chart again",
+		},
+		{
+			"an old sidecar", func(f *Facts) {
+				spec := &f.Installation.DaemonSet.Spec.Template.Spec
+				spec.Containers = append(spec.Containers, core.Container{
+					Name: "provisioner", Image: "r:5000/csi-provisioner:v5.1.0",
+				})
+			},
+			Warning, "versions", "has version v5.1.0", "sidecars' versions",
+		},
+		{
+			"a node without a link", func(f *Facts) {
+				f.Data.Nodes[0] = status.Node{Name: "a", Why: "the peer does not answer"}
+			},
+			Error, "links", "the peer does not answer", "driver's log",
+		},
+		{
+			"a pool that is not open", func(f *Facts) {
+				f.Data.Pools[0].Ready, f.Data.Pools[0].Reason = false, "not_mounted"
+			},
+			Error, "pools", "pool default on node a: is not open: not_mounted", "mount the disk",
+		},
+		{
+			"no quotas", func(f *Facts) { f.Data.Pools[0].EnforcesSizes = false },
+			Warning, "sizes", "enforces no sizes", "quotas",
+		},
+		{
+			"a full disk", func(f *Facts) { f.Data.Pools[0].FreeBytes = 1 },
+			Error, "room", "the disk is almost full", "kubectl hostpath top",
+		},
+		{
+			"a full pool", func(f *Facts) { f.Data.Pools[0].AvailableBytes = 1 },
+			Warning, "room", "left for further volumes", "overcommit",
+		},
+		{
+			"a purge that fails", func(f *Facts) { f.Data.Pools[0].PurgesFailing = 2 },
+			Warning, "purges", "2 deleted volumes", "log",
+		},
+		{
+			"a damaged record", func(f *Facts) { f.Data.Volumes[0].Damaged = true },
+			Error, "health", "record_damaged", "csi-hostpath repair",
+		},
+		{
+			"a volume without a PersistentVolume", func(f *Facts) {
+				f.Data.Volumes = append(f.Data.Volumes, status.Volume{
+					ID: "7a3baca9c553-pvc-2", Node: "a", Created: now.Add(-time.Hour),
+				})
+			},
+			Warning, "orphans", "7a3baca9c553-pvc-2", "",
+		},
+		{
+			"a PersistentVolume without a volume", func(f *Facts) { f.Data.Volumes = nil },
+			Error, "lost-volumes", "its pool has no volume 7a3baca9c553-pvc-1", "undelete",
+		},
+		{
+			"a PersistentVolume of a node that is gone", func(f *Facts) { f.Nodes[0].Name = "b" },
+			Error, "lost-volumes", "its node a does not exist", "",
+		},
+		{
+			"a claim with an error in its class", func(f *Facts) {
+				pendingClaim(f, `rpc error: code = InvalidArgument desc = unknown parameter "tpye"; known: a`)
+			},
+			Error, "claims", "claim shop/books: Pending for 60m: rpc error", "delete the class",
+		},
+		{
+			"a claim that waits for its pod", func(f *Facts) {
+				pendingClaim(f, "waiting for first consumer to be created before binding")
+			},
+			OK, "claims", "waiting for first consumer", "create the pod",
+		},
+		{
+			"a claim that is larger than any room", func(f *Facts) {
+				pendingClaim(f, "waiting for pod x to be scheduled")
+				room := resource.MustParse("1Mi")
+				f.Capacities = []*storage.CSIStorageCapacity{{
+					StorageClassName: "csi-hostpath", Capacity: &room,
+				}}
+			},
+			Error, "room", "asks for 1Gi; no node has more than 1Mi", "make room",
+		},
+		{
+			"a claim that does not grow", func(f *Facts) {
+				f.Claims[0].Spec.Resources.Requests = core.ResourceList{
+					core.ResourceStorage: resource.MustParse("2Gi"),
+				}
+				f.Claims[0].Status.Conditions = []core.PersistentVolumeClaimCondition{{
+					Message: "Waiting for user to (re-)start a pod to finish file system resize of volume",
+				}}
+			},
+			Warning, "growth", "wants to grow to 2Gi, and has 1Gi", "start the pod",
+		},
+		{
+			"a claim that stays Terminating", func(f *Facts) {
+				f.Claims[0].DeletionTimestamp = &deleted
+				f.Pods = []*core.Pod{{
+					ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "reader"},
+					Spec: core.PodSpec{Volumes: []core.Volume{{VolumeSource: core.VolumeSource{
+						PersistentVolumeClaim: &core.PersistentVolumeClaimVolumeSource{ClaimName: "books"},
+					}}}},
+				}}
+			},
+			Warning, "deletions", "in use by reader", "delete the pods",
+		},
+		{
+			"a volume that cannot be deleted", func(f *Facts) {
+				f.Claims = nil
+				f.Volumes[0].Status.Phase = core.VolumeReleased
+				f.VolumeEvents = []*core.Event{{
+					Type: core.EventTypeWarning, LastTimestamp: metav1.NewTime(now),
+					Message:        "rpc error: its image is on /dev/loop1, held by process 1",
+					InvolvedObject: core.ObjectReference{Name: "pvc-1"},
+				}}
+			},
+			Error, "deletions", "its image is on /dev/loop1", "end the process",
+		},
+		{
+			"a pod whose mount fails", func(f *Facts) {
+				f.Pods = []*core.Pod{{
+					ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "reader"},
+					Spec: core.PodSpec{Volumes: []core.Volume{{VolumeSource: core.VolumeSource{
+						CSI: &core.CSIVolumeSource{Driver: driver},
+					}}}},
+					Status: core.PodStatus{Phase: core.PodPending},
+				}}
+				f.PodEvents = []*core.Event{{
+					Type: core.EventTypeWarning, Reason: "FailedMount", LastTimestamp: metav1.NewTime(now),
+					Message: "MountVolume.SetUp failed: driver name hostpath.csi.local not found in the list " +
+						"of registered CSI drivers",
+					InvolvedObject: core.ObjectReference{Namespace: "shop", Name: "reader"},
+				}}
+			},
+			Error, "pods", "pod shop/reader: FailedMount", "is there a driver on the node",
+		},
+		{
+			"a class with a pool that no node has", func(f *Facts) {
+				f.Classes[0].Parameters = map[string]string{"pool": "fsat"}
+			},
+			Error, "classes", "no node has a pool fsat", "correct the class",
+		},
+		{
+			"the snapshot API without a snapshotter", func(f *Facts) { f.SnapshotAPI = true },
+			Warning, "snapshot-api", "the driver has no snapshotter", "snapshotter.enabled",
+		},
+		{
+			"a status API that does not answer", func(f *Facts) {
+				f.Data, f.DataError = nil, errors.New("you may not port-forward")
+			},
+			Unknown, "pools", "you may not port-forward", "",
+		},
+		{
+			"claims that the user may not list", func(f *Facts) {
+				f.NotShown = []string{"persistentvolumeclaims of all namespaces: you may not list them"}
+				f.Claims = nil
+			},
+			Unknown, "claims", "you may not list persistentvolumeclaims", "",
+		},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			f := healthy()
+			tc.change(f)
+			for _, found := range Examine(f) {
+				if found.Severity == tc.severity && found.Check == tc.check &&
+					strings.Contains(found.Subject+": "+found.Message, tc.message) &&
+					strings.Contains(found.Remedy, tc.remedy) {
+					return
+				}
+			}
+			t.Errorf("not found; found %+v", Examine(f))
+		})
+	}
+}
+
+// The versions of the sidecars are those of the chart.
+func TestSidecarsAreThoseOfTheChart(t *testing.T) {
+	values, err := os.ReadFile("../../../deploy/helm/csi-hostpath/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, image := range map[string]string{
+		"provisioner": "csi-provisioner", "resizer": "csi-resizer", "snapshotter": "csi-snapshotter",
+		"snapshot-controller": "snapshot-controller",
+	} {
+		want := "repository: registry.k8s.io/sig-storage/" + image + "\n    tag: " + Sidecars[name] + "\n"
+		if !strings.Contains(string(values), want) {
+			t.Errorf("%s: the chart has another version than %s", name, Sidecars[name])
+		}
+	}
+}
+
+// Each reference leads to a heading.
+func TestReferencesLeadToHeadings(t *testing.T) {
+	sources, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for _, source := range sources {
+		text, err := os.ReadFile(source.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for part := range strings.SplitSeq(string(text), `"docs/`) {
+			path, _, _ := strings.Cut(part, `"`)
+			file, heading, ok := strings.Cut(path, "#")
+			if !ok || !strings.HasSuffix(file, ".md") || heading == "" || strings.Contains(heading, "\n") {
+				continue
+			}
+			document, err := os.ReadFile("../../../docs/" + file)
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			if checked++; !hasHeading(string(document), heading) {
+				t.Errorf("docs/%s has no heading for #%s", file, heading)
+			}
+		}
+	}
+	if checked < 10 {
+		t.Errorf("only %d references were checked", checked)
+	}
+}
+
+func hasHeading(document, anchor string) bool {
+	for line := range strings.Lines(document) {
+		title := strings.TrimSpace(strings.TrimLeft(line, "#"))
+		title = strings.ToLower(strings.NewReplacer(" ", "-", "'", "", ",", "", ".", "").Replace(title))
+		if strings.HasPrefix(line, "#") && title == anchor {
+			return true
+		}
+	}
+	return false
+}

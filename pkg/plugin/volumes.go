@@ -1,0 +1,255 @@
+package plugin
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	core "k8s.io/api/core/v1"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/claims"
+	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/output"
+	"github.com/csi-hostpath/csi-hostpath/pkg/status"
+)
+
+// Volume is a volume as the plugin shows it: a claim, and what the driver says of it.
+type Volume struct {
+	Namespace string `json:"namespace"`
+	Claim     string `json:"claim"`
+	// Status is the phase of the claim; Released: the claim is gone.
+	Status           string    `json:"status"`
+	PersistentVolume string    `json:"persistentVolume,omitempty"`
+	ID               string    `json:"id,omitempty"`
+	Class            string    `json:"storageClass,omitempty"`
+	Node             string    `json:"node,omitempty"`
+	CapacityBytes    int64     `json:"capacityBytes"`
+	Pods             []string  `json:"pods,omitempty"`
+	Created          time.Time `json:"created"`
+	// Data is what the status API says; nil: it was not asked, or does not know the volume.
+	Data *status.Volume `json:"data,omitempty"`
+}
+
+// UsedBytes is what the volume holds; nil: unknown.
+func (v Volume) UsedBytes() *int64 {
+	if v.Data == nil {
+		return nil
+	}
+	return v.Data.UsedBytes
+}
+
+// selection says which volumes a command is about.
+type selection struct {
+	all   bool
+	names []string // of claims; empty: all
+	node  string
+}
+
+func (sel *selection) register(cmd *cobra.Command) {
+	allNamespaces(cmd, &sel.all)
+	cmd.Flags().StringVar(&sel.node, "node", "", "only on this node")
+}
+
+func (p *plugin) volumesCommand() *cobra.Command {
+	var o printing
+	var sel selection
+	cmd := &cobra.Command{
+		Use:     "volumes [CLAIM...]",
+		Aliases: []string{"volume", "vol"},
+		Short:   "Claims of the driver: where the volume is, how full, which pods",
+		Example: "  kubectl hostpath volumes\n  kubectl hostpath volumes -A --node node-1 -o wide",
+	}
+	o.register(cmd)
+	sel.register(cmd)
+	cmd.ValidArgsFunction = p.completeClaims
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		sel.names = args
+		s, err := p.begin(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return p.show(cmd.Context(), o, func(ctx context.Context) (output.List, []string, error) {
+			volumes, hints, err := s.volumes(ctx, sel)
+			if err != nil {
+				return output.List{}, nil, err
+			}
+			return volumeList(volumes, sel.all, p.now()), hints, nil
+		})
+	}
+	return cmd
+}
+
+// volumes reads the claims that are selected, and joins them with PersistentVolumes, pods and what
+// the driver says. hints is what could not be read.
+func (s *session) volumes(
+	ctx context.Context, sel selection,
+) (volumes []Volume, hints []string, err error) {
+	namespace, err := s.namespace(sel.all)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := s.Reader.Claims(ctx, namespace)
+	if err != nil {
+		return nil, nil, err
+	}
+	pvs, err := s.Volumes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	classes, err := s.Classes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	pods, err := s.Pods(ctx, namespace, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	index := claims.NewIndex(s.installation.Driver, pvs, classes, pods)
+	for _, c := range all {
+		if index.Has(c) && (len(sel.names) == 0 || slices.Contains(sel.names, c.Name)) {
+			volumes = append(volumes, volumeOf(c, index))
+		}
+	}
+	if sel.all && len(sel.names) == 0 {
+		volumes = append(volumes, releasedOf(pvs, index)...)
+	}
+	missing := s.addData(ctx, namespace, volumes)
+	volumes = slices.DeleteFunc(volumes, func(v Volume) bool {
+		return sel.node != "" && v.Node != sel.node
+	})
+	sortVolumes(volumes)
+	return volumes, append(s.NotShown(), missing...), nil
+}
+
+func sortVolumes(volumes []Volume) {
+	slices.SortFunc(volumes, func(a, b Volume) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Claim, b.Claim),
+			cmp.Compare(a.PersistentVolume, b.PersistentVolume))
+	})
+}
+
+func volumeOf(c *core.PersistentVolumeClaim, index *claims.Index) Volume {
+	v := Volume{
+		Namespace: c.Namespace, Claim: c.Name, Status: claims.Phase(c),
+		PersistentVolume: c.Spec.VolumeName, Class: claims.ClassName(c),
+		CapacityBytes: claims.Capacity(c), Pods: claims.PodNames(index.Pods(c)),
+		Created: c.CreationTimestamp.Time,
+	}
+	if pv := index.Volume(c); pv != nil {
+		v.ID, v.Node = pv.Spec.CSI.VolumeHandle, index.Node(pv)
+	} else {
+		v.Node = c.Annotations[claims.SelectedNode]
+	}
+	return v
+}
+
+// releasedOf are the volumes whose claim is gone.
+func releasedOf(pvs []*core.PersistentVolume, index *claims.Index) (volumes []Volume) {
+	for _, pv := range pvs {
+		if !index.IsOurs(pv) || pv.Status.Phase == core.VolumeBound || pv.Spec.ClaimRef == nil {
+			continue
+		}
+		size := pv.Spec.Capacity[core.ResourceStorage]
+		volumes = append(volumes, Volume{
+			Namespace: pv.Spec.ClaimRef.Namespace, Claim: pv.Spec.ClaimRef.Name,
+			Status: string(pv.Status.Phase), PersistentVolume: pv.Name, ID: pv.Spec.CSI.VolumeHandle,
+			Class: pv.Spec.StorageClassName, Node: index.Node(pv), CapacityBytes: size.Value(),
+			Created: pv.CreationTimestamp.Time,
+		})
+	}
+	return volumes
+}
+
+// addData adds what the driver says of volumes. What belongs to no volume of the list is left out:
+// the user may not list its claim.
+func (s *session) addData(ctx context.Context, namespace string, volumes []Volume) []string {
+	if len(volumes) == 0 {
+		return nil
+	}
+	data, missing, err := list[status.Volume](ctx, s, "volumes",
+		only(status.ParamNamespace, namespace))
+	if err != nil {
+		return []string{"use, pool and node: " + err.Error()}
+	}
+	byID, byName := map[string]*status.Volume{}, map[string]*status.Volume{}
+	for i := range data {
+		byID[data[i].ID], byName[data[i].Name] = &data[i], &data[i]
+	}
+	for i := range volumes {
+		v := &volumes[i]
+		if v.Data = byID[v.ID]; v.ID == "" && v.PersistentVolume != "" {
+			v.Data = byName[v.PersistentVolume] // the user may not see the PersistentVolume
+		}
+		if v.Data != nil {
+			v.ID, v.Node = v.Data.ID, v.Data.Node
+		}
+	}
+	return hintsOf("use of volumes", missing)
+}
+
+func volumeList(volumes []Volume, all bool, now time.Time) output.List {
+	l := output.List{
+		Kind: "VolumeList", None: "No volumes found.",
+		Columns: []output.Column{
+			{Name: "Claim"}, {Name: "Status"}, {Name: "Size"}, {Name: "Used"}, {Name: "Use"}, {Name: "Node"},
+			{Name: "Pool"}, {Name: "Class"}, {Name: "Pods"}, {Name: "Age"},
+			{Name: "Kind", Wide: true}, {Name: "Faults", Wide: true}, {Name: "Volume", Wide: true},
+			{Name: "ID", Wide: true},
+		},
+	}
+	if all {
+		l.Columns = slices.Insert(l.Columns, 0, output.Column{Name: "Namespace"})
+	}
+	for _, v := range volumes {
+		l.Rows = append(l.Rows, volumeRow(v, all, now))
+	}
+	return l
+}
+
+func volumeRow(v Volume, all bool, now time.Time) output.Row {
+	pool, kind, faults := output.Unknown, output.Unknown, output.Unknown
+	if v.Data != nil {
+		pool, kind = v.Data.Pool, string(v.Data.Kind)
+		faults = output.Text(strings.Join(v.Data.Faults, ","))
+	}
+	cells := []any{
+		v.Claim, v.Status, output.Bytes(v.CapacityBytes), output.BytesOf(v.UsedBytes()),
+		output.PercentOf(v.UsedBytes(), v.CapacityBytes), output.Text(v.Node), pool,
+		output.Text(v.Class), output.Text(strings.Join(v.Pods, ",")), output.Age(v.Created, now), kind,
+		faults, output.Text(v.PersistentVolume), output.Text(v.ID),
+	}
+	name := "persistentvolumeclaim/" + v.Claim
+	if all {
+		cells = slices.Insert(cells, 0, any(v.Namespace))
+	}
+	if v.Status == string(core.VolumeReleased) || v.Status == string(core.VolumeFailed) {
+		name = "persistentvolume/" + v.PersistentVolume
+	}
+	return output.Row{Name: name, Cells: cells, Item: v}
+}
+
+// completeClaims completes the names of claims.
+func (p *plugin) completeClaims(
+	cmd *cobra.Command, _ []string, prefix string,
+) (names []string, _ cobra.ShellCompDirective) {
+	reader, _, err := p.connect()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	namespace, err := p.namespace(false)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	all, err := reader.Claims(cmd.Context(), namespace)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	for _, c := range all {
+		if strings.HasPrefix(c.Name, prefix) {
+			names = append(names, c.Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
