@@ -249,13 +249,21 @@ func (j *Jobs[P]) report(log klog.Logger, w *job[P]) (stop func()) {
 	return func() { ticker.Stop(); close(ended) }
 }
 
-// Progress returns the progress of each job that is under way.
-func (j *Jobs[P]) Progress() []P {
+// UnderWay is a job that is under way.
+type UnderWay[P fmt.Stringer] struct {
+	Key      string
+	Request  any
+	Progress P
+	Began    time.Time
+}
+
+// UnderWay returns the jobs that are under way, in no order.
+func (j *Jobs[P]) UnderWay() []UnderWay[P] {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	all := make([]P, 0, len(j.running))
+	all := make([]UnderWay[P], 0, len(j.running))
 	for _, w := range j.running {
-		all = append(all, w.progress)
+		all = append(all, UnderWay[P]{w.key, w.request, w.progress, w.began})
 	}
 	return all
 }

@@ -10,6 +10,7 @@ type Status struct {
 	AvailableBytes int64 // what the next volume may have at most
 	CommittedBytes int64 // promised to volumes and snapshots
 	TrashBytes     int64 // deleted, not purged yet
+	TrashEntries   int   // which those bytes belong to
 	Volumes        int
 	Snapshots      int
 	SnapshotBytes  int64 // promised to snapshots, of CommittedBytes
@@ -49,6 +50,7 @@ func (p *Pool) Status() (Status, error) {
 		AvailableBytes: p.ledger.Available(r),
 		CommittedBytes: committed,
 		TrashBytes:     trash,
+		TrashEntries:   p.trash.Len(),
 		Volumes:        p.volumes.catalog.Len(),
 		Snapshots:      p.snapshots.catalog.Len(),
 		SnapshotBytes:  p.snapshots.catalog.Sum(),

@@ -20,9 +20,9 @@ func StartJobs(ctx context.Context) Jobs {
 
 // Count returns how many copies are under way, and how many bytes they have copied.
 func (j Jobs) Count() (running int, bytes int64) {
-	all := j.Progress()
-	for _, progress := range all {
-		bytes += progress.Stats().Bytes
+	all := j.UnderWay()
+	for _, w := range all {
+		bytes += w.Progress.Stats().Bytes
 	}
 	return len(all), bytes
 }

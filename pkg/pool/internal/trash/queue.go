@@ -1,9 +1,10 @@
 package trash
 
 import (
-	"container/heap"
 	"sync"
 	"time"
+
+	"github.com/tidwall/btree"
 )
 
 const (
@@ -16,33 +17,18 @@ const (
 	retiredPoll = 10 * time.Second
 )
 
-// schedule is a heap of entries; the entry that is due first is at the top (container/heap). A
-// start may add all deleted volumes of a pool, in any order.
-type schedule []Entry
+// schedule has entries in the order in which they are due. A start may add all deleted volumes of a
+// pool, in any order.
+type schedule struct{ *btree.BTreeG[*Entry] }
 
-var _ heap.Interface = (*schedule)(nil)
-
-// Len implements heap.Interface.
-func (s *schedule) Len() int { return len(*s) }
-
-// Less implements heap.Interface.
-func (s *schedule) Less(i, j int) bool { return (*s)[i].due.Before((*s)[j].due) }
-
-// Swap implements heap.Interface.
-func (s *schedule) Swap(i, j int) { (*s)[i], (*s)[j] = (*s)[j], (*s)[i] }
-
-// Push implements heap.Interface.
-func (s *schedule) Push(e any) {
-	*s = append(*s, e.(Entry)) //nolint:forcetypeassert // nothing else is pushed
-}
-
-// Pop implements heap.Interface.
-func (s *schedule) Pop() any {
-	last := len(*s) - 1
-	e := (*s)[last]
-	(*s)[last] = Entry{}
-	*s = (*s)[:last]
-	return e
+func newSchedule() schedule {
+	unlocked := btree.Options{NoLocks: true} // the mutex is the queue's
+	return schedule{btree.NewBTreeGOptions(func(a, b *Entry) bool {
+		if !a.due.Equal(b.due) {
+			return a.due.Before(b.due)
+		}
+		return a.number < b.number
+	}, unlocked)}
 }
 
 // queue hands out entries when they are due.
@@ -50,13 +36,15 @@ type queue struct {
 	mu       sync.Mutex
 	changed  sync.Cond
 	schedule schedule
-	failing  int         // entries that wait for another try
-	wake     *time.Timer // broadcasts changed when the first entry is due
+	handed   map[uint64]*Entry // handed out, and not done: few
+	added    uint64            // numbers the entries
+	failing  int               // entries that wait for another try
+	wake     *time.Timer       // broadcasts changed when the first entry is due
 	stopped  bool
 }
 
 func newQueue() *queue {
-	q := &queue{}
+	q := &queue{schedule: newSchedule(), handed: map[uint64]*Entry{}}
 	q.changed.L = &q.mu
 	q.wake = time.AfterFunc(time.Hour, q.changed.Broadcast)
 	return q
@@ -74,7 +62,9 @@ func (q *queue) stop() {
 func (q *queue) add(e Entry) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	heap.Push(&q.schedule, e)
+	q.added++
+	e.number = q.added
+	q.schedule.Set(&e)
 	if e.failed {
 		q.failing++
 	}
@@ -103,21 +93,29 @@ func (q *queue) expireAll() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	for i := range q.schedule { // the order of the heap stays valid
-		if e := &q.schedule[i]; e.due.After(now) {
-			e.due, e.lookAfter = now, now
+	var later []*Entry
+	q.schedule.Reverse(func(e *Entry) bool {
+		if e.due.After(now) {
+			later = append(later, e)
 		}
+		return e.due.After(now)
+	})
+	for _, e := range later {
+		q.schedule.Delete(e)
+		e.due, e.lookAfter = now, now
+		q.schedule.Set(e)
 	}
 	q.changed.Broadcast()
 }
 
-// next waits for an entry that is due; false means that the queue has been stopped.
+// next waits for an entry that is due; false means that the queue has been stopped. The caller calls
+// done when the entry is purged, or queued again.
 func (q *queue) next() (Entry, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for !q.stopped {
-		if len(q.schedule) > 0 {
-			wait := time.Until(q.schedule[0].due)
+		if first, ok := q.schedule.Min(); ok {
+			wait := time.Until(first.due)
 			if wait <= 0 {
 				return q.pop(), true
 			}
@@ -131,12 +129,20 @@ func (q *queue) next() (Entry, bool) {
 // pop removes and returns the entry that is due first. An entry that has failed leaves the count
 // of failures: it is tried again.
 func (q *queue) pop() Entry {
-	e, _ := heap.Pop(&q.schedule).(Entry)
+	e, _ := q.schedule.PopMin()
 	if e.failed {
 		q.failing--
 	}
 	e.failed = false
-	return e
+	q.handed[e.number] = e
+	return *e
+}
+
+// done says that an entry of next is purged, or queued again.
+func (q *queue) done(e Entry) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.handed, e.number)
 }
 
 // failures counts the entries that wait for another try.

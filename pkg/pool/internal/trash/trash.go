@@ -52,7 +52,7 @@ type Entry struct {
 	// Retention is how long an entry of trash/ can be restored by hand.
 	Retention volume.Retention
 
-	since time.Time // when it came into trash/; zero for now
+	since time.Time // when it came into trash/; zero for now, until it is queued
 	due   time.Time // when it may be purged
 	// lookAfter: the entry is purged only if a mount table that was read after this time does not
 	// show it.
@@ -63,6 +63,8 @@ type Entry struct {
 	removed bool
 	failed  bool // it was tried, and waits for another try
 	polls   int  // how often the filesystem had not finished
+
+	number uint64 // of its addition to the queue, which no other entry of the queue has
 }
 
 // path is from the pool's directory.
@@ -135,6 +137,7 @@ func (t *Trash) Start(ctx context.Context) {
 		t.workers.Go(func() {
 			for e, ok := t.queue.next(); ok; e, ok = t.queue.next() {
 				t.purge(ctx, e)
+				t.queue.done(e)
 			}
 		})
 	}
@@ -192,8 +195,12 @@ func (t *Trash) SyncDeleted(from openat.Dir, names ...string) error {
 
 // Queue queues an entry. It is purged when its retention has ended.
 func (t *Trash) Queue(e Entry) {
+	now := time.Now()
 	if e.due.IsZero() {
-		e.dueAt(time.Now().Add(max(purgeDelay, t.leftRetention(&e))))
+		e.dueAt(now.Add(max(purgeDelay, t.leftRetention(&e))))
+	}
+	if e.since.IsZero() {
+		e.since = now
 	}
 	t.queue.add(e)
 }
@@ -223,6 +230,9 @@ func (t *Trash) QueueFailed(e Entry) { t.queueFailed(e, t.RetryAfter) }
 func (t *Trash) queueFailed(e Entry, retryIn time.Duration) {
 	e.failed = true
 	e.dueAt(time.Now().Add(retryIn))
+	if e.since.IsZero() {
+		e.since = time.Now()
+	}
 	t.queue.add(e)
 }
 
