@@ -144,7 +144,7 @@ func TestHealthOfADamagedImage(t *testing.T) {
 	fixture.Must(t, n.unstage())
 	n.reopen(t, func() { fixture.Must(t, os.Truncate(n.imagePath(), 1<<20)) })
 	n.wantHealthUnpublished(t, "ImageIncomplete")
-	counts := status(t, n.pool).Faults
+	counts := statusOf(t, n.pool).Faults
 	if counts[volume.FaultImageIncomplete] != 1 || len(counts) != len(volume.PoolFaults()) {
 		t.Errorf("the numbers of faults are %v", counts)
 	}
@@ -152,7 +152,7 @@ func TestHealthOfADamagedImage(t *testing.T) {
 	n.wantHealthUnpublished(t)
 }
 
-func status(t *testing.T, p *pool.Pool) pool.Status {
+func statusOf(t *testing.T, p *pool.Pool) pool.Status {
 	t.Helper()
 	s, err := p.Status()
 	fixture.Must(t, err)

@@ -1,13 +1,17 @@
 package nodeserver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/status"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -18,6 +22,8 @@ type Publications struct {
 	mu       sync.Mutex
 	byTarget map[mount.Target]publication
 	byVolume map[string]map[mount.Target]struct{}
+	// use is what volumes have held while they were published.
+	use map[string]*status.History
 }
 
 // publication is a volume at a target.
@@ -29,13 +35,20 @@ type publication struct {
 	// does not know it. The request for a second target is then what says that the volume has a
 	// single writer.
 	exclusive bool
+	// pod is the name of the pod, as kubelet has said it; zero for what was published before the driver
+	// started.
+	pod podName
 }
+
+// podName is the name of a pod.
+type podName struct{ namespace, name string }
 
 // NewPublications is an empty table.
 func NewPublications() *Publications {
 	return &Publications{
 		byTarget: make(map[mount.Target]publication),
 		byVolume: make(map[string]map[mount.Target]struct{}),
+		use:      make(map[string]*status.History),
 	}
 }
 
@@ -103,7 +116,8 @@ func (p *Publications) admit(t mount.Target, pub publication) (undo func(), err 
 		}
 	}
 	if known {
-		p.byTarget[t] = publication{volume: pub.volume, exclusive: pub.exclusive || there.exclusive}
+		pub.exclusive = pub.exclusive || there.exclusive
+		p.byTarget[t] = pub
 		return func() { p.enter(t, there) }, nil
 	}
 	p.addLocked(t, pub)
@@ -132,7 +146,48 @@ func (p *Publications) forgetLocked(t mount.Target) {
 	delete(p.byVolume[pub.volume], t)
 	if len(p.byVolume[pub.volume]) == 0 {
 		delete(p.byVolume, pub.volume)
+		delete(p.use, pub.volume)
 	}
+}
+
+// noteUse keeps what a volume that is published holds now.
+func (p *Publications) noteUse(id string, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.byVolume[id]) == 0 {
+		return
+	}
+	if p.use[id] == nil {
+		p.use[id] = &status.History{}
+	}
+	p.use[id].Note(time.Now(), bytes)
+}
+
+// Use is what a volume has held over the last day, while it was published, whenever kubelet has
+// asked. Nil: it is not published, kubelet has not asked, or nobody counts that.
+func (p *Publications) Use(id string) []status.Sample {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.use[id] == nil {
+		return nil
+	}
+	return p.use[id].Samples(time.Now())
+}
+
+// Pods are at most limit of those to which a volume is published, in the order of their UIDs.
+func (p *Publications) Pods(id string, limit int) (pods []status.Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for t := range p.byVolume[id] {
+		if len(pods) >= limit {
+			break
+		}
+		if pod := p.byTarget[t].pod; t.PodUID() != "" {
+			pods = append(pods, status.Pod{UID: t.PodUID(), Namespace: pod.namespace, Name: pod.name})
+		}
+	}
+	slices.SortFunc(pods, func(a, b status.Pod) int { return cmp.Compare(a.UID, b.UID) })
+	return pods
 }
 
 // at is the volume published at a target.

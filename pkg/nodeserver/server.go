@@ -229,6 +229,7 @@ func (s *Server) publishSource(ctx context.Context, r publishRequest) error {
 		return err
 	}
 	defer src.close()
+	src.pod = r.podName()
 	err = s.publish(ctx, r.target, src)
 	if err != nil && src.block != nil {
 		err = errors.Join(err, s.releaseDevices(ctx, *src.block))
@@ -239,8 +240,8 @@ func (s *Server) publishSource(ctx context.Context, r publishRequest) error {
 // publish enters the publication and makes it so. The group can write before anybody sees the
 // volume.
 func (s *Server) publish(ctx context.Context, target mount.Target, src mountSource) error {
-	undo, err := s.admit(target, publication{volume: src.volume, exclusive: src.access.Exclusive},
-		src.views())
+	pub := publication{volume: src.volume, exclusive: src.access.Exclusive, pod: src.pod}
+	undo, err := s.admit(target, pub, src.views())
 	if err != nil {
 		return err
 	}
@@ -522,6 +523,14 @@ func (s *Server) managedUsage(handle string, target mount.Target) (volume.Usage,
 	if err != nil {
 		return volume.Usage{}, err
 	}
+	u, err := shownUsage(v, target)
+	if err == nil && v.EnforcesSize() && !v.Spec.IsBlock() { // else the use is everybody's, or unknown
+		s.Publications.noteUse(handle, u.UsedBytes)
+	}
+	return u, err
+}
+
+func shownUsage(v pool.Volume, target mount.Target) (volume.Usage, error) {
 	if v.Spec.IsImage() {
 		return imageUsage(staging.Volume{Volume: v}, target)
 	}
@@ -532,7 +541,7 @@ func (s *Server) managedUsage(handle string, target mount.Target) (volume.Usage,
 	defer data.Close()
 	if shown, err := mount.Shows(target, data); err != nil || !shown {
 		return volume.Usage{}, errors.Join(err,
-			fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound, handle, target))
+			fmt.Errorf("%w: volume %s is no longer mounted at %s", volume.ErrNotFound, v.ID, target))
 	}
 	return v.Usage(data)
 }

@@ -91,6 +91,15 @@ func (r publishRequest) check() error {
 	}
 }
 
+// podName is the name of the pod, if it is kubelet who says it (volume.Pod).
+func (r publishRequest) podName() podName {
+	pod := r.attributes.Pod
+	if pod.UID == "" || pod.UID != r.target.PodUID() {
+		return podName{}
+	}
+	return podName{pod.Namespace, pod.Name}
+}
+
 // mountSource is what becomes visible at a target. Who gets one closes it.
 type mountSource struct {
 	volume string // the volume's ID, as Publications have it
@@ -108,6 +117,7 @@ type mountSource struct {
 	managed *pool.Volume
 	// block is a raw block volume, whose devices are released if the publication fails.
 	block *staging.Volume
+	pod   podName // for people
 }
 
 // shown is what a target shows before a path of the host is published there.

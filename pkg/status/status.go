@@ -122,7 +122,7 @@ type Pool struct {
 	// Ready: the pool can be used. Reason says in a word why not (volume.Reason).
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"`
-	// Filesystem is what the driver does with the filesystem: btrfs, xfs, ext4 or plain (no quotas).
+	// Filesystem is how the driver uses it: btrfs, projquota (XFS and ext4) or plain (no quotas).
 	Filesystem string `json:"filesystem,omitempty"`
 	// EnforcesSizes: a directory of the pool cannot grow beyond its volume's size.
 	EnforcesSizes bool `json:"enforcesSizes"`
@@ -191,8 +191,9 @@ type Volume struct {
 	Kind Kind `json:"kind"`
 	// CapacityBytes was promised.
 	CapacityBytes int64 `json:"capacityBytes"`
-	// UsedBytes and UsedInodes are what the volume holds. nil: nobody counts them (no quotas), or the
-	// disk did not say. Of an image UsedBytes is what its file occupies.
+	// UsedBytes and UsedInodes are what the volume holds. nil: nobody counts them (no quotas, or no
+	// limit of inodes), or the disk did not say. Of an image that is published UsedBytes is what its
+	// filesystem holds, as kubelet has asked last; of another one, what its file occupies.
 	UsedBytes  *int64 `json:"usedBytes,omitempty"`
 	UsedInodes *int64 `json:"usedInodes,omitempty"`
 	// EnforcesSize: the volume cannot grow beyond its size.
