@@ -12,6 +12,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/link"
 	"github.com/csi-hostpath/csi-hostpath/pkg/link/linkpb"
+	"github.com/csi-hostpath/csi-hostpath/pkg/link/statuslink"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
 	"github.com/csi-hostpath/csi-hostpath/pkg/version"
@@ -44,6 +45,7 @@ func newControllerLink(
 	csi.RegisterControllerServer(c.server, what.controller)
 	csi.RegisterGroupControllerServer(c.server, what.controller)
 	linkpb.RegisterNodeServer(c.server, &nodeState{states: states, stopping: ctx.Done()})
+	linkpb.RegisterStatusServer(c.server, &statuslink.Server{Pools: what.status})
 	return c
 }
 

@@ -117,6 +117,7 @@ type services struct {
 	node       *nodeserver.Server
 
 	surroundings *surroundings
+	status       *nodeStatus
 }
 
 func (s services) identity(notReady func() error) *identity.Server {
@@ -157,7 +158,8 @@ func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 		Host:         host,
 		Limiter:      limiter,
 	})
-	return services{cfg.DriverName, pools, controller, node, around}, publications
+	told := newNodeStatus(cfg, pools, publications)
+	return services{cfg.DriverName, pools, controller, node, around, told}, publications
 }
 
 // servers are the gRPC servers of the two CSI sockets.

@@ -54,6 +54,7 @@ type poolSet struct {
 	asking *stuck.Calls // questions about pools that are not open or displaced, by their paths
 	// askingStatus are questions about open pools, which the pages and Probe wait for.
 	askingStatus *stuck.Calls
+	uses         uses
 }
 
 // statusPatience is less than answerTimeout.
@@ -482,6 +483,9 @@ func (s *poolSet) statuses() []poolStatus {
 		asked.Go(func() {
 			all[i] = poolStatus{poolSlot: slot}
 			all[i].status, all[i].err = s.statusOf(slot)
+			if all[i].err == nil {
+				s.uses.note(slot.config.Name, all[i].status.UsedBytes)
+			}
 		})
 	}
 	asked.Wait()
