@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,9 +14,6 @@ const (
 	namespace = "csi-hostpath"
 	chart     = "deploy/helm/csi-hostpath"
 	image     = "localhost/csi-hostpath:conformance"
-	// suiteBusybox is what the suite calls busybox (k8s.io/kubernetes test/utils/image/manifest.go).
-	// The nodes have its other images: agnhost and pause.
-	suiteBusybox = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2"
 	// diskSize is in bytes. The files are sparse, and some suites claim many GiB without use.
 	diskSize = 100 << 30
 )
@@ -30,7 +26,7 @@ type installation struct {
 
 // setUp starts a cluster of three nodes and installs the chart. After an error, what it returns, if
 // not nil, is still to be taken down.
-func setUp(ctx context.Context, o options) (*installation, error) {
+func setUp(ctx context.Context, o options, suite cluster.Suite) (*installation, error) {
 	say := progress()
 	c, err := cluster.Start(ctx, cluster.Options{
 		Name: o.name, Nodes: 3, Disks: o.disk, DiskSize: diskSize, Kubernetes: o.kubernetes,
@@ -45,9 +41,7 @@ func setUp(ctx context.Context, o options) (*installation, error) {
 		return in, err
 	}
 	defer func() { _ = os.RemoveAll(folder) }()
-	busybox := filepath.Join(folder, "busybox.tar")
-	err = errors.Join(cluster.PackBusybox(busybox, suiteBusybox), c.Load(ctx, busybox))
-	if err != nil {
+	if err := c.LoadSuiteImages(ctx, suite); err != nil {
 		return in, err
 	}
 	if o.image == "" {
@@ -79,12 +73,15 @@ func (in *installation) install(ctx context.Context) error {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, in.helm, "upgrade", "--install", "csi-hostpath", chart,
-		"--namespace", namespace, "--values", "test/conformance/values.yaml", "--wait", "--timeout=5m")
+		"--namespace", namespace, "--values", "test/conformance/values.yaml", "--wait", "--timeout=5m",
+		// The nodes share a machine, so the groups of their pods have different names.
+		"--set", "config.ioLimits.podsGroup="+in.cluster.CGroup())
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+in.cluster.Kubeconfig())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("helm: %w\n%s", err, out)
 	}
-	return nil
+	_, err = in.cluster.Kubectl(ctx, "apply", "-f", "test/conformance/classes.yaml")
+	return err
 }
 
 func (in *installation) down(ctx context.Context) error {

@@ -16,12 +16,13 @@ type kind struct {
 const rawBlock = `\(block volmode\)`
 
 // all lists every kind. What is raw block in the files of directories and images runs once, as a
-// kind of its own.
+// kind of its own. Group snapshots are one too: their volumes must be on one node.
 func all() []kind {
 	return []kind{
 		{name: "directories", skip: rawBlock},
 		{name: "images", skip: rawBlock},
 		{name: "block", focus: rawBlock},
+		{name: "groups", focus: "volumegroupsnapshot"},
 	}
 }
 

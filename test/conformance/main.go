@@ -59,7 +59,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	in, err := setUp(ctx, o)
+	in, err := setUp(ctx, o, suite)
 	if in != nil && !o.keep {
 		defer func() { err = errors.Join(err, in.down(context.WithoutCancel(ctx))) }()
 	}

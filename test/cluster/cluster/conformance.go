@@ -2,7 +2,10 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/component"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/image"
@@ -14,6 +17,8 @@ type Suite struct {
 	Tests string
 	// Ginkgo runs it in several processes.
 	Ginkgo string
+	// Populator is the populator of volumes that one spec deploys.
+	Populator string
 	// Version is that of Kubernetes.
 	Version string
 }
@@ -37,11 +42,51 @@ func BuildSuite(
 	builder := component.Builder{Source: source, Cache: cache, Progress: progress}
 	built, err := builder.Build(ctx, component.Conformance())
 	return Suite{
-		Tests: built.Program("e2e.test"), Ginkgo: built.Program("ginkgo"), Version: built.Version,
+		Tests: built.Program("e2e.test"), Ginkgo: built.Program("ginkgo"),
+		Populator: built.Program("hello-populator"), Version: built.Version,
 	}, err
 }
 
-// PackBusybox writes an image archive of this machine's busybox under a name with a tag.
-func PackBusybox(output, name string) error {
-	return image.Busybox(output, image.Config{Name: name, Cmd: []string{"sh"}})
+// Images that the suite's pods have (k8s.io/kubernetes test/utils/image/manifest.go, and the
+// manifests of its populator), beside those that every node has.
+const (
+	suiteAgnhost   = agnhostRepository + ":2.66.1"
+	suiteBusybox   = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2"
+	suiteGlibc     = "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.1.1"
+	suiteNginx     = "registry.k8s.io/e2e-test-images/nginx:1.27.0-2"
+	suitePopulator = "registry.k8s.io/sig-storage/hello-populator:v1.0.1"
+)
+
+// LoadSuiteImages gives every node the images of the suite, with this machine's busybox for the
+// tools in them. The suites for storage drivers use only such tools of the images with glibc
+// and nginx.
+func (c *Cluster) LoadSuiteImages(ctx context.Context, suite Suite) error {
+	folder, err := os.MkdirTemp("", "suite-images-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(folder) }()
+	agnhost := filepath.Join(c.Programs(), "agnhost")
+	for i, im := range []struct {
+		config   image.Config
+		programs []string
+	}{
+		{config: agnhostConfig(suiteAgnhost), programs: []string{agnhost}},
+		{config: image.Config{Name: suiteBusybox, Cmd: []string{"sh"}}},
+		{config: image.Config{Name: suiteGlibc, Cmd: []string{"sh"}}},
+		{config: image.Config{Name: suiteNginx, Cmd: []string{"sh"}}},
+		{
+			config: image.Config{
+				Name: suitePopulator, Entrypoint: []string{"/" + filepath.Base(suite.Populator)},
+			},
+			programs: []string{suite.Populator},
+		},
+	} {
+		path := filepath.Join(folder, strconv.Itoa(i)+".tar")
+		err := image.Busybox(path, im.config, im.programs...)
+		if err := errors.Join(err, c.Load(ctx, path)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -86,12 +86,13 @@ func (b builds) shells(folder, agnhost string) ([]archive, error) {
 			return image.Busybox(small.path, image.Config{Name: small.name, Cmd: []string{"sh"}})
 		}),
 		large.unlessThere(func() error {
-			config := image.Config{
-				Name: large.name, Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"},
-			}
-			return image.Busybox(large.path, config, b["agnhost"].Program("agnhost"))
+			return image.Busybox(large.path, agnhostConfig(large.name), b["agnhost"].Program("agnhost"))
 		}),
 	)
+}
+
+func agnhostConfig(name string) image.Config {
+	return image.Config{Name: name, Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}
 }
 
 // agnhostName is the name that the version of Kubernetes gives agnhost.

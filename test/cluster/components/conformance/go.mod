@@ -3,6 +3,7 @@ module github.com/csi-hostpath/csi-hostpath/test/cluster/components/conformance
 go 1.26.0
 
 require (
+	github.com/kubernetes-csi/lib-volume-populator v1.2.0
 	github.com/onsi/ginkgo/v2 v2.32.0
 	k8s.io/kubernetes v1.37.2
 )

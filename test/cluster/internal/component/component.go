@@ -36,6 +36,7 @@ const (
 	provisioner = "github.com/kubernetes-csi/external-provisioner/v6"
 	resizer     = "github.com/kubernetes-csi/external-resizer/v2"
 	snapshotter = "github.com/kubernetes-csi/external-snapshotter/v8"
+	populators  = "github.com/kubernetes-csi/lib-volume-populator"
 	coredns     = "github.com/coredns/coredns"
 )
 
@@ -113,7 +114,9 @@ func Conformance() Component {
 	return Component{
 		Name: "conformance", Module: kubernetes,
 		Programs: []Program{
-			{"e2e.test", "."}, {"ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"},
+			{"e2e.test", "."},
+			{"ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"},
+			{"hello-populator", populators + "/example/hello-populator"},
 		},
 		Sources:          []string{"main.go"},
 		VersionVariables: kubernetesVersion(),
