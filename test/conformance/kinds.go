@@ -4,23 +4,31 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // kind is a kind of volumes, with a file in drivers. Focus and skip are expressions for the names
-// of specs.
+// of specs. GrowsExt4 says that an ext4 grows in the specs of growth.
 type kind struct {
 	name, focus, skip string
+	growsExt4         bool
 }
 
-// rawBlock is in the name of each spec about raw block volumes.
-const rawBlock = `\(block volmode\)`
+const (
+	// rawBlock is in the name of each spec about raw block volumes.
+	rawBlock = `\(block volmode\)`
+	// growth is for the specs in which the default filesystem grows.
+	growth = `\(default fs\).*(volume-expand|expansion of pvcs|correct filesystem size)`
+)
 
 // all lists every kind. What is raw block in the files of directories and images runs once, as a
 // kind of its own. Group snapshots are one too: their volumes must be on one node.
 func all() []kind {
 	return []kind{
 		{name: "directories", skip: rawBlock},
-		{name: "images", skip: rawBlock},
+		{name: "images", skip: rawBlock, growsExt4: true},
+		{name: "images-xfs", focus: growth, skip: rawBlock},
 		{name: "block", focus: rawBlock},
 		{name: "groups", focus: "volumegroupsnapshot"},
 	}
@@ -46,4 +54,21 @@ func choose(list string) ([]kind, error) {
 		chosen = append(chosen, all()[i])
 	}
 	return chosen, nil
+}
+
+// leavesOut is the expression for the specs that are not run. Those in which an ext4 grows need
+// CAP_SYS_RESOURCE, which root has not on every machine.
+func (k kind) leavesOut(canGrowExt4 bool) string {
+	if k.growsExt4 && !canGrowExt4 {
+		return k.skip + "|" + growth
+	}
+	return k.skip
+}
+
+// canGrowExt4 is false where the kernel would refuse it, also to the driver.
+func canGrowExt4() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var has [2]unix.CapUserData
+	return unix.Capget(&header, &has[0]) == nil &&
+		has[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
 }

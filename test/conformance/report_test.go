@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -103,5 +104,19 @@ func TestEachKindOfVolumesHasADriverFile(t *testing.T) {
 	}
 	if _, err := choose("directories,cubes"); err == nil {
 		t.Error("an unknown kind was chosen")
+	}
+}
+
+// Where an ext4 cannot grow, the specs about it are left out of images, and only there.
+func TestGrowthOfExt4IsLeftOutWhereItIsImpossible(t *testing.T) {
+	const spec = "[Testpattern: Dynamic PV (default fs)(allowExpansion)] volume-expand should resize"
+	for _, k := range all() {
+		for _, can := range []bool{true, false} {
+			out := k.leavesOut(can)
+			left := out != "" && regexp.MustCompile(out).MatchString(spec)
+			if want := k.name == "images" && !can; left != want {
+				t.Errorf("%s, ext4 can grow: %t: left out: %t, want %t", k.name, can, left, want)
+			}
+		}
 	}
 }
