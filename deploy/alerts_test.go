@@ -25,8 +25,10 @@ type monitor struct {
 	} `yaml:"podMetricsEndpoints"`
 }
 
+// alert is a rule: either an alert, or what Prometheus is to record.
 type alert struct {
 	Alert       string            `yaml:"alert"`
+	Record      string            `yaml:"record"`
 	Expr        string            `yaml:"expr"`
 	Labels      map[string]string `yaml:"labels"`
 	Annotations map[string]string `yaml:"annotations"`
@@ -34,10 +36,20 @@ type alert struct {
 
 const runbooks = "https://github.com/csi-hostpath/csi-hostpath/blob/main/docs/operations.md"
 
-func alertsOf(t *testing.T, values string) (list []alert) {
+func rulesOf(t *testing.T, values string) (list []alert) {
 	t.Helper()
 	for _, group := range only(t, render(t, values), "PrometheusRule").Spec.Groups {
 		list = append(list, group.Rules...)
+	}
+	return list
+}
+
+func alertsOf(t *testing.T, values string) (list []alert) {
+	t.Helper()
+	for _, r := range rulesOf(t, values) {
+		if r.Record == "" {
+			list = append(list, r)
+		}
 	}
 	if len(list) == 0 {
 		t.Fatal("the chart has no alerts")

@@ -12,6 +12,8 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/lifecycle"
 	"github.com/csi-hostpath/csi-hostpath/pkg/router"
+	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
+	"github.com/csi-hostpath/csi-hostpath/test/dashboards"
 )
 
 func get(t *testing.T, p pages, path string) (int, string) {
@@ -68,5 +70,18 @@ func TestReadyWhenThereIsACertificate(t *testing.T) {
 		if code != http.StatusOK || text != "ok\n" {
 			t.Errorf("%s: %d %q", path, code, text)
 		}
+	}
+}
+
+// The chart's dashboards and alerts have metrics of the controller: they must exist.
+func TestDashboardsAndRulesHaveMetricsOfTheController(t *testing.T) {
+	registry := serving.NewRegistry("csi_hostpath_controller_build_info")
+	never := func() time.Time { return time.Time{} }
+	registry.MustRegister(lifecycle.NewMetrics(), (&leadership{}).metric("a"),
+		expiry("certificate", never), expiry("ca", never))
+	defer router.New(router.Options{Registerer: registry}).Close()
+	names := dashboards.Own(t, "../..", "csi_hostpath_controller_", "csi_hostpath_router_")
+	if missing := dashboards.Missing(registry, names); len(missing) > 0 {
+		t.Errorf("the controller does not export %s", strings.Join(missing, ", "))
 	}
 }

@@ -21,8 +21,10 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 	"github.com/csi-hostpath/csi-hostpath/pkg/version"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/dashboards"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
@@ -305,5 +307,16 @@ func TestNoConnectionIsKeptForAnotherRequest(t *testing.T) {
 	fixture.Must(t, errors.Join(client.Close(), server.Close()))
 	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
+	}
+}
+
+// The chart's dashboards and alerts have metrics of a node's driver: they must exist.
+func TestDashboardsAndRulesHaveMetricsOfTheDriver(t *testing.T) {
+	registry := newRegistry(newPools(t))
+	rpc.ServerOptions(rpc.Options{Registerer: registry})
+	names := dashboards.Own(t, "../..", "csi_hostpath_pool_", "csi_hostpath_rpc_",
+		"csi_hostpath_build_info", "grpc_server_", "process_", "go_")
+	if missing := dashboards.Missing(registry, names); len(missing) > 0 {
+		t.Errorf("the driver does not export %s", strings.Join(missing, ", "))
 	}
 }
