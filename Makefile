@@ -32,7 +32,7 @@ TEST_VM_LOG := .cache/test-vm.json
 .PHONY: help
 help: ## Show this list.
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The version is stamped by hand: -buildvcs fails where git refuses a checkout that another user owns.
 .PHONY: build
@@ -120,6 +120,11 @@ e2e: $(TOOLS)/helm ## Test on a real Kubernetes of three nodes, with the driver'
 conformance: $(TOOLS)/helm ## Run Kubernetes' own tests of storage drivers on the chart: make conformance CONFORMANCE_FLAGS='-disk xfs'
 	go run ./test/conformance -helm $(CURDIR)/$(TOOLS)/helm $(CONFORMANCE_FLAGS)
 
+# Also not part of CI: it needs a cluster with the driver. It runs on that of $KUBECONFIG: eval "$(go run ./test/cluster env)"
+.PHONY: test-dashboards
+test-dashboards: $(TOOLS)/helm $(TOOLS)/prometheus ## Ask a Prometheus that watches the cluster of $KUBECONFIG every query of the chart.
+	go test -tags dashboards -count=1 -timeout 20m -v ./test/dashboards $(TEST_FLAGS)
+
 # What `make test` skips as long as no cluster was started here.
 .PHONY: test-api
 test-api: $(TOOLS)/helm ## Run the tests that need an API server, once make e2e or make cluster has built it.
@@ -155,3 +160,8 @@ $(TOOLS)/gotestsum: tools/go.mod tools/go.sum
 # A module of its own again: what it requires would decide about the linter's versions.
 $(TOOLS)/helm: tools/helm/go.mod tools/helm/go.sum
 	go -C tools/helm build -buildvcs=false -o ../../$@ helm.sh/helm/v4/cmd/helm
+
+# Not of the module proxy: compiling it takes longer than everything else here.
+$(TOOLS)/prometheus: hack/prometheus
+	@mkdir -p $(TOOLS)
+	hack/prometheus $(TOOLS)
