@@ -55,7 +55,7 @@ manifests: $(TOOLS)/helm ## Render deploy/kubernetes from the Helm chart.
 	hack/manifests $(TOOLS)/helm
 
 .PHONY: generate
-generate: ## Generate the messages of the link from link.proto (needs protoc: apt-get install protobuf-compiler).
+generate: ## Generate the messages of the link and of Admin (needs protoc: apt-get install protobuf-compiler).
 	hack/generate
 
 .PHONY: clean

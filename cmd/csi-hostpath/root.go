@@ -24,9 +24,9 @@ func (p program) run(args []string) int {
 func (p program) rootCommand() *cobra.Command {
 	root := command.Root("csi-hostpath",
 		"A CSI driver that turns a node's own directories into real Kubernetes volumes",
-		"serve, check, check-config, repair, recharge, or --help")
+		"serve, check, check-config, repair, recharge, undelete, or --help")
 	root.AddCommand(p.serveCommand(), checkConfigCommand(), checkCommand(), repairCommand(),
-		rechargeCommand())
+		rechargeCommand(), undeleteCommand())
 	return root
 }
 

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/adminpb"
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
@@ -192,6 +193,9 @@ func newServers(ctx context.Context, what services, registry prometheus.Register
 	csi.RegisterIdentityServer(s.full, full)
 	csi.RegisterIdentityServer(s.sidecars, what.identity(what.pools.stillOpening))
 	csi.RegisterNodeServer(s.full, what.node)
+	adminpb.RegisterAdminServer(s.full, &adminServer{
+		pools: what.pools, topology: what.node.Topology,
+	})
 	csi.RegisterNodeServer(s.sidecars, nodeFacts{node: what.node})
 	return s
 }

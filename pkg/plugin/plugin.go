@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	core "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -41,7 +42,11 @@ type plugin struct {
 	connect func() (*objects.Reader, reach.Pods, error)
 	// statusOf is the status API of a pod. Tests replace it.
 	statusOf func(reach.Pods, target) (reach.API, func() error, error)
-	now      func() time.Time
+	// execIn runs a command in a container. Tests replace it.
+	execIn func(
+		ctx context.Context, pods reach.Pods, pod *core.Pod, container string, command ...string,
+	) (string, error)
+	now func() time.Time
 }
 
 // Command is the plugin's command.
@@ -49,6 +54,11 @@ func Command(streams Streams) *cobra.Command {
 	p := &plugin{
 		Streams: streams, kube: genericclioptions.NewConfigFlags(true), now: time.Now,
 		statusOf: openStatus,
+		execIn: func(
+			ctx context.Context, pods reach.Pods, pod *core.Pod, container string, command ...string,
+		) (string, error) {
+			return pods.Exec(ctx, pod, container, command...)
+		},
 	}
 	p.connect = p.connectToCluster
 	return p.root()
@@ -90,7 +100,8 @@ func (p *plugin) root() *cobra.Command {
 	flags.StringVar(&p.driver, "driver", "", "name of the CSI driver, where there are several")
 	root.AddCommand(
 		p.poolsCommand(), p.volumesCommand(), p.snapshotsCommand(), p.trashCommand(), p.topCommand(),
-		p.doctorCommand(), p.logsCommand(),
+		p.doctorCommand(), p.logsCommand(), p.undeleteCommand(), p.dashboardCommand(),
+		p.supportBundleCommand(),
 	)
 	return root
 }

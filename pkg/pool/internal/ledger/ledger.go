@@ -95,6 +95,15 @@ func (l *Ledger) MoveToTrash(bytes int64) {
 	l.trash = Sum(l.trash, bytes)
 }
 
+// TakeFromTrash ends the count of bytes in the trash, and counts what the volume that was taken back
+// has promised, even if that is more than may be promised.
+func (l *Ledger) TakeFromTrash(inTrash, promised int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trash = max(0, l.trash-inTrash)
+	l.committed = Sum(l.committed, promised)
+}
+
 // AddTrash counts what an earlier process had deleted and not purged.
 func (l *Ledger) AddTrash(bytes int64) {
 	l.mu.Lock()

@@ -1,0 +1,62 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/adminpb"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// adminServer does what an operator asks of the running driver. It is served to root of the node
+// only: a volume that was taken back takes room again.
+type adminServer struct {
+	adminpb.UnimplementedAdminServer
+
+	pools    *poolSet
+	topology map[string]string // of the node, with one segment
+}
+
+// Undelete implements adminpb.AdminServer.
+func (s *adminServer) Undelete(
+	ctx context.Context, req *adminpb.UndeleteRequest,
+) (*adminpb.UndeleteResponse, error) {
+	pools, err := s.candidates(req.GetPool())
+	if err != nil {
+		return nil, err
+	}
+	err = fmt.Errorf("%w: no pool is open", volume.ErrUnavailable)
+	for _, p := range pools {
+		var v volume.Volume
+		if v, err = p.Undelete(ctx, req.GetEntry()); err == nil {
+			return s.response(p, v), nil
+		}
+		if !errors.Is(err, volume.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
+// candidates are the pools that may have an entry.
+func (s *adminServer) candidates(name string) ([]*pool.Pool, error) {
+	if name == "" {
+		return s.pools.Open(), nil
+	}
+	p, err := s.pools.ByName(name)
+	return []*pool.Pool{p}, err
+}
+
+func (s *adminServer) response(p *pool.Pool, v volume.Volume) *adminpb.UndeleteResponse {
+	r := &adminpb.UndeleteResponse{
+		VolumeId: v.ID.String(), Pool: p.Name(), CapacityBytes: v.CapacityBytes,
+		IsBlock: v.Spec.IsBlock(), Namespace: v.Owner.Namespace, Claim: v.Owner.Claim,
+		PersistentVolume: v.Owner.PV,
+	}
+	for key, value := range s.topology {
+		r.TopologyKey, r.TopologyValue = key, value
+	}
+	return r
+}

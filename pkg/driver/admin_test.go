@@ -1,0 +1,59 @@
+package driver
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/adminpb"
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
+)
+
+// A volume is found in whichever pool has it in its trash, and answered with what a
+// PersistentVolume for it needs.
+func TestDeletedVolumeIsTakenBackFromThePoolThatHasIt(t *testing.T) {
+	first := config.NewPool("first", filepath.Join(t.TempDir(), "first"))
+	second := config.NewPool("second", filepath.Join(t.TempDir(), "second"))
+	first.Default, second.TrashRetention = true, time.Hour
+	s := newPools(t, first, second)
+	keepOpening(t, s)
+	fixture.Eventually(t, "all pools are open", func() bool { return s.notReady() == nil })
+	p, err := s.ByName("second")
+	fixture.Must(t, err)
+	name, err := volume.ParseName("pvc-1")
+	fixture.Must(t, err)
+	v, err := p.Create(t.Context(), volume.CreateRequest{
+		Name: name, Spec: volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755},
+		Size:  volume.SizeRange{Required: 1 << 20},
+		Owner: volume.Owner{Namespace: "shop", Claim: "books", PV: "pvc-1"},
+	})
+	fixture.Must(t, err)
+	fixture.Must(t, p.Delete(t.Context(), v.ID))
+	entries, err := os.ReadDir(filepath.Join(second.Path, "trash"))
+	fixture.Must(t, err)
+	entry := entries[0].Name()
+
+	admin := &adminServer{pools: s, topology: volume.Topology("d", "node-a")}
+	if _, err := admin.Undelete(t.Context(), &adminpb.UndeleteRequest{
+		Pool: "first", Entry: entry,
+	}); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("from the other pool: %v", err)
+	}
+	for range 2 { // the second call finds the volume
+		r, err := admin.Undelete(t.Context(), &adminpb.UndeleteRequest{Entry: entry})
+		fixture.Must(t, err)
+		if r.GetVolumeId() != v.ID.String() || r.GetPool() != "second" ||
+			r.GetCapacityBytes() != 1<<20 || r.GetNamespace() != "shop" || r.GetClaim() != "books" ||
+			r.GetPersistentVolume() != "pvc-1" || r.GetTopologyKey() != "topology.d/node" ||
+			r.GetTopologyValue() != "node-a" || r.GetIsBlock() {
+			t.Errorf("the answer is %v", r)
+		}
+	}
+	if _, err := p.Get(v.ID); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,325 @@
+package plugin
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/claims"
+	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/objects"
+	"github.com/csi-hostpath/csi-hostpath/pkg/status"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// provisionedBy lets external-provisioner delete a PersistentVolume that somebody has written.
+const provisionedBy = "pv.kubernetes.io/provisioned-by"
+
+// undelete is what `undelete` was told.
+type undelete struct {
+	node    string
+	claim   string // namespace/name, or a name in the current namespace
+	class   string
+	pv      string
+	reclaim string
+	dryRun  bool
+}
+
+func (p *plugin) undeleteCommand() *cobra.Command {
+	var u undelete
+	cmd := &cobra.Command{
+		Use:   "undelete ENTRY | PV | NAMESPACE/CLAIM",
+		Short: "Take a deleted volume back from the trash",
+		Long: "Take a deleted volume back from the trash: the driver of its node does it, without a " +
+			"restart. Nothing is overwritten. With --claim, a PersistentVolume and a claim for it are " +
+			"made; before the volume is taken back, the API server is asked whether it would take them. " +
+			"Without --claim, they are printed.",
+		Example: "  kubectl hostpath trash\n" +
+			"  kubectl hostpath undelete pvc-6f2c….1a2b3c4d --claim shop/books --dry-run\n" +
+			"  kubectl hostpath undelete pvc-6f2c….1a2b3c4d --claim shop/books",
+		Args: cobra.ExactArgs(1),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&u.node, "node", "", "node that has the entry; default: the one that the trash says")
+	flags.StringVar(&u.claim, "claim", "", "claim to make for the volume: namespace/name, or a name in "+
+		"the current namespace")
+	flags.StringVar(&u.class, "class", "", "StorageClass of both objects; default: csi-hostpath if it is "+
+		"of the driver, else none")
+	flags.StringVar(&u.pv, "pv", "", "name of the PersistentVolume; default: the one that it had")
+	flags.StringVar(&u.reclaim, "reclaim-policy", string(core.PersistentVolumeReclaimRetain),
+		"Retain or Delete. With Retain, a mistake cannot delete the data again")
+	flags.BoolVar(&u.dryRun, "dry-run", false, "only say what would be done")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if u.reclaim != string(core.PersistentVolumeReclaimRetain) &&
+			u.reclaim != string(core.PersistentVolumeReclaimDelete) {
+			return fmt.Errorf("--reclaim-policy %s: want Retain or Delete", u.reclaim)
+		}
+		s, err := p.begin(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return s.undelete(cmd.Context(), u, args[0])
+	}
+	return cmd
+}
+
+func (s *session) undelete(ctx context.Context, u undelete, name string) error {
+	if !s.installation.IsVisible() {
+		return errNotVisible
+	}
+	entry, err := s.findEntry(ctx, u, name)
+	if err != nil {
+		return err
+	}
+	if u.class == "" {
+		if u.class, err = s.usualClass(ctx); err != nil {
+			return err
+		}
+	}
+	planned, err := s.objectsFor(u, s.plannedFor(entry))
+	if err != nil {
+		return err
+	}
+	if u.claim != "" {
+		if err := s.create(ctx, planned, metav1.DryRunAll); err != nil {
+			return fmt.Errorf("nothing was done: %w", err)
+		}
+	}
+	if u.dryRun {
+		fmt.Fprintf(s.Out, "# Would take entry %s back, on node %s, pool %s, and make:\n", entry.Entry,
+			entry.Node, entry.Pool)
+		return s.printObjects(planned)
+	}
+	v, err := s.runUndelete(ctx, entry)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.Err, "Volume %s is back on node %s, pool %s.\n", v.ID, entry.Node, v.Pool)
+	made, err := s.objectsFor(u, v)
+	if err != nil {
+		return err
+	}
+	if u.claim == "" {
+		fmt.Fprintln(s.Err, "To use it, apply these objects (or run the command again with --claim):")
+		return s.printObjects(made)
+	}
+	if err := s.create(ctx, made); err != nil {
+		return fmt.Errorf("the volume is back; its objects could not be made: %w", err)
+	}
+	fmt.Fprintf(s.Out, "persistentvolume/%s created\npersistentvolumeclaim/%s created in namespace %s\n",
+		made.volume.Name, made.claim.Name, made.claim.Namespace)
+	return nil
+}
+
+// findEntry finds the entry that a name means. With a node, an entry's full name needs no status API.
+func (s *session) findEntry(
+	ctx context.Context, u undelete, name string,
+) (found status.TrashEntry, err error) {
+	entries, hints, err := s.trash(ctx, u.node)
+	if err != nil && u.node != "" {
+		return status.TrashEntry{Node: u.node, Entry: name}, nil
+	}
+	if err != nil {
+		return found, fmt.Errorf("look for %s in the trash: %w (with --node, a full name of an entry needs "+
+			"no look)", name, err)
+	}
+	var matching []status.TrashEntry
+	for _, e := range entries {
+		if !e.IsSnapshot && matchesEntry(e, name) {
+			matching = append(matching, e)
+		}
+	}
+	switch len(matching) {
+	case 0:
+		s.sayOnce(map[string]bool{}, hints)
+		return found, fmt.Errorf("no deleted volume %s is in a trash that you may see: look at "+
+			"kubectl hostpath trash", name)
+	case 1:
+		return matching[0], nil
+	}
+	var names []string
+	for _, e := range matching {
+		names = append(names, e.Entry+" (deleted "+e.Deleted.UTC().Format("2006-01-02 15:04:05")+")")
+	}
+	return found, fmt.Errorf("%s was deleted several times: choose one of %s", name,
+		strings.Join(names, ", "))
+}
+
+func matchesEntry(e status.TrashEntry, name string) bool {
+	original, _, _ := cutLast(e.Entry, ".")
+	return e.Entry == name || original == name || e.ID == name ||
+		e.Claim != nil && e.Claim.Namespace+"/"+e.Claim.Name == name
+}
+
+// cutLast is strings.Cut at the last separator.
+func cutLast(s, separator string) (before, after string, ok bool) {
+	i := strings.LastIndex(s, separator)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(separator):], true
+}
+
+// usualClass is the chart's first class, if there is one that the user may see.
+func (s *session) usualClass(ctx context.Context) (string, error) {
+	const usual = "csi-hostpath"
+	classes, err := s.Classes(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range classes {
+		if c.Name == usual && c.Provisioner == s.installation.Driver {
+			return usual, nil
+		}
+	}
+	return "", nil
+}
+
+// plannedFor is what undelete will say, as far as the trash says it.
+func (s *session) plannedFor(e status.TrashEntry) status.Undeleted {
+	original, _, _ := cutLast(e.Entry, ".")
+	return status.Undeleted{
+		ID: e.ID, Pool: e.Pool, CapacityBytes: e.PromisedBytes, Claim: e.Claim,
+		PersistentVolume: original, Topology: volume.Topology(s.installation.Driver, e.Node),
+	}
+}
+
+// errNoUndelete: the driver is of an older version.
+var errNoUndelete = errors.New("the driver of that node has no command undelete: it is older than " +
+	"this plugin. docs/operations.md says how to take the volume back by hand")
+
+// runUndelete has the driver of the entry's node take the volume back.
+func (s *session) runUndelete(
+	ctx context.Context, e status.TrashEntry,
+) (v status.Undeleted, err error) {
+	pod, err := s.DriverPodOn(ctx, s.installation, e.Node)
+	if err != nil {
+		return v, err
+	}
+	if pod == nil {
+		return v, fmt.Errorf("no driver runs on node %s that you may see", e.Node)
+	}
+	command := []string{
+		"csi-hostpath", "undelete", "--endpoint=" + s.installation.Endpoint(), "--output=json",
+		"--pool=" + e.Pool, e.Entry,
+	}
+	out, err := s.execIn(ctx, s.pods, pod, objects.DriverContainer, command...)
+	switch {
+	case isForbidden(err):
+		return v, fmt.Errorf("you may not exec into pods of namespace %s (pods/exec)", pod.Namespace)
+	case err != nil && strings.Contains(err.Error(), "unknown command"):
+		return v, errNoUndelete
+	case err != nil:
+		return v, err
+	}
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		return v, fmt.Errorf("the answer of csi-hostpath undelete: %w", err)
+	}
+	return v, nil
+}
+
+// static are the objects of a volume that was not provisioned.
+type static struct {
+	volume *core.PersistentVolume
+	claim  *core.PersistentVolumeClaim
+}
+
+// objectsFor are the objects for a volume: docs/operations.md says why they are so.
+func (s *session) objectsFor(u undelete, v status.Undeleted) (static, error) {
+	key, err := s.claimKey(u, v)
+	if err != nil {
+		return static{}, err
+	}
+	mode, capacity := core.PersistentVolumeFilesystem, *resource.NewQuantity(v.CapacityBytes,
+		resource.BinarySI)
+	if v.IsBlock {
+		mode = core.PersistentVolumeBlock
+	}
+	size := core.ResourceList{core.ResourceStorage: capacity}
+	name := cmp.Or(u.pv, v.PersistentVolume, key.Name)
+	modes := []core.PersistentVolumeAccessMode{core.ReadWriteOnce}
+	return static{
+		volume: &core.PersistentVolume{
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolume"},
+			ObjectMeta: metav1.ObjectMeta{
+				Name: name, Annotations: map[string]string{provisionedBy: s.installation.Driver},
+			},
+			Spec: core.PersistentVolumeSpec{
+				Capacity: size, AccessModes: modes, VolumeMode: &mode, StorageClassName: u.class,
+				PersistentVolumeReclaimPolicy: core.PersistentVolumeReclaimPolicy(u.reclaim),
+				ClaimRef:                      &core.ObjectReference{Namespace: key.Namespace, Name: key.Name},
+				PersistentVolumeSource: core.PersistentVolumeSource{CSI: &core.CSIPersistentVolumeSource{
+					Driver: s.installation.Driver, VolumeHandle: v.ID,
+				}},
+				NodeAffinity: affinityOf(v.Topology),
+			},
+		},
+		claim: &core.PersistentVolumeClaim{
+			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"},
+			ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
+			Spec: core.PersistentVolumeClaimSpec{
+				AccessModes: modes, VolumeMode: &mode, StorageClassName: &u.class, VolumeName: name,
+				Resources: core.VolumeResourceRequirements{Requests: size},
+			},
+		},
+	}, nil
+}
+
+func affinityOf(topology map[string]string) *core.VolumeNodeAffinity {
+	var term core.NodeSelectorTerm
+	for key, value := range topology {
+		term.MatchExpressions = append(term.MatchExpressions, core.NodeSelectorRequirement{
+			Key: key, Operator: core.NodeSelectorOpIn, Values: []string{value},
+		})
+	}
+	return &core.VolumeNodeAffinity{Required: &core.NodeSelector{
+		NodeSelectorTerms: []core.NodeSelectorTerm{term},
+	}}
+}
+
+// claimKey is the claim to make: the one that was asked for, else the one that the volume was of.
+func (s *session) claimKey(u undelete, v status.Undeleted) (claims.Key, error) {
+	if namespace, name, ok := strings.Cut(u.claim, "/"); ok {
+		return claims.Key{Namespace: namespace, Name: name}, nil
+	}
+	if u.claim == "" && v.Claim != nil {
+		return claims.Key{Namespace: v.Claim.Namespace, Name: v.Claim.Name}, nil
+	}
+	namespace, err := s.namespace(false)
+	return claims.Key{Namespace: namespace, Name: cmp.Or(u.claim, v.PersistentVolume)}, err
+}
+
+// create makes both objects. dryRun asks the API server whether it would.
+func (s *session) create(ctx context.Context, o static, dryRun ...string) error {
+	opts := metav1.CreateOptions{DryRun: dryRun, FieldManager: "kubectl-hostpath"}
+	core := s.Client.CoreV1()
+	if _, err := core.PersistentVolumes().Create(ctx, o.volume, opts); err != nil {
+		return err
+	}
+	_, err := core.PersistentVolumeClaims(o.claim.Namespace).Create(ctx, o.claim, opts)
+	return err
+}
+
+func (s *session) printObjects(o static) error {
+	for i, object := range []any{o.volume, o.claim} {
+		text, err := yaml.Marshal(object)
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			fmt.Fprintln(s.Out, "---")
+		}
+		// The objects have no status, and no time of their creation.
+		kept := strings.ReplaceAll(string(text), "status: {}\n", "")
+		fmt.Fprint(s.Out, strings.ReplaceAll(kept, "  creationTimestamp: null\n", ""))
+	}
+	return nil
+}
