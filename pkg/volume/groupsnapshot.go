@@ -174,6 +174,11 @@ const (
 	ParamGroupSnapshotContent   = "csi.storage.k8s.io/volumegroupsnapshotcontent/name"
 )
 
+// paramDeletionPolicy is a field of every VolumeGroupSnapshotClass, where Kubernetes obeys it. As a
+// parameter it means nothing, but the tests of Kubernetes give it as one too (k8s.io/kubernetes,
+// test/e2e/storage/testsuites/volume_group_snapshottable.go).
+const paramDeletionPolicy = "deletionPolicy"
+
 // ParseGroupSnapshotParameters reads the parameters of a VolumeGroupSnapshotClass, as
 // ParseSnapshotParameters does those of a VolumeSnapshotClass. Errors: ErrInvalid, naming the key.
 func ParseGroupSnapshotParameters(params map[string]string) (SnapshotOwner, error) {
@@ -184,6 +189,9 @@ func ParseGroupSnapshotParameters(params map[string]string) (SnapshotOwner, erro
 		ParamGroupSnapshotContent:   &o.GroupContent,
 	}
 	for _, key := range slices.Sorted(maps.Keys(params)) {
+		if key == paramDeletionPolicy {
+			continue
+		}
 		field, known := fields[key]
 		if !known {
 			return SnapshotOwner{}, fmt.Errorf(

@@ -66,6 +66,7 @@ func TestGroupParameterThatNobodyKnowsIsNamed(t *testing.T) {
 	owner, err := ParseGroupSnapshotParameters(map[string]string{
 		ParamGroupSnapshotName: "daily", ParamGroupSnapshotNamespace: "shop",
 		ParamGroupSnapshotContent: "groupsnapcontent-1",
+		"deletionPolicy":          "Delete", // as Kubernetes' own tests give it
 	})
 	want := SnapshotOwner{Namespace: "shop", GroupSnapshot: "daily", GroupContent: "groupsnapcontent-1"}
 	if owner != want || err != nil {

@@ -23,7 +23,7 @@ const (
 )
 
 // all lists every kind. What is raw block in the files of directories and images runs once, as a
-// kind of its own. Group snapshots are one too: their volumes must be on one node.
+// kind of its own. Group snapshots and immediate binding are kinds too, with a class of their own.
 func all() []kind {
 	return []kind{
 		{name: "directories", skip: rawBlock},
@@ -31,6 +31,7 @@ func all() []kind {
 		{name: "images-xfs", focus: growth, skip: rawBlock},
 		{name: "block", focus: rawBlock},
 		{name: "groups", focus: "volumegroupsnapshot"},
+		{name: "immediate", focus: "volume-modify-stress"},
 	}
 }
 
