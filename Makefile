@@ -115,6 +115,12 @@ e2e: $(TOOLS)/helm ## Test on a real Kubernetes of three nodes, with the driver'
 	@rm -rf .cache/e2e
 	go test -tags e2e -count=1 -timeout 45m -parallel 6 -v ./test/e2e -helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
 
+# Not part of CI: it builds the images of earlier versions, and takes a quarter of an hour.
+.PHONY: test-upgrade
+test-upgrade: $(TOOLS)/helm ## Upgrade from earlier versions and back, and between the plain manifests, on a real Kubernetes.
+	go test -tags e2e -count=1 -timeout 60m -v ./test/e2e -upgrades -run 'EarlierVersion|ManifestsOfTheOther' \
+		-helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
+
 # Not part of CI: it takes about an hour for each filesystem. docs/conformance.md has the results.
 .PHONY: conformance
 conformance: $(TOOLS)/helm ## Run Kubernetes' own tests of storage drivers on the chart: make conformance CONFORMANCE_FLAGS='-disk xfs'

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -16,28 +17,8 @@ import (
 func TestUpgradeToTheOtherDeploymentAndBackKeepsEverything(t *testing.T) {
 	quiet(t)
 	ns := newNamespace(t)
-	var manifests, snapshots strings.Builder
-	var writers, names []string
-	for _, node := range testCluster.Nodes() {
-		name := "on-" + node.Name()
-		p := mounts(name, "/data")
-		p.node = node.Name()
-		manifests.WriteString(claim(name, "csi-hostpath", "64Mi") + pod(name, p))
-		snapshots.WriteString(snapshot("snap-"+name, name))
-		writers, names = append(writers, name), append(names, "snap-"+name)
-	}
-	apply(t, ns, manifests.String())
-	waitReady(t, ns, writers...)
-	for _, name := range writers {
-		sh(t, ns, name, "echo before >/data/mark; sync")
-	}
-	apply(t, ns, snapshots.String())
-	waitSnapshots(t, ns, names...)
-	var stops []func()
-	for _, name := range writers {
-		stops = append(stops, startWriting(t, ns, name))
-	}
-	handles := volumeHandles(t)
+	w := startWriters(t, ns)
+	copies := w.snapshots(t)
 	t.Cleanup(func() {
 		if err := install(context.Background()); err != nil {
 			t.Error(err)
@@ -50,18 +31,80 @@ func TestUpgradeToTheOtherDeploymentAndBackKeepsEverything(t *testing.T) {
 		}
 		waitDriversReady(t)
 		waitCapacities(t, to)
-		checkWorks(t, ns, to, names)
+		checkWorks(t, ns, to, copies)
 	}
-	for handle := range handles {
+	w.check(t)
+}
+
+// writers are pods that write all the time, one on each node, each to a volume of its own that has
+// the pod's name.
+type writers struct {
+	ns      string
+	names   []string
+	handles map[string]bool
+	stops   []func()
+}
+
+func startWriters(t *testing.T, ns string) *writers {
+	t.Helper()
+	w := &writers{ns: ns}
+	var manifests strings.Builder
+	for _, node := range testCluster.Nodes() {
+		name := "on-" + node.Name()
+		p := mounts(name, "/data")
+		p.node = node.Name()
+		manifests.WriteString(claim(name, "csi-hostpath", "64Mi") + pod(name, p))
+		w.names = append(w.names, name)
+	}
+	apply(t, ns, manifests.String())
+	waitReady(t, ns, w.names...)
+	for _, name := range w.names {
+		sh(t, ns, name, "echo before >/data/mark; sync")
+		w.stops = append(w.stops, startWriting(t, ns, name))
+	}
+	w.handles = volumeHandles(t)
+	return w
+}
+
+// copies is the claim of a name for a copy of the volume of a node's writer.
+type copies func(name string, node int) string
+
+// snapshots makes one of each volume, from which the copies are restored.
+func (w *writers) snapshots(t *testing.T) copies {
+	t.Helper()
+	var manifests strings.Builder
+	var names []string
+	for _, name := range w.names {
+		manifests.WriteString(snapshot("snap-"+name, name))
+		names = append(names, "snap-"+name)
+	}
+	apply(t, w.ns, manifests.String())
+	waitSnapshots(t, w.ns, names...)
+	return func(name string, node int) string {
+		return restored(name, followed, "64Mi", names[node])
+	}
+}
+
+// clones makes the copies from the volumes themselves.
+func (w *writers) clones() copies {
+	return func(name string, node int) string {
+		return cloned(name, "csi-hostpath", "64Mi", w.names[node])
+	}
+}
+
+// check ends the writers, and fails if one missed a write, was restarted, or lost its volume's ID.
+func (w *writers) check(t *testing.T) {
+	t.Helper()
+	for handle := range w.handles {
 		if !volumeHandles(t)[handle] {
 			t.Errorf("no volume has the ID %s any more", handle)
 		}
 	}
-	for _, stop := range stops {
+	for _, stop := range w.stops {
 		stop()
 	}
-	for _, name := range writers {
-		restarts := kubectl(t, "-n", ns, "get", "pod", name, "-o",
+	for _, name := range w.names {
+		restarts := kubectl(t, "-n", w.ns, "get", "pod", name, "-o",
 			"jsonpath={.status.containerStatuses[0].restartCount}")
 		if restarts != "0" {
 			t.Errorf("pod %s was restarted %s times", name, restarts)
@@ -69,39 +112,44 @@ func TestUpgradeToTheOtherDeploymentAndBackKeepsEverything(t *testing.T) {
 	}
 }
 
-// checkWorks makes, restores, grows and deletes on every node.
-func checkWorks(t *testing.T, ns, deployment string, snapshots []string) {
+// checkWorks makes, copies, grows and deletes on every node. The state names what it makes. Nothing
+// is copied without claimCopy.
+func checkWorks(t *testing.T, ns, state string, claimCopy copies) {
 	t.Helper()
 	var manifests strings.Builder
-	var pods, claims []string
+	var fresh, copied []string
 	for i, node := range testCluster.Nodes() {
-		fresh, copied := deployment+"-new-"+node.Name(), deployment+"-copy-"+node.Name()
-		p := mounts(fresh, "/data")
+		name := state + "-new-" + node.Name()
+		p := mounts(name, "/data")
 		p.node = node.Name()
-		manifests.WriteString(claim(fresh, "csi-hostpath", "64Mi") + pod(fresh, p) +
-			restored(copied, followed, "64Mi", snapshots[i]) + pod(copied, mounts(copied, "/data")))
-		pods = append(pods, fresh, copied)
-		claims = append(claims, fresh, copied)
-	}
-	apply(t, ns, manifests.String())
-	waitReady(t, ns, pods...)
-	for _, node := range testCluster.Nodes() {
-		copied := deployment + "-copy-" + node.Name()
-		if got := sh(t, ns, copied, "cat /data/mark"); got != "before" {
-			t.Errorf("deployment %s: %s has %q of its snapshot", deployment, copied, got)
+		manifests.WriteString(claim(name, "csi-hostpath", "64Mi") + pod(name, p))
+		fresh = append(fresh, name)
+		if claimCopy != nil {
+			name := state + "-copy-" + node.Name()
+			manifests.WriteString(claimCopy(name, i) + pod(name, mounts(name, "/data")))
+			copied = append(copied, name)
 		}
-		grow(t, ns, deployment+"-new-"+node.Name(), "96Mi")
 	}
-	for _, node := range testCluster.Nodes() {
-		fresh := deployment + "-new-" + node.Name()
-		eventually(t, readyTimeout, func() error { return hasCapacity(t, ns, fresh, "96Mi") })
+	all := slices.Concat(fresh, copied)
+	apply(t, ns, manifests.String())
+	waitReady(t, ns, all...)
+	for _, name := range copied {
+		if got := sh(t, ns, name, "cat /data/mark"); got != "before" {
+			t.Errorf("%s has %q of its source", name, got)
+		}
+	}
+	for _, name := range fresh {
+		grow(t, ns, name, "96Mi")
+	}
+	for _, name := range fresh {
+		eventually(t, readyTimeout, func() error { return hasCapacity(t, ns, name, "96Mi") })
 	}
 	var volumes []string
-	for _, name := range claims {
+	for _, name := range all {
 		volumes = append(volumes, volumeOf(t, ns, name))
 	}
-	deletePod(t, ns, pods...)
-	kubectl(t, append([]string{"-n", ns, "delete", "pvc", "--timeout=180s"}, claims...)...)
+	deletePod(t, ns, all...)
+	kubectl(t, append([]string{"-n", ns, "delete", "pvc", "--timeout=180s"}, all...)...)
 	checkNothingLeft(t, volumes...)
 }
 
