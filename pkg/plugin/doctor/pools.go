@@ -59,7 +59,11 @@ const (
 )
 
 func (e *examination) room() string {
-	if !e.Installation.IsVisible() || !e.needsData() {
+	if !e.Installation.IsVisible() {
+		return ""
+	}
+	e.claimsBeyondRoom()
+	if !e.needsData() {
 		return ""
 	}
 	for _, p := range e.Data.Pools {
@@ -79,7 +83,6 @@ func (e *examination) room() string {
 				"docs/operations.md#csihostpathpoolalmostfull")
 		}
 	}
-	e.claimsBeyondRoom()
 	return "every pool has room for further volumes"
 }
 
