@@ -3,6 +3,8 @@ package copytree
 import (
 	"fmt"
 	"sync/atomic"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 )
 
 // Stats counts what was copied.
@@ -37,7 +39,11 @@ type Progress struct {
 	files, directories, others, links  atomic.Int64
 	bytes, sharedBytes, allocatedBytes atomic.Int64
 	leftOut, vanished                  atomic.Int64
+	expected                           atomic.Int64
 }
+
+// Expect says about how many bytes the source has; 0: nobody knows.
+func (p *Progress) Expect(bytes int64) { p.expected.Store(bytes) }
 
 // Stats may be called at any time. The numbers may be of slightly different moments.
 func (p *Progress) Stats() Stats {
@@ -54,9 +60,17 @@ func (p *Progress) Stats() Stats {
 	}
 }
 
-// String says how far the copy is.
+// String says how far the copy is. It is for people: they see it in events.
 func (p *Progress) String() string {
-	s := p.Stats()
-	return fmt.Sprintf("%d bytes in %d files and %d directories copied", s.Bytes, s.Files,
-		s.Directories)
+	s, expected := p.Stats(), p.expected.Load()
+	entries := s.Inodes() + s.Links
+	switch {
+	case s.Bytes == 0 && entries == 0:
+		return "nothing copied yet"
+	case s.Bytes < expected: // pods may write while their volume is copied
+		return fmt.Sprintf("%s of about %s copied, %d %%", quantity.Format(s.Bytes),
+			quantity.Format(expected), int64(100*float64(s.Bytes)/float64(expected)))
+	default:
+		return fmt.Sprintf("%s in %d files and directories copied", quantity.Format(s.Bytes), entries)
+	}
 }

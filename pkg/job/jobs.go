@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -228,7 +229,7 @@ func (j *Jobs[P]) wait(ctx context.Context, w *job[P]) error {
 		return w.err
 	default:
 		w.outlived = true
-		return fmt.Errorf("%w: %s goes on (%s): ask again", volume.ErrBusy, w.key, w.describe())
+		return fmt.Errorf("%w: %s"+goesOn+"%s"+again, volume.ErrBusy, w.key, w.describe())
 	}
 }
 
@@ -269,7 +270,27 @@ func (j *Jobs[P]) UnderWay() []UnderWay[P] {
 }
 
 func (w *job[P]) describe() string {
-	return fmt.Sprintf("%s in %s", w.progress, time.Since(w.began).Round(time.Millisecond))
+	took := time.Since(w.began)
+	if took < time.Second {
+		took = took.Round(time.Millisecond)
+	} else {
+		took = took.Round(time.Second)
+	}
+	return fmt.Sprintf("%s in %s", w.progress, took)
+}
+
+// The end of what a caller is told whose job goes on.
+const goesOn, again = " goes on (", "): ask again"
+
+// ProgressIn finds, in the message of an error, how far the job is that the call has not waited
+// for. The message may have come through other programs, which have written something before it.
+func ProgressIn(message string) (progress string, goesOnStill bool) {
+	_, rest, found := strings.Cut(message, goesOn)
+	end := strings.LastIndex(rest, again)
+	if !found || end < 0 {
+		return "", false
+	}
+	return rest[:end], true
 }
 
 // withMargin ends a context a little before its deadline.

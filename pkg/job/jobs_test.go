@@ -91,6 +91,30 @@ func (c *copies) gone(t *testing.T, request int) {
 	}
 }
 
+// What a caller is told comes through other programs, and is recognised all the same.
+func TestProgressIsFoundInWhatACallerIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		work := newCopies(t)
+		defer close(work.end)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := work.call(ctx, 1)
+		for _, message := range []string{
+			err.Error(), "failed to provision (3rd time): rpc error: desc = " + err.Error(),
+		} {
+			progress, goesOn := ProgressIn(message)
+			if !goesOn || progress != "nothing copied in 59s" {
+				t.Errorf("%q: %q, %v", message, progress, goesOn)
+			}
+		}
+	})
+	for _, message := range []string{"", "x goes on", "no space (1 GiB): ask again"} {
+		if progress, goesOn := ProgressIn(message); goesOn {
+			t.Errorf("%q: %q", message, progress)
+		}
+	}
+}
+
 func TestFailureOfAJobReachesOneCallAtLeastAndTheNextOneBeginsAnew(t *testing.T) {
 	for _, c := range []struct {
 		title   string

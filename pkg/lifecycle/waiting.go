@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,8 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 )
 
 // waitBeforeTold is how long a pod must have found no node before anybody is told: most pods that
@@ -25,7 +28,12 @@ const (
 	reasonClaimFailed     = "ClaimNotProvisioned"
 	reasonKeptForClone    = "KeptForClone"
 	reasonNodeNotReady    = "DeletionWaitsForNode"
+	reasonBeingCopied     = "VolumeBeingCopied"
 )
+
+// progressInterval is the least time between two events that say how far the copy for a claim is.
+// external-provisioner asks about as often: its calls last 30 s (the chart's provisioner.timeout).
+const progressInterval = 30 * time.Second
 
 // waiting says why a pod waits for a claim of this driver. The scheduler's own events name neither
 // the source of a claim nor why external-provisioner could not make its volume.
@@ -38,6 +46,9 @@ type waiting struct {
 
 	mu   sync.Mutex
 	told map[string]map[string]string // by pod and what the event is about: the event's text
+	// copying is when an event has said how far the copy for a claim is, by the claim's key. It has
+	// only what is younger than progressInterval.
+	copying map[string]time.Time
 }
 
 // changed is what is to be looked at, one of the four: "namespace/name" of a pod, an event or a
@@ -52,6 +63,7 @@ func newWaiting(o Options, c *cluster) (*waiting, error) {
 		queue:    workqueue.NewTypedDelayingQueue[changed](),
 		delay:    waitBeforeTold,
 		told:     map[string]map[string]string{},
+		copying:  map[string]time.Time{},
 	}
 	return w, errors.Join(
 		on(c.pods, func(key string) { w.queue.AddAfter(changed{pod: key}, w.delay) }),
@@ -182,12 +194,44 @@ func (w *waiting) tellPods(key string) {
 	if !ok || c.volume != "" || !w.isOurs(c) {
 		return
 	}
+	if progress, goesOn := job.ProgressIn(f.message); goesOn {
+		w.tellProgress(f.claim, c, progress)
+		return
+	}
 	for _, p := range indexed[*pod](w.cluster.pods, byClaim, f.claim) {
 		text := fmt.Sprintf("The volume of claim %s could not be created: %s", c.Name, f.message)
 		if w.isNew(p.Namespace+"/"+p.Name, "failure of "+f.claim, text) {
 			w.recorder.Event(reference("Pod", p), corev1.EventTypeWarning, reasonClaimFailed, text)
 		}
 	}
+}
+
+// tellProgress says to the owners of a claim and of its pods how far the copy is that becomes the
+// claim's volume. For external-provisioner each call that ends before the copy has failed, and its
+// own event says so.
+func (w *waiting) tellProgress(key string, c *claim, progress string) {
+	if !w.isProgressDue(key) {
+		return
+	}
+	text := fmt.Sprintf("The volume of claim %s is being copied from its source: %s. Nothing is wrong: "+
+		"the claim is bound when the copy is complete.", c.Name, progress)
+	w.recorder.Event(reference(claimKind, c), corev1.EventTypeNormal, reasonBeingCopied, text)
+	for _, p := range indexed[*pod](w.cluster.pods, byClaim, key) {
+		w.recorder.Event(reference("Pod", p), corev1.EventTypeNormal, reasonBeingCopied, text)
+	}
+}
+
+func (w *waiting) isProgressDue(key string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.copying, func(_ string, last time.Time) bool {
+		return time.Since(last) >= progressInterval
+	})
+	if _, isEarly := w.copying[key]; isEarly {
+		return false
+	}
+	w.copying[key] = time.Now()
+	return true
 }
 
 // isNew says whether a pod's owner has not been told the text last. about is the claim, or its

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // podObject is a pod that the scheduler has found no node for, with a claim.
@@ -80,6 +81,49 @@ func TestPodIsToldWhyItsClaimHasNoVolume(t *testing.T) {
 			synctest.Wait()
 			if len(w.recorder.events) != 1 ||
 				w.recorder.with("Pod ns/pod", reasonClaimFailed, "claim new", "no space on new") != 1 {
+				t.Errorf("got %q", w.recorder.events)
+			}
+		})
+	})
+}
+
+// A copy takes minutes, and each call that does not wait for its end is a failure for
+// external-provisioner.
+func TestOwnersAreToldHowFarACopyIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		event := func(name, progress string) *corev1.Event {
+			return &corev1.Event{
+				ObjectMeta: named("ns", name), Reason: provisioningFailed,
+				Message: "failed to provision volume: volume x goes on (" + progress + "): ask again",
+				InvolvedObject: corev1.ObjectReference{
+					Kind: claimKind, Namespace: "ns", Name: "new",
+				},
+			}
+		}
+		w := newWorld(t, podObject("new"), claimObject("new", "immediate", "", ""),
+			event("one", "1 GiB copied"))
+		w.run(func() {
+			synctest.Wait()
+			send := func(name, progress string) {
+				_, err := w.client.CoreV1().Events("ns").Create(t.Context(), event(name, progress),
+					metav1.CreateOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+			}
+			send("at once", "2 GiB copied")
+			time.Sleep(progressInterval)
+			send("later", "3 GiB copied")
+			for about, want := range map[string]int{
+				"PersistentVolumeClaim ns/new": 2, "Pod ns/pod": 2, "1 GiB copied": 2, "3 GiB copied": 2,
+				"Nothing is wrong": 4,
+			} {
+				if got := w.recorder.with(about, reasonBeingCopied); got != want {
+					t.Errorf("%s: %d events, want %d: %q", about, got, want, w.recorder.events)
+				}
+			}
+			if len(w.recorder.events) != 4 {
 				t.Errorf("got %q", w.recorder.events)
 			}
 		})

@@ -43,6 +43,9 @@ func (p *Pool) beginCopy(
 		begun.End()
 		return nil, err
 	}
+	if method != copying.ByFilesystem { // which takes no time
+		progress.Expect(from.contentBytes())
+	}
 	return &activeCopy{Copy: begun, pool: p, from: from}, nil
 }
 

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool/internal/copying"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -14,6 +17,7 @@ import (
 type copySource struct {
 	copying.Source
 
+	pool *Pool // that has it
 	// isLive: it is a volume, in which pods may be writing.
 	isLive bool
 	// volume is its ID, and created is when it was created. Neither is set for a snapshot.
@@ -53,6 +57,7 @@ func (p *Pool) lockSourceVolume(id volume.ID) (*copySource, error) {
 	from, err := p.volumes.lockSource(id, func(v volume.Volume) *copySource {
 		limited = !v.Mutable.IO.IsNone()
 		return &copySource{
+			pool:            p,
 			Source:          copying.Source{QuotaID: v.QuotaID, Spec: v.Spec, Bytes: v.CapacityBytes},
 			isLive:          true,
 			volume:          v.ID,
@@ -72,6 +77,7 @@ func (p *Pool) lockSourceVolume(id volume.ID) (*copySource, error) {
 func (p *Pool) lockSourceSnapshot(id volume.SnapshotID) (*copySource, error) {
 	return p.snapshots.lockSource(id, func(s volume.Snapshot) *copySource {
 		return &copySource{
+			pool:            p,
 			Source:          copying.Source{QuotaID: s.QuotaID, Spec: s.Spec, Bytes: s.RestoreBytes},
 			sharedBytes:     s.HeldBytes,
 			filesystemBytes: s.FilesystemBytes,
@@ -99,4 +105,26 @@ func (k *kind[V]) lockSource(id poolMember, sourceOf func(V) *copySource) (*copy
 	s.Name, s.Dir = id, dir
 	s.release = func() { dir.Close(); unlock() }
 	return s, nil
+}
+
+// contentBytes returns about how many bytes of the disk the source occupies; 0 where nobody counts
+// them. It costs a few system calls, whatever the source holds.
+func (s *copySource) contentBytes() int64 {
+	counter, ok := s.pool.backendOf(s.Spec).(backend.Counter)
+	if !ok {
+		if s.isLive {
+			return 0
+		}
+		return s.sharedBytes // what the snapshot holds was counted when it was made
+	}
+	data, err := backend.OpenData(s.Dir, unix.O_PATH)
+	if err != nil {
+		return 0
+	}
+	defer data.Close()
+	bytes, err := counter.Allocated(data, s.QuotaID)
+	if err != nil {
+		return 0
+	}
+	return bytes
 }

@@ -58,6 +58,7 @@ func (p *Pool) beginGroup(
 		return nil, err
 	}
 	g.Copy = begun
+	progress.Expect(g.contentBytes())
 	return g, nil
 }
 
@@ -83,6 +84,16 @@ func (p *Pool) lockMembersSources(req volume.GroupSnapshotRequest) (*groupCopy, 
 		return nil, err
 	}
 	return g, nil
+}
+
+// contentBytes is what is copied: images. The filesystem takes no time for the others.
+func (g *groupCopy) contentBytes() (sum int64) {
+	for _, m := range g.members {
+		if m.from.Spec.IsImage() {
+			sum = ledger.Sum(sum, m.from.contentBytes())
+		}
+	}
+	return sum
 }
 
 func (g *groupCopy) sources() []copying.Source {

@@ -34,3 +34,23 @@ func Parse(text string) (int64, error) {
 	}
 	return 0, errNotASize
 }
+
+// Format writes a number of bytes for people, such as 3.1 GiB. It rounds down, so that what is not
+// complete does not seem so.
+func Format(bytes int64) string {
+	const step, units = 1024, "KMGTPE"
+	if bytes < step {
+		return fmt.Sprintf("%d bytes", bytes)
+	}
+	unit, divisor := 0, int64(step)
+	for bytes/divisor >= step {
+		divisor *= step
+		unit++
+	}
+	whole := bytes / divisor
+	tenths := min(9, int64(10*float64(bytes%divisor)/float64(divisor)))
+	if whole >= 10 || tenths == 0 {
+		return fmt.Sprintf("%d %ciB", whole, units[unit])
+	}
+	return fmt.Sprintf("%d.%d %ciB", whole, tenths, units[unit])
+}
