@@ -87,6 +87,17 @@ func allConditions() (all []Condition) {
 	return append(all, OfVolume("of a newer version"), OfPool("of a newer version", "fast"))
 }
 
+// The owner of a claim sees the message, and nothing else.
+func TestEveryMessageSaysWhatToDo(t *testing.T) {
+	remedy := regexp.MustCompile(`(Restore|Repair|Find|Delete|Unmount|Look|Restart|Mount|Put|Take|Give|` +
+		`End|Install|Set|Replace|Clone|make the record again|log [a-z' ]*says (why|what is wrong))\b`)
+	for _, c := range allConditions() {
+		if !remedy.MatchString(c.Message) {
+			t.Errorf("%s: %s", c.Reason, c.Message)
+		}
+	}
+}
+
 // People look for a reason in the table of docs/health.md.
 func TestEveryReasonIsDocumented(t *testing.T) {
 	text, err := os.ReadFile("../../docs/health.md")

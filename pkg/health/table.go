@@ -33,12 +33,12 @@ var volumeTable = map[volume.Fault]Condition{
 	volume.FaultGrowthFailed: {
 		degraded, "GrowthFailed",
 		"The volume's filesystem could not be grown to the size of the claim, and keeps its size. " +
-			"The driver tries again. Its log says what the node lacks.",
+			"The driver's log says what the node lacks. Give the node that: the driver tries again.",
 	},
 	volume.FaultSizeNotEnforced: {
 		degraded, "SizeNotEnforced",
 		"The volume can grow beyond its size, although its pool enforces sizes. " +
-			"The log of the driver's start says why.",
+			"The log of the driver's start says why. Clone the volume, or copy what it holds into a new one.",
 	},
 	volume.FaultOvercharged: {
 		degraded, "Overcharged",

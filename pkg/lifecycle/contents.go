@@ -197,8 +197,9 @@ func (g *goneNodes) handleSnapshot(ctx context.Context, value string, c *content
 			return err
 		}
 		g.recorder.Eventf(contentReference(c), corev1.EventTypeWarning, reasonGone,
-			"Node %s, which has the data of this snapshot, was deleted. If the snapshot is deleted, and "+
-				"the node is not back %v from now, this object goes; its data stays on the node's disk.",
+			"Node %s, which has the data of this snapshot, was deleted. To use the snapshot, bring the node "+
+				"back. To give it up, delete the VolumeSnapshot: this object goes %v from now, and the data "+
+				"stays on the node's disk.",
 			value, g.after)
 		return nil
 	case !gone || !c.deleting || !c.deletes:

@@ -56,7 +56,8 @@ func (w *waiting) tellSource(key string) {
 	}
 	slices.Sort(clones)
 	w.recorder.Eventf(reference(claimKind, c), corev1.EventTypeWarning, reasonKeptForClone,
-		"This claim is kept until %s, which is to be a clone of it, is bound or deleted.",
+		"This claim is kept until each clone of it is bound or deleted: %s. Look at the events of the "+
+			"clones, and let them get bound, or delete those that nobody needs.",
 		strings.Join(clones, ", "))
 }
 
@@ -77,6 +78,7 @@ func (w *waiting) tellVolume(name string) {
 		state, nodeName = "is not ready", n.Name
 	}
 	w.recorder.Eventf(reference(volumeKind, v), corev1.EventTypeWarning, reasonNodeNotReady,
-		"The data of this volume can be deleted only on node %s, which %s. The deletion waits.",
+		"The data of this volume can be deleted only on node %s, which %s. The deletion waits. Bring the "+
+			"node back. If it is lost for ever, give the data up: take the finalizers off this object.",
 		nodeName, state)
 }

@@ -34,7 +34,7 @@ func TestOwnerIsToldThatACloneKeepsTheClaim(t *testing.T) {
 					time.Sleep(2 * deletionTime)
 					synctest.Wait()
 					if n := w.recorder.with("PersistentVolumeClaim ns/source", reasonKeptForClone,
-						"until clone, which"); n != test.told || len(w.recorder.events) != test.told {
+						"bound or deleted: clone. Look"); n != test.told || len(w.recorder.events) != test.told {
 						t.Errorf("events: %q", w.recorder.events)
 					}
 				})

@@ -135,6 +135,7 @@ func (w *world) run(test func()) {
 	test()
 	cancel()
 	wg.Wait()
+	w.checkRemedies()
 }
 
 // selected is the node in the annotation of claim "new".

@@ -170,16 +170,17 @@ func (g *goneNodes) tell(value string, v *persistentVolume) {
 		"claim and its pod."
 	if c, ok := g.claimOf(v); ok {
 		if g.isReleased(c) {
-			next = fmt.Sprintf("If the node is not back in %v, this claim is deleted, as its class "+
-				"says, so that its StatefulSet gets a new volume on another node.", g.after)
+			next = fmt.Sprintf("Bring the node back within %v. After that this claim is deleted, as its "+
+				"class says, so that its StatefulSet gets a new volume on another node.", g.after)
 		}
 		g.recorder.Eventf(reference(claimKind, c), corev1.EventTypeWarning, reasonGone,
 			"Node %s, which has the data of volume %s, was deleted. %s", value, v.Name, next)
 		return
 	}
+	next = "Bring the node back, or delete this object."
 	if v.isOurs(g.driverName) {
-		next = fmt.Sprintf("If the node is not back in %v, the object of this volume is deleted; its "+
-			"data stays on the node's disk.", g.after)
+		next = fmt.Sprintf("Bring the node back within %v. After that the object of this volume is "+
+			"deleted; its data stays on the node's disk.", g.after)
 	}
 	g.recorder.Eventf(reference(volumeKind, v), corev1.EventTypeWarning, reasonGone,
 		"Node %s, which has the data of this volume, was deleted. %s", value, next)
@@ -233,8 +234,9 @@ func (g *goneNodes) releaseClaim(ctx context.Context, value string, v *persisten
 	klog.FromContext(ctx).Info("Deleted a claim: its node is gone", "claim", c.key(), "node", value,
 		"volume", v.Name, "volumeID", v.handle)
 	g.recorder.Eventf(reference(volumeKind, v), corev1.EventTypeWarning, reasonReleased,
-		"Claim %s was deleted, as its class says: node %s was deleted more than %v ago.", c.key(), value,
-		g.after)
+		"Claim %s was deleted, as its class says: node %s was deleted more than %v ago. The data is still "+
+			"on the node's disk. A claim that no StatefulSet makes again has to be made by hand.",
+		c.key(), value, g.after)
 	return nil
 }
 

@@ -142,8 +142,8 @@ func (p *placer) place(ctx context.Context, key string) (again time.Duration, er
 	}
 	if _, ok := get[*node](p.cluster.nodes, target); !ok {
 		p.recorder.Eventf(reference(claimKind, c), corev1.EventTypeWarning, reasonNodeGone,
-			"%s is on node %s, which does not exist any more. The volume can be created when that node "+
-				"is back.", c.source, target)
+			"%s is on node %s, which does not exist any more. Bring that node back, or delete this claim "+
+				"and make it from another source.", c.source, target)
 		return goneRetry, nil
 	}
 	if wait := p.pause(c); wait > 0 {

@@ -25,6 +25,7 @@ type codeEntry struct {
 const (
 	lookAtMounts = "something is mounted on a directory of the pool (findmnt shows it): unmount it"
 	lookAtDisk   = "the node's disk or filesystem has failed: look into the kernel's log (dmesg), repair it"
+	makeRoom     = "the disk, or a quota on it, is full: delete volumes, snapshots or other files there"
 	lookAtServer = "the server of a mounted filesystem (FUSE, NFS) does not answer: restart it, or unmount it"
 )
 
@@ -60,8 +61,8 @@ var codeTable = []codeEntry{
 	{err: context.Canceled, code: codes.Canceled},
 	{err: context.DeadlineExceeded, code: codes.DeadlineExceeded},
 	// A disk that fills up during a call means the same to the scheduler as a ledger without room.
-	{err: syscall.ENOSPC, code: codes.ResourceExhausted},
-	{err: syscall.EDQUOT, code: codes.ResourceExhausted},
+	{err: syscall.ENOSPC, code: codes.ResourceExhausted, remedy: makeRoom},
+	{err: syscall.EDQUOT, code: codes.ResourceExhausted, remedy: makeRoom},
 	// Faults of the node: the driver did nothing wrong, and the call may succeed later.
 	{err: syscall.EIO, code: codes.Unavailable, remedy: lookAtDisk},
 	{err: syscall.EROFS, code: codes.Unavailable, remedy: lookAtDisk},

@@ -46,7 +46,8 @@ func (l *Ledger) Reserve(bytes int64, r Room) error {
 	defer l.mu.Unlock()
 	l.observe(r)
 	if available := l.available(r); bytes > available {
-		return fmt.Errorf("%w: %d bytes wanted, %d available: %s", volume.ErrNoSpace, bytes, available,
+		return fmt.Errorf("%w: %d bytes wanted, %d available: %s: ask for less, or make room: delete "+
+			"volumes, snapshots or other files of this pool", volume.ErrNoSpace, bytes, available,
 			l.explain(r))
 	}
 	l.committed += bytes

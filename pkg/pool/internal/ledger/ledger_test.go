@@ -92,7 +92,8 @@ func TestNoSpaceIsASumThatAddsUp(t *testing.T) {
 			l := Ledger{
 				committed: tc.committed, trash: tc.trash, others: others{bytes: tc.room.Used},
 			}
-			want := "no space: 1000 bytes wanted, " + tc.want
+			want := "no space: 1000 bytes wanted, " + tc.want + ": ask for less, or make room: delete " +
+				"volumes, snapshots or other files of this pool"
 			if err := l.Reserve(1000, tc.room); err == nil || err.Error() != want {
 				t.Errorf("got  %v\nwant %s", err, want)
 			}
