@@ -95,13 +95,24 @@ func (d *Device) detachGuard() error {
 	return guard.clear()
 }
 
-// Detach takes the guard off the device, and then the file. If somebody else has the device open,
-// the file is taken off when they close it.
+// Detach takes the guard off the device, and lets the file be taken off when the last one who has
+// the device open closes it, so not before Close.
+//
+// What was written and not synced is written then. Therefore the device is open a second time while
+// LOOP_CLR_FD is called: where that finds one opener only, the kernel fails all further requests
+// (Lo_rundown in drivers/block/loop.c), and the last close loses the device's page cache.
 func (d *Device) Detach() error {
 	if err := d.detachGuard(); err != nil {
 		return err
 	}
-	return d.clear()
+	second, err := openNode(d.number, ReadOnly)
+	if errors.Is(err, os.ErrNotExist) { // it is detached, and the kernel has removed it
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.clear(), second.Close())
 }
 
 func (d *Device) clear() error {

@@ -1,6 +1,7 @@
 package loopdev_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -20,12 +21,12 @@ import (
 const mib = 1 << 20
 
 // newImage makes a file, and makes sure that the test leaves no device of it.
-func newImage(t *testing.T, dir string, bytes int64) *os.File {
+func newImage(t *testing.T, dir string, size int64) *os.File {
 	t.Helper()
 	disks.RequireRoot(t)
 	f, err := os.Create(filepath.Join(dir, strings.ReplaceAll(t.Name(), "/", "-")))
 	if err == nil {
-		err = f.Truncate(bytes)
+		err = f.Truncate(size)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -133,6 +134,27 @@ func wantNone(t *testing.T, image *os.File, access loopdev.Access) {
 		t.Errorf("the file is still on %s", d.Path())
 	} else if !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+// A pod need not sync its raw block volume: its next pod finds what this one wrote.
+func TestWhatWasNotSyncedIsInTheFileOfADetachedDevice(t *testing.T) {
+	image := newImage(t, t.TempDir(), mib)
+	device := attach(t, image, loopdev.Options{
+		Access: loopdev.ReadWrite, Lifetime: loopdev.UntilDetached,
+	})
+	fixture.Must(t, device.Guard())
+	written := []byte("written and not synced")
+	pod, err := os.OpenFile(device.Path(), os.O_WRONLY, 0)
+	fixture.Must(t, err)
+	_, err = pod.Write(written)
+	fixture.Must(t, errors.Join(err, pod.Close()))
+	fixture.Must(t, device.Detach())
+	device.Close()
+	wantDetached(t, image)
+	read := make([]byte, len(written))
+	if _, err := image.ReadAt(read, 0); err != nil || !bytes.Equal(read, written) {
+		t.Errorf("%q, %v, want %q", read, err, written)
 	}
 }
 
