@@ -58,6 +58,7 @@ func TestUpgradeFromAnEarlierVersionAndBackKeepsEverything(t *testing.T) {
 }
 
 func upgradeAndBack(t *testing.T, old, current installation) {
+	t.Helper()
 	quiet(t)
 	uninstall(t)
 	old.upgrade(t, "--wait")
@@ -139,16 +140,16 @@ func checkOut(t *testing.T, commit string) installation {
 func (i installation) upgrade(t *testing.T, flags ...string) {
 	t.Helper()
 	_, tag, _ := strings.Cut(i.image, ":")
-	set := "image.tag=" + tag
+	set := []string{"image.tag=" + tag}
 	for _, sidecar := range []string{"provisioner", "resizer", "snapshotter"} {
-		set += fmt.Sprintf(",%s.image.tag=%s", sidecar, sidecarTag(t, sidecar))
+		set = append(set, sidecar+".image.tag="+sidecarTag(t, sidecar))
 	}
 	if i.central {
-		set += ",deployment=central"
+		set = append(set, "deployment=central")
 	}
 	args := []string{
 		"upgrade", "--install", "csi-hostpath", i.chart, "--namespace", namespace, "--values", "-",
-		"--timeout", "5m", "--set", set,
+		"--timeout", "5m", "--set", strings.Join(set, ","),
 	}
 	runHelmHere(t, upgradeValues, append(args, flags...)...)
 }
