@@ -19,6 +19,8 @@ BENCH_FLAGS ?=
 FLEET_FLAGS ?=
 # What else `make conformance` is told: make conformance CONFORMANCE_FLAGS=-help
 CONFORMANCE_FLAGS ?=
+# What else `make test-backup` is told: make test-backup BACKUP_FLAGS='-run Snapshot -keep'
+BACKUP_FLAGS ?=
 # How long `make fuzz` spends on each fuzz test.
 FUZZTIME ?= 30s
 
@@ -130,6 +132,11 @@ conformance: $(TOOLS)/helm ## Run Kubernetes' own tests of storage drivers on th
 .PHONY: test-dashboards
 test-dashboards: $(TOOLS)/helm $(TOOLS)/prometheus ## Ask a Prometheus that watches the cluster of $KUBECONFIG every query of the chart.
 	go test -tags dashboards -count=1 -timeout 20m -v ./test/dashboards $(TEST_FLAGS)
+
+# Not part of CI. docs/backup.md says what is done, and has the results.
+.PHONY: test-backup
+test-backup: $(TOOLS)/helm ## Back volumes up to an object store and restore them on another node (BACKUP_FLAGS: -name, -run, -keep).
+	go test -tags backup -count=1 -timeout 90m -v ./test/backup -helm $(CURDIR)/$(TOOLS)/helm $(BACKUP_FLAGS)
 
 # What `make test` skips as long as no cluster was started here.
 .PHONY: test-api

@@ -25,7 +25,7 @@ type goPackage struct {
 func goPackages(t *testing.T) []goPackage {
 	t.Helper()
 	list := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports",
-		"-tags=failpoint,e2e,vm,qemu", "./...")
+		"-tags=failpoint,e2e,vm,qemu,backup", "./...")
 	list.Stderr = os.Stderr
 	out, err := list.Output()
 	if err != nil {

@@ -81,7 +81,7 @@ func upCommand(name *string) *cobra.Command {
 	flags.StringVar(&options.KubeletDir, "kubelet-dir", cluster.DefaultKubeletDir,
 		"kubelet's root directory on each node")
 	flags.BoolVar(&options.ReadOnlyRoot, "read-only-root", false,
-		"make each node's root filesystem read-only, but /var/lib, /var/log, /run, /srv, /mnt, /tmp, /dev")
+		"make each node's root filesystem read-only; /var/lib, /var/log, /run, /srv, /mnt, /tmp stay")
 	flags.StringVar(&options.Kubernetes, "kubernetes", cluster.DefaultedKubernetes(""),
 		"version of Kubernetes: "+strings.Join(cluster.KubernetesVersions(), " or ")+
 			" ($"+cluster.KubernetesVariable+")")

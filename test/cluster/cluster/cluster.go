@@ -19,7 +19,8 @@ type Cluster struct {
 	progress func(format string, args ...any)
 }
 
-// Attach returns the cluster with a name (empty: the default) that is up.
+// Attach returns the cluster with a name (empty: the default) that is up. The error wraps
+// fs.ErrNotExist if there is none.
 func Attach(name string) (*Cluster, error) {
 	name = DefaultedName(name)
 	if err := checkName(name); err != nil {
@@ -28,7 +29,8 @@ func Attach(name string) (*Cluster, error) {
 	f := folderOf(name)
 	s, err := f.read()
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no cluster %q is up: start it with `go run ./test/cluster up`", name)
+		return nil, fmt.Errorf("no cluster %q is up: start it with `go run ./test/cluster up`: %w", name,
+			err)
 	}
 	if err != nil {
 		return nil, err

@@ -27,20 +27,7 @@ type Suite struct {
 func BuildSuite(
 	ctx context.Context, cache string, progress func(format string, args ...any),
 ) (Suite, error) {
-	if progress == nil {
-		progress = func(string, ...any) {}
-	}
-	cache, err := CacheFolder(cache)
-	if err != nil {
-		return Suite{}, err
-	}
-	root, err := component.ModuleRoot(ctx)
-	if err != nil {
-		return Suite{}, err
-	}
-	source := filepath.Join(root, "test", "cluster", "components")
-	builder := component.Builder{Source: source, Cache: cache, Progress: progress}
-	built, err := builder.Build(ctx, component.Conformance())
+	built, err := buildBeside(ctx, cache, component.Conformance(), progress)
 	return Suite{
 		Tests: built.Program("e2e.test"), Ginkgo: built.Program("ginkgo"),
 		Populator: built.Program("hello-populator"), Version: built.Version,
@@ -89,4 +76,30 @@ func (c *Cluster) LoadSuiteImages(ctx context.Context, suite Suite) error {
 		}
 	}
 	return nil
+}
+
+// buildBeside builds what a cluster itself does not need.
+func buildBeside(
+	ctx context.Context, cache string, c component.Component,
+	progress func(format string, args ...any),
+) (component.Built, error) {
+	if progress == nil {
+		progress = func(string, ...any) {}
+	}
+	cache, err := CacheFolder(cache)
+	if err != nil {
+		return component.Built{}, err
+	}
+	root, err := component.ModuleRoot(ctx)
+	if err != nil {
+		return component.Built{}, err
+	}
+	source := filepath.Join(root, "test", "cluster", "components")
+	return component.Builder{Source: source, Cache: cache, Progress: progress}.Build(ctx, c)
+}
+
+// PackBusybox writes an image archive of this machine's busybox under a name with a tag, with
+// static programs in / beside it.
+func PackBusybox(output, name string, programs ...string) error {
+	return image.Busybox(output, image.Config{Name: name, Cmd: []string{"sh"}}, programs...)
 }
