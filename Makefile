@@ -6,6 +6,9 @@ SHELL := /bin/bash
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 IMAGE ?= csi-hostpath:$(VERSION)
+# Where `make release` writes, and what else it is told: make release RELEASE_FLAGS=--image-repository=registry.example.com/csi-hostpath
+RELEASE ?= .cache/release/$(VERSION)
+RELEASE_FLAGS ?=
 # Which packages `make test` runs, and with what else: make test PACKAGES=./pkg/pool TEST_FLAGS='-run Crash -v'
 # Those that take longest come first, so that the last one does not run alone.
 PACKAGES ?= ./test/crash ./test/fleet ./pkg/pool ./pkg/copytree ./sanity ./...
@@ -49,8 +52,17 @@ plugin: ## Build kubectl's plugin for PLUGIN_PLATFORMS into bin/plugin/OS_ARCH/ 
 	hack/plugin $(VERSION) $(PLUGIN_PLATFORMS)
 
 .PHONY: image
-image: ## Build the container image IMAGE with docker, podman or buildah (IMAGE_FLAGS: --build-arg …).
+image: ## Build the container image IMAGE into .cache/image.tar, and load it into docker or podman if one works here.
 	hack/image $(IMAGE) $(VERSION)
+
+# The newest versions of the packages that deploy/image/base.yaml lists. Commit what changes.
+.PHONY: base
+base: ## Lock the newest Debian packages for the image (on Debian or Ubuntu; apt verifies the signature).
+	hack/release base
+
+.PHONY: release
+release: $(TOOLS)/helm ## Make a release in RELEASE: images, chart, plugin, SBOMs, notes, provenance (make release VERSION=0.2.0).
+	hack/release build --version $(VERSION) --helm $(CURDIR)/$(TOOLS)/helm --output $(RELEASE) $(RELEASE_FLAGS)
 
 .PHONY: manifests
 manifests: $(TOOLS)/helm ## Render deploy/kubernetes from the Helm chart.
@@ -89,6 +101,7 @@ test: packages $(TOOLS)/gotestsum $(TOOLS)/helm ## Run all tests that need no vi
 	@mkdir -p $(dir $(TEST_LOG))
 	$(TOOLS)/gotestsum --format standard-quiet --jsonfile $(TEST_LOG) -- -race -vet=off -count=1 -timeout 30m $(TEST_FLAGS) $(PACKAGES)
 	@go run ./test/skips $(TEST_LOG)
+	go -C tools/release test -vet=off -count=1 ./...
 
 # qemu is the tag of the tests that boot a virtual machine. What runs inside has the tag vm.
 .PHONY: test-vm
@@ -99,8 +112,9 @@ test-vm: packages $(TOOLS)/gotestsum ## Run the tests on another kernel, under Q
 
 # The tags: failpoint builds the driver that tests kill at a step, e2e the tests on a cluster, qemu those that boot a machine.
 .PHONY: lint
-lint: $(TOOLS)/golangci-lint ## Run golangci-lint, as .golangci.yml says, and check commit messages.
+lint: $(TOOLS)/golangci-lint $(TOOLS)/actionlint ## Run golangci-lint, as .golangci.yml says, and check workflows and commit messages.
 	hack/verify-commits
+	$(TOOLS)/actionlint
 	$(TOOLS)/golangci-lint run
 	$(TOOLS)/golangci-lint run --build-tags failpoint ./pkg/failpoint/...
 	$(TOOLS)/golangci-lint run --build-tags e2e ./test/e2e/...
@@ -154,6 +168,10 @@ verify: $(TOOLS)/helm ## Check that go.mod, the documents and the manifests agre
 	hack/verify-dependencies
 	hack/manifests $(TOOLS)/helm --check
 
+.PHONY: vulncheck
+vulncheck: $(TOOLS)/govulncheck ## Ask Go's and Debian's databases about known vulnerabilities (VULNCHECK=required: fail when they cannot be reached).
+	hack/vulncheck $(CURDIR)/$(TOOLS)/govulncheck
+
 ##@ Prepare (done by the others as needed)
 
 .PHONY: packages
@@ -169,6 +187,12 @@ $(TOOLS)/golangci-lint: tools/go.mod tools/go.sum
 
 $(TOOLS)/gotestsum: tools/go.mod tools/go.sum
 	go -C tools build -buildvcs=false -o ../$@ gotest.tools/gotestsum
+
+$(TOOLS)/actionlint: tools/actionlint/go.mod tools/actionlint/go.sum
+	go -C tools/actionlint build -buildvcs=false -o ../../$@ github.com/rhysd/actionlint/cmd/actionlint
+
+$(TOOLS)/govulncheck: tools/govulncheck/go.mod tools/govulncheck/go.sum
+	go -C tools/govulncheck build -buildvcs=false -o ../../$@ golang.org/x/vuln/cmd/govulncheck
 
 # A module of its own again: what it requires would decide about the linter's versions.
 $(TOOLS)/helm: tools/helm/go.mod tools/helm/go.sum

@@ -46,12 +46,11 @@ func setUp(ctx context.Context, o options, suite cluster.Suite) (*installation, 
 	}
 	if o.image == "" {
 		o.image = filepath.Join(folder, "image.tar")
-		err := cluster.BuildImage(ctx, cluster.ImageBuild{
-			Dockerfile: "Dockerfile", Context: ".", Args: []string{"VERSION=conformance"},
-			Name: image, Output: o.image, Progress: say,
-		})
-		if err != nil {
-			return in, err
+		say("building the image")
+		cmd := exec.CommandContext(ctx, "hack/release", "image", "--version", "conformance",
+			"--tag", image, "--output", o.image)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return in, fmt.Errorf("%s: %w: %s", cmd, err, out)
 		}
 	}
 	if err := c.Load(ctx, o.image); err != nil {

@@ -41,7 +41,7 @@ var (
 	deployment  = flag.String("deployment", "central", "the chart's deployment: central or node")
 	logs        = flag.String("logs", "", "directory for every component's log when a test fails")
 	archive     = flag.String("image", "",
-		"archive of the driver's image; default: built from the Dockerfile")
+		"archive of the driver's image; default: built from the checkout, as make image does")
 	root = "../.." // of the checkout
 )
 
@@ -140,15 +140,14 @@ func buildImage(ctx context.Context, folder string, progress func(string, ...any
 	if *archive != "" {
 		return nil
 	}
+	progress("build the image")
 	*archive = filepath.Join(folder, "image.tar")
-	return cluster.BuildImage(ctx, cluster.ImageBuild{
-		Dockerfile: filepath.Join(root, "Dockerfile"),
-		Context:    root,
-		Args:       []string{"VERSION=" + version(ctx)},
-		Name:       driverImage,
-		Output:     *archive,
-		Progress:   progress,
-	})
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "hack/release"), "image",
+		"--version", version(ctx), "--tag", driverImage, "--output", *archive)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", cmd, err, out)
+	}
+	return nil
 }
 
 func loadImage(ctx context.Context, progress func(string, ...any)) error {
