@@ -62,13 +62,7 @@ func OfNode(r volume.Reason) Condition {
 }
 
 // clip leaves room for what a message says about pools.
-func clip(names string) string {
-	const most = maxMessage / 2
-	if len(names) <= most {
-		return names
-	}
-	return strings.ToValidUTF8(names[:most], "") + "…"
-}
+func clip(names string) string { return volume.Clip(names, maxMessage/2) }
 
 // Pool is a configured pool, as far as its volumes' health depends on it.
 type Pool struct {

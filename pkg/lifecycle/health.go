@@ -22,9 +22,9 @@ const (
 const (
 	// healthInterval is the time between two looks at what the nodes have pushed.
 	healthInterval = 10 * time.Second
-	// maxToldAtOnce bounds the events of one look: a dead disk may have thousands of volumes. The
+	// maxEventsAtOnce bounds the events of one look: a dead disk may have thousands of volumes. The
 	// owners of the others are told after the next looks.
-	maxToldAtOnce = 50
+	maxEventsAtOnce = 50
 	// maxEventBytes is less than the API server takes (1 KiB).
 	maxEventBytes = 1000
 )
@@ -45,15 +45,15 @@ type unhealthy struct {
 	cluster  *cluster
 	nodes    Nodes
 	recorder record.EventRecorder
-	// told has the reasons that owners have been told, by pool and volume ID. What a node that is not
-	// linked has said before stays.
-	told map[volume.PoolID]map[string]string
+	// sent has the reasons of the last events, by pool and volume ID. What a node that is not linked has
+	// said before stays.
+	sent map[volume.PoolID]map[string]string
 }
 
 // run works until ctx is done. The informers must have synced.
 func (u *unhealthy) run(ctx context.Context) {
 	wait.UntilWithContext(ctx, func(context.Context) {
-		left := maxToldAtOnce
+		left := maxEventsAtOnce
 		for _, p := range u.nodes.Health() {
 			left = u.look(p, left)
 		}
@@ -63,7 +63,7 @@ func (u *unhealthy) run(ctx context.Context) {
 // look compares the health of a pool's volumes with what their owners have been told. It tells so
 // many of them at most, and returns how many more may be told.
 func (u *unhealthy) look(p PoolHealth, most int) (left int) {
-	before := u.told[p.ID]
+	before := u.sent[p.ID]
 	if p.NotReady == volume.ReasonOpening ||
 		p.NotReady == "" && len(p.Faults) == 0 && len(before) == 0 {
 		return most
@@ -86,8 +86,8 @@ func (u *unhealthy) look(p PoolHealth, most int) (left int) {
 			now[v.handle] = reasons
 		}
 	}
-	if delete(u.told, p.ID); len(now) > 0 {
-		u.told[p.ID] = now
+	if delete(u.sent, p.ID); len(now) > 0 {
+		u.sent[p.ID] = now
 	}
 	return most
 }
@@ -120,10 +120,7 @@ func (u *unhealthy) tell(v *persistentVolume, conditions []health.Condition) boo
 	for _, one := range conditions {
 		texts = append(texts, one.Reason+": "+one.Message)
 	}
-	text := strings.Join(texts, " ")
-	if len(text) > maxEventBytes {
-		text = strings.ToValidUTF8(text[:maxEventBytes], "") + "…"
-	}
+	text := volume.Clip(strings.Join(texts, " "), maxEventBytes)
 	u.recorder.Event(reference(claimKind, c), corev1.EventTypeWarning, reasonUnhealthy, text)
 	return true
 }

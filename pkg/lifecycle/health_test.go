@@ -111,7 +111,7 @@ func TestOwnerIsToldOnceOfEachChangeOfHealth(t *testing.T) {
 
 func TestOwnersOfADeadDiskAreToldInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const claims = maxToldAtOnce + 7
+		const claims = maxEventsAtOnce + 7
 		w, nodes := sick(t, claims)
 		w.run(func() {
 			nodes.mu.Lock()
@@ -119,8 +119,8 @@ func TestOwnersOfADeadDiskAreToldInTurn(t *testing.T) {
 			nodes.mu.Unlock()
 			time.Sleep(healthInterval)
 			synctest.Wait()
-			if n := w.recorder.with(reasonUnhealthy); n != maxToldAtOnce {
-				t.Errorf("%d owners are told at once, want %d", n, maxToldAtOnce)
+			if n := w.recorder.with(reasonUnhealthy); n != maxEventsAtOnce {
+				t.Errorf("%d owners are told at once, want %d", n, maxEventsAtOnce)
 			}
 			time.Sleep(3 * healthInterval)
 			synctest.Wait()

@@ -135,7 +135,7 @@ func New(o Options) (*Controller, error) {
 	}
 	made.unhealthy = &unhealthy{
 		cluster: cluster, nodes: o.Nodes, recorder: o.Recorder,
-		told: map[volume.PoolID]map[string]string{},
+		sent: map[volume.PoolID]map[string]string{},
 	}
 	made.links = &unlinked{cluster: cluster, nodes: o.Nodes, metrics: m}
 	made.gone = &goneNodes{

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -94,9 +93,7 @@ func boundHealth(h *csi.VolumeHealth) {
 	h.HealthStatuses = h.GetHealthStatuses()[:min(len(h.GetHealthStatuses()), maxFaults)]
 	for _, e := range h.GetHealthStatuses() {
 		e.Reason = clip(e.GetReason())
-		if len(e.GetMessage()) > maxHealthMessage {
-			e.Message = strings.ToValidUTF8(e.GetMessage()[:maxHealthMessage], "")
-		}
+		e.Message = volume.Clip(e.GetMessage(), maxHealthMessage-len("…"))
 	}
 }
 

@@ -80,12 +80,7 @@ func newPool(pushed *linkpb.Pool, before []*poolState) *poolState {
 }
 
 // clip bounds a text of a node.
-func clip(s string) string {
-	if len(s) <= maxTextBytes {
-		return s
-	}
-	return strings.ToValidUTF8(s[:maxTextBytes], "") + "…"
-}
+func clip(s string) string { return volume.Clip(s, maxTextBytes) }
 
 func (p *poolState) isReady() bool { return p.notReady == "" && !p.refused }
 

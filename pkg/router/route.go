@@ -69,7 +69,7 @@ func bounded(err error) error {
 	if len(s.Message()) <= maxMessage {
 		return err
 	}
-	return status.Error(s.Code(), strings.ToValidUTF8(s.Message()[:maxMessage], "")+"…")
+	return status.Error(s.Code(), volume.Clip(s.Message(), maxMessage))
 }
 
 // clientOf calls a node on its newest link. Errors: ErrNotLinked.
