@@ -159,8 +159,8 @@ func (l *Limiter) Unlift(id string) bool {
 	return now.hasAny
 }
 
-// limit writes a limit. After an error a part of it may be set, or nothing, as while kubelet has not
-// made the group of the pods. The caller has the lock.
+// limit writes a limit. After an error a part may be set, or nothing: kubelet may not have made the
+// group of the pods. The caller has the lock.
 func (l *Limiter) limit(d Device, to limited) error {
 	h, err := findHierarchy(l.opts)
 	if err == nil {
