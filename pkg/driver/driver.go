@@ -40,20 +40,20 @@ func Run(ctx context.Context, cfg config.Config) error {
 	}
 	s, publications := newServices(cfg)
 	registry := newRegistry(s.pools)
-	told := ctx // ends when the driver is told to stop
+	asked := ctx // ends when the driver is to stop
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	// The pages say what a start waits for.
 	group.Go(func() error {
-		pages := newHTTPServer(ctx, registry, s.pools, s.surroundings)
+		pages := newHTTPServer(ctx, registry, s.pools, s.nodeChecks)
 		return serving.HTTP(ctx, cfg.MetricsAddress, pages)
 	})
-	sockets, err := prepare(ctx, cfg, s.surroundings, publications)
+	sockets, err := prepare(ctx, cfg, s.nodeChecks, publications)
 	if err != nil {
 		stop()
 		failed := group.Wait()
-		if told.Err() != nil || errors.Is(err, failed) {
+		if asked.Err() != nil || errors.Is(err, failed) {
 			return failed
 		}
 		return errors.Join(err, failed)
@@ -65,7 +65,7 @@ func Run(ctx context.Context, cfg config.Config) error {
 	klog.FromContext(ctx).Info("Serving", "driver", cfg.DriverName, "version", version.Version,
 		"node", cfg.NodeName, "endpoint", cfg.Endpoint)
 	group.Go(func() error { return s.pools.run(ctx) })
-	group.Go(func() error { s.surroundings.run(ctx, &s.pools.changes); return nil })
+	group.Go(func() error { s.nodeChecks.run(ctx, &s.pools.changes); return nil })
 	group.Go(func() error { s.repeat(ctx, sweepInterval, s.node.SweepInline); return nil })
 	group.Go(func() error { s.repeat(ctx, limitInterval, s.node.RefreshLimits); return nil })
 	group.Go(func() error { s.repeat(ctx, growInterval, s.node.RetryGrowth); return nil })
@@ -87,7 +87,7 @@ func Run(ctx context.Context, cfg config.Config) error {
 // with a thread in such a filesystem could not be started again either. Errors: also the context's
 // cause.
 func prepare(
-	ctx context.Context, cfg config.Config, around *surroundings,
+	ctx context.Context, cfg config.Config, around *nodeChecks,
 	publications *nodeserver.Publications,
 ) (s sockets, err error) {
 	err = around.await(ctx, "the directory of the socket "+cfg.Endpoint, func() (err error) {
@@ -117,8 +117,8 @@ type services struct {
 	controller *controllerserver.Server
 	node       *nodeserver.Server
 
-	surroundings *surroundings
-	status       *nodeStatus
+	nodeChecks *nodeChecks
+	status     *nodeStatus
 }
 
 func (s services) identity(notReady func() error) *identity.Server {
@@ -127,7 +127,7 @@ func (s services) identity(notReady func() error) *identity.Server {
 
 // notReady says why kubelet must wait; nil means ready.
 func (s services) notReady() error {
-	return errors.Join(s.surroundings.notReady(), s.pools.notReady())
+	return errors.Join(s.nodeChecks.notReady(), s.pools.notReady())
 }
 
 // newServices asks no filesystem. The publications have to be read before the services are used.
@@ -139,7 +139,7 @@ func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 	pools := newPoolSet(cfg, publications)
 	pools.limiter = limiter
 	host := hostpath.NewHost(cfg.HostRoot, cfg.HostPathRules())
-	around := newSurroundings(cfg.KubeletDir)
+	around := newNodeChecks(cfg.KubeletDir)
 	node := nodeserver.New(nodeserver.Options{
 		NodeName:     cfg.NodeName,
 		KubeletDir:   cfg.KubeletDir,
@@ -175,7 +175,7 @@ func newServers(ctx context.Context, what services, registry prometheus.Register
 	// One set of interceptors, so that a volume's lock holds for the calls of both sockets.
 	options := rpc.ServerOptions(rpc.Options{Logger: klog.FromContext(ctx), Registerer: registry})
 	options = append(options,
-		grpc.ChainUnaryInterceptor(what.surroundings.refuseMounts, what.pools.countCall))
+		grpc.ChainUnaryInterceptor(what.nodeChecks.refuseMounts, what.pools.countCall))
 	s := servers{
 		options: options, full: rpc.NewServer(options), sidecars: rpc.NewServer(options),
 	}

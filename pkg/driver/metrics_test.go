@@ -48,7 +48,7 @@ func scrape(t *testing.T, s *poolSet) []string {
 func get(t *testing.T, s *poolSet, path string) (int, string) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	handler := newHTTPServer(t.Context(), newRegistry(s), s, &surroundings{}).Handler
+	handler := newHTTPServer(t.Context(), newRegistry(s), s, &nodeChecks{}).Handler
 	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 	body, err := io.ReadAll(w.Result().Body)
 	if err != nil {
@@ -181,7 +181,7 @@ func TestADiskThatHangsIsAskedOnceForAllRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &hanging{released: make(chan struct{})}
 		defer close(h.released)
-		handler := newHTTPServer(t.Context(), h, newPools(t), &surroundings{}).Handler
+		handler := newHTTPServer(t.Context(), h, newPools(t), &nodeChecks{}).Handler
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() {
@@ -292,7 +292,7 @@ func TestNoConnectionIsKeptForAnotherRequest(t *testing.T) {
 	s := newPools(t)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	fixture.Must(t, err)
-	server := newHTTPServer(t.Context(), newRegistry(s), s, &surroundings{})
+	server := newHTTPServer(t.Context(), newRegistry(s), s, &nodeChecks{})
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
 	client, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", listener.Addr().String())

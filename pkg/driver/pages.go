@@ -29,7 +29,7 @@ var errNoAnswer = fmt.Errorf("the pools' disks have not answered within %v", ans
 type pages struct {
 	logger   klog.Logger
 	pools    *poolSet
-	around   *surroundings
+	around   *nodeChecks
 	registry prometheus.Gatherer
 	flight   singleflight.Group
 	// lastLogged has the last error of each pool that was logged. Only checkAll uses it, which
@@ -45,7 +45,7 @@ type pages struct {
 //     another status;
 //   - /metrics.
 func newHTTPServer(
-	ctx context.Context, registry prometheus.Gatherer, pools *poolSet, around *surroundings,
+	ctx context.Context, registry prometheus.Gatherer, pools *poolSet, around *nodeChecks,
 ) *http.Server {
 	p := &pages{
 		logger:     klog.FromContext(ctx),

@@ -31,14 +31,14 @@ func CopyTogether(
 	ctx context.Context, from []Source, into []openat.Dir, opts copytree.Options,
 	meanwhile func(context.Context) error,
 ) (copies []*os.File, err error) {
-	h, err := hold(ctx, from, maxQuiesced)
+	g, err := quiesceAll(ctx, from, maxQuiesced)
 	if err != nil {
 		return nil, err
 	}
-	defer h.close()
-	copies, err = h.copy(ctx, into, opts, meanwhile)
-	if err = errors.Join(err, h.release()); err == nil {
-		err = h.finish(copies)
+	defer g.close()
+	copies, err = g.copy(ctx, into, opts, meanwhile)
+	if err = errors.Join(err, g.release()); err == nil {
+		err = g.finish(copies)
 	}
 	if err != nil {
 		for _, f := range copies {
@@ -49,8 +49,8 @@ func CopyTogether(
 	return copies, nil
 }
 
-// held are images that are ready to be copied, all of them until release.
-type held struct {
+// quiescedGroup has images that are ready to be copied, all of them until release.
+type quiescedGroup struct {
 	images []*quiesced
 	most   time.Duration // that writers wait
 	since  time.Time     // when the first writers began to wait; zero if none of them do
@@ -63,35 +63,35 @@ type held struct {
 	err     error       // of resume
 }
 
-// hold quiesces the images at the same time, so that no writer waits for the sum of all. Nobody is
-// frozen before all are flushed, because a flush may take minutes. Writers wait for at most that
-// time. After an error no writer waits.
-func hold(ctx context.Context, from []Source, most time.Duration) (*held, error) {
-	h := &held{images: make([]*quiesced, len(from)), most: most}
-	err := h.each(func(i int) (err error) {
-		h.images[i], err = openFlushed(ctx, from[i])
+// quiesceAll quiesces the images at the same time, so that no writer waits for the sum of all.
+// Nobody is frozen before all are flushed, because a flush may take minutes. Writers wait for at
+// most that time. After an error no writer waits.
+func quiesceAll(ctx context.Context, from []Source, most time.Duration) (*quiescedGroup, error) {
+	g := &quiescedGroup{images: make([]*quiesced, len(from)), most: most}
+	err := g.each(func(i int) (err error) {
+		g.images[i], err = openFlushed(ctx, from[i])
 		return err
 	})
 	if err == nil {
-		err = h.checkWriters()
+		err = g.checkWriters()
 	}
 	if err == nil {
-		h.startWatch()
-		err = h.each(func(i int) error { return h.freeze(h.images[i]) })
+		g.startWatch()
+		err = g.each(func(i int) error { return g.freeze(g.images[i]) })
 	}
 	if err != nil {
-		err = errors.Join(err, h.release())
-		h.close()
+		err = errors.Join(err, g.release())
+		g.close()
 		return nil, err
 	}
-	return h, nil
+	return g, nil
 }
 
 // each does something for all images at the same time, and waits for all.
-func (h *held) each(do func(i int) error) error {
-	errs := make([]error, len(h.images))
+func (g *quiescedGroup) each(do func(i int) error) error {
+	errs := make([]error, len(g.images))
 	var all sync.WaitGroup
-	for i := range h.images {
+	for i := range g.images {
 		all.Go(func() { errs[i] = do(i) })
 	}
 	all.Wait()
@@ -114,39 +114,39 @@ func openFlushed(ctx context.Context, s Source) (*quiesced, error) {
 
 // startWatch bounds how long writers wait, before the first of them does: a freeze may hang in the
 // kernel while the others are frozen.
-func (h *held) startWatch() {
-	if !slices.ContainsFunc(h.images, func(q *quiesced) bool { return q.root != nil }) {
+func (g *quiescedGroup) startWatch() {
+	if !slices.ContainsFunc(g.images, func(q *quiesced) bool { return q.root != nil }) {
 		return
 	}
-	h.since = time.Now()
-	h.watch = time.AfterFunc(h.most, func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if !h.over {
-			h.expired = true
-			h.resume()
+	g.since = time.Now()
+	g.watch = time.AfterFunc(g.most, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if !g.over {
+			g.expired = true
+			g.resume()
 		}
 	})
 }
 
 // freeze freezes an image. If the time is over by then, its writers go on at once.
-func (h *held) freeze(q *quiesced) error {
+func (g *quiescedGroup) freeze(q *quiesced) error {
 	if err := q.freeze(); err != nil {
 		return fmt.Errorf("copy %s: %w", q.from.Name, err)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.frozen = append(h.frozen, q)
-	if h.over {
-		h.resume()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.frozen = append(g.frozen, q)
+	if g.over {
+		g.resume()
 	}
 	return nil
 }
 
 // checkWriters refuses raw block volumes that pods write to, but for one: the copy of that one is
 // the moment of all. Errors: ErrInUse.
-func (h *held) checkWriters() error {
-	if blocks := h.written(); len(blocks) > 1 {
+func (g *quiescedGroup) checkWriters() error {
+	if blocks := g.written(); len(blocks) > 1 {
 		return writersOf(blocks)
 	}
 	return nil
@@ -163,8 +163,8 @@ func writersOf(blocks []*quiesced) error {
 }
 
 // written are the raw block volumes that pods may be writing to.
-func (h *held) written() (blocks []*quiesced) {
-	for _, q := range h.images {
+func (g *quiescedGroup) written() (blocks []*quiesced) {
+	for _, q := range g.images {
 		if q.device != nil && q.from.Spec.IsBlock() {
 			blocks = append(blocks, q)
 		}
@@ -173,26 +173,26 @@ func (h *held) written() (blocks []*quiesced) {
 }
 
 // copy makes the copies while the writers wait.
-func (h *held) copy(
+func (g *quiescedGroup) copy(
 	ctx context.Context, into []openat.Dir, opts copytree.Options,
 	meanwhile func(context.Context) error,
 ) (copies []*os.File, err error) {
 	failpoint.Here("group.frozen")
-	if !h.since.IsZero() {
+	if !g.since.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, h.since.Add(h.most), h.tooLong())
+		ctx, cancel = context.WithDeadlineCause(ctx, g.since.Add(g.most), g.tooLong())
 		defer cancel()
 		opts.Limiter = nil // the pods that write have waited long enough
 	}
 	if meanwhile != nil {
-		if blocks := h.written(); len(blocks) > 0 {
+		if blocks := g.written(); len(blocks) > 0 {
 			return nil, writersOf(blocks)
 		}
 		if err := meanwhile(ctx); err != nil {
 			return nil, err
 		}
 	}
-	for i, q := range h.images {
+	for i, q := range g.images {
 		f, err := q.copyInto(ctx, into[i], opts)
 		if f != nil {
 			copies = append(copies, f)
@@ -204,52 +204,52 @@ func (h *held) copy(
 	return copies, nil
 }
 
-func (h *held) tooLong() error {
+func (g *quiescedGroup) tooLong() error {
 	return fmt.Errorf("%w: the writers of %d volumes would wait for more than %s while their group "+
 		"snapshot is taken: take it while no pod has them, or use a pool on XFS or btrfs",
-		volume.ErrInUse, len(h.images), h.most)
+		volume.ErrInUse, len(g.images), g.most)
 }
 
 // release lets the writers go on. Errors: ErrInUse when they have gone on already.
-func (h *held) release() error {
-	if h.watch != nil {
-		h.watch.Stop()
+func (g *quiescedGroup) release() error {
+	if g.watch != nil {
+		g.watch.Stop()
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.resume()
-	for _, q := range h.images {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.resume()
+	for _, q := range g.images {
 		if q != nil {
 			q.close()
 		}
 	}
-	if h.expired {
-		return errors.Join(h.tooLong(), h.err)
+	if g.expired {
+		return errors.Join(g.tooLong(), g.err)
 	}
-	return h.err
+	return g.err
 }
 
 // resume thaws what is frozen by now. The caller has the lock.
-func (h *held) resume() {
-	h.over = true
-	for _, q := range h.frozen {
-		h.err = errors.Join(h.err, q.thaw())
+func (g *quiescedGroup) resume() {
+	g.over = true
+	for _, q := range g.frozen {
+		g.err = errors.Join(g.err, q.thaw())
 	}
-	h.frozen = nil
+	g.frozen = nil
 }
 
 // finish checks the copies and makes them durable. The writers do not wait for that.
-func (h *held) finish(copies []*os.File) error {
+func (g *quiescedGroup) finish(copies []*os.File) error {
 	var errs []error
 	for i, f := range copies {
-		errs = append(errs, checkCopied(f, h.images[i].from.Bytes), f.Sync())
+		errs = append(errs, checkCopied(f, g.images[i].from.Bytes), f.Sync())
 	}
 	return errors.Join(errs...)
 }
 
 // close closes the images, after release.
-func (h *held) close() {
-	for _, q := range h.images {
+func (g *quiescedGroup) close() {
+	for _, q := range g.images {
 		if q != nil {
 			q.image.Close()
 		}

@@ -160,12 +160,12 @@ func copyTogether(t *testing.T, disk disks.Disk, name string, from ...Source) (p
 func TestWritersWaitNoLongerThanTheBound(t *testing.T) {
 	disk := disks.New(t, disks.XFS, 0)
 	first, second := newMountedImage(t, disk, "first"), newMountedImage(t, disk, "second")
-	h, err := hold(t.Context(), []Source{first.source, second.source}, time.Second)
+	g, err := quiesceAll(t.Context(), []Source{first.source, second.source}, time.Second)
 	fixture.Must(t, err)
-	defer h.close()
+	defer g.close()
 	fixture.Must(t, write(first.path, 1)) // waits until the watch thaws it
 	fixture.Must(t, write(second.path, 1))
-	if err := h.release(); !errors.Is(err, volume.ErrInUse) {
+	if err := g.release(); !errors.Is(err, volume.ErrInUse) {
 		t.Errorf("released after the bound: %v, want ErrInUse", err)
 	}
 }
@@ -202,15 +202,15 @@ func inBackground(do func() error) <-chan error {
 	return done
 }
 
-func holdAndRelease(t *testing.T, most time.Duration, from ...Source) <-chan error {
+func quiesceAndRelease(t *testing.T, most time.Duration, from ...Source) <-chan error {
 	t.Helper()
 	return inBackground(func() error {
-		h, err := hold(t.Context(), from, most)
+		g, err := quiesceAll(t.Context(), from, most)
 		if err != nil {
 			return err
 		}
-		defer h.close()
-		return h.release()
+		defer g.close()
+		return g.release()
 	})
 }
 
@@ -231,7 +231,7 @@ func TestNobodyIsFrozenBeforeAllAreFlushed(t *testing.T) {
 	first, second := newMountedImage(t, disk, "first"), newMountedImage(t, slow, "second")
 	fixture.Must(t, os.WriteFile(filepath.Join(second.path, "dirty"), make([]byte, 1<<20), 0o600))
 	end := hang(t, slow)
-	done := holdAndRelease(t, maxQuiesced, first.source, second.source)
+	done := quiesceAndRelease(t, maxQuiesced, first.source, second.source)
 	for begun := time.Now(); time.Since(begun) < time.Second; time.Sleep(50 * time.Millisecond) {
 		fixture.Must(t, wait(t, inBackground(func() error { return write(first.path, 1) })))
 	}
@@ -251,7 +251,7 @@ func TestWritersDoNotWaitForTheFreezeOfAnother(t *testing.T) {
 	first, second := newMountedImage(t, disk, "first"), newMountedImage(t, slow, "second")
 	syncAll(t, second.path) // the flush has nothing to write then; the freeze writes the superblock
 	end := hang(t, slow)
-	done := holdAndRelease(t, most, first.source, second.source)
+	done := quiesceAndRelease(t, most, first.source, second.source)
 	var longest time.Duration
 	for until := time.Now().Add(10 * most); longest < most/2 && time.Now().Before(until); {
 		begun := time.Now()

@@ -228,7 +228,7 @@ type unlabelled struct {
 	options  Options
 	cluster  *cluster
 	contents *contents
-	told     map[types.UID]bool
+	sent     map[types.UID]bool
 }
 
 // unlabelledInterval is how often the contents are looked at. They may get their label meanwhile.
@@ -240,22 +240,22 @@ func (u *unlabelled) run(ctx context.Context) {
 }
 
 func (u *unlabelled) look(ctx context.Context) {
-	told := map[types.UID]bool{}
+	sent := map[types.UID]bool{}
 	for _, c := range u.contents.list() {
 		if c.label != "" {
 			continue
 		}
-		told[c.UID] = u.told[c.UID]
-		if told[c.UID] {
+		sent[c.UID] = u.sent[c.UID]
+		if sent[c.UID] {
 			continue
 		}
 		if err := u.tell(ctx, c); err != nil {
 			klog.FromContext(ctx).Error(err, "Nobody is told that a snapshot has no node", "content", c.Name)
 			continue
 		}
-		told[c.UID] = true
+		sent[c.UID] = true
 	}
-	u.told = told
+	u.sent = sent
 }
 
 // tell sends an event. It is sent again by another leader, an hour later: the snapshot still hangs.

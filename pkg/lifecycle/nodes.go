@@ -68,19 +68,19 @@ func (n *NodeObjects) Run(ctx context.Context, tell func(NodeObject), read func(
 		defer mu.Unlock()
 		tell(n.object(name))
 	}
-	var told []cache.InformerSynced
+	var synced []cache.InformerSynced
 	for _, informer := range []cache.SharedIndexInformer{n.nodes, n.csiNodes} {
 		registration, err := informer.AddEventHandler(calling(handle))
 		if err != nil {
 			return fmt.Errorf("watch nodes: %w", err)
 		}
-		told = append(told, registration.HasSynced)
+		synced = append(synced, registration.HasSynced)
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { n.nodes.RunWithContext(ctx) })
 	wg.Go(func() { n.csiNodes.RunWithContext(ctx) })
-	if cache.WaitForCacheSync(ctx.Done(), told...) {
+	if cache.WaitForCacheSync(ctx.Done(), synced...) {
 		read()
 	}
 	return nil

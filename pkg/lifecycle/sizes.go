@@ -43,7 +43,7 @@ type sizes struct {
 	pace      *rate.Limiter
 
 	mu   sync.Mutex
-	told map[types.UID]time.Time // when volumes were made whose owners have been told
+	sent map[types.UID]time.Time // when volumes were made whose owners have been told
 }
 
 func newSizes(o Options, c *cluster) (*sizes, error) {
@@ -51,7 +51,7 @@ func newSizes(o Options, c *cluster) (*sizes, error) {
 		client: o.Client, cluster: c, nodes: o.Nodes, component: o.Component,
 		queue: workqueue.NewTypedDelayingQueue[string](),
 		pace:  rate.NewLimiter(sizesPerSecond, sizesAtOnce),
-		told:  map[types.UID]time.Time{},
+		sent:  map[types.UID]time.Time{},
 	}
 	return s, on(c.volumes, s.changed)
 }
@@ -71,8 +71,8 @@ func (s *sizes) isDue(v *persistentVolume) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, told := s.told[v.UID]
-	return !told
+	_, sent := s.sent[v.UID]
+	return !sent
 }
 
 // start begins to work, until the queue is shut down. The informers must have synced.
@@ -149,10 +149,10 @@ func (s *sizes) poolOf(v *persistentVolume, c *claim) (id volume.PoolID, depends
 func (s *sizes) note(v *persistentVolume) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for uid, made := range s.told {
+	for uid, made := range s.sent {
 		if time.Since(made) > tellSizeWithin {
-			delete(s.told, uid)
+			delete(s.sent, uid)
 		}
 	}
-	s.told[v.UID] = v.CreationTimestamp.Time
+	s.sent[v.UID] = v.CreationTimestamp.Time
 }

@@ -18,9 +18,9 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/job"
 )
 
-// waitBeforeTold is how long a pod must have found no node before anybody is told: most pods that
+// waitBeforeEvent is how long a pod must have found no node before anybody is told: most pods that
 // are started together with their claims find one at the second try.
-const waitBeforeTold = 10 * time.Second
+const waitBeforeEvent = 10 * time.Second
 
 // Reasons of events.
 const (
@@ -61,7 +61,7 @@ func newWaiting(o Options, c *cluster) (*waiting, error) {
 		finder:   &finder{cluster: c, dynamic: o.Dynamic, driverName: o.DriverName, nodes: o.Nodes},
 		recorder: o.Recorder,
 		queue:    workqueue.NewTypedDelayingQueue[changed](),
-		delay:    waitBeforeTold,
+		delay:    waitBeforeEvent,
 		told:     map[string]map[string]string{},
 		copying:  map[string]time.Time{},
 	}

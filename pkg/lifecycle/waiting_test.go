@@ -41,7 +41,7 @@ func TestOwnerIsToldWhyThePodCannotFollow(t *testing.T) {
 			if n := w.recorder.with(reasonPodCannotFollow); n != 0 {
 				t.Errorf("the owner is told at once: %q", w.recorder.events)
 			}
-			time.Sleep(waitBeforeTold)
+			time.Sleep(waitBeforeEvent)
 			synctest.Wait()
 			if w.recorder.with("PersistentVolumeClaim ns/new", reasonPodCannotFollow,
 				"PersistentVolumeClaim source is on node c", "the node is cordoned; "+

@@ -45,12 +45,12 @@ type inFlight struct {
 	conflicts *prometheus.CounterVec
 	volumeKey func(id string) lockKey
 
-	mu   sync.Mutex
-	held map[lockKey]holder
+	mu    sync.Mutex
+	locks map[lockKey]holder
 }
 
 func newInFlight(conflicts *prometheus.CounterVec, scope Scope) *inFlight {
-	f := &inFlight{conflicts: conflicts, volumeKey: dirKey, held: map[lockKey]holder{}}
+	f := &inFlight{conflicts: conflicts, volumeKey: dirKey, locks: map[lockKey]holder{}}
 	if scope == ManyNodes {
 		f.volumeKey = idKey
 	}
@@ -79,14 +79,14 @@ func (f *inFlight) tryLock(method string, keys lockKeys) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, key := range keys {
-		if by, busy := f.held[key]; busy {
+		if by, busy := f.locks[key]; busy {
 			return fmt.Errorf("%w: %s has held %s %q for %v; retry when it has ended",
 				volume.ErrBusy, by.method, key.space, key.name, now.Sub(by.since).Round(time.Millisecond))
 		}
 	}
 	for _, key := range keys {
 		if key.name != "" {
-			f.held[key] = holder{method: method, since: now}
+			f.locks[key] = holder{method: method, since: now}
 		}
 	}
 	return nil
@@ -96,7 +96,7 @@ func (f *inFlight) unlock(keys lockKeys) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, key := range keys {
-		delete(f.held, key)
+		delete(f.locks, key)
 	}
 }
 

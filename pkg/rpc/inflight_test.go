@@ -135,8 +135,8 @@ func TestSecondCallLearnsWhoHoldsTheVolumeAndSinceWhen(t *testing.T) {
 			t.Errorf("%v conflicts were counted, want 1", got)
 		}
 		f.unlock(keysOf(expand, dirKey))
-		if len(f.held) != 0 {
-			t.Errorf("still held: %v", f.held)
+		if len(f.locks) != 0 {
+			t.Errorf("still held: %v", f.locks)
 		}
 	})
 }
@@ -187,8 +187,8 @@ func TestOneCallAtATimeForAVolume(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if len(f.held) != 0 {
-		t.Errorf("still held: %v", f.held)
+	if len(f.locks) != 0 {
+		t.Errorf("still held: %v", f.locks)
 	}
 	if served.Load() == 0 || refused.Load() == 0 {
 		t.Errorf("%d served, %d refused: the race raced nothing", served.Load(), refused.Load())

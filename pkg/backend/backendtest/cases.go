@@ -335,7 +335,7 @@ func testQuotaIDs(fix *backendFixture) {
 	}
 }
 
-func testHold(fix *backendFixture) {
+func testReserved(fix *backendFixture) {
 	v := fix.make(volume.DirectoryOrCreate)
 	fix.reopen()
 	if got := fix.backend.ReserveQuotaID(v.dir, 0); got != v.quotaID { // its record is gone

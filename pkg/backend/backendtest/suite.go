@@ -65,7 +65,7 @@ func Run(t *testing.T, newSubject func(testing.TB) Subject) {
 			enforces: true,
 		},
 		{name: "a quota ID is given out once", run: testQuotaIDs, enforces: true},
-		{name: "a quota ID is not given out before its release", run: testHold, enforces: true},
+		{name: "a quota ID is not given out before its release", run: testReserved, enforces: true},
 		{name: "df shows the size", run: testShownSize, enforces: true},
 	}
 	for _, c := range cases {

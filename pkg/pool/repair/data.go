@@ -27,9 +27,9 @@ const (
 type data struct {
 	file *os.File // O_PATH
 	stat unix.Stat_t
-	// isHeld: it is in a holder, so it is a file volume's and no image.
-	isHeld  bool
-	changed time.Time
+	// isInHolder: it is in a holder, so it is a file volume's and no image.
+	isInHolder bool
+	changed    time.Time
 	// content is that of a regular file that may be an image.
 	content image.Content
 }
@@ -44,7 +44,7 @@ func openData(dir openat.Dir) (*data, error) {
 		if err != nil {
 			return nil, err
 		}
-		d := &data{file: f, isHeld: path != backend.Data}
+		d := &data{file: f, isInHolder: path != backend.Data}
 		if err := unix.Fstat(int(f.Fd()), &d.stat); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
@@ -63,7 +63,7 @@ func (d *data) isDirectory() bool { return d.stat.Mode&unix.S_IFMT == unix.S_IFD
 func (d *data) isFile() bool { return d.stat.Mode&unix.S_IFMT == unix.S_IFREG }
 
 // mayBeImage says whether the data may be an image.
-func (d *data) mayBeImage() bool { return d.isFile() && !d.isHeld }
+func (d *data) mayBeImage() bool { return d.isFile() && !d.isInHolder }
 
 // inspect looks into what may be an image. Errors: ErrCorrupt for what is no volume's data.
 func (d *data) inspect(ctx context.Context) (err error) {

@@ -1,6 +1,6 @@
-// Package surroundings runs the driver's own process on nodes that are not fit for it: in mount
+// Package nodechecks runs the driver's own process on nodes that are not fit for it: in mount
 // namespaces that share nothing, behind links, on disks that are mounted otherwise than expected.
-package surroundings
+package nodechecks
 
 import (
 	"fmt"

@@ -17,8 +17,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// surroundings knows whether what the driver mounts can reach the node's pods.
-type surroundings struct {
+// nodeChecks know whether what the driver mounts can reach the node's pods.
+type nodeChecks struct {
 	kubeletDir string
 	patience   time.Duration     // stuck.Patience, except in tests
 	checker    preflight.Checker // of one check at a time
@@ -27,9 +27,9 @@ type surroundings struct {
 	faults []error
 }
 
-// newSurroundings has not checked anything yet.
-func newSurroundings(kubeletDir string) *surroundings {
-	return &surroundings{
+// newNodeChecks has not checked anything yet.
+func newNodeChecks(kubeletDir string) *nodeChecks {
+	return &nodeChecks{
 		kubeletDir: kubeletDir,
 		patience:   stuck.Patience,
 		checker:    preflight.Checker{KubeletDir: kubeletDir},
@@ -37,11 +37,11 @@ func newSurroundings(kubeletDir string) *surroundings {
 }
 
 // where is kubelet's directory, for messages.
-func (s *surroundings) where() string { return "kubelet's directory " + s.kubeletDir }
+func (s *nodeChecks) where() string { return "kubelet's directory " + s.kubeletDir }
 
 // run checks again whenever the mount table has changed, and with each poolRetry, until the context
 // ends.
-func (s *surroundings) run(ctx context.Context, changes *signal) {
+func (s *nodeChecks) run(ctx context.Context, changes *signal) {
 	for {
 		changed := changes.next()
 		select {
@@ -53,7 +53,7 @@ func (s *surroundings) run(ctx context.Context, changes *signal) {
 	}
 }
 
-func (s *surroundings) logOtherName(ctx context.Context) {
+func (s *nodeChecks) logOtherName(ctx context.Context) {
 	if name := preflight.OtherName(s.kubeletDir); name != "" {
 		klog.FromContext(ctx).Info("Kubelet's directory has another name in its filesystem. "+
 			"If kubelet uses that one, give it to --kubelet-dir", "kubeletDir", s.kubeletDir, "name", name)
@@ -61,7 +61,7 @@ func (s *surroundings) logOtherName(ctx context.Context) {
 }
 
 // check finds the faults, and logs what has changed. Errors: the context's cause.
-func (s *surroundings) check(ctx context.Context) error {
+func (s *nodeChecks) check(ctx context.Context) error {
 	var faults []error
 	err := s.await(ctx, s.where(), func() error { faults = s.checker.Check(); return nil })
 	if err == nil {
@@ -73,7 +73,7 @@ func (s *surroundings) check(ctx context.Context) error {
 // await returns what ask returns, which asks a filesystem. If that does not answer in time, it is a
 // fault of the node, until the next check, and await waits on. Errors: also the context's cause;
 // then ask may still be under way.
-func (s *surroundings) await(ctx context.Context, where string, ask func() error) error {
+func (s *nodeChecks) await(ctx context.Context, where string, ask func() error) error {
 	answer := make(chan error, 1)
 	go func() { answer <- ask() }()
 	timer := time.NewTimer(s.patience)
@@ -94,7 +94,7 @@ func (s *surroundings) await(ctx context.Context, where string, ask func() error
 }
 
 // set replaces the faults, and logs what has changed.
-func (s *surroundings) set(ctx context.Context, faults []error) {
+func (s *nodeChecks) set(ctx context.Context, faults []error) {
 	s.mu.Lock()
 	before := s.faults
 	s.faults = faults
@@ -111,17 +111,17 @@ func (s *surroundings) set(ctx context.Context, faults []error) {
 }
 
 // all returns the faults.
-func (s *surroundings) all() []error {
+func (s *nodeChecks) all() []error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.faults
 }
 
 // notReady returns the faults as one error. Errors: ErrNode, ErrUnresponsive.
-func (s *surroundings) notReady() error { return errors.Join(s.all()...) }
+func (s *nodeChecks) notReady() error { return errors.Join(s.all()...) }
 
 // states are what strangers may know of the faults.
-func (s *surroundings) states() (states []state) {
+func (s *nodeChecks) states() (states []state) {
 	for _, fault := range s.all() {
 		states = append(states, state{subject: "node", reason: volume.ReasonOf(fault)})
 	}
@@ -129,7 +129,7 @@ func (s *surroundings) states() (states []state) {
 }
 
 // reasons are why the node can have no volumes.
-func (s *surroundings) reasons() (reasons []volume.Reason) {
+func (s *nodeChecks) reasons() (reasons []volume.Reason) {
 	for _, fault := range s.all() {
 		reasons = append(reasons, volume.ReasonOf(fault))
 	}
@@ -138,7 +138,7 @@ func (s *surroundings) reasons() (reasons []volume.Reason) {
 
 // refuseMounts is a grpc.UnaryServerInterceptor. It refuses the calls that would report a mount
 // that no pod can see. Calls that unmount go on.
-func (s *surroundings) refuseMounts(
+func (s *nodeChecks) refuseMounts(
 	ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 ) (any, error) {
 	switch req.(type) {
