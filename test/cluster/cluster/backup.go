@@ -14,22 +14,3 @@ func BuildObjectStore(
 	built, err := buildBeside(ctx, cache, component.ObjectStore(), progress)
 	return built.Program("versitygw"), err
 }
-
-// Velero is the backup program.
-type Velero struct {
-	// Program is its command line, its server and its node agent, Helper waits in the pods that it
-	// restores, Plugin is for S3.
-	Program, Helper, Plugin string
-	Version                 string
-}
-
-// BuildVelero builds it, unless the cache has it. Cache is as in Options. Progress may be nil.
-func BuildVelero(
-	ctx context.Context, cache string, progress func(format string, args ...any),
-) (Velero, error) {
-	built, err := buildBeside(ctx, cache, component.Velero(), progress)
-	return Velero{
-		Program: built.Program("velero"), Helper: built.Program("velero-restore-helper"),
-		Plugin: built.Program("velero-plugin-for-aws"), Version: built.Version,
-	}, err
-}

@@ -123,27 +123,12 @@ func Conformance() Component {
 	}
 }
 
-// backupPins pins what backups are made with.
-const backupPins = "backup"
-
 // ObjectStore is an S3 server. A cluster does not need it.
 func ObjectStore() Component {
 	const module = "github.com/versity/versitygw"
 	return Component{
-		Name: "versitygw", Pins: backupPins, Module: module,
+		Name: "versitygw", Module: module,
 		Programs: programs(module+"/cmd/", "versitygw"),
-	}
-}
-
-// Velero is the backup program, with its plugin for S3. A cluster does not need it.
-func Velero() Component {
-	const module = "github.com/vmware-tanzu/velero"
-	const plugin = "velero-plugin-for-aws"
-	return Component{
-		Name: "velero", Pins: backupPins, Module: module,
-		Programs: append(programs(module+"/cmd/", "velero", "velero-restore-helper"),
-			Program{plugin, module + "-plugin-for-aws/" + plugin}),
-		VersionVariables: []string{module + "/pkg/buildinfo.Version={version}"},
 	}
 }
 
