@@ -17,8 +17,9 @@ import (
 
 const (
 	// replyMargin is how long before its deadline a call is answered that its job goes on, so that
-	// the answer arrives; at most a tenth of the time that the call had.
-	replyMargin = time.Second
+	// the answer arrives, also through the controller and on a busy machine: with 1 s callers were
+	// told only that their deadline had passed. It is at most a tenth of the time that the call had.
+	replyMargin = 3 * time.Second
 	// maxUnreported bounds how many failures are kept for callers that may never come back.
 	maxUnreported = 1000
 	// progressInterval is how often the log says how far a job is.

@@ -32,8 +32,9 @@ const (
 )
 
 // progressInterval is the least time between two events that say how far the copy for a claim is.
-// external-provisioner asks about as often: its calls last 30 s (the chart's provisioner.timeout).
-const progressInterval = 30 * time.Second
+// external-provisioner asks about as often: its calls last 30 s (the chart's provisioner.timeout),
+// and end a little earlier (pkg/job).
+const progressInterval = 25 * time.Second
 
 // waiting says why a pod waits for a claim of this driver. The scheduler's own events name neither
 // the source of a claim nor why external-provisioner could not make its volume.
