@@ -45,6 +45,9 @@ type Config struct {
 	// MetricsAddress is the host:port on which metrics are served over HTTP. Default empty: not
 	// served.
 	MetricsAddress string `yaml:"-"`
+	// StatusAddress is the loopback address and port on which the status page and its API are served
+	// over HTTP. Default empty: not served.
+	StatusAddress string `yaml:"-"`
 	// RegisterWithKubelet registers the driver with kubelet, in plugins_registry of KubeletDir.
 	// Default false.
 	RegisterWithKubelet bool `yaml:"-"`
@@ -210,6 +213,8 @@ func (f *Flags) Register(fs *pflag.FlagSet) {
 		"kubelet's root directory; every publish path lies in it")
 	fs.StringVar(&f.MetricsAddress, "metrics-address", f.MetricsAddress,
 		"host:port to serve metrics on (default: not served)")
+	fs.StringVar(&f.StatusAddress, "status-address", f.StatusAddress,
+		"loopback address and port for the status page and its API (default: not served)")
 	fs.BoolVar(&f.RegisterWithKubelet, "register-with-kubelet", f.RegisterWithKubelet,
 		"offer the driver to kubelet, without a registrar")
 	fs.StringVar(&f.ControllerAddress, "controller-address", f.ControllerAddress,

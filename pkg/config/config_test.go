@@ -307,6 +307,10 @@ func TestValidateNamesEachFault(t *testing.T) {
 		{"metrics without port", "MetricsAddress", "localhost", "metricsAddress: "},
 		{"metrics with named port", "MetricsAddress", ":http", `metricsAddress: port "http"`},
 		{"metrics with large port", "MetricsAddress", ":65536", "metricsAddress: "},
+		{"status for everybody", "StatusAddress", ":9815", `statusAddress: ":9815" must have a loopback address`},
+		{"status for the pod's network", "StatusAddress", "10.0.0.1:9815", "statusAddress: "},
+		{"status by a name", "StatusAddress", "localhost:9815", "statusAddress: "},
+		{"status without port", "StatusAddress", "127.0.0.1", "statusAddress: "},
 		{"CA without a controller", "ControllerCA", "/ca.crt", "controllerCA: is of use only with controllerAddress"},
 		{"token without a controller", "ControllerToken", "/token", "controllerToken: is of use only with controllerAddress"},
 		{

@@ -65,6 +65,7 @@ func flagSources() sources {
 		"driverName":      {flag: "--driver-name"},
 		"kubeletDir":      {flag: "--kubelet-dir"},
 		"metricsAddress":  {flag: "--metrics-address"},
+		"statusAddress":   {flag: "--status-address"},
 		"hostRoot":        {flag: "--host-root"},
 
 		"controllerAddress":    {flag: "--controller-address"},

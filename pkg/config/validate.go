@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -66,6 +67,9 @@ func (c Config) check(f *faults) {
 	}
 	if err := checkAddress(c.MetricsAddress); c.MetricsAddress != "" && err != nil {
 		f.addf("metricsAddress", "%v", err)
+	}
+	if err := CheckLoopback(c.StatusAddress); err != nil {
+		f.addf("statusAddress", "%v", err)
 	}
 	checkDuration(f, "shutdownGrace", c.ShutdownGrace, maxShutdownGrace)
 	// kubelet keeps the number in 32 bits and would truncate a larger one.
@@ -392,6 +396,23 @@ func checkAddress(address string) error {
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return fmt.Errorf("port %s in %s must be a number of 0 to 65535", quote(port), quote(address))
+	}
+	return nil
+}
+
+// CheckLoopback refuses the address of a listener that others than this machine, or this pod, could
+// reach. Empty is no listener.
+func CheckLoopback(address string) error {
+	if address == "" {
+		return nil
+	}
+	if err := checkAddress(address); err != nil {
+		return err
+	}
+	host, _, _ := net.SplitHostPort(address) // checkAddress has split it
+	if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
+		return fmt.Errorf("%s must have a loopback address, such as 127.0.0.1:9815: "+
+			"whoever reaches it reads everything", quote(address))
 	}
 	return nil
 }

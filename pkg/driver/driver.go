@@ -27,6 +27,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
+	"github.com/csi-hostpath/csi-hostpath/pkg/status"
 	"github.com/csi-hostpath/csi-hostpath/pkg/version"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -48,6 +49,10 @@ func Run(ctx context.Context, cfg config.Config) error {
 	group.Go(func() error {
 		pages := newHTTPServer(ctx, registry, s.pools, s.nodeChecks)
 		return serving.HTTP(ctx, cfg.MetricsAddress, pages)
+	})
+	group.Go(func() error {
+		pages := serving.NewHTTPServer(status.NewHandler(s.status))
+		return serving.Status(ctx, cfg.StatusAddress, pages)
 	})
 	sockets, err := prepare(ctx, cfg, s.nodeChecks, publications)
 	if err != nil {

@@ -53,18 +53,29 @@ func Text(w http.ResponseWriter, code int, text string) {
 
 // HTTP serves on the address of --metrics-address until the context ends. An empty address is none.
 func HTTP(ctx context.Context, address string, server *http.Server) error {
+	return serveHTTP(ctx, "metrics", address, server)
+}
+
+// Status serves on the address of --status-address, which is a loopback address, until the context
+// ends. An empty address is none.
+func Status(ctx context.Context, address string, server *http.Server) error {
+	return serveHTTP(ctx, "status", address, server)
+}
+
+// serveHTTP serves on the address of the flag for what is served.
+func serveHTTP(ctx context.Context, what, address string, server *http.Server) error {
 	if address == "" {
 		return nil
 	}
 	listener, err := (&net.ListenConfig{Control: boundSocket}).Listen(ctx, "tcp", address)
 	if err != nil {
-		return fmt.Errorf("--metrics-address: %w", err)
+		return fmt.Errorf("--%s-address: %w", what, err)
 	}
-	listener = BoundClosingOldest(ctx, listener, "metrics", maxHTTPConnections)
+	listener = BoundClosingOldest(ctx, listener, what, maxHTTPConnections)
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // Serve returns its errors
 	defer stop()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
+		return fmt.Errorf("serve %s: %w", what, err)
 	}
 	return nil
 }
