@@ -34,6 +34,14 @@ func (l *leadership) status() string {
 	return "this replica is not the leader\n"
 }
 
+// object is what the leader knows of the object of a volume. Another replica knows nothing.
+func (l *leadership) object(name, id string) (o lifecycle.VolumeObject, exists, known bool) {
+	if c := l.leading.Load(); c != nil {
+		return c.VolumeObject(name, id)
+	}
+	return o, false, false
+}
+
 // metric says who leads. The driver's name is a label of it, because an alert asks for the metric's
 // absence.
 func (l *leadership) metric(driverName string) prometheus.Collector {

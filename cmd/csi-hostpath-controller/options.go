@@ -93,6 +93,7 @@ type serveOptions struct {
 	tlsKey             string
 	placement          string
 	metricsAddress     string
+	statusAddress      string
 	shutdownGrace      time.Duration
 	nodeGoneAfter      time.Duration
 }
@@ -126,6 +127,8 @@ func (o *serveOptions) register(fs *pflag.FlagSet) {
 		"where volumes go that may be on any node: spread (most room) or pack (least room)")
 	fs.StringVar(&o.metricsAddress, "metrics-address", "",
 		"address for /metrics, /healthz, /readyz and /statusz (default: none)")
+	fs.StringVar(&o.statusAddress, "status-address", "",
+		"loopback address and port for the status page and its API (default: none)")
 	fs.DurationVar(&o.shutdownGrace, "shutdown-grace", config.Default().ShutdownGrace,
 		"how long calls under way may take after SIGTERM")
 	fs.DurationVar(&o.nodeGoneAfter, "node-gone-after", 0,
@@ -147,6 +150,9 @@ func (o *serveOptions) validate() error {
 		if err := checkAddress(address); err != nil {
 			errs = append(errs, fmt.Errorf("--%s: %q must be host:port or :port: %w", flag, address, err))
 		}
+	}
+	if err := config.CheckLoopback(o.statusAddress); err != nil {
+		errs = append(errs, fmt.Errorf("--status-address: %w", err))
 	}
 	if _, _, err := splitServiceAccount(o.nodeServiceAccount); err != nil {
 		errs = append(errs, err)

@@ -20,6 +20,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/link/certs"
 	"github.com/csi-hostpath/csi-hostpath/pkg/router"
 	"github.com/csi-hostpath/csi-hostpath/pkg/serving"
+	"github.com/csi-hostpath/csi-hostpath/pkg/status"
 	"github.com/csi-hostpath/csi-hostpath/pkg/version"
 )
 
@@ -236,6 +237,10 @@ func (c *controller) run(ctx context.Context) error {
 			ready: c.certs.Ready, status: c.status, volumes: c.leader.volumes, registry: c.registry,
 		}
 		return serving.HTTP(ctx, c.options.metricsAddress, p.server())
+	})
+	group.Go(func() error {
+		told := serving.NewHTTPServer(status.NewHandler(newFleetStatus(c)))
+		return serving.Status(ctx, c.options.statusAddress, told)
 	})
 	err := group.Wait()
 	if errors.Is(err, serving.ErrCutOff) { // as safe as a crash: the callers call again

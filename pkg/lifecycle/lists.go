@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -25,6 +26,29 @@ type GoneVolume struct {
 	Since time.Time
 	// Claimed says that the claim exists that the volume is for.
 	Claimed bool
+}
+
+// VolumeObject is what the API server has of a volume.
+type VolumeObject struct {
+	// ClaimNamespace and Claim are the claim that the PersistentVolume is for. Empty: none.
+	ClaimNamespace, Claim string
+	Released              bool // the claim is gone
+}
+
+// VolumeObject finds the PersistentVolume of a volume by the name that external-provisioner gives
+// it: the volume's own. known is false if the volume may have another name there, or if this
+// process has not read all PersistentVolumes yet.
+func (c *Controller) VolumeObject(name, id string) (o VolumeObject, exists, known bool) {
+	if !c.cluster.volumes.HasSynced() {
+		return o, false, false
+	}
+	v, found := get[*persistentVolume](c.cluster.volumes, name)
+	if !found || !v.ours || v.handle != id {
+		return o, false, provisioned.MatchString(name)
+	}
+	o.ClaimNamespace, o.Claim, _ = strings.Cut(v.claim, "/")
+	o.Released = v.released
+	return o, true, true
 }
 
 // Orphans are those of the last comparison, by node, pool and directory. The caller must not change

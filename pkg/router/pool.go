@@ -26,10 +26,13 @@ type poolState struct {
 	optional  bool
 	refused   bool // another node has it
 
+	size           int64 // bytes of the filesystem
 	available      int64 // bytes that the next volume may have
 	allowMultiNode bool
 	limitsInodes   bool
 	enforcesSizes  bool
+	volumes        int64
+	snapshots      int64
 	entries        int64 // volumes or snapshots, whichever are more
 
 	unhealthyVolumes int64             // how many have adverse conditions
@@ -56,10 +59,13 @@ func newPool(pushed *linkpb.Pool, before []*poolState) *poolState {
 		uuid:           clip(pushed.GetUuid()),
 		notReady:       clip(pushed.GetNotReady()),
 		optional:       pushed.GetOptional(),
+		size:           max(0, pushed.GetSizeBytes()),
 		available:      max(0, pushed.GetAvailableBytes()),
 		allowMultiNode: pushed.GetAllowMultiNode(),
 		limitsInodes:   pushed.GetLimitsInodes(),
 		enforcesSizes:  pushed.GetEnforcesSizes(),
+		volumes:        max(0, pushed.GetVolumes()),
+		snapshots:      max(0, pushed.GetSnapshots()),
 		entries:        max(0, pushed.GetVolumes(), pushed.GetSnapshots()),
 	}
 	// A UUID that is none names no pool.

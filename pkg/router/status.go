@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -37,6 +39,61 @@ type PoolDetails struct {
 	Name, Node string
 	// EnforcesSizes says whether a directory of the pool cannot grow beyond its volume's size.
 	EnforcesSizes bool
+}
+
+// NodeDetails are what the router knows of a node and its pools.
+type NodeDetails struct {
+	NodeStatus
+
+	// Conn is the node's link; nil: it has none.
+	Conn grpc.ClientConnInterface
+	// Pools are those that the node has pushed last.
+	Pools []PushedPool
+}
+
+// PushedPool is a pool as its node has pushed it. Sizes are in bytes.
+type PushedPool struct {
+	Name string
+	// ID is empty while the pool has not been open.
+	ID                  volume.PoolID
+	IsDefault, Optional bool
+	// NotReady is why the pool cannot be used; empty: it can.
+	NotReady                             string
+	EnforcesSizes                        bool
+	SizeBytes, AvailableBytes            int64
+	Volumes, Snapshots, UnhealthyVolumes int64
+}
+
+// Details are those of all nodes that are linked or should be, by their names. The cost grows with
+// the number of nodes; none is asked.
+func (r *Router) Details() []NodeDetails {
+	r.fleet.mu.RLock()
+	defer r.fleet.mu.RUnlock()
+	nodes := make([]NodeDetails, 0, len(r.fleet.nodes))
+	for n := range r.fleet.known() {
+		d := NodeDetails{NodeStatus: n.status()}
+		if n.link != nil {
+			d.Conn = n.link.Conn
+		}
+		for _, p := range n.pools {
+			d.Pools = append(d.Pools, p.pushed())
+		}
+		nodes = append(nodes, d)
+	}
+	slices.SortFunc(nodes, func(a, b NodeDetails) int { return cmp.Compare(a.Name, b.Name) })
+	return nodes
+}
+
+func (p *poolState) pushed() PushedPool {
+	pushed := PushedPool{
+		Name: p.name, ID: p.id, IsDefault: p.isDefault, Optional: p.optional, NotReady: p.notReady,
+		EnforcesSizes: p.enforcesSizes, SizeBytes: p.size, AvailableBytes: p.available,
+		Volumes: p.volumes, Snapshots: p.snapshots, UnhealthyVolumes: p.unhealthyVolumes,
+	}
+	if p.refused {
+		pushed.NotReady = "another node has this pool"
+	}
+	return pushed
 }
 
 // Pool is the pool with an ID, if its node is linked and can use it.

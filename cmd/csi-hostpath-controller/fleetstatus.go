@@ -1,0 +1,398 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/lifecycle"
+	"github.com/csi-hostpath/csi-hostpath/pkg/link/statuslink"
+	"github.com/csi-hostpath/csi-hostpath/pkg/router"
+	"github.com/csi-hostpath/csi-hostpath/pkg/status"
+	"github.com/csi-hostpath/csi-hostpath/pkg/version"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+const (
+	// nodePatience is how long a request waits for a node.
+	nodePatience = 4 * time.Second
+	// maxAsked is how many nodes all requests together ask at a time, so that the links stay free for
+	// the calls of sidecars.
+	maxAsked = 32
+	// maxWalked is how many nodes one part of a list may be of, and askedAtOnce how many of them are
+	// asked at a time.
+	maxWalked   = status.MaxLimit
+	askedAtOnce = 16
+)
+
+// fleetStatus tells people the state of all nodes: what they have pushed, and what they answer.
+type fleetStatus struct {
+	driverName string
+	details    func() []router.NodeDetails
+	// object is what the API server has of a volume; see lifecycle.Controller.VolumeObject.
+	object func(name, id string) (o lifecycle.VolumeObject, exists, known bool)
+	asked  chan struct{} // has an element for each node that is asked
+}
+
+var _ status.Source = (*fleetStatus)(nil)
+
+func newFleetStatus(c *controller) *fleetStatus {
+	return &fleetStatus{
+		driverName: c.options.driverName, details: c.router.Details, object: c.leader.object,
+		asked: make(chan struct{}, maxAsked),
+	}
+}
+
+// Overview implements status.Source.
+func (f *fleetStatus) Overview(context.Context) (status.Overview, error) {
+	o := status.Overview{
+		Deployment: status.Central, DriverName: f.driverName, Version: version.Version,
+		Time: time.Now().UTC(),
+	}
+	for _, n := range f.details() {
+		o.Nodes++
+		if !n.Linked {
+			continue
+		}
+		o.NodesLinked++
+		for _, p := range n.Pools {
+			o.Pools++
+			o.UnhealthyVolumes += p.UnhealthyVolumes
+			if p.NotReady != "" {
+				continue
+			}
+			o.PoolsReady++
+			o.SizeBytes += p.SizeBytes
+			o.AvailableBytes += p.AvailableBytes
+			o.Volumes += p.Volumes
+			o.Snapshots += p.Snapshots
+		}
+	}
+	return o, nil
+}
+
+// Nodes implements status.Source. No node is asked.
+func (f *fleetStatus) Nodes(
+	_ context.Context, q status.Query,
+) (list status.List[status.Node], err error) {
+	now := time.Now().UTC()
+	for _, n := range f.details() {
+		if q.Node != "" && n.Name != q.Node || n.Name <= q.After {
+			continue
+		}
+		if len(list.Items) == q.Limit {
+			list.Next = list.Items[q.Limit-1].Name
+			return list, nil
+		}
+		list.Items = append(list.Items, status.Node{
+			Name: n.Name, Linked: n.Linked, Since: n.Since.UTC().Truncate(time.Second), Why: n.Why,
+			DriverVersion: n.DriverVersion, Pools: pushedPools(n, q, asOf(n, now)),
+		})
+	}
+	return list, nil
+}
+
+// asOf is the time of what a node has pushed: what a linked node has pushed holds now.
+func asOf(n router.NodeDetails, now time.Time) time.Time {
+	if n.Linked {
+		return now.Truncate(time.Second)
+	}
+	return n.Since.UTC().Truncate(time.Second)
+}
+
+// pushedPools are the pools of a node as it has pushed them.
+func pushedPools(n router.NodeDetails, q status.Query, at time.Time) (pools []status.Pool) {
+	for _, p := range n.Pools {
+		if q.Pool != "" && p.Name != q.Pool {
+			continue
+		}
+		pools = append(pools, status.Pool{
+			Node: n.Name, Name: p.Name, ID: string(p.ID), IsDefault: p.IsDefault, Optional: p.Optional,
+			Ready: p.NotReady == "", Reason: p.NotReady, EnforcesSizes: p.EnforcesSizes,
+			SizeBytes: p.SizeBytes, AvailableBytes: p.AvailableBytes, Volumes: p.Volumes,
+			Snapshots: p.Snapshots, UnhealthyVolumes: p.UnhealthyVolumes, AsOf: &at,
+		})
+	}
+	return pools
+}
+
+// Pools implements status.Pools. The pools of a node that does not answer are as it has pushed
+// them.
+func (f *fleetStatus) Pools(
+	ctx context.Context, q status.Query,
+) (status.List[status.Pool], error) {
+	now := time.Now().UTC()
+	return collect(ctx, f, q, question[status.Pool]{
+		ask: status.Pools.Pools,
+		instead: func(n router.NodeDetails) []status.Pool {
+			return pushedPools(n, q, asOf(n, now))
+		},
+		expect: func(p router.PushedPool) int64 { return 1 },
+	})
+}
+
+// Volumes implements status.Pools.
+func (f *fleetStatus) Volumes(
+	ctx context.Context, q status.Query,
+) (status.List[status.Volume], error) {
+	l, err := collect(ctx, f, q, question[status.Volume]{
+		ask:    status.Pools.Volumes,
+		expect: func(p router.PushedPool) int64 { return p.Volumes },
+	})
+	for i := range l.Items {
+		f.addObject(&l.Items[i])
+	}
+	return l, err
+}
+
+// addObject adds what the API server has of a volume, if this replica is the leader.
+func (f *fleetStatus) addObject(v *status.Volume) {
+	if v.Inline || v.Damaged {
+		return
+	}
+	o, exists, known := f.object(v.Name, v.ID)
+	if !known {
+		return
+	}
+	v.PersistentVolume = &status.PersistentVolume{Exists: exists, Released: o.Released}
+	if o.Claim != "" {
+		v.Claim = &status.ObjectName{Namespace: o.ClaimNamespace, Name: o.Claim}
+	}
+}
+
+// Volume implements status.Pools.
+func (f *fleetStatus) Volume(ctx context.Context, text string) (status.Volume, error) {
+	id, err := volume.ParseID(text)
+	if err != nil {
+		return status.Volume{}, fmt.Errorf("%w: %q is not the ID of a volume", status.ErrNotFound, text)
+	}
+	n, ok := f.nodeOf(id.Pool())
+	if !ok {
+		return status.Volume{}, fmt.Errorf("%w: no node has told of pool %s", status.ErrNotFound,
+			id.Pool())
+	}
+	v, err := askNode(ctx, f, n, func(ctx context.Context, p status.Pools) (status.Volume, error) {
+		return p.Volume(ctx, text)
+	})
+	if err != nil {
+		return v, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	f.addObject(&v)
+	return v, nil
+}
+
+// nodeOf is the node that has a pool; a pool that is refused is another node's.
+func (f *fleetStatus) nodeOf(id volume.PoolID) (router.NodeDetails, bool) {
+	all := f.details()
+	i := slices.IndexFunc(all, func(n router.NodeDetails) bool {
+		return n.Linked && slices.ContainsFunc(n.Pools, func(p router.PushedPool) bool {
+			return p.ID == id && p.NotReady == ""
+		})
+	})
+	if i < 0 {
+		i = slices.IndexFunc(all, func(n router.NodeDetails) bool {
+			return slices.ContainsFunc(n.Pools, func(p router.PushedPool) bool { return p.ID == id })
+		})
+	}
+	if i < 0 {
+		return router.NodeDetails{}, false
+	}
+	return all[i], true
+}
+
+// Snapshots implements status.Pools.
+func (f *fleetStatus) Snapshots(
+	ctx context.Context, q status.Query,
+) (status.List[status.Snapshot], error) {
+	return collect(ctx, f, q, question[status.Snapshot]{
+		ask:    status.Pools.Snapshots,
+		expect: func(p router.PushedPool) int64 { return p.Snapshots },
+	})
+}
+
+// unknown: a node does not push how many there are, and most often there are few.
+func unknown(router.PushedPool) int64 { return 1 }
+
+// Trash implements status.Pools.
+func (f *fleetStatus) Trash(
+	ctx context.Context, q status.Query,
+) (status.List[status.TrashEntry], error) {
+	return collect(ctx, f, q, question[status.TrashEntry]{ask: status.Pools.Trash, expect: unknown})
+}
+
+// Copies implements status.Pools.
+func (f *fleetStatus) Copies(
+	ctx context.Context, q status.Query,
+) (status.List[status.Copy], error) {
+	return collect(ctx, f, q, question[status.Copy]{ask: status.Pools.Copies, expect: unknown})
+}
+
+// question is what each node is asked for a list.
+type question[T any] struct {
+	ask func(status.Pools, context.Context, status.Query) (status.List[T], error)
+	// expect is about how many items a pool has. Nodes without any are not asked.
+	expect func(router.PushedPool) int64
+	// instead are the items of a node that does not answer. nil: there are none.
+	instead func(router.NodeDetails) []T
+}
+
+// collect makes a part of a list that goes from node to node, in the order of their names. What is
+// after begins with the name of a node: "NAME/after", with the after of that node.
+func collect[T any](
+	ctx context.Context, f *fleetStatus, q status.Query, ask question[T],
+) (list status.List[T], err error) {
+	nodes := f.selectNodes(q, ask.expect)
+	list.Missing = missingNodes(nodes)
+	walked := 0
+	for len(nodes) > 0 {
+		if walked >= maxWalked || ctx.Err() != nil && walked > 0 {
+			list.Next = nodes[0].Name + "/"
+			return list, nil
+		}
+		batch := nodes[:batchLen(nodes, q.Limit-len(list.Items), ask.expect)]
+		for i, part := range askAll(ctx, f, batch, q, ask) {
+			if errors.Is(part.err, status.ErrInvalid) {
+				return list, part.err
+			}
+			if part.err != nil {
+				part.list.Items = nil
+				if ask.instead != nil {
+					part.list.Items = ask.instead(batch[i])
+				}
+				if batch[i].Linked {
+					part.list.Missing = []status.Missing{{Node: batch[i].Name, Reason: part.err.Error()}}
+				}
+			}
+			list.Missing = append(list.Missing, part.list.Missing...)
+			if len(list.Items)+len(part.list.Items) > q.Limit { // the next part asks this node again
+				list.Next = batch[i].Name + "/" + startOf(q, batch[i].Name)
+				if len(list.Items) > 0 {
+					return list, nil
+				}
+				part.list.Items, list.Next = part.list.Items[:q.Limit], ""
+			}
+			list.Items = append(list.Items, part.list.Items...)
+			if part.list.Next != "" {
+				list.Next = batch[i].Name + "/" + part.list.Next
+				return list, nil
+			}
+		}
+		walked += len(batch)
+		nodes = nodes[len(batch):]
+	}
+	return list, nil
+}
+
+// startOf is the after with which a node was asked.
+func startOf(q status.Query, node string) string {
+	if name, after, ok := strings.Cut(q.After, "/"); ok && name == node {
+		return after
+	}
+	return ""
+}
+
+// selectNodes are the nodes that may have items of this part of the list, in order.
+func (f *fleetStatus) selectNodes(
+	q status.Query, expect func(router.PushedPool) int64,
+) (nodes []router.NodeDetails) {
+	from, _, _ := strings.Cut(q.After, "/")
+	for _, n := range f.details() {
+		if n.Name < from || q.Node != "" && n.Name != q.Node {
+			continue
+		}
+		if !n.Linked || expected(n, q.Pool, expect) > 0 || !n.Pushed {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+func expected(n router.NodeDetails, pool string, expect func(router.PushedPool) int64) (sum int64) {
+	for _, p := range n.Pools {
+		switch {
+		case pool != "" && p.Name != pool:
+		case p.NotReady != "":
+			sum += max(1, expect(p)) // it is asked for the reason
+		default:
+			sum += expect(p)
+		}
+	}
+	return sum
+}
+
+// missingNodes are those that are not linked, as far as a part of a list may reach.
+func missingNodes(nodes []router.NodeDetails) (missing []status.Missing) {
+	for _, n := range nodes[:min(len(nodes), maxWalked)] {
+		if n.Linked || len(missing) == status.DefaultLimit {
+			continue
+		}
+		reason := "it is not linked"
+		if n.Why != "" {
+			reason += ": " + n.Why
+		}
+		missing = append(missing, status.Missing{Node: n.Name, Reason: reason})
+	}
+	return missing
+}
+
+// batchLen is how many of the nodes are asked at once: about as many as have what is still wanted.
+func batchLen(
+	nodes []router.NodeDetails, wanted int, expect func(router.PushedPool) int64,
+) (length int) {
+	var sum int64
+	for length < min(len(nodes), askedAtOnce) && (length == 0 || sum < int64(wanted)) {
+		sum += expected(nodes[length], "", expect)
+		length++
+	}
+	return length
+}
+
+type answered[T any] struct {
+	list status.List[T]
+	err  error
+}
+
+// askAll asks nodes at the same time. The first one may have been asked for the part before.
+func askAll[T any](
+	ctx context.Context, f *fleetStatus, nodes []router.NodeDetails, q status.Query, ask question[T],
+) []answered[T] {
+	parts := make([]answered[T], len(nodes))
+	var asked sync.WaitGroup
+	for i, n := range nodes {
+		own := q
+		own.Node, own.After = "", startOf(q, n.Name)
+		asked.Go(func() {
+			parts[i].list, parts[i].err = askNode(ctx, f, n,
+				func(ctx context.Context, p status.Pools) (status.List[T], error) {
+					return ask.ask(p, ctx, own)
+				})
+		})
+	}
+	asked.Wait()
+	return parts
+}
+
+var errNotLinked = errors.New("it is not linked")
+
+// askNode asks a node on its link. Errors: those of statuslink.Client, and errNotLinked.
+func askNode[T any](
+	ctx context.Context, f *fleetStatus, n router.NodeDetails,
+	ask func(context.Context, status.Pools) (T, error),
+) (answer T, err error) {
+	if n.Conn == nil {
+		return answer, errNotLinked
+	}
+	select {
+	case f.asked <- struct{}{}:
+		defer func() { <-f.asked }()
+	case <-ctx.Done():
+		return answer, ctx.Err()
+	}
+	ctx, stop := context.WithTimeout(ctx, nodePatience)
+	defer stop()
+	return ask(ctx, statuslink.NewClient(n.Name, n.Conn))
+}
