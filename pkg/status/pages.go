@@ -32,7 +32,7 @@ func newPages(source Source) *pages {
 		"object":   formatObject,
 		"usedPart": usedPart, "volumePart": volumePart, "copyPart": copyPart,
 		"chart": newChart, "poolFaults": formatFaults, "words": formatWords,
-		"at": func(parts ...string) string { return "/" + escapePath(parts) },
+		"at":   func(parts ...string) string { return "/" + escapePath(parts) },
 		"join": strings.Join,
 	})
 	return &pages{source, template.Must(t.ParseFS(files, "pages/*.html"))}
