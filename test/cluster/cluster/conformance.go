@@ -46,7 +46,7 @@ const (
 
 // LoadSuiteImages gives every node the images of the suite, with this machine's busybox for the
 // tools in them. The suites for storage drivers use only such tools of the images with glibc
-// and nginx.
+// and nginx, and GNU's dd.
 func (c *Cluster) LoadSuiteImages(ctx context.Context, suite Suite) error {
 	folder, err := os.MkdirTemp("", "suite-images-")
 	if err != nil {
@@ -55,12 +55,12 @@ func (c *Cluster) LoadSuiteImages(ctx context.Context, suite Suite) error {
 	defer func() { _ = os.RemoveAll(folder) }()
 	agnhost := filepath.Join(c.Programs(), "agnhost")
 	for i, im := range []struct {
-		config   image.Config
-		programs []string
+		config          image.Config
+		tools, programs []string
 	}{
 		{config: agnhostConfig(suiteAgnhost), programs: []string{agnhost}},
 		{config: image.Config{Name: suiteBusybox, Cmd: []string{"sh"}}},
-		{config: image.Config{Name: suiteGlibc, Cmd: []string{"sh"}}},
+		{config: image.Config{Name: suiteGlibc, Cmd: []string{"sh"}}, tools: []string{"dd"}},
 		{config: image.Config{Name: suiteNginx, Cmd: []string{"sh"}}},
 		{
 			config: image.Config{
@@ -70,7 +70,7 @@ func (c *Cluster) LoadSuiteImages(ctx context.Context, suite Suite) error {
 		},
 	} {
 		path := filepath.Join(folder, strconv.Itoa(i)+".tar")
-		err := image.Busybox(path, im.config, im.programs...)
+		err := image.BusyboxWith(path, im.config, im.tools, im.programs...)
 		if err := errors.Join(err, c.Load(ctx, path)); err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -48,6 +49,12 @@ func minimalRoot(l *Layer) error {
 // Busybox makes an image of the host's static busybox with its applets as links, and of other
 // static programs beside it.
 func Busybox(path string, config Config, programs ...string) error {
+	return BusyboxWith(path, config, nil, programs...)
+}
+
+// BusyboxWith has the host's own tools in place of the applets with their names: Busybox' dd lacks
+// some flags of GNU's.
+func BusyboxWith(path string, config Config, tools []string, programs ...string) error {
 	program, err := exec.LookPath("busybox")
 	if err != nil {
 		return fmt.Errorf("busybox: %w (install the package busybox-static)", err)
@@ -64,10 +71,15 @@ func Busybox(path string, config Config, programs ...string) error {
 			return err
 		}
 		for applet := range strings.FieldsSeq(string(list)) {
-			if applet == "busybox" {
+			if applet == "busybox" || slices.Contains(tools, applet) {
 				continue
 			}
 			if err := l.Link("/bin/"+applet, "busybox"); err != nil {
+				return err
+			}
+		}
+		for _, tool := range tools {
+			if err := addTool(l, tool); err != nil {
 				return err
 			}
 		}
@@ -79,6 +91,25 @@ func Busybox(path string, config Config, programs ...string) error {
 		// Scripts of other images say /usr/bin/env and the like.
 		return errors.Join(l.Directory("/usr", 0o755), l.Link("/usr/bin", "../bin"))
 	})
+}
+
+// addTool adds a program of the host, and the libraries that ldd(1) names.
+func addTool(l *Layer, name string) error {
+	program, err := exec.LookPath(name)
+	if err != nil {
+		return err
+	}
+	list, err := exec.Command("ldd", program).Output()
+	if err != nil {
+		return fmt.Errorf("ldd %s: %w", program, err)
+	}
+	errs := []error{l.File("/bin/"+name, program, 0o755)}
+	for word := range strings.FieldsSeq(string(list)) {
+		if strings.HasPrefix(word, "/") {
+			errs = append(errs, l.File(word, word, 0o755))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // checkStatic refuses what could not run in an image without libraries.
