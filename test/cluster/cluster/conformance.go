@@ -46,7 +46,7 @@ const (
 
 // LoadSuiteImages gives every node the images of the suite, with this machine's busybox for the
 // tools in them. The suites for storage drivers use only such tools of the images with glibc
-// and nginx, and GNU's dd.
+// and nginx, and GNU's dd. Busybox' shell would run its own dd, so another shell comes with it.
 func (c *Cluster) LoadSuiteImages(ctx context.Context, suite Suite) error {
 	folder, err := os.MkdirTemp("", "suite-images-")
 	if err != nil {
@@ -60,7 +60,7 @@ func (c *Cluster) LoadSuiteImages(ctx context.Context, suite Suite) error {
 	}{
 		{config: agnhostConfig(suiteAgnhost), programs: []string{agnhost}},
 		{config: image.Config{Name: suiteBusybox, Cmd: []string{"sh"}}},
-		{config: image.Config{Name: suiteGlibc, Cmd: []string{"sh"}}, tools: []string{"dd"}},
+		{config: image.Config{Name: suiteGlibc, Cmd: []string{"sh"}}, tools: []string{"sh", "dd"}},
 		{config: image.Config{Name: suiteNginx, Cmd: []string{"sh"}}},
 		{
 			config: image.Config{
