@@ -96,7 +96,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 		},
 		{
 			args: "", code: 2,
-			stderr: "csi-hostpath: give a command: serve, check, check-config, repair, recharge, or --help\n",
+			stderr: "csi-hostpath: give a command: serve, check, check-config, repair, recharge, undelete, or --help\n",
 		},
 		{args: "server", code: 2, stderr: "csi-hostpath: unknown command \"server\" for \"csi-hostpath\"\n"},
 		{args: "serve now", code: 2, stderr: "csi-hostpath: serve takes no arguments, only flags: [\"now\"]\n"},

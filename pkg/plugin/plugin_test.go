@@ -411,6 +411,33 @@ func TestUndeleteWithDryRunOnlySaysWhatItWouldDo(t *testing.T) {
 	}
 }
 
+// Without the status API, an entry that is named in full on its node can be taken back.
+func TestUndeleteNeedsNoStatusAPIForAnEntryOfANode(t *testing.T) {
+	c := newTestCluster(t)
+	c.execOut, c.denied = undeletedAnswer, true
+	args := []string{"undelete", "pvc-3.0000000a", "--claim", "old", "--node", "node-a"}
+	var sizes []int64
+	c.client.PrependReactor("create", "persistentvolumes",
+		func(a k8stesting.Action) (bool, runtime.Object, error) {
+			create, _ := a.(k8stesting.CreateAction)
+			pv, _ := create.GetObject().(*core.PersistentVolume)
+			sizes = append(sizes, pv.Spec.Capacity.Storage().Value())
+			return false, nil, nil
+		})
+	if _, _, err := c.run(t, append(args, "--dry-run")...); err == nil || len(c.execs) != 0 {
+		t.Errorf("%v, %q", err, c.execs)
+	}
+	out, _, err := c.run(t, args...)
+	if err != nil || !strings.Contains(out, "persistentvolumeclaim/old created") ||
+		len(c.execs) != 1 {
+		t.Errorf("%v, %q, %q", err, out, c.execs)
+	}
+	// The API server refuses a size of 0 also in a dry run.
+	if len(sizes) != 3 || sizes[0] <= 0 || sizes[2] != gib {
+		t.Errorf("the sizes were %v", sizes)
+	}
+}
+
 func TestUndeleteDoesNothingIfTheObjectsWouldBeRefused(t *testing.T) {
 	c := newTestCluster(t)
 	c.client.PrependReactor("create", "persistentvolumes",

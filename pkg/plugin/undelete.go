@@ -93,6 +93,10 @@ func (s *session) undelete(ctx context.Context, u undelete, name string) error {
 			return fmt.Errorf("nothing was done: %w", err)
 		}
 	}
+	if u.dryRun && entry.ID == "" {
+		return errors.New("the trash could not be read: the objects cannot be shown before the volume " +
+			"is back")
+	}
 	if u.dryRun {
 		fmt.Fprintf(s.Out, "# Would take entry %s back, on node %s, pool %s, and make:\n", entry.Entry,
 			entry.Node, entry.Pool)
@@ -183,11 +187,13 @@ func (s *session) usualClass(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// plannedFor is what undelete will say, as far as the trash says it.
+// plannedFor is what undelete will say, as far as the trash says it. If the trash could not be
+// read, ID and size are made up: the API server is to say only whether it would take such objects.
 func (s *session) plannedFor(e status.TrashEntry) status.Undeleted {
 	original, _, _ := cutLast(e.Entry, ".")
 	return status.Undeleted{
-		ID: e.ID, Pool: e.Pool, CapacityBytes: e.PromisedBytes, Claim: e.Claim,
+		ID: cmp.Or(e.ID, "unknown"), Pool: e.Pool, CapacityBytes: max(1, e.PromisedBytes),
+		Claim:            e.Claim,
 		PersistentVolume: original, Topology: volume.Topology(s.installation.Driver, e.Node),
 	}
 }
