@@ -38,6 +38,7 @@ config:
     - {path: /srv/models, inline: true, readOnly: true}
     - {path: /srv/team, inline: true, namespaces: [kube-system]}
     - {path: /srv/closed}
+    - {path: /srv/mapped, inline: true}
     - {path: /srv/null, inline: true, types: [CharDevice]}
     - {path: /srv/block, inline: true, types: [BlockDevice]}
 storageClasses:

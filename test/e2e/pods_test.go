@@ -158,6 +158,7 @@ type podSpec struct {
 	node                  string   // the scheduler's only choice
 	boundTo               string   // the node, without asking the scheduler
 	command               string
+	hasOwnUsers           bool // hostUsers: false
 }
 
 // mounts makes a pod mount claims, given as pairs of a name and a path.
@@ -196,13 +197,15 @@ spec:
   securityContext: %s
   nodeSelector: %s
   nodeName: %q
+  hostUsers: %t
   containers:
     - name: main
       image: %s
       command: [sh, -c, %q]
       volumeMounts: [%s]
   volumes: [%s]
-`, name, name, security, selector, p.boundTo, cluster.BusyboxImage, command,
+`, name, name, security, selector, p.boundTo, !p.hasOwnUsers,
+		cluster.BusyboxImage, command,
 		strings.Join(p.volumeMounts, ", "), strings.Join(p.volumes, ", "))
 }
 

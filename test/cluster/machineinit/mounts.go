@@ -41,6 +41,9 @@ func makeMounts(spec machine.Spec) error {
 	if err := maskBootID(); err != nil {
 		return err
 	}
+	if err := mountWholeProc(); err != nil {
+		return err
+	}
 	if spec.Disk != nil {
 		if err := mountDisk(*spec.Disk); err != nil {
 			return err
@@ -131,6 +134,20 @@ func maskBootID() error {
 	}
 	if err := unix.Mount(own, kernel, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s on %s: %w", own, kernel, err)
+	}
+	return nil
+}
+
+// mountWholeProc mounts a second /proc, without the mount of maskBootID. The kernel lets a user
+// namespace mount one only if its mount namespace has one of which nothing is covered
+// (fs/namespace.c, mount_too_revealing): without it no pod with hostUsers: false starts.
+func mountWholeProc() error {
+	const target = "/run/proc"
+	if err := os.MkdirAll(target, 0o555); err != nil {
+		return err
+	}
+	if err := unix.Mount("proc", target, "proc", 0, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", target, err)
 	}
 	return nil
 }

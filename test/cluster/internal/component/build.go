@@ -93,7 +93,7 @@ func (b Builder) key(ctx context.Context, c Component, version string) (string, 
 	if err != nil {
 		return "", err
 	}
-	_, _ = fmt.Fprintf(hash, "%s\n%s\n%v", toolchain, c.linkFlags(version), c.Programs)
+	_, _ = fmt.Fprintf(hash, "%s\n%s\n%v%s", toolchain, c.linkFlags(version), c.Programs, c.Tags)
 	return hex.EncodeToString(hash.Sum(nil))[:12], nil
 }
 
@@ -133,9 +133,12 @@ func (b Builder) buildProgram(
 	ctx context.Context, built Built, program Program, output string,
 ) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-mod=readonly", "-buildvcs=false",
-		"-ldflags", built.linkFlags(built.Version), "-o", output, program.Package)
+		"-tags", built.Tags, "-ldflags", built.linkFlags(built.Version), "-o", output, program.Package)
 	cmd.Dir = filepath.Join(b.Source, built.pins())
 	cmd.Env = moduleEnv()
+	if built.Tags != "" {
+		cmd.Env = append(cmd.Env, "CGO_ENABLED=1")
+	}
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w:\n%s", program.Package, err, said)
 	}

@@ -22,6 +22,8 @@ type Component struct {
 	// VersionVariables are -X assignments in which {version}, {major} and {minor}
 	// stand for the module's version and its parts.
 	VersionVariables []string
+	// Tags are build tags of programs that have parts in C. Empty: the programs are all Go.
+	Tags string
 }
 
 // Program is one main package.
@@ -33,6 +35,7 @@ type Program struct {
 const (
 	kubernetes  = "k8s.io/kubernetes"
 	containerd  = "github.com/containerd/containerd/v2"
+	runc        = "github.com/opencontainers/runc"
 	provisioner = "github.com/kubernetes-csi/external-provisioner/v6"
 	resizer     = "github.com/kubernetes-csi/external-resizer/v2"
 	snapshotter = "github.com/kubernetes-csi/external-snapshotter/v8"
@@ -66,6 +69,13 @@ func runtimes() []Component {
 			Name: "containerd", Module: containerd,
 			Programs:         programs(containerd+"/cmd/", "containerd", "containerd-shim-runc-v2", "ctr"),
 			VersionVariables: []string{containerd + "/version.Version={version}"},
+		},
+		{
+			// Debian 12 has 1.1, which has no idmapped mounts, so no pods with hostUsers: false. Kubelet has
+			// every sandbox confined by seccomp, and without that tag runc refuses such a container.
+			Name: "runc", Module: runc,
+			Programs: []Program{{"runc", runc}},
+			Tags:     "seccomp",
 		},
 		{
 			Name: "coredns", Module: coredns,

@@ -22,7 +22,11 @@ type Package struct {
 // Cluster lists what `up` needs, Build what building a Dockerfile needs.
 var (
 	Cluster = []Package{
-		{Name: "runc", Programs: []string{"runc"}},
+		// for building runc
+		{Name: "gcc", Programs: []string{"gcc"}},
+		{Name: "libc6-dev", Files: []string{"/usr/include/stdlib.h"}},
+		{Name: "pkg-config", Programs: []string{"pkg-config"}},
+		{Name: "libseccomp-dev", Files: []string{"/usr/include/seccomp.h"}},
 		{
 			Name:  "containernetworking-plugins",
 			Files: []string{"/usr/lib/cni/bridge", "/opt/cni/bin/bridge"},
