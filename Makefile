@@ -157,6 +157,11 @@ test-backup: $(TOOLS)/helm ## Back volumes up to an object store and restore the
 test-api: $(TOOLS)/helm ## Run the tests that need an API server, once make e2e or make cluster has built it.
 	go test -count=1 -timeout 20m ./test/cluster/apiserver ./pkg/kube ./cmd/csi-hostpath-controller ./test/fleet
 
+# Not in CI. It needs Debian's packages chromium and chromium-driver.
+.PHONY: test-browser
+test-browser: ## Look at the status page in Chromium; SCREENSHOTS=/DIRECTORY keeps what it looked like.
+	go test -tags browser -count=1 -timeout 20m -v ./pkg/status -run Browser
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz test, and each race against an adversary, for FUZZTIME (30s).
 	hack/fuzz $(FUZZTIME)

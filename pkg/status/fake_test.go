@@ -199,8 +199,8 @@ func (f *fake) Trash(_ context.Context, q Query) (List[TrashEntry], error) {
 func (f *fake) Copies(_ context.Context, q Query) (List[Copy], error) {
 	return listed(f, q, []Copy{
 		{
-			Node: "node-b", Pool: "fast", What: "volume 2123456789ab-pvc-90", Source: "2123456789ab-s-weekly",
-			Began: time.Now().Add(-7 * time.Minute), CopiedBytes: 11 << 30, CopiedFiles: 80211,
+			Node: "node-b", Pool: "fast", What: "volume 2123456789ab-pvc-90",
+			Source: "2123456789ab-s-weekly", Began: time.Now().Add(-7 * time.Minute), CopiedBytes: 11 << 30, CopiedFiles: 80211,
 			TotalBytes: pointer(int64(30 << 30)),
 		},
 		{Node: "node-b", Pool: "fast", What: "group snapshot " + hostile, Began: time.Now(), Source: hostile},

@@ -38,7 +38,8 @@ func TestAPIAnswersEachResource(t *testing.T) {
 	for path, want := range map[string]string{
 		"overview": `"nodesLinked":2`, "nodes": `"name":"node-c"`, "pools": `"reason":"disk_failed"`,
 		"volumes": `"name":"orders-db-0"`, "volumes/0123456789ab-pvc-3f0c": `"use":[{`,
-		"snapshots": `"heldBytes":9663676416`, "trash": `"leftSeconds":187200`, "copies": `"copiedFiles":80211`,
+		"snapshots": `"heldBytes":9663676416`, "trash": `"leftSeconds":187200`,
+		"copies": `"copiedFiles":80211`,
 	} {
 		code, body, header := get(t, h, Path+path)
 		if code != http.StatusOK || !strings.Contains(body, want) || !json.Valid([]byte(body)) {
@@ -54,7 +55,8 @@ func TestAPIPassesTheQueryAndSaysWhatIsWrongWithIt(t *testing.T) {
 	f := &fake{}
 	h := NewHandler(f)
 	get(t, h, Path+"volumes?node=n&pool=p&namespace=ns&volume=v&after=a&limit=7")
-	if want := (Query{Node: "n", Pool: "p", Namespace: "ns", Volume: "v", After: "a", Limit: 7}); f.asked != want {
+	want := Query{Node: "n", Pool: "p", Namespace: "ns", Volume: "v", After: "a", Limit: 7}
+	if f.asked != want {
 		t.Errorf("%+v, want %+v", f.asked, want)
 	}
 	get(t, h, Path+"volumes")
@@ -128,7 +130,8 @@ func TestNothingButGetIsAnswered(t *testing.T) {
 
 func TestEveryAnswerHasTheHeadersThatBindABrowser(t *testing.T) {
 	h := NewHandler(&fake{})
-	for _, url := range append(pageURLs(), "/style.css", "/refresh.js", "/icon.svg", "/x", Path+"pools") {
+	others := []string{"/style.css", "/refresh.js", "/icon.svg", "/x", Path + "pools"}
+	for _, url := range append(pageURLs(), others...) {
 		_, _, header := get(t, h, url)
 		csp := header.Get("Content-Security-Policy")
 		if !strings.HasPrefix(csp, "default-src 'none';") || strings.Contains(csp, "unsafe") ||
