@@ -59,7 +59,8 @@ func TestEveryPanelSaysWhatItShows(t *testing.T) {
 			t.Errorf("%s: UID %q, tags %q, title %q", d.File, d.UID, d.Tags, d.Title)
 		}
 		for i, v := range d.Templating.List {
-			if isFirst := i == 0; isFirst != (v.Type == "datasource") || !isFirst && !isChosen(v.Datasource) {
+			isSource := v.Type == "datasource"
+			if isSource != (i == 0) || !isSource && !isChosen(v.Datasource) {
 				t.Errorf("%s: variable %s of type %s", d.File, v.Name, v.Type)
 			}
 		}

@@ -89,8 +89,8 @@ func allConditions() (all []Condition) {
 
 // The owner of a claim sees the message, and nothing else.
 func TestEveryMessageSaysWhatToDo(t *testing.T) {
-	remedy := regexp.MustCompile(`(Restore|Repair|Find|Delete|Unmount|Look|Restart|Mount|Put|Take|Give|` +
-		`End|Install|Set|Replace|Clone|make the record again|log [a-z' ]*says (why|what is wrong))\b`)
+	remedy := regexp.MustCompile(`(Restore|Repair|Find|Delete|Unmount|Look|Restart|Mount|Put|Take|` +
+		`Give|End|Install|Set|Replace|Clone|make the record again|log [a-z' ]*says (why|what is wrong))\b`)
 	for _, c := range allConditions() {
 		if !remedy.MatchString(c.Message) {
 			t.Errorf("%s: %s", c.Reason, c.Message)

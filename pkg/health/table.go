@@ -38,7 +38,7 @@ var volumeTable = map[volume.Fault]Condition{
 	volume.FaultSizeNotEnforced: {
 		degraded, "SizeNotEnforced",
 		"The volume can grow beyond its size, although its pool enforces sizes. " +
-			"The log of the driver's start says why. Clone the volume, or copy what it holds into a new one.",
+			"The log of the driver's start says why. Clone the volume, or copy its content to a new one.",
 	},
 	volume.FaultOvercharged: {
 		degraded, "Overcharged",

@@ -197,8 +197,8 @@ func (g *goneNodes) handleSnapshot(ctx context.Context, value string, c *content
 			return err
 		}
 		g.recorder.Eventf(contentReference(c), corev1.EventTypeWarning, reasonGone,
-			"Node %s, which has the data of this snapshot, was deleted. To use the snapshot, bring the node "+
-				"back. To give it up, delete the VolumeSnapshot: this object goes %v from now, and the data "+
+			"Node %s, which has the data of this snapshot, was deleted. To use the snapshot, bring the "+
+				"node back. To give it up, delete the VolumeSnapshot: this object goes %v from now, and the data "+
 				"stays on the node's disk.",
 			value, g.after)
 		return nil

@@ -78,7 +78,7 @@ func (w *waiting) tellVolume(name string) {
 		state, nodeName = "is not ready", n.Name
 	}
 	w.recorder.Eventf(reference(volumeKind, v), corev1.EventTypeWarning, reasonNodeNotReady,
-		"The data of this volume can be deleted only on node %s, which %s. The deletion waits. Bring the "+
-			"node back. If it is lost for ever, give the data up: take the finalizers off this object.",
+		"The data of this volume can be deleted only on node %s, which %s. The deletion waits. Bring "+
+			"the node back. If it is lost for ever, give the data up: take the finalizers off this object.",
 		nodeName, state)
 }

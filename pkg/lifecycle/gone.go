@@ -234,8 +234,8 @@ func (g *goneNodes) releaseClaim(ctx context.Context, value string, v *persisten
 	klog.FromContext(ctx).Info("Deleted a claim: its node is gone", "claim", c.key(), "node", value,
 		"volume", v.Name, "volumeID", v.handle)
 	g.recorder.Eventf(reference(volumeKind, v), corev1.EventTypeWarning, reasonReleased,
-		"Claim %s was deleted, as its class says: node %s was deleted more than %v ago. The data is still "+
-			"on the node's disk. A claim that no StatefulSet makes again has to be made by hand.",
+		"Claim %s was deleted, as its class says: node %s was deleted more than %v ago. The data is "+
+			"still on the node's disk. A claim that no StatefulSet makes again has to be made by hand.",
 		c.key(), value, g.after)
 	return nil
 }

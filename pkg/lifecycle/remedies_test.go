@@ -25,7 +25,8 @@ var remedies = map[string][]string{
 	reasonBeingCopied:  {"Nothing is wrong: "},
 	reasonNoNode:       {"Set the label "},
 	reasonGone: {
-		"Bring the node back", "To give the data up, delete the claim", "bring the node back. To give it up",
+		"Bring the node back", "To give the data up, delete the claim",
+		"bring the node back. To give it up",
 	},
 	reasonReleased: {"has to be made by hand."},
 	reasonReturned: {"is back, with this volume."},

@@ -214,8 +214,8 @@ func (w *waiting) tellProgress(key string, c *claim, progress string) {
 	if !w.isProgressDue(key) {
 		return
 	}
-	text := fmt.Sprintf("The volume of claim %s is being copied from its source: %s. Nothing is wrong: "+
-		"the claim is bound when the copy is complete.", c.Name, progress)
+	text := fmt.Sprintf("The volume of claim %s is being copied from its source: %s. Nothing is "+
+		"wrong: the claim is bound when the copy is complete.", c.Name, progress)
 	w.recorder.Event(reference(claimKind, c), corev1.EventTypeNormal, reasonBeingCopied, text)
 	for _, p := range indexed[*pod](w.cluster.pods, byClaim, key) {
 		w.recorder.Event(reference("Pod", p), corev1.EventTypeNormal, reasonBeingCopied, text)

@@ -25,7 +25,7 @@ type codeEntry struct {
 const (
 	lookAtMounts = "something is mounted on a directory of the pool (findmnt shows it): unmount it"
 	lookAtDisk   = "the node's disk or filesystem has failed: look into the kernel's log (dmesg), repair it"
-	makeRoom     = "the disk, or a quota on it, is full: delete volumes, snapshots or other files there"
+	makeRoom     = "the disk, or a quota on it, is full: delete volumes, snapshots or other files"
 	lookAtServer = "the server of a mounted filesystem (FUSE, NFS) does not answer: restart it, or unmount it"
 )
 

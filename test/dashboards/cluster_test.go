@@ -37,7 +37,8 @@ const (
 
 var (
 	tools = flag.String("tools", root+"/bin/tools", "directory of helm, prometheus and promtool")
-	image = flag.String("image", "docker.io/library/busybox:stable", "an image that the nodes have, with a shell")
+	image = flag.String("image", "docker.io/library/busybox:stable",
+		"an image that the nodes have, with a shell")
 	// class must wait for the first consumer, so that each node gets a claim.
 	class     = flag.String("class", "csi-hostpath", "StorageClass of the test's claims")
 	namespace = flag.String("driver-namespace", "csi-hostpath", "namespace of the driver's pods")
@@ -392,7 +393,8 @@ func (p watcher) waitReady() {
 
 // get asks Prometheus, and reads what it answers into data.
 func (p watcher) get(path string, data any) error {
-	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, "http://"+p.address+path, nil)
+	address := "http://" + p.address + path
+	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, address, nil)
 	if err != nil {
 		return err
 	}
