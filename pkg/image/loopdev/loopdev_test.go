@@ -226,8 +226,8 @@ func TestDeviceGrowsWithItsFile(t *testing.T) {
 	if err := d.SetCapacity(); err != nil {
 		t.Fatal(err)
 	}
-	if bytes, err := d.Bytes(); bytes != 2*mib || err != nil {
-		t.Errorf("the device has %d bytes, %v", bytes, err)
+	if size, err := d.Bytes(); size != 2*mib || err != nil {
+		t.Errorf("the device has %d bytes, %v", size, err)
 	}
 }
 

@@ -70,18 +70,8 @@ func BusyboxWith(path string, config Config, tools []string, programs ...string)
 		if err := errors.Join(minimalRoot(l), l.File("/bin/busybox", program, 0o755)); err != nil {
 			return err
 		}
-		for applet := range strings.FieldsSeq(string(list)) {
-			if applet == "busybox" || slices.Contains(tools, applet) {
-				continue
-			}
-			if err := l.Link("/bin/"+applet, "busybox"); err != nil {
-				return err
-			}
-		}
-		for _, tool := range tools {
-			if err := addTool(l, tool); err != nil {
-				return err
-			}
+		if err := addTools(l, tools, strings.Fields(string(list))); err != nil {
+			return err
 		}
 		for _, other := range programs {
 			if err := l.File("/"+filepath.Base(other), other, 0o755); err != nil {
@@ -91,6 +81,24 @@ func BusyboxWith(path string, config Config, tools []string, programs ...string)
 		// Scripts of other images say /usr/bin/env and the like.
 		return errors.Join(l.Directory("/usr", 0o755), l.Link("/usr/bin", "../bin"))
 	})
+}
+
+// addTools adds programs of the host, and links of the other applets to busybox.
+func addTools(l *Layer, tools, applets []string) error {
+	for _, applet := range applets {
+		if applet == "busybox" || slices.Contains(tools, applet) {
+			continue
+		}
+		if err := l.Link("/bin/"+applet, "busybox"); err != nil {
+			return err
+		}
+	}
+	for _, tool := range tools {
+		if err := addTool(l, tool); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // addTool adds a program of the host, and the libraries that ldd(1) names.
