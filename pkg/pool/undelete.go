@@ -16,11 +16,12 @@ import (
 )
 
 // Undelete takes a deleted volume back from the trash; entry is its name there. The volume is then
-// as it was: ID, size, content. It is returned with its owner, as its record has it. When Undelete returns it, the volume survives a power cut. Nothing
-// is overwritten, and only what is whole comes back. A volume that was taken back already is
-// success. Errors: ErrNotFound when the trash has no such entry; ErrPrecondition when its purge has
-// begun; ErrIncompatible when a volume of that name exists; ErrInvalid for what is no volume that
-// can be taken back; ErrCorrupt when its record or its data cannot be used; ErrBusy.
+// as it was: ID, size, content. It is returned with its owner, as its record has it. When Undelete
+// returns it, the volume survives a power cut. Nothing is overwritten, and only what is whole
+// comes back. A volume that was taken back already is success. Errors: ErrNotFound when the trash
+// has no such entry; ErrPrecondition when its purge has begun; ErrIncompatible when a volume of
+// that name exists; ErrInvalid for what is no volume that can be taken back; ErrCorrupt when its
+// record or its data cannot be used; ErrBusy.
 func (p *Pool) Undelete(ctx context.Context, entry string) (volume.Volume, error) {
 	v, err := p.undelete(ctx, entry)
 	if err != nil {

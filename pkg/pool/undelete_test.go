@@ -129,7 +129,7 @@ func TestUndeleteRefusesWhatIsNotWhole(t *testing.T) {
 				t.Errorf("the volume is there: %v", err)
 			}
 			wantLedger(t, p, 0, mib)
-			if err := os.RemoveAll(path); err != nil { //nolint:forbidigo // of this test
+			if err := os.RemoveAll(path); err != nil {
 				t.Fatal(err)
 			}
 		})

@@ -36,7 +36,8 @@ func (p *Pool) Get(id volume.ID) (Volume, error) {
 // PoolName is what the configuration calls the volume's pool.
 func (v Volume) PoolName() string { return v.pool.opts.Name }
 
-// EnforcesSize says that the volume cannot grow beyond its size: the filesystem counts what it holds.
+// EnforcesSize says that the volume cannot grow beyond its size: the filesystem counts what it
+// holds.
 func (v Volume) EnforcesSize() bool { return v.entry.EnforcesSize() }
 
 // Data is an O_PATH descriptor of what the volume's pods see, or of the image that it is in: to

@@ -96,8 +96,8 @@ func (l *Ledger) MoveToTrash(bytes int64) {
 	l.trash = Sum(l.trash, bytes)
 }
 
-// TakeFromTrash ends the count of bytes in the trash, and counts what the volume that was taken back
-// has promised, even if that is more than may be promised.
+// TakeFromTrash ends the count of bytes in the trash, and counts what the volume that was taken
+// back has promised, even if that is more than may be promised.
 func (l *Ledger) TakeFromTrash(inTrash, promised int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -35,9 +35,9 @@ type Key struct {
 // Key is where the entry is in the list.
 func (l Listed) Key() Key { return Key{l.Due.UnixNano(), l.number} }
 
-// List returns at most limit entries after a key, in the order in which they are due. The cost grows
-// with the part, not with the trash. Those that are being purged come first, with the zero Key.
-// Entries of which only the quota ID is left are not listed.
+// List returns at most limit entries after a key, in the order in which they are due. The cost
+// grows with the part, not with the trash. Those that are being purged come first, with the zero
+// Key. Entries of which only the quota ID is left are not listed.
 func (t *Trash) List(after Key, limit int) []Listed {
 	entries := t.queue.list(after, limit)
 	listed := make([]Listed, 0, len(entries))

@@ -108,8 +108,8 @@ func (q *queue) expireAll() {
 	q.changed.Broadcast()
 }
 
-// next waits for an entry that is due; false means that the queue has been stopped. The caller calls
-// done when the entry is purged, or queued again.
+// next waits for an entry that is due; false means that the queue has been stopped. The caller
+// calls done when the entry is purged, or queued again.
 func (q *queue) next() (Entry, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

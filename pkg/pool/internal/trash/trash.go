@@ -180,12 +180,17 @@ func (t *Trash) SyncDeleted(from openat.Dir, names ...string) error {
 	if !t.IsOrdered {
 		files = append(files, t.Dir.File)
 	}
+	var inPlace []openat.Dir
+	defer func() {
+		for _, d := range inPlace {
+			d.Close()
+		}
+	}()
 	for _, name := range names {
-		inPlace, err := from.OpenDir(name)
+		d, err := from.OpenDir(name)
 		switch {
 		case err == nil:
-			defer inPlace.Close()
-			files = append(files, inPlace.File)
+			inPlace, files = append(inPlace, d), append(files, d.File)
 		case !errors.Is(err, os.ErrNotExist):
 			return err
 		}
