@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -252,6 +253,12 @@ func (c *testCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
+	namespace := r.URL.Query().Get(status.ParamNamespace)
+	if volumes, ok := items.([]status.Volume); ok && namespace != "" {
+		items = slices.DeleteFunc(slices.Clone(volumes), func(v status.Volume) bool {
+			return v.Claim == nil || v.Claim.Namespace != namespace
+		})
+	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"items": items})
 }
 
@@ -338,6 +345,17 @@ func TestJSONHasTheClaimAndWhatTheDriverSays(t *testing.T) {
 	if list.Kind != "VolumeList" || len(list.Items) != 1 || list.Items[0].Claim != "books" ||
 		list.Items[0].Data.Pool != "default" || list.Items[0].ID != "7a3baca9c553-pvc-1" {
 		t.Errorf("%s", out)
+	}
+}
+
+// A volume that was taken back may have another claim than the one that it was made for.
+func TestVolumeOfAnotherClaimThanItsRecordSaysIsFound(t *testing.T) {
+	c := newTestCluster(t)
+	volumes, _ := c.answers["volumes"].([]status.Volume)
+	volumes[0].Claim.Namespace = "elsewhere"
+	out, errs, err := c.run(t, "volumes")
+	if err != nil || errs != "" || !strings.Contains(out, "256Mi   25%   node-a   default") {
+		t.Errorf("%v, %q\n%s", err, errs, out)
 	}
 }
 

@@ -168,11 +168,26 @@ func (s *session) addData(ctx context.Context, namespace string, volumes []Volum
 	if len(volumes) == 0 {
 		return nil
 	}
-	data, missing, err := list[status.Volume](ctx, s, "volumes",
-		only(status.ParamNamespace, namespace))
+	missing, err := s.fillData(ctx, namespace, volumes)
+	if err == nil && namespace != "" && slices.ContainsFunc(volumes, Volume.lacksData) {
+		// The driver has the claim that a volume was made for, and this is another one.
+		missing, err = s.fillData(ctx, "", volumes)
+	}
 	if err != nil {
 		return []string{"use, pool and node: " + err.Error()}
 	}
+	return hintsOf("use of volumes", missing)
+}
+
+// lacksData says whether the driver should know the volume, and has not told.
+func (v Volume) lacksData() bool { return v.ID != "" && v.Data == nil }
+
+// fillData adds what the driver says of volumes that were made for claims of a namespace; "" is all.
+func (s *session) fillData(
+	ctx context.Context, namespace string, volumes []Volume,
+) (missing []status.Missing, err error) {
+	data, missing, err := list[status.Volume](ctx, s, "volumes",
+		only(status.ParamNamespace, namespace))
 	byID, byName := map[string]*status.Volume{}, map[string]*status.Volume{}
 	for i := range data {
 		byID[data[i].ID], byName[data[i].Name] = &data[i], &data[i]
@@ -186,7 +201,7 @@ func (s *session) addData(ctx context.Context, namespace string, volumes []Volum
 			v.ID, v.Node = v.Data.ID, v.Data.Node
 		}
 	}
-	return hintsOf("use of volumes", missing)
+	return missing, err
 }
 
 func volumeList(volumes []Volume, all bool, now time.Time) output.List {
