@@ -131,7 +131,7 @@ func (f *fleetStatus) Pools(
 		instead: func(n router.NodeDetails) []status.Pool {
 			return pushedPools(n, q, asOf(n, now))
 		},
-		expect: func(p router.PushedPool) int64 { return 1 },
+		expect: unknown,
 	})
 }
 
@@ -214,7 +214,7 @@ func (f *fleetStatus) Snapshots(
 	})
 }
 
-// unknown: a node does not push how many there are, and most often there are few.
+// unknown is for what nodes do not push: each pool is asked, and most often has few.
 func unknown(router.PushedPool) int64 { return 1 }
 
 // Trash implements status.Pools.
