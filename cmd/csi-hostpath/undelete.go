@@ -30,9 +30,9 @@ func undeleteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "undelete ENTRY",
 		Short: "Have the running driver take a deleted volume back from the trash of its pool",
-		Long: "Have the running driver take a deleted volume back from the trash of its pool. ENTRY is the " +
-			"name in trash/. Nothing is overwritten, and a volume whose purge has begun stays deleted. " +
-			"Then create its PersistentVolume and claim again (docs/operations.md).",
+		Long: "Have the running driver take a deleted volume back from the trash of its pool. ENTRY is " +
+			"the name in trash/. Nothing is overwritten, and a volume whose purge has begun stays " +
+			"deleted. Then create its PersistentVolume and claim again (docs/operations.md).",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return fmt.Errorf("give the name of one entry of trash/, and flags: %q", args)
@@ -41,7 +41,8 @@ func undeleteCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.endpoint, "endpoint", config.Default().Endpoint, "CSI socket of the running driver")
+	flags.StringVar(&f.endpoint, "endpoint", config.Default().Endpoint,
+		"CSI socket of the running driver")
 	flags.StringVar(&f.pool, "pool", "", "the pool's name; default: the pool that has the entry")
 	flags.StringVarP(&f.format, "output", "o", "", "json: for programs")
 	command.AddVersion(cmd)
@@ -97,6 +98,7 @@ func printUndeleted(out io.Writer, format string, v status.Undeleted) error {
 		fmt.Fprintf(out, "It was made for claim %s/%s, as PersistentVolume %s.\n", v.Claim.Namespace,
 			v.Claim.Name, v.PersistentVolume)
 	}
-	fmt.Fprintln(out, "Create its PersistentVolume again: docs/operations.md#take-a-deleted-volume-back")
+	fmt.Fprintln(out,
+		"Create its PersistentVolume again: docs/operations.md#take-a-deleted-volume-back")
 	return nil
 }

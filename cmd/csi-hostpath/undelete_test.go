@@ -61,11 +61,13 @@ func TestUndeleteSaysWhatTheDriverSays(t *testing.T) {
 		{[]string{"pvc-1.0a", "-o", "yaml"}, command.ExitUsage, "must be json"},
 		{[]string{"pvc-2.0a", "--endpoint=" + endpoint}, command.ExitFailure, "no entry pvc-2.0a"},
 		{
-			[]string{"pvc-1.0a", "--endpoint=" + endpoint}, command.ExitOK,
+			[]string{"pvc-1.0a", "--endpoint=" + endpoint},
+			command.ExitOK,
 			"Volume 7a3baca9c553-pvc-1 is back in pool default, with 5 bytes.",
 		},
 		{
-			[]string{"pvc-1.0a", "--endpoint=unix:///nowhere/csi.sock"}, command.ExitFailure,
+			[]string{"pvc-1.0a", "--endpoint=unix:///nowhere/csi.sock"},
+			command.ExitFailure,
 			"no such file",
 		},
 	} {

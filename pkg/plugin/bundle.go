@@ -45,11 +45,13 @@ func (p *plugin) supportBundleCommand() *cobra.Command {
 			"volumes, events, logs, metrics, pages, and what doctor finds. It has no Secrets, tokens, " +
 			"values of environment variables or content of volumes. It has names: of nodes, namespaces, " +
 			"claims and pods. Look at it before you give it away.",
-		Example: "  kubectl hostpath support-bundle --node node-1\n  tar -tzf csi-hostpath-support.tar.gz",
-		Args:    cobra.NoArgs,
+		Example: "  kubectl hostpath support-bundle --node node-1\n" +
+			"  tar -tzf csi-hostpath-support.tar.gz",
+		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&file, "file", "f", "csi-hostpath-support.tar.gz", "archive to write; - is stdout")
+	flags.StringVarP(&file, "file", "f", "csi-hostpath-support.tar.gz",
+		"archive to write; - is stdout")
 	flags.StringSliceVar(&nodes, "node", nil, "nodes to have logs of; default: up to 10, those whose "+
 		"driver is not ready first")
 	flags.DurationVar(&o.Since, "since", 0, "only log lines of this last time: 10m; 0: all")
@@ -88,7 +90,8 @@ func (s *session) supportBundle(
 	b := &bundle{driver: s.installation.Driver, files: map[string][]byte{}}
 	b.addFacts(facts)
 	b.addJSON("doctor.json", doctor.Examine(facts))
-	b.addJSON("version.json", map[string]string{"plugin": version.Version, "server": s.serverVersion()})
+	b.addJSON("version.json", map[string]string{"plugin": version.Version,
+		"server": s.serverVersion()})
 	s.addConfig(ctx, b)
 	pods := append(chooseDriverPods(facts.DriverPods, nodes), facts.ControllerPods...)
 	s.addPages(ctx, b, pods)
@@ -298,8 +301,9 @@ func (s *session) writeBundle(b *bundle, file string) (err error) {
 		return err
 	}
 	s.sayOnce(map[string]bool{}, s.NotShown())
-	fmt.Fprintf(s.Out, "%s has %d files. It has names of nodes, namespaces, claims and pods: look at it "+
-		"before you give it away.\n", file, len(b.files))
+	fmt.Fprintf(s.Out,
+		"%s has %d files. It has names of nodes, namespaces, claims and pods: look at it "+
+			"before you give it away.\n", file, len(b.files))
 	return nil
 }
 

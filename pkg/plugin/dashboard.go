@@ -16,9 +16,9 @@ func (p *plugin) dashboardCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dashboard",
 		Short: "Reach the status page in a browser, by a port-forward, until Ctrl-C",
-		Long: "Reach the status page in a browser, by a port-forward, until Ctrl-C. While it runs, other " +
-			"users of this machine can reach the page, too. In node deployment each driver has a page of " +
-			"its node: name it with --node.",
+		Long: "Reach the status page in a browser, by a port-forward, until Ctrl-C. While it runs, " +
+			"other users of this machine can reach the page, too. In node deployment each driver has a " +
+			"page of its node: name it with --node.",
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&node, "node", "", "node deployment: the node")

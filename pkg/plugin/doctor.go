@@ -27,14 +27,16 @@ func (p *plugin) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find what is wrong, and say what to do",
-		Long: "Make every check of docs/troubleshooting.md: of the installation, the nodes, the pools, the " +
-			"claims, the pods, the snapshots and what waits to be deleted. The exit code is 1 if there is " +
-			"an error.",
-		Example: "  kubectl hostpath doctor\n  kubectl hostpath doctor --quiet -n shop --all-namespaces=false",
-		Args:    cobra.NoArgs,
+		Long: "Make every check of docs/troubleshooting.md: of the installation, the nodes, the pools, " +
+			"the claims, the pods, the snapshots and what waits to be deleted. The exit code is 1 if " +
+			"there is an error.",
+		Example: "  kubectl hostpath doctor\n" +
+			"  kubectl hostpath doctor --quiet -n shop --all-namespaces=false",
+		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVarP(&format, "output", "o", "", "output format: json or yaml")
-	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", true, "look at claims and pods of all namespaces")
+	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", true,
+		"look at claims and pods of all namespaces")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only what is wrong")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if format != "" && format != output.JSON && format != output.YAML {

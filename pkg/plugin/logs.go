@@ -29,9 +29,9 @@ func (p *plugin) logsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs CLAIM | PV | VOLUME-ID",
 		Short: "What all components have logged about one volume, in order of time",
-		Long: "What all components have logged about one volume, in order of time: the node's driver, the " +
-			"controller and the sidecars. Lines of a call belong to the volume if a line with the same " +
-			"requestID names it.",
+		Long: "What all components have logged about one volume, in order of time: the node's driver, " +
+			"the controller and the sidecars. Lines of a call belong to the volume if a line with the " +
+			"same requestID names it.",
 		Example: "  kubectl hostpath logs books\n  kubectl hostpath logs pvc-6f2c… --since 1h --follow",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -132,8 +132,8 @@ type logSource struct {
 	container string
 }
 
-// logSources are the containers that may have something to say about a volume of a node. If the node
-// is not known, the drivers of all nodes may.
+// logSources are the containers that may have something to say about a volume of a node. If the
+// node is not known, the drivers of all nodes may.
 func (s *session) logSources(ctx context.Context, node string) (sources []logSource, err error) {
 	var pods []*core.Pod
 	if node == "" {

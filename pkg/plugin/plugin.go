@@ -79,7 +79,8 @@ func (p *plugin) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "kubectl-hostpath",
 		Short: "Look at the pools, the volumes and the trash of csi-hostpath, and find what is wrong",
-		Long: "Look at the pools, the volumes and the trash of csi-hostpath, and find what is wrong.\n\n" +
+		Long: "Look at the pools, the volumes and the trash of csi-hostpath, and find what is " +
+			"wrong.\n\n" +
 			"The plugin has the rights of your kubeconfig. What you may not see is said in a line.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -123,7 +124,8 @@ func (p *plugin) connectToCluster() (*objects.Reader, reach.Pods, error) {
 	if err != nil {
 		return nil, reach.Pods{}, err
 	}
-	return &objects.Reader{Client: client, Dynamic: dyn}, reach.Pods{Config: config, Client: client}, nil
+	return &objects.Reader{Client: client, Dynamic: dyn}, reach.Pods{Config: config, Client: client},
+		nil
 }
 
 // session is a command that runs: the clients, and the installation.
@@ -158,8 +160,8 @@ func (p *plugin) namespace(all bool) (string, error) {
 }
 
 // errNotVisible is for commands that need the driver's pods.
-var errNotVisible = errors.New("the driver's pods were not found: you may not list daemonsets, the " +
-	"driver is not installed, or it needs --driver-namespace")
+var errNotVisible = errors.New("the driver's pods were not found: you may not list daemonsets, " +
+	"the driver is not installed, or it needs --driver-namespace")
 
 // printing is the flags of commands that print lists.
 type printing struct {

@@ -94,7 +94,8 @@ func runningPod(name string, labels map[string]string, spec core.PodSpec) *core.
 		Phase:      core.PodRunning,
 		Conditions: []core.PodCondition{{Type: core.PodReady, Status: core.ConditionTrue}},
 		ContainerStatuses: []core.ContainerStatus{{
-			Name: spec.Containers[0].Name, State: core.ContainerState{Running: &core.ContainerStateRunning{}},
+			Name:  spec.Containers[0].Name,
+			State: core.ContainerState{Running: &core.ContainerStateRunning{}},
 		}},
 	}}
 }
@@ -197,7 +198,8 @@ func answersOf() map[string]any {
 		},
 		"volumes": []status.Volume{
 			{
-				ID: "7a3baca9c553-pvc-1", Name: "pvc-1", Node: "node-a", Pool: "default", Kind: status.Directory,
+				ID: "7a3baca9c553-pvc-1", Name: "pvc-1", Node: "node-a", Pool: "default",
+				Kind:          status.Directory,
 				CapacityBytes: gib, UsedBytes: &used, GrowthBytesPerDay: &growth,
 				Claim: &status.ObjectName{Namespace: "shop", Name: "books"},
 			},
@@ -403,8 +405,8 @@ func TestUndeleteMakesThePersistentVolumeAndTheClaim(t *testing.T) {
 		!strings.Contains(out, "persistentvolumeclaim/old created in namespace shop") {
 		t.Fatalf("%v, %q, %q", err, errs, out)
 	}
-	want := "csi-hostpath-a driver csi-hostpath undelete --endpoint=unix:///p/csi.sock --output=json " +
-		"--pool=default pvc-3.0000000a"
+	want := "csi-hostpath-a driver csi-hostpath undelete --endpoint=unix:///p/csi.sock " +
+		"--output=json --pool=default pvc-3.0000000a"
 	if len(c.execs) != 1 || c.execs[0] != want {
 		t.Errorf("it ran %q, want %q", c.execs, want)
 	}
@@ -473,7 +475,8 @@ func TestUndeleteDoesNothingIfTheObjectsWouldBeRefused(t *testing.T) {
 func TestDoctorPrintsRemediesAndFails(t *testing.T) {
 	out, _, err := newTestCluster(t).run(t, "doctor", "--quiet")
 	if !errors.Is(err, errFaults) ||
-		!strings.Contains(out, "ERROR   pools         pool default on node node-b: is not open: not_mounted") ||
+		!strings.Contains(out,
+			"ERROR   pools         pool default on node node-b: is not open: not_mounted") ||
 		!strings.Contains(out, "do: mount the disk") || strings.Contains(out, "OK ") {
 		t.Errorf("%v\n%s", err, out)
 	}

@@ -52,11 +52,22 @@ func poolList(pools []status.Pool) output.List {
 	l := output.List{
 		Kind: "PoolList", None: "No pools found.",
 		Columns: []output.Column{
-			{Name: "Node"}, {Name: "Pool"}, {Name: "Status"}, {Name: "Size"}, {Name: "Used"}, {Name: "Use"},
-			{Name: "Available"}, {Name: "Volumes"}, {Name: "Enforced"},
-			{Name: "Filesystem", Wide: true}, {Name: "Snapshots", Wide: true},
-			{Name: "Promised", Wide: true}, {Name: "Trash", Wide: true},
-			{Name: "Growth/Day", Wide: true}, {Name: "Unhealthy", Wide: true}, {Name: "ID", Wide: true},
+			{Name: "Node"},
+			{Name: "Pool"},
+			{Name: "Status"},
+			{Name: "Size"},
+			{Name: "Used"},
+			{Name: "Use"},
+			{Name: "Available"},
+			{Name: "Volumes"},
+			{Name: "Enforced"},
+			{Name: "Filesystem", Wide: true},
+			{Name: "Snapshots", Wide: true},
+			{Name: "Promised", Wide: true},
+			{Name: "Trash", Wide: true},
+			{Name: "Growth/Day", Wide: true},
+			{Name: "Unhealthy", Wide: true},
+			{Name: "ID", Wide: true},
 		},
 	}
 	slices.SortFunc(pools, func(a, b status.Pool) int {

@@ -146,9 +146,17 @@ func snapshotList(snapshots []Snapshot, all bool, now time.Time) output.List {
 	l := output.List{
 		Kind: "SnapshotList", None: "No snapshots found.",
 		Columns: []output.Column{
-			{Name: "Snapshot"}, {Name: "Ready"}, {Name: "Claim"}, {Name: "Restore Size"}, {Name: "Held"},
-			{Name: "Node"}, {Name: "Pool"}, {Name: "Age"},
-			{Name: "Group", Wide: true}, {Name: "Content", Wide: true}, {Name: "ID", Wide: true},
+			{Name: "Snapshot"},
+			{Name: "Ready"},
+			{Name: "Claim"},
+			{Name: "Restore Size"},
+			{Name: "Held"},
+			{Name: "Node"},
+			{Name: "Pool"},
+			{Name: "Age"},
+			{Name: "Group", Wide: true},
+			{Name: "Content", Wide: true},
+			{Name: "ID", Wide: true},
 		},
 	}
 	if all {

@@ -37,8 +37,8 @@ func (p *plugin) topCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "top",
 		Short: "Which claims use most, and which are being written to",
-		Long: "Which claims use most, and which are being written to. WRITES is how much a volume grew a " +
-			"second between two looks; what is overwritten in place does not show.",
+		Long: "Which claims use most, and which are being written to. WRITES is how much a volume grew " +
+			"a second between two looks; what is overwritten in place does not show.",
 		Example: "  kubectl hostpath top -A\n  kubectl hostpath top -A --sort-by writes --sample 10s",
 		Args:    cobra.NoArgs,
 	}
@@ -137,8 +137,15 @@ func topList(volumes []Top, all bool) output.List {
 	l := output.List{
 		Kind: "TopList", None: "No volumes found.",
 		Columns: []output.Column{
-			{Name: "Claim"}, {Name: "Used"}, {Name: "Size"}, {Name: "Use"}, {Name: "Inodes"},
-			{Name: "Growth/Day"}, {Name: "Writes"}, {Name: "Node"}, {Name: "Pods"},
+			{Name: "Claim"},
+			{Name: "Used"},
+			{Name: "Size"},
+			{Name: "Use"},
+			{Name: "Inodes"},
+			{Name: "Growth/Day"},
+			{Name: "Writes"},
+			{Name: "Node"},
+			{Name: "Pods"},
 			{Name: "ID", Wide: true},
 		},
 	}

@@ -68,8 +68,8 @@ func (s *session) trash(
 	return entries, hints, nil
 }
 
-// visible are the entries of claims in namespaces whose claims the user may list. An entry without a
-// claim is for who may list the claims of all.
+// visible are the entries of claims in namespaces whose claims the user may list. An entry without
+// a claim is for who may list the claims of all.
 func (s *session) visible(
 	ctx context.Context, entries []status.TrashEntry,
 ) (visible []status.TrashEntry, hidden int, err error) {
@@ -117,8 +117,15 @@ func trashList(entries []status.TrashEntry, now time.Time) output.List {
 	l := output.List{
 		Kind: "TrashEntryList", None: "The trash is empty.",
 		Columns: []output.Column{
-			{Name: "Entry"}, {Name: "Claim"}, {Name: "Size"}, {Name: "Node"}, {Name: "Pool"},
-			{Name: "Deleted"}, {Name: "Left"}, {Name: "State"}, {Name: "ID", Wide: true},
+			{Name: "Entry"},
+			{Name: "Claim"},
+			{Name: "Size"},
+			{Name: "Node"},
+			{Name: "Pool"},
+			{Name: "Deleted"},
+			{Name: "Left"},
+			{Name: "State"},
+			{Name: "ID", Wide: true},
 		},
 	}
 	for _, e := range entries {

@@ -48,11 +48,14 @@ func (p *plugin) undeleteCommand() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&u.node, "node", "", "node that has the entry; default: the one that the trash says")
-	flags.StringVar(&u.claim, "claim", "", "claim to make for the volume: namespace/name, or a name in "+
-		"the current namespace")
-	flags.StringVar(&u.class, "class", "", "StorageClass of both objects; default: csi-hostpath if it is "+
-		"of the driver, else none")
+	flags.StringVar(&u.node, "node", "",
+		"node that has the entry; default: the one that the trash says")
+	flags.StringVar(&u.claim, "claim", "",
+		"claim to make for the volume: namespace/name, or a name in "+
+			"the current namespace")
+	flags.StringVar(&u.class, "class", "",
+		"StorageClass of both objects; default: csi-hostpath if it is "+
+			"of the driver, else none")
 	flags.StringVar(&u.pv, "pv", "", "name of the PersistentVolume; default: the one that it had")
 	flags.StringVar(&u.reclaim, "reclaim-policy", string(core.PersistentVolumeReclaimRetain),
 		"Retain or Delete. With Retain, a mistake cannot delete the data again")
@@ -118,12 +121,14 @@ func (s *session) undelete(ctx context.Context, u undelete, name string) error {
 	if err := s.create(ctx, made); err != nil {
 		return fmt.Errorf("the volume is back; its objects could not be made: %w", err)
 	}
-	fmt.Fprintf(s.Out, "persistentvolume/%s created\npersistentvolumeclaim/%s created in namespace %s\n",
+	fmt.Fprintf(s.Out,
+		"persistentvolume/%s created\npersistentvolumeclaim/%s created in namespace %s\n",
 		made.volume.Name, made.claim.Name, made.claim.Namespace)
 	return nil
 }
 
-// findEntry finds the entry that a name means. With a node, an entry's full name needs no status API.
+// findEntry finds the entry that a name means. With a node, an entry's full name needs no status
+// API.
 func (s *session) findEntry(
 	ctx context.Context, u undelete, name string,
 ) (found status.TrashEntry, err error) {
@@ -132,8 +137,9 @@ func (s *session) findEntry(
 		return status.TrashEntry{Node: u.node, Entry: name}, nil
 	}
 	if err != nil {
-		return found, fmt.Errorf("look for %s in the trash: %w (with --node, a full name of an entry needs "+
-			"no look)", name, err)
+		return found,
+			fmt.Errorf("look for %s in the trash: %w (with --node, a full name of an entry needs "+
+				"no look)", name, err)
 	}
 	var matching []status.TrashEntry
 	for _, e := range entries {
@@ -199,8 +205,8 @@ func (s *session) plannedFor(e status.TrashEntry) status.Undeleted {
 }
 
 // errNoUndelete: the driver is of an older version.
-var errNoUndelete = errors.New("the driver of that node has no command undelete: it is older than " +
-	"this plugin. docs/operations.md says how to take the volume back by hand")
+var errNoUndelete = errors.New("the driver of that node has no command undelete: it is older " +
+	"than this plugin. docs/operations.md says how to take the volume back by hand")
 
 // runUndelete has the driver of the entry's node take the volume back.
 func (s *session) runUndelete(

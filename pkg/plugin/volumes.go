@@ -182,7 +182,8 @@ func (s *session) addData(ctx context.Context, namespace string, volumes []Volum
 // lacksData says whether the driver should know the volume, and has not told.
 func (v Volume) lacksData() bool { return v.ID != "" && v.Data == nil }
 
-// fillData adds what the driver says of volumes that were made for claims of a namespace; "" is all.
+// fillData adds what the driver says of volumes that were made for claims of a namespace; "" is
+// all.
 func (s *session) fillData(
 	ctx context.Context, namespace string, volumes []Volume,
 ) (missing []status.Missing, err error) {
@@ -208,9 +209,19 @@ func volumeList(volumes []Volume, all bool, now time.Time) output.List {
 	l := output.List{
 		Kind: "VolumeList", None: "No volumes found.",
 		Columns: []output.Column{
-			{Name: "Claim"}, {Name: "Status"}, {Name: "Size"}, {Name: "Used"}, {Name: "Use"}, {Name: "Node"},
-			{Name: "Pool"}, {Name: "Class"}, {Name: "Pods"}, {Name: "Age"},
-			{Name: "Kind", Wide: true}, {Name: "Faults", Wide: true}, {Name: "Volume", Wide: true},
+			{Name: "Claim"},
+			{Name: "Status"},
+			{Name: "Size"},
+			{Name: "Used"},
+			{Name: "Use"},
+			{Name: "Node"},
+			{Name: "Pool"},
+			{Name: "Class"},
+			{Name: "Pods"},
+			{Name: "Age"},
+			{Name: "Kind", Wide: true},
+			{Name: "Faults", Wide: true},
+			{Name: "Volume", Wide: true},
 			{Name: "ID", Wide: true},
 		},
 	}

@@ -11,7 +11,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// The annotations in which Kubernetes keeps the provisioner of a claim: the second is the older one.
+// The annotations in which Kubernetes keeps the provisioner of a claim: the second is the older
+// one.
 const (
 	provisionerAnnotation    = "volume.kubernetes.io/storage-provisioner"
 	oldProvisionerAnnotation = "volume.beta.kubernetes.io/storage-provisioner"

@@ -30,7 +30,10 @@ const (
 	leavingSection = "It does not go away, or does not grow"
 )
 
-func claimName(c *core.PersistentVolumeClaim) string { return "claim " + c.Namespace + "/" + c.Name }
+func claimName(c *core.PersistentVolumeClaim) string {
+	return "claim " + c.Namespace + "/" + c.Name
+}
+
 func className(c *core.PersistentVolumeClaim) string { return claims.ClassName(c) }
 func requested(c *core.PersistentVolumeClaim) int64  { return claims.Requested(c) }
 
@@ -256,7 +259,8 @@ func (e *examination) released(pv *core.PersistentVolume, events map[claims.Key]
 		return
 	}
 	if pv.Spec.PersistentVolumeReclaimPolicy == core.PersistentVolumeReclaimRetain {
-		e.fault(Warning, subject, "is Released, and its class has reclaimPolicy: Retain: the data is kept",
+		e.fault(Warning, subject,
+			"is Released, and its class has reclaimPolicy: Retain: the data is kept",
 			"keep it, or delete it: kubectl patch pv "+pv.Name+
 				` -p '{"spec":{"persistentVolumeReclaimPolicy":"Delete"}}'`, e.anchor(leavingSection))
 		return

@@ -52,7 +52,8 @@ func (e *examination) hasContainer(name string) bool {
 
 func (e *examination) hasSnapshotClass() bool {
 	for _, c := range e.SnapshotClasses {
-		if driver, _, _ := unstructured.NestedString(c.Object, "driver"); driver == e.Installation.Driver {
+		if driver, _, _ := unstructured.NestedString(c.Object,
+			"driver"); driver == e.Installation.Driver {
 			return true
 		}
 	}
@@ -125,6 +126,7 @@ func (e *examination) stuckContents() {
 			continue
 		}
 		e.fault(Warning, "snapshotcontent "+name, message,
-			"look whether its node is there and its driver runs", "docs/operations.md#a-node-or-a-disk-is-gone")
+			"look whether its node is there and its driver runs",
+			"docs/operations.md#a-node-or-a-disk-is-gone")
 	}
 }

@@ -25,8 +25,8 @@ import (
 // pageSize is how many objects one answer of the API server has at most.
 const pageSize = 500
 
-// Reader reads objects. What the user may not read is left out: the list is empty, and NotShown says
-// so. The methods may be called concurrently.
+// Reader reads objects. What the user may not read is left out: the list is empty, and NotShown
+// says so. The methods may be called concurrently.
 type Reader struct {
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface

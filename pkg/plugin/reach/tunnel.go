@@ -51,8 +51,8 @@ func (p Pods) Tunnel(pod *core.Pod, port string) (*Tunnel, error) {
 	return &Tunnel{streams: streams, port: port}, nil
 }
 
-// dialer is the dialer that kubectl uses: a WebSocket, and SPDY where a proxy or an older API server
-// refuses that.
+// dialer is the dialer that kubectl uses: a WebSocket, and SPDY where a proxy or an older API
+// server refuses that.
 func (p Pods) dialer(pod *core.Pod) (httpstream.Dialer, error) {
 	target := p.subresource(pod, "portforward")
 	transport, upgrader, err := spdy.RoundTripperFor(p.Config)

@@ -17,7 +17,8 @@ const Hidden = "<redacted>"
 var secrets = []*regexp.Regexp{
 	// JSON web tokens, as service accounts have them (RFC 7519).
 	regexp.MustCompile(`()\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*`),
-	regexp.MustCompile(`(?s)()-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)`),
+	regexp.MustCompile(`(?s)()-----BEGIN [A-Z ]*PRIVATE KEY-----.*?` +
+		`(-----END [A-Z ]*PRIVATE KEY-----|$)`),
 	regexp.MustCompile(`(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}`),
 	regexp.MustCompile(`(?i)((?:password|passwd|passphrase|secret|token|api[_-]?key|credential)s?"?` +
 		`\s*[:=]\s*"?)[^\s",}]+`),

@@ -54,7 +54,8 @@ func TestObjectsKeepNoValuesOfTheirOwners(t *testing.T) {
 	}}}
 	PodSpec(&spec)
 	c := spec.Containers[0]
-	if c.Env[0].Value != Hidden || c.Env[1].Value != "" || c.Args[0] != "--controller-token=/var/run/token" ||
+	if c.Env[0].Value != Hidden || c.Env[1].Value != "" ||
+		c.Args[0] != "--controller-token=/var/run/token" ||
 		strings.Contains(c.Args[1], "swordfish") || c.Args[2] != "--v=2" {
 		t.Errorf("%+v", c)
 	}

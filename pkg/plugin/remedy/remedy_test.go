@@ -55,9 +55,9 @@ func TestMessagesOfAClusterFindTheirRow(t *testing.T) {
 			"The claim stays Pending", "none: the volume is created where the first pod runs",
 		},
 		{
-			`rpc error: code = ResourceExhausted desc = no space: 5 bytes wanted, 3 available: (filesystem ` +
-				`9 - used by others 1) * overcommit 1 - reserve 0 - promised to volumes 5 - waiting to be ` +
-				`purged 0`,
+			`rpc error: code = ResourceExhausted desc = no space: 5 bytes wanted, 3 available: ` +
+				`(filesystem 9 - used by others 1) * overcommit 1 - reserve 0 - promised to volumes 5 - ` +
+				`waiting to be purged 0`,
 			"The claim stays Pending", "this node has no room; Kubernetes tries another one",
 		},
 		{"hello", "", ""},
