@@ -88,5 +88,5 @@ func TestKubectlHostpathShowsVolumesAndTakesADeletedOneBack(t *testing.T) {
 	}
 	// Other tests wait until there is nothing in the trash.
 	setAttributesClass(t, ns, "not-kept")
-	eventually(t, readyTimeout, func() error { return hasAttributesClass(t, ns, "data", "not-kept") })
+	eventually(t, readyTimeout, func() error { return hasAttributesClass(t, ns, "not-kept") })
 }

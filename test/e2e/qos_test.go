@@ -30,12 +30,12 @@ func setAttributesClass(t *testing.T, ns, class string) {
 		fmt.Sprintf(`{"spec": {"volumeAttributesClassName": %q}}`, class))
 }
 
-func hasAttributesClass(t *testing.T, ns, claim, want string) error {
+func hasAttributesClass(t *testing.T, ns, want string) error {
 	t.Helper()
-	got := kubectl(t, "-n", ns, "get", "pvc", claim, "-o",
+	got := kubectl(t, "-n", ns, "get", "pvc", "data", "-o",
 		"jsonpath={.status.currentVolumeAttributesClassName}")
 	if got != want {
-		return fmt.Errorf("claim %s has the class %q, want %q", claim, got, want)
+		return fmt.Errorf("claim data has the class %q, want %q", got, want)
 	}
 	return nil
 }
@@ -84,7 +84,7 @@ func TestIOLimitComesAndGoesWhileThePodRuns(t *testing.T) {
 	}
 	eventually(t, readyTimeout, isFast)
 	setAttributesClass(t, ns, "slow")
-	eventually(t, readyTimeout, func() error { return hasAttributesClass(t, ns, "data", "slow") })
+	eventually(t, readyTimeout, func() error { return hasAttributesClass(t, ns, "slow") })
 	eventually(t, readyTimeout, isSlow("app"))
 	eventually(t, readyTimeout, isSlow("slow"))
 	// Another process than the one that has set the limit lifts it.
@@ -100,7 +100,7 @@ func TestIOLimitComesAndGoesWhileThePodRuns(t *testing.T) {
 		t.Error("Kubernetes has taken the class off the claim: docs/qos.md says that it does not")
 	}
 	setAttributesClass(t, ns, "unlimited")
-	eventually(t, readyTimeout, func() error { return hasAttributesClass(t, ns, "data", "unlimited") })
+	eventually(t, readyTimeout, func() error { return hasAttributesClass(t, ns, "unlimited") })
 	eventually(t, readyTimeout, isFast)
 	restarts := kubectl(t, "-n", ns, "get", "pod", "app", "-o",
 		"jsonpath={.status.containerStatuses[0].restartCount}")
@@ -124,5 +124,5 @@ func TestAttributesThatAVolumeCannotHaveAreAnEvent(t *testing.T) {
 		return describes(t, ns, "pvc", "data", "use a StorageClass with backing: image")
 	})
 	setAttributesClass(t, ns, "retained")
-	eventually(t, readyTimeout, func() error { return hasAttributesClass(t, ns, "data", "retained") })
+	eventually(t, readyTimeout, func() error { return hasAttributesClass(t, ns, "retained") })
 }
