@@ -97,7 +97,7 @@ func (w *takenOver) raw(path string) string {
 // volume is where the API server has a claim's volume.
 func (w *takenOver) volume(claim string) string {
 	w.t.Helper()
-	return volumesPrefix + w.ask("-n", w.ns, "get", "pvc", "data", "-o", "jsonpath={.spec.volumeName}")
+	return volumesPrefix + w.ask("-n", w.ns, "get", "pvc", claim, "-o", "jsonpath={.spec.volumeName}")
 }
 
 // content is where the API server has what a snapshot is bound to.
@@ -285,7 +285,7 @@ func (w *takenOver) createVolumes() (list []attempt) {
 
 func (w *takenOver) uid(claim string) string {
 	w.t.Helper()
-	return w.ask("-n", w.ns, "get", "pvc", "data", "-o", "jsonpath={.metadata.uid}")
+	return w.ask("-n", w.ns, "get", "pvc", claim, "-o", "jsonpath={.metadata.uid}")
 }
 
 // volumeChanges are what a volume has that others act upon.
@@ -520,7 +520,7 @@ func (w *takenOver) tellGrowth() (list []attempt) {
 	}
 	condition := func(claim, kind string) string {
 		// A merge patch replaces the list. Kubernetes 1.37 has a condition of its own there.
-		others := strings.Trim(w.ask("-n", w.ns, "get", "pvc", "data", "-o",
+		others := strings.Trim(w.ask("-n", w.ns, "get", "pvc", claim, "-o",
 			"jsonpath={.status.conditions}"), "[]")
 		if others != "" {
 			others += ", "
