@@ -242,6 +242,8 @@ type question[T any] struct {
 
 // collect makes a part of a list that goes from node to node, in the order of their names. What is
 // after begins with the name of a node: "NAME/after", with the after of that node.
+//
+//nolint:gocognit // one walk, whose parts share where it stands
 func collect[T any](
 	ctx context.Context, f *fleetStatus, q status.Query, ask question[T],
 ) (list status.List[T], err error) {

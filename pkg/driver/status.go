@@ -56,25 +56,25 @@ type uses struct {
 	byPool map[string]*status.History
 }
 
-func (u *uses) note(pool string, bytes int64) {
+func (u *uses) note(name string, bytes int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.byPool == nil {
 		u.byPool = map[string]*status.History{}
 	}
-	if u.byPool[pool] == nil {
-		u.byPool[pool] = &status.History{}
+	if u.byPool[name] == nil {
+		u.byPool[name] = &status.History{}
 	}
-	u.byPool[pool].Note(time.Now(), bytes)
+	u.byPool[name].Note(time.Now(), bytes)
 }
 
-func (u *uses) of(pool string) []status.Sample {
+func (u *uses) of(name string) []status.Sample {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.byPool[pool] == nil {
+	if u.byPool[name] == nil {
 		return nil
 	}
-	return u.byPool[pool].Samples(time.Now())
+	return u.byPool[name].Samples(time.Now())
 }
 
 // Overview implements status.Source.
@@ -83,7 +83,7 @@ func (n *nodeStatus) Overview(context.Context) (status.Overview, error) {
 		Deployment: status.NodeDeployment, DriverName: n.driverName, Version: version.Version,
 		Time: time.Now().UTC(), Nodes: 1, NodesLinked: 1,
 	}
-	for _, p := range n.pools.statuses() {
+	for _, p := range n.pools.statuses() { //nolint:contextcheck // it waits for statusPatience at most
 		o.Pools++
 		shown := n.describe(p)
 		o.UnhealthyVolumes += shown.UnhealthyVolumes
@@ -123,7 +123,7 @@ func (n *nodeStatus) Pools(
 	if n.isElsewhere(q) {
 		return list, nil
 	}
-	all := n.pools.statuses()
+	all := n.pools.statuses() //nolint:contextcheck // as in Overview
 	slices.SortFunc(all, func(a, b poolStatus) int {
 		return cmp.Compare(a.config.Name, b.config.Name)
 	})

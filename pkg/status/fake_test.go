@@ -18,8 +18,6 @@ type fake struct {
 
 var _ Source = (*fake)(nil)
 
-func pointer[T any](v T) *T { return &v }
-
 func use(from, to int64) (samples []Sample) {
 	now := time.Now().UTC().Truncate(time.Second)
 	for i := range int64(49) {
@@ -46,7 +44,7 @@ func (f *fake) pools() []Pool {
 			Filesystem: "btrfs", EnforcesSizes: true, SizeBytes: 2 << 40, UsedBytes: 1 << 40,
 			FreeBytes: 1 << 40, AvailableBytes: 700 << 30, CommittedBytes: 1300 << 30,
 			TrashBytes: 40 << 30, Volumes: 120, Snapshots: 61, TrashEntries: 3, Copies: 2,
-			Use: use(900<<30, 1<<40), GrowthBytesPerDay: pointer(int64(124 << 30)),
+			Use: use(900<<30, 1<<40), GrowthBytesPerDay: new(int64(124 << 30)),
 		},
 		{
 			Node: "node-a", Name: "archive", ID: "1123456789ab", Ready: false, Reason: "disk_failed",
@@ -57,12 +55,12 @@ func (f *fake) pools() []Pool {
 			Filesystem: "projquota", EnforcesSizes: true, SizeBytes: 2 << 40, UsedBytes: 1990 << 30,
 			FreeBytes: 58 << 30, AvailableBytes: 20 << 30, CommittedBytes: 2000 << 30, Volumes: 70,
 			UnhealthyVolumes: 2, Faults: map[string]int64{"size_not_enforced": 1, "growth_failed": 1},
-			Use: use(1800<<30, 1990<<30), GrowthBytesPerDay: pointer(int64(190 << 30)),
+			Use: use(1800<<30, 1990<<30), GrowthBytesPerDay: new(int64(190 << 30)),
 		},
 		{
 			Node: "node-c", Name: "fast", ID: "3123456789ab", IsDefault: true, Ready: true,
 			SizeBytes: 3 << 40, AvailableBytes: 2 << 40, Volumes: 12,
-			AsOf: pointer(time.Now().Add(-2 * time.Hour)),
+			AsOf: new(time.Now().Add(-2 * time.Hour)),
 		},
 	}
 }
@@ -115,10 +113,10 @@ func (f *fake) volumes() []Volume {
 		{
 			ID: "0123456789ab-pvc-3f0c", Node: "node-a", Pool: "fast", Name: "pvc-3f0c",
 			Claim: &ObjectName{"shop", "orders-db-0"}, Kind: Image, CapacityBytes: 64 << 30,
-			UsedBytes: pointer(int64(52 << 30)), EnforcesSize: true, Created: created,
+			UsedBytes: new(int64(52 << 30)), EnforcesSize: true, Created: created,
 			Pods:              []Pod{{UID: "6f1d8b0e", Namespace: "shop", Name: "orders-db-0"}},
-			GrowthBytesPerDay: pointer(int64(3 << 30)), Source: "0123456789ab-s-nightly",
-			TrashRetentionSeconds: pointer(int64(259200)), UsedInodes: pointer(int64(4711)),
+			GrowthBytesPerDay: new(int64(3 << 30)), Source: "0123456789ab-s-nightly",
+			TrashRetentionSeconds: new(int64(259200)), UsedInodes: new(int64(4711)),
 		},
 		{
 			ID: "0123456789ab-h-0", Node: "node-a", Pool: "fast", Name: hostile,
@@ -130,7 +128,7 @@ func (f *fake) volumes() []Volume {
 		{ID: "0123456789ab-damaged", Node: "node-a", Pool: "fast", Damaged: true},
 		{
 			ID: "2123456789ab-csi-1", Node: "node-b", Pool: "fast", Name: "csi-1", Inline: true,
-			Kind: Directory, CapacityBytes: 1 << 30, UsedBytes: pointer(int64(1 << 29)),
+			Kind: Directory, CapacityBytes: 1 << 30, UsedBytes: new(int64(1 << 29)),
 			EnforcesSize: true, Created: created, Pods: []Pod{{UID: "0d4c1f9a"}},
 		},
 	}
@@ -139,7 +137,7 @@ func (f *fake) volumes() []Volume {
 		volumes = append(volumes, Volume{
 			ID: "2123456789ab-" + name, Node: "node-b", Pool: "fast", Name: name,
 			Claim: &ObjectName{"web", name}, Kind: Directory, CapacityBytes: 10 << 30,
-			UsedBytes: pointer(int64(i) << 30), EnforcesSize: true, Created: created,
+			UsedBytes: new(int64(i) << 30), EnforcesSize: true, Created: created,
 		})
 	}
 	return volumes
@@ -201,8 +199,11 @@ func (f *fake) Copies(_ context.Context, q Query) (List[Copy], error) {
 		{
 			Node: "node-b", Pool: "fast", What: "volume 2123456789ab-pvc-90",
 			Source: "2123456789ab-s-weekly", Began: time.Now().Add(-7 * time.Minute), CopiedBytes: 11 << 30, CopiedFiles: 80211,
-			TotalBytes: pointer(int64(30 << 30)),
+			TotalBytes: new(int64(30 << 30)),
 		},
-		{Node: "node-b", Pool: "fast", What: "group snapshot " + hostile, Began: time.Now(), Source: hostile},
+		{
+			Node: "node-b", Pool: "fast", What: "group snapshot " + hostile, Began: time.Now(),
+			Source: hostile,
+		},
 	})
 }

@@ -38,7 +38,7 @@ func TestPartsAreNeverMoreThanTheWhole(t *testing.T) {
 			t.Errorf("%d: %+v, want %+v", used, *got, want)
 		}
 	}
-	if p := copyPart(Copy{CopiedBytes: 200, TotalBytes: pointer(int64(100))}); p.Percent != 99 {
+	if p := copyPart(Copy{CopiedBytes: 200, TotalBytes: new(int64(100))}); p.Percent != 99 {
 		t.Errorf("a copy that goes on is at %d %%", p.Percent)
 	}
 }

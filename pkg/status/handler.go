@@ -160,5 +160,6 @@ func fail(w http.ResponseWriter, code int, text string) { write(w, code, Error{E
 func write(w http.ResponseWriter, code int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(body) // when the client has gone, nothing can be done
+	//nolint:errchkjson // types of this package; when the client has gone, nothing can be done
+	_ = json.NewEncoder(w).Encode(body)
 }

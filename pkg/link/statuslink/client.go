@@ -13,7 +13,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/status"
 )
 
-// ErrOld: the node's driver is of before the Status service.
+// ErrOld says that the node's driver is of before the Status service.
 var ErrOld = errors.New("the node's driver is older than the controller, and does not tell this: " +
 	"it will when its image is as new")
 
@@ -123,7 +123,7 @@ func list[L part, From, To any](
 
 func fromRPC(err error) error {
 	s := rpcstatus.Convert(err)
-	switch s.Code() {
+	switch s.Code() { //nolint:exhaustive // the others say what they mean in their message
 	case codes.NotFound:
 		return fmt.Errorf("%w: %s", status.ErrNotFound, s.Message())
 	case codes.InvalidArgument:

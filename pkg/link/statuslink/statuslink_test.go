@@ -116,7 +116,7 @@ func dial(t *testing.T, n *node) *Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		conn.Close()
+		_ = conn.Close()
 		server.Stop()
 		if err := <-served; err != nil {
 			t.Error(err)
