@@ -45,8 +45,8 @@ type unhealthy struct {
 	cluster  *cluster
 	nodes    Nodes
 	recorder record.EventRecorder
-	// sent has the reasons of the last events, by pool and volume ID. What a node that is not linked has
-	// said before stays.
+	// sent has the reasons of the last events, by pool and volume ID. What a node that is not linked
+	// has said before stays.
 	sent map[volume.PoolID]map[string]string
 }
 

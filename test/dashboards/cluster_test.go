@@ -342,13 +342,13 @@ func access(t *testing.T, dir string) (server string, tls map[string]string) {
 		Clusters []struct {
 			Cluster struct {
 				Server string `json:"server"`
-				CA     string `json:"certificate-authority-data"`
+				CA     string `json:"certificate-authority-data"` //nolint:tagliatelle // kubectl's name
 			} `json:"cluster"`
 		} `json:"clusters"`
 		Users []struct {
 			User struct {
-				Certificate string `json:"client-certificate-data"`
-				Key         string `json:"client-key-data"`
+				Certificate string `json:"client-certificate-data"` //nolint:tagliatelle // kubectl's name
+				Key         string `json:"client-key-data"`         //nolint:tagliatelle // kubectl's name
 			} `json:"user"`
 		} `json:"users"`
 	}

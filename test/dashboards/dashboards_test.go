@@ -23,8 +23,8 @@ func TestMetricsAreWhatAQueryNames(t *testing.T) {
 func TestMissingMetricIsFound(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "a"}, []string{"x"}),
-		prometheus.NewHistogram(prometheus.HistogramOpts{Name: "b"}),
+		prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "a", Help: "One."}, []string{"x"}),
+		prometheus.NewHistogram(prometheus.HistogramOpts{Name: "b", Help: "Two."}),
 	)
 	got := Missing(registry, []string{"a", "b_bucket", "c"})
 	if !slices.Equal(got, []string{`"c"`}) {
