@@ -414,7 +414,10 @@ func (n *nodeStatus) volume(p *pool.Pool, d pool.VolumeDetails) status.Volume {
 		Pods: n.publications.Pods(d.ID.String(), maxShownPods), Kind: kindOf(d.Spec),
 		CapacityBytes: d.CapacityBytes, UsedBytes: d.HeldBytes, UsedInodes: d.HeldInodes,
 		EnforcesSize: d.EnforcesSize, Created: d.Created.UTC().Truncate(time.Second),
-		Source: d.Source.String(), Damaged: d.IsDamaged,
+		Damaged: d.IsDamaged,
+	}
+	if !d.Source.IsNone() {
+		v.Source = d.Source.String()
 	}
 	for _, f := range d.Faults {
 		v.Faults = append(v.Faults, string(f))

@@ -115,7 +115,7 @@ func TestNodeListsVolumesInPartsAndByNamespace(t *testing.T) {
 	}
 	for _, v := range volumes {
 		if *v.Claim != (status.ObjectName{Namespace: "ns-1", Name: hostileClaim}) ||
-			v.CapacityBytes != 1<<20 || v.Kind != status.Directory {
+			v.CapacityBytes != 1<<20 || v.Kind != status.Directory || v.Source != "" {
 			t.Errorf("%+v", v)
 		}
 	}
