@@ -70,7 +70,7 @@ func (f undeleteFlags) call(ctx context.Context, entry string) (v status.Undelet
 	if err != nil {
 		return v, err
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // the answer has been read
 	r, err := adminpb.NewAdminClient(conn).Undelete(ctx,
 		&adminpb.UndeleteRequest{Pool: f.pool, Entry: entry})
 	if err != nil {

@@ -90,8 +90,10 @@ func (s *session) supportBundle(
 	b := &bundle{driver: s.installation.Driver, files: map[string][]byte{}}
 	b.addFacts(facts)
 	b.addJSON("doctor.json", doctor.Examine(facts))
-	b.addJSON("version.json", map[string]string{"plugin": version.Version,
-		"server": s.serverVersion()})
+	b.addJSON("version.json", map[string]string{
+		"plugin": version.Version,
+		"server": s.serverVersion(),
+	})
 	s.addConfig(ctx, b)
 	pods := append(chooseDriverPods(facts.DriverPods, nodes), facts.ControllerPods...)
 	s.addPages(ctx, b, pods)

@@ -61,7 +61,7 @@ func Command(streams Streams) *cobra.Command {
 		},
 	}
 	p.connect = p.connectToCluster
-	return p.root()
+	return p.root() //nolint:contextcheck // completion gets it from the command
 }
 
 // Run runs the plugin with arguments that do not include its name. It returns the exit code.

@@ -261,7 +261,12 @@ func (c *testCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return v.Claim == nil || v.Claim.Namespace != namespace
 		})
 	}
-	_ = json.NewEncoder(w).Encode(map[string]any{"items": items})
+	text, err := json.Marshal(map[string]any{"items": items})
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	_, _ = w.Write(text)
 }
 
 // run runs the plugin in the namespace shop.

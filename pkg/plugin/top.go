@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -158,7 +159,7 @@ func topList(volumes []Top, all bool) output.List {
 			writes = output.Bytes(*t.GrowthBytesPerSecond) + "/s"
 		}
 		if t.Data != nil && t.Data.UsedInodes != nil {
-			inodes = fmt.Sprint(*t.Data.UsedInodes)
+			inodes = strconv.FormatInt(*t.Data.UsedInodes, 10)
 		}
 		cells := []any{
 			t.Claim, output.BytesOf(t.UsedBytes()), output.Bytes(t.CapacityBytes),

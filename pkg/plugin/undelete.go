@@ -164,18 +164,17 @@ func (s *session) findEntry(
 }
 
 func matchesEntry(e status.TrashEntry, name string) bool {
-	original, _, _ := cutLast(e.Entry, ".")
+	original := beforeLast(e.Entry, ".")
 	return e.Entry == name || original == name || e.ID == name ||
 		e.Claim != nil && e.Claim.Namespace+"/"+e.Claim.Name == name
 }
 
-// cutLast is strings.Cut at the last separator.
-func cutLast(s, separator string) (before, after string, ok bool) {
-	i := strings.LastIndex(s, separator)
-	if i < 0 {
-		return s, "", false
+// beforeLast is what stands before the last separator, or all if there is none.
+func beforeLast(s, separator string) string {
+	if i := strings.LastIndex(s, separator); i >= 0 {
+		return s[:i]
 	}
-	return s[:i], s[i+len(separator):], true
+	return s
 }
 
 // usualClass is the chart's first class, if there is one that the user may see.
@@ -196,7 +195,7 @@ func (s *session) usualClass(ctx context.Context) (string, error) {
 // plannedFor is what undelete will say, as far as the trash says it. If the trash could not be
 // read, ID and size are made up: the API server is to say only whether it would take such objects.
 func (s *session) plannedFor(e status.TrashEntry) status.Undeleted {
-	original, _, _ := cutLast(e.Entry, ".")
+	original := beforeLast(e.Entry, ".")
 	return status.Undeleted{
 		ID: cmp.Or(e.ID, "unknown"), Pool: e.Pool, CapacityBytes: max(1, e.PromisedBytes),
 		Claim:            e.Claim,
@@ -312,11 +311,11 @@ func (s *session) claimKey(u undelete, v status.Undeleted) (claims.Key, error) {
 // create makes both objects. dryRun asks the API server whether it would.
 func (s *session) create(ctx context.Context, o static, dryRun ...string) error {
 	opts := metav1.CreateOptions{DryRun: dryRun, FieldManager: "kubectl-hostpath"}
-	core := s.Client.CoreV1()
-	if _, err := core.PersistentVolumes().Create(ctx, o.volume, opts); err != nil {
+	client := s.Client.CoreV1()
+	if _, err := client.PersistentVolumes().Create(ctx, o.volume, opts); err != nil {
 		return err
 	}
-	_, err := core.PersistentVolumeClaims(o.claim.Namespace).Create(ctx, o.claim, opts)
+	_, err := client.PersistentVolumeClaims(o.claim.Namespace).Create(ctx, o.claim, opts)
 	return err
 }
 

@@ -90,7 +90,7 @@ func (s *session) volumes(
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := s.Reader.Claims(ctx, namespace)
+	all, err := s.Claims(ctx, namespace)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -168,17 +168,17 @@ func (e *examination) growth() string {
 			claims.Requested(c) <= claims.Capacity(c) {
 			continue
 		}
-		message, do := "wants to grow to "+output.Bytes(claims.Requested(c))+", and has "+
-			output.Bytes(claims.Capacity(c)), ""
+		says, do := []string{"wants to grow to " + output.Bytes(claims.Requested(c)) + ", and has " +
+			output.Bytes(claims.Capacity(c))}, ""
 		for _, condition := range c.Status.Conditions {
 			if condition.Message != "" {
-				message += ": " + condition.Message
+				says = append(says, condition.Message)
 				if row, ok := e.book.For(condition.Message, leavingSection); ok {
 					do = row.Do
 				}
 			}
 		}
-		e.fault(Warning, claimName(c), message, do, e.anchor(leavingSection))
+		e.fault(Warning, claimName(c), strings.Join(says, ": "), do, e.anchor(leavingSection))
 	}
 	return "every claim has the size that it asks for" + e.where()
 }

@@ -163,14 +163,14 @@ func Worst(findings []Finding) Severity {
 
 func (e *examination) add(f Finding) { e.findings = append(e.findings, f) }
 
-func (e *examination) fault(severity Severity, subject, message, remedy, reference string) {
+func (e *examination) fault(severity Severity, subject, message, do, reference string) {
 	e.add(Finding{
-		Severity: severity, Subject: subject, Message: message, Remedy: remedy, Reference: reference,
+		Severity: severity, Subject: subject, Message: message, Remedy: do, Reference: reference,
 	})
 }
 
 // unknown says that a check could not be made.
-func (e *examination) unknown(format string, args ...any) {
+func (e *examination) unknownf(format string, args ...any) {
 	e.add(Finding{Severity: Unknown, Message: fmt.Sprintf(format, args...)})
 }
 
@@ -178,7 +178,7 @@ func (e *examination) unknown(format string, args ...any) {
 func (e *examination) needs(kinds ...string) bool {
 	for _, kind := range kinds {
 		if !e.MayList(kind) {
-			e.unknown("you may not list %s", kind)
+			e.unknownf("you may not list %s", kind)
 			return false
 		}
 	}
@@ -188,7 +188,7 @@ func (e *examination) needs(kinds ...string) bool {
 // needsData says whether the status API has answered.
 func (e *examination) needsData() bool {
 	if e.Data == nil {
-		e.unknown("the status API was not asked: %v", e.DataError)
+		e.unknownf("the status API was not asked: %v", e.DataError)
 	}
 	return e.Data != nil
 }

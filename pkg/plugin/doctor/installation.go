@@ -16,7 +16,7 @@ func (e *examination) installation() string {
 	i := e.Installation
 	if !i.IsVisible() {
 		if !e.MayList("daemonsets") {
-			e.unknown("you may not list daemonsets, so the driver's own parts are not checked")
+			e.unknownf("you may not list daemonsets, so the driver's own parts are not checked")
 			return ""
 		}
 		e.fault(Error, "", "no DaemonSet of driver "+i.Driver+" was found",

@@ -216,6 +216,8 @@ func (r *Reader) Deployments(
 }
 
 // snapshotAPI has the objects of external-snapshotter.
+//
+//nolint:gochecknoglobals // Go has no constant structs
 var snapshotAPI = schema.GroupVersion{Group: "snapshot.storage.k8s.io", Version: "v1"}
 
 // Snapshots are the VolumeSnapshots of a namespace.

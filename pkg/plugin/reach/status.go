@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -47,9 +48,7 @@ func List[T any](
 	ctx context.Context, a API, resource string, query url.Values,
 ) (items []T, missing []status.Missing, err error) {
 	q := url.Values{status.ParamLimit: {strconv.Itoa(status.MaxLimit)}}
-	for name, values := range query {
-		q[name] = values
-	}
+	maps.Copy(q, query)
 	for {
 		var part status.List[T]
 		if err := a.get(ctx, resource, q, &part); err != nil {

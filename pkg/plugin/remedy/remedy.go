@@ -4,6 +4,7 @@ package remedy
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -148,12 +149,7 @@ func inSections(row Row, sections []string) bool {
 	if len(sections) == 0 {
 		return true
 	}
-	for _, s := range sections {
-		if row.Section == s {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(sections, row.Section)
 }
 
 // Rows are all rows that have a message.
