@@ -61,12 +61,12 @@ func Command(streams Streams) *cobra.Command {
 		},
 	}
 	p.connect = p.connectToCluster
-	return p.root() //nolint:contextcheck // completion gets it from the command
+	return p.root()
 }
 
 // Run runs the plugin with arguments that do not include its name. It returns the exit code.
 func Run(ctx context.Context, args []string, streams Streams) int {
-	root := Command(streams)
+	root := Command(streams) //nolint:contextcheck // completion gets it from the command
 	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(streams.Err, "error:", err)
