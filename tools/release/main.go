@@ -104,6 +104,9 @@ func imageCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if base, err = base.OrNewest(cmd.Context(), architecture, logTo(cmd)); err != nil {
+				return err
+			}
 			image, err := source.NewImage(cmd.Context(), base, architecture)
 			if err != nil {
 				return err
@@ -140,9 +143,7 @@ func buildCommand(o *options) *cobra.Command {
 			if release.Base, err = release.Source.NewBase(o.cache); err != nil {
 				return err
 			}
-			release.Log = func(format string, args ...any) {
-				fmt.Fprintf(cmd.ErrOrStderr(), "release: "+format+"\n", args...)
-			}
+			release.Log = logTo(cmd)
 			if err := release.Write(cmd.Context()); err != nil {
 				return err
 			}
@@ -163,6 +164,13 @@ func buildCommand(o *options) *cobra.Command {
 		"address of this run, for the provenance")
 	cobra.CheckErr(cmd.MarkFlagRequired("output"))
 	return cmd
+}
+
+// logTo prints lines where a command's errors go.
+func logTo(cmd *cobra.Command) func(format string, args ...any) {
+	return func(format string, args ...any) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "release: "+format+"\n", args...)
+	}
 }
 
 func pushCommand() *cobra.Command {

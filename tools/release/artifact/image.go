@@ -10,23 +10,6 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/tools/release/oci"
 )
 
-// Base is what images have below the driver.
-type Base struct {
-	Description debian.Description
-	Lock        debian.Lock
-	Cache       string // folder of downloaded packages
-}
-
-// NewBase reads what deploy/image says.
-func (s Source) NewBase(cache string) (Base, error) {
-	description, err := debian.ReadDescription(s.Path("deploy/image/base.yaml"))
-	if err != nil {
-		return Base{}, err
-	}
-	lock, err := debian.ReadLock(s.Path("deploy/image/base.lock.json"))
-	return Base{Description: description, Lock: lock, Cache: cache}, err
-}
-
 // Image is the driver's image for one architecture, and what is in it.
 type Image struct {
 	Architecture string

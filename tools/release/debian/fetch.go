@@ -14,8 +14,13 @@ import (
 // aptHelper is a part of apt that downloads one file and checks its sum.
 const aptHelper = "/usr/lib/apt/apt-helper"
 
+// ErrUnavailable says that nobody gives a locked package: the mirror drops a package once there is
+// a newer one, and not every machine reaches the archive.
+var ErrUnavailable = errors.New(
+	"Debian's mirror and archive do not give the package that base.lock.json has: run make base")
+
 // Fetch returns the path of a package's file, which it downloads into a folder unless the file is
-// there. The file has the lock's checksum.
+// there. The file has the lock's checksum. Errors: ErrUnavailable.
 func (l Lock) Fetch(ctx context.Context, folder string, pkg Package) (string, error) {
 	path := filepath.Join(folder, pkg.SHA256+".deb")
 	if content, err := os.ReadFile(path); err == nil && sum(content) == pkg.SHA256 {
@@ -32,7 +37,7 @@ func (l Lock) Fetch(ctx context.Context, folder string, pkg Package) (string, er
 		}
 		failed = errors.Join(failed, fmt.Errorf("%s: %w", uri, err))
 	}
-	return "", failed
+	return "", fmt.Errorf("%s %s: %w: %w", pkg.Name, pkg.Version, ErrUnavailable, failed)
 }
 
 // uris are where a package is: on the mirror as long as it is the newest, in the archive for ever.

@@ -12,6 +12,9 @@ import (
 // packages builds .deb files into a cache, so that nothing is downloaded, and returns their lock.
 func packages(t *testing.T, cache string, contents map[string]map[string]string) Lock {
 	t.Helper()
+	if _, err := exec.LookPath("dpkg-deb"); err != nil {
+		t.Skip("needs dpkg-deb")
+	}
 	lock := Lock{Suite: "test", Snapshot: "20261129T000000Z"}
 	for name, files := range contents {
 		folder := t.TempDir()
@@ -37,7 +40,7 @@ func packages(t *testing.T, cache string, contents map[string]map[string]string)
 		out, err := exec.CommandContext(t.Context(),
 			"dpkg-deb", "--root-owner-group", "--build", folder, deb).CombinedOutput()
 		if err != nil {
-			t.Skipf("needs dpkg-deb: %v: %s", err, out)
+			t.Fatalf("dpkg-deb: %v: %s", err, out)
 		}
 		built, err := os.ReadFile(deb)
 		if err != nil {
