@@ -228,16 +228,16 @@ func (p *plugin) printFindings(findings []doctor.Finding, format string, quiet b
 		if f.Subject != "" {
 			text = f.Subject + ": " + f.Message
 		}
-		fmt.Fprintf(p.Out, "%-8s%-14s%s\n", f.Severity, f.Check, text)
+		fmt.Fprintf(p.Out, "%-8s%-14s%s\n", f.Severity, f.Check, output.Escape(text))
 		if f.Severity == doctor.OK {
 			continue
 		}
 		const indent = "                      "
 		if f.Remedy != "" {
-			fmt.Fprintln(p.Out, indent+"do: "+f.Remedy)
+			fmt.Fprintln(p.Out, indent+"do: "+output.Escape(f.Remedy))
 		}
 		if f.Reference != "" {
-			fmt.Fprintln(p.Out, indent+"see "+f.Reference)
+			fmt.Fprintln(p.Out, indent+"see "+output.Escape(f.Reference))
 		}
 	}
 	return nil

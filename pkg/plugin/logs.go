@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/claims"
+	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/output"
 	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/reach"
 )
 
@@ -82,7 +83,8 @@ func (s *session) logs(ctx context.Context, name string, o reach.LogOptions) err
 		s.printLine(l)
 	}
 	if len(shown) == 0 {
-		fmt.Fprintf(s.Err, "No line of %d logs names %s.\n", len(sources), strings.Join(what.names, ", "))
+		fmt.Fprintf(s.Err, "No line of %d logs names %s.\n", len(sources),
+			output.Escape(strings.Join(what.names, ", ")))
 	}
 	return nil
 }
@@ -228,7 +230,8 @@ func (s *session) follow(
 }
 
 func (s *session) printLine(l reach.Line) {
-	fmt.Fprintf(s.Out, "%s %s/%s %s\n", l.Time.UTC().Format(time.RFC3339), l.Pod, l.Container, l.Text)
+	fmt.Fprintf(s.Out, "%s %s/%s %s\n", l.Time.UTC().Format(time.RFC3339), l.Pod, l.Container,
+		output.Escape(l.Text))
 }
 
 // logFilter finds the lines about a volume.

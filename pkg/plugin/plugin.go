@@ -69,7 +69,7 @@ func Run(ctx context.Context, args []string, streams Streams) int {
 	root := Command(streams) //nolint:contextcheck // completion gets it from the command
 	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(streams.Err, "error:", err)
+		fmt.Fprintln(streams.Err, "error:", output.Escape(err.Error()))
 		return 1
 	}
 	return 0
@@ -225,7 +225,7 @@ func (p *plugin) show(
 func (p *plugin) sayOnce(said map[string]bool, hints []string) {
 	for _, hint := range hints {
 		if !said[hint] {
-			fmt.Fprintln(p.Err, "Not shown:", hint)
+			fmt.Fprintln(p.Err, "Not shown:", output.Escape(hint))
 			said[hint] = true
 		}
 	}

@@ -76,7 +76,7 @@ func Print(out, hints io.Writer, format string, l List) error {
 		return printDocument(out, format, l)
 	case Name:
 		for _, row := range l.Rows {
-			fmt.Fprintln(out, row.Name)
+			fmt.Fprintln(out, Escape(row.Name))
 		}
 		return nil
 	}
