@@ -34,7 +34,7 @@ type fleetStatus struct {
 	driverName string
 	details    func() []router.NodeDetails
 	// object is what the API server has of a volume; see lifecycle.Controller.VolumeObject.
-	object func(name, id string) (o lifecycle.VolumeObject, exists, known bool)
+	object func(id string) (o lifecycle.VolumeObject, exists, known bool)
 	asked  chan struct{} // has an element for each node that is asked
 }
 
@@ -154,7 +154,7 @@ func (f *fleetStatus) addObject(v *status.Volume) {
 	if v.Inline || v.Damaged {
 		return
 	}
-	o, exists, known := f.object(v.Name, v.ID)
+	o, exists, known := f.object(v.ID)
 	if !known {
 		return
 	}

@@ -91,7 +91,7 @@ func newToldFleet(nodes []*toldNode) (*fleetStatus, *atomic.Int64) {
 	}
 	return &fleetStatus{
 		driverName: "test", details: func() []router.NodeDetails { return details },
-		object: func(string, string) (o lifecycle.VolumeObject, exists, known bool) {
+		object: func(string) (o lifecycle.VolumeObject, exists, known bool) {
 			return lifecycle.VolumeObject{ClaimNamespace: "ns", Claim: "data"}, true, true
 		},
 		asked: make(chan struct{}, maxAsked),

@@ -35,9 +35,9 @@ func (l *leadership) status() string {
 }
 
 // object is what the leader knows of the object of a volume. Another replica knows nothing.
-func (l *leadership) object(name, id string) (o lifecycle.VolumeObject, exists, known bool) {
+func (l *leadership) object(id string) (o lifecycle.VolumeObject, exists, known bool) {
 	if c := l.leading.Load(); c != nil {
-		return c.VolumeObject(name, id)
+		return c.VolumeObject(id)
 	}
 	return o, false, false
 }

@@ -17,10 +17,11 @@ import (
 
 // Names of indexes.
 const (
-	byPool  = "pool"  // volumes by the ID of their pool
-	byNode  = "node"  // volumes by the topology value of their node
-	byValue = "value" // nodes by their topology value
-	byClaim = "claim" // pods by "namespace/name" of their claims
+	byPool   = "pool"   // volumes by the ID of their pool
+	byNode   = "node"   // volumes by the topology value of their node
+	byHandle = "handle" // volumes by their volume ID
+	byValue  = "value"  // nodes by their topology value
+	byClaim  = "claim"  // pods by "namespace/name" of their claims
 )
 
 // cluster is what the API server has, of each object only the fields that are needed: there may be
@@ -57,7 +58,7 @@ func newCluster(client kubernetes.Interface, driverName string, others *NodeObje
 		}
 	}
 	for informer, indexers := range map[cache.SharedIndexInformer]cache.Indexers{
-		c.volumes: {byPool: indexing(poolOf), byNode: indexing(nodeOf)},
+		c.volumes: {byPool: indexing(poolOf), byNode: indexing(nodeOf), byHandle: indexing(handleOf)},
 		c.pods:    {byClaim: indexing(claimsOf)},
 	} {
 		if err := informer.AddIndexers(indexers); err != nil {

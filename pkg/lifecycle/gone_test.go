@@ -266,6 +266,38 @@ func TestVolumeWithoutAnObjectIsReportedAndKept(t *testing.T) {
 	})
 }
 
+// The object of a volume that was taken back has another name, and that of a new volume comes later.
+func TestOnlyAVolumeThatIsReportedHasNoObjectForSure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const handle, orphan = pool + "-" + provisionedName, "cccccccccccc-" + provisionedName
+		c := claimObject("data", "waits", "", "")
+		takenBack := ofClaim(volumeObject("orders-restored", "b"), c)
+		takenBack.Spec.CSI.VolumeHandle = handle
+		old := ofClaim(volumeObject("orders", "b"), c)
+		old.Spec.CSI.VolumeHandle, old.Status.Phase = handle, corev1.VolumeReleased
+		other := volumeObject(provisionedName, "a")
+		other.Spec.CSI.Driver, other.Spec.CSI.VolumeHandle = "other.example.com", orphan
+		w := newWorld(t, takenBack, old, other)
+		w.options.Nodes, w.options.Metrics = linked{pool: "b", "cccccccccccc": "a"}, NewMetrics()
+		w.run(func() {
+			o, exists, known := w.controller.VolumeObject(handle)
+			if !known || !exists || o.Claim != "data" || o.ClaimNamespace != "ns" || o.Released {
+				t.Errorf("an object with another name: %+v, %v, %v", o, exists, known)
+			}
+			if _, exists, known := w.controller.VolumeObject(orphan); exists || known {
+				t.Errorf("a new volume: exists %v, known %v", exists, known)
+			}
+			time.Sleep(2 * orphanInterval)
+			if _, exists, known := w.controller.VolumeObject(orphan); exists || !known {
+				t.Errorf("an orphan: exists %v, known %v", exists, known)
+			}
+			if _, exists, known := w.controller.VolumeObject("other"); exists || known {
+				t.Errorf("a volume of no node: exists %v, known %v", exists, known)
+			}
+		})
+	})
+}
+
 func valueOfNode(t *testing.T, metric *prometheus.GaugeVec, name string) float64 {
 	t.Helper()
 	var m dto.Metric

@@ -35,20 +35,34 @@ type VolumeObject struct {
 	Released              bool // the claim is gone
 }
 
-// VolumeObject finds the PersistentVolume of a volume by the name that external-provisioner gives
-// it: the volume's own. known is false if the volume may have another name there, or if this
-// process has not read all PersistentVolumes yet.
-func (c *Controller) VolumeObject(name, id string) (o VolumeObject, exists, known bool) {
+// VolumeObject finds the PersistentVolume of a volume by its volume handle. known is false if there
+// is none and the volume is none of Orphans: its object may come yet. It is also false if this
+// process has not read all PersistentVolumes.
+func (c *Controller) VolumeObject(id string) (o VolumeObject, exists, known bool) {
 	if !c.cluster.volumes.HasSynced() {
 		return o, false, false
 	}
-	v, found := get[*persistentVolume](c.cluster.volumes, name)
-	if !found || !v.ours || v.handle != id {
-		return o, false, provisioned.MatchString(name)
+	objects := indexed[*persistentVolume](c.cluster.volumes, byHandle, id)
+	if len(objects) == 0 {
+		return o, false, c.isOrphan(id)
+	}
+	v := objects[0]
+	// Of several the one counts that a claim still has.
+	if i := slices.IndexFunc(objects, func(v *persistentVolume) bool { return !v.released }); i >= 0 {
+		v = objects[i]
 	}
 	o.ClaimNamespace, o.Claim, _ = strings.Cut(v.claim, "/")
 	o.Released = v.released
 	return o, true, true
+}
+
+func (c *Controller) isOrphan(id string) bool {
+	if c.orphans == nil {
+		return false
+	}
+	c.orphans.mu.Lock()
+	defer c.orphans.mu.Unlock()
+	return c.orphans.ids[id]
 }
 
 // Orphans are those of the last comparison, by node, pool and directory. The caller must not change

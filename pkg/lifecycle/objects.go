@@ -139,6 +139,13 @@ func poolOf(v *persistentVolume) []string {
 	return []string{string(id.Pool())}
 }
 
+func handleOf(v *persistentVolume) []string {
+	if !v.ours {
+		return nil
+	}
+	return []string{v.handle}
+}
+
 func nodeOf(v *persistentVolume) []string {
 	if v.node == "" {
 		return nil

@@ -37,7 +37,8 @@ type orphans struct {
 	suspected map[string]suspect
 
 	mu   sync.Mutex
-	list []Orphan // of the last pass
+	list []Orphan        // of the last pass
+	ids  map[string]bool // their volume IDs
 }
 
 // suspect is a volume that had no PersistentVolume in the last pass.
@@ -73,6 +74,7 @@ func (o *orphans) look(ctx context.Context) (again time.Duration) {
 	}
 	suspected := map[string]suspect{}
 	var list []Orphan
+	ids := map[string]bool{}
 	for v, err := range o.nodes.Volumes(ctx) {
 		if err != nil {
 			logger.Info("Not all volumes are compared with their objects", "err", err.Error())
@@ -89,6 +91,7 @@ func (o *orphans) look(ctx context.Context) (again time.Duration) {
 			continue
 		}
 		suspected[v.ID] = suspect{since: seen.since, reported: true}
+		ids[v.ID] = true
 		list = append(list, Orphan{
 			Dir: id.Dir(), Pool: o.poolName(id.Pool()), Node: v.Node, Since: seen.since,
 		})
@@ -98,7 +101,7 @@ func (o *orphans) look(ctx context.Context) (again time.Duration) {
 		}
 	}
 	o.suspected = suspected
-	o.report(list)
+	o.report(list, ids)
 	return again
 }
 
@@ -109,7 +112,7 @@ func (o *orphans) poolName(id volume.PoolID) string {
 }
 
 // report keeps what a pass has found, for the metrics and for people.
-func (o *orphans) report(list []Orphan) {
+func (o *orphans) report(list []Orphan, ids map[string]bool) {
 	count := map[string]int{}
 	for _, orphan := range list {
 		count[orphan.Node]++
@@ -123,5 +126,5 @@ func (o *orphans) report(list []Orphan) {
 	})
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.list = list
+	o.list, o.ids = list, ids
 }
