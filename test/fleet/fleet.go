@@ -48,10 +48,13 @@ type fleet struct {
 
 	mounted  bool
 	replicas []*program // of the controller
-	sidecars []*program
-	drivers  []*process.Process // of node deployment
-	nodes    []*node
-	tries    *tries
+	// addresses are those of the replicas. Nodes ask for them at any time: they stay as they are when
+	// nodes have started.
+	addresses []netip.Addr
+	sidecars  []*program
+	drivers   []*process.Process // of node deployment
+	nodes     []*node
+	tries     *tries
 
 	address string // of the controllers, host:port
 	network *network
@@ -191,6 +194,7 @@ func (f *fleet) startControllers(binary string, o fleetOptions) error {
 		}
 		p.env = []string{"POD_NAME=" + p.name, "NAMESPACE=" + namespace}
 		f.replicas = append(f.replicas, p)
+		f.addresses = append(f.addresses, replicaAddress(i))
 		if err := p.start(); err != nil {
 			return err
 		}
@@ -214,11 +218,7 @@ func loopback(subnet byte, replica int) netip.Addr {
 
 // lookup resolves the controller's name as the DNS of a cluster does for a headless Service.
 func (f *fleet) lookup(context.Context, string) ([]netip.Addr, error) {
-	var all []netip.Addr
-	for i := range f.replicas {
-		all = append(all, replicaAddress(i))
-	}
-	return all, nil
+	return f.addresses, nil
 }
 
 func freePort() (string, error) {
