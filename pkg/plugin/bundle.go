@@ -228,7 +228,7 @@ func (s *session) addPages(ctx context.Context, b *bundle, pods []*core.Pod) {
 		for _, container := range []string{objects.DriverContainer, objects.ControllerContainer} {
 			port := objects.MetricsPort(pod.Spec, container)
 			for _, page := range []string{"statusz", "volumesz", "metrics"} {
-				if port == "" || !isRunning(pod) ||
+				if port == "" || !isRunning(pod, container) ||
 					page == "volumesz" && container == objects.DriverContainer {
 					continue
 				}

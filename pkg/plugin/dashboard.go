@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"runtime"
+	"slices"
 
 	"github.com/spf13/cobra"
 )
@@ -57,6 +58,7 @@ func (s *session) dashboard(ctx context.Context, node string, port uint16, open 
 
 // chooseTarget chooses the pod that has the page.
 func chooseTarget(targets []target, node string) (target, error) {
+	targets = slices.DeleteFunc(targets, func(t target) bool { return t.down })
 	for _, t := range targets {
 		if t.node == node || t.node == "" {
 			return t, nil

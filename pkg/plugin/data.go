@@ -28,6 +28,7 @@ type target struct {
 	pod  *core.Pod
 	node string // empty: the controller, which answers for all
 	port string
+	down bool // its driver does not run
 }
 
 // openStatus opens a tunnel to the status API of a pod. The caller closes it.
@@ -43,7 +44,8 @@ func openStatus(pods reach.Pods, t target) (reach.API, func() error, error) {
 var errNoStatus = errors.New("the driver has no status API: it is older than this plugin, or " +
 	"status.enabled of the chart is false")
 
-// targets are the pods to ask: a controller, or the driver of each node.
+// targets are the pods to ask: the driver of each node, or the controllers, of which any one answers
+// for all nodes. Those that are ready come first.
 func (s *session) targets(ctx context.Context) ([]target, error) {
 	if !s.installation.IsVisible() {
 		return nil, errNotVisible
@@ -55,31 +57,48 @@ func (s *session) targets(ctx context.Context) ([]target, error) {
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(pods, func(a, b *core.Pod) int { return cmp.Compare(a.Name, b.Name) })
-	for _, pod := range pods {
-		port := objects.StatusPort(pod.Spec, objects.ControllerContainer)
-		if !isRunning(pod) || port == "" {
-			continue
-		}
-		return []target{{pod: pod, port: port}}, nil
+	pods = slices.DeleteFunc(pods, func(pod *core.Pod) bool {
+		return !isRunning(pod, objects.ControllerContainer)
+	})
+	if len(pods) == 0 {
+		return nil, errors.New("no controller runs that you may see: look at kubectl -n " +
+			s.installation.Namespace + " get pods")
 	}
-	if slices.ContainsFunc(pods, isRunning) {
+	slices.SortFunc(pods, func(a, b *core.Pod) int {
+		return cmp.Or(boolOrder(isReadyPod(b))-boolOrder(isReadyPod(a)), cmp.Compare(a.Name, b.Name))
+	})
+	var targets []target
+	for _, pod := range pods {
+		if port := objects.StatusPort(pod.Spec, objects.ControllerContainer); port != "" {
+			targets = append(targets, target{pod: pod, port: port})
+		}
+	}
+	if len(targets) == 0 {
 		return nil, errNoStatus
 	}
-	return nil, errors.New("no controller runs that you may see: look at kubectl -n " +
-		s.installation.Namespace + " get pods")
+	return targets, nil
 }
 
+// driverTargets has one target a node. A node whose driver does not run is missing in what the
+// others say, so it has a target, too.
 func (s *session) driverTargets(ctx context.Context) (targets []target, err error) {
 	pods, err := s.DriverPods(ctx, s.installation)
 	if err != nil {
 		return nil, err
 	}
+	slices.SortStableFunc(pods, func(a, b *core.Pod) int { // of a node, the one that runs
+		return boolOrder(isRunning(b, objects.DriverContainer)) -
+			boolOrder(isRunning(a, objects.DriverContainer))
+	})
+	seen := map[string]bool{}
 	for _, pod := range pods {
-		port := objects.StatusPort(pod.Spec, objects.DriverContainer)
-		if isRunning(pod) && port != "" {
-			targets = append(targets, target{pod: pod, node: pod.Spec.NodeName, port: port})
+		port, node := objects.StatusPort(pod.Spec, objects.DriverContainer), pod.Spec.NodeName
+		if port == "" || node == "" || seen[node] {
+			continue
 		}
+		seen[node] = true
+		down := !isRunning(pod, objects.DriverContainer)
+		targets = append(targets, target{pod: pod, node: node, port: port, down: down})
 	}
 	if len(targets) == 0 && len(pods) > 0 {
 		return nil, errNoStatus
@@ -87,21 +106,27 @@ func (s *session) driverTargets(ctx context.Context) (targets []target, err erro
 	return targets, nil
 }
 
-func isRunning(pod *core.Pod) bool {
+// isRunning says whether a container of a pod runs: sidecars beside one that crashes again and again
+// do not count.
+func isRunning(pod *core.Pod, container string) bool {
 	return pod.Status.Phase == core.PodRunning && pod.DeletionTimestamp == nil &&
 		slices.ContainsFunc(pod.Status.ContainerStatuses, func(c core.ContainerStatus) bool {
-			return c.State.Running != nil
+			return c.Name == container && c.State.Running != nil
 		})
 }
 
 // ask calls f with the status API of each target, several at a time, and adds what could not be
-// asked to missing. If none could be asked, that is the error.
+// asked to missing. If none could be asked, that is the error. In central deployment one controller
+// is asked.
 func (s *session) ask(
 	ctx context.Context, f func(context.Context, reach.API) error,
 ) (missing []status.Missing, err error) {
 	targets, err := s.targets(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if s.installation.IsCentral() {
+		return nil, s.askAny(ctx, targets, f)
 	}
 	var mu sync.Mutex
 	var group errgroup.Group
@@ -127,12 +152,30 @@ func (s *session) ask(
 	return missing, nil
 }
 
+// askAny calls f with the first target that answers. f may be called again after it has failed.
+func (s *session) askAny(
+	ctx context.Context, targets []target, f func(context.Context, reach.API) error,
+) (err error) {
+	for _, t := range targets {
+		if err = s.askOne(ctx, t, f); err == nil || ctx.Err() != nil || errors.Is(err, errForbidden) {
+			return err
+		}
+	}
+	return err
+}
+
+// errForbidden: the user may not open a tunnel.
+var errForbidden = errors.New("you may not port-forward to pods")
+
 func (s *session) askOne(
 	ctx context.Context, t target, f func(context.Context, reach.API) error,
 ) error {
+	if t.down {
+		return fmt.Errorf("its driver, pod %s, does not run", t.pod.Name)
+	}
 	api, done, err := s.statusOf(s.pods, t)
 	if isForbidden(err) {
-		return fmt.Errorf("you may not port-forward to pods of namespace %s", t.pod.Namespace)
+		return fmt.Errorf("%w of namespace %s", errForbidden, t.pod.Namespace)
 	}
 	if err != nil {
 		return err

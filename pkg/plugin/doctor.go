@@ -173,7 +173,8 @@ func (s *session) askNotReady(ctx context.Context, f *doctor.Facts) {
 	asked := 0
 	for _, pod := range f.DriverPods {
 		port := objects.MetricsPort(pod.Spec, objects.DriverContainer)
-		if !isRunning(pod) || isReadyPod(pod) || port == "" || asked == maxAskedPods {
+		if !isRunning(pod, objects.DriverContainer) || isReadyPod(pod) || port == "" ||
+			asked == maxAskedPods {
 			continue
 		}
 		asked++
