@@ -43,17 +43,13 @@ func (s *Server) openBlock(
 }
 
 // releaseDevices detaches the devices of a raw block volume that are published no more, also those
-// which were until now, whatever file they have.
+// which were until now, whatever file they have. The kernel writes what is left in the page cache
+// before it detaches a device, and NodeUnpublishVolume would wait for the volume's limits, so they
+// are lifted before.
 func (s *Server) releaseDevices(ctx context.Context, v staging.Volume, were ...int) error {
-	targets := s.Publications.Targets(v.ID.String())
-	if len(targets) == 0 { // the kernel writes what is left before a device is detached
-		again := staging.Unlimit(ctx, s.Limiter, s.Pools, v.ID)
-		defer again()
-		return v.Release(targets, were...)
-	}
-	err := v.Release(targets, were...)
-	staging.LimitRest(ctx, s.Limiter, s.Pools, v.ID)
-	return err
+	again := staging.Unlimit(ctx, s.Limiter, s.Pools, v.ID)
+	defer again()
+	return v.Release(s.Publications.Targets(v.ID.String()), were...)
 }
 
 // blockVolume finds a raw block volume whose pool is open. One that is gone, or damaged, has been

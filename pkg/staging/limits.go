@@ -18,6 +18,14 @@ func (v Volume) Limit(l *iolimit.Limiter) error {
 	if !l.IsOn() || !v.Spec.IsImage() {
 		return l.Check(v.Mutable.IO)
 	}
+	return v.setLimits(l, v.Mutable.IO)
+}
+
+// setLimits gives the devices that the image is on limits, or none.
+func (v Volume) setLimits(l *iolimit.Limiter, limits volume.IOLimits) error {
+	if !l.IsOn() {
+		return nil
+	}
 	var devices []iolimit.Device
 	err := v.eachDevice(func(d *loopdev.Device) error {
 		devices = append(devices, iolimit.LoopDevice(d.Number()))
@@ -26,7 +34,7 @@ func (v Volume) Limit(l *iolimit.Limiter) error {
 	if err != nil {
 		return err
 	}
-	return l.Set(v.ID.String(), v.Mutable.IO, devices...)
+	return l.Set(v.ID.String(), limits, devices...)
 }
 
 // LimitNew is Limit for a volume that was just attached. One without limits takes away those that

@@ -66,7 +66,7 @@ func reconcile(
 	}
 	v := Volume{found}
 	if v.Spec.IsBlock() {
-		err = v.resumeDevices(ctx, targets)
+		err = v.resumeDevices(ctx, limiter, targets)
 	} else {
 		err = v.resumeFilesystem(ctx, mounts)
 	}
@@ -91,8 +91,16 @@ func (v Volume) resumeFilesystem(ctx context.Context, mounts []mount.Mount) erro
 	return nil
 }
 
-// resumeDevices detaches the devices that no target shows, and secures the others.
-func (v Volume) resumeDevices(ctx context.Context, targets []mount.Target) error {
+// resumeDevices detaches the devices that no target shows, and secures the others. It lifts their
+// limits, which are to be set again: the start would wait for them while the kernel writes what is
+// left in the page cache of a device.
+func (v Volume) resumeDevices(
+	ctx context.Context, limiter *iolimit.Limiter, targets []mount.Target,
+) error {
+	if err := v.setLimits(limiter, volume.IOLimits{}); err != nil {
+		klog.FromContext(ctx).Error(err, "The I/O limits of a volume could not be lifted",
+			"volumeID", v.ID)
+	}
 	if err := v.Release(targets); err != nil {
 		return err
 	}
