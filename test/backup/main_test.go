@@ -99,11 +99,13 @@ func startCluster(
 		return nil, err
 	}
 	archive := filepath.Join(folder, "driver.tar")
-	err = cluster.BuildImage(ctx, cluster.ImageBuild{
-		Dockerfile: filepath.Join(root, "Dockerfile"), Context: root,
-		Args: []string{"VERSION=backup"}, Name: driverImage, Output: archive, Progress: say,
-	})
-	if err := errors.Join(err, c.Load(ctx, archive)); err != nil {
+	say("build the image")
+	build := exec.CommandContext(ctx, filepath.Join(root, "hack/release"), "image",
+		"--version", "backup", "--tag", driverImage, "--output", archive)
+	if out, err := build.CombinedOutput(); err != nil {
+		return c, fmt.Errorf("%s: %w\n%s", build, err, out)
+	}
+	if err := c.Load(ctx, archive); err != nil {
 		return c, err
 	}
 	say("install the chart")

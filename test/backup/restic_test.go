@@ -3,6 +3,7 @@
 package backup
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,18 @@ const btrfsNode, xfsNode, ext4Node = "node-1", "node-2", "node-3"
 // initialize makes the repository. The store may need a moment more than its port.
 const initialize = `until restic init; do sleep 1; done`
 
+// makeImageClass makes the class of images for the time of a test.
+func makeImageClass(t *testing.T, ns string) {
+	t.Helper()
+	t.Cleanup(func() { // the cluster may be left up
+		_, err := kubectl(context.Background(), "", "delete", "storageclass", "backup-image")
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	apply(t, ns, imageClass)
+}
+
 // A snapshot is one moment of the whole volume, on btrfs and of an image: what the database had
 // acknowledged before it is in the backup.
 func TestSnapshotIsMovedToAnObjectStoreAndRestoredOnAnotherNode(t *testing.T) {
@@ -32,7 +45,7 @@ func TestSnapshotIsMovedToAnObjectStoreAndRestoredOnAnotherNode(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			ns := newNamespace(t, "backup-"+tc.name)
-			apply(t, ns, imageClass)
+			makeImageClass(t, ns)
 			startStore(t, ns, ext4Node)
 			apply(t, ns, claim("shop", tc.class, "")+pod("shop", onNode(tc.from), "shop"))
 			waitFor(t, ns, "pod/shop", ".status.phase", "Running")
