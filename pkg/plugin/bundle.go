@@ -159,48 +159,72 @@ func addObjects[T any](b *bundle, name string, list []*T, each func(*T)) {
 	b.add("objects/"+name+".yaml", []byte(text.String()))
 }
 
-// addFacts adds the objects that doctor has looked at: of claims, pods and events those of the
-// driver.
+// addFacts adds the objects that doctor has looked at: of claims, PersistentVolumes, their events
+// and classes those of the driver. The parameters of another driver's class may have its secrets.
 func (b *bundle) addFacts(f *doctor.Facts) {
 	meta := func(m *metav1.ObjectMeta) { redact.Meta(m, b.driver) }
-	i := f.Installation
-	index := claims.NewIndex(i.Driver, f.Volumes, f.Classes, f.Pods)
-	ours := slices.DeleteFunc(slices.Clone(f.Claims), func(c *core.PersistentVolumeClaim) bool {
-		return !index.Has(c)
-	})
+	index := claims.NewIndex(b.driver, f.Volumes, f.Classes, f.Pods)
+	ours, volumes := chosen(f.Claims, index.Has), chosen(f.Volumes, index.IsOurs)
 	addObjects(b, "persistentvolumeclaims", ours,
 		func(c *core.PersistentVolumeClaim) { meta(&c.ObjectMeta) })
-	volumes := slices.DeleteFunc(slices.Clone(f.Volumes), func(v *core.PersistentVolume) bool {
-		return !index.IsOurs(v)
-	})
 	addObjects(b, "persistentvolumes", volumes,
 		func(v *core.PersistentVolume) { meta(&v.ObjectMeta) })
+	addObjects(b, "storageclasses",
+		chosen(f.Classes, func(c class) bool { return c.Provisioner == b.driver }),
+		func(c class) { meta(&c.ObjectMeta) })
+	b.addEvents("events-of-claims", f.ClaimEvents, keysOf(ours))
+	b.addEvents("events-of-volumes", f.VolumeEvents, keysOf(volumes))
+	addObjects(b, "nodes", f.Nodes, func(n *core.Node) { meta(&n.ObjectMeta); n.Status.Images = nil })
+	addObjects(b, "csidrivers", f.Drivers, func(d driverObject) { meta(&d.ObjectMeta) })
+	addObjects(b, "csinodes", f.CSINodes, func(n csiNode) { meta(&n.ObjectMeta) })
+	addObjects(b, "csistoragecapacities", f.Capacities, func(c capacity) { meta(&c.ObjectMeta) })
+	b.addInstallation(f)
+	if f.Data != nil {
+		b.addJSON("status.json", f.Data)
+	}
+}
+
+// addInstallation adds what runs the driver.
+func (b *bundle) addInstallation(f *doctor.Facts) {
+	meta := func(m *metav1.ObjectMeta) { redact.Meta(m, b.driver) }
 	for name, pods := range map[string][]*core.Pod{
 		"driver-pods": f.DriverPods, "controller-pods": f.ControllerPods,
 	} {
 		addObjects(b, name, pods, func(p *core.Pod) { meta(&p.ObjectMeta); redact.PodSpec(&p.Spec) })
 	}
-	for name, events := range map[string][]*core.Event{
-		"events-of-claims": f.ClaimEvents, "events-of-volumes": f.VolumeEvents,
-	} {
-		addObjects(b, name, events, func(e *core.Event) { meta(&e.ObjectMeta) })
-	}
-	addObjects(b, "nodes", f.Nodes, func(n *core.Node) { meta(&n.ObjectMeta); n.Status.Images = nil })
-	addObjects(b, "csidrivers", f.Drivers, func(d driverObject) { meta(&d.ObjectMeta) })
-	addObjects(b, "csinodes", f.CSINodes, func(n csiNode) { meta(&n.ObjectMeta) })
-	addObjects(b, "storageclasses", f.Classes, func(c class) { meta(&c.ObjectMeta) })
-	addObjects(b, "csistoragecapacities", f.Capacities, func(c capacity) { meta(&c.ObjectMeta) })
-	meta(&i.DaemonSet.ObjectMeta)
-	redact.PodSpec(&i.DaemonSet.Spec.Template.Spec)
-	b.addJSON("objects/daemonset.json", i.DaemonSet)
-	for _, d := range i.Deployments {
+	template := func(t *core.PodTemplateSpec) { meta(&t.ObjectMeta); redact.PodSpec(&t.Spec) }
+	set := f.Installation.DaemonSet
+	meta(&set.ObjectMeta)
+	template(&set.Spec.Template)
+	b.addJSON("objects/daemonset.json", set)
+	for _, d := range f.Installation.Deployments {
 		meta(&d.ObjectMeta)
-		redact.PodSpec(&d.Spec.Template.Spec)
+		template(&d.Spec.Template)
 		b.addJSON("objects/deployment-"+d.Name+".json", d)
 	}
-	if f.Data != nil {
-		b.addJSON("status.json", f.Data)
+}
+
+// addEvents adds the events about some objects, and those that the driver's sidecars have written:
+// the object of such an event may be gone.
+func (b *bundle) addEvents(name string, events []*core.Event, about map[claims.Key]bool) {
+	ours := chosen(events, func(e *core.Event) bool {
+		return about[claims.Key{Namespace: e.InvolvedObject.Namespace, Name: e.InvolvedObject.Name}] ||
+			strings.HasPrefix(e.Source.Component, b.driver+"_")
+	})
+	addObjects(b, name, ours, func(e *core.Event) { redact.Meta(&e.ObjectMeta, b.driver) })
+}
+
+// chosen are the objects of a list that f chooses.
+func chosen[T any](list []T, f func(T) bool) []T {
+	return slices.DeleteFunc(slices.Clone(list), func(o T) bool { return !f(o) })
+}
+
+func keysOf[T metav1.Object](list []T) map[claims.Key]bool {
+	keys := make(map[claims.Key]bool, len(list))
+	for _, o := range list {
+		keys[claims.Key{Namespace: o.GetNamespace(), Name: o.GetName()}] = true
 	}
+	return keys
 }
 
 // addConfig adds the driver's configuration.

@@ -44,8 +44,8 @@ func openStatus(pods reach.Pods, t target) (reach.API, func() error, error) {
 var errNoStatus = errors.New("the driver has no status API: it is older than this plugin, or " +
 	"status.enabled of the chart is false")
 
-// targets are the pods to ask: the driver of each node, or the controllers, of which any one answers
-// for all nodes. Those that are ready come first.
+// targets are the pods to ask: the driver of each node, or the controllers, of which any one
+// answers for all nodes. Those that are ready come first.
 func (s *session) targets(ctx context.Context) ([]target, error) {
 	if !s.installation.IsVisible() {
 		return nil, errNotVisible
@@ -106,8 +106,8 @@ func (s *session) driverTargets(ctx context.Context) (targets []target, err erro
 	return targets, nil
 }
 
-// isRunning says whether a container of a pod runs: sidecars beside one that crashes again and again
-// do not count.
+// isRunning says whether a container of a pod runs: sidecars beside one that crashes again and
+// again do not count.
 func isRunning(pod *core.Pod, container string) bool {
 	return pod.Status.Phase == core.PodRunning && pod.DeletionTimestamp == nil &&
 		slices.ContainsFunc(pod.Status.ContainerStatuses, func(c core.ContainerStatus) bool {

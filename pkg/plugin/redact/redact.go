@@ -45,21 +45,28 @@ func Meta(m *metav1.ObjectMeta, driver string) {
 	}
 }
 
-// PodSpec hides the values of environment variables, and secrets in arguments and commands.
+// PodSpec hides the values of environment variables, and secrets in arguments and commands, of all
+// containers, also of those that somebody has added to debug a pod.
 func PodSpec(s *core.PodSpec) {
 	for _, containers := range [][]core.Container{s.InitContainers, s.Containers} {
 		for i := range containers {
-			c := &containers[i]
-			for j := range c.Env {
-				if c.Env[j].Value != "" {
-					c.Env[j].Value = Hidden
-				}
-			}
-			for _, words := range [][]string{c.Args, c.Command} {
-				for j := range words {
-					words[j] = argument(words[j])
-				}
-			}
+			container(&containers[i])
+		}
+	}
+	for i := range s.EphemeralContainers {
+		container((*core.Container)(&s.EphemeralContainers[i].EphemeralContainerCommon))
+	}
+}
+
+func container(c *core.Container) {
+	for i := range c.Env {
+		if c.Env[i].Value != "" {
+			c.Env[i].Value = Hidden
+		}
+	}
+	for _, words := range [][]string{c.Args, c.Command} {
+		for i := range words {
+			words[i] = argument(words[i])
 		}
 	}
 }

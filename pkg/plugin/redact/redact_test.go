@@ -52,7 +52,16 @@ func TestObjectsKeepNoValuesOfTheirOwners(t *testing.T) {
 		Env:  []core.EnvVar{{Name: "A", Value: "swordfish"}, {Name: "B"}},
 		Args: []string{"--controller-token=/var/run/token", "--password=swordfish", "--v=2"},
 	}}}
+	spec.EphemeralContainers = []core.EphemeralContainer{{
+		EphemeralContainerCommon: core.EphemeralContainerCommon{
+			Env: []core.EnvVar{{Name: "A", Value: "swordfish"}}, Command: []string{"--token=swordfish"},
+		},
+	}}
 	PodSpec(&spec)
+	debug := spec.EphemeralContainers[0]
+	if debug.Env[0].Value != Hidden || strings.Contains(debug.Command[0], "swordfish") {
+		t.Errorf("%+v", debug)
+	}
 	c := spec.Containers[0]
 	if c.Env[0].Value != Hidden || c.Env[1].Value != "" ||
 		c.Args[0] != "--controller-token=/var/run/token" ||
