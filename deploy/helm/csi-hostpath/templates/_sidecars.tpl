@@ -78,7 +78,7 @@
 {{- define "csi-hostpath.groupSnapshots" -}}
 {{- if and .Values.snapshotter.enabled .Values.snapshotter.groupSnapshots -}}
 {{- if ne .Values.deployment "central" -}}
-{{- fail "snapshotter.groupSnapshots needs deployment: central. In node deployment external-snapshotter takes no group snapshots: it filters their contents by a label that nobody sets" -}}
+{{- fail "snapshotter.groupSnapshots needs deployment: central; for node deployment set it to false. There external-snapshotter takes no group snapshots: it filters their contents by a label that nobody sets" -}}
 {{- end -}}
 true
 {{- end -}}
