@@ -96,6 +96,17 @@ func healthy() *Facts {
 	return f
 }
 
+func TestImagesDoNotCountInAPoolWithoutQuotas(t *testing.T) {
+	f := healthy()
+	f.Data.Pools[0].EnforcesSizes = false
+	f.Data.Volumes[0].EnforcesSize = true
+	for _, finding := range Examine(f) {
+		if finding.Check == "sizes" && finding.Severity != OK {
+			t.Errorf("%+v", finding)
+		}
+	}
+}
+
 func TestNothingIsWrongInAHealthyCluster(t *testing.T) {
 	checks := map[string]bool{}
 	for _, f := range Examine(healthy()) {
@@ -182,7 +193,7 @@ func TestEachFaultIsFoundWithItsRemedy(t *testing.T) {
 		},
 		{
 			"no quotas", func(f *Facts) { f.Data.Pools[0].EnforcesSizes = false },
-			Warning, "sizes", "enforces no sizes", "quotas",
+			Warning, "sizes", "enforces no sizes: 1 volume can fill the disk", "quotas",
 		},
 		{
 			"a full disk", func(f *Facts) { f.Data.Pools[0].FreeBytes = 1 },

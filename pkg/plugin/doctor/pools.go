@@ -37,19 +37,27 @@ func (e *examination) pools() string {
 	return plural(ready, "pool") + " open"
 }
 
-// sizes finds pools that enforce no sizes and have volumes.
+// sizes finds pools that enforce no sizes and have volumes that can outgrow theirs. Images keep their
+// size in every pool. Volumes of nodes that did not answer are not known.
 func (e *examination) sizes() string {
 	if !e.Installation.IsVisible() || !e.needsData() {
 		return ""
 	}
+	type key struct{ node, pool string }
+	counted := map[key]int{}
+	for _, v := range e.Data.Volumes {
+		if !v.EnforcesSize && !v.Damaged {
+			counted[key{v.Node, v.Pool}]++
+		}
+	}
 	for _, p := range e.Data.Pools {
-		if p.Ready && !p.EnforcesSizes && p.Volumes > 0 {
+		if n := counted[key{p.Node, p.Name}]; p.Ready && !p.EnforcesSizes && n > 0 {
 			e.fault(Warning, subjectOf(p),
-				fmt.Sprintf("enforces no sizes: each of its %d volumes can fill the disk", p.Volumes),
+				"enforces no sizes: "+plural(n, "volume")+" can fill the disk",
 				"mount the disk with quotas, or use a class with backing: enforced", "docs/sizes.md")
 		}
 	}
-	return "every pool with volumes enforces their sizes"
+	return "no pool without quotas has volumes that can outgrow their size"
 }
 
 // Parts of a pool from which on it is said to be almost full: those of the alerts.
@@ -195,6 +203,9 @@ func (e *examination) lostVolumes() string {
 				"if it was deleted: kubectl hostpath undelete; else restore a snapshot or a backup",
 				"docs/operations.md#take-a-deleted-volume-back")
 		}
+	}
+	if e.Data == nil {
+		return "the node of every PersistentVolume is there; the drivers were not asked for volumes"
 	}
 	return "the volume of every PersistentVolume is there"
 }
