@@ -111,6 +111,7 @@ test-vm: packages $(TOOLS)/gotestsum ## Run the tests on another kernel, under Q
 	@go run ./test/skips $(TEST_VM_LOG)
 
 # The tags: failpoint builds the driver that tests kill at a step, e2e the tests on a cluster, qemu those that boot a machine.
+# CI runs no test with backup, dashboards or browser, so it compiles them here.
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint $(TOOLS)/actionlint ## Run golangci-lint, as .golangci.yml says, and check workflows and commit messages.
 	hack/verify-commits
@@ -120,6 +121,7 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/actionlint ## Run golangci-lint, as .golan
 	$(TOOLS)/golangci-lint run --build-tags e2e ./test/e2e/...
 	$(TOOLS)/golangci-lint run --build-tags qemu $(VM_PACKAGES)
 	go vet -tags vm,failpoint ./...
+	go vet -tags backup,dashboards,browser ./test/backup ./test/dashboards ./pkg/status
 
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.
