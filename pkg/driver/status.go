@@ -214,6 +214,8 @@ func (n *nodeStatus) Snapshots(
 
 // search makes a part of a list of what read finds: items in the query's namespace. It returns the
 // key after which the next part begins; empty: there is none.
+//
+//nolint:unparam // its callers return what it returns, with the error
 func search[From, To any](
 	q status.Query, limit int, read func(looked int) []From,
 	convert func(From) (item To, namespace, key string),

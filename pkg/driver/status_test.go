@@ -103,7 +103,8 @@ func TestNodeListsVolumesInPartsAndByNamespace(t *testing.T) {
 	if len(volumes) != 7 || parts < 3 {
 		t.Errorf("%d volumes in %d parts", len(volumes), parts)
 	}
-	if !slices.IsSortedFunc(volumes, func(a, b status.Volume) int { return strings.Compare(a.ID, b.ID) }) {
+	byID := func(a, b status.Volume) int { return strings.Compare(a.ID, b.ID) }
+	if !slices.IsSortedFunc(volumes, byID) {
 		t.Errorf("not in order: %+v", volumes)
 	}
 	if len(missing) == 0 || missing[0].Pool != "b" {
@@ -189,7 +190,10 @@ func TestNodeTellsNoPathOfItself(t *testing.T) {
 	n, p := newToldPools(t)
 	v := createNamed(t, p, "pvc-1", volume.Owner{})
 	told := func(what any, err error) {
-		text, _ := json.Marshal(what)
+		text, marshalErr := json.Marshal(what)
+		if marshalErr != nil {
+			t.Error(marshalErr)
+		}
 		if s := fmt.Sprint(string(text), err); strings.Contains(s, "secret-path") ||
 			strings.Contains(s, "/tmp") {
 			t.Errorf("a path is told: %s", s)

@@ -35,8 +35,8 @@ type publication struct {
 	// does not know it. The request for a second target is then what says that the volume has a
 	// single writer.
 	exclusive bool
-	// pod is the name of the pod, as kubelet has said it; zero for what was published before the driver
-	// started.
+	// pod is the name of the pod, as kubelet has said it; zero for what was published before the
+	// driver started.
 	pod podName
 }
 

@@ -31,7 +31,7 @@ func TestPodsOfAVolumeAreThoseThatKubeletNames(t *testing.T) {
 	fixture.Must(t, n.publish(t, req))
 	// Without podInfoOnMount the attributes are the user's.
 	forged := n.publishRequest(id, podTarget(t, n, deadUID))
-	forged.VolumeContext = req.VolumeContext
+	forged.VolumeContext = req.GetVolumeContext()
 	fixture.Must(t, n.publish(t, forged))
 	want := []status.Pod{{UID: liveUID, Namespace: "ns", Name: "web-0"}, {UID: deadUID}}
 	if got := n.Publications.Pods(id.String(), 2); len(got) != 2 || got[0] != want[0] ||

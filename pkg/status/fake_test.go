@@ -198,7 +198,8 @@ func (f *fake) Copies(_ context.Context, q Query) (List[Copy], error) {
 	return listed(f, q, []Copy{
 		{
 			Node: "node-b", Pool: "fast", What: "volume 2123456789ab-pvc-90",
-			Source: "2123456789ab-s-weekly", Began: time.Now().Add(-7 * time.Minute), CopiedBytes: 11 << 30, CopiedFiles: 80211,
+			Source: "2123456789ab-s-weekly", Began: time.Now().Add(-7 * time.Minute),
+			CopiedBytes: 11 << 30, CopiedFiles: 80211,
 			TotalBytes: new(int64(30 << 30)),
 		},
 		{

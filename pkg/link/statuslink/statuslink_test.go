@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,10 +35,10 @@ func (f *filler) fill(v reflect.Value) {
 		f.fill(v.Index(0))
 		f.fill(v.Index(1))
 	case v.Kind() == reflect.Map:
-		v.Set(reflect.ValueOf(map[string]int64{fmt.Sprint(f.n): f.n}))
+		v.Set(reflect.ValueOf(map[string]int64{strconv.FormatInt(f.n, 10): f.n}))
 	case v.Kind() == reflect.Struct:
-		for i := range v.NumField() {
-			f.fill(v.Field(i))
+		for _, field := range v.Fields() {
+			f.fill(field)
 		}
 	case v.Kind() == reflect.Int64:
 		v.SetInt(f.n)
