@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,6 +21,10 @@ const (
 	statusTimeout = 30 * time.Second
 	// maxAnswerBytes bounds what one answer may have.
 	maxAnswerBytes = 64 << 20
+	// maxParts and maxEmptyParts bound a list that a hostile node makes longer and longer. A part is
+	// empty if all that was searched for it belongs to others: a pool gives one for 500 volumes.
+	maxParts      = 100_000
+	maxEmptyParts = 10_000
 )
 
 // API is the status API of a pod.
@@ -43,12 +48,14 @@ func (a API) Volume(ctx context.Context, id string) (v status.Volume, err error)
 }
 
 // List reads all parts of a list: "pools", "volumes", "snapshots", "trash", "copies" or "nodes". It
-// also returns what may be absent.
+// also returns what may be absent, each node and pool once. Errors: those of an answer; the list
+// does not end.
 func List[T any](
 	ctx context.Context, a API, resource string, query url.Values,
 ) (items []T, missing []status.Missing, err error) {
 	q := url.Values{status.ParamLimit: {strconv.Itoa(status.MaxLimit)}}
 	maps.Copy(q, query)
+	seen, empty := map[string]bool{}, 0
 	for {
 		var part status.List[T]
 		if err := a.get(ctx, resource, q, &part); err != nil {
@@ -56,13 +63,33 @@ func List[T any](
 		}
 		items, missing = append(items, part.Items...), append(missing, part.Missing...)
 		if part.Next == "" {
-			return items, missing, nil
+			return items, once(missing), nil
 		}
-		if part.Next == q.Get(status.ParamAfter) {
-			return nil, nil, fmt.Errorf("the list of %s does not end: %s comes again", resource, part.Next)
+		if seen[part.Next] {
+			return nil, nil, fmt.Errorf("the list of %s does not end: %q comes again", resource, part.Next)
 		}
+		if len(part.Items) == 0 {
+			empty++
+		}
+		if seen[part.Next] = true; len(seen) > maxParts || empty > maxEmptyParts {
+			return nil, nil, fmt.Errorf("the list of %s does not end: it has more than %d parts, %d empty",
+				resource, len(seen), empty)
+		}
+		missing = once(missing)
 		q.Set(status.ParamAfter, part.Next)
 	}
+}
+
+// once takes out what is missing again: a node without a link may be in several parts of a list.
+func once(missing []status.Missing) []status.Missing {
+	type key struct{ node, pool string }
+	seen := make(map[key]bool, len(missing))
+	return slices.DeleteFunc(missing, func(m status.Missing) bool {
+		k := key{m.Node, m.Pool}
+		was := seen[k]
+		seen[k] = true
+		return was
+	})
 }
 
 func (a API) get(ctx context.Context, resource string, query url.Values, into any) error {
