@@ -181,6 +181,7 @@ func (s *session) askOne(
 		return err
 	}
 	defer done() //nolint:errcheck // a tunnel that was read
+	api.Node = t.node
 	return f(ctx, api)
 }
 
@@ -190,7 +191,8 @@ func isForbidden(err error) bool {
 		strings.Contains(strings.ToLower(err.Error()), "forbidden"))
 }
 
-// list reads a list of the status API from all targets.
+// list reads a list of the status API from all targets. What a driver says is of the driver's node,
+// whatever node it says.
 func list[T any](
 	ctx context.Context, s *session, resource string, query url.Values,
 ) (items []T, missing []status.Missing, err error) {
@@ -198,12 +200,38 @@ func list[T any](
 	var told []status.Missing
 	missing, err = s.ask(ctx, func(ctx context.Context, api reach.API) error {
 		some, absent, err := reach.List[T](ctx, api, resource, query)
+		if api.Node != "" {
+			attribute(api.Node, some, absent)
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		items, told = append(items, some...), append(told, absent...)
 		return err
 	})
 	return items, append(missing, told...), err
+}
+
+// attribute enters the node that has told of items, and of what is missing.
+func attribute[T any](node string, items []T, missing []status.Missing) {
+	for i := range items {
+		switch item := any(&items[i]).(type) {
+		case *status.Pool:
+			item.Node = node
+		case *status.Volume:
+			item.Node = node
+		case *status.Snapshot:
+			item.Node = node
+		case *status.TrashEntry:
+			item.Node = node
+		case *status.Copy:
+			item.Node = node
+		case *status.Node:
+			item.Name = node
+		}
+	}
+	for i := range missing {
+		missing[i].Node = node
+	}
 }
 
 // hintsOf are lines about what could not be asked.

@@ -42,6 +42,8 @@ type testCluster struct {
 	dynamic *dynamicfake.FakeDynamicClient
 	// answers are what the status API says, by resource.
 	answers map[string]any
+	// byNode are the answers of the driver of each node, in node deployment.
+	byNode  map[string]map[string]any
 	denied  bool // port-forward
 	execs   []string
 	execOut string
@@ -250,7 +252,12 @@ func (c *testCluster) forbid(kind string) {
 
 // ServeHTTP is the status API.
 func (c *testCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	items, ok := c.answers[strings.TrimPrefix(r.URL.Path, status.Path)]
+	answers, path := c.answers, r.URL.Path
+	if c.byNode != nil {
+		node, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+		answers, path = c.byNode[node], "/"+rest
+	}
+	items, ok := answers[strings.TrimPrefix(path, status.Path)]
 	if !ok {
 		w.WriteHeader(http.StatusNotFound)
 		return
@@ -281,11 +288,15 @@ func (c *testCluster) run(t *testing.T, args ...string) (stdout, stderr string, 
 		connect: func() (*objects.Reader, reach.Pods, error) {
 			return &objects.Reader{Client: c.client, Dynamic: c.dynamic}, reach.Pods{Client: c.client}, nil
 		},
-		statusOf: func(reach.Pods, target) (reach.API, func() error, error) {
+		statusOf: func(_ reach.Pods, at target) (reach.API, func() error, error) {
 			if c.denied {
 				return reach.API{}, nil, errors.New("pods is forbidden")
 			}
-			return reach.API{Client: server.Client(), Base: server.URL}, func() error { return nil }, nil
+			base := server.URL
+			if c.byNode != nil {
+				base += "/" + at.node
+			}
+			return reach.API{Client: server.Client(), Base: base}, func() error { return nil }, nil
 		},
 		execIn: func(
 			_ context.Context, _ reach.Pods, pod *core.Pod, container string, command ...string,
@@ -411,7 +422,7 @@ func TestUndeleteMakesThePersistentVolumeAndTheClaim(t *testing.T) {
 		t.Fatalf("%v, %q, %q", err, errs, out)
 	}
 	want := "csi-hostpath-a driver csi-hostpath undelete --endpoint=unix:///p/csi.sock " +
-		"--output=json --pool=default pvc-3.0000000a"
+		"--output=json --pool=default -- pvc-3.0000000a"
 	if len(c.execs) != 1 || c.execs[0] != want {
 		t.Errorf("it ran %q, want %q", c.execs, want)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -82,6 +83,10 @@ func (s *session) undelete(ctx context.Context, u undelete, name string) error {
 	if err != nil {
 		return err
 	}
+	pools, err := s.poolsOf(ctx, entry)
+	if err != nil {
+		return err
+	}
 	if u.class == "" {
 		if u.class, err = s.usualClass(ctx); err != nil {
 			return err
@@ -96,17 +101,14 @@ func (s *session) undelete(ctx context.Context, u undelete, name string) error {
 			return fmt.Errorf("nothing was done: %w", err)
 		}
 	}
-	if u.dryRun && entry.ID == "" {
-		return errors.New("the trash could not be read: the objects cannot be shown before the volume " +
-			"is back")
-	}
 	if u.dryRun {
-		fmt.Fprintf(s.Out, "# Would take entry %s back, on node %s, pool %s, and make:\n", entry.Entry,
-			entry.Node, entry.Pool)
-		return s.printObjects(planned)
+		return s.printPlan(entry, planned)
 	}
 	v, err := s.runUndelete(ctx, entry)
 	if err != nil {
+		return err
+	}
+	if err := checkUndeleted(entry, v, pools); err != nil {
 		return err
 	}
 	fmt.Fprintf(s.Err, "Volume %s is back on node %s, pool %s.\n", v.ID, entry.Node, v.Pool)
@@ -114,12 +116,33 @@ func (s *session) undelete(ctx context.Context, u undelete, name string) error {
 	if err != nil {
 		return err
 	}
+	return s.finish(ctx, u, entry, made)
+}
+
+func (s *session) printPlan(e status.TrashEntry, planned static) error {
+	if e.ID == "" {
+		return errors.New("the trash does not show the entry: the objects cannot be shown before the " +
+			"volume is back")
+	}
+	fmt.Fprintf(s.Out, "# Would take entry %s back, on node %s, pool %s, and make:\n", e.Entry,
+		e.Node, e.Pool)
+	return s.printObjects(planned)
+}
+
+// finish makes the objects of a volume that is back, or prints them.
+func (s *session) finish(
+	ctx context.Context, u undelete, e status.TrashEntry, made static,
+) error {
+	again := fmt.Sprintf("kubectl hostpath undelete --node %s --claim %s/%s %s", e.Node,
+		made.claim.Namespace, made.claim.Name, e.Entry)
 	if u.claim == "" {
-		fmt.Fprintln(s.Err, "To use it, apply these objects (or run the command again with --claim):")
+		fmt.Fprintf(s.Err, "To use it, apply these objects, or run\n  %s\n", again)
 		return s.printObjects(made)
 	}
 	if err := s.create(ctx, made); err != nil {
-		return fmt.Errorf("the volume is back; its objects could not be made: %w", err)
+		fmt.Fprintf(s.Err, "Its objects could not be made. Apply them, or run again:\n  %s\n", again)
+		return errors.Join(fmt.Errorf("the volume is back; its objects could not be made: %w", err),
+			s.printObjects(made))
 	}
 	fmt.Fprintf(s.Out,
 		"persistentvolume/%s created\npersistentvolumeclaim/%s created in namespace %s\n",
@@ -127,8 +150,11 @@ func (s *session) undelete(ctx context.Context, u undelete, name string) error {
 	return nil
 }
 
+// fullEntry is the full name of an entry of trash/.
+var fullEntry = regexp.MustCompile(`^[^/]+\.[0-9a-f]{8}$`)
+
 // findEntry finds the entry that a name means. With a node, an entry's full name needs no status
-// API.
+// API, and the trash need not have the entry: the driver answers for a volume that is back already.
 func (s *session) findEntry(
 	ctx context.Context, u undelete, name string,
 ) (found status.TrashEntry, err error) {
@@ -143,12 +169,15 @@ func (s *session) findEntry(
 	}
 	var matching []status.TrashEntry
 	for _, e := range entries {
-		if !e.IsSnapshot && matchesEntry(e, name) {
+		if !e.IsSnapshot && matchesEntry(e, name) && (u.node == "" || e.Node == u.node) {
 			matching = append(matching, e)
 		}
 	}
 	switch len(matching) {
 	case 0:
+		if u.node != "" && fullEntry.MatchString(name) {
+			return status.TrashEntry{Node: u.node, Entry: name}, nil
+		}
 		s.sayOnce(map[string]bool{}, hints)
 		return found, fmt.Errorf("no deleted volume %s is in a trash that you may see: look at "+
 			"kubectl hostpath trash", name)
@@ -157,10 +186,11 @@ func (s *session) findEntry(
 	}
 	var names []string
 	for _, e := range matching {
-		names = append(names, e.Entry+" (deleted "+e.Deleted.UTC().Format("2006-01-02 15:04:05")+")")
+		names = append(names, fmt.Sprintf("%s (node %s, deleted %s)", e.Entry, e.Node,
+			e.Deleted.UTC().Format("2006-01-02 15:04:05")))
 	}
-	return found, fmt.Errorf("%s was deleted several times: choose one of %s", name,
-		strings.Join(names, ", "))
+	return found, fmt.Errorf("%s was deleted several times: choose one of %s, with --node if it is "+
+		"on several nodes", name, strings.Join(names, ", "))
 }
 
 func matchesEntry(e status.TrashEntry, name string) bool {
@@ -175,6 +205,60 @@ func beforeLast(s, separator string) string {
 		return s[:i]
 	}
 	return s
+}
+
+// poolsOf are the IDs of the pools of an entry's node. A pool that another node has as well is
+// nobody's. nil: the status API cannot be asked; findEntry then had the full name. Errors: the
+// entry's ID is of another pool.
+func (s *session) poolsOf(ctx context.Context, e status.TrashEntry) (map[string]bool, error) {
+	all, _, err := list[status.Pool](ctx, s, "pools", nil)
+	if err != nil && e.ID == "" {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask which pools node %s has: %w", e.Node, err)
+	}
+	pools := map[string]bool{}
+	for _, p := range all {
+		if p.Node == e.Node && p.ID != "" {
+			pools[p.ID] = true
+		}
+	}
+	for _, p := range all {
+		if p.Node != e.Node {
+			delete(pools, p.ID)
+		}
+	}
+	if e.ID == "" {
+		return pools, nil
+	}
+	return pools, checkID(e, e.ID, pools)
+}
+
+// checkID refuses the ID of a volume that is not the entry's. A node may lie, and a
+// PersistentVolume with the ID of another node's volume could delete that volume.
+func checkID(e status.TrashEntry, text string, pools map[string]bool) error {
+	id, err := volume.ParseID(text)
+	switch {
+	case err != nil:
+		return fmt.Errorf("node %s says an ID that cannot be: %w", e.Node, err)
+	case id.Dir() != beforeLast(e.Entry, "."):
+		return fmt.Errorf("node %s says that entry %s is volume %s, which is another one: do not trust "+
+			"that node", e.Node, e.Entry, text)
+	case pools != nil && !pools[string(id.Pool())]:
+		return fmt.Errorf("node %s says that entry %s is volume %s, but pool %s is not known as a pool "+
+			"of that node alone", e.Node, e.Entry, text, id.Pool())
+	}
+	return nil
+}
+
+// checkUndeleted refuses an answer for another volume than the entry's.
+func checkUndeleted(e status.TrashEntry, v status.Undeleted, pools map[string]bool) error {
+	if e.ID != "" && v.ID != e.ID {
+		return fmt.Errorf("node %s was asked for volume %s and answered for %s: no objects are made",
+			e.Node, e.ID, v.ID)
+	}
+	return checkID(e, v.ID, pools)
 }
 
 // usualClass is the chart's first class, if there is one that the user may see.
@@ -192,12 +276,15 @@ func (s *session) usualClass(ctx context.Context) (string, error) {
 	return "", nil
 }
 
+// unknownID stands for the ID of a volume that only its driver knows.
+const unknownID = "unknown"
+
 // plannedFor is what undelete will say, as far as the trash says it. If the trash could not be
 // read, ID and size are made up: the API server is to say only whether it would take such objects.
 func (s *session) plannedFor(e status.TrashEntry) status.Undeleted {
 	original := beforeLast(e.Entry, ".")
 	return status.Undeleted{
-		ID: cmp.Or(e.ID, "unknown"), Pool: e.Pool, CapacityBytes: max(1, e.PromisedBytes),
+		ID: cmp.Or(e.ID, unknownID), Pool: e.Pool, CapacityBytes: max(1, e.PromisedBytes),
 		Claim:            e.Claim,
 		PersistentVolume: original, Topology: volume.Topology(s.installation.Driver, e.Node),
 	}
@@ -220,7 +307,7 @@ func (s *session) runUndelete(
 	}
 	command := []string{
 		"csi-hostpath", "undelete", "--endpoint=" + s.installation.Endpoint(), "--output=json",
-		"--pool=" + e.Pool, e.Entry,
+		"--pool=" + e.Pool, "--", e.Entry,
 	}
 	out, err := s.execIn(ctx, s.pods, pod, objects.DriverContainer, command...)
 	switch {
@@ -228,12 +315,16 @@ func (s *session) runUndelete(
 		return v, fmt.Errorf("you may not exec into pods of namespace %s (pods/exec)", pod.Namespace)
 	case err != nil && strings.Contains(err.Error(), "unknown command"):
 		return v, errNoUndelete
+	case err != nil && strings.Contains(err.Error(), "ask again"):
+		return v, fmt.Errorf("%w: kubectl hostpath undelete --node %s %s", err, e.Node, e.Entry)
 	case err != nil:
 		return v, err
 	}
 	if err := json.Unmarshal([]byte(out), &v); err != nil {
 		return v, fmt.Errorf("the answer of csi-hostpath undelete: %w", err)
 	}
+	v.Topology = volume.Topology(s.installation.Driver, e.Node)
+	v.PersistentVolume = cmp.Or(v.PersistentVolume, beforeLast(e.Entry, "."))
 	return v, nil
 }
 
@@ -255,7 +346,7 @@ func (s *session) objectsFor(u undelete, v status.Undeleted) (static, error) {
 		mode = core.PersistentVolumeBlock
 	}
 	size := core.ResourceList{core.ResourceStorage: capacity}
-	name := cmp.Or(u.pv, v.PersistentVolume, key.Name)
+	name := cmp.Or(u.pv, v.PersistentVolume)
 	modes := []core.PersistentVolumeAccessMode{core.ReadWriteOnce}
 	return static{
 		volume: &core.PersistentVolume{
@@ -308,15 +399,48 @@ func (s *session) claimKey(u undelete, v status.Undeleted) (claims.Key, error) {
 	return claims.Key{Namespace: namespace, Name: cmp.Or(u.claim, v.PersistentVolume)}, err
 }
 
-// create makes both objects. dryRun asks the API server whether it would.
+// create makes both objects. dryRun asks the API server whether it would. A PersistentVolume that
+// an earlier call made is good; a second one for the volume would be a second owner.
 func (s *session) create(ctx context.Context, o static, dryRun ...string) error {
 	opts := metav1.CreateOptions{DryRun: dryRun, FieldManager: "kubectl-hostpath"}
 	client := s.Client.CoreV1()
-	if _, err := client.PersistentVolumes().Create(ctx, o.volume, opts); err != nil {
+	isMade, err := s.isMade(ctx, o.volume)
+	if err != nil {
 		return err
 	}
-	_, err := client.PersistentVolumeClaims(o.claim.Namespace).Create(ctx, o.claim, opts)
+	if !isMade {
+		if _, err := client.PersistentVolumes().Create(ctx, o.volume, opts); err != nil {
+			return err
+		}
+	}
+	_, err = client.PersistentVolumeClaims(o.claim.Namespace).Create(ctx, o.claim, opts)
 	return err
+}
+
+// isMade says whether a PersistentVolume exists as wanted. Errors: another one is of the volume.
+func (s *session) isMade(ctx context.Context, wanted *core.PersistentVolume) (bool, error) {
+	all, err := s.Volumes(ctx)
+	if err != nil {
+		return false, err
+	}
+	handle, claim := wanted.Spec.CSI.VolumeHandle, wanted.Spec.ClaimRef
+	for _, pv := range all {
+		csi, ref := pv.Spec.CSI, pv.Spec.ClaimRef
+		if csi == nil || csi.Driver != s.installation.Driver {
+			continue
+		}
+		isSame := csi.VolumeHandle == handle || handle == unknownID && pv.Name == wanted.Name
+		switch {
+		case !isSame:
+		case pv.Name == wanted.Name && ref != nil && ref.Namespace == claim.Namespace &&
+			ref.Name == claim.Name:
+			return true, nil
+		default:
+			return false, fmt.Errorf("PersistentVolume %s is of volume %s already", pv.Name,
+				csi.VolumeHandle)
+		}
+	}
+	return false, nil
 }
 
 func (s *session) printObjects(o static) error {

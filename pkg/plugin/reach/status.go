@@ -32,6 +32,9 @@ type API struct {
 	Client *http.Client
 	// Base is what stands before status.Path.
 	Base string
+	// Node is the node for which the pod answers. Empty: the pod is the controller's, and answers for
+	// all.
+	Node string
 }
 
 // API is the status API behind a tunnel.
