@@ -266,7 +266,8 @@ func TestVolumeWithoutAnObjectIsReportedAndKept(t *testing.T) {
 	})
 }
 
-// The object of a volume that was taken back has another name, and that of a new volume comes later.
+// The object of a volume that was taken back has another name, and that of a new volume comes
+// later.
 func TestOnlyAVolumeThatIsReportedHasNoObjectForSure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const handle, orphan = pool + "-" + provisionedName, "cccccccccccc-" + provisionedName

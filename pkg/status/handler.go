@@ -17,8 +17,9 @@ import (
 const (
 	// answerTimeout bounds how long a request waits for disks and nodes.
 	answerTimeout = 10 * time.Second
-	// maxParamBytes is more than any name or ID has.
-	maxParamBytes = 256
+	// maxParamBytes is more than any name, ID or Next has. A Next of a fleet begins with the name of a
+	// node, of at most 253 bytes.
+	maxParamBytes = 512
 )
 
 // NewHandler serves the API and the pages of a source. It answers only requests that GET something
@@ -158,8 +159,11 @@ func codeOf(err error) int {
 func fail(w http.ResponseWriter, code int, text string) { write(w, code, Error{Error: text}) }
 
 func write(w http.ResponseWriter, code int, body any) {
+	text, err := json.Marshal(body)
+	if err != nil { // a time beyond the year 9999
+		code, text = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded"}`)
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	//nolint:errchkjson // types of this package; when the client has gone, nothing can be done
-	_ = json.NewEncoder(w).Encode(body)
+	_, _ = w.Write(append(text, '\n')) // when the client has gone, nothing can be done
 }

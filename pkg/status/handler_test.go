@@ -6,9 +6,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // get asks a handler as a browser does that has reached it by a port-forward.
@@ -59,13 +61,19 @@ func TestAPIPassesTheQueryAndSaysWhatIsWrongWithIt(t *testing.T) {
 	if f.asked != want {
 		t.Errorf("%+v, want %+v", f.asked, want)
 	}
+	// The next of a fleet, with the longest name of a node.
+	after := strings.Repeat("n", 253) + "/" + strings.Repeat("x", 256)
+	get(t, h, Path+"volumes?after="+url.QueryEscape(after))
+	if f.asked.After != after {
+		t.Errorf("after %q", f.asked.After)
+	}
 	get(t, h, Path+"volumes")
 	if f.asked.Limit != DefaultLimit {
 		t.Errorf("limit %d", f.asked.Limit)
 	}
 	for query, want := range map[string]string{
 		"limit=0": "limit", "limit=501": "limit", "limit=x": "limit", "node=a&node=b": "node",
-		"after=" + strings.Repeat("x", 300): "after",
+		"after=" + strings.Repeat("x", 513): "after",
 	} {
 		code, body, _ := get(t, h, Path+"volumes?"+query)
 		if code != http.StatusBadRequest || !strings.Contains(body, want) {
@@ -91,6 +99,16 @@ func TestFailuresHaveACodeAndAText(t *testing.T) {
 		if code != http.StatusServiceUnavailable || !strings.Contains(body, "no disk answers") {
 			t.Errorf("%s: %d %s", url, code, body)
 		}
+	}
+}
+
+func TestAnswerThatJSONCannotHoldIsAFailure(t *testing.T) {
+	w := httptest.NewRecorder()
+	write(w, http.StatusOK, Volume{Created: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)})
+	var failure Error
+	err := json.Unmarshal(w.Body.Bytes(), &failure)
+	if w.Code != http.StatusInternalServerError || err != nil || failure.Error == "" {
+		t.Errorf("%d %q, %v", w.Code, w.Body, err)
 	}
 }
 

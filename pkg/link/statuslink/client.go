@@ -17,8 +17,9 @@ import (
 var ErrOld = errors.New("the node's driver is older than the controller, and does not tell this: " +
 	"it will when its image is as new")
 
-// maxMessageBytes bounds what a node can make the controller read: 500 volumes have less than 1 MiB.
-const maxMessageBytes = 4 << 20
+// maxNextBytes bounds the next of a node, so that NODE/next is a parameter that status.NewHandler
+// takes: the name of a node has at most 253 bytes. The nodes' own have at most 105.
+const maxNextBytes = 256
 
 // Client asks the node at the other end of a link. Errors: those of status.Pools; ErrOld; those of
 // the connection.
@@ -30,27 +31,27 @@ type Client struct {
 var _ status.Pools = (*Client)(nil)
 
 // NewClient returns a client of the node with that name: it is in all that the client returns,
-// whatever the node says.
+// whatever the node says. The connection bounds how large an answer may be.
 func NewClient(node string, conn grpc.ClientConnInterface) *Client {
 	return &Client{node, linkpb.NewStatusClient(conn)}
 }
 
 // Pools implements status.Pools.
 func (c *Client) Pools(ctx context.Context, q status.Query) (status.List[status.Pool], error) {
-	l, err := c.client.ListPoolStatus(ctx, queryTo(q), bounded())
+	l, err := c.client.ListPoolStatus(ctx, queryTo(q))
 	return list(c, q, l, err, (*linkpb.PoolStatusList).GetItems, poolFrom,
 		func(p *status.Pool) { p.Node = c.node })
 }
 
 // Volumes implements status.Pools.
 func (c *Client) Volumes(ctx context.Context, q status.Query) (status.List[status.Volume], error) {
-	l, err := c.client.ListVolumeStatus(ctx, queryTo(q), bounded())
+	l, err := c.client.ListVolumeStatus(ctx, queryTo(q))
 	return list(c, q, l, err, (*linkpb.VolumeStatusList).GetItems, volumeFrom, c.ownVolume)
 }
 
 // Volume implements status.Pools.
 func (c *Client) Volume(ctx context.Context, id string) (status.Volume, error) {
-	m, err := c.client.GetVolumeStatus(ctx, &linkpb.GetVolumeStatusRequest{Id: id}, bounded())
+	m, err := c.client.GetVolumeStatus(ctx, &linkpb.GetVolumeStatusRequest{Id: id})
 	if err != nil {
 		return status.Volume{}, fromRPC(err)
 	}
@@ -63,7 +64,7 @@ func (c *Client) Volume(ctx context.Context, id string) (status.Volume, error) {
 func (c *Client) Snapshots(
 	ctx context.Context, q status.Query,
 ) (status.List[status.Snapshot], error) {
-	l, err := c.client.ListSnapshotStatus(ctx, queryTo(q), bounded())
+	l, err := c.client.ListSnapshotStatus(ctx, queryTo(q))
 	return list(c, q, l, err, (*linkpb.SnapshotStatusList).GetItems, snapshotFrom,
 		func(s *status.Snapshot) { s.Node = c.node })
 }
@@ -72,14 +73,14 @@ func (c *Client) Snapshots(
 func (c *Client) Trash(
 	ctx context.Context, q status.Query,
 ) (status.List[status.TrashEntry], error) {
-	l, err := c.client.ListTrash(ctx, queryTo(q), bounded())
+	l, err := c.client.ListTrash(ctx, queryTo(q))
 	return list(c, q, l, err, (*linkpb.TrashList).GetItems, trashFrom,
 		func(e *status.TrashEntry) { e.Node = c.node })
 }
 
 // Copies implements status.Pools.
 func (c *Client) Copies(ctx context.Context, q status.Query) (status.List[status.Copy], error) {
-	l, err := c.client.ListCopies(ctx, queryTo(q), bounded())
+	l, err := c.client.ListCopies(ctx, queryTo(q))
 	return list(c, q, l, err, (*linkpb.CopyList).GetItems, copyFrom,
 		func(e *status.Copy) { e.Node = c.node })
 }
@@ -90,8 +91,6 @@ func (c *Client) ownVolume(v *status.Volume) {
 		v.Snapshots[i].Node = c.node
 	}
 }
-
-func bounded() grpc.CallOption { return grpc.MaxCallRecvMsgSize(maxMessageBytes) }
 
 // part is what all lists of the link have.
 type part interface {
@@ -106,6 +105,10 @@ func list[L part, From, To any](
 ) (status.List[To], error) {
 	if err != nil {
 		return status.List[To]{}, fromRPC(err)
+	}
+	if len(l.GetNext()) > maxNextBytes {
+		return status.List[To]{}, fmt.Errorf("the next of the list has %d bytes, at most %d are allowed",
+			len(l.GetNext()), maxNextBytes)
 	}
 	all := items(l)
 	out := status.List[To]{Next: l.GetNext()}

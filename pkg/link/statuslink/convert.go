@@ -14,8 +14,12 @@ func secondsTo(t time.Time) int64 {
 	return t.Unix()
 }
 
+// lastSecond is the end of the year 9999: JSON has no time after it (RFC 3339).
+const lastSecond = 253402300799
+
+// secondsFrom is the zero time for what no node can mean.
 func secondsFrom(s int64) time.Time {
-	if s == 0 {
+	if s <= 0 || s > lastSecond {
 		return time.Time{}
 	}
 	return time.Unix(s, 0).UTC()

@@ -1,9 +1,12 @@
 package statuslink
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"reflect"
 	"strconv"
@@ -57,6 +60,7 @@ type node struct {
 	trash    status.TrashEntry
 	copying  status.Copy
 	missing  status.Missing
+	next     string
 	asked    status.Query
 	err      error
 }
@@ -64,7 +68,7 @@ type node struct {
 func listOf[T any](n *node, q status.Query, item T) (status.List[T], error) {
 	n.asked = q
 	return status.List[T]{
-		Items: []T{item}, Next: "next", Missing: []status.Missing{n.missing},
+		Items: []T{item}, Next: cmp.Or(n.next, "next"), Missing: []status.Missing{n.missing},
 	}, n.err
 }
 
@@ -210,5 +214,30 @@ func TestNodeSendsNoMoreThanWasAskedFor(t *testing.T) {
 	}
 	if got := queryFrom(&linkpb.StatusQuery{}); got.Limit != 1 {
 		t.Errorf("limit %d, want 1", got.Limit)
+	}
+}
+
+// The next is a parameter of the next request.
+func TestNextOfANodeIsBounded(t *testing.T) {
+	n := newNode()
+	c := dial(t, n)
+	for size, ok := range map[int]bool{maxNextBytes: true, maxNextBytes + 1: false} {
+		n.next = strings.Repeat("x", size)
+		l, err := c.Volumes(t.Context(), status.Query{Limit: 1})
+		if (err == nil) != ok || ok && l.Next != n.next {
+			t.Errorf("%d bytes: next %q, %v", size, l.Next, err)
+		}
+	}
+}
+
+func TestTimesOfANodeAreTimesOfJSON(t *testing.T) {
+	for seconds, zero := range map[int64]bool{
+		0: true, -1: true, math.MinInt64: true, math.MaxInt64: true, lastSecond + 1: true,
+		lastSecond: false, 1: false,
+	} {
+		at := secondsFrom(seconds)
+		if _, err := json.Marshal(at); err != nil || at.IsZero() != zero {
+			t.Errorf("%d seconds: %v, %v", seconds, at, err)
+		}
 	}
 }
