@@ -132,6 +132,7 @@ func (f *fleetStatus) Pools(
 			return pushedPools(n, q, asOf(n, now))
 		},
 		expect: unknown,
+		own:    ownPool,
 	})
 }
 
@@ -142,6 +143,7 @@ func (f *fleetStatus) Volumes(
 	l, err := collect(ctx, f, q, question[status.Volume]{
 		ask:    status.Pools.Volumes,
 		expect: func(p router.PushedPool) int64 { return p.Volumes },
+		own:    func(n router.NodeDetails, v *status.Volume) bool { return hasPoolOf(n, v.ID) },
 	})
 	for i := range l.Items {
 		f.addObject(&l.Items[i])
@@ -178,30 +180,59 @@ func (f *fleetStatus) Volume(ctx context.Context, text string) (status.Volume, e
 	v, err := askNode(ctx, f, n, func(ctx context.Context, p status.Pools) (status.Volume, error) {
 		return p.Volume(ctx, text)
 	})
-	if err != nil {
-		return v, fmt.Errorf("node %s: %w", n.Name, err)
+	if err == nil && v.ID != text {
+		err = errors.New("it has answered with another volume")
 	}
+	if err != nil {
+		return status.Volume{}, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	v.Snapshots = slices.DeleteFunc(v.Snapshots, func(s status.Snapshot) bool {
+		return !ownSnapshot(n, &s)
+	})
 	f.addObject(&v)
 	return v, nil
 }
 
-// nodeOf is the node that has a pool; a pool that is refused is another node's.
+// nodeOf is the node that has a pool.
 func (f *fleetStatus) nodeOf(id volume.PoolID) (router.NodeDetails, bool) {
-	all := f.details()
-	i := slices.IndexFunc(all, func(n router.NodeDetails) bool {
-		return n.Linked && slices.ContainsFunc(n.Pools, func(p router.PushedPool) bool {
-			return p.ID == id && p.NotReady == ""
-		})
+	for _, n := range f.details() {
+		if hasPool(n, id) {
+			return n, true
+		}
+	}
+	return router.NodeDetails{}, false
+}
+
+// hasPool says whether a node has told of a pool on its link that no other node has.
+func hasPool(n router.NodeDetails, id volume.PoolID) bool {
+	return slices.ContainsFunc(n.Pools, func(p router.PushedPool) bool {
+		return p.ID == id && !p.Foreign
+	})
+}
+
+// hasPoolOf says the same of the pool in the ID of a volume, of a snapshot or of a group snapshot.
+func hasPoolOf(n router.NodeDetails, id string) bool {
+	pool, _, _ := strings.Cut(id, "-")
+	return pool != "" && hasPool(n, volume.PoolID(pool))
+}
+
+func ownSnapshot(n router.NodeDetails, s *status.Snapshot) bool { return hasPoolOf(n, s.ID) }
+
+// ownPool also says of a pool why it is not used: a node does not know that another one has it.
+func ownPool(n router.NodeDetails, p *status.Pool) bool {
+	if p.ID == "" { // it has not been open
+		return true
+	}
+	i := slices.IndexFunc(n.Pools, func(pushed router.PushedPool) bool {
+		return string(pushed.ID) == p.ID
 	})
 	if i < 0 {
-		i = slices.IndexFunc(all, func(n router.NodeDetails) bool {
-			return slices.ContainsFunc(n.Pools, func(p router.PushedPool) bool { return p.ID == id })
-		})
+		return false
 	}
-	if i < 0 {
-		return router.NodeDetails{}, false
+	if n.Pools[i].Foreign {
+		p.Ready, p.Reason = false, n.Pools[i].NotReady
 	}
-	return all[i], true
+	return true
 }
 
 // Snapshots implements status.Pools.
@@ -211,6 +242,7 @@ func (f *fleetStatus) Snapshots(
 	return collect(ctx, f, q, question[status.Snapshot]{
 		ask:    status.Pools.Snapshots,
 		expect: func(p router.PushedPool) int64 { return p.Snapshots },
+		own:    ownSnapshot,
 	})
 }
 
@@ -221,14 +253,25 @@ func unknown(router.PushedPool) int64 { return 1 }
 func (f *fleetStatus) Trash(
 	ctx context.Context, q status.Query,
 ) (status.List[status.TrashEntry], error) {
-	return collect(ctx, f, q, question[status.TrashEntry]{ask: status.Pools.Trash, expect: unknown})
+	return collect(ctx, f, q, question[status.TrashEntry]{
+		ask: status.Pools.Trash, expect: unknown,
+		// What was never finished has no ID.
+		own: func(n router.NodeDetails, e *status.TrashEntry) bool {
+			return e.ID == "" || hasPoolOf(n, e.ID)
+		},
+	})
 }
 
 // Copies implements status.Pools.
 func (f *fleetStatus) Copies(
 	ctx context.Context, q status.Query,
 ) (status.List[status.Copy], error) {
-	return collect(ctx, f, q, question[status.Copy]{ask: status.Pools.Copies, expect: unknown})
+	return collect(ctx, f, q, question[status.Copy]{
+		ask: status.Pools.Copies, expect: unknown,
+		own: func(n router.NodeDetails, c *status.Copy) bool {
+			return hasPoolOf(n, c.What[strings.LastIndexByte(c.What, ' ')+1:])
+		},
+	})
 }
 
 // question is what each node is asked for a list.
@@ -238,6 +281,8 @@ type question[T any] struct {
 	expect func(router.PushedPool) int64
 	// instead are the items of a node that does not answer. nil: there are none.
 	instead func(router.NodeDetails) []T
+	// own says whether a node may speak for an item: no node speaks for what another one has.
+	own func(router.NodeDetails, *T) bool
 }
 
 // collect makes a part of a list that goes from node to node, in the order of their names. What is
@@ -248,35 +293,30 @@ func collect[T any](
 	ctx context.Context, f *fleetStatus, q status.Query, ask question[T],
 ) (list status.List[T], err error) {
 	nodes := f.selectNodes(q, ask.expect)
-	list.Missing = missingNodes(nodes)
 	walked := 0
 	for len(nodes) > 0 {
-		if walked >= maxWalked || ctx.Err() != nil && walked > 0 {
+		room := min(maxWalked-walked, status.DefaultLimit-len(list.Missing))
+		if room <= 0 || ctx.Err() != nil && walked > 0 {
 			list.Next = nodes[0].Name + "/"
 			return list, nil
 		}
-		batch := nodes[:batchLen(nodes, q.Limit-len(list.Items), ask.expect)]
+		batch := nodes[:min(room, batchLen(nodes, q.Limit-len(list.Items), ask.expect))]
 		for i, part := range askAll(ctx, f, batch, q, ask) {
-			if errors.Is(part.err, status.ErrInvalid) {
+			start := startOf(q, batch[i].Name)
+			if errors.Is(part.err, status.ErrInvalid) && start != "" { // it is what the caller gave
 				return list, part.err
 			}
 			if part.err != nil {
-				part.list.Items = nil
-				if ask.instead != nil {
-					part.list.Items = ask.instead(batch[i])
-				}
-				if batch[i].Linked {
-					part.list.Missing = []status.Missing{{Node: batch[i].Name, Reason: part.err.Error()}}
-				}
+				part.list = withoutAnswer(batch[i], part.err, ask)
 			}
-			list.Missing = append(list.Missing, part.list.Missing...)
-			if len(list.Items)+len(part.list.Items) > q.Limit { // the next part asks this node again
-				list.Next = batch[i].Name + "/" + startOf(q, batch[i].Name)
-				if len(list.Items) > 0 {
+			if len(list.Items)+len(part.list.Items) > q.Limit {
+				if len(list.Items) > 0 { // the next part asks this node again
+					list.Next = batch[i].Name + "/" + start
 					return list, nil
 				}
-				part.list.Items, list.Next = part.list.Items[:q.Limit], ""
+				part.list.Items = part.list.Items[:q.Limit]
 			}
+			list.Missing = append(list.Missing, part.list.Missing...)
 			list.Items = append(list.Items, part.list.Items...)
 			if part.list.Next != "" {
 				list.Next = batch[i].Name + "/" + part.list.Next
@@ -287,6 +327,21 @@ func collect[T any](
 		nodes = nodes[len(batch):]
 	}
 	return list, nil
+}
+
+// withoutAnswer is the part of a node that could not be asked.
+func withoutAnswer[T any](
+	n router.NodeDetails, err error, ask question[T],
+) (list status.List[T]) {
+	if ask.instead != nil {
+		list.Items = ask.instead(n)
+	}
+	reason := err.Error()
+	if !n.Linked && n.Why != "" {
+		reason += ": " + n.Why
+	}
+	list.Missing = []status.Missing{{Node: n.Name, Reason: reason}}
+	return list
 }
 
 // startOf is the after with which a node was asked.
@@ -326,21 +381,6 @@ func expected(n router.NodeDetails, pool string, expect func(router.PushedPool) 
 	return sum
 }
 
-// missingNodes are those that are not linked, as far as a part of a list may reach.
-func missingNodes(nodes []router.NodeDetails) (missing []status.Missing) {
-	for _, n := range nodes[:min(len(nodes), maxWalked)] {
-		if n.Linked || len(missing) == status.DefaultLimit {
-			continue
-		}
-		reason := "it is not linked"
-		if n.Why != "" {
-			reason += ": " + n.Why
-		}
-		missing = append(missing, status.Missing{Node: n.Name, Reason: reason})
-	}
-	return missing
-}
-
 // batchLen is how many of the nodes are asked at once: about as many as have what is still wanted.
 func batchLen(
 	nodes []router.NodeDetails, wanted int, expect func(router.PushedPool) int64,
@@ -372,10 +412,29 @@ func askAll[T any](
 				func(ctx context.Context, p status.Pools) (status.List[T], error) {
 					return ask.ask(p, ctx, own)
 				})
+			parts[i].list = ownItems(n, parts[i].list, ask)
 		})
 	}
 	asked.Wait()
 	return parts
+}
+
+// ownItems drops the items that a node must not speak for, and says so.
+func ownItems[T any](
+	n router.NodeDetails, list status.List[T], ask question[T],
+) status.List[T] {
+	told := list.Items
+	list.Items = nil
+	for i := range told {
+		if ask.own(n, &told[i]) {
+			list.Items = append(list.Items, told[i])
+		}
+	}
+	if dropped := len(told) - len(list.Items); dropped > 0 {
+		list.Missing = append(list.Missing, status.Missing{Node: n.Name, Reason: fmt.Sprintf(
+			"%d items are of pools that the node has not told of, or that another node has", dropped)})
+	}
+	return list
 }
 
 var errNotLinked = errors.New("it is not linked")

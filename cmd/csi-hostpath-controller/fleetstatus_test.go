@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -28,6 +30,9 @@ type toldNode struct {
 	volumes int
 	old     bool // of before the Status service
 	hangs   bool
+	invalid bool   // says that every question is invalid
+	speaks  string // the pool of which it tells, if that is not its own
+	pool    string
 	asked   *atomic.Int64
 }
 
@@ -40,12 +45,16 @@ func (n toldNode) Invoke(
 	case n.hangs:
 		<-ctx.Done()
 		return rpcstatus.FromContextError(ctx.Err()).Err()
+	case n.invalid:
+		return rpcstatus.Error(codes.InvalidArgument, "so it says")
 	case n.old:
 		return rpcstatus.Error(codes.Unimplemented, "unknown service")
 	}
 	switch reply := reply.(type) {
 	case *linkpb.PoolStatusList:
-		proto.Merge(reply, &linkpb.PoolStatusList{Items: []*linkpb.PoolStatus{{Name: "p", Ready: true}}})
+		proto.Merge(reply, &linkpb.PoolStatusList{
+			Items: []*linkpb.PoolStatus{{Name: "p", Id: cmp.Or(n.speaks, n.pool), Ready: true}},
+		})
 	case *linkpb.VolumeStatusList:
 		q, _ := args.(*linkpb.StatusQuery)
 		first := 0
@@ -60,11 +69,25 @@ func (n toldNode) Invoke(
 				reply.Next = fmt.Sprintf("v-%d", i-1)
 				break
 			}
-			reply.Items = append(reply.Items, &linkpb.VolumeStatus{Id: fmt.Sprintf("v-%d", i)})
+			reply.Items = append(reply.Items, &linkpb.VolumeStatus{
+				Id: fmt.Sprintf("%s-v-%d", cmp.Or(n.speaks, n.pool), i),
+			})
 		}
 	case *linkpb.VolumeStatus:
 		id, _ := args.(*linkpb.GetVolumeStatusRequest)
 		reply.Id, reply.Name = id.GetId(), "pvc-1"
+		if n.speaks != "" {
+			reply.Id = n.speaks + "-v-0"
+		}
+		for _, pool := range []string{n.pool, "0000000000ff"} {
+			reply.Snapshots = append(reply.Snapshots, &linkpb.SnapshotStatus{Id: pool + "-s-1"})
+		}
+	case *linkpb.SnapshotStatusList:
+		reply.Items = []*linkpb.SnapshotStatus{{Id: cmp.Or(n.speaks, n.pool) + "-s-1"}}
+	case *linkpb.TrashList:
+		reply.Items = []*linkpb.TrashStatus{{Id: cmp.Or(n.speaks, n.pool) + "-v"}, {Entry: "e"}}
+	case *linkpb.CopyList:
+		reply.Items = []*linkpb.CopyStatus{{What: "volume " + cmp.Or(n.speaks, n.pool) + "-v"}}
 	default:
 		return fmt.Errorf("%s is not expected", method)
 	}
@@ -81,9 +104,10 @@ func newToldFleet(nodes []*toldNode) (*fleetStatus, *atomic.Int64) {
 		}}
 		pool := router.PushedPool{
 			Name: "p", ID: volume.PoolID(fmt.Sprintf("%012x", i)), SizeBytes: 100, AvailableBytes: 60,
+			Snapshots: 1,
 		}
 		if n != nil {
-			n.asked = asked
+			n.asked, n.pool = asked, string(pool.ID)
 			d.Linked, d.Conn, pool.Volumes = true, *n, int64(n.volumes)
 		}
 		d.Pools = []router.PushedPool{pool}
@@ -187,12 +211,116 @@ func TestNodesThatCannotBeAskedAreMissingWithTheReason(t *testing.T) {
 }
 
 func TestNodeThatHangsDelaysAListAndDoesNotStopIt(t *testing.T) {
-	f, _ := newToldFleet([]*toldNode{{volumes: 1, hangs: true}, {volumes: 1}})
-	ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer stop()
-	l, err := f.Volumes(ctx, status.Query{Limit: 10})
-	if err != nil || len(l.Items) != 1 || len(l.Missing) != 1 || l.Missing[0].Node != "node-0000" {
-		t.Errorf("%+v, %v", l, err)
+	synctest.Test(t, func(t *testing.T) {
+		f, _ := newToldFleet([]*toldNode{{volumes: 1, hangs: true}, {volumes: 1}})
+		begin := time.Now()
+		l, err := f.Volumes(t.Context(), status.Query{Limit: 10})
+		if err != nil || len(l.Items) != 1 || len(l.Missing) != 1 || l.Missing[0].Node != "node-0000" {
+			t.Errorf("%+v, %v", l, err)
+		}
+		if waited := time.Since(begin); waited != nodePatience {
+			t.Errorf("the list waited %v for the node, want %v", waited, nodePatience)
+		}
+	})
+}
+
+// A node is broken, or somebody else has its certificate.
+func TestNodeThatCallsEveryQuestionInvalidIsMissing(t *testing.T) {
+	f, _ := newToldFleet([]*toldNode{{volumes: 1, invalid: true}, {volumes: 2}})
+	volumes, missing := allOf(t, f.Volumes, status.Query{Limit: 1})
+	if len(volumes) != 2 || len(missing) != 1 || missing[0].Node != "node-0000" {
+		t.Errorf("%d volumes, missing: %+v", len(volumes), missing)
+	}
+	if pools, _ := allOf(t, f.Pools, status.Query{Limit: 10}); len(pools) != 2 {
+		t.Errorf("pools: %+v", pools)
+	}
+	_, err := f.Volumes(t.Context(), status.Query{Limit: 1, After: "node-0001/x"})
+	if !errors.Is(err, status.ErrInvalid) {
+		t.Errorf("an after that no list has: %v, want ErrInvalid", err)
+	}
+}
+
+func TestNodeDoesNotSpeakForThePoolOfAnother(t *testing.T) {
+	const foreign = "000000000001"
+	f, _ := newToldFleet([]*toldNode{{volumes: 2, speaks: foreign}, {volumes: 2}})
+	checkLies(t, f)
+	// The node also claims the pool on its link.
+	all := f.details()
+	all[0].Pools = append(all[0].Pools, router.PushedPool{
+		Name: "p", ID: foreign, NotReady: "another node has this pool", Foreign: true,
+	})
+	f.details = func() []router.NodeDetails { return all }
+	pools, _ := allOf(t, f.Pools, status.Query{Limit: 10})
+	if len(pools) != 2 || pools[0].Ready || pools[0].Reason == "" || !pools[1].Ready {
+		t.Errorf("pools: %+v", pools)
+	}
+	checkLies(t, f)
+	v, err := f.Volume(t.Context(), foreign+"-v")
+	if err != nil || v.Node != "node-0001" || len(v.Snapshots) != 1 {
+		t.Errorf("volume: %+v, %v", v, err)
+	}
+	if v, err := f.Volume(t.Context(), "000000000000-v"); err == nil {
+		t.Errorf("another volume was answered: %+v", v)
+	}
+}
+
+// checkLies looks at lists of a fleet whose first node tells only of the second one's pool.
+func checkLies(t *testing.T, f *fleetStatus) {
+	t.Helper()
+	q := status.Query{Limit: 10}
+	volumes, missing := allOf(t, f.Volumes, q)
+	for _, v := range volumes {
+		if v.Node != "node-0001" {
+			t.Errorf("volume %s of %s", v.ID, v.Node)
+		}
+	}
+	if len(volumes) != 2 || len(missing) != 1 || missing[0].Node != "node-0000" {
+		t.Errorf("%d volumes, missing: %+v", len(volumes), missing)
+	}
+	snapshots, _ := allOf(t, f.Snapshots, q)
+	trash, _ := allOf(t, f.Trash, q)
+	copies, _ := allOf(t, f.Copies, q)
+	if len(snapshots) != 1 || len(copies) != 1 || len(trash) != 3 || trash[0].ID != "" {
+		t.Errorf("snapshots %+v, copies %+v, trash %+v", snapshots, copies, trash)
+	}
+}
+
+// Whatever the parts are, a list names each node that is not linked once, where it is walked.
+func TestUnlinkedNodesAreMissingOnce(t *testing.T) {
+	var nodes []*toldNode
+	for i := range 700 {
+		if i%3 == 0 {
+			nodes = append(nodes, nil)
+		} else {
+			nodes = append(nodes, &toldNode{volumes: 1})
+		}
+	}
+	f, _ := newToldFleet(nodes)
+	for _, limit := range []int{7, 100, 500} {
+		l, err := f.Volumes(t.Context(), status.Query{Limit: limit})
+		if err != nil || l.Missing[len(l.Missing)-1].Node > strings.TrimSuffix(l.Next, "/") {
+			t.Errorf("limit %d: the part ends at %s, %v, and names %+v", limit, l.Next, err, l.Missing)
+		}
+		for what, read := range map[string]func() (int, []status.Missing){
+			"volumes": func() (int, []status.Missing) {
+				items, missing := allOf(t, f.Volumes, status.Query{Limit: limit})
+				return 700 - 234 - len(items), missing
+			},
+			"pools": func() (int, []status.Missing) {
+				items, missing := allOf(t, f.Pools, status.Query{Limit: limit})
+				return 700 - len(items), missing
+			},
+		} {
+			absent, missing := read()
+			named := map[string]bool{}
+			for _, m := range missing {
+				named[m.Node] = true
+			}
+			if absent != 0 || len(missing) != 234 || len(named) != 234 {
+				t.Errorf("limit %d: %d %s are absent, %d times %d nodes are missing, want 234", limit,
+					absent, what, len(missing), len(named))
+			}
+		}
 	}
 }
 

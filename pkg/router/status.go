@@ -58,7 +58,9 @@ type PushedPool struct {
 	ID                  volume.PoolID
 	IsDefault, Optional bool
 	// NotReady is why the pool cannot be used; empty: it can.
-	NotReady                             string
+	NotReady string
+	// Foreign: another node has the pool, and this one gets no calls for it.
+	Foreign                              bool
 	EnforcesSizes                        bool
 	SizeBytes, AvailableBytes            int64
 	Volumes, Snapshots, UnhealthyVolumes int64
@@ -76,7 +78,11 @@ func (r *Router) Details() []NodeDetails {
 			d.Conn = n.link.Conn
 		}
 		for _, p := range n.pools {
-			d.Pools = append(d.Pools, p.pushed())
+			pushed := p.pushed()
+			if p.id != "" && r.fleet.owners[p.id].node != n {
+				pushed.Foreign, pushed.NotReady = true, "another node has this pool"
+			}
+			d.Pools = append(d.Pools, pushed)
 		}
 		nodes = append(nodes, d)
 	}
@@ -85,15 +91,11 @@ func (r *Router) Details() []NodeDetails {
 }
 
 func (p *poolState) pushed() PushedPool {
-	pushed := PushedPool{
+	return PushedPool{
 		Name: p.name, ID: p.id, IsDefault: p.isDefault, Optional: p.optional, NotReady: p.notReady,
 		EnforcesSizes: p.enforcesSizes, SizeBytes: p.size, AvailableBytes: p.available,
 		Volumes: p.volumes, Snapshots: p.snapshots, UnhealthyVolumes: p.unhealthyVolumes,
 	}
-	if p.refused {
-		pushed.NotReady = "another node has this pool"
-	}
-	return pushed
 }
 
 // Pool is the pool with an ID, if its node is linked and can use it.
