@@ -102,8 +102,9 @@ func startCluster(
 	say("build the image")
 	build := exec.CommandContext(ctx, filepath.Join(root, "hack/release"), "image",
 		"--version", "backup", "--tag", driverImage, "--output", archive)
-	if out, err := build.CombinedOutput(); err != nil {
-		return c, fmt.Errorf("%s: %w\n%s", build, err, out)
+	build.Stderr = os.Stderr // also for its warnings
+	if err := build.Run(); err != nil {
+		return c, fmt.Errorf("%s: %w", build, err)
 	}
 	if err := c.Load(ctx, archive); err != nil {
 		return c, err

@@ -49,8 +49,9 @@ func setUp(ctx context.Context, o options, suite cluster.Suite) (*installation, 
 		say("building the image")
 		cmd := exec.CommandContext(ctx, "hack/release", "image", "--version", "conformance",
 			"--tag", image, "--output", o.image)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return in, fmt.Errorf("%s: %w: %s", cmd, err, out)
+		cmd.Stderr = os.Stderr // also for its warnings
+		if err := cmd.Run(); err != nil {
+			return in, fmt.Errorf("%s: %w", cmd, err)
 		}
 	}
 	if err := c.Load(ctx, o.image); err != nil {

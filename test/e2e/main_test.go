@@ -144,8 +144,9 @@ func buildImage(ctx context.Context, folder string, progress func(string, ...any
 	*archive = filepath.Join(folder, "image.tar")
 	cmd := exec.CommandContext(ctx, filepath.Join(root, "hack/release"), "image",
 		"--version", version(ctx), "--tag", driverImage, "--output", *archive)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", cmd, err, out)
+	cmd.Stderr = os.Stderr // also for its warnings
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", cmd, err)
 	}
 	return nil
 }
