@@ -96,6 +96,17 @@ func healthy() *Facts {
 	return f
 }
 
+func TestStoppedNodeIsNamedOnce(t *testing.T) {
+	f := healthy()
+	f.Nodes[0].Labels = map[string]string{driver + "/stopped": ""}
+	f.Data.Nodes[0] = status.Node{Name: "a", Why: "EOF"}
+	for _, finding := range Examine(f) {
+		if finding.Check == "links" && finding.Severity != OK {
+			t.Errorf("%+v", finding)
+		}
+	}
+}
+
 func TestImagesDoNotCountInAPoolWithoutQuotas(t *testing.T) {
 	f := healthy()
 	f.Data.Pools[0].EnforcesSizes = false

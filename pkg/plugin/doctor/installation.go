@@ -99,8 +99,7 @@ func (e *examination) nodes() string {
 func (e *examination) nodeWithout(n *core.Node, pod *core.Pod) {
 	subject, selector := "node "+n.Name, e.Installation.DaemonSet.Spec.Template.Spec.NodeSelector
 	switch {
-	case n.Labels[e.Installation.Driver+"/stopped"] != "" || hasKey(n.Labels,
-		e.Installation.Driver+"/stopped"):
+	case e.isStopped(n):
 		e.fault(Warning, subject, "the driver was stopped there by a label",
 			fmt.Sprintf("kubectl label node %s %s/stopped-", n.Name, e.Installation.Driver),
 			"docs/operations.md#stop-the-driver-on-one-node")
@@ -116,8 +115,9 @@ func (e *examination) nodeWithout(n *core.Node, pod *core.Pod) {
 	}
 }
 
-func hasKey(labels map[string]string, key string) bool {
-	_, ok := labels[key]
+// isStopped: a label keeps the driver from the node, whatever its value.
+func (e *examination) isStopped(n *core.Node) bool {
+	_, ok := n.Labels[e.Installation.Driver+"/stopped"]
 	return ok
 }
 
@@ -312,10 +312,16 @@ func (e *examination) links() string {
 	if !e.Installation.IsVisible() || !e.Installation.IsCentral() || !e.needsData() {
 		return ""
 	}
-	linked := 0
+	linked, stopped := 0, map[string]bool{} // the check of the nodes names those that are stopped
+	for _, n := range e.Nodes {
+		stopped[n.Name] = e.isStopped(n)
+	}
 	for _, n := range e.Data.Nodes {
 		if n.Linked {
 			linked++
+			continue
+		}
+		if stopped[n.Name] {
 			continue
 		}
 		e.fault(Error, "node "+n.Name, "is not linked to the controller: "+n.Why,
