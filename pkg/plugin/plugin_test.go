@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,6 +48,8 @@ type testCluster struct {
 	byNode  map[string]map[string]any
 	denied  bool // port-forward
 	execs   []string
+	mu      sync.Mutex
+	asked   []string // resources of the status API
 	execOut string
 	execErr error
 }
@@ -257,7 +261,15 @@ func (c *testCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		node, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 		answers, path = c.byNode[node], "/"+rest
 	}
-	items, ok := answers[strings.TrimPrefix(path, status.Path)]
+	resource := strings.TrimPrefix(path, status.Path)
+	c.mu.Lock()
+	c.asked = append(c.asked, resource)
+	c.mu.Unlock()
+	if id, ok := strings.CutPrefix(resource, "volumes/"); ok {
+		serveVolume(w, answers, id)
+		return
+	}
+	items, ok := answers[resource]
 	if !ok {
 		w.WriteHeader(http.StatusNotFound)
 		return
@@ -274,6 +286,21 @@ func (c *testCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_, _ = w.Write(text)
+}
+
+func serveVolume(w http.ResponseWriter, answers map[string]any, id string) {
+	volumes, _ := answers["volumes"].([]status.Volume)
+	i := slices.IndexFunc(volumes, func(v status.Volume) bool { return v.ID == id })
+	var answer any = status.Error{Error: "node node-a: not found: volume " + id}
+	if i < 0 {
+		w.WriteHeader(http.StatusNotFound)
+	} else {
+		answer = volumes[i]
+	}
+	text, err := json.Marshal(answer)
+	if err == nil {
+		_, _ = w.Write(text)
+	}
 }
 
 // run runs the plugin in the namespace shop.
@@ -374,6 +401,36 @@ func TestVolumeOfAnotherClaimThanItsRecordSaysIsFound(t *testing.T) {
 	out, errs, err := c.run(t, "volumes")
 	if err != nil || errs != "" || !strings.Contains(out, "256Mi   25%   node-a   default") {
 		t.Errorf("%v, %q\n%s", err, errs, out)
+	}
+	if want := []string{"volumes", "volumes/7a3baca9c553-pvc-1"}; !slices.Equal(c.asked, want) {
+		t.Errorf("%q were asked, want %q", c.asked, want)
+	}
+}
+
+// A volume that the driver does not know, and claims without data, do not make the command read the
+// volumes of the whole fleet.
+func TestVolumesThatTheDriverDoesNotKnowAreAskedForOneByOne(t *testing.T) {
+	c := newTestCluster(t)
+	c.answers["volumes"] = []status.Volume{}
+	const extra = 10
+	for i := range maxAskedVolumes + extra - 1 {
+		name := fmt.Sprintf("extra-%03d", i)
+		for _, o := range []runtime.Object{claimOf("shop", name, name), volumeObject(name)} {
+			if err := c.client.Tracker().Add(o); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_, errs, err := c.run(t, "volumes")
+	lists := 0
+	for _, resource := range c.asked {
+		if resource == "volumes" {
+			lists++
+		}
+	}
+	if err != nil || lists != 1 || len(c.asked) != 1+maxAskedVolumes ||
+		!strings.Contains(errs, "Not shown: use of 10 further volumes") {
+		t.Errorf("%v, %q, %d lists in %d requests", err, errs, lists, len(c.asked))
 	}
 }
 

@@ -169,14 +169,15 @@ func (s *session) addData(ctx context.Context, namespace string, volumes []Volum
 		return nil
 	}
 	missing, err := s.fillData(ctx, namespace, volumes)
-	if err == nil && namespace != "" && slices.ContainsFunc(volumes, Volume.lacksData) {
-		// The driver has the claim that a volume was made for, and this is another one.
-		missing, err = s.fillData(ctx, "", volumes)
+	var hints []string
+	if err == nil && namespace != "" {
+		// The driver has the claim that a volume was made for, and this may be another one.
+		hints, err = s.fillEach(ctx, volumes, missing)
 	}
 	if err != nil {
 		return []string{"use, pool and node: " + err.Error()}
 	}
-	return hintsOf("use of volumes", missing)
+	return append(hintsOf("use of volumes", missing), hints...)
 }
 
 // lacksData says whether the driver should know the volume, and has not told.

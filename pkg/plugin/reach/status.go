@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/status"
@@ -45,7 +46,8 @@ func (a API) Overview(ctx context.Context) (o status.Overview, err error) {
 	return o, a.get(ctx, "overview", nil, &o)
 }
 
-// Volume is a volume with its use of the last day and its snapshots.
+// Volume is a volume with its use of the last day and its snapshots. Errors: status.ErrNotFound;
+// those of an answer.
 func (a API) Volume(ctx context.Context, id string) (v status.Volume, err error) {
 	return v, a.get(ctx, "volumes/"+url.PathEscape(id), nil, &v)
 }
@@ -127,7 +129,12 @@ func (a API) Raw(ctx context.Context, path string) ([]byte, error) {
 		return body, nil
 	}
 	var failure status.Error
-	if json.Unmarshal(body, &failure) == nil && failure.Error != "" {
+	said := json.Unmarshal(body, &failure) == nil && failure.Error != ""
+	switch {
+	case said && answer.StatusCode == http.StatusNotFound:
+		return nil, fmt.Errorf("%w: %s", status.ErrNotFound,
+			strings.TrimPrefix(failure.Error, status.ErrNotFound.Error()+": "))
+	case said:
 		return nil, errors.New(failure.Error)
 	}
 	return nil, fmt.Errorf("the status API answers %s to %s", answer.Status, path)
