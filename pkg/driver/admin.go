@@ -23,7 +23,7 @@ type adminServer struct {
 func (s *adminServer) Undelete(
 	ctx context.Context, req *adminpb.UndeleteRequest,
 ) (*adminpb.UndeleteResponse, error) {
-	pools, err := s.candidates(req.GetPool())
+	pools, err := s.candidates(req)
 	if err != nil {
 		return nil, err
 	}
@@ -37,16 +37,29 @@ func (s *adminServer) Undelete(
 			return nil, err
 		}
 	}
+	// Each pool that cannot be used may have the entry. What err says is of the others.
+	if closed := s.pools.refusals(); req.GetPool() == "" && closed != nil {
+		return nil, fmt.Errorf("%w (%s)", unavailable(closed), err.Error())
+	}
 	return nil, err
 }
 
-// candidates are the pools that may have an entry.
-func (s *adminServer) candidates(name string) ([]*pool.Pool, error) {
-	if name == "" {
-		return s.pools.Open(), nil
+// candidates are the pools that may have an entry. Those that have it in their trash come first:
+// another pool may have a volume of that name, and would say that the entry is back already.
+func (s *adminServer) candidates(req *adminpb.UndeleteRequest) ([]*pool.Pool, error) {
+	if name := req.GetPool(); name != "" {
+		p, err := s.pools.ByName(name)
+		return []*pool.Pool{p}, err
 	}
-	p, err := s.pools.ByName(name)
-	return []*pool.Pool{p}, err
+	var having, others []*pool.Pool
+	for _, p := range s.pools.Open() {
+		if p.HasInTrash(req.GetEntry()) {
+			having = append(having, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	return append(having, others...), nil
 }
 
 func (s *adminServer) response(p *pool.Pool, v volume.Volume) *adminpb.UndeleteResponse {

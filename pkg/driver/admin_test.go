@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,5 +56,44 @@ func TestDeletedVolumeIsTakenBackFromThePoolThatHasIt(t *testing.T) {
 	}
 	if _, err := p.Get(v.ID); err != nil {
 		t.Error(err)
+	}
+}
+
+// A pool with a volume of the name would say that the entry is back already.
+func TestThePoolWithTheEntryIsAskedFirst(t *testing.T) {
+	first := config.NewPool("first", filepath.Join(t.TempDir(), "first"))
+	second := config.NewPool("second", filepath.Join(t.TempDir(), "second"))
+	gone := config.NewPool("gone", filepath.Join(t.TempDir(), "gone"))
+	first.Default, gone.Optional = true, true
+	first.TrashRetention, second.TrashRetention = time.Hour, time.Hour
+	s := newPools(t, first, second, gone)
+	keepOpening(t, s)
+	fixture.Eventually(t, "both pools are open", func() bool { return len(s.Open()) == 2 })
+	name, err := volume.ParseName("pvc-1")
+	fixture.Must(t, err)
+	paths := map[string]string{"first": first.Path, "second": second.Path}
+	var ids []volume.ID
+	for _, p := range s.Open() {
+		v, err := p.Create(t.Context(), volume.CreateRequest{
+			Name: name, Spec: volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755},
+			Size: volume.SizeRange{Required: 1 << 20},
+		})
+		fixture.Must(t, err)
+		ids = append(ids, v.ID)
+	}
+	admin := &adminServer{pools: s, topology: volume.Topology("d", "node-a")}
+	for i, p := range s.Open() {
+		fixture.Must(t, p.Delete(t.Context(), ids[i]))
+		entries, err := os.ReadDir(filepath.Join(paths[p.Name()], "trash"))
+		fixture.Must(t, err)
+		r, err := admin.Undelete(t.Context(), &adminpb.UndeleteRequest{Entry: entries[0].Name()})
+		fixture.Must(t, err)
+		if r.GetVolumeId() != ids[i].String() || r.GetPool() != p.Name() {
+			t.Errorf("the answer is %v, want volume %s", r, ids[i])
+		}
+	}
+	_, err = admin.Undelete(t.Context(), &adminpb.UndeleteRequest{Entry: "other.0000000a"})
+	if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "pool gone") {
+		t.Errorf("while a pool is not open: %v", err)
 	}
 }

@@ -428,6 +428,17 @@ func (s *poolSet) Open() []*pool.Pool {
 	return pools
 }
 
+// refusals says which configured pools cannot be used, and why; nil: all can.
+func (s *poolSet) refusals() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var errs []error
+	for _, slot := range s.slots {
+		errs = append(errs, slot.refusal())
+	}
+	return errors.Join(errs...)
+}
+
 // all lists the pools that this process may have locked.
 func (s *poolSet) all() []*pool.Pool {
 	s.mu.RLock()

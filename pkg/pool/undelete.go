@@ -30,6 +30,21 @@ func (p *Pool) Undelete(ctx context.Context, entry string) (volume.Volume, error
 	return v, nil
 }
 
+// HasInTrash says whether the trash has an entry of that name, whatever becomes of it.
+func (p *Pool) HasInTrash(entry string) bool {
+	if _, err := p.undeletedID(entry); err != nil {
+		return false
+	}
+	p.calls.Enter()
+	defer p.calls.Leave()
+	f, err := p.layout.Trash.OpenUnmounted(entry)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
+}
+
 func (p *Pool) undelete(ctx context.Context, entry string) (v volume.Volume, err error) {
 	id, err := p.undeletedID(entry)
 	if err != nil {
