@@ -164,12 +164,13 @@ func (p *Pool) moveFromTrash(e trash.Entry, id volume.ID) error {
 
 // adoptUndeleted enters a volume that is in volumes/ again. Its quota ID was kept while it was in
 // the trash. Its limit may be another one by now: that of its snapshots is gone, or quotas were
-// switched on or off.
+// switched on or off. A backend without quotas reserves no ID; the volume keeps the one of its
+// record, as at a start.
 func (p *Pool) adoptUndeleted(ctx context.Context, v volume.Volume, e trash.Entry) {
 	made := p.volumes.pack(v)
 	var err error
 	switch {
-	case e.QuotaID != v.QuotaID:
+	case made.IsEnforced && e.QuotaID != v.QuotaID:
 		made.QuotaID = 0
 		err = fmt.Errorf("%w: its quota ID %d is another volume's by now", volume.ErrCorrupt, v.QuotaID)
 	case made.IsEnforced && v.QuotaID != 0:
@@ -177,7 +178,7 @@ func (p *Pool) adoptUndeleted(ctx context.Context, v volume.Volume, e trash.Entr
 	case made.IsEnforced && !v.Spec.IsImage():
 		err = fmt.Errorf("%w: it was made while the filesystem had no quotas", volume.ErrUnavailable)
 	}
-	if err != nil && made.IsEnforced {
+	if err != nil {
 		made.IsEnforced = false
 		p.found.add(v, volume.FaultSizeNotEnforced)
 		klog.FromContext(ctx).Error(err, "The size of a volume is not enforced", "pool", p.opts.Name,

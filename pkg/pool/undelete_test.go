@@ -156,3 +156,35 @@ func TestUndeleteRefusesWhatIsNoEntryOfAVolume(t *testing.T) {
 		}
 	}
 }
+
+// A volume that is not deleted keeps its quota ID as well while quotas are off.
+func TestUndeletedVolumeKeepsItsQuotaIDWhileQuotasAreOff(t *testing.T) {
+	for _, fstype := range disks.Types() {
+		t.Run(fstype, func(t *testing.T) {
+			var withQuota []disks.Option
+			if fstype != disks.Btrfs {
+				withQuota = append(withQuota, disks.ProjectQuota())
+			}
+			disk := disks.New(t, fstype, 0, withQuota...)
+			p, v, entry := trashOf(t,
+				openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")}))
+			if v.QuotaID == 0 {
+				t.Fatal("the volume has no quota ID")
+			}
+			p.opts.IgnoreQuota = true
+			p = restart(t, p)
+			undeleted(t, p, entry)
+			if got, err := p.Get(v.ID); err != nil || got.QuotaID != v.QuotaID || got.EnforcesSize() {
+				t.Errorf("without quotas the volume is %+v, %v; its quota ID was %d", got, err, v.QuotaID)
+			}
+			if _, err := p.Expand(t.Context(), v.ID, volume.SizeRange{Required: 2 * mib}); err != nil {
+				t.Fatal(err)
+			}
+			p.opts.IgnoreQuota = false
+			p = restart(t, p)
+			if got, err := p.Get(v.ID); err != nil || got.QuotaID != v.QuotaID || !got.EnforcesSize() {
+				t.Errorf("with quotas again the volume is %+v, %v; its quota ID was %d", got, err, v.QuotaID)
+			}
+		})
+	}
+}
