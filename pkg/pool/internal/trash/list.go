@@ -36,8 +36,8 @@ type Key struct {
 func (l Listed) Key() Key { return Key{l.Due.UnixNano(), l.number} }
 
 // List returns at most limit entries after a key, in the order in which they are due. The cost
-// grows with the part, not with the trash. Those that are being purged come first, with the zero
-// Key. Entries of which only the quota ID is left are not listed.
+// grows with the part, not with the trash. Those that are being purged come first, and only after
+// the zero Key. Entries of which only the quota ID is left are not listed.
 func (t *Trash) List(after Key, limit int) []Listed {
 	entries := t.queue.list(after, limit)
 	listed := make([]Listed, 0, len(entries))
@@ -68,7 +68,9 @@ func (q *queue) list(after Key, limit int) (entries []Entry) {
 	defer q.mu.Unlock()
 	if after == (Key{}) {
 		for _, e := range q.handed {
-			entries = append(entries, *e)
+			if !e.removed {
+				entries = append(entries, *e)
+			}
 		}
 		slices.SortFunc(entries, func(a, b Entry) int { return a.due.Compare(b.due) })
 	}

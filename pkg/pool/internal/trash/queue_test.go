@@ -21,3 +21,20 @@ func TestQueueTakesManyInAnyOrder(t *testing.T) {
 		last = e.due
 	}
 }
+
+// Its quota ID is released while nothing of the entry is on the disk any more.
+func TestRemovedEntryIsNotListed(t *testing.T) {
+	q := newQueue()
+	due := time.Now().Add(-time.Minute)
+	q.add(Entry{Name: "removed", removed: true, due: due})
+	q.add(Entry{Name: "there", due: due})
+	for handed := range 3 {
+		got := q.list(Key{}, 5)
+		if len(got) != 1 || got[0].Name != "there" {
+			t.Errorf("with %d entries handed out, the list is %+v", handed, got)
+		}
+		if handed < 2 {
+			q.next()
+		}
+	}
+}
