@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,10 +20,17 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/claims"
 	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/output"
 	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/reach"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
-// maxLogs is how many logs are read at a time.
-const maxLogs = 8
+const (
+	// maxLogs is how many logs are read at a time.
+	maxLogs = 8
+	// maxFollowed is how many logs are followed: each is a connection that stays.
+	maxFollowed = 128
+	// maxKeptBytes bounds the lines about the volume, and those that may turn out to be about it.
+	maxKeptBytes = 32 << 20
+)
 
 func (p *plugin) logsCommand() *cobra.Command {
 	var o reach.LogOptions
@@ -65,6 +72,9 @@ func (s *session) logs(ctx context.Context, name string, o reach.LogOptions) err
 	if err != nil {
 		return err
 	}
+	if what.node == "" {
+		what.node = s.nodeOfVolume(ctx, what.names)
+	}
 	sources, err := s.logSources(ctx, what.node)
 	if err != nil {
 		return err
@@ -73,12 +83,11 @@ func (s *session) logs(ctx context.Context, name string, o reach.LogOptions) err
 	if o.Follow {
 		return s.follow(ctx, sources, o, f)
 	}
-	lines, err := s.readLogs(ctx, sources, o)
+	shown, err := s.readLogs(ctx, sources, o, f)
 	if err != nil {
 		return err
 	}
 	s.sayOnce(map[string]bool{}, s.NotShown())
-	shown := f.choose(lines)
 	for _, l := range shown {
 		s.printLine(l)
 	}
@@ -128,10 +137,36 @@ func (s *session) subject(ctx context.Context, name string) (subject, error) {
 	return what, nil
 }
 
+// nodeOfVolume asks the status API which node has a volume; empty: none of the names is the ID of a
+// volume, or nobody knows it.
+func (s *session) nodeOfVolume(ctx context.Context, names []string) (node string) {
+	i := slices.IndexFunc(names, func(name string) bool {
+		_, err := volume.ParseID(name)
+		return err == nil
+	})
+	if i < 0 {
+		return ""
+	}
+	var mu sync.Mutex
+	// Where the API cannot be asked, the logs of all nodes are read, as for a volume that is gone.
+	_, _ = s.ask(ctx, func(ctx context.Context, api reach.API) error {
+		v, err := api.Volume(ctx, names[i])
+		if err != nil || v.ID != names[i] {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		node = v.Node
+		return nil
+	})
+	return node
+}
+
 // logSource is a log.
 type logSource struct {
 	pod       *core.Pod
 	container string
+	driver    bool // of a node's driver
 }
 
 // logSources are the containers that may have something to say about a volume of a node. If the
@@ -147,6 +182,7 @@ func (s *session) logSources(ctx context.Context, node string) (sources []logSou
 	if err != nil {
 		return nil, err
 	}
+	drivers := len(pods)
 	for _, d := range s.installation.Deployments {
 		some, err := s.Pods(ctx, s.installation.Namespace, metav1.FormatLabelSelector(d.Spec.Selector))
 		if err != nil {
@@ -154,43 +190,42 @@ func (s *session) logSources(ctx context.Context, node string) (sources []logSou
 		}
 		pods = append(pods, some...)
 	}
-	for _, pod := range pods {
+	for i, pod := range pods {
 		for _, c := range pod.Spec.Containers {
-			sources = append(sources, logSource{pod, c.Name})
+			sources = append(sources, logSource{pod: pod, container: c.Name, driver: i < drivers})
 		}
 	}
 	return sources, nil
 }
 
-// readLogs reads logs, several at a time, and sorts their lines. A log that cannot be read is said.
+// readLogs reads logs, several at a time, and returns the lines about the volume in order of time.
+// A log that cannot be read is said.
 func (s *session) readLogs(
-	ctx context.Context, sources []logSource, o reach.LogOptions,
-) (lines []reach.Line, err error) {
-	var mu sync.Mutex
+	ctx context.Context, sources []logSource, o reach.LogOptions, f *logFilter,
+) ([]reach.Line, error) {
+	var read atomic.Int64
 	var group errgroup.Group
 	group.SetLimit(maxLogs)
-	read := 0
+	kept := newLogKeeper(f, maxKeptBytes)
 	for _, from := range sources {
 		group.Go(func() error {
-			var own []reach.Line
-			err := s.pods.Log(ctx, from.pod, from.container, o, func(l reach.Line) { own = append(own, l) })
-			mu.Lock()
-			defer mu.Unlock()
-			lines = append(lines, own...)
-			if err != nil {
+			if err := s.pods.Log(ctx, from.pod, from.container, o, kept.add); err != nil {
 				s.Deny(err.Error())
 				return nil
 			}
-			read++
+			read.Add(1)
 			return nil
 		})
 	}
 	_ = group.Wait()
-	if read == 0 {
+	lines, cut := kept.lines()
+	if read.Load() == 0 {
 		return nil, errors.Join(append([]error{errors.New("no log could be read")},
 			errorsOf(s.NotShown())...)...)
 	}
-	sortLines(lines)
+	if cut > 0 {
+		s.Deny(fmt.Sprintf("%d further lines about the volume: choose fewer with --since or --tail", cut))
+	}
 	return lines, nil
 }
 
@@ -201,15 +236,17 @@ func errorsOf(lines []string) (errs []error) {
 	return errs
 }
 
-func sortLines(lines []reach.Line) {
-	slices.SortStableFunc(lines, func(a, b reach.Line) int { return a.Time.Compare(b.Time) })
-}
-
 // follow prints lines as they come. Lines of a call that come before the one that names the volume
-// are not found.
+// are not found. If there are too many logs, because nobody knows the node, those of the nodes are
+// left out.
 func (s *session) follow(
 	ctx context.Context, sources []logSource, o reach.LogOptions, f *logFilter,
 ) error {
+	if len(sources) > maxFollowed {
+		sources = slices.DeleteFunc(sources, func(from logSource) bool { return from.driver })
+		s.sayOnce(map[string]bool{}, []string{"logs of the nodes: the node of the volume is not known, " +
+			"and there are too many to follow"})
+	}
 	var mu sync.Mutex
 	var group errgroup.Group
 	for _, from := range sources {
@@ -232,48 +269,4 @@ func (s *session) follow(
 func (s *session) printLine(l reach.Line) {
 	fmt.Fprintf(s.Out, "%s %s/%s %s\n", l.Time.UTC().Format(time.RFC3339), l.Pod, l.Container,
 		output.Escape(l.Text))
-}
-
-// logFilter finds the lines about a volume.
-type logFilter struct {
-	names    []string
-	requests map[string]bool
-}
-
-func newLogFilter(names []string) *logFilter {
-	return &logFilter{names: names, requests: map[string]bool{}}
-}
-
-// requestID is in both formats of the log.
-var requestID = regexp.MustCompile(`"?requestID"?[=:]\s?"?([^",\s}]+)`)
-
-// matches says whether a line names the volume, or is of a call of which a line did.
-func (f *logFilter) matches(l reach.Line) bool {
-	id := ""
-	if match := requestID.FindStringSubmatch(l.Text); match != nil {
-		id = match[1]
-	}
-	for _, name := range f.names {
-		if strings.Contains(l.Text, name) {
-			if id != "" {
-				f.requests[id] = true
-			}
-			return true
-		}
-	}
-	return id != "" && f.requests[id]
-}
-
-// choose are the lines about the volume, also those of a call that come before the one that names
-// the volume.
-func (f *logFilter) choose(lines []reach.Line) (chosen []reach.Line) {
-	for _, l := range lines {
-		f.matches(l)
-	}
-	for _, l := range lines {
-		if f.matches(l) {
-			chosen = append(chosen, l)
-		}
-	}
-	return chosen
 }
