@@ -493,6 +493,11 @@ func TestUndeleteMakesThePersistentVolumeAndTheClaim(t *testing.T) {
 		pv.Annotations[provisionedBy] != objects.DefaultDriver {
 		t.Errorf("the PersistentVolume is %+v", pv)
 	}
+	claim, err := c.client.CoreV1().PersistentVolumeClaims(pv.Spec.ClaimRef.Namespace).
+		Get(t.Context(), "old", metav1.GetOptions{})
+	if err != nil || claim.Annotations[provisioner] != objects.DefaultDriver {
+		t.Errorf("%v, the claim is %+v", err, claim)
+	}
 }
 
 func TestUndeleteWithDryRunOnlySaysWhatItWouldDo(t *testing.T) {

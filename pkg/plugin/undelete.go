@@ -24,6 +24,10 @@ import (
 // provisionedBy lets external-provisioner delete a PersistentVolume that somebody has written.
 const provisionedBy = "pv.kubernetes.io/provisioned-by"
 
+// provisioner lets external-resizer grow a claim that somebody has written: the chart's admission
+// policy lets it change only claims with this annotation. A claim with a volumeName is not provisioned.
+const provisioner = "volume.kubernetes.io/storage-provisioner"
+
 // undelete is what `undelete` was told.
 type undelete struct {
 	node    string
@@ -365,8 +369,11 @@ func (s *session) objectsFor(u undelete, v status.Undeleted) (static, error) {
 			},
 		},
 		claim: &core.PersistentVolumeClaim{
-			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"},
-			ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"},
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: key.Namespace, Name: key.Name,
+				Annotations: map[string]string{provisioner: s.installation.Driver},
+			},
 			Spec: core.PersistentVolumeClaimSpec{
 				AccessModes: modes, VolumeMode: &mode, StorageClassName: &u.class, VolumeName: name,
 				Resources: core.VolumeResourceRequirements{Requests: size},
