@@ -481,7 +481,8 @@ func (n *nodeStatus) trashEntry(
 		Node: n.node, Pool: p.Name(), Entry: e.Name, ID: e.ID, IsSnapshot: e.IsSnapshot,
 		Claim: objectName(e.Owner.Namespace, e.Owner.Claim), PromisedBytes: e.PromisedBytes,
 		Deleted: e.Deleted.UTC().Truncate(time.Second), State: status.Purging,
-		PurgedAfter: e.Due.UTC().Truncate(time.Second),
+		PurgedAfter:   e.Due.UTC().Truncate(time.Second),
+		CapacityBytes: e.CapacityBytes, IsBlock: e.IsBlock, PersistentVolume: e.Owner.PV,
 	}
 	switch {
 	case e.Failing:

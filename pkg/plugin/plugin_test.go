@@ -220,6 +220,7 @@ func answersOf() map[string]any {
 				Node: "node-a", Pool: "default", Entry: "pvc-3.0000000a", ID: "7a3baca9c553-pvc-3",
 				Claim:         &status.ObjectName{Namespace: "shop", Name: "old"},
 				PromisedBytes: gib, Deleted: testNow.Add(-time.Hour), LeftSeconds: 7200,
+				CapacityBytes: gib / 2, IsBlock: true, PersistentVolume: "pv-of-old",
 				State: status.Retained, PurgedAfter: testNow.Add(2 * time.Hour),
 			},
 			{
@@ -504,7 +505,9 @@ func TestUndeleteWithDryRunOnlySaysWhatItWouldDo(t *testing.T) {
 	c := newTestCluster(t)
 	out, _, err := c.run(t, "undelete", "pvc-3", "--dry-run")
 	if err != nil || len(c.execs) != 0 || !strings.Contains(out, "volumeHandle: 7a3baca9c553-pvc-3") ||
-		!strings.Contains(out, "kind: PersistentVolumeClaim") || strings.Contains(out, "status") {
+		!strings.Contains(out, "kind: PersistentVolumeClaim") || strings.Contains(out, "status") ||
+		!strings.Contains(out, "volumeMode: Block") || !strings.Contains(out, "storage: 512Mi") ||
+		!strings.Contains(out, "name: pv-of-old") {
 		t.Errorf("%v, %q\n%s", err, c.execs, out)
 	}
 }

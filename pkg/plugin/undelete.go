@@ -124,9 +124,9 @@ func (s *session) undelete(ctx context.Context, u undelete, name string) error {
 }
 
 func (s *session) printPlan(e status.TrashEntry, planned static) error {
-	if e.ID == "" {
-		return errors.New("the trash does not show the entry: the objects cannot be shown before the " +
-			"volume is back")
+	if e.ID == "" || e.CapacityBytes == 0 {
+		return errors.New("the trash does not show the ID and size of the entry: the objects cannot be " +
+			"shown before the volume is back")
 	}
 	fmt.Fprintf(s.Out, "# Would take entry %s back, on node %s, pool %s, and make:\n", e.Entry,
 		e.Node, e.Pool)
@@ -288,9 +288,9 @@ const unknownID = "unknown"
 func (s *session) plannedFor(e status.TrashEntry) status.Undeleted {
 	original := beforeLast(e.Entry, ".")
 	return status.Undeleted{
-		ID: cmp.Or(e.ID, unknownID), Pool: e.Pool, CapacityBytes: max(1, e.PromisedBytes),
-		Claim:            e.Claim,
-		PersistentVolume: original, Topology: volume.Topology(s.installation.Driver, e.Node),
+		ID: cmp.Or(e.ID, unknownID), Pool: e.Pool, CapacityBytes: max(1, e.CapacityBytes),
+		IsBlock: e.IsBlock, Claim: e.Claim, PersistentVolume: cmp.Or(e.PersistentVolume, original),
+		Topology: volume.Topology(s.installation.Driver, e.Node),
 	}
 }
 

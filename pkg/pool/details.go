@@ -121,7 +121,11 @@ type TrashEntry struct {
 	ID         string
 	IsSnapshot bool
 	// Owner is a volume's. Zero: the record does not say it, or is gone.
-	Owner         volume.Owner
+	Owner volume.Owner
+	// CapacityBytes is a volume's size, and IsBlock whether it was a raw block volume. CapacityBytes
+	// is 0: the record cannot be read.
+	CapacityBytes int64
+	IsBlock       bool
 	PromisedBytes int64
 	Deleted, Due  time.Time
 	// Retained: the entry is whole, and stays until it is due. Failing: its purge has failed, and
@@ -163,7 +167,7 @@ func (p *Pool) trashEntry(l trash.Listed) TrashEntry {
 		e.ID = id.String()
 	}
 	if v, err := p.volumes.read(l.In, l.Name, l.OriginalName); err == nil {
-		e.Owner = v.Owner
+		e.Owner, e.CapacityBytes, e.IsBlock = v.Owner, v.CapacityBytes, v.Spec.IsBlock()
 	}
 	return e
 }

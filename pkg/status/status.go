@@ -278,6 +278,12 @@ type TrashEntry struct {
 	IsSnapshot bool `json:"isSnapshot,omitempty"`
 	// Claim is the claim that a volume was made for, if its record says so.
 	Claim *ObjectName `json:"claim,omitempty"`
+	// CapacityBytes is a volume's size, IsBlock whether it was a raw block volume, and
+	// PersistentVolume the one that it was made for, if its record says so. CapacityBytes is 0: the
+	// driver of the node is older than these fields, or the record cannot be read.
+	CapacityBytes    int64  `json:"capacityBytes,omitempty"`
+	IsBlock          bool   `json:"isBlock,omitempty"`
+	PersistentVolume string `json:"persistentVolume,omitempty"`
 	// PromisedBytes come back when it is purged.
 	PromisedBytes int64      `json:"promisedBytes"`
 	Deleted       time.Time  `json:"deleted"`

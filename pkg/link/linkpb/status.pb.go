@@ -1147,6 +1147,9 @@ type TrashStatus struct {
 	State              string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
 	PurgedAfterSeconds int64                  `protobuf:"varint,9,opt,name=purged_after_seconds,json=purgedAfterSeconds,proto3" json:"purged_after_seconds,omitempty"`
 	LeftSeconds        int64                  `protobuf:"varint,10,opt,name=left_seconds,json=leftSeconds,proto3" json:"left_seconds,omitempty"`
+	CapacityBytes      int64                  `protobuf:"varint,11,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
+	IsBlock            bool                   `protobuf:"varint,12,opt,name=is_block,json=isBlock,proto3" json:"is_block,omitempty"`
+	PersistentVolume   string                 `protobuf:"bytes,13,opt,name=persistent_volume,json=persistentVolume,proto3" json:"persistent_volume,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -1249,6 +1252,27 @@ func (x *TrashStatus) GetLeftSeconds() int64 {
 		return x.LeftSeconds
 	}
 	return 0
+}
+
+func (x *TrashStatus) GetCapacityBytes() int64 {
+	if x != nil {
+		return x.CapacityBytes
+	}
+	return 0
+}
+
+func (x *TrashStatus) GetIsBlock() bool {
+	if x != nil {
+		return x.IsBlock
+	}
+	return false
+}
+
+func (x *TrashStatus) GetPersistentVolume() string {
+	if x != nil {
+		return x.PersistentVolume
+	}
+	return ""
 }
 
 type CopyList struct {
@@ -1521,7 +1545,7 @@ const file_status_proto_rawDesc = "" +
 	"\tTrashList\x128\n" +
 	"\x05items\x18\x01 \x03(\v2\".csihostpath.status.v1.TrashStatusR\x05items\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\tR\x04next\x12>\n" +
-	"\amissing\x18\x03 \x03(\v2$.csihostpath.status.v1.MissingStatusR\amissing\"\xde\x02\n" +
+	"\amissing\x18\x03 \x03(\v2$.csihostpath.status.v1.MissingStatusR\amissing\"\xcd\x03\n" +
 	"\vTrashStatus\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x14\n" +
 	"\x05entry\x18\x02 \x01(\tR\x05entry\x12\x0e\n" +
@@ -1534,7 +1558,10 @@ const file_status_proto_rawDesc = "" +
 	"\x05state\x18\b \x01(\tR\x05state\x120\n" +
 	"\x14purged_after_seconds\x18\t \x01(\x03R\x12purgedAfterSeconds\x12!\n" +
 	"\fleft_seconds\x18\n" +
-	" \x01(\x03R\vleftSeconds\"\x97\x01\n" +
+	" \x01(\x03R\vleftSeconds\x12%\n" +
+	"\x0ecapacity_bytes\x18\v \x01(\x03R\rcapacityBytes\x12\x19\n" +
+	"\bis_block\x18\f \x01(\bR\aisBlock\x12+\n" +
+	"\x11persistent_volume\x18\r \x01(\tR\x10persistentVolume\"\x97\x01\n" +
 	"\bCopyList\x127\n" +
 	"\x05items\x18\x01 \x03(\v2!.csihostpath.status.v1.CopyStatusR\x05items\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\tR\x04next\x12>\n" +

@@ -134,6 +134,7 @@ func trashTo(e status.TrashEntry) *linkpb.TrashStatus {
 		Pool: e.Pool, Entry: e.Entry, Id: e.ID, IsSnapshot: e.IsSnapshot, Claim: objectTo(e.Claim),
 		PromisedBytes: e.PromisedBytes, DeletedSeconds: secondsTo(e.Deleted), State: string(e.State),
 		PurgedAfterSeconds: secondsTo(e.PurgedAfter), LeftSeconds: e.LeftSeconds,
+		CapacityBytes: e.CapacityBytes, IsBlock: e.IsBlock, PersistentVolume: e.PersistentVolume,
 	}
 }
 
@@ -143,6 +144,8 @@ func trashFrom(e *linkpb.TrashStatus) status.TrashEntry {
 		Claim: objectFrom(e.GetClaim()), PromisedBytes: e.GetPromisedBytes(),
 		Deleted: secondsFrom(e.GetDeletedSeconds()), State: status.TrashState(e.GetState()),
 		PurgedAfter: secondsFrom(e.GetPurgedAfterSeconds()), LeftSeconds: e.GetLeftSeconds(),
+		CapacityBytes: e.GetCapacityBytes(), IsBlock: e.GetIsBlock(),
+		PersistentVolume: e.GetPersistentVolume(),
 	}
 }
 
