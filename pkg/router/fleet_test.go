@@ -55,6 +55,13 @@ func TestAPoolOfAnotherNodeIsRefused(t *testing.T) {
 			if err != nil || resp.GetAvailableCapacity() != 0 {
 				t.Errorf("the capacity of the pool that is refused is %v, %v", resp, err)
 			}
+			for _, n := range c.Details() {
+				for _, p := range n.Pools {
+					if p.ID == id && p.Foreign != (n.Name == "node-b") {
+						t.Errorf("%s has pool %s, which is foreign: %v", n.Name, p.ID, p.Foreign)
+					}
+				}
+			}
 			liar.disconnect("the test is over")
 		})
 	}
