@@ -25,7 +25,8 @@ import (
 const provisionedBy = "pv.kubernetes.io/provisioned-by"
 
 // provisioner lets external-resizer grow a claim that somebody has written: the chart's admission
-// policy lets it change only claims with this annotation. A claim with a volumeName is not provisioned.
+// policy lets it change only claims with this annotation. Nobody provisions a claim that has a
+// volumeName.
 const provisioner = "volume.kubernetes.io/storage-provisioner"
 
 // undelete is what `undelete` was told.
