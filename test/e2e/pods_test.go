@@ -182,6 +182,10 @@ func pod(name string, p podSpec) string {
 	if security == "" {
 		security = "{}"
 	}
+	runtimeClass := "null"
+	if p.hasOwnUsers {
+		runtimeClass = mappedRuntimeClass
+	}
 	command = "trap exit TERM; " + command + " & wait" // a PID 1 without a trap ignores SIGTERM
 	selector := "{}"
 	if p.node != "" {
@@ -198,13 +202,14 @@ spec:
   nodeSelector: %s
   nodeName: %q
   hostUsers: %t
+  runtimeClassName: %s
   containers:
     - name: main
       image: %s
       command: [sh, -c, %q]
       volumeMounts: [%s]
   volumes: [%s]
-`, name, name, security, selector, p.boundTo, !p.hasOwnUsers,
+`, name, name, security, selector, p.boundTo, !p.hasOwnUsers, runtimeClass,
 		cluster.BusyboxImage, command,
 		strings.Join(p.volumeMounts, ", "), strings.Join(p.volumes, ", "))
 }

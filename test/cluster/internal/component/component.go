@@ -71,8 +71,8 @@ func runtimes() []Component {
 			VersionVariables: []string{containerd + "/version.Version={version}"},
 		},
 		{
-			// Debian 12 has 1.1, which has no idmapped mounts, so no pods with hostUsers: false. Kubelet has
-			// every sandbox confined by seccomp, and without that tag runc refuses such a container.
+			// For pods with hostUsers: false only: Debian 12 has 1.1, which has no idmapped mounts. Kubelet
+			// has every sandbox confined by seccomp, and without that tag runc refuses such a container.
 			Name: "runc", Module: runc,
 			Programs: []Program{{"runc", runc}},
 			Tags:     "seccomp",
