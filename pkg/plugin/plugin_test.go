@@ -262,15 +262,15 @@ func (c *testCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		node, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 		answers, path = c.byNode[node], "/"+rest
 	}
-	resource := strings.TrimPrefix(path, status.Path)
+	asked := strings.TrimPrefix(path, status.Path)
 	c.mu.Lock()
-	c.asked = append(c.asked, resource)
+	c.asked = append(c.asked, asked)
 	c.mu.Unlock()
-	if id, ok := strings.CutPrefix(resource, "volumes/"); ok {
+	if id, ok := strings.CutPrefix(asked, "volumes/"); ok {
 		serveVolume(w, answers, id)
 		return
 	}
-	items, ok := answers[resource]
+	items, ok := answers[asked]
 	if !ok {
 		w.WriteHeader(http.StatusNotFound)
 		return
@@ -424,8 +424,8 @@ func TestVolumesThatTheDriverDoesNotKnowAreAskedForOneByOne(t *testing.T) {
 	}
 	_, errs, err := c.run(t, "volumes")
 	lists := 0
-	for _, resource := range c.asked {
-		if resource == "volumes" {
+	for _, asked := range c.asked {
+		if asked == "volumes" {
 			lists++
 		}
 	}

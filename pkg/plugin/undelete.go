@@ -199,17 +199,18 @@ func (s *session) findEntry(
 }
 
 func matchesEntry(e status.TrashEntry, name string) bool {
-	original := beforeLast(e.Entry, ".")
+	original := originalName(e.Entry)
 	return e.Entry == name || original == name || e.ID == name ||
 		e.Claim != nil && e.Claim.Namespace+"/"+e.Claim.Name == name
 }
 
-// beforeLast is what stands before the last separator, or all if there is none.
-func beforeLast(s, separator string) string {
-	if i := strings.LastIndex(s, separator); i >= 0 {
-		return s[:i]
+// originalName is the name that an entry had before it was deleted: what stands before the last
+// point.
+func originalName(entry string) string {
+	if i := strings.LastIndex(entry, "."); i >= 0 {
+		return entry[:i]
 	}
-	return s
+	return entry
 }
 
 // poolsOf are the IDs of the pools of an entry's node. A pool that another node has as well is
@@ -218,7 +219,7 @@ func beforeLast(s, separator string) string {
 func (s *session) poolsOf(ctx context.Context, e status.TrashEntry) (map[string]bool, error) {
 	all, _, err := list[status.Pool](ctx, s, "pools", nil)
 	if err != nil && e.ID == "" {
-		return nil, nil
+		return nil, nil //nolint:nilnil // said above
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask which pools node %s has: %w", e.Node, err)
@@ -247,7 +248,7 @@ func checkID(e status.TrashEntry, text string, pools map[string]bool) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("node %s says an ID that cannot be: %w", e.Node, err)
-	case id.Dir() != beforeLast(e.Entry, "."):
+	case id.Dir() != originalName(e.Entry):
 		return fmt.Errorf("node %s says that entry %s is volume %s, which is another one: do not trust "+
 			"that node", e.Node, e.Entry, text)
 	case pools != nil && !pools[string(id.Pool())]:
@@ -287,7 +288,7 @@ const unknownID = "unknown"
 // plannedFor is what undelete will say, as far as the trash says it. If the trash could not be
 // read, ID and size are made up: the API server is to say only whether it would take such objects.
 func (s *session) plannedFor(e status.TrashEntry) status.Undeleted {
-	original := beforeLast(e.Entry, ".")
+	original := originalName(e.Entry)
 	return status.Undeleted{
 		ID: cmp.Or(e.ID, unknownID), Pool: e.Pool, CapacityBytes: max(1, e.CapacityBytes),
 		IsBlock: e.IsBlock, Claim: e.Claim, PersistentVolume: cmp.Or(e.PersistentVolume, original),
@@ -329,7 +330,7 @@ func (s *session) runUndelete(
 		return v, fmt.Errorf("the answer of csi-hostpath undelete: %w", err)
 	}
 	v.Topology = volume.Topology(s.installation.Driver, e.Node)
-	v.PersistentVolume = cmp.Or(v.PersistentVolume, beforeLast(e.Entry, "."))
+	v.PersistentVolume = cmp.Or(v.PersistentVolume, originalName(e.Entry))
 	return v, nil
 }
 

@@ -121,7 +121,8 @@ func TestNodeGetsNoPersistentVolumeForAVolumeOfAnother(t *testing.T) {
 		{
 			"the node says that it has the pool, too",
 			status.TrashEntry{Entry: "pvc-1.0000000c", ID: "7a3baca9c553-pvc-1"},
-			[]status.Pool{{ID: "7a3baca9c553"}}, "7a3baca9c553-pvc-1",
+			[]status.Pool{{ID: "7a3baca9c553"}},
+			"7a3baca9c553-pvc-1",
 			"is not known as a pool of that node alone",
 		},
 		{

@@ -14,9 +14,9 @@ import (
 )
 
 // get asks a handler as a browser does that has reached it by a port-forward.
-func get(t *testing.T, h http.Handler, url string) (int, string, http.Header) {
+func get(t *testing.T, h http.Handler, page string) (int, string, http.Header) {
 	t.Helper()
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, page, nil)
 	r.Host = "localhost:9821"
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
@@ -85,19 +85,19 @@ func TestAPIPassesTheQueryAndSaysWhatIsWrongWithIt(t *testing.T) {
 func TestFailuresHaveACodeAndAText(t *testing.T) {
 	f := &fake{}
 	h := NewHandler(f)
-	for _, url := range []string{
+	for _, page := range []string{
 		Path, Path + "x", Path + "volumes/absent", "/volumes/absent", "/nodes/absent", "/x",
 	} {
-		code, body, _ := get(t, h, url)
+		code, body, _ := get(t, h, page)
 		if code != http.StatusNotFound && code != http.StatusMovedPermanently {
-			t.Errorf("%s: %d %s", url, code, body)
+			t.Errorf("%s: %d %s", page, code, body)
 		}
 	}
 	f.err = errors.New("no disk answers")
-	for _, url := range []string{Path + "volumes", "/volumes", "/"} {
-		code, body, _ := get(t, h, url)
+	for _, page := range []string{Path + "volumes", "/volumes", "/"} {
+		code, body, _ := get(t, h, page)
 		if code != http.StatusServiceUnavailable || !strings.Contains(body, "no disk answers") {
-			t.Errorf("%s: %d %s", url, code, body)
+			t.Errorf("%s: %d %s", page, code, body)
 		}
 	}
 }
@@ -134,13 +134,13 @@ func TestOnlyLoopbackHostsAreAnswered(t *testing.T) {
 func TestNothingButGetIsAnswered(t *testing.T) {
 	h := NewHandler(&fake{})
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"} {
-		for _, url := range []string{"/", Path + "volumes"} {
-			r := httptest.NewRequestWithContext(t.Context(), method, url, nil)
+		for _, page := range []string{"/", Path + "volumes"} {
+			r := httptest.NewRequestWithContext(t.Context(), method, page, nil)
 			r.Host = "localhost"
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)
 			if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, HEAD" {
-				t.Errorf("%s %s: %d %v", method, url, w.Code, w.Header())
+				t.Errorf("%s %s: %d %v", method, page, w.Code, w.Header())
 			}
 		}
 	}
@@ -149,19 +149,19 @@ func TestNothingButGetIsAnswered(t *testing.T) {
 func TestEveryAnswerHasTheHeadersThatBindABrowser(t *testing.T) {
 	h := NewHandler(&fake{})
 	others := []string{"/style.css", "/refresh.js", "/icon.svg", "/x", Path + "pools"}
-	for _, url := range append(pageURLs(), others...) {
-		_, _, header := get(t, h, url)
+	for _, page := range append(pageURLs(), others...) {
+		_, _, header := get(t, h, page)
 		csp := header.Get("Content-Security-Policy")
 		if !strings.HasPrefix(csp, "default-src 'none';") || strings.Contains(csp, "unsafe") ||
 			!strings.Contains(csp, "frame-ancestors 'none'") {
-			t.Errorf("%s: %q", url, csp)
+			t.Errorf("%s: %q", page, csp)
 		}
 		for name, want := range map[string]string{
 			"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
 			"Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin",
 		} {
 			if header.Get(name) != want {
-				t.Errorf("%s: %s is %q", url, name, header.Get(name))
+				t.Errorf("%s: %s is %q", page, name, header.Get(name))
 			}
 		}
 	}
@@ -171,14 +171,14 @@ func TestEveryAnswerHasTheHeadersThatBindABrowser(t *testing.T) {
 func TestHostileNamesArePrintedAsText(t *testing.T) {
 	h := NewHandler(&fake{})
 	seen := 0
-	for _, url := range pageURLs() {
-		code, body, _ := get(t, h, url)
+	for _, page := range pageURLs() {
+		code, body, _ := get(t, h, page)
 		if code != http.StatusOK {
-			t.Errorf("%s: %d %s", url, code, body)
+			t.Errorf("%s: %d %s", page, code, body)
 		}
 		for _, bad := range []string{"<script>alert", "<img", "onerror=alert(2)>"} {
 			if strings.Contains(body, bad) {
-				t.Errorf("%s has %s", url, bad)
+				t.Errorf("%s has %s", page, bad)
 			}
 		}
 		seen += strings.Count(body, "&lt;script&gt;")
@@ -192,11 +192,11 @@ func TestHostileNamesArePrintedAsText(t *testing.T) {
 func TestPagesHaveNoInlineScriptNorStyle(t *testing.T) {
 	h := NewHandler(&fake{})
 	inline := regexp.MustCompile(`(?i)\sstyle=|<style|\son[a-z]+=|javascript:|<script>|https?://`)
-	for _, url := range pageURLs() {
-		_, body, _ := get(t, h, url)
+	for _, page := range pageURLs() {
+		_, body, _ := get(t, h, page)
 		body = strings.ReplaceAll(body, "onerror=alert(2)", "") // of the hostile name, as text
 		if found := inline.FindString(body); found != "" {
-			t.Errorf("%s has %q", url, found)
+			t.Errorf("%s has %q", page, found)
 		}
 	}
 }

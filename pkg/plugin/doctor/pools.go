@@ -37,8 +37,8 @@ func (e *examination) pools() string {
 	return plural(ready, "pool") + " open"
 }
 
-// sizes finds pools that enforce no sizes and have volumes that can outgrow theirs. Images keep their
-// size in every pool. Volumes of nodes that did not answer are not known.
+// sizes finds pools that enforce no sizes and have volumes that can outgrow theirs. Images keep
+// their size in every pool. Volumes of nodes that did not answer are not known.
 func (e *examination) sizes() string {
 	if !e.Installation.IsVisible() || !e.needsData() {
 		return ""
