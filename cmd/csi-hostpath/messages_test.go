@@ -22,6 +22,7 @@ var notTheDrivers = []string{
 	"3 node(s) did not have enough free storage",
 	"AttachVolume.Attach failed … timed out waiting for external-attacher",
 	"Input/output error",
+	"Disk quota exceeded",
 	"No space left on device",
 	"Permission denied",
 	"Read-only file system",
@@ -34,6 +35,7 @@ var notTheDrivers = []string{
 	"error getting handle for DataSource …",
 	"error saving volume … ValidatingAdmissionPolicy … denied request: …",
 	"may only change volumes of that node",
+	"may only mark claims of hostpath.csi.local",
 	"no persistent volumes available for this claim and no storage class is set",
 	"node(s) didn't match PersistentVolume's node affinity",
 	"node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already " +
