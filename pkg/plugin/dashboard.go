@@ -3,8 +3,6 @@ package plugin
 import (
 	"context"
 	"fmt"
-	"os/exec"
-	"runtime"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -13,7 +11,6 @@ import (
 func (p *plugin) dashboardCommand() *cobra.Command {
 	var node string
 	var port uint16
-	var open bool
 	cmd := &cobra.Command{
 		Use:   "dashboard",
 		Short: "Reach the status page in a browser, by a port-forward, until Ctrl-C",
@@ -24,18 +21,17 @@ func (p *plugin) dashboardCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&node, "node", "", "node deployment: the node")
 	cmd.Flags().Uint16Var(&port, "port", 0, "local port; 0: one that is free")
-	cmd.Flags().BoolVar(&open, "open", false, "also open the page in the browser")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := p.begin(cmd.Context())
 		if err != nil {
 			return err
 		}
-		return s.dashboard(cmd.Context(), node, port, open)
+		return s.dashboard(cmd.Context(), node, port)
 	}
 	return cmd
 }
 
-func (s *session) dashboard(ctx context.Context, node string, port uint16, open bool) error {
+func (s *session) dashboard(ctx context.Context, node string, port uint16) error {
 	targets, err := s.targets(ctx)
 	if err != nil {
 		return err
@@ -50,9 +46,6 @@ func (s *session) dashboard(ctx context.Context, node string, port uint16, open 
 			url += "nodes/" + node
 		}
 		fmt.Fprintln(s.Out, url)
-		if open {
-			openBrowser(ctx, url)
-		}
 	})
 }
 
@@ -72,17 +65,4 @@ func chooseTarget(targets []target, node string) (target, error) {
 	}
 	return target{}, fmt.Errorf("each of %d drivers has a page of its node: choose one with --node",
 		len(targets))
-}
-
-// openBrowser asks the desktop to open a page. If it cannot, the URL has been printed.
-func openBrowser(ctx context.Context, url string) {
-	command := map[string][]string{
-		"darwin":  {"open"},
-		"windows": {"rundll32", "url.dll,FileProtocolHandler"},
-	}[runtime.GOOS]
-	if command == nil {
-		command = []string{"xdg-open"}
-	}
-	//nolint:forbidigo // the user has asked for it; this is no driver
-	_ = exec.CommandContext(ctx, command[0], append(command[1:], url)...).Start()
 }

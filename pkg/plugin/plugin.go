@@ -222,6 +222,20 @@ func (p *plugin) show(
 	}
 }
 
+// showList begins a session, and shows what read returns of it.
+func (p *plugin) showList(
+	ctx context.Context, o printing,
+	read func(context.Context, *session) (output.List, []string, error),
+) error {
+	s, err := p.begin(ctx)
+	if err != nil {
+		return err
+	}
+	return p.show(ctx, o, func(ctx context.Context) (output.List, []string, error) {
+		return read(ctx, s)
+	})
+}
+
 func (p *plugin) sayOnce(said map[string]bool, hints []string) {
 	for _, hint := range hints {
 		if !said[hint] {

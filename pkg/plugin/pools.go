@@ -25,11 +25,9 @@ func (p *plugin) poolsCommand() *cobra.Command {
 	o.register(cmd)
 	cmd.Flags().StringVar(&node, "node", "", "only of this node")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := p.begin(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return p.show(cmd.Context(), o, func(ctx context.Context) (output.List, []string, error) {
+		return p.showList(cmd.Context(), o, func(
+			ctx context.Context, s *session,
+		) (output.List, []string, error) {
 			pools, missing, err := list[status.Pool](ctx, s, "pools", only(status.ParamNode, node))
 			if err != nil {
 				return output.List{}, nil, err

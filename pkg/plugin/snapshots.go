@@ -43,11 +43,9 @@ func (p *plugin) snapshotsCommand() *cobra.Command {
 	o.register(cmd)
 	allNamespaces(cmd, &all)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := p.begin(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return p.show(cmd.Context(), o, func(ctx context.Context) (output.List, []string, error) {
+		return p.showList(cmd.Context(), o, func(
+			ctx context.Context, s *session,
+		) (output.List, []string, error) {
 			snapshots, hints, err := s.snapshots(ctx, all)
 			if err != nil {
 				return output.List{}, nil, err

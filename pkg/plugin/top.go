@@ -53,11 +53,9 @@ func (p *plugin) topCommand() *cobra.Command {
 		if !slices.Contains(orders, sortBy) {
 			return fmt.Errorf("--sort-by %s: want one of %s", sortBy, strings.Join(orders, ", "))
 		}
-		s, err := p.begin(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return p.show(cmd.Context(), o, func(ctx context.Context) (output.List, []string, error) {
+		return p.showList(cmd.Context(), o, func(
+			ctx context.Context, s *session,
+		) (output.List, []string, error) {
 			volumes, hints, err := s.top(ctx, sel, sample)
 			if err != nil {
 				return output.List{}, nil, err

@@ -30,11 +30,9 @@ func (p *plugin) trashCommand() *cobra.Command {
 	o.register(cmd)
 	cmd.Flags().StringVar(&node, "node", "", "only of this node")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := p.begin(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return p.show(cmd.Context(), o, func(ctx context.Context) (output.List, []string, error) {
+		return p.showList(cmd.Context(), o, func(
+			ctx context.Context, s *session,
+		) (output.List, []string, error) {
 			entries, hints, err := s.trash(ctx, node)
 			if err != nil {
 				return output.List{}, nil, err

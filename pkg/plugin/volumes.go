@@ -66,11 +66,9 @@ func (p *plugin) volumesCommand() *cobra.Command {
 	cmd.ValidArgsFunction = p.completeClaims
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		sel.names = args
-		s, err := p.begin(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return p.show(cmd.Context(), o, func(ctx context.Context) (output.List, []string, error) {
+		return p.showList(cmd.Context(), o, func(
+			ctx context.Context, s *session,
+		) (output.List, []string, error) {
 			volumes, hints, err := s.volumes(ctx, sel)
 			if err != nil {
 				return output.List{}, nil, err
