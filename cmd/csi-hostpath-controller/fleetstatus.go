@@ -59,17 +59,8 @@ func (f *fleetStatus) Overview(context.Context) (status.Overview, error) {
 			continue
 		}
 		o.NodesLinked++
-		for _, p := range n.Pools {
-			o.Pools++
-			o.UnhealthyVolumes += p.UnhealthyVolumes
-			if p.NotReady != "" {
-				continue
-			}
-			o.PoolsReady++
-			o.SizeBytes += p.SizeBytes
-			o.AvailableBytes += p.AvailableBytes
-			o.Volumes += p.Volumes
-			o.Snapshots += p.Snapshots
+		for _, p := range pushedPools(n, status.Query{}, o.Time) {
+			o.Add(p)
 		}
 	}
 	return o, nil

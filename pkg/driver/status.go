@@ -84,16 +84,7 @@ func (n *nodeStatus) Overview(context.Context) (status.Overview, error) {
 		Time: time.Now().UTC(), Nodes: 1, NodesLinked: 1,
 	}
 	for _, p := range n.pools.statuses() { //nolint:contextcheck // it waits for statusPatience at most
-		o.Pools++
-		shown := n.describe(p)
-		o.UnhealthyVolumes += shown.UnhealthyVolumes
-		if p.err == nil {
-			o.PoolsReady++
-			o.SizeBytes += shown.SizeBytes
-			o.AvailableBytes += shown.AvailableBytes
-			o.Volumes += shown.Volumes
-			o.Snapshots += shown.Snapshots
-		}
+		o.Add(n.describe(p))
 	}
 	return o, nil
 }

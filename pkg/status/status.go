@@ -94,6 +94,20 @@ type Overview struct {
 	UnhealthyVolumes int64 `json:"unhealthyVolumes"`
 }
 
+// Add counts a pool. What one that cannot be used has is not known.
+func (o *Overview) Add(p Pool) {
+	o.Pools++
+	o.UnhealthyVolumes += p.UnhealthyVolumes
+	if !p.Ready {
+		return
+	}
+	o.PoolsReady++
+	o.SizeBytes += p.SizeBytes
+	o.AvailableBytes += p.AvailableBytes
+	o.Volumes += p.Volumes
+	o.Snapshots += p.Snapshots
+}
+
 // Node is a node, and whether it is linked to the controller that answers. In node deployment there
 // is one, and it is linked.
 type Node struct {
