@@ -159,15 +159,9 @@ func TestUndeleteRefusesWhatIsNoEntryOfAVolume(t *testing.T) {
 
 // A volume that is not deleted keeps its quota ID as well while quotas are off.
 func TestUndeletedVolumeKeepsItsQuotaIDWhileQuotasAreOff(t *testing.T) {
-	for _, fstype := range disks.Types() {
+	for _, fstype := range disks.QuotaTypes() {
 		t.Run(fstype, func(t *testing.T) {
-			var withQuota []disks.Option
-			if fstype != disks.Btrfs {
-				withQuota = append(withQuota, disks.ProjectQuota())
-			}
-			disk := disks.New(t, fstype, 0, withQuota...)
-			p, v, entry := trashOf(t,
-				openPool(t, Options{Name: "p", Path: filepath.Join(disk.Dir, "pool")}))
+			p, v, entry := trashOf(t, poolOn(t, fstype))
 			if v.QuotaID == 0 {
 				t.Fatal("the volume has no quota ID")
 			}

@@ -41,6 +41,14 @@ func Types() []string {
 	return []string{Ext4, XFS, Btrfs}
 }
 
+// QuotaTypes lists those filesystems of Types that New makes with quotas.
+func QuotaTypes() []string {
+	if allWithProjectQuota() {
+		return Types()
+	}
+	return []string{Btrfs}
+}
+
 func allWithProjectQuota() bool { return os.Getenv(ProjectQuotaEnv) != "" }
 
 // Disk is a mounted filesystem.
