@@ -54,7 +54,7 @@ func command() *cobra.Command {
 	flags.StringVar(&o.cache, "cache", "", "folder of downloaded packages (default: .cache/debian)")
 	cmd.PersistentPreRunE = func(*cobra.Command, []string) error { return o.complete() }
 	cmd.AddCommand(baseCommand(o), imageCommand(o), buildCommand(o), pushCommand(),
-		vulnerabilitiesCommand(o))
+		vulnerabilitiesCommand(o), reachCommand())
 	return cmd
 }
 
@@ -225,6 +225,23 @@ func vulnerabilitiesCommand(o *options) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&file, "data", "", "file of "+tracker.URL+" (default: download it)")
 	return cmd
+}
+
+// reachCommand lets hack/vulncheck ask before it starts govulncheck, which waits without a limit.
+func reachCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:           "reach URL",
+		Short:         "Fail if a server does not answer within 20 s, and print why",
+		Args:          cobra.ExactArgs(1),
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			err := tracker.Reach(cmd.Context(), args[0])
+			if err != nil {
+				fmt.Fprintln(cmd.OutOrStdout(), err)
+			}
+			return err
+		},
+	}
 }
 
 func trackerData(ctx context.Context, path string) (tracker.Data, error) {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os/exec"
 	"slices"
+	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/tools/release/debian"
 )
@@ -48,9 +49,43 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s: %s %s: %s (urgency: %s)", f.Name, f.Source, f.Version, fix, f.Urgency)
 }
 
-// Download asks the tracker.
+const (
+	// reachTimeout is for a small answer, downloadTimeout for the tracker's 70 MB.
+	reachTimeout    = 20 * time.Second
+	downloadTimeout = 5 * time.Minute
+)
+
+// Reach returns an error unless a server answers for the URL. It waits at most 20 s.
+func Reach(ctx context.Context, url string) error { return reach(ctx, url, reachTimeout) }
+
+func reach(ctx context.Context, url string, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	body, err := get(ctx, url)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s does not answer within %s", url, limit)
+	}
+	if err != nil {
+		return err
+	}
+	return body.Close()
+}
+
+// Download asks the tracker. It waits at most 5 minutes.
 func Download(ctx context.Context) (Data, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, URL, http.NoBody)
+	ctx, cancel := context.WithTimeout(ctx, downloadTimeout)
+	defer cancel()
+	body, err := get(ctx, URL)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = body.Close() }()
+	return Read(body)
+}
+
+// get returns the body of an answer. The caller closes it.
+func get(ctx context.Context, url string) (io.ReadCloser, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
@@ -58,11 +93,11 @@ func Download(ctx context.Context) (Data, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s", URL, response.Status)
+		_ = response.Body.Close()
+		return nil, fmt.Errorf("%s: %s", url, response.Status)
 	}
-	return Read(response.Body)
+	return response.Body, nil
 }
 
 // Read reads the tracker's data.
