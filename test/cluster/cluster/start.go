@@ -18,6 +18,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/machine"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/network"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/pki"
+	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/sysctl"
 )
 
 // readyTimeout is how long the control plane or a node may take to be ready.
@@ -166,6 +167,9 @@ func (c *Cluster) prepareFiles(
 // begin writes the state file, before the first thing that outlives this process.
 func (c *Cluster) begin() (*pki.Authority, error) {
 	if err := c.folder.saveSettings(); err != nil {
+		return nil, err
+	}
+	if err := sysctl.Raise(c.progress); err != nil {
 		return nil, err
 	}
 	filesystems, err := disk.ParseFilesystems(c.options.disks(), c.options.Nodes)

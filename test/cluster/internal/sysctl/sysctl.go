@@ -1,5 +1,6 @@
-// Package sysctl remembers the kernel settings that a kubelet changes for the
-// whole machine, so that they can be put back when the cluster goes.
+// Package sysctl raises the kernel settings that clusters need, and remembers those
+// that change for the whole machine, so that they can be put back when the cluster
+// goes.
 package sysctl
 
 import (
@@ -9,12 +10,22 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// names are those that the kubelet sets at start (k8s.io/kubernetes
+const (
+	// inotifyInstances limits what all processes of a user may have at once (inotify(7)). Each machine
+	// has some dozens: kubelet, containerd, and programs in pods. Beyond it they fail with EMFILE.
+	inotifyInstances = "fs/inotify/max_user_instances"
+	// leastInotifyInstances are enough for several clusters. The kernel's default is 128.
+	leastInotifyInstances = 1024
+)
+
+// names are inotifyInstances, and those that the kubelet sets at start (k8s.io/kubernetes
 // pkg/kubelet/cm, setupKernelTunables).
 var names = []string{
+	inotifyInstances,
 	"vm/overcommit_memory",
 	"vm/panic_on_oom",
 	"kernel/panic",
@@ -53,6 +64,34 @@ func Restore(values map[string]string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Raise raises what is too low for several clusters, and says so through progress.
+func Raise(progress func(format string, args ...any)) error {
+	err := raise(file(inotifyInstances), leastInotifyInstances, progress)
+	if errors.Is(err, fs.ErrNotExist) { // a kernel without inotify
+		return nil
+	}
+	return err
+}
+
+func raise(path string, least int, progress func(format string, args ...any)) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("raise a kernel setting: %w", err)
+	}
+	old, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("raise %s: %w", path, err)
+	}
+	if old >= least {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(least)), 0o600); err != nil {
+		return fmt.Errorf("raise a kernel setting: %w", err)
+	}
+	progress("raised %s from %d to %d, until the last cluster is down", path, old, least)
+	return nil
 }
 
 func file(name string) string { return filepath.Join("/proc/sys", name) }
