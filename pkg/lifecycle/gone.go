@@ -171,7 +171,8 @@ func (g *goneNodes) tell(value string, v *persistentVolume) {
 	if c, ok := g.claimOf(v); ok {
 		if g.isReleased(c) {
 			next = fmt.Sprintf("Bring the node back within %v. After that this claim is deleted, as its "+
-				"class says, so that its StatefulSet gets a new volume on another node.", g.after)
+				"class says. If it is of a StatefulSet, that makes it again, with an empty volume on another "+
+				"node; any other claim you have to make again.", g.after)
 		}
 		g.recorder.Eventf(reference(claimKind, c), corev1.EventTypeWarning, reasonGone,
 			"Node %s, which has the data of volume %s, was deleted. %s", value, v.Name, next)
