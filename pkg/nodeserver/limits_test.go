@@ -20,11 +20,28 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-// limit is what the tests limit writers to, in bytes per second, and written what they write.
-const (
-	limit   = 2 * mib
-	written = 8 * mib
-)
+// transfer is reading or writing past the page cache, and what limits it.
+type transfer struct {
+	parameter string
+	// limit is in units of the parameter: bytes, or blocks, per second.
+	limit int
+	// blockSize is in bytes, and count is how many blocks are transferred.
+	blockSize, count int
+	// perBlock is how many units a block is.
+	perBlock int
+	isRead   bool
+}
+
+// transfers take four seconds each: the kernel grants a tenth of a second at a time.
+func transfers() []transfer {
+	const iops, bps = 400, 2 * mib
+	return []transfer{
+		{parameter: "writeBytesPerSecond", limit: bps, blockSize: mib, count: 8, perBlock: mib},
+		{parameter: "readBytesPerSecond", limit: bps, blockSize: mib, count: 8, perBlock: mib, isRead: true},
+		{parameter: "writeIOPS", limit: iops, blockSize: 4096, count: 4 * iops, perBlock: 1},
+		{parameter: "readIOPS", limit: iops, blockSize: 4096, count: 4 * iops, perBlock: 1, isRead: true},
+	}
+}
 
 // pods are the control groups of a node with one pod, of the test's own.
 type pods struct {
@@ -95,19 +112,23 @@ func (p *pods) settings(device string) string {
 	return strings.Join(found, "; ")
 }
 
-// write writes to a file past the page cache, as a process of the container, and returns how many
-// bytes it has written in a second.
-func (p *pods) write(path string) float64 {
+// transfer reads or writes a file as a process of the container. It returns how many units of the
+// parameter were transferred in a second.
+func (p *pods) transfer(path string, tr transfer) float64 {
 	p.t.Helper()
-	script := `echo $$ > "$1"/cgroup.procs && exec dd if=/dev/zero of="$2" bs=1M count="$3" ` +
-		`oflag=direct conv=notrunc status=none`
+	args := []string{"if=/dev/zero", "of=" + path, "oflag=direct", "conv=notrunc"}
+	if tr.isRead {
+		args = []string{"if=" + path, "of=/dev/null", "iflag=direct"}
+	}
+	args = append(args, "status=none", fmt.Sprint("bs=", tr.blockSize), fmt.Sprint("count=", tr.count))
+	script := `echo $$ > "$0"/cgroup.procs && exec dd "$@"`
 	start := time.Now()
-	out, err := exec.CommandContext(p.t.Context(), "sh", "-c", script, "sh", p.container, path,
-		strconv.Itoa(written/mib)).CombinedOutput()
+	out, err := exec.CommandContext(p.t.Context(), "sh",
+		append([]string{"-c", script, p.container}, args...)...).CombinedOutput()
 	if err != nil {
 		p.t.Fatalf("%v: %s", err, out)
 	}
-	return written / time.Since(start).Seconds()
+	return float64(tr.count*tr.perBlock) / time.Since(start).Seconds()
 }
 
 // newLimitedNode is a node with an image, and a neighbour in the same pool.
@@ -129,41 +150,88 @@ func (n *imageNode) modify(params map[string]string) {
 	fixture.Must(n.t, staging.Volume{Volume: v}.Limit(n.Limiter))
 }
 
-// A machine that is busy with other tests may write slower than the limit, never faster.
+// A machine that is busy with other tests may be slower than the limit, never faster. The volumes
+// are each other's neighbours too.
 func TestIOLimitHoldsWhilePodsWriteAndTheNeighbourIsNotSlowed(t *testing.T) {
 	n, p := newLimitedNode(t, imageSpec(volume.Ext4))
-	neighbour := *n
-	neighbour.stagingName = "neighbour-staging"
-	neighbour.id = n.createImage("neighbour", imageSpec(volume.Ext4))
-	fixture.Must(t, os.Mkdir(neighbour.stagingPath(), 0o750))
-	neighbour.stageAndPublish("neighbour")
-	defer neighbour.takeDown("neighbour")
-	n.stageAndPublish("pod")
-	defer n.takeDown("pod")
-	file, other := filepath.Join(n.target("pod"), "file"), filepath.Join(n.target("neighbour"), "file")
+	n.stageAndPublish("neighbour")
+	defer n.takeDown("neighbour")
+	neighbour := n.newFile("neighbour", 8*mib)
+	t.Run("parallel", func(t *testing.T) {
+		for _, tr := range transfers() {
+			limited := n.another(t, tr.parameter)
+			limited.stageAndPublish(tr.parameter)
+			t.Cleanup(func() { limited.takeDown(tr.parameter) })
+			file := limited.newFile(tr.parameter, 8*mib)
+			t.Run(tr.parameter, func(t *testing.T) {
+				t.Parallel()
+				limited.of(t).wantLimitHeld(p.of(t), tr, file, neighbour)
+			})
+		}
+	})
+}
 
-	n.modify(map[string]string{"writeBytesPerSecond": strconv.Itoa(limit)})
-	p.wantRate(file, "the limit", func(rate float64) bool {
+// wantLimitHeld limits a volume, shows that the limit holds for its file and not for that of a
+// neighbour, and lifts it again.
+func (n *imageNode) wantLimitHeld(p *pods, tr transfer, file, neighbour string) {
+	n.t.Helper()
+	n.modify(map[string]string{tr.parameter: strconv.Itoa(tr.limit)})
+	limit := float64(tr.limit)
+	p.wantRate(file, tr, "limited", func(rate float64) bool {
 		if rate > 1.05*limit {
-			t.Fatalf("%.0f bytes per second, want at most %d", rate, limit)
+			n.t.Fatalf("%.0f in a second, want at most %d", rate, tr.limit)
 		}
 		return rate > 0.95*limit
 	})
 	isFast := func(rate float64) bool { return rate > 2*limit }
-	p.wantRate(other, "the neighbour", isFast)
-	n.modify(map[string]string{"writeBytesPerSecond": volume.MutableDefault})
-	p.wantRate(file, "without a limit", isFast)
+	p.wantRate(neighbour, tr, "the neighbour", isFast)
+	n.modify(map[string]string{tr.parameter: volume.MutableDefault})
+	p.wantRate(file, tr, "without a limit", isFast)
 }
 
-// wantRate writes to a file until it is as fast as it should be.
-func (p *pods) wantRate(path, what string, isRight func(rate float64) bool) {
+// another is the same node with another image.
+func (n *imageNode) another(t *testing.T, name string) *imageNode {
+	t.Helper()
+	another := n.of(t)
+	another.stagingName = name + "-staging"
+	another.id = n.createImage(name, imageSpec(volume.Ext4))
+	fixture.Must(t, os.Mkdir(another.stagingPath(), 0o750))
+	return another
+}
+
+// of is the node in a subtest.
+func (n *imageNode) of(t *testing.T) *imageNode {
+	t.Helper()
+	same := *n
+	same.t = t
+	return &same
+}
+
+// of is the groups in a subtest.
+func (p *pods) of(t *testing.T) *pods {
+	t.Helper()
+	same := *p
+	same.t = t
+	return &same
+}
+
+// newFile makes a file in a volume that is published for a pod.
+func (n *imageNode) newFile(pod string, size int) string {
+	n.t.Helper()
+	file := filepath.Join(n.target(pod), "file")
+	fixture.Must(n.t, os.WriteFile(file, make([]byte, size), 0o600))
+	return file
+}
+
+// wantRate transfers until it is as fast as it should be.
+func (p *pods) wantRate(path string, tr transfer, what string, isRight func(rate float64) bool) {
 	p.t.Helper()
 	var rate float64
-	fixture.Eventually(p.t, what, func() bool {
-		rate = p.write(path)
+	fixture.Eventually(p.t, tr.parameter+", "+what, func() bool {
+		rate = p.transfer(path, tr)
 		return isRight(rate)
 	}, func() any { return rate })
-	p.t.Logf("%s: %.0f bytes per second", what, rate)
+	p.t.Logf("%s, %s: %.0f in a second", tr.parameter, what, rate)
 }
 
 func (n *imageNode) wantLimited(p *pods, when string) {
