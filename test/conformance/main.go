@@ -8,31 +8,29 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/cluster"
+	"github.com/csi-hostpath/csi-hostpath/test/conformance/suite"
 )
 
 type options struct {
-	name, disk, kubernetes string
-	drivers, focus         string
-	helm, image, reports   string
-	procs                  int
-	keep                   bool
+	name, kubernetes     string
+	kinds, focus         string
+	helm, image, reports string
+	procs                int
+	keep                 bool
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.name, "name", "conformance", "name of the cluster")
-	flag.StringVar(&o.disk, "disk", "btrfs", "filesystem of the nodes' disks: btrfs, xfs or ext4")
 	flag.StringVar(&o.kubernetes, "kubernetes", "", "version of Kubernetes, as test/cluster has it")
-	flag.StringVar(&o.drivers, "drivers", strings.Join(kinds(), ","),
+	flag.StringVar(&o.kinds, "kinds", strings.Join(suite.Names(), ","),
 		"kinds of volumes, separated by commas")
 	flag.StringVar(&o.focus, "focus", "", "run only the specs whose names match this expression")
 	flag.StringVar(&o.helm, "helm", "helm", "path of the helm program")
@@ -51,84 +49,43 @@ func main() {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	chosen, err := choose(o.drivers)
+	chosen, err := suite.Choose(o.kinds)
 	if err != nil {
 		return err
 	}
-	suite, err := cluster.BuildSuite(ctx, "", progress())
+	programs, err := cluster.BuildSuite(ctx, o.kubernetes, "", progress())
 	if err != nil {
 		return err
 	}
-	in, err := setUp(ctx, o, suite)
-	if in != nil && !o.keep {
-		defer func() { err = errors.Join(err, in.down(context.WithoutCancel(ctx))) }()
+	c, err := setUp(ctx, o)
+	if c != nil && !o.keep {
+		defer func() {
+			err = errors.Join(err, cluster.Down(context.WithoutCancel(ctx), o.name, progress()))
+		}()
 	}
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, k := range chosen {
-		errs = append(errs, runKind(ctx, o, suite, in, k))
+	r := suite.Run{Suite: programs, Cluster: c, Reports: o.reports, Focus: o.focus, Procs: o.procs}
+	if err := r.Prepare(ctx); err != nil {
+		return err
 	}
-	err = errors.Join(errs...)
-	if err != nil {
+	if err = runKinds(ctx, r, chosen); err != nil {
 		logs := filepath.Join(o.reports, "logs")
 		err = errors.Join(err, cluster.CollectLogs(context.WithoutCancel(ctx), o.name, logs))
 	}
 	return err
 }
 
-// runKind runs the suite on one kind of volumes, and judges its report.
-func runKind(
-	ctx context.Context, o options, suite cluster.Suite, in *installation, k kind,
-) error {
-	folder, err := filepath.Abs(filepath.Join(o.reports, o.disk+"-"+k.name))
-	if err != nil {
-		return err
+func runKinds(ctx context.Context, r suite.Run, kinds []suite.Kind) error {
+	fmt.Printf("Kubernetes %s: reports and logs are in %s\n", r.Suite.Version, r.Reports)
+	var errs []error
+	for _, k := range kinds {
+		result, err := r.Kind(ctx, k)
+		fmt.Print(result.Table(k.Name))
+		errs = append(errs, err)
 	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return err
-	}
-	log, err := os.Create(filepath.Join(folder, "log"))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }()
-	driver, err := filepath.Abs(filepath.Join("test/conformance/drivers", k.name+".yaml"))
-	if err != nil {
-		return err
-	}
-	report := filepath.Join(folder, "report.json")
-	if err := os.Remove(report); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	args := []string{
-		"--procs=" + strconv.Itoa(o.procs), "--timeout=6h", "--poll-progress-after=0", "--no-color",
-		"--json-report=report.json", "--output-dir=" + folder, "--keep-going",
-		"--label-filter=!Disruptive && !Flaky",
-		"--focus=External.Storage.*" + k.focus + ".*" + o.focus,
-	}
-	if !canGrowExt4() {
-		k = k.withoutGrowth()
-	}
-	if k.skip != "" {
-		args = append(args, "--skip="+k.skip)
-	}
-	args = append(args, suite.Tests, "--",
-		"--kubeconfig="+in.cluster.Kubeconfig(), "--provider=skeleton",
-		"--storage.testdriver="+driver)
-	cmd := exec.CommandContext(ctx, suite.Ginkgo, args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = time.Minute
-	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, folder
-	fmt.Printf("%s on %s: log in %s\n", k.name, o.disk, log.Name())
-	failed := cmd.Run() // says only that a spec failed, which the report says better
-	r, err := read(report)
-	if err != nil {
-		return errors.Join(fmt.Errorf("%s on %s: %w", k.name, o.disk, err), failed)
-	}
-	fmt.Print(r.table(o.disk, k.name))
-	return r.judge(k.name)
+	return errors.Join(errs...)
 }
 
 // progress prints a step with the time since the program began.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/component"
 	"github.com/csi-hostpath/csi-hostpath/test/cluster/internal/image"
@@ -23,26 +25,40 @@ type Suite struct {
 	Version string
 }
 
-// BuildSuite builds it, unless the cache has it. Cache is as in Options. Progress may be nil.
+// BuildSuite builds that of a version of Kubernetes, unless the cache has it. Kubernetes and cache
+// are as in Options. Progress may be nil.
 func BuildSuite(
-	ctx context.Context, cache string, progress func(format string, args ...any),
+	ctx context.Context, kubernetes, cache string, progress func(format string, args ...any),
 ) (Suite, error) {
-	built, err := buildBeside(ctx, cache, component.Conformance(), progress)
+	kubernetes = DefaultedKubernetes(kubernetes)
+	if !slices.Contains(KubernetesVersions(), kubernetes) {
+		return Suite{}, noSuchKubernetes(kubernetes)
+	}
+	built, err := buildBeside(ctx, cache, component.Conformance(kubernetes), progress)
 	return Suite{
 		Tests: built.Program("e2e.test"), Ginkgo: built.Program("ginkgo"),
 		Populator: built.Program("hello-populator"), Version: built.Version,
 	}, err
 }
 
-// Images that the suite's pods have (k8s.io/kubernetes test/utils/image/manifest.go, and the
-// manifests of its populator), beside those that every node has.
+// suiteImages are those that the suite's pods have (k8s.io/kubernetes
+// test/utils/image/manifest.go), beside agnhost, which every node has.
+type suiteImages struct {
+	busybox, glibc, nginx string
+}
+
 const (
-	suiteAgnhost   = agnhostRepository + ":2.66.1"
-	suiteBusybox   = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2"
-	suiteGlibc     = "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.1.1"
-	suiteNginx     = "registry.k8s.io/e2e-test-images/nginx:1.27.0-2"
+	suiteRepository = "registry.k8s.io/e2e-test-images/"
+	// suitePopulator is in the manifests of the suite's populator.
 	suitePopulator = "registry.k8s.io/sig-storage/hello-populator:v1.0.1"
 )
+
+func (s Suite) images() suiteImages {
+	if strings.HasPrefix(s.Version, "v1.36.") {
+		return suiteImages{busybox: "busybox:1.37.0-1", glibc: "glibc-dns-testing:2.0.0", nginx: "nginx:1.15-4"}
+	}
+	return suiteImages{busybox: "busybox:1.37.0-2", glibc: "glibc-dns-testing:2.1.1", nginx: "nginx:1.27.0-2"}
+}
 
 // LoadSuiteImages gives every node the images of the suite, with this machine's busybox for the
 // tools in them. The suites for storage drivers use only such tools of the images with glibc
@@ -53,15 +69,14 @@ func (c *Cluster) LoadSuiteImages(ctx context.Context, suite Suite) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(folder) }()
-	agnhost := filepath.Join(c.Programs(), "agnhost")
+	names := suite.images()
 	for i, im := range []struct {
 		config          image.Config
 		tools, programs []string
 	}{
-		{config: agnhostConfig(suiteAgnhost), programs: []string{agnhost}},
-		{config: image.Config{Name: suiteBusybox, Cmd: []string{"sh"}}},
-		{config: image.Config{Name: suiteGlibc, Cmd: []string{"sh"}}, tools: []string{"sh", "dd"}},
-		{config: image.Config{Name: suiteNginx, Cmd: []string{"sh"}}},
+		{config: shell(names.busybox)},
+		{config: shell(names.glibc), tools: []string{"sh", "dd"}},
+		{config: shell(names.nginx)},
 		{
 			config: image.Config{
 				Name: suitePopulator, Entrypoint: []string{"/" + filepath.Base(suite.Populator)},
@@ -76,6 +91,10 @@ func (c *Cluster) LoadSuiteImages(ctx context.Context, suite Suite) error {
 		}
 	}
 	return nil
+}
+
+func shell(name string) image.Config {
+	return image.Config{Name: suiteRepository + name, Cmd: []string{"sh"}}
 }
 
 // buildBeside builds what a cluster itself does not need.

@@ -104,8 +104,7 @@ func (o *Options) complete(ctx context.Context) error {
 		}
 	}
 	if !slices.Contains(KubernetesVersions(), o.Kubernetes) {
-		errs = append(errs, fmt.Errorf("kubernetes %q: there are %s", o.Kubernetes,
-			strings.Join(KubernetesVersions(), " and ")))
+		errs = append(errs, noSuchKubernetes(o.Kubernetes))
 	}
 	features, err := gates.Parse(defaultGates(o.Kubernetes), o.FeatureGates)
 	if err := errors.Join(append(errs, err)...); err != nil {
@@ -144,6 +143,11 @@ func (o *Options) same(other *Options) bool {
 
 // KubernetesVersions are the minor versions of Kubernetes that there are, the newest first.
 func KubernetesVersions() []string { return component.KubernetesVersions() }
+
+func noSuchKubernetes(version string) error {
+	return fmt.Errorf("kubernetes %q: there are %s", version,
+		strings.Join(KubernetesVersions(), " and "))
+}
 
 // DefaultedKubernetes returns version, or else the environment's, or else the default.
 func DefaultedKubernetes(version string) string {

@@ -1,7 +1,6 @@
-package main
+package suite
 
 import (
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,25 +13,22 @@ import (
 	"github.com/onsi/ginkgo/v2/types"
 )
 
-//go:embed skips.txt
-var skips string
-
-// result is a report of Ginkgo.
-type result struct {
+// Result is a report of Ginkgo.
+type Result struct {
 	specs   types.SpecReports
 	elapsed time.Duration
 }
 
-func read(path string) (result, error) {
+func read(path string) (Result, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return result{}, fmt.Errorf("no report: %w", err)
+		return Result{}, fmt.Errorf("no report: %w", err)
 	}
 	var reports []types.Report
 	if err := json.Unmarshal(data, &reports); err != nil {
-		return result{}, fmt.Errorf("report: %w", err)
+		return Result{}, fmt.Errorf("report: %w", err)
 	}
-	var r result
+	var r Result
 	for _, report := range reports {
 		r.specs = append(r.specs, report.SpecReports...)
 		r.elapsed = max(r.elapsed, report.RunTime)
@@ -43,7 +39,7 @@ func read(path string) (result, error) {
 // passed, failed and skipped count what was chosen to run. A spec that was not chosen is in the
 // report as skipped, without a reason. A node that is no spec, such as that before the suite, only
 // counts when it fails.
-func (r result) passed() (specs types.SpecReports) {
+func (r Result) passed() (specs types.SpecReports) {
 	for _, s := range r.specs {
 		if s.LeafNodeType == types.NodeTypeIt && s.State == types.SpecStatePassed {
 			specs = append(specs, s)
@@ -52,7 +48,7 @@ func (r result) passed() (specs types.SpecReports) {
 	return specs
 }
 
-func (r result) failed() (specs types.SpecReports) {
+func (r Result) failed() (specs types.SpecReports) {
 	for _, s := range r.specs {
 		if s.State.Is(types.SpecStateFailureStates) {
 			specs = append(specs, s)
@@ -61,7 +57,7 @@ func (r result) failed() (specs types.SpecReports) {
 	return specs
 }
 
-func (r result) skipped() (specs types.SpecReports) {
+func (r Result) skipped() (specs types.SpecReports) {
 	for _, s := range r.specs {
 		if s.LeafNodeType == types.NodeTypeIt && s.State == types.SpecStateSkipped &&
 			s.Failure.Message != "" {
@@ -72,7 +68,7 @@ func (r result) skipped() (specs types.SpecReports) {
 }
 
 // judge is an error that names each spec that failed, or skipped for a reason that is not listed.
-func (r result) judge(kind string) error {
+func (r Result) judge(kind string) error {
 	var errs []error
 	for _, s := range r.failed() {
 		first, _, _ := strings.Cut(s.Failure.Message, "\n")
@@ -90,9 +86,23 @@ func (r result) judge(kind string) error {
 	return errors.Join(errs...)
 }
 
+// judgeShort is an error that names each spec of a short run that did not pass: upstream may give a
+// spec another name.
+func (r Result) judgeShort(k Kind) error {
+	var errs []error
+	for _, name := range k.short {
+		passes := func(s types.SpecReport) bool { return strings.HasSuffix(s.FullText(), name) }
+		if !slices.ContainsFunc(r.passed(), passes) {
+			errs = append(errs, fmt.Errorf("%s: did not pass: %s", k.Name, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // reason is ours for a skip with a message.
 func reason(message string) (string, bool) {
-	for line := range strings.Lines(skips) {
+	skips, _ := files.ReadFile("skips.txt") // it is in the program
+	for line := range strings.Lines(string(skips)) {
 		part, reason, ok := strings.Cut(strings.TrimSpace(line), " => ")
 		if ok && !strings.HasPrefix(line, "#") && strings.Contains(message, part) {
 			return reason, true
@@ -101,10 +111,10 @@ func reason(message string) (string, bool) {
 	return "", false
 }
 
-// table is in Markdown, for docs/conformance.md.
-func (r result) table(disk, kind string) string {
+// Table is in Markdown, for docs/conformance.md.
+func (r Result) Table(kind string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "| %s on %s | %d passed | %d failed | %d skipped | %s |\n", kind, disk,
+	fmt.Fprintf(&b, "| %s | %d passed | %d failed | %d skipped | %s |\n", kind,
 		len(r.passed()), len(r.failed()), len(r.skipped()), r.elapsed.Round(time.Second))
 	counts := map[string]int{}
 	for _, s := range r.skipped() {

@@ -1,6 +1,7 @@
-package main
+package suite
 
 import (
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -18,7 +19,7 @@ func spec(name string, state types.SpecState, message string) types.SpecReport {
 	}
 }
 
-func judged(t *testing.T, specs ...types.SpecReport) (result, string) {
+func judged(t *testing.T, specs ...types.SpecReport) (Result, string) {
 	t.Helper()
 	data, err := json.Marshal([]types.Report{{SpecReports: specs}})
 	if err != nil {
@@ -80,9 +81,9 @@ func TestTableCountsWhatRan(t *testing.T) {
 	r, _ := judged(t,
 		spec("works", types.SpecStatePassed, ""), spec("not chosen", types.SpecStateSkipped, ""),
 		spec("a", types.SpecStateSkipped, "X only supports singleNodeVolume -- skipping"))
-	got := r.table("btrfs", "directories")
+	got := r.Table("directories")
 	for _, want := range []string{
-		"| directories on btrfs | 1 passed | 0 failed | 1 skipped |",
+		"| directories | 1 passed | 0 failed | 1 skipped |",
 		"1 skipped: a volume is on one node's disk",
 	} {
 		if !strings.Contains(got, want) {
@@ -91,18 +92,47 @@ func TestTableCountsWhatRan(t *testing.T) {
 	}
 }
 
-// Each kind has its file, and each file its kind.
-func TestEachKindOfVolumesHasADriverFile(t *testing.T) {
-	files, err := filepath.Glob("drivers/*.yaml")
-	if err != nil || len(files) != len(kinds()) {
-		t.Errorf("%v, %v for %v", files, err, kinds())
+func TestShortRunWantsEachOfItsSpecs(t *testing.T) {
+	kind := Kind{Name: "directories", short: []string{"works", "grows"}}
+	r, _ := judged(t, spec("it works", types.SpecStatePassed, ""),
+		spec("it grows", types.SpecStateSkipped, "X only supports singleNodeVolume -- skipping"))
+	err := r.judgeShort(kind)
+	if err == nil || err.Error() != "directories: did not pass: grows" {
+		t.Errorf("%v", err)
 	}
-	for _, name := range kinds() {
-		if _, err := os.Stat(filepath.Join("drivers", name+".yaml")); err != nil {
-			t.Error(err)
+}
+
+// Each kind has a file and a class of classes.yaml, and each file a kind.
+func TestEachKindOfVolumesHasADriverFile(t *testing.T) {
+	classes, err := files.ReadFile("classes.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]bool{}
+	for _, k := range Kinds() {
+		data, err := k.driver()
+		if err != nil {
+			t.Errorf("%s: %v", k.Name, err)
+			continue
+		}
+		used[cmp.Or(k.file, k.Name)+".yaml"] = true
+		for _, found := range regexp.MustCompile(`FromExistingClassName: (\S+)`).FindAllStringSubmatch(
+			string(data), -1) {
+			if !strings.Contains(string(classes), "{name: "+found[1]+"}") {
+				t.Errorf("%s: classes.yaml has no class %s", k.Name, found[1])
+			}
 		}
 	}
-	if _, err := choose("directories,cubes"); err == nil {
+	drivers, err := files.ReadDir("drivers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range drivers {
+		if !used[file.Name()] {
+			t.Errorf("no kind of volumes uses %s", file.Name())
+		}
+	}
+	if _, err := Choose("images,cubes"); err == nil {
 		t.Error("an unknown kind was chosen")
 	}
 }
@@ -110,15 +140,15 @@ func TestEachKindOfVolumesHasADriverFile(t *testing.T) {
 // Where an ext4 cannot grow, the specs about it are left out of images, and only there.
 func TestGrowthOfExt4IsLeftOutWhereItIsImpossible(t *testing.T) {
 	const spec = "[Testpattern: Dynamic PV (default fs)(allowExpansion)] volume-expand should resize"
-	leavesOut := func(k kind) bool {
+	leavesOut := func(k Kind) bool {
 		return k.skip != "" && regexp.MustCompile(k.skip).MatchString(spec)
 	}
-	for _, k := range all() {
+	for _, k := range Kinds() {
 		if leavesOut(k) {
-			t.Errorf("%s leaves it out everywhere", k.name)
+			t.Errorf("%s leaves it out everywhere", k.Name)
 		}
-		if out := leavesOut(k.withoutGrowth()); out != (k.name == "images") {
-			t.Errorf("%s, where ext4 cannot grow: left out: %t", k.name, out)
+		if out := leavesOut(k.withoutGrowth()); out != (k.Name == "images") {
+			t.Errorf("%s, where ext4 cannot grow: left out: %t", k.Name, out)
 		}
 	}
 }

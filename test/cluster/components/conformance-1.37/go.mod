@@ -1,4 +1,4 @@
-module github.com/csi-hostpath/csi-hostpath/test/cluster/components/conformance
+module github.com/csi-hostpath/csi-hostpath/test/cluster/components/conformance-1.37
 
 go 1.26.0
 

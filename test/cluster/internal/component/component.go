@@ -114,22 +114,22 @@ func kubernetesOf(version string) Component {
 		Programs: append(programs(kubernetes+"/cmd/", "kube-apiserver", "kube-controller-manager",
 			"kube-scheduler", "kube-proxy", "kubelet", "kubectl"),
 			Program{"agnhost", kubernetes + "/test/images/agnhost"}),
-		VersionVariables: kubernetesVersion(),
+		VersionVariables: versionVariables(),
 	}
 }
 
-// Conformance is Kubernetes' own tests of storage drivers, and Ginkgo, which runs them in parallel.
-// A cluster does not need it.
-func Conformance() Component {
+// Conformance is the tests of storage drivers of one of KubernetesVersions, and Ginkgo, which runs
+// them in parallel. A cluster does not need it.
+func Conformance(kubernetesVersion string) Component {
 	return Component{
-		Name: "conformance", Module: kubernetes,
+		Name: "conformance", Pins: "conformance-" + kubernetesVersion, Module: kubernetes,
 		Programs: []Program{
 			{"e2e.test", "."},
 			{"ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"},
 			{"hello-populator", populators + "/example/hello-populator"},
 		},
 		Sources:          []string{"main.go"},
-		VersionVariables: kubernetesVersion(),
+		VersionVariables: versionVariables(),
 	}
 }
 
@@ -142,7 +142,7 @@ func ObjectStore() Component {
 	}
 }
 
-func kubernetesVersion() []string {
+func versionVariables() []string {
 	return []string{
 		"k8s.io/component-base/version.gitVersion={version}",
 		"k8s.io/component-base/version.gitMajor={major}",
