@@ -41,8 +41,9 @@ help: ## Show this list.
 
 # The version is stamped by hand: -buildvcs fails where git refuses a checkout that another user owns.
 .PHONY: build
-build: ## Build the driver, the controller and kubectl's plugin, static binaries, into bin/.
+build: ## Build the driver, its fetcher, the controller and kubectl's plugin, static binaries, into bin/.
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X $(VERSION_VARIABLE)=$(VERSION)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 go -C gitfetch build -trimpath -buildvcs=false -ldflags '-s -w -X $(VERSION_VARIABLE)=$(VERSION)' -o ../bin/csi-hostpath-git .
 
 # What `make plugin` builds for: OS_ARCH.
 PLUGIN_PLATFORMS ?= linux_amd64 linux_arm64 darwin_amd64 darwin_arm64 windows_amd64
@@ -102,6 +103,7 @@ test: packages $(TOOLS)/gotestsum $(TOOLS)/helm ## Run all tests that need no vi
 	$(TOOLS)/gotestsum --format standard-quiet --jsonfile $(TEST_LOG) -- -race -vet=off -count=1 -timeout 30m $(TEST_FLAGS) $(PACKAGES)
 	@go run ./test/skips $(TEST_LOG)
 	go -C tools/release test -vet=off -count=1 ./...
+	go -C gitfetch test -race -vet=off -count=1 ./...
 
 # qemu is the tag of the tests that boot a virtual machine. What runs inside has the tag vm.
 .PHONY: test-vm
@@ -117,6 +119,7 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/actionlint ## Run golangci-lint, as .golan
 	hack/verify-commits
 	$(TOOLS)/actionlint
 	$(TOOLS)/golangci-lint run
+	cd gitfetch && ../$(TOOLS)/golangci-lint run
 	$(TOOLS)/golangci-lint run --build-tags failpoint ./pkg/failpoint/...
 	$(TOOLS)/golangci-lint run --build-tags e2e ./test/e2e/...
 	$(TOOLS)/golangci-lint run --build-tags qemu $(VM_PACKAGES)
@@ -126,6 +129,7 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/actionlint ## Run golangci-lint, as .golan
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## Format the code the way lint wants it.
 	$(TOOLS)/golangci-lint fmt
+	cd gitfetch && ../$(TOOLS)/golangci-lint fmt
 
 # The cluster's programs are built once into a cache; a first run takes as long as Kubernetes takes to compile.
 .PHONY: e2e
@@ -171,7 +175,9 @@ fuzz: ## Run each fuzz test, and each race against an adversary, for FUZZTIME (3
 .PHONY: verify
 verify: $(TOOLS)/helm ## Check that go.mod, the documents and the manifests agree with the code.
 	go mod tidy -diff
+	go -C gitfetch mod tidy -diff
 	go mod verify
+	go -C gitfetch mod verify
 	hack/verify-dependencies
 	hack/manifests $(TOOLS)/helm --check
 

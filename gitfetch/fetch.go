@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
+)
+
+// fetch asks the server for the commit of a ref, receives what the cache lacks, and returns the
+// commit's tree. The server is asked in any case, with the request's own credentials: what an
+// earlier request has left in the cache is for nobody whom the server refuses.
+func fetch(ctx context.Context, r gitwire.Request, cacheDir string) (*tree, error) {
+	s, err := openStore(cacheDir, r.URL)
+	if err != nil {
+		return nil, err
+	}
+	t, err := fetchInto(ctx, s, r)
+	if err != nil && isDamaged(err) {
+		// An older fetch may be what is incomplete.
+		if err := s.clear(); err != nil {
+			return nil, err
+		}
+		t, err = fetchInto(ctx, s, r)
+	}
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// isDamaged: the objects of the cache do not suffice for what it is said to have.
+func isDamaged(err error) bool { return errors.Is(err, plumbing.ErrObjectNotFound) }
+
+func fetchInto(ctx context.Context, s *store, r gitwire.Request) (*tree, error) {
+	session, err := newSession(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer session.Close()
+	refs, err := session.AdvertisedReferencesContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	commit, err := resolve(refs, r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	if commit.String() == r.Base {
+		return &tree{store: s, answer: gitwire.Answer{
+			Version: gitwire.Version, Commit: r.Base, Base: r.Base, Unchanged: true,
+		}}, nil
+	}
+	if !s.has(commit) {
+		if err := s.receive(ctx, session, refs, commit, r); err != nil {
+			return nil, err
+		}
+		s.Reindex()
+	}
+	return readTree(ctx, s, commit, r)
+}
+
+// resolve finds the commit that a server has for a ref. The commit of an annotated tag is the one
+// that it names.
+func resolve(refs *packp.AdvRefs, ref string) (plumbing.Hash, error) {
+	if plumbing.IsHash(ref) {
+		// A server may refuse what none of its refs names; then the fetch fails.
+		return plumbing.NewHash(ref), nil
+	}
+	if ref == "" || ref == "HEAD" {
+		if refs.Head == nil {
+			return plumbing.ZeroHash, fault(gitwire.NotFound, "the repository has no HEAD: name a ref")
+		}
+		return *refs.Head, nil
+	}
+	var found []plumbing.Hash
+	for _, name := range []string{ref, "refs/heads/" + ref, "refs/tags/" + ref} {
+		hash, ok := refs.References[name]
+		if !ok || !isFull(name) {
+			continue
+		}
+		if peeled, ok := refs.Peeled[name]; ok {
+			hash = peeled
+		}
+		found = append(found, hash)
+	}
+	switch {
+	case len(found) == 0:
+		return plumbing.ZeroHash, fault(gitwire.NotFound, "the repository has no branch or tag %q", ref)
+	case len(found) > 1 && found[0] != found[1]:
+		return plumbing.ZeroHash, fault(gitwire.Refused,
+			"%q is a branch and a tag: write refs/heads/%s or refs/tags/%s", ref, ref, ref)
+	default:
+		return found[0], nil
+	}
+}
+
+func isFull(name string) bool { return plumbing.ReferenceName(name).Validate() == nil }

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/go-git/go-billy/v5/osfs"
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/cache"
+	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
+	"github.com/go-git/go-git/v5/plumbing/transport"
+	"github.com/go-git/go-git/v5/storage/filesystem"
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
+)
+
+const (
+	// maxPacks: a repository whose cache has more is fetched anew, which leaves one.
+	maxPacks = 16
+	// streamFrom is the size in bytes from which a blob is read from its pack piece by piece.
+	streamFrom = 1 << 20
+)
+
+// store is the cache of one repository's objects. It may vanish at any time between two requests.
+type store struct {
+	*filesystem.Storage
+	dir  string
+	lock *os.File
+}
+
+// openStore locks the cache of a URL: a second request for the repository waits.
+func openStore(cacheDir, url string) (*store, error) {
+	sum := sha256.Sum256([]byte(url))
+	dir := filepath.Join(cacheDir, hex.EncodeToString(sum[:]))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { // #nosec G115 -- a descriptor
+		return nil, errors.Join(err, lock.Close())
+	}
+	s := &store{dir: dir, lock: lock}
+	s.open()
+	if packs, err := s.ObjectPacks(); err != nil || len(packs) > maxPacks {
+		return s, s.clear()
+	}
+	return s, nil
+}
+
+func (s *store) open() {
+	s.Storage = filesystem.NewStorageWithOptions(osfs.New(s.dir, osfs.WithBoundOS()),
+		cache.NewObjectLRU(16*cache.MiByte),
+		filesystem.Options{LargeObjectThreshold: streamFrom, ExclusiveAccess: true})
+}
+
+func (s *store) close() { _ = s.lock.Close() }
+
+// clear removes all objects, but not the directory, which is the lock.
+func (s *store) clear() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(s.dir, e.Name())))
+	}
+	s.open()
+	return err
+}
+
+// has tells whether the store has a commit with its tree. A fetch that was interrupted leaves no
+// pack: go-git renames it when it is whole.
+func (s *store) has(commit plumbing.Hash) bool { return s.HasEncodedObject(commit) == nil }
+
+// receive fetches a commit.
+func (s *store) receive(
+	ctx context.Context, session transport.UploadPackSession, refs *packp.AdvRefs,
+	commit plumbing.Hash, r gitwire.Request,
+) error {
+	request, err := s.ask(refs, commit, r)
+	if err != nil {
+		return err
+	}
+	answer, err := session.UploadPack(ctx, request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = answer.Close() }()
+	if err := s.updateShallow(answer.Shallows, answer.Unshallows); err != nil {
+		return err
+	}
+	pack := &boundedPack{from: packOf(request, answer), limits: r.Limits}
+	err = packfile.UpdateObjectStorage(s.Storage, pack)
+	if known, ok := errors.AsType[*gitwire.Error](err); ok {
+		return known
+	}
+	if err != nil && !errors.Is(err, packfile.ErrEmptyPackfile) {
+		return fmt.Errorf("the pack: %w", err)
+	}
+	return nil
+}
+
+// packOf is the pack in an answer, without what the server says to people.
+func packOf(request *packp.UploadPackRequest, answer io.Reader) io.Reader {
+	switch {
+	case request.Capabilities.Supports(capability.Sideband64k):
+		return sideband.NewDemuxer(sideband.Sideband64k, answer)
+	case request.Capabilities.Supports(capability.Sideband):
+		return sideband.NewDemuxer(sideband.Sideband, answer)
+	default:
+		return answer
+	}
+}
+
+// ask says what is wanted and what is there.
+func (s *store) ask(
+	refs *packp.AdvRefs, commit plumbing.Hash, r gitwire.Request,
+) (*packp.UploadPackRequest, error) {
+	request := packp.NewUploadPackRequestFromCapabilities(refs.Capabilities)
+	request.Wants = []plumbing.Hash{commit}
+	if r.Depth > 0 && refs.Capabilities.Supports(capability.Shallow) {
+		request.Depth = packp.DepthCommits(r.Depth)
+		if err := request.Capabilities.Set(capability.Shallow); err != nil {
+			return nil, err
+		}
+		shallow, err := s.Shallow()
+		if err != nil {
+			return nil, err
+		}
+		request.Shallows = shallow
+	}
+	if refs.Capabilities.Supports(capability.OFSDelta) {
+		if err := request.Capabilities.Set(capability.OFSDelta); err != nil {
+			return nil, err
+		}
+	}
+	if base := plumbing.NewHash(r.Base); r.Base != "" && s.has(base) {
+		request.Haves = []plumbing.Hash{base}
+	}
+	return request, request.Validate()
+}
+
+func (s *store) updateShallow(more, less []plumbing.Hash) error {
+	if len(more)+len(less) == 0 {
+		return nil
+	}
+	commits, err := s.Shallow()
+	if err != nil {
+		return err
+	}
+	isLess := func(h plumbing.Hash) bool { return slices.Contains(less, h) }
+	commits = slices.DeleteFunc(commits, isLess)
+	for _, h := range more {
+		if !slices.Contains(commits, h) {
+			commits = append(commits, h)
+		}
+	}
+	return s.SetShallow(commits)
+}
+
+// packHeader is "PACK", the version and the number of objects, each of four bytes (gitformat-pack).
+const packHeader = 12
+
+// boundedPack ends a pack that exceeds its limits.
+type boundedPack struct {
+	from   io.Reader
+	limits gitwire.Limits
+	header []byte
+	read   int64
+}
+
+func (p *boundedPack) Read(b []byte) (int, error) {
+	n, err := p.from.Read(b)
+	if missing := packHeader - len(p.header); missing > 0 {
+		p.header = append(p.header, b[:min(n, missing)]...)
+		if len(p.header) == packHeader {
+			if objects := int64(binary.BigEndian.Uint32(p.header[8:])); objects > p.limits.Objects {
+				return 0, fault(gitwire.TooLarge, "the pack has %d objects, and the limit is %d", objects,
+					p.limits.Objects)
+			}
+		}
+	}
+	p.read += int64(n)
+	if p.read > p.limits.PackBytes {
+		return 0, fault(gitwire.TooLarge, "the pack has more than %d bytes, which is the limit",
+			p.limits.PackBytes)
+	}
+	return n, err
+}
