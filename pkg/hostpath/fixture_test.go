@@ -90,11 +90,11 @@ func allow(root string) *Host {
 // try opens a path and closes it; the use's type is put into the specification.
 func (h *Host) try(use Use, spec volume.Spec) error {
 	spec.Type = use.Type
-	opened, err := h.Open(use, spec)
+	f, err := h.Open(use, spec)
 	if err != nil {
 		return err
 	}
-	return opened.File.Close()
+	return f.Close()
 }
 
 func wantError(t *testing.T, err, want error, words ...string) {

@@ -23,48 +23,44 @@ type Host struct {
 // node's root mounted.
 func NewHost(root string, rules *Rules) *Host { return &Host{rules: rules, root: root} }
 
-// Opened is a path of the host that a rule allows and that has the requested type.
-type Opened struct {
-	// File is an O_PATH descriptor. The caller closes it.
-	File *os.File
-	// ReadOnly is the rule's: no mount of the file may be writable.
-	ReadOnly bool
-}
-
-// Check reports whether the rules allow a use; it does not look at the disk. Errors: ErrForbidden.
+// Check reports whether the rules allow a use, read-only or not; it does not look at the disk.
+// Errors: ErrForbidden.
 func (h *Host) Check(use Use) error {
 	_, err := h.rules.find(use)
 	return err
 }
 
-// Open opens what a pod requests. If nothing is there and the type says so, it makes a directory or
-// a file, durably, with exactly the mode and owner of the specification. All checks are made on the
-// descriptor that it returns. Errors: ErrForbidden, with what the rules lack; ErrPrecondition when
-// the path does not exist or has another type; ErrUnavailable when the host's tree cannot be
-// reached.
-func (h *Host) Open(use Use, spec volume.Spec) (Opened, error) {
+// Open opens what a pod requests, with O_PATH. If nothing is there and the type says so, it makes a
+// directory or a file, durably, with exactly the mode and owner of the specification. All checks
+// are made on the descriptor that it returns, which the caller closes. Errors: ErrForbidden, with
+// what the rules or the use lack; ErrPrecondition when the path does not exist or has another type;
+// ErrUnavailable when the host's tree cannot be reached.
+func (h *Host) Open(use Use, spec volume.Spec) (*os.File, error) {
 	rule, err := h.rules.find(use)
+	if err == nil {
+		err = rule.checkReadOnly(use)
+	}
 	if err != nil {
-		return Opened{}, err
+		return nil, err
 	}
 	f, err := os.OpenFile(h.root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return Opened{}, fmt.Errorf("%w: the host's root (--host-root): %w", volume.ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: the host's root (--host-root): %w", volume.ErrUnavailable, err)
 	}
 	host := openat.Dir{File: f}
 	defer host.Close()
 	f, err = open(host, rule, use, spec)
 	if err != nil {
-		return Opened{}, err
+		return nil, err
 	}
 	err = checkKind(f, use)
 	if err == nil {
 		err = h.rules.checkLocation(host, f, rule, use)
 	}
 	if err != nil {
-		return Opened{}, errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
-	return Opened{File: f, ReadOnly: rule.ReadOnly}, nil
+	return f, nil
 }
 
 // open opens the path beneath the rule's root. If nothing is there, it makes what the type makes.

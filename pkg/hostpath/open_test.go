@@ -40,7 +40,7 @@ func TestTypesTakeWhatHostPathTakes(t *testing.T) {
 					putKind(t, path, tc.there)
 				}
 				h := NewHost(root, NewRules([]Rule{{Path: "/srv/x", Types: volume.Types()}}))
-				err := h.try(Use{Path: "/srv/x", Type: wanted}, volume.Spec{Mode: 0o750})
+				err := h.try(Use{Path: "/srv/x", Type: wanted, ReadOnly: true}, volume.Spec{Mode: 0o750})
 				if slices.Contains(tc.taken, wanted) {
 					if err != nil {
 						t.Error(err)
@@ -193,15 +193,53 @@ func TestNothingIsMadeInAReadOnlyRoot(t *testing.T) {
 	mkdir(t, root, "srv")
 	h := NewHost(root, NewRules([]Rule{{Path: "/srv", ReadOnly: true}}))
 	for _, wanted := range []volume.Type{volume.DirectoryOrCreate, volume.FileOrCreate} {
-		err := h.try(Use{Path: "/srv/x", Type: wanted}, volume.Spec{Mode: 0o777, UID: 1000})
+		use := Use{Path: "/srv/x", Type: wanted, ReadOnly: true}
+		err := h.try(use, volume.Spec{Mode: 0o777, UID: 1000})
 		wantError(t, err, volume.ErrPrecondition, "/srv/x does not exist", "read-only")
 	}
 	wantOnly(t, filepath.Join(root, "srv"))
-	opened, err := h.Open(Use{Path: "/srv", Type: volume.Directory}, volume.Spec{})
-	if err != nil || !opened.ReadOnly {
-		t.Fatalf("%+v, %v: want it, read-only", opened, err)
+}
+
+// A mount that the driver makes read-only may be writable in the container.
+func TestReadOnlyRootIsOpenedOnlyForPodsThatWantItReadOnly(t *testing.T) {
+	root := newTree(t)
+	mkdir(t, root, "srv/dir")
+	mkdir(t, root, "data")
+	h := NewHost(root, NewRules([]Rule{{Path: "/srv", ReadOnly: true, Inline: true}, {Path: "/data"}}))
+	for _, tc := range []struct {
+		path             string
+		inline, readOnly bool
+		want             string
+	}{
+		{"/srv", false, false, "set persistentVolumeClaim.readOnly: true"},
+		{"/srv/dir", true, false, "set csi.readOnly: true"},
+		{"/srv", false, true, ""},
+		{"/srv/dir", true, true, ""},
+		{"/data", false, false, ""},
+		{"/data", false, true, ""},
+	} {
+		use := Use{Path: tc.path, Type: volume.Directory, Inline: tc.inline, ReadOnly: tc.readOnly}
+		err := h.try(use, volume.Spec{})
+		if tc.want == "" {
+			if err != nil {
+				t.Errorf("%+v: %v", use, err)
+			}
+			continue
+		}
+		wantError(t, err, volume.ErrForbidden, tc.path, "the hostPaths rule for /srv", tc.want)
 	}
-	opened.File.Close()
+}
+
+// A rule for more paths, which could be written to, does not undo the one that was written for this
+// path.
+func TestReadOnlyRuleOfALongerPathDecides(t *testing.T) {
+	root := newTree(t)
+	write(t, filepath.Join(mkdir(t, root, "srv/models"), "weights"), "")
+	h := NewHost(root, NewRules([]Rule{
+		{Path: "/srv", Types: []volume.Type{volume.File}}, {Path: "/srv/models", ReadOnly: true},
+	}))
+	err := h.try(Use{Path: "/srv/models/weights", Type: volume.File}, volume.Spec{})
+	wantError(t, err, volume.ErrForbidden, "the hostPaths rule for /srv/models")
 }
 
 func TestNoLinkIsFollowedAnywhere(t *testing.T) {

@@ -15,8 +15,7 @@ import (
 type Rule struct {
 	// Path is the root: absolute and clean, and none of its components is a link.
 	Path string
-	// ReadOnly makes every mount of the root read-only, mounts below it included. The driver also
-	// makes nothing there.
+	// ReadOnly allows no use that could write, and the driver makes nothing there.
 	ReadOnly bool
 	// Namespaces are those whose pods may use it; empty means all.
 	Namespaces []string
@@ -33,6 +32,12 @@ type Use struct {
 	Type      volume.Type
 	Namespace string
 	Inline    bool
+	// ReadOnly says that the caller wants the path read-only, and that the container runtime mounts
+	// it so. An access mode or a mount option that is read-only does not say that: kubelet tells the
+	// runtime only of readOnly (makeMounts of Kubernetes pkg/kubelet/kubelet_pods.go), and runc 1.2
+	// and newer makes a mount writable unless it is told (mountToRootfs of
+	// libcontainer/rootfs_linux.go).
+	ReadOnly bool
 }
 
 // Rules are what the operator allows. The zero value allows nothing.
@@ -205,6 +210,26 @@ func (r *Rules) find(use Use) (Rule, error) {
 	}
 	return Rule{}, fmt.Errorf("%w: no hostPaths rule allows %s %s to a pod of namespace %q%s: %s",
 		volume.ErrForbidden, use.Type, use.Path, use.Namespace, inlineText(use), why)
+}
+
+// checkReadOnly refuses a use that could write where the rule that allows it is read-only. Errors:
+// ErrForbidden, which says what to write into the pod.
+func (rule Rule) checkReadOnly(use Use) error {
+	if !rule.ReadOnly || use.ReadOnly {
+		return nil
+	}
+	source := "persistentVolumeClaim"
+	if use.Inline {
+		source = "csi"
+	}
+	return fmt.Errorf(
+		"%w: host path %s is read-only by the hostPaths rule for %s, and the pod's volume is not: "+
+			"set %s.readOnly: true in the pod's volumes (readOnly of a container's volumeMounts is not enough)",
+		volume.ErrForbidden,
+		use.Path,
+		rule.Path,
+		source,
+	)
 }
 
 // unlessReadOnly completes a message about a forbidden directory.

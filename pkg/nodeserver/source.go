@@ -20,10 +20,12 @@ import (
 
 // publishRequest is a NodePublishVolumeRequest as typed values.
 type publishRequest struct {
-	handle     string       // the volume ID; for an inline volume and a path of the host, any string
-	staging    mount.Target // where the volume was staged; zero if the request does not say
-	target     mount.Target
-	access     capability.Access
+	handle  string       // the volume ID; for an inline volume and a path of the host, any string
+	staging mount.Target // where the volume was staged; zero if the request does not say
+	target  mount.Target
+	access  capability.Access
+	// readOnly is the request's own field. The access is read-only for other reasons, too.
+	readOnly   bool
 	attributes volume.Attributes
 }
 
@@ -38,7 +40,7 @@ func (s *Server) parsePublish(req *csi.NodePublishVolumeRequest) (r publishReque
 	if r.access, err = capability.Parse(req.GetVolumeCapability()); err != nil {
 		return r, err
 	}
-	if req.GetReadonly() {
+	if r.readOnly = req.GetReadonly(); r.readOnly {
 		r.access.Mount = r.access.Mount.AsReadOnly()
 	}
 	if r.attributes, err = volume.ParseAttributes(req.GetVolumeContext(), quantity.Parse); err != nil {
@@ -239,22 +241,20 @@ func lookAt(target mount.Target, options mount.Options) (shown, error) {
 // too, as hostPath does; several nodes may have the same path, so every access mode is right. Its
 // files are the node's: a pod's fsGroup changes none, as with hostPath.
 func (s *Server) findHostPath(r publishRequest) (mountSource, error) {
-	opened, err := s.Host.Open(hostpath.Use{
+	f, err := s.Host.Open(hostpath.Use{
 		Path:      r.attributes.Path,
 		Type:      r.attributes.Spec.Type,
 		Namespace: r.attributes.Pod.Namespace,
 		Inline:    r.attributes.Inline,
+		ReadOnly:  r.readOnly,
 	}, r.attributes.Spec)
 	if err != nil {
 		return mountSource{}, err
 	}
 	r.access.Group = volume.Group{}
 	r.access.Mount = r.access.Mount.Recursive()
-	if opened.ReadOnly {
-		r.access.Mount = r.access.Mount.AsReadOnly()
-	}
 	if r.attributes.Spec.Type.IsDevice() {
 		r.access.Mount = r.access.Mount.WithDevices()
 	}
-	return mountSource{volume: r.handle, file: opened.File, access: r.access}, nil
+	return mountSource{volume: r.handle, file: f, access: r.access}, nil
 }

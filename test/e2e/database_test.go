@@ -132,7 +132,7 @@ func putSQLite(t *testing.T, node *cluster.Node) {
 
 func withSQLite(p podSpec, node *cluster.Node) podSpec {
 	p.node = node.Name()
-	return p.withInline("sqlite", "/sqlite", "path", "/srv/models/sqlite", "type", "Directory")
+	return p.withReadOnly("sqlite", "/sqlite", "path", "/srv/models/sqlite", "type", "Directory")
 }
 
 // waitTransactions waits until a database has committed ten transactions, and returns how many it

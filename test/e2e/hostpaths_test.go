@@ -104,6 +104,15 @@ func (p podSpec) withInline(name, path string, attributes ...string) podSpec {
 	)
 }
 
+// withReadOnly adds a path of the node that the pod cannot write to, inline.
+func (p podSpec) withReadOnly(name, path string, attributes ...string) podSpec {
+	return p.with(
+		fmt.Sprintf("{name: %s, csi: {driver: %s, readOnly: true, volumeAttributes: %s}}", name,
+			driverName, flow(attributes...)),
+		fmt.Sprintf("{name: %s, mountPath: %s}", name, path),
+	)
+}
+
 // with adds a volume, and where it is mounted, as Kubernetes writes both.
 func (p podSpec) with(source, mount string) podSpec {
 	p.volumes = append(slices.Clip(p.volumes), source)
@@ -259,10 +268,11 @@ func TestRefusedHostPathSaysWhyInThePodsEvents(t *testing.T) {
 			[]string{"the one for /srv/shared names no device types"},
 		},
 		{
-			"read-only",
-			[]string{"path", "/srv/models/new", "type", "DirectoryOrCreate"},
+			"writable",
+			[]string{"path", "/srv/models", "type", "Directory"},
 			[]string{
-				"host path /srv/models/new does not exist, and nothing is made there: the hostPaths rule for /srv/models is read-only",
+				"host path /srv/models is read-only by the hostPaths rule for /srv/models, and the pod's volume is not: " +
+					"set csi.readOnly: true in the pod's volumes",
 			},
 		},
 		{
@@ -307,15 +317,14 @@ func TestRefusedHostPathSaysWhyInThePodsEvents(t *testing.T) {
 			},
 		},
 	}
-	reader := podSpec{
-		node: h.node.Name(),
-	}.withInline("data", "/data", "path", "/srv/models", "type", "Directory")
+	here := podSpec{node: h.node.Name()}
 	var manifests strings.Builder
-	manifests.WriteString(pod("reader", reader))
+	manifests.WriteString(pod("reader",
+		here.withReadOnly("data", "/data", "path", "/srv/models", "type", "Directory")))
+	manifests.WriteString(pod("maker",
+		here.withReadOnly("data", "/data", "path", "/srv/models/new", "type", "DirectoryOrCreate")))
 	for _, r := range refusals {
-		manifests.WriteString(
-			pod(r.name, podSpec{node: h.node.Name()}.withInline("data", "/data", r.attributes...)),
-		)
+		manifests.WriteString(pod(r.name, here.withInline("data", "/data", r.attributes...)))
 	}
 	class(t, ns, "path", "/srv/none", "type", "Directory")
 	manifests.WriteString(claim("claim", ns, "1Mi") + pod("claim", mounts("claim", "/data")))
@@ -325,6 +334,10 @@ func TestRefusedHostPathSaysWhyInThePodsEvents(t *testing.T) {
 			eventually(t, readyTimeout, func() error { return saysEvent(t, ns, r.name, want) })
 		}
 	}
+	eventually(t, readyTimeout, func() error {
+		return saysEvent(t, ns, "maker", "host path /srv/models/new does not exist, and nothing is made there: "+
+			"the hostPaths rule for /srv/models is read-only")
+	})
 	// A class's path is checked before there is a volume.
 	eventually(
 		t,

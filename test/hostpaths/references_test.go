@@ -148,7 +148,7 @@ func TestPodsOnOnePathSeeTheSameFilesAtOnce(t *testing.T) {
 func TestReadOnlyRootIsReadOnlyWithWhatIsMountedBelow(t *testing.T) {
 	n := newNode(t, "[{path: '{srv}', readOnly: true}]")
 	n.Must(unix.Mount("tmpfs", n.mkdir("srv/disk"), "tmpfs", 0, "size=1m"))
-	v := persistent(podA, "pv", "path", n.Path("srv"), "type", "Directory")
+	v := persistent(podA, "pv", "path", n.Path("srv"), "type", "Directory").asReadOnly()
 	n.Must(n.publish(v))
 	for _, dir := range []string{"", "disk"} {
 		if err := os.WriteFile(
@@ -164,8 +164,35 @@ func TestReadOnlyRootIsReadOnlyWithWhatIsMountedBelow(t *testing.T) {
 	n.Must(n.unpublish(v))
 	n.write(n.Path("srv/disk/host"), content) // the host's own mount still exists and is writable
 	missing := persistent(podA, "pv", "path", n.Path("srv/new"), "type", "DirectoryOrCreate", "mode",
-		"0777")
+		"0777").asReadOnly()
 	n.wantCode(n.publish(missing), codes.FailedPrecondition, "read-only")
+}
+
+// runc 1.2 and newer makes a mount writable in the container if kubelet does not ask for a
+// read-only one. kubelet asks the runtime for it exactly if it asks the driver for it.
+func TestReadOnlyRootIsRefusedToAPodThatDoesNotWantItReadOnly(t *testing.T) {
+	n := newNode(t, "[{path: '{srv}', readOnly: true, inline: true}]")
+	attributes := []string{"path", n.mkdir("srv"), "type", "Directory"}
+	claim, reader := persistent(podA, "pv", attributes...), persistent(podA, "pv", attributes...)
+	reader.mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
+	for _, tc := range []struct {
+		title string
+		v     volumeOf
+		want  string
+	}{
+		{"a claim", claim, "set persistentVolumeClaim.readOnly: true"},
+		{"a reader's claim", reader, "set persistentVolumeClaim.readOnly: true"},
+		{"inline", inline(podA, "v", attributes...), "set csi.readOnly: true"},
+	} {
+		t.Run(tc.title, func(*testing.T) {
+			n.wantCode(n.publish(tc.v), codes.PermissionDenied, n.Path("srv"), tc.want)
+			n.Must(n.unpublish(tc.v)) // kubelet unpublishes after a failure
+			n.Must(n.publish(tc.v.asReadOnly()))
+			n.wantCode(n.publish(tc.v), codes.PermissionDenied, tc.want)
+			n.Must(n.unpublish(tc.v))
+		})
+	}
+	n.wantNothingLeft()
 }
 
 // After its own restart kubelet publishes every volume again. The pod keeps the file that it has,
