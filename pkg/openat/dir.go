@@ -151,3 +151,13 @@ func (d Dir) RenameNoReplace(name string, to Dir, newName string) error {
 	}
 	return nil
 }
+
+// Exchange gives two entries each other's names at once (RENAME_EXCHANGE): nobody sees a name that
+// leads to nothing. The change is durable after a sync of both directories. Errors: a
+// *os.LinkError, with ENOENT if one of them does not exist.
+func (d Dir) Exchange(name string, with Dir, itsName string) error {
+	if err := unix.Renameat2(d.FD(), name, with.FD(), itsName, unix.RENAME_EXCHANGE); err != nil {
+		return &os.LinkError{Op: "exchange", Old: name, New: itsName, Err: err}
+	}
+	return nil
+}
