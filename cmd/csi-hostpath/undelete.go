@@ -79,7 +79,8 @@ func (f undeleteFlags) call(ctx context.Context, entry string) (v status.Undelet
 	v = status.Undeleted{
 		ID: r.GetVolumeId(), Pool: r.GetPool(), CapacityBytes: r.GetCapacityBytes(),
 		IsBlock: r.GetIsBlock(), PersistentVolume: r.GetPersistentVolume(),
-		Topology: map[string]string{r.GetTopologyKey(): r.GetTopologyValue()},
+		Topology:      map[string]string{r.GetTopologyKey(): r.GetTopologyValue()},
+		WasNotInTrash: r.GetWasNotInTrash(),
 	}
 	if r.GetClaim() != "" {
 		v.Claim = &status.ObjectName{Namespace: r.GetNamespace(), Name: r.GetClaim()}
@@ -93,7 +94,12 @@ func printUndeleted(out io.Writer, format string, v status.Undeleted) error {
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(v)
 	}
-	fmt.Fprintf(out, "Volume %s is back in pool %s, with %d bytes.\n", v.ID, v.Pool, v.CapacityBytes)
+	if v.WasNotInTrash {
+		fmt.Fprintf(out, "Volume %s is in pool %s, and was not in the trash: nothing was changed.\n"+
+			"It was taken back before, or the entry's name is wrong.\n", v.ID, v.Pool)
+	} else {
+		fmt.Fprintf(out, "Volume %s is back in pool %s, with %d bytes.\n", v.ID, v.Pool, v.CapacityBytes)
+	}
 	if v.Claim != nil {
 		fmt.Fprintf(out, "It was made for claim %s/%s, as PersistentVolume %s.\n", v.Claim.Namespace,
 			v.Claim.Name, v.PersistentVolume)

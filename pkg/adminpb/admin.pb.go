@@ -92,8 +92,11 @@ type UndeleteResponse struct {
 	Namespace        string `protobuf:"bytes,7,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Claim            string `protobuf:"bytes,8,opt,name=claim,proto3" json:"claim,omitempty"`
 	PersistentVolume string `protobuf:"bytes,9,opt,name=persistent_volume,json=persistentVolume,proto3" json:"persistent_volume,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The volume is there, and the trash had no such entry: the volume was taken back before, or the
+	// entry's name is wrong. Nothing was changed.
+	WasNotInTrash bool `protobuf:"varint,10,opt,name=was_not_in_trash,json=wasNotInTrash,proto3" json:"was_not_in_trash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UndeleteResponse) Reset() {
@@ -189,6 +192,13 @@ func (x *UndeleteResponse) GetPersistentVolume() string {
 	return ""
 }
 
+func (x *UndeleteResponse) GetWasNotInTrash() bool {
+	if x != nil {
+		return x.WasNotInTrash
+	}
+	return false
+}
+
 var File_admin_proto protoreflect.FileDescriptor
 
 const file_admin_proto_rawDesc = "" +
@@ -196,7 +206,7 @@ const file_admin_proto_rawDesc = "" +
 	"\vadmin.proto\x12\x14csihostpath.admin.v1\";\n" +
 	"\x0fUndeleteRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x14\n" +
-	"\x05entry\x18\x02 \x01(\tR\x05entry\"\xb0\x02\n" +
+	"\x05entry\x18\x02 \x01(\tR\x05entry\"\xd9\x02\n" +
 	"\x10UndeleteResponse\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\tR\bvolumeId\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12%\n" +
@@ -206,7 +216,9 @@ const file_admin_proto_rawDesc = "" +
 	"\x0etopology_value\x18\x06 \x01(\tR\rtopologyValue\x12\x1c\n" +
 	"\tnamespace\x18\a \x01(\tR\tnamespace\x12\x14\n" +
 	"\x05claim\x18\b \x01(\tR\x05claim\x12+\n" +
-	"\x11persistent_volume\x18\t \x01(\tR\x10persistentVolume2b\n" +
+	"\x11persistent_volume\x18\t \x01(\tR\x10persistentVolume\x12'\n" +
+	"\x10was_not_in_trash\x18\n" +
+	" \x01(\bR\rwasNotInTrash2b\n" +
 	"\x05Admin\x12Y\n" +
 	"\bUndelete\x12%.csihostpath.admin.v1.UndeleteRequest\x1a&.csihostpath.admin.v1.UndeleteResponseB2Z0github.com/csi-hostpath/csi-hostpath/pkg/adminpbb\x06proto3"
 

@@ -29,9 +29,12 @@ func (s *adminServer) Undelete(
 	}
 	err = fmt.Errorf("%w: no pool is open", volume.ErrUnavailable)
 	for _, p := range pools {
+		had := p.HasInTrash(req.GetEntry())
 		var v volume.Volume
 		if v, err = p.Undelete(ctx, req.GetEntry()); err == nil {
-			return s.response(p, v), nil
+			r := s.response(p, v)
+			r.WasNotInTrash = !had
+			return r, nil
 		}
 		if !errors.Is(err, volume.ErrNotFound) {
 			return nil, err

@@ -44,13 +44,13 @@ func TestDeletedVolumeIsTakenBackFromThePoolThatHasIt(t *testing.T) {
 	}); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("from the other pool: %v", err)
 	}
-	for range 2 { // the second call finds the volume
+	for round := range 2 { // the second call finds the volume, and says so
 		r, err := admin.Undelete(t.Context(), &adminpb.UndeleteRequest{Entry: entry})
 		fixture.Must(t, err)
 		if r.GetVolumeId() != v.ID.String() || r.GetPool() != "second" ||
 			r.GetCapacityBytes() != 1<<20 || r.GetNamespace() != "shop" || r.GetClaim() != "books" ||
 			r.GetPersistentVolume() != "pvc-1" || r.GetTopologyKey() != "topology.d/node" ||
-			r.GetTopologyValue() != "node-a" || r.GetIsBlock() {
+			r.GetTopologyValue() != "node-a" || r.GetIsBlock() || r.GetWasNotInTrash() != (round == 1) {
 			t.Errorf("the answer is %v", r)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strings"
 
@@ -116,12 +117,22 @@ func (s *session) undelete(ctx context.Context, u undelete, name string) error {
 	if err := checkUndeleted(entry, v, pools); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.Err, "Volume %s is back on node %s, pool %s.\n", v.ID, entry.Node, v.Pool)
+	sayUndeleted(s.Err, entry, v)
 	made, err := s.objectsFor(u, v)
 	if err != nil {
 		return err
 	}
 	return s.finish(ctx, u, entry, made)
+}
+
+func sayUndeleted(out io.Writer, entry status.TrashEntry, v status.Undeleted) {
+	if v.WasNotInTrash {
+		fmt.Fprintf(out, "Volume %s is on node %s, pool %s, and was not in the trash: nothing was "+
+			"changed there. It was taken back before, or %s is not the entry's name.\n", v.ID, entry.Node,
+			v.Pool, entry.Entry)
+		return
+	}
+	fmt.Fprintf(out, "Volume %s is back on node %s, pool %s.\n", v.ID, entry.Node, v.Pool)
 }
 
 func (s *session) printPlan(e status.TrashEntry, planned static) error {

@@ -196,7 +196,9 @@ func TestUndeleteAgainMakesTheObjects(t *testing.T) {
 		t.Errorf("with a claim that is refused: %v, %q\n%s", err, errs, out)
 	}
 	refused = false
+	c.execOut = strings.Replace(undeletedAnswer, "{", `{"wasNotInTrash": true,`, 1)
 	if out, errs, err = c.run(t, args...); err != nil ||
+		!strings.Contains(errs, "was not in the trash: nothing was changed there") ||
 		!strings.Contains(out, "persistentvolumeclaim/old created in namespace shop") {
 		t.Errorf("again: %v, %q\n%s", err, errs, out)
 	}

@@ -79,7 +79,8 @@ type Overview struct {
 	DriverName string    `json:"driverName"`
 	Version    string    `json:"version"`
 	Time       time.Time `json:"time"`
-	// Nodes are those that are linked or should be, and NodesLinked those that are.
+	// Nodes are those that are linked or should be, and NodesLinked those that are. In node deployment
+	// both are 1: the driver knows its own node only.
 	Nodes       int `json:"nodes"`
 	NodesLinked int `json:"nodesLinked"`
 	// Pools are those of linked nodes, and PoolsReady those that can be used.

@@ -13,4 +13,7 @@ type Undeleted struct {
 	// Claim and PersistentVolume are those that the volume was made for, if its record says so.
 	Claim            *ObjectName `json:"claim,omitempty"`
 	PersistentVolume string      `json:"persistentVolume,omitempty"`
+	// WasNotInTrash: the volume is there, and the trash had no such entry. It was taken back before,
+	// or the entry's name is wrong.
+	WasNotInTrash bool `json:"wasNotInTrash,omitempty"`
 }

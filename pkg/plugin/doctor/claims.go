@@ -158,31 +158,6 @@ func lastSeen(e *core.Event) time.Time {
 	return e.CreationTimestamp.Time
 }
 
-// growth finds claims that ask for more than they have.
-func (e *examination) growth() string {
-	if !e.needs("persistentvolumeclaims") {
-		return ""
-	}
-	for _, c := range e.Claims {
-		if c.Status.Phase != core.ClaimBound || c.DeletionTimestamp != nil || !e.index.Has(c) ||
-			claims.Requested(c) <= claims.Capacity(c) {
-			continue
-		}
-		says, do := []string{"wants to grow to " + output.Bytes(claims.Requested(c)) + ", and has " +
-			output.Bytes(claims.Capacity(c))}, ""
-		for _, condition := range c.Status.Conditions {
-			if condition.Message != "" {
-				says = append(says, condition.Message)
-				if row, ok := e.book.For(condition.Message, leavingSection); ok {
-					do = row.Do
-				}
-			}
-		}
-		e.fault(Warning, claimName(c), strings.Join(says, ": "), do, e.anchor(leavingSection))
-	}
-	return "every claim has the size that it asks for" + e.where()
-}
-
 // pods says of each pod with volumes of the driver that does not start why it does not.
 func (e *examination) pods() string {
 	if !e.needs("pods") {

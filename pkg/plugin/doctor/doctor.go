@@ -130,6 +130,7 @@ func Examine(f *Facts) []Finding {
 		{"room", (*examination).room},
 		{"purges", (*examination).purges},
 		{"health", (*examination).health},
+		{"full-volumes", (*examination).fullVolumes},
 		{"classes", (*examination).classes},
 		{"snapshot-api", (*examination).snapshotAPI},
 		{"orphans", (*examination).orphans},

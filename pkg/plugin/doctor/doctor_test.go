@@ -131,6 +131,35 @@ func TestNothingIsWrongInAHealthyCluster(t *testing.T) {
 	}
 }
 
+func TestRawBlockVolumesAndUnusedImagesAreNotCalledFull(t *testing.T) {
+	for _, kind := range []status.Kind{status.Block, status.Image} {
+		f := healthy()
+		setUse(f, 100)
+		f.Data.Volumes[0].Kind = kind
+		for _, finding := range Examine(f) {
+			if finding.Check == "full-volumes" && finding.Severity != OK {
+				t.Errorf("%s: %+v", kind, finding)
+			}
+		}
+	}
+}
+
+// setUse lets the volume of healthy have 100 bytes, and hold so many.
+func setUse(f *Facts, used int64) {
+	f.Data.Volumes[0].CapacityBytes, f.Data.Volumes[0].UsedBytes = 100, &used
+}
+
+// readers is a pod that uses the claim of healthy.
+func readers(phase core.PodPhase) []*core.Pod {
+	return []*core.Pod{{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "reader"},
+		Status:     core.PodStatus{Phase: phase},
+		Spec: core.PodSpec{Volumes: []core.Volume{{VolumeSource: core.VolumeSource{
+			PersistentVolumeClaim: &core.PersistentVolumeClaimVolumeSource{ClaimName: "books"},
+		}}}},
+	}}
+}
+
 // pendingClaim makes the claim of healthy a pending one with an event.
 func pendingClaim(f *Facts, message string) {
 	c := f.Claims[0]
@@ -272,14 +301,50 @@ func TestEachFaultIsFoundWithItsRemedy(t *testing.T) {
 			Warning, "growth", "wants to grow to 2Gi, and has 1Gi", "start the pod",
 		},
 		{
+			"a claim that its pool has no room to grow", func(f *Facts) {
+				f.Claims[0].Spec.Resources.Requests = core.ResourceList{
+					core.ResourceStorage: resource.MustParse("2Gi"),
+				}
+				f.Claims[0].Status.Conditions = []core.PersistentVolumeClaimCondition{{
+					Type:    core.PersistentVolumeClaimFileSystemResizePending,
+					Message: "Waiting for user to (re-)start a pod to finish file system resize of volume",
+				}}
+				f.Pods = readers(core.PodRunning)
+				f.PodEvents = []*core.Event{{
+					Type: core.EventTypeWarning, Reason: "VolumeResizeFailed",
+					Message:        "rpc error: pool exhausted: 2 bytes wanted, 1 available",
+					LastTimestamp:  metav1.NewTime(now),
+					InvolvedObject: core.ObjectReference{Namespace: "shop", Name: "reader"},
+				}}
+			},
+			Warning, "growth", "has 1Gi: rpc error: pool exhausted: 2 bytes wanted, 1 available",
+			"make room",
+		},
+		{
+			"a volume that is nearly full", func(f *Facts) { setUse(f, 95) },
+			Warning, "full-volumes", "claim shop/books: is nearly full: 95 of 100 are used",
+			`let class csi-hostpath expand volumes`,
+		},
+		{
+			"a full volume", func(f *Facts) {
+				yes := true
+				f.Classes[0].AllowVolumeExpansion = &yes
+				setUse(f, 100)
+			},
+			Error, "full-volumes", "is full", `or enlarge the claim: kubectl -n shop patch pvc books -p ` +
+				`'{"spec":{"resources":{"requests":{"storage":"200"}}}}'`,
+		},
+		{
+			"a full volume whose claim is not visible", func(f *Facts) {
+				setUse(f, 100)
+				f.Claims = nil
+			},
+			Error, "full-volumes", "volume pvc-1 on node a: is full", "enlarge the volume's claim",
+		},
+		{
 			"a claim that stays Terminating", func(f *Facts) {
 				f.Claims[0].DeletionTimestamp = &deleted
-				f.Pods = []*core.Pod{{
-					ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "reader"},
-					Spec: core.PodSpec{Volumes: []core.Volume{{VolumeSource: core.VolumeSource{
-						PersistentVolumeClaim: &core.PersistentVolumeClaimVolumeSource{ClaimName: "books"},
-					}}}},
-				}}
+				f.Pods = readers("")
 			},
 			Warning, "deletions", "in use by reader", "delete the pods",
 		},

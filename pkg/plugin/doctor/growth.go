@@ -1,0 +1,127 @@
+package doctor
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	core "k8s.io/api/core/v1"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/claims"
+	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/output"
+	"github.com/csi-hostpath/csi-hostpath/pkg/status"
+)
+
+// Parts of a volume from which on it is said to be nearly full, and full, in percent.
+const (
+	nearlyFull = 90
+	full       = 99
+)
+
+const runningSection = "The pod runs, but"
+
+// fullVolumes finds volumes whose programs can soon write no more. A raw block volume that was
+// written once counts as full, and so does an image that no pod uses: nothing is said of them.
+func (e *examination) fullVolumes() string {
+	if !e.Installation.IsVisible() || !e.needsData() {
+		return ""
+	}
+	for _, v := range e.Data.Volumes {
+		if v.UsedBytes == nil || v.CapacityBytes <= 0 || v.Kind == status.Block ||
+			v.Kind == status.Image && len(v.Pods) == 0 {
+			continue
+		}
+		percent := *v.UsedBytes * 100 / v.CapacityBytes
+		if percent < nearlyFull {
+			continue
+		}
+		severity, what := Warning, "nearly full"
+		if percent >= full {
+			severity, what = Error, "full"
+		}
+		subject, remedy := e.enlarge(v)
+		e.fault(severity, subject, fmt.Sprintf("is %s: %s of %s are used", what,
+			output.Bytes(*v.UsedBytes), output.Bytes(v.CapacityBytes)), remedy, e.anchor(runningSection))
+	}
+	return "no volume that counts its use is nearly full"
+}
+
+// enlarge names a volume by its claim, if the user may see that, and says how it gets larger.
+func (e *examination) enlarge(v status.Volume) (subject, remedy string) {
+	const files = "delete files"
+	if v.Inline {
+		return e.volumeName(v), files + ", or give the pod a larger inline volume"
+	}
+	at := slices.IndexFunc(e.Claims, func(c *core.PersistentVolumeClaim) bool {
+		pv := e.index.Volume(c)
+		return pv != nil && e.index.IsOurs(pv) && pv.Spec.CSI.VolumeHandle == v.ID
+	})
+	if at < 0 {
+		return e.volumeName(v), files + ", or enlarge the volume's claim"
+	}
+	c := e.Claims[at]
+	class := e.index.Class(c)
+	if class == nil {
+		return claimName(c), files + ", or enlarge the claim, if its class allows volume expansion"
+	}
+	patch := fmt.Sprintf(`kubectl -n %s patch pvc %s -p `+
+		`'{"spec":{"resources":{"requests":{"storage":"%d"}}}}'`, c.Namespace, c.Name, 2*v.CapacityBytes)
+	if class.AllowVolumeExpansion == nil || !*class.AllowVolumeExpansion {
+		return claimName(c), files + "; or let class " + class.Name + " expand volumes (kubectl patch " +
+			"storageclass " + class.Name + ` -p '{"allowVolumeExpansion":true}'), and enlarge the claim: ` +
+			patch
+	}
+	return claimName(c), files + ", or enlarge the claim: " + patch
+}
+
+// growth finds claims that ask for more than they have.
+func (e *examination) growth() string {
+	if !e.needs("persistentvolumeclaims") {
+		return ""
+	}
+	events := latest(e.PodEvents, e.Now)
+	for _, c := range e.Claims {
+		if c.Status.Phase != core.ClaimBound || c.DeletionTimestamp != nil || !e.index.Has(c) ||
+			claims.Requested(c) <= claims.Capacity(c) {
+			continue
+		}
+		says := []string{"wants to grow to " + output.Bytes(claims.Requested(c)) + ", and has " +
+			output.Bytes(claims.Capacity(c))}
+		why := e.whyNotGrown(c, events)
+		do := ""
+		for _, message := range why {
+			if row, ok := e.book.For(message, leavingSection); ok && do == "" {
+				do = row.Do
+			}
+		}
+		e.fault(Warning, claimName(c), strings.Join(append(says, why...), ": "), do,
+			e.anchor(leavingSection))
+	}
+	return "every claim has the size that it asks for" + e.where()
+}
+
+// resizeFailed is kubelet's event on a pod: k8s.io/kubernetes pkg/kubelet/events.
+const resizeFailed = "VolumeResizeFailed"
+
+// whyNotGrown are the messages about a claim's growth, errors first. That a pod must be started is
+// left out if one runs: kubelet takes the condition away only when the volume has grown.
+func (e *examination) whyNotGrown(
+	c *core.PersistentVolumeClaim, podEvents map[claims.Key]*core.Event,
+) (messages []string) {
+	running := false
+	for _, pod := range e.index.Pods(c) {
+		running = running || pod.Status.Phase == core.PodRunning
+		event := podEvents[claims.Key{Namespace: pod.Namespace, Name: pod.Name}]
+		if event != nil && event.Reason == resizeFailed {
+			messages = append(messages, strings.Join(strings.Fields(event.Message), " "))
+		}
+	}
+	for _, condition := range c.Status.Conditions {
+		if condition.Message == "" ||
+			condition.Type == core.PersistentVolumeClaimFileSystemResizePending && running {
+			continue
+		}
+		messages = append(messages, condition.Message)
+	}
+	return messages
+}
