@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 	"github.com/csi-hostpath/csi-hostpath/pkg/openat"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -75,6 +76,7 @@ func (t *tree) write(ctx context.Context) error {
 		if err := t.add(ctx, e); err != nil {
 			return err
 		}
+		failpoint.Here("git.entry")
 	}
 }
 
