@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
@@ -13,18 +14,29 @@ import (
 // fetch asks the server for the commit of a ref, receives what the cache lacks, and returns the
 // commit's tree. The server is asked in any case, with the request's own credentials: what an
 // earlier request has left in the cache is for nobody whom the server refuses.
-func fetch(ctx context.Context, r gitwire.Request, cacheDir string) (*tree, error) {
-	s, err := openStore(cacheDir, r.URL)
+func fetch(ctx context.Context, r gitwire.Request, o options) (_ *tree, err error) {
+	// What go-git does not expect of a server is the server's fault. The pack is read in this
+	// goroutine; a panic of another one ends the process, and start says so.
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fault(gitwire.Malformed, "the repository is malformed: %.200v", cause)
+		}
+	}()
+	if err := checkRef(r.Ref); err != nil {
+		return nil, err
+	}
+	r.Limits.PackBytes = min(r.Limits.PackBytes, o.packBytes())
+	s, err := openStore(ctx, o.cache, r.URL)
 	if err != nil {
 		return nil, err
 	}
-	t, err := fetchInto(ctx, s, r)
+	t, err := fetchInto(ctx, s, r, o)
 	if err != nil && isDamaged(err) {
 		// An older fetch may be what is incomplete.
 		if err := s.clear(); err != nil {
 			return nil, err
 		}
-		t, err = fetchInto(ctx, s, r)
+		t, err = fetchInto(ctx, s, r, o)
 	}
 	if err != nil {
 		s.close()
@@ -36,8 +48,8 @@ func fetch(ctx context.Context, r gitwire.Request, cacheDir string) (*tree, erro
 // isDamaged: the objects of the cache do not suffice for what it is said to have.
 func isDamaged(err error) bool { return errors.Is(err, plumbing.ErrObjectNotFound) }
 
-func fetchInto(ctx context.Context, s *store, r gitwire.Request) (*tree, error) {
-	session, err := newSession(ctx, r)
+func fetchInto(ctx context.Context, s *store, r gitwire.Request, o options) (*tree, error) {
+	session, err := newSession(ctx, r, o)
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +74,21 @@ func fetchInto(ctx context.Context, s *store, r gitwire.Request) (*tree, error) 
 		s.Reindex()
 	}
 	return readTree(ctx, s, commit, r)
+}
+
+// checkRef refuses what is no name of a ref, before a server hears of it.
+func checkRef(ref string) error {
+	if ref == "" || ref == "HEAD" || plumbing.IsHash(ref) {
+		return nil
+	}
+	name := plumbing.ReferenceName(ref)
+	if !strings.HasPrefix(ref, "refs/") {
+		name = plumbing.NewBranchReferenceName(ref)
+	}
+	if strings.HasPrefix(ref, "-") || name.Validate() != nil {
+		return fault(gitwire.NotFound, "%.100q is no name of a branch or a tag", ref)
+	}
+	return nil
 }
 
 // resolve finds the commit that a server has for a ref. The commit of an annotated tag is the one

@@ -86,20 +86,37 @@ func (r *repository) commit(files map[string]string) string {
 	return r.git("rev-parse", "HEAD")
 }
 
+func certificateOf(server *httptest.Server) string {
+	return string(pem.EncodeToMemory(&pem.Block{
+		Type: "CERTIFICATE", Bytes: server.Certificate().Raw,
+	}))
+}
+
 func (r *repository) request() gitwire.Request {
-	authority := pem.EncodeToMemory(&pem.Block{
-		Type: "CERTIFICATE", Bytes: r.server.Certificate().Raw,
-	})
 	return gitwire.Request{
-		Version:     gitwire.Version,
-		URL:         r.server.URL + "/site/.git",
-		Depth:       1,
-		Addresses:   []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
-		Credentials: gitwire.Credentials{Authorities: string(authority), Password: r.password},
+		Version:   gitwire.Version,
+		URL:       r.server.URL + "/site/.git",
+		Depth:     1,
+		Addresses: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		Credentials: gitwire.Credentials{
+			Authorities: certificateOf(r.server), Password: r.password,
+		},
 		Limits: gitwire.Limits{
 			PackBytes: 64 << 20, Objects: 100_000, TreeBytes: 64 << 20, Entries: 50_000,
 			Time: 2 * time.Minute,
 		},
+	}
+}
+
+func testOptions(cache string) options {
+	return options{cache: cache, cacheBytes: 1 << 30, jobs: 1, memory: 1 << 30, abandon: func() {}}
+}
+
+// args are the options as flags.
+func (o options) args() []string {
+	return []string{
+		"--cache=" + o.cache, fmt.Sprintf("--cache-bytes=%d", o.cacheBytes),
+		fmt.Sprintf("--jobs=%d", o.jobs), fmt.Sprintf("--memory=%d", o.memory),
 	}
 }
 
@@ -110,7 +127,7 @@ func ask(t *testing.T, cache string, r gitwire.Request) (gitwire.Answer, []tar.H
 	pair[0], pair[1] = net.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		err := handle(context.Background(), pair[1], cache)
+		err := handle(context.Background(), pair[1], testOptions(cache))
 		ended <- errors.Join(err, pair[1].Close())
 	}()
 	if err := gitwire.WriteMessage(pair[0], r); err != nil {

@@ -3,11 +3,14 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/transport"
@@ -16,13 +19,21 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 )
 
+// timeIsOver is the message of a request that did not end in time.
+const timeIsOver = "the time for one fetch has run out"
+
+// abandonAfter is how long a request has, after its end, to answer. go-git does not heed the context
+// everywhere: while a server of SSH does not answer, for instance.
+const abandonAfter = 2 * time.Second
+
 // handle reads a request, and answers it with a tree or with what is wrong.
-func handle(ctx context.Context, conn net.Conn, cache string) error {
+func handle(ctx context.Context, conn net.Conn, o options) error {
 	var r gitwire.Request
 	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return err
 	}
-	if err := gitwire.ReadMessage(bufio.NewReader(conn), gitwire.MaxRequest, &r); err != nil {
+	in := bufio.NewReader(conn)
+	if err := gitwire.ReadMessage(in, gitwire.MaxRequest, &r); err != nil {
 		return fmt.Errorf("read the request: %w", err)
 	}
 	if r.Version != gitwire.Version {
@@ -34,12 +45,19 @@ func handle(ctx context.Context, conn net.Conn, cache string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Limits.Time)
 	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(abandonAfter, o.abandon) })
+	defer stop()
 	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
+	if err := conn.SetDeadline(deadline.Add(abandonAfter)); err != nil {
 		return err
 	}
+	// The driver says no more. A read ends when the driver has gone, and nobody waits any longer.
+	go func() {
+		_, _ = in.WriteTo(io.Discard)
+		cancel()
+	}()
 	began := time.Now()
-	t, err := fetch(ctx, r, cache)
+	t, err := fetch(ctx, r, o)
 	if err != nil {
 		return refuse(conn, r, classify(ctx, err))
 	}
@@ -61,12 +79,14 @@ func handle(ctx context.Context, conn net.Conn, cache string) error {
 // refuse says what is wrong, without the secrets that a library or a server may have repeated.
 func refuse(conn net.Conn, r gitwire.Request, fault *gitwire.Error) error {
 	message := fault.Message
-	for _, secret := range []string{r.Credentials.Password, r.Credentials.PrivateKey} {
+	c := r.Credentials
+	basic := base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password))
+	for _, secret := range []string{c.Password, c.PrivateKey, basic} {
 		if secret != "" {
 			message = strings.ReplaceAll(message, secret, "***")
 		}
 	}
-	message = strings.ToValidUTF8(message, "?")
+	message = printable(message)
 	if len(message) > 1024 {
 		message = message[:1024] + "…"
 	}
@@ -74,6 +94,16 @@ func refuse(conn net.Conn, r gitwire.Request, fault *gitwire.Error) error {
 	return gitwire.WriteMessage(conn, gitwire.Answer{
 		Version: gitwire.Version, Fault: fault.Fault, Message: message,
 	})
+}
+
+// printable replaces what could forge a line of a log, or drive a terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
 }
 
 func fault(kind gitwire.Fault, format string, args ...any) error {
@@ -90,7 +120,7 @@ func classify(ctx context.Context, err error) *gitwire.Error {
 	_, isNet := errors.AsType[net.Error](err)
 	switch {
 	case ctx.Err() != nil:
-		return &gitwire.Error{Fault: gitwire.Unreachable, Message: "the time for one fetch has run out"}
+		return &gitwire.Error{Fault: gitwire.Unreachable, Message: timeIsOver}
 	case errors.Is(err, transport.ErrAuthenticationRequired),
 		errors.Is(err, transport.ErrAuthorizationFailed),
 		errors.Is(err, transport.ErrInvalidAuthMethod),

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -16,11 +17,14 @@ import (
 	"k8s.io/klog/v2"
 )
 
+// exitAbandoned is the exit code of a process whose request did not end in time.
+const exitAbandoned = 3
+
 // fetchCommand is the argument of the process for one request. The connection is its descriptor 3.
 const fetchCommand = "fetch"
 
 func main() {
-	var o options
+	o := options{program: "/proc/self/exe"}
 	flags := flag.NewFlagSet("csi-hostpath-git", flag.ExitOnError)
 	klog.InitFlags(flags)
 	o.register(flags)
@@ -31,10 +35,12 @@ func main() {
 	}
 	_ = flags.Parse(args) // ExitOnError
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	var err error
-	if child {
+	err := o.validate()
+	switch {
+	case err != nil:
+	case child:
 		err = fetchOne(ctx, o)
-	} else {
+	default:
 		err = serve(ctx, o, args)
 	}
 	stop()
@@ -48,8 +54,39 @@ func main() {
 type options struct {
 	socket string
 	cache  string
-	memory int64
-	jobs   int
+	// cacheBytes bounds the cache: a half is for what is kept, a half for the fetches that run.
+	cacheBytes int64
+	memory     int64
+	jobs       int
+	refused    networks
+	// program serves one request: this program.
+	program string
+	// abandon ends the process. It is called a little after a request should have ended.
+	abandon func()
+}
+
+// packBytes is the most that one fetch may write.
+func (o *options) packBytes() int64 { return o.cacheBytes / 2 / int64(o.jobs) }
+
+// keptBytes is the most that stays in the cache between fetches.
+func (o *options) keptBytes() int64 { return o.cacheBytes / 2 }
+
+// childMemory is what the process of one request may use; the rest is for the parent.
+func (o *options) childMemory() int64 { return o.memory / 8 * 7 / int64(o.jobs) }
+
+func (o *options) validate() error {
+	const leastMemory, leastCache = 64 << 20, 16 << 20
+	switch {
+	case o.jobs < 1:
+		return fmt.Errorf("--jobs is %d: want at least 1", o.jobs)
+	case o.childMemory() < leastMemory:
+		return fmt.Errorf("--memory is %d: want at least %d for %d jobs", o.memory,
+			leastMemory/7*8*int64(o.jobs), o.jobs)
+	case o.packBytes() < leastCache:
+		return fmt.Errorf("--cache-bytes is %d: want at least %d for %d jobs", o.cacheBytes,
+			2*leastCache*int64(o.jobs), o.jobs)
+	}
+	return nil
 }
 
 func (o *options) register(flags *flag.FlagSet) {
@@ -57,9 +94,30 @@ func (o *options) register(flags *flag.FlagSet) {
 		"the unix socket to which the driver connects")
 	flags.StringVar(&o.cache, "cache", "/var/cache/csi-hostpath-git",
 		"directory for the objects of repositories; it may be emptied at any time")
-	flags.Int64Var(&o.memory, "memory-per-fetch", 256<<20,
-		"bytes of memory that the process of one request may use")
-	flags.IntVar(&o.jobs, "jobs", 4, "how many requests are served at the same time; others wait")
+	flags.Int64Var(&o.cacheBytes, "cache-bytes", 4<<30,
+		"bytes of the cache: a half for what is kept, a half for the fetches that run")
+	flags.Int64Var(&o.memory, "memory", 512<<20,
+		"bytes of memory for all processes; those of requests share seven eighths of it")
+	flags.IntVar(&o.jobs, "jobs", 2, "how many requests are served at the same time; others wait")
+	flags.Var(&o.refused, "refused-addresses", "addresses and networks, with commas, that are not "+
+		"dialled unless a rule names them: the node's, the pod's, the API server's")
+}
+
+// announcedConn tells the parent that an answer has begun.
+type announcedConn struct {
+	net.Conn
+	to *os.File
+}
+
+func (c *announcedConn) Write(b []byte) (int, error) {
+	if c.to != nil {
+		_, err := c.to.Write([]byte{1})
+		if err = errors.Join(err, c.to.Close()); err != nil {
+			return 0, err
+		}
+		c.to = nil
+	}
+	return c.Conn.Write(b)
 }
 
 // fetchOne serves the request of the connection that the parent has passed.
@@ -71,5 +129,6 @@ func fetchOne(ctx context.Context, o options) error {
 	}
 	_ = file.Close() // conn has a duplicate
 	defer conn.Close()
-	return handle(ctx, conn, o.cache)
+	o.abandon = func() { os.Exit(exitAbandoned) }
+	return handle(ctx, &announcedConn{Conn: conn, to: os.NewFile(4, "began")}, o)
 }

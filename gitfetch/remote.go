@@ -5,15 +5,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
@@ -21,6 +20,8 @@ import (
 	gitssh "github.com/go-git/go-git/v5/plumbing/transport/ssh"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no authorities
+	"golang.org/x/sys/unix"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 )
@@ -28,11 +29,15 @@ import (
 const (
 	dialTimeout = 20 * time.Second
 	sshPort     = 22
+	// maxAdvertisement bounds, in bytes, what a server says of its refs.
+	maxAdvertisement = 64 << 20
 )
 
 // newSession opens a session with the server. Only https, ssh and http exist: no file, no git
 // protocol, no helper program.
-func newSession(ctx context.Context, r gitwire.Request) (transport.UploadPackSession, error) {
+func newSession(
+	ctx context.Context, r gitwire.Request, o options,
+) (transport.UploadPackSession, error) {
 	// go-git also takes paths and scp's host:path, which leave the scheme open.
 	parsed, err := url.Parse(r.URL)
 	if err != nil {
@@ -48,16 +53,17 @@ func newSession(ctx context.Context, r gitwire.Request) (transport.UploadPackSes
 	if endpoint.Password != "" || (endpoint.User != "" && endpoint.Protocol != "ssh") {
 		return nil, fault(gitwire.Refused, "the URL has credentials: put them into a secret")
 	}
-	allowed := addresses{extra: r.Addresses}
+	allowed := addresses{allowed: r.Addresses, refused: o.refused}
 	if parsed.Scheme == "ssh" {
 		return newSSHSession(ctx, endpoint, r.Credentials, allowed)
 	}
-	return newHTTPSession(endpoint, r.Credentials, allowed)
+	return newHTTPSession(endpoint, r, allowed)
 }
 
 func newHTTPSession(
-	endpoint *transport.Endpoint, credentials gitwire.Credentials, allowed addresses,
+	endpoint *transport.Endpoint, r gitwire.Request, allowed addresses,
 ) (transport.UploadPackSession, error) {
+	credentials := r.Credentials
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if credentials.Authorities != "" {
 		config.RootCAs = x509.NewCertPool()
@@ -66,8 +72,9 @@ func newHTTPSession(
 		}
 	}
 	dialer := &net.Dialer{Timeout: dialTimeout, ControlContext: allowed.control}
-	client := &http.Client{
-		Transport: &http.Transport{
+	client := &http.Client{Transport: boundedResponses{
+		limit: maxAdvertisement + 2*r.Limits.PackBytes, // progress and frames come with the pack
+		next: &http.Transport{ // without a proxy
 			DialContext:            dialer.DialContext,
 			TLSClientConfig:        config,
 			TLSHandshakeTimeout:    dialTimeout,
@@ -75,7 +82,7 @@ func newHTTPSession(
 			MaxResponseHeaderBytes: 64 << 10,
 			ForceAttemptHTTP2:      true,
 		},
-	}
+	}}
 	var auth transport.AuthMethod
 	if credentials.Password != "" {
 		if endpoint.Protocol != "https" {
@@ -89,6 +96,33 @@ func newHTTPSession(
 	}
 	options := &githttp.ClientOptions{RedirectPolicy: githttp.NoFollowRedirects}
 	return githttp.NewClientWithOptions(client, options).NewUploadPackSession(endpoint, auth)
+}
+
+// boundedResponses ends a response that is longer than any that is wanted.
+type boundedResponses struct {
+	next  http.RoundTripper
+	limit int64
+}
+
+func (b boundedResponses) RoundTrip(q *http.Request) (*http.Response, error) {
+	answer, err := b.next.RoundTrip(q)
+	if err == nil {
+		answer.Body = &boundedBody{ReadCloser: answer.Body, left: b.limit}
+	}
+	return answer, err
+}
+
+type boundedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, fault(gitwire.TooLarge, "the server's answer is longer than any that is asked for")
+	}
+	return n, err
 }
 
 // newSSHSession resolves the name itself, because go-git dials without a hook: the address that was
@@ -105,7 +139,7 @@ func newSSHSession(
 	if user == "" {
 		user = "git"
 	}
-	auth, err := gitssh.NewPublicKeys(user, []byte(credentials.PrivateKey), "")
+	key, err := ssh.ParsePrivateKey([]byte(credentials.PrivateKey))
 	if err != nil {
 		return nil, fault(gitwire.Unauthorized, "the secret's ssh-privatekey: %v", err)
 	}
@@ -117,7 +151,6 @@ func newSSHSession(
 	if err != nil {
 		return nil, err
 	}
-	auth.HostKeyCallback = known
 	address, err := allowed.resolve(ctx, endpoint.Host)
 	if err != nil {
 		return nil, err
@@ -126,23 +159,35 @@ func newSSHSession(
 	dialled.Host, dialled.Port = address.String(), port
 	// No file of the container's user says to which host a name leads.
 	gitssh.DefaultSSHConfig = nil
-	config := &ssh.ClientConfig{Timeout: dialTimeout, HostKeyAlgorithms: algorithms}
-	return gitssh.NewClient(config).NewUploadPackSession(&dialled, auth)
+	return gitssh.NewClient(nil).NewUploadPackSession(&dialled, sshAuth{&ssh.ClientConfig{
+		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: known,
+		HostKeyAlgorithms: algorithms, Timeout: dialTimeout,
+	}})
 }
+
+// sshAuth gives go-git the whole configuration. One that go-git's client is made with would replace
+// each of its fields, also by zero values.
+type sshAuth struct{ config *ssh.ClientConfig }
+
+func (sshAuth) Name() string                               { return "ssh-public-keys" }
+func (a sshAuth) String() string                           { return a.Name() }
+func (a sshAuth) ClientConfig() (*ssh.ClientConfig, error) { return a.config, nil }
 
 // hostKeys verifies a server by the name in the URL. It also returns the algorithms of the keys
 // that are known of it, so that the server shows one of these.
 func hostKeys(known, host string, port int) (ssh.HostKeyCallback, []string, error) {
-	file, err := os.CreateTemp("", "known_hosts-*")
+	// The package reads files only. This one is in memory: the container has no directory for it.
+	fd, err := unix.MemfdCreate("known_hosts", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() { _ = os.Remove(file.Name()) }()
-	_, err = file.WriteString(known)
-	if err := errors.Join(err, file.Close()); err != nil {
+	path := fmt.Sprintf("/proc/self/fd/%d", fd)
+	file := os.NewFile(uintptr(fd), path) // #nosec G115 -- a descriptor
+	defer file.Close()
+	if _, err := file.WriteString(known); err != nil {
 		return nil, nil, err
 	}
-	callback, err := knownhosts.New(filepath.Clean(file.Name()))
+	callback, err := knownhosts.New(path)
 	if err != nil {
 		return nil, nil, fault(gitwire.Unauthorized, "the secret's known_hosts: %v", err)
 	}
@@ -177,55 +222,3 @@ type noKey struct{}
 func (noKey) Type() string                        { return "none" }
 func (noKey) Marshal() []byte                     { return []byte("none") }
 func (noKey) Verify([]byte, *ssh.Signature) error { return errors.New("no key") }
-
-// addresses decides to which addresses the fetcher connects. The address counts, not the name: a
-// name of the attacker may lead anywhere.
-type addresses struct{ extra []netip.Prefix }
-
-// control is called with the address before a socket connects to it.
-func (a addresses) control(_ context.Context, _, address string, _ syscall.RawConn) error {
-	at, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return err
-	}
-	return a.check(at.Addr())
-}
-
-func (a addresses) resolve(ctx context.Context, host string) (netip.Addr, error) {
-	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return netip.Addr{}, fault(gitwire.Unreachable, "%v", err)
-	}
-	var refused error
-	for _, address := range found {
-		if refused = a.check(address); refused == nil {
-			return address.Unmap(), nil
-		}
-	}
-	return netip.Addr{}, refused
-}
-
-// check refuses what belongs to the node or to the cluster's own control: the node's services on
-// loopback, the cloud's metadata on link-local addresses, the API server.
-func (a addresses) check(address netip.Addr) error {
-	address = address.Unmap().WithZone("")
-	for _, network := range a.extra {
-		if network.Contains(address) {
-			return nil
-		}
-	}
-	var why string
-	switch {
-	case address.IsLoopback():
-		why = "loopback"
-	case address.IsLinkLocalUnicast(), address.IsLinkLocalMulticast(), address.IsMulticast(),
-		address.IsInterfaceLocalMulticast():
-		why = "link-local or multicast"
-	case address.IsUnspecified():
-		why = "unspecified"
-	default:
-		return nil
-	}
-	return fault(gitwire.Refused, "the server's address %s is %s: a rule of gitSources must name it "+
-		"in addresses", address, why)
-}

@@ -14,14 +14,12 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 )
 
-const (
-	// hardTimeout ends the process of a request, whatever its own limit is.
-	hardTimeout = 15 * time.Minute
-	// hardFileSize bounds each file of a process, thereby a pack.
-	hardFileSize = 8 << 30
-)
+// hardTimeout ends the process of a request, whatever its own limit is.
+const hardTimeout = 15 * time.Minute
 
 // serve accepts connections until the context ends, and waits for the processes.
 func serve(ctx context.Context, o options, args []string) error {
@@ -29,8 +27,13 @@ func serve(ctx context.Context, o options, args []string) error {
 	if err != nil {
 		return err
 	}
+	return serveOn(ctx, o, listener, args)
+}
+
+// serveOn closes the listener.
+func serveOn(ctx context.Context, o options, listener *net.UnixListener, args []string) error {
 	if err := os.MkdirAll(o.cache, 0o700); err != nil {
-		return err
+		return errors.Join(err, listener.Close())
 	}
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
@@ -54,7 +57,10 @@ func serve(ctx context.Context, o options, args []string) error {
 		running.Go(func() {
 			defer func() { <-slots }()
 			if err := start(ctx, o, conn, args); err != nil {
-				klog.ErrorS(err, "A request ended without an answer")
+				klog.ErrorS(err, "A request ended early")
+			}
+			if err := trim(o.cache, o.keptBytes()); err != nil {
+				klog.ErrorS(err, "Cannot trim the cache", "cache", o.cache)
 			}
 		})
 	}
@@ -87,29 +93,59 @@ func start(ctx context.Context, o options, conn *net.UnixConn, args []string) er
 	ctx, cancel := context.WithTimeout(ctx, hardTimeout)
 	defer cancel()
 	// #nosec G702 -- this program, with the arguments that it was started with
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", append([]string{fetchCommand}, args...)...)
-	cmd.ExtraFiles = []*os.File{file}
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	// No variable of the container reaches git's code: no proxy, no agent, no trace.
-	cmd.Env = []string{"GOMEMLIMIT=" + strconv.FormatInt(o.memory/4*3, 10)}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	cmd := exec.CommandContext(ctx, o.program, append([]string{fetchCommand}, args...)...)
+	began, beganChild, err := os.Pipe()
+	if err != nil {
 		return err
 	}
-	err = limit(cmd.Process.Pid, o.memory)
+	defer began.Close()
+	cmd.ExtraFiles = []*os.File{file, beganChild}
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	// No variable of the container reaches git's code: no proxy, no agent, no trace.
+	// The last words of a process that panics are one line.
+	cmd.Env = []string{
+		"GOMEMLIMIT=" + strconv.FormatInt(o.childMemory()/4*3, 10), "GOTRACEBACK=none",
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	err = cmd.Start()
+	beganChild.Close()
 	if err != nil {
+		return err
+	}
+	if err = limit(cmd.Process.Pid, o); err != nil {
 		_ = cmd.Process.Kill()
 	}
-	return errors.Join(err, cmd.Wait())
+	err = errors.Join(err, cmd.Wait())
+	if n, _ := began.Read(make([]byte, 1)); n == 0 && err != nil && ctx.Err() == nil {
+		err = errors.Join(err, answerFor(conn, o, err))
+	}
+	return err
+}
+
+// answerFor answers for a process that has ended without an answer. That of a repository which needs
+// more memory than there is cannot answer itself: Go ends it.
+func answerFor(conn *net.UnixConn, o options, cause error) error {
+	exit, ok := errors.AsType[*exec.ExitError](cause)
+	if ok && exit.ExitCode() == exitAbandoned {
+		return gitwire.WriteMessage(conn, gitwire.Answer{
+			Version: gitwire.Version, Fault: gitwire.Unreachable, Message: timeIsOver,
+		})
+	}
+	return gitwire.WriteMessage(conn, gitwire.Answer{
+		Version: gitwire.Version, Fault: gitwire.TooLarge,
+		Message: fmt.Sprintf("the process that fetches has ended (%v), as it does when the repository or "+
+			"a file in it needs more than %d MiB of memory: see the log of container git", cause,
+			o.childMemory()>>20),
+	})
 }
 
 // limit bounds a process. It reads its request only after it has started, and what it does before
 // needs little.
-func limit(pid int, memory int64) error {
+func limit(pid int, o options) error {
 	// #nosec G115 -- positive numbers
 	for resource, value := range map[int]uint64{
-		unix.RLIMIT_DATA:   uint64(memory),
-		unix.RLIMIT_FSIZE:  hardFileSize,
+		unix.RLIMIT_DATA:   uint64(o.childMemory()),
+		unix.RLIMIT_FSIZE:  uint64(o.packBytes()),
 		unix.RLIMIT_CORE:   0,
 		unix.RLIMIT_NOFILE: 256,
 		unix.RLIMIT_CPU:    uint64(hardTimeout / time.Second),

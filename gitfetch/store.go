@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
@@ -29,6 +30,8 @@ import (
 const (
 	// maxPacks: a repository whose cache has more is fetched anew, which leaves one.
 	maxPacks = 16
+	// lockInterval is how often a request tries to get a repository's lock.
+	lockInterval = 100 * time.Millisecond
 	// streamFrom is the size in bytes from which a blob is read from its pack piece by piece.
 	streamFrom = 1 << 20
 )
@@ -41,25 +44,65 @@ type store struct {
 }
 
 // openStore locks the cache of a URL: a second request for the repository waits.
-func openStore(cacheDir, url string) (*store, error) {
+func openStore(ctx context.Context, cacheDir, url string) (*store, error) {
 	sum := sha256.Sum256([]byte(url))
 	dir := filepath.Join(cacheDir, hex.EncodeToString(sum[:]))
+	for {
+		lock, err := tryLock(dir)
+		if err != nil {
+			return nil, err
+		}
+		if lock == nil {
+			select {
+			case <-ctx.Done():
+				return nil, fault(gitwire.Unreachable, "another fetch of the repository still runs")
+			case <-time.After(lockInterval):
+				continue
+			}
+		}
+		s := &store{dir: dir, lock: lock}
+		s.open()
+		if packs, err := s.ObjectPacks(); err != nil || len(packs) > maxPacks {
+			return s, s.clear()
+		}
+		return s, nil
+	}
+}
+
+// tryLock makes and locks a directory, which then was used last. It returns nil if another process
+// has the lock, or has just removed the directory.
+func tryLock(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	lock, err := os.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil //nolint:nilnil // as said
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { // #nosec G115 -- a descriptor
-		return nil, errors.Join(err, lock.Close())
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) // #nosec G115 -- a descriptor
+	if err == nil {
+		now := time.Now()
+		err = os.Chtimes(dir, now, now)
 	}
-	s := &store{dir: dir, lock: lock}
-	s.open()
-	if packs, err := s.ObjectPacks(); err != nil || len(packs) > maxPacks {
-		return s, s.clear()
+	if err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		return nil, err
 	}
-	return s, nil
+	// The directory at this path may be another one by now.
+	locked, err := lock.Stat()
+	if err == nil {
+		if there, err := os.Stat(dir); err == nil && os.SameFile(locked, there) {
+			return lock, nil
+		}
+	}
+	lock.Close()
+	return nil, err
 }
 
 func (s *store) open() {
