@@ -116,11 +116,14 @@ func install(ctx context.Context, set ...string) error {
 func TestSnapshotControllerOfTheChartIsAccepted(t *testing.T) {
 	t.Parallel()
 	manifests := snapshotController(t, "--show-only", "templates/snapshotcrds.yaml")
-	out, err := testCluster.KubectlInput(t.Context(), strings.NewReader(manifests), "apply",
-		"--dry-run=server", "-f", "-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	var out string
+	// kubectl looks whether an object is there and then creates it. In between a parallel test may
+	// create the policies.
+	eventually(t, readyTimeout, func() (err error) {
+		out, err = testCluster.KubectlInput(t.Context(), strings.NewReader(manifests), "apply",
+			"--dry-run=server", "-f", "-")
+		return err
+	})
 	for _, want := range []string{
 		"customresourcedefinition.apiextensions.k8s.io/volumesnapshots.snapshot.storage.k8s.io configured",
 		"deployment.apps/csi-hostpath-snapshots created",

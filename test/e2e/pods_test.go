@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -158,7 +159,9 @@ type podSpec struct {
 	node                  string   // the scheduler's only choice
 	boundTo               string   // the node, without asking the scheduler
 	command               string
-	hasOwnUsers           bool // hostUsers: false
+	hasOwnUsers           bool   // hostUsers: false
+	runtimeClass          string // empty: the cluster's newest runc
+	container             string // the container's securityContext
 }
 
 // mounts makes a pod mount claims, given as pairs of a name and a path.
@@ -177,14 +180,6 @@ func pod(name string, p podSpec) string {
 	command := p.command
 	if command == "" {
 		command = "sleep 1000000"
-	}
-	security := p.security
-	if security == "" {
-		security = "{}"
-	}
-	runtimeClass := "null"
-	if p.hasOwnUsers {
-		runtimeClass = mappedRuntimeClass
 	}
 	command = "trap exit TERM; " + command + " & wait" // a PID 1 without a trap ignores SIGTERM
 	selector := "{}"
@@ -207,10 +202,11 @@ spec:
     - name: main
       image: %s
       command: [sh, -c, %q]
+      securityContext: %s
       volumeMounts: [%s]
   volumes: [%s]
-`, name, name, security, selector, p.boundTo, !p.hasOwnUsers, runtimeClass,
-		cluster.BusyboxImage, command,
+`, name, name, cmp.Or(p.security, "{}"), selector, p.boundTo, !p.hasOwnUsers,
+		cmp.Or(p.runtimeClass, "null"), cluster.BusyboxImage, command, cmp.Or(p.container, "{}"),
 		strings.Join(p.volumeMounts, ", "), strings.Join(p.volumes, ", "))
 }
 

@@ -12,9 +12,6 @@ import (
 // mappedVolumes are the paths in a pod of newMappedPod, one for each kind of volume.
 var mappedVolumes = []string{"/directory", "/file", "/image", "/inline", "/memory", "/path"}
 
-// mappedRuntimeClass is of the runtime of test/cluster that can map IDs.
-const mappedRuntimeClass = "idmapped"
-
 // newMappedPod applies a pod with hostUsers: false and each kind of volume that is mounted.
 func newMappedPod(t *testing.T, ns, name string, node *cluster.Node) {
 	t.Helper()
@@ -33,8 +30,6 @@ func newMappedPod(t *testing.T, ns, name string, node *cluster.Node) {
 func TestPodWithItsOwnUsersHasEachKindOfVolume(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
-	apply(t, ns, "{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: "+
-		mappedRuntimeClass+"}, handler: idmapped}\n")
 	var pods []string
 	for _, node := range testCluster.Nodes() {
 		pods = append(pods, "on-"+node.Name())

@@ -71,8 +71,9 @@ func runtimes() []Component {
 			VersionVariables: []string{containerd + "/version.Version={version}"},
 		},
 		{
-			// For pods with hostUsers: false only: Debian 12 has 1.1, which has no idmapped mounts. Kubelet
-			// has every sandbox confined by seccomp, and without that tag runc refuses such a container.
+			// Debian 12 has 1.1, which keeps the flags of mounts and has no idmapped ones (pods with
+			// hostUsers: false). Kubelet has every sandbox confined by seccomp, and without that tag runc
+			// refuses such a container.
 			Name: "runc", Module: runc,
 			Programs: []Program{{"runc", runc}},
 			Tags:     "seccomp",

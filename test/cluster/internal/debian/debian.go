@@ -22,8 +22,9 @@ type Package struct {
 // Cluster lists what `up` needs, Build what building a Dockerfile needs.
 var (
 	Cluster = []Package{
+		// for the pods that want the old one
 		{Name: "runc", Files: []string{"/usr/sbin/runc"}},
-		// for building the runc of pods with hostUsers: false
+		// for building the new one
 		{Name: "gcc", Programs: []string{"gcc"}},
 		{Name: "libc6-dev", Files: []string{"/usr/include/stdlib.h"}},
 		{Name: "pkg-config", Programs: []string{"pkg-config"}},
