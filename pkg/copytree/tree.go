@@ -70,12 +70,12 @@ type Yielder = workers.Yielder
 // MaxChunk is the most bytes that are copied before the context and the limiter are asked again.
 const MaxChunk = 1 << 20
 
-// Policy says which privileged properties are copied. The zero value copies all that are harmless
-// on a mount with nosuid and nodev, which volumes always have (mount.ParseOptions): set-ID bits,
-// capabilities and sockets have no effect there, and a tree that is used elsewhere, such as a root
-// filesystem, needs them. Device nodes are excluded: they give access to the node's hardware, and
-// the privileged driver would make them for a pod that perhaps may not. (Whiteouts of overlayfs,
-// which have the number 0:0, are not device nodes.)
+// Policy says which privileged properties are copied. The zero value copies those that a pod gives
+// to files of its own: set-ID bits, capabilities and sockets have no effect on the node, where
+// volumes are nosuid (mount.ParseOptions), and in a container the same one as in the source. A tree
+// that is used elsewhere, such as a root filesystem, needs them. Device nodes are excluded: they
+// give access to the node's hardware, and the privileged driver would make them for a pod that
+// perhaps may not. (Whiteouts of overlayfs, which have the number 0:0, are not device nodes.)
 type Policy uint8
 
 // The exceptions, which can be combined.
