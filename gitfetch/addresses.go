@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -14,7 +15,7 @@ import (
 // name of the attacker may lead anywhere, and elsewhere the next time.
 type addresses struct {
 	// allowed is what the operator's rule names.
-	allowed []netip.Prefix
+	allowed networks
 	// refused are addresses of the node, of the pod and of the API server.
 	refused networks
 }
@@ -47,14 +48,14 @@ func (a addresses) resolve(ctx context.Context, host string) (netip.Addr, error)
 // loopback, the cloud's metadata, the API server.
 func (a addresses) check(address netip.Addr) error {
 	address = address.Unmap().WithZone("")
-	if networks(a.allowed).contains(address) {
+	if a.allowed.contains(address) {
 		return nil
 	}
 	why := a.reason(address)
 	if why == "" {
 		// An address of IPv6 may be a gateway's way to one of IPv4.
 		inner, ok := embedded(address)
-		if !ok || networks(a.allowed).contains(inner) {
+		if !ok || a.allowed.contains(inner) {
 			return nil
 		}
 		if why = a.reason(inner); why == "" {
@@ -68,9 +69,9 @@ func (a addresses) check(address netip.Addr) error {
 
 // metadata are the addresses of clouds' metadata services that are not link-local: of AWS by IPv6,
 // Alibaba and Oracle.
-var metadata = networks{
-	netip.MustParsePrefix("fd00:ec2::254/128"), netip.MustParsePrefix("100.100.100.200/32"),
-	netip.MustParsePrefix("192.0.0.192/32"),
+var metadata = []netip.Addr{
+	netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200"),
+	netip.MustParseAddr("192.0.0.192"),
 }
 
 // reason is empty if nothing is against the address.
@@ -82,7 +83,7 @@ func (a addresses) reason(address netip.Addr) string {
 		return "link-local or multicast"
 	case address.IsUnspecified(), address == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return "no server's"
-	case metadata.contains(address):
+	case slices.Contains(metadata, address):
 		return "a cloud's metadata service"
 	case a.refused.contains(address):
 		return "the node's or the API server's"
@@ -120,8 +121,8 @@ func embedded(address netip.Addr) (netip.Addr, bool) {
 // networks is a flag: addresses and networks, with commas.
 type networks []netip.Prefix
 
-func (n networks) contains(address netip.Addr) bool {
-	for _, network := range n {
+func (n *networks) contains(address netip.Addr) bool {
+	for _, network := range *n {
 		if network.Contains(address) {
 			return true
 		}

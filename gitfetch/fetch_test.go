@@ -113,7 +113,7 @@ func testOptions(cache string) options {
 }
 
 // args are the options as flags.
-func (o options) args() []string {
+func (o *options) args() []string {
 	return []string{
 		"--cache=" + o.cache, fmt.Sprintf("--cache-bytes=%d", o.cacheBytes),
 		fmt.Sprintf("--jobs=%d", o.jobs), fmt.Sprintf("--memory=%d", o.memory),

@@ -22,8 +22,8 @@ import (
 // timeIsOver is the message of a request that did not end in time.
 const timeIsOver = "the time for one fetch has run out"
 
-// abandonAfter is how long a request has, after its end, to answer. go-git does not heed the context
-// everywhere: while a server of SSH does not answer, for instance.
+// abandonAfter is how long a request has, after its end, to answer. go-git does not heed the
+// context everywhere: while a server of SSH does not answer, for instance.
 const abandonAfter = 2 * time.Second
 
 // handle reads a request, and answers it with a tree or with what is wrong.

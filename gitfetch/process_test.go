@@ -208,15 +208,16 @@ func TestCacheIsTrimmed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	left := func() (names string) {
+	left := func() string {
+		var names strings.Builder
 		entries, err := os.ReadDir(cache)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range entries {
-			names += e.Name()
+			names.WriteString(e.Name())
 		}
-		return names
+		return names.String()
 	}
 	for _, tt := range []struct {
 		limit int64

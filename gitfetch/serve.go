@@ -122,8 +122,8 @@ func start(ctx context.Context, o options, conn *net.UnixConn, args []string) er
 	return err
 }
 
-// answerFor answers for a process that has ended without an answer. That of a repository which needs
-// more memory than there is cannot answer itself: Go ends it.
+// answerFor answers for a process that has ended without an answer. That of a repository which
+// needs more memory than there is cannot answer itself: Go ends it.
 func answerFor(conn *net.UnixConn, o options, cause error) error {
 	exit, ok := errors.AsType[*exec.ExitError](cause)
 	if ok && exit.ExitCode() == exitAbandoned {

@@ -73,6 +73,7 @@ func newSSHServer(t *testing.T) sshServer {
 }
 
 func serveSSH(t *testing.T, conn net.Conn, config *ssh.ServerConfig) {
+	t.Helper()
 	defer conn.Close()
 	_, channels, requests, err := ssh.NewServerConn(conn, config)
 	if err != nil {
@@ -143,7 +144,8 @@ func TestSSH(t *testing.T) {
 		"broken key":     func(c *gitwire.Credentials) { c.PrivateKey = "hunter2" },
 		"no known hosts": func(c *gitwire.Credentials) { c.KnownHosts = "" },
 		"another server": func(c *gitwire.Credentials) {
-			c.KnownHosts = knownhosts.Line([]string{knownhosts.Normalize(server.address)}, another.PublicKey())
+			name := knownhosts.Normalize(server.address)
+			c.KnownHosts = knownhosts.Line([]string{name}, another.PublicKey())
 		},
 		"unknown server": func(c *gitwire.Credentials) {
 			c.KnownHosts = knownhosts.Line([]string{"git.example.com"}, server.hostKey)
