@@ -308,6 +308,8 @@ func TestEachFaultIsFoundWithItsRemedy(t *testing.T) {
 				f.Claims[0].Status.Conditions = []core.PersistentVolumeClaimCondition{{
 					Type:    core.PersistentVolumeClaimFileSystemResizePending,
 					Message: "Waiting for user to (re-)start a pod to finish file system resize of volume",
+				}, {
+					Type: "Unused", Status: core.ConditionFalse, Message: "A pod is referencing this PVC",
 				}}
 				f.Pods = readers(core.PodRunning)
 				f.PodEvents = []*core.Event{{

@@ -117,7 +117,7 @@ func (e *examination) whyNotGrown(
 		}
 	}
 	for _, condition := range c.Status.Conditions {
-		if condition.Message == "" ||
+		if condition.Message == "" || condition.Status == core.ConditionFalse || // "Unused" since 1.37
 			condition.Type == core.PersistentVolumeClaimFileSystemResizePending && running {
 			continue
 		}
