@@ -28,20 +28,16 @@ touch -d "2002-03-04 05:06:07" private empty many
 chown 4000:5000 /data; chmod 0751 /data
 sync`
 
-// fingerprint prints what must be the same after a restore. The size of a directory is its
-// filesystem's own.
-const fingerprint = `
+// fingerprint prints what must be the same after a restore.
+const fingerprint = files + `
+find . -print0 | sort -z | xargs -0 getfattr -h -d -m user | grep -v "^$"`
+
+// files prints it without extended attributes. The size of a directory is its filesystem's own.
+const files = `
 cd /data; stat -c "%n %F %a %u:%g" .; cd tree
 find . -type d -exec stat -c "%n %F %a %u:%g %Y" {} + | sort
 find . ! -type d -exec stat -c "%N %F %a %u:%g %h %s %Y" {} + | sort
-find . -type f -exec sha256sum {} + | sort -k 2
-find . -print0 | sort -z | xargs -0 getfattr -h -d -m user | grep -v "^$"`
-
-// withoutAttributes drops what fingerprint says of extended attributes.
-func withoutAttributes(print string) string {
-	before, _, _ := strings.Cut(print, "# file:")
-	return before
-}
+find . -type f -exec sha256sum {} + | sort -k 2`
 
 // load starts transactions of a database that go on until the pod ends. Each adds two rows whose
 // sum is nothing, and is acknowledged in a line of /tmp/committed.

@@ -134,6 +134,18 @@ func Conformance(kubernetesVersion string) Component {
 	}
 }
 
+// Velero is Velero's server, node agent and command line, and its plugin for S3. A cluster does not
+// need it.
+func Velero() Component {
+	const module = "github.com/vmware-tanzu/velero"
+	return Component{
+		Name: "velero", Module: module,
+		Programs: append(programs(module+"/cmd/", "velero", "velero-helper", "velero-restore-helper"),
+			Program{"velero-plugin-for-aws", module + "-plugin-for-aws/velero-plugin-for-aws"}),
+		VersionVariables: []string{module + "/pkg/buildinfo.Version={version}"},
+	}
+}
+
 // ObjectStore is an S3 server. A cluster does not need it.
 func ObjectStore() Component {
 	const module = "github.com/versity/versitygw"

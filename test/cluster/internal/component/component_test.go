@@ -20,7 +20,7 @@ func TestLinkFlagsCarryTheVersion(t *testing.T) {
 // The folder of each component's pins is there, for every version.
 func TestEveryComponentIsPinned(t *testing.T) {
 	for _, version := range KubernetesVersions() {
-		for _, c := range append(All(version), Conformance(version)) {
+		for _, c := range append(All(version), Conformance(version), ObjectStore(), Velero()) {
 			pins := filepath.Join("..", "..", "components", c.pins(), "go.mod")
 			if _, err := os.Stat(pins); err != nil {
 				t.Errorf("Kubernetes %s, %s: %v", version, c.Name, err)
