@@ -700,9 +700,10 @@ func TestSchemaKnowsWhatTheDriverKnows(t *testing.T) {
 		{"configuration", s["config"], yamlNames(reflect.TypeFor[config.Config]())},
 		{"pool", *properties["pools"].Items, yamlNames(reflect.TypeFor[config.Pool]())},
 		{"host path", *properties["hostPaths"].Items, yamlNames(reflect.TypeFor[config.HostPath]())},
+		{"git source", *properties["gitSources"].Items, yamlNames(reflect.TypeFor[config.GitSource]())},
 		{
 			"parameters of a class", s["storageClasses"].Items.Properties["parameters"],
-			append(volume.ParameterKeys(), provisionersOwn),
+			append(volume.ClassKeys(), provisionersOwn),
 		},
 	} {
 		got := slices.Sorted(maps.Keys(c.schema.Properties))

@@ -135,21 +135,23 @@ func TestDocumentHasEveryFieldWithItsTypeAndDefault(t *testing.T) {
 	compare(t, table(t, "### A pool"), config.NewPool("", ""), []string{"name", "path"})
 	compare(t, table(t, "### I/O limits"), config.IOLimits{}, nil)
 	compare(t, table(t, "### A host path"), config.HostPath{}, []string{"path"})
+	compare(t, table(t, "### A git source"), config.NewGitSource(), []string{"urlPrefix", "maxSize"})
 }
 
 // compare checks rows against the fields of a struct that holds its defaults.
 func compare(t *testing.T, rows map[string]row, defaults any, required []string) {
 	t.Helper()
 	types := map[reflect.Type]string{
-		reflect.TypeFor[string]():            "string",
-		reflect.TypeFor[bool]():              "boolean",
-		reflect.TypeFor[float64]():           "number",
-		reflect.TypeFor[int64]():             "integer",
-		reflect.TypeFor[time.Duration]():     "duration",
-		reflect.TypeFor[[]config.Pool]():     "list of pools",
-		reflect.TypeFor[[]config.HostPath](): "list of host paths",
-		reflect.TypeFor[[]string]():          "list of strings",
-		reflect.TypeFor[config.IOLimits]():   "I/O limits",
+		reflect.TypeFor[string]():             "string",
+		reflect.TypeFor[bool]():               "boolean",
+		reflect.TypeFor[float64]():            "number",
+		reflect.TypeFor[int64]():              "integer",
+		reflect.TypeFor[time.Duration]():      "duration",
+		reflect.TypeFor[[]config.Pool]():      "list of pools",
+		reflect.TypeFor[[]config.HostPath]():  "list of host paths",
+		reflect.TypeFor[[]config.GitSource](): "list of git sources",
+		reflect.TypeFor[[]string]():           "list of strings",
+		reflect.TypeFor[config.IOLimits]():    "I/O limits",
 	}
 	v := reflect.ValueOf(defaults)
 	for i := range v.NumField() {

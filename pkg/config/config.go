@@ -66,6 +66,9 @@ type Config struct {
 	// HostRoot is where the driver sees the node's file tree: / or, in a container, where the host's
 	// / is mounted. Default /.
 	HostRoot string `yaml:"-"`
+	// GitFetcherSocket is the unix socket of the process that fetches git repositories, absolute and
+	// clean. Only GitSources use it. Default /run/csi-hostpath-git/fetch.sock.
+	GitFetcherSocket string `yaml:"-"`
 	// ShutdownGrace is how long running calls may take to finish after SIGTERM, 0 to 10m.
 	// Default 10s.
 	ShutdownGrace time.Duration `yaml:"-"`
@@ -78,6 +81,9 @@ type Config struct {
 	// HostPaths are the rules for volumes that refer to existing paths of the node, at most 256.
 	// Default none: no such volume is allowed.
 	HostPaths []HostPath `yaml:"hostPaths"`
+	// GitSources are the rules for content of git repositories, at most 256. Default none: there is no
+	// such content.
+	GitSources []GitSource `yaml:"gitSources"`
 	// IOLimits lets VolumeAttributesClasses limit the I/O of volumes. Default: they cannot.
 	IOLimits IOLimits `yaml:"ioLimits"`
 
@@ -139,6 +145,27 @@ type HostPath struct {
 	Types []string `yaml:"types"`
 }
 
+// GitSource allows volumes to show the content of git repositories at and below a URL. Start from
+// NewGitSource.
+type GitSource struct {
+	// URLPrefix is a whole URL, or one that ends with a slash and is above others: https://, ssh://,
+	// or http:// for what everybody on the way may read and change. It has no user. Required.
+	URLPrefix string `yaml:"urlPrefix"`
+	// Namespaces are the namespaces whose pods may show the content. Default none: all namespaces.
+	Namespaces []string `yaml:"namespaces"`
+	// MaxSize is the largest size of a content in bytes. The file uses Kubernetes' quantity syntax.
+	// Required.
+	MaxSize int64 `yaml:"maxSize" unit:"bytes"`
+	// MinPeriod is the shortest time between two questions to a server, 1s to 8760h. Default 1m.
+	MinPeriod time.Duration `yaml:"minPeriod"`
+	// Addresses are networks that may be reached although they are the node's own, link-local or the
+	// API server's. Default none.
+	Addresses []string `yaml:"addresses"`
+}
+
+// NewGitSource is a rule with every default.
+func NewGitSource() GitSource { return GitSource{MinPeriod: time.Minute} }
+
 // IOLimits says where the node's control groups are.
 type IOLimits struct {
 	// Cgroups is where the driver sees the node's /sys/fs/cgroup, absolute and clean. Default empty:
@@ -152,12 +179,14 @@ type IOLimits struct {
 // Default is a Config with every default; node name and pools are missing.
 func Default() Config {
 	return Config{
-		Endpoint:      "unix:///csi/csi.sock",
-		SidecarGroup:  65532,
-		DriverName:    "hostpath.csi.local",
-		KubeletDir:    "/var/lib/kubelet",
-		HostRoot:      "/",
-		ShutdownGrace: 10 * time.Second,
+		Endpoint:     "unix:///csi/csi.sock",
+		SidecarGroup: 65532,
+		DriverName:   "hostpath.csi.local",
+		KubeletDir:   "/var/lib/kubelet",
+		HostRoot:     "/",
+
+		GitFetcherSocket: "/run/csi-hostpath-git/fetch.sock",
+		ShutdownGrace:    10 * time.Second,
 	}
 }
 
@@ -226,6 +255,8 @@ func (f *Flags) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.ControllerServerName, "controller-server-name", f.ControllerServerName,
 		"name in the controller's certificate")
 	fs.StringVar(&f.HostRoot, "host-root", f.HostRoot, "where the node's / is mounted, for hostPaths")
+	fs.StringVar(&f.GitFetcherSocket, "git-fetcher-socket", f.GitFetcherSocket,
+		"socket of the process that fetches git repositories, for gitSources")
 	fs.DurationVar(&f.ShutdownGrace, "shutdown-grace", f.ShutdownGrace,
 		"time for calls under way to finish after SIGTERM")
 	fs.StringVar(&f.ConfigFile, "config", f.ConfigFile, "configuration file: pools and limits")

@@ -241,6 +241,10 @@ func (d *decoder) value(field string, n *yaml.Node, to any) {
 	case *[]HostPath:
 		decodeList(d, field, n, to, listOf[HostPath]{name: "host paths", item: "path"})
 		return
+	case *[]GitSource:
+		decodeList(d, field, n, to,
+			listOf[GitSource]{blank: NewGitSource(), name: "git sources", item: "urlPrefix and maxSize"})
+		return
 	case *IOLimits:
 		if n.Kind != yaml.MappingNode {
 			d.reject(field, n, "a mapping with cgroups")

@@ -68,6 +68,8 @@ func flagSources() sources {
 		"statusAddress":   {flag: "--status-address"},
 		"hostRoot":        {flag: "--host-root"},
 
+		"gitFetcherSocket": {flag: "--git-fetcher-socket"},
+
 		"controllerAddress":    {flag: "--controller-address"},
 		"controllerCA":         {flag: "--controller-ca"},
 		"controllerToken":      {flag: "--controller-token"},

@@ -79,6 +79,8 @@ func (c Config) check(f *faults) {
 	checkPath(f, "hostRoot", c.HostRoot)
 	c.checkPools(f)
 	c.checkHostPaths(f)
+	checkPath(f, "gitFetcherSocket", c.GitFetcherSocket)
+	c.checkGitSources(f)
 	c.checkIOLimits(f)
 }
 
@@ -168,17 +170,22 @@ func (c Config) checkHostPaths(f *faults) {
 
 // checkLists checks the lists of a rule; at is the rule's field name with a dot.
 func (h HostPath) checkLists(f *faults, at string) {
-	for j, namespace := range h.Namespaces {
-		// A namespace's name is a DNS label (RFC 1123), as a pool's is.
+	checkNamespaces(f, at, h.Namespaces)
+	for j, t := range h.Types {
+		if !slices.Contains(volume.Types(), volume.Type(t)) {
+			f.addf(fmt.Sprintf("%stypes[%d]", at, j), "%s must be one of %v", quote(t), volume.Types())
+		}
+	}
+}
+
+// checkNamespaces checks the namespaces of a rule; at is the rule's field name with a dot. The name
+// of a namespace is a DNS label (RFC 1123), as that of a pool.
+func checkNamespaces(f *faults, at string, namespaces []string) {
+	for j, namespace := range namespaces {
 		if len(namespace) > maxPoolNameBytes || !poolName.MatchString(namespace) {
 			f.addf(fmt.Sprintf("%snamespaces[%d]", at, j),
 				"%s is no name of a namespace, which is 1 to %d of a-z, 0-9 and -", quote(namespace),
 				maxPoolNameBytes)
-		}
-	}
-	for j, t := range h.Types {
-		if !slices.Contains(volume.Types(), volume.Type(t)) {
-			f.addf(fmt.Sprintf("%stypes[%d]", at, j), "%s must be one of %v", quote(t), volume.Types())
 		}
 	}
 }

@@ -2,13 +2,12 @@ package controllerserver
 
 import (
 	"fmt"
-	"maps"
 	"math"
-	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitsource"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/quantity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -23,6 +22,9 @@ const unlimited = math.MaxInt64
 func (s *Server) createReference(
 	create volume.CreateRequest, params volume.Parameters, raw map[string]string,
 ) (*csi.CreateVolumeResponse, error) {
+	if !params.Git.IsNone() {
+		return s.createGitReference(create, params, raw)
+	}
 	if !create.Source.IsNone() {
 		return nil, fmt.Errorf("%w: parameter %q is %q, a path of the host: nothing is copied to it",
 			volume.ErrInvalid, volume.ParamPath, params.Path)
@@ -31,14 +33,33 @@ func (s *Server) createReference(
 	if err := s.Host.Check(use); err != nil {
 		return nil, err
 	}
-	attributes := maps.Clone(raw)
-	maps.DeleteFunc(attributes,
-		func(key, _ string) bool { return !slices.Contains(volume.ParameterKeys(), key) })
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
 		VolumeId:           params.ReferenceID(create.Name),
 		CapacityBytes:      create.Size.Choose(),
-		VolumeContext:      attributes,
+		VolumeContext:      params.ReferenceAttributes(raw, create.Size.Choose()),
 		AccessibleTopology: []*csi.Topology{{Segments: s.Topology}},
+	}}, nil
+}
+
+// createGitReference answers for a class with content of git. Every node can fetch that, so the
+// volume is bound to none. Errors: ErrForbidden.
+func (s *Server) createGitReference(
+	create volume.CreateRequest, params volume.Parameters, raw map[string]string,
+) (*csi.CreateVolumeResponse, error) {
+	if !create.Source.IsNone() {
+		return nil, fmt.Errorf("%w: parameter %q is %q: a repository is the source of its content, and "+
+			"nothing is copied to it", volume.ErrInvalid, volume.ParamURL, params.Git.URL)
+	}
+	size := create.Size.Choose()
+	use := gitsource.Use{Source: params.Git, Namespace: params.Owner.Namespace}
+	use.Source.SizeBytes = size
+	if err := s.Git.Check(use); err != nil {
+		return nil, err
+	}
+	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
+		VolumeId:      params.ReferenceID(create.Name),
+		CapacityBytes: size,
+		VolumeContext: params.ReferenceAttributes(raw, size),
 	}}, nil
 }
 

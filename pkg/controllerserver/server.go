@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitsource"
 	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/identity"
@@ -53,12 +54,18 @@ type Host interface {
 	Check(use hostpath.Use) error
 }
 
+// Git has the operator's rules for content of git. Errors: ErrForbidden.
+type Git interface {
+	Check(use gitsource.Use) error
+}
+
 // Options are what a Server works with.
 type Options struct {
 	Topology     map[string]string
 	Pools        Pools
 	Publications Publications
 	Host         Host
+	Git          Git
 	// Limiter limits the I/O of volumes.
 	Limiter *iolimit.Limiter
 }
@@ -102,7 +109,7 @@ func (s *Server) CreateVolume(
 		return nil, fmt.Errorf("%w, %s: it is not in the requested topology", volume.ErrElsewhere,
 			s.place())
 	}
-	if create.Params.Path != "" {
+	if create.Params.IsReference() {
 		return s.createReference(create.Volume, create.Params, req.GetParameters())
 	}
 	p, err := s.Pools.ByName(create.Params.Pool)

@@ -19,6 +19,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/adminpb"
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitsource"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/identity"
 	"github.com/csi-hostpath/csi-hostpath/pkg/iolimit"
@@ -39,8 +40,11 @@ func Run(ctx context.Context, cfg config.Config) error {
 	if err := mount.CheckKernel(); err != nil {
 		return err
 	}
-	s, publications := newServices(cfg)
+	s, publications := newServices(ctx, cfg)
 	registry := newRegistry(s.pools)
+	if len(cfg.GitSources) > 0 {
+		registry.MustRegister(gitMetrics{s.git})
+	}
 	asked := ctx // ends when the driver is to stop
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -82,6 +86,9 @@ func Run(ctx context.Context, cfg config.Config) error {
 			return serving.GRPC(ctx, servers.sidecars, sockets.sidecars, cfg.ShutdownGrace)
 		})
 	}
+	if len(cfg.GitSources) > 0 { // fetches end before the pools close
+		group.Go(func() error { <-ctx.Done(); s.git.Close(); return nil })
+	}
 	group.Go(func() error { return controller.run(ctx) })
 	group.Go(func() error { return serveRegistration(ctx, cfg) })
 	return closeWithin(ctx, s.pools, cfg.ShutdownGrace, waitWithin(ctx, group, cfg.ShutdownGrace))
@@ -121,6 +128,7 @@ type services struct {
 	pools      *poolSet
 	controller *controllerserver.Server
 	node       *nodeserver.Server
+	git        *gitsource.Contents
 
 	nodeChecks *nodeChecks
 	status     *nodeStatus
@@ -136,7 +144,9 @@ func (s services) notReady() error {
 }
 
 // newServices asks no filesystem. The publications have to be read before the services are used.
-func newServices(cfg config.Config) (services, *nodeserver.Publications) {
+func newServices(
+	ctx context.Context, cfg config.Config,
+) (services, *nodeserver.Publications) {
 	publications := nodeserver.NewPublications()
 	limiter := iolimit.New(iolimit.Options{
 		Cgroups: cfg.IOLimits.Cgroups, PodsGroup: cfg.IOLimits.PodsGroup,
@@ -144,6 +154,7 @@ func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 	pools := newPoolSet(cfg, publications)
 	pools.limiter = limiter
 	host := hostpath.NewHost(cfg.HostRoot, cfg.HostPathRules())
+	git := newGitContents(ctx, cfg, pools)
 	around := newNodeChecks(cfg.KubeletDir)
 	node := nodeserver.New(nodeserver.Options{
 		NodeName:     cfg.NodeName,
@@ -153,6 +164,7 @@ func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 		Pools:        pools,
 		Publications: publications,
 		Host:         host,
+		Git:          git,
 		NodeReasons:  around.reasons,
 		Limiter:      limiter,
 		Proc:         filepath.Join(cfg.HostRoot, "proc"),
@@ -162,10 +174,11 @@ func newServices(cfg config.Config) (services, *nodeserver.Publications) {
 		Pools:        pools,
 		Publications: node, // it knows what is staged, too
 		Host:         host,
+		Git:          git,
 		Limiter:      limiter,
 	})
 	told := newNodeStatus(cfg, pools, publications)
-	return services{cfg.DriverName, pools, controller, node, around, told}, publications
+	return services{cfg.DriverName, pools, controller, node, git, around, told}, publications
 }
 
 // servers are the gRPC servers of the two CSI sockets.

@@ -403,8 +403,10 @@ func idOf(s poolSlot) string {
 
 func (n *nodeStatus) volume(p *pool.Pool, d pool.VolumeDetails) status.Volume {
 	v := status.Volume{
-		ID: d.ID.String(), Node: n.node, Pool: p.Name(), Name: d.Name.String(), Inline: d.IsInline(),
-		Pods: n.publications.Pods(d.ID.String(), maxShownPods), Kind: kindOf(d.Spec),
+		ID: d.ID.String(), Node: n.node, Pool: p.Name(), Name: d.Name.String(),
+		// Content of git lives with pods, too.
+		Inline: d.IsInline() || d.IsGitContent(),
+		Pods:   n.publications.Pods(d.ID.String(), maxShownPods), Kind: kindOf(d.Spec),
 		CapacityBytes: d.CapacityBytes, UsedBytes: d.HeldBytes, UsedInodes: d.HeldInodes,
 		EnforcesSize: d.EnforcesSize, Created: d.Created.UTC().Truncate(time.Second),
 		Damaged: d.IsDamaged,

@@ -214,6 +214,14 @@ func (c *Content) Dir() (*os.File, error) {
 	return c.content.OpenFile(".", unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
+// Dir opens the directory to be mounted for pods, as Content.Dir does, but looks at nothing else:
+// an exchange may be under way. data is the directory of the volume's data. Errors: os.ErrNotExist
+// when the volume never had a Content.
+func Dir(data *os.File) (*os.File, error) {
+	return openat.Dir{File: data}.OpenFile(contentDir,
+		unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+}
+
 // Close waits for Replace and RemoveOld, and gives the descriptors back. It changes nothing on
 // disk. The Content cannot be used afterwards.
 func (c *Content) Close() error {

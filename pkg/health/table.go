@@ -69,6 +69,11 @@ var volumeTable = map[volume.Fault]Condition{
 		"The volume's filesystem gives I/O errors, or its server (FUSE, NFS) has gone. Look into the " +
 			"node's kernel log. Delete all pods that use the volume, so that it is mounted again.",
 	},
+	volume.FaultGitStale: {
+		degraded, "GitStale",
+		"The git repository could not be fetched, and the pod has an older commit. Look whether the " +
+			"server answers and accepts the volume's Secret.",
+	},
 	volume.FaultHangs: {
 		inaccessible, "FilesystemHangs",
 		"The volume's filesystem does not answer. Restart its server (FUSE, NFS), or look into the " +

@@ -70,7 +70,7 @@ func (s *Server) conditionsOf(
 ) ([]health.Condition, error) {
 	if !volume.IsID(handle) {
 		faults, err := s.faultsOfReference(ctx, handle, at)
-		return health.Of(faults), err
+		return append(health.Of(faults), s.gitConditions(handle, at)...), err
 	}
 	id, err := volume.ParseID(handle)
 	if err != nil {

@@ -106,8 +106,9 @@ var _ inlinePool = (*pool.Pool)(nil)
 
 // SweepInline deletes the inline volumes whose pods are gone: what a crash between a pod's end and
 // its unpublish left. A pod that kubelet still knows has a directory, also after a reboot, and its
-// volumes are kept for it.
+// volumes are kept for it. It deletes content of git that no pod shows any more, too.
 func (s *Server) SweepInline(ctx context.Context) {
+	s.Git.Sweep(ctx)
 	for _, p := range s.Pools.Open() {
 		for _, v := range p.Inline() {
 			if err := s.sweep(ctx, p, v); err != nil {

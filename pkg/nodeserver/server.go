@@ -14,6 +14,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/capability"
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitsource"
 	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/image"
@@ -53,6 +54,8 @@ type Options struct {
 	Pools        Pools
 	Publications *Publications
 	Host         *hostpath.Host
+	// Git has content of git repositories; nil allows none.
+	Git *gitsource.Contents
 	// NodeReasons is why the node can have no volumes; nil is never.
 	NodeReasons func() []volume.Reason
 	// Limiter limits the I/O of volumes.
@@ -153,7 +156,7 @@ func (s *Server) NodeStageVolume(
 	if err != nil {
 		return nil, err
 	}
-	if volume.HasPath(req.GetVolumeContext()) {
+	if volume.IsReference(req.GetVolumeContext()) {
 		return &csi.NodeStageVolumeResponse{}, nil
 	}
 	v, err := s.managed(req.GetVolumeId(), access)
@@ -231,6 +234,9 @@ func (s *Server) publishSource(ctx context.Context, r publishRequest) error {
 	defer src.close()
 	src.pod = r.podName()
 	err = s.publish(ctx, r.target, src)
+	if err != nil && !r.attributes.Git.IsNone() {
+		s.Git.Release(r.target)
+	}
 	if err != nil && src.block != nil {
 		err = errors.Join(err, s.releaseDevices(ctx, *src.block))
 	}
@@ -317,6 +323,7 @@ func (s *Server) NodeUnpublishVolume(
 		return nil, fmt.Errorf("unpublish volume %s: %w", handle, err)
 	}
 	s.Publications.forget(target)
+	s.Git.Release(target)
 	switch {
 	case isBlock:
 		return &csi.NodeUnpublishVolumeResponse{}, s.releaseDevices(ctx, block, devices...)

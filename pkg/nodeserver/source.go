@@ -27,6 +27,7 @@ type publishRequest struct {
 	// readOnly is the request's own field. The access is read-only for other reasons, too.
 	readOnly   bool
 	attributes volume.Attributes
+	secret     map[string]string
 }
 
 func (s *Server) parsePublish(req *csi.NodePublishVolumeRequest) (r publishRequest, err error) {
@@ -46,6 +47,7 @@ func (s *Server) parsePublish(req *csi.NodePublishVolumeRequest) (r publishReque
 	if r.attributes, err = volume.ParseAttributes(req.GetVolumeContext(), quantity.Parse); err != nil {
 		return r, fmt.Errorf("volume_context: %w", err)
 	}
+	r.secret = req.GetSecrets()
 	if path := req.GetStagingTargetPath(); path != "" {
 		if r.staging, err = s.parseTarget("staging_target_path", path); err != nil {
 			return r, err
@@ -58,7 +60,7 @@ func (s *Server) parsePublish(req *csi.NodePublishVolumeRequest) (r publishReque
 // inline volume and a path of the host, needs to know that from kubelet: its own attributes are
 // told from a user's by the pod's UID in the target path. Errors: ErrInvalid, ErrForbidden.
 func (r publishRequest) check() error {
-	managed := r.attributes.Path == "" && !r.attributes.Inline
+	managed := !r.attributes.IsReference() && !r.attributes.Inline
 	switch {
 	case !managed && r.access.Type != volume.AccessType{}:
 		return fmt.Errorf("%w: a volume with a path of the host, or in a pod, is not %s",
@@ -152,6 +154,8 @@ func (s mountSource) group() volume.Group {
 // open finds what a pod wants: a volume of a pool, a path of the host, or a volume of its own.
 func (s *Server) open(ctx context.Context, r publishRequest) (mountSource, error) {
 	switch {
+	case !r.attributes.Git.IsNone():
+		return s.openGit(ctx, r)
 	case r.attributes.Path != "":
 		return s.openHostPath(ctx, r)
 	case r.attributes.Inline:
@@ -197,6 +201,10 @@ func (s *Server) managed(handle string, access capability.Access) (staging.Volum
 	v, err := p.Get(id)
 	if err == nil {
 		err = v.Spec.CheckAccess(access.Type)
+	}
+	if err == nil && v.IsGitContent() {
+		err = fmt.Errorf("%w: volume %s has content of git: ask for that by its URL",
+			volume.ErrInvalid, id)
 	}
 	return staging.Volume{Volume: v}, err
 }

@@ -26,6 +26,10 @@ func (s *Server) CheckUnused(ctx context.Context, id volume.ID, data *os.File) e
 	if err != nil {
 		return fmt.Errorf("volume %s: %w", id, err)
 	}
+	if v, ok := s.gitContent(id); ok {
+		return fmt.Errorf("%w: volume %s has content of %s: it is deleted when no pod has shown it for a "+
+			"while", volume.ErrInUse, id, v.Owner.Git)
+	}
 	return s.Publications.CheckUnused(id, data)
 }
 

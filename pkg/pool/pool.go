@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"slices"
 	"sync/atomic"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/backend"
@@ -169,5 +171,12 @@ func (p *Pool) List(afterDir string, limit int) []volume.Volume {
 
 // Inline lists the volumes that live with a pod.
 func (p *Pool) Inline() []volume.Volume {
-	return p.volumes.unpackAll(p.volumes.catalog.AllChildren())
+	return slices.DeleteFunc(p.volumes.unpackAll(p.volumes.catalog.AllChildren()),
+		volume.Volume.IsGitContent)
+}
+
+// GitContents lists the volumes with content of git. Its cost is that of the list.
+func (p *Pool) GitContents() []volume.Volume {
+	return p.volumes.unpackAll(
+		p.volumes.catalog.ChildrenAfter(catalog.GitParentID, "", math.MaxInt))
 }

@@ -133,6 +133,10 @@ func (p *Pool) checkUndeletable(id volume.ID, e trash.Entry) (v volume.Volume, e
 		return v, fmt.Errorf("%w: volume %s lived with its pod, and would be deleted again",
 			volume.ErrInvalid, id)
 	}
+	if v.IsGitContent() {
+		return v, fmt.Errorf("%w: volume %s had content of %s: a pod that asks for that gets it again",
+			volume.ErrInvalid, id, v.Owner.Git)
+	}
 	if e.Unrecorded { // its bytes are counted as somebody else's
 		return v, fmt.Errorf("%w: the record of %s was written after the driver's start: restart the "+
 			"driver", volume.ErrPrecondition, e.Name)

@@ -53,6 +53,10 @@ func ParseCreate(req *csi.CreateVolumeRequest) (Create, error) {
 	if err != nil {
 		return Create{}, err
 	}
+	if !params.Git.IsNone() && !changes.IsNone() {
+		return Create{}, fmt.Errorf("%w: content of git has no mutable parameters: take the "+
+			"VolumeAttributesClass off the claim", volume.ErrInvalid)
+	}
 	if params.Path != "" && !changes.IsNone() {
 		return Create{}, fmt.Errorf("%w: parameter %q is %q: a path of the host has no mutable parameters: "+
 			"take the VolumeAttributesClass off the claim", volume.ErrInvalid, volume.ParamPath, params.Path)

@@ -59,6 +59,9 @@ func (r *Router) checkVolume(n *node, v *csi.Volume) error {
 			return err
 		}
 	}
+	if err != nil && len(v.GetAccessibleTopology()) == 0 {
+		return nil // content of git, which every node can have
+	}
 	return r.checkTopology(n, v.GetAccessibleTopology())
 }
 

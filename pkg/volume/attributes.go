@@ -88,6 +88,9 @@ func ParseAttributes(
 			return strings.HasPrefix(key, attrReserved) || key == attrProvisioner
 		},
 	)
+	if hasSource(rest) {
+		return a, a.setGit(rest, parseSize)
+	}
 	setters, known := classSetters(), ParameterKeys()
 	if a.Inline {
 		known = InlineKeys()

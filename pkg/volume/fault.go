@@ -22,6 +22,7 @@ const (
 	FaultReadOnly         Fault = "read_only"         // the filesystem in the image became read-only
 	FaultFilesystemFailed Fault = "filesystem_failed" // the mounted filesystem gives I/O errors
 	FaultHangs            Fault = "hangs"             // the mounted filesystem does not answer
+	FaultGitStale         Fault = "git_stale"         // the content of git cannot be refreshed
 )
 
 // PoolFaults lists the faults that a pool knows of its volumes.

@@ -74,9 +74,12 @@ func (p *Parameters) ReferenceID(name Name) string { return p.referenceStem() + 
 
 // referenceStem is the part of a reference's ID that says what it refers to.
 func (p *Parameters) referenceStem() string {
-	digest := sha256.Sum256(
-		fmt.Appendf(nil, "%q %q %o %d %d", p.Path, p.Spec.Type, p.Spec.Mode, p.Spec.UID, p.Spec.GID),
-	)
+	text := fmt.Appendf(nil, "%q %q %o %d %d",
+		p.Path, p.Spec.Type, p.Spec.Mode, p.Spec.UID, p.Spec.GID)
+	if !p.Git.IsNone() {
+		text = p.Git.digest()
+	}
+	digest := sha256.Sum256(text)
 	return referencePrefix + hex.EncodeToString(digest[:])[:poolIDDigits] + "-"
 }
 
@@ -91,16 +94,20 @@ func IsReferenceID(s string) bool {
 // CheckReference refuses parameters that are not those that the ID of a reference was made of.
 // Errors: ErrInvalid.
 func (p *Parameters) CheckReference(id string) error {
-	if IsReferenceID(id) && !strings.HasPrefix(id, p.referenceStem()) {
-		return fmt.Errorf(
-			"%w: volume %s was made for another path, or another type, mode or owner, than %s %s",
-			ErrInvalid,
-			id,
-			p.Spec.Type,
-			p.Path,
-		)
+	if !IsReferenceID(id) || strings.HasPrefix(id, p.referenceStem()) {
+		return nil
 	}
-	return nil
+	if !p.Git.IsNone() {
+		return fmt.Errorf("%w: volume %s was made for other content than ref %s of %s", ErrInvalid, id,
+			p.Git.Ref, p.Git.URL)
+	}
+	return fmt.Errorf(
+		"%w: volume %s was made for another path, or another type, mode or owner, than %s %s",
+		ErrInvalid,
+		id,
+		p.Spec.Type,
+		p.Path,
+	)
 }
 
 // CheckHandle checks the ID of a volume that the driver has not made: any string, in a

@@ -94,6 +94,9 @@ func ParseFSType(s string) (FSType, error) {
 func (p *Parameters) SpecFor(t AccessType) (Spec, error) {
 	spec := p.Spec
 	switch {
+	case !p.Git.IsNone() && t != AccessType{}:
+		return Spec{}, fmt.Errorf("%w: parameter %q is %s: content of git is not %s", ErrInvalid,
+			ParamSource, sourceGit, t)
 	case p.Path != "" && t != AccessType{}:
 		return Spec{}, fmt.Errorf("%w: parameter %q is %q: a path of the host is not %s", ErrInvalid,
 			ParamPath, p.Path, t)

@@ -124,6 +124,9 @@ type Owner struct {
 	// Pod and PodUID name the pod of an inline volume; it lives as long as that.
 	Pod    string `json:"pod,omitempty"`
 	PodUID string `json:"podUid,omitempty"`
+	// Git is the URL of the repository whose content the volume has, for whichever pods of the node
+	// ask for it. A driver that does not know it takes the volume for one of a claim, and keeps it.
+	Git string `json:"git,omitempty"`
 }
 
 // Parameters is what ParseParameters reads from a StorageClass.
@@ -132,6 +135,8 @@ type Parameters struct {
 	Pool string
 	// Path is set for a reference to a path of the host, which no pool holds: absolute and clean.
 	Path string
+	// Git is set for content of git, which all pods of a node that ask for it share.
+	Git GitSource
 	// Spec is that of a volume in a directory; SpecFor has the one of the volume that is asked for.
 	Spec  Spec
 	Owner Owner
@@ -181,6 +186,9 @@ func ParameterKeys() []string {
 // to root:root. Errors: ErrInvalid, naming the key.
 func ParseParameters(params map[string]string) (Parameters, error) {
 	p := Parameters{Spec: Spec{Type: DirectoryOrCreate}}
+	if hasSource(params) {
+		return p, p.setGit(params, nil)
+	}
 	if err := p.set(classSetters(), params, ParameterKeys()); err != nil {
 		return Parameters{}, err
 	}

@@ -56,6 +56,10 @@ func (v Volume) PromisedBytes() int64 { return v.CapacityBytes + v.SharedBytes }
 // IsInline says whether the volume lives with a pod.
 func (v Volume) IsInline() bool { return v.Owner.PodUID != "" }
 
+// IsGitContent says whether the volume has content of git. It lives as long as pods of the node
+// show it.
+func (v Volume) IsGitContent() bool { return v.Owner.Git != "" }
+
 // Usage is what a volume holds and can hold.
 type Usage struct {
 	TotalBytes, UsedBytes, AvailableBytes    int64
@@ -154,6 +158,9 @@ func (r CreateRequest) CheckAnsweredBy(v Volume) error {
 	case v.Owner.PodUID != r.Owner.PodUID:
 		return fmt.Errorf("%w: volume %s belongs to the pod with the UID %q (empty: to no pod); requested: %q",
 			ErrIncompatible, v.ID, v.Owner.PodUID, r.Owner.PodUID)
+	case v.Owner.Git != r.Owner.Git:
+		return fmt.Errorf("%w: volume %s has content of %q (empty: of no repository); requested: %q",
+			ErrIncompatible, v.ID, v.Owner.Git, r.Owner.Git)
 	case v.Source != r.Source:
 		return fmt.Errorf("%w: volume %s was made from %s; requested: from %s", ErrIncompatible, v.ID,
 			v.Source, r.Source)

@@ -15,7 +15,8 @@ import (
 type Entry struct {
 	// Dir is the directory of the volume or of the snapshot, and its key.
 	Dir string
-	// ParentID is the ID of a snapshot's volume, or the UID of an inline volume's pod; else "".
+	// ParentID is the ID of a snapshot's volume, the UID of an inline volume's pod, or GitParentID;
+	// else "".
 	ParentID string
 	// PromisedBytes is what the ledger counts.
 	PromisedBytes int64
@@ -43,7 +44,7 @@ type Entry struct {
 type rareFacts struct {
 	name   volume.Name // if it differs from the name of the directory
 	source volume.Source
-	owner  volume.Owner // of an inline volume
+	owner  volume.Owner // of an inline volume, and of content of git
 	// mutable is a volume's.
 	mutable volume.Mutable
 	// group is a snapshot's, the zero handle for one that was taken alone. A group names all of its
@@ -53,6 +54,9 @@ type rareFacts struct {
 	// not given to a new volume. Only the quota ID of the entry is known.
 	damaged error
 }
+
+// GitParentID is the parent of all content of git. No pod has such a UID.
+const GitParentID = "git"
 
 // instant is a time in Unix nanoseconds, a third of a time.Time. Equal times are equal instants.
 type instant int64
@@ -130,12 +134,16 @@ func NewDamaged(dir string, why error) *Entry {
 // NewVolume is the entry of a volume.
 func NewVolume(v volume.Volume) *Entry {
 	rare := rareFacts{name: v.Name, source: v.Source, mutable: v.Mutable}
-	if v.IsInline() {
+	parentID := v.Owner.PodUID
+	if v.IsGitContent() {
+		parentID = GitParentID
+	}
+	if parentID != "" {
 		rare.owner = v.Owner
 	}
 	return &Entry{
 		Dir:             v.ID.Dir(),
-		ParentID:        v.Owner.PodUID,
+		ParentID:        parentID,
 		PromisedBytes:   v.PromisedBytes(),
 		QuotaID:         v.QuotaID,
 		isFormatting:    v.Formatting,
@@ -147,8 +155,8 @@ func NewVolume(v volume.Volume) *Entry {
 	}
 }
 
-// Volume returns the volume of the entry in that pool: all but the owner of a volume that does not
-// live with a pod. Of a damaged volume only ID and quota ID are known.
+// Volume returns the volume of the entry in that pool: all but the owner of a volume that is a
+// claim's. Of a damaged volume only ID and quota ID are known.
 func (e *Entry) Volume(pool volume.PoolID) volume.Volume {
 	id, _ := volume.IDFromDir(pool, e.Dir) // a directory of the catalog is one
 	if e.Damaged() != nil {

@@ -1,0 +1,47 @@
+package driver
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitsource"
+)
+
+// newGitContents makes what a node has of git repositories. It asks nobody before a pod does. The
+// caller closes it.
+func newGitContents(ctx context.Context, cfg config.Config, pools *poolSet) *gitsource.Contents {
+	return gitsource.New(ctx, gitsource.Options{
+		Rules: cfg.GitRules(), Pools: pools, Fetch: gitsource.At(cfg.GitFetcherSocket),
+	})
+}
+
+var (
+	gitContents = prometheus.NewDesc("csi_hostpath_git_contents",
+		"Number of contents of git repositories that pods of the node show.", nil, nil)
+	gitStaleContents = prometheus.NewDesc("csi_hostpath_git_stale_contents",
+		"Number of those that could not be refreshed. The log says which, and why.", nil, nil)
+	gitFetches = prometheus.NewDesc("csi_hostpath_git_fetches_total",
+		"Number of fetches of git repositories since the start.", []string{"result"}, nil)
+)
+
+// gitMetrics is a prometheus.Collector. A scrape costs no system call.
+type gitMetrics struct{ contents *gitsource.Contents }
+
+// Describe implements prometheus.Collector.
+func (gitMetrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- gitContents
+	ch <- gitStaleContents
+	ch <- gitFetches
+}
+
+// Collect implements prometheus.Collector.
+func (m gitMetrics) Collect(ch chan<- prometheus.Metric) {
+	stats := m.contents.Stats()
+	ch <- prometheus.MustNewConstMetric(gitContents, prometheus.GaugeValue, float64(stats.Contents))
+	ch <- prometheus.MustNewConstMetric(gitStaleContents, prometheus.GaugeValue, float64(stats.Stale))
+	for result, n := range stats.Fetches {
+		ch <- prometheus.MustNewConstMetric(gitFetches, prometheus.CounterValue, float64(n), result)
+	}
+}

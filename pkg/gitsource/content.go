@@ -1,0 +1,122 @@
+package gitsource
+
+import (
+	"sync"
+	"time"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
+	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+)
+
+// content is the content that some targets show. The lock of Contents guards it.
+type content struct {
+	id     volume.ID
+	name   volume.Name
+	source volume.GitSource // but for the period: each user has one
+
+	// disk is locked while the tree is open. It is taken before the lock of Contents.
+	disk sync.Mutex
+
+	users map[mount.Target]user
+	// unusedSince is when the last user went.
+	unusedSince time.Time
+	// isLoaded: commit is what the volume has. Empty: it has no tree yet.
+	isLoaded   bool
+	commit     string
+	isDeleting bool
+	// cleanAt is when replaced trees are to be removed; zero: there are none.
+	cleanAt time.Time
+
+	running *fetch
+	timer   *time.Timer
+	// lastTried is when the last fetch has ended; zero: there was none in this process.
+	lastTried time.Time
+	// failures is how many fetches have failed in a row; failingSince is when the first of them did.
+	failures     int
+	failingSince time.Time
+	lastErr      error
+	verdicts     map[proof]verdict
+}
+
+// user is a target.
+type user struct {
+	credentials gitwire.Credentials
+	proof       proof
+	rule        Rule
+	period      time.Duration
+	// since orders users by when they have come with their credentials.
+	since int64
+}
+
+// verdict is what became of the last fetch with certain credentials.
+type verdict struct {
+	err      error
+	at       time.Time
+	failures int
+}
+
+// fetch is one that is under way.
+type fetch struct {
+	began time.Time
+	done  chan struct{}
+}
+
+func newContent(id volume.ID) *content {
+	return &content{
+		id: id, unusedSince: time.Now(), users: make(map[mount.Target]user),
+		verdicts: make(map[proof]verdict),
+	}
+}
+
+// forgetVerdicts forgets secrets that nobody has any more. What was found out without a secret
+// stays while the content has users.
+func (c *content) forgetVerdicts() {
+	has := make(map[proof]bool, len(c.users))
+	for _, u := range c.users {
+		has[u.proof] = true
+	}
+	for p := range c.verdicts {
+		if !has[p] && len(c.users) > 0 {
+			delete(c.verdicts, p)
+		}
+	}
+}
+
+// period is the shortest of the users'; 0: nobody wants a refresh.
+func (c *content) period() (shortest time.Duration) {
+	for _, u := range c.users {
+		if u.period > 0 && (shortest == 0 || u.period < shortest) {
+			shortest = u.period
+		}
+	}
+	return shortest
+}
+
+// refresher is the user with whose secret the server is asked: the one that has come last, of those
+// whose secret the server has not refused.
+func (c *content) refresher() (best user) {
+	isRefused := func(u user) bool { return isUnauthorized(c.verdicts[u.proof].err) }
+	for _, u := range c.users {
+		if best.since == 0 || isRefused(best) && !isRefused(u) ||
+			isRefused(best) == isRefused(u) && u.since > best.since {
+			best = u
+		}
+	}
+	return best
+}
+
+// isStale: see Contents.Stale.
+func (c *content) isStale() bool {
+	return c.commit != "" && len(c.users) > 0 && c.failures >= staleFailures
+}
+
+// staleFailures is how many refreshes fail in a row before anybody is told.
+const staleFailures = 2
+
+func (c *content) stopTimer() {
+	if c.timer != nil {
+		c.timer.Stop()
+		c.timer = nil
+	}
+}

@@ -1,0 +1,168 @@
+package nodeserver
+
+import (
+	"context"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitsource"
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
+)
+
+const gitURL = "https://git.example.com/team/site.git"
+
+func commitOf(digit string) string { return strings.Repeat(digit, 40) }
+
+// newGitNode is a node that may show repositories of one server.
+func newGitNode(t *testing.T) (*node, *fixture.Fetcher) {
+	t.Helper()
+	n := newNode(t)
+	f := fixture.NewFetcher(t)
+	n.startGit(t, f)
+	return n, f
+}
+
+// startGit gives the node what a start of the driver gives it.
+func (n *node) startGit(t *testing.T, f *fixture.Fetcher) {
+	t.Helper()
+	prefix, err := volume.ParseGitPrefix("https://git.example.com/team/")
+	fixture.Must(t, err)
+	n.Git = gitsource.New(context.WithoutCancel(t.Context()), gitsource.Options{
+		Rules: gitsource.NewRules([]gitsource.Rule{
+			{Prefix: prefix, MaxSizeBytes: 1 << 30, MinPeriod: time.Second},
+		}),
+		Pools: n.Pools,
+		Fetch: gitsource.At(f.Socket),
+	})
+	t.Cleanup(n.Git.Close)
+}
+
+// publishGit publishes content of git as an inline volume, as kubelet does.
+func (n *node) publishGit(
+	t *testing.T, uid string, change func(*csi.NodePublishVolumeRequest),
+) error {
+	t.Helper()
+	fixture.Must(t, os.MkdirAll(filepath.Dir(inlineTarget(n, uid)), 0o750))
+	req := &csi.NodePublishVolumeRequest{
+		VolumeId: inlineHandle(uid), TargetPath: inlineTarget(n, uid),
+		VolumeCapability: capabilityOf(multiWriter), Readonly: true,
+		VolumeContext: map[string]string{
+			volume.ParamSource: "git", volume.ParamURL: gitURL, volume.ParamSize: "16Mi",
+			volume.AttrPodUID: uid, volume.AttrPodNamespace: "ns", volume.AttrPodName: "pod",
+			volume.AttrEphemeral: "true",
+		},
+	}
+	if change != nil {
+		change(req)
+	}
+	return n.publish(t, req)
+}
+
+func (n *node) wantFile(t *testing.T, uid, name, want string) {
+	t.Helper()
+	got, err := os.ReadFile(filepath.Join(inlineTarget(n, uid), name))
+	if err != nil || string(got) != want {
+		t.Errorf("%s of pod %s has %q, %v, want %q", name, uid, got, err, want)
+	}
+}
+
+func TestPodsShowOneContentOfGitReadOnly(t *testing.T) {
+	n, f := newGitNode(t)
+	f.Commit(commitOf("a"), map[string]string{"index.html": "one"})
+	for _, uid := range []string{deadUID, liveUID} {
+		fixture.Must(t, n.publishGit(t, uid, nil))
+		n.wantFile(t, uid, "site/index.html", "one")
+		n.wantFile(t, uid, volume.GitCommitFile, commitOf("a")+"\n")
+		path := filepath.Join(inlineTarget(n, uid), "site", "index.html")
+		if err := os.WriteFile(path, nil, 0o600); err == nil {
+			t.Error("the pod can write")
+		}
+	}
+	if got := len(f.Requests()); got != 1 {
+		t.Errorf("%d fetches, want 1", got)
+	}
+	if got := len(n.pool.GitContents()); got != 1 {
+		t.Errorf("%d contents, want 1", got)
+	}
+	if got := n.inlineVolumes(); got != 0 {
+		t.Errorf("%d inline volumes, want 0", got)
+	}
+	for _, uid := range []string{deadUID, liveUID} {
+		fixture.Must(t, n.unpublishHandle(t, inlineHandle(uid), inlineTarget(n, uid)))
+	}
+	if got := mountsBelow(t, n.KubeletDir); len(got) != 0 {
+		t.Errorf("mounts are left: %v", got)
+	}
+}
+
+func TestContentOfGitIsRefusedWithItsCode(t *testing.T) {
+	n, f := newGitNode(t)
+	f.Commit(commitOf("a"), nil)
+	set := func(key, value string) func(*csi.NodePublishVolumeRequest) {
+		return func(r *csi.NodePublishVolumeRequest) {
+			r.VolumeContext = maps.Clone(r.GetVolumeContext())
+			if r.VolumeContext[key] = value; value == "" {
+				delete(r.GetVolumeContext(), key)
+			}
+		}
+	}
+	for _, tc := range []struct {
+		title  string
+		change func(*csi.NodePublishVolumeRequest)
+		want   codes.Code
+	}{
+		{"writable", func(r *csi.NodePublishVolumeRequest) { r.Readonly = false }, codes.PermissionDenied},
+		{"another server", set("url", "https://example.com/team/site"), codes.PermissionDenied},
+		{"another team", set("url", "https://git.example.com/teams/site"), codes.PermissionDenied},
+		{"no size", set("size", ""), codes.InvalidArgument},
+		{"too large", set("size", "2Gi"), codes.PermissionDenied},
+		{"unknown key", set("branch", "main"), codes.InvalidArgument},
+		{"not kubelet's pod", set(volume.AttrPodUID, "other"), codes.PermissionDenied},
+		{"a secret without a key", func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{"x": "y"} }, codes.InvalidArgument},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			wantCode(t, n.publishGit(t, liveUID, tc.change), tc.want)
+		})
+	}
+	if got := len(f.Requests()); got != 0 {
+		t.Errorf("%d fetches, want none", got)
+	}
+	if got := len(n.pool.GitContents()); got != 0 {
+		t.Errorf("%d contents, want none", got)
+	}
+}
+
+func TestFirstFetchThatFailsSaysWhy(t *testing.T) {
+	for _, tc := range []struct {
+		fault gitwire.Fault
+		want  codes.Code
+	}{
+		{gitwire.Unreachable, codes.Unavailable},
+		{gitwire.Unauthorized, codes.PermissionDenied},
+		{gitwire.NotFound, codes.FailedPrecondition},
+		{gitwire.Malformed, codes.FailedPrecondition},
+		{gitwire.Refused, codes.PermissionDenied},
+		{gitwire.TooLarge, codes.ResourceExhausted},
+		{gitwire.Internal, codes.Unavailable},
+		{"of a later version", codes.Unavailable},
+	} {
+		t.Run(string(tc.fault), func(t *testing.T) {
+			n, f := newGitNode(t)
+			f.Fail(tc.fault, "it has a reason")
+			err := n.publishGit(t, liveUID, nil)
+			wantCode(t, err, tc.want)
+			if !strings.Contains(err.Error(), "it has a reason") || !strings.Contains(err.Error(), gitURL) {
+				t.Errorf("%v: want the reason and the URL", err)
+			}
+		})
+	}
+}
