@@ -166,3 +166,75 @@ func TestFirstFetchThatFailsSaysWhy(t *testing.T) {
 		})
 	}
 }
+
+func withSecret(namespace, token string) func(*csi.NodePublishVolumeRequest) {
+	return func(r *csi.NodePublishVolumeRequest) {
+		r.VolumeContext[volume.AttrPodNamespace] = namespace
+		r.Secrets = map[string]string{"token": token}
+	}
+}
+
+// takesToken refuses every secret but one.
+func takesToken(token string) func(gitwire.Request) *gitwire.Error {
+	return func(r gitwire.Request) *gitwire.Error {
+		if r.Credentials.Password == token {
+			return nil
+		}
+		return &gitwire.Error{Fault: gitwire.Unauthorized, Message: "the server wants another secret"}
+	}
+}
+
+func TestSecretsOfTwoNamespacesAreNotShared(t *testing.T) {
+	n, f := newGitNode(t)
+	f.Commit(commitOf("a"), map[string]string{"x": "y"})
+	f.Judge(takesToken("right"))
+	fixture.Must(t, n.publishGit(t, deadUID, withSecret("one", "right")))
+	fixture.Must(t, n.publishGit(t, liveUID, withSecret("two", "right")))
+	if got := len(n.pool.GitContents()); got != 2 {
+		t.Errorf("%d contents, want one for each namespace", got)
+	}
+}
+
+func TestWrongSecretIsRefusedBesideARightOne(t *testing.T) {
+	n, f := newGitNode(t)
+	f.Commit(commitOf("a"), map[string]string{"x": "y"})
+	f.Judge(takesToken("right"))
+	fixture.Must(t, n.publishGit(t, deadUID, withSecret("one", "right")))
+	err := n.publishGit(t, liveUID, withSecret("one", "wrong"))
+	wantCode(t, err, codes.PermissionDenied)
+	if strings.Contains(err.Error(), "wrong") {
+		t.Errorf("%v: the secret is told", err)
+	}
+	// kubelet calls again with what it has; no server is asked.
+	asked := len(f.Requests())
+	fixture.Must(t, n.publishGit(t, deadUID, withSecret("one", "right")))
+	if got := len(f.Requests()); got != asked {
+		t.Errorf("%d fetches, want %d", got, asked)
+	}
+}
+
+func TestRestartShowsTheLastContentWithoutTheServer(t *testing.T) {
+	n, f := newGitNode(t)
+	f.Commit(commitOf("a"), map[string]string{"x": "one"})
+	fixture.Must(t, n.publishGit(t, liveUID, nil))
+	fixture.Must(t, n.unpublishHandle(t, inlineHandle(liveUID), inlineTarget(n, liveUID)))
+	n.Git.Close()
+	f.Fail(gitwire.Unreachable, "no route to host")
+	n.startGit(t, f)
+	fixture.Must(t, n.publishGit(t, liveUID, func(r *csi.NodePublishVolumeRequest) {
+		r.VolumeContext[volume.ParamPeriod] = "1s"
+	}))
+	n.wantFile(t, liveUID, "site/x", "one")
+	fixture.Eventually(t, "the content is stale", func() bool {
+		resp, err := n.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{
+			VolumeId: inlineHandle(liveUID), VolumePublishPath: inlineTarget(n, liveUID),
+		})
+		return err == nil && len(resp.GetVolumeHealth().GetHealthStatuses()) == 1 &&
+			strings.Contains(resp.GetVolumeHealth().GetHealthStatuses()[0].GetMessage(), "no route to host")
+	})
+	f.Commit(commitOf("b"), map[string]string{"x": "two"})
+	fixture.Eventually(t, "the pod sees the push", func() bool {
+		got, err := os.ReadFile(filepath.Join(inlineTarget(n, liveUID), "site/x"))
+		return err == nil && string(got) == "two"
+	})
+}
