@@ -15,7 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/gittree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
@@ -229,7 +228,9 @@ func (s *Contents) join(
 		return nil, fmt.Errorf("%w: content %s is being deleted, because no pod has shown it for a while",
 			volume.ErrBusy, id)
 	}
-	c.name, c.source = name, r.Source
+	if c.source.IsNone() { // users differ in the period only, and others read it without the lock
+		c.name, c.source = name, r.Source
+	}
 	before, known := c.users[r.Target]
 	u.since = before.since
 	if !known || before.proof != u.proof {
@@ -305,7 +306,6 @@ func (s *Contents) create(
 		Owner:   owner,
 		Mutable: volume.Mutable{TrashRetention: "0s"},
 	})
-	failpoint.Here("git.volume-made")
 	return err
 }
 

@@ -9,7 +9,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
@@ -151,14 +150,11 @@ func (s *Contents) store(
 		return err
 	}
 	defer func() { _ = tree.Close() }()
-	failpoint.Here("git.tree-opened")
 	// An older tree may take the room that the new one needs.
 	if err := tree.RemoveOld(ctx, time.Now()); err != nil {
 		return err
 	}
-	err = tree.Replace(ctx, got.Answer.Commit, got.Answer.Base, limits, got.Archive)
-	failpoint.Here("git.tree-replaced")
-	return err
+	return tree.Replace(ctx, got.Answer.Commit, got.Answer.Base, limits, got.Archive)
 }
 
 // finish enters what became of a fetch, wakes those that wait, and schedules the next one.

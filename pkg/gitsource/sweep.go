@@ -8,7 +8,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/csi-hostpath/csi-hostpath/pkg/failpoint"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -26,6 +25,19 @@ func (s *Contents) Sweep(ctx context.Context) {
 			if err := s.sweep(ctx, p, v.ID); err != nil {
 				klog.FromContext(ctx).Error(err, "Content of git is looked at again later", "volumeID", v.ID)
 			}
+		}
+	}
+	s.forgetUnmade()
+}
+
+// forgetUnmade forgets contents that no pod uses and that have no volume: no pool had room.
+func (s *Contents) forgetUnmade() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, c := range s.contents {
+		if len(c.users) == 0 && !c.isLoaded && c.running == nil && !c.isDeleting &&
+			time.Since(c.unusedSince) >= s.unused {
+			delete(s.contents, id)
 		}
 	}
 }
@@ -67,10 +79,8 @@ func (s *Contents) deleteUnused(ctx context.Context, p *pool.Pool, c *content) e
 	defer c.disk.Unlock()
 	err := checkUnmounted(p, c.id)
 	if err == nil {
-		failpoint.Here("git.unused")
 		klog.FromContext(ctx).Info("Deleting content of git that no pod shows any more", "volumeID", c.id)
 		err = p.Delete(ctx, c.id)
-		failpoint.Here("git.deleted")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
