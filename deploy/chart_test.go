@@ -41,7 +41,8 @@ type object struct {
 	Rules      []rule            `yaml:"rules"`
 	Parameters map[string]string `yaml:"parameters"`
 	Spec       struct {
-		PodInfoOnMount bool `yaml:"podInfoOnMount"`
+		PodInfoOnMount    bool `yaml:"podInfoOnMount"`
+		RequiresRepublish bool `yaml:"requiresRepublish"`
 		// An older API server refuses these two.
 		NodeAllocatableUpdatePeriodSeconds *int  `yaml:"nodeAllocatableUpdatePeriodSeconds"`
 		PreventPodSchedulingIfMissing      *bool `yaml:"preventPodSchedulingIfMissing"`

@@ -31,7 +31,7 @@ func (s Source) NewImage(ctx context.Context, base Base, architecture string) (I
 		return image, err
 	}
 	var files []oci.File
-	for _, name := range []string{"csi-hostpath", "csi-hostpath-controller"} {
+	for _, name := range []string{"csi-hostpath", "csi-hostpath-controller", gitFetcher} {
 		program, err := s.Compile(ctx, name, "linux", architecture)
 		if err != nil {
 			return image, err

@@ -23,7 +23,10 @@ type Program struct {
 	Build   *buildinfo.BuildInfo
 }
 
-// Compile builds ./cmd/NAME as `make build` does: static, without paths of this machine.
+// gitFetcher is the program of the module gitfetch; the others are in cmd.
+const gitFetcher = "csi-hostpath-git"
+
+// Compile builds a program as `make build` does: static, without paths of this machine.
 func (s Source) Compile(ctx context.Context, name, goos, goarch string) (Program, error) {
 	program := Program{Name: name, OS: goos, Arch: goarch}
 	folder, err := os.MkdirTemp("", "program-")
@@ -35,6 +38,9 @@ func (s Source) Compile(ctx context.Context, name, goos, goarch string) (Program
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
 		"-ldflags", "-s -w -X "+versionVariable+"="+s.Version, "-o", file, "./cmd/"+name)
 	cmd.Dir = s.Folder
+	if name == gitFetcher {
+		cmd.Args[len(cmd.Args)-1], cmd.Dir = ".", filepath.Join(s.Folder, "gitfetch")
+	}
 	// GOFLAGS and the levels of the processor would change the bytes.
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+goos, "GOARCH="+goarch,
 		"GOFLAGS=-mod=readonly", "GOAMD64=v1", "GOARM64=v8.0", "GOEXPERIMENT=", "GOWORK=off")

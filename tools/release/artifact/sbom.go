@@ -99,6 +99,9 @@ func goComponents(programs []Program) []component {
 			if module.Replace != nil {
 				module = module.Replace
 			}
+			if module.Version == "" {
+				continue // this repository's own
+			}
 			add(module.Path, module.Version)
 		}
 	}

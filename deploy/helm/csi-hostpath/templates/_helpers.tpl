@@ -102,6 +102,10 @@ pools:
 hostPaths:
 {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .Values.config.gitSources }}
+gitSources:
+{{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .Values.config.ioLimits }}
 ioLimits:
 {{- toYaml . | nindent 2 }}
@@ -111,7 +115,7 @@ ioLimits:
 {{- /* The directories of the node to mount, as JSON: {"list": [...]}. A pool's parent, not the pool itself: kubelet would make
 the directory of an optional pool on the nodes that have none, and the driver a pool in it. */ -}}
 {{- define "csi-hostpath.hostDirectories" -}}
-{{- $own := list .Values.kubeletDir "/csi" "/etc/csi-hostpath" "/host" "/run/csi-hostpath" "/usr/local/bin" -}}
+{{- $own := list .Values.kubeletDir "/csi" "/etc/csi-hostpath" "/host" "/run/csi-hostpath" "/run/csi-hostpath-git" "/usr/local/bin" -}}
 {{- $candidates := list -}}
 {{- if .Values.hostDirectories -}}
 {{- $candidates = .Values.hostDirectories -}}
@@ -343,6 +347,59 @@ Directories where the pool enforces sizes, images elsewhere. Sizes are enforced.
 
 {{- /* What a NetworkPolicy lets out: the way to the API server, for which there is no selector. The sidecars take its address from their
 environment, not from DNS. */ -}}
+{{- /* The container that fetches git repositories. It has no rights, no directory of the node and no token. */ -}}
+{{- define "csi-hostpath.gitFetcher" }}
+- name: git-fetcher
+  image: {{ include "csi-hostpath.image" (dict "image" .Values.image "tag" .Chart.AppVersion) | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [/usr/local/bin/csi-hostpath-git]
+  args:
+    - --memory=$(MEMORY)
+    - --cache-bytes={{ int64 .Values.gitFetcher.cacheBytes }}
+    # A repository is not at these addresses, unless a rule of gitSources names them.
+    - --refused-addresses=$(KUBERNETES_SERVICE_HOST),$(HOST_IPS),$(POD_IPS)
+    - --v={{ .Values.driver.logLevel }}
+  env:
+    - name: MEMORY
+      valueFrom:
+        resourceFieldRef: {resource: limits.memory}
+    - name: HOST_IPS
+      valueFrom:
+        fieldRef: {fieldPath: status.hostIPs}
+    - name: POD_IPS
+      valueFrom:
+        fieldRef: {fieldPath: status.podIPs}
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 65532
+    runAsGroup: 65532
+    allowPrivilegeEscalation: false
+    readOnlyRootFilesystem: true
+    capabilities:
+      drop: [ALL]
+    seccompProfile:
+      type: RuntimeDefault
+  resources:
+    {{- toYaml .Values.gitFetcher.resources | nindent 4 }}
+  terminationMessagePolicy: FallbackToLogsOnError
+  volumeMounts:
+    - name: git-socket
+      mountPath: /run/csi-hostpath-git
+    - name: git-cache
+      mountPath: /var/cache/csi-hostpath-git
+{{- end -}}
+
+{{- /* Where the fetcher goes. Names are looked up; addresses are checked by the fetcher itself. */ -}}
+{{- define "csi-hostpath.gitEgress" -}}
+- ports:
+    {{- range .Values.networkPolicy.egress.gitPorts }}
+    - {protocol: TCP, port: {{ int64 . }}}
+    {{- end }}
+- ports:
+    - {protocol: UDP, port: 53}
+    - {protocol: TCP, port: 53}
+{{- end -}}
+
 {{- define "csi-hostpath.egress" -}}
 {{- with .Values.networkPolicy.egress -}}
 {{- if .enabled -}}
