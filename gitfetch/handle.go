@@ -136,5 +136,6 @@ func classify(ctx context.Context, err error) *gitwire.Error {
 	case errors.Is(err, plumbing.ErrObjectNotFound), errors.Is(err, plumbing.ErrInvalidType):
 		kind = gitwire.Malformed
 	}
-	return &gitwire.Error{Fault: kind, Message: err.Error()}
+	// go-git ends some messages with what a server did not say.
+	return &gitwire.Error{Fault: kind, Message: strings.TrimRight(err.Error(), ": ")}
 }

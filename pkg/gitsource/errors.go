@@ -16,7 +16,7 @@ type faultText struct {
 }
 
 var faultTable = map[gitwire.Fault]faultText{
-	gitwire.Unreachable:  {volume.ErrUnavailable, "can the node's pods reach the server?"},
+	gitwire.Unreachable:  {volume.ErrNode, "can the node's pods reach the server?"},
 	gitwire.Unauthorized: {volume.ErrForbidden, "look at the volume's Secret, and what it may read"},
 	gitwire.NotFound: {
 		volume.ErrPrecondition, "look at url, ref and subPath; a private repository needs a Secret",
