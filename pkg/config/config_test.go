@@ -144,7 +144,7 @@ pools:
 		`--pool "slow=/var/lib": "slow" is the name of another pool (driver.yaml:20: pools[4].name): names must differ`,
 		`driver.yaml:1: apiVersion: "hostpath.csi.local/v2" must be hostpath.csi.local/v1`,
 		`driver.yaml:2: kind: must be a string (a number or word such as true needs quotes), not "7"`,
-		`driver.yaml:3: unknown key "hostpaths": known are apiVersion, kind, maxVolumesPerNode, pools, hostPaths, gitSources, ioLimits`,
+		`driver.yaml:3: unknown key "hostpaths": ` + knownKeys,
 		`driver.yaml:4: maxVolumesPerNode: -1 must be 0 (no limit) to 2147483647`,
 		`driver.yaml:6: pools[0].name: "Fast" must be 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit`,
 		`driver.yaml:7: pools[0].path: "data/../fast" must be an absolute path`,
@@ -178,6 +178,9 @@ pools:
 		t.Errorf("out of order:\n%s", strings.Join(got, "\n"))
 	}
 }
+
+const knownKeys = "known are apiVersion, kind, maxVolumesPerNode, pools, hostPaths, gitSources, " +
+	"ioLimits"
 
 func TestConfigFileThatIsNoDocumentIsRefused(t *testing.T) {
 	const pool = "pools: [{name: a, path: /a}]\n"
@@ -213,9 +216,9 @@ func TestConfigFileThatIsNoDocumentIsRefused(t *testing.T) {
 		{
 			"a bomb",
 			header + pool + "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n",
-			"driver.yaml:4: unknown key \"a\": known are apiVersion, kind, maxVolumesPerNode, pools, hostPaths, gitSources, ioLimits\n" +
-				"driver.yaml:5: unknown key \"b\": known are apiVersion, kind, maxVolumesPerNode, pools, hostPaths, gitSources, ioLimits\n" +
-				"driver.yaml:6: unknown key \"c\": known are apiVersion, kind, maxVolumesPerNode, pools, hostPaths, gitSources, ioLimits",
+			"driver.yaml:4: unknown key \"a\": " + knownKeys + "\n" +
+				"driver.yaml:5: unknown key \"b\": " + knownKeys + "\n" +
+				"driver.yaml:6: unknown key \"c\": " + knownKeys,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -61,7 +61,10 @@ func hostileArchives(t testing.TB) []hostile {
 		{"a file, then a directory", of(item{name: "a"}, item{name: "a/"}), wrong, `"a" a second entry`},
 		{"a directory twice", of(item{name: "a/"}, item{name: "a/"}), wrong, "a second entry"},
 		{"a file on a link", of(item{name: "a", link: "b"}, item{name: "a"}), wrong, "a second entry"},
-		{"a file through a link", of(item{name: "d/"}, item{name: "a", link: "d"}, item{name: "a/b"}), wrong, "the directory first"},
+		{
+			"a file through a link", of(item{name: "d/"}, item{name: "a", link: "d"}, item{name: "a/b"}),
+			wrong, "the directory first",
+		},
 		{"a file in a file", of(item{name: "a"}, item{name: "a/b"}), wrong, "the directory first"},
 		{"a file without its directory", of(item{name: "a/b"}), wrong, `"a/b" an entry whose directory`},
 		{"a link out", of(item{name: "a", link: "../b"}), wrong, "leads out"},
@@ -79,9 +82,28 @@ func hostileArchives(t testing.TB) []hostile {
 		{"a device", headers(t, tar.Header{Typeflag: tar.TypeChar, Name: "a", Devmajor: 1}), wrong, "no file"},
 		{"a disk", headers(t, tar.Header{Typeflag: tar.TypeBlock, Name: "a", Devmajor: 8}), wrong, "no file"},
 		{"a contiguous file", headers(t, tar.Header{Typeflag: tar.TypeCont, Name: "a"}), wrong, "no file"},
-		{"a global header", headers(t, tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"path": "a"}}), wrong, ""},
-		{"an extended attribute", headers(t, tar.Header{Typeflag: tar.TypeReg, Name: "a", Mode: modeFile, PAXRecords: map[string]string{"SCHILY.xattr.security.capability": "x"}}), wrong, "another format"},
-		{"a GNU header", headers(t, tar.Header{Typeflag: tar.TypeReg, Name: strings.Repeat("a", 200), Mode: modeFile, Format: tar.FormatGNU}), wrong, "another format"},
+		{
+			"a global header",
+			headers(t, tar.Header{
+				Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"path": "a"},
+			}),
+			wrong, "",
+		},
+		{
+			"an extended attribute",
+			headers(t, tar.Header{
+				Typeflag: tar.TypeReg, Name: "a", Mode: modeFile,
+				PAXRecords: map[string]string{"SCHILY.xattr.security.capability": "x"},
+			}),
+			wrong, "another format",
+		},
+		{
+			"a GNU header",
+			headers(t, tar.Header{
+				Typeflag: tar.TypeReg, Name: strings.Repeat("a", 200), Mode: modeFile, Format: tar.FormatGNU,
+			}),
+			wrong, "another format",
+		},
 		{"setuid", headers(t, tar.Header{Typeflag: tar.TypeReg, Name: "a", Mode: 0o4755}), wrong, "a mode"},
 		{"writable by all", headers(t, tar.Header{Typeflag: tar.TypeReg, Name: "a", Mode: 0o666}), wrong, "a mode"},
 		{"noise", bytes.Repeat([]byte("noise"), 1000), wrong, "damaged"},
@@ -90,7 +112,11 @@ func hostileArchives(t testing.TB) []hostile {
 		{"a block less", func() []byte { a := of(site()...); return a[:len(a)-512] }(), io.ErrUnexpectedEOF, ""},
 		{"half a file", of(item{name: "a", content: strings.Repeat("x", 900)})[:1000], io.ErrUnexpectedEOF, ""},
 		{"a sparse file", sparse(t), wrong, "another format"},
-		{"too many bytes", of(item{name: "a", content: strings.Repeat("x", smallBytes)}, item{name: "b", content: "x"}), volume.ErrNoSpace, "1000 bytes"},
+		{
+			"too many bytes",
+			of(item{name: "a", content: strings.Repeat("x", smallBytes)}, item{name: "b", content: "x"}),
+			volume.ErrNoSpace, "1000 bytes",
+		},
 		{"too many entries", of(many(smallEntries + 1)...), volume.ErrTooMany, "300"},
 		{"a size of 8 EiB", headerOfSize(t, 1<<62), volume.ErrNoSpace, "1000 bytes"},
 	}
@@ -103,7 +129,10 @@ func hostileArchives(t testing.TB) []hostile {
 		h.Name = name
 		all = append(all, hostile{"the name " + volume.Clip(name, 20), rawHeader(t, *h, name), wrong, ""})
 	}
-	for _, base := range []string{"", "..", "/etc/passwd", "../../data/secret", "absent", "css", "css/deep/up", "here/site.css", ".git/x"} {
+	for _, base := range []string{
+		"", "..", "/etc/passwd", "../../data/secret", "absent", "css", "css/deep/up", "here/site.css",
+		".git/x",
+	} {
 		h := tar.Header{Typeflag: tar.TypeLink, Name: "a", Linkname: base, Mode: modeFile}
 		all = append(all, hostile{"the base's " + base, headers(t, h), wrong, ""})
 	}

@@ -218,17 +218,12 @@ func (rule Rule) checkReadOnly(use Use) error {
 	if !rule.ReadOnly || use.ReadOnly {
 		return nil
 	}
-	source := "persistentVolumeClaim"
-	if use.Inline {
-		source = "csi"
-	}
 	return fmt.Errorf(
-		"%w: host path %s is read-only by the hostPaths rule for %s, and the pod's volume is not: "+
-			"set %s.readOnly: true in the pod's volumes (readOnly of a container's volumeMounts is not enough)",
+		"%w: host path %s is read-only by the hostPaths rule for %s, and the pod's volume is not: %s",
 		volume.ErrForbidden,
 		use.Path,
 		rule.Path,
-		source,
+		volume.ReadOnlyRemedy(use.Inline),
 	)
 }
 

@@ -17,9 +17,8 @@ import (
 func (s *Server) openGit(ctx context.Context, r publishRequest) (mountSource, error) {
 	if !r.readOnly {
 		return mountSource{}, fmt.Errorf(
-			"%w: content of git is read-only, and the pod's volume is not: set %s.readOnly: true in the "+
-				"pod's volumes (readOnly of a container's volumeMounts is not enough)",
-			volume.ErrForbidden, sourceField(r.attributes.Inline))
+			"%w: content of git is read-only, and the pod's volume is not: %s",
+			volume.ErrForbidden, volume.ReadOnlyRemedy(r.attributes.Inline))
 	}
 	if err := r.attributes.Git.CheckSize(); err != nil {
 		return mountSource{}, err
@@ -40,14 +39,6 @@ func (s *Server) openGit(ctx context.Context, r publishRequest) (mountSource, er
 	r.access.Group = volume.Group{}
 	r.access.Mount = r.access.Mount.AsReadOnly()
 	return mountSource{volume: r.handle, file: f, access: r.access}, nil
-}
-
-// sourceField is the field of a pod's volume that has its readOnly.
-func sourceField(isInline bool) string { //nolint:revive // a fact about the volume
-	if isInline {
-		return "csi"
-	}
-	return "persistentVolumeClaim"
 }
 
 // gitContent finds a volume with content of git by its ID.

@@ -127,7 +127,11 @@ func TestContentOfGitIsRefusedWithItsCode(t *testing.T) {
 		{"too large", set("size", "2Gi"), codes.PermissionDenied},
 		{"unknown key", set("branch", "main"), codes.InvalidArgument},
 		{"not kubelet's pod", set(volume.AttrPodUID, "other"), codes.PermissionDenied},
-		{"a secret without a key", func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{"x": "y"} }, codes.InvalidArgument},
+		{
+			"a secret without a key",
+			func(r *csi.NodePublishVolumeRequest) { r.Secrets = map[string]string{"x": "y"} },
+			codes.InvalidArgument,
+		},
 	} {
 		t.Run(tc.title, func(t *testing.T) {
 			wantCode(t, n.publishGit(t, liveUID, tc.change), tc.want)

@@ -122,6 +122,17 @@ func ParseAttributes(
 	return a, nil
 }
 
+// ReadOnlyRemedy completes an error about a pod whose volume must be read-only. kubelet tells the
+// driver only of the readOnly of the pod's volume.
+func ReadOnlyRemedy(isInline bool) string { //nolint:revive // a fact about the volume
+	field := "persistentVolumeClaim"
+	if isInline {
+		field = "csi"
+	}
+	return "set " + field + ".readOnly: true in the pod's volumes " +
+		"(readOnly of a container's volumeMounts is not enough)"
+}
+
 // mayBeImage says whether the attributes ask for an image, or leave it to the pool.
 func (a *Attributes) mayBeImage() bool {
 	return a.backing == backingImage || a.backing == backingEnforced || a.allocation != ""
