@@ -54,6 +54,27 @@ func TestNotesAreTheSectionOfTheVersion(t *testing.T) {
 	}
 }
 
+// The page of a release is not in the folder of CHANGELOG.md.
+func TestLinksOfNotesAreThoseOfTheTag(t *testing.T) {
+	const tag = Home + "/blob/v0.2.0/"
+	for text, want := range map[string]string{
+		"see [git](docs/git.md#rules).":   "see [git](" + tag + "docs/git.md#rules).",
+		"[a](README.md), [b](./LICENSE)":  "[a](" + tag + "README.md), [b](" + tag + "LICENSE)",
+		"[above](#added)":                 "[above](" + tag + "CHANGELOG.md#added)",
+		"[git]: docs/git.md":              "[git]: " + tag + "docs/git.md",
+		"[SemVer](https://semver.org/#a)": "[SemVer](https://semver.org/#a)",
+		"f(x) of [none]":                  "f(x) of [none]",
+	} {
+		got, err := notes("## [0.2.0]\n\n"+text+"\n\n## [0.1.0]\n\n[old](docs/git.md)", "0.2.0")
+		if err != nil || got != want {
+			t.Errorf("%s: got %q, %v, want %q", text, got, err, want)
+		}
+	}
+	if _, err := notes("## [0.2.0]\n\n[bad](%zz)", "0.2.0"); err == nil {
+		t.Error("a link that is no address: no error")
+	}
+}
+
 func source(t *testing.T) Source {
 	t.Helper()
 	return Source{
