@@ -17,6 +17,10 @@ import (
 // AnnSelectedNode).
 const SelectedNode = "volume.kubernetes.io/selected-node"
 
+// StorageProvisioner is the annotation of a claim that says which driver is to provision, or has
+// provisioned, its volume (k8s.io/component-helpers/storage/volume, AnnStorageProvisioner).
+const StorageProvisioner = "volume.kubernetes.io/storage-provisioner"
+
 // ErrNoClaim means that a claim is gone, so that nobody waits for its volume any more.
 var ErrNoClaim = errors.New("the claim does not exist")
 

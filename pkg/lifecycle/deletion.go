@@ -24,8 +24,15 @@ func (v *persistentVolume) isWaiting(driverName string) bool {
 }
 
 func (w *waiting) claimChanged(key string) {
-	if c, ok := get[*claim](w.cluster.claims, key); ok && c.isWaiting() {
+	c, ok := get[*claim](w.cluster.claims, key)
+	if !ok {
+		return
+	}
+	if c.isWaiting() {
 		w.queue.AddAfter(changed{claim: key}, deletionTime)
+	}
+	if c.lacksMarkToGrow(w.finder.driverName) {
+		w.queue.AddAfter(changed{growth: key}, growthTime)
 	}
 }
 

@@ -39,7 +39,10 @@ type claim struct {
 	source   source // the zero source: none
 	volume   string // the name of its PersistentVolume; empty: not bound
 	selected string // the node in its annotation
-	deleting bool
+	// requested is the size that it asks for, in bytes; has is the size that it has.
+	requested, has int64
+	provisioner    string // the driver in its annotation
+	deleting       bool
 	// cloning says that external-provisioner keeps the claim for a clone that is to be made from it.
 	cloning bool
 }
@@ -55,6 +58,9 @@ func slimClaim(from *corev1.PersistentVolumeClaim) *claim {
 		deleting:   from.DeletionTimestamp != nil,
 		cloning:    slices.Contains(from.Finalizers, cloneFinalizer),
 	}
+	c.requested = from.Spec.Resources.Requests.Storage().Value()
+	c.has = from.Status.Capacity.Storage().Value()
+	c.provisioner = from.Annotations[kube.StorageProvisioner]
 	if from.Spec.StorageClassName != nil {
 		c.class = *from.Spec.StorageClassName
 	}
@@ -68,6 +74,8 @@ type persistentVolume struct {
 	handle string // the volume ID
 	access volume.AccessType
 	node   string // the topology value of its node
+	// capacity is in bytes.
+	capacity int64
 	// claim is the claim that the volume is for, "namespace/name"; it may be gone.
 	claim     string
 	claimUID  types.UID
@@ -95,7 +103,7 @@ func (s slimmer) volume(from *corev1.PersistentVolume) *persistentVolume {
 		v.claim, v.claimUID = ref.Namespace+"/"+ref.Name, ref.UID
 	}
 	v.CreationTimestamp = from.CreationTimestamp
-	v.access = accessOf(&from.Spec)
+	v.access, v.capacity = accessOf(&from.Spec), from.Spec.Capacity.Storage().Value()
 	v.deletes = from.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete
 	v.released = from.Status.Phase == corev1.VolumeReleased || from.Status.Phase == corev1.VolumeFailed
 	v.madeBy = from.Annotations[provisionedBy]

@@ -35,6 +35,9 @@ var remedies = map[string][]string{
 	reasonHealthy:   {"Nothing is known to be wrong"},
 	reasonNodeGone:  {"Bring that node back, or delete this claim"},
 	reasonRefused:   {"Make room on node "},
+	reasonCannotGrow: {
+		"Set the annotation, and the claim grows within minutes: kubectl ",
+	},
 	reasonNotEnforced: {
 		"put the pool on a filesystem with quotas, or use a class",
 	},

@@ -52,9 +52,9 @@ type waiting struct {
 	copying map[string]time.Time
 }
 
-// changed is what is to be looked at, one of the four: "namespace/name" of a pod, an event or a
-// claim, or the name of a volume.
-type changed struct{ pod, failure, claim, volume string }
+// changed is what is to be looked at, one of these: "namespace/name" of a pod, an event, a claim
+// that is deleted or one that is to grow, or the name of a volume.
+type changed struct{ pod, failure, claim, growth, volume string }
 
 func newWaiting(o Options, c *cluster) (*waiting, error) {
 	w := &waiting{
@@ -96,6 +96,8 @@ func (w *waiting) next(ctx context.Context) bool {
 		w.tellPods(c.failure)
 	case c.claim != "":
 		w.tellSource(c.claim)
+	case c.growth != "":
+		w.tellGrowth(c.growth)
 	default:
 		w.tellVolume(c.volume)
 	}

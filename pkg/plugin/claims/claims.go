@@ -21,6 +21,12 @@ const (
 // SelectedNode is the annotation with the node that the scheduler has chosen for a claim.
 const SelectedNode = "volume.kubernetes.io/selected-node"
 
+// IsProvisioned says whether the claim has the annotation without which the chart's admission
+// policy lets the resizer change nothing: one that was written by hand for an existing volume has none.
+func (i *Index) IsProvisioned(c *core.PersistentVolumeClaim) bool {
+	return c.Annotations[provisionerAnnotation] == i.Driver
+}
+
 // Index finds objects by what refers to them.
 type Index struct {
 	Driver  string

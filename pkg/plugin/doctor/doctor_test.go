@@ -58,7 +58,7 @@ func healthy() *Facts {
 			}}},
 		}},
 		Claims: []*core.PersistentVolumeClaim{{
-			ObjectMeta: meta("shop", "books"),
+			ObjectMeta: provisioned(meta("shop", "books")),
 			Spec: core.PersistentVolumeClaimSpec{
 				VolumeName: "pvc-1", StorageClassName: &class,
 				Resources: core.VolumeResourceRequirements{Requests: size},
@@ -68,6 +68,7 @@ func healthy() *Facts {
 		Volumes: []*core.PersistentVolume{{
 			ObjectMeta: meta("", "pvc-1"),
 			Spec: core.PersistentVolumeSpec{
+				Capacity: size,
 				PersistentVolumeSource: core.PersistentVolumeSource{CSI: &core.CSIPersistentVolumeSource{
 					Driver: driver, VolumeHandle: "7a3baca9c553-pvc-1",
 				}},
@@ -94,6 +95,11 @@ func healthy() *Facts {
 		},
 	}
 	return f
+}
+
+func provisioned(m metav1.ObjectMeta) metav1.ObjectMeta {
+	m.Annotations = map[string]string{"volume.kubernetes.io/storage-provisioner": driver}
+	return m
 }
 
 func TestStoppedNodeIsNamedOnce(t *testing.T) {
@@ -321,6 +327,15 @@ func TestEachFaultIsFoundWithItsRemedy(t *testing.T) {
 			},
 			Warning, "growth", "has 1Gi: rpc error: pool exhausted: 2 bytes wanted, 1 available",
 			"make room",
+		},
+		{
+			"a claim that was written by hand and is to grow", func(f *Facts) {
+				f.Claims[0].Spec.Resources.Requests = core.ResourceList{
+					core.ResourceStorage: resource.MustParse("2Gi"),
+				}
+				f.Claims[0].Annotations = nil
+			},
+			Warning, "growth", "has 1Gi: it lacks the annotation", "kubectl annotate pvc",
 		},
 		{
 			"a volume that is nearly full", func(f *Facts) { setUse(f, 95) },

@@ -103,11 +103,18 @@ func (e *examination) growth() string {
 // resizeFailed is kubelet's event on a pod: k8s.io/kubernetes pkg/kubelet/events.
 const resizeFailed = "VolumeResizeFailed"
 
+// notProvisioned is a part of the controller's event ClaimCannotGrow: pkg/lifecycle.
+const notProvisioned = "it lacks the annotation of claims that the driver has provisioned"
+
 // whyNotGrown are the messages about a claim's growth, errors first. That a pod must be started is
 // left out if one runs: kubelet takes the condition away only when the volume has grown.
 func (e *examination) whyNotGrown(
 	c *core.PersistentVolumeClaim, podEvents map[claims.Key]*core.Event,
 ) (messages []string) {
+	if pv := e.index.Volume(c); pv != nil && !e.index.IsProvisioned(c) &&
+		claims.Requested(c) > pv.Spec.Capacity.Storage().Value() {
+		messages = append(messages, notProvisioned)
+	}
 	running := false
 	for _, pod := range e.index.Pods(c) {
 		running = running || pod.Status.Phase == core.PodRunning
