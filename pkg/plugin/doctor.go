@@ -221,27 +221,41 @@ func (p *plugin) printFindings(findings []doctor.Finding, format string, quiet b
 		}
 		return output.Print(p.Out, p.Err, format, l)
 	}
-	for _, f := range findings {
-		if quiet && f.Severity == doctor.OK {
-			continue
-		}
-		text := f.Message
-		if f.Subject != "" {
-			text = f.Subject + ": " + f.Message
-		}
-		fmt.Fprintf(p.Out, "%-8s%-14s%s\n", f.Severity, f.Check, output.Escape(text))
-		if f.Severity == doctor.OK {
-			continue
-		}
-		const indent = "                      "
-		if f.Remedy != "" {
-			fmt.Fprintln(p.Out, indent+"do: "+output.Escape(f.Remedy))
-		}
-		if f.Reference != "" {
-			fmt.Fprintln(p.Out, indent+"see "+output.Escape(f.Reference))
+	for _, g := range doctor.Grouped(findings) {
+		if !quiet || g.Severity != doctor.OK {
+			p.printGroup(g)
 		}
 	}
 	return nil
+}
+
+// maxAlso is how many subjects a line has. -o json has all.
+const maxAlso = 20
+
+// printGroup prints what findings say alike, once.
+func (p *plugin) printGroup(g doctor.Group) {
+	text := g.Message
+	if g.Subject != "" {
+		text = g.Subject + ": " + g.Message
+	}
+	fmt.Fprintf(p.Out, "%-8s%-14s%s\n", g.Severity, g.Check, output.Escape(text))
+	const indent = "                      "
+	if n := len(g.Also); n > 0 {
+		also := strings.Join(g.Also[:min(n, maxAlso)], ", ")
+		if n > maxAlso {
+			also = fmt.Sprintf("%s and %d more", also, n-maxAlso)
+		}
+		fmt.Fprintln(p.Out, indent+"also: "+output.Escape(also))
+	}
+	if g.Severity == doctor.OK {
+		return
+	}
+	if g.Remedy != "" {
+		fmt.Fprintln(p.Out, indent+"do: "+output.Escape(g.Remedy))
+	}
+	if g.Reference != "" {
+		fmt.Fprintln(p.Out, indent+"see "+output.Escape(g.Reference))
+	}
 }
 
 // Short names of what the API has.

@@ -21,12 +21,14 @@ func TestWhatANodeSaysDoesNotReachTheTerminalRaw(t *testing.T) {
 		Severity: doctor.Error, Check: "pools", Subject: hostile, Message: hostile, Remedy: hostile,
 		Reference: hostile,
 	}
-	if err := p.printFindings([]doctor.Finding{finding}, "", false); err != nil {
+	other := finding
+	other.Subject += " too"
+	if err := p.printFindings([]doctor.Finding{finding, other}, "", false); err != nil {
 		t.Fatal(err)
 	}
 	Run(t.Context(), []string{"doctor", "-o", hostile}, Streams{Out: &out, Err: &errs})
 	got := out.String() + errs.String()
-	if strings.ContainsAny(got, "\x1b\u009b\a\r") || strings.Count(got, "^[[31mred") < 7 {
+	if strings.ContainsAny(got, "\x1b\u009b\a\r") || strings.Count(got, "^[[31mred") < 8 {
 		t.Errorf("%q", got)
 	}
 }

@@ -1,0 +1,64 @@
+package doctor
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/status"
+)
+
+// groupsOf are the groups with a severity.
+func groupsOf(f *Facts, severity Severity) (groups []Group) {
+	for _, g := range Grouped(Examine(f)) {
+		if g.Severity == severity {
+			groups = append(groups, g)
+		}
+	}
+	return groups
+}
+
+func TestOneFaultOfManyNodesIsSaidOnce(t *testing.T) {
+	f := healthy()
+	f.Data.Pools = nil
+	for _, node := range []string{"a", "b", "c"} {
+		f.Data.Pools = append(f.Data.Pools,
+			status.Pool{Node: node, Name: "default", Reason: "absent"},
+			status.Pool{Node: node, Name: "fast", Reason: "not_mounted"})
+	}
+	groups := groupsOf(f, Error)
+	if len(groups) != 2 {
+		t.Fatalf("want a group for each reason, got %+v", groups)
+	}
+	for i, pool := range []string{"pool default", "pool fast"} {
+		g := groups[i]
+		want := []string{pool + " on node b", pool + " on node c"}
+		if g.Subject != pool+" on node a" || !slices.Equal(g.Also, want) {
+			t.Errorf("got %s, also %q", g.Subject, g.Also)
+		}
+	}
+}
+
+func TestChecksThatLackTheSameAreOneGroup(t *testing.T) {
+	f := healthy()
+	f.Data, f.DataError = nil, errors.New("connection refused")
+	groups := groupsOf(f, Unknown)
+	if len(groups) != 1 || groups[0].Check != "links" && groups[0].Check != "pools" {
+		t.Fatalf("got %+v", groups)
+	}
+	for _, check := range []string{"sizes", "room", "purges", "health", "full-volumes", "orphans"} {
+		if !slices.Contains(groups[0].Also, check) {
+			t.Errorf("%s is not among %q", check, groups[0].Also)
+		}
+	}
+}
+
+func TestDifferentFaultsStayApart(t *testing.T) {
+	same := Finding{Severity: Error, Check: "pools", Subject: "node a", Message: "broken"}
+	other, elsewhere, worse := same, same, same
+	other.Message, elsewhere.Check, worse.Severity = "full", "room", Warning
+	groups := Grouped([]Finding{same, other, elsewhere, worse, same})
+	if len(groups) != 4 || len(groups[0].Also) != 0 {
+		t.Errorf("got %+v", groups)
+	}
+}
