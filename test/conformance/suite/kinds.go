@@ -17,8 +17,8 @@ type Kind struct {
 	Name string
 	// file in drivers says what the driver can do, if that is not the one with the kind's name.
 	file string
-	// class takes the place of CLASS in the file.
-	class string
+	// filesystem takes the place of FILESYSTEM in the file.
+	filesystem string
 	// focus and skip are expressions for the names of specs.
 	focus, skip string
 	// growsExt4 says that an ext4 grows in the specs of growth.
@@ -32,9 +32,6 @@ const (
 	rawBlock = `\(block volmode\)`
 	// growth is for the specs in which the default filesystem grows.
 	growth = `\(default fs\).*(volume-expand|expansion of pvcs|correct filesystem size)`
-
-	// fillsNode is the spec that makes as many volumes as a node may have.
-	fillsNode = "should support volume limits"
 
 	// Patterns of volumes in the names of specs.
 	dynamic    = "[Testpattern: Dynamic PV (default fs)] "
@@ -78,12 +75,11 @@ func Kinds() []Kind {
 	}
 }
 
-// directories are those of the pools of one filesystem, so of one node. One spec fills a node that
-// it chooses itself: images have it.
+// directories are those of the pools of one filesystem, so of one node.
 func directories(filesystem string, short ...string) Kind {
 	return Kind{
-		Name: "directories-" + filesystem, file: "directories",
-		class: "conformance-directories-" + filesystem, skip: rawBlock + "|" + fillsNode, short: short,
+		Name: "directories-" + filesystem, file: "directories", filesystem: filesystem, skip: rawBlock,
+		short: short,
 	}
 }
 
@@ -110,10 +106,10 @@ func Choose(list string) ([]Kind, error) {
 	return chosen, nil
 }
 
-// driver is the testdriver file of Kubernetes for the kind.
-func (k Kind) driver() ([]byte, error) {
+// driver is the testdriver file of Kubernetes for the kind. It names nodes as Run.withNodes has it.
+func (k Kind) driver() (string, error) {
 	data, err := files.ReadFile("drivers/" + cmp.Or(k.file, k.Name) + ".yaml")
-	return []byte(strings.ReplaceAll(string(data), "CLASS", k.class)), err
+	return strings.ReplaceAll(string(data), "FILESYSTEM", k.filesystem), err
 }
 
 // withoutGrowth leaves out the specs in which an ext4 grows. They need CAP_SYS_RESOURCE, which root

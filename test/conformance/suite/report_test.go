@@ -110,14 +110,14 @@ func TestEachKindOfVolumesHasADriverFile(t *testing.T) {
 	}
 	used := map[string]bool{}
 	for _, k := range Kinds() {
-		data, err := k.driver()
+		driver, err := k.driver()
 		if err != nil {
 			t.Errorf("%s: %v", k.Name, err)
 			continue
 		}
 		used[cmp.Or(k.file, k.Name)+".yaml"] = true
 		for _, found := range regexp.MustCompile(`FromExistingClassName: (\S+)`).FindAllStringSubmatch(
-			string(data), -1) {
+			driver, -1) {
 			if !strings.Contains(string(classes), "{name: "+found[1]+"}") {
 				t.Errorf("%s: classes.yaml has no class %s", k.Name, found[1])
 			}

@@ -58,24 +58,27 @@ func (r Run) Remove(ctx context.Context) error {
 	return err
 }
 
-// classes names the nodes by what their disks are formatted with: NODE-xfs.
 func (r Run) classes() (string, error) {
 	data, err := files.ReadFile("classes.yaml")
 	if err != nil {
 		return "", err
 	}
-	classes := string(data)
+	return r.withNodes(string(data))
+}
+
+// withNodes puts the names of nodes in the place of what their disks are formatted with: NODE-xfs.
+func (r Run) withNodes(text string) (string, error) {
 	for _, node := range r.Cluster.Nodes() {
 		filesystem, err := node.Filesystem()
 		if err != nil {
 			return "", err
 		}
-		classes = strings.ReplaceAll(classes, "NODE-"+filesystem, node.Name())
+		text = strings.ReplaceAll(text, "NODE-"+filesystem, node.Name())
 	}
-	if strings.Contains(classes, "NODE-") {
+	if strings.Contains(text, "NODE-") {
 		return "", errors.New("the cluster needs a node with each of btrfs, xfs and ext4")
 	}
-	return classes, nil
+	return text, nil
 }
 
 // Kind runs the specs about one kind of volumes. The error names each that failed, and each that
@@ -104,12 +107,15 @@ func (r Run) Kind(ctx context.Context, k Kind) (Result, error) {
 }
 
 func (r Run) ginkgo(ctx context.Context, k Kind, folder string) error {
-	data, err := k.driver()
+	description, err := k.driver()
 	if err != nil {
 		return err
 	}
+	if description, err = r.withNodes(description); err != nil {
+		return err
+	}
 	driver := filepath.Join(folder, "driver.yaml")
-	if err := os.WriteFile(driver, data, 0o644); err != nil {
+	if err := os.WriteFile(driver, []byte(description), 0o644); err != nil {
 		return err
 	}
 	log, err := os.Create(filepath.Join(folder, "log"))
