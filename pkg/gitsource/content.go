@@ -50,6 +50,8 @@ type user struct {
 }
 
 // verdict is what became of the last fetch with certain credentials.
+	// reported is the cause that Report has told last; empty: none since the content was fetched.
+	reported string
 type verdict struct {
 	err      error
 	at       time.Time

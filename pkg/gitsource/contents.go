@@ -232,7 +232,7 @@ func (s *Contents) join(
 		c.name, c.source = name, r.Source
 	}
 	before, known := c.users[r.Target]
-	u.since = before.since
+	u.since, u.reported = before.since, before.reported
 	if !known || before.proof != u.proof {
 		s.sequence++
 		u.since = s.sequence

@@ -24,6 +24,11 @@ func (s *Server) openGit(ctx context.Context, r publishRequest) (mountSource, er
 		return mountSource{}, err
 	}
 	was, _ := s.Publications.at(r.target)
+	src := mountSource{volume: r.handle}
+	if was == r.handle {
+		// kubelet makes an event of the pod from the error, and calls again. The pod has its volume.
+		src.report = func() error { return s.Git.Report(r.target) }
+	}
 	f, err := s.Git.Open(ctx, gitsource.Request{
 		Use: gitsource.Use{
 			Source: r.attributes.Git, Namespace: r.attributes.Pod.Namespace,
@@ -38,7 +43,8 @@ func (s *Server) openGit(ctx context.Context, r publishRequest) (mountSource, er
 	}
 	r.access.Group = volume.Group{}
 	r.access.Mount = r.access.Mount.AsReadOnly()
-	return mountSource{volume: r.handle, file: f, access: r.access}, nil
+	src.file, src.access = f, r.access
+	return src, nil
 }
 
 // gitContent finds a volume with content of git by its ID.

@@ -217,6 +217,10 @@ func TestWrongSecretIsRefusedBesideARightOne(t *testing.T) {
 	}
 }
 
+func withPeriod(period string) func(*csi.NodePublishVolumeRequest) {
+	return func(r *csi.NodePublishVolumeRequest) { r.VolumeContext[volume.ParamPeriod] = period }
+}
+
 func TestRestartShowsTheLastContentWithoutTheServer(t *testing.T) {
 	n, f := newGitNode(t)
 	f.Commit(commitOf("a"), map[string]string{"x": "one"})
@@ -225,9 +229,7 @@ func TestRestartShowsTheLastContentWithoutTheServer(t *testing.T) {
 	n.Git.Close()
 	f.Fail(gitwire.Unreachable, "no route to host")
 	n.startGit(t, f)
-	fixture.Must(t, n.publishGit(t, liveUID, func(r *csi.NodePublishVolumeRequest) {
-		r.VolumeContext[volume.ParamPeriod] = "1s"
-	}))
+	fixture.Must(t, n.publishGit(t, liveUID, withPeriod("1s")))
 	n.wantFile(t, liveUID, "site/x", "one")
 	fixture.Eventually(t, "the content is stale", func() bool {
 		resp, err := n.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{
@@ -236,6 +238,17 @@ func TestRestartShowsTheLastContentWithoutTheServer(t *testing.T) {
 		return err == nil && len(resp.GetVolumeHealth().GetHealthStatuses()) == 1 &&
 			strings.Contains(resp.GetVolumeHealth().GetHealthStatuses()[0].GetMessage(), "no route to host")
 	})
+	// kubelet asks again, and makes an event of the pod from the error.
+	again := func() error { return n.publishGit(t, liveUID, withPeriod("1s")) }
+	err := again()
+	wantCode(t, err, codes.Unavailable)
+	for _, want := range []string{commitOf("a")[:12], "no route to host", gitURL} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: want %s", err, want)
+		}
+	}
+	n.wantFile(t, liveUID, "site/x", "one")
+	fixture.Must(t, again()) // it is told once
 	f.Commit(commitOf("b"), map[string]string{"x": "two"})
 	fixture.Eventually(t, "the pod sees the push", func() bool {
 		got, err := os.ReadFile(filepath.Join(inlineTarget(n, liveUID), "site/x"))

@@ -240,6 +240,9 @@ func (s *Server) publishSource(ctx context.Context, r publishRequest) error {
 	if err != nil && src.block != nil {
 		err = errors.Join(err, s.releaseDevices(ctx, *src.block))
 	}
+	if err == nil && src.report != nil {
+		return src.report()
+	}
 	return err
 }
 

@@ -121,7 +121,9 @@ type mountSource struct {
 	managed *pool.Volume
 	// block is a raw block volume, whose devices are released if the publication fails.
 	block *staging.Volume
-	pod   podName // for people
+	// report says what the pod has to know although it has its volume; nil: nothing.
+	report func() error
+	pod    podName // for people
 }
 
 // shown is what a target shows before a path of the host is published there.

@@ -51,6 +51,9 @@ var codeTable = []codeEntry{
 	{err: volume.ErrNotLinked, code: codes.Unavailable},
 	{err: volume.ErrNodeBusy, code: codes.Unavailable},
 	{err: volume.ErrAPI, code: codes.Unavailable},
+	// Not a final code: after one, kubelet removes the directory of a volume that it publishes again
+	// (SetUpAt in pkg/volume/csi/csi_mounter.go before v1.37, kubernetes/kubernetes#121271).
+	{err: volume.ErrStale, code: codes.Unavailable},
 	// An operator has mounted something in a pool. Before ErrCorrupt, because a record that is hidden
 	// is not lost.
 	{err: syscall.EXDEV, code: codes.FailedPrecondition, remedy: lookAtMounts},

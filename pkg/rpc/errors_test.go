@@ -42,6 +42,7 @@ var sentinels = map[string]error{
 	"ErrNotLinked":    volume.ErrNotLinked,
 	"ErrNodeBusy":     volume.ErrNodeBusy,
 	"ErrAPI":          volume.ErrAPI,
+	"ErrStale":        volume.ErrStale,
 	"ErrCorrupt":      volume.ErrCorrupt,
 }
 

@@ -49,6 +49,9 @@ var (
 	ErrNodeBusy = errors.New("node busy")
 	// ErrAPI: the Kubernetes API did not do what the controller needs of it.
 	ErrAPI = errors.New("API of Kubernetes failed")
+	// ErrStale: the volume can be used, and shows what it had before, because the present content
+	// cannot be had.
+	ErrStale = errors.New("not refreshed")
 	// ErrCorrupt: the disk holds something the driver cannot make sense of. Nothing is guessed or
 	// repaired.
 	ErrCorrupt = errors.New("corrupt")
