@@ -22,6 +22,9 @@ var (
 		"Number of contents of git repositories that pods of the node show.", nil, nil)
 	gitStaleContents = prometheus.NewDesc("csi_hostpath_git_stale_contents",
 		"Number of those that could not be refreshed. The log says which, and why.", nil, nil)
+	gitLastSuccess = prometheus.NewDesc("csi_hostpath_git_last_success_timestamp_seconds",
+		"Unix time of the last successful fetch of the content for which that is longest ago, of those "+
+			"that are refreshed. Missing before the first fetch.", nil, nil)
 	gitFetches = prometheus.NewDesc("csi_hostpath_git_fetches_total",
 		"Number of fetches of git repositories since the start.", []string{"result"}, nil)
 )
@@ -33,6 +36,7 @@ type gitMetrics struct{ contents *gitsource.Contents }
 func (gitMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- gitContents
 	ch <- gitStaleContents
+	ch <- gitLastSuccess
 	ch <- gitFetches
 }
 
@@ -41,6 +45,10 @@ func (m gitMetrics) Collect(ch chan<- prometheus.Metric) {
 	stats := m.contents.Stats()
 	ch <- prometheus.MustNewConstMetric(gitContents, prometheus.GaugeValue, float64(stats.Contents))
 	ch <- prometheus.MustNewConstMetric(gitStaleContents, prometheus.GaugeValue, float64(stats.Stale))
+	if at := stats.LeastRecent; !at.IsZero() {
+		ch <- prometheus.MustNewConstMetric(gitLastSuccess, prometheus.GaugeValue,
+			float64(at.UnixMilli())/1e3)
+	}
 	for result, n := range stats.Fetches {
 		ch <- prometheus.MustNewConstMetric(gitFetches, prometheus.CounterValue, float64(n), result)
 	}

@@ -231,12 +231,12 @@ func TestReadinessAndMetricsTellOfADeadDisk(t *testing.T) {
 }
 
 // Operators look for a metric in the list of docs/operations.md.
-func TestEveryPoolMetricIsDocumented(t *testing.T) {
+func TestEveryMetricIsDocumented(t *testing.T) {
 	text, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range poolMetricNames(t) {
+	for _, name := range metricNames(t) {
 		if !strings.Contains(string(text), "`"+name+"`") {
 			t.Errorf("docs/operations.md lacks %s", name)
 		}
@@ -250,8 +250,8 @@ func TestAlertsAndDocumentsNameMetricsThatAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	chart := "../../deploy/helm/csi-hostpath/templates/"
-	known, alerts := poolMetricNames(t), chart+"prometheusrule.yaml"
-	name := regexp.MustCompile(`csi_hostpath_pool_\w+`)
+	known, alerts := metricNames(t), chart+"prometheusrule.yaml"
+	name := regexp.MustCompile(`csi_hostpath_(?:pool|git)_\w+`)
 	for _, file := range append(files, alerts, chart+"NOTES.txt") {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -269,12 +269,13 @@ func TestAlertsAndDocumentsNameMetricsThatAre(t *testing.T) {
 	}
 }
 
-func poolMetricNames(t *testing.T) (names []string) {
+func metricNames(t *testing.T) (names []string) {
 	t.Helper()
 	descriptions := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descriptions)
 		poolMetrics{}.Describe(descriptions)
+		gitMetrics{}.Describe(descriptions)
 	}()
 	for d := range descriptions {
 		_, rest, _ := strings.Cut(d.String(), `fqName: "`)

@@ -32,6 +32,9 @@ type content struct {
 	timer   *time.Timer
 	// lastTried is when the last fetch has ended; zero: there was none in this process.
 	lastTried time.Time
+	// lastFetched is when the last fetch has succeeded, with or without news; zero: none has in this
+	// process.
+	lastFetched time.Time
 	// failures is how many fetches have failed in a row; failingSince is when the first of them did.
 	failures     int
 	failingSince time.Time
@@ -47,11 +50,11 @@ type user struct {
 	period      time.Duration
 	// since orders users by when they have come with their credentials.
 	since int64
+	// reported is the cause that Report has told last; empty: none since the content was fetched.
+	reported string
 }
 
 // verdict is what became of the last fetch with certain credentials.
-	// reported is the cause that Report has told last; empty: none since the content was fetched.
-	reported string
 type verdict struct {
 	err      error
 	at       time.Time

@@ -413,6 +413,9 @@ func (s *Contents) Stale(t mount.Target) (since time.Time, why string, ok bool) 
 type Stats struct {
 	// Contents are those that pods show. Stale are those of them that cannot be refreshed.
 	Contents, Stale int64
+	// LeastRecent is the time of the last successful fetch of the content for which that is longest
+	// ago, of those that are refreshed; zero: none was fetched in this process.
+	LeastRecent time.Time
 	// Fetches are the fetches so far, by their result.
 	Fetches map[string]int64
 }
@@ -434,6 +437,10 @@ func (s *Contents) Stats() Stats {
 		}
 		if c.isStale() {
 			stats.Stale++
+		}
+		if c.period() > 0 && !c.lastFetched.IsZero() &&
+			(stats.LeastRecent.IsZero() || c.lastFetched.Before(stats.LeastRecent)) {
+			stats.LeastRecent = c.lastFetched
 		}
 	}
 	maps.Copy(stats.Fetches, s.results)

@@ -182,7 +182,7 @@ func (s *Contents) finish(c *content, p proof, commit string, err error) {
 		if commit != c.commit {
 			c.cleanAt = now.Add(s.grace)
 		}
-		c.commit, c.failures, c.lastErr = commit, 0, nil
+		c.commit, c.failures, c.lastErr, c.lastFetched = commit, 0, nil, now
 	}
 	c.forgetVerdicts()
 	s.scheduleLocked(c)

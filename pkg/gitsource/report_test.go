@@ -63,3 +63,29 @@ func TestReportTellsEachPodOnceForEachCause(t *testing.T) {
 	s.Release(requestOf(t, 0).Target)
 	quiet(0, "unpublished")
 }
+
+func TestStatsSayWhenTheLeastFreshContentWasFetched(t *testing.T) {
+	s, _, _ := newContents(t)
+	show := func(ref string, pod int, period time.Duration) {
+		r := requestOf(t, pod)
+		r.Source.Ref, r.Source.Period = ref, period
+		dir, err := s.Open(t.Context(), r)
+		fixture.Must(t, err)
+		dir.Close()
+	}
+	show("once", 0, 0)
+	if got := s.Stats().LeastRecent; !got.IsZero() {
+		t.Errorf("%v, and nothing is refreshed", got)
+	}
+	before := time.Now()
+	show("main", 1, time.Hour)
+	between := time.Now()
+	show("other", 2, time.Hour)
+	if got := s.Stats().LeastRecent; got.Before(before) || got.After(between) {
+		t.Errorf("%v, want between %v and %v", got, before, between)
+	}
+	s.Release(requestOf(t, 1).Target)
+	if got := s.Stats().LeastRecent; !got.After(between) {
+		t.Errorf("%v, want after %v: no pod shows the older one", got, between)
+	}
+}

@@ -56,7 +56,7 @@ var onlyCentral = []string{
 	"csi_hostpath_controller_ca_expiry_timestamp_seconds",
 }
 
-// TestRules compares the chart's alert of a disk that is full soon with series of disks that fill.
+// TestRules compares alerts of the chart with series of metrics.
 func TestRules(t *testing.T) {
 	chartRules := rulesFile(t)
 	tests, err := os.ReadFile("rules_test.yaml")
