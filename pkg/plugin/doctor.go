@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -141,7 +142,7 @@ func (s *session) readInstallation(ctx context.Context, group *errgroup.Group, f
 // data is what the status API says of everything.
 func (s *session) data(ctx context.Context) (*doctor.Data, error) {
 	var d doctor.Data
-	var missing [2][]status.Missing
+	var missing [3][]status.Missing
 	var err error
 	if d.Pools, d.Missing, err = list[status.Pool](ctx, s, "pools", nil); err != nil {
 		return nil, err
@@ -152,11 +153,14 @@ func (s *session) data(ctx context.Context) (*doctor.Data, error) {
 	if d.Nodes, missing[1], err = list[status.Node](ctx, s, "nodes", nil); err != nil {
 		return nil, err
 	}
+	if d.Snapshots, missing[2], err = list[status.Snapshot](ctx, s, "snapshots", nil); err != nil {
+		return nil, err
+	}
 	seen := map[string]bool{}
 	for _, m := range d.Missing {
 		seen[m.Node] = true
 	}
-	for _, m := range append(missing[0], missing[1]...) {
+	for _, m := range slices.Concat(missing[:]...) {
 		if !seen[m.Node] {
 			d.Missing, seen[m.Node] = append(d.Missing, m), true
 		}

@@ -22,7 +22,8 @@ const (
 const SelectedNode = "volume.kubernetes.io/selected-node"
 
 // IsProvisioned says whether the claim has the annotation without which the chart's admission
-// policy lets the resizer change nothing: one that was written by hand for an existing volume has none.
+// policy lets the resizer change nothing: one that was written by hand for an existing volume has
+// none.
 func (i *Index) IsProvisioned(c *core.PersistentVolumeClaim) bool {
 	return c.Annotations[provisionerAnnotation] == i.Driver
 }

@@ -217,6 +217,7 @@ func (e *examination) deletions() string {
 		}
 		e.fault(Warning, claimName(c), message, do, e.anchor(leavingSection))
 	}
+	e.terminatingPods()
 	events := latest(e.VolumeEvents, e.Now)
 	for _, pv := range e.Volumes {
 		if e.index.IsOurs(pv) {
@@ -225,6 +226,38 @@ func (e *examination) deletions() string {
 	}
 	e.stuckContents()
 	return "nothing waits to be deleted"
+}
+
+// terminatingPods finds pods that stay although their time to end is over, if that has to do with
+// their volumes: kubelet needs the driver of their node to unmount them.
+func (e *examination) terminatingPods() {
+	events := latest(e.PodEvents, e.Now)
+	for _, pod := range e.Pods {
+		ended := pod.DeletionTimestamp
+		if ended == nil || e.Now.Sub(ended.Time) < young || !e.usesDriver(pod) {
+			continue
+		}
+		subject := "pod " + pod.Namespace + "/" + pod.Name
+		stays := "has been Terminating for " + output.Age(ended.Time, e.Now)
+		event := events[claims.Key{Namespace: pod.Namespace, Name: pod.Name}]
+		if event != nil && event.Type == core.EventTypeWarning {
+			if row, found := e.book.For(event.Message, leavingSection); found {
+				e.explain(Error, subject, stays, event.Message, row, found, leavingSection)
+				continue
+			}
+		}
+		if e.Installation.IsVisible() && e.MayList("pods") && !e.hasDriver(pod.Spec.NodeName) {
+			e.fault(Error, subject, stays+"; no driver is ready on its node "+pod.Spec.NodeName,
+				"start the driver there; nothing is lost meanwhile", e.anchor(leavingSection))
+		}
+	}
+}
+
+// hasDriver says whether the driver of a node is ready.
+func (e *examination) hasDriver(node string) bool {
+	return slices.ContainsFunc(e.DriverPods, func(pod *core.Pod) bool {
+		return pod.Spec.NodeName == node && isReady(pod)
+	})
 }
 
 // released finds a PersistentVolume that stays after its claim.

@@ -80,10 +80,11 @@ type Facts struct {
 
 // Data is what the status API says.
 type Data struct {
-	Nodes   []status.Node
-	Pools   []status.Pool
-	Volumes []status.Volume
-	Missing []status.Missing
+	Nodes     []status.Node
+	Pools     []status.Pool
+	Volumes   []status.Volume
+	Snapshots []status.Snapshot
+	Missing   []status.Missing
 }
 
 // MayList says whether the user may list a kind of objects.
@@ -135,8 +136,10 @@ func Examine(f *Facts) []Finding {
 		{"snapshot-api", (*examination).snapshotAPI},
 		{"orphans", (*examination).orphans},
 		{"lost-volumes", (*examination).lostVolumes},
+		{"lost-snapshots", (*examination).lostSnapshots},
 		{"claims", (*examination).claims},
 		{"growth", (*examination).growth},
+		{"attributes", (*examination).attributes},
 		{"pods", (*examination).pods},
 		{"snapshots", (*examination).snapshots},
 		{"deletions", (*examination).deletions},

@@ -12,6 +12,7 @@ import (
 	storage "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/objects"
 	"github.com/csi-hostpath/csi-hostpath/pkg/status"
@@ -164,6 +165,34 @@ func readers(phase core.PodPhase) []*core.Pod {
 			PersistentVolumeClaim: &core.PersistentVolumeClaimVolumeSource{ClaimName: "books"},
 		}}}},
 	}}
+}
+
+// snapshotContents is a VolumeSnapshotContent of the driver with a snapshot.
+func snapshotContents(handle string) []*unstructured.Unstructured {
+	c := &unstructured.Unstructured{Object: map[string]any{
+		"spec":   map[string]any{"driver": driver},
+		"status": map[string]any{"snapshotHandle": handle},
+	}}
+	c.SetName("content")
+	return []*unstructured.Unstructured{c}
+}
+
+func TestSnapshotWithItsContentIsNoOrphan(t *testing.T) {
+	const handle, volume = "7a3baca9c553-s-a", "7a3baca9c553-pvc-1"
+	complete, beingCut := snapshotContents(handle), snapshotContents("")
+	beingCut[0].Object["spec"] = map[string]any{
+		"driver": driver, "source": map[string]any{"volumeHandle": volume},
+	}
+	for _, contents := range [][]*unstructured.Unstructured{complete, beingCut} {
+		f := healthy()
+		f.SnapshotAPI, f.SnapshotContent = true, contents
+		f.Data.Snapshots = []status.Snapshot{{ID: handle, Volume: volume, Node: "a"}}
+		for _, finding := range Examine(f) {
+			if (finding.Check == "orphans" || finding.Check == "lost-snapshots") && finding.Severity != OK {
+				t.Errorf("%+v", finding)
+			}
+		}
+	}
 }
 
 // pendingClaim makes the claim of healthy a pending one with an event.
@@ -364,6 +393,59 @@ func TestEachFaultIsFoundWithItsRemedy(t *testing.T) {
 				f.Pods = readers("")
 			},
 			Warning, "deletions", "in use by reader", "delete the pods",
+		},
+		{
+			"a pod that stays Terminating on a node without a driver", func(f *Facts) {
+				f.Pods = readers(core.PodRunning)
+				f.Pods[0].DeletionTimestamp, f.Pods[0].Spec.NodeName = &deleted, "b"
+			},
+			Error, "deletions", "pod shop/reader: has been Terminating for 60m; no driver is ready on its " +
+				"node b", "start the driver there",
+		},
+		{
+			"a pod whose unmounting hangs", func(f *Facts) {
+				f.Pods = readers(core.PodRunning)
+				f.Pods[0].DeletionTimestamp, f.Pods[0].Spec.NodeName = &deleted, "a"
+				f.PodEvents = []*core.Event{{
+					Type: core.EventTypeWarning, LastTimestamp: metav1.NewTime(now),
+					Message:        "rpc error: filesystem does not answer",
+					InvolvedObject: core.ObjectReference{Namespace: "shop", Name: "reader"},
+				}}
+			},
+			Error, "deletions", "has been Terminating for 60m: rpc error", "restart its server",
+		},
+		{
+			"a snapshot that no object names", func(f *Facts) {
+				f.Data.Snapshots = []status.Snapshot{{
+					ID: "7a3baca9c553-s-a", Node: "a", HeldBytes: 1 << 30,
+				}}
+			},
+			Warning, "orphans", "snapshot 7a3baca9c553-s-a on node a: has no VolumeSnapshotContent: " +
+				"it holds 1Gi", "delete it on its node",
+		},
+		{
+			"a damaged snapshot", func(f *Facts) {
+				f.Data.Snapshots = []status.Snapshot{{ID: "7a3baca9c553-s-a", Node: "a", Damaged: true}}
+			},
+			Error, "health", "snapshot 7a3baca9c553-s-a on node a: record_damaged", "",
+		},
+		{
+			"a VolumeSnapshotContent whose snapshot is gone", func(f *Facts) {
+				f.SnapshotAPI, f.SnapshotContent = true, snapshotContents("7a3baca9c553-s-a")
+			},
+			Error, "lost-snapshots", "its pool has no snapshot 7a3baca9c553-s-a", "from the trash",
+		},
+		{
+			"a VolumeAttributesClass that is refused", func(f *Facts) {
+				want := "fast"
+				f.Claims[0].Spec.VolumeAttributesClassName = &want
+				f.Claims[0].Status.Conditions = []core.PersistentVolumeClaimCondition{{
+					Type:    core.PersistentVolumeClaimVolumeModifyVolumeError,
+					Message: "rpc error: it shares its disk with others",
+				}}
+			},
+			Warning, "attributes", "wants the VolumeAttributesClass fast, and has none: rpc error: it shares",
+			"events of the claim",
 		},
 		{
 			"a volume that cannot be deleted", func(f *Facts) {

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -98,6 +99,41 @@ func (e *examination) growth() string {
 			e.anchor(leavingSection))
 	}
 	return "every claim has the size that it asks for" + e.where()
+}
+
+// attributes finds claims whose VolumeAttributesClass is not in effect.
+func (e *examination) attributes() string {
+	if !e.needs("persistentvolumeclaims") {
+		return ""
+	}
+	for _, c := range e.Claims {
+		want := valueOf(c.Spec.VolumeAttributesClassName)
+		has := valueOf(c.Status.CurrentVolumeAttributesClassName)
+		if c.Status.Phase != core.ClaimBound || c.DeletionTimestamp != nil || !e.index.Has(c) ||
+			want == has || want == "" {
+			continue
+		}
+		says := []string{"wants the VolumeAttributesClass " + want + ", and has " + cmp.Or(has, "none")}
+		for _, condition := range c.Status.Conditions {
+			if condition.Type == core.PersistentVolumeClaimVolumeModifyVolumeError {
+				says = append(says, condition.Message)
+			}
+		}
+		do := "look at the events of the claim, and at the log of the container resizer"
+		if e.Installation.IsVisible() && !e.Installation.IsCentral() {
+			do = "take the class off the claim, or use the central deployment: node deployment has none"
+		}
+		e.fault(Warning, claimName(c), strings.Join(says, ": "), do, "docs/qos.md")
+	}
+	return "every claim has the VolumeAttributesClass that it asks for" + e.where()
+}
+
+// valueOf is a string that may be absent.
+func valueOf(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }
 
 // resizeFailed is kubelet's event on a pod: k8s.io/kubernetes pkg/kubelet/events.

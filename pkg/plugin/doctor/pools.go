@@ -137,7 +137,7 @@ func (e *examination) purges() string {
 	return "no purge fails"
 }
 
-// health finds volumes with faults.
+// health finds volumes with faults, and damaged snapshots.
 func (e *examination) health() string {
 	if !e.Installation.IsVisible() || !e.needsData() {
 		return ""
@@ -152,6 +152,13 @@ func (e *examination) health() string {
 			e.fault(Error, e.volumeName(v), fault+": "+c.What, c.Do, "docs/health.md#what-it-can-be")
 		}
 	}
+	for _, s := range e.Data.Snapshots {
+		if s.Damaged {
+			c, _ := e.conditions.OfFault(volume.FaultRecordDamaged)
+			e.fault(Error, "snapshot "+s.ID+" on node "+s.Node,
+				string(volume.FaultRecordDamaged)+": "+c.What, c.Do, "docs/operations.md#repair-a-record")
+		}
+	}
 	return "no volume has a fault"
 }
 
@@ -163,7 +170,7 @@ func (e *examination) volumeName(v status.Volume) string {
 	return "volume " + v.ID + " on node " + v.Node
 }
 
-// orphans finds volumes of pools that no PersistentVolume names.
+// orphans finds volumes and snapshots of pools that no object of Kubernetes names.
 func (e *examination) orphans() string {
 	if !e.Installation.IsVisible() || !e.needsData() || !e.needs("persistentvolumes") {
 		return ""
@@ -177,7 +184,8 @@ func (e *examination) orphans() string {
 			"keep it with a PersistentVolume of its own, or delete it on its node",
 			"docs/operations.md#volumes-that-kubernetes-has-forgotten")
 	}
-	return "every volume has a PersistentVolume"
+	e.orphanSnapshots()
+	return "every volume has a PersistentVolume, and every snapshot a VolumeSnapshotContent"
 }
 
 // lostVolumes finds PersistentVolumes whose volume or node is not there.

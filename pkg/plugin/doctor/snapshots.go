@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/output"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 const snapshotSection = "The VolumeSnapshot does not become ready"
@@ -110,6 +111,73 @@ func (e *examination) snapshots() string {
 func failureOf(o *unstructured.Unstructured) string {
 	message, _, _ := unstructured.NestedString(o.Object, "status", "error", "message")
 	return message
+}
+
+// handlesOf are the handles of snapshots that a VolumeSnapshotContent names: what was made for it,
+// and what it was written by hand for.
+func handlesOf(content *unstructured.Unstructured) (handles []string) {
+	for _, field := range [][]string{
+		{"status", "snapshotHandle"}, {"spec", "source", "snapshotHandle"},
+	} {
+		if handle, _, _ := unstructured.NestedString(content.Object, field...); handle != "" {
+			handles = append(handles, handle)
+		}
+	}
+	return handles
+}
+
+// orphanSnapshots finds snapshots of pools that no VolumeSnapshotContent names.
+func (e *examination) orphanSnapshots() {
+	if !e.MayList("volumesnapshotcontents") {
+		return
+	}
+	named, beingCut := map[string]bool{}, map[string]bool{}
+	for _, c := range e.contents() {
+		handles := handlesOf(c)
+		for _, handle := range handles {
+			named[handle] = true
+		}
+		if len(handles) == 0 { // the snapshotter does not know yet that the snapshot is complete
+			source, _, _ := unstructured.NestedString(c.Object, "spec", "source", "volumeHandle")
+			beingCut[source] = true
+		}
+	}
+	for _, s := range e.Data.Snapshots {
+		if named[s.ID] || beingCut[s.Volume] || e.Now.Sub(s.Created) < young {
+			continue
+		}
+		e.fault(Warning, "snapshot "+s.ID+" on node "+s.Node, "has no VolumeSnapshotContent: it holds "+
+			output.Bytes(s.HeldBytes)+", and nobody deletes it",
+			"keep it with objects of its own (docs/snapshots.md), or delete it on its node",
+			"docs/operations.md#volumes-that-kubernetes-has-forgotten")
+	}
+}
+
+// lostSnapshots finds VolumeSnapshotContents whose snapshot is not there.
+func (e *examination) lostSnapshots() string {
+	if !e.SnapshotAPI || !e.Installation.IsVisible() || e.Data == nil ||
+		!e.needs("volumesnapshotcontents") {
+		return ""
+	}
+	asked, _ := e.askedPools()
+	there := map[string]bool{}
+	for _, s := range e.Data.Snapshots {
+		there[s.ID] = true
+	}
+	for name, c := range e.contents() {
+		for _, handle := range handlesOf(c) {
+			id, err := volume.ParseSnapshotID(handle)
+			if err != nil || !asked[string(id.Pool())] || there[handle] ||
+				c.GetDeletionTimestamp() != nil || e.Now.Sub(c.GetCreationTimestamp().Time) < young {
+				continue
+			}
+			e.fault(Error, "snapshotcontent "+name, "its pool has no snapshot "+handle,
+				"if it was deleted, take it back from the trash by hand; else delete the VolumeSnapshot",
+				"docs/operations.md#take-a-deleted-volume-back")
+			break
+		}
+	}
+	return "the snapshot of every VolumeSnapshotContent is there"
 }
 
 // stuckContents finds VolumeSnapshotContents that do not go away.
