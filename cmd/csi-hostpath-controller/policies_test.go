@@ -64,7 +64,8 @@ func newPoliced(t *testing.T) *policed {
 	t.Helper()
 	server := apiserver.ForTest(t, "validatingadmissionpolicy-status-controller")
 	applyChart(t, server, "central", "snapshotter.enabled=true", "snapshotController.enabled=true",
-		"snapshotController.crds=true", "snapshotter.groupSnapshots=true")
+		"snapshotController.crds=true", "snapshotter.groupSnapshots=true",
+		"config.gitSources[0].urlPrefix=https://git.example.com/", "config.gitSources[0].maxSize=1Mi")
 	p := &policed{t: t}
 	var err error
 	p.admin, err = server.Admin()
@@ -252,15 +253,28 @@ func (p *policed) volumeTries() map[string]try {
 		return try{http.MethodPost, volumes, fixture.Merged(p.t, newVolume("pvc-"+claimUID, driverName), change), want}
 	}
 	patch := func(change, want string) try { return try{http.MethodPatch, volumes + "/ours", change, want} }
+	git := func(csi, want string) try {
+		return post(`{"spec": {"nodeAffinity": null, "csi": {"volumeAttributes": {"source": "git"}`+csi+`}}}`, want)
+	}
 	tries := metadataTries(volumes+"/ours", only)
 	maps.Copy(tries, map[string]try{
+		"create, content of git, of no node": git(``, ""),
+		"create, content of git, with a secret of the claim's namespace": git(
+			`, "nodePublishSecretRef": {"name": "a", "namespace": "default"}`, ""),
+		"create, content of git, with a secret of another namespace": git(
+			`, "nodePublishSecretRef": {"name": "a", "namespace": "kube-system"}`, "no reference to a secret"),
+		"create, content of git, with a secret for staging": git(
+			`, "nodeStageSecretRef": {"name": "a", "namespace": "default"}`, "no reference to a secret"),
+		"create, content of git, of a node by name": post(`{"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchFields":
+			[{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]}}, "csi": {"volumeAttributes": {"source": "git"}}}}`,
+			"must be of one node"),
 		"create":                      post(`{}`, ""),
 		"create, class of attributes": post(`{"spec": {"volumeAttributesClassName": "gold"}}`, ""),
 		"create, of another driver":   post(`{"spec": {"csi": {"driver": "ebs.csi.aws.com"}}}`, ours),
 		"create, a path of the node":  post(`{"spec": {"csi": null, "hostPath": {"path": "/"}}}`, ours),
 		"create, of no node":          post(`{"spec": {"nodeAffinity": null}}`, "must be of one node"),
-		"create, with a secret": post(`{"spec": {"csi": {"nodeStageSecretRef": {"name": "a",
-			"namespace": "kube-system"}}}}`, "no reference to a secret"),
+		"create, with a secret": post(`{"spec": {"csi": {"nodePublishSecretRef": {"name": "a",
+			"namespace": "default"}}}}`, "no reference to a secret"),
 		"create, under another name":  post(`{"metadata": {"name": "mine"}}`, "must have the name"),
 		"create, for no claim":        post(`{"spec": {"claimRef": null}}`, "must have the name"),
 		"create, with a mount option": post(`{"spec": {"mountOptions": ["suid"]}}`, "no mount option"),

@@ -41,8 +41,8 @@ func (s *Server) createReference(
 	}}, nil
 }
 
-// createGitReference answers for a class with content of git. Every node can fetch that, so the
-// volume is bound to none. Errors: ErrForbidden.
+// createGitReference answers for a class with content of git. Every node could fetch that; the
+// router makes it a volume of all nodes. Errors: ErrForbidden.
 func (s *Server) createGitReference(
 	create volume.CreateRequest, params volume.Parameters, raw map[string]string,
 ) (*csi.CreateVolumeResponse, error) {
@@ -57,9 +57,10 @@ func (s *Server) createGitReference(
 		return nil, err
 	}
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
-		VolumeId:      params.ReferenceID(create.Name),
-		CapacityBytes: size,
-		VolumeContext: params.ReferenceAttributes(raw, size),
+		VolumeId:           params.ReferenceID(create.Name),
+		CapacityBytes:      size,
+		VolumeContext:      params.ReferenceAttributes(raw, size),
+		AccessibleTopology: []*csi.Topology{{Segments: s.Topology}},
 	}}, nil
 }
 

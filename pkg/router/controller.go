@@ -39,7 +39,29 @@ func (r *Router) CreateVolume(
 	if err != nil {
 		return nil, err
 	}
-	return resp, r.checkVolume(chosen.node, resp.GetVolume())
+	if err := r.checkVolume(chosen.node, resp.GetVolume()); err != nil {
+		return nil, err
+	}
+	if volume.HasGit(req.GetParameters()) {
+		return resp, ofEveryNode(chosen.node, req.GetParameters(), resp.GetVolume())
+	}
+	return resp, nil
+}
+
+// ofEveryNode makes a volume with content of git one of all nodes: each can fetch it. The node may
+// have answered only what the class says.
+func ofEveryNode(n *node, class map[string]string, v *csi.Volume) error {
+	for key, value := range v.GetVolumeContext() {
+		if key != volume.ParamSize && class[key] != value {
+			return fmt.Errorf("node %s has answered with the attribute %s: %s", n.name, clip(key),
+				clip(value))
+		}
+	}
+	if !volume.HasGit(v.GetVolumeContext()) {
+		return fmt.Errorf("node %s has answered without the class's attributes", n.name)
+	}
+	v.AccessibleTopology = nil
+	return nil
 }
 
 func (r *Router) onlyOn(n *node) *csi.TopologyRequirement {
@@ -58,9 +80,6 @@ func (r *Router) checkVolume(n *node, v *csi.Volume) error {
 		if err := r.checkOwner(n, id.Pool()); err != nil {
 			return err
 		}
-	}
-	if err != nil && len(v.GetAccessibleTopology()) == 0 {
-		return nil // content of git, which every node can have
 	}
 	return r.checkTopology(n, v.GetAccessibleTopology())
 }

@@ -70,6 +70,9 @@ func newCluster(t *testing.T, opts Options) *cluster {
 	return c
 }
 
+// untilHandlersEnd is for servers whose calls read pools that are closed afterwards.
+var untilHandlersEnd = grpc.WaitForHandlers(true)
+
 // serve serves until the test ends, and returns a connection.
 func serve(t testing.TB, server *grpc.Server) *grpc.ClientConn {
 	t.Helper()
@@ -213,7 +216,7 @@ func (n *testNode) serve() {
 	n.ControllerServer = service
 	logger := textlogger.NewLogger(
 		textlogger.NewConfig(textlogger.Output(n.log), textlogger.Verbosity(3)))
-	options := append([]grpc.ServerOption{rpc.TakeRequestIDs()},
+	options := append([]grpc.ServerOption{rpc.TakeRequestIDs(), untilHandlersEnd},
 		rpc.ServerOptions(rpc.Options{Logger: logger})...)
 	server := rpc.NewServer(append(options, grpc.ChainUnaryInterceptor(n.intercept)))
 	csi.RegisterControllerServer(server, n)
@@ -277,7 +280,7 @@ func (n *testNode) answerList(list *csi.ListVolumesResponse) { n.lie(fixed{list:
 
 // lie replaces the node's Controller service, and links the node anew.
 func (n *testNode) lie(service csi.ControllerServer) {
-	server := rpc.NewServer(nil)
+	server := rpc.NewServer([]grpc.ServerOption{untilHandlersEnd})
 	csi.RegisterControllerServer(server, service)
 	linkpb.RegisterNodeServer(server, n)
 	n.conn = serve(n.c.t, server)

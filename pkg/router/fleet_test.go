@@ -139,6 +139,40 @@ func TestAnAnswerOfAnotherNodesPoolIsRefused(t *testing.T) {
 	}
 }
 
+// A volume of all nodes is what its class says, whatever its node answers.
+func TestContentOfGitIsOfAllNodes(t *testing.T) {
+	c := newCluster(t, Options{})
+	n := c.addNode("node-a", "p")
+	class := map[string]string{"source": "git", "url": "https://git.example.com/site"}
+	answer := func(attributes map[string]string) *csi.Volume {
+		return &csi.Volume{
+			VolumeId:           "host-0123456789ab-v",
+			VolumeContext:      attributes,
+			AccessibleTopology: on("node-a").GetRequisite(),
+		}
+	}
+	req := createRequest("v", "node-a")
+	req.Parameters = class
+	n.answer(answer(map[string]string{"source": "git", "url": class["url"], "size": "1Mi"}))
+	resp, err := c.client.CreateVolume(t.Context(), req)
+	if err != nil || len(resp.GetVolume().GetAccessibleTopology()) != 0 {
+		t.Errorf("the answer is %v, %v", resp, err)
+	}
+	for name, attributes := range map[string]map[string]string{
+		"another repository": {"source": "git", "url": "https://git.example.com/other"},
+		"a path of the node": {"path": "/etc"},
+		"no attributes":      {},
+	} {
+		n.answer(answer(attributes))
+		_, err := c.client.CreateVolume(t.Context(), req)
+		if err == nil {
+			t.Errorf("%s is taken for content of git", name)
+			continue
+		}
+		wantCode(t, err, codes.Internal, "node-a has answered")
+	}
+}
+
 // The node's next link replaces the one before, whose end then says nothing.
 func TestALinkIsReplacedWithoutAGap(t *testing.T) {
 	c := newCluster(t, Options{})
