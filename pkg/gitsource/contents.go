@@ -90,6 +90,9 @@ func New(ctx context.Context, opts Options) *Contents {
 		contents: make(map[volume.ID]*content), byTarget: make(map[mount.Target]*content),
 		results: make(map[string]int64),
 	}
+	if opts.Rules.isEmpty() {
+		s.unused = 0 // no pod can need it again
+	}
 	_, _ = rand.Read(s.proofKey[:]) // it never fails (crypto/rand)
 	return s
 }

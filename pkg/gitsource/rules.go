@@ -35,6 +35,8 @@ type Rules struct{ rules []Rule }
 // NewRules returns rules that are asked in that order.
 func NewRules(rules []Rule) *Rules { return &Rules{rules: slices.Clone(rules)} }
 
+func (r *Rules) isEmpty() bool { return len(r.rules) == 0 }
+
 // Check reports whether the rules allow a use. Errors: ErrForbidden.
 func (r *Rules) Check(use Use) error {
 	_, err := r.find(use)
@@ -44,7 +46,7 @@ func (r *Rules) Check(use Use) error {
 // find returns the first rule that allows a use; a rule that does not allow it forbids nothing that
 // another one allows. Errors: ErrForbidden, which says what each rule for the URL lacks.
 func (r *Rules) find(use Use) (Rule, error) {
-	if len(r.rules) == 0 {
+	if r.isEmpty() {
 		return Rule{}, fmt.Errorf("%w: content of git is switched off on this node: "+
 			"the operator's configuration has no gitSources (docs/git.md)", volume.ErrForbidden)
 	}
