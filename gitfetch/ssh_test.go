@@ -1,18 +1,18 @@
 package main
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
-	"io"
 	"net"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
+	"github.com/csi-hostpath/csi-hostpath/gitfetch/internal/sshserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 )
 
@@ -44,73 +44,21 @@ func newSSHServer(t *testing.T) sshServer {
 	t.Helper()
 	host, _ := newKey(t)
 	client, privateKey := newKey(t)
-	config := &ssh.ServerConfig{
-		PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			if c.User() != "git" || string(key.Marshal()) != string(client.PublicKey().Marshal()) {
-				return nil, net.ErrClosed
-			}
-			return &ssh.Permissions{}, nil
-		},
-	}
-	config.AddHostKey(host)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go serveSSH(t, conn, config)
+	server := sshserver.Server{HostKey: host, Client: client.PublicKey(), Root: "/"}
+	ctx, ended := context.WithoutCancel(t.Context()), make(chan error)
+	go func() { ended <- server.Serve(ctx, listener) }()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
-	}()
+	})
 	return sshServer{
 		address: listener.Addr().String(), hostKey: host.PublicKey(), privateKey: privateKey,
-	}
-}
-
-func serveSSH(t *testing.T, conn net.Conn, config *ssh.ServerConfig) {
-	t.Helper()
-	defer conn.Close()
-	_, channels, requests, err := ssh.NewServerConn(conn, config)
-	if err != nil {
-		return // the client gave up
-	}
-	go ssh.DiscardRequests(requests)
-	for offered := range channels {
-		channel, requests, err := offered.Accept()
-		if err != nil {
-			return
-		}
-		for q := range requests {
-			if q.Type != "exec" {
-				_ = q.Reply(false, nil)
-				continue
-			}
-			_ = q.Reply(true, nil)
-			var payload struct{ Command string }
-			if err := ssh.Unmarshal(q.Payload, &payload); err != nil {
-				t.Error(err)
-			}
-			path := strings.Trim(strings.TrimPrefix(payload.Command, "git-upload-pack "), "'")
-			cmd := exec.CommandContext(t.Context(), "git", "upload-pack", path)
-			cmd.Stdout, cmd.Stderr = channel, channel.Stderr()
-			// Run would wait for the end of what the client sends.
-			in, err := cmd.StdinPipe()
-			if err != nil {
-				t.Error(err)
-			}
-			go func() { _, _ = io.Copy(in, channel); _ = in.Close() }()
-			status := struct{ Status uint32 }{}
-			if err := cmd.Run(); err != nil {
-				status.Status = 1
-			}
-			_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(status))
-			_ = channel.Close()
-		}
 	}
 }
 
