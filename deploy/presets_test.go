@@ -9,10 +9,14 @@ import (
 	"testing"
 )
 
+func presetPath(name string) string {
+	return filepath.Join(chart, "presets", "values-"+name+".yaml")
+}
+
 // presetFiles are the chart's values for platforms, by their names.
 func presetFiles(t *testing.T) map[string]string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(chart, "presets", "values-*.yaml"))
+	files, err := filepath.Glob(presetPath("*"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("presets: %q, %v", files, err)
 	}
@@ -29,7 +33,7 @@ func presetFiles(t *testing.T) map[string]string {
 }
 
 // Where each platform has kubelet's directory, and where the pool is: docs/platforms.md has the
-// sources. The chart refuses what its schema does not know.
+// sources. The chart refuses what its schema does not know. Both deployments can be chosen.
 func TestPresetsHaveThePathsOfTheirPlatforms(t *testing.T) {
 	const kubelet, pool = "/var/lib/kubelet", "/var/lib/csi-hostpath/pools/default"
 	want := map[string][2]string{
@@ -46,16 +50,43 @@ func TestPresetsHaveThePathsOfTheirPlatforms(t *testing.T) {
 	) {
 		t.Errorf("presets %q, want %q", got, want)
 	}
-	for name, values := range presets {
-		t.Run(name, func(t *testing.T) {
-			cfg := checkDriverTakes(t, render(t, values))
-			if len(cfg.Pools) != 1 {
-				t.Fatalf("%d pools", len(cfg.Pools))
+	for name := range presets {
+		for _, deployment := range []string{"central", "node"} {
+			t.Run(name+"/"+deployment, func(t *testing.T) {
+				// As docs/platforms.md says: one file for the platform, one for the default class.
+				objects, err := helm(t, "deployment: "+deployment, "--values", presetPath(name), "--values",
+					presetPath("default-class"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				cfg := checkDriverTakes(t, objects)
+				if len(cfg.Pools) != 1 {
+					t.Fatalf("%d pools", len(cfg.Pools))
+				}
+				if got := [2]string{cfg.KubeletDir, cfg.Pools[0].Path}; got != want[name] {
+					t.Errorf("kubelet's directory and the pool are %q, want %q", got, want[name])
+				}
+				checkPathsOfPods(t, objects, cfg.KubeletDir, cfg.Pools[0].Path)
+			})
+		}
+	}
+}
+
+// checkPathsOfPods looks for paths of the node that are another platform's: a pod that mounts
+// kubelet's usual directory does not start where the system is read-only and kubelet has another.
+func checkPathsOfPods(t *testing.T, objects []object, kubeletDir, pool string) {
+	t.Helper()
+	for name, pod := range podsOf(objects) {
+		for _, v := range pod.Spec.Template.Spec.Volumes {
+			if v.HostPath == nil {
+				continue
 			}
-			if got := [2]string{cfg.KubeletDir, cfg.Pools[0].Path}; got != want[name] {
-				t.Errorf("kubelet's directory and the pool are %q, want %q", got, want[name])
+			path := v.HostPath.Path
+			if path != "/dev" && path != filepath.Dir(pool) && path != kubeletDir &&
+				!strings.HasPrefix(path, kubeletDir+"/plugins/") {
+				t.Errorf("%s mounts %s of the node", name, path)
 			}
-		})
+		}
 	}
 }
 
