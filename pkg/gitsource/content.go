@@ -25,12 +25,14 @@ type content struct {
 	isLoaded   bool
 	commit     string
 	isDeleting bool
-	// cleanAt is when replaced trees are to be removed; zero: there are none.
+	// cleanAt is when replaced trees are to be removed; zero: there are none. Only who has locked the
+	// disk changes it, so it is never that of an exchange that others do not know yet.
 	cleanAt time.Time
 
 	running *fetch
 	timer   *time.Timer
-	// lastTried is when the last fetch has ended; zero: there was none in this process.
+	// lastTried is when the last fetch has ended that says something of the content; zero: there was
+	// none in this process.
 	lastTried time.Time
 	// lastFetched is when the last fetch has succeeded, with or without news; zero: none has in this
 	// process.
@@ -74,19 +76,32 @@ func newContent(id volume.ID) *content {
 	}
 }
 
-// forgetVerdicts forgets secrets that nobody has any more. What was found out without a secret
-// stays while the content has users.
-func (c *content) forgetVerdicts() {
+// forgetVerdicts forgets secrets that nobody has had for a while. A pod that the server has refused
+// comes again soon, and so does one that has waited in vain; neither begins anew.
+func (c *content) forgetVerdicts(now time.Time) {
 	has := make(map[proof]bool, len(c.users))
 	for _, u := range c.users {
 		has[u.proof] = true
 	}
-	for p := range c.verdicts {
-		if !has[p] && len(c.users) > 0 {
+	for p, v := range c.verdicts {
+		if !has[p] && now.Sub(v.at) >= verdictTime {
 			delete(c.verdicts, p)
 		}
 	}
 }
+
+// verdictTime is longer than kubelet's pause before it repeats a publish (maxDurationBeforeRetry of
+// Kubernetes pkg/util/goroutinemap/exponentialbackoff: a little over two minutes).
+const verdictTime = 10 * time.Minute
+
+// isOfOneSecret says that an error of the last fetch says nothing of the content: the server has
+// refused one secret, and there is another one that it has not refused.
+func (c *content) isOfOneSecret(err error) bool {
+	return isUnauthorized(err) && !c.isRefused(c.refresher())
+}
+
+// isRefused says that the server has refused a user's secret.
+func (c *content) isRefused(u user) bool { return isUnauthorized(c.verdicts[u.proof].err) }
 
 // period is the shortest of the users'; 0: nobody wants a refresh.
 func (c *content) period() (shortest time.Duration) {
@@ -101,14 +116,18 @@ func (c *content) period() (shortest time.Duration) {
 // refresher is the user with whose secret the server is asked: the one that has come last, of those
 // whose secret the server has not refused.
 func (c *content) refresher() (best user) {
-	isRefused := func(u user) bool { return isUnauthorized(c.verdicts[u.proof].err) }
 	for _, u := range c.users {
-		if best.since == 0 || isRefused(best) && !isRefused(u) ||
-			isRefused(best) == isRefused(u) && u.since > best.since {
+		if best.since == 0 || c.isRefused(best) && !c.isRefused(u) ||
+			c.isRefused(best) == c.isRefused(u) && u.since > best.since {
 			best = u
 		}
 	}
 	return best
+}
+
+// isToClean says whether replaced trees are to be removed.
+func (c *content) isToClean(now time.Time) bool {
+	return c.isLoaded && !c.cleanAt.IsZero() && now.After(c.cleanAt)
 }
 
 // isStale: see Contents.Stale.

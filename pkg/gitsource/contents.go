@@ -158,14 +158,14 @@ func (s *Contents) open(ctx context.Context, r Request) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.opts.Pools.ByName(r.Pool)
-	if err != nil {
-		return nil, err
-	}
 	user := user{
 		credentials: credentials, proof: s.proofOf(credentials), rule: rule, period: r.Source.Period,
 	}
 	name := nameOf(r.Use, user.proof)
+	p, err := s.poolOf(name, r.Pool)
+	if err != nil {
+		return nil, err
+	}
 	c, err := s.join(volume.NewID(p.ID(), name), name, r, user)
 	if err != nil {
 		return nil, err
@@ -177,6 +177,26 @@ func (s *Contents) open(ctx context.Context, r Request) (*os.File, error) {
 		return nil, err
 	}
 	return dirOf(p, c.id)
+}
+
+// poolOf is the pool that a content is to be in: if nobody names one it is the default pool, unless
+// the content was made when that was another one. Pods that show it are published again and again.
+func (s *Contents) poolOf(name volume.Name, wanted string) (*pool.Pool, error) {
+	p, err := s.opts.Pools.ByName(wanted)
+	if wanted != "" || err == nil && hasContent(p, name) {
+		return p, err
+	}
+	for _, other := range s.opts.Pools.Open() {
+		if hasContent(other, name) {
+			return other, nil
+		}
+	}
+	return p, err
+}
+
+func hasContent(p *pool.Pool, name volume.Name) bool {
+	v, err := p.Get(volume.NewID(p.ID(), name))
+	return err == nil && v.IsGitContent()
 }
 
 // dirOf opens what pods see of a content.
@@ -242,7 +262,7 @@ func (s *Contents) join(
 	}
 	c.users[r.Target] = u
 	s.byTarget[r.Target] = c
-	c.forgetVerdicts()
+	c.forgetVerdicts(time.Now())
 	s.scheduleLocked(c)
 	return c, nil
 }
@@ -272,14 +292,14 @@ func (s *Contents) load(
 	if err != nil {
 		return err
 	}
-	tree, err := openTree(v, use.Source)
+	tree, err := s.openTree(v, use.Source)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tree.Close() }()
+	s.note(c, tree.Commit())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.isLoaded, c.commit, c.cleanAt = true, tree.Commit(), time.Now().Add(s.grace)
 	s.scheduleLocked(c)
 	return nil
 }
@@ -322,23 +342,24 @@ func checkIsContent(v volume.Volume, use Use) error {
 		use.Source.URL)
 }
 
-func openTree(v pool.Volume, source volume.GitSource) (*gittree.Content, error) {
+func (s *Contents) openTree(v pool.Volume, source volume.GitSource) (*gittree.Content, error) {
 	data, err := v.Data()
 	if err != nil {
 		return nil, err
 	}
 	defer data.Close()
 	return gittree.Open(data, source.URL.Repository(),
-		gittree.Options{SignalFile: source.SignalFile})
+		gittree.Options{SignalFile: source.SignalFile, Grace: s.grace})
 }
 
 // await returns when the user may see the content: it is there, and the server has taken the user's
 // secret, unless it was taken before or the server cannot be asked.
 func (s *Contents) await(ctx context.Context, c *content, u user, published bool) error {
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	for {
-		f, err := s.nextFetch(c, u, published)
+		f, err := s.nextFetch(c, u, published, began)
 		if err != nil || f == nil {
 			return err
 		}
@@ -351,13 +372,15 @@ func (s *Contents) await(ctx context.Context, c *content, u user, published bool
 	}
 }
 
-// nextFetch is the fetch that a user has to wait for. If there is none, the user may see the
-// content, unless the error says why not.
-func (s *Contents) nextFetch(c *content, u user, published bool) (f *fetch, err error) {
+// nextFetch is the fetch that a user has to wait for since the call began. If there is none, the
+// user may see the content, unless the error says why not.
+func (s *Contents) nextFetch(
+	c *content, u user, published bool, began time.Time,
+) (f *fetch, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	verdict, asked := c.verdicts[u.proof]
-	if asked && verdict.err != nil && s.backoff.isOver(verdict) {
+	if asked && verdict.err != nil && verdict.at.Before(began) && s.backoff.isOver(verdict) {
 		asked = false
 	}
 	// While the server is away, its content is here.
@@ -390,7 +413,7 @@ func (s *Contents) leaveLocked(t mount.Target) {
 	}
 	delete(s.byTarget, t)
 	delete(c.users, t)
-	c.forgetVerdicts()
+	c.forgetVerdicts(time.Now())
 	if len(c.users) == 0 {
 		c.unusedSince = time.Now()
 	}
@@ -463,10 +486,16 @@ func (s *Contents) Commit(id volume.ID) string {
 	return ""
 }
 
-// causeOf is the text of an error for people who may not know more.
+// causeOf is the text of an error for people who may not know more: what a server or its repository
+// has wrong, and the disk's only if it is the volume that is too small.
 func causeOf(err error) string {
 	if wire, ok := errors.AsType[*gitwire.Error](err); ok {
 		return cmp.Or(wire.Message, string(wire.Fault))
+	}
+	for _, theirs := range []error{volume.ErrNoSpace, volume.ErrTooMany, volume.ErrPrecondition} {
+		if errors.Is(err, theirs) {
+			return err.Error()
+		}
 	}
 	return "the node could not store it: the log of the driver says why"
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,32 +22,87 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
-type onePool struct{ *pool.Pool }
+// pools are those of a node. The first one is the default one.
+type pools struct {
+	mu     sync.Mutex
+	all    []*pool.Pool
+	broken error // what finds a pool by its ID
+}
 
-func (p onePool) ByID(volume.PoolID) (*pool.Pool, error) { return p.Pool, nil }
-func (p onePool) ByName(string) (*pool.Pool, error)      { return p.Pool, nil }
-func (p onePool) Open() []*pool.Pool                     { return []*pool.Pool{p.Pool} }
-func (onePool) Use() func()                              { return func() {} }
+func (s *pools) ByID(id volume.PoolID) (*pool.Pool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken != nil {
+		return nil, s.broken
+	}
+	for _, p := range s.all {
+		if p.ID() == id {
+			return p, nil
+		}
+	}
+	return nil, volume.ErrNotFound
+}
+
+func (s *pools) ByName(name string) (*pool.Pool, error) {
+	for _, p := range s.Open() {
+		if name == "" || p.Name() == name {
+			return p, nil
+		}
+	}
+	return nil, volume.ErrNotFound
+}
+
+func (s *pools) Open() []*pool.Pool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.all)
+}
+
+func (*pools) Use() func() { return func() {} }
+
+func (s *pools) breakWith(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken = err
+}
+
+func (s *pools) set(all ...*pool.Pool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = all
+}
+
+func openPool(t *testing.T, name, dir string) *pool.Pool {
+	t.Helper()
+	p, err := pool.Open(t.Context(), pool.Options{Name: name, Path: filepath.Join(dir, name)})
+	fixture.Must(t, err)
+	t.Cleanup(func() { fixture.Must(t, p.Close()) })
+	return p
+}
 
 // newContents has a pool of its own and a server with one commit.
 func newContents(t *testing.T) (*Contents, *pool.Pool, *fixture.Fetcher) {
 	t.Helper()
 	disks.RequireRoot(t)
-	p, err := pool.Open(t.Context(), pool.Options{Name: "p", Path: filepath.Join(t.TempDir(), "pool")})
-	fixture.Must(t, err)
+	p := openPool(t, "p", t.TempDir())
 	f := fixture.NewFetcher(t)
-	f.Commit(strings.Repeat("a", 40), map[string]string{"x": "one"})
+	f.Commit(commitOf("a"), map[string]string{"x": "one"})
+	return startContents(t, f, p), p, f
+}
+
+func commitOf(digit string) string { return strings.Repeat(digit, 40) }
+
+// startContents is what a start of the driver makes.
+func startContents(t *testing.T, f *fixture.Fetcher, all ...*pool.Pool) *Contents {
+	t.Helper()
 	prefix, err := volume.ParseGitPrefix("https://h/")
 	fixture.Must(t, err)
 	s := New(context.WithoutCancel(t.Context()), Options{
 		Rules: NewRules([]Rule{{Prefix: prefix, MaxSizeBytes: 1 << 30, MinPeriod: time.Second}}),
-		Pools: onePool{p}, Fetch: At(f.Socket),
+		Pools: &pools{all: all}, Fetch: At(f.Socket),
 	})
-	t.Cleanup(func() {
-		s.Close()
-		fixture.Must(t, p.Close())
-	})
-	return s, p, f
+	t.Cleanup(s.Close)
+	return s
 }
 
 func requestOf(t *testing.T, pod int) Request {
@@ -65,11 +122,91 @@ func requestOf(t *testing.T, pod int) Request {
 
 func open(t *testing.T, s *Contents, pod int) error {
 	t.Helper()
-	f, err := s.Open(t.Context(), requestOf(t, pod))
+	return openAs(t, s, requestOf(t, pod))
+}
+
+func openAs(t *testing.T, s *Contents, r Request) error {
+	t.Helper()
+	f, err := s.Open(t.Context(), r)
 	if err == nil {
 		f.Close()
 	}
 	return err
+}
+
+// withToken is a request with a secret.
+func withToken(r Request, token string) Request {
+	r.Secret = map[string]string{secretToken: token}
+	return r
+}
+
+// known is what is known of a content.
+type known struct {
+	id                 volume.ID
+	commit             string
+	failures           int
+	cleanAt, lastTried time.Time
+	isTimed            bool // a refresh is due
+}
+
+// only is what is known of the content, which is the only one.
+func (s *Contents) only(t *testing.T) (only known) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.contents) != 1 {
+		t.Fatalf("%d contents, want 1", len(s.contents))
+	}
+	for _, c := range s.contents {
+		only = known{c.id, c.commit, c.failures, c.cleanAt, c.lastTried, c.timer != nil}
+	}
+	return only
+}
+
+// refreshNow asks the server once, as a timer does.
+func (s *Contents) refreshNow(t *testing.T) {
+	t.Helper()
+	id := s.only(t).id
+	s.mu.Lock()
+	c := s.contents[id]
+	s.mu.Unlock()
+	s.refresh(c)
+	s.mu.Lock()
+	running := c.running
+	s.mu.Unlock()
+	if running != nil {
+		<-running.done
+	}
+}
+
+// fileOf is the text of a file that pods see; "" without it.
+func fileOf(t *testing.T, p *pool.Pool, path string) string {
+	t.Helper()
+	contents := p.GitContents()
+	if len(contents) != 1 {
+		t.Fatalf("%d volumes, want 1", len(contents))
+	}
+	dir, err := dirOf(p, contents[0].ID)
+	fixture.Must(t, err)
+	defer dir.Close()
+	text, err := os.ReadFile(filepath.Join(openat.Path(dir), path))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	return string(text)
+}
+
+// wantBuilding looks at how many trees lie beside the one that pods see.
+func wantBuilding(t *testing.T, p *pool.Pool, want int) {
+	t.Helper()
+	dir, err := dirOf(p, p.GitContents()[0].ID)
+	fixture.Must(t, err)
+	defer dir.Close()
+	entries, err := os.ReadDir(openat.Path(dir) + "/../building")
+	fixture.Must(t, err)
+	if len(entries) != want {
+		t.Errorf("beside the tree are %v, want %d", entries, want)
+	}
 }
 
 func TestManyPodsAtOnceFetchOnce(t *testing.T) {

@@ -85,8 +85,8 @@ func (s *Contents) startLocked(c *content, u user) (*fetch, error) {
 	request := requestFor(c.source, u, c.commit)
 	source := c.source
 	s.fetches.Go(func() {
-		commit, err := s.fetch(s.ctx, c, source, request)
-		s.finish(c, u.proof, commit, err)
+		err := s.fetch(s.ctx, c, source, request)
+		s.finish(c, u.proof, request.Base, err)
 	})
 	return c.running, nil
 }
@@ -103,28 +103,24 @@ func requestFor(source volume.GitSource, u user, base string) gitwire.Request {
 	}
 }
 
-// fetch asks the server once, and stores what is new. It returns the commit that the content has
-// now.
+// fetch asks the server once, and stores what is new.
 func (s *Contents) fetch(
 	ctx context.Context, c *content, source volume.GitSource, r gitwire.Request,
-) (string, error) {
+) error {
 	leave, err := s.turns.enter(ctx, source.URL.Host())
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer leave()
 	got, err := s.opts.Fetch(ctx, r)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer got.Close()
-	if err := got.Answer.Err(); err != nil {
-		return "", err
+	if err := got.Answer.Err(); err != nil || got.Answer.Unchanged {
+		return err
 	}
-	if got.Answer.Unchanged {
-		return got.Answer.Commit, nil
-	}
-	return got.Answer.Commit, s.store(ctx, c, source, got, r.Limits)
+	return s.store(ctx, c, source, got, r.Limits)
 }
 
 // store exchanges the tree. The pool stays open until the end, so the tree of a server that sends
@@ -145,68 +141,77 @@ func (s *Contents) store(
 	}
 	c.disk.Lock()
 	defer c.disk.Unlock()
-	tree, err := openTree(v, source)
+	tree, err := s.openTree(v, source)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tree.Close() }()
-	// An older tree may take the room that the new one needs.
-	if err := tree.RemoveOld(ctx, time.Now()); err != nil {
-		return err
-	}
-	return tree.Replace(ctx, got.Answer.Commit, got.Answer.Base, limits, got.Archive)
+	err = tree.Replace(ctx, got.Answer.Commit, got.Answer.Base, limits, got.Archive)
+	s.note(c, tree.Commit()) // also after an error: pods may see the new tree already
+	return err
 }
 
-// finish enters what became of a fetch, wakes those that wait, and schedules the next one.
-func (s *Contents) finish(c *content, p proof, commit string, err error) {
+// note enters what a content's volume has. The caller has locked the disk.
+func (s *Contents) note(c *content, commit string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.isLoaded, c.commit, c.cleanAt = true, commit, time.Now().Add(s.grace)
+}
+
+// finish enters what became of a fetch, wakes those that wait, and schedules the next one. base is
+// the commit that the content had before.
+func (s *Contents) finish(c *content, p proof, base string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	f := c.running
-	c.running, c.lastTried = nil, now
+	c.running = nil
 	defer close(f.done)
-	s.results[resultOf(c, commit, err)]++
+	s.results[resultOf(c, base, err)]++
 	if s.closed {
 		return
 	}
-	s.logLocked(c, commit, err, now.Sub(f.began))
-	was := c.verdicts[p]
+	v := verdict{err: err, at: now}
 	if err != nil {
-		c.verdicts[p] = verdict{err: err, at: now, failures: was.failures + 1}
+		v.failures = c.verdicts[p].failures + 1
+	}
+	c.verdicts[p] = v
+	s.logLocked(c, v, base, now.Sub(f.began))
+	switch {
+	case c.isOfOneSecret(err): // the others go on
+	case err != nil:
 		if c.failures++; c.failures == 1 {
 			c.failingSince = now
 		}
-		c.lastErr = err
-	} else {
-		c.verdicts[p] = verdict{at: now}
-		if commit != c.commit {
-			c.cleanAt = now.Add(s.grace)
-		}
-		c.commit, c.failures, c.lastErr, c.lastFetched = commit, 0, nil, now
+		c.lastErr, c.lastTried = err, now
+	default:
+		c.failures, c.lastErr, c.lastTried, c.lastFetched = 0, nil, now, now
 	}
-	c.forgetVerdicts()
+	c.forgetVerdicts(now)
 	s.scheduleLocked(c)
 }
 
 // logLocked says what is new: the first of several failures, and their end. Each exchange is for
-// those who want to know more.
-func (s *Contents) logLocked(c *content, commit string, err error, took time.Duration) {
+// those who want to know more. The failures of the content are still those before the fetch.
+func (s *Contents) logLocked(c *content, v verdict, base string, took time.Duration) {
 	logger := klog.FromContext(s.ctx).WithValues("url", c.source.URL.String(), "ref", c.source.Ref,
-		"volumeID", c.id)
+		"volumeID", c.id, "commit", c.commit)
 	took = took.Round(time.Millisecond)
 	switch {
-	case err != nil && c.failures == 0:
-		logger.Error(err, "Content of git could not be fetched; it is tried again", "shown", c.commit)
-	case err != nil:
-		logger.V(2).Info("Content of git could not be fetched again", "err", err,
+	case c.isOfOneSecret(v.err):
+		logger.V(min(2, 2*(v.failures-1))).Info(
+			"The server of content of git has refused the secret of a pod", "err", v.err)
+	case v.err != nil && c.failures == 0:
+		logger.Error(v.err, "Content of git could not be fetched; it is tried again")
+	case v.err != nil:
+		logger.V(2).Info("Content of git could not be fetched again", "err", v.err,
 			"failures", c.failures+1)
 	case c.failures > 0:
-		logger.Info("Content of git is fetched again", "commit", commit, "failures", c.failures)
-	case commit != c.commit:
-		logger.V(2).Info("Content of git is at another commit", "commit", commit, "before", c.commit,
-			"took", took)
+		logger.Info("Content of git is fetched again", "failures", c.failures)
+	case c.commit != base:
+		logger.V(2).Info("Content of git is at another commit", "before", base, "took", took)
 	default:
-		logger.V(4).Info("Content of git has not changed", "commit", commit, "took", took)
+		logger.V(4).Info("Content of git has not changed", "took", took)
 	}
 }
 
@@ -227,14 +232,14 @@ func Results() []string {
 	return results
 }
 
-func resultOf(c *content, commit string, err error) string {
+func resultOf(c *content, base string, err error) string {
 	var wire *gitwire.Error
 	switch {
 	case errors.As(err, &wire) && isKnown(wire.Fault):
 		return string(wire.Fault)
 	case err != nil:
 		return resultFailed
-	case commit != c.commit:
+	case c.commit != base:
 		return resultChanged
 	default:
 		return resultUnchanged

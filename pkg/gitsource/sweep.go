@@ -27,16 +27,16 @@ func (s *Contents) Sweep(ctx context.Context) {
 			}
 		}
 	}
-	s.forgetUnmade()
+	s.forgetUnused()
 }
 
-// forgetUnmade forgets contents that no pod uses and that have no volume: no pool had room.
-func (s *Contents) forgetUnmade() {
+// forgetUnused forgets contents that no pod uses and that no open pool has: there was no room to
+// make them, or their disk has gone. If it comes back, a sweep finds them as after a start.
+func (s *Contents) forgetUnused() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, c := range s.contents {
-		if len(c.users) == 0 && !c.isLoaded && c.running == nil && !c.isDeleting &&
-			time.Since(c.unusedSince) >= s.unused {
+		if len(c.users) == 0 && c.running == nil && time.Since(c.unusedSince) >= s.unused {
 			delete(s.contents, id)
 		}
 	}
@@ -69,7 +69,7 @@ func (s *Contents) look(id volume.ID) (c *content, isUnused, isToClean bool) {
 		return c, false, false
 	}
 	c.isDeleting = len(c.users) == 0 && now.Sub(c.unusedSince) >= s.unused
-	return c, c.isDeleting, c.isLoaded && !c.cleanAt.IsZero() && now.After(c.cleanAt)
+	return c, c.isDeleting, c.isToClean(now)
 }
 
 // deleteUnused deletes a content, unless a mount of it is left: after a restart the pods that show
@@ -121,7 +121,10 @@ func (s *Contents) clean(ctx context.Context, p *pool.Pool, c *content) error {
 	if err != nil {
 		return err
 	}
-	tree, err := openTree(v, c.source)
+	if !s.isToClean(c) { // an exchange since then
+		return nil
+	}
+	tree, err := s.openTree(v, c.source)
 	if err != nil {
 		return err
 	}
@@ -133,4 +136,11 @@ func (s *Contents) clean(ctx context.Context, p *pool.Pool, c *content) error {
 	defer s.mu.Unlock()
 	c.cleanAt = time.Time{}
 	return nil
+}
+
+// isToClean says whether replaced trees are to be removed now.
+func (s *Contents) isToClean(c *content) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.isToClean(time.Now())
 }

@@ -67,6 +67,17 @@ func (n *node) publishGit(
 	return n.publish(t, req)
 }
 
+// rotate ends the process's part of a node with content of git, and begins the next one's. The
+// server is another one.
+func (n *node) restartGit(t *testing.T, f *fixture.Fetcher) {
+	t.Helper()
+	n.Git.Close()
+	n.Publications = NewPublications()
+	fixture.Must(t, n.Publications.RebuildReferences(t.Context(), n.KubeletDir, "hostpath.csi.local"))
+	fixture.Must(t, n.Publications.Rebuild(n.KubeletDir, n.pool))
+	n.startGit(t, f)
+}
+
 func (n *node) wantFile(t *testing.T, uid, name, want string) {
 	t.Helper()
 	got, err := os.ReadFile(filepath.Join(inlineTarget(n, uid), name))
@@ -254,4 +265,28 @@ func TestRestartShowsTheLastContentWithoutTheServer(t *testing.T) {
 		got, err := os.ReadFile(filepath.Join(inlineTarget(n, liveUID), "site/x"))
 		return err == nil && string(got) == "two"
 	})
+}
+
+// kubelet publishes again what a pod shows. The pod's token has run out meanwhile.
+func TestRestartTakesUpWhatPodsShow(t *testing.T) {
+	n, f := newGitNode(t)
+	f.Commit(commitOf("a"), map[string]string{"x": "one"})
+	fixture.Must(t, n.publishGit(t, liveUID, withSecret("one", "right")))
+	n.writeKubeletData(t, liveUID)
+	f.Judge(takesToken("other"))
+	n.restartGit(t, f)
+	fixture.Must(t, n.publishGit(t, liveUID, withSecret("one", "right")))
+	n.wantFile(t, liveUID, "site/x", "one")
+	fixture.Must(t, n.unpublishHandle(t, inlineHandle(liveUID), inlineTarget(n, liveUID)))
+	if got := mountsBelow(t, n.KubeletDir); len(got) != 0 {
+		t.Errorf("mounts are left: %v", got)
+	}
+}
+
+// writeKubeletData writes what kubelet keeps beside a target.
+func (n *node) writeKubeletData(t *testing.T, uid string) {
+	t.Helper()
+	text := `{"driverName": "hostpath.csi.local", "volumeHandle": "` + inlineHandle(uid) + `"}`
+	fixture.Must(t, os.WriteFile(filepath.Join(filepath.Dir(inlineTarget(n, uid)), kubeletData),
+		[]byte(text), 0o600))
 }
