@@ -58,22 +58,33 @@ func fetchInto(ctx context.Context, s *store, r gitwire.Request, o options) (*tr
 	if err != nil {
 		return nil, err
 	}
-	commit, err := resolve(refs, r.Ref)
+	hash, err := resolve(refs, r.Ref)
 	if err != nil {
 		return nil, err
 	}
-	if commit.String() == r.Base {
-		return &tree{store: s, answer: gitwire.Answer{
-			Version: gitwire.Version, Commit: r.Base, Base: r.Base, Unchanged: true,
-		}}, nil
+	if hash.String() == r.Base {
+		return s.unchanged(r), nil
 	}
-	if !s.has(commit) {
-		if err := s.receive(ctx, session, refs, commit, r); err != nil {
+	if !s.has(hash) {
+		if err := s.receive(ctx, session, refs, hash, r); err != nil {
 			return nil, err
 		}
 		s.Reindex()
 	}
+	commit, err := s.peel(hash)
+	if err != nil {
+		return nil, err
+	}
+	if commit.String() == r.Base {
+		return s.unchanged(r), nil
+	}
 	return readTree(ctx, s, commit, r)
+}
+
+func (s *store) unchanged(r gitwire.Request) *tree {
+	return &tree{store: s, answer: gitwire.Answer{
+		Version: gitwire.Version, Commit: r.Base, Base: r.Base, Unchanged: true,
+	}}
 }
 
 // checkRef refuses what is no name of a ref, before a server hears of it.
@@ -91,8 +102,8 @@ func checkRef(ref string) error {
 	return nil
 }
 
-// resolve finds the commit that a server has for a ref. The commit of an annotated tag is the one
-// that it names.
+// resolve finds what a server has for a ref. For an annotated tag that is the commit that the tag
+// names, if the server says so.
 func resolve(refs *packp.AdvRefs, ref string) (plumbing.Hash, error) {
 	if plumbing.IsHash(ref) {
 		// A server may refuse what none of its refs names; then the fetch fails.

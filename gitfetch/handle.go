@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"k8s.io/klog/v2"
 
@@ -64,23 +67,47 @@ func handle(ctx context.Context, conn net.Conn, o options) error {
 	defer t.close()
 	klog.V(3).InfoS("Fetched", "url", r.URL, "ref", r.Ref, "commit", t.answer.Commit, "unchanged",
 		t.answer.Unchanged, "files", t.answer.Files, "bytes", t.answer.Bytes, "took", time.Since(began))
-	out := bufio.NewWriterSize(conn, 256<<10)
+	if sent, err := t.send(conn); err != nil {
+		if sent == 0 {
+			return refuse(conn, r, classify(ctx, err))
+		}
+		return fmt.Errorf("%s: send the tree: %w", r.URL, err)
+	}
+	return nil
+}
+
+// send sends the answer, and the tree after it.
+func (t *tree) send(to io.Writer) (sent int64, err error) {
+	counted := &countedWriter{to: to}
+	out := bufio.NewWriterSize(counted, 256<<10)
 	if err := gitwire.WriteMessage(out, t.answer); err != nil {
-		return err
+		return counted.n, err
 	}
 	if !t.answer.Unchanged {
 		if err := t.write(out); err != nil {
-			return fmt.Errorf("%s: write the tree: %w", r.URL, err)
+			return counted.n, err
 		}
 	}
-	return out.Flush()
+	err = out.Flush()
+	return counted.n, err
+}
+
+type countedWriter struct {
+	to io.Writer
+	n  int64
+}
+
+func (w *countedWriter) Write(b []byte) (int, error) {
+	n, err := w.to.Write(b)
+	w.n += int64(n)
+	return n, err
 }
 
 // refuse says what is wrong, without the secrets that a library or a server may have repeated.
 func refuse(conn net.Conn, r gitwire.Request, fault *gitwire.Error) error {
 	message := fault.Message
 	c := r.Credentials
-	basic := base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password))
+	basic := base64.StdEncoding.EncodeToString([]byte(userOf(c) + ":" + c.Password))
 	for _, secret := range []string{c.Password, c.PrivateKey, basic} {
 		if secret != "" {
 			message = strings.ReplaceAll(message, secret, "***")
@@ -90,7 +117,8 @@ func refuse(conn net.Conn, r gitwire.Request, fault *gitwire.Error) error {
 	if len(message) > 1024 {
 		message = message[:1024] + "…"
 	}
-	klog.V(2).InfoS("Not fetched", "url", r.URL, "ref", r.Ref, "fault", fault.Fault, "message", message)
+	klog.V(2).InfoS("Not fetched", "url", r.URL, "ref", r.Ref, "fault", fault.Fault, "message",
+		message)
 	return gitwire.WriteMessage(conn, gitwire.Answer{
 		Version: gitwire.Version, Fault: fault.Fault, Message: message,
 	})
@@ -108,6 +136,14 @@ func printable(text string) string {
 
 func fault(kind gitwire.Fault, format string, args ...any) error {
 	return &gitwire.Error{Fault: kind, Message: fmt.Sprintf(format, args...)}
+}
+
+// malformed are go-git's errors for what a server sent.
+var malformed = []error{
+	plumbing.ErrObjectNotFound, plumbing.ErrInvalidType, object.ErrMalformedTree,
+	object.ErrMalformedCommit, object.ErrMalformedTag, object.ErrUnsupportedObject,
+	packfile.ErrInvalidDelta, packfile.ErrDeltaCmd, packfile.ErrInflatedSizeMismatch,
+	packfile.ErrMalformedPackFile,
 }
 
 // classify gives an error its fault. One that has none already comes from the transport or from the
@@ -129,11 +165,11 @@ func classify(ctx context.Context, err error) *gitwire.Error {
 	case errors.Is(err, transport.ErrRepositoryNotFound),
 		errors.Is(err, transport.ErrEmptyRemoteRepository):
 		kind = gitwire.NotFound
-	case strings.Contains(err.Error(), "redirects disabled"): // of go-git, which has no sentinel
+	case strings.Contains(err.Error(), "http redirect"): // of go-git, which has no sentinel
 		return &gitwire.Error{Fault: gitwire.Refused, Message: "redirects are not followed: use " +
 			"the URL that the server redirects to: " + err.Error()}
 	case isNet:
-	case errors.Is(err, plumbing.ErrObjectNotFound), errors.Is(err, plumbing.ErrInvalidType):
+	case slices.ContainsFunc(malformed, func(known error) bool { return errors.Is(err, known) }):
 		kind = gitwire.Malformed
 	}
 	// go-git ends some messages with what a server did not say.

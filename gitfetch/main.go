@@ -17,8 +17,12 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// exitAbandoned is the exit code of a process whose request did not end in time.
-const exitAbandoned = 3
+const (
+	// exitFailed is the exit code of a process that has logged what went wrong.
+	exitFailed = 1
+	// exitAbandoned is the exit code of a process whose request did not end in time.
+	exitAbandoned = 3
+)
 
 // fetchCommand is the argument of the process for one request. The connection is its descriptor 3.
 const fetchCommand = "fetch"
@@ -47,7 +51,7 @@ func main() {
 	klog.Flush()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "csi-hostpath-git:", err)
-		os.Exit(1)
+		os.Exit(exitFailed)
 	}
 }
 

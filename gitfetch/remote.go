@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -31,6 +32,8 @@ const (
 	sshPort     = 22
 	// maxAdvertisement bounds, in bytes, what a server says of its refs.
 	maxAdvertisement = 64 << 20
+	// maxErrorPage is as much of an error of HTTP as go-git may take into memory.
+	maxErrorPage = 4 << 10
 )
 
 // newSession opens a session with the server. Only https, ssh and http exist: no file, no git
@@ -73,7 +76,8 @@ func newHTTPSession(
 	}
 	dialer := &net.Dialer{Timeout: dialTimeout, ControlContext: allowed.control}
 	client := &http.Client{Transport: boundedResponses{
-		limit: maxAdvertisement + 2*r.Limits.PackBytes, // progress and frames come with the pack
+		refs: maxAdvertisement,
+		pack: maxAdvertisement + 2*r.Limits.PackBytes, // progress and frames come with the pack
 		next: &http.Transport{ // without a proxy
 			DialContext:            dialer.DialContext,
 			TLSClientConfig:        config,
@@ -88,36 +92,53 @@ func newHTTPSession(
 		if endpoint.Protocol != "https" {
 			return nil, fault(gitwire.Refused, "credentials are not sent over http: use https")
 		}
-		auth = &githttp.BasicAuth{Username: credentials.Username, Password: credentials.Password}
-		if credentials.Username == "" {
-			// Servers that take tokens want some name, and look at the token only.
-			auth = &githttp.BasicAuth{Username: "git", Password: credentials.Password}
-		}
+		auth = &githttp.BasicAuth{Username: userOf(credentials), Password: credentials.Password}
 	}
 	options := &githttp.ClientOptions{RedirectPolicy: githttp.NoFollowRedirects}
 	return githttp.NewClientWithOptions(client, options).NewUploadPackSession(endpoint, auth)
 }
 
+// userOf: servers that take tokens want some name, and look at the token only.
+func userOf(c gitwire.Credentials) string { return cmp.Or(c.Username, "git") }
+
 // boundedResponses ends a response that is longer than any that is wanted.
 type boundedResponses struct {
-	next  http.RoundTripper
-	limit int64
+	next http.RoundTripper
+	// refs and pack are the most bytes of the two answers: to GET and to POST.
+	refs, pack int64
 }
 
 func (b boundedResponses) RoundTrip(q *http.Request) (*http.Response, error) {
 	answer, err := b.next.RoundTrip(q)
-	if err == nil {
-		answer.Body = &boundedBody{ReadCloser: answer.Body, left: b.limit}
+	if err != nil {
+		return nil, err
 	}
-	return answer, err
+	body := &boundedBody{ReadCloser: answer.Body, left: b.refs}
+	if q.Method == http.MethodPost {
+		body.left = b.pack
+	}
+	answer.Body = body
+	if answer.StatusCode != http.StatusOK {
+		body.left = maxErrorPage
+		body.isClipped = true
+	}
+	return answer, nil
 }
 
 type boundedBody struct {
 	io.ReadCloser
 	left int64
+	// isClipped: what follows is not wanted, and no error.
+	isClipped bool
 }
 
 func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.isClipped {
+		if b.left <= 0 {
+			return 0, io.EOF
+		}
+		p = p[:min(int64(len(p)), b.left)]
+	}
 	n, err := b.ReadCloser.Read(p)
 	if b.left -= int64(n); b.left < 0 {
 		return 0, fault(gitwire.TooLarge, "the server's answer is longer than any that is asked for")

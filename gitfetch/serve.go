@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -20,6 +21,24 @@ import (
 
 // hardTimeout ends the process of a request, whatever its own limit is.
 const hardTimeout = 15 * time.Minute
+
+// maxLog bounds, in bytes, what one request adds to the log.
+const maxLog = 4 << 10
+
+// clippedWriter drops what is more than it may write.
+type clippedWriter struct {
+	to   io.Writer
+	left int
+}
+
+func (w *clippedWriter) Write(b []byte) (int, error) {
+	part := b[:min(len(b), w.left)]
+	w.left -= len(part)
+	if _, err := w.to.Write(part); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
 
 // serve accepts connections until the context ends, and waits for the processes.
 func serve(ctx context.Context, o options, args []string) error {
@@ -100,9 +119,9 @@ func start(ctx context.Context, o options, conn *net.UnixConn, args []string) er
 	}
 	defer began.Close()
 	cmd.ExtraFiles = []*os.File{file, beganChild}
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Stdout, cmd.Stderr = os.Stdout, &clippedWriter{to: os.Stderr, left: maxLog}
 	// No variable of the container reaches git's code: no proxy, no agent, no trace.
-	// The last words of a process that panics are one line.
+	// The last words of a process that panics are one line. Of one without memory they are many.
 	cmd.Env = []string{
 		"GOMEMLIMIT=" + strconv.FormatInt(o.childMemory()/4*3, 10), "GOTRACEBACK=none",
 	}
@@ -131,10 +150,16 @@ func answerFor(conn *net.UnixConn, o options, cause error) error {
 			Version: gitwire.Version, Fault: gitwire.Unreachable, Message: timeIsOver,
 		})
 	}
+	if ok && exit.ExitCode() == exitFailed {
+		return gitwire.WriteMessage(conn, gitwire.Answer{
+			Version: gitwire.Version, Fault: gitwire.Internal,
+			Message: "the process that fetches has failed: see the log of container git-fetcher",
+		})
+	}
 	return gitwire.WriteMessage(conn, gitwire.Answer{
 		Version: gitwire.Version, Fault: gitwire.TooLarge,
 		Message: fmt.Sprintf("the process that fetches has ended (%v), as it does when the repository or "+
-			"a file in it needs more than %d MiB of memory: see the log of container git", cause,
+			"a file in it needs more than %d MiB of memory: see the log of container git-fetcher", cause,
 			o.childMemory()>>20),
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
@@ -130,6 +132,35 @@ func (s *store) clear() error {
 // pack: go-git renames it when it is whole.
 func (s *store) has(commit plumbing.Hash) bool { return s.HasEncodedObject(commit) == nil }
 
+// maxTags: a tag may name a tag. Git has no bound.
+const maxTags = 16
+
+// peel returns the commit that an object is, or that a tag names.
+func (s *store) peel(hash plumbing.Hash) (plumbing.Hash, error) {
+	at := hash
+	for range maxTags {
+		o, err := s.EncodedObject(plumbing.AnyObject, at)
+		if err != nil {
+			return at, fmt.Errorf("object %s: %w", at, err)
+		}
+		switch o.Type() {
+		case plumbing.CommitObject:
+			return at, nil
+		case plumbing.TagObject:
+			tag, err := object.DecodeTag(s.Storage, o)
+			if err != nil {
+				return at, fmt.Errorf("tag %s: %w", at, err)
+			}
+			at = tag.Target
+		default:
+			return at, fault(gitwire.NotFound, "the ref names %s, which is a %s and no commit", hash,
+				o.Type())
+		}
+	}
+	return at, fault(gitwire.Malformed, "the ref names tag %s, which leads to more than %d others",
+		hash, maxTags)
+}
+
 // receive fetches a commit.
 func (s *store) receive(
 	ctx context.Context, session transport.UploadPackSession, refs *packp.AdvRefs,
@@ -149,13 +180,19 @@ func (s *store) receive(
 	}
 	pack := &boundedPack{from: packOf(request, answer), limits: r.Limits}
 	err = packfile.UpdateObjectStorage(s.Storage, pack)
-	if known, ok := errors.AsType[*gitwire.Error](err); ok {
-		return known
+	if err == nil || errors.Is(err, packfile.ErrEmptyPackfile) {
+		return nil
 	}
-	if err != nil && !errors.Is(err, packfile.ErrEmptyPackfile) {
-		return fmt.Errorf("the pack: %w", err)
+	return errors.Join(pack.fault(err), s.removeUnfinished())
+}
+
+// removeUnfinished removes what go-git leaves of a pack that is not whole.
+func (s *store) removeUnfinished() error {
+	unfinished, err := filepath.Glob(filepath.Join(s.dir, "objects", "pack", "tmp_pack_*"))
+	for _, path := range unfinished {
+		err = errors.Join(err, os.Remove(path))
 	}
-	return nil
+	return err
 }
 
 // packOf is the pack in an answer, without what the server says to people.
@@ -225,9 +262,32 @@ type boundedPack struct {
 	limits gitwire.Limits
 	header []byte
 	read   int64
+	// failed is why it could not be read to its end.
+	failed error
+}
+
+// fault is what an error says of the server: err is that of a pack which was not stored.
+func (p *boundedPack) fault(err error) error {
+	_, isDisk := errors.AsType[*fs.PathError](err)
+	switch {
+	case p.failed != nil:
+		return fmt.Errorf("the pack: %w", p.failed)
+	case isDisk:
+		return fault(gitwire.Internal, "the pack: %v", err)
+	default:
+		return fault(gitwire.Malformed, "the pack: %v", err)
+	}
 }
 
 func (p *boundedPack) Read(b []byte) (int, error) {
+	n, err := p.next(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		p.failed = err
+	}
+	return n, err
+}
+
+func (p *boundedPack) next(b []byte) (int, error) {
 	n, err := p.from.Read(b)
 	if missing := packHeader - len(p.header); missing > 0 {
 		p.header = append(p.header, b[:min(n, missing)]...)

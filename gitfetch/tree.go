@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -254,5 +255,8 @@ func (t *tree) link(hash plumbing.Hash) (string, error) {
 	}
 	defer content.Close()
 	target, err := io.ReadAll(io.LimitReader(content, maxLink))
+	if bytes.IndexByte(target, 0) >= 0 {
+		return "", fault(gitwire.Malformed, "the target of a link has a byte of zero")
+	}
 	return string(target), err
 }
