@@ -56,10 +56,17 @@ func newRepository(t *testing.T) *repository {
 
 func (r *repository) git(args ...string) string {
 	r.t.Helper()
+	return r.gitIn(nil, args...)
+}
+
+// gitIn runs git with that input.
+func (r *repository) gitIn(in []byte, args ...string) string {
+	r.t.Helper()
 	cmd := exec.CommandContext(r.t.Context(), "git", args...)
 	if _, err := os.Stat(r.dir); err == nil {
 		cmd.Dir = r.dir
 	}
+	cmd.Stdin = bytes.NewReader(in)
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=a",
 		"GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com")
 	out, err := cmd.CombinedOutput()
