@@ -177,7 +177,7 @@ func newServices(
 		Git:          git,
 		Limiter:      limiter,
 	})
-	told := newNodeStatus(cfg, pools, publications)
+	told := newNodeStatus(cfg, pools, publications, git)
 	return services{cfg.DriverName, pools, controller, node, git, around, told}, publications
 }
 

@@ -2,11 +2,15 @@ package driver
 
 import (
 	"context"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitsource"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
+	"github.com/csi-hostpath/csi-hostpath/pkg/status"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // newGitContents makes what a node has of git repositories. It asks nobody before a pod does. The
@@ -51,5 +55,23 @@ func (m gitMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for result, n := range stats.Fetches {
 		ch <- prometheus.MustNewConstMetric(gitFetches, prometheus.CounterValue, float64(n), result)
+	}
+}
+
+// addGit says what a volume with content of git shows, and to whom: pods ask for it by another ID.
+func (n *nodeStatus) addGit(v *status.Volume, d pool.VolumeDetails) {
+	shown := n.git.Shown(d.ID)
+	url, err := volume.ParseGitURL(d.Owner.Git)
+	if err != nil {
+		url = volume.GitURL{} // of another version: what would be a user in it is not known
+	}
+	v.Inline, v.Kind = true, status.GitTree
+	v.Pods = n.publications.PodsAt(shown.Targets, maxShownPods)
+	v.Git = &status.Git{URL: url.WithoutUser().String(), Ref: shown.Ref, Commit: shown.Commit}
+	if !shown.Fetched.IsZero() {
+		v.Git.Fetched = shown.Fetched.UTC().Truncate(time.Second)
+	}
+	if shown.IsStale {
+		v.Faults = append(v.Faults, string(volume.FaultGitStale))
 	}
 }

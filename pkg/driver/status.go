@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitsource"
 	"github.com/csi-hostpath/csi-hostpath/pkg/nodeserver"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/status"
@@ -34,6 +35,7 @@ type nodeStatus struct {
 	driverName   string
 	pools        *poolSet
 	publications *nodeserver.Publications
+	git          *gitsource.Contents
 	asking       *stuck.Calls // one question at a time for each pool
 	started      time.Time
 }
@@ -42,10 +44,11 @@ var _ status.Source = (*nodeStatus)(nil)
 
 func newNodeStatus(
 	cfg config.Config, pools *poolSet, publications *nodeserver.Publications,
+	git *gitsource.Contents,
 ) *nodeStatus {
 	return &nodeStatus{
 		node: cfg.NodeName, driverName: cfg.DriverName, pools: pools, publications: publications,
-		asking: stuck.NewCalls(statusPatience), started: time.Now(),
+		git: git, asking: stuck.NewCalls(statusPatience), started: time.Now(),
 	}
 }
 
@@ -403,10 +406,8 @@ func idOf(s poolSlot) string {
 
 func (n *nodeStatus) volume(p *pool.Pool, d pool.VolumeDetails) status.Volume {
 	v := status.Volume{
-		ID: d.ID.String(), Node: n.node, Pool: p.Name(), Name: d.Name.String(),
-		// Content of git lives with pods, too.
-		Inline: d.IsInline() || d.IsGitContent(),
-		Pods:   n.publications.Pods(d.ID.String(), maxShownPods), Kind: kindOf(d.Spec),
+		ID: d.ID.String(), Node: n.node, Pool: p.Name(), Name: d.Name.String(), Inline: d.IsInline(),
+		Pods: n.publications.Pods(d.ID.String(), maxShownPods), Kind: kindOf(d.Spec),
 		CapacityBytes: d.CapacityBytes, UsedBytes: d.HeldBytes, UsedInodes: d.HeldInodes,
 		EnforcesSize: d.EnforcesSize, Created: d.Created.UTC().Truncate(time.Second),
 		Damaged: d.IsDamaged,
@@ -416,6 +417,9 @@ func (n *nodeStatus) volume(p *pool.Pool, d pool.VolumeDetails) status.Volume {
 	}
 	for _, f := range d.Faults {
 		v.Faults = append(v.Faults, string(f))
+	}
+	if d.IsGitContent() {
+		n.addGit(&v, d)
 	}
 	if d.IsDamaged {
 		v.Created = time.Time{}

@@ -34,7 +34,7 @@ func newToldPools(t *testing.T) (*nodeStatus, *pool.Pool) {
 	fixture.Must(t, err)
 	cfg := config.Default()
 	cfg.NodeName = "node-1"
-	return newNodeStatus(cfg, s, s.publications), p
+	return newNodeStatus(cfg, s, s.publications, nil), p
 }
 
 func createNamed(t *testing.T, p *pool.Pool, name string, owner volume.Owner) volume.Volume {

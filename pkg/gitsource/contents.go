@@ -473,19 +473,6 @@ func (s *Contents) Stats() Stats {
 	return stats
 }
 
-// Commit is the commit that a content shows; empty if the process does not know it.
-func (s *Contents) Commit(id volume.ID) string {
-	if s == nil {
-		return ""
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c := s.contents[id]; c != nil {
-		return c.commit
-	}
-	return ""
-}
-
 // causeOf is the text of an error for people who may not know more: what a server or its repository
 // has wrong, and the disk's only if it is the volume that is too small.
 func causeOf(err error) string {

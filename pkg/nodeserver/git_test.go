@@ -107,6 +107,12 @@ func TestPodsShowOneContentOfGitReadOnly(t *testing.T) {
 	if got := n.inlineVolumes(); got != 0 {
 		t.Errorf("%d inline volumes, want 0", got)
 	}
+	shown := n.Git.Shown(n.pool.GitContents()[0].ID)
+	pods := n.Publications.PodsAt(shown.Targets, 16)
+	if len(pods) != 2 || pods[0].Name != "pod" || pods[1].Namespace != "ns" || shown.IsStale ||
+		shown.Commit != commitOf("a") || shown.Ref != "HEAD" || shown.Fetched.IsZero() {
+		t.Errorf("people are told %+v of pods %+v", shown, pods)
+	}
 	for _, uid := range []string{deadUID, liveUID} {
 		fixture.Must(t, n.unpublishHandle(t, inlineHandle(uid), inlineTarget(n, uid)))
 	}

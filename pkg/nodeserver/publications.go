@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -178,7 +180,19 @@ func (p *Publications) Use(id string) []status.Sample {
 func (p *Publications) Pods(id string, limit int) (pods []status.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for t := range p.byVolume[id] {
+	return p.podsLocked(maps.Keys(p.byVolume[id]), limit)
+}
+
+// PodsAt are at most limit of the pods whose volumes are at those targets, in the order of their
+// UIDs.
+func (p *Publications) PodsAt(targets []mount.Target, limit int) []status.Pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.podsLocked(slices.Values(targets), limit)
+}
+
+func (p *Publications) podsLocked(targets iter.Seq[mount.Target], limit int) (pods []status.Pod) {
+	for t := range targets {
 		if len(pods) >= limit {
 			break
 		}

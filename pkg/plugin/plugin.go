@@ -100,7 +100,8 @@ func (p *plugin) root() *cobra.Command {
 		"namespace of the driver's pods; default: the one that is found")
 	flags.StringVar(&p.driver, "driver", "", "name of the CSI driver, where there are several")
 	root.AddCommand(
-		p.poolsCommand(), p.volumesCommand(), p.snapshotsCommand(), p.trashCommand(), p.topCommand(),
+		p.poolsCommand(), p.volumesCommand(), p.gitCommand(), p.snapshotsCommand(), p.trashCommand(),
+		p.topCommand(),
 		p.doctorCommand(), p.logsCommand(), p.undeleteCommand(), p.dashboardCommand(),
 		p.supportBundleCommand(),
 	)

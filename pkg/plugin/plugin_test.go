@@ -134,6 +134,7 @@ func newTestCluster(t *testing.T) *testCluster {
 			PersistentVolumeClaim: &core.PersistentVolumeClaimVolumeSource{ClaimName: "books"},
 		}}}},
 	}
+	reader.UID = "uid-of-reader"
 	c := &testCluster{
 		client: fake.NewClientset(set, deployment,
 			runningPod("csi-hostpath-a", driverLabels, driverSpec),
@@ -372,6 +373,41 @@ books   256Mi   1Gi    25%   <unknown>   1Mi          <unknown>   node-a   reade
 		out, errs, err := newTestCluster(t).run(t, strings.Fields(tc.args)...)
 		if err != nil || errs != "" || out != strings.TrimPrefix(tc.want, "\n") {
 			t.Errorf("%s: %v, %q\n%s\nwant:\n%s", tc.args, err, errs, out, tc.want)
+		}
+	}
+}
+
+func TestContentOfGitIsShownOfVisiblePods(t *testing.T) {
+	content := func(digit, node string, pods ...status.Pod) status.Volume {
+		return status.Volume{
+			ID: "7a3baca9c553-git-" + digit, Node: node, Pool: "default", Kind: status.GitTree,
+			CapacityBytes: gib, Pods: pods, Inline: true,
+			Git: &status.Git{URL: "https://git.example.com/site", Ref: "main"},
+		}
+	}
+	reader := status.Pod{UID: "uid-of-reader", Namespace: "shop", Name: "reader"}
+	hidden := status.Pod{UID: "other", Namespace: "bank", Name: "ledger"}
+	shown := content("1", "node-a", reader, hidden)
+	shown.Git.Commit, shown.Git.Fetched = strings.Repeat("3f5a", 10), testNow.Add(-time.Minute)
+	shown.Faults = []string{string(volume.FaultGitStale)}
+	for args, want := range map[string]string{
+		"git": `
+REPOSITORY                     REF    COMMIT         FETCHED   NODE     PODS     FAULTS
+https://git.example.com/site   main   3f5a3f5a3f5a   60s       node-a   reader   git_stale
+`,
+		"git -A": `
+REPOSITORY                     REF    COMMIT         FETCHED     NODE     PODS          FAULTS
+https://git.example.com/site   main   3f5a3f5a3f5a   60s         node-a   shop/reader   git_stale
+https://git.example.com/site   main   <none>         <unknown>   node-b   <none>        <none>
+`,
+		"git -o name": "\ngitcontent/7a3baca9c553-git-1\n",
+	} {
+		c := newTestCluster(t)
+		volumes, _ := c.answers["volumes"].([]status.Volume)
+		c.answers["volumes"] = append(volumes, content("2", "node-b", hidden), shown)
+		out, errs, err := c.run(t, strings.Fields(args)...)
+		if err != nil || errs != "" || out != strings.TrimPrefix(want, "\n") {
+			t.Errorf("%s: %v, %q\n%s\nwant:\n%s", args, err, errs, out, want)
 		}
 	}
 }

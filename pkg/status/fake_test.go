@@ -131,6 +131,20 @@ func (f *fake) volumes() []Volume {
 			Kind: Directory, CapacityBytes: 1 << 30, UsedBytes: new(int64(1 << 29)),
 			EnforcesSize: true, Created: created, Pods: []Pod{{UID: "0d4c1f9a"}},
 		},
+		{
+			ID: "2123456789ab-git-1", Node: "node-b", Pool: "fast", Name: "git-1", Inline: true,
+			Kind: GitTree, CapacityBytes: 1 << 27, UsedBytes: new(int64(1 << 26)), EnforcesSize: true,
+			Created: created, Pods: []Pod{{UID: "7d4c1f9a", Namespace: "web", Name: "site-0"}},
+			Git: &Git{
+				URL: "ssh://git.example.com/web/site", Ref: "main",
+				Commit: "3f5a0c9be1d23f5a0c9be1d23f5a0c9be1d23f5a", Fetched: created,
+			},
+		},
+		{
+			ID: "2123456789ab-git-2", Node: "node-b", Pool: "fast", Name: "git-2", Inline: true,
+			Kind: GitTree, CapacityBytes: 1 << 27, Created: created, Faults: []string{"git_stale"},
+			Git: &Git{URL: hostile, Ref: hostile, Commit: hostile},
+		},
 	}
 	for i := range 6 {
 		name := fmt.Sprintf("cache-%d", i)

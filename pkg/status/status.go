@@ -17,7 +17,10 @@
 // only gain fields: who reads them ignores fields that it does not know.
 package status
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Path is where the API begins.
 const Path = "/api/v1/"
@@ -198,7 +201,7 @@ type Volume struct {
 	// Claim is the claim that the volume was made for. nil: it was not said, or the volume lives with
 	// its pod.
 	Claim *ObjectName `json:"claim,omitempty"`
-	// Inline: the volume lives with its pod.
+	// Inline: the volume lives with its pod, or with all pods that share its content of git.
 	Inline bool `json:"inline,omitempty"`
 	// Pods are those to which the volume is published.
 	Pods []Pod `json:"pods,omitempty"`
@@ -216,6 +219,8 @@ type Volume struct {
 	Created      time.Time `json:"created"`
 	// Source is the ID of the volume or the snapshot that the volume was made from.
 	Source string `json:"source,omitempty"`
+	// Git is what a volume of Kind git shows; nil: it has another kind.
+	Git *Git `json:"git,omitempty"`
 	// Damaged: the record cannot be used. Only ID, Node and Pool are known.
 	Damaged bool `json:"damaged,omitempty"`
 	// Faults are what is wrong with the volume (volume.Fault).
@@ -235,6 +240,24 @@ type Volume struct {
 	PersistentVolume *PersistentVolume `json:"persistentVolume,omitempty"`
 }
 
+// Git is content of a git repository.
+type Git struct {
+	// URL has no user.
+	URL string `json:"url"`
+	// Ref is the branch, tag or commit that pods ask for, and Commit what they see, in hex. Empty:
+	// after a start of the driver no pod has asked for it yet.
+	Ref    string `json:"ref,omitempty"`
+	Commit string `json:"commit,omitempty"`
+	// Fetched is when the last fetch has succeeded. Zero: none has since the start of the driver.
+	Fetched time.Time `json:"fetched,omitzero"`
+}
+
+// ShortCommit is the begin of the commit, for people.
+func (g Git) ShortCommit() string {
+	const digits = 12
+	return strings.ToValidUTF8(g.Commit[:min(len(g.Commit), digits)], "")
+}
+
 // PersistentVolume says what became of the object of a volume.
 type PersistentVolume struct {
 	Exists   bool `json:"exists"`
@@ -250,6 +273,7 @@ const (
 	File      Kind = "file"
 	Image     Kind = "image" // a filesystem in an image
 	Block     Kind = "block" // a raw block volume
+	GitTree   Kind = "git"   // a directory with content of git, which pods share
 )
 
 // Pod is a pod of the node to which a volume is published.

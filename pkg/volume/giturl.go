@@ -186,6 +186,12 @@ func (u GitURL) String() string {
 	return u.scheme + "://" + user + u.host + u.path
 }
 
+// WithoutUser is the URL without the user of SSH.
+func (u GitURL) WithoutUser() GitURL {
+	u.user = ""
+	return u
+}
+
 // Host is the server, with its port if that is not the scheme's own.
 func (u GitURL) Host() string { return u.host }
 

@@ -672,6 +672,7 @@ type VolumeStatus struct {
 	GrowthBytesPerDay     *int64                 `protobuf:"varint,17,opt,name=growth_bytes_per_day,json=growthBytesPerDay,proto3,oneof" json:"growth_bytes_per_day,omitempty"`
 	Use                   []*UseSample           `protobuf:"bytes,18,rep,name=use,proto3" json:"use,omitempty"`
 	Snapshots             []*SnapshotStatus      `protobuf:"bytes,19,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	Git                   *GitStatus             `protobuf:"bytes,20,opt,name=git,proto3" json:"git,omitempty"`
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
 }
@@ -839,6 +840,81 @@ func (x *VolumeStatus) GetSnapshots() []*SnapshotStatus {
 	return nil
 }
 
+func (x *VolumeStatus) GetGit() *GitStatus {
+	if x != nil {
+		return x.Git
+	}
+	return nil
+}
+
+type GitStatus struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Url            string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	Ref            string                 `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
+	Commit         string                 `protobuf:"bytes,3,opt,name=commit,proto3" json:"commit,omitempty"`
+	FetchedSeconds int64                  `protobuf:"varint,4,opt,name=fetched_seconds,json=fetchedSeconds,proto3" json:"fetched_seconds,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GitStatus) Reset() {
+	*x = GitStatus{}
+	mi := &file_status_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GitStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GitStatus) ProtoMessage() {}
+
+func (x *GitStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_status_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GitStatus.ProtoReflect.Descriptor instead.
+func (*GitStatus) Descriptor() ([]byte, []int) {
+	return file_status_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GitStatus) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *GitStatus) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *GitStatus) GetCommit() string {
+	if x != nil {
+		return x.Commit
+	}
+	return ""
+}
+
+func (x *GitStatus) GetFetchedSeconds() int64 {
+	if x != nil {
+		return x.FetchedSeconds
+	}
+	return 0
+}
+
 type PodStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
@@ -850,7 +926,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_status_proto_msgTypes[9]
+	mi := &file_status_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +938,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_status_proto_msgTypes[9]
+	mi := &file_status_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +951,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_status_proto_rawDescGZIP(), []int{9}
+	return file_status_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PodStatus) GetUid() string {
@@ -910,7 +986,7 @@ type SnapshotStatusList struct {
 
 func (x *SnapshotStatusList) Reset() {
 	*x = SnapshotStatusList{}
-	mi := &file_status_proto_msgTypes[10]
+	mi := &file_status_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +998,7 @@ func (x *SnapshotStatusList) String() string {
 func (*SnapshotStatusList) ProtoMessage() {}
 
 func (x *SnapshotStatusList) ProtoReflect() protoreflect.Message {
-	mi := &file_status_proto_msgTypes[10]
+	mi := &file_status_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1011,7 @@ func (x *SnapshotStatusList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotStatusList.ProtoReflect.Descriptor instead.
 func (*SnapshotStatusList) Descriptor() ([]byte, []int) {
-	return file_status_proto_rawDescGZIP(), []int{10}
+	return file_status_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SnapshotStatusList) GetItems() []*SnapshotStatus {
@@ -977,7 +1053,7 @@ type SnapshotStatus struct {
 
 func (x *SnapshotStatus) Reset() {
 	*x = SnapshotStatus{}
-	mi := &file_status_proto_msgTypes[11]
+	mi := &file_status_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1065,7 @@ func (x *SnapshotStatus) String() string {
 func (*SnapshotStatus) ProtoMessage() {}
 
 func (x *SnapshotStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_status_proto_msgTypes[11]
+	mi := &file_status_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1078,7 @@ func (x *SnapshotStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotStatus.ProtoReflect.Descriptor instead.
 func (*SnapshotStatus) Descriptor() ([]byte, []int) {
-	return file_status_proto_rawDescGZIP(), []int{11}
+	return file_status_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SnapshotStatus) GetId() string {
@@ -1086,7 +1162,7 @@ type TrashList struct {
 
 func (x *TrashList) Reset() {
 	*x = TrashList{}
-	mi := &file_status_proto_msgTypes[12]
+	mi := &file_status_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1174,7 @@ func (x *TrashList) String() string {
 func (*TrashList) ProtoMessage() {}
 
 func (x *TrashList) ProtoReflect() protoreflect.Message {
-	mi := &file_status_proto_msgTypes[12]
+	mi := &file_status_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1187,7 @@ func (x *TrashList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrashList.ProtoReflect.Descriptor instead.
 func (*TrashList) Descriptor() ([]byte, []int) {
-	return file_status_proto_rawDescGZIP(), []int{12}
+	return file_status_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TrashList) GetItems() []*TrashStatus {
@@ -1156,7 +1232,7 @@ type TrashStatus struct {
 
 func (x *TrashStatus) Reset() {
 	*x = TrashStatus{}
-	mi := &file_status_proto_msgTypes[13]
+	mi := &file_status_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1244,7 @@ func (x *TrashStatus) String() string {
 func (*TrashStatus) ProtoMessage() {}
 
 func (x *TrashStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_status_proto_msgTypes[13]
+	mi := &file_status_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1257,7 @@ func (x *TrashStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrashStatus.ProtoReflect.Descriptor instead.
 func (*TrashStatus) Descriptor() ([]byte, []int) {
-	return file_status_proto_rawDescGZIP(), []int{13}
+	return file_status_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TrashStatus) GetPool() string {
@@ -1286,7 +1362,7 @@ type CopyList struct {
 
 func (x *CopyList) Reset() {
 	*x = CopyList{}
-	mi := &file_status_proto_msgTypes[14]
+	mi := &file_status_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1374,7 @@ func (x *CopyList) String() string {
 func (*CopyList) ProtoMessage() {}
 
 func (x *CopyList) ProtoReflect() protoreflect.Message {
-	mi := &file_status_proto_msgTypes[14]
+	mi := &file_status_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1387,7 @@ func (x *CopyList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyList.ProtoReflect.Descriptor instead.
 func (*CopyList) Descriptor() ([]byte, []int) {
-	return file_status_proto_rawDescGZIP(), []int{14}
+	return file_status_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CopyList) GetItems() []*CopyStatus {
@@ -1350,7 +1426,7 @@ type CopyStatus struct {
 
 func (x *CopyStatus) Reset() {
 	*x = CopyStatus{}
-	mi := &file_status_proto_msgTypes[15]
+	mi := &file_status_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1438,7 @@ func (x *CopyStatus) String() string {
 func (*CopyStatus) ProtoMessage() {}
 
 func (x *CopyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_status_proto_msgTypes[15]
+	mi := &file_status_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1451,7 @@ func (x *CopyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyStatus.ProtoReflect.Descriptor instead.
 func (*CopyStatus) Descriptor() ([]byte, []int) {
-	return file_status_proto_rawDescGZIP(), []int{15}
+	return file_status_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CopyStatus) GetPool() string {
@@ -1493,7 +1569,7 @@ const file_status_proto_rawDesc = "" +
 	"\x10VolumeStatusList\x129\n" +
 	"\x05items\x18\x01 \x03(\v2#.csihostpath.status.v1.VolumeStatusR\x05items\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\tR\x04next\x12>\n" +
-	"\amissing\x18\x03 \x03(\v2$.csihostpath.status.v1.MissingStatusR\amissing\"\xb1\x06\n" +
+	"\amissing\x18\x03 \x03(\v2$.csihostpath.status.v1.MissingStatusR\amissing\"\xe5\x06\n" +
 	"\fVolumeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x12\n" +
@@ -1516,11 +1592,17 @@ const file_status_proto_rawDesc = "" +
 	"\x17trash_retention_seconds\x18\x10 \x01(\x03H\x02R\x15trashRetentionSeconds\x88\x01\x01\x124\n" +
 	"\x14growth_bytes_per_day\x18\x11 \x01(\x03H\x03R\x11growthBytesPerDay\x88\x01\x01\x122\n" +
 	"\x03use\x18\x12 \x03(\v2 .csihostpath.status.v1.UseSampleR\x03use\x12C\n" +
-	"\tsnapshots\x18\x13 \x03(\v2%.csihostpath.status.v1.SnapshotStatusR\tsnapshotsB\r\n" +
+	"\tsnapshots\x18\x13 \x03(\v2%.csihostpath.status.v1.SnapshotStatusR\tsnapshots\x122\n" +
+	"\x03git\x18\x14 \x01(\v2 .csihostpath.status.v1.GitStatusR\x03gitB\r\n" +
 	"\v_used_bytesB\x0e\n" +
 	"\f_used_inodesB\x1a\n" +
 	"\x18_trash_retention_secondsB\x17\n" +
-	"\x15_growth_bytes_per_day\"O\n" +
+	"\x15_growth_bytes_per_day\"p\n" +
+	"\tGitStatus\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x10\n" +
+	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06commit\x18\x03 \x01(\tR\x06commit\x12'\n" +
+	"\x0ffetched_seconds\x18\x04 \x01(\x03R\x0efetchedSeconds\"O\n" +
 	"\tPodStatus\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -1598,7 +1680,7 @@ func file_status_proto_rawDescGZIP() []byte {
 	return file_status_proto_rawDescData
 }
 
-var file_status_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_status_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_status_proto_goTypes = []any{
 	(*StatusQuery)(nil),            // 0: csihostpath.status.v1.StatusQuery
 	(*GetVolumeStatusRequest)(nil), // 1: csihostpath.status.v1.GetVolumeStatusRequest
@@ -1609,51 +1691,53 @@ var file_status_proto_goTypes = []any{
 	(*PoolStatus)(nil),             // 6: csihostpath.status.v1.PoolStatus
 	(*VolumeStatusList)(nil),       // 7: csihostpath.status.v1.VolumeStatusList
 	(*VolumeStatus)(nil),           // 8: csihostpath.status.v1.VolumeStatus
-	(*PodStatus)(nil),              // 9: csihostpath.status.v1.PodStatus
-	(*SnapshotStatusList)(nil),     // 10: csihostpath.status.v1.SnapshotStatusList
-	(*SnapshotStatus)(nil),         // 11: csihostpath.status.v1.SnapshotStatus
-	(*TrashList)(nil),              // 12: csihostpath.status.v1.TrashList
-	(*TrashStatus)(nil),            // 13: csihostpath.status.v1.TrashStatus
-	(*CopyList)(nil),               // 14: csihostpath.status.v1.CopyList
-	(*CopyStatus)(nil),             // 15: csihostpath.status.v1.CopyStatus
-	nil,                            // 16: csihostpath.status.v1.PoolStatus.FaultsEntry
+	(*GitStatus)(nil),              // 9: csihostpath.status.v1.GitStatus
+	(*PodStatus)(nil),              // 10: csihostpath.status.v1.PodStatus
+	(*SnapshotStatusList)(nil),     // 11: csihostpath.status.v1.SnapshotStatusList
+	(*SnapshotStatus)(nil),         // 12: csihostpath.status.v1.SnapshotStatus
+	(*TrashList)(nil),              // 13: csihostpath.status.v1.TrashList
+	(*TrashStatus)(nil),            // 14: csihostpath.status.v1.TrashStatus
+	(*CopyList)(nil),               // 15: csihostpath.status.v1.CopyList
+	(*CopyStatus)(nil),             // 16: csihostpath.status.v1.CopyStatus
+	nil,                            // 17: csihostpath.status.v1.PoolStatus.FaultsEntry
 }
 var file_status_proto_depIdxs = []int32{
 	6,  // 0: csihostpath.status.v1.PoolStatusList.items:type_name -> csihostpath.status.v1.PoolStatus
 	2,  // 1: csihostpath.status.v1.PoolStatusList.missing:type_name -> csihostpath.status.v1.MissingStatus
-	16, // 2: csihostpath.status.v1.PoolStatus.faults:type_name -> csihostpath.status.v1.PoolStatus.FaultsEntry
+	17, // 2: csihostpath.status.v1.PoolStatus.faults:type_name -> csihostpath.status.v1.PoolStatus.FaultsEntry
 	3,  // 3: csihostpath.status.v1.PoolStatus.use:type_name -> csihostpath.status.v1.UseSample
 	8,  // 4: csihostpath.status.v1.VolumeStatusList.items:type_name -> csihostpath.status.v1.VolumeStatus
 	2,  // 5: csihostpath.status.v1.VolumeStatusList.missing:type_name -> csihostpath.status.v1.MissingStatus
 	4,  // 6: csihostpath.status.v1.VolumeStatus.claim:type_name -> csihostpath.status.v1.StatusObject
-	9,  // 7: csihostpath.status.v1.VolumeStatus.pods:type_name -> csihostpath.status.v1.PodStatus
+	10, // 7: csihostpath.status.v1.VolumeStatus.pods:type_name -> csihostpath.status.v1.PodStatus
 	3,  // 8: csihostpath.status.v1.VolumeStatus.use:type_name -> csihostpath.status.v1.UseSample
-	11, // 9: csihostpath.status.v1.VolumeStatus.snapshots:type_name -> csihostpath.status.v1.SnapshotStatus
-	11, // 10: csihostpath.status.v1.SnapshotStatusList.items:type_name -> csihostpath.status.v1.SnapshotStatus
-	2,  // 11: csihostpath.status.v1.SnapshotStatusList.missing:type_name -> csihostpath.status.v1.MissingStatus
-	4,  // 12: csihostpath.status.v1.SnapshotStatus.snapshot:type_name -> csihostpath.status.v1.StatusObject
-	13, // 13: csihostpath.status.v1.TrashList.items:type_name -> csihostpath.status.v1.TrashStatus
-	2,  // 14: csihostpath.status.v1.TrashList.missing:type_name -> csihostpath.status.v1.MissingStatus
-	4,  // 15: csihostpath.status.v1.TrashStatus.claim:type_name -> csihostpath.status.v1.StatusObject
-	15, // 16: csihostpath.status.v1.CopyList.items:type_name -> csihostpath.status.v1.CopyStatus
-	2,  // 17: csihostpath.status.v1.CopyList.missing:type_name -> csihostpath.status.v1.MissingStatus
-	0,  // 18: csihostpath.status.v1.Status.ListPoolStatus:input_type -> csihostpath.status.v1.StatusQuery
-	0,  // 19: csihostpath.status.v1.Status.ListVolumeStatus:input_type -> csihostpath.status.v1.StatusQuery
-	1,  // 20: csihostpath.status.v1.Status.GetVolumeStatus:input_type -> csihostpath.status.v1.GetVolumeStatusRequest
-	0,  // 21: csihostpath.status.v1.Status.ListSnapshotStatus:input_type -> csihostpath.status.v1.StatusQuery
-	0,  // 22: csihostpath.status.v1.Status.ListTrash:input_type -> csihostpath.status.v1.StatusQuery
-	0,  // 23: csihostpath.status.v1.Status.ListCopies:input_type -> csihostpath.status.v1.StatusQuery
-	5,  // 24: csihostpath.status.v1.Status.ListPoolStatus:output_type -> csihostpath.status.v1.PoolStatusList
-	7,  // 25: csihostpath.status.v1.Status.ListVolumeStatus:output_type -> csihostpath.status.v1.VolumeStatusList
-	8,  // 26: csihostpath.status.v1.Status.GetVolumeStatus:output_type -> csihostpath.status.v1.VolumeStatus
-	10, // 27: csihostpath.status.v1.Status.ListSnapshotStatus:output_type -> csihostpath.status.v1.SnapshotStatusList
-	12, // 28: csihostpath.status.v1.Status.ListTrash:output_type -> csihostpath.status.v1.TrashList
-	14, // 29: csihostpath.status.v1.Status.ListCopies:output_type -> csihostpath.status.v1.CopyList
-	24, // [24:30] is the sub-list for method output_type
-	18, // [18:24] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	12, // 9: csihostpath.status.v1.VolumeStatus.snapshots:type_name -> csihostpath.status.v1.SnapshotStatus
+	9,  // 10: csihostpath.status.v1.VolumeStatus.git:type_name -> csihostpath.status.v1.GitStatus
+	12, // 11: csihostpath.status.v1.SnapshotStatusList.items:type_name -> csihostpath.status.v1.SnapshotStatus
+	2,  // 12: csihostpath.status.v1.SnapshotStatusList.missing:type_name -> csihostpath.status.v1.MissingStatus
+	4,  // 13: csihostpath.status.v1.SnapshotStatus.snapshot:type_name -> csihostpath.status.v1.StatusObject
+	14, // 14: csihostpath.status.v1.TrashList.items:type_name -> csihostpath.status.v1.TrashStatus
+	2,  // 15: csihostpath.status.v1.TrashList.missing:type_name -> csihostpath.status.v1.MissingStatus
+	4,  // 16: csihostpath.status.v1.TrashStatus.claim:type_name -> csihostpath.status.v1.StatusObject
+	16, // 17: csihostpath.status.v1.CopyList.items:type_name -> csihostpath.status.v1.CopyStatus
+	2,  // 18: csihostpath.status.v1.CopyList.missing:type_name -> csihostpath.status.v1.MissingStatus
+	0,  // 19: csihostpath.status.v1.Status.ListPoolStatus:input_type -> csihostpath.status.v1.StatusQuery
+	0,  // 20: csihostpath.status.v1.Status.ListVolumeStatus:input_type -> csihostpath.status.v1.StatusQuery
+	1,  // 21: csihostpath.status.v1.Status.GetVolumeStatus:input_type -> csihostpath.status.v1.GetVolumeStatusRequest
+	0,  // 22: csihostpath.status.v1.Status.ListSnapshotStatus:input_type -> csihostpath.status.v1.StatusQuery
+	0,  // 23: csihostpath.status.v1.Status.ListTrash:input_type -> csihostpath.status.v1.StatusQuery
+	0,  // 24: csihostpath.status.v1.Status.ListCopies:input_type -> csihostpath.status.v1.StatusQuery
+	5,  // 25: csihostpath.status.v1.Status.ListPoolStatus:output_type -> csihostpath.status.v1.PoolStatusList
+	7,  // 26: csihostpath.status.v1.Status.ListVolumeStatus:output_type -> csihostpath.status.v1.VolumeStatusList
+	8,  // 27: csihostpath.status.v1.Status.GetVolumeStatus:output_type -> csihostpath.status.v1.VolumeStatus
+	11, // 28: csihostpath.status.v1.Status.ListSnapshotStatus:output_type -> csihostpath.status.v1.SnapshotStatusList
+	13, // 29: csihostpath.status.v1.Status.ListTrash:output_type -> csihostpath.status.v1.TrashList
+	15, // 30: csihostpath.status.v1.Status.ListCopies:output_type -> csihostpath.status.v1.CopyList
+	25, // [25:31] is the sub-list for method output_type
+	19, // [19:25] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_status_proto_init() }
@@ -1662,14 +1746,14 @@ func file_status_proto_init() {
 		return
 	}
 	file_status_proto_msgTypes[8].OneofWrappers = []any{}
-	file_status_proto_msgTypes[15].OneofWrappers = []any{}
+	file_status_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_status_proto_rawDesc), len(file_status_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

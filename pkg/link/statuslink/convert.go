@@ -88,7 +88,7 @@ func volumeTo(v status.Volume) *linkpb.VolumeStatus {
 		UsedBytes: v.UsedBytes, UsedInodes: v.UsedInodes, EnforcesSize: v.EnforcesSize,
 		CreatedSeconds: secondsTo(v.Created), Source: v.Source, Damaged: v.Damaged, Faults: v.Faults,
 		TrashRetentionSeconds: v.TrashRetentionSeconds, GrowthBytesPerDay: v.GrowthBytesPerDay,
-		Use: mapped(v.Use, sampleTo), Snapshots: mapped(v.Snapshots, snapshotTo),
+		Use: mapped(v.Use, sampleTo), Snapshots: mapped(v.Snapshots, snapshotTo), Git: gitTo(v.Git),
 	}
 }
 
@@ -101,6 +101,26 @@ func volumeFrom(v *linkpb.VolumeStatus) status.Volume {
 		Source: v.GetSource(), Damaged: v.GetDamaged(), Faults: v.GetFaults(),
 		TrashRetentionSeconds: v.TrashRetentionSeconds, GrowthBytesPerDay: v.GrowthBytesPerDay,
 		Use: mapped(v.GetUse(), sampleFrom), Snapshots: mapped(v.GetSnapshots(), snapshotFrom),
+		Git: gitFrom(v.GetGit()),
+	}
+}
+
+func gitTo(g *status.Git) *linkpb.GitStatus {
+	if g == nil {
+		return nil
+	}
+	return &linkpb.GitStatus{
+		Url: g.URL, Ref: g.Ref, Commit: g.Commit, FetchedSeconds: secondsTo(g.Fetched),
+	}
+}
+
+func gitFrom(g *linkpb.GitStatus) *status.Git {
+	if g == nil {
+		return nil
+	}
+	return &status.Git{
+		URL: g.GetUrl(), Ref: g.GetRef(), Commit: g.GetCommit(),
+		Fetched: secondsFrom(g.GetFetchedSeconds()),
 	}
 }
 

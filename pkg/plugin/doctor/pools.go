@@ -164,6 +164,9 @@ func (e *examination) health() string {
 
 // volumeName names a volume by its claim if the user may see that, else by its ID.
 func (e *examination) volumeName(v status.Volume) string {
+	if v.Git != nil {
+		return "content of " + v.Git.URL + " on node " + v.Node
+	}
 	if pv := e.index.ByHandle(v.ID); pv != nil {
 		return "volume " + pv.Name + " on node " + v.Node
 	}
