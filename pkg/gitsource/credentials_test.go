@@ -65,8 +65,13 @@ func TestProofsTellCredentialsApart(t *testing.T) {
 	none := Options{Rules: NewRules(nil)}
 	s, other := New(t.Context(), none), New(t.Context(), none)
 	all := []gitwire.Credentials{
-		{}, {Username: "ab"}, {Username: "a", Password: "b"}, {Password: "ab"}, {PrivateKey: "ab"},
-		{KnownHosts: "ab"}, {Authorities: "ab"},
+		{},
+		{Username: "ab"},
+		{Username: "a", Password: "b"},
+		{Password: "ab"},
+		{PrivateKey: "ab"},
+		{KnownHosts: "ab"},
+		{Authorities: "ab"},
 	}
 	seen := make(map[proof]bool)
 	for _, c := range all {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,10 +26,8 @@ const fsImmutable = 0x10
 // takes lets the server take these tokens only.
 func takes(tokens ...string) func(gitwire.Request) *gitwire.Error {
 	return func(r gitwire.Request) *gitwire.Error {
-		for _, token := range tokens {
-			if r.Credentials.Password == token {
-				return nil
-			}
+		if slices.Contains(tokens, r.Credentials.Password) {
+			return nil
 		}
 		return &gitwire.Error{Fault: gitwire.Unauthorized, Message: "want another secret"}
 	}
@@ -36,9 +35,9 @@ func takes(tokens ...string) func(gitwire.Request) *gitwire.Error {
 
 func TestPausesGrowWithFailures(t *testing.T) {
 	b := backoff{least: time.Second, most: 10 * time.Minute}
-	for failures, want := range map[int]time.Duration{1: 1, 2: 2, 3: 4, 6: 32, 7: 32, 1000: 32} {
-		if got := b.again(failures); got != want*time.Second {
-			t.Errorf("after %d failures of a first fetch: %v, want %ds", failures, got, want)
+	for failures, want := range map[int]float64{1: 1, 2: 2, 3: 4, 6: 32, 7: 32, 1000: 32} {
+		if got := b.again(failures); got.Seconds() != want {
+			t.Errorf("after %d failures of a first fetch: %v, want %vs", failures, got, want)
 		}
 	}
 	for _, tc := range []struct {

@@ -102,14 +102,21 @@ func crashAtEveryStep(
 	t.Fatalf("the driver still dies at step %d", maxSteps)
 }
 
-// failpointsInSource returns the names that the driver's code passes to failpoint.Here or converts
-// to a failpoint.Point. Those of pkg/gittree are of that package's own crash test.
+// failpointsInSource returns those of the driver but for pkg/gittree, whose own are of
+// TestSIGKILLAtEveryStepOfContentFromGitLeavesOneOfTheTrees.
 func failpointsInSource(t *testing.T) []string {
+	t.Helper()
+	return failpointsIn(t, "../../pkg", "gittree")
+}
+
+// failpointsIn returns the names that the code below a directory passes to failpoint.Here or
+// converts to a failpoint.Point. Directories with the other name are left out.
+func failpointsIn(t *testing.T, dir, without string) []string {
 	t.Helper()
 	call := regexp.MustCompile(`failpoint\.(?:Here|Point)\("([^"]+)"\)`)
 	names := map[string]bool{}
-	err := filepath.WalkDir("../../pkg", func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() && d.Name() == "gittree" {
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == without {
 			return filepath.SkipDir
 		}
 		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {

@@ -310,4 +310,9 @@ func wantContent(t *testing.T, path string) {
 	}
 }
 
-func failpoint(n int) string { return fmt.Sprintf("CSI_HOSTPATH_FAILPOINT=:%d", n) }
+func failpoint(n int) string { return failpointOf("", n) }
+
+// failpointOf arms the n-th of the failpoints whose names begin with the prefix.
+func failpointOf(prefix string, n int) string {
+	return fmt.Sprintf("CSI_HOSTPATH_FAILPOINT=%s:%d", prefix, n)
+}
