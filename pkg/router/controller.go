@@ -57,8 +57,10 @@ func ofEveryNode(n *node, class map[string]string, v *csi.Volume) error {
 				clip(value))
 		}
 	}
-	if !volume.HasGit(v.GetVolumeContext()) {
-		return fmt.Errorf("node %s has answered without the class's attributes", n.name)
+	for _, key := range volume.GitKeys() { // a key that is missing has another value: the default
+		if value, wanted := class[key]; wanted && v.GetVolumeContext()[key] != value {
+			return fmt.Errorf("node %s has answered without the class's %s", n.name, key)
+		}
 	}
 	v.AccessibleTopology = nil
 	return nil

@@ -143,7 +143,9 @@ func TestAnAnswerOfAnotherNodesPoolIsRefused(t *testing.T) {
 func TestContentOfGitIsOfAllNodes(t *testing.T) {
 	c := newCluster(t, Options{})
 	n := c.addNode("node-a", "p")
-	class := map[string]string{"source": "git", "url": "https://git.example.com/site"}
+	class := map[string]string{
+		"source": "git", "url": "https://git.example.com/site", "ref": "release",
+	}
 	answer := func(attributes map[string]string) *csi.Volume {
 		return &csi.Volume{
 			VolumeId:           "host-0123456789ab-v",
@@ -153,7 +155,9 @@ func TestContentOfGitIsOfAllNodes(t *testing.T) {
 	}
 	req := createRequest("v", "node-a")
 	req.Parameters = class
-	n.answer(answer(map[string]string{"source": "git", "url": class["url"], "size": "1Mi"}))
+	n.answer(answer(map[string]string{
+		"source": "git", "url": class["url"], "ref": "release", "size": "1Mi",
+	}))
 	resp, err := c.client.CreateVolume(t.Context(), req)
 	if err != nil || len(resp.GetVolume().GetAccessibleTopology()) != 0 {
 		t.Errorf("the answer is %v, %v", resp, err)
@@ -162,6 +166,7 @@ func TestContentOfGitIsOfAllNodes(t *testing.T) {
 		"another repository": {"source": "git", "url": "https://git.example.com/other"},
 		"a path of the node": {"path": "/etc"},
 		"no attributes":      {},
+		"no ref":             {"source": "git", "url": class["url"]},
 	} {
 		n.answer(answer(attributes))
 		_, err := c.client.CreateVolume(t.Context(), req)
