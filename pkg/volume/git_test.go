@@ -11,6 +11,7 @@ func TestURLThatCouldMeanTwoThingsIsRefused(t *testing.T) {
 		"", "git.example.com/a", "git@git.example.com:team/site", "file:///etc", "ext::sh", "git://h/a",
 		"https://user@h/a", "https://user:pw@h/a", "ssh://git:pw@h/a", "ssh://-o@h/a", "https://h",
 		"https://h/", "https://h/a/", "https://h/a//b", "https://h/a/../b", "https://h/./b",
+		"https://h/a/..;/b", "https://h/a;x/b",
 		"https://h/a%2fb", "https://h/%2e%2e/b", "https://h/a?x", "https://h/a#x", `https://h/a\b`,
 		"https://h:/a", "https://h:0/a", "https://h:65536/a", "https://127.1/a", "https://0x7f000001/a",
 		"https://h./a", "https://-h/a", "https://h/a b", "https://h/é", "https:/h/a", "https:h/a",

@@ -71,7 +71,7 @@ func ParseGitPrefix(s string) (GitURL, error) {
 func parseGitURL(s string) (GitURL, error) {
 	if len(s) > maxURLBytes || strings.ContainsFunc(s, isNoGitURLRune) {
 		return GitURL{}, fmt.Errorf("want a URL of at most %d printable ASCII characters without "+
-			"\"%%\", \"?\", \"#\" and \"\\\"", maxURLBytes)
+			"\"%%\", \"?\", \"#\", \";\" and \"\\\"", maxURLBytes)
 	}
 	parsed, err := url.Parse(s)
 	if err != nil || parsed.Opaque != "" || parsed.Host == "" {
@@ -88,8 +88,10 @@ func parseGitURL(s string) (GitURL, error) {
 	return u, u.checkPath()
 }
 
+// isNoGitURLRune: what follows a semicolon is a parameter of its segment (RFC 3986, section 3.3).
+// Servers in Java drop it and then read "..;" as "..".
 func isNoGitURLRune(r rune) bool {
-	return r <= ' ' || r >= 0x7f || strings.ContainsRune("%?#\\\"<>^`{|}", r)
+	return r <= ' ' || r >= 0x7f || strings.ContainsRune("%?#;\\\"<>^`{|}", r)
 }
 
 // setUser takes a name for ssh, and nothing else: what is in a URL is no secret.
