@@ -97,11 +97,11 @@ const verdictTime = 10 * time.Minute
 // isOfOneSecret says that an error of the last fetch says nothing of the content: the server has
 // refused one secret, and there is another one that it has not refused.
 func (c *content) isOfOneSecret(err error) bool {
-	return isUnauthorized(err) && !c.isRefused(c.refresher())
+	return isDenied(err) && !c.isRefused(c.refresher())
 }
 
 // isRefused says that the server has refused a user's secret.
-func (c *content) isRefused(u user) bool { return isUnauthorized(c.verdicts[u.proof].err) }
+func (c *content) isRefused(u user) bool { return isDenied(c.verdicts[u.proof].err) }
 
 // period is the shortest of the users'; 0: nobody wants a refresh.
 func (c *content) period() (shortest time.Duration) {

@@ -384,7 +384,7 @@ func (s *Contents) nextFetch(
 		asked = false
 	}
 	// While the server is away, its content is here.
-	isOpen := published || u.proof == (proof{}) || asked && !isUnauthorized(verdict.err)
+	isOpen := published || u.proof == (proof{}) || asked && !isDenied(verdict.err)
 	switch {
 	case isOpen && c.commit != "":
 		return f, nil

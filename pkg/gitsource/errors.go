@@ -31,10 +31,12 @@ var faultTable = map[gitwire.Fault]faultText{
 
 func isKnown(f gitwire.Fault) bool { _, ok := faultTable[f]; return ok }
 
-// isUnauthorized says that the server has refused a secret.
-func isUnauthorized(err error) bool {
+// isDenied says that the server shows nothing to who has a secret. Of a private repository many
+// servers say that it does not exist.
+func isDenied(err error) bool {
 	var wire *gitwire.Error
-	return errors.As(err, &wire) && wire.Fault == gitwire.Unauthorized
+	return errors.As(err, &wire) &&
+		(wire.Fault == gitwire.Unauthorized || wire.Fault == gitwire.NotFound)
 }
 
 // describe is why a first fetch has failed, as its publish answers. Errors: those of faultTable;

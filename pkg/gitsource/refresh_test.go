@@ -33,6 +33,31 @@ func takes(tokens ...string) func(gitwire.Request) *gitwire.Error {
 	}
 }
 
+// Many servers say of a private repository that it does not exist. Who may not read it neither sees
+// what another pod's secret has opened, nor keeps that pod's content from being refreshed.
+func TestSecretThatFindsNoRepositoryOpensNothing(t *testing.T) {
+	s, p, f := newContents(t)
+	f.Judge(func(r gitwire.Request) *gitwire.Error {
+		if r.Credentials.Password == "right" {
+			return nil
+		}
+		return &gitwire.Error{Fault: gitwire.NotFound, Message: "no such repository"}
+	})
+	fixture.Must(t, openAs(t, s, withToken(requestOf(t, 1), "right")))
+	other := withToken(requestOf(t, 2), "of another repository")
+	if err := openAs(t, s, other); !errors.Is(err, volume.ErrPrecondition) {
+		t.Errorf("%v, want %v", err, volume.ErrPrecondition)
+	}
+	other.Published = true // its secret was replaced later
+	fixture.Must(t, openAs(t, s, other))
+	f.Commit(commitOf("b"), map[string]string{"x": "two"})
+	s.refreshNow(t)
+	s.refreshNow(t)
+	if got := fileOf(t, p, "site/x"); got != "two" || s.only(t).failures != 0 {
+		t.Errorf("the content is %q, after %d failures", got, s.only(t).failures)
+	}
+}
+
 func TestPausesGrowWithFailures(t *testing.T) {
 	b := backoff{least: time.Second, most: 10 * time.Minute}
 	for failures, want := range map[int]float64{1: 1, 2: 2, 3: 4, 6: 32, 7: 32, 1000: 32} {
