@@ -12,7 +12,7 @@ const reasonCannotGrow = "ClaimCannotGrow"
 
 const (
 	// growthTime is how long the resizer may take to begin before anybody is told why it does not.
-	growthTime = 30 * time.Second
+	growthTime = 10 * time.Second
 	// growthRetry is when a claim that cannot grow is looked at again.
 	growthRetry = 10 * time.Minute
 )

@@ -52,6 +52,31 @@ func TestClaimGrowsWhileItsPodWrites(t *testing.T) {
 	sh(t, ns, "app", "rm /data/file; echo x >/data/small; sync")
 }
 
+// TestClaimWithoutTheMarkSaysHowItGrows takes from a claim the annotation that one written by hand
+// for an existing volume lacks: the admission policy keeps the resizer from it, and an event says
+// what to do. That is done, and the claim grows.
+func TestClaimWithoutTheMarkSaysHowItGrows(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	apply(t, ns, claim("data", "csi-hostpath", "16Mi")+pod("app", mounts("data", "/data")))
+	waitReady(t, ns, "app")
+	kubectl(t, "-n", ns, "annotate", "pvc", "data", provisionerOf+"-")
+	grow(t, ns, "data", "32Mi")
+	remedy := "annotate --overwrite pvc data " + provisionerOf + "=" + driverName
+	for _, want := range []string{"ClaimCannotGrow", remedy} {
+		eventually(t, readyTimeout, func() error { return describes(t, ns, "pvc", "data", want) })
+	}
+	if err := hasCapacity(t, ns, "data", "16Mi"); err != nil {
+		t.Error(err)
+	}
+	out, _ := hostpath(t, "-n", ns, "doctor", "--all-namespaces=false")
+	if !strings.Contains(out, "claim "+ns+"/data: wants to grow to 32Mi, and has 16Mi: it lacks") {
+		t.Errorf("doctor does not say why the claim does not grow:\n%s", out)
+	}
+	kubectl(t, append([]string{"-n", ns}, strings.Fields(remedy)...)...)
+	eventually(t, readyTimeout, func() error { return hasCapacity(t, ns, "data", "32Mi") })
+}
+
 func grow(t *testing.T, ns, name, size string) {
 	t.Helper()
 	kubectl(t, "-n", ns, "patch", "pvc", name, "-p",
