@@ -361,7 +361,7 @@ func parts[T any](
 		next  string
 	}
 	for _, slot := range slots {
-		if q.Pool != "" && slot.config.Name != q.Pool || idOf(slot) < afterPool {
+		if q.Pool != "" && slot.config.Name != q.Pool || idOf(slot) < afterPool || slot.hasNothing() {
 			continue
 		}
 		after := ""
@@ -391,6 +391,11 @@ func parts[T any](
 		}
 	}
 	return list, nil
+}
+
+// hasNothing says whether the pool is optional and was never there: nothing of it is missing.
+func (s *poolSlot) hasNothing() bool {
+	return s.last == nil && s.err != nil && isAbsent(s, s.err)
 }
 
 // lastKey is after every key of a pool.

@@ -212,6 +212,26 @@ func TestNodeTellsNoPathOfItself(t *testing.T) {
 	told(nil, err)
 }
 
+// A node may lack an optional pool: its volumes are not missing, as it has none.
+func TestNothingIsMissingOfAnOptionalPoolThatIsAbsent(t *testing.T) {
+	absent := config.NewPool("fast", filepath.Join(t.TempDir(), "absent"))
+	absent.Optional = true
+	s := newPools(t, config.NewPool("a", filepath.Join(t.TempDir(), "a")), absent)
+	keepOpening(t, s)
+	fixture.Eventually(t, "all pools are tried", func() bool { return s.stillOpening() == nil })
+	n := newNodeStatus(config.Default(), s, s.publications)
+	_, missing, _ := all(t, n.Volumes, status.Query{Limit: 10})
+	if len(missing) != 0 {
+		t.Errorf("missing %+v", missing)
+	}
+	pools, _, _ := all(t, n.Pools, status.Query{Limit: 10})
+	if len(pools) != 2 || !slices.ContainsFunc(pools, func(p status.Pool) bool {
+		return p.Name == "fast" && p.Optional && p.Reason == string(volume.ReasonAbsent)
+	}) {
+		t.Errorf("pools %+v", pools)
+	}
+}
+
 func TestPoolThatHangsIsMissingAndTheOthersAreTold(t *testing.T) {
 	n, p := newToldPools(t)
 	createNamed(t, p, "pvc-1", volume.Owner{})

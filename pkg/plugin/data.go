@@ -208,7 +208,11 @@ func list[T any](
 		items, told = append(items, some...), append(told, absent...)
 		return err
 	})
-	return items, append(missing, told...), err
+	missing = append(missing, told...)
+	slices.SortStableFunc(missing, func(a, b status.Missing) int { // nodes answer in any order
+		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Pool, b.Pool))
+	})
+	return items, missing, err
 }
 
 // attribute enters the node that has told of items, and of what is missing.

@@ -156,13 +156,14 @@ func (s *session) data(ctx context.Context) (*doctor.Data, error) {
 	if d.Snapshots, missing[2], err = list[status.Snapshot](ctx, s, "snapshots", nil); err != nil {
 		return nil, err
 	}
-	seen := map[string]bool{}
+	type part struct{ node, pool string }
+	seen := map[part]bool{}
 	for _, m := range d.Missing {
-		seen[m.Node] = true
+		seen[part{m.Node, m.Pool}] = true
 	}
 	for _, m := range slices.Concat(missing[:]...) {
-		if !seen[m.Node] {
-			d.Missing, seen[m.Node] = append(d.Missing, m), true
+		if of := (part{m.Node, m.Pool}); !seen[of] {
+			d.Missing, seen[of] = append(d.Missing, m), true
 		}
 	}
 	return &d, nil
@@ -242,8 +243,8 @@ func (p *plugin) printGroup(g doctor.Group) {
 	if g.Subject != "" {
 		text = g.Subject + ": " + g.Message
 	}
-	fmt.Fprintf(p.Out, "%-8s%-14s%s\n", g.Severity, g.Check, output.Escape(text))
-	const indent = "                      "
+	fmt.Fprintf(p.Out, "%-8s%-16s%s\n", g.Severity, g.Check, output.Escape(text))
+	const indent = "                        "
 	if n := len(g.Also); n > 0 {
 		also := strings.Join(g.Also[:min(n, maxAlso)], ", ")
 		if n > maxAlso {

@@ -593,7 +593,7 @@ func TestDoctorPrintsRemediesAndFails(t *testing.T) {
 	out, _, err := newTestCluster(t).run(t, "doctor", "--quiet")
 	if !errors.Is(err, errFaults) ||
 		!strings.Contains(out,
-			"ERROR   pools         pool default on node node-b: is not open: not_mounted") ||
+			"ERROR   pools           pool default on node node-b: is not open: not_mounted") ||
 		!strings.Contains(out, "do: mount the disk") || strings.Contains(out, "OK ") {
 		t.Errorf("%v\n%s", err, out)
 	}

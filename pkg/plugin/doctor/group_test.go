@@ -39,6 +39,21 @@ func TestOneFaultOfManyNodesIsSaidOnce(t *testing.T) {
 	}
 }
 
+func TestPoolThatCannotBeUsedIsNamedOnce(t *testing.T) {
+	f := healthy()
+	f.Data.Pools = append(f.Data.Pools, status.Pool{
+		Node: "a", Name: "fast", Optional: true, Reason: "absent",
+	})
+	f.Data.Missing = []status.Missing{
+		{Node: "a", Pool: "fast", Reason: "pool fast cannot be used: absent"},
+		{Node: "a", Pool: "default", Reason: "pool default cannot be used: hangs"},
+	}
+	groups := groupsOf(f, Warning)
+	if len(groups) != 1 || groups[0].Subject != "pool default on node a" {
+		t.Errorf("got %+v, want only the pool that hangs", groups)
+	}
+}
+
 func TestChecksThatLackTheSameAreOneGroup(t *testing.T) {
 	f := healthy()
 	f.Data, f.DataError = nil, errors.New("connection refused")

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 
 	storage "k8s.io/api/storage/v1"
 
@@ -32,9 +33,20 @@ func (e *examination) pools() string {
 		}
 	}
 	for _, m := range e.Data.Missing {
-		e.fault(Warning, "node "+m.Node, "did not answer about its pools: "+m.Reason, "", "")
+		if m.Pool == "" {
+			e.fault(Warning, "node "+m.Node, "did not answer about its pools: "+m.Reason, "", "")
+		} else if !e.isNotReady(m) {
+			e.fault(Warning, "pool "+m.Pool+" on node "+m.Node, "did not answer: "+m.Reason, "", "")
+		}
 	}
 	return plural(ready, "pool") + " open"
+}
+
+// isNotReady says whether the list of pools says already that the pool cannot be used.
+func (e *examination) isNotReady(m status.Missing) bool {
+	return slices.ContainsFunc(e.Data.Pools, func(p status.Pool) bool {
+		return p.Node == m.Node && p.Name == m.Pool && !p.Ready
+	})
 }
 
 // sizes finds pools that enforce no sizes and have volumes that can outgrow theirs. Images keep
