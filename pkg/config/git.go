@@ -25,7 +25,7 @@ func (c Config) checkGitSources(f *faults) {
 	for i, g := range c.GitSources {
 		at := fmt.Sprintf("gitSources[%d].", i)
 		if _, err := volume.ParseGitPrefix(g.URLPrefix); err != nil {
-			f.addf(at+"urlPrefix", "%s: %v", quote(g.URLPrefix), err)
+			f.addf(at+"urlPrefix", "%s: %v", quote(volume.WithoutPassword(g.URLPrefix)), err)
 		}
 		checkNamespaces(f, at, g.Namespaces)
 		if g.MaxSize <= 0 || g.MaxSize > volume.MaxCapacityBytes {

@@ -2,9 +2,27 @@ package volume
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 )
+
+func TestMessagesQuoteNoPasswordOfAURL(t *testing.T) {
+	for url, want := range map[string]string{
+		"https://u:hunter2@h/x":         `"https://…@h/x"`,
+		"https://hunter2@h/x":           `"https://…@h/x"`,
+		"u:hunter2@h:x":                 `"…@h:x"`,
+		"https://u:hun@ter2@h/x":        `"https://…@h/x"`,
+		"https://h/x?token=hunter2":     `"https://h/x?…"`,
+		"https://h/x?hunter2=a@b://c@d": `"https://h/x?…"`,
+		"https://h/":                    `"https://h/"`,
+	} {
+		_, err := ParseParameters(map[string]string{ParamSource: "git", ParamURL: url})
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "unter2") {
+			t.Errorf("%s: %v, want %s", url, err, want)
+		}
+	}
+}
 
 func TestURLThatCouldMeanTwoThingsIsRefused(t *testing.T) {
 	for _, s := range []string{

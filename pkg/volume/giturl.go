@@ -110,6 +110,23 @@ func (u *GitURL) setUser(user *url.Userinfo) error {
 	return nil
 }
 
+// WithoutPassword is what a message may quote of a text that should be a URL: it has "…" for what
+// may be a user and a password, or a query with a token.
+func WithoutPassword(s string) string {
+	if before, _, has := strings.Cut(s, "?"); has {
+		s = before + "?…"
+	}
+	end := strings.LastIndexByte(s, '@')
+	if end < 0 {
+		return s
+	}
+	begin := 0
+	if scheme := strings.Index(s[:end], "://"); scheme >= 0 {
+		begin = scheme + len("://")
+	}
+	return s[:begin] + "…" + s[end:]
+}
+
 func isURLWord(r rune) bool {
 	return r == '.' || r == '_' || r == '-' ||
 		r < 0x80 && isAlphanumeric(byte(r)) // #nosec G115 -- ASCII

@@ -211,7 +211,11 @@ func (p *Parameters) set(
 				strings.Join(known, ", "))
 		}
 		if err := set(p, params[key]); err != nil {
-			return fmt.Errorf("%w: parameter %q is %q: %w", ErrInvalid, key, params[key], err)
+			value := params[key]
+			if key == ParamURL {
+				value = WithoutPassword(value)
+			}
+			return fmt.Errorf("%w: parameter %q is %q: %w", ErrInvalid, key, value, err)
 		}
 	}
 	return nil
