@@ -27,8 +27,8 @@ func (s *Server) ControllerExpandVolume(
 		return nil, err
 	}
 	if volume.IsReferenceID(req.GetVolumeId()) {
-		return nil, fmt.Errorf("%w: volume %s is a path of the host, and has no size that could grow",
-			volume.ErrInvalid, req.GetVolumeId())
+		return nil, fmt.Errorf("%w: volume %s is a path of the host or content of git, and does not "+
+			"grow: make a new claim, of the size that is wanted", volume.ErrInvalid, req.GetVolumeId())
 	}
 	found, p, err := s.find(req.GetVolumeId())
 	if err != nil {

@@ -21,8 +21,8 @@ func (s *Server) ControllerModifyVolume(
 	ctx context.Context, req *csi.ControllerModifyVolumeRequest,
 ) (*csi.ControllerModifyVolumeResponse, error) {
 	if volume.IsReferenceID(req.GetVolumeId()) {
-		return nil, fmt.Errorf("%w: volume %s is a path of the host, and has no mutable parameters",
-			volume.ErrInvalid, req.GetVolumeId())
+		return nil, fmt.Errorf("%w: volume %s is a path of the host or content of git, and has no "+
+			"mutable parameters", volume.ErrInvalid, req.GetVolumeId())
 	}
 	found, p, err := s.find(req.GetVolumeId())
 	if err != nil {

@@ -121,6 +121,60 @@ func TestPodsShowOneContentOfGitReadOnly(t *testing.T) {
 	}
 }
 
+// A claim's volume has the attributes that its class, or a PersistentVolume written by hand, has.
+func TestClaimShowsContentOfGitThatPodsShare(t *testing.T) {
+	n, f := newGitNode(t)
+	f.Commit(commitOf("a"), map[string]string{"index.html": "one"})
+	class, err := volume.ParseParameters(map[string]string{"source": "git", "url": gitURL})
+	fixture.Must(t, err)
+	name, err := volume.ParseName("pvc-1")
+	fixture.Must(t, err)
+	_, err = n.NodeStageVolume(t.Context(), &csi.NodeStageVolumeRequest{
+		VolumeId: class.ReferenceID(name), StagingTargetPath: n.target("staging"),
+		VolumeCapability: capabilityOf(multiWriter),
+		VolumeContext:    map[string]string{"source": "git", "url": gitURL, "size": "16777216"},
+	})
+	fixture.Must(t, err)
+	fixture.Must(t, n.publishGit(t, deadUID, nil)) // an inline volume
+	publish := func(handle string, readOnly bool) error {
+		return n.publishGit(t, liveUID, func(r *csi.NodePublishVolumeRequest) {
+			r.VolumeId, r.Readonly, r.StagingTargetPath = handle, readOnly, n.target("staging")
+			r.VolumeContext[volume.ParamSize] = "16777216"
+			r.VolumeContext[volume.AttrEphemeral] = "false"
+		})
+	}
+	for _, handle := range []string{class.ReferenceID(name), "by-hand"} {
+		err := publish(handle, false)
+		wantCode(t, err, codes.PermissionDenied)
+		if !strings.Contains(err.Error(), "persistentVolumeClaim") {
+			t.Errorf("%v: want what the pod has to set", err)
+		}
+		fixture.Must(t, publish(handle, true))
+		n.wantFile(t, liveUID, "site/index.html", "one")
+		stats, err := n.NodeGetVolumeStats(t.Context(), &csi.NodeGetVolumeStatsRequest{
+			VolumeId: handle, VolumePath: inlineTarget(n, liveUID),
+		})
+		if err != nil || len(stats.GetUsage()) != 2 || stats.GetUsage()[0].GetTotal() == 0 {
+			t.Errorf("%v, %v: want bytes and inodes", stats, err)
+		}
+		_, err = n.NodeExpandVolume(t.Context(), &csi.NodeExpandVolumeRequest{
+			VolumeId: handle, VolumePath: inlineTarget(n, liveUID),
+			CapacityRange: &csi.CapacityRange{RequiredBytes: 1 << 30},
+		})
+		wantCode(t, err, codes.NotFound)
+		fixture.Must(t, n.unpublishHandle(t, handle, inlineTarget(n, liveUID)))
+	}
+	if fetches, contents := len(f.Requests()), len(n.pool.GitContents()); fetches+contents != 2 {
+		t.Errorf("%d fetches, %d contents, want one of each", fetches, contents)
+	}
+
+	err = publish(n.pool.GitContents()[0].ID.String(), true)
+	wantCode(t, err, codes.InvalidArgument)
+	other, err := volume.ParseParameters(map[string]string{"source": "git", "url": gitURL, "ref": "x"})
+	fixture.Must(t, err)
+	wantCode(t, publish(other.ReferenceID(name), true), codes.InvalidArgument) // made for another ref
+}
+
 func TestContentOfGitIsRefusedWithItsCode(t *testing.T) {
 	n, f := newGitNode(t)
 	f.Commit(commitOf("a"), nil)

@@ -40,7 +40,7 @@ func parseSources(ids []string) (sources []volume.ID, err error) {
 	for _, id := range ids {
 		if volume.IsReferenceID(id) {
 			return nil, fmt.Errorf(
-				"%w: volume %s is a path of the host, which belongs to no pool: there are no snapshots of it",
+				"%w: volume %s is a path of the host or content of git, in no pool: it has no snapshots",
 				volume.ErrInvalid, id)
 		}
 		source, err := volume.ParseID(id)

@@ -17,7 +17,7 @@ func ParseSnapshot(req *csi.CreateSnapshotRequest) (volume.SnapshotRequest, erro
 	}
 	if volume.IsReferenceID(req.GetSourceVolumeId()) {
 		return volume.SnapshotRequest{}, fmt.Errorf(
-			"%w: volume %s is a path of the host, which belongs to no pool: there are no snapshots of it",
+			"%w: volume %s is a path of the host or content of git, in no pool: it has no snapshots",
 			volume.ErrInvalid,
 			req.GetSourceVolumeId(),
 		)

@@ -27,7 +27,7 @@ func ParseSource(source *csi.VolumeContentSource) (volume.Source, error) {
 	case *csi.VolumeContentSource_Volume:
 		if volume.IsReferenceID(from.Volume.GetVolumeId()) {
 			return volume.Source{}, fmt.Errorf(
-				"%w: volume %s is a path of the host, which belongs to no pool: it cannot be cloned",
+				"%w: volume %s is a path of the host or content of git, in no pool: it cannot be cloned",
 				volume.ErrInvalid,
 				from.Volume.GetVolumeId(),
 			)

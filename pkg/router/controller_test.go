@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -348,6 +349,54 @@ func TestAReferenceIsOnOneNode(t *testing.T) {
 	_, err := c.client.CreateSnapshot(t.Context(),
 		&csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: first.GetVolumeId()})
 	wantCode(t, err, codes.InvalidArgument, "path of the host")
+}
+
+// Whichever node is asked says the same of a class with content of git, and nothing is made.
+func TestClassWithContentOfGitIsMadeByAnyNodeForAll(t *testing.T) {
+	c := newCluster(t, Options{})
+	c.addNode("node-a", "p")
+	c.addNode("node-b", "p")
+	request := func(nodes ...string) *csi.CreateVolumeRequest {
+		req := createRequest("pvc-1", nodes...)
+		req.Parameters = map[string]string{
+			volume.ParamSource: "git", volume.ParamURL: "https://git.example.com/site",
+			volume.ParamPVCNamespace: "web", volume.ParamPVCName: "site",
+		}
+		return req
+	}
+	v := c.create(request())
+	want := map[string]string{"source": "git", "url": "https://git.example.com/site", "size": "1048576"}
+	if len(v.GetAccessibleTopology()) != 0 || !maps.Equal(v.GetVolumeContext(), want) {
+		t.Errorf("%v: want no topology, and %v", v, want)
+	}
+	for _, node := range []string{"node-a", "node-b"} {
+		if again := c.create(request(node)); !proto.Equal(v, again) {
+			t.Errorf("the volume was %v, and is %v", v, again)
+		}
+	}
+
+	other := request()
+	other.Parameters[volume.ParamPVCNamespace] = "bank"
+	_, err := c.client.CreateVolume(t.Context(), other)
+	wantCode(t, err, codes.PermissionDenied, "is for the namespaces [web]")
+	mistake := request()
+	mistake.Parameters["branch"] = "main"
+	_, err = c.client.CreateVolume(t.Context(), mistake)
+	wantCode(t, err, codes.InvalidArgument, `unknown parameter "branch"`, "url")
+	_, err = c.client.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{
+		VolumeId: v.GetVolumeId(), CapacityRange: &csi.CapacityRange{RequiredBytes: 2 * mib},
+	})
+	wantCode(t, err, codes.InvalidArgument, "content of git")
+	validated, err := c.client.ValidateVolumeCapabilities(t.Context(),
+		&csi.ValidateVolumeCapabilitiesRequest{
+			VolumeId: v.GetVolumeId(), VolumeContext: v.GetVolumeContext(), VolumeCapabilities: mounted(),
+		})
+	if err != nil || validated.GetConfirmed() == nil {
+		t.Errorf("%v, %v: want it confirmed", validated, err)
+	}
+	if err := c.deleteVolume(v); err != nil {
+		t.Error(err)
+	}
 }
 
 // Pools of two nodes have volumes of the same name.

@@ -24,6 +24,7 @@ import (
 	"k8s.io/klog/v2/textlogger"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/controllerserver"
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitsource"
 	"github.com/csi-hostpath/csi-hostpath/pkg/health"
 	"github.com/csi-hostpath/csi-hostpath/pkg/hostpath"
 	"github.com/csi-hostpath/csi-hostpath/pkg/link"
@@ -32,6 +33,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/rpc"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
+	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 	"github.com/csi-hostpath/csi-hostpath/test/process"
 )
 
@@ -164,6 +166,16 @@ type anyPath struct{}
 
 func (anyPath) Check(hostpath.Use) error { return nil }
 
+// onlyOfWeb has repositories of one server for one namespace.
+func onlyOfWeb(t testing.TB) *gitsource.Rules {
+	t.Helper()
+	prefix, err := volume.ParseGitPrefix("https://git.example.com/")
+	fixture.Must(t, err)
+	return gitsource.NewRules([]gitsource.Rule{
+		{Prefix: prefix, Namespaces: []string{"web"}, MaxSizeBytes: gib},
+	})
+}
+
 type nothingPublished struct{}
 
 func (nothingPublished) CheckUnused(context.Context, volume.ID, *os.File) error { return nil }
@@ -212,6 +224,7 @@ func (n *testNode) serve() {
 		Pools:        n.pools,
 		Publications: nothingPublished{},
 		Host:         anyPath{},
+		Git:          onlyOfWeb(n.c.t),
 	})
 	n.ControllerServer = service
 	logger := textlogger.NewLogger(
