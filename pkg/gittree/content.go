@@ -56,6 +56,8 @@ type Content struct {
 	name              string
 	opts              Options
 	content, building openat.Dir
+	// leftovers are entries of building that Open could not name as trees that were replaced.
+	leftovers []string
 	// replacing is locked during Replace, and removing while old trees are removed.
 	replacing, removing sync.Mutex
 
@@ -115,7 +117,10 @@ func (c *Content) open(data openat.Dir) (err error) {
 	if err := c.demoteLeftovers(time.Now()); err != nil {
 		return err
 	}
-	return c.describe()
+	if err := c.describe(); !isOutOfSpace(err) {
+		return err
+	}
+	return nil // RemoveOld makes room and does it then
 }
 
 // openDir makes a directory if it does not exist, and opens it. It gives it that mode and root as

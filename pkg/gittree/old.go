@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,17 +30,37 @@ const (
 func (c *Content) RemoveOld(ctx context.Context, now time.Time) error {
 	c.removing.Lock()
 	defer c.removing.Unlock()
-	if !c.isDescribed() {
-		if err := c.describe(); err != nil {
-			return fmt.Errorf("write %s: %w", CommitFile, outOfSpace(err))
-		}
+	err := c.describeAgain()
+	if err != nil && !isOutOfSpace(err) {
+		return err
 	}
+	if err := c.removeDue(ctx, now); err != nil || c.isDescribed() {
+		return err
+	}
+	return c.describeAgain() // there may be room now
+}
+
+// describeAgain does what could not be done after an exchange.
+func (c *Content) describeAgain() error {
+	if c.isDescribed() {
+		return nil
+	}
+	if err := c.describe(); err != nil {
+		return fmt.Errorf("write %s: %w", CommitFile, outOfSpace(err))
+	}
+	return nil
+}
+
+// removeDue removes the trees whose grace is over, and leftovers.
+func (c *Content) removeDue(ctx context.Context, now time.Time) error {
 	names, err := c.listBuilding()
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if replaced, ok := replacedAt(name); !ok || c.inGrace(now.Sub(replaced)) {
+		replaced, ok := replacedAt(name)
+		isDue := ok && !c.inGrace(now.Sub(replaced)) || slices.Contains(c.leftovers, name)
+		if !isDue {
 			continue
 		}
 		if err := c.removeTree(ctx, name); err != nil {
@@ -90,7 +111,8 @@ func (c *Content) demote(name string, at time.Time) error {
 }
 
 // demoteLeftovers names what a crash has left in the directory building, so that RemoveOld removes
-// it. A tree with a commit may be one that pods had open: it gets its grace from now on.
+// it. A tree with a commit may be one that pods had open: it gets its grace from now on. A btrfs
+// that is full, or a quota there, refuses renames: then leftovers go without a grace, to make room.
 func (c *Content) demoteLeftovers(now time.Time) error {
 	names, err := c.listBuilding()
 	if err != nil {
@@ -104,8 +126,12 @@ func (c *Content) demoteLeftovers(now time.Time) error {
 		if c.isWhole(name) {
 			at = now
 		}
-		if err := c.demote(name, at); err != nil {
+		err := c.demote(name, at)
+		if err != nil && !isOutOfSpace(err) {
 			return err
+		}
+		if err != nil {
+			c.leftovers = append(c.leftovers, name)
 		}
 	}
 	return nil

@@ -62,12 +62,16 @@ func (c *Content) checkCommits(commit, base string) error {
 
 // outOfSpace adds volume.ErrNoSpace to an error of a full filesystem or quota.
 func outOfSpace(err error) error {
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+	if !isOutOfSpace(err) {
 		return err
 	}
-	return fmt.Errorf("%w: the volume has no room for it beside the tree that it replaces, of which it "+
-		"shares the unchanged files: give the volume a larger size, or ask for a part of the repository "+
-		"(subPath): %w", volume.ErrNoSpace, err)
+	return fmt.Errorf("%w: the volume, or its pool's disk, has no room for it beside the tree that it "+
+		"replaces, of which it shares the unchanged files: give the volume a larger size, or ask for a "+
+		"part of the repository (subPath): %w", volume.ErrNoSpace, err)
+}
+
+func isOutOfSpace(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }
 
 func (c *Content) replace(
