@@ -26,7 +26,7 @@ func fetch(ctx context.Context, r gitwire.Request, o options) (_ *tree, err erro
 		return nil, err
 	}
 	r.Limits.PackBytes = min(r.Limits.PackBytes, o.packBytes())
-	s, err := openStore(ctx, o.cache, r.URL)
+	s, err := openStore(ctx, o.cache, r)
 	if err != nil {
 		return nil, err
 	}

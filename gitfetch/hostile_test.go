@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -337,5 +338,30 @@ func both(mode string) items {
 			"100644": {mode, "a", f}, "120000": {mode, "a", p.blob("d")}, "40000": {mode, "a", d},
 		}
 		return []item{entries[mode], {"40000", "a", d}, {"40000", "d", d}}
+	}
+}
+
+// A server that only this pod's ca.crt proves knows the commit of another pod's repository, and has
+// nothing of it.
+func TestAnotherServerOpensNothingOfTheCache(t *testing.T) {
+	r := newRig(t)
+	var now atomic.Pointer[served]
+	now.Store(&r.good)
+	r.mux.HandleFunc("/private/", func(w http.ResponseWriter, q *http.Request) {
+		now.Load().ServeHTTP(w, q)
+	})
+	cache, q := t.TempDir(), r.request("/private")
+	q.Version = gitwire.Version
+	if a, _, _ := ask(t, cache, q); a.Commit != r.commit.String() {
+		t.Fatalf("%+v", a)
+	}
+	other := head(r.commit, nil)
+	now.Store(&other)
+	if a, _, _ := ask(t, cache, q); a.Commit != r.commit.String() {
+		t.Errorf("the server itself: %+v", a)
+	}
+	q.Credentials.Authorities += "\n"
+	if a, _, _ := ask(t, cache, q); a.Fault == "" {
+		t.Errorf("another server: %+v", a)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-git/go-billy/v5/osfs"
@@ -45,10 +46,18 @@ type store struct {
 	lock *os.File
 }
 
-// openStore locks the cache of a URL: a second request for the repository waits.
-func openStore(ctx context.Context, cacheDir, url string) (*store, error) {
-	sum := sha256.Sum256([]byte(url))
-	dir := filepath.Join(cacheDir, hex.EncodeToString(sum[:]))
+// cacheName is equal for the same repository of the same server. Whoever says by what the server is
+// known could have another one answer for it, which takes any secret and names a commit that only
+// the cache has.
+func cacheName(r gitwire.Request) string {
+	sum := sha256.Sum256([]byte(strings.Join(
+		[]string{r.URL, r.Credentials.Authorities, r.Credentials.KnownHosts}, "\x00")))
+	return hex.EncodeToString(sum[:])
+}
+
+// openStore locks the cache of a repository: a second request for it waits.
+func openStore(ctx context.Context, cacheDir string, r gitwire.Request) (*store, error) {
+	dir := filepath.Join(cacheDir, cacheName(r))
 	for {
 		lock, err := tryLock(dir)
 		if err != nil {
