@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"k8s.io/klog/v2"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 )
 
 const (
@@ -100,9 +102,9 @@ func (o *options) register(flags *flag.FlagSet) {
 		"directory for the objects of repositories; it may be emptied at any time")
 	flags.Int64Var(&o.cacheBytes, "cache-bytes", 4<<30,
 		"bytes of the cache: a half for what is kept, a half for the fetches that run")
-	flags.Int64Var(&o.memory, "memory", 512<<20,
+	flags.Int64Var(&o.memory, "memory", 768<<20,
 		"bytes of memory for all processes; those of requests share seven eighths of it")
-	flags.IntVar(&o.jobs, "jobs", 2, "how many requests are served at the same time; others wait")
+	flags.IntVar(&o.jobs, "jobs", gitwire.Jobs, "how many requests are served at the same time; others wait")
 	flags.Var(&o.refused, "refused-addresses", "addresses and networks, with commas, that are not "+
 		"dialled unless a rule names them: the node's, the pod's, the API server's")
 }

@@ -25,6 +25,10 @@ import (
 // Version is that of the messages. Either side refuses another one.
 const Version = 1
 
+// Jobs is how many requests the fetcher serves at a time, if its flag does not say otherwise. The
+// driver sends no more: the time of one that waits in the fetcher would run out.
+const Jobs = 3
+
 const (
 	// MaxRequest bounds a Request in bytes: a URL, a secret of at most 1 MiB as Kubernetes has it.
 	MaxRequest = 2 << 20
