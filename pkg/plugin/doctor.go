@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	coordination "k8s.io/api/coordination/v1"
 	core "k8s.io/api/core/v1"
 	storage "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -132,6 +133,9 @@ func (s *session) readInstallation(ctx context.Context, group *errgroup.Group, f
 	})
 	read(group, &f.ControllerPods, func() ([]*core.Pod, error) {
 		return s.ControllerPods(ctx, s.installation)
+	})
+	read(group, &f.Leases, func() ([]lease, error) {
+		return s.Leases(ctx, s.installation.Namespace)
 	})
 	read(group, &f.Capacities, func() ([]capacity, error) {
 		return s.Capacities(ctx, s.installation.Namespace)
@@ -269,5 +273,6 @@ type (
 	csiNode      = *storage.CSINode
 	class        = *storage.StorageClass
 	capacity     = *storage.CSIStorageCapacity
+	lease        = *coordination.Lease
 	object       = *unstructured.Unstructured
 )

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	coordination "k8s.io/api/coordination/v1"
 	core "k8s.io/api/core/v1"
 	storage "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -54,6 +55,7 @@ type Facts struct {
 	CSINodes       []*storage.CSINode
 	DriverPods     []*core.Pod
 	ControllerPods []*core.Pod
+	Leases         []*coordination.Lease // of the driver's namespace
 	Classes        []*storage.StorageClass
 	Capacities     []*storage.CSIStorageCapacity
 	Volumes        []*core.PersistentVolume

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	apps "k8s.io/api/apps/v1"
+	coordination "k8s.io/api/coordination/v1"
 	core "k8s.io/api/core/v1"
 	storage "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -285,6 +286,21 @@ func TestEachFaultIsFoundWithItsRemedy(t *testing.T) {
 		{
 			"a damaged record", func(f *Facts) { f.Data.Volumes[0].Damaged = true },
 			Error, "health", "record_damaged", "csi-hostpath repair",
+		},
+		{
+			"controllers of which none leads", func(f *Facts) {
+				d := &apps.Deployment{Status: apps.DeploymentStatus{ReadyReplicas: 1}}
+				d.Spec.Template.Spec.Containers = []core.Container{{Name: "placer"}}
+				f.Installation.Deployments = []*apps.Deployment{d}
+				renewed := metav1.NewMicroTime(now.Add(-10 * time.Minute))
+				f.Leases = []*coordination.Lease{{
+					ObjectMeta: metav1.ObjectMeta{
+						Namespace: "csi-hostpath", Name: "csi-hostpath-controller-hostpath-csi-local",
+					},
+					Spec: coordination.LeaseSpec{RenewTime: &renewed},
+				}}
+			},
+			Error, "controller", "no replica has been the leader for 10m", "look at the pods",
 		},
 		{
 			"a volume without a PersistentVolume", func(f *Facts) {

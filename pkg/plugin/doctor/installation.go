@@ -4,11 +4,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
+	coordination "k8s.io/api/coordination/v1"
 	core "k8s.io/api/core/v1"
 	storage "k8s.io/api/storage/v1"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/objects"
+	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/output"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
@@ -222,10 +225,48 @@ func (e *examination) controller() string {
 			e.notReady(pod)
 		}
 	}
+	e.leader()
 	if len(e.Installation.Deployments) == 0 {
 		return "node deployment without a placer: there is no controller"
 	}
 	return "all replicas of the Deployments are ready"
+}
+
+// leaderlessFor is how old the last sign of life of a leader may be. A leader renews its Lease each
+// few seconds; another replica takes over within a minute.
+const leaderlessFor = 2 * time.Minute
+
+// leader finds out whether a replica of the controller, or of the placer, leads: claims with a
+// source are placed, and owners told what is wrong, only by it.
+func (e *examination) leader() {
+	name := "csi-hostpath-controller-" + strings.ReplaceAll(e.Installation.Driver, ".", "-") // the chart
+	at := slices.IndexFunc(e.Leases, func(l *coordination.Lease) bool { return l.Name == name })
+	if at < 0 || !e.hasLeader() {
+		return
+	}
+	renewed := e.Leases[at].Spec.RenewTime
+	if renewed == nil || e.Now.Sub(renewed.Time) < leaderlessFor {
+		return
+	}
+	e.fault(Error, "lease "+e.Installation.Namespace+"/"+name,
+		"no replica has been the leader for "+output.Age(renewed.Time, e.Now),
+		"look at the pods and their logs: kubectl -n "+e.Installation.Namespace+" get pods",
+		"docs/operations.md#csihostpathnoleader")
+}
+
+// placerContainer has the program of the controller in node deployment.
+const placerContainer = "placer"
+
+// hasLeader says whether a Deployment elects one. A placer that only answers the resizer does not.
+func (e *examination) hasLeader() bool {
+	for _, d := range e.Installation.Deployments {
+		for _, c := range d.Spec.Template.Spec.Containers {
+			if c.Name == objects.ControllerContainer || c.Name == placerContainer {
+				return !slices.Contains(c.Args, "--resizer-only")
+			}
+		}
+	}
+	return false
 }
 
 // versions finds programs of several versions, and sidecars that are older than the chart's.

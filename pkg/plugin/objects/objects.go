@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	apps "k8s.io/api/apps/v1"
+	coordination "k8s.io/api/coordination/v1"
 	core "k8s.io/api/core/v1"
 	storage "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -179,6 +180,16 @@ func (r *Reader) Drivers(ctx context.Context) ([]*storage.CSIDriver, error) {
 	return list[*storage.CSIDriver](ctx, r, "csidrivers", "", metav1.ListOptions{},
 		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			return r.Client.StorageV1().CSIDrivers().List(ctx, o)
+		})
+}
+
+// Leases are those of a namespace.
+func (r *Reader) Leases(
+	ctx context.Context, namespace string,
+) ([]*coordination.Lease, error) {
+	return list[*coordination.Lease](ctx, r, "leases", namespace, metav1.ListOptions{},
+		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return r.Client.CoordinationV1().Leases(namespace).List(ctx, o)
 		})
 }
 
