@@ -239,7 +239,7 @@ const leaderlessFor = 2 * time.Minute
 // leader finds out whether a replica of the controller, or of the placer, leads: claims with a
 // source are placed, and owners told what is wrong, only by it.
 func (e *examination) leader() {
-	name := "csi-hostpath-controller-" + strings.ReplaceAll(e.Installation.Driver, ".", "-") // the chart
+	name := "csi-hostpath-controller-" + strings.ReplaceAll(e.Installation.Driver, ".", "-")
 	at := slices.IndexFunc(e.Leases, func(l *coordination.Lease) bool { return l.Name == name })
 	if at < 0 || !e.hasLeader() {
 		return
