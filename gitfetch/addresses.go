@@ -68,8 +68,9 @@ func (a addresses) check(address netip.Addr) error {
 }
 
 // metadata are the addresses of clouds' metadata services that are not link-local: of AWS by IPv6,
-// Alibaba and Oracle.
+// Alibaba, Oracle, and Azure's WireServer, which gives out the secrets of a machine's start.
 var metadata = []netip.Addr{
+	netip.MustParseAddr("168.63.129.16"),
 	netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200"),
 	netip.MustParseAddr("192.0.0.192"),
 }
@@ -93,7 +94,8 @@ func (a addresses) reason(address netip.Addr) string {
 }
 
 // The networks of IPv6 that contain addresses of IPv4, and at which byte: NAT64 (RFC 6052, and RFC
-// 8215 with its usual prefix of 96 bits), 6to4 (RFC 3056), IPv4-compatible addresses (RFC 4291).
+// 8215 with its usual prefix of 96 bits), 6to4 (RFC 3056), IPv4-compatible addresses (RFC 4291),
+// IPv4-translated ones (RFC 2765).
 var embeddings = []struct {
 	network netip.Prefix
 	at      int
@@ -102,6 +104,7 @@ var embeddings = []struct {
 	{netip.MustParsePrefix("64:ff9b:1::/48"), 12},
 	{netip.MustParsePrefix("2002::/16"), 2},
 	{netip.MustParsePrefix("::/96"), 12},
+	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12},
 }
 
 // embedded is the address of IPv4 that one of IPv6 leads to.

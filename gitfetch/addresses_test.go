@@ -46,6 +46,8 @@ func TestAddresses(t *testing.T) {
 		{"2002:7f00:1::", false},
 		{"2002:c633:6401::", true},
 		{"::127.0.0.1", false},
+		{"::ffff:0:127.0.0.1", false},
+		{"168.63.129.16", false},
 	} {
 		if err := a.check(netip.MustParseAddr(tt.address)); (err == nil) != tt.ok {
 			t.Errorf("%s: %v, want allowed: %v", tt.address, err, tt.ok)
