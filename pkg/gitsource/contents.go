@@ -366,10 +366,20 @@ func (s *Contents) await(ctx context.Context, c *content, u user, published bool
 		select {
 		case <-f.done:
 		case <-ctx.Done():
+			if s.mayShow(c, u) {
+				return nil // a server that takes so long is away
+			}
 			return fmt.Errorf("%w: ref %s of %s is still being fetched, for %v: the next call goes on waiting",
 				volume.ErrBusy, c.source.Ref, c.source.URL, time.Since(f.began).Round(time.Second))
 		}
 	}
+}
+
+// mayShow says whether there is content, which no server has refused to the user.
+func (s *Contents) mayShow(c *content, u user) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.commit != "" && !c.isRefused(u)
 }
 
 // nextFetch is the fetch that a user has to wait for since the call began. If there is none, the
@@ -398,7 +408,7 @@ func (s *Contents) nextFetch(
 
 // Release says that a target shows nothing any more.
 func (s *Contents) Release(t mount.Target) {
-	if s == nil {
+	if s == nil || s.opts.Rules.isEmpty() { // each unpublish of any volume comes here
 		return
 	}
 	s.mu.Lock()

@@ -310,3 +310,23 @@ func TestUnpublishDuringRefresh(t *testing.T) {
 		t.Errorf("%d contents are left", got)
 	}
 }
+
+// After a reboot the server takes a connection and says nothing. Content that the node has is
+// shown, also to a pod with a secret that nobody can prove, and content that it has not is not.
+func TestServerThatDoesNotAnswerIsAway(t *testing.T) {
+	s, p, f := newContents(t)
+	r := withToken(requestOf(t, 1), "right")
+	fixture.Must(t, openAs(t, s, r))
+	s.Close()
+	release := f.Hold()
+	defer release()
+	s = startContents(t, f, p)
+	s.patience = 10 * time.Millisecond
+	fixture.Must(t, openAs(t, s, r))
+	unknown := r
+	unknown.Target, unknown.Source.Ref = requestOf(t, 2).Target, "other"
+	if err := openAs(t, s, unknown); !errors.Is(err, volume.ErrBusy) ||
+		!strings.Contains(err.Error(), "other") {
+		t.Errorf("%v, want %v that says what is fetched", err, volume.ErrBusy)
+	}
+}

@@ -67,8 +67,7 @@ func (n *node) publishGit(
 	return n.publish(t, req)
 }
 
-// rotate ends the process's part of a node with content of git, and begins the next one's. The
-// server is another one.
+// restartGit ends what one process of the driver knows, and begins that of the next one.
 func (n *node) restartGit(t *testing.T, f *fixture.Fetcher) {
 	t.Helper()
 	n.Git.Close()
@@ -349,4 +348,31 @@ func (n *node) writeKubeletData(t *testing.T, uid string) {
 	text := `{"driverName": "hostpath.csi.local", "volumeHandle": "` + inlineHandle(uid) + `"}`
 	fixture.Must(t, os.WriteFile(filepath.Join(filepath.Dir(inlineTarget(n, uid)), kubeletData),
 		[]byte(text), 0o600))
+}
+
+// The node has been rebooted, and neither the server nor the fetcher is there yet.
+func TestRebootWithoutTheFetcherShowsWhatTheNodeHas(t *testing.T) {
+	n, f := newGitNode(t)
+	f.Commit(commitOf("a"), map[string]string{"x": "one"})
+	private := withSecret("one", "right")
+	fixture.Must(t, n.publishGit(t, liveUID, nil))
+	fixture.Must(t, n.publishGit(t, deadUID, private))
+	unmountBelow(t, n.KubeletDir)
+	n.restartGit(t, &fixture.Fetcher{Socket: filepath.Join(t.TempDir(), "absent")})
+	fixture.Must(t, n.publishGit(t, liveUID, nil))
+	fixture.Must(t, n.publishGit(t, deadUID, private))
+	n.wantFile(t, liveUID, "site/x", "one")
+	n.wantFile(t, deadUID, "site/x", "one")
+	n.wantFile(t, deadUID, volume.GitCommitFile, commitOf("a")+"\n")
+
+	fixture.Must(t, n.unpublishHandle(t, inlineHandle(liveUID), inlineTarget(n, liveUID)))
+	err := n.publishGit(t, liveUID, func(r *csi.NodePublishVolumeRequest) {
+		r.VolumeContext[volume.ParamRef] = "other"
+	})
+	wantCode(t, err, codes.Unavailable)
+	for _, want := range []string{gitURL, "ref other", "does the container with the fetcher run?"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: want %s", err, want)
+		}
+	}
 }
