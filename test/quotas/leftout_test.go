@@ -24,6 +24,7 @@ var leftOut = []string{
 	"TestRacingClients",
 	"TestRestartFindsTheSameVolumesAndTheSameSums",
 	"TestSIGKILLAtEveryStepLosesAndLeaksNothing",
+	"TestSIGKILLAtEveryStepOfContentFromGitLeavesOneOfTheTrees",
 	"TestSIGKILLAtEveryStepOfADeleteFromAFullDiskLosesNothingElse",
 	"TestSIGKILLUnderLoadLosesNothing",
 	// It reads the sources, which the machine does not have.

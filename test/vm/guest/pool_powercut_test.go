@@ -47,7 +47,8 @@ func openPool(t *testing.T, fstype string) *pool.Pool {
 	return p
 }
 
-// TestPoolBeforePowerCut ends with the machine, while clients create and delete.
+// TestPoolBeforePowerCut ends with the machine, while clients create and delete, and one more
+// exchanges trees.
 func TestPoolBeforePowerCut(t *testing.T) {
 	raw, err := os.OpenFile(Disk(t, "raw"), os.O_WRONLY|os.O_SYNC, 0)
 	if err != nil {
@@ -58,24 +59,46 @@ func TestPoolBeforePowerCut(t *testing.T) {
 		p := openPool(t, fstype)
 		for client := range clients {
 			warm.Add(1)
-			running.Go(func() { churn(t, p, client, raw, int64(i*clients+client)*slot, warm.Done) })
+			note := noteAt(raw, i*clients+client)
+			running.Go(func() { churn(t, p, client, note, warm.Done) })
 		}
+		warm.Add(1)
+		running.Go(func() { exchange(t, p, noteAt(raw, treesSlot(i)), warm.Done) })
 	}
 	warm.Wait()
 	AllowPowerCut()
 	running.Wait()
 }
 
-// churn creates and deletes, and notes each promise where it outlives the machine.
-func churn(t *testing.T, p *pool.Pool, client int, raw *os.File, offset int64, warm func()) {
-	var told promises
-	note := func() error {
+// treesSlot is the slot of the client that exchanges trees in the i-th pool.
+func treesSlot(i int) int { return len(filesystems)*clients + i }
+
+// noteAt returns what writes promises into a slot of the raw disk.
+func noteAt(raw *os.File, n int) func(promises) error {
+	return func(told promises) error {
 		block := make([]byte, slot)
 		content, err := json.Marshal(told)
 		copy(block, content)
-		_, writeErr := raw.WriteAt(block, offset)
+		_, writeErr := raw.WriteAt(block, int64(n)*slot)
 		return errors.Join(err, writeErr)
 	}
+}
+
+// readPromises reads them.
+func readPromises(t *testing.T, raw *os.File, n int) (told promises) {
+	block := make([]byte, slot)
+	if _, err := raw.ReadAt(block, int64(n)*slot); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(trimZeros(block), &told); err != nil {
+		t.Fatalf("client %d: %q: %v", n, block, err)
+	}
+	return told
+}
+
+// churn creates and deletes, and notes each promise where it outlives the machine.
+func churn(t *testing.T, p *pool.Pool, client int, note func(promises) error, warm func()) {
+	var told promises
 	for {
 		_, err := p.Create(t.Context(), volume.CreateRequest{
 			Name: name(client, told.Created+1),
@@ -87,7 +110,7 @@ func churn(t *testing.T, p *pool.Pool, client int, raw *os.File, offset int64, w
 			return
 		}
 		told.Created++
-		if err := note(); err != nil {
+		if err := note(told); err != nil {
 			t.Error(err)
 			return
 		}
@@ -102,7 +125,7 @@ func churn(t *testing.T, p *pool.Pool, client int, raw *os.File, offset int64, w
 			return
 		}
 		told.Deleted++
-		if err := note(); err != nil {
+		if err := note(told); err != nil {
 			t.Error(err)
 			return
 		}
@@ -121,16 +144,9 @@ func TestPoolAfterPowerCut(t *testing.T) {
 			p := openPool(t, fstype)
 			defer p.Close()
 			for client := range clients {
-				var told promises
-				block := make([]byte, slot)
-				if _, err := raw.ReadAt(block, int64(i*clients+client)*slot); err != nil {
-					t.Fatal(err)
-				}
-				if err := json.Unmarshal(trimZeros(block), &told); err != nil {
-					t.Fatalf("client %d: %q: %v", client, block, err)
-				}
-				checkPromises(t, p, client, told)
+				checkPromises(t, p, client, readPromises(t, raw, i*clients+client))
 			}
+			checkTrees(t, p, readPromises(t, raw, treesSlot(i)))
 		})
 	}
 }
