@@ -1,9 +1,11 @@
 package gitsource
 
 import (
+	"errors"
 	"sync"
 	"time"
 
+	"github.com/csi-hostpath/csi-hostpath/pkg/gittree"
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 	"github.com/csi-hostpath/csi-hostpath/pkg/mount"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -123,6 +125,14 @@ func (c *content) refresher() (best user) {
 		}
 	}
 	return best
+}
+
+// base is the commit that the next fetch may build upon; empty: none.
+func (c *content) base() string {
+	if errors.Is(c.lastErr, gittree.ErrBase) {
+		return ""
+	}
+	return c.commit
 }
 
 // isToClean says whether replaced trees are to be removed.

@@ -82,7 +82,7 @@ func (s *Contents) startLocked(c *content, u user) (*fetch, error) {
 	}
 	c.stopTimer()
 	c.running = &fetch{began: time.Now(), done: make(chan struct{})}
-	request := requestFor(c.source, u, c.commit)
+	request := requestFor(c.source, u, c.base())
 	source := c.source
 	s.fetches.Go(func() {
 		err := s.fetch(s.ctx, c, source, request)

@@ -203,6 +203,26 @@ func setImmutable(t *testing.T, path string, flags int) {
 	fixture.Must(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags))
 }
 
+// Who has removed a file of the tree on the node gets it back with the next commit.
+func TestTreeThatHasLostAFileIsWrittenAnew(t *testing.T) {
+	s, p, f := newContents(t)
+	f.Commit(commitOf("a"), map[string]string{"x": "one", "y": "same"})
+	fixture.Must(t, open(t, s, 1))
+	dir, err := dirOf(p, s.only(t).id)
+	fixture.Must(t, err)
+	defer dir.Close()
+	fixture.Must(t, os.Remove(filepath.Join(openat.Path(dir), "site/y")))
+	f.Commit(commitOf("b"), map[string]string{"x": "two", "y": "same"})
+	s.refreshNow(t)
+	if got := fileOf(t, p, "site/x"); got != "one" || s.only(t).failures != 1 {
+		t.Errorf("the content is %q, after %d failures", got, s.only(t).failures)
+	}
+	s.refreshNow(t)
+	if got := fileOf(t, p, "site/x") + fileOf(t, p, "site/y"); got != "twosame" {
+		t.Errorf("the content is %q", got)
+	}
+}
+
 func TestFetcherThatDiesLeavesTheLastContent(t *testing.T) {
 	s, p, f := newContents(t)
 	f.Cut()

@@ -26,9 +26,10 @@ import (
 // Replace ends when the context does, but it does not interrupt a read of the archive: whoever
 // ends the context closes the connection, too. It does not read what follows the archive's end.
 //
-// Errors: volume.ErrPrecondition for a tree that is refused, volume.ErrNoSpace for one that does
-// not fit into the limits or the volume, volume.ErrTooMany for too many entries, volume.ErrBusy if
-// another Replace is under way, io.ErrUnexpectedEOF for an archive without its end.
+// Errors: volume.ErrPrecondition for a tree that is refused, also with ErrBase, volume.ErrNoSpace
+// for one that does not fit into the limits or the volume, volume.ErrTooMany for too many entries,
+// volume.ErrBusy if another Replace is under way, io.ErrUnexpectedEOF for an archive without its
+// end.
 func (c *Content) Replace(
 	ctx context.Context, commit, base string, limits gitwire.Limits, archive io.Reader,
 ) error {

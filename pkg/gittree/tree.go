@@ -125,8 +125,11 @@ var (
 	errEntry = errors.New("an entry that cannot be")
 	errTwice = errors.New("a second entry of that name: want one")
 	errNoDir = errors.New("an entry whose directory is none of the tree: want the directory first")
-	errBase  = fmt.Errorf("%w: a file of the base that the base does not have", errEntry)
 )
+
+// ErrBase says that the tree which pods see has lost a file: somebody, or a repair of the
+// filesystem, has removed it. An archive without a base replaces the tree.
+var ErrBase = fmt.Errorf("%w: a file of the base that the base does not have", errEntry)
 
 func (t *tree) make(ctx context.Context, dir int, e *entry) error {
 	switch e.kind {
@@ -210,7 +213,7 @@ func (t *tree) linkBase(ctx context.Context, dir int, e *entry) error {
 		return absent(err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return errBase
+		return ErrBase
 	}
 	if err := t.count(st.Size); err != nil {
 		return err
@@ -227,7 +230,7 @@ func (t *tree) linkBase(ctx context.Context, dir int, e *entry) error {
 func absent(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return errBase
+		return ErrBase
 	}
 	return err
 }
