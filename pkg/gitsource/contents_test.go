@@ -300,17 +300,3 @@ func TestPeriodOfZeroAsksOnce(t *testing.T) {
 		t.Errorf("%d fetches, want 1", got)
 	}
 }
-
-func TestSlowServerLeavesTurnsToOthers(t *testing.T) {
-	turns := newTurns()
-	for range maxFetchesOfHost {
-		_, err := turns.enter(t.Context(), "slow")
-		fixture.Must(t, err)
-	}
-	if _, ok := turns.tryEnter("slow"); ok {
-		t.Error("a server has more than its turns")
-	}
-	leave, err := turns.enter(t.Context(), "quick")
-	fixture.Must(t, err)
-	leave()
-}

@@ -124,18 +124,23 @@ func (s *Contents) clean(ctx context.Context, p *pool.Pool, c *content) error {
 	if !s.isToClean(c) { // an exchange since then
 		return nil
 	}
+	err = s.removeOld(ctx, c, v)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.cleanAt = time.Time{}
+	if err != nil {
+		c.cleanAt = time.Now().Add(s.grace)
+	}
+	return err
+}
+
+func (s *Contents) removeOld(ctx context.Context, c *content, v pool.Volume) error {
 	tree, err := s.openTree(v, c.source)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tree.Close() }()
-	if err := tree.RemoveOld(ctx, time.Now()); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.cleanAt = time.Time{}
-	return nil
+	return tree.RemoveOld(ctx, time.Now())
 }
 
 // isToClean says whether replaced trees are to be removed now.
