@@ -68,7 +68,7 @@ type rig struct {
 	commit plumbing.Hash // of the good repository
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	o := testOptions(t.TempDir())
 	o.memory = 128 << 20

@@ -80,8 +80,16 @@ func (o *options) keptBytes() int64 { return o.cacheBytes / 2 }
 // childMemory is what the process of one request may use; the rest is for the parent.
 func (o *options) childMemory() int64 { return o.memory / 8 * 7 / int64(o.jobs) }
 
+// heap is what garbage is collected for (GOMEMLIMIT). Go maps its heap in arenas of 64 MiB, each of
+// which counts for RLIMIT_DATA from the start, beside about 13 MiB of other memory.
+func (o *options) heap() int64 {
+	const arena, others = 64 << 20, 16 << 20
+	return (o.childMemory() - others) / arena * arena / 8 * 7
+}
+
 func (o *options) validate() error {
-	const leastMemory, leastCache = 64 << 20, 16 << 20
+	// The runtime of Go maps 77 MiB before it runs a program.
+	const leastMemory, leastCache = 112 << 20, 16 << 20
 	switch {
 	case o.jobs < 1:
 		return fmt.Errorf("--jobs is %d: want at least 1", o.jobs)

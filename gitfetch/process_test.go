@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 var program string
 
 // startFetcher runs serve, whose requests have processes of their own.
-func startFetcher(t *testing.T, o options) (socket string) {
+func startFetcher(t testing.TB, o options) (socket string) {
 	t.Helper()
 	o.program = program
 	o.socket = filepath.Join(t.TempDir(), "fetch.sock")
@@ -97,7 +97,7 @@ func TestProcessThatNeedsTooMuchMemoryIsSaidToBeSo(t *testing.T) {
 	}
 	r.commit(nil)
 	o := testOptions(t.TempDir())
-	o.memory = 96 << 20
+	o.memory = 128 << 20
 	socket := startFetcher(t, o)
 	q := r.request()
 	q.Limits.TreeBytes = 1 << 40

@@ -123,7 +123,7 @@ func start(ctx context.Context, o options, conn *net.UnixConn, args []string) er
 	// No variable of the container reaches git's code: no proxy, no agent, no trace.
 	// The last words of a process that panics are one line. Of one without memory they are many.
 	cmd.Env = []string{
-		"GOMEMLIMIT=" + strconv.FormatInt(o.childMemory()/4*3, 10), "GOTRACEBACK=none",
+		"GOMEMLIMIT=" + strconv.FormatInt(o.heap(), 10), "GOTRACEBACK=none",
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err = cmd.Start()

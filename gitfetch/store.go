@@ -119,10 +119,15 @@ func tryLock(dir string) (*os.File, error) {
 func (s *store) open() {
 	s.Storage = filesystem.NewStorageWithOptions(osfs.New(s.dir, osfs.WithBoundOS()),
 		cache.NewObjectLRU(16*cache.MiByte),
-		filesystem.Options{LargeObjectThreshold: streamFrom, ExclusiveAccess: true})
+		filesystem.Options{
+			LargeObjectThreshold: streamFrom, ExclusiveAccess: true, KeepDescriptors: true,
+		})
 }
 
-func (s *store) close() { _ = s.lock.Close() }
+func (s *store) close() {
+	_ = s.Close() // has only read
+	_ = s.lock.Close()
+}
 
 // clear removes all objects, but not the directory, which is the lock.
 func (s *store) clear() error {
@@ -133,6 +138,7 @@ func (s *store) clear() error {
 	for _, e := range entries {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(s.dir, e.Name())))
 	}
+	err = errors.Join(err, s.Close())
 	s.open()
 	return err
 }

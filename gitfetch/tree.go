@@ -2,13 +2,11 @@ package main
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"path"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -25,169 +23,105 @@ const (
 	maxLink  = 4096
 )
 
-// entry is an entry of a tree, below the directory that is asked for.
+// entry is an entry of a commit's tree, below the directory that is asked for.
 type entry struct {
 	path string
 	mode filemode.FileMode
 	hash plumbing.Hash
-	size int64  // of a regular file
-	link string // the target of a link
 	base string // the same file's path in the base; empty: it is not there
 }
 
-// tree is what is answered.
+// tree is what is answered. Its entries are not kept: there may be a million.
 type tree struct {
-	store   *store
-	answer  gitwire.Answer
-	entries []entry
+	store  *store
+	answer gitwire.Answer
+	walker walker
+	root   plumbing.Hash
+	buffer []byte // for contents
 }
 
 func (t *tree) close() { t.store.close() }
 
-// readTree lists a commit's tree, and finds what the base has already.
+// readTree measures a commit's tree, and finds what the base has already.
 func readTree(
 	ctx context.Context, s *store, commit plumbing.Hash, r gitwire.Request,
 ) (*tree, error) {
-	t := &tree{store: s, answer: gitwire.Answer{Version: gitwire.Version, Commit: commit.String()}}
-	var err error
-	if t.entries, err = s.list(ctx, commit, r); err != nil {
+	root, err := s.root(commit, r.SubPath)
+	if err != nil {
 		return nil, err
 	}
+	t := &tree{
+		store: s, root: root, walker: walker{ctx: ctx, store: s, limit: r.Limits.Entries},
+		answer: gitwire.Answer{Version: gitwire.Version, Commit: commit.String()},
+	}
 	if r.Base != "" {
-		if err := t.compare(ctx, r); err != nil {
-			return nil, err
+		// A base that the cache does not have is none.
+		if base, err := s.root(plumbing.NewHash(r.Base), r.SubPath); err == nil {
+			t.answer.Base = r.Base
+			t.walker.base = base
 		}
 	}
-	for i := range t.entries {
-		e := &t.entries[i]
-		if e.mode == filemode.Symlink {
-			if e.link, err = t.link(e.hash); err != nil {
-				return nil, fmt.Errorf("%q: %w", e.path, err)
-			}
-		}
-		if !isRegular(e.mode) || e.base != "" {
-			continue
-		}
-		if e.size, err = s.EncodedObjectSize(e.hash); err != nil {
-			return nil, fmt.Errorf("%s: %w", e.path, err)
-		}
-		t.answer.Files++
-		t.answer.Bytes += e.size
-		if t.answer.Bytes > r.Limits.TreeBytes {
-			return nil, fault(gitwire.TooLarge, "the files of commit %s have more than %d bytes, which is "+
-				"the size of the volume", commit, r.Limits.TreeBytes)
-		}
-	}
-	return t, nil
+	return t, t.walker.walk(root, func(e entry) error { return t.measure(e, r.Limits) })
 }
 
-// compare marks the files that the base has. A base that the cache does not have is none.
-func (t *tree) compare(ctx context.Context, r gitwire.Request) error {
-	base, err := t.store.list(ctx, plumbing.NewHash(r.Base), r)
-	if errors.Is(err, plumbing.ErrObjectNotFound) {
+// measure counts an entry, and refuses it if it cannot be written.
+func (t *tree) measure(e entry, limits gitwire.Limits) error {
+	if e.mode == filemode.Symlink {
+		_, err := t.link(e.hash)
+		return err
+	}
+	if !isRegular(e.mode) || e.base != "" {
 		return nil
 	}
-	if _, refused := errors.AsType[*gitwire.Error](err); refused {
-		return nil
-	}
+	size, err := t.store.EncodedObjectSize(e.hash)
 	if err != nil {
 		return err
 	}
-	type content struct {
-		hash plumbing.Hash
-		mode filemode.FileMode
-	}
-	at := make(map[content]string, len(base))
-	for _, e := range base {
-		if isRegular(e.mode) {
-			at[content{e.hash, e.mode}] = e.path
-		}
-	}
-	t.answer.Base = r.Base
-	for i, e := range t.entries {
-		t.entries[i].base = at[content{e.hash, e.mode}]
+	t.answer.Files++
+	t.answer.Bytes += size
+	if t.answer.Bytes > limits.TreeBytes {
+		return fault(gitwire.TooLarge, "the files of commit %s have more than %d bytes, which is the "+
+			"size of the volume", t.answer.Commit, limits.TreeBytes)
 	}
 	return nil
 }
 
-// list reads the trees of a commit.
-func (s *store) list(
-	ctx context.Context, commit plumbing.Hash, r gitwire.Request,
-) ([]entry, error) {
+// root is the tree of a directory in a commit.
+func (s *store) root(commit plumbing.Hash, subPath string) (plumbing.Hash, error) {
 	c, err := object.GetCommit(s.Storage, commit)
 	if err != nil {
-		return nil, fmt.Errorf("commit %s: %w", commit, err)
+		return plumbing.ZeroHash, fmt.Errorf("commit %s: %w", commit, err)
 	}
 	root := c.TreeHash
-	for name := range strings.SplitSeq(r.SubPath, "/") {
+	for name := range strings.SplitSeq(subPath, "/") {
 		if name == "" {
 			continue
 		}
 		if root, err = s.child(root, name); err != nil {
-			return nil, err
+			return root, err
 		}
 	}
-	l := lister{ctx: ctx, store: s, limit: r.Limits.Entries}
-	err = l.add(root, "", 0)
-	return l.entries, err
+	return root, nil
 }
 
 // child is the directory of that name.
 func (s *store) child(parent plumbing.Hash, name string) (plumbing.Hash, error) {
-	t, err := object.GetTree(s.Storage, parent)
+	t, err := s.openTree(parent)
 	if err != nil {
 		return plumbing.ZeroHash, err
 	}
-	for _, e := range t.Entries {
-		if e.Name == name && e.Mode == filemode.Dir {
-			return e.Hash, nil
+	defer t.close()
+	for {
+		e, err := t.next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return e.hash, fault(gitwire.NotFound, "the commit has no directory %q (subPath)", name)
+		case err != nil:
+			return e.hash, fmt.Errorf("tree %s: %w", parent, err)
+		case e.name == name && e.mode == filemode.Dir:
+			return e.hash, nil
 		}
 	}
-	return plumbing.ZeroHash, fault(gitwire.NotFound, "the commit has no directory %q (subPath)", name)
-}
-
-type lister struct {
-	ctx     context.Context //nolint:containedctx // of one walk
-	store   *store
-	limit   int64
-	entries []entry
-}
-
-// add appends what a tree has. The driver refuses the names that it does not want; here only what
-// cannot be written as an archive is.
-func (l *lister) add(hash plumbing.Hash, dir string, depth int) error {
-	if err := l.ctx.Err(); err != nil {
-		return err
-	}
-	if depth > maxDepth {
-		return fault(gitwire.TooLarge, "%.100q…: more than %d directories deep", dir, maxDepth)
-	}
-	t, err := object.GetTree(l.store.Storage, hash)
-	if err != nil {
-		return fmt.Errorf("tree %s: %w", hash, err)
-	}
-	for _, e := range t.Entries {
-		if e.Mode == filemode.Submodule {
-			continue // what git has without --recurse-submodules is an empty directory: nothing here
-		}
-		if int64(len(l.entries)) >= l.limit {
-			return fault(gitwire.TooLarge, "the tree has more than %d files and directories, which is the "+
-				"limit", l.limit)
-		}
-		at := path.Join(dir, e.Name)
-		if dir != "" && !strings.HasPrefix(at, dir+"/") || strings.Contains(e.Name, "/") ||
-			e.Name == "" || e.Name == "." || e.Name == ".." {
-			return fault(gitwire.Malformed, "%.100q in %.100q is no name of a file", e.Name, dir)
-		}
-		l.entries = append(l.entries, entry{path: at, mode: e.Mode, hash: e.Hash})
-		if e.Mode != filemode.Dir {
-			continue
-		}
-		if err := l.add(e.Hash, at, depth+1); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func isRegular(m filemode.FileMode) bool { return m.IsFile() && m != filemode.Symlink }
@@ -195,10 +129,8 @@ func isRegular(m filemode.FileMode) bool { return m.IsFile() && m != filemode.Sy
 // write writes the archive.
 func (t *tree) write(to io.Writer) error {
 	w := tar.NewWriter(to)
-	for _, e := range t.entries {
-		if err := t.writeEntry(w, e); err != nil {
-			return fmt.Errorf("%q: %w", e.path, err)
-		}
+	if err := t.walker.walk(t.root, func(e entry) error { return t.writeEntry(w, e) }); err != nil {
+		return err // without the archive's end
 	}
 	return w.Close()
 }
@@ -210,7 +142,11 @@ func (t *tree) writeEntry(w *tar.Writer, e entry) error {
 		header.Typeflag, header.Mode, header.Name = tar.TypeDir, modeDir, e.path+"/"
 		return w.WriteHeader(header)
 	case e.mode == filemode.Symlink:
-		header.Typeflag, header.Linkname = tar.TypeSymlink, e.link
+		target, err := t.link(e.hash)
+		if err != nil {
+			return err
+		}
+		header.Typeflag, header.Linkname = tar.TypeSymlink, target
 		return w.WriteHeader(header)
 	case e.base != "":
 		header.Typeflag, header.Linkname = tar.TypeLink, e.base
@@ -218,12 +154,16 @@ func (t *tree) writeEntry(w *tar.Writer, e entry) error {
 	case e.mode == filemode.Executable:
 		header.Mode = modeProgram
 	}
-	header.Typeflag, header.Size = tar.TypeReg, e.size
-	if err := w.WriteHeader(header); err != nil {
+	return t.writeFile(w, header, e.hash)
+}
+
+func (t *tree) writeFile(w *tar.Writer, header *tar.Header, hash plumbing.Hash) error {
+	blob, err := object.GetBlob(t.store.Storage, hash)
+	if err != nil {
 		return err
 	}
-	blob, err := object.GetBlob(t.store.Storage, e.hash)
-	if err != nil {
+	header.Typeflag, header.Size = tar.TypeReg, blob.Size
+	if err := w.WriteHeader(header); err != nil {
 		return err
 	}
 	content, err := blob.Reader()
@@ -231,8 +171,13 @@ func (t *tree) writeEntry(w *tar.Writer, e entry) error {
 		return err
 	}
 	defer content.Close()
-	// One more byte would be an error of the archive's writer, one less an error of the next header.
-	_, err = io.Copy(w, bufio.NewReaderSize(content, 64<<10))
+	if t.buffer == nil {
+		t.buffer = make([]byte, 64<<10)
+	}
+	n, err := io.CopyBuffer(w, content, t.buffer)
+	if err == nil && n != blob.Size {
+		err = fault(gitwire.Malformed, "blob %s has %d bytes, and says %d", hash, n, blob.Size)
+	}
 	return err
 }
 
