@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"k8s.io/klog/v2"
 
@@ -146,6 +148,12 @@ var malformed = []error{
 	packfile.ErrMalformedPackFile,
 }
 
+// isSHA256: go-git expects shorter hashes. The line that it does not understand says why.
+func isSHA256(err error) bool {
+	unexpected, ok := errors.AsType[*packp.ErrUnexpectedData](err)
+	return ok && bytes.Contains(unexpected.Data, []byte("object-format=sha256"))
+}
+
 // classify gives an error its fault. One that has none already comes from the transport or from the
 // object store.
 func classify(ctx context.Context, err error) *gitwire.Error {
@@ -163,8 +171,13 @@ func classify(ctx context.Context, err error) *gitwire.Error {
 		strings.Contains(err.Error(), "unable to authenticate"): // x/crypto/ssh has no sentinel
 		kind = gitwire.Unauthorized
 	case errors.Is(err, transport.ErrRepositoryNotFound),
-		errors.Is(err, transport.ErrEmptyRemoteRepository):
+		errors.Is(err, transport.ErrEmptyRemoteRepository),
+		strings.Contains(err.Error(), "not our ref"): // of git, for a commit that it does not show
 		kind = gitwire.NotFound
+	case isSHA256(err):
+		return &gitwire.Error{
+			Fault: gitwire.Refused, Message: "the repository has SHA-256 hashes: use one with SHA-1",
+		}
 	case strings.Contains(err.Error(), "http redirect"): // of go-git, which has no sentinel
 		return &gitwire.Error{Fault: gitwire.Refused, Message: "redirects are not followed: use " +
 			"the URL that the server redirects to: " + err.Error()}
