@@ -69,6 +69,12 @@ func TestMessagesThatOperatorsLookUpAreTheDriversOwn(t *testing.T) {
 		}
 	}
 	checkMessages(t, said, slices.DeleteFunc(messages, isNotTheDrivers), 30)
+	_, rest, ok = strings.Cut(read(t, "docs/git.md"), "\n## What goes wrong\n")
+	if !ok {
+		t.Fatal("the section on git is gone")
+	}
+	page, _, _ = strings.Cut(rest, "\n## ")
+	checkMessages(t, said, messagesOf(page), 8)
 }
 
 func isNotTheDrivers(message string) bool { return slices.Contains(notTheDrivers, message) }

@@ -32,8 +32,9 @@ func newGitController(t *testing.T) *Server {
 // gitClass is what external-provisioner sends for a claim of namespace web.
 func gitClass() *csi.CreateVolumeRequest {
 	return &csi.CreateVolumeRequest{
-		Name: "pvc-1", VolumeCapabilities: mounted(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY),
-		CapacityRange: &csi.CapacityRange{RequiredBytes: 64 * mib},
+		Name:               "pvc-1",
+		VolumeCapabilities: mounted(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY),
+		CapacityRange:      &csi.CapacityRange{RequiredBytes: 64 * mib},
 		Parameters: map[string]string{
 			"source": "git", "url": "https://git.example.com/team/site", "ref": "main", "period": "5m",
 			volume.ParamPVCName: "site", volume.ParamPVCNamespace: "web", volume.ParamPVName: "pvc-1",

@@ -171,7 +171,8 @@ func TestClaimShowsContentOfGitThatPodsShare(t *testing.T) {
 	wantCode(t, err, codes.InvalidArgument)
 	other, err := volume.ParseParameters(map[string]string{"source": "git", "url": gitURL, "ref": "x"})
 	fixture.Must(t, err)
-	wantCode(t, publish(other.ReferenceID(name), true), codes.InvalidArgument) // made for another ref
+	err = publish(other.ReferenceID(name), true) // made for another ref
+	wantCode(t, err, codes.InvalidArgument)
 }
 
 func TestContentOfGitIsRefusedWithItsCode(t *testing.T) {

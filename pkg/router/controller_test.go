@@ -365,7 +365,9 @@ func TestClassWithContentOfGitIsMadeByAnyNodeForAll(t *testing.T) {
 		return req
 	}
 	v := c.create(request())
-	want := map[string]string{"source": "git", "url": "https://git.example.com/site", "size": "1048576"}
+	want := map[string]string{
+		"source": "git", "url": "https://git.example.com/site", "size": "1048576",
+	}
 	if len(v.GetAccessibleTopology()) != 0 || !maps.Equal(v.GetVolumeContext(), want) {
 		t.Errorf("%v: want no topology, and %v", v, want)
 	}

@@ -61,6 +61,30 @@ const (
 `
 )
 
+// A driver that does not know content of git reads its record as that of a directory.
+func TestContentOfGitNeedsNoFormatOfItsOwn(t *testing.T) {
+	name, err := volume.ParseName("git-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := volume.Volume{
+		ID: volume.NewID("0123456789ab", name), Name: name, CapacityBytes: 1,
+		Spec:  volume.Spec{Type: volume.DirectoryOrCreate, Mode: 0o755},
+		Owner: volume.Owner{Namespace: "web", Git: "https://git.example.com/site"},
+	}
+	content, err := record.EncodeVolume(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`"formatVersion": 1`, `"git": "https://git.example.com/site"`, `"namespace": "web"`,
+	} {
+		if !strings.Contains(string(content), want) {
+			t.Errorf("%s has no %s", content, want)
+		}
+	}
+}
+
 // TestRecordsKeepTheirBytes decodes records of the first release and encodes them again. The bytes
 // stay the same, so that older drivers and people's scripts can read the records.
 func TestRecordsKeepTheirBytes(t *testing.T) {
