@@ -81,9 +81,9 @@ type Contents struct {
 }
 
 // New makes Contents. What they log in the background has the logger of the context. The caller
-// closes them.
+// closes them; the end of the context does not, because Close says first that the driver stops.
 func New(ctx context.Context, opts Options) *Contents {
-	ctx, end := context.WithCancel(ctx)
+	ctx, end := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Contents{
 		opts: opts, turns: newTurns(), ctx: ctx, end: end,
 		patience: patience, unused: unusedTime, grace: gittree.DefaultGrace, backoff: defaultBackoff(),

@@ -1,7 +1,6 @@
 package gitsource
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -97,7 +96,7 @@ func startContents(t *testing.T, f *fixture.Fetcher, all ...*pool.Pool) *Content
 	t.Helper()
 	prefix, err := volume.ParseGitPrefix("https://h/")
 	fixture.Must(t, err)
-	s := New(context.WithoutCancel(t.Context()), Options{
+	s := New(t.Context(), Options{
 		Rules: NewRules([]Rule{{Prefix: prefix, MaxSizeBytes: 1 << 30, MinPeriod: time.Second}}),
 		Pools: &pools{all: all}, Fetch: At(f.Socket),
 	})

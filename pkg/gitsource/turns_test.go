@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -64,7 +65,7 @@ func TestTurnsAreBounded(t *testing.T) {
 		running.Go(func() {
 			name := "one"
 			if i%2 == 0 {
-				name = fmt.Sprint(i)
+				name = strconv.Itoa(i)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			if i%5 == 0 {

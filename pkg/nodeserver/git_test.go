@@ -1,7 +1,6 @@
 package nodeserver
 
 import (
-	"context"
 	"maps"
 	"os"
 	"path/filepath"
@@ -36,7 +35,7 @@ func (n *node) startGit(t *testing.T, f *fixture.Fetcher) {
 	t.Helper()
 	prefix, err := volume.ParseGitPrefix("https://git.example.com/team/")
 	fixture.Must(t, err)
-	n.Git = gitsource.New(context.WithoutCancel(t.Context()), gitsource.Options{
+	n.Git = gitsource.New(t.Context(), gitsource.Options{
 		Rules: gitsource.NewRules([]gitsource.Rule{
 			{Prefix: prefix, MaxSizeBytes: 1 << 30, MinPeriod: time.Second},
 		}),

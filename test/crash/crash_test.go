@@ -103,7 +103,7 @@ func crashAtEveryStep(
 }
 
 // failpointsInSource returns those of the driver but for pkg/gittree, whose own are of
-// TestSIGKILLAtEveryStepOfContentFromGitLeavesOneOfTheTrees.
+// TestContentFromGitOutlivesKillsAndLoad.
 func failpointsInSource(t *testing.T) []string {
 	t.Helper()
 	return failpointsIn(t, "../../pkg", "gittree")

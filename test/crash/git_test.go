@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"os"
@@ -11,10 +12,14 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
@@ -36,12 +41,13 @@ func gitFiles(commit string) map[string]string {
 type gitNode struct {
 	*node
 	fetcher *fixture.Fetcher
+	url     string // of the repository that pods show
 	targets []string
 }
 
 func newGitNode(t *testing.T, binary, dir string) *gitNode {
 	t.Helper()
-	n := &gitNode{node: newNode(t, binary, dir), fetcher: fixture.NewFetcher(t)}
+	n := &gitNode{node: newNode(t, binary, dir), fetcher: fixture.NewFetcher(t), url: "https://h/site"}
 	n.targets = []string{n.target("a"), n.target("b")}
 	n.fetcher.Commit(oldCommit, gitFiles(oldCommit))
 	f, err := os.OpenFile(n.Path("config.yaml"), os.O_WRONLY|os.O_APPEND, 0)
@@ -68,7 +74,7 @@ func (n *gitNode) publishGit(target string) error {
 		VolumeId: gitHandle(target), TargetPath: target, Readonly: true,
 		VolumeCapability: fixture.MountCapability(""),
 		VolumeContext: map[string]string{
-			"source": "git", "url": "https://h/site", "size": strconv.Itoa(gitBytes), "period": "1s",
+			"source": "git", "url": n.url, "size": strconv.Itoa(gitBytes), "period": "1s",
 			"csi.storage.k8s.io/ephemeral":     "true",
 			"csi.storage.k8s.io/pod.uid":       pod,
 			"csi.storage.k8s.io/pod.name":      pod,
@@ -78,12 +84,16 @@ func (n *gitNode) publishGit(target string) error {
 	return err
 }
 
-// TestSIGKILLAtEveryStepOfContentFromGitLeavesOneOfTheTrees kills the driver while a content is
-// fetched for the first time, and while pods show it and it is refreshed.
-func TestSIGKILLAtEveryStepOfContentFromGitLeavesOneOfTheTrees(t *testing.T) {
+// TestContentFromGitOutlivesKillsAndLoad kills the driver at every step while a content is fetched
+// for the first time, and while pods show it and it is refreshed. Beside that pods come and go.
+func TestContentFromGitOutlivesKillsAndLoad(t *testing.T) {
 	disks.RequireRoot(t)
 	binary := fixture.Build(t, "failpoint")
 	disk := disks.New(t, disks.Ext4, diskBytes)
+	t.Run("pods come and go", func(t *testing.T) {
+		t.Parallel()
+		newGitNode(t, binary, filepath.Join(disk.Dir, "node")).comeAndGo()
+	})
 	for _, tc := range []struct {
 		title, prefix string // of the failpoints
 		run           func(n *gitNode, env string) (point string)
@@ -113,6 +123,58 @@ func TestSIGKILLAtEveryStepOfContentFromGitLeavesOneOfTheTrees(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// comeAndGo lets pods come and go while the server has a new commit again and again. What a pod
+// opens is one tree, whole. At the end the driver is told to stop during a fetch.
+func (n *gitNode) comeAndGo() {
+	const pods, commits = 8, 25
+	n.t.Helper()
+	n.Start()
+	var running sync.WaitGroup
+	var ended atomic.Bool
+	for pod := range pods {
+		target := n.target(strconv.Itoa(pod))
+		running.Go(func() {
+			for !ended.Load() {
+				if err := n.publishGit(target); err != nil {
+					n.t.Errorf("publish for pod %d: %v", pod, err)
+				}
+				if got := n.treeAt(target); len(got) != len(oldCommit) {
+					n.t.Errorf("pod %d sees %s", pod, got)
+				}
+				if err := n.unpublish(n.t.Context(), gitHandle(target), target); err != nil {
+					n.t.Errorf("unpublish for pod %d: %v", pod, err)
+				}
+			}
+		})
+	}
+	last := ""
+	for i := range commits {
+		last = fmt.Sprintf("%040x", i)
+		n.fetcher.Commit(last, gitFiles(last))
+		time.Sleep(100 * time.Millisecond) // no poll: pods come at any moment
+	}
+	ended.Store(true)
+	running.Wait()
+	for _, target := range n.targets {
+		n.Must(n.publishGit(target))
+		n.eventually("the pod sees the last commit", func() bool { return n.treeAt(target) == last })
+	}
+	n.checkGit("", last)
+
+	n.Start()
+	release := n.fetcher.Hold()
+	defer release()
+	asked := len(n.fetcher.Requests())
+	n.url = "https://h/other"
+	waiting := make(chan error)
+	go func() { waiting <- n.publishGit(n.targets[0]) }()
+	n.eventually("a fetch has begun", func() bool { return len(n.fetcher.Requests()) > asked })
+	n.Stop()
+	if err := <-waiting; status.Code(err) != codes.Unavailable {
+		n.t.Errorf("the publish that waited: %v, want UNAVAILABLE", err)
 	}
 }
 
@@ -213,15 +275,22 @@ func (n *gitNode) commitAt(target string) string {
 // treeAt is the commit whose files a target shows; if they are not those of one commit, it is what
 // they have.
 func (n *gitNode) treeAt(target string) string {
-	files := map[string]string{}
-	entries, _ := os.ReadDir(filepath.Join(target, "site"))
-	for _, e := range entries {
-		text, err := os.ReadFile(filepath.Join(target, "site", e.Name()))
-		n.Must(err)
-		files[e.Name()] = string(text)
+	tree, err := os.OpenRoot(filepath.Join(target, "site")) // an exchange does not change what it is
+	if err != nil {
+		return err.Error()
 	}
-	if !maps.Equal(files, gitFiles(files["one"])) {
-		return fmt.Sprintf("%q", files)
+	defer tree.Close()
+	files := map[string]string{}
+	err = fs.WalkDir(tree.FS(), ".", func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := tree.ReadFile(path)
+		files[path] = string(text)
+		return err
+	})
+	if err != nil || !maps.Equal(files, gitFiles(files["one"])) {
+		return fmt.Sprintf("%q, %v", files, err)
 	}
 	return files["one"]
 }
