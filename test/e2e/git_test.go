@@ -73,6 +73,11 @@ func TestPodsFollowARepository(t *testing.T) {
 	saySite(t, ns, "three", pods...)
 	apply(t, ns, pod("late", inline))
 	waitReady(t, ns, "late")
+	for _, name := range pods { // kubelet makes the event, and changes nothing of the mount
+		eventually(t, readyTimeout, func() error {
+			return saysEvent(t, ns, name, "not refreshed: the pod keeps commit ")
+		})
+	}
 	g.start()
 	site.push("index.html", "four")
 	saySite(t, ns, "four", append(pods, "late")...)
