@@ -54,8 +54,8 @@ func (s *Contents) scheduleLocked(c *content) {
 	}
 	wait := s.backoff.refresh(period, c.failures)
 	if c.failures > 0 {
-		if _, asked := c.verdicts[c.refresher().proof]; !asked {
-			wait = 0 // somebody has brought another secret
+		if v := c.verdicts[c.refresher().proof]; v.err == nil {
+			wait = 0 // somebody has brought another secret than that which has failed
 		}
 	}
 	if c.lastTried.IsZero() {

@@ -287,6 +287,36 @@ func TestWrongSecretIsRefusedBesideARightOne(t *testing.T) {
 	}
 }
 
+// kubelet brings what the Secret has now each time it publishes the volume again.
+func TestWrongSecretAfterRotationIsToldToThePod(t *testing.T) {
+	n, f := newGitNode(t)
+	f.Commit(commitOf("a"), map[string]string{"x": "one"})
+	f.Judge(takesToken("right"))
+	again := func(token string) error {
+		return n.publishGit(t, liveUID, func(r *csi.NodePublishVolumeRequest) {
+			withSecret("one", token)(r)
+			withPeriod("1s")(r)
+		})
+	}
+	fixture.Must(t, again("right"))
+	var told error
+	fixture.Eventually(t, "the pod is told", func() bool { told = again("wr0ng"); return told != nil })
+	wantCode(t, told, codes.Unavailable)
+	for _, want := range []string{commitOf("a")[:12], "the server wants another secret", "Secret"} {
+		if !strings.Contains(told.Error(), want) || strings.Contains(told.Error(), "wr0ng") {
+			t.Errorf("%v: want %s, and no secret", told, want)
+		}
+	}
+	n.wantFile(t, liveUID, "site/x", "one")
+
+	f.Commit(commitOf("b"), map[string]string{"x": "two"})
+	fixture.Eventually(t, "the right secret is used", func() bool {
+		fixture.Must(t, again("right"))
+		got, err := os.ReadFile(filepath.Join(inlineTarget(n, liveUID), "site/x"))
+		return err == nil && string(got) == "two"
+	})
+}
+
 func withPeriod(period string) func(*csi.NodePublishVolumeRequest) {
 	return func(r *csi.NodePublishVolumeRequest) { r.VolumeContext[volume.ParamPeriod] = period }
 }
