@@ -103,6 +103,10 @@ func describe(cmd *cobra.Command, c config.Config) {
 		fmt.Fprintf(out, "host path %s%s: types %s, namespaces %s, inline %v\n",
 			h.Path, readOnly, listed(h.Types, "all but devices"), listed(h.Namespaces, "all"), h.Inline)
 	}
+	for _, g := range c.GitSources {
+		fmt.Fprintf(out, "git source %s: namespaces %s, maxSize %d bytes, minPeriod %v, addresses %s\n",
+			g.URLPrefix, listed(g.Namespaces, "all"), g.MaxSize, g.MinPeriod, listed(g.Addresses, "none"))
+	}
 }
 
 // listed joins a list. none is what an empty list means.
