@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
@@ -115,25 +114,12 @@ func refuse(conn net.Conn, r gitwire.Request, fault *gitwire.Error) error {
 			message = strings.ReplaceAll(message, secret, "***")
 		}
 	}
-	message = printable(message)
-	if len(message) > 1024 {
-		message = message[:1024] + "…"
-	}
+	message = gitwire.Clean(message)
 	klog.V(2).InfoS("Not fetched", "url", r.URL, "ref", r.Ref, "fault", fault.Fault, "message",
 		message)
 	return gitwire.WriteMessage(conn, gitwire.Answer{
 		Version: gitwire.Version, Fault: fault.Fault, Message: message,
 	})
-}
-
-// printable replaces what could forge a line of a log, or drive a terminal.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))
 }
 
 func fault(kind gitwire.Fault, format string, args ...any) error {

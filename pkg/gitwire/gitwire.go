@@ -19,7 +19,9 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Version is that of the messages. Either side refuses another one.
@@ -145,7 +147,25 @@ func (a Answer) Err() error {
 	if a.Fault == "" {
 		return nil
 	}
-	return &Error{Fault: a.Fault, Message: a.Message}
+	return &Error{Fault: a.Fault, Message: Clean(a.Message)}
+}
+
+// maxMessage bounds what people are told of a fault, in bytes.
+const maxMessage = 1 << 10
+
+// Clean returns a message without what could forge a line of a log, drive a terminal or fill an
+// event. The fetcher calls it for what a server has said, and the driver for what a fetcher says.
+func Clean(message string) string {
+	message = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(message, "?"))
+	if len(message) <= maxMessage {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxMessage], "") + "…"
 }
 
 // errTooLong: the line has no end within its bound.

@@ -116,6 +116,24 @@ func TestFetchReturnsFaults(t *testing.T) {
 	}
 }
 
+func TestMessagesAreCleanedOnBothSides(t *testing.T) {
+	for _, tc := range []struct{ message, want string }{
+		{"no such ref: größer", "no such ref: größer"},
+		{"a\nE1129 forged\x1b[2J\x00\u202e", "a?E1129 forged?[2J??"},
+		{"\xff", "?"},
+		{strings.Repeat("ö", maxMessage), strings.Repeat("ö", maxMessage/2) + "…"},
+		{"x" + strings.Repeat("ö", maxMessage), "x" + strings.Repeat("ö", maxMessage/2-1) + "…"},
+	} {
+		if got := Clean(tc.message); got != tc.want {
+			t.Errorf("%.40q of %d bytes is %.40q of %d bytes", tc.message, len(tc.message), got, len(got))
+		}
+		err := Answer{Fault: NotFound, Message: tc.message}.Err()
+		if got := err.Error(); got != "not_found: "+tc.want {
+			t.Errorf("%.40q is told as %.40q", tc.message, got)
+		}
+	}
+}
+
 func TestFetchEndsWithContext(t *testing.T) {
 	socket, requests := fetcher(t, "", open)
 	ctx, cancel := context.WithCancel(t.Context())
