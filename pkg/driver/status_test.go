@@ -219,7 +219,7 @@ func TestNothingIsMissingOfAnOptionalPoolThatIsAbsent(t *testing.T) {
 	s := newPools(t, config.NewPool("a", filepath.Join(t.TempDir(), "a")), absent)
 	keepOpening(t, s)
 	fixture.Eventually(t, "all pools are tried", func() bool { return s.stillOpening() == nil })
-	n := newNodeStatus(config.Default(), s, s.publications)
+	n := newNodeStatus(config.Default(), s, s.publications, nil)
 	_, missing, _ := all(t, n.Volumes, status.Query{Limit: 10})
 	if len(missing) != 0 {
 		t.Errorf("missing %+v", missing)
