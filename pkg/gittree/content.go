@@ -299,14 +299,23 @@ func (c *Content) readSaid(name string) (string, error) {
 	return string(text) + " (not a commit)", nil
 }
 
+// aside is the name of a file beside the tree before it is shown. A signal file's own may have as
+// many bytes as a name can have.
+func aside(name string) string {
+	if name == CommitFile {
+		return asidePrefix + "commit"
+	}
+	return asidePrefix + "signal"
+}
+
 // writeAside writes what a file beside the tree is to say. A power cut may lose what it writes;
 // then Open writes it again.
 func (c *Content) writeAside(name, commit string) error {
 	unsynced := func(*os.File) error { return nil }
-	if err := c.building.WriteTmpFile(asidePrefix+name, []byte(commit+"\n"), unsynced); err != nil {
+	if err := c.building.WriteTmpFile(aside(name), []byte(commit+"\n"), unsynced); err != nil {
 		return err
 	}
-	if err := unix.Fchmodat(c.building.FD(), asidePrefix+name, modeFile, 0); err != nil {
+	if err := unix.Fchmodat(c.building.FD(), aside(name), modeFile, 0); err != nil {
 		return &os.PathError{Op: "chmod", Path: name, Err: err}
 	}
 	return nil
@@ -314,7 +323,7 @@ func (c *Content) writeAside(name, commit string) error {
 
 // putInPlace shows what writeAside has written.
 func (c *Content) putInPlace(name string) error {
-	err := unix.Renameat(c.building.FD(), asidePrefix+name, c.content.FD(), name)
+	err := unix.Renameat(c.building.FD(), aside(name), c.content.FD(), name)
 	if err != nil {
 		return &os.LinkError{Op: "rename", Old: asidePrefix + name, New: name, Err: err}
 	}

@@ -22,12 +22,10 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/test/disks"
 )
 
-const (
-	repo   = "website"
-	signal = "changed"
-)
+const repo = "website"
 
 var (
+	signal  = strings.Repeat("s", maxName) // as long as a name can be
 	commit1 = strings.Repeat("1", commitDigits)
 	commit2 = strings.Repeat("2", commitDigits)
 	plenty  = gitwire.Limits{TreeBytes: 1 << 30, Entries: 100_000}
