@@ -13,7 +13,9 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitsource"
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
+	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
+	"github.com/csi-hostpath/csi-hostpath/test/disks"
 	"github.com/csi-hostpath/csi-hostpath/test/fixture"
 )
 
@@ -404,5 +406,29 @@ func TestRebootWithoutTheFetcherShowsWhatTheNodeHas(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: want %s", err, want)
 		}
+	}
+}
+
+// The disk of the pool dies under the pods.
+func TestContentOfADeadDiskIsUnpublished(t *testing.T) {
+	disk := disks.New(t, disks.XFS, 0)
+	n := newNodeWith(t, pool.Options{Path: filepath.Join(disk.Dir, "pool")})
+	f := fixture.NewFetcher(t)
+	n.startGit(t, f)
+	f.Commit(commitOf("a"), map[string]string{"x": "one"})
+	fixture.Must(t, n.publishGit(t, liveUID, withPeriod("1s")))
+	disk.Shutdown(t)
+	f.Commit(commitOf("b"), map[string]string{"x": "two"})
+	for _, uid := range []string{liveUID, deadUID} {
+		if err := n.publishGit(t, uid, withPeriod("1s")); err == nil {
+			t.Errorf("pod %s is shown what cannot be read", uid)
+		}
+	}
+	n.SweepInline(t.Context())
+	for range 2 {
+		fixture.Must(t, n.unpublishHandle(t, inlineHandle(liveUID), inlineTarget(n, liveUID)))
+	}
+	if got := mountsBelow(t, n.KubeletDir); len(got) != 0 {
+		t.Errorf("mounts are left: %v", got)
 	}
 }

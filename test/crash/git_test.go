@@ -251,7 +251,7 @@ func (n *gitNode) hasFetched() bool {
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	return err == nil && regexp.MustCompile(
-		`csi_hostpath_git_fetches_total\{result="(un)?changed"\} 1`).Match(text)
+		`csi_hostpath_git_fetches_total\{result="(un)?changed"\} [1-9]`).Match(text)
 }
 
 func (n *gitNode) waitKilled() (point string) {
