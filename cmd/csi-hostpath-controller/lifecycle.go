@@ -132,6 +132,11 @@ func (n linkedNodes) Volumes(ctx context.Context) iter.Seq2[lifecycle.Volume, er
 	}
 }
 
+// References implements lifecycle.Nodes.
+func (n linkedNodes) References() map[string]map[string][]volume.Fault {
+	return n.router.References()
+}
+
 // Health implements lifecycle.Nodes.
 func (n linkedNodes) Health() (all []lifecycle.PoolHealth) {
 	for _, p := range n.router.Health() {

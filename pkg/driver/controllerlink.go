@@ -35,6 +35,7 @@ func newControllerLink(
 		return nil
 	}
 	states := newPoolStates(what.pools)
+	states.references = what.describeStale
 	all := slices.Concat(
 		[]grpc.ServerOption{rpc.TakeRequestIDs()},
 		options,

@@ -229,6 +229,14 @@ func TestOnlyWhatMattersIsPushed(t *testing.T) {
 		{"much", state(size/2, ""), false, 0, true},
 		{"the disk has failed", state(size, "disk_failed"), false, 0, true},
 		{"another pool", &linkpb.State{}, false, 0, true},
+		{
+			"content that is stale",
+			&linkpb.State{
+				Pools:      state(size, "").GetPools(),
+				References: []*linkpb.UnhealthyVolume{{Id: "x", Faults: []string{"git_stale"}}},
+			},
+			false, 0, true,
+		},
 	} {
 		s := newPoolStates(nil)
 		s.set(state(size, ""), false)

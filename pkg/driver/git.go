@@ -8,6 +8,7 @@ import (
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/config"
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitsource"
+	"github.com/csi-hostpath/csi-hostpath/pkg/link/linkpb"
 	"github.com/csi-hostpath/csi-hostpath/pkg/pool"
 	"github.com/csi-hostpath/csi-hostpath/pkg/status"
 	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
@@ -74,4 +75,21 @@ func (n *nodeStatus) addGit(v *status.Volume, d pool.VolumeDetails) {
 	if shown.IsStale {
 		v.Faults = append(v.Faults, string(volume.FaultGitStale))
 	}
+}
+
+// describeStale says which volumes of claims have content of git that cannot be refreshed. What a
+// pod has of its own is told to the pod.
+func (s services) describeStale() []*linkpb.UnhealthyVolume {
+	return stalePushed(s.node.Publications.VolumesAt(s.git.StaleTargets()))
+}
+
+func stalePushed(handles []string) (stale []*linkpb.UnhealthyVolume) {
+	for _, handle := range handles {
+		if !volume.IsInlineHandle(handle) && len(stale) < maxPushedUnhealthy {
+			stale = append(stale, &linkpb.UnhealthyVolume{
+				Id: handle, Faults: []string{string(volume.FaultGitStale)},
+			})
+		}
+	}
+	return stale
 }

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,5 +81,23 @@ func TestStatusSaysWhatContentOfGitPodsSee(t *testing.T) {
 	v = told()
 	if v.Kind != status.GitTree || v.Git.URL == "" || v.Git.Commit != "" || len(v.Pods) > 0 {
 		t.Errorf("after a start: %+v of %+v", v.Git, v)
+	}
+}
+
+func TestOnlyVolumesOfClaimsArePushedAsStale(t *testing.T) {
+	const ofClass = "host-0123456789ab-pvc-1"
+	handles := []string{"by-hand", "csi-" + strings.Repeat("ab", 32), ofClass}
+	var got []string
+	for _, v := range stalePushed(handles) {
+		got = append(got, v.GetId())
+		if !slices.Equal(v.GetFaults(), []string{"git_stale"}) {
+			t.Errorf("%v", v)
+		}
+	}
+	if !slices.Equal(got, []string{"by-hand", ofClass}) {
+		t.Errorf("%q are pushed", got)
+	}
+	if n := len(stalePushed(slices.Repeat(handles, maxPushedUnhealthy))); n != maxPushedUnhealthy {
+		t.Errorf("%d are pushed, want %d", n, maxPushedUnhealthy)
 	}
 }

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +32,10 @@ var errStopping = status.Error(codes.Unavailable, "the driver is stopping")
 
 // poolStates measures the state of the pools, as the controller gets it.
 type poolStates struct {
-	pools   *poolSet
+	pools *poolSet
+	// references are the volumes that are in no pool and have adverse conditions; nil: none has.
+	references func() []*linkpb.UnhealthyVolume
+
 	calls   signal // that may have changed the pools
 	current atomic.Pointer[linkpb.State]
 	changed signal // of current
@@ -83,7 +87,8 @@ func (s *poolStates) set(next *linkpb.State, called bool) {
 
 // isSmallChange says whether only the room of pools has changed, and by little.
 func isSmallChange(before, after *linkpb.State) bool {
-	if len(before.GetPools()) != len(after.GetPools()) {
+	if len(before.GetPools()) != len(after.GetPools()) ||
+		!slices.EqualFunc(before.GetReferences(), after.GetReferences(), equalUnhealthy) {
 		return false
 	}
 	for n, b := range before.GetPools() {
@@ -97,9 +102,14 @@ func isSmallChange(before, after *linkpb.State) bool {
 	return true
 }
 
+func equalUnhealthy(a, b *linkpb.UnhealthyVolume) bool { return proto.Equal(a, b) }
+
 // measure asks all pools at a time. One whose disk hangs does not delay the others for long.
 func (s *poolStates) measure() *linkpb.State {
 	state := &linkpb.State{}
+	if s.references != nil {
+		state.References = s.references()
+	}
 	for _, p := range s.pools.statuses() {
 		described := s.describe(p.poolSlot)
 		describeHealth(described, p)

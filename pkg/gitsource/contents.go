@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -443,6 +444,21 @@ func (s *Contents) Stale(t mount.Target) (since time.Time, why string, ok bool) 
 		return since, "", false
 	}
 	return c.failingSince, causeOf(c.lastErr), true
+}
+
+// StaleTargets are the targets whose content cannot be refreshed, in no order.
+func (s *Contents) StaleTargets() (targets []mount.Target) {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.contents {
+		if c.isStale() {
+			targets = slices.AppendSeq(targets, maps.Keys(c.users))
+		}
+	}
+	return targets
 }
 
 // Stats are what people are told.

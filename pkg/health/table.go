@@ -71,8 +71,8 @@ var volumeTable = map[volume.Fault]Condition{
 	},
 	volume.FaultGitStale: {
 		degraded, "GitStale",
-		"The git repository could not be fetched, and the pod has an older commit. Look whether the " +
-			"server answers and accepts the volume's Secret.",
+		"The git repository could not be fetched, and pods have an older commit. Look whether the " +
+			"server answers and accepts the volume's Secret. The events of the pods say why.",
 	},
 	volume.FaultHangs: {
 		inaccessible, "FilesystemHangs",

@@ -2,6 +2,8 @@ package lifecycle
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +50,10 @@ type unhealthy struct {
 	// sent has the reasons of the last events, by pool and volume ID. What a node that is not linked
 	// has said before stays.
 	sent map[volume.PoolID]map[string]string
+	// references are the faults of volumes that are in no pool, by node and volume ID. sentReferences
+	// has the reasons of the last events of those, by volume ID.
+	references     map[string]map[string][]volume.Fault
+	sentReferences map[string]string
 }
 
 // run works until ctx is done. The informers must have synced.
@@ -57,7 +63,42 @@ func (u *unhealthy) run(ctx context.Context) {
 		for _, p := range u.nodes.Health() {
 			left = u.look(p, left)
 		}
+		u.lookAtReferences(u.nodes.References(), left)
 	}, healthInterval)
+}
+
+// lookAtReferences does the same for volumes that are in no pool. One that several nodes show is
+// healthy when none of them has a fault any more.
+func (u *unhealthy) lookAtReferences(pushed map[string]map[string][]volume.Fault, most int) {
+	maps.Copy(u.references, pushed)
+	now := map[string][]volume.Fault{}
+	for handle := range u.sentReferences {
+		now[handle] = nil
+	}
+	for _, ofNode := range u.references {
+		for handle, faults := range ofNode {
+			all := slices.Sorted(slices.Values(append(slices.Clone(now[handle]), faults...)))
+			now[handle] = slices.Compact(all)
+		}
+	}
+	for _, handle := range slices.Sorted(maps.Keys(now)) {
+		conditions := health.Of(now[handle])
+		reasons := reasonsOf(conditions)
+		if reasons == u.sentReferences[handle] {
+			continue
+		}
+		if most <= 0 {
+			return
+		}
+		for _, v := range indexed[*persistentVolume](u.cluster.volumes, byHandle, handle) {
+			if u.tell(v, conditions) {
+				most--
+			}
+		}
+		if u.sentReferences[handle] = reasons; reasons == "" {
+			delete(u.sentReferences, handle)
+		}
+	}
 }
 
 // look compares the health of a pool's volumes with what their owners have been told. It tells so

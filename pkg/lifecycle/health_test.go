@@ -16,8 +16,16 @@ import (
 type sickNodes struct {
 	linked
 
-	mu     sync.Mutex
-	health []PoolHealth
+	mu         sync.Mutex
+	health     []PoolHealth
+	references map[string]map[string][]volume.Fault
+}
+
+// References implements Nodes.
+func (s *sickNodes) References() map[string]map[string][]volume.Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.references
 }
 
 // Health implements Nodes.
@@ -126,6 +134,47 @@ func TestOwnersOfADeadDiskAreToldInTurn(t *testing.T) {
 			synctest.Wait()
 			if n := w.recorder.with(reasonUnhealthy); n != claims {
 				t.Errorf("%d owners are told, want %d", n, claims)
+			}
+		})
+	})
+}
+
+// Several nodes may show the content of a claim.
+func TestOwnerIsToldOfStaleContentOnceForAllNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const handle = "host-0123456789ab-v"
+		c := bound("c", "v")
+		v := ofClaim(volumeObject("v", "b"), c)
+		v.Spec.NodeAffinity, v.Spec.CSI.VolumeHandle = nil, handle
+		w, nodes := newWorld(t, c, v), &sickNodes{linked: linked{pool: "b"}}
+		w.options.Nodes = nodes
+		type ofNodes = map[string]map[string][]volume.Fault
+		fresh := map[string][]volume.Fault{}
+		stale := map[string][]volume.Fault{handle: {volume.FaultGitStale}, "unknown": {"x"}}
+		w.run(func() {
+			for _, step := range []struct {
+				name               string
+				pushed             ofNodes
+				unhealthy, healthy int // events so far
+			}{
+				{"nothing", nil, 0, 0},
+				{"stale on a", ofNodes{"a": stale, "b": fresh}, 1, 0},
+				{"stale on both", ofNodes{"a": stale, "b": stale}, 1, 0},
+				{"fetched on a", ofNodes{"a": fresh, "b": stale}, 1, 0},
+				{"b is away", ofNodes{"a": fresh}, 1, 0},
+				{"fetched on b", ofNodes{"a": fresh, "b": fresh}, 1, 1},
+				{"stale again", ofNodes{"b": stale}, 2, 1},
+			} {
+				nodes.mu.Lock()
+				nodes.references = step.pushed
+				nodes.mu.Unlock()
+				nodes.say()
+				unhealthy := w.recorder.with("PersistentVolumeClaim ns/c", reasonUnhealthy, "GitStale: ")
+				healthy := w.recorder.with("PersistentVolumeClaim ns/c", reasonHealthy)
+				if unhealthy != step.unhealthy || healthy != step.healthy {
+					t.Errorf("%s: %d and %d events, want %d and %d: %q", step.name, unhealthy, healthy,
+						step.unhealthy, step.healthy, w.recorder.events)
+				}
 			}
 		})
 	})

@@ -48,6 +48,9 @@ type Nodes interface {
 	Volumes(ctx context.Context) iter.Seq2[Volume, error]
 	// Health is what linked nodes have pushed of the health of their pools.
 	Health() []PoolHealth
+	// References is what linked nodes have pushed of volumes that are in no pool: their faults, by the
+	// node's name and the volume's ID. A volume may be on several nodes.
+	References() map[string]map[string][]volume.Fault
 }
 
 // Volume is a volume as its node has it.
@@ -135,7 +138,8 @@ func New(o Options) (*Controller, error) {
 	}
 	made.unhealthy = &unhealthy{
 		cluster: cluster, nodes: o.Nodes, recorder: o.Recorder,
-		sent: map[volume.PoolID]map[string]string{},
+		sent:       map[volume.PoolID]map[string]string{},
+		references: map[string]map[string][]volume.Fault{}, sentReferences: map[string]string{},
 	}
 	made.links = &unlinked{cluster: cluster, nodes: o.Nodes, metrics: m}
 	made.gone = &goneNodes{

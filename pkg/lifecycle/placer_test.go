@@ -46,6 +46,9 @@ func (linked) Unlinked() []string { return nil }
 // Health implements Nodes.
 func (linked) Health() []PoolHealth { return nil }
 
+// References implements Nodes.
+func (linked) References() map[string]map[string][]volume.Fault { return nil }
+
 // Volumes implements Nodes: a volume "pvc-…" in each pool.
 func (l linked) Volumes(context.Context) iter.Seq2[Volume, error] {
 	return func(yield func(Volume, error) bool) {

@@ -310,6 +310,10 @@ func TestWrongSecretAfterRotationIsToldToThePod(t *testing.T) {
 		}
 	}
 	n.wantFile(t, liveUID, "site/x", "one")
+	stale := n.Publications.VolumesAt(n.Git.StaleTargets())
+	if len(stale) != 1 || stale[0] != inlineHandle(liveUID) {
+		t.Errorf("stale volumes are %q", stale)
+	}
 
 	f.Commit(commitOf("b"), map[string]string{"x": "two"})
 	fixture.Eventually(t, "the right secret is used", func() bool {

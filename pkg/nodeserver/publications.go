@@ -204,6 +204,19 @@ func (p *Publications) podsLocked(targets iter.Seq[mount.Target], limit int) (po
 	return pods
 }
 
+// VolumesAt are the volumes published at those targets, each once, in the order of their IDs.
+func (p *Publications) VolumesAt(targets []mount.Target) (ids []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range targets {
+		if pub, ok := p.byTarget[t]; ok {
+			ids = append(ids, pub.volume)
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
 // at is the volume published at a target.
 func (p *Publications) at(t mount.Target) (id string, ok bool) {
 	p.mu.Lock()

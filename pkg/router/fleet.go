@@ -50,7 +50,9 @@ type node struct {
 	why    string    // why it ended
 	pushed bool      // the state of its pools, ever
 	pools  []*poolState
-	object NodeObject // what the Kubernetes API says of it
+	// references are volumes that are in no pool and have faults, by handle.
+	references map[string][]volume.Fault
+	object     NodeObject // what the Kubernetes API says of it
 
 	underWay        int // calls; turns has its lock
 	calls, failures atomic.Uint64
@@ -149,7 +151,7 @@ func (f *fleet) update(n *node, l *link.Link, state *linkpb.State) {
 	n.pushed = true
 	before := n.pools
 	maps.DeleteFunc(f.refused, func(_ *poolState, by *node) bool { return by == n })
-	n.pools = nil
+	n.pools, n.references = nil, newReferences(state.GetReferences())
 	for _, pushed := range state.GetPools()[:min(len(state.GetPools()), maxPools)] {
 		n.pools = append(n.pools, newPool(pushed, before))
 	}

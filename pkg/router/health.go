@@ -42,11 +42,40 @@ func newUnhealthy(pool volume.PoolID, pushed []*linkpb.UnhealthyVolume) (all []U
 		if err != nil || id.Pool() != pool {
 			continue
 		}
-		v := UnhealthyVolume{ID: id}
-		for _, f := range p.GetFaults()[:min(len(p.GetFaults()), maxFaults)] {
-			v.Faults = append(v.Faults, volume.Fault(clip(f)))
+		all = append(all, UnhealthyVolume{ID: id, Faults: newFaults(p.GetFaults())})
+	}
+	return all
+}
+
+func newFaults(pushed []string) (faults []volume.Fault) {
+	for _, f := range pushed[:min(len(pushed), maxFaults)] {
+		faults = append(faults, volume.Fault(clip(f)))
+	}
+	return faults
+}
+
+// newReferences reads which volumes that are in no pool a node has pushed. It must not speak of
+// volumes of pools here: another node may have the pool.
+func newReferences(pushed []*linkpb.UnhealthyVolume) map[string][]volume.Fault {
+	references := make(map[string][]volume.Fault)
+	for _, p := range pushed[:min(len(pushed), maxUnhealthy)] {
+		if handle := p.GetId(); volume.CheckHandle(handle) == nil && !volume.IsID(handle) {
+			references[handle] = newFaults(p.GetFaults())
 		}
-		all = append(all, v)
+	}
+	return references
+}
+
+// References are the volumes that are in no pool and have faults, by handle, of each linked node by
+// its name. The caller does not change them.
+func (r *Router) References() map[string]map[string][]volume.Fault {
+	r.fleet.mu.RLock()
+	defer r.fleet.mu.RUnlock()
+	all := make(map[string]map[string][]volume.Fault)
+	for _, n := range r.fleet.nodes {
+		if n.link != nil && n.pushed {
+			all[n.name] = n.references
+		}
 	}
 	return all
 }

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -133,6 +134,33 @@ func TestListOfHealthIsNotCompleteWhileAPoolHasNotBeenOpen(t *testing.T) {
 		if want := map[bool]codes.Code{false: codes.Unavailable}[optional]; status.Code(err) != want {
 			t.Errorf("optional: %v: %v, want %s", optional, err, want)
 		}
+	}
+}
+
+// A node says of volumes that are in no pool what it likes, but of no others.
+func TestReferencesWithFaultsAreThoseOfLinkedNodes(t *testing.T) {
+	c := newCluster(t, Options{})
+	n := c.addNode("node-a", "p")
+	state := n.realState()
+	const reference = "host-0123456789ab-pvc-1"
+	state.References = []*linkpb.UnhealthyVolume{
+		{Id: reference, Faults: []string{string(volume.FaultGitStale)}},
+		{Id: string(n.pools[0].ID()) + "-v", Faults: []string{string(volume.FaultGitStale)}},
+		{Id: "", Faults: []string{"x"}},
+	}
+	for i := range 2 * maxUnhealthy {
+		state.References = append(state.References, &linkpb.UnhealthyVolume{Id: fmt.Sprint("r", i)})
+	}
+	state.Pools[0].AvailableBytes-- // so that push can see it
+	n.push(state)
+	got := c.References()["node-a"]
+	want := []volume.Fault{volume.FaultGitStale}
+	if len(got) != maxUnhealthy-2 || !slices.Equal(got[reference], want) {
+		t.Errorf("%d references, %q", len(got), got[reference])
+	}
+	n.disconnect("of the test")
+	if got := c.References(); len(got) != 0 {
+		t.Errorf("without a link: %v", got)
 	}
 }
 

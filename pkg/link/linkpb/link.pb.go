@@ -223,8 +223,11 @@ func (*WatchRequest) Descriptor() ([]byte, []int) {
 
 // State is the state of all configured pools of a node.
 type State struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pools         []*Pool                `protobuf:"bytes,1,rep,name=pools,proto3" json:"pools,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pools []*Pool                `protobuf:"bytes,1,rep,name=pools,proto3" json:"pools,omitempty"`
+	// Volumes that are in no pool, by their handles: those of claims whose content of git cannot be
+	// refreshed.
+	References    []*UnhealthyVolume `protobuf:"bytes,2,rep,name=references,proto3" json:"references,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -262,6 +265,13 @@ func (*State) Descriptor() ([]byte, []int) {
 func (x *State) GetPools() []*Pool {
 	if x != nil {
 		return x.Pools
+	}
+	return nil
+}
+
+func (x *State) GetReferences() []*UnhealthyVolume {
+	if x != nil {
+		return x.References
 	}
 	return nil
 }
@@ -499,9 +509,12 @@ const file_link_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12-\n" +
 	"\x12controller_version\x18\x03 \x01(\tR\x11controllerVersion\x12.\n" +
 	"\x13renew_after_seconds\x18\x04 \x01(\rR\x11renewAfterSeconds\"\x0e\n" +
-	"\fWatchRequest\"8\n" +
+	"\fWatchRequest\"~\n" +
 	"\x05State\x12/\n" +
-	"\x05pools\x18\x01 \x03(\v2\x19.csihostpath.link.v1.PoolR\x05pools\"\xed\x03\n" +
+	"\x05pools\x18\x01 \x03(\v2\x19.csihostpath.link.v1.PoolR\x05pools\x12D\n" +
+	"\n" +
+	"references\x18\x02 \x03(\v2$.csihostpath.link.v1.UnhealthyVolumeR\n" +
+	"references\"\xed\x03\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -549,14 +562,15 @@ var file_link_proto_goTypes = []any{
 }
 var file_link_proto_depIdxs = []int32{
 	4, // 0: csihostpath.link.v1.State.pools:type_name -> csihostpath.link.v1.Pool
-	5, // 1: csihostpath.link.v1.Pool.unhealthy:type_name -> csihostpath.link.v1.UnhealthyVolume
-	2, // 2: csihostpath.link.v1.Node.Watch:input_type -> csihostpath.link.v1.WatchRequest
-	3, // 3: csihostpath.link.v1.Node.Watch:output_type -> csihostpath.link.v1.State
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	5, // 1: csihostpath.link.v1.State.references:type_name -> csihostpath.link.v1.UnhealthyVolume
+	5, // 2: csihostpath.link.v1.Pool.unhealthy:type_name -> csihostpath.link.v1.UnhealthyVolume
+	2, // 3: csihostpath.link.v1.Node.Watch:input_type -> csihostpath.link.v1.WatchRequest
+	3, // 4: csihostpath.link.v1.Node.Watch:output_type -> csihostpath.link.v1.State
+	4, // [4:5] is the sub-list for method output_type
+	3, // [3:4] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
