@@ -4,13 +4,15 @@ import (
 	"context"
 	"slices"
 	"sync"
+
+	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 )
 
 const (
 	// maxFetches is how many fetches run at a time: the fetcher's memory is bounded.
-	maxFetches = 4
+	maxFetches = gitwire.Jobs
 	// maxFetchesOfHost is how many of them ask one server: one that is slow must not take all.
-	maxFetchesOfHost = 2
+	maxFetchesOfHost = maxFetches - 1
 )
 
 // turns bounds the fetches under way. The next turn is that of the server with the fewest of them,
