@@ -81,6 +81,9 @@ func runKinds(ctx context.Context, r suite.Run, kinds []suite.Kind) error {
 	fmt.Printf("Kubernetes %s: reports and logs are in %s\n", r.Suite.Version, r.Reports)
 	var errs []error
 	for _, k := range kinds {
+		if ctx.Err() != nil {
+			return errors.Join(append(errs, ctx.Err())...)
+		}
 		result, err := r.Kind(ctx, k)
 		fmt.Print(result.Table(k.Name))
 		errs = append(errs, err)
