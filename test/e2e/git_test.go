@@ -78,6 +78,9 @@ func TestPodsFollowARepository(t *testing.T) {
 			return saysEvent(t, ns, name, "not refreshed: the pod keeps commit ")
 		})
 	}
+	if *deployment == "central" {
+		eventually(t, readyTimeout, func() error { return describes(t, ns, "pvc", "by-class", "GitStale") })
+	}
 	g.start()
 	site.push("index.html", "four")
 	saySite(t, ns, "four", append(pods, "late")...)
