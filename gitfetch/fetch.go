@@ -31,8 +31,8 @@ func fetch(ctx context.Context, r gitwire.Request, o options) (_ *tree, err erro
 		return nil, err
 	}
 	t, err := fetchInto(ctx, s, r, o)
-	if err != nil && isDamaged(err) {
-		// An older fetch may be what is incomplete.
+	if err != nil && s.hadPacks && classify(ctx, err).Fault == gitwire.Malformed {
+		// An older fetch may be what is damaged: nothing makes it durable.
 		if err := s.clear(); err != nil {
 			return nil, err
 		}
@@ -44,9 +44,6 @@ func fetch(ctx context.Context, r gitwire.Request, o options) (_ *tree, err erro
 	}
 	return t, nil
 }
-
-// isDamaged: the objects of the cache do not suffice for what it is said to have.
-func isDamaged(err error) bool { return errors.Is(err, plumbing.ErrObjectNotFound) }
 
 func fetchInto(ctx context.Context, s *store, r gitwire.Request, o options) (*tree, error) {
 	session, err := newSession(ctx, r, o)
@@ -69,16 +66,24 @@ func fetchInto(ctx context.Context, s *store, r gitwire.Request, o options) (*tr
 		if err := s.receive(ctx, session, refs, hash, r); err != nil {
 			return nil, err
 		}
-		s.Reindex()
 	}
 	commit, err := s.peel(hash)
 	if err != nil {
-		return nil, err
+		return nil, unreadable(ctx, err)
 	}
 	if commit.String() == r.Base {
 		return s.unchanged(r), nil
 	}
-	return readTree(ctx, s, commit, r)
+	t, err := readTree(ctx, s, commit, r)
+	return t, unreadable(ctx, err)
+}
+
+// unreadable is the error of objects that are not what they should be. go-git has many.
+func unreadable(ctx context.Context, err error) error {
+	if _, known := errors.AsType[*gitwire.Error](err); err == nil || known || ctx.Err() != nil {
+		return err
+	}
+	return fault(gitwire.Malformed, "%v", err)
 }
 
 func (s *store) unchanged(r gitwire.Request) *tree {

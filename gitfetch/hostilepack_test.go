@@ -131,7 +131,7 @@ func TestHostilePacks(t *testing.T) {
 		{"no pack", ofBlob(func([]byte) []byte { return []byte("<html>") }), gitwire.Malformed, "pack"},
 		{"a header only", ofBlob(func(b []byte) []byte { return b[:packHeader] }), gitwire.Malformed, "pack"},
 		{"half a pack", ofBlob(func(b []byte) []byte { return b[:len(b)/2] }), gitwire.Malformed, "pack"},
-		{"no checksum", ofBlob(func(b []byte) []byte { return b[:len(b)-20] }), gitwire.Malformed, ""},
+		{"no checksum", ofBlob(func(b []byte) []byte { return b[:len(b)-20] }), gitwire.Malformed, "pack"},
 		{"a wrong checksum", ofBlob(func(b []byte) []byte {
 			b[len(b)-1] ^= 1
 			return b
@@ -146,11 +146,11 @@ func TestHostilePacks(t *testing.T) {
 		{"four thousand million objects", counting(1<<32 - 1), gitwire.TooLarge, "4294967295 objects"},
 		{"as many objects as are allowed, said only", counting(100_000), gitwire.Malformed, "pack"},
 
-		{"an object of no type", raw(0, 7), gitwire.Malformed, ""},
-		{"an object of the type that is not used", raw(5, 7), gitwire.Malformed, ""},
-		{"a blob that is shorter than said", raw(plumbing.BlobObject, 8), gitwire.Malformed, ""},
+		{"an object of no type", raw(0, 7), gitwire.Malformed, "type 0"},
+		{"an object of the type that is not used", raw(5, 7), gitwire.Malformed, "type 5"},
+		{"a blob that is shorter than said", raw(plumbing.BlobObject, 8), gitwire.Malformed, "says 8"},
 		{"a blob that is longer than said", raw(plumbing.BlobObject, 6), gitwire.Malformed, "pack"},
-		{"a blob of two to the power of 40 bytes, said only", raw(plumbing.BlobObject, 1<<40), gitwire.TooLarge, ""},
+		{"a blob of two to the power of 40 bytes, said only", raw(plumbing.BlobObject, 1<<40), gitwire.Malformed, "7 bytes"},
 		{"a size of more than 64 bits", withBlob(func(p *pack) plumbing.Hash {
 			p.count++
 			p.body.WriteString("\xbf" + strings.Repeat("\xff", 12) + "\x01")
@@ -187,16 +187,17 @@ func TestHostilePacks(t *testing.T) {
 		{"a delta with an unknown instruction", withDelta("", delta(11, 6, 0)), gitwire.Malformed, "delta"},
 		{"a delta of nothing", withDelta("", nil), gitwire.Malformed, "delta"},
 		{"deltas that make 16 MiB, then 256 MiB, then 4 GiB", chain(4), gitwire.TooLarge, "memory"},
-		{"5000 deltas in a chain", longChain(5000), gitwire.Malformed, "delta chain depth"},
+		{"5000 deltas in a chain", longChain(5000), gitwire.Malformed, "a chain of more than 4095 deltas"},
 
-		{"a blob that inflates to 160 MiB", withBlob(func(p *pack) plumbing.Hash {
-			p.entry(plumbing.BlobObject, 160*mib, nil, deflatedZeroes(160))
-			return plumbing.ZeroHash
-		}), gitwire.TooLarge, "memory"},
-		{"a commit that inflates to 160 MiB", naming(func(p *pack, _ plumbing.Hash) plumbing.Hash {
-			p.entry(plumbing.CommitObject, 160*mib, nil, deflatedZeroes(160))
-			return plumbing.NewHash(strings.Repeat("1", 40))
-		}), gitwire.TooLarge, "memory"},
+		{"a file that inflates to 65 MiB", withBlob(func(p *pack) plumbing.Hash {
+			return p.zeroes(plumbing.BlobObject, nil, 65)
+		}), gitwire.TooLarge, "67108864 bytes"},
+		{"a tree that inflates to 65 MiB", naming(func(p *pack, _ plumbing.Hash) plumbing.Hash {
+			return p.commit(p.zeroes(plumbing.TreeObject, []byte("100644 "), 65))
+		}), gitwire.Malformed, ""},
+		{"a commit that inflates to 65 MiB", naming(func(p *pack, _ plumbing.Hash) plumbing.Hash {
+			return p.zeroes(plumbing.CommitObject, commitObject(p.tree(), "x"), 65)
+		}), gitwire.TooLarge, "a commit of"},
 		{"300 directories in each other", deep(300), gitwire.TooLarge, "directories deep"},
 		{"ten thousand million files in a KiB", treeBomb(), gitwire.TooLarge, "10000 files and directories"},
 

@@ -7,9 +7,15 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/adler32"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 )
 
 // pack builds a pack byte by byte, also one that git refuses to make (gitformat-pack(5)).
@@ -87,19 +93,30 @@ func deflated(content []byte) []byte {
 	return b.Bytes()
 }
 
-// deflatedZeroes inflates to that many MiB of zeroes. It takes no time to make: deflate's blocks of
-// the first MiB are repeated.
-func deflatedZeroes(mib int) []byte {
+// zeroes adds an object that has that many MiB of zeroes after its start. It takes no time to
+// deflate: the blocks of one MiB are repeated.
+func (p *pack) zeroes(kind plumbing.ObjectType, start []byte, mib int) plumbing.Hash {
+	size := int64(len(start) + mib<<20)
+	hasher, sum := plumbing.NewHasher(kind, size), adler32.New()
+	content := io.MultiWriter(hasher, sum)
 	var b bytes.Buffer
 	w := zlib.NewWriter(&b)
-	_, _ = w.Write(make([]byte, 1<<20))
-	_ = w.Flush() // the blocks end at a byte
+	_, _ = io.MultiWriter(w, content).Write(start) // to memory, as all of them
+	_ = w.Flush()                                  // the blocks end at a byte
+	z := bytes.Clone(b.Bytes())
+	b.Reset()
+	mebibyte := make([]byte, 1<<20)
+	single := zlib.NewWriter(&b)
+	_, _ = single.Write(mebibyte)
+	_ = single.Flush()
 	const header = 2
-	blocks := b.Bytes()[header:]
-	z := append(bytes.Clone(b.Bytes()[:header]), bytes.Repeat(blocks, mib)...)
-	z = append(z, 1, 0, 0, 0xff, 0xff)                       // the last block is empty
-	sum := uint32(mib<<20%65521)<<16 | adler32.Checksum(nil) //nolint:gosec // less than 65521
-	return binary.BigEndian.AppendUint32(z, sum)
+	for range mib {
+		_, _ = content.Write(mebibyte)
+		z = append(z, b.Bytes()[header:]...)
+	}
+	z = append(z, 1, 0, 0, 0xff, 0xff) // the last block is empty
+	p.entry(kind, size, nil, binary.BigEndian.AppendUint32(z, sum.Sum32()))
+	return hasher.Sum()
 }
 
 // item is an entry of a tree object.
@@ -153,4 +170,51 @@ func TestPackIsOneOfGit(t *testing.T) {
 		t.Errorf("the files have %q", got)
 	}
 	r.git("fsck", "--strict")
+}
+
+// The index of a pack is that of git, byte for byte: with deltas by offset and by hash, in chains
+// and with branches.
+func TestIndexIsThatOfGit(t *testing.T) {
+	r := newRepository(t)
+	text := strings.Repeat("a line of some length\n", 500)
+	for i := range 12 {
+		files := map[string]string{"empty": ""}
+		for j := range 4 {
+			files[fmt.Sprintf("d%d/file", j)] = fmt.Sprint(i/(j+1), text[:10_000-50*i], i)
+		}
+		r.commit(files)
+	}
+	r.git("tag", "-a", "-m", "x", "t")
+	for _, args := range [][]string{{"--delta-base-offset"}, {}, {"--depth=0"}} {
+		path := filepath.Join(t.TempDir(), "pack")
+		args = append([]string{"pack-objects", "--quiet", "--all", "--no-reuse-delta"}, args...)
+		name := path + "-" + r.git(append(args, path)...)
+		got := indexOf(t, name+".pack")
+		want, err := os.ReadFile(name + ".idx")
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%v: the index of %d objects is not git's, %v", args, len(want)/32, err)
+		}
+		hasChain := strings.Contains(r.git("verify-pack", "-v", name+".idx"), "chain length = 2")
+		if hasChain == slices.Contains(args, "--depth=0") {
+			t.Errorf("%v: a chain of deltas: %v", args, hasChain)
+		}
+	}
+}
+
+func indexOf(t *testing.T, pack string) []byte {
+	t.Helper()
+	file, err := os.Open(pack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	index, err := indexPack(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if _, err := idxfile.NewEncoder(&b).Encode(index); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }

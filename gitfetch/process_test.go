@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 )
@@ -86,32 +89,63 @@ func TestProcessAnswers(t *testing.T) {
 	}
 }
 
-// A file of zeroes is a small pack, and does not fit in the memory of a process.
-func TestProcessThatNeedsTooMuchMemoryIsSaidToBeSo(t *testing.T) {
+// A file is never in memory as a whole.
+func TestFileLargerThanTheMemoryArrives(t *testing.T) {
+	r := newRig(t) // of less memory
+	const mib = 160
+	r.mux.Handle("/large/", withBlob(func(p *pack) plumbing.Hash {
+		return p.zeroes(plumbing.BlobObject, []byte("start"), mib)
+	}))
+	q := r.request("/large")
+	q.Limits.TreeBytes = 1 << 30
+	f, err := gitwire.Fetch(t.Context(), r.socket, q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	archive := tar.NewReader(f.Archive)
+	h, err := archive.Next()
+	if err != nil || h.Size != mib<<20+5 {
+		t.Fatalf("the file is %+v, %v", h, err)
+	}
+	if n, err := io.Copy(io.Discard, archive); n != h.Size || err != nil {
+		t.Errorf("%d bytes have arrived, %v", n, err)
+	}
+}
+
+// What a power cut leaves of the cache is fetched anew.
+func TestDamagedCacheIsReplaced(t *testing.T) {
 	r := newRepository(t)
-	if err := os.WriteFile(filepath.Join(r.dir, "zeroes"), nil, 0o600); err != nil {
-		t.Fatal(err)
+	commit := r.commit(map[string]string{"a": "1", "b": strings.Repeat("2", 5000)})
+	for _, name := range []string{"*.pack", "*.idx"} {
+		for what, damage := range map[string]func(path string, size int64) error{
+			"empty": func(path string, _ int64) error { return os.Truncate(path, 0) },
+			"half":  func(path string, size int64) error { return os.Truncate(path, size/2) },
+			"zeroes": func(path string, size int64) error {
+				return os.WriteFile(path, make([]byte, size), 0o600)
+			},
+			"gone": func(path string, _ int64) error { return os.Remove(path) },
+		} {
+			cache, q := t.TempDir(), r.request()
+			if a, _, _ := ask(t, cache, q); a.Commit != commit {
+				t.Fatalf("%+v", a)
+			}
+			found, err := filepath.Glob(filepath.Join(cache, "*", "objects", "pack", name))
+			if err != nil || len(found) != 1 {
+				t.Fatalf("%s: %v, %v", name, found, err)
+			}
+			info, err := os.Stat(found[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := damage(found[0], info.Size()); err != nil {
+				t.Fatal(err)
+			}
+			if a, headers, _ := ask(t, cache, q); a.Commit != commit || len(headers) != 2 {
+				t.Errorf("%s of %s: %+v", what, name, a)
+			}
+		}
 	}
-	if err := os.Truncate(filepath.Join(r.dir, "zeroes"), 256<<20); err != nil {
-		t.Fatal(err)
-	}
-	r.commit(nil)
-	o := testOptions(t.TempDir())
-	o.memory = 128 << 20
-	socket := startFetcher(t, o)
-	q := r.request()
-	q.Limits.TreeBytes = 1 << 40
-	_, err := gitwire.Fetch(t.Context(), socket, q)
-	if fault, ok := errors.AsType[*gitwire.Error](err); !ok || fault.Fault != gitwire.TooLarge {
-		t.Errorf("the error is %v", err)
-	}
-	r.git("rm", "--quiet", "zeroes")
-	commit := r.commit(map[string]string{"a": "1"})
-	f, err := gitwire.Fetch(t.Context(), socket, q)
-	if err != nil || f.Answer.Commit != commit {
-		t.Fatalf("after that: %v", err)
-	}
-	f.Close()
 }
 
 // silent accepts connections, and says nothing.

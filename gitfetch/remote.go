@@ -49,6 +49,9 @@ func newSession(
 	if !slices.Contains([]string{"https", "ssh", "http"}, parsed.Scheme) {
 		return nil, fault(gitwire.Refused, "the URL's scheme is %q: use https or ssh", parsed.Scheme)
 	}
+	if parsed.Hostname() == "" {
+		return nil, fault(gitwire.Refused, "the URL has no host")
+	}
 	endpoint, err := transport.NewEndpoint(r.URL)
 	if err != nil {
 		return nil, fault(gitwire.Refused, "the URL: %v", err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -18,7 +19,7 @@ import (
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
-	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
@@ -44,6 +45,8 @@ type store struct {
 	*filesystem.Storage
 	dir  string
 	lock *os.File
+	// hadPacks: an older fetch has left objects.
+	hadPacks bool
 }
 
 // cacheName is equal for the same repository of the same server. Whoever says by what the server is
@@ -73,9 +76,11 @@ func openStore(ctx context.Context, cacheDir string, r gitwire.Request) (*store,
 		}
 		s := &store{dir: dir, lock: lock}
 		s.open()
-		if packs, err := s.ObjectPacks(); err != nil || len(packs) > maxPacks {
+		packs, err := s.ObjectPacks()
+		if err != nil || len(packs) > maxPacks {
 			return s, s.clear()
 		}
+		s.hadPacks = len(packs) > 0
 		return s, nil
 	}
 }
@@ -144,11 +149,15 @@ func (s *store) clear() error {
 }
 
 // has tells whether the store has a commit with its tree. A fetch that was interrupted leaves no
-// pack: go-git renames it when it is whole.
+// pack: it gets its name when it is whole.
 func (s *store) has(commit plumbing.Hash) bool { return s.HasEncodedObject(commit) == nil }
 
-// maxTags: a tag may name a tag. Git has no bound.
-const maxTags = 16
+const (
+	// maxTags: a tag may name a tag. Git has no bound.
+	maxTags = 16
+	// maxCommit bounds commits and tags, in bytes: go-git takes them into memory.
+	maxCommit = 8 << 20
+)
 
 // peel returns the commit that an object is, or that a tag names.
 func (s *store) peel(hash plumbing.Hash) (plumbing.Hash, error) {
@@ -158,18 +167,19 @@ func (s *store) peel(hash plumbing.Hash) (plumbing.Hash, error) {
 		if err != nil {
 			return at, fmt.Errorf("object %s: %w", at, err)
 		}
-		switch o.Type() {
-		case plumbing.CommitObject:
+		switch kind := o.Type(); {
+		case kind != plumbing.CommitObject && kind != plumbing.TagObject:
+			return at, fault(gitwire.NotFound, "the ref names %s, which is a %s and no commit", hash, kind)
+		case o.Size() > maxCommit:
+			return at, fault(gitwire.TooLarge, "a %s of %d bytes", kind, o.Size())
+		case kind == plumbing.CommitObject:
 			return at, nil
-		case plumbing.TagObject:
+		default:
 			tag, err := object.DecodeTag(s.Storage, o)
 			if err != nil {
 				return at, fmt.Errorf("tag %s: %w", at, err)
 			}
 			at = tag.Target
-		default:
-			return at, fault(gitwire.NotFound, "the ref names %s, which is a %s and no commit", hash,
-				o.Type())
 		}
 	}
 	return at, fault(gitwire.Malformed, "the ref names tag %s, which leads to more than %d others",
@@ -193,21 +203,54 @@ func (s *store) receive(
 	if err := s.updateShallow(answer.Shallows, answer.Unshallows); err != nil {
 		return err
 	}
-	pack := &boundedPack{from: packOf(request, answer), limits: r.Limits}
-	err = packfile.UpdateObjectStorage(s.Storage, pack)
-	if err == nil || errors.Is(err, packfile.ErrEmptyPackfile) {
-		return nil
-	}
-	return errors.Join(pack.fault(err), s.removeUnfinished())
+	return s.store(&boundedPack{from: packOf(request, answer), limits: r.Limits})
 }
 
-// removeUnfinished removes what go-git leaves of a pack that is not whole.
-func (s *store) removeUnfinished() error {
-	unfinished, err := filepath.Glob(filepath.Join(s.dir, "objects", "pack", "tmp_pack_*"))
-	for _, path := range unfinished {
-		err = errors.Join(err, os.Remove(path))
+// packsDir is where go-git looks for packs.
+func (s *store) packsDir() string { return filepath.Join(s.dir, "objects", "pack") }
+
+// store stores a pack with its index, or nothing of it. A pack without a byte is none.
+func (s *store) store(pack *boundedPack) error {
+	if err := os.MkdirAll(s.packsDir(), 0o700); err != nil {
+		return err
 	}
+	file, err := os.CreateTemp(s.packsDir(), "tmp_pack_")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if n, err := io.Copy(file, pack); err != nil || n == 0 {
+		return errors.Join(pack.fault(err), os.Remove(file.Name()))
+	}
+	if err := s.keep(file); err != nil {
+		return errors.Join(pack.fault(err), os.Remove(file.Name()))
+	}
+	// go-git has listed the packs before.
+	err = s.Close()
+	s.open()
 	return err
+}
+
+// keep writes the index of a pack, and then gives the pack its name.
+func (s *store) keep(pack *os.File) error {
+	index, err := indexPack(pack)
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(s.packsDir(), fmt.Sprintf("pack-%x", index.PackfileChecksum))
+	file, err := os.Create(name + ".idx")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	out := bufio.NewWriter(file)
+	if _, err := idxfile.NewEncoder(out).Encode(index); err != nil {
+		return err
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	return os.Rename(pack.Name(), name+".pack")
 }
 
 // packOf is the pack in an answer, without what the server says to people.
@@ -285,6 +328,8 @@ type boundedPack struct {
 func (p *boundedPack) fault(err error) error {
 	_, isDisk := errors.AsType[*fs.PathError](err)
 	switch {
+	case err == nil:
+		return nil
 	case p.failed != nil:
 		return fmt.Errorf("the pack: %w", p.failed)
 	case isDisk:
