@@ -2,6 +2,7 @@ package gitwire
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -185,6 +187,62 @@ func FuzzReadMessage(f *testing.F) {
 		line, _, ended := strings.Cut(text, "\n")
 		if !ended || len(line) >= limit || !json.Valid([]byte(line)) {
 			t.Errorf("%q is a message of at most %d bytes", text, limit)
+		}
+	})
+}
+
+// FuzzAnswer: an answer that is taken has a commit that is one, a base that was asked for, and no
+// negative numbers, whatever the fetcher says.
+func FuzzAnswer(f *testing.F) {
+	f.Add(`{"version":1,"commit":"`+commitB+`","base":"`+commitA+`","files":1,"bytes":2}`, commitA)
+	f.Add(`{"version":1,"commit":"`+commitA+`","unchanged":true}`, commitA)
+	f.Add(`{"version":1,"fault":"refused","message":"no"}`, "")
+	f.Add(`{"version":1,"commit":"../../../../../../../../../../../../../../","bytes":-1}`, "..")
+	f.Fuzz(func(t *testing.T, line, base string) {
+		var a Answer
+		in := bufio.NewReader(strings.NewReader(line + "\n"))
+		err := ReadMessage(in, MaxAnswer, &a)
+		if err != nil || a.Err() != nil || a.check(Request{Base: base}) != nil {
+			return
+		}
+		if len(a.Commit) != 40 || strings.Trim(a.Commit, "0123456789abcdef") != "" {
+			t.Errorf("commit %q", a.Commit)
+		}
+		if a.Base != "" && a.Base != base || a.Unchanged && a.Commit != base {
+			t.Errorf("base %q of %q, commit %q", a.Base, base, a.Commit)
+		}
+		if a.Files < 0 || a.Bytes < 0 {
+			t.Errorf("%d files, %d bytes", a.Files, a.Bytes)
+		}
+	})
+}
+
+// FuzzRequest: a request that the fetcher reads is the one that the driver has written.
+func FuzzRequest(f *testing.F) {
+	f.Add("https://git.example.com/a", "main", "d/e", commitA, "hunter2", int64(1))
+	f.Add("\xff\x00\n", "\u2028", "<&>", "", "\"\\", int64(-1))
+	f.Fuzz(func(t *testing.T, url, ref, subPath, base, secret string, limit int64) {
+		want := Request{
+			Version: Version, URL: url, Ref: ref, SubPath: subPath, Base: base,
+			Credentials: Credentials{Password: secret, PrivateKey: secret, KnownHosts: secret},
+			Limits:      Limits{PackBytes: limit, Time: time.Duration(limit)},
+		}
+		var b bytes.Buffer
+		if err := WriteMessage(&b, want); err != nil {
+			t.Fatal(err)
+		}
+		var got Request
+		if err := ReadMessage(bufio.NewReader(&b), b.Len()+1, &got); err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []*string{
+			&want.URL, &want.Ref, &want.SubPath, &want.Base, &want.Credentials.Password,
+			&want.Credentials.PrivateKey, &want.Credentials.KnownHosts,
+		} {
+			*text = string([]rune(*text)) // JSON has U+FFFD for what is no UTF-8
+		}
+		if !reflect.DeepEqual(got, want) || b.Len() > 0 {
+			t.Errorf("the fetcher reads %+v, want %+v", got, want)
 		}
 	})
 }
