@@ -146,7 +146,7 @@ func (c *Content) fill(
 		return err
 	}
 	defer t.close()
-	return t.write(ctx)
+	return underQuota(func() error { return t.write(ctx) })
 }
 
 // exchange shows the new tree to pods. The old one gets the new one's name.
