@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -409,6 +410,28 @@ https://git.example.com/site   main   <none>         <unknown>   node-b   <none>
 		if err != nil || errs != "" || out != strings.TrimPrefix(want, "\n") {
 			t.Errorf("%s: %v, %q\n%s\nwant:\n%s", args, err, errs, out, want)
 		}
+	}
+}
+
+func TestClaimWithContentOfGitSaysOfWhichRepository(t *testing.T) {
+	c := newTestCluster(t)
+	pv := volumeObject("pvc-5")
+	pv.Spec.CSI.VolumeHandle, pv.Spec.NodeAffinity = "host-0123456789ab-pvc-5", nil
+	pv.Spec.CSI.VolumeAttributes = map[string]string{
+		"source": "git", "url": "ssh://deploy@git.example.com/site", "size": "1Gi",
+	}
+	for _, object := range []runtime.Object{pv, claimOf("shop", "site", "pvc-5")} {
+		if err := c.client.Tracker().Add(object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, errs, err := c.run(t, "volumes", "site", "-o", "wide")
+	if err != nil || errs != "" || !regexp.MustCompile(`(?m)^site .* git `).MatchString(out) {
+		t.Errorf("%v, %q\n%s", err, errs, out)
+	}
+	out, _, err = c.run(t, "volumes", "site", "-o", "json")
+	if err != nil || !strings.Contains(out, `"repository": "ssh://git.example.com/site"`) {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

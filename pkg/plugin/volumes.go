@@ -13,6 +13,7 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/claims"
 	"github.com/csi-hostpath/csi-hostpath/pkg/plugin/output"
 	"github.com/csi-hostpath/csi-hostpath/pkg/status"
+	"github.com/csi-hostpath/csi-hostpath/pkg/volume"
 )
 
 // Volume is a volume as the plugin shows it: a claim, and what the driver says of it.
@@ -28,6 +29,9 @@ type Volume struct {
 	CapacityBytes    int64     `json:"capacityBytes"`
 	Pods             []string  `json:"pods,omitempty"`
 	Created          time.Time `json:"created"`
+	// Repository is the URL of the git repository whose content the volume shows. That is not the
+	// volume's own: see the command git.
+	Repository string `json:"repository,omitempty"`
 	// Data is what the status API says; nil: it was not asked, or does not know the volume.
 	Data *status.Volume `json:"data,omitempty"`
 }
@@ -137,10 +141,24 @@ func volumeOf(c *core.PersistentVolumeClaim, index *claims.Index) Volume {
 	}
 	if pv := index.Volume(c); pv != nil {
 		v.ID, v.Node = pv.Spec.CSI.VolumeHandle, index.Node(pv)
+		v.Repository = repositoryOf(pv)
 	} else {
 		v.Node = c.Annotations[claims.SelectedNode]
 	}
 	return v
+}
+
+// repositoryOf is empty for a volume without content of git.
+func repositoryOf(pv *core.PersistentVolume) string {
+	attributes := pv.Spec.CSI.VolumeAttributes
+	if !volume.HasGit(attributes) {
+		return ""
+	}
+	url, err := volume.ParseGitURL(attributes[volume.ParamURL])
+	if err != nil {
+		return output.Unknown // it may have a password
+	}
+	return url.WithoutUser().String()
 }
 
 // releasedOf are the volumes whose claim is gone.
@@ -154,7 +172,7 @@ func releasedOf(pvs []*core.PersistentVolume, index *claims.Index) (volumes []Vo
 			Namespace: pv.Spec.ClaimRef.Namespace, Claim: pv.Spec.ClaimRef.Name,
 			Status: string(pv.Status.Phase), PersistentVolume: pv.Name, ID: pv.Spec.CSI.VolumeHandle,
 			Class: pv.Spec.StorageClassName, Node: index.Node(pv), CapacityBytes: size.Value(),
-			Created: pv.CreationTimestamp.Time,
+			Repository: repositoryOf(pv), Created: pv.CreationTimestamp.Time,
 		})
 	}
 	return volumes
@@ -179,7 +197,7 @@ func (s *session) addData(ctx context.Context, namespace string, volumes []Volum
 }
 
 // lacksData says whether the driver should know the volume, and has not told.
-func (v Volume) lacksData() bool { return v.ID != "" && v.Data == nil }
+func (v Volume) lacksData() bool { return v.ID != "" && v.Data == nil && v.Repository == "" }
 
 // fillData adds what the driver says of volumes that were made for claims of a namespace; "" is
 // all.
@@ -235,6 +253,9 @@ func volumeList(volumes []Volume, all bool, now time.Time) output.List {
 
 func volumeRow(v Volume, all bool, now time.Time) output.Row {
 	pool, kind, faults := output.Unknown, output.Unknown, output.Unknown
+	if v.Repository != "" {
+		kind = string(status.GitTree)
+	}
 	if v.Data != nil {
 		pool, kind = v.Data.Pool, string(v.Data.Kind)
 		faults = output.Text(strings.Join(v.Data.Faults, ","))

@@ -79,7 +79,9 @@ func TestPodsFollowARepository(t *testing.T) {
 		})
 	}
 	if *deployment == "central" {
-		eventually(t, readyTimeout, func() error { return describes(t, ns, "pvc", "by-class", "GitStale") })
+		eventually(t, readyTimeout, func() error {
+			return describes(t, ns, "pvc", "by-class", "GitStale")
+		})
 	}
 	g.start()
 	site.push("index.html", "four")
