@@ -388,6 +388,13 @@ func TestEachFaultIsFoundWithItsRemedy(t *testing.T) {
 			`let class csi-hostpath expand volumes`,
 		},
 		{
+			"an image that is full for its filesystem", func(f *Facts) {
+				setUse(f, 84)
+				f.Data.Volumes[0].Kind, f.Data.Volumes[0].Pods = status.Image, []status.Pod{{}}
+			},
+			Warning, "full-volumes", "is nearly full: 84 of 100 are used", "enlarge the claim",
+		},
+		{
 			"a full volume", func(f *Facts) {
 				yes := true
 				f.Classes[0].AllowVolumeExpansion = &yes
