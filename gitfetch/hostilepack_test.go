@@ -100,6 +100,21 @@ func cycle() served {
 	})
 }
 
+// twice has a blob twice, and each of the next ones as two deltas of the one before: a naive reader
+// makes two to the power of that many objects.
+func twice(levels byte) served {
+	return withBlob(func(p *pack) plumbing.Hash {
+		hash := p.blob("\x00")
+		p.blob("\x00")
+		for i := range levels {
+			p.delta(hash[:], delta(1, 1, 1, i+1))
+			p.delta(hash[:], delta(1, 1, 1, i+1))
+			hash = plumbing.ComputeHash(plumbing.BlobObject, []byte{i + 1})
+		}
+		return hash
+	})
+}
+
 func tags(n int) served {
 	return naming(func(p *pack, commit plumbing.Hash) plumbing.Hash {
 		tag := p.tag(plumbing.CommitObject, commit)
@@ -122,6 +137,7 @@ func TestHostilePacks(t *testing.T) {
 		{"a delta", withDelta("a good", delta(11, 6, 0x90, 6)), "", ""},
 		{"a tag of a tag of a tag", tags(3), "", ""},
 		{"an object twice", withBlob(func(p *pack) plumbing.Hash { p.blob("x"); return p.blob("x") }), "", ""},
+		{"64 objects twice, each from the one before", twice(64), "", ""},
 		{"a commit of 4 MiB", naming(func(p *pack, _ plumbing.Hash) plumbing.Hash {
 			return p.add(plumbing.CommitObject,
 				commitObject(p.tree(item{"100644", "file", p.blob("x")}), strings.Repeat("x", 4*mib)))
