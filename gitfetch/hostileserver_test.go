@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 )
 
@@ -164,6 +166,84 @@ func TestHostileServers(t *testing.T) {
 			if err != nil && (strings.Contains(err.Error(), "hunter2") || len(err.Error()) > 1200) {
 				t.Errorf("the error is %.2000q", err)
 			}
+			r.wantServing(t)
+		})
+	}
+}
+
+// forever writes a text until the client goes away, all the time or a byte now and then.
+func forever(w io.Writer, text string, pause time.Duration) (err error) {
+	if pause == 0 {
+		text = strings.Repeat(text, 1+(32<<10)/len(text))
+	}
+	for i := 0; err == nil; i++ {
+		part := text
+		if pause > 0 {
+			part = text[i%len(text) : i%len(text)+1]
+			time.Sleep(pause)
+		}
+		err = say(w, part)
+	}
+	return err
+}
+
+func say(w io.Writer, text string) error {
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+func TestHostileServersOfSSH(t *testing.T) {
+	r := newRig(t)
+	ref := pkt(r.commit.String() + " refs/heads/" + strings.Repeat("x", 200) + "\n")
+	first := pkt(r.commit.String() + " HEAD\x00" + capabilities + "\n")
+	for _, tt := range []struct {
+		what  string
+		run   func(c ssh.Channel) error
+		fault gitwire.Fault
+		text  string
+	}{
+		{"nothing", func(ssh.Channel) error { return nil }, gitwire.Unreachable, ""},
+		{"a shell", func(c ssh.Channel) error { return say(c, "$ ") }, gitwire.Unreachable, ""},
+		{"an error that drives a terminal", func(c ssh.Channel) error {
+			return say(c.Stderr(), "\x1b[31mno\n")
+		}, gitwire.Unreachable, "?[31mno"},
+		{"refs without an end", func(c ssh.Channel) error {
+			return say(c, first)
+		}, gitwire.Unreachable, ""},
+		{"no pack", func(c ssh.Channel) error {
+			err := say(c, first+flush)
+			_, _ = io.Copy(io.Discard, c) // until the client has asked
+			return errors.Join(err, say(c, nak))
+		}, gitwire.Malformed, ""},
+		{"a pack that never ends", func(c ssh.Channel) error {
+			return errors.Join(say(c, first+flush+nak), say(c, string(r.good.pack)), forever(c, "x", 0))
+		}, gitwire.TooLarge, "8388608"},
+		{"refs that never end", func(c ssh.Channel) error {
+			err := say(c, first)
+			for i := 0; err == nil; i++ {
+				err = say(c, pkt(fmt.Sprintf("%s refs/heads/%0200d\n", r.commit, i)))
+			}
+			return err
+		}, gitwire.TooLarge, "memory"},
+		{"a ref again and again", func(c ssh.Channel) error {
+			return errors.Join(say(c, first), forever(c, ref, 0))
+		}, gitwire.Unreachable, timeIsOver},
+		{"errors that never end", func(c ssh.Channel) error {
+			return forever(c.Stderr(), "no", 0)
+		}, gitwire.Unreachable, timeIsOver},
+		{"refs by the byte", func(c ssh.Channel) error {
+			return forever(c, first+ref, 20*time.Millisecond)
+		}, gitwire.Unreachable, timeIsOver},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			server := newSSHServerOf(t, tt.run)
+			q := r.request("/good")
+			q.URL, q.Credentials = server.url("/x"), server.credentials()
+			if tt.text == timeIsOver {
+				q.Limits.Time = time.Second
+			}
+			_, err := r.fetch(t, q)
+			wantFault(t, err, tt.fault, tt.text)
 			r.wantServing(t)
 		})
 	}

@@ -148,6 +148,33 @@ func TestDamagedCacheIsReplaced(t *testing.T) {
 	}
 }
 
+// A delta whose copies go back and forth in a large base inflates it for each of them. The request
+// ends in time, whatever go-git does.
+func TestDeltaThatTakesForeverEndsInTime(t *testing.T) {
+	r := newRig(t)
+	r.socket = startFetcher(t, testOptions(t.TempDir())) // with memory for the base
+	const base, copies = 16 << 20, 100_000
+	r.mux.Handle("/slow/", withBlob(func(p *pack) plumbing.Hash {
+		at := p.offset()
+		p.zeroes(plumbing.BlobObject, nil, base>>20)
+		var instructions []byte
+		for range copies { // a byte near the end of the base, and 128 from its start
+			instructions = append(instructions, 0x94|0x8, 0xff, 0, 1, 0x90, 128)
+		}
+		const result = copies * (1 + 128)
+		p.delta(before(p.offset()-at), delta(base, result, instructions...))
+		return plumbing.ComputeHash(plumbing.BlobObject, make([]byte, result))
+	}))
+	q := r.request("/slow")
+	q.Limits.Time = time.Second
+	_, err := r.fetch(t, q)
+	if known, ok := errors.AsType[*gitwire.Error](err); ok && known.Message != timeIsOver ||
+		!ok && !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("the error is %v", err)
+	}
+	r.wantServing(t)
+}
+
 // silent accepts connections, and says nothing.
 func silent(t *testing.T) (address string) {
 	t.Helper()

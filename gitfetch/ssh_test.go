@@ -42,13 +42,19 @@ func newKey(t *testing.T) (ssh.Signer, string) {
 
 func newSSHServer(t *testing.T) sshServer {
 	t.Helper()
+	return newSSHServerOf(t, nil)
+}
+
+// newSSHServerOf runs the function instead of git-upload-pack.
+func newSSHServerOf(t *testing.T, hostile func(ssh.Channel) error) sshServer {
+	t.Helper()
 	host, _ := newKey(t)
 	client, privateKey := newKey(t)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := sshserver.Server{HostKey: host, Client: client.PublicKey(), Root: "/"}
+	server := sshserver.Server{HostKey: host, Client: client.PublicKey(), Root: "/", Hostile: hostile}
 	ctx, ended := context.WithoutCancel(t.Context()), make(chan error)
 	go func() { ended <- server.Serve(ctx, listener) }()
 	t.Cleanup(func() {
@@ -64,12 +70,17 @@ func newSSHServer(t *testing.T) sshServer {
 
 func (s sshServer) request(r *repository) gitwire.Request {
 	q := r.request()
-	q.URL = "ssh://git@" + s.address + r.dir
-	q.Credentials = gitwire.Credentials{
+	q.URL, q.Credentials = s.url(r.dir), s.credentials()
+	return q
+}
+
+func (s sshServer) url(path string) string { return "ssh://git@" + s.address + path }
+
+func (s sshServer) credentials() gitwire.Credentials {
+	return gitwire.Credentials{
 		PrivateKey: s.privateKey,
 		KnownHosts: knownhosts.Line([]string{knownhosts.Normalize(s.address)}, s.hostKey) + "\n",
 	}
-	return q
 }
 
 func TestSSH(t *testing.T) {

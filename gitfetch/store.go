@@ -36,8 +36,9 @@ const (
 	maxPacks = 16
 	// lockInterval is how often a request tries to get a repository's lock.
 	lockInterval = 100 * time.Millisecond
-	// streamFrom is the size in bytes from which a blob is read from its pack piece by piece.
-	streamFrom = 1 << 20
+	// streamFrom is the size in bytes from which a blob is read from its pack piece by piece. A delta
+	// is then slow: each copy from before the last one inflates the base from its start.
+	streamFrom = 8 << 20
 )
 
 // store is the cache of one repository's objects. It may vanish at any time between two requests.

@@ -20,6 +20,8 @@ type Server struct {
 	Client  ssh.PublicKey
 	// Root is the directory of the repositories: clients name them by their paths below it.
 	Root string
+	// Hostile is what runs instead of git-upload-pack, if it is set.
+	Hostile func(ssh.Channel) error
 }
 
 // Serve answers clients until the listener is closed or ctx ends.
@@ -74,6 +76,10 @@ func (s Server) serve(ctx context.Context, conn net.Conn, config *ssh.ServerConf
 // run is git-upload-pack, whatever program the client names.
 func (s Server) run(ctx context.Context, channel ssh.Channel, command string) {
 	defer func() { _ = channel.Close() }()
+	if s.Hostile != nil {
+		_ = s.Hostile(channel)
+		return
+	}
 	_, argument, _ := strings.Cut(command, " ")
 	path := filepath.Join(s.Root, filepath.Clean("/"+strings.Trim(argument, "'")))
 	cmd := exec.CommandContext(ctx, "git", "upload-pack", path)
