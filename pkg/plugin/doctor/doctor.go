@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	coordination "k8s.io/api/coordination/v1"
@@ -104,6 +105,7 @@ type examination struct {
 	book       remedy.Book
 	conditions remedy.Conditions
 	nodeNames  map[string]string
+	down       map[string]bool // the names of the nodes that are not ready
 	findings   []Finding
 }
 
@@ -116,6 +118,10 @@ func Examine(f *Facts) []Finding {
 		book:       remedy.Read(docs.Troubleshooting),
 		conditions: remedy.ReadConditions(docs.Health),
 		nodeNames:  claims.NodeNames(f.Nodes),
+		down:       map[string]bool{},
+	}
+	for _, n := range f.Nodes {
+		e.down[n.Name] = notReadyCondition(n) != nil
 	}
 	for _, check := range []struct {
 		name string
@@ -167,7 +173,11 @@ func Worst(findings []Finding) Severity {
 	return worst.Severity
 }
 
-func (e *examination) add(f Finding) { e.findings = append(e.findings, f) }
+// add adds a finding. Messages of programs have several lines.
+func (e *examination) add(f Finding) {
+	f.Message = strings.Join(strings.Fields(f.Message), " ")
+	e.findings = append(e.findings, f)
+}
 
 func (e *examination) fault(severity Severity, subject, message, do, reference string) {
 	e.add(Finding{

@@ -4,6 +4,10 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/status"
 )
@@ -51,6 +55,25 @@ func TestPoolThatCannotBeUsedIsNamedOnce(t *testing.T) {
 	groups := groupsOf(f, Warning)
 	if len(groups) != 1 || groups[0].Subject != "pool default on node a" {
 		t.Errorf("got %+v, want only the pool that hangs", groups)
+	}
+}
+
+// Its pods, its link and its pools are not named: they cannot be better.
+func TestNodeThatIsNotReadyIsNamedOnce(t *testing.T) {
+	f := healthy()
+	f.Nodes[0].Status.Conditions = []core.NodeCondition{{
+		Type: core.NodeReady, Status: core.ConditionUnknown,
+		Message:            "Kubelet stopped posting\nnode status.",
+		LastTransitionTime: metav1.NewTime(now.Add(-2 * time.Minute)),
+	}}
+	f.DriverPods[0].Status.Conditions = nil
+	f.ControllerPods = []*core.Pod{{Spec: core.PodSpec{NodeName: "a"}}}
+	f.Data.Nodes[0] = status.Node{Name: "a", Why: "EOF"}
+	f.Data.Missing = []status.Missing{{Node: "a", Reason: "it is not linked"}}
+	groups := append(groupsOf(f, Error), groupsOf(f, Warning)...)
+	if len(groups) != 1 || groups[0].Subject != "node a" || groups[0].Message !=
+		"has not been ready for 2m: Kubelet stopped posting node status; 1 volume there cannot be used" {
+		t.Errorf("got %+v", groups)
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/csi-hostpath/csi-hostpath/pkg/status"
 )
 
-// Parts of a volume from which on it is said to be nearly full, and full, in percent. The filesystem
-// of an image takes a part that it does not write: one of 64 MiB is full at 84 %.
+// Parts of a volume from which on it is said to be nearly full, and full, in percent. The
+// filesystem of an image takes a part that it does not write: one of 64 MiB is full at 84 %.
 const (
 	nearlyFull      = 90
 	nearlyFullImage = 80
@@ -96,6 +96,10 @@ func (e *examination) growth() string {
 			if row, ok := e.book.For(message, leavingSection); ok && do == "" {
 				do = row.Do
 			}
+		}
+		if do == "" {
+			do = "look at the driver's log on the volume's node: kubectl hostpath logs " + c.Name + " -n " +
+				c.Namespace
 		}
 		e.fault(Warning, claimName(c), strings.Join(append(says, why...), ": "), do,
 			e.anchor(leavingSection))

@@ -72,7 +72,7 @@ func isTrue(b *bool, absent bool) bool {
 	return *b
 }
 
-// nodes finds nodes on which kubelet does not know the driver.
+// nodes finds nodes that are not ready, and those on which kubelet does not know the driver.
 func (e *examination) nodes() string {
 	if !e.needs("nodes", "csinodes") || !e.Installation.IsVisible() {
 		return ""
@@ -91,11 +91,45 @@ func (e *examination) nodes() string {
 	for _, n := range e.Nodes {
 		if registered[n.Name] {
 			with++
+		}
+		if e.down[n.Name] {
+			e.nodeDown(n)
+			continue
+		}
+		if registered[n.Name] {
 			continue
 		}
 		e.nodeWithout(n, pods[n.Name])
 	}
 	return plural(with, "node") + " with the driver"
+}
+
+// notReadyCondition is why a node is not ready; nil: it is, or has not said so.
+func notReadyCondition(n *core.Node) *core.NodeCondition {
+	for i := range n.Status.Conditions {
+		c := &n.Status.Conditions[i]
+		if c.Type == core.NodeReady && c.Status != core.ConditionTrue {
+			return c
+		}
+	}
+	return nil
+}
+
+// nodeDown names a node that is not ready. The other checks say nothing of its pods, its link and
+// its pools: they cannot be better.
+func (e *examination) nodeDown(n *core.Node) {
+	c := notReadyCondition(n)
+	volumes := 0
+	for _, pv := range e.Volumes {
+		if e.index.IsOurs(pv) && e.nodeName(e.index.Node(pv)) == n.Name {
+			volumes++
+		}
+	}
+	e.fault(Error, "node "+n.Name, fmt.Sprintf("has not been ready for %s: %s; %s there cannot be used",
+		output.Age(c.LastTransitionTime.Time, e.Now), strings.TrimRight(c.Message, "."),
+		plural(volumes, "volume")),
+		"start the node, or its kubelet: its pods find their volumes again; if it is lost, give its "+
+			"volumes up", "docs/operations.md#a-node-or-a-disk-is-gone")
 }
 
 // nodeWithout says why the driver may be missing on a node.
@@ -156,7 +190,9 @@ func (e *examination) driverPods() string {
 			ready++
 			continue
 		}
-		e.notReady(pod)
+		if !e.down[pod.Spec.NodeName] {
+			e.notReady(pod)
+		}
 	}
 	return plural(ready, "driver pod") + " ready"
 }
@@ -221,7 +257,7 @@ func (e *examination) controller() string {
 		}
 	}
 	for _, pod := range e.ControllerPods {
-		if !isReady(pod) {
+		if !isReady(pod) && !e.down[pod.Spec.NodeName] {
 			e.notReady(pod)
 		}
 	}
@@ -362,7 +398,7 @@ func (e *examination) links() string {
 			linked++
 			continue
 		}
-		if stopped[n.Name] {
+		if stopped[n.Name] || e.down[n.Name] {
 			continue
 		}
 		e.fault(Error, "node "+n.Name, "is not linked to the controller: "+n.Why,

@@ -33,6 +33,9 @@ func (e *examination) pools() string {
 		}
 	}
 	for _, m := range e.Data.Missing {
+		if e.down[m.Node] {
+			continue
+		}
 		if m.Pool == "" {
 			e.fault(Warning, "node "+m.Node, "did not answer about its pools: "+m.Reason, "", "")
 		} else if !e.isNotReady(m) {
