@@ -15,7 +15,6 @@ import (
 	"testing"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 )
 
 // pack builds a pack byte by byte, also one that git refuses to make (gitformat-pack(5)).
@@ -213,7 +212,7 @@ func indexOf(t *testing.T, pack string) []byte {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	if _, err := idxfile.NewEncoder(&b).Encode(index); err != nil {
+	if err := index.write(&b); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()

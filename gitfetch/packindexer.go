@@ -9,22 +9,25 @@ import (
 	"slices"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 
 	"github.com/csi-hostpath/csi-hostpath/pkg/gitwire"
 )
 
-// maxDeltaDepth is git's (OE_DEPTH_BITS in pack-objects.h).
-const maxDeltaDepth = 4095
+const (
+	// maxDeltaDepth is git's (OE_DEPTH_BITS in pack-objects.h).
+	maxDeltaDepth = 4095
+	// leastObject is the size of an empty object in a pack: a byte, and what zlib makes of nothing.
+	leastObject = 9
+)
 
 // packIndexer makes the index of a pack in a file, and finds what is wrong with the pack. It takes
 // only bases of deltas into memory, and deltas. (go-git's takes each object: the largest file of a
 // repository was bounded by the memory.)
 type packIndexer struct {
 	scanner *packfile.Scanner
-	index   idxfile.Writer
-	bases   []packObject
+	// objects are those that are no deltas, in their order, and then those that were deltas.
+	objects []packObject
 	// The deltas whose base is said by its offset, and those whose base is said by its hash. They are
 	// sorted by it.
 	byOffset, byHash []packDelta
@@ -34,8 +37,9 @@ type packIndexer struct {
 // packObject is an object whose type and hash are known: no delta, or one that was resolved.
 type packObject struct {
 	at   int64 // its offset in the pack
-	kind plumbing.ObjectType
 	hash plumbing.Hash
+	crc  uint32 // of it in the pack
+	kind plumbing.ObjectType
 }
 
 // packDelta is an object that is made from another one.
@@ -49,12 +53,16 @@ type packDelta struct {
 }
 
 // indexPack errors: those of reading, and those that say what is wrong with the pack.
-func indexPack(file *os.File) (*idxfile.MemoryIndex, error) {
+func indexPack(file *os.File) (*packIndex, error) {
+	size, err := file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
 	x := &packIndexer{scanner: packfile.NewScanner(file)}
-	checksum, err := x.scan()
+	checksum, err := x.scan(size)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +70,7 @@ func indexPack(file *os.File) (*idxfile.MemoryIndex, error) {
 	slices.SortFunc(x.byHash, func(a, b packDelta) int {
 		return compareHashes(a.baseHash, b.baseHash)
 	})
-	for _, b := range x.bases {
+	for _, b := range x.objects {
 		if err := x.resolveAll(b); err != nil {
 			return nil, err
 		}
@@ -70,23 +78,18 @@ func indexPack(file *os.File) (*idxfile.MemoryIndex, error) {
 	if x.unresolved > 0 {
 		return nil, fault(gitwire.Malformed, "%d deltas without a base", x.unresolved)
 	}
-	if err := x.index.OnFooter(checksum); err != nil {
-		return nil, err
-	}
-	return x.index.Index()
+	return newPackIndex(x.objects, checksum), nil
 }
 
 func compareHashes(a, b plumbing.Hash) int { return bytes.Compare(a[:], b[:]) }
 
 // scan reads the pack from its start to its end.
-func (x *packIndexer) scan() (checksum plumbing.Hash, err error) {
+func (x *packIndexer) scan(size int64) (checksum plumbing.Hash, err error) {
 	_, count, err := x.scanner.Header()
 	if err != nil {
 		return checksum, err
 	}
-	if err := x.index.OnHeader(count); err != nil {
-		return checksum, err
-	}
+	x.objects = make([]packObject, 0, min(int64(count), size/leastObject))
 	for range count {
 		h, err := x.scanner.NextObjectHeader()
 		if err != nil {
@@ -126,9 +129,8 @@ func (x *packIndexer) object(h *packfile.ObjectHeader) error {
 		x.byHash = append(x.byHash, d)
 		x.unresolved++
 	default:
-		b := packObject{at: h.Offset, kind: h.Type, hash: hasher.Sum()}
-		x.bases = append(x.bases, b)
-		x.index.Add(b.hash, uint64(b.at), crc) //nolint:gosec // not negative
+		b := packObject{at: h.Offset, hash: hasher.Sum(), crc: crc, kind: h.Type}
+		x.objects = append(x.objects, b)
 	}
 	return nil
 }
@@ -188,8 +190,9 @@ func (x *packIndexer) apply(
 	if err != nil {
 		return packObject{}, nil, err
 	}
-	result := packObject{at: d.at, kind: b.kind, hash: plumbing.ComputeHash(b.kind, made)}
-	x.index.Add(result.hash, uint64(d.at), d.crc) //nolint:gosec // not negative
+	hash := plumbing.ComputeHash(b.kind, made)
+	result := packObject{at: d.at, hash: hash, crc: d.crc, kind: b.kind}
+	x.objects = append(x.objects, result)
 	return result, made, nil
 }
 

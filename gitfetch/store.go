@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -19,7 +18,6 @@ import (
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
-	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
@@ -238,17 +236,13 @@ func (s *store) keep(pack *os.File) error {
 	if err != nil {
 		return err
 	}
-	name := filepath.Join(s.packsDir(), fmt.Sprintf("pack-%x", index.PackfileChecksum))
+	name := filepath.Join(s.packsDir(), "pack-"+index.pack.String())
 	file, err := os.Create(name + ".idx")
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	out := bufio.NewWriter(file)
-	if _, err := idxfile.NewEncoder(out).Encode(index); err != nil {
-		return err
-	}
-	if err := out.Flush(); err != nil {
+	if err := index.write(file); err != nil {
 		return err
 	}
 	return os.Rename(pack.Name(), name+".pack")
