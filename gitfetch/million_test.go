@@ -69,7 +69,7 @@ func TestMemoryDoesNotGrowWithTheTree(t *testing.T) {
 	o := testOptions(t.TempDir())
 	o.memory = 128 << 20
 	r.socket = startFetcher(t, o)
-	const dirs, files = 120, 1000
+	const dirs, files = 80, 1000
 	before, base := forest(dirs, files, "first ")
 	after, _ := forest(dirs, files, "second ")
 	now := before
@@ -86,7 +86,7 @@ func TestMemoryDoesNotGrowWithTheTree(t *testing.T) {
 	q.Base = ""
 	q.Limits.Entries--
 	_, err := r.fetch(t, q)
-	wantFault(t, err, gitwire.TooLarge, "more than 120119 files")
+	wantFault(t, err, gitwire.TooLarge, "more than 80079 files")
 }
 
 // A million files with the chart's memory. (docs/git.md has what it costs.)

@@ -141,8 +141,15 @@ func TestDamagedCacheIsReplaced(t *testing.T) {
 			if err := damage(found[0], info.Size()); err != nil {
 				t.Fatal(err)
 			}
+			unfinished := filepath.Join(filepath.Dir(found[0]), "tmp_pack_1")
+			if err := os.WriteFile(unfinished, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
 			if a, headers, _ := ask(t, cache, q); a.Commit != commit || len(headers) != 2 {
 				t.Errorf("%s of %s: %+v", what, name, a)
+			}
+			if _, err := os.Stat(unfinished); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the pack that is not whole: %v", err)
 			}
 		}
 	}

@@ -32,6 +32,8 @@ import (
 const (
 	// maxPacks: a repository whose cache has more is fetched anew, which leaves one.
 	maxPacks = 16
+	// unfinishedPack is how the names of packs begin that are not whole, as git's do.
+	unfinishedPack = "tmp_pack_"
 	// lockInterval is how often a request tries to get a repository's lock.
 	lockInterval = 100 * time.Millisecond
 	// streamFrom is the size in bytes from which a blob is read from its pack piece by piece. A delta
@@ -74,6 +76,9 @@ func openStore(ctx context.Context, cacheDir string, r gitwire.Request) (*store,
 			}
 		}
 		s := &store{dir: dir, lock: lock}
+		if err := s.removeUnfinished(); err != nil {
+			return s, err
+		}
 		s.open()
 		packs, err := s.ObjectPacks()
 		if err != nil || len(packs) > maxPacks {
@@ -208,12 +213,21 @@ func (s *store) receive(
 // packsDir is where go-git looks for packs.
 func (s *store) packsDir() string { return filepath.Join(s.dir, "objects", "pack") }
 
+// removeUnfinished removes packs of processes that were ended: of memory, for instance.
+func (s *store) removeUnfinished() error {
+	unfinished, err := filepath.Glob(filepath.Join(s.packsDir(), unfinishedPack+"*"))
+	for _, path := range unfinished {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
+}
+
 // store stores a pack with its index, or nothing of it. A pack without a byte is none.
 func (s *store) store(pack *boundedPack) error {
 	if err := os.MkdirAll(s.packsDir(), 0o700); err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(s.packsDir(), "tmp_pack_")
+	file, err := os.CreateTemp(s.packsDir(), unfinishedPack)
 	if err != nil {
 		return err
 	}
