@@ -39,13 +39,15 @@ func TestPowerCutTakesOnlyWhatWasNotFsynced(t *testing.T) {
 	)
 }
 
-// TestPowerCutBreaksNoPromiseOfAPool cuts the power twice while clients create and delete volumes.
+// TestPowerCutBreaksNoPromiseOfAPool cuts the power twice while clients create and delete volumes,
+// and exchange trees of git on other disks.
 func TestPowerCutBreaksNoPromiseOfAPool(t *testing.T) {
 	check := Boot{Run: "^TestPoolAfterPowerCut$"}
-	Run(t, Config{
-		Packages: []string{guestTests},
-		Disks:    []Disk{{FS: "xfs"}, {FS: "ext4"}, {FS: "btrfs"}, {Name: "raw", Size: 1 << 20}},
-	},
+	machine := Config{Packages: []string{guestTests}, Disks: []Disk{{Name: "raw", Size: 1 << 20}}}
+	for _, fstype := range []string{"xfs", "ext4", "btrfs"} {
+		machine.Disks = append(machine.Disks, Disk{FS: fstype}, Disk{Name: "trees-" + fstype, FS: fstype})
+	}
+	Run(t, machine,
 		Boot{Run: "^TestPoolBeforePowerCut$", PowerCut: true}, check,
 		Boot{Run: "^TestPoolBeforePowerCut$", PowerCut: true, CutDelay: 170 * time.Millisecond}, check,
 	)

@@ -47,8 +47,8 @@ func openPool(t *testing.T, fstype string) *pool.Pool {
 	return p
 }
 
-// TestPoolBeforePowerCut ends with the machine, while clients create and delete, and one more
-// exchanges trees.
+// TestPoolBeforePowerCut ends with the machine, while clients create and delete, and others exchange
+// trees.
 func TestPoolBeforePowerCut(t *testing.T) {
 	raw, err := os.OpenFile(Disk(t, "raw"), os.O_WRONLY|os.O_SYNC, 0)
 	if err != nil {
@@ -63,14 +63,19 @@ func TestPoolBeforePowerCut(t *testing.T) {
 			running.Go(func() { churn(t, p, client, note, warm.Done) })
 		}
 		warm.Add(1)
-		running.Go(func() { exchange(t, p, noteAt(raw, treesSlot(i)), warm.Done) })
+		trees := openPool(t, treesDisk(fstype))
+		running.Go(func() { exchange(t, trees, noteAt(raw, treesSlot(i)), warm.Done) })
 	}
 	warm.Wait()
 	AllowPowerCut()
 	running.Wait()
 }
 
-// treesSlot is the slot of the client that exchanges trees in the i-th pool.
+// treesDisk is the disk on which trees are exchanged. It is another one than that on which clients
+// create and delete: an exchange makes all of its filesystem durable, also what others have not.
+func treesDisk(fstype string) string { return "trees-" + fstype }
+
+// treesSlot is the slot of the client that exchanges trees on the i-th of these disks.
 func treesSlot(i int) int { return len(filesystems)*clients + i }
 
 // noteAt returns what writes promises into a slot of the raw disk.
@@ -146,7 +151,9 @@ func TestPoolAfterPowerCut(t *testing.T) {
 			for client := range clients {
 				checkPromises(t, p, client, readPromises(t, raw, i*clients+client))
 			}
-			checkTrees(t, p, readPromises(t, raw, treesSlot(i)))
+			trees := openPool(t, treesDisk(fstype))
+			defer trees.Close()
+			checkTrees(t, trees, readPromises(t, raw, treesSlot(i)))
 		})
 	}
 }
