@@ -143,7 +143,7 @@ test-upgrade: $(TOOLS)/helm ## Upgrade from earlier versions and back, and betwe
 	go test -tags e2e -count=1 -timeout 60m -v ./test/e2e -upgrades -run 'EarlierVersion|ManifestsOfTheOther' \
 		-helm $(CURDIR)/$(TOOLS)/helm -logs $(CURDIR)/.cache/e2e $(E2E_FLAGS)
 
-# Not part of CI: it takes about an hour. docs/conformance.md has the results.
+# Not part of CI: it takes 40 minutes. docs/conformance.md has the results.
 .PHONY: conformance
 conformance: $(TOOLS)/helm ## Run Kubernetes' own tests of storage drivers on the chart: make conformance CONFORMANCE_FLAGS='-kinds images'
 	go run ./test/conformance -helm $(CURDIR)/$(TOOLS)/helm $(CONFORMANCE_FLAGS)
