@@ -24,7 +24,7 @@ func TestChild(t *testing.T) {
 		return // by itself it is no test
 	}
 	p := openPool(t, "p", dir)
-	s := startContents(t, fixture.NewFetcher(t), p)
+	s := startContents(t, &fixture.Fetcher{}, p) // it asks nobody, and a temporary directory would stay
 	sweepAll(t, s, dir)
 }
 
