@@ -24,7 +24,8 @@ func TestChild(t *testing.T) {
 		return // by itself it is no test
 	}
 	p := openPool(t, "p", dir)
-	s := startContents(t, &fixture.Fetcher{}, p) // it asks nobody, and a temporary directory would stay
+	// It asks nobody, and a temporary directory would stay.
+	s := startContents(t, &fixture.Fetcher{}, p)
 	sweepAll(t, s, dir)
 }
 

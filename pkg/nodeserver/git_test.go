@@ -297,7 +297,7 @@ func TestWrongSecretAfterRotationIsToldToThePod(t *testing.T) {
 	again := func(token string) error {
 		return n.publishGit(t, liveUID, func(r *csi.NodePublishVolumeRequest) {
 			withSecret("one", token)(r)
-			withPeriod("1s")(r)
+			withShortPeriod(r)
 		})
 	}
 	fixture.Must(t, again("right"))
@@ -323,8 +323,9 @@ func TestWrongSecretAfterRotationIsToldToThePod(t *testing.T) {
 	})
 }
 
-func withPeriod(period string) func(*csi.NodePublishVolumeRequest) {
-	return func(r *csi.NodePublishVolumeRequest) { r.VolumeContext[volume.ParamPeriod] = period }
+// withShortPeriod asks the server as often as a rule of these tests allows.
+func withShortPeriod(r *csi.NodePublishVolumeRequest) {
+	r.VolumeContext[volume.ParamPeriod] = "1s"
 }
 
 func TestRestartShowsTheLastContentWithoutTheServer(t *testing.T) {
@@ -335,7 +336,7 @@ func TestRestartShowsTheLastContentWithoutTheServer(t *testing.T) {
 	n.Git.Close()
 	f.Fail(gitwire.Unreachable, "no route to host")
 	n.startGit(t, f)
-	fixture.Must(t, n.publishGit(t, liveUID, withPeriod("1s")))
+	fixture.Must(t, n.publishGit(t, liveUID, withShortPeriod))
 	n.wantFile(t, liveUID, "site/x", "one")
 	fixture.Eventually(t, "the content is stale", func() bool {
 		resp, err := n.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{
@@ -345,7 +346,7 @@ func TestRestartShowsTheLastContentWithoutTheServer(t *testing.T) {
 			strings.Contains(resp.GetVolumeHealth().GetHealthStatuses()[0].GetMessage(), "no route to host")
 	})
 	// kubelet asks again, and makes an event of the pod from the error.
-	again := func() error { return n.publishGit(t, liveUID, withPeriod("1s")) }
+	again := func() error { return n.publishGit(t, liveUID, withShortPeriod) }
 	err := again()
 	wantCode(t, err, codes.Unavailable)
 	for _, want := range []string{commitOf("a")[:12], "no route to host", gitURL} {
@@ -420,11 +421,11 @@ func TestContentOfADeadDiskIsUnpublished(t *testing.T) {
 	f := fixture.NewFetcher(t)
 	n.startGit(t, f)
 	f.Commit(commitOf("a"), map[string]string{"x": "one"})
-	fixture.Must(t, n.publishGit(t, liveUID, withPeriod("1s")))
+	fixture.Must(t, n.publishGit(t, liveUID, withShortPeriod))
 	disk.Shutdown(t)
 	f.Commit(commitOf("b"), map[string]string{"x": "two"})
 	for _, uid := range []string{liveUID, deadUID} {
-		if err := n.publishGit(t, uid, withPeriod("1s")); err == nil {
+		if err := n.publishGit(t, uid, withShortPeriod); err == nil {
 			t.Errorf("pod %s is shown what cannot be read", uid)
 		}
 	}
