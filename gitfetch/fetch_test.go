@@ -280,8 +280,9 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("with a wrong password: %+v", a)
 	}
 	q.Credentials.Authorities = ""
-	if a, _, _ := ask(t, cache, q); a.Fault != gitwire.Unreachable {
-		t.Errorf("with the system's authorities: %+v", a)
+	if a, _, _ := ask(t, cache, q); a.Fault != gitwire.Unauthorized ||
+		!strings.Contains(a.Message, "ca.crt") {
+		t.Errorf("with the public authorities: %+v", a)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -147,6 +148,7 @@ func classify(ctx context.Context, err error) *gitwire.Error {
 		return known
 	}
 	kind := gitwire.Unreachable
+	_, isUnknown := errors.AsType[x509.UnknownAuthorityError](err)
 	_, isNet := errors.AsType[net.Error](err)
 	switch {
 	case ctx.Err() != nil:
@@ -156,6 +158,9 @@ func classify(ctx context.Context, err error) *gitwire.Error {
 		errors.Is(err, transport.ErrInvalidAuthMethod),
 		strings.Contains(err.Error(), "unable to authenticate"): // x/crypto/ssh has no sentinel
 		kind = gitwire.Unauthorized
+	case isUnknown: // as a key that known_hosts does not have: the next secret may have the CA
+		return &gitwire.Error{Fault: gitwire.Unauthorized, Message: err.Error() +
+			": the secret's ca.crt must have the CA of the server"}
 	case errors.Is(err, transport.ErrRepositoryNotFound),
 		errors.Is(err, transport.ErrEmptyRemoteRepository),
 		strings.Contains(err.Error(), "not our ref"): // of git, for a commit that it does not show
