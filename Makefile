@@ -97,13 +97,17 @@ fleet: ## Measure the central deployment with thousands of simulated nodes (as r
 
 ##@ Check
 
+# Tests of gitfetch that make and compress much. The programs that they test are never built with the race detector.
+HOSTILE_TESTS := HostilePacks|HostileServers|MemoryDoesNotGrow
+
 .PHONY: test
 test: packages $(TOOLS)/gotestsum $(TOOLS)/helm ## Run all tests that need no virtual machine (as root, or most of them skip).
 	@mkdir -p $(dir $(TEST_LOG))
 	$(TOOLS)/gotestsum --format standard-quiet --jsonfile $(TEST_LOG) -- -race -vet=off -count=1 -timeout 30m $(TEST_FLAGS) $(PACKAGES)
 	@go run ./test/skips $(TEST_LOG)
 	go -C tools/release test -vet=off -count=1 ./...
-	go -C gitfetch test -race -vet=off -count=1 ./...
+	go -C gitfetch test -race -vet=off -count=1 -skip '$(HOSTILE_TESTS)' ./...
+	go -C gitfetch test -vet=off -count=1 -run '$(HOSTILE_TESTS)' .
 
 # qemu is the tag of the tests that boot a virtual machine. What runs inside has the tag vm.
 .PHONY: test-vm
