@@ -180,8 +180,12 @@ func (e *examination) pods() string {
 		if isNormal(row, found) {
 			severity = OK
 		}
+		section := mountSection
+		if event.Reason == "FailedScheduling" {
+			section = podSection
+		}
 		e.explain(severity, "pod "+pod.Namespace+"/"+pod.Name, event.Reason, event.Message, row, found,
-			podSection)
+			section)
 	}
 	return "no pod waits for a volume" + e.where()
 }

@@ -3,6 +3,7 @@ package doctor
 import (
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -205,6 +206,38 @@ func pendingClaim(f *Facts, message string) {
 		Type: core.EventTypeWarning, Message: message, LastTimestamp: metav1.NewTime(now),
 		InvolvedObject: core.ObjectReference{Namespace: c.Namespace, Name: c.Name},
 	}}
+}
+
+// waitingPod adds pod shop/reader, which waits for an inline volume.
+func waitingPod(f *Facts, reason, message string) {
+	meta := metav1.ObjectMeta{Namespace: "shop", Name: "reader"}
+	f.Pods = []*core.Pod{{
+		ObjectMeta: meta,
+		Spec: core.PodSpec{Volumes: []core.Volume{{VolumeSource: core.VolumeSource{
+			CSI: &core.CSIVolumeSource{Driver: driver},
+		}}}},
+		Status: core.PodStatus{Phase: core.PodPending},
+	}}
+	f.PodEvents = []*core.Event{{
+		Type: core.EventTypeWarning, Reason: reason, LastTimestamp: metav1.NewTime(now), Message: message,
+		InvolvedObject: core.ObjectReference{Namespace: meta.Namespace, Name: meta.Name},
+	}}
+}
+
+func TestUnknownMessageOfAPodLeadsToItsSection(t *testing.T) {
+	for reason, section := range map[string]string{
+		"FailedScheduling": "the-pod-stays-pending",
+		"FailedMount":      "the-pod-stays-containercreating",
+	} {
+		f := healthy()
+		waitingPod(f, reason, "a message that no document has")
+		i := slices.IndexFunc(Examine(f), func(found Finding) bool {
+			return found.Check == "pods" && strings.HasSuffix(found.Reference, "#"+section)
+		})
+		if i < 0 {
+			t.Errorf("%s: no finding leads to %s", reason, section)
+		}
+	}
 }
 
 func TestEachFaultIsFoundWithItsRemedy(t *testing.T) {
@@ -484,19 +517,8 @@ func TestEachFaultIsFoundWithItsRemedy(t *testing.T) {
 		},
 		{
 			"a pod whose mount fails", func(f *Facts) {
-				f.Pods = []*core.Pod{{
-					ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "reader"},
-					Spec: core.PodSpec{Volumes: []core.Volume{{VolumeSource: core.VolumeSource{
-						CSI: &core.CSIVolumeSource{Driver: driver},
-					}}}},
-					Status: core.PodStatus{Phase: core.PodPending},
-				}}
-				f.PodEvents = []*core.Event{{
-					Type: core.EventTypeWarning, Reason: "FailedMount", LastTimestamp: metav1.NewTime(now),
-					Message: "MountVolume.SetUp failed: driver name hostpath.csi.local not found in the list " +
-						"of registered CSI drivers",
-					InvolvedObject: core.ObjectReference{Namespace: "shop", Name: "reader"},
-				}}
+				waitingPod(f, "FailedMount", "MountVolume.SetUp failed: driver name hostpath.csi.local not found "+
+					"in the list of registered CSI drivers")
 			},
 			Error, "pods", "pod shop/reader: FailedMount", "is there a driver on the node",
 		},
