@@ -71,6 +71,11 @@ func (u *unhealthy) run(ctx context.Context) {
 // healthy when none of them has a fault any more.
 func (u *unhealthy) lookAtReferences(pushed map[string]map[string][]volume.Fault, most int) {
 	maps.Copy(u.references, pushed)
+	maps.DeleteFunc(u.references, func(name string, _ map[string][]volume.Fault) bool {
+		_, isLinked := pushed[name]
+		_, hasObject := get[*node](u.cluster.nodes, name)
+		return !isLinked && !hasObject // the node was deleted
+	})
 	now := map[string][]volume.Fault{}
 	for handle := range u.sentReferences {
 		now[handle] = nil

@@ -164,6 +164,9 @@ func TestOwnerIsToldOfStaleContentOnceForAllNodes(t *testing.T) {
 				{"b is away", ofNodes{"a": fresh}, 1, 0},
 				{"fetched on b", ofNodes{"a": fresh, "b": fresh}, 1, 1},
 				{"stale again", ofNodes{"b": stale}, 2, 1},
+				{"fetched again", ofNodes{"b": fresh}, 2, 2},
+				{"stale on a node without an object", ofNodes{"c": stale}, 3, 2},
+				{"that node is away, too", nil, 3, 3},
 			} {
 				nodes.mu.Lock()
 				nodes.references = step.pushed
