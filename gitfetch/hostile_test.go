@@ -242,7 +242,10 @@ func TestHostileTrees(t *testing.T) {
 		{what: "modes with more bits", items: modes("102666", "104777", "0100755"), want: "a b* c*"},
 		// git takes a mode that it does not know for a submodule's, too (canon_mode).
 		{what: "a submodule", items: modes("100644", "160000"), want: "a"},
-		{what: "modes of no file", items: modes("100644", "0", "177777", "20666", "60660", "10644", "140755"), want: "a"},
+		{
+			what:  "modes of no file",
+			items: modes("100644", "0", "177777", "20666", "60660", "10644", "140755"), want: "a",
+		},
 		{what: "a mode that is no number", items: modes("rwx"), fault: gitwire.Malformed},
 		{what: "a mode that is too large", items: modes(strings.Repeat("7", 40)), fault: gitwire.Malformed},
 	} {

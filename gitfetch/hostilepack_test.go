@@ -166,7 +166,7 @@ func TestHostilePacks(t *testing.T) {
 		{"an object of the type that is not used", raw(5, 7), gitwire.Malformed, "type 5"},
 		{"a blob that is shorter than said", raw(plumbing.BlobObject, 8), gitwire.Malformed, "says 8"},
 		{"a blob that is longer than said", raw(plumbing.BlobObject, 6), gitwire.Malformed, "pack"},
-		{"a blob of two to the power of 40 bytes, said only", raw(plumbing.BlobObject, 1<<40), gitwire.Malformed, "7 bytes"},
+		{"a blob that says 1 TiB", raw(plumbing.BlobObject, 1<<40), gitwire.Malformed, "7 bytes"},
 		{"a size of more than 64 bits", withBlob(func(p *pack) plumbing.Hash {
 			p.count++
 			p.body.WriteString("\xbf" + strings.Repeat("\xff", 12) + "\x01")
@@ -197,7 +197,7 @@ func TestHostilePacks(t *testing.T) {
 		}), gitwire.Malformed, "pack"},
 		{"two deltas of each other", cycle(), gitwire.Malformed, "pack"},
 		{"a delta of a larger base", withDelta("a good", delta(12, 6, 0x90, 6)), gitwire.Malformed, "delta"},
-		{"a delta that copies from behind its base", withDelta("", delta(11, 6, 0x91, 8, 6)), gitwire.Malformed, "delta"},
+		{"a delta from behind its base", withDelta("", delta(11, 6, 0x91, 8, 6)), gitwire.Malformed, "delta"},
 		{"a delta that makes less than it says", withDelta("a good", delta(11, 7, 0x90, 6)), gitwire.Malformed, "delta"},
 		{"a delta that makes more than it says", withDelta("a good", delta(11, 5, 0x90, 6)), gitwire.Malformed, "delta"},
 		{"a delta with an unknown instruction", withDelta("", delta(11, 6, 0)), gitwire.Malformed, "delta"},

@@ -112,7 +112,8 @@ func (o *options) register(flags *flag.FlagSet) {
 		"bytes of the cache: a half for what is kept, a half for the fetches that run")
 	flags.Int64Var(&o.memory, "memory", 768<<20,
 		"bytes of memory for all processes; those of requests share seven eighths of it")
-	flags.IntVar(&o.jobs, "jobs", gitwire.Jobs, "how many requests are served at the same time; others wait")
+	flags.IntVar(&o.jobs, "jobs", gitwire.Jobs,
+		"how many requests are served at the same time; others wait")
 	flags.Var(&o.refused, "refused-addresses", "addresses and networks, with commas, that are not "+
 		"dialled unless a rule names them: the node's, the pod's, the API server's")
 }

@@ -254,7 +254,8 @@ func (p *policed) volumeTries() map[string]try {
 	}
 	patch := func(change, want string) try { return try{http.MethodPatch, volumes + "/ours", change, want} }
 	git := func(csi, want string) try {
-		return post(`{"spec": {"nodeAffinity": null, "csi": {"volumeAttributes": {"source": "git"}`+csi+`}}}`, want)
+		return post(`{"spec": {"nodeAffinity": null,
+			"csi": {"volumeAttributes": {"source": "git"}`+csi+`}}}`, want)
 	}
 	tries := metadataTries(volumes+"/ours", only)
 	maps.Copy(tries, map[string]try{
@@ -262,12 +263,14 @@ func (p *policed) volumeTries() map[string]try {
 		"create, content of git, with a secret of the claim's namespace": git(
 			`, "nodePublishSecretRef": {"name": "a", "namespace": "default"}`, ""),
 		"create, content of git, with a secret of another namespace": git(
-			`, "nodePublishSecretRef": {"name": "a", "namespace": "kube-system"}`, "no reference to a secret"),
+			`, "nodePublishSecretRef": {"name": "a", "namespace": "kube-system"}`,
+			"no reference to a secret"),
 		"create, content of git, with a secret for staging": git(
 			`, "nodeStageSecretRef": {"name": "a", "namespace": "default"}`, "no reference to a secret"),
-		"create, content of git, of a node by name": post(`{"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchFields":
-			[{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]}}, "csi": {"volumeAttributes": {"source": "git"}}}}`,
-			"must be of one node"),
+		"create, content of git, of a node by name": post(`{"spec": {
+			"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchFields":
+				[{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]}},
+			"csi": {"volumeAttributes": {"source": "git"}}}}`, "must be of one node"),
 		"create":                      post(`{}`, ""),
 		"create, class of attributes": post(`{"spec": {"volumeAttributesClassName": "gold"}}`, ""),
 		"create, of another driver":   post(`{"spec": {"csi": {"driver": "ebs.csi.aws.com"}}}`, ours),

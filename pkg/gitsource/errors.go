@@ -31,8 +31,8 @@ var faultTable = map[gitwire.Fault]faultText{
 
 func isKnown(f gitwire.Fault) bool { _, ok := faultTable[f]; return ok }
 
-// isDenied says that the server shows nothing to who has a secret. Of a private repository many
-// servers say that it does not exist.
+// isDenied says that the server does not show the content with a secret. Many servers say of a
+// private repository that it does not exist.
 func isDenied(err error) bool {
 	var wire *gitwire.Error
 	return errors.As(err, &wire) &&

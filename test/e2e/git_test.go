@@ -58,6 +58,15 @@ func TestPodsFollowARepository(t *testing.T) {
 		t.Errorf("%d packs were sent by HTTPS after a push, want one more for each content", n)
 	}
 
+	checkFollowsAfterFailures(t, ns, g, node, site, pods)
+}
+
+// checkFollowsAfterFailures kills the fetcher and the driver, reboots the node while the server is
+// away, and brings the server back.
+func checkFollowsAfterFailures(
+	t *testing.T, ns string, g *gitServer, node *cluster.Node, site repository, pods []string,
+) {
+	t.Helper()
 	for _, program := range []string{"csi-hostpath-git", "csi-hostpath"} {
 		if killed, err := node.KillProcesses(program); err != nil || killed == 0 {
 			t.Fatalf("killed %d processes of %s, %v", killed, program, err)
@@ -71,7 +80,7 @@ func TestPodsFollowARepository(t *testing.T) {
 		t.Fatal(err)
 	}
 	saySite(t, ns, "three", pods...)
-	apply(t, ns, pod("late", inline))
+	apply(t, ns, pod("late", g.inline(node, site)))
 	waitReady(t, ns, "late")
 	for _, name := range pods { // kubelet makes the event, and changes nothing of the mount
 		eventually(t, readyTimeout, func() error {
@@ -116,8 +125,8 @@ func checkRefusals(t *testing.T, ns string, g *gitServer, node *cluster.Node, si
 	deletePod(t, ns, "wrong-secret", "too-large", "forbidden")
 }
 
-// TestManyPodsOfANodeFetchOnce starts 50 pods at once. Then the server goes away, which each pod
-// hears of in about a minute: too long for CI.
+// TestManyPodsOfANodeFetchOnce starts 50 pods at once. Then the server goes away, and each pod
+// hears of it. CI skips it: it takes more than two minutes.
 func TestManyPodsOfANodeFetchOnce(t *testing.T) {
 	g := startGitServer(t)
 	site := g.newRepository("site")
